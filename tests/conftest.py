@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.servers.s3_server"]
 
-CHEAP = Options(
+TEST_OPTIONS = Options(
     argon2_memory=8,
     argon2_time=1,
     auto_create_domains=True,
@@ -64,7 +64,7 @@ StoreLocation = TypeVar("StoreLocation")
 PrepareStore = Callable[[tuple[str, ...]], tuple[StoreLocation, PreparedAccounts]]
 
 
-class Clock:
+class ManualClock:
     """A clock with a fixed time that tests advance."""
 
     def __init__(self) -> None:
@@ -78,11 +78,11 @@ class Clock:
 
 
 @dataclass
-class Client:
+class GraphQLClient:
     """A GraphQL client that signs in with the API key of one user or of the platform."""
 
     http: httpx.AsyncClient
-    world: Environment
+    environment: Environment
     user: User
     secret: str
 
@@ -96,11 +96,11 @@ class Client:
 
     async def __call__(self, document: str, **variables: Any) -> Any:
         """Execute `document` and return its data. Any GraphQL error fails the test."""
-        response = await self.raw(document, **variables)
+        response = await self.execute(document, **variables)
         assert "errors" not in response, response["errors"]
         return response["data"]
 
-    async def raw(self, document: str, **variables: Any) -> Any:
+    async def execute(self, document: str, **variables: Any) -> Any:
         """Execute `document` and return the response with `data`, `errors` and `extensions`."""
         response = await self.http.post(
             "/graphql",
@@ -109,10 +109,10 @@ class Client:
         )
         return response.json()
 
-    async def box(self, path: str = "INBOX") -> ColumnRow:
+    async def load_mailbox(self, path: str = "INBOX") -> ColumnRow:
         """Load the row of a mailbox of this user."""
         return await mailbox_loaders.require_own_or_shared_mailbox(
-            context(self), mailbox_loaders.MailboxSelector(path=path)
+            client_context(self), mailbox_loaders.MailboxSelector(path=path)
         )
 
 
@@ -211,7 +211,7 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
 def _prepared_fixture_names(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The account fixtures of this file that the test uses, in a fixed order."""
     fixture_defs = request.node._fixtureinfo.name2fixturedefs  # noqa: SLF001
-    if any(len(fixture_defs.get(name, ())) != 1 for name in ("clock", "world")):
+    if any(len(fixture_defs.get(name, ())) != 1 for name in ("clock", "environment")):
         return ()  # no accounts, or the test overrides the clock or the environment
     base_id = fixture_defs["clock"][0].baseid
     return tuple(
@@ -222,15 +222,17 @@ def _prepared_fixture_names(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterator[Environment]:
+async def environment(
+    database: Database, clock: ManualClock, tmp_path: Path
+) -> AsyncIterator[Environment]:
     blobs = FolderStore(tmp_path / "blobs")
     test_environment = Environment(
-        database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock
+        database, blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=clock
     )
     yield test_environment
     # the last use of a credential is stored after the response
@@ -240,64 +242,64 @@ async def world(database: Database, clock: Clock, tmp_path: Path) -> AsyncIterat
 
 
 @pytest.fixture
-async def counted(world: Environment) -> AsyncIterator[None]:
+async def verify_counters(environment: Environment) -> AsyncIterator[None]:
     """Check all stored counters after the test."""
     yield
-    await counter_check.recount(world)
+    await counter_check.recount(environment)
 
 
 @pytest.fixture
-async def examined(world: Environment) -> AsyncIterator[None]:
+async def verify_consistency(environment: Environment) -> AsyncIterator[None]:
     """Check all counters after the test, and require that the consistency checks find nothing."""
     yield
-    await counter_check.examine(world)
+    await counter_check.examine(environment)
 
 
 @pytest.fixture
-async def http(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(world, spool_folder=tmp_path)
+async def http(environment: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(environment, spool_folder=tmp_path)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
     await app.end_subscriptions()
 
 
-async def make_key(world: Environment, name: str, **columns: Any) -> str:
+async def make_api_key(environment: Environment, name: str, **columns: Any) -> str:
     """Add an API key and return its secret."""
     secret = f"mgk_{name}".ljust(47, "k")
     key = ApiKey(
-        id=world.new_id(),
+        id=environment.new_id(),
         name=name,
         digest=hashlib.sha256(secret.encode()).hexdigest(),
-        created_at=world.now(),
+        created_at=environment.now(),
         **columns,
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         session.add(key)
     return secret
 
 
-async def make_user(world: Environment, name: str, **values: Any) -> User:
+async def make_user(environment: Environment, name: str, **values: Any) -> User:
     """Create a user of example.org with mailboxes and the address name@example.org."""
-    admin = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    admin = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     values = {"password_disabled": "password" not in values} | values
     new = NewUser(username=name, address=f"{name}@example.org", **values)
     return await creation_create.create_user(admin, new)
 
 
 async def make_client(
-    world: Environment, http: httpx.AsyncClient, name: str, **values: Any
-) -> Client:
+    environment: Environment, http: httpx.AsyncClient, name: str, **values: Any
+) -> GraphQLClient:
     """Create a user with an API key of all scopes, and return a client with that key."""
-    user = await make_user(world, name, **values)
+    user = await make_user(environment, name, **values)
     scopes = [Scope.MASTER]
-    secret = await make_key(world, name, user_id=user.id, role=user.role, scopes=scopes)
-    return Client(http, world, user, secret)
+    secret = await make_api_key(environment, name, user_id=user.id, role=user.role, scopes=scopes)
+    return GraphQLClient(http, environment, user, secret)
 
 
 # The account fixtures that are created once in each worker and copied with the store
 PREPARED_ROLES: dict[str, Role] = {
-    "ada": Role.USER, "bob": Role.USER, "root": Role.ROOT, "over": Role.ADMIN,
+    "ada": Role.USER, "bob": Role.USER, "root": Role.ROOT, "admin_client": Role.ADMIN,
 }  # fmt: skip
 USERNAMES = {"admin_client": "over"}  # by fixture name, if the username differs
 
@@ -305,8 +307,10 @@ USERNAMES = {"admin_client": "over"}  # by fixture name, if the username differs
 async def create_accounts(url: str, names: Iterable[str], folder: Path) -> PreparedAccounts:
     """Create these accounts of `PREPARED_ROLES` in an empty store."""
     database, blobs = Database(url), FolderStore(folder / "blobs")
-    world = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
-    accounts = {name: await _create_account(world, None, name) for name in names}
+    environment = Environment(
+        database, blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=ManualClock()
+    )
+    accounts = {name: await _create_account(environment, None, name) for name in names}
     await database.close()
     await blobs.close()
     return {
@@ -318,25 +322,25 @@ async def create_accounts(url: str, names: Iterable[str], folder: Path) -> Prepa
     }
 
 
-async def _create_account(world: Environment, http: Any, name: str) -> Client:
+async def _create_account(environment: Environment, http: Any, name: str) -> GraphQLClient:
     if name != "root":
         username = USERNAMES.get(name, name)
-        return await make_client(world, http, username, role=PREPARED_ROLES[name])
-    secret = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+        return await make_client(environment, http, username, role=PREPARED_ROLES[name])
+    secret = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.MASTER])
     no_user = User(
         id=0,
         username="",
         username_key="",
         tenant_id=0,
-        created_at=world.now(),
-        updated_at=world.now(),
+        created_at=environment.now(),
+        updated_at=environment.now(),
     )
-    return Client(http, world, no_user, secret)
+    return GraphQLClient(http, environment, no_user, secret)
 
 
 async def _load_account(
-    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
-) -> Client:
+    request: pytest.FixtureRequest, environment: Environment, http: httpx.AsyncClient
+) -> GraphQLClient:
     """The account with the name of the requested fixture: from the prepared store, or new."""
     name = request.fixturename or ""
     if prepared := request.node.stash.get(PREPARED_ACCOUNTS_KEY, {}).get(name):
@@ -344,53 +348,53 @@ async def _load_account(
         user = User(**deepcopy(columns))
         if user.id:
             make_transient_to_detached(user)
-        return Client(http, world, user, secret)
-    return await _create_account(world, http, name)
+        return GraphQLClient(http, environment, user, secret)
+    return await _create_account(environment, http, name)
 
 
 @pytest.fixture
 async def ada(
-    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
-) -> Client:
-    return await _load_account(request, world, http)
+    request: pytest.FixtureRequest, environment: Environment, http: httpx.AsyncClient
+) -> GraphQLClient:
+    return await _load_account(request, environment, http)
 
 
 @pytest.fixture
 async def bob(
-    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
-) -> Client:
-    return await _load_account(request, world, http)
+    request: pytest.FixtureRequest, environment: Environment, http: httpx.AsyncClient
+) -> GraphQLClient:
+    return await _load_account(request, environment, http)
 
 
 @pytest.fixture
 async def root(
-    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
-) -> Client:
+    request: pytest.FixtureRequest, environment: Environment, http: httpx.AsyncClient
+) -> GraphQLClient:
     """A client with an API key of the platform, which belongs to no user."""
-    return await _load_account(request, world, http)
+    return await _load_account(request, environment, http)
 
 
 @pytest.fixture
-async def over(
-    request: pytest.FixtureRequest, world: Environment, http: httpx.AsyncClient
-) -> Client:
+async def admin_client(
+    request: pytest.FixtureRequest, environment: Environment, http: httpx.AsyncClient
+) -> GraphQLClient:
     """A client of an administrator, the user "over"."""
-    return await _load_account(request, world, http)
+    return await _load_account(request, environment, http)
 
 
 @pytest.fixture
-async def live(world: Environment, tmp_path: Path) -> AsyncIterator["House"]:
+async def live_server(environment: Environment, tmp_path: Path) -> AsyncIterator["House"]:
     """A server that listens on a port, for clients that subscribe."""
     from tests.support.servers.live_server import house  # live_server imports this module
 
-    async with house(world, tmp_path) as server:
+    async with house(environment, tmp_path) as server:
         yield server
 
 
-def context(client: Client, *scopes: Scope) -> Context:
+def client_context(client: GraphQLClient, *scopes: Scope) -> Context:
     """The context of a request by this client."""
     viewer = Viewer(client.user.id, client.user.role, frozenset(scopes or {Scope.MASTER}))
-    return Context(client.world, viewer)
+    return Context(client.environment, viewer)
 
 
 def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: str) -> bytes:
@@ -407,71 +411,77 @@ def raw_message(subject: str = "Hello", *, body: str = "Hi there.", **headers: s
     return f"{head}\r\n{body}\r\n".encode()
 
 
-async def receive(
-    client: Client, raw: bytes | str = "Hello", sender: str = "carol@example.com"
+async def deliver_to(
+    client: GraphQLClient, raw: bytes | str = "Hello", sender: str = "carol@example.com"
 ) -> message_insert.InsertedMessage:
     """Store a message as LMTP delivery does. If `raw` is a string, it is the subject."""
     message = raw_message(raw) if isinstance(raw, str) else raw
     parsed = await received_messages.parse_storable_message(message)
-    recipient = await address_resolution.load_recipient_below_limits(client.world, client.address)
-    return await received_messages.store_once_for_recipient(client.world, parsed, recipient, sender)
+    recipient = await address_resolution.load_recipient_below_limits(
+        client.environment, client.address
+    )
+    return await received_messages.store_once_for_recipient(
+        client.environment, parsed, recipient, sender
+    )
 
 
 @pytest.fixture
-async def post(ada: Client, clock: Clock) -> Client:
+async def ada_with_mail(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient:
     """ada with three messages, a to c, in INBOX, and two mailboxes: Keep, and Brief (retention)."""
     for subject in "abc":
-        await receive(ada, subject)
+        await deliver_to(ada, subject)
         clock.tick(seconds=1)
     for new_mailboxes in (
         NewMailboxes(["Keep"]),
         NewMailboxes(["Brief"], retention=timedelta(days=1)),
     ):
-        await mailbox_loaders.create_mailboxes(context(ada), new_mailboxes)
+        await mailbox_loaders.create_mailboxes(client_context(ada), new_mailboxes)
     return ada
 
 
-def few_of(client: Client, spool: Path) -> Client:
+def client_with_small_bulk_limit(client: GraphQLClient, spool: Path) -> GraphQLClient:
     """A client of the same user, on a server with a bulk limit of two messages."""
-    small_environment = replace(client.world, options=replace(client.world.options, bulk=2))
+    small_environment = replace(
+        client.environment, options=replace(client.environment.options, bulk=2)
+    )
     transport = httpx.ASGITransport(app=create_app(small_environment, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
 @pytest.fixture
-async def few(post: Client, tmp_path: Path) -> Client:
-    return few_of(post, tmp_path)
+async def small_bulk_client(ada_with_mail: GraphQLClient, tmp_path: Path) -> GraphQLClient:
+    return client_with_small_bulk_limit(ada_with_mail, tmp_path)
 
 
 @pytest.fixture
-def chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_transfer_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports write 3 messages at a time, and imports 4."""
     monkeypatch.setattr("resolvers.transfer.export_writer.MAX_CHUNK_MESSAGES", 3)
     monkeypatch.setattr("resolvers.transfer.import_writer.MAX_BATCH_MESSAGES", 4)
 
 
 @pytest.fixture
-async def listener(world: Environment, tmp_path: Path) -> AsyncIterator[LmtpListener]:
+async def lmtp_listener(environment: Environment, tmp_path: Path) -> AsyncIterator[LmtpListener]:
     """An LMTP listener."""
-    listener = await lmtp.start_lmtp_listener(
-        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+    lmtp_listener = await lmtp.start_lmtp_listener(
+        environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    yield listener
-    await listener.close(1)
+    yield lmtp_listener
+    await lmtp_listener.close(1)
 
 
 @pytest.fixture
-async def neighbour(listener: LmtpListener) -> AsyncIterator[Neighbour]:
+async def lmtp_client(lmtp_listener: LmtpListener) -> AsyncIterator[Neighbour]:
     """An LMTP client that is connected to the listener."""
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
+    lmtp_client = await connect(lmtp_listener.port)
+    yield lmtp_client
+    await lmtp_client.close()
 
 
 TRANSACTION_STATEMENTS = ("BEGIN", "PRAGMA", "SAVEPOINT", "RELEASE")
 
 
-def heard(database: Database, *excluded: str) -> list[str]:
+def record_sql(database: Database, *excluded: str) -> list[str]:
     """Record SQL statements from now on, in order, except those that contain an excluded part."""
     statements: list[str] = []
 
@@ -493,4 +503,4 @@ def statements(database: Database) -> Any:
     The list excludes the statements of two background loops: the writer of delivery trace steps
     and the poll for changed credentials.
     """
-    return heard(database, "INSERT INTO message_steps", "credential_changes")
+    return record_sql(database, "INSERT INTO message_steps", "credential_changes")

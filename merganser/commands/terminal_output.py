@@ -1,7 +1,8 @@
 """Tables and JSON on stdout. Tables are wrapped on a terminal and have whole lines in a pipe."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -22,6 +23,24 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) ->
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_WIDTH)
     console.print(table)
+
+
+def print_table_or_json(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    cell_text: Callable[[str, object], str],
+    *,
+    as_json: bool,
+) -> None:
+    """Print these columns of the rows as a table, or all columns as JSON.
+
+    `cell_text` gets the name of a column and a value of it.
+    """
+    if as_json:
+        print_json(rows)
+        return
+    titles = [name.replace("_", " ") for name in columns]
+    print_table(titles, [[cell_text(name, row[name]) for name in columns] for row in rows])
 
 
 def print_json(value: object) -> None:

@@ -7,7 +7,7 @@ import pytest
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations import domain_operations
 from tests.support.operations.address_operations import change, create, delete, made
@@ -21,24 +21,24 @@ from tests.support.operations.autoreply_operations import (
 from tests.support.operations.domain_operations import key_of, told
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined", "ada")
+pytestmark = pytest.mark.usefixtures("verify_consistency", "ada")
 
 FIELDS = """enabled name subject text html internalText startsAt endsAt addresses interval
   activeNow createdAt"""
 READ = f"query ($by: AddressRef!) {{ address(by: $by) {{ autoreply {{ id {FIELDS} }} }} }}"
 
 
-async def load_autoreply(client: Client, address: str = AUTOREPLY_ADDRESS) -> Any:
+async def load_autoreply(client: GraphQLClient, address: str = AUTOREPLY_ADDRESS) -> Any:
     result = (await client(READ, by={"address": address}))["address"]
     return result and result["autoreply"]
 
 
-async def change_error(client: Client, **arguments: Any) -> Any:
+async def change_error(client: GraphQLClient, **arguments: Any) -> Any:
     _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=arguments)
     return told(errors)
 
 
-async def test_autoreply_is_created_updated_and_removed(root: Client) -> None:
+async def test_autoreply_is_created_updated_and_removed(root: GraphQLClient) -> None:
     await make_autoreply_address(
         root, autoreply={**AUTOREPLY_SETTINGS, "name": "Info", "interval": "P7D"}
     )
@@ -58,10 +58,10 @@ async def test_autoreply_is_created_updated_and_removed(root: Client) -> None:
     assert errors == []
     assert (await load_autoreply(root))["createdAt"] is None
     assert (await root(f'{{ node(id: "{result["id"]}") {{ id }} }}'))["node"] is None
-    assert await rows(root.world, "SELECT id FROM autoreplies") == []
+    assert await rows(root.environment, "SELECT id FROM autoreplies") == []
 
 
-async def test_address_without_autoreply_has_an_empty_one(root: Client) -> None:
+async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -> None:
     await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     result = await load_autoreply(root)
     assert (result["enabled"], result["text"], result["createdAt"]) == (False, "", None)
@@ -85,7 +85,7 @@ async def test_address_without_autoreply_has_an_empty_one(root: Client) -> None:
     ],
 )
 async def test_invalid_autoreply_is_refused_by_field_and_rule(
-    root: Client, arguments: Any, field: str | None, rule: str
+    root: GraphQLClient, arguments: Any, field: str | None, rule: str
 ) -> None:
     await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     path = ["autoreply", *([field] if field else [])]
@@ -97,10 +97,10 @@ async def test_invalid_autoreply_is_refused_by_field_and_rule(
     )
     assert told(errors) == ("VALIDATION", path, None, rule)
     assert (await load_autoreply(root))["createdAt"] is None
-    assert await rows(root.world, "SELECT id FROM autoreplies") == []
+    assert await rows(root.environment, "SELECT id FROM autoreplies") == []
 
 
-async def test_only_forwarding_address_can_have_autoreply(root: Client) -> None:
+async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -> None:
     for arguments in ({"user": {"username": "ada"}}, {"kind": "DISCARD"}):
         _, errors = await create(root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **arguments)
         assert told(errors) == ("VALIDATION", ["autoreply"], None, "exclusive")
@@ -111,8 +111,8 @@ async def test_only_forwarding_address_can_have_autoreply(root: Client) -> None:
         root, AUTOREPLY_ADDRESS, kind="DISCARD"
     )  # deletes the autoreply with the targets
     assert errors == []
-    assert await rows(root.world, "SELECT id FROM autoreplies") == []
-    assert await rows(root.world, "SELECT id FROM addresses WHERE answers") == []
+    assert await rows(root.environment, "SELECT id FROM autoreplies") == []
+    assert await rows(root.environment, "SELECT id FROM addresses WHERE answers") == []
     _, errors = await change(
         root,
         AUTOREPLY_ADDRESS,
@@ -125,18 +125,18 @@ async def test_only_forwarding_address_can_have_autoreply(root: Client) -> None:
 
 
 async def test_deleting_an_address_deletes_its_autoreply(
-    root: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     address = await make_autoreply_address(root)
-    await send_message_to_address(neighbour)
-    assert len(await rows(world, "SELECT sender FROM autoreply_senders")) == 1
+    await send_message_to_address(lmtp_client)
+    assert len(await rows(environment, "SELECT sender FROM autoreply_senders")) == 1
     assert (await delete(root, address))[1] == []
-    assert await rows(world, "SELECT id FROM autoreplies") == []
-    assert await rows(world, "SELECT sender FROM autoreply_senders") == []
+    assert await rows(environment, "SELECT id FROM autoreplies") == []
+    assert await rows(environment, "SELECT sender FROM autoreply_senders") == []
 
 
 async def test_batch_update_changes_all_autoreplies_or_none(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost(address_count: int, text: str) -> int:
         addresses = [f"n{n}@example.org" for n in range(address_count)]
@@ -161,7 +161,7 @@ async def test_batch_update_changes_all_autoreplies_or_none(
 
 
 async def test_list_loads_autoreplies_with_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
@@ -181,20 +181,20 @@ async def test_list_loads_autoreplies_with_constant_statements(
     assert await cost() == expected_count
 
 
-async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: Client) -> None:
-    world, domain_id = root.world, await key_of(root.world, "example.org")
+async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: GraphQLClient) -> None:
+    environment, domain_id = root.environment, await key_of(root.environment, "example.org")
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
     for arguments in ({"text": "the stork knows"}, {"enabled": False}, None):
-        position = await reached(world, domain_id)
+        position = await reached(environment, domain_id)
         _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=arguments)
         assert errors == []
-        ((kind, _),) = await journal(world, domain_id, position)
+        ((kind, _),) = await journal(environment, domain_id, position)
         assert kind is ChangeKind.ADDRESS_CHANGED
-    position = await reached(world, domain_id)
+    position = await reached(environment, domain_id)
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
-    assert await journal(world, domain_id, position) == []  # already removed
-    log = await rows(world, "SELECT mutation, before, after FROM admin_log ORDER BY id")
+    assert await journal(environment, domain_id, position) == []  # already removed
+    log = await rows(environment, "SELECT mutation, before, after FROM admin_log ORDER BY id")
     text = repr(log)
     assert "heron" not in text
     assert "stork" not in text
@@ -202,15 +202,15 @@ async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: Cli
 
 
 async def test_other_users_cannot_read_or_change_autoreply(
-    root: Client, bob: Client, world: Environment
+    root: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await make_autoreply_address(root)
     autoreply_id = (await load_autoreply(root))["id"]
     await domain_operations.made(root, "other.example")
     other_admin = await domain_operations.administrator(
-        world, root.http, "chief", "other.example", permissions=list(AdminPermission)
+        environment, root.http, "chief", "other.example", permissions=list(AdminPermission)
     )
-    before = await rows(world, "SELECT * FROM autoreplies")
+    before = await rows(environment, "SELECT * FROM autoreplies")
     for client in (bob, other_admin):
         assert await load_autoreply(client) is None
         assert (await client(f'{{ node(id: "{autoreply_id}") {{ id }} }}'))["node"] is None
@@ -223,10 +223,12 @@ async def test_other_users_cannot_read_or_change_autoreply(
         assert errors[0]["code"] in {"FORBIDDEN", "NOT_FOUND"}
     _, errors = await change(bob, "bob@example.org", autoreply=AUTOREPLY_SETTINGS)
     assert told(errors) == ("FORBIDDEN", ["set", "autoreply"], 0, "DOMAIN_ADMIN")
-    assert await rows(world, "SELECT * FROM autoreplies") == before
+    assert await rows(environment, "SELECT * FROM autoreplies") == before
 
 
-async def load_preview(root: Client, address: str = AUTOREPLY_ADDRESS, **arguments: Any) -> Any:
+async def load_preview(
+    root: GraphQLClient, address: str = AUTOREPLY_ADDRESS, **arguments: Any
+) -> Any:
     document = """query ($by: AddressRef!, $sender: EmailAddress, $to: EmailAddress) {
       address(by: $by) { autoreply { preview(sender: $sender, to: $to, subject: "Lunch?") {
         silence internal from fromName to subject text } } } }"""
@@ -235,7 +237,7 @@ async def load_preview(root: Client, address: str = AUTOREPLY_ADDRESS, **argumen
 
 
 async def test_preview_shows_the_reply_or_why_none_is_sent(
-    root: Client, neighbour: Neighbour
+    root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await make_autoreply_address(
         root, name="Info", autoreply={**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
@@ -247,7 +249,7 @@ async def test_preview_shows_the_reply_or_why_none_is_sent(
     internal_reply = await load_preview(root, sender="bob@example.org")
     assert (internal_reply["internal"], internal_reply["text"]) == (True, "Ask Bob.")
     assert (await load_preview(root, sender=AUTOREPLY_ADDRESS))["silence"] == "OWN"
-    await send_message_to_address(neighbour)
+    await send_message_to_address(lmtp_client)
     assert (await load_preview(root, sender="carol@far.example"))["silence"] == "ANSWERED"
     await make_autoreply_address(root, "*@example.org", allowWildcard=True)
     catch_all_reply = await load_preview(root, "*@example.org", sender="eve@far.example")
@@ -258,7 +260,9 @@ async def test_preview_shows_the_reply_or_why_none_is_sent(
     assert (matched_reply["silence"], matched_reply["from"]) == (None, "any@example.org")
 
 
-async def test_address_trace_shows_enabled_autoreply(root: Client, ada: Client) -> None:
+async def test_address_trace_shows_enabled_autoreply(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     document = """query ($address: String!) { addressTrace(address: $address) {
       stage output record { __typename } } }"""
     await make_autoreply_address(root)

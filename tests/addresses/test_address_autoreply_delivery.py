@@ -12,7 +12,7 @@ from mail.maintenance.housekeeping import run_round
 from mail.smtp import lmtp
 from models.addresses.tables import Address
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.mail.parsed_messages import body_text, parse_message
 from tests.support.mail.queued_deliveries import queued_reply_recipients
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
@@ -31,20 +31,20 @@ from tests.support.operations.spam_operations import create_sender_rules
 from tests.support.stores.counter_check import rows
 from tests.support.stores.store_damage import rename_table
 
-pytestmark = pytest.mark.usefixtures("examined", "ada")
+pytestmark = pytest.mark.usefixtures("verify_consistency", "ada")
 
 
-async def reply_recipients(world: Environment) -> list[str]:
+async def reply_recipients(environment: Environment) -> list[str]:
     """Return the recipients of replies. Forwarded bounces have an empty sender too."""
-    return [to for to in await queued_reply_recipients(world) if to != "dave@far.example"]
+    return [to for to in await queued_reply_recipients(environment) if to != "dave@far.example"]
 
 
 async def test_autoreply_is_sent_from_the_address(
-    root: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await make_autoreply_address(root, name="Our desk", sendAs=False)
-    await send_message_to_address(neighbour, Subject="Re: Lunch?", Message_ID="<b@far.example>")
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+    await send_message_to_address(lmtp_client, Subject="Re: Lunch?", Message_ID="<b@far.example>")
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
 
         async def are_both_sent() -> bool:
             return len(smtp_server.mails) == 2
@@ -57,85 +57,88 @@ async def test_autoreply_is_sent_from_the_address(
     assert (reply["Subject"], reply["In-Reply-To"]) == ("Auto: Re: Lunch?", "<b@far.example>")
     assert reply["Auto-Submitted"] == "auto-replied"
     assert body_text(reply) == "We have it."
-    owners = await rows(world, "SELECT DISTINCT user_id FROM submissions")
+    owners = await rows(environment, "SELECT DISTINCT user_id FROM submissions")
     assert owners == [(None,)]
 
 
 async def test_sender_gets_one_reply_per_interval(
-    root: Client, world: Environment, neighbour: Neighbour, clock: Clock
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "interval": "P2D"})
     for sender in ("carol@far.example", "Carol+x@FAR.example", "eve@far.example"):
-        await send_message_to_address(neighbour, sender)
+        await send_message_to_address(lmtp_client, sender)
     clock.tick(days=1, hours=23)
-    await send_message_to_address(neighbour)
-    assert await reply_recipients(world) == ["carol@far.example", "eve@far.example"]
+    await send_message_to_address(lmtp_client)
+    assert await reply_recipients(environment) == ["carol@far.example", "eve@far.example"]
     clock.tick(hours=1)
-    assert (await run_round(world)).autoreply_senders == 2
-    await send_message_to_address(neighbour)
-    assert (await reply_recipients(world))[2:] == ["carol@far.example"]
+    assert (await run_round(environment)).autoreply_senders == 2
+    await send_message_to_address(lmtp_client)
+    assert (await reply_recipients(environment))[2:] == ["carol@far.example"]
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"text": "Another absence."})
     assert errors == []
-    await send_message_to_address(neighbour)
-    assert (await reply_recipients(world))[3:] == ["carol@far.example"]
+    await send_message_to_address(lmtp_client)
+    assert (await reply_recipients(environment))[3:] == ["carol@far.example"]
 
 
 async def test_each_address_replies_once_to_the_same_sender(
-    root: Client, ada: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await make_autoreply_address(root)
     await make_autoreply_address(root, "desk@example.org")
     await set_autoreply(ada)
     for to in (AUTOREPLY_ADDRESS, "desk@example.org", "ada@example.org", AUTOREPLY_ADDRESS):
-        await send_message_to_address(neighbour, to=to)
-    assert await reply_recipients(world) == ["carol@far.example"] * 3
+        await send_message_to_address(lmtp_client, to=to)
+    assert await reply_recipients(environment) == ["carol@far.example"] * 3
 
 
 async def test_repeated_delivery_is_answered_once(
-    root: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await make_autoreply_address(root)
     raw = raw_message("x", To=AUTOREPLY_ADDRESS)
     for _ in range(2):
-        await deliver_message(neighbour, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
-    assert len(await rows(world, "SELECT id FROM submissions")) == 2
-    assert await reply_recipients(world) == ["carol@far.example"]
+        await deliver_message(lmtp_client, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
+    assert len(await rows(environment, "SELECT id FROM submissions")) == 2
+    assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_repeated_delivery_sends_reply_that_failed_before(
-    root: Client, world: Environment, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
+    root: GraphQLClient,
+    environment: Environment,
+    lmtp_client: Neighbour,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
     raw = raw_message("a secret", To=AUTOREPLY_ADDRESS)
-    await rename_table(world, "autoreply_senders", "away")
+    await rename_table(environment, "autoreply_senders", "away")
     try:
         (reply,) = await deliver_message(
-            neighbour, raw, AUTOREPLY_ADDRESS, sender="carol@far.example"
+            lmtp_client, raw, AUTOREPLY_ADDRESS, sender="carol@far.example"
         )
     finally:
-        await rename_table(world, "away", "autoreply_senders")
+        await rename_table(environment, "away", "autoreply_senders")
     assert reply.startswith("250 2.0.0")  # forwarded nevertheless
     (record,) = [record for record in caplog.records if record.message == "not answered"]
     assert record.exc_text
     for secret in ("carol@", "heron", "a secret"):
         assert secret not in record.exc_text
-    assert await reply_recipients(world) == []
-    await deliver_message(neighbour, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
-    assert len(await rows(world, "SELECT id FROM submissions")) == 2
-    assert await reply_recipients(world) == ["carol@far.example"]
+    assert await reply_recipients(environment) == []
+    await deliver_message(lmtp_client, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
+    assert len(await rows(environment, "SELECT id FROM submissions")) == 2
+    assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_concurrent_deliveries_get_one_reply(
-    root: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     await make_autoreply_address(root)
     listener = await lmtp.start_lmtp_listener(
-        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+        environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
     clients = [await connect(listener.port) for _ in range(20)]
     try:
         await asyncio.gather(*(send_message_to_address(client) for client in clients))
-        assert await reply_recipients(world) == ["carol@far.example"]
+        assert await reply_recipients(environment) == ["carol@far.example"]
     finally:
         for client in clients:
             await client.close()
@@ -143,29 +146,29 @@ async def test_concurrent_deliveries_get_one_reply(
 
 
 async def test_replies_per_day_are_limited(
-    root: Client, world: Environment, neighbour: Neighbour, clock: Clock
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await make_autoreply_address(root)
-    await send_message_to_address(neighbour)
-    assert await rows(world, "SELECT replied FROM addresses WHERE answers") == [(1,)]
-    async with world.write_session() as session:
+    await send_message_to_address(lmtp_client)
+    assert await rows(environment, "SELECT replied FROM addresses WHERE answers") == [(1,)]
+    async with environment.write_session() as session:
         statement = update(Address).where(col(Address.answers))
         await session.exec(statement.values(replied=reply_sender.MAX_REPLIES_PER_DAY - 1))
-    await send_message_to_address(neighbour, "dan@far.example")
-    await send_message_to_address(neighbour, "eve@far.example")
-    assert await reply_recipients(world) == ["carol@far.example", "dan@far.example"]
+    await send_message_to_address(lmtp_client, "dan@far.example")
+    await send_message_to_address(lmtp_client, "eve@far.example")
+    assert await reply_recipients(environment) == ["carol@far.example", "dan@far.example"]
     clock.tick(days=1)
-    await send_message_to_address(neighbour, "eve@far.example")
-    assert (await reply_recipients(world))[2:] == ["eve@far.example"]
-    assert await rows(world, "SELECT replied FROM addresses WHERE answers") == [(1,)]
+    await send_message_to_address(lmtp_client, "eve@far.example")
+    assert (await reply_recipients(environment))[2:] == ["eve@far.example"]
+    assert await rows(environment, "SELECT replied FROM addresses WHERE answers") == [(1,)]
 
 
 async def test_automatic_list_and_bcc_messages_get_no_reply(
-    root: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await make_autoreply_address(root)
     for sender in ("", "mailer-daemon@far.example", "no-reply@far.example", "x-bounces@a.example"):
-        await send_message_to_address(neighbour, sender)
+        await send_message_to_address(lmtp_client, sender)
     for headers in (
         {"Auto_Submitted": "auto-generated"},
         {"List_Id": "<x.far.example>"},
@@ -174,65 +177,69 @@ async def test_automatic_list_and_bcc_messages_get_no_reply(
         {"To": "dave@far.example"},
         {"To": "ada@example.org"},
     ):
-        await send_message_to_address(neighbour, **headers)
-    await send_message_to_address(neighbour, AUTOREPLY_ADDRESS)  # a message from the address itself
-    assert await reply_recipients(world) == []
-    await send_message_to_address(neighbour)
-    assert await reply_recipients(world) == ["carol@far.example"]
+        await send_message_to_address(lmtp_client, **headers)
+    await send_message_to_address(
+        lmtp_client, AUTOREPLY_ADDRESS
+    )  # a message from the address itself
+    assert await reply_recipients(environment) == []
+    await send_message_to_address(lmtp_client)
+    assert await reply_recipients(environment) == ["carol@far.example"]
 
 
-async def test_spam_gets_no_reply(root: Client, world: Environment, neighbour: Neighbour) -> None:
+async def test_spam_gets_no_reply(
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+) -> None:
     # its account stores spam in Junk
     await make_autoreply_address(root, targets=["ada@example.org"])
     await create_sender_rules(root, {"domain": "example.org"}, "eve@far.example")
-    await send_message_to_address(neighbour, "eve@far.example")
-    await send_message_to_address(neighbour, X_Spam_Flag="YES")
-    assert await reply_recipients(world) == []
-    await send_message_to_address(neighbour, "fay@far.example")
-    assert await reply_recipients(world) == ["fay@far.example"]
+    await send_message_to_address(lmtp_client, "eve@far.example")
+    await send_message_to_address(lmtp_client, X_Spam_Flag="YES")
+    assert await reply_recipients(environment) == []
+    await send_message_to_address(lmtp_client, "fay@far.example")
+    assert await reply_recipients(environment) == ["fay@far.example"]
 
 
 async def test_refused_message_gets_no_reply(
-    root: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await make_autoreply_address(root, forwards=1)
-    await send_message_to_address(neighbour, reply="554 5.4.6", Delivered_To=AUTOREPLY_ADDRESS)
-    await send_message_to_address(neighbour, reply="554 5.7.1", X_Spam_Score="9.9")
-    assert await reply_recipients(world) == []
-    await send_message_to_address(neighbour)
-    assert await reply_recipients(world) == ["carol@far.example"]
-    assert (await neighbour.say("MAIL FROM:<eve@far.example>")).startswith("250")
-    assert (await neighbour.say(f"RCPT TO:<{AUTOREPLY_ADDRESS}>")).startswith("450 4.2.1")
-    assert await reply_recipients(world) == ["carol@far.example"]
+    await send_message_to_address(lmtp_client, reply="554 5.4.6", Delivered_To=AUTOREPLY_ADDRESS)
+    await send_message_to_address(lmtp_client, reply="554 5.7.1", X_Spam_Score="9.9")
+    assert await reply_recipients(environment) == []
+    await send_message_to_address(lmtp_client)
+    assert await reply_recipients(environment) == ["carol@far.example"]
+    assert (await lmtp_client.say("MAIL FROM:<eve@far.example>")).startswith("250")
+    assert (await lmtp_client.say(f"RCPT TO:<{AUTOREPLY_ADDRESS}>")).startswith("450 4.2.1")
+    assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_target_account_does_not_reply_too(
-    root: Client, ada: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await set_autoreply(ada)
     await make_autoreply_address(root, targets=["ada@example.org"])
     await make_autoreply_address(root, "first@example.org", targets=[AUTOREPLY_ADDRESS])
-    await send_message_to_address(neighbour)
+    await send_message_to_address(lmtp_client)
     assert len(await inbox(ada)) == 1
-    assert await reply_recipients(world) == ["carol@far.example"]
-    await send_message_to_address(neighbour, "eve@far.example", to="first@example.org")
+    assert await reply_recipients(environment) == ["carol@far.example"]
+    await send_message_to_address(lmtp_client, "eve@far.example", to="first@example.org")
     assert len(await inbox(ada)) == 2
-    counts = await rows(world, "SELECT count(*) FROM autoreply_senders")
+    counts = await rows(environment, "SELECT count(*) FROM autoreply_senders")
     assert counts == [(2,)]  # the address that received the message, not the one it forwards to
 
 
 @pytest.mark.usefixtures("bob")
 async def test_catch_all_replies_from_the_written_address(
-    root: Client, world: Environment, neighbour: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     autoreply = {**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
     targets = ["ada@example.org"]
     await make_autoreply_address(
         root, "*@example.org", allowWildcard=True, autoreply=autoreply, targets=targets
     )
-    await send_message_to_address(neighbour, to="who.ever+x@example.org")
-    await send_message_to_address(neighbour, "bob@example.org", to="else@example.org")
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+    await send_message_to_address(lmtp_client, to="who.ever+x@example.org")
+    await send_message_to_address(lmtp_client, "bob@example.org", to="else@example.org")
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
 
         async def is_sent() -> bool:
             return len(smtp_server.mails) == 1
@@ -240,15 +247,15 @@ async def test_catch_all_replies_from_the_written_address(
         await until(is_sent)
     reply = parse_message(smtp_server.mails[0].raw)
     assert (reply["From"], body_text(reply)) == ("who.ever+x@example.org", "We have it.")
-    assert await reply_recipients(world) == ["carol@far.example", "bob@example.org"]
+    assert await reply_recipients(environment) == ["carol@far.example", "bob@example.org"]
 
 
 async def test_autoreplies_are_not_read_if_all_are_disabled(
-    root: Client, world: Environment, neighbour: Neighbour, statements: list[str]
+    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour, statements: list[str]
 ) -> None:
     async def autoreply_statements() -> list[str]:
         del statements[:]
-        await send_message_to_address(neighbour)
+        await send_message_to_address(lmtp_client)
         return [statement for statement in statements if "autoreplies" in statement]
 
     await make_autoreply_address(root, autoreply={"text": "We have it."})
@@ -259,18 +266,18 @@ async def test_autoreplies_are_not_read_if_all_are_disabled(
     _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
     assert errors == []
     assert await autoreply_statements() == []
-    assert await reply_recipients(world) == ["carol@far.example"]
+    assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_message_trace_shows_whether_a_reply_was_sent(
-    root: Client, neighbour: Neighbour
+    root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     document = "query ($id: String!) { messageTrace(messageId: $id) { event address detail } }"
     await make_autoreply_address(root)
     events = list[str]()
     for number in range(2):
         message_id = f"<way{number}@far.example>"
-        await send_message_to_address(neighbour, Message_ID=message_id)
+        await send_message_to_address(lmtp_client, Message_ID=message_id)
         steps = (await root(document, id=message_id))["messageTrace"]
         events += [
             f"{event['event']}: {event['detail']}"

@@ -8,7 +8,7 @@ from sqlmodel import col
 
 from models.domains.tables import Domain
 from models.users.tables import User
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations import domain_operations
 from tests.support.operations.address_operations import change, made, names, of, temporary
 from tests.support.operations.domain_operations import ALIAS, administrator, done, live
@@ -18,7 +18,7 @@ TRACE = """query ($address: String!) { addressTrace(address: $address) {
   ... on User { username } ... on DomainAlias { alias } } } }"""
 
 
-async def load_trace(client: Client, address: str) -> list[tuple[Any, ...]]:
+async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...]]:
     steps = (await client(TRACE, address=address))["addressTrace"]
     return [
         (step["stage"], step["input"], step["output"], step["matched"],
@@ -27,12 +27,14 @@ async def load_trace(client: Client, address: str) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
-async def create_alias_domain(root: Client, name: str, domain: str) -> None:
+async def create_alias_domain(root: GraphQLClient, name: str, domain: str) -> None:
     _, errors = await done(root, ALIAS, alias=name, domain=domain)
     assert errors == []
 
 
-async def test_trace_shows_the_sender_rule(root: Client, ada: Client, bob: Client) -> None:
+async def test_trace_shows_the_sender_rule(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     document = """mutation ($input: SenderRuleCreateInput!) {
         senderRuleCreate(input: $input) { errors { code } } }"""
     for client, action, scope in (
@@ -44,7 +46,7 @@ async def test_trace_shows_the_sender_rule(root: Client, ada: Client, bob: Clien
     query = """query ($to: String!, $from: String) { addressTrace(address: $to, sender: $from) {
         stage input output matched record { __typename } } }"""
 
-    async def load_last_step(client: Client, to: str, sender: str | None) -> tuple[Any, ...]:
+    async def load_last_step(client: GraphQLClient, to: str, sender: str | None) -> tuple[Any, ...]:
         step = (await client(query, **{"to": to, "from": sender}))["addressTrace"][-1]
         return tuple(step.values())
 
@@ -58,7 +60,7 @@ async def test_trace_shows_the_sender_rule(root: Client, ada: Client, bob: Clien
     )  # fmt: skip
     for sender in (None, "x@else.example", "", "no address"):
         assert (await load_last_step(root, ada.address, sender))[0] == "ACCOUNT"
-    domain_admin = await administrator(root.world, root.http, "boss", "example.org")
+    domain_admin = await administrator(root.environment, root.http, "boss", "example.org")
     assert await load_last_step(domain_admin, bob.address, sender_address) == (
         "SENDER_RULE",
         sender_address,
@@ -68,7 +70,7 @@ async def test_trace_shows_the_sender_rule(root: Client, ada: Client, bob: Clien
     )
 
 
-async def test_address_is_found_in_every_spelling(root: Client, ada: Client) -> None:
+async def test_address_is_found_in_every_spelling(root: GraphQLClient, ada: GraphQLClient) -> None:
     await create_alias_domain(root, "other.example", "example.org")
     for text, primary in (
         ("ada@example.org", None),
@@ -85,8 +87,8 @@ async def test_address_is_found_in_every_spelling(root: Client, ada: Client) -> 
     assert (await ada(by_id, id=address["id"]))["address"] == {"address": "ada@example.org"}
 
 
-async def test_list_applies_each_filter(root: Client, ada: Client) -> None:
-    world = root.world
+async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient) -> None:
+    environment = root.environment
     await made(root, "list@own.example", targets=["Carol@far.example"], tags=["Red", "blue"])
     await made(root, "@own.example", kind="DISCARD", allowWildcard=True, tags=["red"])
     await made(root, "every@*", targets=["dave@far.example"], allowWildcard=True)
@@ -120,16 +122,16 @@ async def test_list_applies_each_filter(root: Client, ada: Client) -> None:
         ({"domain": "nowhere.example"}, set()),
     ):
         assert set(await names(root, **condition)) == expected, condition
-    domain_admin = await administrator(world, root.http, "chief", "own.example")
+    domain_admin = await administrator(environment, root.http, "chief", "own.example")
     assert set(await names(domain_admin)) == {
         "list@own.example", "*@own.example", "off@own.example", "chief@own.example",
     }  # fmt: skip
     text = str(["x"] * 101).replace("'", '"')
-    answer = await root.raw(f"{{ addresses(filter: {{tags: {text}}}) {{ totalCount }} }}")
+    answer = await root.execute(f"{{ addresses(filter: {{tags: {text}}}) {{ totalCount }} }}")
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_pagination_works_in_both_directions(root: Client) -> None:
+async def test_pagination_works_in_both_directions(root: GraphQLClient) -> None:
     for n in range(5):
         await made(root, f"n{n}@own.example", targets=["x@y.example"])
     document = """query ($first: Int, $after: String, $last: Int, $before: String) {
@@ -148,7 +150,7 @@ async def test_pagination_works_in_both_directions(root: Client) -> None:
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ addresses(first: 50) { totalCount nodes { address targets user { username }
       domain { name } limits { forwards { used allowed } } privateComment } } }"""
@@ -158,23 +160,27 @@ async def test_list_needs_a_constant_number_of_statements(
         await root(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await live(root.world, "a@own.example")
+    await live(root.environment, "a@own.example")
     costs = [await cost(), await cost()]
     for n in range(20):
-        await live(root.world, f"n{n}@own.example")
+        await live(root.environment, f"n{n}@own.example")
     assert costs[1] == await cost() == await cost()
 
 
-async def test_owner_cannot_read_administrator_fields(root: Client, ada: Client) -> None:
+async def test_owner_cannot_read_administrator_fields(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     admin_fields = {"privateComment": "Mine", "internalData": {"n": 1}}
     await made(root, "second@example.org", user={"username": "ada"}, **admin_fields)
     for name in admin_fields:
-        answer = await ada.raw(f'{{ address(by: {{address: "second@example.org"}}) {{ {name} }} }}')
+        answer = await ada.execute(
+            f'{{ address(by: {{address: "second@example.org"}}) {{ {name} }} }}'
+        )
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_trace_begins_with_the_recipient_rewrite(root: Client) -> None:
+async def test_trace_begins_with_the_recipient_rewrite(root: GraphQLClient) -> None:
     document = """mutation { recipientRewriteCreate(input: {from: "old@example.org",
       to: "ada@example.org"}) { errors { message } } }"""
     assert (await root(document))["recipientRewriteCreate"]["errors"] == []
@@ -185,7 +191,7 @@ async def test_trace_begins_with_the_recipient_rewrite(root: Client) -> None:
     ]
 
 
-async def test_trace_shows_each_resolution_step(root: Client, ada: Client) -> None:
+async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQLClient) -> None:
     await create_alias_domain(root, "other.example", "example.org")
     assert await load_trace(root, "a.da+x@other.example") == [
         ("DOMAIN_ALIAS", "a.da+x@other.example", ["a.da+x@example.org"], None, "DomainAlias"),
@@ -206,12 +212,12 @@ async def test_trace_shows_each_resolution_step(root: Client, ada: Client) -> No
     assert await load_trace(root, "sales@example.org") == [
         ("ADDRESS", "sales@example.org", [], "sal*@example.org", "Address"),
     ]
-    async with root.world.write_session() as session:
+    async with root.environment.write_session() as session:
         await session.exec(update(User).where(col(User.id) == ada.user.id).values(disabled=True))
     assert (await load_trace(root, "ada@example.org"))[-1] == (
         "ACCOUNT", "ada@example.org", [], None, "User",
     )  # fmt: skip
-    async with root.world.write_session() as session:
+    async with root.environment.write_session() as session:
         await session.exec(update(Domain).values(active=False))
     assert await load_trace(root, "ada@other.example") == [
         ("ADDRESS", "ada@other.example", [], None, None),
@@ -220,10 +226,10 @@ async def test_trace_shows_each_resolution_step(root: Client, ada: Client) -> No
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domain_admin_can_trace_own_domains_only(root: Client) -> None:
+async def test_domain_admin_can_trace_own_domains_only(root: GraphQLClient) -> None:
     await domain_operations.made(root, "own.example")
     await create_alias_domain(root, "other.example", "example.org")
-    domain_admin = await administrator(root.world, root.http, "chief", "own.example")
+    domain_admin = await administrator(root.environment, root.http, "chief", "own.example")
     assert [step[0] for step in await load_trace(domain_admin, "chief@own.example")] == [
         "ADDRESS",
         "ACCOUNT",
@@ -233,12 +239,12 @@ async def test_domain_admin_can_trace_own_domains_only(root: Client) -> None:
 
 
 async def test_forward_target_can_send_as_the_address(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     send = """mutation ($from: String!) { messageSend(input: {from: {address: $from},
       to: [{address: "x@far.example"}], text: "x"}) { errors { code path } } }"""
 
-    async def send_error_codes(client: Client) -> list[str]:
+    async def send_error_codes(client: GraphQLClient) -> list[str]:
         payload = (await client(send, **{"from": "team@example.org"}))["messageSend"]
         return [error["code"] for error in payload["errors"]]
 

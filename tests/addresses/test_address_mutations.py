@@ -18,34 +18,34 @@ from models.runtime.secret_box import SecretBox
 from models.store.columns import select_columns
 from models.users.roles import AdminPermission, UserPermission
 from resolvers.admin import secret_rotation
-from tests.conftest import Client, Clock, make_client
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, ManualClock, make_client
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations import domain_operations
 from tests.support.operations.address_operations import change, create, delete, made, of, temporary
 from tests.support.operations.domain_operations import administrator, key_of, live, told
 from tests.support.stores.counter_check import journal, reached
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def load_address_row(world: Environment, address: str) -> Any:
+async def load_address_row(environment: Environment, address: str) -> Any:
     statement = select(*select_columns(Address)).where(col(Address.shown) == address)
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     return row
 
 
-async def update_domains(world: Environment, **column_values: Any) -> None:
-    async with world.write_session() as session:
+async def update_domains(environment: Environment, **column_values: Any) -> None:
+    async with environment.write_session() as session:
         await session.exec(update(Domain).values(**column_values))
 
 
 async def test_created_user_address_receives_mail_and_is_journaled(
-    root: Client, ada: Client
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    world = root.world
-    domain_id = await key_of(world, "example.org")
+    environment = root.environment
+    domain_id = await key_of(environment, "example.org")
     positions = {
-        stream_id: await reached(world, stream_id) for stream_id in (domain_id, ada.user.id)
+        stream_id: await reached(environment, stream_id) for stream_id in (domain_id, ada.user.id)
     }
     address = await made(
         root, "Sales.Team@Example.ORG", user={"username": "ada"}, name="Sales", tags=["b", "a"],
@@ -63,11 +63,11 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     )  # fmt: skip
     assert (address["publicComment"], address["privateComment"]) == ("Ours", "Mine")
     recipient = await address_resolution.load_recipient_below_limits(
-        world, "salesteam+x@example.org"
+        environment, "salesteam+x@example.org"
     )
     assert recipient.user_id == ada.user.id
     for stream_id, position in positions.items():
-        ((kind, _),) = await journal(world, stream_id, position)
+        ((kind, _),) = await journal(environment, stream_id, position)
         assert kind is ChangeKind.ADDRESS_CHANGED
     duplicate, errors = await create(root, "salesteam@example.org", user={"username": "ada"})
     assert (duplicate, told(errors)) == (None, ("CONFLICT", ["address"], None, None))
@@ -112,7 +112,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     ],
 )  # fmt: skip
 async def test_invalid_address_is_refused_by_field_and_rule(
-    arguments: dict[str, Any], expected_error: Any, root: Client
+    arguments: dict[str, Any], expected_error: Any, root: GraphQLClient
 ) -> None:
     arguments = {"address": "new@example.org", "user": {"username": "ada"}, **arguments}
     arguments = {name: value for name, value in arguments.items() if value is not None}
@@ -125,7 +125,7 @@ async def test_invalid_address_is_refused_by_field_and_rule(
     assert (await of(root, "ada@example.org"))["main"] is True
 
 
-async def test_all_input_errors_are_returned_at_once(root: Client) -> None:
+async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> None:
     arguments = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
     _, errors = await create(root, "a+b@example.org", **arguments)
     assert [(e["path"], e["index"]) for e in errors] == [
@@ -144,13 +144,13 @@ async def test_all_input_errors_are_returned_at_once(root: Client) -> None:
     ],
 )
 async def test_wildcard_address_receives_mail(
-    pattern: str, asked_address: str, root: Client, ada: Client
+    pattern: str, asked_address: str, root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     address = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
     assert address["isWildcard"] is True
     assert address["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
     assert (
-        await address_resolution.load_recipient_below_limits(root.world, asked_address)
+        await address_resolution.load_recipient_below_limits(root.environment, asked_address)
     ).user_id == ada.user.id
     assert (await of(root, pattern))["id"] == address["id"]
     assert await of(root, asked_address) is None
@@ -167,7 +167,7 @@ async def test_wildcard_address_receives_mail(
     assert await of(root, asked_address, wild=True) is None
 
 
-async def test_targets_are_unique_and_hide_relay_passwords(root: Client) -> None:
+async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) -> None:
     targets = [
         "Carol@Far.example", "carol@far.EXAMPLE", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:p%2Fw@relay.example.com:465", "smtp://[2606:4700::1]",
@@ -183,10 +183,10 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: Client) -> None
         None,
     )
     assert address["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
-    row = await load_address_row(root.world, "list@own.example")
+    row = await load_address_row(root.environment, "list@own.example")
     assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
     assert (
-        forward_targets.targets_with_passwords(root.world, row)[2]
+        forward_targets.targets_with_passwords(root.environment, row)[2]
         == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
 
@@ -195,25 +195,30 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: Client) -> None
         root, "list@own.example", targets=[shown_targets[2], "x@y.example"]
     )
     assert (errors, answer["targets"]) == ([], [shown_targets[2], "x@y.example"])
-    row = await load_address_row(root.world, "list@own.example")
+    row = await load_address_row(root.environment, "list@own.example")
     assert (
-        forward_targets.targets_with_passwords(root.world, row)[0]
+        forward_targets.targets_with_passwords(root.environment, row)[0]
         == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
     _, errors = await change(root, "list@own.example", targets=["smtp://a:***@relay.example.com"])
     assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
     ((answer,), errors) = await change(root, "list@own.example", targets=["x@y.example"])
-    assert (await load_address_row(root.world, "list@own.example")).relays is None
+    assert (await load_address_row(root.environment, "list@own.example")).relays is None
 
 
-async def test_secret_rotation_reencrypts_relay_passwords(root: Client) -> None:
-    world = root.world
+async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -> None:
+    environment = root.environment
     await made(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
-    ((name, key),) = world.secret_box.keys.items()
-    rotated = Environment(world.database, world.object_store, signing_secret=b"s", now=world.now,
-                  secret_box=SecretBox({name: key, "newer": b"n" * 32}))  # fmt: skip
+    ((name, key),) = environment.secret_box.keys.items()
+    rotated = Environment(
+        environment.database,
+        environment.object_store,
+        signing_secret=b"s",
+        now=environment.now,
+        secret_box=SecretBox({name: key, "newer": b"n" * 32}),
+    )
     assert (await secret_rotation.reencrypt_all(rotated)).reencrypted_count == 1
-    row = await load_address_row(world, "list@own.example")
+    row = await load_address_row(environment, "list@own.example")
     assert row.relays.startswith("newer.")
     assert forward_targets.targets_with_passwords(rotated, row) == [
         "smtp://u:word@relay.example.com"
@@ -236,7 +241,7 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: Client) -> None:
         ("L.ist+x@OWN.example", "self"), ("list@other.example", "self"),
     ],
 )  # fmt: skip
-async def test_invalid_target_is_refused(root: Client, target: str, rule: str) -> None:
+async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
     await made(root, "list@own.example", targets=["carol@far.example"])
     _, errors = await domain_operations.done(
         root, domain_operations.ALIAS, alias="other.example", domain="own.example"
@@ -247,15 +252,17 @@ async def test_invalid_target_is_refused(root: Client, target: str, rule: str) -
     assert (await of(root, "list@own.example"))["targets"] == ["carol@far.example"]
 
 
-async def test_number_of_targets_is_limited(root: Client) -> None:
+async def test_number_of_targets_is_limited(root: GraphQLClient) -> None:
     targets = [f"a{n}@far.example" for n in range(101)]
     _, errors = await create(root, "list@own.example", targets=targets)
     assert told(errors) == ("VALIDATION", ["targets"], None, "max")
     assert len((await made(root, "list@own.example", targets=targets[:100]))["targets"]) == 100
 
 
-async def test_number_of_addresses_of_a_domain_is_limited(root: Client, ada: Client) -> None:
-    await update_domains(root.world, max_addresses=1)
+async def test_number_of_addresses_of_a_domain_is_limited(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await update_domains(root.environment, max_addresses=1)
     for _, errors in (
         await create(root, "b@example.org", targets=["x@y.example"]),
         await temporary(ada),
@@ -264,11 +271,13 @@ async def test_number_of_addresses_of_a_domain_is_limited(root: Client, ada: Cli
         assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
 
 
-async def test_kind_changes_only_for_addresses_without_user(root: Client, ada: Client) -> None:
+async def test_kind_changes_only_for_addresses_without_user(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     await made(root, "list@own.example", targets=["smtp://u:p@relay.example.com"], forwards=None)
     ((answer,), errors) = await change(root, "list@own.example", kind="DISCARD")
     assert (answer["kind"], answer["targets"], errors) == ("DISCARD", [], [])
-    assert (await load_address_row(root.world, "list@own.example")).relays is None
+    assert (await load_address_row(root.environment, "list@own.example")).relays is None
     for address, kind, path, rule in (
         ("list@own.example", "FORWARD", "targets", "required"),
         ("list@own.example", "MAILBOX", "kind", "kind"),
@@ -285,11 +294,14 @@ async def test_kind_changes_only_for_addresses_without_user(root: Client, ada: C
     assert (answer["kind"], answer["active"], errors) == ("FORWARD", False, [])
 
 
-async def test_new_main_address_replaces_the_old_one(root: Client, ada: Client) -> None:
+async def test_new_main_address_replaces_the_old_one(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     await made(root, "second@example.org", user={"username": "ada"})
-    domain_id = await key_of(root.world, "example.org")
+    domain_id = await key_of(root.environment, "example.org")
     positions = {
-        stream_id: await reached(root.world, stream_id) for stream_id in (domain_id, ada.user.id)
+        stream_id: await reached(root.environment, stream_id)
+        for stream_id in (domain_id, ada.user.id)
     }
     ((answer,), errors) = await change(ada, "second@example.org", main=True, name="Ada L.")
     assert (answer["main"], answer["name"], errors) == (True, "Ada L.", [])
@@ -299,7 +311,9 @@ async def test_new_main_address_replaces_the_old_one(root: Client, ada: Client) 
     listed_users = await root('{ users(filter: {query: "second@"}) { nodes { username } } }')
     assert listed_users["users"]["nodes"] == [{"username": "ada"}]
     for stream_id, position in positions.items():
-        kinds = [(kind, len(ids)) for kind, ids in await journal(root.world, stream_id, position)]
+        kinds = [
+            (kind, len(ids)) for kind, ids in await journal(root.environment, stream_id, position)
+        ]
         expected = [(ChangeKind.ADDRESS_CHANGED, 2), (ChangeKind.USER_CHANGED, 1)]
         assert sorted(kinds) == sorted(expected)
     _, errors = await change(ada, "second@example.org", main=False)
@@ -309,7 +323,7 @@ async def test_new_main_address_replaces_the_old_one(root: Client, ada: Client) 
     assert told(errors) == ("CONFLICT", ["ids"], 0, None)
 
 
-async def test_first_address_becomes_main_and_sets_the_users_domain(root: Client) -> None:
+async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQLClient) -> None:
     arguments = {"username": "eve", "emptyAddress": True, "passwordDisabled": True}
     document = """mutation ($input: UserCreateInput!) {
       userCreate(input: $input) { user { id } errors { code } } }"""
@@ -327,7 +341,7 @@ async def test_first_address_becomes_main_and_sets_the_users_domain(root: Client
 
 
 async def test_main_address_in_other_domain_moves_user_within_limits(
-    root: Client, ada: Client
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await domain_operations.made(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
     await made(root, "ada@own.example", user={"username": "ada"})
@@ -341,15 +355,17 @@ async def test_main_address_in_other_domain_moves_user_within_limits(
         counts[name] = (domain["userCount"], domain["addressCount"], int(domain["quotaAllocated"]))
     assert counts["example.org"] == (0, 1, 0)
     assert counts["own.example"][:2] == (1, 1)
-    user = await live(root.world, "bob@example.org")
+    user = await live(root.environment, "bob@example.org")
     await made(root, "bob@own.example", user={"address": "bob@example.org"})
     _, errors = await change(root, "bob@own.example", main=True)
     assert (errors[0]["code"], errors[0]["limit"]) == ("LIMIT_REACHED", 1)
     assert (await of(root, "bob@example.org"))["main"] is True
-    assert user.domain_id == await key_of(root.world, "example.org")
+    assert user.domain_id == await key_of(root.environment, "example.org")
 
 
-async def test_renamed_main_address_is_found_by_new_address(root: Client, ada: Client) -> None:
+async def test_renamed_main_address_is_found_by_new_address(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     arguments = {"address": " L.Ada@XN--BCHER-KVA.example "}
     for address, values, expected_error in (
         ("ada@example.org", {"address": "a+b@example.org"}, ("VALIDATION", None, "label")),
@@ -360,7 +376,9 @@ async def test_renamed_main_address_is_found_by_new_address(root: Client, ada: C
     ((answer,), errors) = await change(root, "ada@example.org", **arguments)
     assert (answer["address"], answer["main"], errors) == ("L.Ada@bücher.example", True, [])
     assert (
-        await address_resolution.load_recipient_below_limits(root.world, "lada@bücher.example")
+        await address_resolution.load_recipient_below_limits(
+            root.environment, "lada@bücher.example"
+        )
     ).user_id == ada.user.id
     assert await of(root, "ada@example.org") is None
     result = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
@@ -373,7 +391,7 @@ async def test_renamed_main_address_is_found_by_new_address(root: Client, ada: C
 
 
 async def test_batch_update_changes_all_addresses_or_none(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost(address_count: int) -> int:
         addresses = [f"n{address_count}x{n}@own.example" for n in range(address_count)]
@@ -397,7 +415,9 @@ async def test_batch_update_changes_all_addresses_or_none(
     assert told(errors) == ("VALIDATION", ["set"], None, "required")
 
 
-async def test_temporary_address_receives_mail_until_it_expires(ada: Client, clock: Clock) -> None:
+async def test_temporary_address_receives_mail_until_it_expires(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     created, errors = await temporary(ada, validity="P2D", comment="Shop", forDomain="SHOP.example")
     assert errors == []
     assert created["address"].endswith("@example.org")
@@ -408,7 +428,7 @@ async def test_temporary_address_receives_mail_until_it_expires(ada: Client, clo
     other, _ = await temporary(ada)
     assert other["address"] != created["address"]
     assert (
-        await address_resolution.load_recipient_below_limits(ada.world, created["address"])
+        await address_resolution.load_recipient_below_limits(ada.environment, created["address"])
     ).user_id == ada.user.id
     unlimited, _ = await temporary(ada, validity=None)
     assert unlimited["expiresAt"] is None
@@ -416,7 +436,7 @@ async def test_temporary_address_receives_mail_until_it_expires(ada: Client, clo
     assert (await ada(document))["user"]["temporaryAddressCount"] == 3
     clock.tick(days=3)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(ada.world, created["address"])
+        await address_resolution.load_recipient_below_limits(ada.environment, created["address"])
     user = (await ada(document))["user"]
     assert {node["address"] for node in user["temporaryAddresses"]["nodes"]} == {
         other["address"], unlimited["address"],
@@ -442,19 +462,19 @@ async def test_temporary_address_receives_mail_until_it_expires(ada: Client, clo
     ],
 )
 async def test_invalid_temporary_address_is_refused(
-    arguments: dict[str, Any], code: str, path: str, ada: Client, root: Client
+    arguments: dict[str, Any], code: str, path: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await domain_operations.made(root, "other.example")
-    await live(root.world, "bob@other.example")
+    await live(root.environment, "bob@other.example")
     result, errors = await temporary(ada, **arguments)
     assert (result, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
 
 
 async def test_temporary_addresses_are_limited_and_need_permission(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world = ada.world
-    object.__setattr__(world, "options", Options(temporary_addresses=1))
+    environment = ada.environment
+    object.__setattr__(environment, "options", Options(temporary_addresses=1))
     temporary_address, _ = await temporary(ada, validity=None)
     _, errors = await temporary(ada)
     assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)
@@ -463,7 +483,7 @@ async def test_temporary_addresses_are_limited_and_need_permission(
         for permission in UserPermission
         if permission is not UserPermission.SPAM_ALIAS
     ]
-    await run(
+    await execute_mutation(
         root, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=other_permissions
     )
     _, errors = await temporary(ada)
@@ -473,7 +493,7 @@ async def test_temporary_addresses_are_limited_and_need_permission(
 
 
 async def test_owner_changes_few_fields_and_others_none(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     second_address = await made(root, "second@example.org", user={"username": "ada"})
     for values, name in (
@@ -488,25 +508,25 @@ async def test_owner_changes_few_fields_and_others_none(
         assert told(errors) == expected_error
     _, errors = await delete(ada, second_address)
     assert told(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
-    before = await load_address_row(root.world, "second@example.org")
+    before = await load_address_row(root.environment, "second@example.org")
     assert await of(bob, "second@example.org") is None
     assert (await bob(f'{{ node(id: "{second_address["id"]}") {{ id }} }}'))["node"] is None
     _, errors = await change(bob, "second@example.org", name="Mine")
     assert told(errors) == ("NOT_FOUND", ["addresses"], 0, "second@example.org")
     assert (await delete(bob, second_address))[1][0]["code"] == "NOT_FOUND"
-    assert await load_address_row(root.world, "second@example.org") == before
-    answer = await bob.raw("{ addresses { nodes { id } } }")
+    assert await load_address_row(root.environment, "second@example.org") == before
+    answer = await bob.execute("{ addresses { nodes { id } } }")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domain_admin_manages_addresses_of_own_domains_only(root: Client) -> None:
-    world = root.world
+async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLClient) -> None:
+    environment = root.environment
     await domain_operations.made(root, "a.example")
     await domain_operations.made(root, "b.example")
-    domain_admin = await administrator(world, root.http, "chief", "a.example",
+    domain_admin = await administrator(environment, root.http, "chief", "a.example",
                                 permissions=list(AdminPermission))  # fmt: skip
-    await live(world, "user@a.example")
+    await live(environment, "user@a.example")
     created = await made(
         domain_admin, "info@a.example", user={"address": "user@a.example"}, main=True
     )
@@ -528,7 +548,7 @@ async def test_domain_admin_manages_addresses_of_own_domains_only(root: Client) 
     assert told(errors) == ("NOT_FOUND", ["set", "address"], 0, "b.example")
 
     # nor addresses of users with a higher role in these domains
-    platform_admin = await make_client(world, root.http, "over", role="ADMIN")
+    platform_admin = await make_client(environment, root.http, "over", role="ADMIN")
     await made(root, "over@a.example", user={"username": "over"})
     _, errors = await change(domain_admin, "over@a.example", address="other@a.example")
     assert told(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")

@@ -23,16 +23,16 @@ from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.database import Database
 from models.users.tables import User
-from tests.conftest import Client, Clock, make_user, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_user
 from tests.support.accounts.address_rows import add_addresses, add_domain
 from tests.support.stores import store_fixtures
 
 ALPHABET = "ab"
 
 
-async def resolved_address(world: Environment, address: str) -> str | None:
+async def resolved_address(environment: Environment, address: str) -> str | None:
     try:
-        return str((await address_resolution.resolve_address(world, address)).shown)
+        return str((await address_resolution.resolve_address(environment, address)).shown)
     except NotFound:
         return None
 
@@ -120,12 +120,12 @@ def test_username_validation_is_idempotent(text: str) -> None:
 
 
 @pytest.fixture
-async def domains_world(world: Environment) -> Environment:
+async def domains_world(environment: Environment) -> Environment:
     """Return an environment with active and inactive domains and alias domains."""
-    await add_domain(world, "own.example", "alias.example", "off:gone.example")
-    await add_domain(world, "other.example")
-    await add_domain(world, "closed.example", "close.example", active=False)
-    return world
+    await add_domain(environment, "own.example", "alias.example", "off:gone.example")
+    await add_domain(environment, "other.example")
+    await add_domain(environment, "closed.example", "close.example", active=False)
+    return environment
 
 
 # for each case: the addresses that exist, and the one that sales@own.example resolves to
@@ -239,32 +239,32 @@ def expected_resolution(
 @pytest.fixture
 async def sqlite_world(tmp_path: Path, sqlite_template: Path) -> Environment:
     database = Database(store_fixtures.copied(sqlite_template, tmp_path))
-    world = Environment(
-        database, FolderStore(tmp_path / "b"), signing_secret=b"s" * 32, now=Clock()
+    environment = Environment(
+        database, FolderStore(tmp_path / "b"), signing_secret=b"s" * 32, now=ManualClock()
     )
-    await add_domain(world, "own.example", "alias.example")
-    await add_domain(world, "other.example")
-    return world
+    await add_domain(environment, "own.example", "alias.example")
+    await add_domain(environment, "other.example")
+    return environment
 
 
 async def test_resolution_of_random_addresses_follows_the_rules(sqlite_world: Environment) -> None:
-    world = sqlite_world
+    environment = sqlite_world
     loop = asyncio.get_running_loop()
 
     async def check(
         specs: list[AddressSpec], recipients: set[tuple[str, str]], delimiters: str
     ) -> None:
-        object.__setattr__(world, "options", Options(delimiters=delimiters))
-        async with world.write_session() as session:
+        object.__setattr__(environment, "options", Options(delimiters=delimiters))
+        async with environment.write_session() as session:
             await session.exec(delete(Address))
-        await add_addresses(world, *(spec.text for spec in specs))
+        await add_addresses(environment, *(spec.text for spec in specs))
         resolved, expected = {}, {}
         for local, domain in recipients:
             expected_spec = expected_resolution(specs, local, domain, delimiters)
             expected[f"{local}@{domain}"] = expected_spec and expected_spec.rpartition(":")[2]
-            resolved[f"{local}@{domain}"] = await resolved_address(world, f"{local}@{domain}")
+            resolved[f"{local}@{domain}"] = await resolved_address(environment, f"{local}@{domain}")
         assert resolved == expected
-        resolved_in_batch = await batch_resolution.resolve_addresses(world, list(expected))
+        resolved_in_batch = await batch_resolution.resolve_addresses(environment, list(expected))
         assert expected == {
             text: row.shown
             if (row := resolved_in_batch.get(text)) is not None and row.active
@@ -289,7 +289,7 @@ async def test_resolution_of_random_addresses_follows_the_rules(sqlite_world: En
         asyncio.run_coroutine_threadsafe(check_coroutine, loop).result()
 
     await asyncio.to_thread(check_examples)
-    await world.database.close()
+    await environment.database.close()
 
 
 @pytest.mark.parametrize(
@@ -363,14 +363,25 @@ async def test_resolution_needs_one_statement_with_many_patterns(
 
 
 async def test_sign_in_name_is_a_username_or_address_but_no_pattern(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    await add_addresses(world, "*@example.org", "every@*", user_id=ada.user.id)
-    await add_addresses(world, "list@example.org", kind=AddressKind.FORWARD)
-    ids_by_name = {name: await address_resolution.find_sign_in_user_id(world, name) for name in (
-        "ada", "A.D.A", "ada@example.org", "a.da+x@Example.ORG",
-        "any@example.org", "*@example.org", "every@example.org", "list@example.org", "eve", "",
-    )}  # fmt: skip
+    await add_addresses(environment, "*@example.org", "every@*", user_id=ada.user.id)
+    await add_addresses(environment, "list@example.org", kind=AddressKind.FORWARD)
+    ids_by_name = {
+        name: await address_resolution.find_sign_in_user_id(environment, name)
+        for name in (
+            "ada",
+            "A.D.A",
+            "ada@example.org",
+            "a.da+x@Example.ORG",
+            "any@example.org",
+            "*@example.org",
+            "every@example.org",
+            "list@example.org",
+            "eve",
+            "",
+        )
+    }
     assert [name for name, found_id in ids_by_name.items() if found_id == ada.user.id] == list(
         ids_by_name
     )[:4]
@@ -378,94 +389,111 @@ async def test_sign_in_name_is_a_username_or_address_but_no_pattern(
 
 
 async def test_sign_in_works_with_alias_domain_while_it_is_active(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await add_domain(world, "other.example", "also.example", "off:was.example", active=False)
+    await add_domain(environment, "other.example", "also.example", "off:was.example", active=False)
     user_addresses = ("ada@other.example", "off:off@other.example", "old:late@other.example")
-    await add_addresses(world, *user_addresses, user_id=ada.user.id)
-    await add_domain(world, "also.example")  # a domain precedes an alias domain of the same name
-    await add_addresses(world, "bob@also.example", user_id=bob.user.id)
-    await add_addresses(world, "bob@other.example", user_id=ada.user.id)
-    ids_by_name = {name: await address_resolution.find_sign_in_user_id(world, name) for name in (
-        "ada@other.example", "a.da+x@ALSO.example", "ada@was.example", "off@other.example",
-        "late@other.example", "bob@also.example", "bob@other.example",
-    )}  # fmt: skip
+    await add_addresses(environment, *user_addresses, user_id=ada.user.id)
+    await add_domain(
+        environment, "also.example"
+    )  # a domain precedes an alias domain of the same name
+    await add_addresses(environment, "bob@also.example", user_id=bob.user.id)
+    await add_addresses(environment, "bob@other.example", user_id=ada.user.id)
+    ids_by_name = {
+        name: await address_resolution.find_sign_in_user_id(environment, name)
+        for name in (
+            "ada@other.example",
+            "a.da+x@ALSO.example",
+            "ada@was.example",
+            "off@other.example",
+            "late@other.example",
+            "bob@also.example",
+            "bob@other.example",
+        )
+    }
     bobs_id, adas_id = bob.user.id, ada.user.id
     assert list(ids_by_name.values()) == [adas_id, adas_id, None, None, None, bobs_id, adas_id]
 
 
 async def test_username_can_look_like_an_address_of_another_domain(
-    world: Environment,
+    environment: Environment,
 ) -> None:
-    user = await make_user(world, "a.da")
-    async with world.write_session() as session:
+    user = await make_user(environment, "a.da")
+    async with environment.write_session() as session:
         column_values = {"username": "x.y@far.example", "username_key": "xy@far.example"}
         await session.exec(update(User).values(**column_values))
-    assert await address_resolution.find_sign_in_user_id(world, "xy+label@far.example") == user.id
-    assert await address_resolution.find_sign_in_user_id(world, "xy@fa.rexample") is None
+    assert (
+        await address_resolution.find_sign_in_user_id(environment, "xy+label@far.example")
+        == user.id
+    )
+    assert await address_resolution.find_sign_in_user_id(environment, "xy@fa.rexample") is None
 
 
 async def test_suspended_user_receives_mail_and_disabled_user_does_not(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    inbox = (await ada.box()).id
+    inbox = (await ada.load_mailbox()).id
     for values, receives_mail in (({"suspended": True}, True), ({"disabled": True}, False)):
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await session.exec(update(User).values(**values))
         if receives_mail:
             recipient = await address_resolution.load_recipient_below_limits(
-                world, "Ada+x@example.org"
+                environment, "Ada+x@example.org"
             )
             assert (recipient.user_id, recipient.mailbox_id) == (ada.user.id, inbox)
             assert recipient.address == "Ada+x@example.org"
         else:
             with pytest.raises(NotFound):
-                await address_resolution.load_recipient_below_limits(world, "ada@example.org")
+                await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
 
 
 async def test_discard_address_does_not_deliver_to_its_user(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    await add_addresses(world, "list@example.org", kind=AddressKind.DISCARD, user_id=ada.user.id)
+    await add_addresses(
+        environment, "list@example.org", kind=AddressKind.DISCARD, user_id=ada.user.id
+    )
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(world, "list@example.org")
+        await address_resolution.load_recipient_below_limits(environment, "list@example.org")
 
 
 async def test_full_mailbox_is_refused_by_user_domain_or_default_quota(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    used = int((await receive(ada)).uid and (await ada.box()).size)
+    used = int((await deliver_to(ada)).uid and (await ada.load_mailbox()).size)
     for table, values in (
         (User, {"quota": used}),
         (Domain, {"default_user_quota": used}),
     ):
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await session.exec(update(table).values(**values))
         with pytest.raises(OverQuota) as raised:
-            await address_resolution.load_recipient_below_limits(world, "ada@example.org")
+            await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
         assert (raised.value.used, raised.value.allowed) == (used, used)
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await session.exec(update(User).values(quota=None))
             await session.exec(update(Domain).values(default_user_quota=0))
         assert (
-            await address_resolution.load_recipient_below_limits(world, "ada@example.org")
+            await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
         ).user_id == ada.user.id
     limited_world = Environment(
-        world.database,
-        world.object_store,
+        environment.database,
+        environment.object_store,
         signing_secret=b"s",
         options=Options(default_quota=used),
-        now=world.now,
+        now=environment.now,
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=None))
     with pytest.raises(OverQuota):
         await address_resolution.load_recipient_below_limits(limited_world, "ada@example.org")
 
 
-async def test_mail_goes_to_inbox_with_any_path(ada: Client, world: Environment) -> None:
-    async with world.write_session() as session:
+async def test_mail_goes_to_inbox_with_any_path(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with environment.write_session() as session:
         is_inbox = col(Mailbox.special_use) == SpecialUse.INBOX
         await session.exec(update(Mailbox).where(is_inbox).values(path="Eingang"))
-    recipient = await address_resolution.load_recipient_below_limits(world, "ada@example.org")
-    assert recipient.mailbox_id == (await ada.box("Eingang")).id
+    recipient = await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
+    assert recipient.mailbox_id == (await ada.load_mailbox("Eingang")).id

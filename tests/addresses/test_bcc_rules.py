@@ -21,7 +21,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.rule_makers import RuleSubject
 from resolvers.submission import mutations as submission_mutations
-from tests.conftest import Client, context, make_client, raw_message
+from tests.conftest import GraphQLClient, client_context, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.queue_worker import inbox, relay, send, settled, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
@@ -44,7 +44,9 @@ SUBMISSIONS = """{ viewer { user { submissions { totalCount nodes {
   id state recipients { recipient } } } } } }"""
 
 
-async def test_bcc_rule_is_created_updated_listed_and_deleted(root: Client, ada: Client) -> None:
+async def test_bcc_rule_is_created_updated_listed_and_deleted(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     answer, errors = await done(
         root, RULE_CREATE, match=" Ad.A@also.example", bccTo="Archive@far.example",
@@ -66,12 +68,12 @@ async def test_bcc_rule_is_created_updated_listed_and_deleted(root: Client, ada:
     assert (answer["deletedIds"], errors) == ([created_rule["id"]], [])
     assert (await root(RULES))["bccRules"]["totalCount"] == 0
     assert (await root(NODE, id=created_rule["id"])) == {"node": None}
-    assert await copied(ada.world) == []
+    assert await copied(ada.environment) == []
 
 
 @pytest.mark.usefixtures("ada")
 async def test_list_is_paged_with_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     statement_counts: set[int] = set()
     rule_ids: list[str] = []
@@ -108,17 +110,19 @@ INVALID_RULES: list[tuple[str, str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.usefixtures("ada")
-async def test_invalid_rule_is_refused_by_field_and_rule(root: Client, world: Environment) -> None:
+async def test_invalid_rule_is_refused_by_field_and_rule(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     first_id = await rule(root, "taken@example.org", ARCHIVE)
     second_id = await rule(root, "taken@example.org", ARCHIVE, "SENDER")
     third_id = await rule(root, "@example.org", ARCHIVE)
-    before = await rows(world, "SELECT * FROM bcc_rules")
+    before = await rows(environment, "SELECT * FROM bcc_rules")
     for match, bcc_to, expected_error in INVALID_RULES:
         arguments = {"match": match, "bccTo": bcc_to, "direction": "RECIPIENT"}
         _, errors = await done(root, RULE_CREATE, **arguments)
         assert told(errors) == expected_error, (match, bcc_to)
-    missing_id = global_ids.encode("BccRule", world.new_id())
+    missing_id = global_ids.encode("BccRule", environment.new_id())
     changes: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"ids": [second_id], "direction": "RECIPIENT"}, ("CONFLICT", ["match"], 0, None)),
         ({"ids": [first_id, second_id], "direction": "SENDER"}, ("CONFLICT", ["match"], 1, None)),
@@ -135,11 +139,11 @@ async def test_invalid_rule_is_refused_by_field_and_rule(root: Client, world: En
         assert expected[3] in (str, told(errors)[3])
     _, errors = await done(root, RULE_DELETE, ids=[first_id, missing_id])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-    assert await rows(world, "SELECT * FROM bcc_rules") == before
+    assert await rows(environment, "SELECT * FROM bcc_rules") == before
 
 
 async def test_rules_in_one_update_do_not_conflict_with_each_other(
-    root: Client, ada: Client
+    root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     rule_ids = [await rule(root, f"{name}@example.org", ada.address) for name in "xyz"]
     answer, errors = await done(root, RULE_UPDATE, ids=rule_ids, direction="SENDER", bccTo=ARCHIVE)
@@ -150,7 +154,7 @@ async def test_rules_in_one_update_do_not_conflict_with_each_other(
 
 
 async def test_received_message_is_copied_by_recipient_rules(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await done(root, ALIAS, alias="also.example", domain="example.org")
     await rule(root, "ada@example.org", ARCHIVE)
@@ -158,10 +162,12 @@ async def test_received_message_is_copied_by_recipient_rules(
     disabled_id = await rule(root, "bob@example.org", "off@far.example")
     await done(root, RULE_UPDATE, ids=[disabled_id], active=False)
     await rule(root, "@example.org", "sent@far.example", "SENDER")
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        await come(world, bob.address)
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        await come(environment, bob.address)
         await until(lambda: has_recipient_count(smtp_server, 1))
-        await come(world, "A.da+x@also.example", bob.address, raw=raw_message("Both"), sender="")
+        await come(
+            environment, "A.da+x@also.example", bob.address, raw=raw_message("Both"), sender=""
+        )
         await until(lambda: has_recipient_count(smtp_server, 3))
     assert sorted((mail.sender, mail.to) for mail in smtp_server.mails) == [
         ("<>", ["all@far.example"]),
@@ -172,15 +178,15 @@ async def test_received_message_is_copied_by_recipient_rules(
     assert first_copy.startswith(b"X-Merganser-Copy: ")
     assert first_copy.partition(b"\r\n")[2].rstrip() == raw_message("Hello").rstrip()
     assert [len(await inbox(client)) for client in (ada, bob)] == [1, 2]
-    await examine(world)
+    await examine(environment)
 
 
-async def platform_submission_states(world: Environment) -> list[tuple[int, str]]:
+async def platform_submission_states(environment: Environment) -> list[tuple[int, str]]:
     """Return submission ID and state of the platform's events, each pair once."""
     statement = select(col(Change.ids), col(Change.facts)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
-    changes = await world.database.read(statement.order_by(col(Change.last)))
+    changes = await environment.database.read(statement.order_by(col(Change.last)))
     return list(dict.fromkeys((row.ids[0], row.facts["state"]) for row in changes))
 
 
@@ -189,67 +195,69 @@ async def has_recipient_count(smtp_server: Server, count: int) -> bool:
 
 
 async def test_copy_to_a_local_account_is_stored_in_its_inbox(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "ada@example.org", "bob@example.org")
     await rule(root, "bob@example.org", ARCHIVE)  # copies are not copied again
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        await come(world, ada.address)
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        await come(environment, ada.address)
 
         async def is_copy_stored() -> bool:
             return len(await inbox(bob)) == 1
 
         await until(is_copy_stored)
-    assert await copied(world) == [("bob@example.org", "carol@example.com")]
+    assert await copied(environment) == [("bob@example.org", "carol@example.com")]
     assert (await inbox(bob))[0].envelope_from == "carol@example.com"
     assert smtp_server.mails == []
 
 
 async def test_returned_copy_is_not_copied_again(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        await come(world, ada.address)
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        await come(environment, ada.address)
         await until(lambda: has_recipient_count(smtp_server, 1))
     returned_copy = smtp_server.mails[0].raw
-    await come(world, ada.address, raw=returned_copy)
-    assert len(await copied(world)) == 1
+    await come(environment, ada.address, raw=returned_copy)
+    assert len(await copied(environment)) == 1
     forged = b"X-Merganser-Copy: " + b"0" * 64 + b"\r\n" + raw_message("Hello")
     reused = returned_copy.partition(b"\r\n")[0] + b"\r\n" + raw_message("Other")
     for expected_count, raw in enumerate((forged, reused), 2):
-        await come(world, ada.address, raw=raw)
-        assert len(await copied(world)) == expected_count
+        await come(environment, ada.address, raw=raw)
+        assert len(await copied(environment)) == expected_count
 
 
 async def test_recipients_get_no_copy_and_each_address_gets_one(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "@example.org", "bob@example.org")
-    await come(world, ada.address, bob.address)
-    assert await copied(world) == []
+    await come(environment, ada.address, bob.address)
+    assert await copied(environment) == []
     await rule(root, "ada@example.org", ARCHIVE)
     await rule(root, "bob@example.org", "ARCHIVE@Far.example")
-    await come(world, ada.address, bob.address, raw=raw_message("Second"))
-    assert await copied(world) == [(ARCHIVE, "carol@example.com")]
+    await come(environment, ada.address, bob.address, raw=raw_message("Second"))
+    assert await copied(environment) == [(ARCHIVE, "carol@example.com")]
 
 
 async def test_bcc_rule_matches_the_rewritten_recipient(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rewrite(root, "@old.example", "@example.org")
     await rule(root, ada.address, ARCHIVE)
-    await come(world, "ada@old.example")
-    assert await copied(world) == [(ARCHIVE, "carol@example.com")]
+    await come(environment, "ada@old.example")
+    assert await copied(environment) == [(ARCHIVE, "carol@example.com")]
 
 
 async def test_refused_message_is_not_copied_and_unused_rules_are_free(
-    root: Client, ada: Client, world: Environment, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     async def count_statements(subject: str) -> int:
-        recipient = await LocalBackend(world).accept_recipient(ada.address, "")
+        recipient = await LocalBackend(environment).accept_recipient(ada.address, "")
         del statements[:]
-        await LocalBackend(world).deliver(raw_message(subject), [recipient], "carol@example.com")
+        await LocalBackend(environment).deliver(
+            raw_message(subject), [recipient], "carol@example.com"
+        )
         return len(statements)
 
     base_count = await count_statements("Bare")
@@ -259,12 +267,12 @@ async def test_refused_message_is_not_copied_and_unused_rules_are_free(
     assert await count_statements("Third") == base_count + 1
     await rule(root, "@example.org", "all@far.example")
     with pytest.raises(NotFound):
-        await LocalBackend(world).accept_recipient("nobody@example.org", "")
-    assert await copied(world) == []
+        await LocalBackend(environment).accept_recipient("nobody@example.org", "")
+    assert await copied(environment) == []
 
 
 async def test_rules_of_all_recipients_are_read_in_one_statement(
-    root: Client, ada: Client, world: Environment, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     for n in range(20):
         await rule(root, f"a{n}@example.org", f"copy{n}@far.example")
@@ -274,7 +282,7 @@ async def test_rules_of_all_recipients_are_read_in_one_statement(
             f"a{n}@example.org": [RuleSubject(0, Role.USER)] for n in range(recipient_count)
         }
         targets = await recipient_rewrites.find_bcc_targets(
-            world, BccDirection.RECIPIENT, makers_by_address, [ada.address]
+            environment, BccDirection.RECIPIENT, makers_by_address, [ada.address]
         )
         assert len(statements) == 1
         assert [(target.address, target.original_address) for target in targets] == [
@@ -283,21 +291,21 @@ async def test_rules_of_all_recipients_are_read_in_one_statement(
 
 
 async def test_large_message_is_copied_completely(
-    root: Client, ada: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     raw = raw_message("Large", body="line\r\n" * 100_000)
     spool_file = tmp_path / "large"
     spool_file.write_bytes(raw)
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        recipient = await LocalBackend(world).accept_recipient(ada.address, "")
-        await LocalBackend(world).deliver(spool_file, [recipient], "carol@example.com")
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        recipient = await LocalBackend(environment).accept_recipient(ada.address, "")
+        await LocalBackend(environment).deliver(spool_file, [recipient], "carol@example.com")
         await until(lambda: has_recipient_count(smtp_server, 1))
     assert smtp_server.mails[0].raw.partition(b"\r\n")[2].rstrip() == raw.rstrip()
 
 
 async def test_delivery_fails_temporarily_if_copy_cannot_be_queued(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE)
     commits = []
@@ -309,27 +317,27 @@ async def test_delivery_fails_temporarily_if_copy_cannot_be_queued(
             raise OSError(fault_point)
 
     with pytest.raises(OSError, match="commit"):
-        await come(replace(world, reach_fault_point=fail_second_commit), ada.address)
-    assert (len(await inbox(ada)), await copied(world)) == (1, [])
-    await come(world, ada.address)
-    assert (len(await inbox(ada)), len(await copied(world))) == (1, 1)
+        await come(replace(environment, reach_fault_point=fail_second_commit), ada.address)
+    assert (len(await inbox(ada)), await copied(environment)) == (1, [])
+    await come(environment, ada.address)
+    assert (len(await inbox(ada)), len(await copied(environment))) == (1, 1)
 
 
 async def test_sent_message_is_copied_without_notice_to_the_sender(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "ada@example.org", ARCHIVE, "SENDER")
     await rule(root, "@example.org", "carol@example.net", "SENDER")  # already a recipient
-    position = await reached(world, ada.user.id)
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+    position = await reached(environment, ada.user.id)
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
         submission_id = await send(
             ada, NamedAddress("carol@example.net"), bcc=[NamedAddress("eve@example.net")]
         )
-        await settled(world, submission_id)
+        await settled(environment, submission_id)
         await until(lambda: has_recipient_count(smtp_server, 3))
 
         async def are_all_sent() -> bool:
-            return await rows(world, "SELECT 1 FROM submissions WHERE state <> 'SENT'") == []
+            return await rows(environment, "SELECT 1 FROM submissions WHERE state <> 'SENT'") == []
 
         await until(are_all_sent)
     mails_by_recipients = {tuple(mail.to): mail for mail in smtp_server.mails}
@@ -344,34 +352,34 @@ async def test_sent_message_is_copied_without_notice_to_the_sender(
         "carol@example.net",
         "eve@example.net",
     ]
-    changed_ids = [ids for kind, ids in await journal(world, ada.user.id, position)
+    changed_ids = [ids for kind, ids in await journal(environment, ada.user.id, position)
              if kind == ChangeKind.SUBMISSION_CHANGED]  # fmt: skip
     assert {changed_id for ids in changed_ids for changed_id in ids} == {submission_id}
     ((copy_id,),) = await rows(
-        world, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id
+        environment, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id
     )
-    assert await platform_submission_states(world) == [(copy_id, "QUEUED"), (copy_id, "SENT")]
+    assert await platform_submission_states(environment) == [(copy_id, "QUEUED"), (copy_id, "SENT")]
     node = "query ($id: ID!) { node(id: $id) { id } }"
     assert await ada(node, id=global_ids.encode("Submission", copy_id)) == {"node": None}
     with pytest.raises(NotFound):
-        await submission_mutations.cancel_submissions(context(ada), [copy_id])
-    await examine(world)
+        await submission_mutations.cancel_submissions(client_context(ada), [copy_id])
+    await examine(environment)
 
 
 async def test_copy_uses_no_rate_limit_and_its_failure_is_not_reported(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     async with (
         listening(Server({"archive": "550 5.1.1 No"})) as smtp_server,
-        working(world, relay(smtp_server)),
+        working(environment, relay(smtp_server)),
     ):
         submission_id = await send(ada, NamedAddress("carol@example.net"))
-        await settled(world, submission_id)
+        await settled(environment, submission_id)
 
         async def has_copy_failed() -> bool:
             states = await rows(
-                world, "SELECT state FROM submissions WHERE copy_of = :k", k=submission_id
+                environment, "SELECT state FROM submissions WHERE copy_of = :k", k=submission_id
             )
             return states == [("FAILED",)]
 
@@ -379,45 +387,47 @@ async def test_copy_uses_no_rate_limit_and_its_failure_is_not_reported(
     assert await inbox(ada) == []
     page = (await ada(SUBMISSIONS))["viewer"]["user"]["submissions"]
     assert [node["state"] for node in page["nodes"]] == ["SENT"]
-    assert await rows(world, "SELECT used FROM usages") == [(1,)]
+    assert await rows(environment, "SELECT used FROM usages") == [(1,)]
 
 
 async def test_cancelled_submission_cancels_its_copies(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     submission_id = await send(ada, undo_window=timedelta(minutes=5))
     statement = "SELECT state, copy_of IS NULL FROM submissions"
-    assert {row[0] for row in await rows(world, statement)} == {"HELD_FOR_UNDO"}
-    await submission_mutations.cancel_submissions(context(ada), [submission_id])
-    assert {row[0] for row in await rows(world, statement)} == {"CANCELLED"}
-    copies = await rows(world, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id)
+    assert {row[0] for row in await rows(environment, statement)} == {"HELD_FOR_UNDO"}
+    await submission_mutations.cancel_submissions(client_context(ada), [submission_id])
+    assert {row[0] for row in await rows(environment, statement)} == {"CANCELLED"}
+    copies = await rows(
+        environment, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id
+    )
     expected_states = [(copies[0][0], "HELD_FOR_UNDO"), (copies[0][0], "CANCELLED")]
-    assert await platform_submission_states(world) == expected_states
-    states = await rows(world, "SELECT DISTINCT state, next_at FROM deliveries")
+    assert await platform_submission_states(environment) == expected_states
+    states = await rows(environment, "SELECT DISTINCT state, next_at FROM deliveries")
     assert states == [(DeliveryState.CANCELLED, None)]
-    await examine(world)
+    await examine(environment)
 
 
 async def test_mail_between_local_accounts_is_copied_once(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, "second.example")
-    eve = await make_client(world, root.http, "eve")
+    eve = await make_client(environment, root.http, "eve")
     await rule(root, "@example.org", ARCHIVE)
     await rule(root, "@example.org", ARCHIVE, "SENDER")
     await rule(root, "bob@example.org", eve.address)
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
         submission_id = await send(
             ada, NamedAddress(bob.address), NamedAddress("carol@example.net")
         )
-        await settled(world, submission_id)
+        await settled(environment, submission_id)
 
         async def are_copies_delivered() -> bool:
             return len(await inbox(eve)) == 1 and await has_recipient_count(smtp_server, 2)
 
         await until(are_copies_delivered)
-    assert await copied(world) == [(ARCHIVE, ada.address), (eve.address, ada.address)]
+    assert await copied(environment) == [(ARCHIVE, ada.address), (eve.address, ada.address)]
     assert len(await inbox(bob)) == 1
     assert sorted(recipient for mail in smtp_server.mails for recipient in mail.to) == [
         ARCHIVE,
@@ -426,18 +436,18 @@ async def test_mail_between_local_accounts_is_copied_once(
 
 
 async def test_domain_admin_manages_rules_of_own_domains_only(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, "far.example")
     await done(root, ALIAS, alias="also.example", domain="example.org")
     other_rule_id = await rule(root, "@far.example", "x@else.example")
     domain_rule_id = await rule(root, "@example.org", ARCHIVE)
-    admin = await make_domain_admin(world, root.http, "dora", [AdminPermission.BCC_MAPS])
+    admin = await make_domain_admin(environment, root.http, "dora", [AdminPermission.BCC_MAPS])
     page = (await admin(RULES))["bccRules"]
     assert (page["totalCount"], [node["id"] for node in page["nodes"]]) == (1, [domain_rule_id])
     assert await admin(NODE, id=other_rule_id) == {"node": None}
     own_rule_id = await rule(admin, "ada@also.example", ARCHIVE, "SENDER")
-    before = await rows(world, "SELECT * FROM bcc_rules")
+    before = await rows(environment, "SELECT * FROM bcc_rules")
     arguments = {"bccTo": ARCHIVE, "direction": "SENDER"}
     _, errors = await done(admin, RULE_CREATE, match="x@far.example", **arguments)
     assert told(errors) == ("NOT_FOUND", ["match"], None, "far.example")
@@ -446,16 +456,16 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
     for document, extra in ((RULE_UPDATE, {"active": False}), (RULE_DELETE, {})):
         _, errors = await done(admin, document, ids=[own_rule_id, other_rule_id], **extra)
         assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-    assert await rows(world, "SELECT * FROM bcc_rules") == before
+    assert await rows(environment, "SELECT * FROM bcc_rules") == before
     for document, extra in ((RULE_UPDATE, {"active": False}), (RULE_DELETE, {})):
         _, errors = await done(admin, document, ids=[own_rule_id, domain_rule_id], **extra)
         assert errors == []
 
     admin_without_permission = await make_domain_admin(
-        world, root.http, "dan", [AdminPermission.ALIAS_DOMAINS]
+        environment, root.http, "dan", [AdminPermission.ALIAS_DOMAINS]
     )
     for client in (ada, admin_without_permission):
-        assert (await client.raw(RULES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+        assert (await client.execute(RULES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
         assert await client(NODE, id=other_rule_id) == {"node": None}
         attempts: list[tuple[str, dict[str, Any]]] = [
             (RULE_CREATE, {"match": "@example.org", **arguments}),
@@ -468,34 +478,34 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
 
 
 async def test_domain_admin_without_permission_cannot_read_a_rule_by_id(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
-    admin = await make_domain_admin(world, root.http, "dan", [])
+    admin = await make_domain_admin(environment, root.http, "dan", [])
     rule_id = await rule(root, "@example.org", ARCHIVE)
     assert await admin(NODE, id=rule_id) == {"node": None}
 
 
 async def test_rule_changes_are_journaled_and_deleted_with_the_domain(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     domain_id = ada.user.domain_id
     assert domain_id is not None
-    positions = {key: await reached(world, key) for key in (domain_id, PLATFORM)}
+    positions = {key: await reached(environment, key) for key in (domain_id, PLATFORM)}
     key = await rule(root, "@example.org", ARCHIVE)
     await done(root, RULE_UPDATE, ids=[key], active=False)
     await done(root, RULE_DELETE, ids=[key])
     for stream in (domain_id, PLATFORM):
         expected_changes = [(ChangeKind.DOMAIN_CHANGED, [domain_id])] * 3
-        assert await journal(world, stream, positions[stream]) == expected_changes
+        assert await journal(environment, stream, positions[stream]) == expected_changes
     await made(root, "brief.example")
     await rule(root, "@brief.example", ARCHIVE)
     _, errors = await done(root, DELETE, domains=[{"name": "brief.example"}])
     assert errors == []
-    assert await rows(world, "SELECT id FROM bcc_rules") == []
+    assert await rows(environment, "SELECT id FROM bcc_rules") == []
 
 
 async def test_number_of_rules_is_limited(
-    root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.addresses.bcc_rules.MAX_RULES_PER_DOMAIN", 1)
     await rule(root, "@example.org", ARCHIVE)

@@ -15,7 +15,7 @@ from models.addresses.tables import Address, Contact
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.operations.address_operations import made, of, temporary
 from tests.support.operations.domain_operations import key_of
 from tests.support.sample_mutations import Call
@@ -23,46 +23,50 @@ from tests.support.stores.counter_check import journal, reached
 
 CONTACTS = """query ($query: String!, $first: Int) { user {
   addressRegister(query: $query, first: $first) { id name address lastUsedAt } } }"""
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def list_contacts(client: Client, query: str = "", first: int = 25) -> list[Any]:
+async def list_contacts(client: GraphQLClient, query: str = "", first: int = 25) -> list[Any]:
     contacts_: list[Any] = (await client(CONTACTS, query=query, first=first))["user"][
         "addressRegister"
     ]
     return contacts_
 
 
-async def list_used_contacts(client: Client, query: str = "", first: int = 25) -> list[str]:
+async def list_used_contacts(client: GraphQLClient, query: str = "", first: int = 25) -> list[str]:
     """Return the addresses of contacts, without users of the same domain."""
     contacts_ = await list_contacts(client, query, first)
     return [contact["address"] for contact in contacts_ if contact["lastUsedAt"]]
 
 
-async def list_contact_addresses(client: Client, query: str = "", first: int = 25) -> list[str]:
+async def list_contact_addresses(
+    client: GraphQLClient, query: str = "", first: int = 25
+) -> list[str]:
     return [contact["address"] for contact in await list_contacts(client, query, first)]
 
 
-async def deliver_and_index(client: Client, address: str = "", /, **headers: str) -> None:
+async def deliver_and_index(client: GraphQLClient, address: str = "", /, **headers: str) -> None:
     """Deliver a message and index it."""
     await deliver_message(client, address or client.address, **headers)
     await index_all(client)
 
 
-async def deliver_message(client: Client, address: str, **headers: str) -> None:
+async def deliver_message(client: GraphQLClient, address: str, **headers: str) -> None:
     message = await received_messages.parse_storable_message(raw_message(**headers))
-    recipient = await address_resolution.load_recipient_below_limits(client.world, address)
+    recipient = await address_resolution.load_recipient_below_limits(client.environment, address)
     await received_messages.store_once_for_recipient(
-        client.world, message, recipient, "sender@example.com"
+        client.environment, message, recipient, "sender@example.com"
     )
 
 
-async def index_all(client: Client) -> None:
-    while await index_worker.index_next_batch(client.world):
+async def index_all(client: GraphQLClient) -> None:
+    while await index_worker.index_next_batch(client.environment):
         pass
 
 
-async def test_senders_become_contacts_newest_first(ada: Client, bob: Client, clock: Clock) -> None:
+async def test_senders_become_contacts_newest_first(
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> None:
     for sender in ("Carol C. <Carol.C@far.example>", "dave@far.example", '"Ärger" <e@far.example>'):
         clock.tick(minutes=1)
         await deliver_and_index(ada, From=sender)
@@ -91,7 +95,9 @@ async def test_senders_become_contacts_newest_first(ada: Client, bob: Client, cl
     assert (await bob(node))["node"] is None
 
 
-async def test_administrator_cannot_read_contacts_of_a_user(ada: Client, root: Client) -> None:
+async def test_administrator_cannot_read_contacts_of_a_user(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     await deliver_and_index(ada, From="carol@far.example")
     document = '{ user(by: {username: "ada"}) { addressRegister(query: "") { address } } }'
     assert (await root(document))["user"]["addressRegister"] == []
@@ -117,7 +123,7 @@ async def test_administrator_cannot_read_contacts_of_a_user(ada: Client, root: C
     ],
 )
 async def test_automatic_senders_and_lists_are_no_contacts(
-    headers: dict[str, str], is_contact: bool, ada: Client
+    headers: dict[str, str], is_contact: bool, ada: GraphQLClient
 ) -> None:
     await deliver_and_index(ada, **{"From": "carol@far.example", **headers})
     assert bool(await list_used_contacts(ada)) is is_contact
@@ -134,12 +140,12 @@ async def test_automatic_senders_and_lists_are_no_contacts(
     ],
 )
 async def test_special_use_of_mailbox_decides_who_becomes_a_contact(
-    special_use: SpecialUse | None, expected: list[str], ada: Client
+    special_use: SpecialUse | None, expected: list[str], ada: GraphQLClient
 ) -> None:
     """Messages in Sent add their recipients. Messages in Junk and Drafts add no contacts."""
     recipients = {"To": "t@far.example", "Cc": "C <c@far.example>", "Bcc": "b@far.example"}
-    inbox = await ada.box()
-    async with ada.world.write_session(ada.user.id) as session:
+    inbox = await ada.load_mailbox()
+    async with ada.environment.write_session(ada.user.id) as session:
         is_own_mailbox = col(Mailbox.user_id) == ada.user.id
         await session.exec(update(Mailbox).where(is_own_mailbox).values(special_use=None))
         update_statement = update(Mailbox).where(col(Mailbox.id) == inbox.id)
@@ -151,7 +157,7 @@ async def test_special_use_of_mailbox_decides_who_becomes_a_contact(
     assert sorted(await list_used_contacts(ada)) == expected
 
 
-async def test_draft_adds_no_contacts(ada: Client) -> None:
+async def test_draft_adds_no_contacts(ada: GraphQLClient) -> None:
     raw = raw_message(From=ada.address, To="t@far.example").decode()
     arguments = {"mailbox": {"path": "Sent"}, "raw": raw, "draft": True}
     assert (await Call("messageUpload", arguments)(ada))["errors"] == []
@@ -160,7 +166,7 @@ async def test_draft_adds_no_contacts(ada: Client) -> None:
 
 
 async def test_least_recently_used_contacts_are_deleted(
-    ada: Client, bob: Client, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contacts, "MAX_CONTACTS", 3)
     for n in range(5):
@@ -172,11 +178,11 @@ async def test_least_recently_used_contacts_are_deleted(
     assert await list_used_contacts(ada) == ["a2@far.example", "a4@far.example", "a3@far.example"]
     assert await list_used_contacts(bob) == ["b4@far.example", "b3@far.example", "b2@far.example"]
     count_statement = select(func.count()).select_from(Contact)
-    assert (await ada.world.database.read(count_statement))[0][0] == 6
+    assert (await ada.environment.database.read(count_statement))[0][0] == 6
 
 
 async def test_contacts_of_a_batch_need_a_constant_number_of_statements(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements(message_count: int) -> int:
         for n in range(message_count):
@@ -186,20 +192,20 @@ async def test_contacts_of_a_batch_need_a_constant_number_of_statements(
                 From=f"x{message_count}y{n}@far.example",
             )
         del statements[:]
-        assert await index_worker.index_next_batch(ada.world) == message_count
+        assert await index_worker.index_next_batch(ada.environment) == message_count
         return len(statements)
 
     assert await count_statements(1) == await count_statements(20)
 
 
 @pytest.mark.parametrize(("query", "first"), [("x" * 321, 25), ("", 0), ("", 251)])
-async def test_invalid_contact_query_is_refused(query: str, first: int, ada: Client) -> None:
-    answer = await ada.raw(CONTACTS, query=query, first=first)
+async def test_invalid_contact_query_is_refused(query: str, first: int, ada: GraphQLClient) -> None:
+    answer = await ada.execute(CONTACTS, query=query, first=first)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_address_shows_when_it_last_received_mail(
-    ada: Client, root: Client, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     await made(root, "@example.org", user={"username": "ada"}, allowWildcard=True)
     assert (await of(ada, "*@example.org"))["lastReceivedAt"] is None
@@ -213,7 +219,7 @@ async def test_address_shows_when_it_last_received_mail(
     assert (await of(ada, "ada@example.org"))["lastReceivedAt"] == second_time
 
     # a message that is indexed late doesn't change it
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         column_values = {"indexed": False, "received_at": clock() - timedelta(days=1)}
         await session.exec(update(Message).values(**column_values))
     await index_all(ada)
@@ -221,29 +227,30 @@ async def test_address_shows_when_it_last_received_mail(
 
 
 async def test_expired_temporary_address_is_deleted_after_30_days(
-    ada: Client, root: Client, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     expiring, _ = await temporary(ada, validity="P1D")
     unlimited, _ = await temporary(ada, validity=None)
     clock.tick(days=30)
-    assert (await housekeeping.run_round(ada.world)).addresses == 0
+    assert (await housekeeping.run_round(ada.environment)).addresses == 0
     clock.tick(days=2)
-    domain_id = await key_of(ada.world, "example.org")
+    domain_id = await key_of(ada.environment, "example.org")
     positions = {
-        stream_id: await reached(ada.world, stream_id) for stream_id in (domain_id, ada.user.id)
+        stream_id: await reached(ada.environment, stream_id)
+        for stream_id in (domain_id, ada.user.id)
     }
-    assert (await housekeeping.run_round(ada.world)).addresses == 1
+    assert (await housekeeping.run_round(ada.environment)).addresses == 1
     assert await of(root, expiring["address"]) is None
     assert await of(root, unlimited["address"]) is not None
     for stream_id, position in positions.items():
-        changes = await journal(ada.world, stream_id, position)
+        changes = await journal(ada.environment, stream_id, position)
         assert [(kind, len(ids)) for kind, ids in changes] == [(ChangeKind.ADDRESS_CHANGED, 1)]
     count_statement = select(func.count()).select_from(Address)
-    assert (await ada.world.database.read(count_statement))[0][0] == 2
+    assert (await ada.environment.database.read(count_statement))[0][0] == 2
 
 
 async def test_users_of_the_domain_follow_contacts_if_enabled(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     user_input = {"username": "eve", "address": "eve@far.example", "passwordDisabled": True}
     assert (await Call("userCreate", user_input)(root))["errors"] == []

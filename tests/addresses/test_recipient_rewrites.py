@@ -18,7 +18,7 @@ from models.errors import NotFound
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.mail_servers.queue_worker import deliveries, inbox, relay, send, settled, working
@@ -46,16 +46,16 @@ from tests.support.stores.counter_check import journal, reached, rows
 NODE = "query ($id: ID!) { node(id: $id) { id } }"
 
 
-async def find_user_id(world: Environment, address: str) -> int | None:
+async def find_user_id(environment: Environment, address: str) -> int | None:
     """Return the ID of the user that receives mail for an address."""
     try:
-        return (await address_resolution.load_recipient_below_limits(world, address)).user_id
+        return (await address_resolution.load_recipient_below_limits(environment, address)).user_id
     except NotFound:
         return None
 
 
 @pytest.mark.usefixtures("ada")
-async def test_rewrite_is_created_updated_listed_and_deleted(root: Client) -> None:
+async def test_rewrite_is_created_updated_listed_and_deleted(root: GraphQLClient) -> None:
     answer, errors = await done(
         root, REWRITE_CREATE, **{"from": " In.Fo@OLD.example ", "to": "Ada@Example.org"}
     )
@@ -84,7 +84,7 @@ async def test_rewrite_is_created_updated_listed_and_deleted(root: Client) -> No
     assert (await root(NODE, id=created_rewrite["id"])) == {"node": None}
 
 
-async def test_list_is_paged_from_both_ends(root: Client, ada: Client) -> None:
+async def test_list_is_paged_from_both_ends(root: GraphQLClient, ada: GraphQLClient) -> None:
     rewrite_ids = [await rewrite(root, f"{name}@old.example", ada.address) for name in "abcde"]
     seen, after = [], None
     while True:
@@ -117,11 +117,11 @@ INVALID_REWRITES: list[tuple[str, str, tuple[Any, ...]]] = [
 
 @pytest.mark.usefixtures("ada")
 async def test_invalid_rewrite_is_refused_by_field_and_rule(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     first_id = await rewrite(root, "@taken.example", "@example.org")
     second_id = await rewrite(root, "info@taken.example", "ada@example.org")
-    before = await rows(world, "SELECT * FROM recipient_rewrites")
+    before = await rows(environment, "SELECT * FROM recipient_rewrites")
     for source, target, expected_error in INVALID_REWRITES:
         _, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
         assert told(errors) == expected_error, (source, target)
@@ -137,15 +137,15 @@ async def test_invalid_rewrite_is_refused_by_field_and_rule(
     ):
         _, errors = await done(root, REWRITE_UPDATE, **fields)
         assert told(errors) == expected_error, fields
-    missing_id = global_ids.encode("RecipientRewrite", world.new_id())
+    missing_id = global_ids.encode("RecipientRewrite", environment.new_id())
     for document, extra in ((REWRITE_UPDATE, {"active": False}), (REWRITE_DELETE, {})):
         _, errors = await done(root, document, ids=[first_id, missing_id], **extra)
         assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-    assert await rows(world, "SELECT * FROM recipient_rewrites") == before
+    assert await rows(environment, "SELECT * FROM recipient_rewrites") == before
 
 
 @pytest.mark.usefixtures("ada")
-async def test_rewrite_that_makes_a_loop_is_refused(root: Client) -> None:
+async def test_rewrite_that_makes_a_loop_is_refused(root: GraphQLClient) -> None:
     for name in ("b.example", "c.example"):
         await made(root, name)
     await rewrite(root, "@example.org", "@b.example", active=False)
@@ -192,7 +192,7 @@ def test_loop_check_agrees_with_following_every_address(
 
 
 async def test_rewritten_recipient_reaches_the_expected_user(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     adas_id, bobs_id = ada.user.id, bob.user.id
     await done(root, ALIAS, alias="also.example", domain="example.org")
@@ -216,15 +216,15 @@ async def test_rewritten_recipient_reaches_the_expected_user(
         "ada@other.example": None,
         "ada@example.org": adas_id,
     }.items():
-        assert await find_user_id(world, address) == expected_id, address
+        assert await find_user_id(environment, address) == expected_id, address
 
 
 async def test_rewriting_needs_one_statement_only_if_a_rewrite_exists(
-    root: Client, ada: Client, world: Environment, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     async def count_statements(address: str) -> int:
         del statements[:]
-        assert await find_user_id(world, address) == ada.user.id
+        assert await find_user_id(environment, address) == ada.user.id
         return len(statements)
 
     assert await count_statements(ada.address) == 2
@@ -235,7 +235,7 @@ async def test_rewriting_needs_one_statement_only_if_a_rewrite_exists(
         addresses = [f"ada{n}@old.example" for n in range(address_count)]
         del statements[:]
         rewrites = await recipient_rewrites.load_rewrites_by_address(
-            world, [*addresses, ada.address]
+            environment, [*addresses, ada.address]
         )
         assert len(statements) == 1
         assert {key: rewrite_row.address for key, rewrite_row in rewrites.items()} == {
@@ -244,34 +244,36 @@ async def test_rewriting_needs_one_statement_only_if_a_rewrite_exists(
 
 
 async def test_recipients_of_local_users_are_rewritten(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await rewrite(root, "@old.example", "bob@example.org")
     submission_id = await send(ada, NamedAddress("any@old.example"))
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        await settled(world, submission_id)
-    assert (await deliveries(world, submission_id))["any"].last_response == "2.0.0 Delivered here"
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        await settled(environment, submission_id)
+    assert (await deliveries(environment, submission_id))[
+        "any"
+    ].last_response == "2.0.0 Delivered here"
     assert len(await inbox(bob)) == 1
     assert smtp_server.mails == []
 
 
 async def test_envelope_keeps_the_received_recipient(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rewrite(root, "info@old.example", ada.address)
-    await come(world, "Info@old.example")
-    ((envelope_to,),) = await rows(world, "SELECT envelope_to FROM messages")
+    await come(environment, "Info@old.example")
+    ((envelope_to,),) = await rows(environment, "SELECT envelope_to FROM messages")
     assert "Info@old.example" in str(envelope_to)
 
 
 async def test_rewrite_change_is_journaled_for_both_domains(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, "old.example")
-    old_domain_id, new_domain_id = await key_of(world, "old.example"), ada.user.domain_id
+    old_domain_id, new_domain_id = await key_of(environment, "old.example"), ada.user.domain_id
     assert new_domain_id is not None
     positions = {
-        stream_id: await reached(world, stream_id)
+        stream_id: await reached(environment, stream_id)
         for stream_id in (old_domain_id, new_domain_id, PLATFORM)
     }
     await rewrite(root, "@old.example", "@example.org")
@@ -280,19 +282,19 @@ async def test_rewrite_change_is_journaled_for_both_domains(
         (new_domain_id, [new_domain_id]),
         (PLATFORM, sorted([old_domain_id, new_domain_id])),
     ):
-        assert await journal(world, stream, positions[stream]) == [
+        assert await journal(environment, stream, positions[stream]) == [
             (ChangeKind.DOMAIN_CHANGED, domain_ids)
         ]
 
 
 async def test_only_admin_reads_or_changes_rewrites(
-    root: Client, ada: Client, over: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
     rewrite_id = await rewrite(root, "@old.example", "@example.org")
-    domain_admin = await make_domain_admin(world, root.http, "dora", list(AdminPermission))
-    before = await rows(world, "SELECT * FROM recipient_rewrites")
+    domain_admin = await make_domain_admin(environment, root.http, "dora", list(AdminPermission))
+    before = await rows(environment, "SELECT * FROM recipient_rewrites")
     for client in (ada, domain_admin):
-        assert (await client.raw(REWRITES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+        assert (await client.execute(REWRITES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
         assert (await client(NODE, id=rewrite_id)) == {"node": None}
         for document, fields in (
             (REWRITE_CREATE, {"from": "x@old.example", "to": "ada@example.org"}),
@@ -301,12 +303,12 @@ async def test_only_admin_reads_or_changes_rewrites(
         ):
             _, errors = await done(client, document, **fields)
             assert [error["code"] for error in errors] == ["FORBIDDEN"]
-    assert await rows(world, "SELECT * FROM recipient_rewrites") == before
-    assert (await over(REWRITES))["recipientRewrites"]["totalCount"] == 1
+    assert await rows(environment, "SELECT * FROM recipient_rewrites") == before
+    assert (await admin_client(REWRITES))["recipientRewrites"]["totalCount"] == 1
 
 
 async def test_renamed_domain_keeps_its_rewrites_and_bcc_rules(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await rewrite(root, "info@example.org", "ada@example.org")
     await rewrite(root, "@old.example", "@example.org")
@@ -317,25 +319,25 @@ async def test_renamed_domain_keeps_its_rewrites_and_bcc_rules(
     _, errors = await done(root, RENAME, oldDomain="example.org", newDomain="next.example")
     assert errors == []
     rewrites = {(row[0], row[1], row[2]) for row in await rows(
-        world, "SELECT local, domain, target FROM recipient_rewrites")}  # fmt: skip
+        environment, "SELECT local, domain, target FROM recipient_rewrites")}  # fmt: skip
     assert rewrites == {
         ("info", "next.example", "ada@next.example"),
         ("", "old.example", "@next.example"),
         ("", "new.example", "@next.example"),
     }
-    assert await rows(world, "SELECT bcc_to FROM bcc_rules") == [("ada@next.example",)]
-    assert await find_user_id(world, "info@next.example") == ada.user.id
-    assert await find_user_id(world, "info@example.org") is None
+    assert await rows(environment, "SELECT bcc_to FROM bcc_rules") == [("ada@next.example",)]
+    assert await find_user_id(environment, "info@next.example") == ada.user.id
+    assert await find_user_id(environment, "info@example.org") is None
 
 
 async def test_rewrite_can_be_disabled_after_its_domain_was_deleted(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, "brief.example")
     rewrite_id = await rewrite(root, "@old.example", "@brief.example")
     _, errors = await done(root, DELETE, domains=[{"name": "brief.example"}])
     assert errors == []
-    assert await find_user_id(world, "ada@old.example") is None
+    assert await find_user_id(environment, "ada@old.example") is None
     _, errors = await done(root, REWRITE_UPDATE, ids=[rewrite_id], active=False)
     assert errors == []
     _, errors = await done(root, REWRITE_DELETE, ids=[rewrite_id])
@@ -343,7 +345,7 @@ async def test_rewrite_can_be_disabled_after_its_domain_was_deleted(
 
 
 @pytest.mark.usefixtures("ada")
-async def test_concurrent_rewrites_make_no_duplicate_and_no_loop(root: Client) -> None:
+async def test_concurrent_rewrites_make_no_duplicate_and_no_loop(root: GraphQLClient) -> None:
     await made(root, "b.example")
 
     async def create_rewrite(source: str, target: str) -> list[str]:
@@ -362,10 +364,12 @@ async def test_concurrent_rewrites_make_no_duplicate_and_no_loop(root: Client) -
 
 
 async def test_lmtp_replies_do_not_reveal_the_rewrite(
-    root: Client, ada: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     await rewrite(root, "@old.example", "@example.org")
-    listener = await lmtp.start_lmtp_listener(world, "127.0.0.1", 0, spool_folder=tmp_path / "lmtp")
+    listener = await lmtp.start_lmtp_listener(
+        environment, "127.0.0.1", 0, spool_folder=tmp_path / "lmtp"
+    )
     client = await connect(listener.port)
     assert (await client.say("MAIL FROM:<carol@example.com>")).startswith("250")
     assert await client.say("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"

@@ -19,7 +19,7 @@ from models.users.tables import DomainAdmin
 from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, Clock, make_client, make_key
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.sample_mutations import CALLS, Call
 from tests.support.sample_mutations.admin_log_mutations import LOGGED, UNLOGGED
 from tests.support.schema.naming_rules import auth
@@ -34,14 +34,14 @@ LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: Date
     pageInfo { hasNextPage startCursor endCursor } } }"""
 
 
-async def load_entries(world: Environment) -> list[Any]:
+async def load_entries(environment: Environment) -> list[Any]:
     statement = select(*select_columns(AdminLogEntry)).order_by(
         col(AdminLogEntry.at), col(AdminLogEntry.id)
     )
-    return list(await world.database.read(statement))
+    return list(await environment.database.read(statement))
 
 
-async def list_entries(client: Client, **variables: Any) -> list[Any]:
+async def list_entries(client: GraphQLClient, **variables: Any) -> list[Any]:
     page = (await client(LIST, **variables))["adminLog"]
     if "first" not in variables and "last" not in variables:
         assert page["totalCount"] == len(page["nodes"])
@@ -49,10 +49,13 @@ async def list_entries(client: Client, **variables: Any) -> list[Any]:
 
 
 async def write_entries(
-    world: Environment, *new_entries: NewAdminLogEntry, viewer: Viewer | None = None, **extra: Any
+    environment: Environment,
+    *new_entries: NewAdminLogEntry,
+    viewer: Viewer | None = None,
+    **extra: Any,
 ) -> None:
     viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
-    ctx = Context(world, viewer, **extra)
+    ctx = Context(environment, viewer, **extra)
     async with ctx.write_session() as session:
         await admin_log.log_changes(ctx, session, *new_entries)
 
@@ -69,19 +72,23 @@ def test_every_administrative_mutation_has_a_log_case() -> None:
     assert set(LOGGED) & set(UNLOGGED) == set()
 
 
-async def prepare_call(name: str, ada: Client, root: Client) -> tuple[Call, Client]:
+async def prepare_call(
+    name: str, ada: GraphQLClient, root: GraphQLClient
+) -> tuple[Call, GraphQLClient]:
     logged = LOGGED[name]
     call = await (logged.prepare or CALLS[name])(ada, root)
     return call, call.by or root
 
 
 @pytest.mark.parametrize("name", LOGGED)
-async def test_mutation_writes_changes_and_reason(name: str, ada: Client, root: Client) -> None:
+async def test_mutation_writes_changes_and_reason(
+    name: str, ada: GraphQLClient, root: GraphQLClient
+) -> None:
     call, client = await prepare_call(name, ada, root)
-    before = {row.id for row in await load_entries(ada.world)}
+    before = {row.id for row in await load_entries(ada.environment)}
     payload = await call(client, reason="asked for by phone")
     assert payload["errors"] == []
-    new_entries = [row for row in await load_entries(ada.world) if row.id not in before]
+    new_entries = [row for row in await load_entries(ada.environment) if row.id not in before]
     assert new_entries
     logged = LOGGED[name]
     for row in new_entries:
@@ -95,48 +102,53 @@ async def test_mutation_writes_changes_and_reason(name: str, ada: Client, root: 
 
 @pytest.mark.parametrize("name", LOGGED)
 async def test_validate_only_and_refused_mutation_write_nothing(
-    name: str, ada: Client, root: Client
+    name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     call, client = await prepare_call(name, ada, root)
-    before = await load_entries(ada.world)
+    before = await load_entries(ada.environment)
     assert (await call(client, validateOnly=True))["errors"] == []
     refused = await call(client, reason="a bell: \a")
     assert [error["path"] for error in refused["errors"]] == [["options", "reason"]]
-    assert await load_entries(ada.world) == before
+    assert await load_entries(ada.environment) == before
 
 
-async def test_change_of_own_data_writes_no_entry(ada: Client) -> None:
+async def test_change_of_own_data_writes_no_entry(ada: GraphQLClient) -> None:
     document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } errors { code } } }'
-    before = await load_entries(ada.world)
+    before = await load_entries(ada.environment)
     key_id = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
     deletion = "mutation ($ids: [ID!]!) { apiKeyDelete(input: {ids: $ids}) { deletedIds } }"
     assert (await ada(deletion, ids=[key_id]))["apiKeyDelete"]["deletedIds"] == [key_id]
-    assert await load_entries(ada.world) == before
+    assert await load_entries(ada.environment) == before
 
 
-async def test_entry_names_the_administrator_who_acts_as_a_user(ada: Client, bob: Client) -> None:
+async def test_entry_names_the_administrator_who_acts_as_a_user(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}), actor_id=bob.user.id)
-    await write_entries(ada.world, NewAdminLogEntry("x"), viewer=viewer, client_ip="192.0.2.7")
-    row = (await load_entries(ada.world))[-1]
+    await write_entries(
+        ada.environment, NewAdminLogEntry("x"), viewer=viewer, client_ip="192.0.2.7"
+    )
+    row = (await load_entries(ada.environment))[-1]
     assert (row.actor, row.actor_id, row.ip) == ("bob", bob.user.id, "192.0.2.7")
 
 
 async def test_writing_entries_needs_a_constant_number_of_statements(
-    world: Environment, statements: list[str]
+    environment: Environment, statements: list[str]
 ) -> None:
     statement_counts = []
     for entry_count in (1, 500):
         del statements[:]
         await write_entries(
-            world, *(NewAdminLogEntry("userUpdate", "User", n) for n in range(1, entry_count + 1))
+            environment,
+            *(NewAdminLogEntry("userUpdate", "User", n) for n in range(1, entry_count + 1)),
         )
         statement_counts.append(len(statements))
     assert statement_counts[0] == statement_counts[1]
 
 
-async def test_pagination_works_in_both_directions(root: Client, clock: Clock) -> None:
+async def test_pagination_works_in_both_directions(root: GraphQLClient, clock: ManualClock) -> None:
     for n in range(5):
-        await write_entries(root.world, NewAdminLogEntry(f"step{n}"))
+        await write_entries(root.environment, NewAdminLogEntry(f"step{n}"))
         clock.tick(seconds=n % 2)
     names = [f"step{n}" for n in (4, 3, 2, 1, 0)]
     first = (await root(LIST, first=2))["adminLog"]
@@ -147,24 +159,26 @@ async def test_pagination_works_in_both_directions(root: Client, clock: Clock) -
     assert [node["mutation"] for node in last["nodes"]] == names[3:]
     previous = await list_entries(root, last=9, before=last["pageInfo"]["startCursor"])
     assert [node["mutation"] for node in previous] == names[:3]
-    answer = await root.raw(LIST, after=first["pageInfo"]["endCursor"], mutation="step1")
+    answer = await root.execute(LIST, after=first["pageInfo"]["endCursor"], mutation="step1")
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
 async def test_list_applies_each_filter(
-    root: Client, ada: Client, bob: Client, clock: Clock
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
     clock.tick(days=1)
     start = clock()
     viewer = Viewer(bob.user.id, Role.ADMIN)
-    await write_entries(root.world, NewAdminLogEntry("userUpdate", "User", ada.user.id))
+    await write_entries(root.environment, NewAdminLogEntry("userUpdate", "User", ada.user.id))
     clock.tick(hours=1)
     await write_entries(
-        root.world, NewAdminLogEntry("domainUpdate", "Domain", ada.user.domain_id), viewer=viewer
+        root.environment,
+        NewAdminLogEntry("domainUpdate", "Domain", ada.user.domain_id),
+        viewer=viewer,
     )
     clock.tick(hours=1)
     await write_entries(
-        root.world, NewAdminLogEntry("userUpdate", "User", bob.user.id), viewer=viewer
+        root.environment, NewAdminLogEntry("userUpdate", "User", bob.user.id), viewer=viewer
     )
     hours = [(start + timedelta(hours=n)).isoformat() for n in range(3)]
     expected: list[tuple[dict[str, Any], int]] = [
@@ -189,7 +203,7 @@ async def test_list_applies_each_filter(
         {"since": "x"},
         {"targetId": "x"},
     ):
-        answer = await root.raw(LIST, **invalid)
+        answer = await root.execute(LIST, **invalid)
         code = answer["errors"][0]["extensions"]["code"]
         assert code in ("BAD_USER_INPUT", "BAD_ID"), invalid
 
@@ -197,16 +211,18 @@ async def test_list_applies_each_filter(
 NODE = "query ($id: ID!) { node(id: $id) { __typename ... on AdminLogEntry { mutation } } }"
 
 
-async def test_domain_admin_reads_entries_of_own_domains_only(root: Client, ada: Client) -> None:
-    world, now = root.world, root.world.now()
-    domain_admin = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
-    async with world.write_session() as session:
+async def test_domain_admin_reads_entries_of_own_domains_only(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    environment, now = root.environment, root.environment.now()
+    domain_admin = await make_client(environment, root.http, "chief", role=Role.DOMAIN_ADMIN)
+    async with environment.write_session() as session:
         session.add(Domain(id=7, name="far.example", created_at=now, updated_at=now))
         await session.flush()
         session.add(DomainAdmin(user_id=domain_admin.user.id, domain_id=ada.user.domain_id or 0))
     before = len(await list_entries(domain_admin))
     await write_entries(
-        world,
+        environment,
         NewAdminLogEntry(
             "userUpdate", "User", ada.user.id, ada.user.domain_id, after={"name": "Ada"}
         ),
@@ -222,7 +238,9 @@ async def test_domain_admin_reads_entries_of_own_domains_only(root: Client, ada:
     foreign_id = {"id": global_ids.encode("User", 99)}["id"]
     assert await list_entries(domain_admin, targetId=foreign_id) == []
     rows = [
-        row for row in await load_entries(world) if row.mutation in ("userUpdate", "settingSet")
+        row
+        for row in await load_entries(environment)
+        if row.mutation in ("userUpdate", "settingSet")
     ]
     for client, visible in ((root, [1, 1, 1]), (domain_admin, [1, 0, 0]), (ada, [0, 0, 0])):
         nodes = [
@@ -230,17 +248,17 @@ async def test_domain_admin_reads_entries_of_own_domains_only(root: Client, ada:
             for row in rows
         ]
         assert [int(node is not None) for node in nodes] == visible
-    answer = await ada.raw(LIST)
+    answer = await ada.execute(LIST)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     scopes = [Scope.MAIL]
-    secret = await make_key(world, "mail", role=Role.ROOT, scopes=scopes)
-    answer = await Client(root.http, world, root.user, secret).raw(LIST)
+    secret = await make_api_key(environment, "mail", role=Role.ROOT, scopes=scopes)
+    answer = await GraphQLClient(root.http, environment, root.user, secret).execute(LIST)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_entry_keeps_the_id_of_a_deleted_target(root: Client) -> None:
+async def test_entry_keeps_the_id_of_a_deleted_target(root: GraphQLClient) -> None:
     await write_entries(
-        root.world,
+        root.environment,
         NewAdminLogEntry("userDelete", "User", 99),
         NewAdminLogEntry("settingSet", "Setting"),
     )
@@ -250,7 +268,7 @@ async def test_entry_keeps_the_id_of_a_deleted_target(root: Client) -> None:
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    root: Client, ada: Client, bob: Client, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
@@ -259,18 +277,20 @@ async def test_list_needs_a_constant_number_of_statements(
 
     statement_counts = [await cost()]
     for user in (ada, bob) * 10:
-        await write_entries(root.world, NewAdminLogEntry("userUpdate", "User", user.user.id))
+        await write_entries(root.environment, NewAdminLogEntry("userUpdate", "User", user.user.id))
     assert [await cost(), await cost()] == statement_counts * 2
 
 
-async def test_entries_are_deleted_after_their_retention(world: Environment, clock: Clock) -> None:
-    await write_entries(world, NewAdminLogEntry("old"))
+async def test_entries_are_deleted_after_their_retention(
+    environment: Environment, clock: ManualClock
+) -> None:
+    await write_entries(environment, NewAdminLogEntry("old"))
     clock.tick(days=364)
-    await write_entries(world, NewAdminLogEntry("new"))
-    assert (await housekeeping.run_round(world, sweep=False)).entries == 0
+    await write_entries(environment, NewAdminLogEntry("new"))
+    assert (await housekeeping.run_round(environment, sweep=False)).entries == 0
     clock.tick(days=1)
-    assert (await housekeeping.run_round(world, sweep=False)).entries == 1
-    assert [row.mutation for row in await load_entries(world)] == ["new"]
+    assert (await housekeeping.run_round(environment, sweep=False)).entries == 1
+    assert [row.mutation for row in await load_entries(environment)] == ["new"]
 
 
 SECRET_FIELD_NAMES = """
@@ -280,7 +300,9 @@ SECRET_FIELD_NAMES = """
 """.split()  # noqa: SIM905 - a list of lines would be a page long
 
 
-async def test_client_ip_is_accepted_from_api_keys_only(root: Client, ada: Client) -> None:
+async def test_client_ip_is_accepted_from_api_keys_only(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     """A front end with an API key reports the client's address.
 
     A user can't report another address.
@@ -288,12 +310,12 @@ async def test_client_ip_is_accepted_from_api_keys_only(root: Client, ada: Clien
     options = {"clientIp": "198.51.100.7", "sessionId": "panel"}
     create_user = await CALLS["userCreate"](ada, root)
     assert (await create_user(root, **options))["errors"] == []
-    assert (await load_entries(root.world))[-1].ip == "198.51.100.7"
-    domain_admin = await make_client(root.world, root.http, "chief", role=Role.DOMAIN_ADMIN)
-    async with root.world.write_session() as session:
+    assert (await load_entries(root.environment))[-1].ip == "198.51.100.7"
+    domain_admin = await make_client(root.environment, root.http, "chief", role=Role.DOMAIN_ADMIN)
+    async with root.environment.write_session() as session:
         session.add(DomainAdmin(user_id=domain_admin.user.id, domain_id=ada.user.domain_id or 0))
     create_other_user = Call(create_user.name, {**create_user.input, "address": "zoe@example.org"})
     assert (await create_other_user(domain_admin, **options))["errors"] == []
-    row = (await load_entries(root.world))[-1]
+    row = (await load_entries(root.environment))[-1]
     assert (row.actor, row.role) == ("chief", Role.DOMAIN_ADMIN)
     assert row.ip != "198.51.100.7"

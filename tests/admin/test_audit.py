@@ -18,9 +18,9 @@ from mail.storage.blobs.garbage_collector import collect_garbage
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
-from tests.conftest import Client, Clock, make_client, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import ERRORS, id_of, run
+from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
 from tests.support.operations.audit_operations import (
     AUDIT_EXPIRES,
     AUDIT_FIELDS,
@@ -36,55 +36,60 @@ COPY = """position road mailboxPath subject from { address } to { address } size
 AUDIT_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {AUDIT_FIELDS}
   messages(first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def load_audit(client: Client, audit_id: str, **variables: Any) -> Any:
+async def load_audit(client: GraphQLClient, audit_id: str, **variables: Any) -> Any:
     audit = (await client(AUDIT_QUERY, id=audit_id, **variables))["audit"]
     assert audit is None or audit["brokenPosition"] is None
     return audit
 
 
-async def load_copy_origins(client: Client, audit_id: str) -> dict[str, str]:
+async def load_copy_origins(client: GraphQLClient, audit_id: str) -> dict[str, str]:
     """Return the origin (`road`) of each copy by subject."""
     nodes = (await load_audit(client, audit_id, first=250))["messages"]["nodes"]
     assert [node["position"] for node in nodes] == list(range(1, len(nodes) + 1))
     return {node["subject"]: node["road"] for node in nodes}
 
 
-async def delete_audits(client: Client, *audit_ids: str) -> Any:
+async def delete_audits(client: GraphQLClient, *audit_ids: str) -> Any:
     document = f"""mutation ($ids: [ID!]!) {{
-      auditDelete(input: {{ids: $ids}}) {{ deletedIds {ERRORS} }} }}"""
+      auditDelete(input: {{ids: $ids}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
     return (await client(document, ids=audit_ids))["auditDelete"]
 
 
-async def test_stored_and_deleted_messages_are_copied(ada: Client, over: Client) -> None:
+async def test_stored_and_deleted_messages_are_copied(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
     for name in ("kept", "deleted"):
-        await receive(ada, name)
+        await deliver_to(ada, name)
     await call(ada, "messageDelete", select=inbox("2"))
-    audit_id = await start_audit(over, ada, work=False, reason="as ordered")
-    queued = await load_audit(over, audit_id)
+    audit_id = await start_audit(admin_client, ada, work=False, reason="as ordered")
+    queued = await load_audit(admin_client, audit_id)
     assert (queued["state"], queued["messageCount"]) == ("QUEUED", 0)
-    assert await tasks.run_next_task(over.world)
-    audit = await load_audit(over, audit_id)
+    assert await tasks.run_next_task(admin_client.environment)
+    audit = await load_audit(admin_client, audit_id)
     assert (audit["state"], audit["messageCount"], audit["createdBy"]) == ("SUCCEEDED", 2, "over")
-    assert await load_copy_origins(over, audit_id) == {"kept": "STORED", "deleted": "ARCHIVED"}
+    assert await load_copy_origins(admin_client, audit_id) == {
+        "kept": "STORED",
+        "deleted": "ARCHIVED",
+    }
     first, second = audit["messages"]["nodes"]
     assert (first["mailboxPath"], first["envelopeFrom"]) == ("INBOX", "carol@example.com")
     assert second["to"] == [{"address": "ada@example.org"}]
     assert audit["size"] == first["size"] + second["size"]
-    page = (await load_audit(over, audit_id, first=1))["messages"]
+    page = (await load_audit(admin_client, audit_id, first=1))["messages"]
     assert (page["totalCount"], page["pageInfo"]["hasNextPage"]) == (2, True)
-    rest = await load_audit(over, audit_id, first=1, after=page["pageInfo"]["endCursor"])
+    rest = await load_audit(admin_client, audit_id, first=1, after=page["pageInfo"]["endCursor"])
     assert rest["messages"]["nodes"] == [second]
 
 
 async def test_later_messages_of_every_origin_are_copied(
-    ada: Client, bob: Client, over: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    audit_id = await start_audit(over, ada)
-    await receive(ada, "by LMTP")
-    await receive(bob, "not Ada's")
+    audit_id = await start_audit(admin_client, ada)
+    await deliver_to(ada, "by LMTP")
+    await deliver_to(bob, "not Ada's")
     await call(ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: uploaded\n\nx\n",
                receivedAt="1990-01-01T00:00:00Z")  # fmt: skip
     recipients = [{"address": "carol@example.com"}]
@@ -94,35 +99,36 @@ async def test_later_messages_of_every_origin_are_copied(
         ("without a copy", {}),
     ):
         if subject == "without a copy":
-            async with world.write_session() as session:
+            async with environment.write_session() as session:
                 await (await session.connection()).execute(text("UPDATE users SET quota = 1"))
-        payload = await run(ada, "messageSend", "message { id }", subject=subject, to=recipients,
-                         text="x", **extra)  # fmt: skip
+        payload = await execute_mutation(
+            ada, "messageSend", "message { id }", subject=subject, to=recipients, text="x", **extra
+        )
         assert payload["errors"] == []
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
-    assert await load_copy_origins(over, audit_id) == {
+    assert await load_copy_origins(admin_client, audit_id) == {
         "by LMTP": "RECEIVED", "uploaded": "SAVED", "sent": "SENT", "draft": "SAVED",
         "without a copy": "SENT",
     }  # fmt: skip
-    last_copy = (await load_audit(over, audit_id))["messages"]["nodes"][-1]
+    last_copy = (await load_audit(admin_client, audit_id))["messages"]["nodes"][-1]
     assert (last_copy["mailboxPath"], last_copy["envelopeTo"]) == (None, ["carol@example.com"])
 
 
 @pytest.mark.parametrize("runs_late", [True, False])
 async def test_every_version_of_a_draft_is_copied(
-    ada: Client, over: Client, *, runs_late: bool
+    ada: GraphQLClient, admin_client: GraphQLClient, *, runs_late: bool
 ) -> None:
     """Also if the draft was saved again before the task began."""
     draft = await upload(ada, subject="first", draft=True)
-    audit_id = await start_audit(over, ada, work=not runs_late)
+    audit_id = await start_audit(admin_client, ada, work=not runs_late)
     for subject in ("second", "third"):
         previous = {"id": draft["message"]["id"]}
         payload = await upload(ada, subject=subject, replacePrevious=previous)
         assert payload["errors"] == []
     if runs_late:
-        assert await tasks.run_next_task(over.world)
-    assert await load_copy_origins(over, audit_id) == {
+        assert await tasks.run_next_task(admin_client.environment)
+    assert await load_copy_origins(admin_client, audit_id) == {
         "first": "STORED",
         "second": "SAVED",
         "third": "SAVED",
@@ -140,114 +146,130 @@ async def test_every_version_of_a_draft_is_copied(
     ],
 )
 async def test_only_messages_in_the_time_range_are_copied(
-    ada: Client, over: Client, clock: Clock, arguments: dict[str, Any], expected: set[str]
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    clock: ManualClock,
+    arguments: dict[str, Any],
+    expected: set[str],
 ) -> None:
-    await receive(ada, "old")
+    await deliver_to(ada, "old")
     clock.tick(days=2)
-    await receive(ada, "new")
-    audit_id = await start_audit(over, ada, **arguments)
+    await deliver_to(ada, "new")
+    audit_id = await start_audit(admin_client, ada, **arguments)
     clock.tick(days=1)
-    await receive(ada, "later")
-    assert set(await load_copy_origins(over, audit_id)) == expected
+    await deliver_to(ada, "later")
+    assert set(await load_copy_origins(admin_client, audit_id)) == expected
 
 
 async def test_audits_have_separate_copies_without_duplicates(
-    ada: Client, over: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, admin_client: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.admin.audits.CHUNK_SIZE", 2)
     for n in range(5):
-        await receive(ada, f"{n}")
-    first, second = [await start_audit(over, ada, work=False) for _ in range(2)]
-    await receive(ada, "between")
+        await deliver_to(ada, f"{n}")
+    first, second = [await start_audit(admin_client, ada, work=False) for _ in range(2)]
+    await deliver_to(ada, "between")
     for _ in range(2):
-        assert await tasks.run_next_task(over.world)
+        assert await tasks.run_next_task(admin_client.environment)
     for audit_id in (first, second):
-        assert len(await load_copy_origins(over, audit_id)) == 6
-    hashes = await rows(over.world, "SELECT DISTINCT hash FROM audit_copies")
+        assert len(await load_copy_origins(admin_client, audit_id)) == 6
+    hashes = await rows(admin_client.environment, "SELECT DISTINCT hash FROM audit_copies")
     assert len(hashes) == 12
 
 
 async def test_copies_outlive_message_archive_and_account(
-    ada: Client, over: Client, root: Client, clock: Clock, world: Environment
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    root: GraphQLClient,
+    clock: ManualClock,
+    environment: Environment,
 ) -> None:
     large_raw = raw_message("big", body="x" * 300_000)
     for raw in (large_raw, raw_message("small"), raw_message("late")):
-        await receive(ada, raw)
-    audit_id = await start_audit(over, ada, work=False)
+        await deliver_to(ada, raw)
+    audit_id = await start_audit(admin_client, ada, work=False)
     await call(ada, "messageDelete", select=inbox("1"))
     await call(ada, "messageDelete", select=inbox("2"), permanent=True)
     # copied before the permanent deletion, whatever the task does
-    assert await load_copy_origins(over, audit_id) == {"small": "STORED"}
+    assert await load_copy_origins(admin_client, audit_id) == {"small": "STORED"}
     clock.tick(days=30)
-    await housekeeping.run_round(world)
+    await housekeeping.run_round(environment)
     # not deleted, since the audit has not copied it yet
-    assert await rows(world, "SELECT count(*) FROM messages") == [(2,)]
-    assert await tasks.run_next_task(world)
-    await housekeeping.run_round(world)
-    assert await rows(world, "SELECT count(*) FROM messages") == [(1,)]
-    assert (await run(root, "userPurge", "purged", users={"ids": [id_of(ada)]}))["errors"] == []
-    while await tasks.run_next_task(world):
+    assert await rows(environment, "SELECT count(*) FROM messages") == [(2,)]
+    assert await tasks.run_next_task(environment)
+    await housekeeping.run_round(environment)
+    assert await rows(environment, "SELECT count(*) FROM messages") == [(1,)]
+    assert (
+        await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
+    )["errors"] == []
+    while await tasks.run_next_task(environment):
         pass
-    assert await rows(world, "SELECT count(*) FROM messages") == [(0,)]
+    assert await rows(environment, "SELECT count(*) FROM messages") == [(0,)]
     clock.tick(days=3)
-    await collect_garbage(world, world.object_store)
-    assert set(await load_copy_origins(over, audit_id)) == {"small", "big", "late"}
-    response = await over.http.get(f"/rest/audits/{audit_id}/export.mbox", headers=over.headers)
+    await collect_garbage(environment, environment.object_store)
+    assert set(await load_copy_origins(admin_client, audit_id)) == {"small", "big", "late"}
+    response = await admin_client.http.get(
+        f"/rest/audits/{audit_id}/export.mbox", headers=admin_client.headers
+    )
     assert large_raw in response.content
-    audits = (await over("{ audits { nodes { id username user { id } } } }"))["audits"]["nodes"]
+    audits = (await admin_client("{ audits { nodes { id username user { id } } } }"))["audits"][
+        "nodes"
+    ]
     assert audits == [{"id": audit_id, "username": "ada", "user": None}]
 
 
 async def test_purged_messages_are_copied_before_the_task_runs(
-    ada: Client, over: Client, root: Client, world: Environment
+    ada: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada, "a")
-    await receive(ada, "b")
+    await deliver_to(ada, "a")
+    await deliver_to(ada, "b")
     await call(ada, "messageDelete", select=inbox("1"))
-    audit_id = await start_audit(over, ada, work=False)
-    async with world.write_session() as session:  # the task of the audit doesn't run
+    audit_id = await start_audit(admin_client, ada, work=False)
+    async with environment.write_session() as session:  # the task of the audit doesn't run
         await (await session.connection()).execute(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
         )
-    assert (await run(root, "userPurge", "purged", users={"ids": [id_of(ada)]}))["errors"] == []
-    while await tasks.run_next_task(world):
+    assert (
+        await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
+    )["errors"] == []
+    while await tasks.run_next_task(environment):
         pass
-    assert await load_copy_origins(over, audit_id) == {"a": "ARCHIVED", "b": "STORED"}
+    assert await load_copy_origins(admin_client, audit_id) == {"a": "ARCHIVED", "b": "STORED"}
 
 
 async def test_expiry_deletes_the_copies_and_sets_ended_at(
-    ada: Client, over: Client, clock: Clock, world: Environment
+    ada: GraphQLClient, admin_client: GraphQLClient, clock: ManualClock, environment: Environment
 ) -> None:
-    await receive(ada, "a")
-    audit_id = await start_audit(over, ada, expires="2030-01-02T00:00:00Z")
-    assert (await load_audit(over, audit_id))["endedAt"] is None
+    await deliver_to(ada, "a")
+    audit_id = await start_audit(admin_client, ada, expires="2030-01-02T00:00:00Z")
+    assert (await load_audit(admin_client, audit_id))["endedAt"] is None
     clock.tick(days=1)
-    await receive(ada, "b")
-    counts = await housekeeping.run_round(world)
+    await deliver_to(ada, "b")
+    counts = await housekeeping.run_round(environment)
     assert (counts.audits, counts.copies) == (1, 1)
-    audit = await load_audit(over, audit_id)
+    audit = await load_audit(admin_client, audit_id)
     assert (audit["endedAt"], audit["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
-    assert await rows(world, "SELECT * FROM audit_blobs") == []
+    assert await rows(environment, "SELECT * FROM audit_blobs") == []
     path = f"/rest/audits/{audit_id}/export.mbox"
-    assert (await over.http.get(path, headers=over.headers)).status_code == 404
+    assert (await admin_client.http.get(path, headers=admin_client.headers)).status_code == 404
 
 
 async def test_only_root_can_delete_an_audit(
-    ada: Client, over: Client, root: Client, world: Environment
+    ada: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada, "a")
-    audit_id = await start_audit(over, ada)
-    assert [error["code"] for error in (await delete_audits(over, audit_id))["errors"]] == [
+    await deliver_to(ada, "a")
+    audit_id = await start_audit(admin_client, ada)
+    assert [error["code"] for error in (await delete_audits(admin_client, audit_id))["errors"]] == [
         "FORBIDDEN"
     ]
     missing_id = global_ids.encode("Audit", 7)
     assert [e["index"] for e in (await delete_audits(root, audit_id, missing_id))["errors"]] == [1]
     assert (await delete_audits(root, audit_id))["deletedIds"] == [audit_id]
     assert await load_audit(root, audit_id) is None
-    await receive(ada, "b")
-    await housekeeping.run_round(world)
+    await deliver_to(ada, "b")
+    await housekeeping.run_round(environment)
     for table in ("audits", "audit_copies", "audit_blobs", "audit_accesses"):
-        assert await rows(world, f"SELECT * FROM {table}") == []  # noqa: S608
+        assert await rows(environment, f"SELECT * FROM {table}") == []  # noqa: S608
 
 
 @pytest.mark.parametrize(
@@ -263,30 +285,40 @@ async def test_only_root_can_delete_an_audit(
     ],
 )
 async def test_tampering_with_copies_is_detected(
-    ada: Client, over: Client, world: Environment, tampering: str, broken_position: int
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    tampering: str,
+    broken_position: int,
 ) -> None:
     for name in "abc":
-        await receive(ada, name)
-    audit_id = await start_audit(over, ada)
-    assert (await load_audit(over, audit_id))["messageCount"] == 3
-    async with world.write_session() as session:
+        await deliver_to(ada, name)
+    audit_id = await start_audit(admin_client, ada)
+    assert (await load_audit(admin_client, audit_id))["messageCount"] == 3
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text(tampering))
     document = "query ($id: ID!) { audit(id: $id) { brokenPosition } }"
-    assert (await over(document, id=audit_id))["audit"] == {"brokenPosition": broken_position}
-    (finding,) = (await check_consistency(world)).findings
+    assert (await admin_client(document, id=audit_id))["audit"] == {
+        "brokenPosition": broken_position
+    }
+    (finding,) = (await check_consistency(environment)).findings
     assert (finding.subject, finding.found) == ("audits", f"broken at {broken_position}")
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("DELETE FROM audits"))
 
 
-async def test_each_access_is_logged(ada: Client, over: Client, root: Client) -> None:
-    await receive(ada, "a")
-    audit_id = await start_audit(over, ada)
+async def test_each_access_is_logged(
+    ada: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient
+) -> None:
+    await deliver_to(ada, "a")
+    audit_id = await start_audit(admin_client, ada)
     document = "query ($id: ID!) { audit(id: $id) { accessLog { nodes { actor role action } } } }"
     assert (await root(document, id=audit_id))["audit"]["accessLog"]["nodes"] == []
-    (copy,) = (await load_audit(over, audit_id))["messages"]["nodes"]
+    (copy,) = (await load_audit(admin_client, audit_id))["messages"]["nodes"]
     await root("query ($id: ID!) { node(id: $id) { id } }", id=copy["id"])
-    await over.http.get(f"/rest/audits/{audit_id}/export.mbox", headers=over.headers)
+    await admin_client.http.get(
+        f"/rest/audits/{audit_id}/export.mbox", headers=admin_client.headers
+    )
     accesses = (await root(document, id=audit_id))["audit"]["accessLog"]["nodes"]
     assert sorted((access["actor"], access["role"], access["action"]) for access in accesses) == [
         ("key root", "ROOT", "list"),
@@ -296,14 +328,16 @@ async def test_each_access_is_logged(ada: Client, over: Client, root: Client) ->
 
 
 async def test_export_is_an_mbox_file(
-    ada: Client, over: Client, tmp_path: Path, clock: Clock
+    ada: GraphQLClient, admin_client: GraphQLClient, tmp_path: Path, clock: ManualClock
 ) -> None:
     messages = [raw_message(f"Letter {n}", body=f"From here\r\n>From there {n}") for n in range(3)]
     for raw in messages:
-        await receive(ada, raw)
-    audit_id = await start_audit(over, ada)
-    audit = (await over("query ($id: ID!) { audit(id: $id) { exportUrl } }", id=audit_id))["audit"]
-    response = await over.http.get(audit["exportUrl"])
+        await deliver_to(ada, raw)
+    audit_id = await start_audit(admin_client, ada)
+    audit = (await admin_client("query ($id: ID!) { audit(id: $id) { exportUrl } }", id=audit_id))[
+        "audit"
+    ]
+    response = await admin_client.http.get(audit["exportUrl"])
     assert (response.status_code, response.headers["content-type"]) == (200, "application/mbox")
     assert response.headers["content-disposition"].startswith("attachment;")
     (tmp_path / "all.mbox").write_bytes(response.content)
@@ -313,7 +347,7 @@ async def test_export_is_an_mbox_file(
             re.split(rb"(?m)^From carol@example.com .*\n", response.content)[1:]]  # fmt: skip
     assert [part.removesuffix(b"\n") for part in unescaped] == messages
     clock.tick(minutes=21)
-    assert (await over.http.get(audit["exportUrl"])).status_code == 401
+    assert (await admin_client.http.get(audit["exportUrl"])).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -329,16 +363,24 @@ async def test_export_is_an_mbox_file(
     ],
 )
 async def test_invalid_audit_is_refused(
-    ada: Client, over: Client, arguments: dict[str, Any], code: str, path: list[str]
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    arguments: dict[str, Any],
+    code: str,
+    path: list[str],
 ) -> None:
-    await make_client(over.world, over.http, "chiefest", role=Role.ROOT)
-    audit_input = {"user": {"id": id_of(ada)}, "expires": AUDIT_EXPIRES, **arguments}
-    (error,) = (await run(over, "auditCreate", AUDIT_PAYLOAD, **audit_input))["errors"]
+    await make_client(admin_client.environment, admin_client.http, "chiefest", role=Role.ROOT)
+    audit_input = {"user": {"id": user_global_id(ada)}, "expires": AUDIT_EXPIRES, **arguments}
+    (error,) = (await execute_mutation(admin_client, "auditCreate", AUDIT_PAYLOAD, **audit_input))[
+        "errors"
+    ]
     assert (error["code"], error["path"]) == (code, path)
-    assert await rows(over.world, "SELECT id FROM audits") == []
+    assert await rows(admin_client.environment, "SELECT id FROM audits") == []
 
 
-async def read_all_answers(client: Client, ids_by_kind: Mapping[str, str], username: str) -> str:
+async def read_all_answers(
+    client: GraphQLClient, ids_by_kind: Mapping[str, str], username: str
+) -> str:
     """Query the audit, its copies and its task in every way. Return the answers as text."""
     documents = [
         *(f'{{ node(id: "{node_id}") {{ id }} }}' for node_id in ids_by_kind.values()),
@@ -350,53 +392,61 @@ async def read_all_answers(client: Client, ids_by_kind: Mapping[str, str], usern
         f'{{ user(by: {{username: "{username}"}}) {{ messageCount limits {{ quota {{ used }} }} '
         "archivedMessages { totalCount } messages { totalCount } authLog { totalCount } } }",
     ]
-    answers = [await client.raw(document) for document in documents]
+    answers = [await client.execute(document) for document in documents]
     path = f"/rest/audits/{ids_by_kind['Audit']}/export.mbox"
     response = await client.http.get(path, headers=client.headers)
     assert response.status_code in (403, 404)
-    payload = await run(client, "taskCancel", "tasks { id }", ids=[ids_by_kind["Task"]])
+    payload = await execute_mutation(
+        client, "taskCancel", "tasks { id }", ids=[ids_by_kind["Task"]]
+    )
     assert [error["code"] for error in payload["errors"]] == ["NOT_FOUND"]
     return re.sub(r'"available": [0-9]+', "", json.dumps(answers))  # the remaining rate budget
 
 
 @pytest.mark.parametrize("viewer_name", ["audited", "stranger", "chief", "eve"])
 async def test_other_users_cannot_notice_an_audit(
-    ada: Client, bob: Client, over: Client, world: Environment, viewer_name: str
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    viewer_name: str,
 ) -> None:
-    eve = await make_client(world, over.http, "eve", role=Role.ADMIN)
-    domain_admin = await make_domain_admin(world, over.http, "chief", list(AdminPermission))
+    eve = await make_client(environment, admin_client.http, "eve", role=Role.ADMIN)
+    domain_admin = await make_domain_admin(
+        environment, admin_client.http, "chief", list(AdminPermission)
+    )
     client = {"audited": ada, "stranger": bob, "chief": domain_admin, "eve": eve}[viewer_name]
     audited = eve if viewer_name == "eve" else ada
-    await receive(audited, "a")
+    await deliver_to(audited, "a")
     name = audited.user.username
     missing_ids = {kind: global_ids.encode(kind, 7) for kind in ("Audit", "AuditedMessage",
     "AuditAccess",
                                                       "Task")}  # fmt: skip
     answers_before = await read_all_answers(client, missing_ids, name)
-    position = await reached(world, audited.user.id)
-    ids_by_kind = {"Audit": await start_audit(over, audited)}
-    ids_by_kind["AuditedMessage"] = (await load_audit(over, ids_by_kind["Audit"]))["messages"][
-        "nodes"
-    ][0]["id"]
+    position = await reached(environment, audited.user.id)
+    ids_by_kind = {"Audit": await start_audit(admin_client, audited)}
+    ids_by_kind["AuditedMessage"] = (await load_audit(admin_client, ids_by_kind["Audit"]))[
+        "messages"
+    ]["nodes"][0]["id"]
     for kind, table in (("AuditAccess", "audit_accesses"), ("Task", "tasks")):
-        ((row_id,),) = await rows(world, f"SELECT id FROM {table}")  # noqa: S608
+        ((row_id,),) = await rows(environment, f"SELECT id FROM {table}")  # noqa: S608
         ids_by_kind[kind] = global_ids.encode(kind, row_id)
     answers = await read_all_answers(client, ids_by_kind, name)
     for kind, row_id in ids_by_kind.items():
         answers = answers.replace(row_id, missing_ids[kind])
     assert answers == answers_before
-    assert await journal(world, audited.user.id, position) == []
+    assert await journal(environment, audited.user.id, position) == []
 
 
 async def test_delivery_without_audit_needs_no_audit_statements(
-    ada: Client, over: Client, statements: list[str]
+    ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str]
 ) -> None:
     audit_statements: list[list[str]] = []
     for audited in (False, True, True):
         if audited and len(audit_statements) == 1:
-            await start_audit(over, ada)
+            await start_audit(admin_client, ada)
         del statements[:]
-        await receive(ada, f"{len(audit_statements)}")
+        await deliver_to(ada, f"{len(audit_statements)}")
         audit_statements.append(
             [
                 statement

@@ -15,33 +15,39 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.admin import tasks
-from tests.conftest import Client, make_client, make_key, make_user
-from tests.support.accounts.demo_account import subscribed
-from tests.support.accounts.key_value_operations import LIST, done, kept, keys, put
+from tests.conftest import GraphQLClient, make_api_key, make_client, make_user
+from tests.support.accounts.demo_account import subscription_results
+from tests.support.accounts.key_value_operations import (
+    KEY_VALUES_QUERY,
+    list_keys,
+    load_key_value_rows,
+    run_key_value_mutation,
+    set_value,
+)
 from tests.support.stores.counter_check import reached, rows
 
 FOLLOW = """subscription {
   changes(after: "AFTER", kinds: [KEY_VALUE_CHANGED], batchWindow: "PT0S") {
     events { kind user { username }
       ... on AccountChange { nodeId node { ... on KeyValue { key value } } } } } }"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def insert_entries(world: Environment, owner_id: int, entry_keys: list[str]) -> None:
+async def insert_entries(environment: Environment, owner_id: int, entry_keys: list[str]) -> None:
     """Insert entries without journal entries and limits."""
     entry_rows = [
-        {"id": world.new_id(), "stream_id": owner_id, "store": "default", "key": key,
+        {"id": environment.new_id(), "stream_id": owner_id, "store": "default", "key": key,
          "level": key[: key.rfind("/") + 1], "value": "x", "version": 1, "size": len(key) + 1}
         for key in entry_keys
     ]  # fmt: skip
-    async with world.write_session(owner_id) as session:
+    async with environment.write_session(owner_id) as session:
         await (await session.connection()).execute(insert(KeyValue), entry_rows)
 
 
-async def next_events(client: Client, after: str, count: int) -> list[Any]:
+async def next_events(client: GraphQLClient, after: str, count: int) -> list[Any]:
     """Return the next events of a subscription."""
     events: list[Any] = []
-    stream = subscribed(client, FOLLOW.replace("AFTER", after))
+    stream = subscription_results(client, FOLLOW.replace("AFTER", after))
     async with asyncio.timeout(5), aclosing(stream) as results:
         async for result in results:
             assert not result.errors
@@ -51,28 +57,34 @@ async def next_events(client: Client, after: str, count: int) -> list[Any]:
     return events
 
 
-async def test_owner_gets_events_and_the_journal_has_no_values(ada: Client, bob: Client) -> None:
+async def test_owner_gets_events_and_the_journal_has_no_values(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     start = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
-    bobs_position = await reached(bob.world, bob.user.id)
-    deleted_ids = [(await put(ada, key, "my word"))["id"] for key in ("ui/theme", "ui/size")]
-    remaining = await put(ada, "name", "my word")
-    assert (await done(ada, "keyValueDelete", key="ui", recursive=True))["deleted"] == 2
+    bobs_position = await reached(bob.environment, bob.user.id)
+    deleted_ids = [(await set_value(ada, key, "my word"))["id"] for key in ("ui/theme", "ui/size")]
+    remaining = await set_value(ada, "name", "my word")
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
+        "deleted"
+    ] == 2
     events = await next_events(ada, start, 5)
     assert [event["nodeId"] for event in events] == [*deleted_ids, remaining["id"], *deleted_ids]
     nodes = [None, None, {"key": "name", "value": "my word"}, None, None]  # the current values
     assert [event["node"] for event in events] == nodes
     assert {event["user"]["username"] for event in events} == {"ada"}
-    facts = [row.facts for row in await ada.world.database.read(select(*select_columns(Change)))]
+    facts = [
+        row.facts for row in await ada.environment.database.read(select(*select_columns(Change)))
+    ]
     assert "my word" not in json.dumps(facts)
-    assert await reached(bob.world, bob.user.id) == bobs_position
+    assert await reached(bob.environment, bob.user.id) == bobs_position
 
 
-async def test_mail_scope_gets_event_without_the_entry(ada: Client) -> None:
-    secret = await make_key(
-        ada.world, "mail", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL_READ]
+async def test_mail_scope_gets_event_without_the_entry(ada: GraphQLClient) -> None:
+    secret = await make_api_key(
+        ada.environment, "mail", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL_READ]
     )
-    mail = Client(ada.http, ada.world, ada.user, secret)
-    entry = await put(ada, "a", "my word")
+    mail = GraphQLClient(ada.http, ada.environment, ada.user, secret)
+    entry = await set_value(ada, "a", "my word")
     (event,) = await next_events(mail, f"1.{ada.user.id}.{entry['version'] - 1}", 1)
     assert (event["nodeId"], event["node"]) == (entry["id"], None)
 
@@ -81,7 +93,7 @@ USERS_ENTRIES = '{ users(first: 50) { nodes { keyValue(key: "a") { key value ver
 
 
 async def test_entries_of_users_need_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
@@ -89,99 +101,107 @@ async def test_entries_of_users_need_a_constant_number_of_statements(
         assert all(node["keyValue"] == {"key": "a", "value": "x", "version": 1} for node in users)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await insert_entries(root.world, (await make_user(root.world, "first")).id, ["a"])
+    await insert_entries(root.environment, (await make_user(root.environment, "first")).id, ["a"])
     statement_counts = [await cost()]
     for n in range(20):
-        await insert_entries(root.world, (await make_user(root.world, f"n{n}")).id, ["a"])
+        await insert_entries(
+            root.environment, (await make_user(root.environment, f"n{n}")).id, ["a"]
+        )
     statement_counts += [await cost(), await cost()]
     assert len(set(statement_counts)) == 1
 
 
 async def test_list_and_delete_need_a_constant_number_of_statements(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost() -> tuple[int, int]:
         del statements[:]
-        page = (await ada(LIST, prefix="ui/", recurse=True, first=50))["keyValues"]
+        page = (await ada(KEY_VALUES_QUERY, prefix="ui/", recurse=True, first=50))["keyValues"]
         read_count = len([statement for statement in statements if "api_keys" not in statement])
         del statements[:]
-        deleted_count = (await done(ada, "keyValueDelete", key="ui", recursive=True))["deleted"]
+        deleted_count = (
+            await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True)
+        )["deleted"]
         assert len(page["nodes"]) == deleted_count
         return read_count, len(
             [statement for statement in statements if "api_keys" not in statement]
         )
 
-    await insert_entries(ada.world, ada.user.id, ["ui/0"])
+    await insert_entries(ada.environment, ada.user.id, ["ui/0"])
     expected = await cost()
-    await insert_entries(ada.world, ada.user.id, [f"ui/{n}" for n in range(20)])
+    await insert_entries(ada.environment, ada.user.id, [f"ui/{n}" for n in range(20)])
     assert await cost() == expected
 
 
 async def test_entries_are_deleted_when_the_user_is_purged(
-    ada: Client, bob: Client, root: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = ada.world
-    await insert_entries(world, ada.user.id, [f"a/{n}" for n in range(5)])
-    await put(bob, "b")
-    await put(root, "c", shared=True)
+    environment = ada.environment
+    await insert_entries(environment, ada.user.id, [f"a/{n}" for n in range(5)])
+    await set_value(bob, "b")
+    await set_value(root, "c", shared=True)
     users = {"ids": [global_ids.encode("User", ada.user.id)]}
     delete = "mutation ($i: UserDeleteInput!) { userDelete(input: $i) { errors { code } } }"
     delayed = {"users": users, "deleteAfter": "2030-02-01T00:00:00Z"}
     assert (await root(delete, i=delayed))["userDelete"]["errors"] == []
     node = "query ($id: ID!) { node(id: $id) { id } }"
-    ((entry_id, *_), *_) = await rows(world, "SELECT id FROM key_values WHERE key = 'a/0'")
+    ((entry_id, *_), *_) = await rows(environment, "SELECT id FROM key_values WHERE key = 'a/0'")
     assert (await root(node, id=global_ids.encode("KeyValue", entry_id)))["node"] is None
     restore = "mutation ($i: UserRestoreInput!) { userRestore(input: $i) { errors { code } } }"
     restored = await root(restore, i={"by": {"username": "ada"}})
     assert restored["userRestore"]["errors"] == []
-    assert await keys(ada, "a/") == [f"a/{n}" for n in range(5)]
+    assert await list_keys(ada, "a/") == [f"a/{n}" for n in range(5)]
     monkeypatch.setattr("resolvers.users.purge.CHUNK_ROWS", 2)
     assert (await root(delete, i={"users": users}))["userDelete"]["errors"] == []
-    assert await tasks.run_next_task(world)
-    assert sorted(row[2] for row in await kept(world)) == ["b", "c"]
+    assert await tasks.run_next_task(environment)
+    assert sorted(row[2] for row in await load_key_value_rows(environment)) == ["b", "c"]
 
 
-async def test_profile_reset_deletes_ui_entries(ada: Client, bob: Client) -> None:
+async def test_profile_reset_deletes_ui_entries(ada: GraphQLClient, bob: GraphQLClient) -> None:
     for client in (ada, bob):
         for key in ("ui/a", "ui/b/c", "ui", "uix", "u"):
-            await put(client, key)
-    before = await reached(ada.world, ada.user.id)
-    payload = await done(ada, "profileReset")
+            await set_value(client, key)
+    before = await reached(ada.environment, ada.user.id)
+    payload = await run_key_value_mutation(ada, "profileReset")
     assert payload == {"users": [{"username": "ada"}], "errors": []}
-    assert await keys(ada, recurse=True) == ["u", "ui", "uix"]
-    assert len(await keys(bob, recurse=True)) == 5
-    assert await reached(ada.world, ada.user.id) == before + 2
-    assert (await done(ada, "profileReset"))["errors"] == []  # no entries are left
-    assert await reached(ada.world, ada.user.id) == before + 2
-    refused = await done(ada, "profileReset", users={"usernames": ["bob"]})
+    assert await list_keys(ada, recurse=True) == ["u", "ui", "uix"]
+    assert len(await list_keys(bob, recurse=True)) == 5
+    assert await reached(ada.environment, ada.user.id) == before + 2
+    assert (await run_key_value_mutation(ada, "profileReset"))[
+        "errors"
+    ] == []  # no entries are left
+    assert await reached(ada.environment, ada.user.id) == before + 2
+    refused = await run_key_value_mutation(ada, "profileReset", users={"usernames": ["bob"]})
     assert [error["code"] for error in refused["errors"]] == ["NOT_FOUND"]
-    assert len(await keys(bob, recurse=True)) == 5
+    assert len(await list_keys(bob, recurse=True)) == 5
 
 
-async def test_profile_reset_needs_the_permission(ada: Client) -> None:
-    eve = await make_client(ada.world, ada.http, "eve", permissions=[UserPermission.CLIENT_RESET])
-    await put(eve, "ui/a")
-    (error,) = (await done(eve, "profileReset"))["errors"]
+async def test_profile_reset_needs_the_permission(ada: GraphQLClient) -> None:
+    eve = await make_client(
+        ada.environment, ada.http, "eve", permissions=[UserPermission.CLIENT_RESET]
+    )
+    await set_value(eve, "ui/a")
+    (error,) = (await run_key_value_mutation(eve, "profileReset"))["errors"]
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "PROFILE_RESET")
-    assert await keys(eve, "ui/") == ["ui/a"]
+    assert await list_keys(eve, "ui/") == ["ui/a"]
 
 
 async def test_profile_reset_needs_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
-    user_ids = [(await make_user(root.world, f"n{n}")).id for n in range(21)]
+    user_ids = [(await make_user(root.environment, f"n{n}")).id for n in range(21)]
     for index, user_id in enumerate(user_ids):
-        await insert_entries(root.world, user_id, [f"ui/{n}" for n in range(1 + index % 3)])
+        await insert_entries(root.environment, user_id, [f"ui/{n}" for n in range(1 + index % 3)])
 
     async def cost(selected_ids: list[int]) -> int:
         del statements[:]
         selection = {"ids": [global_ids.encode("User", user_id) for user_id in selected_ids]}
-        assert len((await done(root, "profileReset", users=selection))["users"]) == len(
-            selected_ids
-        )
+        assert len(
+            (await run_key_value_mutation(root, "profileReset", users=selection))["users"]
+        ) == len(selected_ids)
         return len([statement for statement in statements if "api_keys" not in statement])
 
     assert await cost(user_ids[:1]) == await cost(user_ids[1:])
-    assert await kept(root.world) == []
+    assert await load_key_value_rows(root.environment) == []
     statement_text = "SELECT count(*) FROM admin_log WHERE mutation = 'profileReset'"
-    assert await rows(root.world, statement_text) == [(21,)]
+    assert await rows(root.environment, statement_text) == [(21,)]

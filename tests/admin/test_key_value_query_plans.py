@@ -12,29 +12,34 @@ from models.users.roles import Role, Scope
 from resolvers.admin import key_values
 from resolvers.admin.key_values import KeyValueListConditions, KeyValueNamespace
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, make_user
+from tests.conftest import GraphQLClient, make_user
 from tests.support.stores.query_plans import Plans, explained
 
 ENTRY_COUNT, OTHER_USER_COUNT = 2000, 60  # entries of one account, and accounts with fewer entries
 
 
 @pytest.fixture
-async def explained_plans(ada: Client) -> AsyncIterator[Plans]:
+async def explained_plans(ada: GraphQLClient) -> AsyncIterator[Plans]:
     """Yield a plan recorder. One account has many entries, and other accounts have some."""
-    world, rows = ada.world, []
+    environment, rows = ada.environment, []
     owners = [(ada.user.id, ENTRY_COUNT)]
-    owners += [((await make_user(world, f"n{n}")).id, 100) for n in range(OTHER_USER_COUNT)]
+    owners += [((await make_user(environment, f"n{n}")).id, 100) for n in range(OTHER_USER_COUNT)]
     for owner_id, count in owners:
         for n in range(count):
             level = ("", f"a{n % 7}/", f"a{n % 7}/b{n % 11}/")[n % 3]
-            row = {"id": world.new_id(), "stream_id": owner_id, "store": "default", "level": level}
+            row = {
+                "id": environment.new_id(),
+                "stream_id": owner_id,
+                "store": "default",
+                "level": level,
+            }
             rows.append({**row, "key": f"{level}{n}", "value": "x", "version": n, "size": 9})
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(KeyValue), rows)
-    if world.database.dialect == "postgresql":
-        async with world.database.engine.begin() as connection:
+    if environment.database.dialect == "postgresql":
+        async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE key_values"))
-    with explained(world) as recorder:
+    with explained(environment) as recorder:
         yield recorder
 
 
@@ -51,17 +56,17 @@ def assert_index_range(plan: str, *indexes: str) -> None:
     assert not any("TEMP B-TREE" in line or "Sort  (" in line for line in other_lines), plan
 
 
-def make_contexts(world: Environment, owner_id: int) -> list[Context]:
+def make_contexts(environment: Environment, owner_id: int) -> list[Context]:
     """Return the contexts of the owner and of an administrator."""
     all_scopes = frozenset({Scope.MASTER})
     return [
-        Context(world, Viewer(owner_id, Role.USER, all_scopes)),
-        Context(world, Viewer(0, Role.ROOT, all_scopes)),
+        Context(environment, Viewer(owner_id, Role.USER, all_scopes)),
+        Context(environment, Viewer(0, Role.ROOT, all_scopes)),
     ]
 
 
 async def test_page_reads_an_index_range_in_both_directions(
-    ada: Client, explained_plans: Plans
+    ada: GraphQLClient, explained_plans: Plans
 ) -> None:
     namespace = KeyValueNamespace(ada.user.id)
     cases: list[tuple[KeyValueListConditions, tuple[str, ...]]] = [
@@ -72,7 +77,7 @@ async def test_page_reads_an_index_range_in_both_directions(
         # only few rows with either index
         (KeyValueListConditions(namespace, "a3/b4/2"), (KEY_INDEX, LEVEL_INDEX)),
     ]
-    for ctx in make_contexts(ada.world, ada.user.id):
+    for ctx in make_contexts(ada.environment, ada.user.id):
         for conditions, indexes in cases:
             page = await key_values.read_entry_page(
                 ctx, conditions, PageRequest("x", 250), {"value"}
@@ -91,8 +96,10 @@ async def test_page_reads_an_index_range_in_both_directions(
                 assert_index_range(await explained_plans.of(query, "key_values"), *indexes)
 
 
-async def test_entries_are_found_by_the_key_index(ada: Client, explained_plans: Plans) -> None:
-    for ctx in make_contexts(ada.world, ada.user.id):
+async def test_entries_are_found_by_the_key_index(
+    ada: GraphQLClient, explained_plans: Plans
+) -> None:
+    for ctx in make_contexts(ada.environment, ada.user.id):
         namespace = KeyValueNamespace(ada.user.id)
         assert_index_range(
             await explained_plans.of(key_values.find_entry(ctx, namespace, "a1/1"), "key_values"),
@@ -113,8 +120,13 @@ async def test_entries_are_found_by_the_key_index(ada: Client, explained_plans: 
         assert KEY_INDEX in await explained_plans.of(query, "key_values")
 
 
-async def test_recursive_delete_uses_a_key_range(ada: Client, explained_plans: Plans) -> None:
-    (ctx, _), namespace = make_contexts(ada.world, ada.user.id), KeyValueNamespace(ada.user.id)
+async def test_recursive_delete_uses_a_key_range(
+    ada: GraphQLClient, explained_plans: Plans
+) -> None:
+    (ctx, _), namespace = (
+        make_contexts(ada.environment, ada.user.id),
+        KeyValueNamespace(ada.user.id),
+    )
     plan = await explained_plans.of(
         key_values.delete_entries(ctx, namespace, "a3", recursive=True), "key_values"
     )

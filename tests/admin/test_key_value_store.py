@@ -14,110 +14,119 @@ from models.users.roles import AdminPermission, Role, Scope
 from resolvers.admin import key_values
 from resolvers.admin.key_values import KeyValueNamespace
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, Clock, make_client, make_key
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.key_value_operations import (
-    LIST,
-    ONE,
-    done,
-    kept,
-    keys,
-    limit,
-    put,
-    refusal,
-    value,
+    KEY_VALUE_QUERY,
+    KEY_VALUES_QUERY,
+    change_options,
+    list_keys,
+    load_key_value_rows,
+    load_value,
+    run_failing_mutation,
+    run_key_value_mutation,
+    set_value,
 )
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def test_value_is_stored_unchanged(ada: Client) -> None:
-    assert await value(ada, "ui/theme") is None
+async def test_value_is_stored_unchanged(ada: GraphQLClient) -> None:
+    assert await load_value(ada, "ui/theme") is None
     text = "dark\n\t \U0001f986 'x' \x01"
-    entry = await put(ada, "ui/theme", text)
+    entry = await set_value(ada, "ui/theme", text)
     assert (entry["key"], entry["value"], entry["store"]) == ("ui/theme", text, "default")
     assert (entry["shared"], entry["expiresAt"]) == (False, None)
-    assert (await ada(ONE, key="ui/theme"))["keyValue"] == entry
-    updated = await put(ada, "ui/theme", "")
+    assert (await ada(KEY_VALUE_QUERY, key="ui/theme"))["keyValue"] == entry
+    updated = await set_value(ada, "ui/theme", "")
     assert (updated["id"], updated["value"]) == (entry["id"], "")
     assert updated["version"] > entry["version"]
-    assert await value(ada, "ui/Theme") is None
+    assert await load_value(ada, "ui/Theme") is None
     document = "query ($id: ID!) { node(id: $id) { ... on KeyValue { key value } } }"
     node = (await ada(document, id=entry["id"]))["node"]
     assert node == {"key": "ui/theme", "value": ""}
 
 
-async def test_field_of_user_reads_the_default_store(ada: Client) -> None:
-    limit(ada.world, key_value_stores=("default", "other"))
-    await put(ada, "a", "1")
-    await put(ada, "a", "2", store="other")
+async def test_field_of_user_reads_the_default_store(ada: GraphQLClient) -> None:
+    change_options(ada.environment, key_value_stores=("default", "other"))
+    await set_value(ada, "a", "1")
+    await set_value(ada, "a", "2", store="other")
     document = '{ viewer { user { keyValue(key: "a") { value } } } }'
     assert (await ada(document))["viewer"]["user"]["keyValue"] == {"value": "1"}
-    assert await value(ada, "a", store="other") == "2"
-    assert (await done(ada, "keyValueDelete", key="a"))["deleted"] == 1
-    assert await keys(ada, store="other") == ["a"]
+    assert await load_value(ada, "a", store="other") == "2"
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="a"))["deleted"] == 1
+    assert await list_keys(ada, store="other") == ["a"]
 
 
-async def test_expired_entry_is_not_found(ada: Client, clock: Clock) -> None:
-    first = await put(ada, "a/b", "5", ttl="PT1M")
+async def test_expired_entry_is_not_found(ada: GraphQLClient, clock: ManualClock) -> None:
+    first = await set_value(ada, "a/b", "5", ttl="PT1M")
     assert first["expiresAt"] == "2030-01-01T00:01:00Z"
-    await put(ada, "a/b", "6")  # removes the expiry
-    first = await put(ada, "a/b", "5", ttl="PT1M")
-    incremented = await done(ada, "keyValueIncrement", key="a/b", difference=1)
+    await set_value(ada, "a/b", "6")  # removes the expiry
+    first = await set_value(ada, "a/b", "5", ttl="PT1M")
+    incremented = await run_key_value_mutation(ada, "keyValueIncrement", key="a/b", difference=1)
     assert incremented["entry"]["expiresAt"] == first["expiresAt"]
     clock.tick(seconds=59)
-    assert await value(ada, "a/b") == "6"
+    assert await load_value(ada, "a/b") == "6"
     clock.tick(seconds=1)
-    assert await value(ada, "a/b") is None
-    assert await keys(ada, recurse=True) == await keys(ada, "a/b", exact=True) == []
-    assert (await done(ada, "keyValueDelete", key="a", recursive=True))["deleted"] == 0
-    await put(ada, "a/b", "5", ttl="PT1M")
+    assert await load_value(ada, "a/b") is None
+    assert await list_keys(ada, recurse=True) == await list_keys(ada, "a/b", exact=True) == []
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="a", recursive=True))[
+        "deleted"
+    ] == 0
+    await set_value(ada, "a/b", "5", ttl="PT1M")
     clock.tick(minutes=1)
-    error = await refusal(ada, "keyValueIncrement", key="a/b", difference=1)
+    error = await run_failing_mutation(ada, "keyValueIncrement", key="a/b", difference=1)
     assert error["code"] == "NOT_FOUND"
-    stale = await refusal(ada, "keyValueSet", key="a/b", value="1", ifVersion=first["version"])
+    stale = await run_failing_mutation(
+        ada, "keyValueSet", key="a/b", value="1", ifVersion=first["version"]
+    )
     assert stale["currentModseq"] == 0
-    fresh = await put(ada, "a/b", "7", ifVersion=0)
+    fresh = await set_value(ada, "a/b", "7", ifVersion=0)
     assert fresh["id"] != first["id"]
-    assert await value(ada, "a/b") == "7"
+    assert await load_value(ada, "a/b") == "7"
 
 
-async def test_expired_entry_is_deleted_by_housekeeping(ada: Client, clock: Clock) -> None:
+async def test_expired_entry_is_deleted_by_housekeeping(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for key, extra in (("for ever", {}), ("long", {"ttl": "P1D"}), ("short", {"ttl": "PT1S"})):
-        await put(ada, key, **extra)
-    assert (await housekeeping.run_round(ada.world, sweep=False)).key_values == 0
+        await set_value(ada, key, **extra)
+    assert (await housekeeping.run_round(ada.environment, sweep=False)).key_values == 0
     clock.tick(hours=1)
-    assert (await housekeeping.run_round(ada.world, sweep=False)).key_values == 1
-    assert [row[2] for row in await kept(ada.world)] == ["for ever", "long"]
+    assert (await housekeeping.run_round(ada.environment, sweep=False)).key_values == 1
+    assert [row[2] for row in await load_key_value_rows(ada.environment)] == ["for ever", "long"]
 
 
-async def test_if_version_refuses_a_stale_version(ada: Client) -> None:
-    missing = await refusal(ada, "keyValueSet", key="a", value="1", ifVersion=7)
+async def test_if_version_refuses_a_stale_version(ada: GraphQLClient) -> None:
+    missing = await run_failing_mutation(ada, "keyValueSet", key="a", value="1", ifVersion=7)
     assert (missing["code"], missing["path"], missing["currentModseq"]) == (
         "STALE",
         ["ifVersion"],
         0,
     )
-    first = await put(ada, "a", "1", ifVersion=0)
-    existing = await refusal(ada, "keyValueSet", key="a", value="2", ifVersion=0)
+    first = await set_value(ada, "a", "1", ifVersion=0)
+    existing = await run_failing_mutation(ada, "keyValueSet", key="a", value="2", ifVersion=0)
     assert (existing["code"], existing["currentModseq"]) == ("STALE", first["version"])
-    second = await put(ada, "a", "2", ifVersion=first["version"])
-    stale = await refusal(ada, "keyValueSet", key="a", value="3", ifVersion=first["version"])
+    second = await set_value(ada, "a", "2", ifVersion=first["version"])
+    stale = await run_failing_mutation(
+        ada, "keyValueSet", key="a", value="3", ifVersion=first["version"]
+    )
     assert stale["currentModseq"] == second["version"]
-    await done(ada, "keyValueDelete", key="a")
-    third = await put(ada, "a", "1")
+    await run_key_value_mutation(ada, "keyValueDelete", key="a")
+    third = await set_value(ada, "a", "1")
     assert third["version"] not in (first["version"], second["version"])
 
 
-async def test_one_of_concurrent_writes_with_if_version_succeeds(ada: Client) -> None:
-    version = (await put(ada, "a", "0"))["version"]
+async def test_one_of_concurrent_writes_with_if_version_succeeds(ada: GraphQLClient) -> None:
+    version = (await set_value(ada, "a", "0"))["version"]
     attempts = (
-        done(ada, "keyValueSet", key="a", value=str(n), ifVersion=version) for n in range(8)
+        run_key_value_mutation(ada, "keyValueSet", key="a", value=str(n), ifVersion=version)
+        for n in range(8)
     )
     answers = await asyncio.gather(*attempts)
     (winner,) = [answer["entry"] for answer in answers if answer["entry"]]
-    assert await value(ada, "a") == winner["value"]
+    assert await load_value(ada, "a") == winner["value"]
     errors = [answer["errors"][0] for answer in answers if answer["errors"]]
     assert {(e["code"], e["currentModseq"]) for e in errors} == {("STALE", winner["version"])}
 
@@ -137,14 +146,14 @@ INCREMENTS: list[tuple[str | None, Any, Any]] = [
 
 @pytest.mark.parametrize(("before", "difference", "after"), INCREMENTS)
 async def test_increment_adds_to_the_number(
-    ada: Client, before: str | None, difference: Any, after: str
+    ada: GraphQLClient, before: str | None, difference: Any, after: str
 ) -> None:
     if before is not None:
-        await put(ada, "n", before)
+        await set_value(ada, "n", before)
     arguments = {"key": "n", "difference": difference, "createMissing": True}
-    payload = await done(ada, "keyValueIncrement", **arguments)
+    payload = await run_key_value_mutation(ada, "keyValueIncrement", **arguments)
     assert (payload["errors"], payload["entry"]["value"]) == ([], after)
-    assert await value(ada, "n") == after
+    assert await load_value(ada, "n") == after
 
 
 INVALID_INCREMENTS: list[tuple[str | None, int, tuple[str, list[str], str | None]]] = [
@@ -165,23 +174,26 @@ INVALID_INCREMENTS: list[tuple[str | None, int, tuple[str, list[str], str | None
 
 @pytest.mark.parametrize(("before", "difference", "expected"), INVALID_INCREMENTS)
 async def test_invalid_increment_is_refused(
-    ada: Client, before: str | None, difference: int, expected: Any
+    ada: GraphQLClient, before: str | None, difference: int, expected: Any
 ) -> None:
     if before is not None:
-        await put(ada, "n", before)
-    error = await refusal(ada, "keyValueIncrement", key="n", difference=difference)
+        await set_value(ada, "n", before)
+    error = await run_failing_mutation(ada, "keyValueIncrement", key="n", difference=difference)
     assert (error["code"], error["path"], error.get("constraint")) == expected
 
 
 async def test_concurrent_increments_of_two_processes_are_all_counted(
-    ada: Client, database: Database
+    ada: GraphQLClient, database: Database
 ) -> None:
     """Each process has its own database connection pool."""
     other_database = Database(database.url)
     worlds = [
-        ada.world,
+        ada.environment,
         Environment(
-            other_database, ada.world.object_store, signing_secret=b"s" * 32, now=ada.world.now
+            other_database,
+            ada.environment.object_store,
+            signing_secret=b"s" * 32,
+            now=ada.environment.now,
         ),
     ]
 
@@ -200,10 +212,10 @@ async def test_concurrent_increments_of_two_processes_are_all_counted(
         values = await asyncio.gather(*(increment(difference) for difference in range(1, 41)))
     finally:
         await other_database.close()
-    assert await value(ada, "n") == str(max(values)) == str(sum(range(1, 41)))
+    assert await load_value(ada, "n") == str(max(values)) == str(sum(range(1, 41)))
     assert len(set(values)) == 40
     statement = "SELECT count(*) FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
-    assert await rows(ada.world, statement) == [(40,)]
+    assert await rows(ada.environment, statement) == [(40,)]
 
 
 TREE_KEYS = [
@@ -239,54 +251,60 @@ LIST_CASES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-async def test_list_has_levels_and_prefixes_in_byte_order(ada: Client) -> None:
+async def test_list_has_levels_and_prefixes_in_byte_order(ada: GraphQLClient) -> None:
     assert sorted(TREE_KEYS) == sorted(TREE_KEYS, key=str.encode)
     for key in TREE_KEYS:
-        await put(ada, key, f"of {key}")
+        await set_value(ada, key, f"of {key}")
     for arguments, expected in LIST_CASES:
-        assert await keys(ada, **arguments) == expected, arguments
-        page = (await ada(LIST, **arguments, noValue=True))["keyValues"]
+        assert await list_keys(ada, **arguments) == expected, arguments
+        page = (await ada(KEY_VALUES_QUERY, **arguments, noValue=True))["keyValues"]
         assert [(n["key"], n["value"]) for n in page["nodes"]] == [(k, None) for k in expected], (
             arguments
         )
-    page = (await ada(LIST, recurse=True))["keyValues"]
+    page = (await ada(KEY_VALUES_QUERY, recurse=True))["keyValues"]
     assert all(node["value"] == f"of {node['key']}" for node in page["nodes"])
 
 
-async def test_pagination_works_in_both_directions(ada: Client) -> None:
+async def test_pagination_works_in_both_directions(ada: GraphQLClient) -> None:
     for key in TREE_KEYS:
-        await put(ada, key)
+        await set_value(ada, key)
     expected = sorted(TREE_KEYS)
     seen: list[str] = []
     after = None
     while True:
-        page = (await ada(LIST, recurse=True, first=5, after=after))["keyValues"]
+        page = (await ada(KEY_VALUES_QUERY, recurse=True, first=5, after=after))["keyValues"]
         seen += [node["key"] for node in page["nodes"]]
         after = page["pageInfo"]["endCursor"]
         assert page["totalCount"] == len(TREE_KEYS)
         if not page["pageInfo"]["hasNextPage"]:
             break
     assert seen == expected
-    last = (await ada(LIST, recurse=True, last=5))["keyValues"]
+    last = (await ada(KEY_VALUES_QUERY, recurse=True, last=5))["keyValues"]
     assert [node["key"] for node in last["nodes"]] == expected[-5:]
     before = last["pageInfo"]["startCursor"]
-    assert await keys(ada, recurse=True, last=250, before=before) == expected[:-5]
+    assert await list_keys(ada, recurse=True, last=250, before=before) == expected[:-5]
     for other in ({"recurse": False}, {"prefix": "u"}, {"shared": True}):
-        answer = await ada.raw(LIST, **{"recurse": True, **other}, after=after)
+        answer = await ada.execute(KEY_VALUES_QUERY, **{"recurse": True, **other}, after=after)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_CURSOR", other
 
 
-async def test_recursive_delete_removes_only_keys_below(ada: Client) -> None:
+async def test_recursive_delete_removes_only_keys_below(ada: GraphQLClient) -> None:
     for key in TREE_KEYS:
-        await put(ada, key)
-    assert (await done(ada, "keyValueDelete", key="ui"))["deleted"] == 1
-    assert await keys(ada, recurse=True) == sorted(set(TREE_KEYS) - {"ui"})
+        await set_value(ada, key)
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui"))["deleted"] == 1
+    assert await list_keys(ada, recurse=True) == sorted(set(TREE_KEYS) - {"ui"})
     deleted = {"ui/a", "ui/a/b", "ui/a/b/c"}
-    assert (await done(ada, "keyValueDelete", key="ui/a", recursive=True))["deleted"] == 3
-    assert await keys(ada, recurse=True) == sorted(set(TREE_KEYS) - {"ui", *deleted})
-    assert (await done(ada, "keyValueDelete", key="ui", recursive=True))["deleted"] == 1
-    assert await keys(ada, "ui", recurse=True) == ["ui-x", "ui0", "uiz/a"]
-    assert (await done(ada, "keyValueDelete", key="ui", recursive=True))["deleted"] == 0
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui/a", recursive=True))[
+        "deleted"
+    ] == 3
+    assert await list_keys(ada, recurse=True) == sorted(set(TREE_KEYS) - {"ui", *deleted})
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
+        "deleted"
+    ] == 1
+    assert await list_keys(ada, "ui", recurse=True) == ["ui-x", "ui0", "uiz/a"]
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
+        "deleted"
+    ] == 0
 
 
 INVALID_ENTRIES: list[tuple[dict[str, Any], str, str, list[str]]] = [
@@ -316,72 +334,84 @@ INVALID_ENTRIES: list[tuple[dict[str, Any], str, str, list[str]]] = [
 
 @pytest.mark.parametrize(("arguments", "code", "constraint", "path"), INVALID_ENTRIES)
 async def test_invalid_entry_is_refused_by_rule(
-    ada: Client, arguments: dict[str, Any], code: str, constraint: str, path: list[str]
+    ada: GraphQLClient, arguments: dict[str, Any], code: str, constraint: str, path: list[str]
 ) -> None:
-    error = await refusal(ada, "keyValueSet", **{"key": "a", "value": "1", **arguments})
+    error = await run_failing_mutation(
+        ada, "keyValueSet", **{"key": "a", "value": "1", **arguments}
+    )
     assert (error["code"], error.get("constraint", ""), error["path"]) == (code, constraint, path)
     if code == "LIMIT_REACHED":
         assert error["used"] > error["limit"]
 
 
-async def test_largest_key_and_value_are_accepted(ada: Client) -> None:
+async def test_largest_key_and_value_are_accepted(ada: GraphQLClient) -> None:
     for key in ("ä" * 256, "/".join("a" * 16)):
-        await put(ada, key, "ä" * (1 << 15))
-        assert len(await value(ada, key) or "") == 1 << 15
-    limit(ada.world, key_value_key=1, key_value_levels=1)
-    await put(ada, "ä" * 256, "what is there goes on")
-    assert (await done(ada, "keyValueDelete", key="/".join("a" * 16)))["deleted"] == 1
+        await set_value(ada, key, "ä" * (1 << 15))
+        assert len(await load_value(ada, key) or "") == 1 << 15
+    change_options(ada.environment, key_value_key=1, key_value_levels=1)
+    await set_value(ada, "ä" * 256, "what is there goes on")
+    assert (await run_key_value_mutation(ada, "keyValueDelete", key="/".join("a" * 16)))[
+        "deleted"
+    ] == 1
 
 
 INVALID_QUERIES: list[tuple[str, dict[str, Any]]] = [
-    (ONE, {"key": "a//b"}),
-    (ONE, {"key": "a\nb"}),
-    (ONE, {"key": "a" * 2000}),
-    (ONE, {"key": "a", "store": "nowhere"}),
-    (ONE, {"key": "a", "shared": True, "user": {"username": "ada"}}),
-    (LIST, {"prefix": "a\nb"}),
-    (LIST, {"prefix": "a" * 2000}),
-    (LIST, {"exact": True}),
-    (LIST, {"store": "nowhere"}),
+    (KEY_VALUE_QUERY, {"key": "a//b"}),
+    (KEY_VALUE_QUERY, {"key": "a\nb"}),
+    (KEY_VALUE_QUERY, {"key": "a" * 2000}),
+    (KEY_VALUE_QUERY, {"key": "a", "store": "nowhere"}),
+    (KEY_VALUE_QUERY, {"key": "a", "shared": True, "user": {"username": "ada"}}),
+    (KEY_VALUES_QUERY, {"prefix": "a\nb"}),
+    (KEY_VALUES_QUERY, {"prefix": "a" * 2000}),
+    (KEY_VALUES_QUERY, {"exact": True}),
+    (KEY_VALUES_QUERY, {"store": "nowhere"}),
 ]
 
 
-async def test_invalid_query_is_refused_with_a_code(ada: Client) -> None:
+async def test_invalid_query_is_refused_with_a_code(ada: GraphQLClient) -> None:
     for document, arguments in INVALID_QUERIES:
-        answer = await ada.raw(document, **arguments)
+        answer = await ada.execute(document, **arguments)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT", arguments
 
 
-async def test_number_of_entries_and_bytes_is_limited(ada: Client, clock: Clock) -> None:
-    limit(ada.world, key_value_entries=3, key_value_bytes=30, key_value_stores=("default", "b"))
-    await put(ada, "1", "x" * 9)
-    await put(ada, "2", "x" * 9, store="b")
-    await put(ada, "3", "x", ttl="PT1M")
-    full_error = await refusal(ada, "keyValueSet", key="4", value="")
+async def test_number_of_entries_and_bytes_is_limited(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    change_options(
+        ada.environment, key_value_entries=3, key_value_bytes=30, key_value_stores=("default", "b")
+    )
+    await set_value(ada, "1", "x" * 9)
+    await set_value(ada, "2", "x" * 9, store="b")
+    await set_value(ada, "3", "x", ttl="PT1M")
+    full_error = await run_failing_mutation(ada, "keyValueSet", key="4", value="")
     assert (full_error["code"], full_error["path"], full_error["limit"], full_error["used"]) == (
         "LIMIT_REACHED", ["key"], 3, 3,
     )  # fmt: skip
     arguments = {"key": "4", "difference": 1, "createMissing": True}
-    assert (await refusal(ada, "keyValueIncrement", **arguments))["code"] == "LIMIT_REACHED"
-    byte_error = await refusal(ada, "keyValueSet", key="1", value="x" * 18)
+    assert (await run_failing_mutation(ada, "keyValueIncrement", **arguments))[
+        "code"
+    ] == "LIMIT_REACHED"
+    byte_error = await run_failing_mutation(ada, "keyValueSet", key="1", value="x" * 18)
     assert (byte_error["path"], byte_error["limit"], byte_error["used"]) == (["value"], 30, 22)
-    await put(ada, "1", "x" * 17)
-    await put(ada, "1", "x" * 16)
+    await set_value(ada, "1", "x" * 17)
+    await set_value(ada, "1", "x" * 16)
     clock.tick(minutes=1)  # expired entries don't count
-    await put(ada, "4", "")
-    limit(ada.world, key_value_entries=0, key_value_bytes=0)
-    await put(ada, "1", "x" * 16)  # a value that is not larger is always accepted
-    await put(ada, "1", "x")
-    assert (await refusal(ada, "keyValueSet", key="1", value="xx"))["path"] == ["value"]
+    await set_value(ada, "4", "")
+    change_options(ada.environment, key_value_entries=0, key_value_bytes=0)
+    await set_value(ada, "1", "x" * 16)  # a value that is not larger is always accepted
+    await set_value(ada, "1", "x")
+    assert (await run_failing_mutation(ada, "keyValueSet", key="1", value="xx"))["path"] == [
+        "value"
+    ]
 
 
-async def test_concurrent_writes_respect_the_limit(ada: Client) -> None:
-    limit(ada.world, key_value_entries=5)
+async def test_concurrent_writes_respect_the_limit(ada: GraphQLClient) -> None:
+    change_options(ada.environment, key_value_entries=5)
     answers = await asyncio.gather(
-        *(done(ada, "keyValueSet", key=str(n), value="x") for n in range(9))
+        *(run_key_value_mutation(ada, "keyValueSet", key=str(n), value="x") for n in range(9))
     )
     assert sum(answer["errors"] == [] for answer in answers) == 5
-    assert len(await kept(ada.world)) == 5
+    assert len(await load_key_value_rows(ada.environment)) == 5
 
 
 OWN, OTHER_USERS, SHARED = "mine", "theirs", "all"
@@ -400,19 +430,21 @@ WRITES: dict[str, dict[str, str]] = {  # the error each caller gets for a write,
 
 
 async def test_role_decides_access_to_other_users_and_shared_entries(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world, http = ada.world, ada.http
+    environment, http = ada.environment, ada.http
     callers = {
-        "user": await make_client(world, http, "bob"),
-        "admin of the domain": await make_domain_admin(world, http, "chief", list(AdminPermission)),
-        "admin": await make_client(world, http, "over", role=Role.ADMIN),
+        "user": await make_client(environment, http, "bob"),
+        "admin of the domain": await make_domain_admin(
+            environment, http, "chief", list(AdminPermission)
+        ),
+        "admin": await make_client(environment, http, "over", role=Role.ADMIN),
         "root": root,
     }
     adas_user = {"user": {"username": "ada"}}
-    own = await put(ada, "a", "private")
-    shared = await put(root, "a", "public", shared=True)
-    assert (shared["shared"], await value(ada, "a", shared=True)) == (True, "public")
+    own = await set_value(ada, "a", "private")
+    shared = await set_value(root, "a", "public", shared=True)
+    assert (shared["shared"], await load_value(ada, "a", shared=True)) == (True, "public")
     node = "query ($id: ID!) { node(id: $id) { id } }"
     for name, client in callers.items():
         readable = READS[name]
@@ -421,11 +453,11 @@ async def test_role_decides_access_to_other_users_and_shared_entries(
             (SHARED, {"shared": True}, shared),
         ):
             can_read = namespace in readable
-            assert (await value(client, "a", **arguments) is not None) is can_read, (
+            assert (await load_value(client, "a", **arguments) is not None) is can_read, (
                 name,
                 namespace,
             )
-            assert await keys(client, recurse=True, **arguments) == ["a"] * can_read, (
+            assert await list_keys(client, recurse=True, **arguments) == ["a"] * can_read, (
                 name,
                 namespace,
             )
@@ -438,54 +470,60 @@ async def test_role_decides_access_to_other_users_and_shared_entries(
                 expected_error = WRITES[name][namespace]
                 call_input = {"key": "a", **arguments, **extra}
                 if expected_error:
-                    error = await refusal(client, mutation, **call_input)
+                    error = await run_failing_mutation(client, mutation, **call_input)
                     assert error.get("requires", error["code"]) == expected_error, (name, namespace)
                 else:
-                    assert (await done(client, mutation, **call_input))["errors"] == []
-        own = await put(ada, "a", "private")
-        shared = await put(root, "a", "public", shared=True)
+                    assert (await run_key_value_mutation(client, mutation, **call_input))[
+                        "errors"
+                    ] == []
+        own = await set_value(ada, "a", "private")
+        shared = await set_value(root, "a", "public", shared=True)
     for client in callers.values():
         if client.user.id:
-            assert await value(client, "a") is None
+            assert await load_value(client, "a") is None
 
 
-async def test_api_key_without_user_has_no_own_entries(root: Client) -> None:
+async def test_api_key_without_user_has_no_own_entries(root: GraphQLClient) -> None:
     """Its user ID is 0, which is also the stream of shared entries."""
-    error = await refusal(root, "keyValueSet", key="a", value="1")
+    error = await run_failing_mutation(root, "keyValueSet", key="a", value="1")
     assert error["code"] == "FORBIDDEN"
-    answer = await root.raw(ONE, key="a")
+    answer = await root.execute(KEY_VALUE_QUERY, key="a")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_scope_limits_access_to_entries(ada: Client, root: Client) -> None:
-    admin = await make_client(ada.world, ada.http, "over", role=Role.ADMIN)
-    await put(root, "a", shared=True)
-    entry = await put(ada, "a", "private")
+async def test_scope_limits_access_to_entries(ada: GraphQLClient, root: GraphQLClient) -> None:
+    admin = await make_client(ada.environment, ada.http, "over", role=Role.ADMIN)
+    await set_value(root, "a", shared=True)
+    entry = await set_value(ada, "a", "private")
 
-    async def make_scoped_client(client: Client, scope: Scope) -> Client:
-        secret = await make_key(
-            ada.world, scope, user_id=client.user.id, role=client.user.role, scopes=[scope]
+    async def make_scoped_client(client: GraphQLClient, scope: Scope) -> GraphQLClient:
+        secret = await make_api_key(
+            ada.environment, scope, user_id=client.user.id, role=client.user.role, scopes=[scope]
         )
-        return Client(ada.http, ada.world, client.user, secret)
+        return GraphQLClient(ada.http, ada.environment, client.user, secret)
 
     node = "query ($id: ID!) { node(id: $id) { ... on KeyValue { value } } }"
     mail_client = await make_scoped_client(ada, Scope.MAIL)
     assert (await mail_client(node, id=entry["id"]))["node"] is None  # the scope allows mail only
-    answer = await mail_client.raw(ONE, key="a")
+    answer = await mail_client.execute(KEY_VALUE_QUERY, key="a")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     settings_client = await make_scoped_client(admin, Scope.SETTINGS)
-    assert (await put(settings_client, "mine", "1"))["value"] == "1"
-    error = await refusal(settings_client, "keyValueSet", key="a", value="1", shared=True)
+    assert (await set_value(settings_client, "mine", "1"))["value"] == "1"
+    error = await run_failing_mutation(
+        settings_client, "keyValueSet", key="a", value="1", shared=True
+    )
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "MASTER")
 
 
-async def test_admin_log_has_no_values_of_other_users(ada: Client, root: Client) -> None:
+async def test_admin_log_has_no_values_of_other_users(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     user = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    await put(root, "a", "my word", **user)
-    await put(root, "a", "my word", shared=True)
-    await done(root, "keyValueDelete", key="a", **user)
+    await set_value(root, "a", "my word", **user)
+    await set_value(root, "a", "my word", shared=True)
+    await run_key_value_mutation(root, "keyValueDelete", key="a", **user)
     log_rows = await rows(
-        root.world,
+        root.environment,
         "SELECT mutation, target_kind, target_id, before, after FROM admin_log"
         " WHERE mutation LIKE 'keyValue%' ORDER BY id",
     )
@@ -495,6 +533,6 @@ async def test_admin_log_has_no_values_of_other_users(ada: Client, root: Client)
     assert [row[2] for row in log_rows if row[1] == "User"] == [ada.user.id] * 2
     assert "my word" not in str(log_rows)
     streams = await rows(
-        root.world, "SELECT stream_id FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
+        root.environment, "SELECT stream_id FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
     )
     assert sorted(stream_id for (stream_id,) in streams) == [PLATFORM, ada.user.id, ada.user.id]

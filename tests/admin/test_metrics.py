@@ -43,7 +43,7 @@ from resolvers.admin.metrics import BacklogFigures, read_backlog_figures
 from resolvers.context import Viewer
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
-from tests.conftest import Client, Clock, context, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 
 ODD_LABEL = 'a\\b"c\nd\u00fc{},='
 
@@ -282,16 +282,16 @@ def test_log_handler_ignores_a_closed_reader() -> None:
 
 
 async def test_backlog_of_the_database_is_counted(
-    world: Environment, ada: Client, clock: Clock
+    environment: Environment, ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    assert await read_backlog_figures(world) == BacklogFigures()
-    await receive(ada)
+    assert await read_backlog_figures(environment) == BacklogFigures()
+    await deliver_to(ada)
     recipients = [NamedAddress("bob@example.net"), NamedAddress("eve@example.net")]
     await submission_create.send_message(
-        context(ada), SendRequest(to=recipients, subject="Hello", text="Hi.")
+        client_context(ada), SendRequest(to=recipients, subject="Hello", text="Hi.")
     )
     clock.tick(hours=1)
-    figures = await read_backlog_figures(world)
+    figures = await read_backlog_figures(environment)
     assert figures.deliveries == {"PENDING": 2}
     assert figures.submissions == {"QUEUED": 1}
     assert 3500 < figures.overdue_seconds <= 3600
@@ -302,15 +302,15 @@ async def test_unavailable_database_is_reported_beside_other_metrics(
     tmp_path: Path,
 ) -> None:
     unavailable_database = Database(f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/none")
-    world = Environment(
+    environment = Environment(
         unavailable_database, FolderStore(tmp_path / "blobs"), signing_secret=b"s" * 32
     )
-    families = await MetricsCollector(world).collect_families()
+    families = await MetricsCollector(environment).collect_families()
     parse: Callable[[str], Any] = openmetrics
     values = sample_values(parse(metrics_text(families, is_openmetrics=True)))
     assert values["merganser_store_up", ()] == 0
     assert ("process_cpu_seconds_total", ()) in values
-    transport = httpx.ASGITransport(app=create_app(world, spool_folder=tmp_path))
+    transport = httpx.ASGITransport(app=create_app(environment, spool_folder=tmp_path))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         answers = [await http.get(f"/health{path}") for path in ("", "/ready", "/live")]
     await unavailable_database.close()

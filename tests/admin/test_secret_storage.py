@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client, Clock
-from tests.support.accounts.authenticators import SoftKey, code_of, made, signed, totp_on
-from tests.support.accounts.two_factor_operations import ask, codes
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.accounts.authenticators import (
+    SoftwareAuthenticator,
+    enable_totp,
+    make_assertion_response,
+    make_registration_response,
+    totp_code,
+)
+from tests.support.accounts.two_factor_operations import mutation_error_codes, run_auth_mutation
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
@@ -18,57 +24,71 @@ IMPORTED_SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # noqa: S105 - of the test
 
 @pytest.mark.usefixtures("bob")
 async def test_secrets_are_not_in_database_logs_or_repeated_answers(
-    ada: Client, root: Client, clock: Clock, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     idempotent_options = {"idempotencyKey": "once"}
-    set_options(ada.world, imap_server="imap.example.org:993")  # for mobile profiles
+    set_options(ada.environment, imap_server="imap.example.org:993")  # for mobile profiles
     secrets: list[str] = []
     answers: list[Any] = []
 
-    setup = await ask(ada, "totpSetup", "seed otpauthUrl", options=idempotent_options)
+    setup = await run_auth_mutation(ada, "totpSetup", "seed otpauthUrl", options=idempotent_options)
     secrets.append(setup["seed"])
     answers.append(
-        await ask(ada, "totpSetup", "seed otpauthUrl qrCode", options=idempotent_options)
+        await run_auth_mutation(
+            ada, "totpSetup", "seed otpauthUrl qrCode", options=idempotent_options
+        )
     )
-    code = code_of(ada.world, setup["seed"])
-    enabled = await ask(ada, "totpEnable", "recoveryCodes", token=code)
+    code = totp_code(ada.environment, setup["seed"])
+    enabled = await run_auth_mutation(ada, "totpEnable", "recoveryCodes", token=code)
     secrets += enabled["recoveryCodes"]
     clock.tick(minutes=5)
-    tokens = (code_of(ada.world, setup["seed"]), enabled["recoveryCodes"][0], "000000")
-    answers += [await ask(ada, "totpCheck", "valid", token=token) for token in tokens]
-    key = SoftKey()
+    tokens = (totp_code(ada.environment, setup["seed"]), enabled["recoveryCodes"][0], "000000")
+    answers += [await run_auth_mutation(ada, "totpCheck", "valid", token=token) for token in tokens]
+    key = SoftwareAuthenticator()
     proof = {"totp": enabled["recoveryCodes"][1]}
-    response = await made(ada, key)
-    answers.append(await ask(ada, "webauthnRegister", name="k", response=response, proof=proof))
-    proof = {"webauthn": await signed(ada, key)}
-    codes_payload = await ask(ada, "recoveryCodesCreate", "recoveryCodes", proof=proof)
+    response = await make_registration_response(ada, key)
+    answers.append(
+        await run_auth_mutation(ada, "webauthnRegister", name="k", response=response, proof=proof)
+    )
+    proof = {"webauthn": await make_assertion_response(ada, key)}
+    codes_payload = await run_auth_mutation(
+        ada, "recoveryCodesCreate", "recoveryCodes", proof=proof
+    )
     secrets += codes_payload["recoveryCodes"]
 
     for arguments in ({}, {"password": GIVEN_PASSWORD}, {"generateMobileconfig": True}):
         options = {"idempotencyKey": f"app {sorted(arguments)}"}
         password_input = {"description": "Phone", "options": options, **arguments}
-        app_password = await ask(ada, "appPasswordCreate", "password", **password_input)
+        app_password = await run_auth_mutation(
+            ada, "appPasswordCreate", "password", **password_input
+        )
         secrets.append(app_password["password"])
         answers.append(
-            await ask(ada, "appPasswordCreate", "password mobileconfig", **password_input)
+            await run_auth_mutation(
+                ada, "appPasswordCreate", "password mobileconfig", **password_input
+            )
         )
-    weak_password = await ask(ada, "appPasswordCreate", description="x", password="z" * 16)
+    weak_password = await run_auth_mutation(
+        ada, "appPasswordCreate", description="x", password="z" * 16
+    )
     answers.append(weak_password)
     secrets += [GIVEN_PASSWORD, "z" * 16]
 
     user = {"username": "bob"}
     answers.append(
-        await ask(root, "totpImport", user=user, seed=IMPORTED_SECRET, options=idempotent_options)
+        await run_auth_mutation(
+            root, "totpImport", user=user, seed=IMPORTED_SECRET, options=idempotent_options
+        )
     )
-    error_codes = await codes(root, "totpImport", user=user, seed=IMPORTED_SECRET)
+    error_codes = await mutation_error_codes(root, "totpImport", user=user, seed=IMPORTED_SECRET)
     assert error_codes == ["CONFLICT"]
     secrets.append(IMPORTED_SECRET)
     reason = {"reason": "lost"}
-    answers.append(await ask(root, "twoFactorDisable", user=user, options=reason))
+    answers.append(await run_auth_mutation(root, "twoFactorDisable", user=user, options=reason))
     answers.append(await ada("{ user { twoFactors { method } appPasswords { description } } }"))
 
-    database_text = await stored_text(ada.world)
+    database_text = await stored_text(ada.environment)
     logs = "\n".join(
         f"{record.getMessage()} {record.__dict__}"
         for record in caplog.records
@@ -84,7 +104,9 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
             assert encoded not in answer_text, "in an answer"
 
 
-async def test_encrypted_totp_secret_is_bound_to_its_user(ada: Client, bob: Client) -> None:
+async def test_encrypted_totp_secret_is_bound_to_its_user(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     """A copied row of another user can't be decrypted."""
     from sqlalchemy import update
     from sqlmodel import col
@@ -95,30 +117,32 @@ async def test_encrypted_totp_secret_is_bound_to_its_user(ada: Client, bob: Clie
         SecondFactorProof,
         verify_and_use_up_second_factor,
     )
-    from tests.conftest import context
-    from tests.support.accounts.two_factor_operations import all_of, row_of
+    from tests.conftest import client_context
+    from tests.support.accounts.two_factor_operations import load_all_rows, load_user_row
 
-    totp_secret, _ = await totp_on(ada)
-    await totp_on(bob)
+    totp_secret, _ = await enable_totp(ada)
+    await enable_totp(bob)
     adas_secret = next(
         secret_row
-        for secret_row in await all_of(ada.world, TotpSecret)
+        for secret_row in await load_all_rows(ada.environment, TotpSecret)
         if secret_row.user_id == ada.user.id
     )
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         is_bobs = col(TotpSecret.user_id) == bob.user.id
         await session.exec(update(TotpSecret).where(is_bobs).values(seed=adas_secret.seed))
-    user = await row_of(ada.world, bob.user.id)
+    user = await load_user_row(ada.environment, bob.user.id)
     with pytest.raises(DecryptionError):
         await verify_and_use_up_second_factor(
-            context(bob), user, SecondFactorProof(totp=code_of(ada.world, totp_secret, 1))
+            client_context(bob),
+            user,
+            SecondFactorProof(totp=totp_code(ada.environment, totp_secret, 1)),
         )
 
 
-async def test_repr_hides_secrets(ada: Client) -> None:
+async def test_repr_hides_secrets(ada: GraphQLClient) -> None:
     from resolvers.auth.app_passwords import NewAppPassword
     from resolvers.auth.second_factors.second_factor_check import SecondFactorProof
 
     assert GIVEN_PASSWORD not in repr(NewAppPassword("x", password=GIVEN_PASSWORD))
     assert "123456" not in repr(SecondFactorProof(totp="123456"))
-    assert ada.world.secret_box.newest_key_name not in repr(ada.world)
+    assert ada.environment.secret_box.newest_key_name not in repr(ada.environment)

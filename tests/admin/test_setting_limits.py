@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from tests.conftest import Client, raw_message, receive
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.quarantine_operations import set_options
 
 RECIPIENTS = [{"address": f"{name}@example.net"} for name in "ab"]
@@ -50,9 +50,9 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
 MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
 
 
-async def run_mutation(client: Client, mutation: str, arguments: dict[str, Any]) -> Any:
+async def run_mutation(client: GraphQLClient, mutation: str, arguments: dict[str, Any]) -> Any:
     if mutation not in MUTATIONS_BY_IDS:
-        return await run(client, mutation, "replayed", **arguments)
+        return await execute_mutation(client, mutation, "replayed", **arguments)
     document = f"""mutation ($input: IdsInput!) {{ {mutation}(input: $input) {{
       errors {{ code path ... on LimitReachedError {{ limit used }} }} }} }}"""
     return (await client(document, input=arguments))[mutation]
@@ -60,8 +60,8 @@ async def run_mutation(client: Client, mutation: str, arguments: dict[str, Any])
 
 @pytest.mark.parametrize(("option", "limit", "mutation", "arguments", "path", "used"), LIMIT_CASES)
 async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR0913, PLR0917
-    root: Client,
-    ada: Client,
+    root: GraphQLClient,
+    ada: GraphQLClient,
     option: str,
     limit: int,
     mutation: str,
@@ -69,7 +69,7 @@ async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR091
     path: list[str],
     used: int,
 ) -> None:
-    message = (await receive(ada, "Hello")).message_id
+    message = (await deliver_to(ada, "Hello")).message_id
     if "ids" in arguments:
         arguments = {
             "ids": [
@@ -78,29 +78,31 @@ async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR091
         }
     if "message" in arguments:
         arguments = {**arguments, "message": {"id": global_ids.encode("Message", message)}}
-    set_options(ada.world, **{option: limit})
+    set_options(ada.environment, **{option: limit})
     client = root if mutation.startswith("domain") else ada
     (error,) = (await run_mutation(client, mutation, arguments))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", path)
     assert (error["limit"], error["used"] >= used) == (limit, True)
 
 
-async def test_recipient_limit_applies_to_drafts_when_sent(ada: Client) -> None:
-    set_options(ada.world, max_recipients=1)
+async def test_recipient_limit_applies_to_drafts_when_sent(ada: GraphQLClient) -> None:
+    set_options(ada.environment, max_recipients=1)
     arguments = {**DRAFTS_MAILBOX, **MESSAGE_FIELDS, "draft": True, "replyTo": RECIPIENTS}
-    saved = await run(ada, "messageUpload", "message { id }", **arguments)
+    saved = await execute_mutation(ada, "messageUpload", "message { id }", **arguments)
     assert saved["errors"] == []
     changed = {
         **arguments,
         "replacePrevious": {"id": saved["message"]["id"]},
         "subject": "Hi again",
     }
-    saved = await run(ada, "messageUpload", "message { id }", **changed)
+    saved = await execute_mutation(ada, "messageUpload", "message { id }", **changed)
     assert saved["errors"] == []
-    sent_draft = await run(ada, "messageSend", "message { id }", **MESSAGE_FIELDS, isDraft=True)
+    sent_draft = await execute_mutation(
+        ada, "messageSend", "message { id }", **MESSAGE_FIELDS, isDraft=True
+    )
     assert sent_draft["errors"] == []
     draft = {"message": {"id": saved["message"]["id"]}}
-    (error,) = (await run(ada, "messageSubmit", "replayed", **draft))["errors"]
+    (error,) = (await execute_mutation(ada, "messageSubmit", "replayed", **draft))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 2)
-    set_options(ada.world, max_recipients=2)
-    assert (await run(ada, "messageSubmit", "replayed", **draft))["errors"] == []
+    set_options(ada.environment, max_recipients=2)
+    assert (await execute_mutation(ada, "messageSubmit", "replayed", **draft))["errors"] == []

@@ -23,18 +23,18 @@ def certificate_error(**arguments: Any) -> str:
 
 @pytest.mark.parametrize("name", ["submission", "submissions"])
 async def test_submission_needs_a_certificate(
-    tmp_path: Path, world: Environment, name: str
+    tmp_path: Path, environment: Environment, name: str
 ) -> None:
     arguments: Any = {name: "127.0.0.1:587"}
     with pytest.raises(CommandError) as raised:
-        await check_certificate_available(Settings(**arguments), world)
+        await check_certificate_available(Settings(**arguments), environment)
     assert (raised.value.exit_code, raised.value.message) == (
         EXIT_USAGE,
         f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT, or store one with "
         "`merganser certificate set`",
     )
     certificate_file = Authority(tmp_path).issue()
-    await check_certificate_available(Settings(**arguments, tls_cert=certificate_file), world)
+    await check_certificate_available(Settings(**arguments, tls_cert=certificate_file), environment)
     assert load_certificate_files(Settings(**arguments, tls_cert=certificate_file)) is not None
     assert load_certificate_files(Settings(smtp="127.0.0.1:25")) is None
 

@@ -17,7 +17,7 @@ from models.events.wakeups import BusWakeups
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.database import Database
 from resolvers.admin import settings as admin_settings
-from tests.conftest import CHEAP, Client, Clock
+from tests.conftest import TEST_OPTIONS, GraphQLClient, ManualClock
 from tests.support.operations.setting_operations import MOST, SET, UNSET, operator, put, stored
 from tests.support.servers.live_server import until
 
@@ -25,12 +25,14 @@ SEND = """mutation ($to: [NamedAddressInput!]!) { messageSend(input: {to: $to, t
   errors { __typename code } } }"""
 
 
-async def send_message(client: Client, recipient_count: int) -> list[Any]:
+async def send_message(client: GraphQLClient, recipient_count: int) -> list[Any]:
     recipients = [{"address": f"c{n}@example.com"} for n in range(recipient_count)]
     return list((await client(SEND, to=recipients))["messageSend"]["errors"])
 
 
-async def test_lower_limit_applies_to_the_next_message(root: Client, ada: Client) -> None:
+async def test_lower_limit_applies_to_the_next_message(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     assert await send_message(ada, 3) == []
     await put(root, MOST, 2)
     assert len(await send_message(ada, 3)) == 1
@@ -39,7 +41,7 @@ async def test_lower_limit_applies_to_the_next_message(root: Client, ada: Client
     assert await send_message(ada, 3) == []
 
 
-async def test_new_tokens_use_the_stored_lifetime(root: Client, clock: Clock) -> None:
+async def test_new_tokens_use_the_stored_lifetime(root: GraphQLClient, clock: ManualClock) -> None:
     setup = """mutation { userCreate(input: {address: "eve@example.org", password: "correct horse"})
       { errors { message } } }"""
     assert (await root(setup))["userCreate"]["errors"] == []
@@ -51,67 +53,80 @@ async def test_new_tokens_use_the_stored_lifetime(root: Client, clock: Clock) ->
         assert payload["expiresAt"] == (clock() + lifetime).isoformat().replace("+00:00", "Z")
 
 
-async def test_validate_only_and_rolled_back_settings_have_no_effect(root: Client) -> None:
+async def test_validate_only_and_rolled_back_settings_have_no_effect(root: GraphQLClient) -> None:
     await put(root, MOST, 50)
     payload = await root(SET, key=MOST, value=7, options={"validateOnly": True})
     assert payload["settingSet"]["errors"] == []
-    assert root.world.options.max_recipients == 50
+    assert root.environment.options.max_recipients == 50
     atomic = """mutation @atomic { a: settingSet(input: {key: "submission.maxRecipients", value: 7})
       { errors { code } } b: settingSet(input: {key: "nothing", value: 7}) { errors { code } } }"""
-    await root.raw(atomic)
-    assert root.world.options.max_recipients == 50
-    assert await stored(root.world) == {MOST: 50}
-    ctx = operator(root.world)
+    await root.execute(atomic)
+    assert root.environment.options.max_recipients == 50
+    assert await stored(root.environment) == {MOST: 50}
+    ctx = operator(root.environment)
     async with ctx.write_session():
         with contextlib.suppress(ZeroDivisionError):
             async with ctx.write_session():
                 await admin_settings.set_setting(ctx, MOST, 9)
                 raise ZeroDivisionError
-    assert root.world.options.max_recipients == 50
+    assert root.environment.options.max_recipients == 50
     async with ctx.write_session():
         await admin_settings.set_setting(ctx, MOST, 11)
-        assert root.world.options.max_recipients == 50  # not before the commit
-    assert root.world.options.max_recipients == 11
+        assert root.environment.options.max_recipients == 50  # not before the commit
+    assert root.environment.options.max_recipients == 11
 
 
-async def test_newest_options_stay_in_effect(world: Environment) -> None:
-    await admin_settings.set_setting(operator(world), MOST, 50)
-    newest = world.options
-    world.use_options_unless_outdated(CommittedOptions(CHEAP, world.options_position - 1))
-    assert world.options is newest
-    assert world.initial_options is CHEAP
+async def test_newest_options_stay_in_effect(environment: Environment) -> None:
+    await admin_settings.set_setting(operator(environment), MOST, 50)
+    newest = environment.options
+    environment.use_options_unless_outdated(
+        CommittedOptions(TEST_OPTIONS, environment.options_position - 1)
+    )
+    assert environment.options is newest
+    assert environment.initial_options is TEST_OPTIONS
 
 
-async def test_concurrent_changes_all_take_effect(world: Environment) -> None:
+async def test_concurrent_changes_all_take_effect(environment: Environment) -> None:
     settings = {MOST: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
     await asyncio.gather(
-        *(admin_settings.set_setting(operator(world), *setting) for setting in settings.items())
+        *(
+            admin_settings.set_setting(operator(environment), *setting)
+            for setting in settings.items()
+        )
     )
-    options = world.options
+    options = environment.options
     assert (options.max_recipients, options.max_mailboxes, options.bulk) == (50, 60, 70)
-    assert await stored(world) == settings
+    assert await stored(environment) == settings
 
 
-async def test_message_size_applies_to_later_sessions(world: Environment, tmp_path: Path) -> None:
-    lmtp = LmtpListener(world, tmp_path)
+async def test_message_size_applies_to_later_sessions(
+    environment: Environment, tmp_path: Path
+) -> None:
+    lmtp = LmtpListener(environment, tmp_path)
     assert lmtp.limits.max_message_size == 64 << 20
-    await admin_settings.set_setting(operator(world), "message.max", "1 MiB")
+    await admin_settings.set_setting(operator(environment), "message.max", "1 MiB")
     assert lmtp.limits.max_message_size == 1 << 20
 
 
 @pytest.fixture
-async def other_process_world(world: Environment, clock: Clock) -> AsyncIterator[Environment]:
+async def other_process_world(
+    environment: Environment, clock: ManualClock
+) -> AsyncIterator[Environment]:
     """Yield the environment of another process on the same database, without wake-ups."""
-    database = Database(world.database.url)
+    database = Database(environment.database.url)
     yield Environment(
-        database, world.object_store, signing_secret=b"s" * 32, options=CHEAP, now=clock
+        database,
+        environment.object_store,
+        signing_secret=b"s" * 32,
+        options=TEST_OPTIONS,
+        now=clock,
     )
     await database.close()
 
 
 @contextlib.asynccontextmanager
-async def follow_settings(world: Environment) -> AsyncIterator[None]:
-    task = asyncio.create_task(admin_settings.follow_stored_settings(world))
+async def follow_settings(environment: Environment) -> AsyncIterator[None]:
+    task = asyncio.create_task(admin_settings.follow_stored_settings(environment))
     try:
         yield
     finally:
@@ -120,20 +135,20 @@ async def follow_settings(world: Environment) -> AsyncIterator[None]:
 
 
 async def test_other_process_polls_changed_settings(
-    world: Environment, other_process_world: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: Environment, other_process_world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admin_settings.set_setting(operator(world), MOST, 50)
+    await admin_settings.set_setting(operator(environment), MOST, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
     async with follow_settings(other_process_world):
         await until(lambda: other_process_world.options.max_recipients == 50)
-        await admin_settings.set_setting(operator(world), MOST, 60)
+        await admin_settings.set_setting(operator(environment), MOST, 60)
         await until(lambda: other_process_world.options.max_recipients == 60)
-        await admin_settings.reset_settings(operator(world), [MOST])
+        await admin_settings.reset_settings(operator(environment), [MOST])
         await until(lambda: other_process_world.options.max_recipients == 400)
 
 
 async def test_wakeup_applies_settings_at_once(
-    world: Environment, clock: Clock, tmp_path: Path
+    environment: Environment, clock: ManualClock, tmp_path: Path
 ) -> None:
     own_wakeups, other_wakeups = BusWakeups(LocalBus(tmp_path)), BusWakeups(LocalBus(tmp_path))
     joined = asyncio.Event()
@@ -141,10 +156,10 @@ async def test_wakeup_applies_settings_at_once(
     await joined.wait()
     worlds = [
         Environment(
-            world.database,
-            world.object_store,
+            environment.database,
+            environment.object_store,
             signing_secret=b"s" * 32,
-            options=CHEAP,
+            options=TEST_OPTIONS,
             now=clock,
             wakeups=wakeups,
         )
@@ -160,11 +175,11 @@ async def test_wakeup_applies_settings_at_once(
 
 
 async def test_polling_does_not_read_unchanged_settings(
-    world: Environment, statements: list[str], monkeypatch: pytest.MonkeyPatch
+    environment: Environment, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admin_settings.set_setting(operator(world), MOST, 50)
+    await admin_settings.set_setting(operator(environment), MOST, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
-    async with follow_settings(world):
+    async with follow_settings(environment):
         await asyncio.sleep(0.1)
         del statements[:]
         await asyncio.sleep(0.3)
@@ -173,16 +188,16 @@ async def test_polling_does_not_read_unchanged_settings(
 
 
 async def test_unknown_and_invalid_stored_settings_are_ignored(
-    world: Environment, other_process_world: Environment, caplog: pytest.LogCaptureFixture
+    environment: Environment, other_process_world: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = world.now()
+    now = environment.now()
     stored_values = {
         "of.another.version": 1,
         "mailboxes.max": "many",
         "auth.tokenTtl": "PT1S",
         MOST: 50,
     }
-    async with world.database.engine.begin() as connection:
+    async with environment.database.engine.begin() as connection:
         rows = [
             {"key": key, "value": {"value": value}, "updated_at": now}
             for key, value in stored_values.items()
@@ -193,10 +208,10 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
     assert sorted(invalid_keys) == ["auth.tokenTtl", "mailboxes.max", "of.another.version"]
     assert len(caplog.records) == 3
     assert other_process_world.options.max_recipients == 50
-    assert other_process_world.options.max_mailboxes == CHEAP.max_mailboxes
+    assert other_process_world.options.max_mailboxes == TEST_OPTIONS.max_mailboxes
     setting = await admin_settings.find_setting(operator(other_process_world), "mailboxes.max")
     assert setting is not None
-    assert (setting.value, setting.is_set) == (CHEAP.max_mailboxes, False)
+    assert (setting.value, setting.is_set) == (TEST_OPTIONS.max_mailboxes, False)
     assert (
         await admin_settings.find_setting(operator(other_process_world), "of.another.version")
         is None

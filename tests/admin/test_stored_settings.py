@@ -20,7 +20,7 @@ from models.users.roles import Role, Scope
 from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_values import options_with_stored_values
-from tests.conftest import Client, Clock, make_client, make_key, make_user
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
 from tests.support.operations.setting_operations import MOST, SET, UNSET, put, refused, stored
 
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
@@ -45,7 +45,7 @@ def test_every_setting_has_an_option_and_parses_its_default() -> None:
     assert list(DEFINITIONS) == sorted(DEFINITIONS)
 
 
-async def test_settings_are_listed_by_key_with_defaults(root: Client) -> None:
+async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> None:
     settings = (await root(SETTINGS_QUERY))["settings"]
     assert [setting["key"] for setting in settings] == sorted(DEFINITIONS)
     assert not any(setting["custom"] for setting in settings)
@@ -61,12 +61,12 @@ async def test_settings_are_listed_by_key_with_defaults(root: Client) -> None:
             key for key in DEFINITIONS if "retention" in key
         ]
     assert (await root(SETTINGS_QUERY, filter="%"))["settings"] == []
-    answer = await root.raw(SETTINGS_QUERY, filter="x" * 10_000)
+    answer = await root.execute(SETTINGS_QUERY, filter="x" * 10_000)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 @pytest.mark.parametrize("key", ["", "nothing", "custom.", "custom.mine", "const:max:rcpt_to"])
-async def test_unknown_setting_is_null(root: Client, key: str) -> None:
+async def test_unknown_setting_is_null(root: GraphQLClient, key: str) -> None:
     assert await root(SETTING_QUERY, key=key) == {"setting": None}
 
 
@@ -92,7 +92,7 @@ VALID_VALUES: list[tuple[str, Any, Any]] = [
 
 @pytest.mark.parametrize(("key", "arguments", "value"), VALID_VALUES)
 async def test_value_is_stored_in_normal_form(
-    root: Client, key: str, arguments: Any, value: Any
+    root: GraphQLClient, key: str, arguments: Any, value: Any
 ) -> None:
     setting_payload = await put(root, key, arguments)
     assert (
@@ -102,10 +102,10 @@ async def test_value_is_stored_in_normal_form(
     ) == (value, True, type(value))
     setting = (await root(SETTING_QUERY, key=key))["setting"]
     assert (setting["value"], setting["custom"]) == (value, True)
-    assert await stored(root.world) == {key: value}
+    assert await stored(root.environment) == {key: value}
     if key in DEFINITIONS:
         _, invalid_keys = options_with_stored_values(
-            root.world.initial_options, await stored(root.world)
+            root.environment.initial_options, await stored(root.environment)
         )
         assert invalid_keys == []
 
@@ -156,26 +156,26 @@ INVALID_VALUES: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("key", "value", "constraint"), INVALID_VALUES)
 async def test_invalid_value_is_refused_by_rule(
-    root: Client, key: str, value: Any, constraint: str
+    root: GraphQLClient, key: str, value: Any, constraint: str
 ) -> None:
     error = await refused(root, key, value)
     assert (error["__typename"], error["constraint"]) == ("ValidationError", constraint)
     assert error["path"] == (["key"] if constraint == "unknown" else ["value"])
 
 
-async def test_value_is_required(root: Client) -> None:
+async def test_value_is_required(root: GraphQLClient) -> None:
     document = 'mutation { settingSet(input: {key: "domains.default"}) { errors { path code } } }'
     payload = (await root(document))["settingSet"]
     assert payload["errors"] == [{"path": ["value"], "code": "VALIDATION"}]
 
 
-async def test_number_of_custom_settings_is_limited(root: Client) -> None:
-    now = root.world.now()
+async def test_number_of_custom_settings_is_limited(root: GraphQLClient) -> None:
+    now = root.environment.now()
     rows = [
         {"key": f"custom.n{n}", "value": {"value": n}, "updated_at": now}
         for n in range(admin_settings.MAX_CUSTOM_SETTINGS)
     ]
-    async with root.world.database.engine.begin() as connection:
+    async with root.environment.database.engine.begin() as connection:
         await connection.execute(insert(SettingValue), rows)
     error = await refused(root, "custom.more", 1)
     assert error["__typename"] == "LimitReachedError"
@@ -183,7 +183,7 @@ async def test_number_of_custom_settings_is_limited(root: Client) -> None:
     await put(root, MOST, 7)
 
 
-async def test_delete_restores_the_default_and_is_idempotent(root: Client) -> None:
+async def test_delete_restores_the_default_and_is_idempotent(root: GraphQLClient) -> None:
     await put(root, MOST, 50)
     await put(root, "custom.a", 1)
     keys = ["undo.window", MOST, "custom.a", MOST]
@@ -194,38 +194,39 @@ async def test_delete_restores_the_default_and_is_idempotent(root: Client) -> No
         (MOST, 400),
     ]
     assert payload["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["keys", "0"]}]
-    assert await stored(root.world) == {}
+    assert await stored(root.environment) == {}
     assert await root(SETTING_QUERY, key="custom.a") == {"setting": None}
-    changes = await root.world.database.read(select(func.count()).select_from(SettingChange))
+    changes = await root.environment.database.read(select(func.count()).select_from(SettingChange))
     repeated = (await root(UNSET, keys=keys))["settingDelete"]
     assert [item["path"] for item in repeated["warnings"]] == [["keys", str(n)] for n in range(4)]
     assert (
-        await root.world.database.read(select(func.count()).select_from(SettingChange)) == changes
+        await root.environment.database.read(select(func.count()).select_from(SettingChange))
+        == changes
     )
 
 
-async def test_delete_is_all_or_nothing(root: Client) -> None:
+async def test_delete_is_all_or_nothing(root: GraphQLClient) -> None:
     await put(root, MOST, 50)
     payload = (await root(UNSET, keys=[MOST, "nothing"]))["settingDelete"]
     (error,) = payload["errors"]
     assert (error["constraint"], error["path"], error["index"]) == ("unknown", ["keys"], 1)
     payload = (await root(UNSET, keys=[MOST] * 101))["settingDelete"]
     assert payload["errors"][0]["constraint"] == "max"
-    assert await stored(root.world) == {MOST: 50}
+    assert await stored(root.environment) == {MOST: 50}
 
 
-async def load_allocated_quotas(world: Environment) -> dict[str, int]:
+async def load_allocated_quotas(environment: Environment) -> dict[str, int]:
     statement = select(col(Domain.name), col(Domain.quota_allocated))
-    return {row.name: row.quota_allocated for row in await world.database.read(statement)}
+    return {row.name: row.quota_allocated for row in await environment.database.read(statement)}
 
 
 async def test_default_quota_updates_allocated_quota_of_domains(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    world, gib = root.world, 1 << 30
-    await make_user(world, "own", quota=5 * gib)
-    now = world.now()
-    async with world.write_session() as session:
+    environment, gib = root.environment, 1 << 30
+    await make_user(environment, "own", quota=5 * gib)
+    now = environment.now()
+    async with environment.write_session() as session:
         domain_columns: dict[str, Any] = {
             "created_at": now,
             "updated_at": now,
@@ -233,23 +234,23 @@ async def test_default_quota_updates_allocated_quota_of_domains(
         }
         session.add(Domain(id=7, name="far.example", **domain_columns))
         session.add(Stream(id=7))
-    assert await load_allocated_quotas(world) == {"example.org": 7 * gib, "far.example": 0}
+    assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     for value, total in (("3 GiB", 11 * gib), (0, 5 * gib), ("2 GiB", 9 * gib)):
         await put(root, "quota.default", value)
-        assert (await load_allocated_quotas(world))["example.org"] == total
-        report = await check_consistency(world)
+        assert (await load_allocated_quotas(environment))["example.org"] == total
+        report = await check_consistency(environment)
         assert report.findings == []
     await root(UNSET, keys=["quota.default"])
-    assert await load_allocated_quotas(world) == {"example.org": 7 * gib, "far.example": 0}
+    assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     document = "{ viewer { user { limits { quota { allowed } } } } }"
     for client in (ada, bob):
         assert (await client(document))["viewer"]["user"]["limits"]["quota"]["allowed"] == gib
 
 
 async def test_history_shows_actor_values_and_reason(
-    root: Client, ada: Client, clock: Clock
+    root: GraphQLClient, ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    admin = await make_client(root.world, root.http, "chief", role=Role.ADMIN)
+    admin = await make_client(root.environment, root.http, "chief", role=Role.ADMIN)
     await put(root, MOST, 50, reason="spam")
     clock.tick(hours=1)
     await put(admin, MOST, 50)  # no change and no history entry
@@ -271,7 +272,7 @@ async def test_history_shows_actor_values_and_reason(
     last = (await root(HISTORY_QUERY, key=MOST, last=1))["setting"]["history"]
     previous = await root(HISTORY_QUERY, key=MOST, last=9, before=last["pageInfo"]["startCursor"])
     assert [n["after"] for n in previous["setting"]["history"]["nodes"]] == [None, 60]
-    answer = await root.raw(
+    answer = await root.execute(
         HISTORY_QUERY, key="mailboxes.max", after=first["pageInfo"]["endCursor"]
     )
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
@@ -280,16 +281,16 @@ async def test_history_shows_actor_values_and_reason(
     assert (await admin(node, id=change_id))["node"] == {"__typename": "SettingChange"}
     assert (await ada(node, id=change_id))["node"] is None
     clock.tick(days=365)
-    assert (await housekeeping.run_round(root.world, sweep=False)).settings == 4
+    assert (await housekeeping.run_round(root.environment, sweep=False)).settings == 4
 
 
-async def test_change_is_in_the_journal_and_the_admin_log(root: Client) -> None:
+async def test_change_is_in_the_journal_and_the_admin_log(root: GraphQLClient) -> None:
     await put(root, MOST, 50, reason="spam", sessionId="panel")
     await put(root, "custom.smtpPassword", "hunter2")
     statement = select(*select_columns(Change)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SETTING_CHANGED
     )
-    rows = await root.world.database.read(statement.order_by(col(Change.last)))
+    rows = await root.environment.database.read(statement.order_by(col(Change.last)))
     assert [(row.facts["key"], row.origin) for row in rows] == [
         ([MOST], "panel"),
         (["custom.smtpPassword"], None),
@@ -297,7 +298,7 @@ async def test_change_is_in_the_journal_and_the_admin_log(root: Client) -> None:
     log_statement = select(*select_columns(AdminLogEntry)).order_by(col(AdminLogEntry.id))
     log_entries = [
         (row.mutation, row.before, row.after, row.reason)
-        for row in await root.world.database.read(log_statement)
+        for row in await root.environment.database.read(log_statement)
     ]
     assert log_entries == [
         ("settingSet", None, {MOST: 50}, "spam"),
@@ -308,7 +309,7 @@ async def test_change_is_in_the_journal_and_the_admin_log(root: Client) -> None:
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     document = "{ settings { key history(first: 2) { totalCount nodes { after actor } } } }"
 
@@ -325,13 +326,13 @@ async def test_list_needs_a_constant_number_of_statements(
 
 
 async def test_only_administrators_read_or_change_settings(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await put(root, "custom.a", "visible")
-    domain_admin = await make_client(world, root.http, "chief", role=Role.DOMAIN_ADMIN)
-    secret = await make_key(world, "mail", role=Role.ADMIN, scopes=[Scope.SETTINGS])
-    scoped_client = Client(root.http, world, root.user, secret)
-    before = await stored(world)
+    domain_admin = await make_client(environment, root.http, "chief", role=Role.DOMAIN_ADMIN)
+    secret = await make_api_key(environment, "mail", role=Role.ADMIN, scopes=[Scope.SETTINGS])
+    scoped_client = GraphQLClient(root.http, environment, root.user, secret)
+    before = await stored(environment)
     for client in (ada, domain_admin, scoped_client):
         for document, arguments in (
             (SETTING_QUERY, {"key": "custom.a"}),
@@ -340,13 +341,13 @@ async def test_only_administrators_read_or_change_settings(
             (SET, {"key": "custom.a", "value": 1}),
             (UNSET, {"keys": ["custom.a"]}),
         ):
-            answer = await client.raw(document, **arguments)
+            answer = await client.execute(document, **arguments)
             assert "forbidden" in str(answer).lower(), document
             assert "visible" not in str(answer)
-    assert await stored(world) == before
+    assert await stored(environment) == before
 
 
-async def test_custom_setting_has_the_type_of_its_value(root: Client) -> None:
+async def test_custom_setting_has_the_type_of_its_value(root: GraphQLClient) -> None:
     for n, (value, kind) in enumerate(
         (("a", "string"), (1, "number"), (1.5, "number"), (True, "boolean"), ([1], "list"))
     ):

@@ -11,7 +11,7 @@ from models.users.roles import Role, Scope
 from resolvers.admin import trusted_documents
 from resolvers.admin.trusted_documents import NewTrustedDocument, hash_of
 from resolvers.context import MAX_BATCH_KEYS, Context, Viewer
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 
 
 def new_document(number: int) -> NewTrustedDocument:
@@ -23,9 +23,9 @@ def test_hash_is_sha256_of_the_utf8_text() -> None:
 
 
 async def test_documents_are_added_once_listed_and_removed(
-    world: Environment, clock: Clock
+    environment: Environment, clock: ManualClock
 ) -> None:
-    ctx = root_context(world)
+    ctx = root_context(environment)
     assert (
         await trusted_documents.add_documents_and_count_new(
             ctx, [new_document(1), new_document(2), new_document(1)]
@@ -42,18 +42,21 @@ async def test_documents_are_added_once_listed_and_removed(
     assert rows[-1].operations == ["Q3"]
     assert rows[-1].added_at == clock.time
     document_hash = hash_of(new_document(1).text)
-    assert await trusted_documents.find_document_text(world, document_hash) == new_document(1).text
+    assert (
+        await trusted_documents.find_document_text(environment, document_hash)
+        == new_document(1).text
+    )
     await trusted_documents.remove_documents(ctx, [document_hash])
-    assert await trusted_documents.find_document_text(world, document_hash) is None
+    assert await trusted_documents.find_document_text(environment, document_hash) is None
     assert len(await trusted_documents.list_documents(ctx)) == 2
 
 
 async def test_many_documents_are_added_in_few_statements(
-    world: Environment, statements: list[str]
+    environment: Environment, statements: list[str]
 ) -> None:
     documents = [new_document(number) for number in range(2 * MAX_BATCH_KEYS + 1)]
     assert await trusted_documents.add_documents_and_count_new(
-        root_context(world), documents
+        root_context(environment), documents
     ) == len(documents)
     assert (
         len(
@@ -61,21 +64,28 @@ async def test_many_documents_are_added_in_few_statements(
         )
         == 3
     )
-    assert len(await trusted_documents.list_documents(root_context(world))) == len(documents)
-    assert await trusted_documents.add_documents_and_count_new(root_context(world), []) == 0
+    assert len(await trusted_documents.list_documents(root_context(environment))) == len(documents)
+    assert await trusted_documents.add_documents_and_count_new(root_context(environment), []) == 0
 
 
-async def test_removal_is_all_or_nothing(world: Environment) -> None:
-    await trusted_documents.add_documents_and_count_new(root_context(world), [new_document(1)])
+async def test_removal_is_all_or_nothing(environment: Environment) -> None:
+    await trusted_documents.add_documents_and_count_new(
+        root_context(environment), [new_document(1)]
+    )
     document_hash = hash_of(new_document(1).text)
     with pytest.raises(NotFound) as raised:
-        await trusted_documents.remove_documents(root_context(world), [document_hash, b"\0" * 32])
+        await trusted_documents.remove_documents(
+            root_context(environment), [document_hash, b"\0" * 32]
+        )
     assert (raised.value.ref, raised.value.index) == ("00" * 32, 1)
-    assert await trusted_documents.find_document_text(world, document_hash) == new_document(1).text
+    assert (
+        await trusted_documents.find_document_text(environment, document_hash)
+        == new_document(1).text
+    )
 
 
-async def test_only_root_can_manage_trusted_documents(world: Environment) -> None:
-    admin = Context(world, Viewer(1, Role.ADMIN, frozenset({Scope.MASTER})))
+async def test_only_root_can_manage_trusted_documents(environment: Environment) -> None:
+    admin = Context(environment, Viewer(1, Role.ADMIN, frozenset({Scope.MASTER})))
     for operation in (
         trusted_documents.add_documents_and_count_new(admin, [new_document(1)]),
         trusted_documents.remove_documents(admin, [b"\0" * 32]),
@@ -85,11 +95,12 @@ async def test_only_root_can_manage_trusted_documents(world: Environment) -> Non
             await operation
 
 
-async def test_non_ascii_text_is_stored_unchanged(world: Environment) -> None:
+async def test_non_ascii_text_is_stored_unchanged(environment: Environment) -> None:
     document = NewTrustedDocument("query Ä { viewer { role } } # \U0001f426 \r\n ü", ("Ä", "日本"))
-    await trusted_documents.add_documents_and_count_new(root_context(world), [document])
+    await trusted_documents.add_documents_and_count_new(root_context(environment), [document])
     assert (
-        await trusted_documents.find_document_text(world, hash_of(document.text)) == document.text
+        await trusted_documents.find_document_text(environment, hash_of(document.text))
+        == document.text
     )
-    (row,) = await trusted_documents.list_documents(root_context(world))
+    (row,) = await trusted_documents.list_documents(root_context(environment))
     assert tuple(row.operations) == document.operations

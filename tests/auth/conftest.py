@@ -7,22 +7,27 @@ import pytest
 from models.domains.tables import AliasDomain, Domain
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 
 @pytest.fixture
-async def sign_in_environment(world: Environment, clock: Clock) -> AsyncIterator[SignInEnvironment]:
+async def sign_in_environment(
+    environment: Environment, clock: ManualClock
+) -> AsyncIterator[SignInEnvironment]:
     """Yield an environment with user ada of example.org and the alias domain example.com."""
-    new_environment, now = SignInEnvironment(world, clock, domain_id=world.new_id()), clock()
-    async with world.write_session() as session:
+    new_environment, now = (
+        SignInEnvironment(environment, clock, domain_id=environment.new_id()),
+        clock(),
+    )
+    async with environment.write_session() as session:
         session.add(
             Domain(id=new_environment.domain_id, name="example.org", created_at=now, updated_at=now)
         )
         await session.flush()
         session.add(
             AliasDomain(
-                id=world.new_id(),
+                id=environment.new_id(),
                 alias="example.com",
                 domain_id=new_environment.domain_id,
                 created_at=now,
@@ -30,4 +35,4 @@ async def sign_in_environment(world: Environment, clock: Clock) -> AsyncIterator
         )
     await new_environment.add_user("ada")
     yield new_environment
-    await authentication.wait_for_background_tasks(world)
+    await authentication.wait_for_background_tasks(environment)

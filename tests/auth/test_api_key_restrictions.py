@@ -21,7 +21,7 @@ from resolvers.auth.api_keys import ApiKeyChange, NewApiKey
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_key
+from tests.conftest import GraphQLClient, make_api_key
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import (
     MASTER_SCOPES,
@@ -103,7 +103,7 @@ async def test_domain_admin_key_covers_only_own_domains(
         frozenset({sign_in_environment.domain_id}),
     )
     assert viewer.permissions == {AdminPermission.LOGIN_AS}
-    key_context = Context(sign_in_environment.world, viewer)
+    key_context = Context(sign_in_environment.environment, viewer)
     with pytest.raises(InvalidInput):  # a key without a user can't create a key without domains
         await create_key_and_viewer(sign_in_environment, key_context, role=role)
     with pytest.raises(RequestError):
@@ -125,7 +125,7 @@ async def test_domain_admin_creates_no_key_of_admin_of_more_domains(
     rita_id = await sign_in_environment.add_user(
         "rita", role=Role.DOMAIN_ADMIN, domain_id=sign_in_environment.domain_id
     )
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         session.add(DomainAdmin(user_id=rita_id, domain_id=other_domain_id))
     for role in (Role.DOMAIN_ADMIN, Role.USER):
         with pytest.raises(Forbidden):
@@ -162,7 +162,7 @@ async def test_key_creates_no_key_with_more_rights(
         allowed_ips=["192.0.2.0/24"],
         expires_at=sign_in_environment.clock() + timedelta(days=1),
     )
-    ctx = Context(sign_in_environment.world, viewer)
+    ctx = Context(sign_in_environment.environment, viewer)
     if isinstance(fields.get("expires_at"), timedelta):
         fields = {"expires_at": sign_in_environment.clock() + fields["expires_at"]}
     if "user_id" in fields:
@@ -183,7 +183,7 @@ async def test_scoped_or_read_only_key_creates_no_key(
         )
         with pytest.raises(Forbidden):
             await api_keys.create_api_key(
-                Context(sign_in_environment.world, viewer), NewApiKey("k")
+                Context(sign_in_environment.environment, viewer), NewApiKey("k")
             )
 
 
@@ -197,7 +197,7 @@ async def test_key_does_not_loosen_its_own_restrictions(
         expires_at=sign_in_environment.clock() + timedelta(days=1),
     )
     ctx, later = (
-        Context(sign_in_environment.world, viewer),
+        Context(sign_in_environment.environment, viewer),
         sign_in_environment.clock() + timedelta(days=2),
     )
     for change in (
@@ -266,17 +266,19 @@ async def test_key_is_valid_only_from_its_networks(
     headers = {"x-api-key": secret}
     for ip in ("192.0.2.255", "2001:db8::7", "::ffff:192.0.2.1"):
         assert (
-            await authentication.authenticate_request(sign_in_environment.world, headers, ip=ip)
+            await authentication.authenticate_request(
+                sign_in_environment.environment, headers, ip=ip
+            )
         ).api_key_id == row.id
     for refused_ip in ("192.0.3.0", "2001:db8:0:1::", None, "x"):
         with pytest.raises(Unauthenticated):
             await authentication.authenticate_request(
-                sign_in_environment.world, headers, ip=refused_ip
+                sign_in_environment.environment, headers, ip=refused_ip
             )
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     table = core_table(SecurityEvent)
     query = select(table).where(col(SecurityEvent.result) == "fail")
-    rows = await sign_in_environment.world.database.read(query)
+    rows = await sign_in_environment.environment.database.read(query)
     assert {(event.action, event.user_id) for event in rows} == {
         ("api key", sign_in_environment.users["ada"])
     }
@@ -302,14 +304,14 @@ async def test_key_is_valid_only_from_its_networks(
     ],
 )
 async def test_invalid_api_key_input_names_its_path(
-    ada: Client, arguments: dict[str, Any], path: list[str]
+    ada: GraphQLClient, arguments: dict[str, Any], path: list[str]
 ) -> None:
     payload = (await ada(API_KEY_CREATE, input={"name": "k", **arguments}))["apiKeyCreate"]
     assert [error["path"] for error in payload["errors"]] == [path]
 
 
 async def test_key_limited_to_operations_runs_no_others(
-    ada: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
     arguments = {"name": "k", "operations": ["viewer", "mailbox"], "allowedIps": ["127.0.0.1"]}
     payload = (await ada(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
@@ -337,7 +339,7 @@ async def test_key_limited_to_operations_runs_no_others(
     assert (await http.post("/graphql", json=body, headers=spoofed_headers)).status_code == 401
 
 
-async def test_invalid_api_key_update_is_refused(ada: Client, bob: Client) -> None:
+async def test_invalid_api_key_update_is_refused(ada: GraphQLClient, bob: GraphQLClient) -> None:
     key_id = (await ada(API_KEY_CREATE, input={"name": "k"}))["apiKeyCreate"]["apiKey"]["id"]
     for client, arguments, code in (
         (ada, {}, "VALIDATION"),
@@ -352,9 +354,9 @@ async def test_invalid_api_key_update_is_refused(ada: Client, bob: Client) -> No
 
 
 async def test_key_limited_to_domains_creates_no_wider_key(
-    world: Environment, http: httpx.AsyncClient, root: Client, ada: Client
+    environment: Environment, http: httpx.AsyncClient, root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "dora", list(AdminPermission))
+    domain_admin = await make_domain_admin(environment, http, "dora", list(AdminPermission))
     arguments = {"name": "k", "role": "ADMIN", "domains": [{"name": "example.org"}]}
     payload = (await root(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
     assert payload["errors"] == []
@@ -397,41 +399,50 @@ async def test_key_loses_rights_with_its_demoted_maker(
     sign_in_environment.clock.tick(seconds=5)
     current_viewer = await sign_in_environment.authenticate(secret)
     assert (current_viewer.role, current_viewer.administered_domains) == (Role.USER, frozenset())
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
     assert replace(current_viewer, permissions=frozenset()).scopes == MASTER_SCOPES
 
 
-async def test_creation_of_platform_key_is_in_admin_log(root: Client, world: Environment) -> None:
+async def test_creation_of_platform_key_is_in_admin_log(
+    root: GraphQLClient, environment: Environment
+) -> None:
     from models.admin.admin_log import AdminLogEntry
 
-    await make_key(world, "before")
+    await make_api_key(environment, "before")
     await root(API_KEY_CREATE, input={"name": "k", "role": "ADMIN"})
-    rows = await world.database.read(select(core_table(AdminLogEntry)))
+    rows = await environment.database.read(select(core_table(AdminLogEntry)))
     assert [(row.mutation, row.target_kind) for row in rows] == [("apiKeyCreate", "ApiKey")]
 
 
 @pytest.mark.usefixtures("ada")
 async def test_admin_creates_key_for_domain_without_own_rights(
-    over: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    admin_client: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     new_user = NewUser(username="far", address="far@far.example", password_disabled=True)
     await creation_create.create_user(
-        Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)), new_user
+        Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)), new_user
     )
     users_query = "{ users(first: 10) { nodes { username } } }"
     arguments = {"name": "k", "role": "DOMAIN_ADMIN", "domains": [{"name": "far.example"}]}
-    for client in (over, root):
+    for client in (admin_client, root):
         payload = (await client(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
         assert payload["errors"] == []
         assert payload["apiKey"]["domains"] == [{"name": "far.example"}]
-        key_client = Client(http, world, root.user, payload["secret"])
+        key_client = GraphQLClient(http, environment, root.user, payload["secret"])
         assert (await key_client(users_query))["users"]["nodes"] == [{"username": "far"}]
     unknown_domain_input = {**arguments, "domains": [{"name": "nowhere.example"}]}
-    (error,) = (await over(API_KEY_CREATE, input=unknown_domain_input))["apiKeyCreate"]["errors"]
+    (error,) = (await admin_client(API_KEY_CREATE, input=unknown_domain_input))["apiKeyCreate"][
+        "errors"
+    ]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["domains"])
-    domain_admin = await make_domain_admin(world, http, "chief")
+    domain_admin = await make_domain_admin(environment, http, "chief")
     (error,) = (await domain_admin(API_KEY_CREATE, input=arguments))["apiKeyCreate"]["errors"]
     assert error["code"] == "NOT_FOUND"
     user_key_input = {**arguments, "user": {"username": "ada"}}
-    (error,) = (await over(API_KEY_CREATE, input=user_key_input))["apiKeyCreate"]["errors"]
+    (error,) = (await admin_client(API_KEY_CREATE, input=user_key_input))["apiKeyCreate"]["errors"]
     assert error["code"] == "FORBIDDEN"

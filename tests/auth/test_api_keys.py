@@ -27,7 +27,7 @@ async def test_key_has_its_scopes_and_expiry(sign_in_environment: SignInEnvironm
     new_key = NewApiKey("backup", scopes={Scope.MAIL_READ}, read_only=True, expires_at=expires_at)
     row, secret = await api_keys.create_api_key(sign_in_environment.user_context("ada"), new_key)
     viewer = await authentication.authenticate_request(
-        sign_in_environment.world, {"x-api-key": secret}, ip=None
+        sign_in_environment.environment, {"x-api-key": secret}, ip=None
     )
     assert viewer == await sign_in_environment.authenticate(secret)
     assert viewer == Viewer(
@@ -40,11 +40,13 @@ async def test_key_has_its_scopes_and_expiry(sign_in_environment: SignInEnvironm
     )
     with pytest.raises(Unauthenticated):
         await authentication.authenticate_request(
-            sign_in_environment.world, {"x-access-token": secret}, ip=None
+            sign_in_environment.environment, {"x-access-token": secret}, ip=None
         )
     sign_in_environment.clock.tick(days=1)
     assert await sign_in_environment.is_refused(secret)
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
 
 
 async def test_key_without_scopes_has_all_scopes_of_its_role(
@@ -73,7 +75,7 @@ async def test_user_creates_no_key_with_more_rights(sign_in_environment: SignInE
             await api_keys.create_api_key(ctx, new_key)
     with pytest.raises(NotFound):
         await api_keys.create_api_key(sign_in_environment.user_context("ada"), rex_key)
-    assert await row_count(sign_in_environment.world, ApiKey) == 0
+    assert await row_count(sign_in_environment.environment, ApiKey) == 0
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,9 @@ async def test_keys_are_listed_newest_first_for_owner_and_admins(
         "two",
         "one",
     ]
-    assert await list_key_names(Context(sign_in_environment.world, Viewer()), *first_page) == []
+    assert (
+        await list_key_names(Context(sign_in_environment.environment, Viewer()), *first_page) == []
+    )
     assert await api_keys.count_api_keys(sign_in_environment.user_context("ada")) == 3
     page = await api_keys.load_api_keys(
         sign_in_environment.user_context("ada"),
@@ -179,7 +183,7 @@ async def test_key_use_sets_last_used_at(sign_in_environment: SignInEnvironment)
         sign_in_environment.user_context("ada"), NewApiKey("k")
     )
     await sign_in_environment.authenticate(secret)
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     (used_row,) = await api_keys.load_api_keys_by_id(
         sign_in_environment.user_context("ada"), [row.id]
     )

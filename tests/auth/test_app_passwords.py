@@ -20,8 +20,13 @@ from resolvers.auth import app_passwords
 from resolvers.auth.app_passwords import AppPasswordPatch, AppPasswordScope, NewAppPassword
 from resolvers.auth.passwords import password_hashes
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, Clock, context, make_client
-from tests.support.accounts.two_factor_operations import admin_of, all_of, ask, codes
+from tests.conftest import GraphQLClient, ManualClock, client_context, make_client
+from tests.support.accounts.two_factor_operations import (
+    load_all_rows,
+    load_domain_admin_context,
+    mutation_error_codes,
+    run_auth_mutation,
+)
 
 CHOSEN_LETTERS = "qwmzrtpkvbnhjdfg"
 SHOWN_FIELDS = (
@@ -30,8 +35,8 @@ SHOWN_FIELDS = (
 LIST_QUERY = "query ($all: Boolean!) { user { appPasswords(showAll: $all) { description } } }"
 
 
-async def create_app_password(client: Client, **arguments: Any) -> Any:
-    payload = await ask(
+async def create_app_password(client: GraphQLClient, **arguments: Any) -> Any:
+    payload = await run_auth_mutation(
         client,
         "appPasswordCreate",
         f"{SHOWN_FIELDS} password",
@@ -41,17 +46,17 @@ async def create_app_password(client: Client, **arguments: Any) -> Any:
     return payload
 
 
-async def find_app_password(world: Environment, client: Client, password: str) -> Any:
-    return await app_passwords.find_app_password(world, client.user.id, password)
+async def find_app_password(environment: Environment, client: GraphQLClient, password: str) -> Any:
+    return await app_passwords.find_app_password(environment, client.user.id, password)
 
 
-async def record_use(client: Client, row: Any, ip: str = "192.0.2.9") -> bool:
-    ctx = Context(client.world, Viewer(), client_ip=ip)
+async def record_use(client: GraphQLClient, row: Any, ip: str = "192.0.2.9") -> bool:
+    ctx = Context(client.environment, Viewer(), client_ip=ip)
     async with ctx.write_session(client.user.id) as session:
         return await app_passwords.record_use_unless_changed(ctx, session, row)
 
 
-async def test_created_app_password_is_found_in_any_spelling(ada: Client) -> None:
+async def test_created_app_password_is_found_in_any_spelling(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada)
     assert re.fullmatch(r"[a-z]{16}", payload["password"])
     shown = payload["appPassword"]
@@ -62,21 +67,21 @@ async def test_created_app_password_is_found_in_any_spelling(ada: Client) -> Non
         " ".join(payload["password"][n : n + 4] for n in range(0, 16, 4)),
         f"\t{payload['password']}\n",
     ):
-        assert (await find_app_password(ada.world, ada, typed)).description == "Phone"
+        assert (await find_app_password(ada.environment, ada, typed)).description == "Phone"
     for wrong in (payload["password"][:-1], payload["password"] + "a", "", "x" * 10_000, "ß" * 8):
-        assert await find_app_password(ada.world, ada, wrong) is None
+        assert await find_app_password(ada.environment, ada, wrong) is None
 
 
-async def test_app_password_is_not_stored_as_text(ada: Client) -> None:
+async def test_app_password_is_not_stored_as_text(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada)
-    (row,) = await all_of(ada.world, ApplicationPassword)
+    (row,) = await load_all_rows(ada.environment, ApplicationPassword)
     assert payload["password"] not in repr(row)
     assert row.password.startswith("$argon2id$")
     assert len(row.selector) == 5
 
 
 async def test_one_hash_is_checked_for_any_password(
-    ada: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = await create_app_password(ada)
     for n in range(5):
@@ -84,9 +89,9 @@ async def test_one_hash_is_checked_for_any_password(
     checked: list[bool] = []
     check_password = password_hashes.check_password
 
-    async def record_check(world: Environment, stored: str | None, password: str) -> bool:
+    async def record_check(environment: Environment, stored: str | None, password: str) -> bool:
         checked.append(stored is not None)
-        return await check_password(world, stored, password)
+        return await check_password(environment, stored, password)
 
     monkeypatch.setattr(password_hashes, "check_password", record_check)
     for typed, expected in (
@@ -95,19 +100,19 @@ async def test_one_hash_is_checked_for_any_password(
         ("correct horse", False),
     ):
         del checked[:]
-        await find_app_password(ada.world, ada, typed)
+        await find_app_password(ada.environment, ada, typed)
         assert checked == [expected]
 
 
-async def test_app_password_is_found_by_an_index(ada: Client) -> None:
+async def test_app_password_is_found_by_an_index(ada: GraphQLClient) -> None:
     query = select(col(ApplicationPassword.id)).where(
         col(ApplicationPassword.user_id) == 7, col(ApplicationPassword.selector) == "abcde"
     )
-    engine = ada.world.database.engine
+    engine = ada.environment.database.engine
     sql = str(query.compile(engine, compile_kwargs={"literal_binds": True}))
-    async with ada.world.database.write_session() as session:
+    async with ada.environment.database.write_session() as session:
         connection = await session.connection()
-        if ada.world.database.dialect == "sqlite":
+        if ada.environment.database.dialect == "sqlite":
             rows = await connection.execute(text(f"EXPLAIN QUERY PLAN {sql}"))
         else:
             await connection.execute(text("SET LOCAL enable_seqscan = off"))
@@ -116,10 +121,12 @@ async def test_app_password_is_found_by_an_index(ada: Client) -> None:
     assert "uq_app_passwords_selector" in plan
 
 
-async def test_app_password_can_be_chosen(ada: Client) -> None:
+async def test_app_password_can_be_chosen(ada: GraphQLClient) -> None:
     assert (await create_app_password(ada, password=CHOSEN_LETTERS))["password"] == CHOSEN_LETTERS
-    assert await find_app_password(ada.world, ada, CHOSEN_LETTERS)
-    error_codes = await codes(ada, "appPasswordCreate", description="x", password=CHOSEN_LETTERS)
+    assert await find_app_password(ada.environment, ada, CHOSEN_LETTERS)
+    error_codes = await mutation_error_codes(
+        ada, "appPasswordCreate", description="x", password=CHOSEN_LETTERS
+    )
     assert error_codes == ["CONFLICT"]
 
 
@@ -129,14 +136,14 @@ async def test_app_password_can_be_chosen(ada: Client) -> None:
      "qwmzrtpkvbnhjdf1", "ä" * 16, "a" * 16, "abababababababab", "passwordpassword",
      "abcdefghijklmnop", "zyxwvutsrqponmlk", "aaabbbcccdddeeea", "x" * 10_000],
 )  # fmt: skip
-async def test_invalid_or_weak_app_password_is_refused(ada: Client, password: str) -> None:
-    payload = await ask(ada, "appPasswordCreate", description="x", password=password)
+async def test_invalid_or_weak_app_password_is_refused(ada: GraphQLClient, password: str) -> None:
+    payload = await run_auth_mutation(ada, "appPasswordCreate", description="x", password=password)
     assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["password"])]
 
 
 @pytest.mark.parametrize("description", ["", "  ", "x" * 256, "a\nb", "x" * 10_000])
-async def test_invalid_description_is_refused(ada: Client, description: str) -> None:
-    payload = await ask(ada, "appPasswordCreate", description=description)
+async def test_invalid_description_is_refused(ada: GraphQLClient, description: str) -> None:
+    payload = await run_auth_mutation(ada, "appPasswordCreate", description=description)
     assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["description"])]
 
 
@@ -153,12 +160,14 @@ SINGLE_SCOPES = ["IMAP", "POP3", "SMTP", "SIEVE", "MAIL_READ", "MAIL", "SUBMIT"]
         (["IMAP", "POP3", "SMTP"], ["IMAP", "POP3", "SMTP"]),  # ALL includes more scopes
     ],
 )
-async def test_scopes_are_normalized(ada: Client, scopes: list[str], expected: list[str]) -> None:
+async def test_scopes_are_normalized(
+    ada: GraphQLClient, scopes: list[str], expected: list[str]
+) -> None:
     assert (await create_app_password(ada, scopes=scopes))["appPassword"]["scopes"] == expected
 
 
-async def test_empty_scopes_are_refused(ada: Client) -> None:
-    payload = await ask(ada, "appPasswordCreate", description="x", scopes=[])
+async def test_empty_scopes_are_refused(ada: GraphQLClient) -> None:
+    payload = await run_auth_mutation(ada, "appPasswordCreate", description="x", scopes=[])
     assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["scopes"])]
 
 
@@ -172,27 +181,27 @@ def test_app_password_scopes_exclude_master() -> None:
     )
 
 
-async def test_use_is_recorded_and_extends_expiry(ada: Client, clock: Clock) -> None:
+async def test_use_is_recorded_and_extends_expiry(ada: GraphQLClient, clock: ManualClock) -> None:
     payload = await create_app_password(ada, ttl="PT1H")
     expires_at = clock() + timedelta(hours=1)
     assert payload["appPassword"]["expiresAt"] == expires_at.isoformat().replace("+00:00", "Z")
     clock.tick(minutes=50)
-    row = await find_app_password(ada.world, ada, payload["password"])
+    row = await find_app_password(ada.environment, ada, payload["password"])
     assert await record_use(ada, row)
-    (stored_row,) = await all_of(ada.world, ApplicationPassword)
+    (stored_row,) = await load_all_rows(ada.environment, ApplicationPassword)
     assert (stored_row.last_used_at, stored_row.last_used_ip) == (clock(), "192.0.2.9")
     clock.tick(minutes=59)
-    assert await find_app_password(ada.world, ada, payload["password"])
+    assert await find_app_password(ada.environment, ada, payload["password"])
     clock.tick(minutes=1)
-    assert await find_app_password(ada.world, ada, payload["password"]) is None
+    assert await find_app_password(ada.environment, ada, payload["password"]) is None
     assert not await record_use(ada, row)
     query = "query ($id: ID!) { node(id: $id) { id } }"
     assert (await ada(query, id=payload["appPassword"]["id"]))["node"] is None
 
 
-async def test_last_use_has_time_and_event(ada: Client, clock: Clock) -> None:
+async def test_last_use_has_time_and_event(ada: GraphQLClient, clock: ManualClock) -> None:
     payload = await create_app_password(ada)
-    await record_use(ada, await find_app_password(ada.world, ada, payload["password"]))
+    await record_use(ada, await find_app_password(ada.environment, ada, payload["password"]))
     query = "{ user { appPasswords { lastUse { at event { action } } } } }"
     (app_password,) = (await ada(query))["user"]["appPasswords"]
     used_at = clock().isoformat().replace("+00:00", "Z")
@@ -206,23 +215,25 @@ async def test_last_use_has_time_and_event(ada: Client, clock: Clock) -> None:
     assert app_password == {"lastUse": {"at": used_at, "event": {"action": "authenticate"}}}
 
 
-async def test_housekeeping_deletes_expired_app_passwords(ada: Client, clock: Clock) -> None:
+async def test_housekeeping_deletes_expired_app_passwords(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     from mail.maintenance.housekeeping import run_round
 
     await create_app_password(ada, ttl="PT1H")
     await create_app_password(ada)
     clock.tick(hours=1)
-    assert (await run_round(ada.world)).app_passwords == 1
-    assert len(await all_of(ada.world, ApplicationPassword)) == 1
+    assert (await run_round(ada.environment)).app_passwords == 1
+    assert len(await load_all_rows(ada.environment, ApplicationPassword)) == 1
 
 
 @pytest.mark.parametrize("ttl", ["PT0S", "PT59S", "P3651D", "P999999D"])
-async def test_ttl_out_of_range_is_refused(ada: Client, ttl: str) -> None:
-    payload = await ask(ada, "appPasswordCreate", description="x", ttl=ttl)
+async def test_ttl_out_of_range_is_refused(ada: GraphQLClient, ttl: str) -> None:
+    payload = await run_auth_mutation(ada, "appPasswordCreate", description="x", ttl=ttl)
     assert [(e["code"], e["path"]) for e in payload["errors"]] == [("VALIDATION", ["ttl"])]
 
 
-async def test_expiring_app_passwords_are_listed_only_with_show_all(ada: Client) -> None:
+async def test_expiring_app_passwords_are_listed_only_with_show_all(ada: GraphQLClient) -> None:
     await create_app_password(ada, description="stays")
     await create_app_password(ada, description="ends", ttl="P1D")
     names = [
@@ -235,11 +246,11 @@ async def test_expiring_app_passwords_are_listed_only_with_show_all(ada: Client)
     assert names == [["stays"], ["ends", "stays"]]
 
 
-async def test_number_of_app_passwords_is_limited(ada: Client, clock: Clock) -> None:
-    async with ada.world.write_session() as session:
+async def test_number_of_app_passwords_is_limited(ada: GraphQLClient, clock: ManualClock) -> None:
+    async with ada.environment.write_session() as session:
         session.add_all(
             ApplicationPassword(
-                id=ada.world.new_id(),
+                id=ada.environment.new_id(),
                 user_id=ada.user.id,
                 description="x",
                 selector=f"{n:05x}",
@@ -254,7 +265,7 @@ async def test_number_of_app_passwords_is_limited(ada: Client, clock: Clock) -> 
 
     async def try_create() -> bool:
         try:
-            await app_passwords.create_app_password(context(ada), None, new_password)
+            await app_passwords.create_app_password(client_context(ada), None, new_password)
         except LimitReached as refusal:
             return (refusal.limit, refusal.used) != (50, 50)
         return True
@@ -264,74 +275,92 @@ async def test_number_of_app_passwords_is_limited(ada: Client, clock: Clock) -> 
     assert [await try_create(), await try_create(), await try_create()] == [True, True, False]
 
 
-async def test_app_password_is_updated(ada: Client) -> None:
+async def test_app_password_is_updated(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada)
     password_id, password = payload["appPassword"]["id"], payload["password"]
     payload_fields = "appPasswords { description scopes active updatedAt }"
     arguments = {"ids": [password_id], "description": "Tablet", "scopes": ["IMAP"], "active": False}
-    (updated,) = (await ask(ada, "appPasswordUpdate", payload_fields, **arguments))["appPasswords"]
+    (updated,) = (await run_auth_mutation(ada, "appPasswordUpdate", payload_fields, **arguments))[
+        "appPasswords"
+    ]
     assert updated["updatedAt"]
     assert (updated["description"], updated["scopes"], updated["active"]) == (
         "Tablet",
         ["IMAP"],
         False,
     )
-    assert await find_app_password(ada.world, ada, password) is None
-    assert await codes(ada, "appPasswordUpdate", ids=[password_id], active=True) == []
-    assert await find_app_password(ada.world, ada, password)
-    assert await codes(ada, "appPasswordUpdate", ids=[password_id]) == ["VALIDATION"]
-    assert await codes(ada, "appPasswordUpdate", ids=["app_x"], active=True) == ["VALIDATION"]
+    assert await find_app_password(ada.environment, ada, password) is None
+    assert (
+        await mutation_error_codes(ada, "appPasswordUpdate", ids=[password_id], active=True) == []
+    )
+    assert await find_app_password(ada.environment, ada, password)
+    assert await mutation_error_codes(ada, "appPasswordUpdate", ids=[password_id]) == ["VALIDATION"]
+    assert await mutation_error_codes(ada, "appPasswordUpdate", ids=["app_x"], active=True) == [
+        "VALIDATION"
+    ]
 
 
-async def test_app_password_deactivated_after_lookup_is_not_used(ada: Client) -> None:
+async def test_app_password_deactivated_after_lookup_is_not_used(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada)
-    row = await find_app_password(ada.world, ada, payload["password"])
-    await app_passwords.update_app_passwords(context(ada), [row.id], AppPasswordPatch(active=False))
+    row = await find_app_password(ada.environment, ada, payload["password"])
+    await app_passwords.update_app_passwords(
+        client_context(ada), [row.id], AppPasswordPatch(active=False)
+    )
     assert not await record_use(ada, row)
 
 
-async def test_security_log_keeps_description_of_deleted_app_password(ada: Client) -> None:
+async def test_security_log_keeps_description_of_deleted_app_password(ada: GraphQLClient) -> None:
     payload = await create_app_password(ada, description="Old phone")
     password_id = payload["appPassword"]["id"]
-    assert (await ask(ada, "appPasswordDelete", "deletedIds", ids=[password_id]))["deletedIds"] == [
-        password_id
-    ]
-    assert await codes(ada, "appPasswordDelete", ids=[password_id]) == ["NOT_FOUND"]
-    events = {row.action: row.detail for row in await all_of(ada.world, SecurityEvent)}
+    assert (await run_auth_mutation(ada, "appPasswordDelete", "deletedIds", ids=[password_id]))[
+        "deletedIds"
+    ] == [password_id]
+    assert await mutation_error_codes(ada, "appPasswordDelete", ids=[password_id]) == ["NOT_FOUND"]
+    events = {row.action: row.detail for row in await load_all_rows(ada.environment, SecurityEvent)}
     for action in ("app password create", "app password delete"):
         assert events[action]["description"] == "Old phone"
 
 
 async def test_app_password_of_other_user_is_hidden_and_unchangeable(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     ada_password_id = (await create_app_password(ada))["appPassword"]["id"]
     bob_password_id = (await create_app_password(bob))["appPassword"]["id"]
     user = {"username": "ada"}
     node = "query ($id: ID!) { node(id: $id) { id } }"
     assert (await bob(node, id=ada_password_id))["node"] is None
-    assert await codes(bob, "appPasswordCreate", user=user, description="x") == ["NOT_FOUND"]
+    assert await mutation_error_codes(bob, "appPasswordCreate", user=user, description="x") == [
+        "NOT_FOUND"
+    ]
     for name, extra in (("appPasswordUpdate", {"active": False}), ("appPasswordDelete", {})):
-        payload = await ask(bob, name, ids=[bob_password_id, ada_password_id], **extra)
+        payload = await run_auth_mutation(
+            bob, name, ids=[bob_password_id, ada_password_id], **extra
+        )
         assert [(e["code"], e["index"]) for e in payload["errors"]] == [("NOT_FOUND", 1)]
-    assert all(row.active for row in await all_of(ada.world, ApplicationPassword))
+    assert all(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
     assert (
-        await codes(root, "appPasswordUpdate", ids=[bob_password_id, ada_password_id], active=False)
+        await mutation_error_codes(
+            root, "appPasswordUpdate", ids=[bob_password_id, ada_password_id], active=False
+        )
         == []
     )
-    assert not any(row.active for row in await all_of(ada.world, ApplicationPassword))
-    logged_mutations = {row.mutation for row in await all_of(ada.world, AdminLogEntry)}
+    assert not any(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
+    logged_mutations = {row.mutation for row in await load_all_rows(ada.environment, AdminLogEntry)}
     assert logged_mutations == {"appPasswordUpdate", "userCreate"}
 
 
-async def test_domain_admin_needs_app_password_permission(ada: Client, bob: Client) -> None:
+async def test_domain_admin_needs_app_password_permission(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     new_phone = NewAppPassword("Phone")
-    row = (await app_passwords.create_app_password(context(ada), None, new_phone)).row
+    row = (await app_passwords.create_app_password(client_context(ada), None, new_phone)).row
     admin_without_permission, admin_with_permission = (
-        await admin_of(bob),
-        await admin_of(bob, AdminPermission.APP_PASSWDS),
+        await load_domain_admin_context(bob),
+        await load_domain_admin_context(bob, AdminPermission.APP_PASSWDS),
     )
-    other_admin = await admin_of(bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example")
+    other_admin = await load_domain_admin_context(
+        bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example"
+    )
     new_password, deactivation = NewAppPassword("x"), AppPasswordPatch(active=False)
     with pytest.raises(Forbidden) as refusal:
         await app_passwords.create_app_password(admin_without_permission, ada.user.id, new_password)
@@ -360,8 +389,10 @@ async def test_domain_admin_needs_app_password_permission(ada: Client, bob: Clie
         == 2
     )
     await app_passwords.update_app_passwords(admin_with_permission, [row.id], deactivation)
-    admin = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    admin_row = (await app_passwords.create_app_password(context(admin), None, new_password)).row
+    admin = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
+    admin_row = (
+        await app_passwords.create_app_password(client_context(admin), None, new_password)
+    ).row
     for operation in (
         app_passwords.update_app_passwords(admin_with_permission, [admin_row.id], deactivation),
         app_passwords.create_app_password(admin_with_permission, admin.user.id, new_password),
@@ -370,7 +401,7 @@ async def test_domain_admin_needs_app_password_permission(ada: Client, bob: Clie
             await operation
 
 
-async def test_user_needs_app_password_permission(ada: Client) -> None:
+async def test_user_needs_app_password_permission(ada: GraphQLClient) -> None:
     from sqlalchemy import update
 
     from models.users.tables import User
@@ -381,37 +412,43 @@ async def test_user_needs_app_password_permission(ada: Client) -> None:
         for permission in UserPermission
         if permission is not UserPermission.APP_PASSWDS
     ]
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         is_ada = col(User.id) == ada.user.id
         await session.exec(update(User).where(is_ada).values(permissions=other_permissions))
-    authentication.drop_cached_credentials(ada.world, ada.user.id)
-    assert await codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
-    assert await codes(ada, "appPasswordDelete", ids=[]) == ["FORBIDDEN"]
+    authentication.drop_cached_credentials(ada.environment, ada.user.id)
+    assert await mutation_error_codes(ada, "appPasswordCreate", description="x") == ["FORBIDDEN"]
+    assert await mutation_error_codes(ada, "appPasswordDelete", ids=[]) == ["FORBIDDEN"]
 
 
-async def test_app_password_of_unknown_user_is_not_found(root: Client) -> None:
+async def test_app_password_of_unknown_user_is_not_found(root: GraphQLClient) -> None:
     arguments = {"user": {"username": "nobody"}, "description": "x"}
-    assert await codes(root, "appPasswordCreate", **arguments) == ["NOT_FOUND"]
+    assert await mutation_error_codes(root, "appPasswordCreate", **arguments) == ["NOT_FOUND"]
 
 
-async def test_generated_app_passwords_use_letters_evenly(ada: Client) -> None:
-    letters = "".join(app_passwords._generate_password(ada.world) for _ in range(2000))  # noqa: SLF001
+async def test_generated_app_passwords_use_letters_evenly(ada: GraphQLClient) -> None:
+    letters = "".join(app_passwords._generate_password(ada.environment) for _ in range(2000))  # noqa: SLF001
     counts = [letters.count(letter) for letter in app_passwords.LETTERS]
     mean = len(letters) / 26
     assert sum((count - mean) ** 2 / mean for count in counts) < 60  # chi², p < 0.0001
 
 
-async def test_app_password_lookup_runs_one_statement(ada: Client, statements: list[str]) -> None:
+async def test_app_password_lookup_runs_one_statement(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
     payload = await create_app_password(ada)
     del statements[:]
-    await find_app_password(ada.world, ada, payload["password"])
+    await find_app_password(ada.environment, ada, payload["password"])
     assert len(statements) == 1
 
 
-async def test_repeated_create_returns_password_only_once(ada: Client) -> None:
+async def test_repeated_create_returns_password_only_once(ada: GraphQLClient) -> None:
     arguments = {"description": "x", "options": {"idempotencyKey": "once"}}
-    first = await ask(ada, "appPasswordCreate", f"password {SHOWN_FIELDS}", **arguments)
-    repeated = await ask(ada, "appPasswordCreate", f"password {SHOWN_FIELDS}", **arguments)
+    first = await run_auth_mutation(
+        ada, "appPasswordCreate", f"password {SHOWN_FIELDS}", **arguments
+    )
+    repeated = await run_auth_mutation(
+        ada, "appPasswordCreate", f"password {SHOWN_FIELDS}", **arguments
+    )
     assert repeated["appPassword"]["id"] == first["appPassword"]["id"]
     assert (bool(first["password"]), repeated["password"]) == (True, None)
 

@@ -72,9 +72,9 @@ def make_document(parent_name: str, name: str) -> tuple[str, dict[str, Any]]:
 
 
 async def test_authorization_runs_before_argument_validation(
-    world: Environment, http: httpx.AsyncClient
+    environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    credentials = await make_credentials(world, http)
+    credentials = await make_credentials(environment, http)
     mismatches = []
     for parent_name, name in field_coordinates():
         text, variables = make_document(parent_name, name)
@@ -86,7 +86,7 @@ async def test_authorization_runs_before_argument_validation(
             )
             if parent_name == "Subscription":
                 code = await subscription_verdict(
-                    world, credentials[caller], request_text, variables
+                    environment, credentials[caller], request_text, variables
                 )
             else:
                 code = await request_verdict(http, credentials[caller], request_text, variables)
@@ -97,9 +97,9 @@ async def test_authorization_runs_before_argument_validation(
 
 @pytest.mark.parametrize("atomic", ["", "@atomic"])
 async def test_atomic_request_is_refused_before_validation(
-    world: Environment, http: httpx.AsyncClient, atomic: str
+    environment: Environment, http: httpx.AsyncClient, atomic: str
 ) -> None:
-    credentials = await make_credentials(world, http)
+    credentials = await make_credentials(environment, http)
     text = f"""mutation {atomic} {{ domainCreate(input: {{name: "", options: {{
       idempotencyKey: "\\n"}}}}) {{ errors {{ code message path }} }} }}"""
     assert await request_verdict(http, credentials["user"], text, {}) == "FORBIDDEN"

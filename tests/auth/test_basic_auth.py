@@ -61,7 +61,7 @@ async def test_app_password_signs_in_with_its_http_scopes(
         is viewer
     )
     assert not await authentication.has_credential_ended_or_narrowed(
-        sign_in_environment.world, viewer
+        sign_in_environment.environment, viewer
     )
 
 
@@ -87,10 +87,12 @@ async def test_own_password_is_refused_for_graphql_or_with_a_factor(
     with pytest.raises(Forbidden):
         authentication.refuse_own_password(viewer)
     assert not await authentication.has_credential_ended_or_narrowed(
-        sign_in_environment.world, viewer
+        sign_in_environment.environment, viewer
     )
     await sign_in_environment.change_user("ada", second_factors=["TOTP"])
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
     sign_in_environment.clock.tick(seconds=5)
     with pytest.raises(Forbidden):
         await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
@@ -131,7 +133,7 @@ async def test_flushed_cache_forgets_password_checks(
 ) -> None:
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
     hash_count = len(compared_hashes)
-    assert cache_of_database(sign_in_environment.world.database).clear() == 1
+    assert cache_of_database(sign_in_environment.environment.database).clear() == 1
     await sign_in_by_basic_auth(sign_in_environment, PASSWORD)
     assert len(compared_hashes) == 2 * hash_count
 
@@ -166,7 +168,7 @@ async def test_application_password_that_ends_is_refused_within_a_second(
 ) -> None:
     app_password_id = await add_app_password(sign_in_environment, ["MAIL"])
     await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         condition = col(ApplicationPassword.id) == app_password_id
         await session.exec(
             update(ApplicationPassword).where(condition).values(APP_PASSWORD_CHANGES[name])
@@ -192,7 +194,7 @@ async def test_checked_password_runs_no_statement_for_seconds(
 ) -> None:
     await add_app_password(sign_in_environment, ["MAIL"])
     await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     del statements[:]
     for _ in range(5):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
@@ -205,15 +207,17 @@ async def test_checked_password_runs_no_statement_for_seconds(
 async def test_viewer_ends_with_its_app_password(sign_in_environment: SignInEnvironment) -> None:
     app_password_id = await add_app_password(sign_in_environment, ["MAIL"])
     viewer = await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         condition = col(ApplicationPassword.id) == app_password_id
         await session.exec(update(ApplicationPassword).where(condition).values(active=False))
     authentication.drop_cached_credentials(
-        sign_in_environment.world, sign_in_environment.users["ada"]
+        sign_in_environment.environment, sign_in_environment.users["ada"]
     )
     with pytest.raises(Unauthenticated):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
 
 
 async def test_basic_auth_failures_throttle_the_user(
@@ -235,10 +239,10 @@ async def test_basic_auth_is_logged_once_an_hour(sign_in_environment: SignInEnvi
     await add_app_password(sign_in_environment, ["MAIL"])
     for _ in range(10):
         await sign_in_by_basic_auth(sign_in_environment, APP_PASSWORD)
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
         sign_in_environment.clock.tick(minutes=15)
     rows: list[Any] = list(
-        await sign_in_environment.world.database.read(select(core_table(SecurityEvent)))
+        await sign_in_environment.environment.database.read(select(core_table(SecurityEvent)))
     )
     assert [(row.protocol, row.result, row.count) for row in rows] == [("HTTP", "success", 3)]
 
@@ -253,15 +257,15 @@ async def test_malformed_header_is_refused_without_a_statement(
     del statements[:]
     with pytest.raises(Unauthenticated):
         await authentication.authenticate_request(
-            sign_in_environment.world, {"authorization": f"Basic {credentials}"}, ip=None
+            sign_in_environment.environment, {"authorization": f"Basic {credentials}"}, ip=None
         )
     assert statements == []
 
 
 async def test_own_password_over_http_is_valid_for_paths_only(
-    world: Environment, http: httpx.AsyncClient
+    environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    root_context = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
     await creation_create.create_user(
         root_context, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )

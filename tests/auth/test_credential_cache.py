@@ -40,7 +40,7 @@ from resolvers.auth import (
 from resolvers.auth.api_keys import NewApiKey
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context, Viewer
-from tests.conftest import heard
+from tests.conftest import record_sql
 from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 WriteStatement = Update | Delete | Insert
@@ -56,7 +56,7 @@ class OtherProcess:
 
     async def authenticate(self, secret: str, ip: str = "192.0.2.1") -> Viewer:
         return await authentication.authenticate_request(
-            self.sign_in_environment.world, {"authorization": f"Bearer {secret}"}, ip=ip
+            self.sign_in_environment.environment, {"authorization": f"Bearer {secret}"}, ip=ip
         )
 
     async def use_for_30_seconds(self, secret: str) -> Viewer:
@@ -81,12 +81,13 @@ class OtherProcess:
 
 @pytest.fixture
 async def other_process(sign_in_environment: SignInEnvironment) -> AsyncIterator[OtherProcess]:
-    database = Database(sign_in_environment.world.database.url)
-    world = replace(sign_in_environment.world, database=database, wakeups=Wakeups())
+    database = Database(sign_in_environment.environment.database.url)
+    environment = replace(sign_in_environment.environment, database=database, wakeups=Wakeups())
     yield OtherProcess(
-        replace(sign_in_environment, world=world), heard(database, "INSERT INTO message_steps")
+        replace(sign_in_environment, environment=environment),
+        record_sql(database, "INSERT INTO message_steps"),
     )
-    await authentication.wait_for_background_tasks(world)
+    await authentication.wait_for_background_tasks(environment)
     await database.close()
 
 
@@ -94,7 +95,7 @@ async def commit_statement(
     sign_in_environment: SignInEnvironment, statement: WriteStatement
 ) -> None:
     """Commit a statement without a notice to any process."""
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         await (await session.connection()).execute(statement)
 
 
@@ -107,7 +108,7 @@ async def test_credential_is_looked_up_once_a_minute(
 ) -> None:
     token = await sign_in_environment.create_token("ada")
     _, key = await api_keys.create_api_key(sign_in_environment.user_context("ada"), NewApiKey("k"))
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     other_process.pop_lookup_count()
     for _ in range(12):  # 55 s
         for secret in (token, key):
@@ -306,9 +307,9 @@ async def test_shorter_token_lifetime_applies_at_once(
     token = await sign_in_environment.create_token("ada")
     await other_process.use_for_30_seconds(token)
     options = replace(
-        other_process.sign_in_environment.world.options, token_life=timedelta(seconds=20)
+        other_process.sign_in_environment.environment.options, token_life=timedelta(seconds=20)
     )
-    changed_environment = replace(other_process.sign_in_environment.world, options=options)
+    changed_environment = replace(other_process.sign_in_environment.environment, options=options)
     with pytest.raises(Unauthenticated):
         await authentication.authenticate_request(
             changed_environment, {"authorization": f"Bearer {token}"}
@@ -319,10 +320,10 @@ async def test_new_mailbox_share_is_seen_within_a_second(
     sign_in_environment: SignInEnvironment, other_process: OtherProcess
 ) -> None:
     owner_id = await sign_in_environment.add_user("bob")
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         now = sign_in_environment.clock()
         mailbox = Mailbox(
-            id=sign_in_environment.world.new_id(), user_id=owner_id, path="INBOX", guid="g",
+            id=sign_in_environment.environment.new_id(), user_id=owner_id, path="INBOX", guid="g",
             uid_validity=1, created_at=now,
         )  # fmt: skip
         session.add(mailbox)
@@ -348,9 +349,9 @@ async def test_revoked_token_is_refused_within_a_second_in_any_bus_state(
     """Uses real clocks. The bus of the first process works; the other process may miss it."""
     now = partial(datetime.now, UTC)
     revoking_environment = replace(
-        sign_in_environment.world, now=now, wakeups=BusWakeups(LocalBus(tmp_path / "bells"))
+        sign_in_environment.environment, now=now, wakeups=BusWakeups(LocalBus(tmp_path / "bells"))
     )
-    database = Database(sign_in_environment.world.database.url)
+    database = Database(sign_in_environment.environment.database.url)
     bus_wakeups = Wakeups() if bus == "none" else BusWakeups(LocalBus(tmp_path / "bells"))
     checking_environment = replace(revoking_environment, database=database, wakeups=bus_wakeups)
     credential_cache.follow_drops_of_other_processes(checking_environment)
@@ -360,7 +361,7 @@ async def test_revoked_token_is_refused_within_a_second_in_any_bus_state(
         await joined.wait()
     checking_process = OtherProcess(
         SignInEnvironment(checking_environment, sign_in_environment.clock),
-        heard(database, "INSERT INTO message_steps"),
+        record_sql(database, "INSERT INTO message_steps"),
     )
     revoking_process = SignInEnvironment(
         revoking_environment,
@@ -387,9 +388,9 @@ async def test_revoked_token_is_refused_within_a_second_in_any_bus_state(
     if receive_task:
         receive_task.cancel()
         await asyncio.wait([receive_task])
-    for world in (revoking_environment, checking_environment):
-        await authentication.wait_for_background_tasks(world)
-        await world.wakeups.close()
+    for environment in (revoking_environment, checking_environment):
+        await authentication.wait_for_background_tasks(environment)
+        await environment.wakeups.close()
     await database.close()
 
 
@@ -398,13 +399,13 @@ async def test_clock_set_back_during_read_of_changes_causes_no_loop(
 ) -> None:
     token = await sign_in_environment.create_token("ada")
     await other_process.authenticate(token)
-    world = other_process.sign_in_environment.world
+    environment = other_process.sign_in_environment.environment
     sign_in_environment.clock.tick(seconds=2)
     arrived_at = sign_in_environment.clock()
     sign_in_environment.clock.tick(hours=-1)
     async with asyncio.timeout(10):
         assert await credential_cache.read_changes_and_drop_unless_recent(
-            world, cache_of_database(world.database), arrived_at
+            environment, cache_of_database(environment.database), arrived_at
         )
 
 
@@ -413,17 +414,22 @@ async def test_change_during_a_lookup_is_not_missed(
 ) -> None:
     """The change is committed and read after the lookup has read the old row."""
     token = await sign_in_environment.create_token("ada")
-    world, digest = other_process.sign_in_environment.world, credential_status.secret_digest(token)
+    environment, digest = (
+        other_process.sign_in_environment.environment,
+        credential_status.secret_digest(token),
+    )
 
     async def load_token() -> Any:
-        token_row = await credential_status.load_valid_token(world, digest=digest)
+        token_row = await credential_status.load_valid_token(environment, digest=digest)
         await sign_in_environment.change_user("ada", disabled=True)
-        cache = cache_of_database(world.database)
+        cache = cache_of_database(environment.database)
         cache.changes_read_at = None
-        await credential_cache.read_changes_and_drop_unless_recent(world, cache, world.now())
+        await credential_cache.read_changes_and_drop_unless_recent(
+            environment, cache, environment.now()
+        )
         return token_row
 
-    assert await credential_cache.read_and_cache(world, digest, load_token)
+    assert await credential_cache.read_and_cache(environment, digest, load_token)
     with pytest.raises(Unauthenticated):
         await other_process.authenticate(token)
 
@@ -438,15 +444,17 @@ async def test_change_that_is_committed_late_is_not_missed(
         await sign_in_environment.create_token("bob"),
     )
     await other_process.authenticate(token)
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         await (await session.connection()).execute(
             update(User).where(is_ada(sign_in_environment)).values(disabled=True)
         )
-        if sign_in_environment.world.database.dialect == "postgresql":  # SQLite has one writer
+        if (
+            sign_in_environment.environment.database.dialect == "postgresql"
+        ):  # SQLite has one writer
             await sign_in_environment.change_user("bob", suspended=True)
         sign_in_environment.clock.tick(seconds=SECOND)
         assert await other_process.authenticate(token)
-        if sign_in_environment.world.database.dialect == "postgresql":
+        if sign_in_environment.environment.database.dialect == "postgresql":
             with pytest.raises(Unauthenticated):
                 await other_process.authenticate(second_token)
     sign_in_environment.clock.tick(seconds=SECOND)
@@ -499,7 +507,7 @@ async def test_clock_change_does_not_extend_cached_credential(
         sign_in_environment.clock.tick(seconds=step)
         await other_process.authenticate(token)
         assert other_process.pop_lookup_count() == 1
-    cache = cache_of_database(other_process.sign_in_environment.world.database)
+    cache = cache_of_database(other_process.sign_in_environment.environment.database)
     (entry,) = cache.credentials.values()
     # as after a suspend of the machine, which the wall clock does not show
     entry.read_at_boot_ms -= 60_000
@@ -513,9 +521,11 @@ async def test_use_of_cached_token_is_recorded(
     token = await sign_in_environment.create_token("ada", ttl=timedelta(minutes=1))
     for _ in range(20):  # 100 s: without a recorded use the token would have expired
         await other_process.authenticate(token)
-        await authentication.wait_for_background_tasks(other_process.sign_in_environment.world)
+        await authentication.wait_for_background_tasks(
+            other_process.sign_in_environment.environment
+        )
         sign_in_environment.clock.tick(seconds=5)
-    (row,) = await sign_in_environment.world.database.read(select(core_table(AccessToken)))
+    (row,) = await sign_in_environment.environment.database.read(select(core_table(AccessToken)))
     assert sign_in_environment.clock() - row.last_used_at <= timedelta(seconds=20)
     sign_in_environment.clock.tick(seconds=56)
     with pytest.raises(Unauthenticated):
@@ -526,7 +536,7 @@ async def test_database_has_all_triggers_for_credential_changes(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     """On SQLite a migration that recreates a table loses its triggers."""
-    dialect = sign_in_environment.world.database.dialect
+    dialect = sign_in_environment.environment.database.dialect
     trigger_names = {
         words[2] for sql in credential_changes.CREATE_TRIGGERS[dialect]
         if (words := sql.split())[:2] == ["CREATE", "TRIGGER"]
@@ -535,7 +545,7 @@ async def test_database_has_all_triggers_for_credential_changes(
         "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger'",
         "postgresql": "SELECT tgname AS name FROM pg_trigger WHERE NOT tgisinternal",
     }
-    rows: Any = await sign_in_environment.world.database.read(text(trigger_queries[dialect]))  # type: ignore[arg-type]
+    rows: Any = await sign_in_environment.environment.database.read(text(trigger_queries[dialect]))  # type: ignore[arg-type]
     assert trigger_names <= {row.name for row in rows}
 
 
@@ -569,7 +579,7 @@ def test_all_columns_that_lookups_read_are_watched(lookup: Any) -> None:
 
 async def test_only_relevant_changes_are_recorded(sign_in_environment: SignInEnvironment) -> None:
     async def count_changes() -> int:
-        (row,) = await sign_in_environment.world.database.read(
+        (row,) = await sign_in_environment.environment.database.read(
             select(func.count().label("n")).select_from(CredentialChange)
         )
         return int(row.n)
@@ -579,7 +589,7 @@ async def test_only_relevant_changes_are_recorded(sign_in_environment: SignInEnv
     await sign_in_environment.authenticate(token)
     sign_in_environment.clock.tick(hours=2)
     await sign_in_environment.authenticate(token)
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     await sign_in_environment.change_user(
         "ada", used=7, last_login_at=sign_in_environment.clock(), disabled=False, role=Role.USER
     )

@@ -34,7 +34,7 @@ async def test_request_without_credential_is_anonymous(
     for headers in ({}, {"authorization": ""}, {"accept": "*/*"}):
         assert (
             await authentication.authenticate_request(
-                sign_in_environment.world, headers, {}, ip=None
+                sign_in_environment.environment, headers, {}, ip=None
             )
             == Viewer()
         )
@@ -51,7 +51,7 @@ async def test_token_authenticates_its_user(sign_in_environment: SignInEnvironme
     )
     assert (
         viewer.expires_at
-        == sign_in_environment.clock() + sign_in_environment.world.options.token_life
+        == sign_in_environment.clock() + sign_in_environment.environment.options.token_life
     )
     for headers, params in (
         ({"x-access-token": token}, None),
@@ -61,7 +61,7 @@ async def test_token_authenticates_its_user(sign_in_environment: SignInEnvironme
     ):
         assert (
             await authentication.authenticate_request(
-                sign_in_environment.world, headers, params, ip=None
+                sign_in_environment.environment, headers, params, ip=None
             )
             == viewer
         )
@@ -69,7 +69,7 @@ async def test_token_authenticates_its_user(sign_in_environment: SignInEnvironme
 
 async def test_token_is_not_stored_as_text(sign_in_environment: SignInEnvironment) -> None:
     token = await sign_in_environment.create_token("ada")
-    (row,) = await sign_in_environment.world.database.read(select(core_table(AccessToken)))
+    (row,) = await sign_in_environment.environment.database.read(select(core_table(AccessToken)))
     assert token[4:] not in repr(row)
     assert len(row.digest) == 64
 
@@ -89,11 +89,13 @@ async def test_malformed_credential_is_refused_without_a_statement(
         {"x-api-key": token},
     ):
         with pytest.raises(Unauthenticated):
-            await authentication.authenticate_request(sign_in_environment.world, headers, ip=None)
+            await authentication.authenticate_request(
+                sign_in_environment.environment, headers, ip=None
+            )
     for params in ({"token": 7}, {"Authorization": [token]}, {"X-API-Key": "no"}):
         with pytest.raises(Unauthenticated):
             await authentication.authenticate_request(
-                sign_in_environment.world, {}, params, ip=None
+                sign_in_environment.environment, {}, params, ip=None
             )
     assert statements == []
     assert await sign_in_environment.is_refused("mgt_" + "A" * 43)  # a well-formed token
@@ -126,7 +128,7 @@ async def test_use_extends_token_up_to_its_maximum_lifetime(
     for _ in range(17):  # 170 days
         sign_in_environment.clock.tick(days=10)
         await sign_in_environment.authenticate(used_token)
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     assert await sign_in_environment.is_refused(idle_token)
     sign_in_environment.clock.tick(days=9, hours=23)
     await sign_in_environment.authenticate(used_token)
@@ -139,7 +141,7 @@ async def test_use_extends_token_with_short_ttl(sign_in_environment: SignInEnvir
     for _ in range(5):
         sign_in_environment.clock.tick(seconds=40)
         assert not await sign_in_environment.is_refused(token)
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(seconds=60)
     assert await sign_in_environment.is_refused(token)
 
@@ -161,12 +163,12 @@ async def test_use_is_recorded_once_an_hour(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     token = await sign_in_environment.create_token("ada")
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     del statements[:]
     for _ in range(4):
         sign_in_environment.clock.tick(minutes=30)
         await sign_in_environment.authenticate(token)
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     assert [statement.startswith("UPDATE") for statement in statements].count(True) == 2
 
 
@@ -199,7 +201,7 @@ async def test_change_by_same_process_ends_token_at_once(
     await sign_in_environment.authenticate(token)
     await sign_in_environment.change_user("ada", auth_version=2)
     authentication.drop_cached_credentials(
-        sign_in_environment.world, sign_in_environment.users["ada"]
+        sign_in_environment.environment, sign_in_environment.users["ada"]
     )
     assert await sign_in_environment.is_refused(token)
 
@@ -229,11 +231,11 @@ async def test_revoke_without_token_revokes_nothing(sign_in_environment: SignInE
         for revokes_all in (True, False):
             assert (
                 await access_tokens.revoke_own_access_tokens(
-                    Context(sign_in_environment.world, viewer), all=revokes_all
+                    Context(sign_in_environment.environment, viewer), all=revokes_all
                 )
                 == 0
             )
-    assert await row_count(sign_in_environment.world, AccessToken) == 1
+    assert await row_count(sign_in_environment.environment, AccessToken) == 1
 
 
 async def test_revoke_all_ends_only_tokens_of_the_viewer(
@@ -306,19 +308,21 @@ async def test_role_change_ends_credential_of_open_connection(
     ctx, _ = await sign_in_by_token(sign_in_environment, "ada")
     viewer = ctx.viewer
     assert not await authentication.has_credential_ended_or_narrowed(
-        sign_in_environment.world, viewer
+        sign_in_environment.environment, viewer
     )
     sign_in_environment.clock.tick(days=13)
     assert not await authentication.has_credential_ended_or_narrowed(
-        sign_in_environment.world, viewer
+        sign_in_environment.environment, viewer
     )  # the check counts as a use
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(days=13)
     assert not await authentication.has_credential_ended_or_narrowed(
-        sign_in_environment.world, viewer
+        sign_in_environment.environment, viewer
     )
     await sign_in_environment.change_user("ada", role=Role.ADMIN)
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
     assert not await authentication.has_credential_ended_or_narrowed(
-        sign_in_environment.world, Viewer()
+        sign_in_environment.environment, Viewer()
     )

@@ -27,15 +27,17 @@ IMAP_REQUEST = SignInRequest(scope=Scope.IMAP, protocol="IMAP")
 
 
 async def set_temporary_password(sign_in_environment: SignInEnvironment, **extra: Any) -> None:
-    stored = await password_hashes.hash_password(sign_in_environment.world, TEMPORARY)
+    stored = await password_hashes.hash_password(sign_in_environment.environment, TEMPORARY)
     await sign_in_environment.change_user("ada", temporary_password=stored, **extra)
 
 
 async def load_events(sign_in_environment: SignInEnvironment) -> list[Any]:
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     table = core_table(SecurityEvent)
     return list(
-        await sign_in_environment.world.database.read(select(table).order_by(table.c.created_at))
+        await sign_in_environment.environment.database.read(
+            select(table).order_by(table.c.created_at)
+        )
     )
 
 
@@ -86,7 +88,9 @@ async def test_app_password_is_limited_to_its_scopes(
         await sign_in_environment.sign_in("ada", APP_PASSWORD)
     sign_in_environment.clock.tick(minutes=30)
     await sign_in_environment.sign_in("ada", APP_PASSWORD, IMAP_REQUEST, ip="192.0.2.9")
-    (row,) = await sign_in_environment.world.database.read(select(core_table(ApplicationPassword)))
+    (row,) = await sign_in_environment.environment.database.read(
+        select(core_table(ApplicationPassword))
+    )
     assert (row.last_used_at, row.last_used_ip) == (sign_in_environment.clock(), "192.0.2.9")
     assert row.expires_at == sign_in_environment.clock() + timedelta(hours=1)
     assert row.last_event_id in {event.id for event in await load_events(sign_in_environment)}
@@ -117,7 +121,7 @@ async def test_temporary_password_works_beside_the_regular_one(
 async def test_temporary_password_does_not_replace_regular_hash(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    current_hash = await password_hashes.hash_password(sign_in_environment.world, PASSWORD)
+    current_hash = await password_hashes.hash_password(sign_in_environment.environment, PASSWORD)
     outdated_hash = current_hash.replace(
         "t=1", "t=2"
     )  # of other cost, so that a sign-in would replace it
@@ -178,7 +182,7 @@ async def test_failed_sign_ins_run_equal_hashes_for_all_usernames(
     await set_temporary_password(sign_in_environment)
     await sign_in_environment.add_user("bare", password=None)
     await sign_in_environment.add_user("gone", suspended=True)
-    pool, hashes = password_hashes.worker_pool(sign_in_environment.world), []
+    pool, hashes = password_hashes.worker_pool(sign_in_environment.environment), []
     original_run = type(pool).run
 
     async def count_and_run(self: Any, *job: Any) -> Any:

@@ -16,7 +16,7 @@ from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import tasks
 from resolvers.auth.credential_cache import drop_cached_credentials
-from tests.conftest import Client, Clock, make_client
+from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 
 API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) {
@@ -36,32 +36,34 @@ NEW_PHRASE = "correct horse battery staple"
 
 
 @pytest.fixture
-async def domain_admin(world: Environment, http: Any, ada: Client) -> Client:
+async def domain_admin(environment: Environment, http: Any, ada: GraphQLClient) -> GraphQLClient:
     assert ada.user.id
-    return await make_domain_admin(world, http, "chief", list(AdminPermission))
+    return await make_domain_admin(environment, http, "chief", list(AdminPermission))
 
 
-async def set_permissions(client: Client, *permissions: AdminPermission, **extra: Any) -> None:
+async def set_permissions(
+    client: GraphQLClient, *permissions: AdminPermission, **extra: Any
+) -> None:
     """Give an administrator only these permissions."""
     values = {"admin_permissions": [permission.value for permission in permissions], **extra}
-    async with client.world.write_session(client.user.id) as session:
+    async with client.environment.write_session(client.user.id) as session:
         statement = update(User).where(col(User.id) == client.user.id)
         await (await session.connection()).execute(statement.values(**values))
-    drop_cached_credentials(client.world, client.user.id)
+    drop_cached_credentials(client.environment, client.user.id)
 
 
-async def create_key_for_ada(domain_admin: Client, **extra: Any) -> Any:
+async def create_key_for_ada(domain_admin: GraphQLClient, **extra: Any) -> Any:
     arguments = {"name": "theirs", "user": {"username": "ada"}, **extra}
     return (await domain_admin(API_KEY_CREATE, input=arguments))["apiKeyCreate"]
 
 
-async def load_data_or_error_code(client: Client, document: str = VIEWER_QUERY) -> Any:
-    response = await client.raw(document)
+async def load_data_or_error_code(client: GraphQLClient, document: str = VIEWER_QUERY) -> Any:
+    response = await client.execute(document)
     return response["errors"][0]["extensions"]["code"] if "errors" in response else response["data"]
 
 
 async def test_key_for_other_user_has_the_limits_of_act_as(
-    domain_admin: Client, ada: Client, clock: Clock
+    domain_admin: GraphQLClient, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     for arguments, refusal in (
         ({"scopes": ["MASTER"]}, {"code": "FORBIDDEN", "path": ["scopes"]}),
@@ -83,7 +85,7 @@ async def test_key_for_other_user_has_the_limits_of_act_as(
 
 @pytest.mark.parametrize("loss", [{}, {"role": Role.USER}, {"disabled": True}])
 async def test_key_for_other_user_ends_with_right_of_its_maker(
-    domain_admin: Client, ada: Client, loss: dict[str, Any]
+    domain_admin: GraphQLClient, ada: GraphQLClient, loss: dict[str, Any]
 ) -> None:
     key_client = replace(ada, secret=(await create_key_for_ada(domain_admin))["secret"])
     assert (await load_data_or_error_code(key_client))["viewer"]["user"]["username"] == "ada"
@@ -97,20 +99,22 @@ async def test_key_for_other_user_ends_with_right_of_its_maker(
 
 
 async def test_key_for_other_user_cannot_be_extended(
-    domain_admin: Client, over: Client, world: Environment
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
     await create_key_for_ada(domain_admin)
-    (row,) = await world.database.read(select(col(ApiKey.id)).where(col(ApiKey.name) == "theirs"))
+    (row,) = await environment.database.read(
+        select(col(ApiKey.id)).where(col(ApiKey.name) == "theirs")
+    )
     document = """mutation ($input: ApiKeyUpdateInput!) { apiKeyUpdate(input: $input) {
       errors { code path } } }"""
     for expires_at in ("2031-01-01T00:00:00Z", None):
         arguments = {"ids": [global_ids.encode("ApiKey", row.id)], "expiresAt": expires_at}
-        (error,) = (await over(document, input=arguments))["apiKeyUpdate"]["errors"]
+        (error,) = (await admin_client(document, input=arguments))["apiKeyUpdate"]["errors"]
         assert error == {"code": "VALIDATION", "path": ["expiresAt"]}
 
 
 async def test_app_password_for_other_user_is_limited(
-    domain_admin: Client, ada: Client, clock: Clock
+    domain_admin: GraphQLClient, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     arguments: dict[str, Any] = {"user": {"username": "ada"}, "description": "Phone"}
     for extra, path in (({"scopes": ["IMAP"]}, "scopes"), ({"ttl": "PT5H"}, "ttl")):
@@ -141,9 +145,11 @@ async def test_app_password_for_other_user_is_limited(
     assert error["code"] == "AUTHENTICATION_FAILED"
 
 
-async def test_temporary_password_only_sets_a_new_password(world: Environment, http: Any) -> None:
-    ada = await make_client(world, http, "ada", password=OLD_PHRASE)
-    domain_admin = await make_domain_admin(world, http, "chief")
+async def test_temporary_password_only_sets_a_new_password(
+    environment: Environment, http: Any
+) -> None:
+    ada = await make_client(environment, http, "ada", password=OLD_PHRASE)
+    domain_admin = await make_domain_admin(environment, http, "chief")
     sign_in_input = {"username": "ada", "password": OLD_PHRASE, "token": True}
     token_before = (await ada(AUTHENTICATE, input=sign_in_input))["authenticate"]["token"]
     reset_payload = (await domain_admin(RESET_MUTATION, input={"user": {"username": "ada"}}))[
@@ -168,7 +174,7 @@ async def test_temporary_password_only_sets_a_new_password(world: Environment, h
     assert (await temporary_client(USER_UPDATE, input=password_change))["userUpdate"][
         "errors"
     ] == []
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
     assert (await load_data_or_error_code(temporary_client, MESSAGES_QUERY))["messages"][
         "totalCount"
@@ -178,23 +184,25 @@ async def test_temporary_password_only_sets_a_new_password(world: Environment, h
     ] == []
 
 
-async def load_events_by_others(client: Client) -> list[tuple[str, str]]:
+async def load_events_by_others(client: GraphQLClient) -> list[tuple[str, str]]:
     """Return the events that others caused, and check that each one has a notice."""
-    while await tasks.run_next_task(client.world):
+    while await tasks.run_next_task(client.environment):
         pass
     event_query = select(col(SecurityEvent.action), col(SecurityEvent.by)).where(
         col(SecurityEvent.user_id) == client.user.id, col(SecurityEvent.by).is_not(None)
     )
-    events = [(row.action, row.by) for row in await client.world.database.read(event_query)]
+    events = [(row.action, row.by) for row in await client.environment.database.read(event_query)]
     message_query = select(col(Message.id)).where(
         col(Message.user_id) == client.user.id,
         col(Message.subject) == "Your account was changed by an administrator",
     )
-    assert len(await client.world.database.read(message_query)) == len(events)
+    assert len(await client.environment.database.read(message_query)) == len(events)
     return sorted(events)
 
 
-async def test_admin_changes_are_logged_and_sent_as_notices(over: Client, ada: Client) -> None:
+async def test_admin_changes_are_logged_and_sent_as_notices(
+    admin_client: GraphQLClient, ada: GraphQLClient
+) -> None:
     user = {"user": {"username": "ada"}}
     users = {"users": {"usernames": ["ada"]}}
     reason_options = {"options": {"reason": "lost phone"}}
@@ -217,7 +225,7 @@ async def test_admin_changes_are_logged_and_sent_as_notices(over: Client, ada: C
     for name, input_type, arguments in changes:
         errors = "errors { code path message }"
         document = f"mutation ($input: {input_type}!) {{ {name}(input: $input) {{ {errors} }} }}"
-        assert (await over(document, input=arguments))[name]["errors"] == [], name
+        assert (await admin_client(document, input=arguments))[name]["errors"] == [], name
     assert await load_events_by_others(ada) == [
         (action, "over")
         for action in (
@@ -229,9 +237,9 @@ async def test_admin_changes_are_logged_and_sent_as_notices(over: Client, ada: C
 
 
 async def test_domain_admin_does_not_whitelist_address_of_admin(
-    domain_admin: Client, over: Client, ada: Client
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    for pattern in (over.address, "*@example.org", "example.org"):
+    for pattern in (admin_client.address, "*@example.org", "example.org"):
         arguments = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": [pattern]}}
         (error,) = (await domain_admin(USER_UPDATE, input=arguments))["userUpdate"]["errors"]
         assert (error["code"], error["path"][:2]) == ("FORBIDDEN", ["set", "fromWhitelist"])

@@ -13,7 +13,7 @@ from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_client, make_key
+from tests.conftest import GraphQLClient, make_api_key, make_client
 from tests.support.accounts.sign_in_environment import MASTER_SCOPES, PASSWORD
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
 
@@ -53,9 +53,9 @@ query ($first: Int, $after: String) {
 
 
 @pytest.fixture
-async def eve(world: Environment) -> str:
+async def eve(environment: Environment) -> str:
     """The username of a user with a password."""
-    root_context = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
     await creation_create.create_user(
         root_context, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
@@ -113,11 +113,11 @@ async def test_validate_only_sign_in_returns_no_token(http: httpx.AsyncClient, e
 
 
 async def test_sign_in_refuses_idempotency_key(
-    http: httpx.AsyncClient, eve: str, world: Environment
+    http: httpx.AsyncClient, eve: str, environment: Environment
 ) -> None:
     payload = await sign_in(http, eve, key="k")
     assert [error["path"] for error in payload["errors"]] == [["options", "idempotencyKey"]]
-    assert await world.database.read(select(core_table(IdempotentPayload))) == []
+    assert await environment.database.read(select(core_table(IdempotentPayload))) == []
 
 
 async def test_anonymous_viewer_has_only_the_public_role(http: httpx.AsyncClient) -> None:
@@ -149,7 +149,9 @@ async def test_revoked_token_is_refused(http: httpx.AsyncClient, eve: str) -> No
     ]
 
 
-async def test_key_is_created_used_listed_and_deleted(ada: Client, http: httpx.AsyncClient) -> None:
+async def test_key_is_created_used_listed_and_deleted(
+    ada: GraphQLClient, http: httpx.AsyncClient
+) -> None:
     created = (await ada(API_KEY_CREATE, name="backup"))["apiKeyCreate"]
     assert created["errors"] == []
     assert created["apiKey"]["user"] == {"username": "ada"}
@@ -168,19 +170,21 @@ async def test_key_is_created_used_listed_and_deleted(ada: Client, http: httpx.A
     assert "errors" in await post_document(http, VIEWER_QUERY, created["secret"])
 
 
-async def test_key_secret_is_returned_once_and_not_stored(ada: Client, world: Environment) -> None:
+async def test_key_secret_is_returned_once_and_not_stored(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     first = (await ada(API_KEY_CREATE, name="k", key="once"))["apiKeyCreate"]
     repeated = (await ada(API_KEY_CREATE, name="k", key="once"))["apiKeyCreate"]
     assert (first["replayed"], repeated["replayed"]) == (False, True)
     assert first["secret"].startswith("mgk_")
     assert repeated["secret"] is None
     assert repeated["apiKey"] == first["apiKey"]
-    stored_payloads = await world.database.read(select(core_table(IdempotentPayload)))
+    stored_payloads = await environment.database.read(select(core_table(IdempotentPayload)))
     assert first["secret"] not in repr(stored_payloads)
 
 
 async def test_user_creates_no_key_for_other_user_or_higher_role(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     for user in ({"username": "bob"}, {"address": "bob@example.org"}, {"username": "nobody"}):
         (error,) = (await ada(API_KEY_CREATE, name="k", user=user))["apiKeyCreate"]["errors"]
@@ -192,7 +196,7 @@ async def test_user_creates_no_key_for_other_user_or_higher_role(
     assert (await bob(API_KEYS_QUERY))["apiKeys"]["totalCount"] == 2
 
 
-async def test_key_list_runs_constant_statements(ada: Client, statements: list[str]) -> None:
+async def test_key_list_runs_constant_statements(ada: GraphQLClient, statements: list[str]) -> None:
     async def count_statements() -> int:
         del statements[:]
         await ada(API_KEYS_QUERY, first=50)
@@ -205,10 +209,12 @@ async def test_key_list_runs_constant_statements(ada: Client, statements: list[s
     assert await count_statements() == count_before
 
 
-async def test_key_creation_needs_scope_master(world: Environment, http: httpx.AsyncClient) -> None:
-    client = await make_client(world, http, "dan")
+async def test_key_creation_needs_scope_master(
+    environment: Environment, http: httpx.AsyncClient
+) -> None:
+    client = await make_client(environment, http, "dan")
     scopes = [Scope.READ]
-    client.secret = await make_key(world, "narrow", user_id=client.user.id, scopes=scopes)
+    client.secret = await make_api_key(environment, "narrow", user_id=client.user.id, scopes=scopes)
     (error,) = (await client(API_KEY_CREATE, name="k"))["apiKeyCreate"]["errors"]
     assert error["__typename"] == "ForbiddenError"
     assert (await client(API_KEYS_QUERY))["apiKeys"]["totalCount"] == 2

@@ -17,7 +17,7 @@ from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin
 from resolvers.auth import authentication
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, make_client
+from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import (
     MASTER_SCOPES,
@@ -66,7 +66,7 @@ async def test_act_as_token_expires_on_time_despite_use(
     for _ in range(5):
         sign_in_environment.clock.tick(minutes=5)
         assert not await sign_in_environment.is_refused(secret)
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(minutes=5)
     assert await sign_in_environment.is_refused(secret)
 
@@ -101,19 +101,21 @@ async def test_act_as_token_ends_with_rights_of_the_admin(
     secret = await create_act_as_token(sign_in_environment, ctx)
     viewer = await sign_in_environment.authenticate(secret)
     if loses_domain:
-        async with sign_in_environment.world.write_session() as session:
+        async with sign_in_environment.environment.write_session() as session:
             is_rex = col(DomainAdmin.user_id) == sign_in_environment.users["rex"]
             await session.exec(delete(DomainAdmin).where(is_rex))
         authentication.drop_cached_credentials(
-            sign_in_environment.world, sign_in_environment.users["rex"]
+            sign_in_environment.environment, sign_in_environment.users["rex"]
         )
     else:
         await sign_in_environment.change_user("rex", **change)
         authentication.drop_cached_credentials(
-            sign_in_environment.world, sign_in_environment.users["rex"]
+            sign_in_environment.environment, sign_in_environment.users["rex"]
         )
     assert await sign_in_environment.is_refused(secret)
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
 
 
 async def test_act_as_token_ends_with_permission_or_user_change(
@@ -161,24 +163,24 @@ async def test_act_as_needs_rights_over_the_user(
     key_viewer = Viewer(role=Role.DOMAIN_ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
     with pytest.raises(Forbidden):
         await create_act_as_token(
-            sign_in_environment, Context(sign_in_environment.world, key_viewer)
+            sign_in_environment, Context(sign_in_environment.environment, key_viewer)
         )
 
 
 async def test_act_as_is_in_security_log_and_admin_log(
-    world: Environment, http: httpx.AsyncClient, ada: Client
+    environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
 ) -> None:
-    admin = await make_client(world, http, "boss", role=Role.ADMIN)
+    admin = await make_client(environment, http, "boss", role=Role.ADMIN)
     act_as_payload = (await admin(ACT_AS, user={"username": "ada"}, ttl="PT1H"))["actAs"]
     assert (act_as_payload["errors"], act_as_payload["user"]) == ([], {"username": "ada"})
     assert act_as_payload["expiresAt"] == "2030-01-01T01:00:00Z"
-    (event,) = await world.database.read(select(core_table(SecurityEvent)))
+    (event,) = await environment.database.read(select(core_table(SecurityEvent)))
     assert (event.user_id, event.action) == (ada.user.id, "act as")
     assert (event.by, event.by_id) == ("boss", admin.user.id)
     assert event.detail["reason"] == "ticket 7"
     table = core_table(AdminLogEntry)
     query = select(table).where(table.c.mutation == "actAs")
-    (entry,) = await world.database.read(query)
+    (entry,) = await environment.database.read(query)
     assert (entry.mutation, entry.target_id, entry.reason) == ("actAs", ada.user.id, "ticket 7")
     assert act_as_payload["token"] not in repr((event, entry))
     viewer = (await post_document(http, VIEWER_QUERY, act_as_payload["token"]))["data"]["viewer"]
@@ -197,10 +199,12 @@ async def test_act_as_is_in_security_log_and_admin_log(
 
 
 async def test_domain_admin_needs_permission_to_act_as(
-    world: Environment, http: httpx.AsyncClient, ada: Client
+    environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
 ) -> None:
-    admin_without_permission = await make_domain_admin(world, http, "bare")
-    admin_with_permission = await make_domain_admin(world, http, "full", [AdminPermission.LOGIN_AS])
+    admin_without_permission = await make_domain_admin(environment, http, "bare")
+    admin_with_permission = await make_domain_admin(
+        environment, http, "full", [AdminPermission.LOGIN_AS]
+    )
     user = {"username": "ada"}
     assert [
         e["code"] for e in (await admin_without_permission(ACT_AS, user=user))["actAs"]["errors"]

@@ -16,7 +16,7 @@ from models.auth.security_log import SecurityEvent
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.auth.credential_cache import drop_cached_credentials
-from tests.conftest import Client, Clock, make_client, make_key
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.schema.access_matrix import BOOTSTRAP_KEY
 
 ACT_AS = """mutation ($name: String!) { actAs(input: {user: {username: $name}}) {
@@ -25,19 +25,19 @@ VIEWER_QUERY = "{ viewer { role actingFor { username } user { username } } }"
 
 
 @pytest.fixture
-async def server(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(world, spool_folder=tmp_path, bootstrap_key=BOOTSTRAP_KEY)
+async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(environment, spool_folder=tmp_path, bootstrap_key=BOOTSTRAP_KEY)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
     await app.end_subscriptions()
 
 
-async def load_logged_actors(world: Environment) -> tuple[list[str], list[str | None]]:
+async def load_logged_actors(environment: Environment) -> tuple[list[str], list[str | None]]:
     """Return the actors in the admin log, and in the security log of the user."""
     admin_log_query = select(col(AdminLogEntry.actor)).where(col(AdminLogEntry.mutation) == "actAs")
     security_log_query = select(col(SecurityEvent.by)).where(col(SecurityEvent.action) == "act as")
-    read = world.database.read
+    read = environment.database.read
     return [row.actor for row in await read(admin_log_query)], [
         row.by for row in await read(security_log_query)
     ]
@@ -47,10 +47,10 @@ async def load_logged_actors(world: Environment) -> tuple[list[str], list[str | 
     ("name", "role"), [("panel", Role.ROOT), ("panel", Role.ADMIN), (None, Role.ROOT)]
 )
 async def test_key_acts_as_user_and_is_named_in_the_logs(
-    server: httpx.AsyncClient, ada: Client, name: str | None, role: Role, clock: Clock
+    server: httpx.AsyncClient, ada: GraphQLClient, name: str | None, role: Role, clock: ManualClock
 ) -> None:
-    world = ada.world
-    secret = await make_key(world, name, role=role) if name else BOOTSTRAP_KEY
+    environment = ada.environment
+    secret = await make_api_key(environment, name, role=role) if name else BOOTSTRAP_KEY
     key_client = replace(ada, http=server, secret=secret)
     payload = (await key_client(ACT_AS, name="ada"))["actAs"]
     assert payload["errors"] == []
@@ -62,30 +62,32 @@ async def test_key_acts_as_user_and_is_named_in_the_logs(
         "user": ada_fields,
     }
     actor = f"key {name}" if name else "operator"
-    assert await load_logged_actors(world) == ([actor], [actor])
+    assert await load_logged_actors(environment) == ([actor], [actor])
     (error,) = (await acting_client(ACT_AS, name="ada"))["actAs"]["errors"]
     assert error["code"] == "FORBIDDEN"
     clock.tick(minutes=31)
-    assert "errors" in await acting_client.raw(VIEWER_QUERY)
+    assert "errors" in await acting_client.execute(VIEWER_QUERY)
 
 
-async def test_act_as_token_ends_with_its_key(ada: Client, over: Client) -> None:
-    world = ada.world
-    key_client = replace(ada, secret=await make_key(world, "panel", role=Role.ROOT))
+async def test_act_as_token_ends_with_its_key(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    environment = ada.environment
+    key_client = replace(ada, secret=await make_api_key(environment, "panel", role=Role.ROOT))
     acting_client = replace(ada, secret=(await key_client(ACT_AS, name="ada"))["actAs"]["token"])
     assert (await acting_client(VIEWER_QUERY))["viewer"]["role"] == "USER"
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         statement = update(ApiKey).where(col(ApiKey.name) == "panel").values(active=False)
         await (await session.connection()).execute(statement)
-    drop_cached_credentials(world, ada.user.id)
-    assert "errors" in await acting_client.raw(VIEWER_QUERY)
-    assert over.user.id
+    drop_cached_credentials(environment, ada.user.id)
+    assert "errors" in await acting_client.execute(VIEWER_QUERY)
+    assert admin_client.user.id
 
 
 async def test_key_does_not_act_as_user_of_higher_role(
-    ada: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    await make_client(world, http, "top", role=Role.ROOT)
-    key_client = replace(ada, secret=await make_key(world, "panel", role=Role.ADMIN))
+    await make_client(environment, http, "top", role=Role.ROOT)
+    key_client = replace(ada, secret=await make_api_key(environment, "panel", role=Role.ADMIN))
     (error,) = (await key_client(ACT_AS, name="top"))["actAs"]["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN", ["user"])

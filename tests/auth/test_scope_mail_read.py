@@ -10,7 +10,7 @@ from sqlmodel import col
 from graph.types import global_ids
 from models.submission.tables import Submission
 from models.users.roles import Scope
-from tests.conftest import Client, make_key, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
 
 OTHER_SCOPES = [Scope.SUBMIT, Scope.SETTINGS, Scope.IMAP, Scope.POP3, Scope.SMTP, Scope.SIEVE]
 FORWARD = """
@@ -26,27 +26,27 @@ RECIPIENT = "mallory@example.net"
 INCLUDE_MESSAGE: dict[str, Any] = {"includeMessage": True}
 
 
-async def make_scoped_client(ada: Client, *scopes: Scope) -> Client:
+async def make_scoped_client(ada: GraphQLClient, *scopes: Scope) -> GraphQLClient:
     """Make a client of ada with a key for these scopes only."""
     name = "-".join(scopes).lower().replace("_", "-")
-    secret = await make_key(
-        ada.world, name, user_id=ada.user.id, role=ada.user.role, scopes=list(scopes)
+    secret = await make_api_key(
+        ada.environment, name, user_id=ada.user.id, role=ada.user.role, scopes=list(scopes)
     )
     return replace(ada, secret=secret)
 
 
-async def store_message(ada: Client) -> str:
-    stored = await receive(ada, raw_message("Salary", body="The secret is 4711."))
+async def store_message(ada: GraphQLClient) -> str:
+    stored = await deliver_to(ada, raw_message("Salary", body="The secret is 4711."))
     return global_ids.encode("Message", stored.message_id)
 
 
-async def count_submissions(client: Client) -> int:
+async def count_submissions(client: GraphQLClient) -> int:
     query = select(func.count(col(Submission.id)).label("many"))
-    (row,) = await client.world.database.read(query)
+    (row,) = await client.environment.database.read(query)
     return int(row.many)
 
 
-async def test_forwarding_a_stored_message_needs_mail_read(ada: Client) -> None:
+async def test_forwarding_a_stored_message_needs_mail_read(ada: GraphQLClient) -> None:
     arguments = {"message": {"id": await store_message(ada)}, "addresses": [RECIPIENT]}
     sender = await make_scoped_client(ada, Scope.SUBMIT)
     payload = (await sender(FORWARD, input=arguments))["messageForward"]
@@ -63,7 +63,7 @@ async def test_forwarding_a_stored_message_needs_mail_read(ada: Client) -> None:
     "reference_fields", [{}, INCLUDE_MESSAGE, {"quote": "ABOVE"}, {"attachments": {"all": True}}]
 )
 async def test_reference_to_stored_message_needs_mail_read(
-    ada: Client, action: str, reference_fields: dict[str, Any]
+    ada: GraphQLClient, action: str, reference_fields: dict[str, Any]
 ) -> None:
     reference = {"message": {"id": await store_message(ada)}, "action": action, **reference_fields}
     arguments = {
@@ -79,7 +79,7 @@ async def test_reference_to_stored_message_needs_mail_read(
     assert (await reader(SEND, input=arguments))["messageSend"]["errors"] == []
 
 
-async def test_message_without_reference_needs_only_submit(ada: Client) -> None:
+async def test_message_without_reference_needs_only_submit(ada: GraphQLClient) -> None:
     sender = await make_scoped_client(ada, Scope.SUBMIT)
     arguments = {"to": [{"address": RECIPIENT}], "subject": "Hi", "text": "Yo"}
     assert (await sender(SEND, input=arguments))["messageSend"]["errors"] == []

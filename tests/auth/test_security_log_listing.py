@@ -17,8 +17,12 @@ from models.users.tables import DomainAdmin
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent, SecurityEventFilter, SecurityEventPageKey
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, Clock, make_client, make_key, make_user
-from tests.support.accounts.security_events import events, failed, noted
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
+from tests.support.accounts.security_events import (
+    failed_sign_in_event,
+    load_security_events,
+    log_events,
+)
 from tests.support.stores.query_plans import Plans, explained
 
 AUTH_LOG_QUERY = """query ($user: UserRef, $filter: AuthLogFilter, $first: Int, $after: String,
@@ -33,29 +37,31 @@ OWN_AUTH_LOG_QUERY = """query ($filter: AuthLogFilter, $first: Int, $after: Stri
     totalCount nodes { id action result ip count } pageInfo { hasNextPage endCursor } } } } }"""
 
 
-async def load_own_events(client: Client, **filter: Any) -> list[Any]:
+async def load_own_events(client: GraphQLClient, **filter: Any) -> list[Any]:
     page = (await client(OWN_AUTH_LOG_QUERY, filter=filter or None))["viewer"]["user"]["authLog"]
     assert page["totalCount"] == len(page["nodes"])
     return list(page["nodes"])
 
 
 @pytest.fixture
-async def domain_admin(ada: Client, root: Client) -> Client:
+async def domain_admin(ada: GraphQLClient, root: GraphQLClient) -> GraphQLClient:
     """The administrator of example.org."""
     return await create_domain_admin(root, "chief", ada.user.domain_id or 0)
 
 
-async def create_domain_admin(root: Client, name: str, *domain_ids: int) -> Client:
-    client = await make_client(root.world, root.http, name, role=Role.DOMAIN_ADMIN)
-    async with root.world.write_session() as session:
+async def create_domain_admin(root: GraphQLClient, name: str, *domain_ids: int) -> GraphQLClient:
+    client = await make_client(root.environment, root.http, name, role=Role.DOMAIN_ADMIN)
+    async with root.environment.write_session() as session:
         for domain_id in domain_ids:
             session.add(DomainAdmin(user_id=client.user.id, domain_id=domain_id))
     return client
 
 
-async def test_user_reads_own_log_newest_first_in_pages(ada: Client, clock: Clock) -> None:
+async def test_user_reads_own_log_newest_first_in_pages(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for n in range(5):
-        await noted(ada, NewSecurityEvent(f"step {n}", ada.user.id))
+        await log_events(ada, NewSecurityEvent(f"step {n}", ada.user.id))
         clock.tick(seconds=1)
     actions, cursor = [], None
     while True:
@@ -64,15 +70,17 @@ async def test_user_reads_own_log_newest_first_in_pages(ada: Client, clock: Cloc
         cursor = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             break
-        await noted(ada, NewSecurityEvent(f"meanwhile {cursor}", ada.user.id))
+        await log_events(ada, NewSecurityEvent(f"meanwhile {cursor}", ada.user.id))
         clock.tick(seconds=1)
     assert actions == [f"step {n}" for n in (4, 3, 2, 1, 0)]
-    assert len(await events(ada.world)) == 7
+    assert len(await load_security_events(ada.environment)) == 7
 
 
-async def test_pages_can_be_read_backwards(ada: Client, root: Client, clock: Clock) -> None:
+async def test_pages_can_be_read_backwards(
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
+) -> None:
     for n in range(5):
-        await noted(ada, NewSecurityEvent(f"step {n}", ada.user.id))
+        await log_events(ada, NewSecurityEvent(f"step {n}", ada.user.id))
         clock.tick(seconds=n % 2)  # some events have equal times
     all_ids = [node["id"] for node in (await root(AUTH_LOG_QUERY))["authLog"]["nodes"]]
     last_page = (await root(AUTH_LOG_QUERY, last=2))["authLog"]
@@ -83,17 +91,19 @@ async def test_pages_can_be_read_backwards(ada: Client, root: Client, clock: Clo
     assert [node["id"] for node in previous_page["nodes"]] == all_ids[:3]
 
 
-async def test_each_filter_limits_the_log(ada: Client, root: Client, clock: Clock) -> None:
+async def test_each_filter_limits_the_log(
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
+) -> None:
     start = clock()
     new_events = [
-        ("192.0.2.7", failed(ada.user.id)),
-        ("192.0.3.7", failed(ada.user.id, protocol="IMAP")),
+        ("192.0.2.7", failed_sign_in_event(ada.user.id)),
+        ("192.0.3.7", failed_sign_in_event(ada.user.id, protocol="IMAP")),
         ("2001:db8::7", NewSecurityEvent("authenticate", ada.user.id, protocol="API")),
         ("::ffff:198.51.100.9", NewSecurityEvent("totp enable", ada.user.id, result="suspended")),
         (None, NewSecurityEvent("password change", ada.user.id)),
     ]
     for ip, event in new_events:
-        await noted(ada, event, ip=ip)
+        await log_events(ada, event, ip=ip)
         clock.tick(minutes=1)
     times = [(start + timedelta(minutes=n)).isoformat() for n in range(6)]
     expected: list[tuple[dict[str, Any], str]] = [
@@ -137,17 +147,19 @@ async def test_each_filter_limits_the_log(ada: Client, root: Client, clock: Cloc
         {"action": "a" * 129}, {"result": "\x07"},
     ],
 )  # fmt: skip
-async def test_invalid_log_filter_is_refused(ada: Client, filter: dict[str, str]) -> None:
-    response = await ada.raw(OWN_AUTH_LOG_QUERY, filter=filter or None)
+async def test_invalid_log_filter_is_refused(ada: GraphQLClient, filter: dict[str, str]) -> None:
+    response = await ada.execute(OWN_AUTH_LOG_QUERY, filter=filter or None)
     assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_cursor_of_other_filter_is_refused(root: Client, ada: Client, clock: Clock) -> None:
-    await noted(ada, failed(ada.user.id))
+async def test_cursor_of_other_filter_is_refused(
+    root: GraphQLClient, ada: GraphQLClient, clock: ManualClock
+) -> None:
+    await log_events(ada, failed_sign_in_event(ada.user.id))
     clock.tick(hours=7)
-    await noted(ada, failed(ada.user.id))
+    await log_events(ada, failed_sign_in_event(ada.user.id))
     cursor = (await root(AUTH_LOG_QUERY, first=1))["authLog"]["pageInfo"]["endCursor"]
-    response = await root.raw(AUTH_LOG_QUERY, after=cursor, filter={"result": "fail"})
+    response = await root.execute(AUTH_LOG_QUERY, after=cursor, filter={"result": "fail"})
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
@@ -155,16 +167,16 @@ NODE_QUERY = "query ($id: ID!) { node(id: $id) { __typename ... on AuthEvent { a
 
 
 async def test_only_admins_read_events_of_other_users(
-    ada: Client, bob: Client, root: Client, domain_admin: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, domain_admin: GraphQLClient
 ) -> None:
     other_admin = await create_domain_admin(root, "other")
-    async with root.world.write_session() as session:
-        now = root.world.now()
+    async with root.environment.write_session() as session:
+        now = root.environment.now()
         session.add(Domain(id=7, name="far.example", created_at=now, updated_at=now))
         await session.flush()
         session.add(DomainAdmin(user_id=other_admin.user.id, domain_id=7))
-    await noted(ada, failed(ada.user.id), failed(None))
-    (own, _) = await events(ada.world)
+    await log_events(ada, failed_sign_in_event(ada.user.id), failed_sign_in_event(None))
+    (own, _) = await load_security_events(ada.environment)
     event_id = global_ids.encode("AuthEvent", own.id)
     for client, is_visible in (
         (ada, True),
@@ -191,24 +203,26 @@ async def test_only_admins_read_events_of_other_users(
         ] == expected_count
     assert (await root(AUTH_LOG_QUERY, user={"username": "nobody"}))["authLog"]["totalCount"] == 0
     for client in (ada, bob):
-        response = await client.raw(AUTH_LOG_QUERY)
+        response = await client.execute(AUTH_LOG_QUERY)
         assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert await load_own_events(bob) == []
 
 
-async def test_credential_with_scope_mail_does_not_read_the_log(ada: Client) -> None:
-    await noted(ada, failed(ada.user.id))
-    (row,) = await events(ada.world)
+async def test_credential_with_scope_mail_does_not_read_the_log(ada: GraphQLClient) -> None:
+    await log_events(ada, failed_sign_in_event(ada.user.id))
+    (row,) = await load_security_events(ada.environment)
     scopes = [Scope.MAIL]
-    secret = await make_key(ada.world, "mail", user_id=ada.user.id, role=Role.USER, scopes=scopes)
-    reader = Client(ada.http, ada.world, ada.user, secret)
+    secret = await make_api_key(
+        ada.environment, "mail", user_id=ada.user.id, role=Role.USER, scopes=scopes
+    )
+    reader = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     for document in (OWN_AUTH_LOG_QUERY, NODE_QUERY):
-        response = await reader.raw(document, id=global_ids.encode("AuthEvent", row.id))
+        response = await reader.execute(document, id=global_ids.encode("AuthEvent", row.id))
         assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 async def test_logs_of_many_users_load_in_constant_statements(
-    root: Client, ada: Client, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { authLog(first: 2, filter: {result: "fail"}) {
         totalCount nodes { action user { username } } } } } }"""
@@ -218,10 +232,10 @@ async def test_logs_of_many_users_load_in_constant_statements(
         await root(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await noted(ada, failed(ada.user.id))
+    await log_events(ada, failed_sign_in_event(ada.user.id))
     statement_counts = [await count_statements()]
     for n in range(20):
-        await noted(ada, failed((await make_user(root.world, f"n{n}")).id))
+        await log_events(ada, failed_sign_in_event((await make_user(root.environment, f"n{n}")).id))
     statement_counts += [await count_statements(), await count_statements()]
     assert len(set(statement_counts)) == 1
 
@@ -230,14 +244,14 @@ EVENT_COUNT = 50_000
 
 
 @pytest.fixture
-async def full_log(ada: Client, bob: Client, clock: Clock) -> Client:
+async def full_log(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> GraphQLClient:
     """A log with many events, most of them of other users."""
     start, rows = clock() - timedelta(days=20), []
     for n in range(EVENT_COUNT):
         ip = f"10.{n % 7}.{n % 251}.{n % 241}"
         rows.append(
             {
-                "id": ada.world.new_id(),
+                "id": ada.environment.new_id(),
                 "user_id": ada.user.id if n % 50 == 0 else (bob.user.id, None)[n % 2],
                 "fold": str(n),
                 "action": "totp enable" if n % 500 == 0 else "authenticate",
@@ -250,21 +264,21 @@ async def full_log(ada: Client, bob: Client, clock: Clock) -> Client:
                 "last_at": start,
             }
         )
-    async with ada.world.database.engine.begin() as connection:
+    async with ada.environment.database.engine.begin() as connection:
         for begin in range(0, EVENT_COUNT, 1000):
             await connection.execute(insert(SecurityEvent), rows[begin : begin + 1000])
-        if ada.world.database.dialect == "postgresql":
+        if ada.environment.database.dialect == "postgresql":
             await connection.execute(text("ANALYZE auth_events"))
     return ada
 
 
 @pytest.fixture
-def plans(full_log: Client) -> Iterator[Plans]:
-    with explained(full_log.world) as recorder:
+def plans(full_log: GraphQLClient) -> Iterator[Plans]:
+    with explained(full_log.environment) as recorder:
         yield recorder
 
 
-async def test_each_filter_uses_an_index(full_log: Client, plans: Plans) -> None:
+async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: Plans) -> None:
     day = datetime(2029, 12, 20, tzinfo=UTC)
     filters = {
         "created_at": SecurityEventFilter(),
@@ -278,7 +292,7 @@ async def test_each_filter_uses_an_index(full_log: Client, plans: Plans) -> None
     viewer = Viewer(0, Role.ADMIN, frozenset({Scope.MASTER}))
     for name, log_filter in filters.items():
         for user_id in (None, full_log.user.id):
-            ctx = Context(full_log.world, viewer)
+            ctx = Context(full_log.environment, viewer)
             page_key = SecurityEventPageKey(
                 PageRequest("x"), frozenset({"action"}), log_filter, user_id
             )
@@ -292,23 +306,25 @@ async def test_each_filter_uses_an_index(full_log: Client, plans: Plans) -> None
                 assert "B-TREE" not in plan, plan
 
 
-async def test_page_of_one_user_uses_index_without_sort(full_log: Client, plans: Plans) -> None:
+async def test_page_of_one_user_uses_index_without_sort(
+    full_log: GraphQLClient, plans: Plans
+) -> None:
     viewer = Viewer(full_log.user.id, Role.USER, frozenset({Scope.MASTER}))
     page_key = SecurityEventPageKey(
         PageRequest("x"), frozenset({"action"}), SecurityEventFilter(), full_log.user.id
     )
-    ctx = Context(full_log.world, viewer)
+    ctx = Context(full_log.environment, viewer)
     plan = await plans.of(security_log.load_event_pages(ctx, [page_key]), "auth_events")
     assert "ix_auth_events_user_id" in plan, plan
     assert "B-TREE" not in plan, plan
     assert "Sort" not in plan, plan
 
 
-async def test_total_count_counts_filtered_events_of_user(full_log: Client) -> None:
+async def test_total_count_counts_filtered_events_of_user(full_log: GraphQLClient) -> None:
     query = select(func.count().label("many")).where(
         col(SecurityEvent.user_id) == full_log.user.id, col(SecurityEvent.result) == "fail"
     )
-    (row,) = await full_log.world.database.read(query)
+    (row,) = await full_log.environment.database.read(query)
     assert (await full_log(OWN_AUTH_LOG_QUERY, filter={"result": "fail"}, first=1))["viewer"][
         "user"
     ]["authLog"]["totalCount"] == row.many

@@ -17,7 +17,7 @@ from resolvers.auth import authentication, sessions
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector
-from tests.conftest import Client, Clock, make_client
+from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import SignInEnvironment
 from tests.support.servers.live_server import PLAIN, House, until
@@ -34,18 +34,22 @@ mutation ($input: AuthCacheFlushInput!) {
 """
 
 
-async def kick_sessions(client: Client, **arguments: Any) -> Any:
+async def kick_sessions(client: GraphQLClient, **arguments: Any) -> Any:
     return (await client(SESSION_KICK, input=arguments))["sessionKick"]
 
 
-async def test_own_connections_end_with_the_reason(live: House, ada: Client, bob: Client) -> None:
-    socket, stream = await live.follow(ada, PLAIN), await live.stream(ada, PLAIN)
-    other_socket = await live.follow(bob, PLAIN)
-    await until(lambda: len(live.endpoint.connection_watch.connections) == 3)
-    validated = await kick_on_live_server(live, ada, reason="Bye", options={"validateOnly": True})
+async def test_own_connections_end_with_the_reason(
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    socket, stream = await live_server.follow(ada, PLAIN), await live_server.stream(ada, PLAIN)
+    other_socket = await live_server.follow(bob, PLAIN)
+    await until(lambda: len(live_server.endpoint.connection_watch.connections) == 3)
+    validated = await kick_on_live_server(
+        live_server, ada, reason="Bye", options={"validateOnly": True}
+    )
     assert (validated["kicked"], validated["errors"]) == (2, [])
-    assert len(live.endpoint.connection_watch.connections) == 3
-    payload = await kick_on_live_server(live, ada, reason="Moving to a new server")
+    assert len(live_server.endpoint.connection_watch.connections) == 3
+    payload = await kick_on_live_server(live_server, ada, reason="Moving to a new server")
     assert (payload["kicked"], payload["results"], payload["errors"]) == (2, ["ada", "ada"], [])
     await until(lambda: socket.over and stream.over)
     assert socket.over["payload"][0]["message"] == "Moving to a new server"
@@ -57,70 +61,80 @@ async def test_own_connections_end_with_the_reason(live: House, ada: Client, bob
     await other_socket.leave()
 
 
-async def kick_on_live_server(live: House, client: Client, **arguments: Any) -> Any:
+async def kick_on_live_server(live_server: House, client: GraphQLClient, **arguments: Any) -> Any:
     """Kick on the server that has the connections. `Client` uses an application of its own."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
-        live_client = Client(http, client.world, client.user, client.secret)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
+    ) as http:
+        live_client = GraphQLClient(http, client.environment, client.user, client.secret)
         return await kick_sessions(live_client, **arguments)
 
 
 async def test_kick_needs_rights_over_the_user(
-    live: House, world: Environment, http: httpx.AsyncClient, ada: Client, bob: Client
+    live_server: House,
+    environment: Environment,
+    http: httpx.AsyncClient,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
 ) -> None:
-    admin = await make_client(world, http, "boss", role=Role.ADMIN)
-    admin_without_domains = await make_domain_admin(world, http, "rita", domains=())
-    ada_socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.connection_watch.connections)
+    admin = await make_client(environment, http, "boss", role=Role.ADMIN)
+    admin_without_domains = await make_domain_admin(environment, http, "rita", domains=())
+    ada_socket = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.endpoint.connection_watch.connections)
     ada_selector = {"usernames": ["ada"]}
     for client in (bob, admin_without_domains):
-        payload = await kick_on_live_server(live, client, users=ada_selector)
+        payload = await kick_on_live_server(live_server, client, users=ada_selector)
         assert [error["code"] for error in payload["errors"]] == ["NOT_FOUND"]
-    (error,) = (await kick_on_live_server(live, bob, users={"all": True}))["errors"]
+    (error,) = (await kick_on_live_server(live_server, bob, users={"all": True}))["errors"]
     assert error["code"] == "FORBIDDEN"
     assert not ada_socket.over
-    assert (await kick_on_live_server(live, admin, users=ada_selector))["kicked"] == 1
+    assert (await kick_on_live_server(live_server, admin, users=ada_selector))["kicked"] == 1
     await until(lambda: ada_socket.over)
 
 
 async def test_purge_is_refused_while_user_is_connected(
-    live: House, ada: Client, root: Client
+    live_server: House, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     purge_mutation = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
         purged errors { code ... on InUseError { sessions } } } }"""
-    socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.connection_watch.connections)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
-        live_client = Client(http, root.world, root.user, root.secret)
+    socket = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.endpoint.connection_watch.connections)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
+    ) as http:
+        live_client = GraphQLClient(http, root.environment, root.user, root.secret)
         arguments = {"users": {"usernames": ["ada"]}}
         refused_payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
         assert refused_payload == {"purged": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
         assert await ada("{ viewer { user { username } } }")
         await kick_sessions(live_client, **arguments)
         await until(lambda: socket.over)
-        await until(lambda: not live.endpoint.connection_watch.connections)
+        await until(lambda: not live_server.endpoint.connection_watch.connections)
         payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
     assert (len(payload["purged"]), payload["errors"]) == (1, [])
 
 
-async def test_client_state_reset_ends_connections(live: House, ada: Client) -> None:
-    socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.connection_watch.connections)
+async def test_client_state_reset_ends_connections(live_server: House, ada: GraphQLClient) -> None:
+    socket = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.endpoint.connection_watch.connections)
     document = "mutation { clientStateReset(input: {}) { errors { code } } }"
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=30) as http:
-        response = await Client(http, ada.world, ada.user, ada.secret)(document)
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
+    ) as http:
+        response = await GraphQLClient(http, ada.environment, ada.user, ada.secret)(document)
     assert response["clientStateReset"]["errors"] == []
     await until(lambda: socket.over)
 
 
-async def test_kick_without_connections_is_an_error(live: House, ada: Client) -> None:
-    (error,) = (await kick_on_live_server(live, ada))["errors"]
+async def test_kick_without_connections_is_an_error(live_server: House, ada: GraphQLClient) -> None:
+    (error,) = (await kick_on_live_server(live_server, ada))["errors"]
     assert (error["__typename"], error["code"]) == ("UnavailableError", "NO_SESSION")
-    (row,) = await ada.world.database.read(select(col(User.kicked_at)))
+    (row,) = await ada.environment.database.read(select(col(User.kicked_at)))
     assert row.kicked_at is None
 
 
 @pytest.mark.parametrize("reason", ["x" * 121, "x" * 10_000, "a\nb"])
-async def test_invalid_kick_reason_is_refused(ada: Client, reason: str) -> None:
+async def test_invalid_kick_reason_is_refused(ada: GraphQLClient, reason: str) -> None:
     (error,) = (await kick_sessions(ada, reason=reason))["errors"]
     assert error["path"] == ["reason"]
 
@@ -131,7 +145,9 @@ async def test_kick_revokes_tokens_if_requested(sign_in_environment: SignInEnvir
         await sign_in_environment.create_token("ada"),
         await sign_in_environment.create_token("bob"),
     )
-    ctx = Context(sign_in_environment.world, await sign_in_environment.authenticate(ada_token))
+    ctx = Context(
+        sign_in_environment.environment, await sign_in_environment.authenticate(ada_token)
+    )
     no_connection = {"is_any_connected": lambda _: False}
     with pytest.raises(ServiceUnavailable):
         await sessions.end_sessions_and_return_usernames(
@@ -152,38 +168,42 @@ async def test_kick_revokes_tokens_if_requested(sign_in_environment: SignInEnvir
 
 
 async def test_kick_by_other_process_ends_only_older_connections(
-    live: House, ada: Client, clock: Clock
+    live_server: House, ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    old_socket = await live.follow(ada, PLAIN)
-    await until(lambda: len(live.endpoint.connection_watch.connections) == 1)
+    old_socket = await live_server.follow(ada, PLAIN)
+    await until(lambda: len(live_server.endpoint.connection_watch.connections) == 1)
     clock.tick(seconds=1)
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         is_ada = col(User.id) == ada.user.id
         await session.exec(update(User).where(is_ada).values(kicked_at=clock()))
     clock.tick(seconds=1)
-    new_socket = await live.follow(ada, PLAIN)
-    await until(lambda: len(live.endpoint.connection_watch.connections) == 2)
-    await live.endpoint.connection_watch.disconnect_ended_and_kicked()
+    new_socket = await live_server.follow(ada, PLAIN)
+    await until(lambda: len(live_server.endpoint.connection_watch.connections) == 2)
+    await live_server.endpoint.connection_watch.disconnect_ended_and_kicked()
     await until(lambda: old_socket.over)
     assert not new_socket.over
     await new_socket.leave()
 
 
-async def test_kick_is_in_the_security_log(live: House, ada: Client, root: Client) -> None:
-    follower = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.connection_watch.connections)
-    await kick_on_live_server(live, root, users={"usernames": ["ada"]})
-    rows = await ada.world.database.read(select(core_table(SecurityEvent)))
+async def test_kick_is_in_the_security_log(
+    live_server: House, ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    follower = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.endpoint.connection_watch.connections)
+    await kick_on_live_server(live_server, root, users={"usernames": ["ada"]})
+    rows = await ada.environment.database.read(select(core_table(SecurityEvent)))
     assert [(row.action, row.user_id, bool(row.by)) for row in rows] == [
         ("session kick", ada.user.id, True)
     ]
     await until(lambda: follower.over)
 
 
-async def test_cached_credentials_are_flushed(ada: Client, bob: Client, root: Client) -> None:
+async def test_cached_credentials_are_flushed(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
     for client in (ada, bob, root):
         await client("{ viewer { role } }")
-    assert len(cache_of_database(ada.world.database).credentials) == 3
+    assert len(cache_of_database(ada.environment.database).credentials) == 3
     response = await root(AUTH_CACHE_FLUSH, input={"users": {"usernames": ["ada"]}})
     assert response["authCacheFlush"] == {"entries": 1, "errors": []}
     response = await root(AUTH_CACHE_FLUSH, input={})
@@ -191,4 +211,4 @@ async def test_cached_credentials_are_flushed(ada: Client, bob: Client, root: Cl
     for client in (ada, bob):
         (error,) = (await client(AUTH_CACHE_FLUSH, input={}))["authCacheFlush"]["errors"]
         assert error["code"] == "FORBIDDEN"
-    await authentication.wait_for_background_tasks(ada.world)
+    await authentication.wait_for_background_tasks(ada.environment)

@@ -29,7 +29,7 @@ PATH = "/rest/x"
 
 def signed_query(sign_in_environment: SignInEnvironment, viewer: Viewer) -> dict[str, str]:
     signed_path = signed_urls.sign_path(
-        sign_in_environment.world,
+        sign_in_environment.environment,
         PATH,
         sign_in_environment.users["ada"],
         viewer,
@@ -41,7 +41,7 @@ def signed_query(sign_in_environment: SignInEnvironment, viewer: Viewer) -> dict
 async def is_refused(sign_in_environment: SignInEnvironment, query: dict[str, str]) -> bool:
     try:
         viewer = await signed_urls.read_only_viewer_of_signed_path(
-            sign_in_environment.world, PATH, query
+            sign_in_environment.environment, PATH, query
         )
     except Unauthenticated:
         return True
@@ -53,7 +53,7 @@ async def test_signed_url_ends_with_its_token(sign_in_environment: SignInEnviron
     viewer = await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
     query = signed_query(sign_in_environment, viewer)
     assert not await is_refused(sign_in_environment, query)
-    await access_tokens.revoke_own_access_tokens(Context(sign_in_environment.world, viewer))
+    await access_tokens.revoke_own_access_tokens(Context(sign_in_environment.environment, viewer))
     assert await is_refused(sign_in_environment, query)
 
 
@@ -63,7 +63,7 @@ async def test_signed_url_ends_with_its_key(sign_in_environment: SignInEnvironme
     )
     query = signed_query(sign_in_environment, await sign_in_environment.authenticate(secret))
     assert not await is_refused(sign_in_environment, query)
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         await session.exec(update(ApiKey).where(col(ApiKey.id) == row.id).values(active=False))
     assert await is_refused(sign_in_environment, query)
 
@@ -83,7 +83,7 @@ async def test_signed_url_ends_with_its_app_or_own_password(
     await sign_in_environment.change_user("ada", auth_version=2)
     assert await is_refused(sign_in_environment, own_password_query)
     assert not await is_refused(sign_in_environment, app_password_query)
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         await session.exec(delete(ApplicationPassword))
     assert await is_refused(sign_in_environment, app_password_query)
 
@@ -114,7 +114,7 @@ async def test_signed_url_ends_with_rights_of_acting_admin(
         ),
     )
     assert not await is_refused(sign_in_environment, query)
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         is_rex = col(User.id) == sign_in_environment.users["rex"]
         await session.exec(update(User).where(is_rex).values(role=Role.USER))
     assert await is_refused(sign_in_environment, query)
@@ -131,4 +131,4 @@ async def test_signed_url_with_changed_credential_is_refused(
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
     )
     assert await is_refused(sign_in_environment, {**query, "by": credential})
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)

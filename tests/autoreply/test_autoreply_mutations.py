@@ -8,9 +8,15 @@ from graph.types import global_ids
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.conftest import Client, Clock, make_client, raw_message, receive
-from tests.support.accounts.account_exports import exported, imported
-from tests.support.accounts.user_operations import chief, costs_of_users, events, id_of, run
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
+from tests.support.accounts.account_exports import export_account, import_account
+from tests.support.accounts.user_operations import (
+    count_statements_by_user_count,
+    execute_mutation,
+    load_journal_changes,
+    make_admin_of_domain,
+    user_global_id,
+)
 from tests.support.sample_mutations import Call
 from tests.support.stores.counter_check import reached, rows
 
@@ -29,22 +35,22 @@ PREVIEW_QUERY = """query ($sender: EmailAddress, $subject: String, $to: EmailAdd
       silence internal from fromName to subject text html } } } } }"""
 
 
-async def set_autoreply(client: Client, users: Any = None, **fields: Any) -> Any:
+async def set_autoreply(client: GraphQLClient, users: Any = None, **fields: Any) -> Any:
     extra = {"users": users} if users else {}
-    return await run(client, "autoreplySet", PAYLOAD_FIELDS, set=fields, **extra)
+    return await execute_mutation(client, "autoreplySet", PAYLOAD_FIELDS, set=fields, **extra)
 
 
-async def delete_autoreplies(client: Client, *targets: Client) -> Any:
-    users = {"ids": [id_of(target) for target in targets or [client]]}
+async def delete_autoreplies(client: GraphQLClient, *targets: GraphQLClient) -> Any:
+    users = {"ids": [user_global_id(target) for target in targets or [client]]}
     return await Call("autoreplyDelete", {"users": users}, "users { username }")(client)
 
 
-async def load_autoreply(client: Client) -> Any:
+async def load_autoreply(client: GraphQLClient) -> Any:
     autoreply = (await client(AUTOREPLY_QUERY))["viewer"]["user"]["autoreply"]
     return {name: value for name, value in autoreply.items() if name != "id"}
 
 
-async def preview_reply(client: Client, **arguments: Any) -> Any:
+async def preview_reply(client: GraphQLClient, **arguments: Any) -> Any:
     return (await client(PREVIEW_QUERY, **arguments))["viewer"]["user"]["autoreply"]["preview"]
 
 
@@ -55,11 +61,11 @@ def error_details(answer: Any) -> list[tuple[str, list[str], Any]]:
     ]
 
 
-async def test_autoreply_has_defaults_until_set(ada: Client) -> None:
+async def test_autoreply_has_defaults_until_set(ada: GraphQLClient) -> None:
     assert await load_autoreply(ada) == DEFAULT_AUTOREPLY
 
 
-async def test_set_keeps_omitted_fields(ada: Client, clock: Clock) -> None:
+async def test_set_keeps_omitted_fields(ada: GraphQLClient, clock: ManualClock) -> None:
     first = await set_autoreply(ada, enabled=True, text="I am away.", html="<p>Away", name="Ada")
     assert first["errors"] == []
     clock.tick(days=1)
@@ -79,7 +85,9 @@ async def test_set_keeps_omitted_fields(ada: Client, clock: Clock) -> None:
     assert answer["autoreplies"] == [{**expected, **cleared}]
 
 
-async def test_autoreply_is_active_between_start_and_end(ada: Client, clock: Clock) -> None:
+async def test_autoreply_is_active_between_start_and_end(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     times = {"startsAt": "2030-01-02T00:00:00Z", "endsAt": "2030-01-03T00:00:00+00:00"}
     await set_autoreply(ada, enabled=True, text="x", **times)
     active = []
@@ -111,19 +119,19 @@ async def test_autoreply_is_active_between_start_and_end(ada: Client, clock: Clo
 ])  # fmt: skip
 @pytest.mark.usefixtures("bob")
 async def test_invalid_autoreply_is_refused_with_rule(
-    ada: Client, arguments: dict[str, Any], error: tuple[list[str], str]
+    ada: GraphQLClient, arguments: dict[str, Any], error: tuple[list[str], str]
 ) -> None:
     answer = await set_autoreply(ada, **arguments)
     assert [(path, rule) for _, path, rule in error_details(answer)] == [error]
     assert await load_autoreply(ada) == DEFAULT_AUTOREPLY
 
 
-async def test_all_invalid_fields_are_reported(ada: Client) -> None:
+async def test_all_invalid_fields_are_reported(ada: GraphQLClient) -> None:
     answer = await set_autoreply(ada, name="x" * 200, text="x" * 200_000, interval="PT1S")
     assert sorted(path[1] for _, path, _ in error_details(answer)) == ["interval", "name", "text"]
 
 
-async def test_text_is_required_while_enabled(ada: Client) -> None:
+async def test_text_is_required_while_enabled(ada: GraphQLClient) -> None:
     await set_autoreply(ada, enabled=True, text="x")
     assert error_details(await set_autoreply(ada, text="")) == [
         ("VALIDATION", ["set", "text"], "required")
@@ -137,29 +145,31 @@ async def test_text_is_required_while_enabled(ada: Client) -> None:
     assert error_details(refused) == [("VALIDATION", ["set", "endsAt"], "range")]
 
 
-async def test_own_addresses_in_any_spelling_are_normalized(ada: Client) -> None:
+async def test_own_addresses_in_any_spelling_are_normalized(ada: GraphQLClient) -> None:
     answer = await set_autoreply(ada, addresses=["A.da@EXAMPLE.org", "ada+news@example.org"])
     assert answer["autoreplies"][0]["addresses"] == ["ada@example.org"]
     answer = await set_autoreply(ada, addresses=None)
     assert answer["autoreplies"][0]["addresses"] == []
 
 
-async def test_deleted_autoreply_has_defaults_again(ada: Client, world: Environment) -> None:
+async def test_deleted_autoreply_has_defaults_again(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await set_autoreply(ada, enabled=True, text="x")
     for _ in range(2):
         answer = await delete_autoreplies(ada)
         assert (answer["errors"], answer["users"]) == ([], [{"username": "ada"}])
         assert await load_autoreply(ada) == DEFAULT_AUTOREPLY
-    assert await rows(world, "SELECT id FROM autoreplies") == []
+    assert await rows(environment, "SELECT id FROM autoreplies") == []
 
 
-async def test_changes_write_journal_entries(ada: Client, world: Environment) -> None:
-    last = await reached(world, ada.user.id)
+async def test_changes_write_journal_entries(ada: GraphQLClient, environment: Environment) -> None:
+    last = await reached(environment, ada.user.id)
     await set_autoreply(ada, enabled=True, text="x")
     await set_autoreply(ada, enabled=True, text="x")
     await set_autoreply(ada, subject="S")
     await delete_autoreplies(ada)
-    entries = await events(world, ada.user.id, last)
+    entries = await load_journal_changes(environment, ada.user.id, last)
     kind, user_ids = ChangeKind.AUTOREPLY_CHANGED, [ada.user.id]
     assert entries == [
         (kind, user_ids, [["enabled", "text"]]),
@@ -168,7 +178,7 @@ async def test_changes_write_journal_entries(ada: Client, world: Environment) ->
     ]
 
 
-async def test_change_events_have_current_autoreply(ada: Client) -> None:
+async def test_change_events_have_current_autoreply(ada: GraphQLClient) -> None:
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     await set_autoreply(ada, enabled=True, text="x")
     document = """query ($after: Cursor!) { changes(after: $after) { events { kind
@@ -181,9 +191,9 @@ async def test_change_events_have_current_autoreply(ada: Client) -> None:
     assert last["node"] is None
 
 
-async def test_autoreply_of_another_user_is_hidden(ada: Client, bob: Client) -> None:
+async def test_autoreply_of_another_user_is_hidden(ada: GraphQLClient, bob: GraphQLClient) -> None:
     await set_autoreply(ada, enabled=True, text="x")
-    ada_selection, before = {"ids": [id_of(ada)]}, await load_autoreply(ada)
+    ada_selection, before = {"ids": [user_global_id(ada)]}, await load_autoreply(ada)
     assert [
         code for code, _, _ in error_details(await set_autoreply(bob, ada_selection, text="y"))
     ] == ["NOT_FOUND"]
@@ -201,29 +211,33 @@ async def test_autoreply_of_another_user_is_hidden(ada: Client, bob: Client) -> 
 
 
 async def test_domain_admin_sets_autoreply_of_several_users(
-    ada: Client, bob: Client, root: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_admin = await chief(root)
-    users = {"ids": [id_of(ada), id_of(bob)]}
+    domain_admin = await make_admin_of_domain(root)
+    users = {"ids": [user_global_id(ada), user_global_id(bob)]}
     await set_autoreply(bob, subject="Mine")
     answer = await set_autoreply(domain_admin, users, enabled=True, text="We have moved.")
     assert [(autoreply["subject"], autoreply["text"]) for autoreply in answer["autoreplies"]] == [
         ("", "We have moved."), ("Mine", "We have moved."),
     ]  # fmt: skip
-    log_rows = await rows(world, "SELECT after FROM admin_log WHERE mutation = 'autoreplySet'")
+    log_rows = await rows(
+        environment, "SELECT after FROM admin_log WHERE mutation = 'autoreplySet'"
+    )
     assert len(log_rows) == 2
     assert not any("moved" in str(row[0]) for row in log_rows)
     refused = await set_autoreply(domain_admin, users, addresses=["ada@example.org"])
     assert error_details(refused) == [("VALIDATION", ["set", "addresses"], "exclusive")]
-    other_admin = await chief(root, AdminPermission.FILTERS, domain="example.org", name="other")
+    other_admin = await make_admin_of_domain(
+        root, AdminPermission.FILTERS, domain="example.org", name="other"
+    )
     assert (await set_autoreply(other_admin, users, text="x"))["errors"] == []
 
 
 async def test_autoreply_statement_count_is_independent_of_users(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     document = "{ users(first: 50) { nodes { autoreply { text interval } } } }"
-    single, multiple, repeated = await costs_of_users(root, document, statements)
+    single, multiple, repeated = await count_statements_by_user_count(root, document, statements)
     assert single == multiple == repeated
     preview_field = 'preview(sender: "carol@example.com") { silence }'
     document = f"{{ users(first: 50) {{ nodes {{ autoreply {{ {preview_field} }} }} }} }}"
@@ -231,21 +245,21 @@ async def test_autoreply_statement_count_is_independent_of_users(
     await root(document)
     expected = len(statements)
     for nth in range(5):
-        await make_client(root.world, root.http, f"more{nth}")
+        await make_client(root.environment, root.http, f"more{nth}")
     del statements[:]
     await root(document)
     assert len(statements) == expected
 
 
 async def test_set_statement_count_is_independent_of_users(
-    ada: Client, bob: Client, root: Client, statements: list[str]
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, statements: list[str]
 ) -> None:
     counts = list[int]()
     for clients in ([bob], [ada], [ada, bob]):
         del statements[:]
         answer = await set_autoreply(
             root,
-            {"ids": [id_of(client) for client in clients]},
+            {"ids": [user_global_id(client) for client in clients]},
             enabled=True,
             text=f"{len(counts)}",
         )
@@ -254,7 +268,7 @@ async def test_set_statement_count_is_independent_of_users(
     assert counts[1] == counts[2]
 
 
-async def test_preview_shows_reply(ada: Client, world: Environment) -> None:
+async def test_preview_shows_reply(ada: GraphQLClient, environment: Environment) -> None:
     await set_autoreply(ada, enabled=True, html="<p>I am <b>away</b>.</p>", internalText="Call me.")
     outside = await preview_reply(ada, sender="carol@example.com", subject="Lunch?")
     assert outside == {
@@ -266,7 +280,7 @@ async def test_preview_shows_reply(ada: Client, world: Environment) -> None:
     assert (inside["internal"], inside["text"], inside["html"]) == (True, "Call me.", "")
     assert (inside["from"], inside["silence"]) == ("a.da+x@example.org", None)
     for table in ("autoreply_senders", "submissions", "usages"):
-        assert await rows(world, f"SELECT 1 FROM {table}") == []  # noqa: S608 - constant names
+        assert await rows(environment, f"SELECT 1 FROM {table}") == []  # noqa: S608 - constant names
 
 
 @pytest.mark.parametrize(("arguments", "sender", "silence"), [
@@ -278,7 +292,7 @@ async def test_preview_shows_reply(ada: Client, world: Environment) -> None:
     ({"text": "x", "enabled": True}, "carol@example.com", None),
 ])  # fmt: skip
 async def test_preview_shows_reason_of_silence(
-    ada: Client, arguments: dict[str, Any], sender: str, silence: str | None
+    ada: GraphQLClient, arguments: dict[str, Any], sender: str, silence: str | None
 ) -> None:
     await set_autoreply(ada, **arguments)
     preview = await preview_reply(ada, sender=sender)
@@ -286,11 +300,11 @@ async def test_preview_shows_reason_of_silence(
     assert preview["text"] == ("x" if silence != "EMPTY" else "")
 
 
-async def test_preview_of_received_message_shows_reply_or_reason(ada: Client) -> None:
+async def test_preview_of_received_message_shows_reply_or_reason(ada: GraphQLClient) -> None:
     await set_autoreply(ada, enabled=True, text="x")
     personal = raw_message("Lunch?", To="ada@example.org")
     list_message = raw_message("News", To="ada@example.org", List_Id="<birds.example.com>")
-    inserted = [await receive(ada, raw) for raw in (personal, list_message)]
+    inserted = [await deliver_to(ada, raw) for raw in (personal, list_message)]
     references = [{"id": global_ids.encode("Message", item.message_id)} for item in inserted]
     preview = await preview_reply(ada, message=references[0])
     assert (preview["to"], preview["subject"]) == ("carol@example.com", "Auto: Re: Lunch?")
@@ -305,26 +319,26 @@ async def test_preview_of_received_message_shows_reply_or_reason(ada: Client) ->
 ])  # fmt: skip
 @pytest.mark.usefixtures("bob")
 async def test_invalid_preview_is_refused(
-    ada: Client, arguments: dict[str, Any], code: str
+    ada: GraphQLClient, arguments: dict[str, Any], code: str
 ) -> None:
-    answer = await ada.raw(PREVIEW_QUERY, **arguments)
+    answer = await ada.execute(PREVIEW_QUERY, **arguments)
     assert [error["extensions"]["code"] for error in answer["errors"]] == [code]
 
 
-async def test_autoreply_survives_export_and_import(ada: Client, bob: Client) -> None:
+async def test_autoreply_survives_export_and_import(ada: GraphQLClient, bob: GraphQLClient) -> None:
     fields = {
         "enabled": True, "text": "Away.", "internalHtml": "<p>In", "name": "Ada", "interval": "P3D",
         "endsAt": "2030-02-01T00:00:00Z", "subject": "S",
     }  # fmt: skip
     await set_autoreply(ada, **fields)
-    content = (await exported(ada, format="JSON"))["content"]
-    answer = await imported(bob, content)
+    content = (await export_account(ada, format="JSON"))["content"]
+    answer = await import_account(bob, content)
     assert answer["state"] == "SUCCEEDED"
     assert await load_autoreply(bob) == await load_autoreply(ada)
     await set_autoreply(ada, addresses=["ada@example.org"], text="Sales are closed.")
-    content = (await exported(ada, format="JSON"))["content"]
+    content = (await export_account(ada, format="JSON"))["content"]
     await delete_autoreplies(bob)
-    await imported(bob, content)
+    await import_account(bob, content)
     bob_autoreply = await load_autoreply(bob)
     assert (bob_autoreply["text"], bob_autoreply["enabled"], bob_autoreply["addresses"]) == (
         "Sales are closed.", False, [],

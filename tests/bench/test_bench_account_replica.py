@@ -7,7 +7,7 @@ from bench.change_stream import account_replica
 from bench.change_stream.account_replica import AccountReplica, AccountState, EventFields
 from bench.change_stream.follow_transports import CHANGES_QUERY, SNAPSHOT_QUERY
 from bench.change_stream.random_writers import ARCHIVED_QUERY
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 
 MUTATIONS: list[tuple[str, Any]] = [
     ("mailboxCreate", {"paths": ["A", "B"]}),
@@ -24,7 +24,7 @@ MUTATIONS: list[tuple[str, Any]] = [
 ]
 
 
-async def create_replica(client: Client) -> AccountReplica:
+async def create_replica(client: GraphQLClient) -> AccountReplica:
     user = (await client(SNAPSHOT_QUERY))["viewer"]["user"]
     paths = {mailbox["id"]: mailbox["path"] for mailbox in user["mailboxes"]}
     return AccountReplica(
@@ -32,11 +32,13 @@ async def create_replica(client: Client) -> AccountReplica:
     )
 
 
-async def run_mutations(client: Client) -> tuple[AccountReplica, list[EventFields], AccountState]:
+async def run_mutations(
+    client: GraphQLClient,
+) -> tuple[AccountReplica, list[EventFields], AccountState]:
     """Run the mutations. Return a replica from before them, their events and the stored state."""
     first = await create_replica(client)
     for number in range(4):
-        await receive(client, f"Number {number}")
+        await deliver_to(client, f"Number {number}")
     for name, arguments in MUTATIONS:
         call_input = arguments
         if "ids" in arguments:
@@ -54,7 +56,7 @@ async def run_mutations(client: Client) -> tuple[AccountReplica, list[EventField
     return (
         first,
         batch["events"],
-        await account_replica.read_account_state(client.world.database, client.user.id),
+        await account_replica.read_account_state(client.environment.database, client.user.id),
     )
 
 
@@ -65,7 +67,7 @@ def copy_with_events(replica: AccountReplica, events: Sequence[EventFields]) -> 
     return copy
 
 
-async def test_replica_with_all_events_equals_database(ada: Client) -> None:
+async def test_replica_with_all_events_equals_database(ada: GraphQLClient) -> None:
     first, events, stored_state = await run_mutations(ada)
     kinds = {event["kind"] for event in events}
     assert {kind for kind in kinds if kind.startswith("ME")} == {
@@ -79,10 +81,10 @@ async def test_replica_with_all_events_equals_database(ada: Client) -> None:
         replica.problems,
         account_replica.differences_by_id(replica.account_state, stored_state),
     ) == ([], {})
-    assert await account_replica.find_journal_gaps(ada.world.database, ada.user.id) == []
+    assert await account_replica.find_journal_gaps(ada.environment.database, ada.user.id) == []
 
 
-async def test_dropped_duplicated_or_late_event_is_detected(ada: Client) -> None:
+async def test_dropped_duplicated_or_late_event_is_detected(ada: GraphQLClient) -> None:
     first, events, _ = await run_mutations(ada)
     for position, event in enumerate(events[:-1]):
         dropped = [*events[:position], *events[position + 1 :]]
@@ -92,7 +94,7 @@ async def test_dropped_duplicated_or_late_event_is_detected(ada: Client) -> None
             assert copy_with_events(first, wrong_events).problems
 
 
-async def test_dropped_event_is_detected_without_cursor_gap(ada: Client) -> None:
+async def test_dropped_event_is_detected_without_cursor_gap(ada: GraphQLClient) -> None:
     first, events, stored_state = await run_mutations(ada)
     ignored_kinds = {"MAILBOX_UPDATED"}  # the replica keeps nothing of these events
     for position, event in enumerate(events):
@@ -112,14 +114,14 @@ async def test_dropped_event_is_detected_without_cursor_gap(ada: Client) -> None
             assert replica.problems or differences, event
             if differences:
                 events_by_id = await account_replica.events_by_object_id(
-                    ada.world.database, ada.user.id, differences
+                    ada.environment.database, ada.user.id, differences
                 )
                 assert any(
                     event["kind"] in text for entry in events_by_id.values() for text in entry
                 )
 
 
-async def test_stored_change_without_event_is_detected(ada: Client) -> None:
+async def test_stored_change_without_event_is_detected(ada: GraphQLClient) -> None:
     first, events, (folders, messages) = await run_mutations(ada)
     replica = copy_with_events(first, events)
     (message_id, (mailbox_id, uid, flags, modseq)), *_ = messages.items()

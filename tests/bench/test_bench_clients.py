@@ -29,10 +29,10 @@ async def test_each_document_is_measured_in_each_account(tmp_path: Path) -> None
     assert all(line.ours.count for line in lines)
 
 
-async def test_copied_accounts_have_correct_counters(world: Environment) -> None:
-    (account,) = await clients.create_accounts(world, [3000], 1)
-    await clients.analyze(world)
+async def test_copied_accounts_have_correct_counters(environment: Environment) -> None:
+    (account,) = await clients.create_accounts(environment, [3000], 1)
+    await clients.analyze(environment)
     assert account.message_count == 3000
-    rows = await world.database.read(COUNTER_QUERY)
+    rows = await environment.database.read(COUNTER_QUERY)
     assert {row.total for row in rows if row.path == "INBOX"} == {1801, 121}
     assert all(row.total == row.held for row in rows)

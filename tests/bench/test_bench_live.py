@@ -28,7 +28,7 @@ from mail.storage import received_messages
 from models.events.journal import Change, ChangeKind
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
-from tests.conftest import Client, make_key
+from tests.conftest import GraphQLClient, make_api_key
 
 LIMITS = {  # for each goal the last value that meets it and the first one that does not
     f"500 watchers: {DELIVERY_TO_EVENT}, p50": (2.0, 2.01),
@@ -56,13 +56,15 @@ def test_each_goal_is_met_up_to_its_limit(name: str) -> None:
 
 
 async def test_inserted_changes_read_like_recorded_changes(
-    world: Environment, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    environment: Environment, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(change_catch_up, "ROWS_PER_TRANSACTION", 8)
-    user = await create_user(world, READER_ADDRESS)
-    ada = Client(http, world, user, await make_key(world, "ada", user_id=user.id))
+    user = await create_user(environment, READER_ADDRESS)
+    ada = GraphQLClient(
+        http, environment, user, await make_api_key(environment, "ada", user_id=user.id)
+    )
     steps = list[int]()
-    last_modseq = await change_catch_up.insert_changes(world, user.id, 20, steps.append)
+    last_modseq = await change_catch_up.insert_changes(environment, user.id, 20, steps.append)
     assert steps == [8, 8, 4]
 
     page = (await ada(CHANGES_QUERY, after=f"1.{user.id}.0"))["changes"]
@@ -84,27 +86,27 @@ async def test_inserted_changes_read_like_recorded_changes(
     assert len(set(message_uids)) == 10
 
     changes = select(*select_columns(Change)).where(col(Change.stream_id) == user.id)
-    rows = list(await world.database.read(changes.order_by(col(Change.last))))
+    rows = list(await environment.database.read(changes.order_by(col(Change.last))))
     for row, pattern in zip(rows[-20:], rows[-22:-20] * 10, strict=True):
         assert list(row.facts) == list(pattern.facts)
         assert row.facts["modseq"] == row.last
 
 
-async def test_without_journal_omits_only_journal_entries(world: Environment) -> None:
-    user = await create_user(world, READER_ADDRESS)
-    recipient = await address_resolution.load_recipient_below_limits(world, READER_ADDRESS)
+async def test_without_journal_omits_only_journal_entries(environment: Environment) -> None:
+    user = await create_user(environment, READER_ADDRESS)
+    recipient = await address_resolution.load_recipient_below_limits(environment, READER_ADDRESS)
 
     async def deliver_and_list_changes(number: int) -> list[int]:
         message = await received_messages.parse_storable_message(
             MessageGenerator().make_message(number)
         )
         await received_messages.store_once_for_recipient(
-            world, message, recipient, "bob@example.com"
+            environment, message, recipient, "bob@example.com"
         )
         conditions = col(Change.stream_id) == user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
         return [
             row.last
-            for row in await world.database.read(select(col(Change.last)).where(*conditions))
+            for row in await environment.database.read(select(col(Change.last)).where(*conditions))
         ]
 
     (first,) = await deliver_and_list_changes(0)

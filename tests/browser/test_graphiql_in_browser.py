@@ -13,8 +13,8 @@ from playwright.async_api import Browser
 
 from merganser.demo.credentials import ADDRESS
 from tests.conftest import raw_message
-from tests.support.accounts.demo_account import send, serving
-from tests.support.clients.browser_driver import GraphiQL, browse, started_browser
+from tests.support.accounts.demo_account import run_demo_server, send_by_lmtp
+from tests.support.clients.browser_driver import GraphiQLPage, open_browser_profile, start_browser
 from tests.support.servers.merganser_server import PASSWORD, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # the loop of the browser
@@ -27,22 +27,22 @@ UNKNOWN_TOKEN = f"mgk_{'haddock':o<43}"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("house")) as server:
+    with run_demo_server(tmp_path_factory.mktemp("house")) as server:
         yield server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with started_browser() as browser:
+    async with start_browser() as browser:
         yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def graphiql(browser: Browser, server: Server) -> AsyncIterator[GraphiQL]:
-    async with browse(browser, server.url) as graphiql_page:
+async def graphiql(browser: Browser, server: Server) -> AsyncIterator[GraphiQLPage]:
+    async with open_browser_profile(browser, server.url) as graphiql_page:
         yield graphiql_page
         assert graphiql_page.problems == []
-        assert graphiql_page.foreign == []
+        assert graphiql_page.foreign_urls == []
 
 
 @pytest.fixture
@@ -75,122 +75,128 @@ async def role_of_credential(server: Server, secret: str) -> str | None:
 
 
 async def test_inbox_is_shown_and_delivery_appears_live(
-    graphiql: GraphiQL, server: Server, picture_folder: Path
+    graphiql: GraphiQLPage, server: Server, picture_folder: Path
 ) -> None:
     await graphiql.open(server.secrets["demo"])
-    await graphiql.signed_in_as("demo")
-    await graphiql.example("Inbox")
-    await graphiql.run()
-    await graphiql.shows('"mailboxes"')
-    inbox = (await graphiql.answer())["data"]["viewer"]["user"]["mailbox"]["messages"]
+    await graphiql.wait_for_viewer("demo")
+    await graphiql.select_example("Inbox")
+    await graphiql.click_run()
+    await graphiql.wait_for_text('"mailboxes"')
+    inbox = (await graphiql.read_response())["data"]["viewer"]["user"]["mailbox"]["messages"]
     assert len(inbox["nodes"]) == 20
     assert inbox["pageInfo"]["hasNextPage"]
 
-    await graphiql.example("Live")
-    await graphiql.listen()
-    await asyncio.to_thread(send, server, ADDRESS, postcard_message(), "nora@lighthouse.example")
-    await graphiql.shows("MESSAGE_ADDED")
-    (event,) = (await graphiql.answer())["data"]["changes"]["events"]
+    await graphiql.select_example("Live")
+    await graphiql.start_subscription()
+    await asyncio.to_thread(
+        send_by_lmtp, server, ADDRESS, postcard_message(), "nora@lighthouse.example"
+    )
+    await graphiql.wait_for_text("MESSAGE_ADDED")
+    (event,) = (await graphiql.read_response())["data"]["changes"]["events"]
     assert event["message"]["subject"] == "The lamp is lit"
     assert event["message"]["from"]["name"] == "Nora Lindqvist"
     assert event["message"]["mailbox"]["path"] == "INBOX"
-    await graphiql.screenshot(picture_folder / "graphiql.png")
+    await graphiql.save_screenshot(picture_folder / "graphiql.png")
     stop = graphiql.page.get_by_label("Stop query")
     await stop.click()
     await stop.wait_for(state="hidden")
 
 
 async def test_link_with_token_signs_in_and_removes_token_from_url(
-    graphiql: GraphiQL, server: Server
+    graphiql: GraphiQLPage, server: Server
 ) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
-    assert graphiql.page.url == f"{graphiql.base}/graphql"
+    await graphiql.wait_for_viewer("ada")
+    assert graphiql.page.url == f"{graphiql.base_url}/graphql"
     assert await graphiql.page.title() == "Merganser · GraphiQL"
 
 
 async def test_second_link_in_same_window_signs_in_as_other_user(
-    graphiql: GraphiQL, server: Server
+    graphiql: GraphiQLPage, server: Server
 ) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
+    await graphiql.wait_for_viewer("ada")
     link = f"#token={server.secrets['bob']}"
     await graphiql.page.evaluate("link => { location.hash = link }", link)
-    await graphiql.signed_in_as("bob")
-    assert graphiql.page.url == f"{graphiql.base}/graphql"
+    await graphiql.wait_for_viewer("bob")
+    assert graphiql.page.url == f"{graphiql.base_url}/graphql"
 
 
-async def test_typed_query_shows_its_response(graphiql: GraphiQL, server: Server) -> None:
+async def test_typed_query_shows_its_response(graphiql: GraphiQLPage, server: Server) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
-    await graphiql.write(INBOX_QUERY)
-    await graphiql.run()
-    await graphiql.shows("carol@example.com")
-    mailbox = (await graphiql.answer())["data"]["viewer"]["user"]["mailbox"]
+    await graphiql.wait_for_viewer("ada")
+    await graphiql.paste_document(INBOX_QUERY)
+    await graphiql.click_run()
+    await graphiql.wait_for_text("carol@example.com")
+    mailbox = (await graphiql.read_response())["data"]["viewer"]["user"]["mailbox"]
     assert mailbox["path"] == "INBOX"
 
 
-async def test_unknown_field_is_marked_in_editor(graphiql: GraphiQL, server: Server) -> None:
+async def test_unknown_field_is_marked_in_editor(graphiql: GraphiQLPage, server: Server) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.write("query { viewer { nonsense } }")
+    await graphiql.paste_document("query { viewer { nonsense } }")
     await graphiql.page.locator(".graphiql-query-editor .squiggly-error").first.wait_for()
-    assert await graphiql.marks() == ['Cannot query field "nonsense" on type "Viewer".']
+    assert await graphiql.read_problem_markers() == [
+        'Cannot query field "nonsense" on type "Viewer".'
+    ]
 
 
 async def test_subscription_without_token_shows_unauthenticated(
-    graphiql: GraphiQL,
+    graphiql: GraphiQLPage,
 ) -> None:
     await graphiql.open()
-    await graphiql.example("Live")
-    await graphiql.run()
-    await graphiql.shows("UNAUTHENTICATED")
+    await graphiql.select_example("Live")
+    await graphiql.click_run()
+    await graphiql.wait_for_text("UNAUTHENTICATED")
 
 
 async def test_subscription_with_unknown_token_is_not_retried(
-    graphiql: GraphiQL,
+    graphiql: GraphiQLPage,
 ) -> None:
     sockets: list[str] = []
     graphiql.page.on("websocket", lambda socket: sockets.append(socket.url))
     await graphiql.open()
-    await graphiql.headers({"Authorization": f"Bearer {UNKNOWN_TOKEN}"})
-    await graphiql.write("subscription { changes { cursor } }")
-    await graphiql.run()
-    await graphiql.shows("4403")
+    await graphiql.paste_headers({"Authorization": f"Bearer {UNKNOWN_TOKEN}"})
+    await graphiql.paste_document("subscription { changes { cursor } }")
+    await graphiql.click_run()
+    await graphiql.wait_for_text("4403")
     assert len(sockets) == 1
 
 
 async def test_header_pane_overrides_token_bar_for_http_and_websocket(
-    graphiql: GraphiQL, server: Server
+    graphiql: GraphiQLPage, server: Server
 ) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
-    await graphiql.headers({"authorization": f"Bearer {server.secrets['bob']}"})
-    await graphiql.write("query { viewer { user { username } } }")
-    await graphiql.run()
-    await graphiql.shows('"bob"')
-    await graphiql.write("subscription { changes { events { user { username } } } }")
-    await graphiql.listen()
-    await asyncio.to_thread(send, server, "ada@example.org", raw_message("Not for bob"))
-    await asyncio.to_thread(send, server, "bob@example.org", raw_message("For bob"))
-    await graphiql.shows('"events"')
-    (event,) = (await graphiql.answer())["data"]["changes"]["events"]
+    await graphiql.wait_for_viewer("ada")
+    await graphiql.paste_headers({"authorization": f"Bearer {server.secrets['bob']}"})
+    await graphiql.paste_document("query { viewer { user { username } } }")
+    await graphiql.click_run()
+    await graphiql.wait_for_text('"bob"')
+    await graphiql.paste_document("subscription { changes { events { user { username } } } }")
+    await graphiql.start_subscription()
+    await asyncio.to_thread(send_by_lmtp, server, "ada@example.org", raw_message("Not for bob"))
+    await asyncio.to_thread(send_by_lmtp, server, "bob@example.org", raw_message("For bob"))
+    await graphiql.wait_for_text('"events"')
+    (event,) = (await graphiql.read_response())["data"]["changes"]["events"]
     assert event["user"]["username"] == "bob"
 
 
-async def test_pasted_token_is_used_and_survives_reload(graphiql: GraphiQL, server: Server) -> None:
+async def test_pasted_token_is_used_and_survives_reload(
+    graphiql: GraphiQLPage, server: Server
+) -> None:
     await graphiql.open()
-    await graphiql.paste(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
+    await graphiql.enter_token(server.secrets["ada"])
+    await graphiql.wait_for_viewer("ada")
     await graphiql.page.reload()
-    await graphiql.signed_in_as("ada")
+    await graphiql.wait_for_viewer("ada")
 
 
 async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
-    graphiql: GraphiQL,
+    graphiql: GraphiQLPage,
 ) -> None:
     await graphiql.open(UNKNOWN_TOKEN)
     await graphiql.page.get_by_text("This token is not known here.").wait_for()
-    assert "haddock" not in str(await graphiql.stored())
+    assert "haddock" not in str(await graphiql.read_storage())
     await graphiql.page.get_by_label("Show Documentation Explorer").click()
     await graphiql.page.get_by_role("link", name="Subscription", exact=True).wait_for()
     refusals = {problem for problem in graphiql.problems if "401" in problem}
@@ -199,21 +205,21 @@ async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
 
 
 async def test_nothing_is_stored_beyond_the_browser_session(
-    graphiql: GraphiQL, server: Server
+    graphiql: GraphiQLPage, server: Server
 ) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
-    await graphiql.headers({"X-Secret": "mackerel"})
-    await graphiql.write(INBOX_QUERY)
-    await graphiql.run()
-    await graphiql.shows("carol@example.com")
-    stored = await graphiql.stored()
+    await graphiql.wait_for_viewer("ada")
+    await graphiql.paste_headers({"X-Secret": "mackerel"})
+    await graphiql.paste_document(INBOX_QUERY)
+    await graphiql.click_run()
+    await graphiql.wait_for_text("carol@example.com")
+    stored = await graphiql.read_storage()
     assert stored["local"] == {}
     assert stored["session"]["merganser:token"] == server.secrets["ada"]
 
 
 async def test_sign_out_revokes_token_of_password_sign_in(
-    graphiql: GraphiQL, server: Server
+    graphiql: GraphiQLPage, server: Server
 ) -> None:
     await graphiql.open()
     await graphiql.sign_in("ada", "wrong")
@@ -221,39 +227,41 @@ async def test_sign_out_revokes_token_of_password_sign_in(
     await dialog.get_by_text("user name or password is wrong").wait_for()
     await graphiql.page.keyboard.press("Escape")
     await graphiql.sign_in("ada", PASSWORD)
-    await graphiql.signed_in_as("ada")
-    token = (await graphiql.stored())["session"]["merganser:token"]
+    await graphiql.wait_for_viewer("ada")
+    token = (await graphiql.read_storage())["session"]["merganser:token"]
     assert await role_of_credential(server, token) == "USER"
     async with graphiql.page.expect_response(
         lambda response: "tokenRevoke" in str(response.request.post_data)
     ):
         await graphiql.page.get_by_role("button", name="Sign out").click()
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()
-    assert token not in str(await graphiql.stored())
+    assert token not in str(await graphiql.read_storage())
     assert await role_of_credential(server, token) is None
 
 
-async def test_sign_out_does_not_revoke_pasted_api_key(graphiql: GraphiQL, server: Server) -> None:
+async def test_sign_out_does_not_revoke_pasted_api_key(
+    graphiql: GraphiQLPage, server: Server
+) -> None:
     await graphiql.open(server.secrets["ada"])
-    await graphiql.signed_in_as("ada")
+    await graphiql.wait_for_viewer("ada")
     await graphiql.page.get_by_role("button", name="Sign out").click()
     await graphiql.page.get_by_role("button", name="Sign in").wait_for()
-    assert server.secrets["ada"] not in str(await graphiql.stored())
+    assert server.secrets["ada"] not in str(await graphiql.read_storage())
     assert await role_of_credential(server, server.secrets["ada"]) == "USER"
 
 
-async def test_closed_example_can_be_opened_again(graphiql: GraphiQL) -> None:
+async def test_closed_example_can_be_opened_again(graphiql: GraphiQLPage) -> None:
     await graphiql.open()
     tab = graphiql.page.get_by_role("tab", name="Search")
-    await graphiql.example("Search")
+    await graphiql.select_example("Search")
     await graphiql.page.get_by_label("Close Tab").locator("visible=true").click()
     await tab.wait_for(state="hidden")
-    await graphiql.example("Search")
+    await graphiql.select_example("Search")
     await tab.wait_for()
 
 
 async def test_documentation_shows_schema_in_dark_mode(browser: Browser, server: Server) -> None:
-    async with browse(browser, server.url, dark=True) as graphiql:
+    async with open_browser_profile(browser, server.url, dark=True) as graphiql:
         await graphiql.open(server.secrets["ada"])
         await graphiql.page.get_by_label("Show Documentation Explorer").click()
         await graphiql.page.get_by_role("link", name="Subscription", exact=True).click()

@@ -21,8 +21,8 @@ from playwright.async_api import Browser, ConsoleMessage, Error, Page, Route
 from graph.types import global_ids
 from mail.mime import sanitize_html
 from mail.mime.html_content.tokenizer import word_set
-from tests.conftest import Client, receive
-from tests.support.clients.browser_driver import PATIENCE, started_browser
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.clients.browser_driver import BROWSER_TIMEOUT, start_browser
 
 SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")  # runs in the loop of the shared browser
 MIN_VECTOR_COUNT = 200
@@ -102,7 +102,7 @@ class HtmlInspector:
     async def start(self) -> None:
         """Start to record."""
         self.page.on("console", self._record_console)
-        self.page.set_default_timeout(PATIENCE)
+        self.page.set_default_timeout(BROWSER_TIMEOUT)
         await self.page.add_init_script(REPORT_CALLS_SCRIPT)
         await self.page.context.route("**/*", self._record_request)
 
@@ -159,7 +159,7 @@ async def open_html_inspector(browser: Browser) -> AsyncGenerator[HtmlInspector]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with started_browser() as browser:
+    async with start_browser() as browser:
         yield browser
 
 
@@ -248,19 +248,19 @@ async def test_sanitized_message_with_remote_images_loads_only_images(
     )
 
 
-async def test_html_of_received_message_is_harmless(ada: Client) -> None:
+async def test_html_of_received_message_is_harmless(ada: GraphQLClient) -> None:
     all_vectors = [vector for vectors in vectors_by_family().values() for vector in vectors]
     part = (
         "--x\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
     )
     body = "\r\n".join(part + base64.b64encode(vector.encode()).decode() for vector in all_vectors)
     raw = f"Subject: All\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n{body}\r\n--x--\r\n"
-    message_id = (await receive(ada, raw.encode())).message_id
+    message_id = (await deliver_to(ada, raw.encode())).message_id
     document = "query ($id: ID!) { message(by: {id: $id}) { html remoteImageCount text } }"
     message = (await ada(document, id=global_ids.encode("Message", message_id)))["message"]
     assert len(message["html"]) == len(all_vectors)
     assert message["remoteImageCount"] > 30
-    async with started_browser() as browser, open_html_inspector(browser) as inspector:
+    async with start_browser() as browser, open_html_inspector(browser) as inspector:
         assert_elements_are_harmless(await inspector.show(message["html"]))
         assert_elements_are_harmless(await inspector.open(message["html"]))
         assert inspector.hits == []

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_accounts, acme_worker
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.certificate_operations import NAME, RENEW, put
 from tests.support.servers.acme_platforms import placed
 from tests.support.stores.counter_check import rows
@@ -22,25 +22,25 @@ BINDING_REQUIRED: dict[str, Any] = {
 
 
 async def test_account_is_bound_and_hmac_key_is_not_disclosed(
-    world: Environment, root: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    environment: Environment, root: GraphQLClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with placed(world, root, tmp_path, **BINDING_REQUIRED) as platform:
+    async with placed(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
         platform.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await put(platform.root, serverName=NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         certificate = await platform.state()
         assert certificate["acmeState"].startswith("valid"), certificate
-        directory = platform.world.options.acme_directory
-        server = acme_accounts.acme_server(platform.world, directory)
+        directory = platform.environment.options.acme_directory
+        server = acme_accounts.acme_server(platform.environment, directory)
         stored_rows = [
-            await rows(world, "SELECT * FROM certificates"),
-            await rows(world, "SELECT * FROM acme_accounts"),
+            await rows(environment, "SELECT * FROM certificates"),
+            await rows(environment, "SELECT * FROM acme_accounts"),
         ]
         for output in (
             caplog.text,
             repr(server),
-            repr(platform.world.options),
+            repr(platform.environment.options),
             str(stored_rows),
             str(certificate),
         ):
@@ -60,29 +60,34 @@ async def test_account_is_bound_and_hmac_key_is_not_disclosed(
     ],
 )  # fmt: skip
 async def test_missing_or_wrong_binding_key_is_reported_until_corrected(  # noqa: PLR0913, PLR0917
-    world: Environment, root: Client, tmp_path: Path, key_id: str, hmac: str | None, reason: str
+    environment: Environment,
+    root: GraphQLClient,
+    tmp_path: Path,
+    key_id: str,
+    hmac: str | None,
+    reason: str,
 ) -> None:
-    async with placed(world, root, tmp_path, **BINDING_REQUIRED) as platform:
+    async with placed(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
         platform.options(acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None)
         certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         state = (await platform.state())["acmeState"]
         assert state.startswith("failed, tried again 20"), state
         assert reason in state
         assert (hmac or "none") not in state
-        assert await rows(world, "SELECT url FROM acme_accounts") == [(None,)]
+        assert await rows(environment, "SELECT url FROM acme_accounts") == [(None,)]
         platform.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["acmeState"].startswith("valid")
 
 
 async def test_binding_key_is_not_sent_if_server_does_not_require_it(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path) as platform:
+    async with placed(environment, root, tmp_path) as platform:
         platform.options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
         await put(platform.root, serverName=NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["acmeState"].startswith("valid")
     assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()

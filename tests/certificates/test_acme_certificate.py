@@ -16,7 +16,7 @@ from models.certificates import AcmeChallenge
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox
 from resolvers.certificates import acme_accounts, acme_worker, certificate_reload, certificates
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 from tests.support.operations.certificate_operations import DELETE, NAME, ONE, RENEW, Signer, put
 from tests.support.servers.acme_platforms import RECORDS, alone, placed
@@ -24,79 +24,79 @@ from tests.support.stores.counter_check import rows
 
 
 async def test_certificate_is_issued_served_and_renewed_with_its_key(
-    world: Environment, root: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    environment: Environment, root: GraphQLClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with placed(world, root, tmp_path) as platform:
+    async with placed(environment, root, tmp_path) as platform:
         answer = await put(platform.root, serverName=NAME, acme=True)
         assert (answer["errors"], answer["certificate"]["acmeState"]) == (
             [],
             certificates.STATE_WAITING,
         )
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        assert not await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
         certificate = await platform.state()
         assert certificate["acmeState"].startswith("valid, renewed from "), certificate
         assert certificate["altNames"] == [NAME]
         assert "Pebble" in certificate["issuer"]
-        keyring = certificate_reload.new_empty_keyring(platform.world)
-        await certificate_reload.update_keyring_from_database(platform.world, keyring)
+        keyring = certificate_reload.new_empty_keyring(platform.environment)
+        await certificate_reload.update_keyring_from_database(platform.environment, keyring)
         assert keyring.context_for_name(NAME) is not None
-        assert await rows(world, "SELECT * FROM acme_challenges") == []
+        assert await rows(environment, "SELECT * FROM acme_challenges") == []
         query = "SELECT chain, private_key, spki, id FROM certificates"
-        ((chain, encrypted_key, spki, certificate_id),) = await rows(world, query)
+        ((chain, encrypted_key, spki, certificate_id),) = await rows(environment, query)
         assert len(x509.load_pem_x509_certificates(chain.encode())) > 1
-        pem = platform.world.secret_box.decrypt(
+        pem = platform.environment.secret_box.decrypt(
             encrypted_key, certificates.encryption_context(certificate_id)
         )
         assert pem.splitlines()[3] not in caplog.text
-        (account,) = await rows(world, "SELECT directory, url FROM acme_accounts")
+        (account,) = await rows(environment, "SELECT directory, url FROM acme_accounts")
         assert account[1].startswith("https://localhost")
 
         renewal_due_at = datetime.fromisoformat(certificate["expiresAt"]) - timedelta(days=30)
         platform.clock.by = renewal_due_at - datetime.now(UTC) - timedelta(days=2)
-        assert not await acme_worker.order_or_query_next_certificate(platform.world)
+        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
         platform.clock.by = renewal_due_at - datetime.now(UTC) + timedelta(minutes=1)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         renewed = await platform.state()
         assert renewed["acmeState"].startswith("valid, renewed from "), renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
-        (renewed_row,) = await rows(world, "SELECT spki, version FROM certificates")
+        (renewed_row,) = await rows(environment, "SELECT spki, version FROM certificates")
         assert renewed_row == (spki, 2)
-        assert await rows(world, "SELECT directory, url FROM acme_accounts") == [account]
+        assert await rows(environment, "SELECT directory, url FROM acme_accounts") == [account]
         assert "PRIVATE KEY" not in caplog.text
 
 
 async def test_renewal_by_admin_is_immediate_and_keeps_uploaded_key(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path) as platform:
+    async with placed(environment, root, tmp_path) as platform:
         cert, key = Signer().issue(begin=datetime.now(UTC) - timedelta(days=1))
         certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
         certificate = (await put(platform.root, **certificate_input))["certificate"]
-        assert not await acme_worker.order_or_query_next_certificate(platform.world)
-        (row_before,) = await rows(world, "SELECT spki FROM certificates")
+        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
+        (row_before,) = await rows(environment, "SELECT spki FROM certificates")
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         renewed = await platform.state()
         assert "Pebble" in renewed["issuer"], renewed
-        assert await rows(world, "SELECT spki FROM certificates") == [row_before]
+        assert await rows(environment, "SELECT spki FROM certificates") == [row_before]
 
 
 async def test_failed_order_is_reported_and_retried_with_growing_delay(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, reached=False) as platform:
+    async with placed(environment, root, tmp_path, reached=False) as platform:
         certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
         delays = []
         for _ in range(2):
-            assert await acme_worker.order_or_query_next_certificate(platform.world)
+            assert await acme_worker.order_or_query_next_certificate(platform.environment)
             state = (await platform.state())["acmeState"]
             assert state.startswith("failed, tried again 20"), state
             assert "connection: " in state
-            assert not await acme_worker.order_or_query_next_certificate(platform.world)
-            (row,) = await rows(world, "SELECT acme_next_at, acme_failures FROM certificates")
-            assert await rows(world, "SELECT * FROM acme_challenges") == []
+            assert not await acme_worker.order_or_query_next_certificate(platform.environment)
+            (row,) = await rows(environment, "SELECT acme_next_at, acme_failures FROM certificates")
+            assert await rows(environment, "SELECT * FROM acme_challenges") == []
             next_attempt_at = (
                 row[0] if isinstance(row[0], datetime) else datetime.fromisoformat(row[0])
             )
@@ -109,84 +109,94 @@ async def test_failed_order_is_reported_and_retried_with_growing_delay(
         assert 1000 < delays[1] < 1400
         assert row[1] == 2
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        (row,) = await rows(world, "SELECT acme_failures FROM certificates")
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        (row,) = await rows(environment, "SELECT acme_failures FROM certificates")
         assert row == (1,)
 
 
 async def test_account_unknown_to_the_authority_is_created_again(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path) as platform:
+    async with placed(environment, root, tmp_path) as platform:
         certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
-        base = platform.world.options.acme_directory.removesuffix("/dir")
+        base = platform.environment.options.acme_directory.removesuffix("/dir")
         account = await acme_accounts.load_or_create_account(
-            platform.world, platform.world.options.acme_directory
+            platform.environment, platform.environment.options.acme_directory
         )
-        await acme_accounts.store_account_url(platform.world, account.id, f"{base}/my-account/none")
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        await acme_accounts.store_account_url(
+            platform.environment, account.id, f"{base}/my-account/none"
+        )
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert "failed" in (await platform.state())["acmeState"]
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["acmeState"].startswith("valid")
 
 
 async def test_two_workers_order_once_and_deleted_certificate_stays_deleted(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path) as platform:
+    async with placed(environment, root, tmp_path) as platform:
         certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
         results = asyncio.gather(
-            acme_worker.order_or_query_next_certificate(platform.world),
-            acme_worker.order_or_query_next_certificate(platform.world),
+            acme_worker.order_or_query_next_certificate(platform.environment),
+            acme_worker.order_or_query_next_certificate(platform.environment),
         )
         assert sorted(await results) == [False, True]
         assert (await platform.state())["acmeState"].startswith("valid")
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        order = asyncio.create_task(acme_worker.order_or_query_next_certificate(platform.world))
+        order = asyncio.create_task(
+            acme_worker.order_or_query_next_certificate(platform.environment)
+        )
         async with asyncio.timeout(10):
-            while not await rows(world, "SELECT lease FROM certificates WHERE lease IS NOT NULL"):  # noqa: ASYNC110
+            while not await rows(  # noqa: ASYNC110
+                environment, "SELECT lease FROM certificates WHERE lease IS NOT NULL"
+            ):
                 await asyncio.sleep(0.01)
         await platform.root(DELETE, input={"ids": [certificate["id"]]})
         assert await order
-        assert await rows(world, "SELECT * FROM certificates") == []
-        assert await rows(world, "SELECT * FROM acme_challenges") == []
+        assert await rows(environment, "SELECT * FROM certificates") == []
+        assert await rows(environment, "SELECT * FROM acme_challenges") == []
 
 
 async def test_stopped_worker_releases_its_lease(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path) as platform:
+    async with placed(environment, root, tmp_path) as platform:
         await put(platform.root, serverName=NAME, acme=True)
-        worker = asyncio.create_task(acme_worker.run_worker(platform.world))
+        worker = asyncio.create_task(acme_worker.run_worker(platform.environment))
         lease_query = "SELECT lease FROM certificates WHERE lease IS NOT NULL"
         async with asyncio.timeout(10):
-            while not await rows(world, lease_query):  # noqa: ASYNC110 - rows have no event
+            while not await rows(environment, lease_query):  # noqa: ASYNC110 - rows have no event
                 await asyncio.sleep(0.01)
         worker.cancel()
         await asyncio.wait([worker])
-        assert await rows(world, lease_query) == []
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await rows(environment, lease_query) == []
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["acmeState"].startswith("valid")
 
 
-async def test_no_order_before_the_terms_are_agreed_to(root: Client, world: Environment) -> None:
+async def test_no_order_before_the_terms_are_agreed_to(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await put(root, serverName=NAME, acme=True)
-    assert not await acme_worker.order_or_query_next_certificate(world)
+    assert not await acme_worker.order_or_query_next_certificate(environment)
     await root(
         'mutation { settingSet(input: {key: "acme.termsAgreed", value: true}) { replayed } }'
     )
     async with answering(Names({})) as dns:
-        acme_environment = alone(world, dns.port)
+        acme_environment = alone(environment, dns.port)
         assert await acme_worker.order_or_query_next_certificate(acme_environment)
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert state.endswith(f"{NAME}: DNS has no address for it: publish A or AAAA")
 
 
-async def test_unreachable_acme_server_is_reported(root: Client, world: Environment) -> None:
+async def test_unreachable_acme_server_is_reported(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await put(root, serverName=NAME, acme=True)
     async with answering(Names(dict(RECORDS))) as dns:
-        assert await acme_worker.order_or_query_next_certificate(alone(world, dns.port))
+        assert await acme_worker.order_or_query_next_certificate(alone(environment, dns.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert "the ACME server does not answer" in state
 
@@ -205,10 +215,10 @@ async def test_unreachable_acme_server_is_reported(root: Client, world: Environm
     ],
 )  # fmt: skip
 async def test_caa_records_are_checked_before_the_order(
-    world: Environment, records: Mapping[Any, list[str]], allowed: bool
+    environment: Environment, records: Mapping[Any, list[str]], allowed: bool
 ) -> None:
     async with answering(Names(dict(RECORDS) | dict(records))) as dns:
-        acme_environment = alone(world, dns.port)
+        acme_environment = alone(environment, dns.port)
         if allowed:
             await acme_worker._require_caa_allows(acme_environment, NAME, ("ours.example",))  # noqa: SLF001 - pebble has none
         else:
@@ -217,14 +227,14 @@ async def test_caa_records_are_checked_before_the_order(
 
 
 async def test_only_valid_challenge_tokens_are_answered_without_sign_in(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     certificate = (await put(root, serverName=NAME, acme=True))["certificate"]
     assert certificate["acme"]
-    ((certificate_id,),) = await rows(world, "SELECT id FROM certificates")
-    expires_at = world.now() + timedelta(hours=1)
-    async with world.write_session() as session:
-        for token, token_expires_at in (("a-_1", expires_at), ("old", world.now())):
+    ((certificate_id,),) = await rows(environment, "SELECT id FROM certificates")
+    expires_at = environment.now() + timedelta(hours=1)
+    async with environment.write_session() as session:
+        for token, token_expires_at in (("a-_1", expires_at), ("old", environment.now())):
             session.add(
                 AcmeChallenge(
                     token=token,
@@ -241,9 +251,9 @@ async def test_only_valid_challenge_tokens_are_answered_without_sign_in(
     assert (await root.http.post(f"{base}a-_1")).status_code == 405
 
 
-async def test_undecryptable_account_key_is_reported(world: Environment) -> None:
+async def test_undecryptable_account_key_is_reported(environment: Environment) -> None:
     directory = "https://localhost/dir"
-    await acme_accounts.load_or_create_account(world, directory)
-    other_environment = replace(world, secret_box=SecretBox.with_new_key())
+    await acme_accounts.load_or_create_account(environment, directory)
+    other_environment = replace(environment, secret_box=SecretBox.with_new_key())
     with pytest.raises(acme_client.AcmeError, match="bring the vault back"):
         await acme_accounts.load_or_create_account(other_environment, directory)

@@ -11,7 +11,7 @@ from merganser.server.acme_http import AcmeHttpListener
 from models.certificates import AcmeChallenge
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.certificate_operations import put
 from tests.support.stores.counter_check import rows
 
@@ -20,17 +20,19 @@ PATH = b"/.well-known/acme-challenge/a-_1"
 
 
 @pytest.fixture
-async def listener(root: Client, world: Environment) -> AsyncIterator[AcmeHttpListener]:
+async def listener(
+    root: GraphQLClient, environment: Environment
+) -> AsyncIterator[AcmeHttpListener]:
     await put(root, serverName="mx.example.org", acme=True)
-    ((certificate_id,),) = await rows(world, "SELECT id FROM certificates")
-    expires_at = world.now() + timedelta(hours=1)
-    async with world.write_session() as session:
+    ((certificate_id,),) = await rows(environment, "SELECT id FROM certificates")
+    expires_at = environment.now() + timedelta(hours=1)
+    async with environment.write_session() as session:
         session.add(
             AcmeChallenge(
                 token=TOKEN, certificate_id=certificate_id, answer="a-_1.x", expires_at=expires_at
             )
         )
-    http_listener = AcmeHttpListener(world)
+    http_listener = AcmeHttpListener(environment)
     await http_listener.start(host="127.0.0.1", port=0)
     yield http_listener
     http_listener.close()

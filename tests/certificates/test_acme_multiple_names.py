@@ -10,7 +10,7 @@ import pytest
 from mail.tls.acme_client import AcmeError
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker, certificate_reload, certificates
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 from tests.support.operations.certificate_operations import (
     BEGIN,
@@ -29,9 +29,9 @@ RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [NAME, *
 
 
 async def test_all_names_are_validated_served_and_kept_on_renewal(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS) as platform:
+    async with placed(environment, root, tmp_path, RECORDS) as platform:
         acme_names = [
             "IMAP.example.org.",
             "bücher.example",
@@ -41,13 +41,13 @@ async def test_all_names_are_validated_served_and_kept_on_renewal(
         ]
         answer = await put(platform.root, serverName=NAME, acme=True, acmeNames=acme_names)
         assert (answer["errors"], answer["certificate"]["acmeNames"]) == ([], OTHER_NAMES)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         certificate = await platform.state()
         assert certificate["acmeState"].startswith("valid, renewed from "), certificate
         assert sorted(certificate["altNames"]) == sorted([NAME, *OTHER_NAMES])
-        assert await rows(world, "SELECT * FROM acme_challenges") == []
-        keyring = certificate_reload.new_empty_keyring(platform.world)
-        await certificate_reload.update_keyring_from_database(platform.world, keyring)
+        assert await rows(environment, "SELECT * FROM acme_challenges") == []
+        keyring = certificate_reload.new_empty_keyring(platform.environment)
+        await certificate_reload.update_keyring_from_database(platform.environment, keyring)
         certificates_by_name = [
             keyring.certificates_for_name(name) for name in [NAME, *OTHER_NAMES]
         ]
@@ -56,11 +56,11 @@ async def test_all_names_are_validated_served_and_kept_on_renewal(
 
         await put(platform.root, serverName=NAME, acme=True, description="Of mail")
         assert not await acme_worker.order_or_query_next_certificate(
-            platform.world
+            platform.environment
         )  # the renewal schedule is unchanged
         expires_at = datetime.fromisoformat(certificate["expiresAt"])
         platform.clock.by = expires_at - datetime.now(UTC) - 29 * DAY
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         renewed = await platform.state()
         assert renewed["acmeState"].startswith("valid, renewed from "), renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
@@ -68,31 +68,31 @@ async def test_all_names_are_validated_served_and_kept_on_renewal(
 
 
 async def test_added_name_is_ordered_at_once_and_removed_name_on_renewal(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS) as platform:
+    async with placed(environment, root, tmp_path, RECORDS) as platform:
         await put(platform.root, serverName=NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         added = await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
         assert added["certificate"]["acmeState"] == certificates.STATE_WAITING
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         certificate = await platform.state()
         assert sorted(certificate["altNames"]) == sorted([NAME, OTHER_NAMES[0]])
         removed = await put(platform.root, serverName=NAME, acme=True, acmeNames=[])
         assert removed["certificate"]["acmeState"].startswith("valid")
-        assert not await acme_worker.order_or_query_next_certificate(platform.world)
+        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["altNames"] == [NAME]
 
 
 async def test_unvalidated_name_is_reported_and_no_certificate_is_issued(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     records = RECORDS | {(OTHER_NAMES[1], "A"): ["127.0.0.9"], (OTHER_NAMES[2], "A"): ["127.0.0.9"]}
-    async with placed(world, root, tmp_path, records) as platform:
+    async with placed(environment, root, tmp_path, records) as platform:
         await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         certificate = await platform.state()
         assert certificate["acmeState"].startswith("failed, tried again 20"), certificate
         reported = [
@@ -100,56 +100,62 @@ async def test_unvalidated_name_is_reported_and_no_certificate_is_issued(
         ]
         assert any(reported), certificate
         assert (certificate["altNames"], certificate["expiresAt"]) == ([], None)
-        assert await rows(world, "SELECT * FROM acme_challenges") == []
+        assert await rows(environment, "SELECT * FROM acme_challenges") == []
 
 
 async def test_name_refused_by_the_authority_is_reported(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS, domainBlocklist=[OTHER_NAMES[0]]) as platform:
+    async with placed(
+        environment, root, tmp_path, RECORDS, domainBlocklist=[OTHER_NAMES[0]]
+    ) as platform:
         await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         state = (await platform.state())["acmeState"]
         assert "rejectedIdentifier: " in state
         assert OTHER_NAMES[0] in state
 
 
-async def test_names_without_dns_address_are_reported(root: Client, world: Environment) -> None:
+async def test_names_without_dns_address_are_reported(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await put(root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
     known_records = {key: value for key, value in RECORDS.items() if key[0] not in OTHER_NAMES[1:]}
     async with answering(Names(known_records)) as dns:
-        assert await acme_worker.order_or_query_next_certificate(alone(world, dns.port))
+        assert await acme_worker.order_or_query_next_certificate(alone(environment, dns.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     reason = "DNS has no address for it: publish A or AAAA"
     assert state.endswith(f" UTC: {OTHER_NAMES[1]}: {reason}; and not {OTHER_NAMES[2]}"), state
 
 
 async def test_failure_reason_is_reported_within_bounds_for_many_names(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     acme_names = [f"n{nth}.example.org" for nth in range(99)]
     await put(root, serverName=NAME, acme=True, acmeNames=acme_names)
     async with answering(Names({})) as dns:
-        assert await acme_worker.order_or_query_next_certificate(alone(world, dns.port))
+        assert await acme_worker.order_or_query_next_certificate(alone(environment, dns.port))
     state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
     assert f" UTC: {NAME}: DNS has no address for it: publish A or AAAA; and not n0.exam" in state
     assert len(state) < 400
 
 
 async def test_certificate_with_hundred_names_is_issued(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     names = [f"n{nth}.example.org" for nth in range(99)]
     records = {(name, "A"): ["127.0.0.1"] for name in [NAME, *names]}
-    async with placed(world, root, tmp_path, records) as platform:
+    async with placed(environment, root, tmp_path, records) as platform:
         await put(platform.root, serverName=NAME, acme=True, acmeNames=names)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         certificate = await platform.state()
         assert certificate["acmeState"].startswith("valid"), certificate
         assert set(certificate["altNames"]) == {NAME, *names}
 
 
-async def test_invalid_acme_names_are_refused(root: Client, world: Environment) -> None:
+async def test_invalid_acme_names_are_refused(
+    root: GraphQLClient, environment: Environment
+) -> None:
     too_many_names = [f"n{nth}.example.org" for nth in range(100)]
     hundred_names = [NAME, *(f"n{nth}.example.org" for nth in range(99))]
     for names, index, rule in (
@@ -171,7 +177,7 @@ async def test_invalid_acme_names_are_refused(root: Client, world: Environment) 
     certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key}
     (error,) = (await put(root, **certificate_input, acmeNames=["a.example"]))["errors"]
     assert (error["path"], error["constraint"]) == (["acmeNames"], "acme")
-    assert await rows(world, "SELECT * FROM certificates") == []
+    assert await rows(environment, "SELECT * FROM certificates") == []
     assert (
         len((await put(root, serverName=NAME, acme=True, acmeNames=hundred_names))["errors"]) == 0
     )
@@ -182,7 +188,7 @@ async def test_invalid_acme_names_are_refused(root: Client, world: Environment) 
     [([NAME, "a.example.org"], False), (["*.example.org"], False), ([NAME], True)],
 )
 async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
-    root: Client, certificate_names: list[str], is_pending: bool
+    root: GraphQLClient, certificate_names: list[str], is_pending: bool
 ) -> None:
     cert, key = Signer().issue(certificate_names, begin=BEGIN)
     certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
@@ -193,26 +199,32 @@ async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
 
 
 async def test_change_of_names_cancels_the_running_order(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(world, root, tmp_path, RECORDS) as platform:
+    async with placed(environment, root, tmp_path, RECORDS) as platform:
         await put(platform.root, serverName=NAME, acme=True)
-        order = asyncio.create_task(acme_worker.order_or_query_next_certificate(platform.world))
+        order = asyncio.create_task(
+            acme_worker.order_or_query_next_certificate(platform.environment)
+        )
         async with asyncio.timeout(10):
-            while not await rows(world, "SELECT lease FROM certificates WHERE lease IS NOT NULL"):  # noqa: ASYNC110
+            while not await rows(  # noqa: ASYNC110
+                environment, "SELECT lease FROM certificates WHERE lease IS NOT NULL"
+            ):
                 await asyncio.sleep(0.01)
         await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
         assert await order
         assert (await platform.state())["expiresAt"] is None
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert sorted((await platform.state())["altNames"]) == sorted([NAME, OTHER_NAMES[0]])
 
 
-async def test_caa_records_are_checked_for_each_name(root: Client, world: Environment) -> None:
+async def test_caa_records_are_checked_for_each_name(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await put(root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
     caa = {("example.net", "CAA"): ['0 issue "other.example"']}
     async with answering(Names(RECORDS | caa)) as dns:
-        acme_environment = alone(world, dns.port)
+        acme_environment = alone(environment, dns.port)
 
         async def require_caa(name: str) -> None:
             await acme_worker._require_caa_allows(acme_environment, name, ("ours.example",))  # noqa: SLF001

@@ -19,7 +19,7 @@ from mail.tls import acme_client
 from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.certificate_operations import DAY, NAME, RENEW, Signer, pem_of, put
 from tests.support.servers.acme_platforms import Place, placed
 from tests.support.servers.acme_proxy import ORDERS, Front, Said, front
@@ -42,45 +42,45 @@ def parse_utc_time(text: Any) -> datetime:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-async def renewal_times(world: Environment) -> tuple[datetime, datetime]:
+async def renewal_times(environment: Environment) -> tuple[datetime, datetime]:
     """Return the renewal time and the time of the next step."""
     ((renew_at, next_step_at),) = await rows(
-        world, "SELECT acme_renew_at, acme_next_at FROM certificates"
+        environment, "SELECT acme_renew_at, acme_next_at FROM certificates"
     )
     return parse_utc_time(renew_at), parse_utc_time(next_step_at)
 
 
 @asynccontextmanager
 async def platform_with_renewal_info(
-    world: Environment, root: Client, folder: Path, renewal_response: Said
+    environment: Environment, root: GraphQLClient, folder: Path, renewal_response: Said
 ) -> AsyncIterator[tuple[Place, Front]]:
     """Run an ACME platform with an issued certificate.
 
     Its authority returns this renewal information.
     """
-    async with placed(world, root, folder) as platform, front(platform.there) as proxy:
+    async with placed(environment, root, folder) as platform, front(platform.there) as proxy:
         proxy.renewals = renewal_response
         platform.options(acme_directory=proxy.directory)
         await put(platform.root, serverName=NAME, acme=True)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["acmeState"].startswith("valid")
         yield platform, proxy
 
 
 async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     start, end = now + 5 * DAY, now + 7 * DAY
     async with platform_with_renewal_info(
-        world, root, tmp_path, renewal_window_response(start, end, Retry_After="7200")
+        environment, root, tmp_path, renewal_window_response(start, end, Retry_After="7200")
     ) as (
         platform,
         proxy,
     ):
         # fetches renewal info
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        renew_at, next_step_at = await renewal_times(world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        renew_at, next_step_at = await renewal_times(environment)
         assert start - HOUR < renew_at < end + HOUR
         assert (
             2 * HOUR - timedelta(minutes=2) < next_step_at - now < 2 * HOUR + timedelta(minutes=9)
@@ -90,22 +90,26 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
             certificate["acmeState"]
             == f"valid, renewed on {renew_at:%Y-%m-%d} as its authority asks"
         )
-        assert not await acme_worker.order_or_query_next_certificate(platform.world)
+        assert not await acme_worker.order_or_query_next_certificate(platform.environment)
 
-        journal_length = len(await journal(world, PLATFORM))
+        journal_length = len(await journal(environment, PLATFORM))
         platform.clock.by = 3 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        assert (await renewal_times(world))[0] == renew_at  # the random time is not chosen again
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert (await renewal_times(environment))[
+            0
+        ] == renew_at  # the random time is not chosen again
         assert (
-            len(await journal(world, PLATFORM)) == journal_length
+            len(await journal(environment, PLATFORM)) == journal_length
         )  # no visible change, no journal entry
         assert len(proxy.looks) == 2
 
         platform.clock.by = renew_at - datetime.now(UTC) - timedelta(minutes=5)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)  # fetches it again
+        assert await acme_worker.order_or_query_next_certificate(
+            platform.environment
+        )  # fetches it again
         assert (await platform.state())["fingerprintSha256"] == certificate["fingerprintSha256"]
         platform.clock.by = renew_at - datetime.now(UTC) + timedelta(minutes=1)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         renewed = await platform.state()
         assert renewed["acmeState"].startswith("valid"), renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
@@ -115,19 +119,19 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
 
 
 async def test_past_window_renews_at_most_once_a_day(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     past = datetime.now(UTC) - 20 * DAY
     async with platform_with_renewal_info(
-        world, root, tmp_path, renewal_window_response(past, past + DAY)
+        environment, root, tmp_path, renewal_window_response(past, past + DAY)
     ) as (platform, proxy):
         certificate = await platform.state()
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert not await acme_worker.order_or_query_next_certificate(
-            platform.world
+            platform.environment
         )  # a new certificate is not renewed for a day
         platform.clock.by = 2 * DAY
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         renewed = await platform.state()
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
         assert len(proxy.orders) == 2
@@ -145,8 +149,8 @@ async def test_past_window_renews_at_most_once_a_day(
     ],
 )
 async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, PLR0917 - a table
-    world: Environment,
-    root: Client,
+    environment: Environment,
+    root: GraphQLClient,
     tmp_path: Path,
     retry_after: str,
     min_delay: timedelta,
@@ -156,12 +160,12 @@ async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, 
     renewal_response = renewal_window_response(
         now + 40 * DAY, now + 42 * DAY, Retry_After=retry_after
     )
-    async with platform_with_renewal_info(world, root, tmp_path, renewal_response) as (
+    async with platform_with_renewal_info(environment, root, tmp_path, renewal_response) as (
         platform,
         _proxy,
     ):
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        assert min_delay < (await renewal_times(world))[1] - datetime.now(UTC) < max_delay
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert min_delay < (await renewal_times(environment))[1] - datetime.now(UTC) < max_delay
 
 
 PAST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
@@ -182,56 +186,56 @@ PAST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
     ],
 )
 async def test_default_renewal_time_is_kept_without_valid_renewal_info(
-    world: Environment,
-    root: Client,
+    environment: Environment,
+    root: GraphQLClient,
     tmp_path: Path,
     renewal_response: Said,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with platform_with_renewal_info(world, root, tmp_path, renewal_response) as (
+    async with platform_with_renewal_info(environment, root, tmp_path, renewal_response) as (
         platform,
         proxy,
     ):
-        (renew_at, _), certificate = await renewal_times(world), await platform.state()
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        (renew_at, _), certificate = await renewal_times(environment), await platform.state()
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert "does not say when" in caplog.text
         assert "broke" not in caplog.text
-        new_renew_at, next_step_at = await renewal_times(world)
+        new_renew_at, next_step_at = await renewal_times(environment)
         assert new_renew_at == renew_at
         assert timedelta(hours=5) < next_step_at - datetime.now(UTC) < timedelta(hours=7)
         assert await platform.state() == certificate
         assert len(proxy.looks) == 1
-        assert await rows(world, "SELECT acme_failures FROM certificates") == [(0,)]
+        assert await rows(environment, "SELECT acme_failures FROM certificates") == [(0,)]
         expires_at = parse_utc_time(certificate["expiresAt"])
         assert expires_at - 31 * DAY - HOUR < renew_at < expires_at - 30 * DAY + HOUR
 
 
 async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
     ) as (
         platform,
         proxy,
     ):
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        early_renewal = (await renewal_times(world))[0]
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        early_renewal = (await renewal_times(environment))[0]
         proxy.renewals = Said({}, 503)
         platform.clock.by = 7 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        assert (await renewal_times(world))[0] == early_renewal
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert (await renewal_times(environment))[0] == early_renewal
         expires_at = parse_utc_time((await platform.state())["expiresAt"])
         proxy.renewals = renewal_window_response(expires_at - 2 * HOUR, expires_at + 900 * DAY)
         platform.clock.by = 20 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        late_renewal = (await renewal_times(world))[0]
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        late_renewal = (await renewal_times(environment))[0]
         assert expires_at - 2 * DAY < late_renewal < expires_at  # before it expires
         proxy.renewals = Said({}, 503)
         platform.clock.by = 50 * HOUR
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        assert (await renewal_times(world))[0] < expires_at - 29 * DAY
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert (await renewal_times(environment))[0] < expires_at - 29 * DAY
         assert (await platform.state())["acmeState"].startswith("valid, renewed from ")
 
 
@@ -239,11 +243,11 @@ async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
     "refusal", [Said({}, 409), Said.problem("alreadyReplaced", 409), Said.problem("malformed", 400)]
 )
 async def test_order_is_repeated_without_replaces_if_refused(
-    world: Environment, root: Client, tmp_path: Path, refusal: Said
+    environment: Environment, root: GraphQLClient, tmp_path: Path, refusal: Said
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
     ) as (
         platform,
         proxy,
@@ -251,17 +255,17 @@ async def test_order_is_repeated_without_replaces_if_refused(
         certificate = await platform.state()
         proxy.instead[ORDERS] = [refusal]
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await platform.state())["fingerprintSha256"] != certificate["fingerprintSha256"]
         assert ["replaces" in order for order in proxy.orders] == [False, True, False]
 
 
 async def test_rate_limit_is_respected_and_refused_name_is_reported(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
     ) as (
         platform,
         proxy,
@@ -272,33 +276,33 @@ async def test_rate_limit_is_respected_and_refused_name_is_reported(
         limit = Said.problem("rateLimited", 429, subproblems=[subproblem | identifier])
         proxy.instead[ORDERS] = [limit]
         await platform.root(RENEW, input={"ids": [certificate["id"]]})
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
         state = (await platform.state())["acmeState"]
         assert state.endswith(f"rateLimited: As told.; {NAME}: Not here."), state
         assert len(proxy.orders) == 2
-        ((next_at,),) = await rows(world, "SELECT acme_next_at FROM certificates")
+        ((next_at,),) = await rows(environment, "SELECT acme_next_at FROM certificates")
         assert parse_utc_time(next_at) - datetime.now(UTC) > timedelta(minutes=50)
 
 
 async def test_former_authority_is_not_asked_for_renewal_info(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        world, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
     ) as (
         platform,
         proxy,
     ):
-        renew_at = (await renewal_times(world))[0]
+        renew_at = (await renewal_times(environment))[0]
         platform.options(acme_directory=platform.there.directory)
-        assert await acme_worker.order_or_query_next_certificate(platform.world)
-        assert await renewal_times(world) == (renew_at, renew_at)
+        assert await acme_worker.order_or_query_next_certificate(platform.environment)
+        assert await renewal_times(environment) == (renew_at, renew_at)
         assert proxy.looks == []
         cert, key = Signer().issue(begin=datetime.now(UTC) - DAY)
         await put(platform.root, serverName=NAME, cert=cert, privateKey=key, acme=True)
         query = "SELECT acme_directory FROM certificates"
-        assert await rows(world, query) == [(None,)]
+        assert await rows(environment, query) == [(None,)]
 
 
 def test_renewal_id_matches_example_of_rfc_9773() -> None:

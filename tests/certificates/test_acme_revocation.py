@@ -16,7 +16,7 @@ from bench.servers.ports import free_port
 from models.certificates import Certificate
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.certificate_operations import DAY, DELETE, NAME, Signer, put, stored
 from tests.support.servers.acme_platforms import Place, placed
 from tests.support.servers.acme_proxy import REVOKES, Front, Said, front
@@ -33,26 +33,29 @@ REASON_CODES = [
 ]
 
 
-async def delete_certificates(client: Client, ids: list[str], **extra: Any) -> Any:
+async def delete_certificates(client: GraphQLClient, ids: list[str], **extra: Any) -> Any:
     """Delete certificates and return the payload of certificateDelete."""
     return (await client(DELETE, input={"ids": ids, **extra}))["certificateDelete"]
 
 
 @asynccontextmanager
 async def platform_with_certificates(
-    world: Environment, root: Client, folder: Path, names: list[str]
+    environment: Environment, root: GraphQLClient, folder: Path, names: list[str]
 ) -> AsyncIterator[tuple[Place, Front, list[str], list[x509.Certificate]]]:
     """Run an ACME platform with an issued certificate for each name."""
-    async with placed(world, root, folder, RECORDS) as platform, front(platform.there) as proxy:
+    async with (
+        placed(environment, root, folder, RECORDS) as platform,
+        front(platform.there) as proxy,
+    ):
         platform.options(acme_directory=proxy.directory)
         ids, certificates = [], []
         for name in names:
             await put(platform.root, serverName=name, acme=True)
-            assert await acme_worker.order_or_query_next_certificate(platform.world)
+            assert await acme_worker.order_or_query_next_certificate(platform.environment)
             ids.append((await platform.state(name))["id"])
         for name in names:
             ((chain,),) = await rows(
-                world,
+                environment,
                 f"SELECT chain FROM certificates WHERE server_name = '{name}'",  # noqa: S608
             )
             certificates.append(x509.load_pem_x509_certificate(chain.encode()))
@@ -72,9 +75,9 @@ async def status_at_pebble(
 
 @pytest.mark.parametrize(("reason", "code"), REASON_CODES)
 async def test_certificate_is_revoked_with_reason_and_deleted(
-    world: Environment, root: Client, tmp_path: Path, reason: str, code: int
+    environment: Environment, root: GraphQLClient, tmp_path: Path, reason: str, code: int
 ) -> None:
-    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
         platform,
         proxy,
         ids,
@@ -90,16 +93,16 @@ async def test_certificate_is_revoked_with_reason_and_deleted(
         assert answer == {"deletedIds": ids, "revokedIds": ids, "errors": []}
         assert await status_at_pebble(platform, certificate) == ("Revoked", code)
         assert [path for path, _ in proxy.posts if path == REVOKES] == [REVOKES]
-        assert await rows(world, "SELECT * FROM certificates") == []
-        log = await rows(world, "SELECT mutation, after FROM admin_log ORDER BY id")
+        assert await rows(environment, "SELECT * FROM certificates") == []
+        log = await rows(environment, "SELECT mutation, after FROM admin_log ORDER BY id")
         assert log[-1][0] == "certificateDelete"
         assert reason in str(log[-1][1])
 
 
 async def test_delete_without_reason_does_not_revoke(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
         platform,
         _proxy,
         ids,
@@ -120,14 +123,14 @@ async def test_delete_without_reason_does_not_revoke(
     ],
 )
 async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a table
-    world: Environment,
-    root: Client,
+    environment: Environment,
+    root: GraphQLClient,
     tmp_path: Path,
     revocation_response: Said,
     code: str,
     detail: str,
 ) -> None:
-    async with platform_with_certificates(world, root, tmp_path, [NAME, OTHER_NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [NAME, OTHER_NAME]) as (
         platform,
         proxy,
         ids,
@@ -148,16 +151,16 @@ async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a 
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "k"}])
 async def test_partial_revocation_is_reported_and_can_be_retried(
-    world: Environment, root: Client, tmp_path: Path, options: dict[str, str]
+    environment: Environment, root: GraphQLClient, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    async with platform_with_certificates(world, root, tmp_path, [NAME, OTHER_NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [NAME, OTHER_NAME]) as (
         platform,
         _proxy,
         ids,
         certificates,
     ):
         update_other = update(Certificate).where(col(Certificate.server_name) == OTHER_NAME)
-        async with world.write_session() as session:  # its authority does not exist any more
+        async with environment.write_session() as session:  # its authority does not exist any more
             set_directory = update_other.values(
                 acme_directory=f"https://localhost:{free_port()}/dir"
             )
@@ -178,9 +181,9 @@ async def test_partial_revocation_is_reported_and_can_be_retried(
 
 
 async def test_expired_or_pending_certificate_is_deleted_without_revocation(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
         platform,
         proxy,
         ids,
@@ -197,9 +200,9 @@ async def test_expired_or_pending_certificate_is_deleted_without_revocation(
 
 
 async def test_certificate_replaced_during_revocation_is_not_deleted(
-    world: Environment, root: Client, tmp_path: Path
+    environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(world, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
         platform,
         proxy,
         ids,
@@ -217,7 +220,9 @@ async def test_certificate_replaced_during_revocation_is_not_deleted(
         assert (await platform.state())["issuer"] == "CN=Test CA"
 
 
-async def test_uploaded_certificate_is_not_revoked(root: Client, world: Environment) -> None:
+async def test_uploaded_certificate_is_not_revoked(
+    root: GraphQLClient, environment: Environment
+) -> None:
     uploaded = await stored(root)
     (error,) = (await delete_certificates(root, [uploaded["id"]], revoke="SUPERSEDED"))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["revoke"])  # terms not agreed to
@@ -231,11 +236,11 @@ async def test_uploaded_certificate_is_not_revoked(root: Client, world: Environm
         )
     )["errors"]
     assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 1)
-    assert len(await rows(world, "SELECT * FROM certificates")) == 2
+    assert len(await rows(environment, "SELECT * FROM certificates")) == 2
 
 
 async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     ids = [
         (await put(root, serverName=f"n{nth}.example.org", acme=True))["certificate"]["id"]
@@ -243,10 +248,10 @@ async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
     ]
     (error,) = (await delete_certificates(root, ids, revoke="SUPERSEDED"))["errors"]
     assert (error["path"], error["constraint"]) == (["ids"], "max")
-    answer = await root.raw(
+    answer = await root.execute(
         "mutation ($input: CertificateDeleteInput!) @atomic { certificateDelete(input: $input) "
         "{ errors { code } } }",
         input={"ids": ids[:1], "revoke": "SUPERSEDED"},
     )
     assert answer["data"]["certificateDelete"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
-    assert len(await rows(world, "SELECT * FROM certificates")) == 21
+    assert len(await rows(environment, "SELECT * FROM certificates")) == 21

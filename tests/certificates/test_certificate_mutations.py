@@ -18,7 +18,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.admin import secret_rotation
 from resolvers.certificates import acme_accounts, certificates
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.certificate_operations import (
     BEGIN,
@@ -39,7 +39,7 @@ from tests.support.stores.counter_check import journal, rows
 
 
 async def set_certificate_error(
-    client: Client, **arguments: Any
+    client: GraphQLClient, **arguments: Any
 ) -> tuple[str, list[str], int | None, str | None]:
     """Set a certificate and return code, path, index and rule of its only error."""
     answer = await put(client, **arguments)
@@ -48,7 +48,9 @@ async def set_certificate_error(
     return error["code"], error["path"], error["index"], error.get("constraint")
 
 
-async def test_certificate_is_set_read_and_deleted(root: Client, world: Environment) -> None:
+async def test_certificate_is_set_read_and_deleted(
+    root: GraphQLClient, environment: Environment
+) -> None:
     cert, key = Signer().issue([NAME, "*.example.net", "Mail.Example.ORG"])
     arguments = {"serverName": "MX.example.org.", "cert": cert, "privateKey": key}
     answer = await put(root, **arguments, description="Of mail")
@@ -76,10 +78,10 @@ async def test_certificate_is_set_read_and_deleted(root: Client, world: Environm
     deleted = (await root(DELETE, input={"ids": [certificate["id"]]}))["certificateDelete"]
     assert (deleted["deletedIds"], deleted["errors"]) == ([certificate["id"]], [])
     assert (await root(ONE, by={"id": certificate["id"]}))["certificate"] is None
-    assert await rows(world, "SELECT * FROM certificate_names") == []
+    assert await rows(environment, "SELECT * FROM certificate_names") == []
 
 
-async def test_second_set_changes_only_given_fields(root: Client) -> None:
+async def test_second_set_changes_only_given_fields(root: GraphQLClient) -> None:
     signer, own_key = Signer(), rsa_key()
     cert, key = signer.issue(key=own_key)
     first = await put(root, serverName=NAME, cert=cert, privateKey=key, description="A")
@@ -104,7 +106,9 @@ async def test_second_set_changes_only_given_fields(root: Client) -> None:
     assert (await put(root, serverName=NAME))["certificate"]["acmeState"] is None
 
 
-async def test_certificate_bundle_is_split_and_sorted(root: Client, world: Environment) -> None:
+async def test_certificate_bundle_is_split_and_sorted(
+    root: GraphQLClient, environment: Environment
+) -> None:
     top = Signer("Top")
     middle = Signer("Middle", top)
     lower = Signer("Lower", middle)
@@ -114,11 +118,11 @@ async def test_certificate_bundle_is_split_and_sorted(root: Client, world: Envir
     answer = await put(root, serverName=NAME, cert=bundle)
     assert answer["errors"] == []
     assert answer["warnings"] == [{"code": "CERTIFICATES_LEFT_OUT", "path": ["ca"]}]
-    ((chain,),) = await rows(world, "SELECT chain FROM certificates")
+    ((chain,),) = await rows(environment, "SELECT chain FROM certificates")
     assert chain == cert + lower.pem + middle.pem + top.pem
     answer = await put(root, serverName=NAME, cert=cert, privateKey=key, ca=[middle.pem, lower.pem])
     assert (answer["errors"], answer["warnings"]) == ([], [])
-    ((chain,),) = await rows(world, "SELECT chain FROM certificates")
+    ((chain,),) = await rows(environment, "SELECT chain FROM certificates")
     assert chain == cert + lower.pem + middle.pem
 
 
@@ -133,7 +137,7 @@ async def test_certificate_bundle_is_split_and_sorted(root: Client, world: Envir
     ],
 )
 async def test_unusual_certificate_is_stored_with_warning(
-    root: Client, issue_arguments: dict[str, Any], code: str, path: str
+    root: GraphQLClient, issue_arguments: dict[str, Any], code: str, path: str
 ) -> None:
     cert, key = Signer().issue(**issue_arguments)
     answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
@@ -141,14 +145,14 @@ async def test_unusual_certificate_is_stored_with_warning(
     assert answer["warnings"] == [{"code": code, "path": [path]}]
 
 
-async def test_common_name_is_used_without_alternative_names(root: Client) -> None:
+async def test_common_name_is_used_without_alternative_names(root: GraphQLClient) -> None:
     cert, key = Signer().issue((), common=NAME)
     answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
     assert (answer["certificate"]["altNames"], answer["warnings"]) == ([NAME], [])
 
 
 async def test_unusable_certificate_is_refused_with_field_and_rule(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     cert, key = Signer().issue()
     other_cert, other_key = Signer().issue()
@@ -211,10 +215,10 @@ async def test_unusable_certificate_is_refused_with_field_and_rule(
     assert (await set_certificate_error(root, serverName="localhost", acme=True))[1] == [
         "serverName"
     ]
-    assert await rows(world, "SELECT * FROM certificates") == []
+    assert await rows(environment, "SELECT * FROM certificates") == []
 
 
-async def test_certificate_list_is_filtered_and_paged(root: Client) -> None:
+async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> None:
     for name, names in (
         ("a.example.org", ["a.example.org"]),
         ("b.example.org", ["b.example.org", "*.shop.example"]),
@@ -246,17 +250,21 @@ async def test_certificate_list_is_filtered_and_paged(root: Client) -> None:
             break
         after = page["pageInfo"]["endCursor"]
     assert letters == ["a", "b", "c", "p"]
-    answer = await root.raw(LIST, query="x" * 300)
+    answer = await root.execute(LIST, query="x" * 300)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_users_and_domain_admins_cannot_see_or_change_certificates(
-    root: Client, ada: Client, over: Client, http: httpx.AsyncClient, world: Environment
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    http: httpx.AsyncClient,
+    environment: Environment,
 ) -> None:
     certificate = await stored(root)
-    domain_admin = await make_domain_admin(world, http, "clerk", list(AdminPermission))
+    domain_admin = await make_domain_admin(environment, http, "clerk", list(AdminPermission))
     cert, key = Signer().issue()
-    before = await rows(world, "SELECT * FROM certificates")
+    before = await rows(environment, "SELECT * FROM certificates")
     for client in (ada, domain_admin):
         for document, arguments in (
             (LIST, {}),
@@ -266,21 +274,21 @@ async def test_users_and_domain_admins_cannot_see_or_change_certificates(
             (DELETE, {"input": {"ids": [certificate["id"]]}}),
             (RENEW, {"input": {"ids": [certificate["id"]]}}),
         ):
-            answer = await client.raw(document, **arguments)
+            answer = await client.execute(document, **arguments)
             errors = answer.get("errors") or next(iter(answer["data"].values()))["errors"]
             code = errors[0].get("code") or errors[0]["extensions"]["code"]
             assert code == "FORBIDDEN", document
         node = await client("query ($id: ID!) { node(id: $id) { id } }", id=certificate["id"])
         assert node == {"node": None}
-    assert await rows(world, "SELECT * FROM certificates") == before
-    assert (await over(ONE, by={"id": certificate["id"]}))["certificate"] == certificate
+    assert await rows(environment, "SELECT * FROM certificates") == before
+    assert (await admin_client(ONE, by={"id": certificate["id"]}))["certificate"] == certificate
 
 
 async def test_changes_are_journaled_and_logged_without_the_key(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     certificate = await stored(root)
-    missing = global_ids.encode("Certificate", world.new_id())
+    missing = global_ids.encode("Certificate", environment.new_id())
     for document in (DELETE, RENEW):
         answer = await root(document, input={"ids": [certificate["id"], missing]})
         (error,) = next(iter(answer.values()))["errors"]
@@ -290,48 +298,50 @@ async def test_changes_are_journaled_and_logged_without_the_key(
     await root(DELETE, input={"ids": [certificate["id"]]})
     entries = [
         certificate
-        for certificate in await journal(world, PLATFORM)
+        for certificate in await journal(environment, PLATFORM)
         if "CERTIFICATE" in str(certificate)
     ]
     assert len(entries) == 2
-    log = await rows(world, "SELECT mutation, before, after FROM admin_log ORDER BY id")
+    log = await rows(environment, "SELECT mutation, before, after FROM admin_log ORDER BY id")
     assert [entry[0] for entry in log] == ["certificateSet", "certificateDelete"]
     assert "PRIVATE" not in str(log)
 
 
 async def test_private_keys_are_encrypted_and_not_disclosed(
-    root: Client, world: Environment, caplog: pytest.LogCaptureFixture
+    root: GraphQLClient, environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     cert, key = Signer().issue()
     key_body = "".join(key.splitlines()[1:-1])
-    answer = await root.raw(SET, input={"serverName": NAME, "cert": cert, "privateKey": key})
-    refused_answer = await root.raw(
+    answer = await root.execute(SET, input={"serverName": NAME, "cert": cert, "privateKey": key})
+    refused_answer = await root.execute(
         SET, input={"serverName": NAME, "cert": Signer().issue()[0], "privateKey": key}
     )
     assert refused_answer["data"]["certificateSet"]["errors"]
-    account = await acme_accounts.load_or_create_account(world, "https://acme.example/dir")
+    account = await acme_accounts.load_or_create_account(environment, "https://acme.example/dir")
     assert "PRIVATE" in account.private_key
     assert account.private_key not in repr(account)
     stored_rows: list[Any] = []
     for table in ("certificates", "acme_accounts", "changes", "admin_log", "replays"):
-        stored_rows += await rows(world, f"SELECT * FROM {table}")  # noqa: S608 - our table names
+        stored_rows += await rows(environment, f"SELECT * FROM {table}")  # noqa: S608 - our table names
     for output in (str(answer), str(refused_answer), str(stored_rows), caplog.text):
         assert key_body[20:60] not in output
         assert "PRIVATE KEY" not in output
-    (row,) = await rows(world, "SELECT id, private_key FROM certificates")
-    assert world.secret_box.decrypt(row[1], certificates.encryption_context(row[0])).startswith(
-        "-----BEGIN PRIV"
-    )
+    (row,) = await rows(environment, "SELECT id, private_key FROM certificates")
+    assert environment.secret_box.decrypt(
+        row[1], certificates.encryption_context(row[0])
+    ).startswith("-----BEGIN PRIV")
     encrypted_tables = {column.table for column in secret_rotation.ENCRYPTED_COLUMNS}
     assert {Certificate, AcmeAccount} <= encrypted_tables
 
 
-async def test_undecryptable_private_key_is_reported(root: Client, world: Environment) -> None:
+async def test_undecryptable_private_key_is_reported(
+    root: GraphQLClient, environment: Environment
+) -> None:
     signer, own_key = Signer(), rsa_key()
     cert, key = signer.issue(key=own_key)
     await put(root, serverName=NAME, cert=cert, privateKey=key)
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         break_keys = update(Certificate).values(private_key="deadbeef.AAAA")
         await (await session.connection()).execute(break_keys.where(col(Certificate.id) > 0))
     answer = await put(root, serverName=NAME, cert=signer.issue(key=own_key)[0])
@@ -341,7 +351,7 @@ async def test_undecryptable_private_key_is_reported(root: Client, world: Enviro
 
 
 async def test_acme_certificate_waits_for_agreement_to_the_terms(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     answer = await put(root, serverName="Bücher.example", acme=True)
     certificate = answer["certificate"]
@@ -352,12 +362,12 @@ async def test_acme_certificate_waits_for_agreement_to_the_terms(
     answer = (await root(RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
     assert answer["errors"] == []
     assert ChangeKind.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
-    assert world.options.acme_terms_agreed is False
+    assert environment.options.acme_terms_agreed is False
 
 
-async def test_validate_only_stores_nothing(root: Client, world: Environment) -> None:
+async def test_validate_only_stores_nothing(root: GraphQLClient, environment: Environment) -> None:
     cert, key = Signer().issue()
     arguments = {"serverName": NAME, "cert": cert, "privateKey": key}
     answer = await put(root, **arguments, options={"validateOnly": True})
     assert answer["errors"] == []
-    assert await rows(world, "SELECT * FROM certificates") == []
+    assert await rows(environment, "SELECT * FROM certificates") == []

@@ -17,10 +17,15 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers.auth import authentication
-from tests.conftest import Client, make_client, make_key, receive
+from tests.conftest import GraphQLClient, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
-from tests.support.accounts.user_operations import change, create
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    run_mailbox_mutation,
+    share_mailbox,
+)
+from tests.support.accounts.user_operations import try_create_user, try_update_users
 from tests.support.clients.change_followers import (
     CHANGE_BATCH_FIELDS,
     DOMAIN_CHANGES_SUBSCRIPTION,
@@ -57,32 +62,36 @@ async def receives_no_event(follower: Follower) -> bool:
 
 @EACH_TRANSPORT
 async def test_mailbox_subscription_gets_events_of_that_mailbox_only(
-    live: House, ada: Client, transport: str
+    live_server: House, ada: GraphQLClient, transport: str
 ) -> None:
-    mailbox_id = await team(ada, "Old")
-    follower = await open_subscription(live, transport, ada, MAILBOX_SUBSCRIPTION, id=mailbox_id)
-    await receive(ada, "Elsewhere")
+    mailbox_id = await create_team_mailbox(ada, "Old")
+    follower = await open_subscription(
+        live_server, transport, ada, MAILBOX_SUBSCRIPTION, id=mailbox_id
+    )
+    await deliver_to(ada, "Elsewhere")
     await append_unread_messages(ada, "Team", "Here")
     await until(lambda: received_events(follower))
     (event,) = received_events(follower)
     assert (event["kind"], event["message"]) == ("MESSAGE_ADDED", {"subject": "Here"})
-    await mutate(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
+    await run_mailbox_mutation(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
     await until(lambda: len(received_events(follower)) == 2)
     assert received_events(follower)[1]["path"] == "Crew"
-    await mutate(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Crew"}])
+    await run_mailbox_mutation(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Crew"}])
     await until(lambda: follower.over)
     assert received_events(follower)[-1]["kind"] == "MAILBOX_DELETED"
     await follower.leave()
-    assert await live.refused(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
+    assert await live_server.refused(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
 
 
-async def test_mailbox_subscription_starts_at_cursor(live: House, ada: Client) -> None:
-    mailbox_id = await team(ada, "Old")
+async def test_mailbox_subscription_starts_at_cursor(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada, "Old")
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     await append_unread_messages(ada, "Team", "One", "Two")
-    follower = await live.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=cursor)
+    follower = await live_server.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=cursor)
     await until(lambda: len(received_events(follower)) == 2)
-    second_follower = await live.follow(
+    second_follower = await live_server.follow(
         ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=received_events(follower)[0]["cursor"]
     )
     await until(lambda: received_events(second_follower))
@@ -93,15 +102,17 @@ async def test_mailbox_subscription_starts_at_cursor(live: House, ada: Client) -
 
 @EACH_TRANSPORT
 async def test_shared_mailbox_subscription_ends_with_the_share(
-    live: House, ada: Client, bob: Client, transport: str
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, transport: str
 ) -> None:
-    mailbox_id = await team(ada, "Old")
-    assert await live.refused(bob, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
-    await share(ada, bob, *READ)
-    follower = await open_subscription(live, transport, bob, MAILBOX_SUBSCRIPTION, id=mailbox_id)
+    mailbox_id = await create_team_mailbox(ada, "Old")
+    assert await live_server.refused(bob, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
+    await share_mailbox(ada, bob, *READ_RIGHTS)
+    follower = await open_subscription(
+        live_server, transport, bob, MAILBOX_SUBSCRIPTION, id=mailbox_id
+    )
     await append_unread_messages(ada, "Team", "New")
     await until(lambda: received_events(follower))
-    await share(ada, bob)
+    await share_mailbox(ada, bob)
     await append_unread_messages(ada, "Team", "Unheard")
     await until(lambda: follower.over)
     assert [event["kind"] for event in received_events(follower)] == [
@@ -111,11 +122,15 @@ async def test_shared_mailbox_subscription_ends_with_the_share(
     await follower.leave()
 
 
-async def test_mailbox_is_read_once_for_all_subscribers(live: House, ada: Client) -> None:
-    mailbox_id = await team(ada)
-    followers = [await live.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) for _ in range(5)]
-    await until(lambda: live.seats == 5)
-    assert len(live.groups) == 1
+async def test_mailbox_is_read_once_for_all_subscribers(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada)
+    followers = [
+        await live_server.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) for _ in range(5)
+    ]
+    await until(lambda: live_server.seats == 5)
+    assert len(live_server.groups) == 1
     await append_unread_messages(ada, "Team", "New")
     await until(lambda: all(received_events(follower) for follower in followers))
     assert len({str(follower.got) for follower in followers}) == 1
@@ -125,12 +140,14 @@ async def test_mailbox_is_read_once_for_all_subscribers(live: House, ada: Client
 
 @EACH_TRANSPORT
 async def test_admin_can_follow_another_account(
-    live: House, ada: Client, over: Client, transport: str
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, transport: str
 ) -> None:
     query = USER_SUBSCRIPTION.replace("message { subject }", "message { flags }")
-    follower = await open_subscription(live, transport, over, query, user={"username": "ada"})
-    await receive(over, "Own")
-    await receive(ada, "Hello")
+    follower = await open_subscription(
+        live_server, transport, admin_client, query, user={"username": "ada"}
+    )
+    await deliver_to(admin_client, "Own")
+    await deliver_to(ada, "Hello")
     await until(lambda: received_events(follower))
     (event,) = received_events(follower)
     assert (event["kind"], event["message"]) == ("MESSAGE_ADDED", {"flags": []})
@@ -138,40 +155,43 @@ async def test_admin_can_follow_another_account(
 
 
 async def test_following_unmanaged_account_is_refused(
-    live: House, ada: Client, bob: Client, http: httpx.AsyncClient
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    world = ada.world
-    await make_client(world, http, "over", role=Role.ADMIN)
+    environment = ada.environment
+    await make_client(environment, http, "over", role=Role.ADMIN)
     variables = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    assert await live.refused(bob, USER_SUBSCRIPTION, **variables) == "NOT_FOUND"
-    admin_without_permission = await make_domain_admin(world, http, "weak")
+    assert await live_server.refused(bob, USER_SUBSCRIPTION, **variables) == "NOT_FOUND"
+    admin_without_permission = await make_domain_admin(environment, http, "weak")
     assert (
-        await live.refused(admin_without_permission, USER_SUBSCRIPTION, **variables) == "FORBIDDEN"
+        await live_server.refused(admin_without_permission, USER_SUBSCRIPTION, **variables)
+        == "FORBIDDEN"
     )
     admin_with_permission = await make_domain_admin(
-        world, http, "strong", [AdminPermission.LOGIN_AS]
+        environment, http, "strong", [AdminPermission.LOGIN_AS]
     )
     follower = await open_subscription(
-        live, "follow", admin_with_permission, USER_SUBSCRIPTION, **variables
+        live_server, "follow", admin_with_permission, USER_SUBSCRIPTION, **variables
     )
     assert not follower.over
     await follower.leave()
     assert (
-        await live.refused(admin_with_permission, USER_SUBSCRIPTION, user={"username": "over"})
+        await live_server.refused(
+            admin_with_permission, USER_SUBSCRIPTION, user={"username": "over"}
+        )
         == "NOT_FOUND"
     )
 
 
 async def test_admin_subscription_ends_when_account_gets_higher_role(
-    live: House, ada: Client, over: Client
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     follower = await open_subscription(
-        live, "follow", over, USER_SUBSCRIPTION, user={"username": "ada"}
+        live_server, "follow", admin_client, USER_SUBSCRIPTION, user={"username": "ada"}
     )
-    async with ada.world.write_session(ada.user.id) as session:
+    async with ada.environment.write_session(ada.user.id) as session:
         role_update = update(User).where(col(User.id) == ada.user.id).values(role=Role.ROOT)
         await (await session.connection()).execute(role_update)
-    await receive(ada, "Secret")
+    await deliver_to(ada, "Secret")
     await until(lambda: follower.over)
     (last,) = follower.got
     assert last["errors"][0]["extensions"]["code"] == "NOT_FOUND"
@@ -181,16 +201,24 @@ async def test_admin_subscription_ends_when_account_gets_higher_role(
 @EACH_TRANSPORT
 @pytest.mark.parametrize("by_admin", [False, True])
 async def test_subscription_ends_when_credential_is_revoked(
-    live: House, ada: Client, over: Client, transport: str, by_admin: bool
+    live_server: House,
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    transport: str,
+    by_admin: bool,
 ) -> None:
-    client, query = (over, USERS_SUBSCRIPTION) if by_admin else (ada, PLAIN)
-    secret = await make_key(
-        ada.world, "brief", scopes=[Scope.MASTER], user_id=client.user.id, role=client.user.role
+    client, query = (admin_client, USERS_SUBSCRIPTION) if by_admin else (ada, PLAIN)
+    secret = await make_api_key(
+        ada.environment,
+        "brief",
+        scopes=[Scope.MASTER],
+        user_id=client.user.id,
+        role=client.user.role,
     )
-    revoked_client = Client(client.http, client.world, client.user, secret)
-    remaining_follower = await open_subscription(live, transport, client, query)
-    revoked_follower: Follower = await getattr(live, transport)(revoked_client, query)
-    await until(lambda: by_admin or live.seats == 2)
+    revoked_client = GraphQLClient(client.http, client.environment, client.user, secret)
+    remaining_follower = await open_subscription(live_server, transport, client, query)
+    revoked_follower: Follower = await getattr(live_server, transport)(revoked_client, query)
+    await until(lambda: by_admin or live_server.seats == 2)
     await asyncio.sleep(0.1)
     api_keys = (await client("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
     (key_id,) = (item["id"] for item in api_keys if item["name"] == "brief")
@@ -198,9 +226,9 @@ async def test_subscription_ends_when_credential_is_revoked(
         "mutation ($i: IdsInput!) { apiKeyDelete(input: $i) { deletedIds } }", i={"ids": [key_id]}
     )
     if by_admin:
-        await create(over)
+        await try_create_user(admin_client)
     else:
-        await receive(ada, "New")
+        await deliver_to(ada, "New")
     await until(lambda: received_events(remaining_follower) and revoked_follower.over)
     assert not [item for item in revoked_follower.got if item.get("data")]
     if transport == "follow":
@@ -215,18 +243,20 @@ async def test_subscription_ends_when_credential_is_revoked(
 
 
 async def test_revocation_by_another_process_is_found_by_next_account_change(
-    live: House, ada: Client
+    live_server: House, ada: GraphQLClient
 ) -> None:
     """The key is deleted without an event. The next change of the account ends the subscription."""
-    secret = await make_key(
-        ada.world, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+    secret = await make_api_key(
+        ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
-    revoked_follower = await live.follow(Client(ada.http, ada.world, ada.user, secret), PLAIN)
-    remaining_follower = await live.follow(ada, PLAIN)
-    await until(lambda: live.seats == 2)
-    async with ada.world.write_session(ada.user.id) as session:
+    revoked_follower = await live_server.follow(
+        GraphQLClient(ada.http, ada.environment, ada.user, secret), PLAIN
+    )
+    remaining_follower = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.seats == 2)
+    async with ada.environment.write_session(ada.user.id) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.name) == "brief"))
-    users, errors = await change(ada, name="Ada")
+    users, errors = await try_update_users(ada, name="Ada")
     assert (users[0]["name"], errors) == ("Ada", [])
     await until(lambda: remaining_follower.got and revoked_follower.over)
     assert not revoked_follower.got
@@ -235,18 +265,24 @@ async def test_revocation_by_another_process_is_found_by_next_account_change(
 
 @EACH_TRANSPORT
 async def test_domain_admin_gets_events_of_own_domains_only(
-    live: House, root: Client, world: Environment, http: httpx.AsyncClient, transport: str
+    live_server: House,
+    root: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
+    transport: str,
 ) -> None:
     for name in ("a.test", "b.test"):
         await made(root, name)
-    domain_admin = await administrator(world, http, "chief", "a.test")
-    user_follower = await open_subscription(live, transport, domain_admin, USERS_SUBSCRIPTION)
-    domain_follower = await open_subscription(
-        live, transport, domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
+    domain_admin = await administrator(environment, http, "chief", "a.test")
+    user_follower = await open_subscription(
+        live_server, transport, domain_admin, USERS_SUBSCRIPTION
     )
-    await create(root, address="x@b.test")
+    domain_follower = await open_subscription(
+        live_server, transport, domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
+    )
+    await try_create_user(root, address="x@b.test")
     await done(root, UPDATE, domains=[{"name": "b.test"}], set={"description": "B"})
-    await create(root, address="x@a.test")
+    await try_create_user(root, address="x@a.test")
     await until(lambda: received_events(user_follower) and received_events(domain_follower))
     assert kinds_and_names(user_follower) == [("USER_CHANGED", "x@a.test")]
     assert received_events(user_follower)[0]["origin"] is None
@@ -262,18 +298,22 @@ async def test_domain_admin_gets_events_of_own_domains_only(
 
 
 async def test_admin_gets_events_of_all_and_new_domains(
-    live: House, root: Client, over: Client
+    live_server: House, root: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    follower = await open_subscription(live, "follow", over, DOMAIN_CHANGES_SUBSCRIPTION)
+    follower = await open_subscription(
+        live_server, "follow", admin_client, DOMAIN_CHANGES_SUBSCRIPTION
+    )
     await made(root, "new.test")
     await until(lambda: received_events(follower))
     # once, although two streams have the event
     assert kinds_and_names(follower) == [("DOMAIN_CHANGED", "new.test")]
-    await create(root, address="x@new.test")
+    await try_create_user(root, address="x@new.test")
     await until(lambda: len(received_events(follower)) == 2)
     assert kinds_and_names(follower)[1] == ("USER_CHANGED", "x@new.test")
     cursor = received_events(follower)[0]["cursor"]
-    second_follower = await live.follow(over, DOMAIN_CHANGES_SUBSCRIPTION, after=cursor)
+    second_follower = await live_server.follow(
+        admin_client, DOMAIN_CHANGES_SUBSCRIPTION, after=cursor
+    )
     await until(lambda: received_events(second_follower))
     assert kinds_and_names(second_follower) == [("USER_CHANGED", "x@new.test")]
     for subscription in (follower, second_follower):
@@ -281,17 +321,17 @@ async def test_admin_gets_events_of_all_and_new_domains(
 
 
 async def test_user_filter_applies_except_to_deletions(
-    live: House, root: Client, over: Client
+    live_server: House, root: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    (await create(root, address="y@example.org", tags=["vip"]))
+    (await try_create_user(root, address="y@example.org", tags=["vip"]))
     follower = await open_subscription(
-        live, "follow", over, USERS_SUBSCRIPTION, filter={"tags": ["vip"]}
+        live_server, "follow", admin_client, USERS_SUBSCRIPTION, filter={"tags": ["vip"]}
     )
-    users, _ = await create(root, address="x@example.org")
-    vip, _ = await create(root, address="z@example.org", tags=["vip"])
+    users, _ = await try_create_user(root, address="x@example.org")
+    vip, _ = await try_create_user(root, address="z@example.org", tags=["vip"])
     await until(lambda: received_events(follower))
     assert [event["nodeId"] for event in received_events(follower)] == [vip["id"]]
-    await mutate(root, "userDelete", "journalCursor", users={"ids": [users["id"]]})
+    await run_mailbox_mutation(root, "userDelete", "journalCursor", users={"ids": [users["id"]]})
     await until(lambda: len(received_events(follower)) > 1)
     assert (users["id"], None) in [
         (event["nodeId"], event["node"]) for event in received_events(follower)
@@ -300,52 +340,56 @@ async def test_user_filter_applies_except_to_deletions(
 
 
 async def test_domain_argument_selects_domain_or_is_refused(
-    live: House, root: Client, ada: Client, world: Environment, http: httpx.AsyncClient
+    live_server: House,
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     for name in ("a.test", "b.test"):
         await made(root, name)
-    domain_admin = await administrator(world, http, "chief", "a.test", "b.test")
+    domain_admin = await administrator(environment, http, "chief", "a.test", "b.test")
     follower = await open_subscription(
-        live, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="B.Test"
+        live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="B.Test"
     )
-    await create(root, address="x@a.test")
-    await create(root, address="x@b.test")
+    await try_create_user(root, address="x@a.test")
+    await try_create_user(root, address="x@b.test")
     await until(lambda: received_events(follower))
     assert kinds_and_names(follower) == [("USER_CHANGED", "x@b.test")]
     await follower.leave()
     assert (
-        await live.refused(domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org")
+        await live_server.refused(domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org")
         == "NOT_FOUND"
     )
     assert (
-        await live.refused(domain_admin, USERS_SUBSCRIPTION, filter={"domain": "none.test"})
+        await live_server.refused(domain_admin, USERS_SUBSCRIPTION, filter={"domain": "none.test"})
         == "NOT_FOUND"
     )
     for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live.refused(ada, query) == "FORBIDDEN"
+        assert await live_server.refused(ada, query) == "FORBIDDEN"
         serialize_cursor: Any = SCALARS[Cursor].serialize
-        foreign_cursor = serialize_cursor({await key_of(world, "example.org"): 1})
-        assert await live.refused(domain_admin, query, after=foreign_cursor) == "BAD_CURSOR"
-        assert await live.refused(domain_admin, query, after="1.x") == "BAD_CURSOR"
+        foreign_cursor = serialize_cursor({await key_of(environment, "example.org"): 1})
+        assert await live_server.refused(domain_admin, query, after=foreign_cursor) == "BAD_CURSOR"
+        assert await live_server.refused(domain_admin, query, after="1.x") == "BAD_CURSOR"
 
 
 async def test_domain_admin_without_domain_is_refused(
-    live: House, world: Environment, http: httpx.AsyncClient
+    live_server: House, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_client(world, http, "bare", role=Role.DOMAIN_ADMIN)
+    domain_admin = await make_client(environment, http, "bare", role=Role.DOMAIN_ADMIN)
     for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live.refused(domain_admin, query) == "FORBIDDEN"
+        assert await live_server.refused(domain_admin, query) == "FORBIDDEN"
 
 
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
 async def test_slow_reader_gets_all_events(
-    live: House, ada: Client, over: Client, by_socket: bool
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, by_socket: bool
 ) -> None:
     query = """subscription { changes(user: {username: "ada"}, batchWindow: "PT0S") { cursor
       events { ... on MailboxChange { path } } } }"""
-    with Slow(live.port) as slow:
-        await slow.ask(over, query, by_socket=by_socket)
-        await until(lambda: ada.world.wakeups.followed_streams)
+    with Slow(live_server.port) as slow:
+        await slow.ask(admin_client, query, by_socket=by_socket)
+        await until(lambda: ada.environment.wakeups.followed_streams)
         await asyncio.sleep(0.1)
         for number in range(60):
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}")
@@ -358,33 +402,37 @@ async def test_slow_reader_gets_all_events(
 
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
 async def test_revoked_client_that_reads_nothing_does_not_delay_others(
-    live: House, ada: Client, by_socket: bool
+    live_server: House, ada: GraphQLClient, by_socket: bool
 ) -> None:
-    secret = await make_key(
-        ada.world, "deaf", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+    secret = await make_api_key(
+        ada.environment, "deaf", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
-    with Slow(live.port) as slow:
-        await slow.ask(Client(ada.http, ada.world, ada.user, secret), query, by_socket=by_socket)
-        healthy = await live.follow(ada, query)
-        await until(lambda: live.seats == 2)
-        (group,), sent = live.groups, 0
+    with Slow(live_server.port) as slow:
+        await slow.ask(
+            GraphQLClient(ada.http, ada.environment, ada.user, secret), query, by_socket=by_socket
+        )
+        healthy = await live_server.follow(ada, query)
+        await until(lambda: live_server.seats == 2)
+        (group,), sent = live_server.groups, 0
         # until the sender waits
         while not any(seat.result_queue._task for seat in group.members):  # noqa: SLF001
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="x" * 500_000)
             sent += 1
             await until(lambda: len(healthy.events) == sent)  # noqa: B023
             await asyncio.sleep(0.05)
-        assert live.seats == 2
-        async with ada.world.write_session(ada.user.id) as session:
+        assert live_server.seats == 2
+        async with ada.environment.write_session(ada.user.id) as session:
             await session.exec(delete(ApiKey).where(col(ApiKey.name) == "deaf"))
-        await change(ada, name="Ada")
+        await try_update_users(ada, name="Ada")
         await until(lambda: len(healthy.events) == sent + 1, 2)
         await healthy.leave()
 
 
-async def test_one_socket_can_have_100_subscriptions(live: House, ada: Client) -> None:
-    ws = await live.socket(ada)
+async def test_one_socket_can_have_100_subscriptions(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    ws = await live_server.socket(ada)
     for number in range(10_000):
         frame = {"type": "subscribe", "id": str(number), "payload": {"query": PLAIN}}
         await ws.send(orjson.dumps(frame).decode())
@@ -395,28 +443,28 @@ async def test_one_socket_can_have_100_subscriptions(live: House, ada: Client) -
             assert frame["type"] == "error"
             codes.append(frame["payload"][0]["extensions"]["code"])
     assert set(codes) == {"RATE_LIMITED"}
-    await until(lambda: live.seats == 100)
-    assert len(live.groups) == 1
-    await receive(ada, "New")
+    await until(lambda: live_server.seats == 100)
+    assert len(live_server.groups) == 1
+    await deliver_to(ada, "New")
     subscription_ids = {orjson.loads(await ws.recv())["id"] for _ in range(100)}
     assert subscription_ids == {str(number) for number in range(100)}
     await ws.close()
-    await until(lambda: not live.groups)
+    await until(lambda: not live_server.groups)
 
 
 async def test_rapid_subscribe_and_complete_leaves_no_tasks(
-    live: House, ada: Client, over: Client
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    mailbox_id, task_count = await team(ada), len(asyncio.all_tasks())
+    mailbox_id, task_count = await create_team_mailbox(ada), len(asyncio.all_tasks())
     user_subscriptions = [
         (ada, MAILBOX_SUBSCRIPTION, {"id": mailbox_id}),
         (ada, "subscription { counters { total } }", {}),
     ]
     admin_subscriptions = [
-        (over, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
-        (over, USERS_SUBSCRIPTION, {}),
+        (admin_client, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
+        (admin_client, USERS_SUBSCRIPTION, {}),
     ]
-    sockets = {client.user.id: await live.socket(client) for client in (ada, over)}
+    sockets = {client.user.id: await live_server.socket(client) for client in (ada, admin_client)}
     for number in range(300):
         client, query, variables = (user_subscriptions + admin_subscriptions)[number % 4]
         ws = sockets[client.user.id]
@@ -425,29 +473,29 @@ async def test_rapid_subscribe_and_complete_leaves_no_tasks(
         await ws.send(orjson.dumps(frame).decode())
         await ws.send(orjson.dumps({"type": "complete", "id": str(number)}).decode())
         if number % 50 == 0:
-            await receive(ada, f"Number {number}")
+            await deliver_to(ada, f"Number {number}")
     for ws in sockets.values():
         await ws.close()
-    await until(lambda: not live.groups and not ada.world.wakeups.followed_streams)
+    await until(lambda: not live_server.groups and not ada.environment.wakeups.followed_streams)
     await until(lambda: len(asyncio.all_tasks()) <= task_count)
 
 
 async def test_idle_subscriptions_execute_no_statement(
-    live: House, ada: Client, over: Client, statements: list[str]
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str]
 ) -> None:
-    mailbox_id = await team(ada)
+    mailbox_id = await create_team_mailbox(ada)
     followers = [
-        await open_subscription(live, "follow", client, query, **variables)
+        await open_subscription(live_server, "follow", client, query, **variables)
         for client, query, variables in (
             (ada, MAILBOX_SUBSCRIPTION, {"id": mailbox_id}),
             (ada, "subscription { counters { total } }", {}),
             (ada, "subscription { submissionProgress { state } }", {}),
-            (over, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
-            (over, USERS_SUBSCRIPTION, {}),
-            (over, DOMAIN_CHANGES_SUBSCRIPTION, {}),
+            (admin_client, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
+            (admin_client, USERS_SUBSCRIPTION, {}),
+            (admin_client, DOMAIN_CHANGES_SUBSCRIPTION, {}),
         )
     ]
-    await authentication.wait_for_background_tasks(ada.world)
+    await authentication.wait_for_background_tasks(ada.environment)
     await asyncio.sleep(0.1)
     del statements[:]
     await asyncio.sleep(0.3)

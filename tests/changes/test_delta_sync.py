@@ -12,9 +12,14 @@ from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind, JournalEntry, record_entries_in_existing_streams
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
-from tests.conftest import Client, Clock, make_client, make_key, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    run_mailbox_mutation,
+    share_mailbox,
+)
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import MADE, cursor
 
@@ -30,23 +35,23 @@ STATE_QUERY = """{ viewer { user { mailboxes { id path total unseen }
   messages(first: 200) { nodes { id seen mailbox { id } } } cursor } } }"""
 
 
-async def load_changes(client: Client, after: str, **variables: Any) -> Any:
+async def load_changes(client: GraphQLClient, after: str, **variables: Any) -> Any:
     return (await client(CHANGES_QUERY, after=after, **variables))["changes"]
 
 
-async def current_cursor(client: Client) -> str:
+async def current_cursor(client: GraphQLClient) -> str:
     return str((await client(CURSOR_QUERY))["viewer"]["user"]["cursor"])
 
 
-async def error_code(client: Client, after: Any, **variables: Any) -> str:
-    (error,) = (await client.raw(CHANGES_QUERY, after=after, **variables))["errors"]
+async def error_code(client: GraphQLClient, after: Any, **variables: Any) -> str:
+    (error,) = (await client.execute(CHANGES_QUERY, after=after, **variables))["errors"]
     return str(error["extensions"]["code"])
 
 
-async def test_pages_contain_all_events_in_order(ada: Client) -> None:
+async def test_pages_contain_all_events_in_order(ada: GraphQLClient) -> None:
     position = cursor(ada, MADE)
     for number in range(5):
-        await receive(ada, f"Number {number}")
+        await deliver_to(ada, f"Number {number}")
     events = list[Any]()
     for has_more in (True, True, False):
         batch = await load_changes(ada, position, first=2)
@@ -60,8 +65,8 @@ async def test_pages_contain_all_events_in_order(ada: Client) -> None:
     assert position == await current_cursor(ada)
 
 
-async def test_kind_filter_still_advances_cursor(ada: Client) -> None:
-    await receive(ada)
+async def test_kind_filter_still_advances_cursor(ada: GraphQLClient) -> None:
+    await deliver_to(ada)
     await add_mailboxes(ada, "Box")
     batch = await load_changes(ada, cursor(ada, MADE), kinds=["MAILBOX_CREATED"])
     assert [event["path"] for event in batch["events"]] == ["Box"]
@@ -69,12 +74,14 @@ async def test_kind_filter_still_advances_cursor(ada: Client) -> None:
     assert (batch["events"], batch["cursor"]) == ([], await current_cursor(ada))
 
 
-async def test_one_journal_row_can_span_pages(ada: Client) -> None:
+async def test_one_journal_row_can_span_pages(ada: GraphQLClient) -> None:
     for number in range(3):
-        await receive(ada, f"Number {number}")
+        await deliver_to(ada, f"Number {number}")
     start = await current_cursor(ada)
     select = {"mailbox": {"path": "INBOX"}}
-    await mutate(ada, "messageUpdate", "updatedCount", select=select, set={"seen": True})
+    await run_mailbox_mutation(
+        ada, "messageUpdate", "updatedCount", select=select, set={"seen": True}
+    )
     first_page = await load_changes(ada, start, first=2)
     second_page = await load_changes(ada, first_page["cursor"], first=2)
     assert [len(first_page["events"]), len(second_page["events"])] == [2, 1]
@@ -83,12 +90,14 @@ async def test_one_journal_row_can_span_pages(ada: Client) -> None:
     }
 
 
-async def test_only_events_of_shared_mailboxes_are_visible(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada, "Old")
+async def test_only_events_of_shared_mailboxes_are_visible(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada, "Old")
     start = await current_cursor(bob)
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     await append_unread_messages(ada, "Team", "New")
-    await receive(ada, "Private")
+    await deliver_to(ada, "Private")
     batch = await load_changes(bob, start)
     events_by_kind = {event["kind"]: event for event in batch["events"]}
     assert events_by_kind.keys() == {"MAILBOX_CREATED", "MESSAGE_ADDED"}
@@ -98,14 +107,16 @@ async def test_only_events_of_shared_mailboxes_are_visible(ada: Client, bob: Cli
         {"mailbox": {"path": "Team"}},
         None,
     )
-    await share(ada, bob)
+    await share_mailbox(ada, bob)
     await append_unread_messages(ada, "Team", "Unheard")
     (removed,) = (await load_changes(bob, batch["cursor"]))["events"]
     assert removed["kind"] == "MAILBOX_DELETED"
 
 
-async def test_invalid_and_unknown_cursors_have_different_errors(ada: Client, bob: Client) -> None:
-    await receive(ada)
+async def test_invalid_and_unknown_cursors_have_different_errors(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await deliver_to(ada)
     for invalid_cursor in (
         "x",
         "1",
@@ -131,10 +142,12 @@ async def test_invalid_and_unknown_cursors_have_different_errors(ada: Client, bo
         assert await error_code(ada, cursor(ada, MADE), first=first) == "BAD_PAGINATION"
 
 
-async def test_cursor_beyond_event_limit_gets_resync(ada: Client) -> None:
+async def test_cursor_beyond_event_limit_gets_resync(ada: GraphQLClient) -> None:
     for number in range(4):
-        await receive(ada, f"Number {number}")
-    small_journal_world = replace(ada.world, options=replace(ada.world.options, journal_events=2))
+        await deliver_to(ada, f"Number {number}")
+    small_journal_world = replace(
+        ada.environment, options=replace(ada.environment.options, journal_events=2)
+    )
     assert (
         await housekeeping.run_round(small_journal_world)
     ).changes == 4  # one row has all mailboxes of a new account
@@ -144,12 +157,14 @@ async def test_cursor_beyond_event_limit_gets_resync(ada: Client) -> None:
     assert len((await load_changes(ada, cursor(ada, MADE + 2)))["events"]) == 2
 
 
-async def test_cursor_older_than_retention_gets_resync(ada: Client, clock: Clock) -> None:
+async def test_cursor_older_than_retention_gets_resync(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for number in range(3):
-        await receive(ada, f"Number {number}")
+        await deliver_to(ada, f"Number {number}")
     clock.tick(days=31)
-    await receive(ada, "New")
-    assert (await housekeeping.run_round(ada.world)).changes
+    await deliver_to(ada, "New")
+    assert (await housekeeping.run_round(ada.environment)).changes
     (event,) = (await load_changes(ada, cursor(ada, MADE + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await current_cursor(ada)
@@ -158,22 +173,22 @@ async def test_cursor_older_than_retention_gets_resync(ada: Client, clock: Clock
     ]
 
 
-async def record_changes(client: Client, count: int) -> str:
+async def record_changes(client: GraphQLClient, count: int) -> str:
     """Record this number of changes and return the cursor before them."""
-    start, world, owner = await current_cursor(client), client.world, client.user.id
+    start, environment, owner = await current_cursor(client), client.environment, client.user.id
 
     def write(connection: Any) -> None:
         for _ in range(count // 500):
             entry = JournalEntry(ChangeKind.THREAD_CHANGED, [owner] * 500)
-            record_entries_in_existing_streams(connection, {owner: [entry]}, at=world.now())
+            record_entries_in_existing_streams(connection, {owner: [entry]}, at=environment.now())
 
-    async with world.write_session(owner) as session:
+    async with environment.write_session(owner) as session:
         await (await session.connection()).run_sync(write)
     return start
 
 
 async def test_query_can_read_more_events_than_subscription(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     position = await record_changes(ada, 11_000)
     query = """query ($after: Cursor!) { changes(after: $after, first: 1000) { cursor hasMore
@@ -193,12 +208,12 @@ async def test_query_can_read_more_events_than_subscription(
 
 
 async def test_event_objects_are_loaded_with_constant_statements(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements(event_count: int) -> int:
         start = await current_cursor(ada)
         for number in range(event_count):
-            await receive(ada, f"{start} {number}")
+            await deliver_to(ada, f"{start} {number}")
         del statements[:]
         assert len((await load_changes(ada, start))["events"]) == event_count
         return len([statement for statement in statements if "api_keys" not in statement])
@@ -207,15 +222,19 @@ async def test_event_objects_are_loaded_with_constant_statements(
     assert await count_statements(2) == await count_statements(20)
 
 
-async def test_admin_can_read_changes_of_another_account(ada: Client, over: Client) -> None:
+async def test_admin_can_read_changes_of_another_account(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
     user_ref = {"username": "ada"}
-    state = await over(
+    state = await admin_client(
         "query ($u: UserRef) { user(by: $u) { mailboxes { path } cursor } }", u=user_ref
     )
     start = state["user"]["cursor"]
-    await receive(ada, "Hello")
-    await mutate(ada, "mailboxCreate", paths=["Box"], options={"idempotencyKey": "secret"})
-    batch = await load_changes(over, start, user=user_ref)
+    await deliver_to(ada, "Hello")
+    await run_mailbox_mutation(
+        ada, "mailboxCreate", paths=["Box"], options={"idempotencyKey": "secret"}
+    )
+    batch = await load_changes(admin_client, start, user=user_ref)
     added, created = batch["events"]
     assert (added["kind"], added["user"]) == ("MESSAGE_ADDED", {"username": "ada"})
     assert (created["path"], created["origin"]) == ("Box", None)
@@ -223,43 +242,57 @@ async def test_admin_can_read_changes_of_another_account(ada: Client, over: Clie
         None,
         "secret",
     ]
-    assert (await load_changes(over, batch["cursor"], user=user_ref))["events"] == []
-    assert await error_code(over, await current_cursor(over), user=user_ref) == "BAD_CURSOR"
+    assert (await load_changes(admin_client, batch["cursor"], user=user_ref))["events"] == []
+    assert (
+        await error_code(admin_client, await current_cursor(admin_client), user=user_ref)
+        == "BAD_CURSOR"
+    )
 
 
 async def test_reading_changes_needs_permission_to_act_as_user(
-    ada: Client, bob: Client, over: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     user_ref, start = {"id": global_ids.encode("User", ada.user.id)}, await current_cursor(ada)
     assert await error_code(bob, start, user=user_ref) == "NOT_FOUND"
-    admin_without_permission = await make_domain_admin(world, http, "weak")
+    admin_without_permission = await make_domain_admin(environment, http, "weak")
     assert await error_code(admin_without_permission, start, user=user_ref) == "FORBIDDEN"
     admin_with_permission = await make_domain_admin(
-        world, http, "strong", [AdminPermission.LOGIN_AS]
+        environment, http, "strong", [AdminPermission.LOGIN_AS]
     )
     assert (await load_changes(admin_with_permission, start, user=user_ref))["events"] == []
     admin_ref = {"username": "over"}
     assert (
-        await error_code(admin_with_permission, await current_cursor(over), user=admin_ref)
+        await error_code(admin_with_permission, await current_cursor(admin_client), user=admin_ref)
         == "NOT_FOUND"
     )
-    root_client = await make_client(world, http, "chief", role=Role.ROOT)
+    root_client = await make_client(environment, http, "chief", role=Role.ROOT)
     assert (
-        await error_code(over, await current_cursor(root_client), user={"username": "chief"})
+        await error_code(
+            admin_client, await current_cursor(root_client), user={"username": "chief"}
+        )
         == "NOT_FOUND"
     )
     own_ref = {"username": "ada"}
     assert (await load_changes(ada, start, user=own_ref))["events"] == []
 
 
-async def test_key_without_user_must_name_user(ada: Client, world: Environment) -> None:
-    secret = await make_key(world, "nobody", role=Role.ADMIN, scopes=[Scope.MASTER])
-    key_client, start = Client(ada.http, world, ada.user, secret), await current_cursor(ada)
+async def test_key_without_user_must_name_user(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    secret = await make_api_key(environment, "nobody", role=Role.ADMIN, scopes=[Scope.MASTER])
+    key_client, start = (
+        GraphQLClient(ada.http, environment, ada.user, secret),
+        await current_cursor(ada),
+    )
     assert await error_code(key_client, start) == "FORBIDDEN"
     assert (await load_changes(key_client, start, user={"username": "ada"}))["events"] == []
 
 
-async def change_messages_until(client: Client, seed: int, stop: asyncio.Event) -> None:
+async def change_messages_until(client: GraphQLClient, seed: int, stop: asyncio.Event) -> None:
     """Deliver, move, flag and delete messages until the event is set."""
     random, number, arguments = Random(seed), 0, dict[str, Any]()  # noqa: S311 - no secret
     while not stop.is_set():
@@ -281,9 +314,9 @@ async def change_messages_until(client: Client, seed: int, stop: asyncio.Event) 
             case "delete" if len(message_ids) > 5:
                 arguments, name = {}, "messageDelete"
             case _:
-                await receive(client, f"{seed} {number}")
+                await deliver_to(client, f"{seed} {number}")
                 continue
-        await mutate(
+        await run_mailbox_mutation(
             client, name, "journalCursor", select={"ids": [random.choice(message_ids)]}, **arguments
         )
 
@@ -296,7 +329,7 @@ def messages_by_id(data: Any) -> dict[str, Any]:
     }
 
 
-async def test_state_matches_its_cursor_during_concurrent_writes(ada: Client) -> None:
+async def test_state_matches_its_cursor_during_concurrent_writes(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "Box")
     stop = asyncio.Event()
     writers = [asyncio.create_task(change_messages_until(ada, seed, stop)) for seed in range(3)]
@@ -318,7 +351,7 @@ async def test_state_matches_its_cursor_during_concurrent_writes(ada: Client) ->
         assert replica == last
 
 
-async def test_cursor_is_read_before_state(ada: Client, statements: list[str]) -> None:
+async def test_cursor_is_read_before_state(ada: GraphQLClient, statements: list[str]) -> None:
     await ada(STATE_QUERY)
     del statements[:]
     await ada(STATE_QUERY)

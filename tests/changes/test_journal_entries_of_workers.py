@@ -15,7 +15,7 @@ from merganser.server.shutdown import GracefulShutdown
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.sample_mutations.journal_write_paths import LETTERS, ROADS, Stage, change
 from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
 from tests.support.stores.store_snapshot import everything
@@ -28,11 +28,11 @@ READ_ONLY_WORKERS = {
 
 
 @asynccontextmanager
-async def run_all_workers(world: Environment, folder: Path) -> AsyncGenerator[set[str]]:
+async def run_all_workers(environment: Environment, folder: Path) -> AsyncGenerator[set[str]]:
     """Run all workers of a server and yield their qualified names."""
     shutdown = GracefulShutdown(0.0, start_task=None)
     settings = OutboundSettings()
-    async with lifecycle._running_workers(world, settings, shutdown, folder, WHOLE_SERVER):  # noqa: SLF001
+    async with lifecycle._running_workers(environment, settings, shutdown, folder, WHOLE_SERVER):  # noqa: SLF001
         coroutines: list[Any] = [task.get_coro() for task in shutdown.worker_tasks]
         yield {
             f"{coroutine.cr_frame.f_globals['__name__']}.{coroutine.__name__}"
@@ -41,9 +41,9 @@ async def run_all_workers(world: Environment, folder: Path) -> AsyncGenerator[se
 
 
 async def test_every_worker_and_task_kind_has_a_write_path(
-    world: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> None:
-    async with run_all_workers(world, tmp_path) as workers:
+    async with run_all_workers(environment, tmp_path) as workers:
         assert len(workers) > len(READ_ONLY_WORKERS)
     writers = {write_path.by for write_path in ROADS.values()} - {
         "LMTP",
@@ -57,31 +57,31 @@ async def test_every_worker_and_task_kind_has_a_write_path(
 
 @pytest.fixture
 async def stage(
-    ada: Client, bob: Client, root: Client, request: pytest.FixtureRequest
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, request: pytest.FixtureRequest
 ) -> AsyncIterator[Stage]:
     """Two accounts with messages."""
     clock, folder, patch = map(request.getfixturevalue, ("clock", "tmp_path", "monkeypatch"))
     async with AsyncExitStack() as stack:
         for client in (ada, bob):
             for number in range(LETTERS):
-                await receive(client, f"Letter {number}")
+                await deliver_to(client, f"Letter {number}")
         yield Stage(ada, bob, root, clock, folder, stack, patch)
 
 
 @pytest.mark.parametrize("name", ROADS)
 async def test_journal_has_exactly_the_changes_of_a_write_path(name: str, stage: Stage) -> None:
-    write_path, world = ROADS[name], stage.world
+    write_path, environment = ROADS[name], stage.environment
     run = await write_path.prepare(stage)
-    before = await everything(world)
+    before = await everything(environment)
     await run()
-    after = await everything(world)
+    after = await everything(environment)
     assert (after != before) is write_path.writes
     assert_journal_matches_rows(before, after, write_path.goes, write_path.whole)
     assert bool(new_journal_entries(before, after)) is write_path.told
 
 
 async def test_change_without_journal_entry_is_detected(stage: Stage) -> None:
-    before = await everything(stage.world)
+    before = await everything(stage.environment)
     await change(stage, Message, {"flagged": True}, col(Message.uid) == 1)
     with pytest.raises(AssertionError, match="messages"):
-        assert_journal_matches_rows(before, await everything(stage.world))
+        assert_journal_matches_rows(before, await everything(stage.environment))

@@ -21,7 +21,7 @@ from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
-from tests.conftest import Client, Clock, context, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 from tests.support.stores.counter_check import examine
 
 PATHS = ["INBOX", "Sent", "A", "A/B", "a", "C"]
@@ -84,7 +84,7 @@ steps = some.one_of(
 class RandomOperations:
     """Operations of two accounts, with the undo tokens of each account."""
 
-    def __init__(self, *clients: Client) -> None:
+    def __init__(self, *clients: GraphQLClient) -> None:
         self.clients = clients
         self.tokens: list[list[str]] = [[] for _ in clients]
         self.delivered = 0
@@ -104,13 +104,15 @@ class RandomOperations:
             await methods[operation](client_index, **arguments)
 
     async def apply_request(self, client_index: int, request: BulkRequest) -> None:
-        result = await bulk_changes.apply_bulk_request(context(self.clients[client_index]), request)
+        result = await bulk_changes.apply_bulk_request(
+            client_context(self.clients[client_index]), request
+        )
         if result.undo_token:
             self.tokens[client_index].append(result.undo_token)
 
     async def deliver(self, client_index: int, *, size: int) -> None:
         self.delivered += 1
-        await receive(self.clients[client_index], f"s {self.delivered} " + "x" * size)
+        await deliver_to(self.clients[client_index], f"s {self.delivered} " + "x" * size)
 
     async def update(
         self, client_index: int, *, select: Any, add: list[str], remove: list[str]
@@ -120,7 +122,7 @@ class RandomOperations:
 
     async def move(self, client_index: int, *, select: Any, to: str) -> None:
         mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
-            context(self.clients[client_index]), MailboxSelector(path=to)
+            client_context(self.clients[client_index]), MailboxSelector(path=to)
         )
         await self.apply_request(
             client_index,
@@ -136,20 +138,20 @@ class RandomOperations:
     async def undo(self, client_index: int) -> None:
         if self.tokens[client_index]:
             await undo.undo_by_token(
-                context(self.clients[client_index]), self.tokens[client_index].pop()
+                client_context(self.clients[client_index]), self.tokens[client_index].pop()
             )
 
     async def create(self, client_index: int, *, path: str) -> None:
         await mailbox_loaders.create_mailboxes(
-            context(self.clients[client_index]), NewMailboxes([path])
+            client_context(self.clients[client_index]), NewMailboxes([path])
         )
 
     async def rename(self, client_index: int, *, path: str, to: str) -> None:
         request = MailboxRename(MailboxSelector(path=path), to)
-        await rename.rename_mailbox(context(self.clients[client_index]), request)
+        await rename.rename_mailbox(client_context(self.clients[client_index]), request)
 
     async def drop(self, client_index: int, *, path: str, recursive: bool) -> None:
-        ctx = context(self.clients[client_index])
+        ctx = client_context(self.clients[client_index])
         await mailbox_delete.delete_mailboxes(
             ctx, MailboxDeletion([MailboxSelector(path=path)], is_recursive=recursive)
         )
@@ -160,7 +162,7 @@ def run_on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, 
 
 
 async def test_counters_match_after_random_operations(
-    ada: Client, bob: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     operations, loop = RandomOperations(ada, bob), asyncio.get_running_loop()
 
@@ -168,7 +170,7 @@ async def test_counters_match_after_random_operations(
         for step in step_list:
             clock.tick(seconds=1)
             await operations.step(*step)
-        await examine(world)
+        await examine(environment)
 
     @given(some.lists(steps, min_size=5, max_size=25))
     @settings(
@@ -182,7 +184,7 @@ async def test_counters_match_after_random_operations(
 
 
 async def test_counters_match_after_concurrent_operations(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     operations = RandomOperations(ada, bob)
     awaitables: list[Awaitable[None]] = []
@@ -202,5 +204,5 @@ async def test_counters_match_after_concurrent_operations(
         if n % 11 == 0:
             awaitables.append(operations.step("undo", client_index, {}))
     await asyncio.gather(*awaitables)
-    await examine(world)
+    await examine(environment)
     assert operations.delivered == 40

@@ -9,8 +9,13 @@ from graph.types import global_ids
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.submission import mutations as submission_mutations
-from tests.conftest import Client, context, receive
-from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
+from tests.conftest import GraphQLClient, client_context, deliver_to
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    run_mailbox_mutation,
+    share_mailbox,
+)
 from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.operations.send_operations import send_outgoing_message
 from tests.support.servers.live_server import Follower, House, until
@@ -34,34 +39,38 @@ def latest_counters(follower: Follower) -> dict[str, tuple[int, int]]:
 
 @EACH_TRANSPORT
 async def test_counters_of_all_mailboxes_come_first_then_changed_ones(
-    live: House, ada: Client, transport: str
+    live_server: House, ada: GraphQLClient, transport: str
 ) -> None:
-    await receive(ada, "Old")
-    follower: Follower = await getattr(live, transport)(ada, COUNTERS_SUBSCRIPTION)
+    await deliver_to(ada, "Old")
+    follower: Follower = await getattr(live_server, transport)(ada, COUNTERS_SUBSCRIPTION)
     await until(lambda: follower.got)
     (first,) = follower.results
     assert len(first) == 5
     assert latest_counters(follower)["INBOX"] == (1, 1)
-    await receive(ada, "New")
+    await deliver_to(ada, "New")
     await until(lambda: len(follower.got) == 2)
     assert follower.results[1] == [{"path": "INBOX", "total": 2, "unseen": 2}]
     select = {"mailbox": {"path": "INBOX"}}
-    await mutate(ada, "messageUpdate", "updatedCount", select=select, set={"flagged": True})
-    await mutate(ada, "messageUpdate", "updatedCount", select=select, set={"seen": True})
+    await run_mailbox_mutation(
+        ada, "messageUpdate", "updatedCount", select=select, set={"flagged": True}
+    )
+    await run_mailbox_mutation(
+        ada, "messageUpdate", "updatedCount", select=select, set={"seen": True}
+    )
     await until(lambda: latest_counters(follower)["INBOX"] == (2, 0))
     assert len(follower.got) == 3  # a change of another flag changes no counter
-    await mutate(ada, "mailboxCreate", paths=["Box"])
-    await mutate(ada, "messageMove", "movedCount", select=select, to={"path": "Box"})
+    await run_mailbox_mutation(ada, "mailboxCreate", paths=["Box"])
+    await run_mailbox_mutation(ada, "messageMove", "movedCount", select=select, to={"path": "Box"})
     await until(lambda: latest_counters(follower).get("Box") == (2, 0))
     assert latest_counters(follower)["INBOX"] == (0, 0)
     await follower.leave()
 
 
-async def test_counter_changes_are_batched(live: House, ada: Client) -> None:
-    follower = await live.follow(ada, COUNTERS_SUBSCRIPTION)
+async def test_counter_changes_are_batched(live_server: House, ada: GraphQLClient) -> None:
+    follower = await live_server.follow(ada, COUNTERS_SUBSCRIPTION)
     await until(lambda: follower.got)
     for number in range(20):
-        await receive(ada, f"Number {number}")
+        await deliver_to(ada, f"Number {number}")
     await until(lambda: latest_counters(follower)["INBOX"] == (20, 20))
     assert len(follower.got) < 20
     assert all(len(result) == 1 for result in follower.results[1:])
@@ -69,25 +78,25 @@ async def test_counter_changes_are_batched(live: House, ada: Client) -> None:
 
 
 async def test_counters_of_mailbox_are_sent_while_it_is_shared(
-    live: House, ada: Client, bob: Client
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    await team(ada, "Old")
-    follower = await live.follow(bob, COUNTERS_SUBSCRIPTION)
+    await create_team_mailbox(ada, "Old")
+    follower = await live_server.follow(bob, COUNTERS_SUBSCRIPTION)
     await until(lambda: follower.got)
     assert "Team" not in latest_counters(follower)
     await append_unread_messages(ada, "Team", "Unheard")
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     await until(lambda: latest_counters(follower).get("Team") == (2, 2))
     await append_unread_messages(ada, "Team", "New")
     await until(lambda: latest_counters(follower)["Team"] == (3, 3))
-    await receive(ada, "Private")
-    await share(ada, bob)
+    await deliver_to(ada, "Private")
+    await share_mailbox(ada, bob)
     count = len(follower.got)
     await append_unread_messages(ada, "Team", "Unheard too")
     await asyncio.sleep(0.2)
     assert len(follower.got) == count
     assert latest_counters(follower)["INBOX"] == (0, 0)
-    second_follower = await live.follow(bob, COUNTERS_SUBSCRIPTION)
+    second_follower = await live_server.follow(bob, COUNTERS_SUBSCRIPTION)
     await until(lambda: second_follower.got)
     assert "Team" not in latest_counters(second_follower)
     for subscription in (follower, second_follower):
@@ -95,75 +104,83 @@ async def test_counters_of_mailbox_are_sent_while_it_is_shared(
 
 
 async def test_admin_can_follow_counters_of_another_account(
-    live: House, ada: Client, bob: Client, over: Client
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    follower = await live.follow(over, COUNTERS_SUBSCRIPTION, user={"username": "ada"})
+    follower = await live_server.follow(
+        admin_client, COUNTERS_SUBSCRIPTION, user={"username": "ada"}
+    )
     await until(lambda: follower.got)
-    await receive(over, "Own")
-    await receive(ada, "Theirs")
+    await deliver_to(admin_client, "Own")
+    await deliver_to(ada, "Theirs")
     await until(lambda: latest_counters(follower)["INBOX"] == (1, 1))
     await follower.leave()
-    assert await live.refused(bob, COUNTERS_SUBSCRIPTION, user={"username": "ada"}) == "NOT_FOUND"
+    assert (
+        await live_server.refused(bob, COUNTERS_SUBSCRIPTION, user={"username": "ada"})
+        == "NOT_FOUND"
+    )
 
 
-async def create_task(client: Client) -> str:
+async def create_task(client: GraphQLClient) -> str:
     """Create a task that flags three messages, and return its id. The task is not started."""
     for number in range(3):
-        await receive(client, f"Number {number}")
+        await deliver_to(client, f"Number {number}")
     select = {"mailbox": {"path": "INBOX"}}
     variables = {"select": select, "set": {"flagged": True}, "async": True}
-    created = await mutate(client, "messageUpdate", "task { id state }", **variables)
+    created = await run_mailbox_mutation(client, "messageUpdate", "task { id state }", **variables)
     assert created["task"]["state"] == "QUEUED"
     return str(created["task"]["id"])
 
 
 @EACH_TRANSPORT
 async def test_task_subscription_ends_with_the_task(
-    live: House, ada: Client, world: Environment, transport: str
+    live_server: House, ada: GraphQLClient, environment: Environment, transport: str
 ) -> None:
     task_id = await create_task(ada)
-    follower: Follower = await getattr(live, transport)(ada, TASK_SUBSCRIPTION, id=task_id)
+    follower: Follower = await getattr(live_server, transport)(ada, TASK_SUBSCRIPTION, id=task_id)
     await until(lambda: follower.got)
     assert follower.results[0]["state"] == "QUEUED"
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     await until(lambda: follower.over)
     last = follower.results[-1]
     assert (last["state"], last["done"]) == ("SUCCEEDED", 3)
     states = [(result["state"], result["done"]) for result in follower.results]
     assert len(states) == len(set(states))
     await follower.leave()
-    second_follower = await live.follow(ada, TASK_SUBSCRIPTION, id=task_id)
+    second_follower = await live_server.follow(ada, TASK_SUBSCRIPTION, id=task_id)
     await until(lambda: second_follower.over)
     assert second_follower.results == [last]
     await second_follower.leave()
 
 
 async def test_task_can_be_followed_only_by_users_who_can_read_it(
-    live: House, ada: Client, bob: Client, over: Client
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     task_id = await create_task(ada)
-    assert await live.refused(bob, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
+    assert await live_server.refused(bob, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
     assert (
-        await live.refused(ada, TASK_SUBSCRIPTION, id=global_ids.encode("Task", 1)) == "NOT_FOUND"
+        await live_server.refused(ada, TASK_SUBSCRIPTION, id=global_ids.encode("Task", 1))
+        == "NOT_FOUND"
     )
-    assert await live.refused(ada, TASK_SUBSCRIPTION, id="x") == "BAD_ID"
-    follower = await live.follow(over, TASK_SUBSCRIPTION, id=task_id)
+    assert await live_server.refused(ada, TASK_SUBSCRIPTION, id="x") == "BAD_ID"
+    follower = await live_server.follow(admin_client, TASK_SUBSCRIPTION, id=task_id)
     await until(lambda: follower.got)
-    await mutate(ada, "taskCancel", "tasks { id }", ids=[task_id])
+    await run_mailbox_mutation(ada, "taskCancel", "tasks { id }", ids=[task_id])
     await until(lambda: follower.over)
     assert follower.results[-1]["state"] == "CANCELLED"
     await follower.leave()
 
 
 async def test_platform_task_can_be_followed_only_by_admins(
-    live: House, ada: Client, over: Client, world: Environment
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    created = await mutate(over, "quotaRecalculate", "task { id }", users={"all": True})
+    created = await run_mailbox_mutation(
+        admin_client, "quotaRecalculate", "task { id }", users={"all": True}
+    )
     task_id = created["task"]["id"]
-    assert await live.refused(ada, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
-    follower = await live.follow(over, TASK_SUBSCRIPTION, id=task_id)
+    assert await live_server.refused(ada, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
+    follower = await live_server.follow(admin_client, TASK_SUBSCRIPTION, id=task_id)
     await until(lambda: follower.got)
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     await until(lambda: follower.over)
     assert follower.results[-1]["state"] == "SUCCEEDED"
     await follower.leave()
@@ -171,27 +188,27 @@ async def test_platform_task_can_be_followed_only_by_admins(
 
 @EACH_TRANSPORT
 async def test_submission_subscription_ends_with_the_submission(
-    live: House, ada: Client, bob: Client, transport: str
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, transport: str
 ) -> None:
     sent = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert sent.submission
     submission_id = global_ids.encode("Submission", sent.submission.id)
-    assert await live.refused(bob, SUBMISSION_SUBSCRIPTION, id=submission_id) == "NOT_FOUND"
-    follower: Follower = await getattr(live, transport)(
+    assert await live_server.refused(bob, SUBMISSION_SUBSCRIPTION, id=submission_id) == "NOT_FOUND"
+    follower: Follower = await getattr(live_server, transport)(
         ada, SUBMISSION_SUBSCRIPTION, id=submission_id
     )
     await until(lambda: follower.got)
-    await submission_mutations.cancel_submissions(context(ada), [sent.submission.id])
+    await submission_mutations.cancel_submissions(client_context(ada), [sent.submission.id])
     await until(lambda: follower.over)
     assert [result["state"] for result in follower.results] == ["HELD_FOR_UNDO", "CANCELLED"]
     await follower.leave()
 
 
 async def test_all_submissions_of_viewer_can_be_followed(
-    live: House, ada: Client, bob: Client
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    follower = await live.follow(ada, SUBMISSION_SUBSCRIPTION)
-    await until(lambda: ada.world.wakeups.followed_streams)
+    follower = await live_server.follow(ada, SUBMISSION_SUBSCRIPTION)
+    await until(lambda: ada.environment.wakeups.followed_streams)
     await asyncio.sleep(0.1)
     await send_outgoing_message(bob)
     first = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
@@ -199,7 +216,7 @@ async def test_all_submissions_of_viewer_can_be_followed(
     second = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert first.submission
     assert second.submission
-    await submission_mutations.cancel_submissions(context(ada), [first.submission.id])
+    await submission_mutations.cancel_submissions(client_context(ada), [first.submission.id])
     await until(lambda: len(follower.got) >= 3)
     states = [
         (global_ids.decode("Submission", result["id"]), result["state"])

@@ -65,8 +65,8 @@ def create_connector(remote_account: DovecotAccount, username: str, **extra: Any
     """Create a connector of ada without an interval and return its ID."""
 
     async def insert_connector() -> str:
-        async with open_environment(read_settings()) as world:
-            user = await user_operations.user_id_of_name(world, extra.pop("user", "ada"))
+        async with open_environment(read_settings()) as environment:
+            user = await user_operations.user_id_of_name(environment, extra.pop("user", "ada"))
             password = extra.pop("password", PASSWORD)
             connector_input = {
                 "name": "far",
@@ -79,7 +79,7 @@ def create_connector(remote_account: DovecotAccount, username: str, **extra: Any
                 **extra,
             }
             connector_id = await connector_mutations.create_connector(
-                root_context(world), user, connector_input, password
+                root_context(environment), user, connector_input, password
             )
             return encode("Connector", connector_id)
 

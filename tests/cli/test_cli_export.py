@@ -106,10 +106,10 @@ CONNECTOR_INPUT = {
 
 def create_connector(password: str) -> None:
     async def make() -> None:
-        async with open_environment(read_settings()) as world:
+        async with open_environment(read_settings()) as environment:
             await connector_mutations.create_connector(
-                root_context(world),
-                await user_operations.user_id_of_name(world, "ada"),
+                root_context(environment),
+                await user_operations.user_id_of_name(environment, "ada"),
                 CONNECTOR_INPUT,
                 password,
             )
@@ -121,12 +121,15 @@ def read_connector_passwords() -> list[tuple[bool, str | None]]:
     """Return for each connector whether it is active, and its password."""
 
     async def look() -> list[tuple[bool, str | None]]:
-        async with open_environment(read_settings()) as world:
-            rows = await world.database.read(
+        async with open_environment(read_settings()) as environment:
+            rows = await environment.database.read(
                 select(*select_columns(Connector)).order_by(col(Connector.id))
             )
             return [
-                (row.active, credentials.decrypt_secret(world, row.id, row.secret).get("password"))
+                (
+                    row.active,
+                    credentials.decrypt_secret(environment, row.id, row.secret).get("password"),
+                )
                 for row in rows
             ]
 

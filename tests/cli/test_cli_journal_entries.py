@@ -83,8 +83,8 @@ COMMANDS_WITHOUT_ENTRIES = {  # their changes are not sent to clients
 def read_all_rows(shell: CommandLine) -> Rows:
     async def read_rows() -> Rows:
         settings = Settings(data=shell.data, store=f"sqlite+aiosqlite:///{shell.data}/mail.db")
-        async with open_environment(settings) as world:
-            return await everything(world)
+        async with open_environment(settings) as environment:
+            return await everything(environment)
 
     return store_fixtures.run(read_rows())
 

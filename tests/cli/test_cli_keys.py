@@ -25,16 +25,16 @@ def add_totp_secrets(user_count: int = USER_COUNT) -> None:
     """Add users with a TOTP secret. Every third has a pending secret too."""
 
     async def add_users() -> None:
-        async with open_environment(read_settings()) as world:
+        async with open_environment(read_settings()) as environment:
             from models.events.journal import Stream
             from models.users.tables import User
 
             def encrypted_secret(user_id: int) -> str:
-                return world.secret_box.encrypt(f"SEED{user_id}", secret_box_purpose(user_id))
+                return environment.secret_box.encrypt(f"SEED{user_id}", secret_box_purpose(user_id))
 
-            async with world.write_session() as session:
+            async with environment.write_session() as session:
                 user_ids = range(1, user_count + 1)
-                now = world.now()
+                now = environment.now()
                 session.add_all(Stream(id=user_id) for user_id in user_ids)
                 session.add_all(
                     User(
@@ -68,11 +68,11 @@ def count_readable_secrets() -> int:
 
         from models.store.columns import core_table
 
-        async with open_environment(read_settings()) as world:
-            rows = await world.database.read(select(core_table(TotpSecret)))
+        async with open_environment(read_settings()) as environment:
+            rows = await environment.database.read(select(core_table(TotpSecret)))
             secrets = [
                 (
-                    world.secret_box.decrypt(text, secret_box_purpose(row.user_id)),
+                    environment.secret_box.decrypt(text, secret_box_purpose(row.user_id)),
                     f"SEED{row.user_id}",
                 )
                 for row in rows

@@ -197,12 +197,12 @@ def test_platform_api_key_has_no_user(shell: CommandLine) -> None:
 
 def test_lists_longer_than_a_page_are_complete(shell: CommandLine) -> None:
     async def create_users() -> None:
-        async with open_environment(read_settings()) as world:
+        async with open_environment(read_settings()) as environment:
             for number in range(MAX_PAGE_SIZE + 5):
                 user = NewUser(f"u.{number}", address=f"{number}@x.org", password_disabled=True)
-                created_user = await creation_create.create_user(root_context(world), user)
+                created_user = await creation_create.create_user(root_context(environment), user)
                 await api_keys.create_api_key(
-                    root_context(world), NewApiKey("k", user_id=created_user.id)
+                    root_context(environment), NewApiKey("k", user_id=created_user.id)
                 )
 
     asyncio.run(create_users())

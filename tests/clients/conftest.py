@@ -8,4 +8,4 @@ from tests.support.clients import npm_programs
 @pytest.fixture(scope="session")
 def codegen_output() -> str:
     """The output of graphql-codegen, which writes types and documents to generated/graphql."""
-    return npm_programs.typed()
+    return npm_programs.generate_types()

@@ -60,9 +60,13 @@ async def deliver_messages(server: Server) -> None:
 @pytest.fixture(scope="module")
 def compiler_output(codegen_output: str) -> str:
     """The output of graphql-codegen and relay-compiler, which compile to generated/."""
-    output = codegen_output + npm_programs.run(npm_programs.EXAMPLES / "relay" / "documents.ts")
+    output = codegen_output + npm_programs.run_node(
+        npm_programs.EXAMPLES / "relay" / "documents.ts"
+    )
     # GIT_DIR prevents relay-compiler from staging its output in a repository
-    return output + npm_programs.run(npm_programs.program("relay-compiler"), GIT_DIR=os.devnull)
+    return output + npm_programs.run_node(
+        npm_programs.executable_path("relay-compiler"), GIT_DIR=os.devnull
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,9 @@ def report(compiler_output: str, server: Server) -> Any:
     assert compiler_output
     asyncio.run(deliver_messages(server))
     connection_settings = {"endpoint": f"{server.url}/graphql", "key": server.secrets["ada"]}
-    return npm_programs.report(Path(__file__).parent / "run.mjs", json.dumps(connection_settings))
+    return npm_programs.run_node_for_json(
+        Path(__file__).parent / "run.mjs", json.dumps(connection_settings)
+    )
 
 
 def program_result(report: Any, name: str) -> Any:
@@ -96,7 +102,7 @@ def test_compilers_accept_every_document(compiler_output: str) -> None:
 
 def test_client_programs_pass_type_check(compiler_output: str) -> None:
     assert compiler_output
-    npm_programs.run(npm_programs.program("tsc"))
+    npm_programs.run_node(npm_programs.executable_path("tsc"))
 
 
 @pytest.mark.parametrize("name", CLIENT_PROGRAMS)

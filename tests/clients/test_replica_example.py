@@ -11,9 +11,16 @@ import pytest
 
 from mail.maintenance import housekeeping
 from tests.conftest import raw_message
-from tests.support.clients.random_changes import Storm
-from tests.support.clients.replica_process import Replica, kept, place, replica, same, stored
-from tests.support.clients.tcp_proxy import Proxy
+from tests.support.clients.random_changes import RandomChanges
+from tests.support.clients.replica_process import (
+    ReplicaProcess,
+    assert_same_state,
+    load_server_state,
+    read_cursor,
+    read_replica_state,
+    run_replica_program,
+)
+from tests.support.clients.tcp_proxy import TcpProxy
 from tests.support.servers.merganser_server import ANSWER, Server
 
 USERS = ("ada", "bob", "cleo", "dora", "eve", "fay", "gil", "hal", "ivy", "joe", "kim")
@@ -38,9 +45,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, codegen_output: str) -> Ite
 @asynccontextmanager
 async def run_replica(
     server: Server, name: str, folder: Path, *options: str, proxy_url: str | None = None
-) -> AsyncGenerator[Replica]:
+) -> AsyncGenerator[ReplicaProcess]:
     endpoint = proxy_url or f"{server.url}/graphql"
-    async with replica(
+    async with run_replica_program(
         endpoint, server.secrets[name], folder / "mail.db", *options
     ) as replica_process:
         yield replica_process
@@ -55,13 +62,13 @@ async def deliver(server: Server, name: str, *subjects: str) -> None:
 async def test_replica_equals_server_after_random_changes(server: Server, tmp_path: Path) -> None:
     await deliver(server, "ada", *(f"Before {number}" for number in range(30)))
     async with server.client("ada") as ada, run_replica(server, "ada", tmp_path) as replica_process:
-        assert (await replica_process.state())[0] == "NEW"
-        state_before = await same(replica_process, ada)
+        assert (await replica_process.wait_for_state())[0] == "NEW"
+        state_before = await assert_same_state(replica_process, ada)
         assert len(state_before.messages) == 30
-        storm = Storm(server, ada, "ada", seed=1)
-        await storm.blow(80)
-        await same(replica_process, ada)
-        assert len(storm.done) == 10
+        storm = RandomChanges(server, ada, "ada", seed=1)
+        await storm.make_changes(80)
+        await assert_same_state(replica_process, ada)
+        assert len(storm.change_counts) == 10
         assert set(replica_process.kinds) >= {
             "MAILBOX_CREATED", "MAILBOX_RENAMED", "MAILBOX_DELETED", "MESSAGE_ADDED",
             "MESSAGE_UPDATED", "MESSAGE_MOVED", "MESSAGE_ARCHIVED", "MESSAGE_DELETED",
@@ -70,36 +77,36 @@ async def test_replica_equals_server_after_random_changes(server: Server, tmp_pa
         delivery_task = asyncio.ensure_future(
             deliver(server, "ada", *(f"Meanwhile {number}" for number in range(20)))
         )
-        await storm.blow(40)
+        await storm.make_changes(40)
         await delivery_task
-        await same(replica_process, ada)
+        await assert_same_state(replica_process, ada)
         assert replica_process.kinds.count("STATE") == 1  # all other changes are received as events
         assert await replica_process.stop() == 0
-        assert await replica_process.notes() == ""
+        assert await replica_process.read_error_output() == ""
 
 
 async def test_replica_continues_after_server_restart(server: Server, tmp_path: Path) -> None:
     async with server.client("bob") as bob, run_replica(server, "bob", tmp_path) as replica_process:
-        await replica_process.state()
-        storm = Storm(server, bob, "bob", seed=3)
-        await storm.blow(25)
+        await replica_process.wait_for_state()
+        storm = RandomChanges(server, bob, "bob", seed=3)
+        await storm.make_changes(25)
         change_task = asyncio.ensure_future(_change_until_disconnected(storm))
-        await replica_process.hear()
+        await replica_process.read_line()
         server.kill()
         async with asyncio.timeout(ANSWER):
             await change_task
-        await replica_process.note("again in")
+        await replica_process.wait_for_error_line("again in")
         server.start()
-        await storm.blow(10)
-        await same(replica_process, bob)
+        await storm.make_changes(10)
+        await assert_same_state(replica_process, bob)
         assert replica_process.kinds.count("STATE") == 1
 
 
-async def _change_until_disconnected(storm: Storm) -> None:
+async def _change_until_disconnected(storm: RandomChanges) -> None:
     """Make random changes until the server is gone."""
     try:
         while True:
-            await storm.blow(1)
+            await storm.make_changes(1)
     except (httpx.TransportError, OSError, EOFError):
         pass
 
@@ -108,74 +115,76 @@ async def test_killed_replica_continues_from_its_file(server: Server, tmp_path: 
     kinds: list[str] = []
     async with server.client("cleo") as cleo:
         await deliver(server, "cleo", "One", "Two", "Three")
-        storm = Storm(server, cleo, "cleo", seed=5)
+        storm = RandomChanges(server, cleo, "cleo", seed=5)
         for run_number in range(6):
             async with run_replica(server, "cleo", tmp_path) as replica_process:
                 if not run_number:
-                    await replica_process.state()
-                change_task = asyncio.ensure_future(storm.blow(12))
+                    await replica_process.wait_for_state()
+                change_task = asyncio.ensure_future(storm.make_changes(12))
                 for _ in range(1 + run_number % 3):
-                    await replica_process.hear()
+                    await replica_process.read_line()
                 await replica_process.kill()
                 kinds += replica_process.kinds
                 await change_task
         async with run_replica(server, "cleo", tmp_path) as replica_process:
-            await same(replica_process, cleo)
+            await assert_same_state(replica_process, cleo)
     assert (kinds + replica_process.kinds).count("STATE") == 1
 
 
 async def test_partially_read_state_is_not_stored(server: Server, tmp_path: Path) -> None:
     """A replica that is killed while it reads the state keeps nothing, or the old state."""
     await deliver(server, "dora", *(f"Letter {number}" for number in range(60)))
-    async with server.client("dora") as dora, Proxy(server.http) as proxy:
-        proxy.room = 5000
+    async with server.client("dora") as dora, TcpProxy(server.http) as proxy:
+        proxy.remaining_bytes = 5000
         async with run_replica(server, "dora", tmp_path, proxy_url=proxy.url) as replica_process:
             async with asyncio.timeout(ANSWER):
-                await proxy.dry.wait()
+                await proxy.is_exhausted.wait()
             await replica_process.kill()
-            assert replica_process.heard == []
-        assert place(tmp_path / "mail.db") is None
-        assert kept(tmp_path / "mail.db").messages == {}
+            assert replica_process.lines == []
+        assert read_cursor(tmp_path / "mail.db") is None
+        assert read_replica_state(tmp_path / "mail.db").messages == {}
         async with run_replica(server, "dora", tmp_path) as replica_process:
-            assert await replica_process.state() == ["NEW", "5 folders", "60 messages"]
-            state_before = await same(replica_process, dora)
+            assert await replica_process.wait_for_state() == ["NEW", "5 folders", "60 messages"]
+            state_before = await assert_same_state(replica_process, dora)
             await replica_process.kill()
         await deliver(server, "dora", "Forgotten before it was read", "Kept")
         await trim_journal(server)
-        proxy.dry.clear()
-        proxy.room = 5000
+        proxy.is_exhausted.clear()
+        proxy.remaining_bytes = 5000
         async with run_replica(server, "dora", tmp_path, proxy_url=proxy.url) as replica_process:
             async with asyncio.timeout(ANSWER):
-                await proxy.dry.wait()
-            assert kept(tmp_path / "mail.db") == state_before
+                await proxy.is_exhausted.wait()
+            assert read_replica_state(tmp_path / "mail.db") == state_before
             await replica_process.kill()
         async with run_replica(server, "dora", tmp_path) as replica_process:
-            assert (await replica_process.state())[0] == "CURSOR_EXPIRED"
-            assert len((await same(replica_process, dora)).messages) == 62
+            assert (await replica_process.wait_for_state())[0] == "CURSOR_EXPIRED"
+            assert len((await assert_same_state(replica_process, dora)).messages) == 62
 
 
 async def trim_journal(server: Server) -> None:
     """Delete almost the whole journal."""
-    async with server.world() as world:
-        low_limit_environment = replace(world, options=replace(world.options, journal_events=1))
+    async with server.environment() as environment:
+        low_limit_environment = replace(
+            environment, options=replace(environment.options, journal_events=1)
+        )
         assert (await housekeeping.run_round(low_limit_environment)).changes > 0
 
 
 async def test_replica_reads_new_state_after_expired_cursor(server: Server, tmp_path: Path) -> None:
     async with server.client("eve") as eve:
-        storm = Storm(server, eve, "eve", seed=6)
-        await storm.blow(20)
+        storm = RandomChanges(server, eve, "eve", seed=6)
+        await storm.make_changes(20)
         async with run_replica(server, "eve", tmp_path) as replica_process:
-            await replica_process.state()
-            await same(replica_process, eve)
+            await replica_process.wait_for_state()
+            await assert_same_state(replica_process, eve)
             assert await replica_process.stop() == 0
-        await storm.blow(20)
+        await storm.make_changes(20)
         await trim_journal(server)
         async with run_replica(server, "eve", tmp_path) as replica_process:
-            assert (await replica_process.state())[0] == "CURSOR_EXPIRED"
-            await same(replica_process, eve)
-            await storm.blow(10)  # and then follows the changes again
-            await same(replica_process, eve)
+            assert (await replica_process.wait_for_state())[0] == "CURSOR_EXPIRED"
+            await assert_same_state(replica_process, eve)
+            await storm.make_changes(10)  # and then follows the changes again
+            await assert_same_state(replica_process, eve)
             assert replica_process.kinds.count("STATE") == 1
 
 
@@ -185,38 +194,38 @@ async def test_replica_catches_up_many_changes_without_new_state(
     await deliver(server, "fay", *(f"Letter {number}" for number in range(50)))
     async with server.client("fay") as fay:
         async with run_replica(server, "fay", tmp_path) as replica_process:
-            await replica_process.state()
+            await replica_process.wait_for_state()
             assert await replica_process.stop() == 0
         inbox = {"mailbox": {"specialUse": "INBOX"}}
         for update_number in range(JOURNAL_LIMIT // 50 * 2 + 1):  # more than one page of changes
             update_input = {"select": inbox, "set": {"flagged": update_number % 2 == 0}}
             await fay.do("messageUpdate", update_input)
         async with run_replica(server, "fay", tmp_path) as replica_process:
-            await same(replica_process, fay)
+            await assert_same_state(replica_process, fay)
             assert replica_process.kinds == [
                 "RESUMED",
                 *["MESSAGE_UPDATED"] * (JOURNAL_LIMIT * 2 + 50),
             ]
             await deliver(server, "fay", "Live again")
-            await same(replica_process, fay)
+            await assert_same_state(replica_process, fay)
 
 
 async def test_replica_reconnects_after_cut_connection(server: Server, tmp_path: Path) -> None:
     async with (
         server.client("gil") as gil,
-        Proxy(server.http) as proxy,
+        TcpProxy(server.http) as proxy,
         run_replica(server, "gil", tmp_path, proxy_url=proxy.url) as replica_process,
     ):
-        await replica_process.state()
-        storm = Storm(server, gil, "gil", seed=7)
+        await replica_process.wait_for_state()
+        storm = RandomChanges(server, gil, "gil", seed=7)
         cut_count = 0
         for _ in range(6):
-            change_task = asyncio.ensure_future(storm.blow(8))
-            await replica_process.hear()
-            cut_count += await proxy.cut()
+            change_task = asyncio.ensure_future(storm.make_changes(8))
+            await replica_process.read_line()
+            cut_count += await proxy.drop_connections()
             await change_task
-        await same(replica_process, gil)
-        assert proxy.opened > cut_count >= 3
+        await assert_same_state(replica_process, gil)
+        assert proxy.connection_count > cut_count >= 3
         assert replica_process.kinds.count("STATE") == 1
 
 
@@ -224,18 +233,18 @@ async def test_replica_reconnects_after_silent_connection(server: Server, tmp_pa
     """The peer does not close the connection. The replica can also stop without its answer."""
     async with (
         server.client("gil") as gil,
-        Proxy(server.http) as proxy,
+        TcpProxy(server.http) as proxy,
         run_replica(
             server, "gil", tmp_path, "--alive", "500", proxy_url=proxy.url
         ) as replica_process,
     ):
-        await replica_process.state()
-        proxy.mute()
-        await Storm(server, gil, "gil", seed=8).blow(5)
-        await same(replica_process, gil)
-        await replica_process.note("4499")
+        await replica_process.wait_for_state()
+        proxy.stall_connections()
+        await RandomChanges(server, gil, "gil", seed=8).make_changes(5)
+        await assert_same_state(replica_process, gil)
+        await replica_process.wait_for_error_line("4499")
         assert replica_process.kinds.count("STATE") == 1
-        proxy.mute()
+        proxy.stall_connections()
         assert await replica_process.stop() == 0
 
 
@@ -244,24 +253,29 @@ async def test_replica_stops_when_its_api_key_is_deleted(server: Server, tmp_pat
         created_key = await hal.do("apiKeyCreate", {"name": "replica"}, "apiKey { id } secret")
         server.secrets["lent"] = created_key["secret"]
         async with run_replica(server, "lent", tmp_path) as replica_process:
-            await replica_process.state()
-            await same(replica_process, hal)
+            await replica_process.wait_for_state()
+            await assert_same_state(replica_process, hal)
             await hal(API_KEY_DELETE, id=created_key["apiKey"]["id"])
-            assert await replica_process.ended() == 3
-            output = await replica_process.notes()
+            assert await replica_process.wait_for_exit() == 3
+            output = await replica_process.read_error_output()
             assert "given up: " in output
             assert created_key["secret"] not in output
-        state_before = kept(tmp_path / "mail.db")
+        state_before = read_replica_state(tmp_path / "mail.db")
         async with run_replica(server, "lent", tmp_path) as replica_process:
-            assert await replica_process.ended() == 3
-            assert "given up: the credential was refused" in await replica_process.notes()
-        assert kept(tmp_path / "mail.db") == state_before
+            assert await replica_process.wait_for_exit() == 3
+            assert (
+                "given up: the credential was refused" in await replica_process.read_error_output()
+            )
+        assert read_replica_state(tmp_path / "mail.db") == state_before
 
 
 async def test_replica_stops_with_api_key_without_account(server: Server, tmp_path: Path) -> None:
     async with run_replica(server, "root", tmp_path) as replica_process:
-        assert await replica_process.ended() == 3
-        assert await replica_process.notes() == "given up: the credential belongs to no account"
+        assert await replica_process.wait_for_exit() == 3
+        assert (
+            await replica_process.read_error_output()
+            == "given up: the credential belongs to no account"
+        )
 
 
 async def test_replica_waits_when_subscription_limit_is_reached(
@@ -271,23 +285,26 @@ async def test_replica_waits_when_subscription_limit_is_reached(
         for _ in range(SOCKET_LIMIT):
             await other_sockets.enter_async_context(server.socket(server.secrets["ivy"]))
         async with run_replica(server, "ivy", tmp_path) as replica_process:
-            await replica_process.note("1013")
-            assert replica_process.heard == []
+            await replica_process.wait_for_error_line("1013")
+            assert replica_process.lines == []
             await other_sockets.aclose()
-            assert (await replica_process.state())[0] == "NEW"
-            await same(replica_process, ivy)
+            assert (await replica_process.wait_for_state())[0] == "NEW"
+            await assert_same_state(replica_process, ivy)
 
 
 async def test_replica_refuses_file_of_other_account(server: Server, tmp_path: Path) -> None:
     await deliver(server, "joe", "For joe alone")
     async with run_replica(server, "joe", tmp_path) as replica_process:
-        await replica_process.state()
+        await replica_process.wait_for_state()
         assert await replica_process.stop() == 0
-    state_before = kept(tmp_path / "mail.db"), place(tmp_path / "mail.db")
+    state_before = read_replica_state(tmp_path / "mail.db"), read_cursor(tmp_path / "mail.db")
     async with run_replica(server, "kim", tmp_path) as replica_process:
-        assert await replica_process.ended() == 3
-        assert "given up: " in await replica_process.notes()
-    assert (kept(tmp_path / "mail.db"), place(tmp_path / "mail.db")) == state_before
+        assert await replica_process.wait_for_exit() == 3
+        assert "given up: " in await replica_process.read_error_output()
+    assert (
+        read_replica_state(tmp_path / "mail.db"),
+        read_cursor(tmp_path / "mail.db"),
+    ) == state_before
 
 
 async def test_shared_mailbox_appears_and_disappears_in_replica(
@@ -307,15 +324,15 @@ async def test_shared_mailbox_appears_and_disappears_in_replica(
         async def wait_for_own_change(path: str) -> None:
             """Create a mailbox of kim and wait for its event, and so for all events before it."""
             await kim.do("mailboxCreate", {"paths": [path]})
-            while replica_process.heard[-1][1:] != ["MAILBOX_CREATED", path]:
-                await replica_process.hear()
+            while replica_process.lines[-1][1:] != ["MAILBOX_CREATED", path]:
+                await replica_process.read_line()
 
         async with run_replica(server, "kim", tmp_path) as replica_process:
-            await replica_process.state()
+            await replica_process.wait_for_state()
             await share(team_mailbox, READ_RIGHTS)
             await wait_for_own_change("One")
-            state = kept(replica_process.file)
-            assert state == await stored(kim)
+            state = read_replica_state(replica_process.file)
+            assert state == await load_server_state(kim)
             assert {message[2] for message in state.messages.values()} == {
                 "Old 0",
                 "Old 1",
@@ -328,12 +345,12 @@ async def test_shared_mailbox_appears_and_disappears_in_replica(
             await share(other_mailbox, ["LOOKUP"])
             await share(team_mailbox, [])
             await wait_for_own_change("Two")
-            assert kept(replica_process.file).messages == {}
+            assert read_replica_state(replica_process.file).messages == {}
             assert "Team" not in {
-                folder[1] for folder in kept(replica_process.file).folders.values()
+                folder[1] for folder in read_replica_state(replica_process.file).folders.values()
             }
             await share(other_mailbox, READ_RIGHTS)
             await wait_for_own_change("Three")
-            state = kept(replica_process.file)
-            assert state == await stored(kim)
+            state = read_replica_state(replica_process.file)
+            assert state == await load_server_state(kim)
             assert len(state.messages) == 1

@@ -30,22 +30,22 @@ from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.options import OptionName
 from resolvers.connectors.transfer import FILE_FIELDS
 from resolvers.transfer import passphrases
-from tests.conftest import Client, context, make_key
+from tests.conftest import GraphQLClient, client_context, make_api_key
 from tests.support.accounts.account_exports import (
-    EXPORT,
-    FULL,
-    TASK,
-    codes,
-    ended,
-    exported,
-    imported,
+    EXPORT_FIELDS,
+    FULL_EXPORT_FORMATS,
+    TASK_FIELDS,
+    error_codes_and_paths,
+    export_account,
+    import_account,
+    load_task,
 )
-from tests.support.accounts.user_operations import run
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.connector_operations import changed
 from tests.support.stores.counter_check import rows
 from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 PASSPHRASE = "correct horse battery staple"  # noqa: S105 - of tests
 PASSWORDS = ("pw-of-the-far-account", "refresh-token-xyzzy")
@@ -96,18 +96,20 @@ OAUTH_CONNECTOR: dict[str, Any] = {
 }
 
 
-async def create_connectors(client: Client) -> None:
+async def create_connectors(client: GraphQLClient) -> None:
     for arguments, password in zip((FULL_CONNECTOR, OAUTH_CONNECTOR), PASSWORDS, strict=True):
-        await connector_mutations.create_connector(context(client), None, arguments, password)
+        await connector_mutations.create_connector(
+            client_context(client), None, arguments, password
+        )
 
 
-async def load_connectors(client: Client) -> list[dict[str, Any]]:
+async def load_connectors(client: GraphQLClient) -> list[dict[str, Any]]:
     """Return the connectors of an account with decrypted secrets, without IDs and times."""
     statement = select(*select_columns(Connector)).where(col(Connector.user_id) == client.user.id)
     connectors = []
-    for row in await client.world.database.read(statement.order_by(col(Connector.id))):
+    for row in await client.environment.database.read(statement.order_by(col(Connector.id))):
         facts = {column: getattr(row, column) for column, _ in FILE_FIELDS.values()}
-        secret = credentials.decrypt_secret(client.world, row.id, row.secret)
+        secret = credentials.decrypt_secret(client.environment, row.id, row.secret)
         connectors.append({**facts, "secret": secret, "due": row.next_run_at is not None})
     return connectors
 
@@ -138,19 +140,19 @@ def with_account_changes(content: bytes, **changes: Any) -> bytes:
     )
 
 
-@pytest.mark.parametrize("archive_format", FULL)
+@pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
 async def test_import_with_passphrase_restores_connectors(
-    ada: Client, bob: Client, archive_format: str
+    ada: GraphQLClient, bob: GraphQLClient, archive_format: str
 ) -> None:
     await create_connectors(ada)
     before = await load_connectors(ada)
     assert [row["secret"]["password"] for row in before] == list(PASSWORDS)
     assert before[1]["secret"]["client"] == CLIENT_SECRET
-    content = (await exported(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
-    task = await imported(bob, content, passphrase=PASSPHRASE)
+    content = (await export_account(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
+    task = await import_account(bob, content, passphrase=PASSPHRASE)
     assert (task["state"], task["result"]["refused"]) == ("SUCCEEDED", [])
     assert await load_connectors(bob) == before
-    repeated = await imported(bob, content, passphrase=PASSPHRASE)
+    repeated = await import_account(bob, content, passphrase=PASSPHRASE)
     assert repeated["result"]["refused"] == []
     assert await load_connectors(bob) == before
 
@@ -182,13 +184,13 @@ def test_export_has_every_configured_column() -> None:
 
 @pytest.mark.parametrize("passphrase", [None, "another passphrase"])
 async def test_import_without_passphrase_disables_connectors(
-    ada: Client, bob: Client, passphrase: str | None
+    ada: GraphQLClient, bob: GraphQLClient, passphrase: str | None
 ) -> None:
     await create_connectors(ada)
     before = await load_connectors(ada)
-    content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
+    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     arguments = {} if passphrase is None else {"passphrase": passphrase}
-    result = (await imported(bob, content, **arguments))["result"]
+    result = (await import_account(bob, content, **arguments))["result"]
     reason = "the passphrase does not open it" if passphrase else "no passphrase was given"
     assert result["refused"] == [
         [f"password of connector {name}", f"{reason}: {DISABLED_TEXT}"]
@@ -196,18 +198,20 @@ async def test_import_without_passphrase_disables_connectors(
     ]
     disabled_fields = {"active": False, "secret": {}, "due": False}
     assert await load_connectors(bob) == [{**row, **disabled_fields} for row in before]
-    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
+    result = (await import_account(bob, content, passphrase=PASSPHRASE))["result"]
     assert result["refused"] == []
     assert await load_connectors(bob) == before
 
 
-async def test_export_without_passphrase_has_no_passwords(ada: Client, bob: Client) -> None:
+async def test_export_without_passphrase_has_no_passwords(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     await create_connectors(ada)
-    content = (await exported(ada, format="JSON"))["content"]
+    content = (await export_account(ada, format="JSON"))["content"]
     assert len(account_record(content)["connectors"]) == 2
     assert all("secret" not in row for row in account_record(content)["connectors"])
     assert "connectorLock" not in account_record(content)
-    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
+    result = (await import_account(bob, content, passphrase=PASSPHRASE))["result"]
     assert result["refused"] == [
         [f"password of connector {name}", f"the archive has none: {DISABLED_TEXT}"]
         for name in ("Work", "Tokens")
@@ -216,59 +220,71 @@ async def test_export_without_passphrase_has_no_passwords(ada: Client, bob: Clie
 
 
 async def test_connector_without_password_is_enabled_with_a_password(
-    ada: Client, bob: Client
+    ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await create_connectors(ada)
-    await imported(bob, (await exported(ada, format="JSON"))["content"])
+    await import_account(bob, (await export_account(ada, format="JSON"))["content"])
     ((connector_id,), *_) = await rows(
-        bob.world, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
+        bob.environment, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
     with pytest.raises(InvalidInput, match="it has no password"):
         await connector_mutations.update_connectors(
-            context(bob), [connector_id], {"active": True}, None
+            client_context(bob), [connector_id], {"active": True}, None
         )
-    await connector_mutations.queue_or_find_runs(context(bob), [connector_id], is_trial=False)
-    assert await connector_worker.run_connector_if_due(bob.world, connector_id, NetworkPolicy())
+    await connector_mutations.queue_or_find_runs(
+        client_context(bob), [connector_id], is_trial=False
+    )
+    assert await connector_worker.run_connector_if_due(
+        bob.environment, connector_id, NetworkPolicy()
+    )
     runs = select(col(ConnectorRun.stage), col(ConnectorRun.error))
-    assert [tuple(row) for row in await bob.world.database.read(runs)] == [
+    assert [tuple(row) for row in await bob.environment.database.read(runs)] == [
         ("LOGIN", "it has no password: set one")
     ]
     await connector_mutations.update_connectors(
-        context(bob), [connector_id], {"active": True}, "word"
+        client_context(bob), [connector_id], {"active": True}, "word"
     )
     (first_connector, _) = await load_connectors(bob)
     assert (first_connector["active"], first_connector["secret"]["password"]) == (True, "word")
 
 
-@pytest.mark.parametrize("archive_format", FULL)
+@pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
 async def test_secrets_are_not_stored_or_logged_in_clear(
-    ada: Client, bob: Client, root: Client, caplog: pytest.LogCaptureFixture, archive_format: str
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    caplog: pytest.LogCaptureFixture,
+    archive_format: str,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     await create_connectors(ada)
     arguments: dict[str, Any] = {"format": archive_format, "passphrase": PASSPHRASE}
     arguments["options"] = {"idempotencyKey": "export"}
-    payload = await run(root, "accountExport", EXPORT, user={"username": "ada"}, **arguments)
+    payload = await execute_mutation(
+        root, "accountExport", EXPORT_FIELDS, user={"username": "ada"}, **arguments
+    )
     assert payload["errors"] == []
     statement_text = 'SELECT CAST("order" AS TEXT) FROM tasks'
-    ((order,),) = await rows(ada.world, statement_text)
+    ((order,),) = await rows(ada.environment, statement_text)
     assert '"passphrase"' in order
-    assert PASSPHRASE not in await stored_text(ada.world)
-    content = (await exported(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
+    assert PASSPHRASE not in await stored_text(ada.environment)
+    content = (await export_account(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
     archive = {"text": base64.b64encode(content).decode()}
     arguments = {"archive": archive, "encoding": "BASE64", "passphrase": PASSPHRASE}
     arguments["options"] = {"idempotencyKey": "import"}
-    payload = await run(root, "accountImport", TASK, user={"username": "bob"}, **arguments)
+    payload = await execute_mutation(
+        root, "accountImport", TASK_FIELDS, user={"username": "bob"}, **arguments
+    )
     assert payload["errors"] == []
-    assert PASSPHRASE not in await stored_text(ada.world)
-    while await tasks.run_next_task(ada.world):
+    assert PASSPHRASE not in await stored_text(ada.environment)
+    while await tasks.run_next_task(ada.environment):
         pass
-    assert (await ended(root, payload["task"]["id"]))["result"]["refused"] == []
+    assert (await load_task(root, payload["task"]["id"]))["result"]["refused"] == []
     assert len(await load_connectors(bob)) == 2
-    for (text,) in await rows(ada.world, statement_text):
+    for (text,) in await rows(ada.environment, statement_text):
         assert "passphrase" not in text
     log_rows = await rows(
-        ada.world, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id"
+        ada.environment, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id"
     )
     assert [row[0] for row in log_rows][-2:] == ["accountExport", "accountImport"]
     for secret in (PASSPHRASE, *PASSWORDS, CLIENT_SECRET):
@@ -276,33 +292,35 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
             assert encoded.encode() not in archive_bytes(content), encoded
             assert encoded not in repr(log_rows)
             assert encoded not in caplog.text
-            assert encoded not in await stored_text(ada.world), encoded
+            assert encoded not in await stored_text(ada.environment), encoded
 
 
-async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: Client) -> None:
+async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: GraphQLClient) -> None:
     statement_text = 'SELECT state, CAST("order" AS TEXT) FROM tasks ORDER BY id'
-    payload = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    assert "passphrase" in (await rows(ada.world, statement_text))[0][1]
+    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
+    assert "passphrase" in (await rows(ada.environment, statement_text))[0][1]
     cancel = "mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) { errors { code } } }"
     await ada(cancel, ids=[payload["export"]["task"]["id"]])
     damaged = {"text": '{"kind": "account", "format": "merganser", "version": 1}\n{"kind": "x"\n'}
-    await run(ada, "accountImport", TASK, archive=damaged, passphrase=PASSPHRASE)
-    while await tasks.run_next_task(ada.world):
+    await execute_mutation(
+        ada, "accountImport", TASK_FIELDS, archive=damaged, passphrase=PASSPHRASE
+    )
+    while await tasks.run_next_task(ada.environment):
         pass
-    task_rows = await rows(ada.world, statement_text)
+    task_rows = await rows(ada.environment, statement_text)
     assert [state for state, _ in task_rows] == ["CANCELLED", "FAILED"]
     assert not [order for _, order in task_rows if "passphrase" in order]
 
 
 async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_connectors(ada)
-    payload = await run(ada, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    other_world = replace(world, secret_box=type(world.secret_box).with_new_key())
+    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
+    other_world = replace(environment, secret_box=type(environment.secret_box).with_new_key())
     while await tasks.run_next_task(other_world):
         pass
-    task = await ended(ada, payload["export"]["task"]["id"])
+    task = await load_task(ada, payload["export"]["task"]["id"])
     assert (task["state"], task["error"]) == (
         "FAILED", "it cannot be opened any more: begin anew"
     )  # fmt: skip
@@ -319,48 +337,58 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
     ],
 )
 async def test_invalid_passphrase_is_refused(
-    ada: Client, arguments: dict[str, Any], code: str
+    ada: GraphQLClient, arguments: dict[str, Any], code: str
 ) -> None:
-    payload = await run(ada, "accountExport", EXPORT, **arguments)
+    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, **arguments)
     assert [error["path"] for error in payload["errors"]] == [["passphrase"]], code
     if "format" not in arguments:
         archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
-        payload = await run(ada, "accountImport", TASK, archive=archive, **arguments)
+        payload = await execute_mutation(
+            ada, "accountImport", TASK_FIELDS, archive=archive, **arguments
+        )
         assert [error["path"] for error in payload["errors"]] == [["passphrase"]]
-    assert await rows(ada.world, "SELECT id FROM tasks") == []
+    assert await rows(ada.environment, "SELECT id FROM tasks") == []
     assert passphrases.validate_passphrase("ä" * 12) == "ä" * 12
     assert passphrases.validate_passphrase("x" * 1024)
 
 
-async def test_passphrase_needs_the_settings_scope(ada: Client, http: httpx.AsyncClient) -> None:
+async def test_passphrase_needs_the_settings_scope(
+    ada: GraphQLClient, http: httpx.AsyncClient
+) -> None:
     scopes = [Scope.MAIL, Scope.MAIL_READ, Scope.READ]
-    secret = await make_key(ada.world, "mail", user_id=ada.user.id, scopes=scopes)
-    mail_client = Client(http, ada.world, ada.user, secret)
-    assert (await run(mail_client, "accountExport", EXPORT))["errors"] == []
-    payload = await run(mail_client, "accountExport", EXPORT, passphrase=PASSPHRASE)
-    assert codes(payload)[0][0] == "FORBIDDEN"
+    secret = await make_api_key(ada.environment, "mail", user_id=ada.user.id, scopes=scopes)
+    mail_client = GraphQLClient(http, ada.environment, ada.user, secret)
+    assert (await execute_mutation(mail_client, "accountExport", EXPORT_FIELDS))["errors"] == []
+    payload = await execute_mutation(
+        mail_client, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE
+    )
+    assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
     archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
-    payload = await run(mail_client, "accountImport", TASK, archive=archive, passphrase=PASSPHRASE)
-    assert codes(payload)[0][0] == "FORBIDDEN"
+    payload = await execute_mutation(
+        mail_client, "accountImport", TASK_FIELDS, archive=archive, passphrase=PASSPHRASE
+    )
+    assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
 
 
 async def test_import_of_connectors_needs_the_permission(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     await create_connectors(ada)
-    content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
+    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     arguments = {"users": {"usernames": ["bob"]}, "permissions": []}
-    payload = await run(root, "userPermissionsSet", "users { id }", **arguments)
+    payload = await execute_mutation(root, "userPermissionsSet", "users { id }", **arguments)
     assert payload["errors"] == []
-    result = (await imported(bob, content, passphrase=PASSPHRASE))["result"]
+    result = (await import_account(bob, content, passphrase=PASSPHRASE))["result"]
     expected = ["connector Work", "this needs the permission SYNCJOBS"]
     assert [refusal for refusal in result["refused"] if "connector" in refusal[0]] == [expected]
     assert await load_connectors(bob) == []
 
 
-async def test_changed_connector_does_not_get_the_password(ada: Client, bob: Client) -> None:
+async def test_changed_connector_does_not_get_the_password(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     await create_connectors(ada)
-    content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
+    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     first_connector, second_connector = account_record(content)["connectors"]
     for change in (
         {"host": "evil.example.org"},
@@ -371,29 +399,32 @@ async def test_changed_connector_does_not_get_the_password(ada: Client, bob: Cli
         {"secret": second_connector["secret"]},
     ):
         changed_content = with_account_changes(content, connectors=[{**first_connector, **change}])
-        result = (await imported(bob, changed_content, passphrase=PASSPHRASE))["result"]
+        result = (await import_account(bob, changed_content, passphrase=PASSPHRASE))["result"]
         assert result["refused"][0][0] == "password of connector Work", change
     oauth = {**second_connector["oauth"], "tokenUrl": "https://evil.example.org/"}
     changed_content = with_account_changes(
         content, connectors=[{**second_connector, "oauth": oauth}]
     )
     assert (
-        len((await imported(bob, changed_content, passphrase=PASSPHRASE))["result"]["refused"]) == 1
+        len(
+            (await import_account(bob, changed_content, passphrase=PASSPHRASE))["result"]["refused"]
+        )
+        == 1
     )
     assert not [row for row in await load_connectors(bob) if row["active"] or row["secret"]]
 
 
-async def test_changed_key_derivation_is_refused(ada: Client, bob: Client) -> None:
+async def test_changed_key_derivation_is_refused(ada: GraphQLClient, bob: GraphQLClient) -> None:
     await create_connectors(ada)
-    content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
+    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     derivation: Mapping[str, Any] = account_record(content)["connectorLock"]
     changes: tuple[dict[str, Any], ...] = ({"n": 1 << 30}, {"salt": "AAAA"}, {"salt": 1},
                                            {"kdf": "none"}, {"r": 1 << 20})  # fmt: skip
     for change in changes:
         changed_content = with_account_changes(content, connectorLock={**derivation, **change})
-        result = (await imported(bob, changed_content, passphrase=PASSPHRASE))["result"]
+        result = (await import_account(bob, changed_content, passphrase=PASSPHRASE))["result"]
         assert len(result["refused"]) == 2, change
-    failed_task = await imported(
+    failed_task = await import_account(
         bob, with_account_changes(content, connectorLock=[1]), passphrase=PASSPHRASE
     )
     assert failed_task["state"] == "FAILED"
@@ -433,14 +464,14 @@ INVALID_CHANGES: list[dict[str, Any]] = [
 ]
 
 
-async def test_imported_connectors_are_validated(ada: Client, bob: Client) -> None:
+async def test_imported_connectors_are_validated(ada: GraphQLClient, bob: GraphQLClient) -> None:
     await create_connectors(ada)
-    content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
+    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     first_connector = account_record(content)["connectors"][0]
     changed_content = with_account_changes(
         content, connectors=[{**first_connector, **change} for change in INVALID_CHANGES]
     )
-    task = await imported(bob, changed_content, passphrase=PASSPHRASE)
+    task = await import_account(bob, changed_content, passphrase=PASSPHRASE)
     assert task["state"] == "SUCCEEDED"
     assert [subject for subject, _ in task["result"]["refused"]] == ["connector Work"] * len(
         INVALID_CHANGES
@@ -448,25 +479,27 @@ async def test_imported_connectors_are_validated(ada: Client, bob: Client) -> No
     assert await load_connectors(bob) == []
 
 
-async def test_import_stops_at_the_connector_limit(ada: Client, bob: Client) -> None:
+async def test_import_stops_at_the_connector_limit(ada: GraphQLClient, bob: GraphQLClient) -> None:
     await create_connectors(ada)
-    content = (await exported(ada, format="JSON"))["content"]
+    content = (await export_account(ada, format="JSON"))["content"]
     first_connector = account_record(content)["connectors"][0]
     connectors = [
         {**first_connector, "name": f"c{number}", "username": f"u{number}"} for number in range(60)
     ]
-    result = (await imported(bob, with_account_changes(content, connectors=connectors)))["result"]
+    result = (await import_account(bob, with_account_changes(content, connectors=connectors)))[
+        "result"
+    ]
     assert len(await load_connectors(bob)) == connector_mutations.MAX_CONNECTORS
     assert result["refused"][-1] == ["connector c50", "at most 50 connectors"]
     assert len(result["refused"]) == connector_mutations.MAX_CONNECTORS + 1
 
 
-async def test_one_time_import_is_not_exported(ada: Client) -> None:
+async def test_one_time_import_is_not_exported(ada: GraphQLClient) -> None:
     connector_id = await connector_mutations.create_connector(
-        context(ada), None, {**OAUTH_CONNECTOR, "active": False}, "word"
+        client_context(ada), None, {**OAUTH_CONNECTOR, "active": False}, "word"
     )
-    await changed(ada.world, connector_id, once=True)
-    content = (await exported(ada, format="JSON", passphrase=PASSPHRASE))["content"]
+    await changed(ada.environment, connector_id, once=True)
+    content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     assert account_record(content)["connectors"] == []
 
 

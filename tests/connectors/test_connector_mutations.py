@@ -16,9 +16,9 @@ from models.connectors import Connector
 from models.users.roles import AdminPermission
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
-from tests.conftest import Client, make_client, raw_message
+from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts import user_operations
-from tests.support.accounts.demo_account import subscribed
+from tests.support.accounts.demo_account import subscription_results
 from tests.support.operations.connector_operations import far, server
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 
@@ -49,33 +49,33 @@ CHECK = f"""mutation ($input: ConnectorCheckInput!) {{ connectorCheck(input: $in
 LIST = "query ($filter: ConnectorFilter) { connectors(filter: $filter) { nodes { name } } }"
 
 
-async def run_mutation(client: Client, document: str, **arguments: Any) -> Any:
+async def run_mutation(client: GraphQLClient, document: str, **arguments: Any) -> Any:
     """Run a mutation and return its payload."""
     (payload,) = (await client(document, input=arguments)).values()
     return payload
 
 
-async def create_connector(client: Client, **changes: Any) -> Any:
+async def create_connector(client: GraphQLClient, **changes: Any) -> Any:
     """Create a connector and return it."""
     payload = await run_mutation(client, CREATE, **{**CONNECTOR_INPUT, "interval": None, **changes})
     assert payload["errors"] == []
     return payload["connector"]
 
 
-def allow_private_hosts(client: Client) -> None:
+def allow_private_hosts(client: GraphQLClient) -> None:
     """Let connectors connect to private addresses."""
-    options = replace(client.world.options, connectors_private=True)
-    object.__setattr__(client.world, "options", options)
+    options = replace(client.environment.options, connectors_private=True)
+    object.__setattr__(client.environment, "options", options)
 
 
-async def run_due_connectors(client: Client) -> None:
+async def run_due_connectors(client: GraphQLClient) -> None:
     """Run all connectors that are due."""
-    worker = ConnectorWorker(client.world, NetworkPolicy(allows_private=True))
+    worker = ConnectorWorker(client.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
 
 
-async def test_created_connector_has_documented_defaults(ada: Client) -> None:
+async def test_created_connector_has_documented_defaults(ada: GraphQLClient) -> None:
     connector = (await run_mutation(ada, CREATE, **CONNECTOR_INPUT))["connector"]
     assert connector.pop("id").startswith("con_")
     assert connector.pop("nextRunAt")
@@ -110,10 +110,10 @@ async def test_created_connector_has_documented_defaults(ada: Client) -> None:
     assert connector["targetDomain"] == "xn--bcher-kva.example"
 
 
-async def test_secrets_are_encrypted_and_never_returned(ada: Client) -> None:
+async def test_secrets_are_encrypted_and_never_returned(ada: GraphQLClient) -> None:
     oauth = {"tokenUrl": "https://example.net/t", "clientId": "us", "clientSecret": "hush hush"}
     await create_connector(ada, authMechanism="XOAUTH2", oauth=oauth)
-    (row,) = await ada.world.database.read(select(Connector.__table__))  # type: ignore[attr-defined]
+    (row,) = await ada.environment.database.read(select(Connector.__table__))  # type: ignore[attr-defined]
     assert "sesame" not in str(row)
     assert "hush" not in str(row)
     for document in (f"{{ connectors {{ nodes {{ {FIELDS} lastLog }} }} }}",):
@@ -182,9 +182,9 @@ async def test_secrets_are_encrypted_and_never_returned(ada: Client) -> None:
     ],
 )
 async def test_invalid_input_is_refused_by_field_and_rule(
-    ada: Client, arguments: dict[str, Any], path: list[str] | None, constraint: str | None
+    ada: GraphQLClient, arguments: dict[str, Any], path: list[str] | None, constraint: str | None
 ) -> None:
-    answer = await ada.raw(CREATE, input={**CONNECTOR_INPUT, **arguments})
+    answer = await ada.execute(CREATE, input={**CONNECTOR_INPUT, **arguments})
     if "errors" in answer:
         assert constraint is None
         return
@@ -195,7 +195,7 @@ async def test_invalid_input_is_refused_by_field_and_rule(
     assert await ada("{ connectors { nodes { id } } }") == {"connectors": {"nodes": []}}
 
 
-async def test_update_keeps_fields_that_are_not_given(ada: Client) -> None:
+async def test_update_keeps_fields_that_are_not_given(ada: GraphQLClient) -> None:
     first = await create_connector(ada, interval="PT10M", targetFolder="Far", maxAge="P1D")
     second = await create_connector(ada, name="second")
     ids = [first["id"], second["id"]]
@@ -227,7 +227,9 @@ async def test_update_keeps_fields_that_are_not_given(ada: Client) -> None:
     assert "x" not in names
 
 
-async def assert_password_required(ada: Client, connector_id: str, changes: dict[str, Any]) -> None:
+async def assert_password_required(
+    ada: GraphQLClient, connector_id: str, changes: dict[str, Any]
+) -> None:
     errors = (await run_mutation(ada, UPDATE, ids=[connector_id], set=changes))["errors"]
     assert [error["code"] for error in errors] in (["VALIDATION"], ["NOT_FOUND"])
     if "host" in changes:
@@ -235,7 +237,7 @@ async def assert_password_required(ada: Client, connector_id: str, changes: dict
 
 
 async def test_number_of_connectors_is_limited(
-    ada: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.connectors.mutations.MAX_CONNECTORS", 2)
     await create_connector(ada)
@@ -245,7 +247,7 @@ async def test_number_of_connectors_is_limited(
 
 
 async def test_run_is_queued_once_and_reported_by_subscription(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
     allow_private_hosts(ada)
     far.save_message(raw_message("One"))
@@ -258,8 +260,8 @@ async def test_run_is_queued_once_and_reported_by_subscription(
     assert first == repeated
     assert first["unit"].startswith("connector-run-")
     document = 'subscription { connectorRun(id: "%s") { state stage seen imported log } }'
-    stream: AsyncGenerator[Any] = subscribed(ada, document % first["id"])
-    all_runs = subscribed(ada, "subscription { connectorRun { id state imported } }")
+    stream: AsyncGenerator[Any] = subscription_results(ada, document % first["id"])
+    all_runs = subscription_results(ada, "subscription { connectorRun { id state imported } }")
     next_run = asyncio.ensure_future(anext(all_runs))
     states = [(await anext(stream)).data["connectorRun"]]
     work_task = asyncio.ensure_future(run_due_connectors(ada))
@@ -287,7 +289,7 @@ async def test_run_is_queued_once_and_reported_by_subscription(
     assert result["connectors"]["nodes"] == [{"runs": {"totalCount": 2}, "nextRunAt": None}]
 
 
-async def test_check_reports_the_reached_stages(ada: Client, far: DovecotAccount) -> None:
+async def test_check_reports_the_reached_stages(ada: GraphQLClient, far: DovecotAccount) -> None:
     check_input = {
         "protocol": "IMAP", "security": "PLAIN", "host": "127.0.0.1", "port": far.ports["imap"],
         "username": far.user, "password": PASSWORD,
@@ -317,11 +319,11 @@ async def test_check_reports_the_reached_stages(ada: Client, far: DovecotAccount
 
 
 async def test_other_users_cannot_read_or_change_connectors(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     connector_id = (await create_connector(ada, name="hers"))["id"]
     run_id = (await run_mutation(ada, RUN, ids=[connector_id]))["runs"][0]["id"]
-    admin_without_permission = await user_operations.chief(root, name="bare")
+    admin_without_permission = await user_operations.make_admin_of_domain(root, name="bare")
     for client in (bob, admin_without_permission):
         assert (await client(LIST))["connectors"]["nodes"] == []
         assert await client("query ($id: ID!) { node(id: $id) { id } }", id=connector_id) == {
@@ -344,10 +346,10 @@ async def test_other_users_cannot_read_or_change_connectors(
         assert errors[0]["code"] in ("NOT_FOUND", "FORBIDDEN")
         async with asyncio.timeout(5):
             subscription = f'subscription {{ connectorRun(id: "{run_id}") {{ id }} }}'
-            results = [result async for result in subscribed(client, subscription)]
+            results = [result async for result in subscription_results(client, subscription)]
         assert "NOT_FOUND" in str(results[0].errors[0].extensions)
     assert (await ada(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
-    domain_admin = await user_operations.chief(root, AdminPermission.SYNCJOBS)
+    domain_admin = await user_operations.make_admin_of_domain(root, AdminPermission.SYNCJOBS)
     assert (await domain_admin(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
     arguments = {"users": {"usernames": ["ada"]}}
     assert (await root(LIST, filter=arguments or None))["connectors"]["nodes"] == [{"name": "hers"}]
@@ -357,7 +359,7 @@ async def test_other_users_cannot_read_or_change_connectors(
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    root: Client, statements: list[str], http: httpx.AsyncClient
+    root: GraphQLClient, statements: list[str], http: httpx.AsyncClient
 ) -> None:
     document = """{ users(first: 50) { nodes { username connectors(first: 3) { totalCount nodes {
       name lastLog user { username } runs(first: 2) { totalCount nodes { state log } } } } } } }"""
@@ -368,7 +370,7 @@ async def test_list_needs_a_constant_number_of_statements(
         return len([statement for statement in statements if "api_keys" not in statement])
 
     for number in range(20):
-        client = await make_client(root.world, http, f"n{number}")
+        client = await make_client(root.environment, http, f"n{number}")
         for name in "ab":
             connector = await create_connector(client, name=name)
             await run_mutation(client, RUN, ids=[connector["id"]])

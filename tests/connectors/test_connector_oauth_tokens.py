@@ -22,14 +22,14 @@ from resolvers.connectors import check, credentials
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.key_value_operations import limit
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail_servers.imap_and_pop3_servers import ImapRemote, Message, PopRemote, open_at
 from tests.support.mail_servers.scanner_servers import http
 from tests.support.operations.connector_operations import changed, may, newest, row_of, stored
 from tests.support.servers.webhook_receiver import Got, Receiver, receiving
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 REFRESH_TOKEN, CLIENT_SECRET, OTHER_REFRESH_TOKEN = (
     "refresh-wörd/1",
     "client-wörd/1",
@@ -89,15 +89,17 @@ class TokenPop3Server(PopRemote):
 
 
 @pytest.fixture(params=[TokenImapServer, TokenPop3Server], ids=["IMAP", "POP3"])
-async def remote_server(request: pytest.FixtureRequest, world: Environment) -> AsyncIterator[Any]:
-    limit(world, connectors_private=True)
+async def remote_server(
+    request: pytest.FixtureRequest, environment: Environment
+) -> AsyncIterator[Any]:
+    change_options(environment, connectors_private=True)
     async with open_at(request.param({1: Message(raw_message("One"))})) as server:
         yield server
 
 
 @pytest.fixture
-async def imap_server(world: Environment) -> AsyncIterator[TokenImapServer]:
-    limit(world, connectors_private=True)
+async def imap_server(environment: Environment) -> AsyncIterator[TokenImapServer]:
+    change_options(environment, connectors_private=True)
     server = TokenImapServer({1: Message(raw_message("One"))})
     async with open_at(server):
         yield server
@@ -145,7 +147,7 @@ def connector_fields(
 
 
 async def create_connector(
-    ada: Client,
+    ada: GraphQLClient,
     remote_server: TokenImapServer | TokenPop3Server,
     token_server: Receiver,
     *mechanism: str,
@@ -154,27 +156,33 @@ async def create_connector(
     return await connector_mutations.create_connector(may(ada), None, arguments, REFRESH_TOKEN)
 
 
-async def run_connector(world: Environment, connector_id: int, **policy_options: Any) -> Any:
+async def run_connector(environment: Environment, connector_id: int, **policy_options: Any) -> Any:
     """Run the connector now and return the run."""
-    await changed(world, connector_id, next_run_at=world.now())
-    worker = ConnectorWorker(world, NetworkPolicy(**{"allows_private": True, **policy_options}))
+    await changed(environment, connector_id, next_run_at=environment.now())
+    worker = ConnectorWorker(
+        environment, NetworkPolicy(**{"allows_private": True, **policy_options})
+    )
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    return await newest(world, connector_id)
+    return await newest(environment, connector_id)
 
 
-async def load_secret(world: Environment, connector_id: int) -> dict[str, Any]:
+async def load_secret(environment: Environment, connector_id: int) -> dict[str, Any]:
     """Return the decrypted secret of a connector."""
     return credentials.decrypt_secret(
-        world, connector_id, (await row_of(world, connector_id)).secret
+        environment, connector_id, (await row_of(environment, connector_id)).secret
     )
 
 
 async def assert_secrets_hidden(
-    world: Environment, connector_id: int, caplog: pytest.LogCaptureFixture, *others: object
+    environment: Environment, connector_id: int, caplog: pytest.LogCaptureFixture, *others: object
 ) -> None:
     """Check that the run, the connector and the logs contain no secrets."""
-    text = f"{await newest(world, connector_id)} {await row_of(world, connector_id)} {others}"
+    run, connector = (
+        await newest(environment, connector_id),
+        await row_of(environment, connector_id),
+    )
+    text = f"{run} {connector} {others}"
     text += " ".join(str(vars(record)) for record in caplog.records)
     for secret in ("refresh-w", "client-w", "access-", "wörd", "w%C3%B6rd"):
         assert secret not in text
@@ -187,52 +195,56 @@ def form_fields(request: Got) -> dict[str, str]:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 async def test_access_token_is_stored_until_shortly_before_expiry(
-    ada: Client, remote_server: Any, token_server: Receiver, clock: Clock, mechanism: str
+    ada: GraphQLClient,
+    remote_server: Any,
+    token_server: Receiver,
+    clock: ManualClock,
+    mechanism: str,
 ) -> None:
-    world, connector_id = (
-        ada.world,
+    environment, connector_id = (
+        ada.environment,
         await create_connector(ada, remote_server, token_server, mechanism),
     )
-    run = await run_connector(world, connector_id)
+    run = await run_connector(environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
-    assert await stored(world) == {"INBOX": ["One"]}
+    assert await stored(environment) == {"INBOX": ["One"]}
     assert form_fields(token_server.got[0]) == {
         "grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN, "client_id": "merganser",
         "client_secret": CLIENT_SECRET, "scope": "mail read",
     }  # fmt: skip
     assert token_server.got[0].path == "/token?x=1"
     clock.tick(minutes=57, seconds=59)
-    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
     assert len(token_server.got) == 1
     clock.tick(seconds=1)
     remote_server.verifier.accepted_tokens = {"access-2"}
-    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
     assert remote_server.verifier.seen_tokens == ["access-1", "access-1", "access-2"]
-    secret = await load_secret(world, connector_id)
+    secret = await load_secret(environment, connector_id)
     assert (secret["password"], secret["client"], secret["access"]) == (
         REFRESH_TOKEN,
         CLIENT_SECRET,
         "access-2",
     )
-    assert datetime.fromisoformat(secret["ends"]) == world.now() + timedelta(hours=1)
-    encrypted = (await row_of(world, connector_id)).secret
+    assert datetime.fromisoformat(secret["ends"]) == environment.now() + timedelta(hours=1)
+    encrypted = (await row_of(environment, connector_id)).secret
     assert not any(part in encrypted for part in ("access", "refresh", "client"))
 
 
 @pytest.mark.parametrize("lifetime", [None, "3600", 0, -1, 1e99, True])
 async def test_invalid_token_lifetime_gets_a_default(
-    ada: Client, imap_server: TokenImapServer, token_server: Receiver, lifetime: Any
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver, lifetime: Any
 ) -> None:
     token_server.answer = token_response("access-1", expires_in=lifetime)
     connector_id = await create_connector(ada, imap_server, token_server)
-    run = await run_connector(ada.world, connector_id)
+    run = await run_connector(ada.environment, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
-    expires_at = datetime.fromisoformat((await load_secret(ada.world, connector_id))["ends"])
-    assert expires_at <= ada.world.now() + timedelta(hours=1)
+    expires_at = datetime.fromisoformat((await load_secret(ada.environment, connector_id))["ends"])
+    assert expires_at <= ada.environment.now() + timedelta(hours=1)
 
 
 async def test_replaced_refresh_token_is_stored(
-    ada: Client, imap_server: TokenImapServer, token_server: Receiver, clock: Clock
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver, clock: ManualClock
 ) -> None:
     imap_server.verifier.accepted_tokens = {"access-1", "access-2", "access-3"}
     connector_id = await create_connector(ada, imap_server, token_server)
@@ -243,8 +255,8 @@ async def test_replaced_refresh_token_is_stored(
     ]
     for number, fields in enumerate(answers, 1):
         token_server.answer = token_response(f"access-{number}", **fields)
-        assert (await run_connector(ada.world, connector_id)).state is TaskState.SUCCEEDED
-        assert (await load_secret(ada.world, connector_id))["password"] == OTHER_REFRESH_TOKEN
+        assert (await run_connector(ada.environment, connector_id)).state is TaskState.SUCCEEDED
+        assert (await load_secret(ada.environment, connector_id))["password"] == OTHER_REFRESH_TOKEN
         clock.tick(hours=1)
     assert [form_fields(request)["refresh_token"] for request in token_server.got] == [
         REFRESH_TOKEN,
@@ -254,26 +266,29 @@ async def test_replaced_refresh_token_is_stored(
 
 
 async def test_refused_stored_token_is_replaced_once(
-    ada: Client, remote_server: Any, token_server: Receiver, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient, remote_server: Any, token_server: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world, connector_id = ada.world, await create_connector(ada, remote_server, token_server)
-    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    environment, connector_id = (
+        ada.environment,
+        await create_connector(ada, remote_server, token_server),
+    )
+    assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
     remote_server.verifier.accepted_tokens = {"access-2"}
-    run = await run_connector(world, connector_id)
+    run = await run_connector(environment, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
     assert remote_server.verifier.seen_tokens == ["access-1", "access-1", "access-2"]
     remote_server.verifier.accepted_tokens = set()
     with caplog.at_level(logging.DEBUG):
-        run = await run_connector(world, connector_id)
+        run = await run_connector(environment, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
     assert "no such token" in run.error
     assert remote_server.verifier.seen_tokens[3:] == ["access-2", "access-3"]
     assert len(token_server.got) == 3
-    await assert_secrets_hidden(world, connector_id, caplog)
+    await assert_secrets_hidden(environment, connector_id, caplog)
 
 
 async def test_new_or_temporarily_refused_token_is_not_replaced(
-    ada: Client, remote_server: Any, token_server: Receiver
+    ada: GraphQLClient, remote_server: Any, token_server: Receiver
 ) -> None:
     remote_server.verifier.accepted_tokens = set()
     connector_id = await create_connector(ada, remote_server, token_server)
@@ -282,7 +297,7 @@ async def test_new_or_temporarily_refused_token_is_not_replaced(
     )
     for refusal_text in (DENIED_RESPONSE, f"{temporary_code} try again"):
         remote_server.verifier.refusal = refusal_text
-        run = await run_connector(ada.world, connector_id)
+        run = await run_connector(ada.environment, connector_id)
         assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
     assert remote_server.verifier.seen_tokens == ["access-1"] * 2
 
@@ -306,7 +321,7 @@ async def test_new_or_temporarily_refused_token_is_not_replaced(
     ],
 )
 async def test_refusal_of_token_server_is_reported_without_secrets(
-    ada: Client,
+    ada: GraphQLClient,
     imap_server: TokenImapServer,
     token_server: Receiver,
     caplog: pytest.LogCaptureFixture,
@@ -316,18 +331,21 @@ async def test_refusal_of_token_server_is_reported_without_secrets(
     token_server.answer = http(json.dumps(body).encode(), status)
     connector_id = await create_connector(ada, imap_server, token_server)
     with caplog.at_level(logging.DEBUG):
-        run = await run_connector(ada.world, connector_id)
+        run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
     assert run.error.startswith("the server of tokens: ")
     assert expected_text in run.error
     assert run.error.isprintable()
-    row = await row_of(ada.world, connector_id)
+    row = await row_of(ada.environment, connector_id)
     assert (row.last_error, row.failures) == (run.error, 1)
-    assert (imap_server.sessions, (await load_secret(ada.world, connector_id))["password"]) == (
+    assert (
+        imap_server.sessions,
+        (await load_secret(ada.environment, connector_id))["password"],
+    ) == (
         set(),
         REFRESH_TOKEN,
     )
-    await assert_secrets_hidden(ada.world, connector_id, caplog)
+    await assert_secrets_hidden(ada.environment, connector_id, caplog)
 
 
 async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
@@ -369,7 +387,7 @@ REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length:
     ],
 )
 async def test_invalid_token_response_is_reported(
-    ada: Client,
+    ada: GraphQLClient,
     imap_server: TokenImapServer,
     token_server: Receiver,
     answer: Any,
@@ -378,33 +396,36 @@ async def test_invalid_token_response_is_reported(
     token_server.answer = answer
     connector_id = await create_connector(ada, imap_server, token_server)
     async with asyncio.timeout(5):
-        run = await run_connector(ada.world, connector_id, timeout_seconds=0.5)
+        run = await run_connector(ada.environment, connector_id, timeout_seconds=0.5)
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN"), run.log
     assert run.error.startswith("the server of tokens: ")
     assert expected_text in run.error
     assert "access" not in run.error
-    assert (imap_server.sessions, "access" in await load_secret(ada.world, connector_id)) == (
+    assert (imap_server.sessions, "access" in await load_secret(ada.environment, connector_id)) == (
         set(),
         False,
     )
 
 
 async def test_private_token_server_is_refused(
-    ada: Client, imap_server: TokenImapServer, token_server: Receiver
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver
 ) -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
-    world, connector_id = ada.world, await create_connector(ada, imap_server, token_server)
-    await changed(world, connector_id, security=ConnectorSecurity.TLS)
-    assert "inside" in (await run_connector(world, connector_id, allows_private=False)).error
-    oauth = {**(await row_of(world, connector_id)).oauth}
+    environment, connector_id = (
+        ada.environment,
+        await create_connector(ada, imap_server, token_server),
+    )
+    await changed(environment, connector_id, security=ConnectorSecurity.TLS)
+    assert "inside" in (await run_connector(environment, connector_id, allows_private=False)).error
+    oauth = {**(await row_of(environment, connector_id)).oauth}
     oauth["token_url"] = f"http://login.example.com:{token_server.port}/token"
-    await changed(world, connector_id, oauth=oauth)
-    run = await run_connector(world, connector_id, allows_private=False, resolve=resolve)
+    await changed(environment, connector_id, oauth=oauth)
+    run = await run_connector(environment, connector_id, allows_private=False, resolve=resolve)
     assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
     assert (token_server.got, imap_server.sessions) == ([], set())
-    limit(world, connectors_private=False)
+    change_options(environment, connectors_private=False)
     fields = {
         **connector_fields(imap_server, token_server),
         "host": "mail.example.com",
@@ -418,25 +439,28 @@ async def test_private_token_server_is_refused(
 
 
 async def test_new_password_deletes_the_stored_access_token(
-    ada: Client, imap_server: TokenImapServer, token_server: Receiver
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver
 ) -> None:
-    world, connector_id = ada.world, await create_connector(ada, imap_server, token_server)
-    await run_connector(world, connector_id)
-    assert (await load_secret(world, connector_id))["access"] == "access-1"
+    environment, connector_id = (
+        ada.environment,
+        await create_connector(ada, imap_server, token_server),
+    )
+    await run_connector(environment, connector_id)
+    assert (await load_secret(environment, connector_id))["access"] == "access-1"
     await connector_mutations.update_connectors(may(ada), [connector_id], {"name": "Other"}, None)
-    assert (await load_secret(world, connector_id))["access"] == "access-1"
+    assert (await load_secret(environment, connector_id))["access"] == "access-1"
     await connector_mutations.update_connectors(may(ada), [connector_id], {}, OTHER_REFRESH_TOKEN)
-    assert await load_secret(world, connector_id) == {
+    assert await load_secret(environment, connector_id) == {
         "password": OTHER_REFRESH_TOKEN,
         "client": CLIENT_SECRET,
     }
     imap_server.verifier.accepted_tokens = {"access-2"}
-    assert (await run_connector(world, connector_id)).state is TaskState.SUCCEEDED
+    assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
     assert form_fields(token_server.got[1])["refresh_token"] == OTHER_REFRESH_TOKEN
 
 
 async def test_check_of_new_connector_stores_no_token(
-    ada: Client, remote_server: Any, token_server: Receiver
+    ada: GraphQLClient, remote_server: Any, token_server: Receiver
 ) -> None:
     report = await check.check_new_connector(
         may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
@@ -467,16 +491,19 @@ async def test_check_of_new_connector_stores_no_token(
 
 
 async def test_check_of_stored_connector_uses_the_stored_token(
-    ada: Client, remote_server: Any, token_server: Receiver
+    ada: GraphQLClient, remote_server: Any, token_server: Receiver
 ) -> None:
-    world, connector_id = ada.world, await create_connector(ada, remote_server, token_server)
+    environment, connector_id = (
+        ada.environment,
+        await create_connector(ada, remote_server, token_server),
+    )
     for _ in range(2):
         report = await check.check_stored_connector(may(ada), connector_id)
         assert (report.failure, all(stage.ok for stage in report.stages)) == (None, True)
     assert len(token_server.got) == 1
     remote_server.verifier.accepted_tokens = {"access-2"}
     assert (await check.check_stored_connector(may(ada), connector_id)).failure is None
-    assert (await load_secret(world, connector_id))["access"] == "access-2"
+    assert (await load_secret(environment, connector_id))["access"] == "access-2"
     remote_server.verifier.accepted_tokens = set()
     report = await check.check_stored_connector(may(ada), connector_id)
     assert [stage.stage for stage in report.stages if not stage.ok] == [ConnectorStage.LOGIN]

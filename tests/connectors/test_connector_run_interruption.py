@@ -17,7 +17,7 @@ from models.runtime.environment import Environment
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts import user_operations
 from tests.support.operations.connector_operations import (
     again,
@@ -35,7 +35,7 @@ from tests.support.operations.connector_operations import (
 from tests.support.servers.dovecot_server import DovecotAccount
 from tests.support.stores.other_processes import another_process, taken_for_dead
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 __all__ = ["far", "server"]
 MESSAGE_COUNT = 70  # messages of more than two batches
 LONG_MESSAGE_COUNT = 8 * MESSAGE_COUNT  # leaves time for another action during the run
@@ -44,77 +44,82 @@ LONG_MESSAGE_COUNT = 8 * MESSAGE_COUNT  # leaves time for another action during 
 @pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
 @pytest.mark.parametrize("source_retention", [None, 0])
 async def test_killed_run_continues_at_its_checkpoint(
-    ada: Client, far: DovecotAccount, protocol: ConnectorProtocol, source_retention: int | None
+    ada: GraphQLClient,
+    far: DovecotAccount,
+    protocol: ConnectorProtocol,
+    source_retention: int | None,
 ) -> None:
     names = [f"Nr {number}" for number in range(MESSAGE_COUNT)]
     far.save_messages([raw_message(name) for name in names])
     connector_id = await connector(
         ada, far, protocol=protocol, source_retention=source_retention, remove_duplicates=False
     )
-    async with leases.registered_process(ada.world):
-        await run_connectors_until_killed(ada.world, 1)
-        await kill_again(ada.world, connector_id)
-        first_run = await newest(ada.world, connector_id)
+    async with leases.registered_process(ada.environment):
+        await run_connectors_until_killed(ada.environment, 1)
+        await kill_again(ada.environment, connector_id)
+        first_run = await newest(ada.environment, connector_id)
         assert first_run.state is TaskState.RUNNING
         assert 0 < first_run.imported < MESSAGE_COUNT
-        await taken_for_dead(ada.world)
-        run = await ran(ada.world, connector_id)
+        await taken_for_dead(ada.environment)
+        run = await ran(ada.environment, connector_id)
     assert (run.id, run.state) == (first_run.id, TaskState.SUCCEEDED), run.log
-    assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
+    assert sorted((await stored(ada.environment))["INBOX"]) == sorted(names)
     assert far.count_messages() == (MESSAGE_COUNT if source_retention is None else 0)
-    assert (await again(ada.world, connector_id)).imported == 0
+    assert (await again(ada.environment, connector_id)).imported == 0
 
 
-async def kill_again(world: Environment, connector_id: int) -> None:
+async def kill_again(environment: Environment, connector_id: int) -> None:
     """Check that no process takes the run of a registered process, then kill it again."""
-    assert (await ran(world, connector_id)).state is TaskState.RUNNING
-    await taken_for_dead(world)
-    await run_connectors_until_killed(world, 1)
+    assert (await ran(environment, connector_id)).state is TaskState.RUNNING
+    await taken_for_dead(environment)
+    await run_connectors_until_killed(environment, 1)
 
 
-async def test_run_with_a_lost_lease_stores_nothing_more(ada: Client, far: DovecotAccount) -> None:
+async def test_run_with_a_lost_lease_stores_nothing_more(
+    ada: GraphQLClient, far: DovecotAccount
+) -> None:
     far.save_messages([raw_message(f"Nr {number}") for number in range(MESSAGE_COUNT)])
     connector_id, takeovers = await connector(ada, far), list[Any]()
 
     def fault(fault_point: str) -> None:
         if fault_point == "fetched" and not takeovers:  # another process takes the lease
-            takeover = changed(ada.world, connector_id, lease=1, holder=1)
+            takeover = changed(ada.environment, connector_id, lease=1, holder=1)
             takeovers.append(asyncio.ensure_future(takeover))
 
-    object.__setattr__(ada.world, "reach_fault_point", fault)
-    run = await ran(ada.world, connector_id)
+    object.__setattr__(ada.environment, "reach_fault_point", fault)
+    run = await ran(ada.environment, connector_id)
     await takeovers[0]
     assert run.state is TaskState.RUNNING
-    before = len((await stored(ada.world))["INBOX"])
+    before = len((await stored(ada.environment))["INBOX"])
     assert 0 < before < MESSAGE_COUNT
-    await ada.world.run_transaction(leases.free_orphaned_leases)
-    run = await ran(ada.world, connector_id)
+    await ada.environment.run_transaction(leases.free_orphaned_leases)
+    run = await ran(ada.environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, MESSAGE_COUNT)
-    assert len((await stored(ada.world))["INBOX"]) == MESSAGE_COUNT
+    assert len((await stored(ada.environment))["INBOX"]) == MESSAGE_COUNT
 
 
 async def test_restarted_server_continues_its_runs_at_once(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
     far.save_message(raw_message("One"))
-    before, after = another_process(ada.world), another_process(ada.world)
+    before, after = another_process(ada.environment), another_process(ada.environment)
     after.process.server_id = before.process.server_id
     holder = await leases.ensure_registered(before)
     connector_id = await connector(ada, far, lease=1, holder=holder)
     policy = NetworkPolicy(allows_private=True)
-    assert not await connector_worker.run_connector_if_due(ada.world, connector_id, policy)
+    assert not await connector_worker.run_connector_if_due(ada.environment, connector_id, policy)
     worker_task = asyncio.create_task(connector_worker.run_worker(after, policy))
     try:
         async with asyncio.timeout(30):
-            while not (await row_of(ada.world, connector_id)).last_success_at:  # noqa: ASYNC110 - a row
+            while not (await row_of(ada.environment, connector_id)).last_success_at:  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.02)
     finally:
         worker_task.cancel()
         await asyncio.gather(worker_task, return_exceptions=True)
-    assert (await newest(ada.world, connector_id)).imported == 1
+    assert (await newest(ada.environment, connector_id)).imported == 1
 
 
-async def test_running_connector_can_be_cancelled(ada: Client, far: DovecotAccount) -> None:
+async def test_running_connector_can_be_cancelled(ada: GraphQLClient, far: DovecotAccount) -> None:
     far.save_messages([raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)])
     connector_id = await connector(ada, far, interval=600)
     ctx = may(ada)
@@ -124,46 +129,46 @@ async def test_running_connector_can_be_cancelled(ada: Client, far: DovecotAccou
             cancel_tasks.append(asyncio.ensure_future(cancel_run()))
 
     async def cancel_run() -> None:
-        run = await newest(ada.world, connector_id)
+        run = await newest(ada.environment, connector_id)
         await connector_mutations.cancel_runs(ctx, [run.id])
 
     cancel_tasks: list[Any] = []
-    object.__setattr__(ada.world, "reach_fault_point", fault)
-    run = await ran(ada.world, connector_id)
+    object.__setattr__(ada.environment, "reach_fault_point", fault)
+    run = await ran(ada.environment, connector_id)
     await cancel_tasks[0]
     assert (run.state, run.error) == (TaskState.CANCELLED, None), run.log
     assert 0 < run.imported < LONG_MESSAGE_COUNT
-    row = await row_of(ada.world, connector_id)
+    row = await row_of(ada.environment, connector_id)
     assert (row.run_id, row.failures) == (None, 0)
-    run = await again(ada.world, connector_id)
-    assert (run.state, len((await stored(ada.world))["INBOX"])) == (
+    run = await again(ada.environment, connector_id)
+    assert (run.state, len((await stored(ada.environment))["INBOX"])) == (
         TaskState.SUCCEEDED,
         LONG_MESSAGE_COUNT,
     )
 
 
-async def test_idle_fetches_new_messages_at_once(ada: Client, far: DovecotAccount) -> None:
+async def test_idle_fetches_new_messages_at_once(ada: GraphQLClient, far: DovecotAccount) -> None:
     far.save_message(raw_message("One"))
     idle = [{"name": "IDLE", "value": ""}]
     connector_id = await connector(ada, far, interval=600, custom_options=idle)
-    worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
+    worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     await wait_until(
         lambda: not worker.run_count_by_host
     )  # it listens and occupies no slot of the host
-    assert (await newest(ada.world, connector_id)).stage == "LISTEN"
+    assert (await newest(ada.environment, connector_id)).stage == "LISTEN"
     far.save_message(raw_message("Two"))
-    await wait_until(lambda: False, lambda: is_in_inbox(ada.world, "Two"))
-    run = await newest(ada.world, connector_id)
+    await wait_until(lambda: False, lambda: is_in_inbox(ada.environment, "Two"))
+    run = await newest(ada.environment, connector_id)
     await connector_mutations.cancel_runs(may(ada), [run.id])
     (task,) = worker.running
     await asyncio.wait_for(task, 20)
-    assert (await newest(ada.world, connector_id)).state is TaskState.CANCELLED
+    assert (await newest(ada.environment, connector_id)).state is TaskState.CANCELLED
 
 
-async def is_in_inbox(world: Environment, subject: str) -> bool:
+async def is_in_inbox(environment: Environment, subject: str) -> bool:
     """True if INBOX has a message with this subject."""
-    return subject in (await stored(world)).get("INBOX", [])
+    return subject in (await stored(environment)).get("INBOX", [])
 
 
 async def wait_until(is_done: Callable[[], bool], is_done_async: Any = None) -> None:
@@ -173,76 +178,78 @@ async def wait_until(is_done: Callable[[], bool], is_done_async: Any = None) -> 
             await asyncio.sleep(0.02)
 
 
-async def test_number_of_runs_per_host_is_limited(ada: Client, far: DovecotAccount) -> None:
+async def test_number_of_runs_per_host_is_limited(ada: GraphQLClient, far: DovecotAccount) -> None:
     connector_ids = [await connector(ada, far, name=str(number)) for number in range(4)]
-    worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
+    worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
-    assert len(worker.running) == ada.world.options.connectors_per_host == 2
+    assert len(worker.running) == ada.environment.options.connectors_per_host == 2
     for _ in range(4):
         await asyncio.gather(*worker.running)
         await asyncio.sleep(0)
         await connector_worker.start_due_runs(worker)
     for connector_id in connector_ids:
-        assert (await newest(ada.world, connector_id)).state is TaskState.SUCCEEDED
+        assert (await newest(ada.environment, connector_id)).state is TaskState.SUCCEEDED
 
 
 async def test_private_address_is_refused_before_connecting(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
     connector_id = await connector(ada, far)
-    worker = ConnectorWorker(ada.world, NetworkPolicy())
+    worker = ConnectorWorker(ada.environment, NetworkPolicy())
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    run = await newest(ada.world, connector_id)
+    run = await newest(ada.environment, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
     assert "without encryption" in run.error
-    run = await again(ada.world, connector_id, security=ConnectorSecurity.TLS)
+    run = await again(ada.environment, connector_id, security=ConnectorSecurity.TLS)
     assert (run.state, run.stage) == (TaskState.FAILED, "TLS")  # connected, but without TLS
-    await changed(ada.world, connector_id, next_run_at=ada.world.now())
-    worker = ConnectorWorker(ada.world)
+    await changed(ada.environment, connector_id, next_run_at=ada.environment.now())
+    worker = ConnectorWorker(ada.environment)
     for allows_private, stage in ((False, "RESOLVE"), (True, "TLS")):  # changed by the setting
-        options = replace(ada.world.options, connectors_private=allows_private)
-        object.__setattr__(ada.world, "options", options)
-        await changed(ada.world, connector_id, next_run_at=ada.world.now())
+        options = replace(ada.environment.options, connectors_private=allows_private)
+        object.__setattr__(ada.environment, "options", options)
+        await changed(ada.environment, connector_id, next_run_at=ada.environment.now())
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
-        assert (await newest(ada.world, connector_id)).stage == stage
+        assert (await newest(ada.environment, connector_id)).stage == stage
     assert "inside" in next(
-        line for line in await load_log_lines(ada.world, connector_id) if "RESOLVE" in line
+        line for line in await load_log_lines(ada.environment, connector_id) if "RESOLVE" in line
     )
 
 
 async def test_connector_of_disabled_user_does_not_run(
-    ada: Client, far: DovecotAccount, root: Client
+    ada: GraphQLClient, far: DovecotAccount, root: GraphQLClient
 ) -> None:
     far.save_message(raw_message("One"))
     connector_id = await connector(ada, far)
     for disabled in (True, False):
         arguments: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
-        assert (await user_operations.run(root, "userUpdate", **arguments))["errors"] == []
-        worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
+        assert (await user_operations.execute_mutation(root, "userUpdate", **arguments))[
+            "errors"
+        ] == []
+        worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
-        assert bool(await stored(ada.world)) is not disabled
-    assert (await newest(ada.world, connector_id)).imported == 1
+        assert bool(await stored(ada.environment)) is not disabled
+    assert (await newest(ada.environment, connector_id)).imported == 1
 
 
-async def load_log_lines(world: Environment, connector_id: int) -> list[str]:
+async def load_log_lines(environment: Environment, connector_id: int) -> list[str]:
     """Return the log lines of all runs of a connector."""
     statement = select(col(ConnectorRun.log)).where(col(ConnectorRun.connector_id) == connector_id)
-    return [line for row in await world.database.read(statement) for line in row.log]
+    return [line for row in await environment.database.read(statement) for line in row.log]
 
 
-async def test_number_of_stored_runs_is_limited(ada: Client, far: DovecotAccount) -> None:
+async def test_number_of_stored_runs_is_limited(ada: GraphQLClient, far: DovecotAccount) -> None:
     connector_id = await connector(ada, far, interval=600)
     for _ in range(3):
-        await again(ada.world, connector_id)
+        await again(ada.environment, connector_id)
     object.__setattr__(connector_worker, "MAX_STORED_RUNS", 2)
     try:
-        await again(ada.world, connector_id)
+        await again(ada.environment, connector_id)
     finally:
         object.__setattr__(connector_worker, "MAX_STORED_RUNS", 100)
-    rows = await ada.world.database.read(select_runs(connector_id))
+    rows = await ada.environment.database.read(select_runs(connector_id))
     assert len(rows) == 2
 
 
@@ -251,7 +258,7 @@ def select_runs(connector_id: int) -> Any:
     return select(col(ConnectorRun.id)).where(col(ConnectorRun.connector_id) == connector_id)
 
 
-async def test_deleting_a_connector_ends_its_run(ada: Client, far: DovecotAccount) -> None:
+async def test_deleting_a_connector_ends_its_run(ada: GraphQLClient, far: DovecotAccount) -> None:
     far.save_messages([raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)])
     connector_id = await connector(ada, far)
     ctx, delete_tasks = may(ada), list[Any]()
@@ -262,9 +269,9 @@ async def test_deleting_a_connector_ends_its_run(ada: Client, far: DovecotAccoun
                 asyncio.ensure_future(connector_mutations.delete_connectors(ctx, [connector_id]))
             )
 
-    object.__setattr__(ada.world, "reach_fault_point", fault)
-    worker = ConnectorWorker(ada.world, NetworkPolicy(allows_private=True))
+    object.__setattr__(ada.environment, "reach_fault_point", fault)
+    worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
     await delete_tasks[0]
-    assert len((await stored(ada.world))["INBOX"]) < LONG_MESSAGE_COUNT
+    assert len((await stored(ada.environment))["INBOX"]) < LONG_MESSAGE_COUNT

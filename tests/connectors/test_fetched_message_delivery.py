@@ -19,10 +19,10 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
 from models.submission.tables import Submission
 from models.users.tables import User
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.key_value_operations import limit
-from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
-from tests.support.accounts.user_operations import run as call
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.key_value_operations import change_options
+from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
+from tests.support.accounts.user_operations import execute_mutation as call
 from tests.support.accounts.user_operations import set_user_columns
 from tests.support.mail.stored_messages import message_special_use
 from tests.support.mail_servers.scanner_servers import clamd_hears, http, report, rude
@@ -45,7 +45,7 @@ from tests.support.servers.webhook_receiver import Got, Receiver, receiving
 from tests.support.stores.counter_check import rows
 from tests.support.stores.other_processes import taken_for_dead
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 __all__ = ["far", "server"]
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 RETENTION = {"source_retention": 0}
@@ -70,62 +70,62 @@ class FakeClamdServer:
 
 
 @pytest.fixture
-async def rspamd_server(world: Environment) -> AsyncIterator[Receiver]:
+async def rspamd_server(environment: Environment) -> AsyncIterator[Receiver]:
     """A server that answers like rspamd."""
     async with receiving() as receiver:
         receiver.answer = report(1.0)
-        limit(world, rspamd=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
 @pytest.fixture
-async def clamd_server(world: Environment) -> AsyncIterator[FakeClamdServer]:
+async def clamd_server(environment: Environment) -> AsyncIterator[FakeClamdServer]:
     """A server that answers like clamd."""
     clamd = FakeClamdServer()
     async with rude(clamd.handle_connection) as port:
-        limit(world, clamd=f"127.0.0.1:{port}")
+        change_options(environment, clamd=f"127.0.0.1:{port}")
         yield clamd
 
 
-async def load_submission_ids(world: Environment) -> list[Any]:
+async def load_submission_ids(environment: Environment) -> list[Any]:
     """Return the IDs of all submissions."""
-    return list(await world.database.read(select(col(Submission.id))))
+    return list(await environment.database.read(select(col(Submission.id))))
 
 
-async def create_filter(ada: Client, **action: Any) -> None:
+async def create_filter(ada: GraphQLClient, **action: Any) -> None:
     """Create a filter that acts on all messages."""
     await made(ada, {}, action or {"labels": ["work"]}, name="all")
 
 
 async def test_fetched_spam_is_stored_in_junk(
-    ada: Client, far: DovecotAccount, rspamd_server: Receiver
+    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver
 ) -> None:
     far.save_message(raw_message("Offer"))
     connector_id = await connector(ada, far, **RETENTION)
     rspamd_server.answer = report(10.0)
-    run = await ran(ada.world, connector_id)
+    run = await ran(ada.environment, connector_id)
     assert (run.state, run.imported, run.deleted_remote) == (TaskState.SUCCEEDED, 1, 1), run.log
     rspamd_server.answer = report(3.0)
     far.save_message(raw_message("Letter"))
-    await again(ada.world, connector_id)
+    await again(ada.environment, connector_id)
     assert [await message_special_use(ada, name) for name in ("Offer", "Letter")] == [JUNK, INBOX]
-    assert (await message(ada.world, "Offer")).spam["score"] == 10.0
+    assert (await message(ada.environment, "Offer")).spam["score"] == 10.0
     assert len(rspamd_server.got) == 2
 
 
 @pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
 async def test_rejected_message_stays_remote_and_is_not_fetched_again(
-    ada: Client, far: DovecotAccount, rspamd_server: Receiver, protocol: ConnectorProtocol
+    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver, protocol: ConnectorProtocol
 ) -> None:
     far.save_message(raw_message("Bad"))
     rspamd_server.answer = report(20.0)
     connector_id = await connector(ada, far, protocol=protocol, **RETENTION)
     for skipped in (1, 0):
-        run = await again(ada.world, connector_id)
+        run = await again(ada.environment, connector_id)
         assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 0, skipped)
         assert (run.deleted_remote, far.count_messages(), len(rspamd_server.got)) == (0, 1, 1)
         assert any("refused: it is spam" in line for line in run.log) is bool(skipped)
-    assert await stored(ada.world) == {}
+    assert await stored(ada.environment) == {}
 
 
 @pytest.mark.parametrize(
@@ -133,20 +133,20 @@ async def test_rejected_message_stays_remote_and_is_not_fetched_again(
     [("reject", (1, [], None)), ("quarantine", (0, ["Win.Test"], None)), ("tag", (0, [], JUNK))],
 )
 async def test_virus_setting_rejects_quarantines_or_tags(
-    ada: Client,
+    ada: GraphQLClient,
     far: DovecotAccount,
     clamd_server: FakeClamdServer,
     virus: str,
     expected: tuple[Any, ...],
 ) -> None:
-    limit(ada.world, virus=virus)
+    change_options(ada.environment, virus=virus)
     clamd_server.answer = b"stream: Win.Test FOUND\0"
     far.save_message(raw_message("Ill"))
     connector_id = await connector(ada, far, **RETENTION)
     for _ in range(2):
-        run = await again(ada.world, connector_id)
+        run = await again(ada.environment, connector_id)
         assert run.state is TaskState.SUCCEEDED, run.log
-        virus_names = [row.virus for row in await held(ada.world)]
+        virus_names = [row.virus for row in await held(ada.environment)]
         assert (
             far.count_messages(),
             virus_names,
@@ -156,19 +156,19 @@ async def test_virus_setting_rejects_quarantines_or_tags(
 
 
 async def test_spam_above_the_quarantine_score_is_quarantined(
-    ada: Client, far: DovecotAccount, rspamd_server: Receiver
+    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver
 ) -> None:
-    limit(ada.world, spam_quarantine=60)
+    change_options(ada.environment, spam_quarantine=60)
     rspamd_server.answer = report(14.0)
     far.save_message(raw_message("Offer"))
-    await ran(ada.world, await connector(ada, far))
-    (row,) = await held(ada.world)
-    assert (row.subject, await stored(ada.world)) == ("Offer", {})
+    await ran(ada.environment, await connector(ada, far))
+    (row,) = await held(ada.environment)
+    assert (row.subject, await stored(ada.environment)) == ("Offer", {})
 
 
 @pytest.mark.parametrize("checks", list(product((True, False), repeat=2)))
 async def test_scanners_run_if_the_connector_enables_them(
-    ada: Client,
+    ada: GraphQLClient,
     far: DovecotAccount,
     rspamd_server: Receiver,
     clamd_server: FakeClamdServer,
@@ -177,38 +177,42 @@ async def test_scanners_run_if_the_connector_enables_them(
     rspamd_server.answer = report(10.0)
     far.save_message(raw_message("Offer"))
     connector_id = await connector(ada, far, spam_check=checks[0], virus_check=checks[1])
-    run = await ran(ada.world, connector_id)
+    run = await ran(ada.environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
     assert (len(rspamd_server.got), clamd_server.request_count) == checks
     assert await message_special_use(ada, "Offer") is (JUNK if checks[0] else INBOX)
 
 
 async def test_messages_of_other_folders_are_not_scanned_or_filtered(
-    ada: Client, far: DovecotAccount, rspamd_server: Receiver
+    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver
 ) -> None:
     rspamd_server.answer = report(40.0)
     await put(ada, FILE_SCRIPT)
     far.save_message(raw_message("Work"), "Work")
     far.save_message(raw_message("In"))
-    run = await ran(ada.world, await connector(ada, far, apply_filters=True))
+    run = await ran(ada.environment, await connector(ada, far, apply_filters=True))
     assert (run.imported, run.skipped) == (1, 1)
-    assert (await stored(ada.world), len(rspamd_server.got)) == ({"Work": ["Work"]}, 1)
+    assert (await stored(ada.environment), len(rspamd_server.got)) == ({"Work": ["Work"]}, 1)
     other_id = await connector(ada, far, target_folder="Far", apply_filters=True)
-    await ran(ada.world, other_id)
-    assert (await stored(ada.world))["Far/INBOX"] == ["In"]
+    await ran(ada.environment, other_id)
+    assert (await stored(ada.environment))["Far/INBOX"] == ["In"]
     assert len(rspamd_server.got) == 1
 
 
 @pytest.mark.parametrize("policy", ["defer", "accept"])
 async def test_unavailable_scanner_defers_or_accepts(
-    ada: Client, far: DovecotAccount, clock: Clock, clamd_server: FakeClamdServer, policy: str
+    ada: GraphQLClient,
+    far: DovecotAccount,
+    clock: ManualClock,
+    clamd_server: FakeClamdServer,
+    policy: str,
 ) -> None:
-    limit(ada.world, clamd_down=policy)
+    change_options(ada.environment, clamd_down=policy)
     clamd_server.answer = b"no sense"
     for name in ("One", "Two"):
         far.save_message(raw_message(name))
     connector_id = await connector(ada, far, **RETENTION)
-    run = await ran(ada.world, connector_id)
+    run = await ran(ada.environment, connector_id)
     if policy == "accept":
         assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), (
             run.log
@@ -216,18 +220,18 @@ async def test_unavailable_scanner_defers_or_accepts(
         return
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 0)
     assert "scanner" in run.error
-    assert (await stored(ada.world), far.count_messages()) == ({}, 2)
+    assert (await stored(ada.environment), far.count_messages()) == ({}, 2)
     clamd_server.answer = b"stream: OK\0"
     clock.tick(minutes=1)
-    run = await again(ada.world, connector_id)
+    run = await again(ada.environment, connector_id)
     assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), run.log
-    assert {path: sorted(names) for path, names in (await stored(ada.world)).items()} == {
+    assert {path: sorted(names) for path, names in (await stored(ada.environment)).items()} == {
         "INBOX": ["One", "Two"]
     }
 
 
 async def test_stored_messages_are_not_fetched_again_after_a_failure(
-    ada: Client, far: DovecotAccount, clock: Clock, rspamd_server: Receiver
+    ada: GraphQLClient, far: DovecotAccount, clock: ManualClock, rspamd_server: Receiver
 ) -> None:
     is_failing = [True]
 
@@ -236,26 +240,26 @@ async def test_stored_messages_are_not_fetched_again_after_a_failure(
         writer.write(UNAVAILABLE if fails else report(20.0 if b"Nr 2\r\n" in request.raw else 1.0))
 
     rspamd_server.answer = answer
-    limit(ada.world, rspamd_down="defer")
+    change_options(ada.environment, rspamd_down="defer")
     for number in range(4):
         far.save_message(raw_message(f"Nr {number}"))
     connector_id = await connector(ada, far, remove_duplicates=False, **RETENTION)
-    run = await ran(ada.world, connector_id)
+    run = await ran(ada.environment, connector_id)
     assert (run.state, run.stage, run.imported, run.skipped) == (TaskState.FAILED, "STORE", 2, 1)
-    assert (far.count_messages(), sorted((await stored(ada.world))["INBOX"])) == (
+    assert (far.count_messages(), sorted((await stored(ada.environment))["INBOX"])) == (
         4,
         ["Nr 0", "Nr 3"],
     )
     is_failing[0] = False
     clock.tick(days=2)  # the delivery receipts have expired
-    run = await again(ada.world, connector_id)
+    run = await again(ada.environment, connector_id)
     assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 1, 1), run.log
-    assert sorted((await stored(ada.world))["INBOX"]) == ["Nr 0", "Nr 1", "Nr 3"]
+    assert sorted((await stored(ada.environment))["INBOX"]) == ["Nr 0", "Nr 1", "Nr 3"]
 
 
 @pytest.mark.parametrize("spam_check", [True, False])
 async def test_sender_rules_apply_if_spam_check_is_enabled(
-    ada: Client, far: DovecotAccount, *, spam_check: bool
+    ada: GraphQLClient, far: DovecotAccount, *, spam_check: bool
 ) -> None:
     rule = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK", "patterns": [CAROL]}
     assert (await call(ada, "senderRuleCreate", "rules { id }", **rule))["errors"] == []
@@ -263,14 +267,14 @@ async def test_sender_rules_apply_if_spam_check_is_enabled(
     far.save_message(raw_message("Hers"))
     far.save_message(raw_message("His", From="eve@else.example"))
     connector_id = await connector(ada, far, spam_check=spam_check, apply_filters=True)
-    await ran(ada.world, connector_id)
+    await ran(ada.environment, connector_id)
     special_uses = [await message_special_use(ada, name) for name in ("Hers", "His")]
     assert special_uses == [JUNK if spam_check else INBOX, INBOX]
 
 
 @pytest.mark.parametrize("apply_filters", [True, False])
 async def test_filters_apply_if_enabled(
-    ada: Client, far: DovecotAccount, rspamd_server: Receiver, *, apply_filters: bool
+    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver, *, apply_filters: bool
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
     await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
@@ -278,13 +282,15 @@ async def test_filters_apply_if_enabled(
     await made(ada, {"subject": "one"}, {"labels": ["work"], "seen": True}, name="c")
     for name in ("One", "Bin", "Rest"):
         far.save_message(raw_message(name))
-    run = await ran(ada.world, await connector(ada, far, apply_filters=apply_filters))
+    run = await ran(ada.environment, await connector(ada, far, apply_filters=apply_filters))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 3), run.log
-    stored_message = await message(ada.world, "One")
+    stored_message = await message(ada.environment, "One")
     message_state = (stored_message.flagged, stored_message.seen, stored_message.keywords)
     assert message_state == ((True, True, ["work"]) if apply_filters else (False, False, []))
     filtered, unfiltered = {"A": ["One"], "INBOX": ["Rest"]}, {"INBOX": ["Bin", "One", "Rest"]}
-    subjects_by_path = {path: sorted(names) for path, names in (await stored(ada.world)).items()}
+    subjects_by_path = {
+        path: sorted(names) for path, names in (await stored(ada.environment)).items()
+    }
     assert subjects_by_path == (filtered if apply_filters else unfiltered)
     counts = [filter_node["matchCount"] for filter_node in (await listed(ada))["nodes"]]
     assert counts == [int(apply_filters)] * 3
@@ -302,34 +308,38 @@ async def test_filters_apply_if_enabled(
     ],
 )
 async def test_sieve_script_applies_to_fetched_messages(
-    ada: Client, far: DovecotAccount, script: str, expected: dict[str, list[str]], skipped: int
+    ada: GraphQLClient,
+    far: DovecotAccount,
+    script: str,
+    expected: dict[str, list[str]],
+    skipped: int,
 ) -> None:
     await put(ada, script)
     far.save_message(raw_message("One"))
     connector_id = await connector(ada, far, apply_filters=True, **RETENTION)
-    run = await ran(ada.world, connector_id)
+    run = await ran(ada.environment, connector_id)
     assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 1 - skipped, skipped)
-    assert (await stored(ada.world), far.count_messages()) == (expected, skipped)
+    assert (await stored(ada.environment), far.count_messages()) == (expected, skipped)
     if "addflag" in script:
-        stored_message = await message(ada.world, "One")
+        stored_message = await message(ada.environment, "One")
         assert (stored_message.flagged, stored_message.keywords) == (True, ["mine"])
-    assert await load_submission_ids(ada.world) == []
-    run = await again(ada.world, connector_id, apply_filters=False)
+    assert await load_submission_ids(ada.environment) == []
+    run = await again(ada.environment, connector_id, apply_filters=False)
     assert (run.imported, run.skipped) == (0, 0)
 
 
 async def test_sieve_script_is_ignored_if_filters_are_disabled(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
     await put(ada, "discard;")
     far.save_message(raw_message("One"))
-    await ran(ada.world, await connector(ada, far))
-    assert await stored(ada.world) == {"INBOX": ["One"]}
+    await ran(ada.environment, await connector(ada, far))
+    assert await stored(ada.environment) == {"INBOX": ["One"]}
 
 
 @pytest.mark.parametrize("reply_source", ["account", "filter", "script"])
 async def test_fetched_messages_get_no_automatic_reply(
-    ada: Client, far: DovecotAccount, reply_source: str
+    ada: GraphQLClient, far: DovecotAccount, reply_source: str
 ) -> None:
     if reply_source == "account":
         autoreply = {"enabled": True, "text": "I am away."}
@@ -341,24 +351,28 @@ async def test_fetched_messages_get_no_automatic_reply(
     else:
         await put(ada, 'require "vacation"; vacation "I am away.";')
     far.save_message(raw_message("One", Return_Path=f"<{CAROL}>"))
-    run = await ran(ada.world, await connector(ada, far, apply_filters=True))
-    assert (run.imported, await stored(ada.world)) == (1, {"INBOX": ["One"]}), run.log
-    assert await load_submission_ids(ada.world) == []
+    run = await ran(ada.environment, await connector(ada, far, apply_filters=True))
+    assert (run.imported, await stored(ada.environment)) == (1, {"INBOX": ["One"]}), run.log
+    assert await load_submission_ids(ada.environment) == []
 
 
-async def test_target_domain_sets_the_envelope_recipient(ada: Client, far: DovecotAccount) -> None:
+async def test_target_domain_sets_the_envelope_recipient(
+    ada: GraphQLClient, far: DovecotAccount
+) -> None:
     condition = 'envelope :is "to" "ada@else.example"'
     await put(ada, f'require ["envelope", "fileinto", "mailbox"]; if {condition} '
               '{ fileinto :create "Else"; }')  # fmt: skip
     far.save_message(raw_message("One"))
     connector_id = await connector(ada, far, apply_filters=True)
-    await ran(ada.world, connector_id)
+    await ran(ada.environment, connector_id)
     far.save_message(raw_message("Two"))
-    await again(ada.world, connector_id, target_domain="else.example")
-    assert await stored(ada.world) == {"INBOX": ["One"], "Else": ["Two"]}
+    await again(ada.environment, connector_id, target_domain="else.example")
+    assert await stored(ada.environment) == {"INBOX": ["One"], "Else": ["Two"]}
 
 
-async def test_fetched_message_keeps_date_flags_and_bytes(ada: Client, far: DovecotAccount) -> None:
+async def test_fetched_message_keeps_date_flags_and_bytes(
+    ada: GraphQLClient, far: DovecotAccount
+) -> None:
     await create_filter(ada)
     raw = raw_message("One", Return_Path=f"<{CAROL}>")
     far.save_message(raw)
@@ -366,9 +380,9 @@ async def test_fetched_message_keeps_date_flags_and_bytes(ada: Client, far: Dove
         "flags add", "\\Seen \\Flagged \\Answered \\Draft $Mine", "mailbox", "INBOX", "all"
     )
     connector_id = await connector(ada, far, apply_filters=True)
-    await ran(ada.world, connector_id)
+    await ran(ada.environment, connector_id)
     date_line = far.run_doveadm("fetch", "date.received", "mailbox", "INBOX", "all").decode()
-    stored_message = await message(ada.world, "One")
+    stored_message = await message(ada.environment, "One")
     assert date_line.split(maxsplit=1)[1].startswith(
         f"{stored_message.received_at:%Y-%m-%d %H:%M:%S}"
     )
@@ -386,8 +400,8 @@ async def test_fetched_message_keeps_date_flags_and_bytes(ada: Client, far: Dove
     assert node["source"].encode() == raw
     # Flag changes are synchronized.
     far.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
-    await again(ada.world, connector_id)
-    stored_message = await message(ada.world, "One")
+    await again(ada.environment, connector_id)
+    stored_message = await message(ada.environment, "One")
     assert (stored_message.seen, stored_message.flagged, sorted(stored_message.keywords)) == (
         True,
         False,
@@ -395,86 +409,88 @@ async def test_fetched_message_keeps_date_flags_and_bytes(ada: Client, far: Dove
     )
 
 
-async def test_known_message_is_skipped_by_its_content(ada: Client, far: DovecotAccount) -> None:
+async def test_known_message_is_skipped_by_its_content(
+    ada: GraphQLClient, far: DovecotAccount
+) -> None:
     await create_filter(ada)
     far.save_message(raw_message("One"))
     first_id = await connector(ada, far, apply_filters=True)
-    assert (await ran(ada.world, first_id)).imported == 1
+    assert (await ran(ada.environment, first_id)).imported == 1
     for apply_filters in (True, False):
         other_id = await connector(ada, far, apply_filters=apply_filters)
-        run = await ran(ada.world, other_id)
+        run = await ran(ada.environment, other_id)
         assert (run.imported, run.skipped) == (0, 1)
 
 
 @pytest.mark.parametrize("has_script", [True, False])
 async def test_recent_messages_are_reported_as_received_after_the_first_run(
-    ada: Client, far: DovecotAccount, *, has_script: bool
+    ada: GraphQLClient, far: DovecotAccount, *, has_script: bool
 ) -> None:
     script = 'require ["copy", "fileinto", "mailbox"]; fileinto :copy :create "Copies";'
     if has_script:
         await put(ada, script)
-    now = ada.world.now()
+    now = ada.environment.now()
     far.save_message(raw_message("Before"))
     far.save_with_date(raw_message("First"), now - timedelta(hours=1))
     connector_id = await connector(ada, far, apply_filters=True)
-    await ran(ada.world, connector_id)
+    await ran(ada.environment, connector_id)
     assert await load_received_subjects(ada) == []
     far.save_with_date(raw_message("New"), now - timedelta(hours=1))
     far.save_with_date(raw_message("Old"), now - timedelta(days=2))
     far.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
-    run = await again(ada.world, connector_id)
+    run = await again(ada.environment, connector_id)
     assert run.imported == 3, run.log
     assert await load_received_subjects(ada) == ["New"] * (
         1 + has_script
     )  # one event for each copy
     ((received_count,),) = await rows(
-        ada.world, "SELECT received FROM users WHERE id = :id", id=ada.user.id
+        ada.environment, "SELECT received FROM users WHERE id = :id", id=ada.user.id
     )
     assert received_count == 1  # counted for the hourly limit
     for name, received_at in (("New", now - timedelta(hours=1)), ("Old", now - timedelta(days=2))):
-        assert await load_received_times(ada.world, name) == [received_at] * (1 + has_script)
+        assert await load_received_times(ada.environment, name) == [received_at] * (1 + has_script)
 
 
-async def load_received_subjects(client: Client) -> list[str]:
+async def load_received_subjects(client: GraphQLClient) -> list[str]:
     """Return the subjects of messages that events report as received."""
     statement = select(*select_columns(Change)).where(col(Change.stream_id) == client.user.id)
     message_ids = list[int]()
-    for row in await client.world.database.read(statement.order_by(col(Change.last))):
+    for row in await client.environment.database.read(statement.order_by(col(Change.last))):
         if row.kind is ChangeKind.MESSAGE_ADDED and row.facts.get("did") == "received":
             message_ids += row.ids
     subject_statement = select(col(Message.subject)).where(col(Message.id).in_(message_ids))
-    return [row.subject for row in await client.world.database.read(subject_statement)]
+    return [row.subject for row in await client.environment.database.read(subject_statement)]
 
 
-async def load_received_times(world: Environment, subject: str) -> list[datetime]:
+async def load_received_times(environment: Environment, subject: str) -> list[datetime]:
     """Return the received times of messages with this subject."""
     statement = select(col(Message.received_at)).where(col(Message.subject) == subject)
-    return [row.received_at for row in await world.database.read(statement)]
+    return [row.received_at for row in await environment.database.read(statement)]
 
 
 @pytest.mark.parametrize("are_checks_enabled", [True, False])
 async def test_fetched_message_is_encrypted_if_the_account_encrypts(
-    ada: Client, far: DovecotAccount, *, are_checks_enabled: bool
+    ada: GraphQLClient, far: DovecotAccount, *, are_checks_enabled: bool
 ) -> None:
-    key_pair = pair_of("Ada <ada@example.org>", seconds=400_000_000)
-    await set_user_columns(ada, encrypt_messages=True, pub_key=public_of(key_pair))
+    key_pair = make_secret_key("Ada <ada@example.org>", seconds=400_000_000)
+    await set_user_columns(ada, encrypt_messages=True, pub_key=armored_public_key(key_pair))
     far.save_message(raw_message("One", body="A secret."))
     far.save_message(raw_message("Two"), "Work")
     checks = dict.fromkeys(("spam_check", "virus_check"), are_checks_enabled)
-    run = await ran(ada.world, await connector(ada, far, **checks))
+    run = await ran(ada.environment, await connector(ada, far, **checks))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     document = (
         '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert "A secret." not in node["source"]
-    assert b"A secret." in opened(node["source"].encode(), key_pair)
+    assert b"A secret." in decrypt_message(node["source"].encode(), key_pair)
 
 
 @pytest.mark.parametrize("fault_point", ["sifted", "commit", "fetched"])
 @pytest.mark.parametrize("remove_duplicates", [True, False])
 async def test_crash_loses_and_duplicates_no_messages(
-    ada: Client, far: DovecotAccount, fault_point: str, *, remove_duplicates: bool
+    ada: GraphQLClient, far: DovecotAccount, fault_point: str, *, remove_duplicates: bool
 ) -> None:
     await create_filter(ada)
     names = [f"Nr {number}" for number in range(MESSAGE_COUNT)]
@@ -482,57 +498,62 @@ async def test_crash_loses_and_duplicates_no_messages(
     connector_id = await connector(
         ada, far, apply_filters=True, remove_duplicates=remove_duplicates, **RETENTION
     )
-    await run_connectors_until_killed(ada.world, 5 if fault_point == "commit" else 1, fault_point)
-    assert (await newest(ada.world, connector_id)).state is TaskState.RUNNING
-    before = len((await stored(ada.world)).get("INBOX", []))
+    await run_connectors_until_killed(
+        ada.environment, 5 if fault_point == "commit" else 1, fault_point
+    )
+    assert (await newest(ada.environment, connector_id)).state is TaskState.RUNNING
+    before = len((await stored(ada.environment)).get("INBOX", []))
     assert 0 < before < MESSAGE_COUNT
     assert far.count_messages() == MESSAGE_COUNT
-    await taken_for_dead(ada.world)
-    run = await ran(ada.world, connector_id)
+    await taken_for_dead(ada.environment)
+    run = await ran(ada.environment, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
-    assert sorted((await stored(ada.world))["INBOX"]) == sorted(names)
+    assert sorted((await stored(ada.environment))["INBOX"]) == sorted(names)
     assert far.count_messages() == 0
 
 
 async def test_flags_of_messages_before_a_crash_are_synchronized(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
     await create_filter(ada)
     for name in ("One", "Two"):
         far.save_message(raw_message(name))
     connector_id = await connector(ada, far, apply_filters=True)
-    await run_connectors_until_killed(ada.world, 1, "sifted")
-    await taken_for_dead(ada.world)
-    assert (await ran(ada.world, connector_id)).imported == 2
+    await run_connectors_until_killed(ada.environment, 1, "sifted")
+    await taken_for_dead(ada.environment)
+    assert (await ran(ada.environment, connector_id)).imported == 2
     far.run_doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
-    await again(ada.world, connector_id)
-    assert [(await message(ada.world, name)).flagged for name in ("One", "Two")] == [True, True]
+    await again(ada.environment, connector_id)
+    assert [(await message(ada.environment, name)).flagged for name in ("One", "Two")] == [
+        True,
+        True,
+    ]
 
 
 async def test_full_account_stores_what_fits_and_the_rest_later(
-    ada: Client, far: DovecotAccount, clock: Clock
+    ada: GraphQLClient, far: DovecotAccount, clock: ManualClock
 ) -> None:
     await create_filter(ada)
     for number in range(5):
         far.save_message(raw_message(f"Nr {number}", body="x" * 50_000))
     await set_quota(ada, 170_000)
     connector_id = await connector(ada, far, apply_filters=True, remove_duplicates=False)
-    run = await ran(ada.world, connector_id)
+    run = await ran(ada.environment, connector_id)
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 3), run.log
     assert len(await load_fetched_subjects(ada)) == 3
     await set_quota(ada, 1 << 30)
     clock.tick(days=2)  # the delivery receipts have expired
-    run = await again(ada.world, connector_id)
+    run = await again(ada.environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     assert await load_fetched_subjects(ada) == [f"Nr {number}" for number in range(5)]
 
 
-async def load_fetched_subjects(client: Client) -> list[str]:
+async def load_fetched_subjects(client: GraphQLClient) -> list[str]:
     """Return the subjects in INBOX without our messages about the quota."""
-    return sorted(name for name in (await stored(client.world))["INBOX"] if name[:3] == "Nr ")
+    return sorted(name for name in (await stored(client.environment))["INBOX"] if name[:3] == "Nr ")
 
 
-async def set_quota(client: Client, quota: int) -> None:
-    async with client.world.write_session() as session:
+async def set_quota(client: GraphQLClient, quota: int) -> None:
+    async with client.environment.write_session() as session:
         statement = update(core_table(User)).where(col(User.id) == client.user.id)
         await (await session.connection()).execute(statement.values(quota=quota))

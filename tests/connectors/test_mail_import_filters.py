@@ -8,26 +8,26 @@ from sqlalchemy import select
 
 from models.connectors import Connector
 from models.store.columns import select_columns
-from tests.conftest import Client, make_client, raw_message
-from tests.support.accounts.account_exports import codes
+from tests.conftest import GraphQLClient, make_client, raw_message
+from tests.support.accounts.account_exports import error_codes_and_paths
 from tests.support.accounts.import_runs import (
-    begin,
-    begun,
-    counted,
-    crash,
-    ended,
-    held,
+    crash_worker,
+    load_run,
+    load_subjects_by_mailbox,
     maildir_tar,
-    upon,
-    work,
+    message_counts,
+    run_due_imports,
+    run_mutation_on_id,
+    start_import,
+    start_import_runs,
 )
-from tests.support.accounts.user_operations import run
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.connector_operations import far, server
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.stores.counter_check import rows
 from tests.support.stores.other_processes import taken_for_dead
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 MULTIPART_BODY = (
     'Content-Type: multipart/mixed; boundary="b"\r\n\r\n'
@@ -106,13 +106,15 @@ FILTER_CASES: list[tuple[dict[str, Any] | None, set[str]]] = [
 
 
 async def test_filters_select_the_same_from_archives_and_accounts(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     content = maildir_tar(MAILDIR_MESSAGES)
-    await begun(ada, content)
-    await work(ada.world)
+    await start_import_runs(ada, content)
+    await run_due_imports(ada.environment)
     assert {
-        subject for subjects in (await held(ada)).values() for subject in subjects
+        subject
+        for subjects in (await load_subjects_by_mailbox(ada)).values()
+        for subject in subjects
     } == ALL_SUBJECTS
     cases_by_run_id: dict[str, tuple[dict[str, Any] | None, set[str]]] = {}
     for number, (condition, expected) in enumerate(FILTER_CASES):
@@ -120,21 +122,23 @@ async def test_filters_select_the_same_from_archives_and_accounts(
         for kind, client in (("archive", bob), ("account", root)):
             arguments = {"filter": condition, "parentMailbox": {"path": f"{kind}{number}"}}
             if kind == "archive":
-                (run_id,) = await begun(client, content, **arguments)
+                (run_id,) = await start_import_runs(client, content, **arguments)
             else:
-                payload = await begin(client, source, users={"usernames": ["bob"]}, **arguments)
+                payload = await start_import(
+                    client, source, users={"usernames": ["bob"]}, **arguments
+                )
                 assert payload["errors"] == [], condition
                 run_id = payload["run"]["id"]
             cases_by_run_id[run_id] = condition, expected
-        await work(ada.world)
+        await run_due_imports(ada.environment)
     imported_subjects: dict[str, set[str]] = {}
-    for path, subjects in (await held(bob)).items():
+    for path, subjects in (await load_subjects_by_mailbox(bob)).items():
         imported_subjects.setdefault(path.partition("/")[0], set()).update(subjects)
     for number, (condition, expected) in enumerate(FILTER_CASES):
         for kind in ("archive", "account"):
             assert imported_subjects.get(f"{kind}{number}", set()) == expected, (kind, condition)
     for run_id, (condition, expected) in cases_by_run_id.items():
-        import_run = await ended(bob, run_id)
+        import_run = await load_run(bob, run_id)
         assert import_run["state"] == "SUCCEEDED", (condition, import_run["error"])
         assert int(import_run["imported"]) == len(expected), condition
 
@@ -143,10 +147,10 @@ __all__ = ["far", "server"]
 
 
 @pytest.fixture
-def allow_private_hosts(ada: Client) -> None:
+def allow_private_hosts(ada: GraphQLClient) -> None:
     """Let connectors connect to private addresses."""
-    options = replace(ada.world.options, connectors_private=True)
-    object.__setattr__(ada.world, "options", options)
+    options = replace(ada.environment.options, connectors_private=True)
+    object.__setattr__(ada.environment, "options", options)
 
 
 def remote_source(far: DovecotAccount, username: str, **extra: Any) -> dict[str, Any]:
@@ -160,13 +164,13 @@ def remote_source(far: DovecotAccount, username: str, **extra: Any) -> dict[str,
 @pytest.mark.usefixtures("allow_private_hosts")
 @pytest.mark.parametrize("protocol", ["IMAP", "POP3"])
 async def test_remote_account_is_imported_once(
-    ada: Client, bob: Client, far: DovecotAccount, protocol: str
+    ada: GraphQLClient, bob: GraphQLClient, far: DovecotAccount, protocol: str
 ) -> None:
     username = f"{protocol.lower()}{ada.user.id}"
     for subject in ("Good", "Better", "Unwanted"):
         far.for_user(username).save_message(raw_message(subject))
     far.for_user(username).save_message(raw_message("Best good"), "Deep/er")
-    payload = await begin(
+    payload = await start_import(
         ada,
         remote_source(far, username, protocol=protocol),
         filter={"or": [{"subject": "good"}, {"subject": "better"}]},
@@ -176,68 +180,79 @@ async def test_remote_account_is_imported_once(
     assert payload["errors"] == []
     assert PASSWORD not in str(payload)
     run_id = payload["run"]["id"]
-    await work(ada.world)
-    import_run = await ended(ada, run_id)
+    await run_due_imports(ada.environment)
+    import_run = await load_run(ada, run_id)
     assert (import_run["state"], import_run["error"]) == ("SUCCEEDED", None), import_run["log"]
     expected = {"Far/INBOX": ["Good", "Better"]}
     if protocol == "IMAP":
         expected["Far/Deep/er"] = ["Best good"]
-    assert await held(ada) == expected
-    assert await held(bob) == {}
-    (connector_row,) = await ada.world.database.read(select(*select_columns(Connector)))
+    assert await load_subjects_by_mailbox(ada) == expected
+    assert await load_subjects_by_mailbox(bob) == {}
+    (connector_row,) = await ada.environment.database.read(select(*select_columns(Connector)))
     assert (connector_row.secret, connector_row.bringing, connector_row.next_run_at) == (
         "",
         None,
         None,
     )
-    assert await rows(ada.world, "SELECT id FROM connector_folders") == []
-    subscribed = await rows(ada.world, "SELECT subscribed FROM mailboxes WHERE path LIKE 'Far/%'")
+    assert await rows(ada.environment, "SELECT id FROM connector_folders") == []
+    subscribed = await rows(
+        ada.environment, "SELECT subscribed FROM mailboxes WHERE path LIKE 'Far/%'"
+    )
     assert {bool(value) for (value,) in subscribed} == {True}
-    assert await ended(bob, run_id) is None
-    assert codes(await upon(bob, "connectorCancel", run_id)) == [("NOT_FOUND", ["ids"])]
+    assert await load_run(bob, run_id) is None
+    assert error_codes_and_paths(await run_mutation_on_id(bob, "connectorCancel", run_id)) == [
+        ("NOT_FOUND", ["ids"])
+    ]
 
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_filtered_remote_messages_are_not_fetched_again(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
     remote_account = far.for_user(f"ledger{ada.user.id}")
     for subject, folder in (("In", "INBOX"), ("Out", "INBOX"), ("In, too", "Later")):
         remote_account.save_message(raw_message(subject), folder)
     parent = {"specialUse": "INBOX"}
-    payload = await begin(
+    payload = await start_import(
         ada,
         remote_source(far, f"ledger{ada.user.id}"),
         filter={"subject": "In"},
         parentMailbox=parent,
     )
     run_id = payload["run"]["id"]
-    await crash(ada.world, 2, "commit")  # in the second folder
+    await crash_worker(ada.environment, 2, "commit")  # in the second folder
     statement_text = "SELECT message_id IS NULL FROM connector_messages"
-    assert sorted(bool(is_skipped) for (is_skipped,) in await rows(ada.world, statement_text)) == [
+    assert sorted(
+        bool(is_skipped) for (is_skipped,) in await rows(ada.environment, statement_text)
+    ) == [
         False,
         True,
     ]
-    await taken_for_dead(ada.world)
-    await work(ada.world)
-    assert counted(await ended(ada, run_id)) == (3, 2, 0)
-    assert await held(ada) == {"INBOX/INBOX": ["In"], "INBOX/Later": ["In, too"]}
+    await taken_for_dead(ada.environment)
+    await run_due_imports(ada.environment)
+    assert message_counts(await load_run(ada, run_id)) == (3, 2, 0)
+    assert await load_subjects_by_mailbox(ada) == {
+        "INBOX/INBOX": ["In"],
+        "INBOX/Later": ["In, too"],
+    }
 
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_full_account_stores_what_fits_from_a_remote_account(
-    ada: Client, root: Client, far: DovecotAccount
+    ada: GraphQLClient, root: GraphQLClient, far: DovecotAccount
 ) -> None:
     names = [f"{number}" for number in range(8)]
     for name in names:
         far.for_user(f"full{ada.user.id}").save_message(raw_message(name, body="y" * 1000))
     for quota, state in ((6000, "FAILED"), (100_000, "SUCCEEDED")):
-        payload = await run(root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota})
+        payload = await execute_mutation(
+            root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota}
+        )
         assert payload["errors"] == []
-        payload = await begin(ada, remote_source(far, f"full{ada.user.id}"))
-        await work(ada.world)
-        import_run = await ended(ada, payload["run"]["id"])
-        stored = (await held(ada))["INBOX"]
+        payload = await start_import(ada, remote_source(far, f"full{ada.user.id}"))
+        await run_due_imports(ada.environment)
+        import_run = await load_run(ada, payload["run"]["id"])
+        stored = (await load_subjects_by_mailbox(ada))["INBOX"]
         assert (import_run["state"], stored) == (state, names[: len(stored)]), import_run["error"]
         if state == "FAILED":
             assert 2 <= len(stored) == int(import_run["imported"]) < len(names)
@@ -246,42 +261,42 @@ async def test_full_account_stores_what_fits_from_a_remote_account(
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_progress_is_stored_between_steps(
-    ada: Client, bob: Client, far: DovecotAccount, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, bob: GraphQLClient, far: DovecotAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.connectors.worker.PROGRESS_SECONDS", 0.0005)
     names = [f"{number}" for number in range(40)]
     for name in names:
         far.for_user(f"beat{ada.user.id}").save_message(raw_message(name))
-    payload = await begin(ada, remote_source(far, f"beat{ada.user.id}"))
-    (other_run_id,) = await begun(
+    payload = await start_import(ada, remote_source(far, f"beat{ada.user.id}"))
+    (other_run_id,) = await start_import_runs(
         bob, maildir_tar({"": [("S", raw_message(name)) for name in names]})
     )
-    await work(ada.world)
+    await run_due_imports(ada.environment)
     for client, run_id in ((ada, payload["run"]["id"]), (bob, other_run_id)):
-        import_run = await ended(client, run_id)
-        assert (import_run["state"], counted(import_run)) == ("SUCCEEDED", (40, 40, 0)), import_run[
-            "error"
-        ]
-        assert sorted((await held(client))["INBOX"]) == sorted(names)
+        import_run = await load_run(client, run_id)
+        assert (import_run["state"], message_counts(import_run)) == ("SUCCEEDED", (40, 40, 0)), (
+            import_run["error"]
+        )
+        assert sorted((await load_subjects_by_mailbox(client))["INBOX"]) == sorted(names)
 
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_remote_import_needs_the_permission_and_valid_input(
-    ada: Client, far: DovecotAccount
+    ada: GraphQLClient, far: DovecotAccount
 ) -> None:
-    client_without_permission = await make_client(ada.world, ada.http, "bare", permissions=[])
-    payload = await begin(client_without_permission, remote_source(far, "x"))
-    assert codes(payload)[0][0] == "FORBIDDEN"
+    client_without_permission = await make_client(ada.environment, ada.http, "bare", permissions=[])
+    payload = await start_import(client_without_permission, remote_source(far, "x"))
+    assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
     for fields, path in (
         ({"host": "a b"}, ["host"]),
         ({"password": ""}, ["password"]),
         ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, ["folderRewrites", "pattern"]),
     ):
-        payload = await begin(ada, remote_source(far, "x", **fields))
-        assert codes(payload) == [("VALIDATION", ["source", "remote", *path])]
-    assert await rows(ada.world, "SELECT id FROM connectors") == []
-    payload = await begin(ada, remote_source(far, "x", password="wrong"))  # noqa: S106 - that is the point
-    await work(ada.world)
-    import_run = await ended(ada, payload["run"]["id"])
+        payload = await start_import(ada, remote_source(far, "x", **fields))
+        assert error_codes_and_paths(payload) == [("VALIDATION", ["source", "remote", *path])]
+    assert await rows(ada.environment, "SELECT id FROM connectors") == []
+    payload = await start_import(ada, remote_source(far, "x", password="wrong"))  # noqa: S106 - that is the point
+    await run_due_imports(ada.environment)
+    import_run = await load_run(ada, payload["run"]["id"])
     assert (import_run["state"], import_run["stage"]) == ("FAILED", "LOGIN")
-    assert await rows(ada.world, "SELECT secret FROM connectors") == [("",)]
+    assert await rows(ada.environment, "SELECT secret FROM connectors") == [("",)]

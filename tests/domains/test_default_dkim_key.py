@@ -10,7 +10,7 @@ from mail.authentication import private_keys, signing_keys
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import Environment
 from resolvers.domains import dkim_rotation
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.dns_zone_server import asking
 from tests.support.operations import dkim_key_operations
@@ -35,21 +35,23 @@ DOMAIN_CREATE_WITH_KEY = f"""mutation ($input: DomainCreateInput!) {{ domainCrea
 pytestmark = pytest.mark.usefixtures("ada")
 
 
-async def create_domain_with_key(client: Client, name: str = NEW_DOMAIN, **arguments: Any) -> Any:
+async def create_domain_with_key(
+    client: GraphQLClient, name: str = NEW_DOMAIN, **arguments: Any
+) -> Any:
     payload, errors = await done(client, DOMAIN_CREATE_WITH_KEY, name=name, **arguments)
     assert errors == []
     return payload["domain"]
 
 
-async def list_keys(client: Client) -> list[tuple[str, str, str]]:
+async def list_keys(client: GraphQLClient) -> list[tuple[str, str, str]]:
     nodes = (await client(LIST))["dkimKeys"]["nodes"]
     return [(key["domain"], key["selector"], key["state"]) for key in nodes]
 
 
 async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
-    root: Client, world: Environment, clock: Clock
+    root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    position_before = await counter_check.reached(world, PLATFORM)
+    position_before = await counter_check.reached(environment, PLATFORM)
     domain = await create_domain_with_key(root)
     key = domain["dkimKey"]
     assert (key["domain"], key["selector"], key["state"]) == (NEW_DOMAIN, "dkim", "PENDING")
@@ -65,34 +67,36 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
         global_ids.decode("DkimKey", key["id"]),
     )
     expected = [(ChangeKind.DOMAIN_CHANGED, [domain_id]), (ChangeKind.DKIM_CHANGED, [key_id])]
-    assert await counter_check.journal(world, domain_id) == expected
-    assert await counter_check.journal(world, PLATFORM, position_before) == expected
+    assert await counter_check.journal(environment, domain_id) == expected
+    assert await counter_check.journal(environment, PLATFORM, position_before) == expected
     log_query = '{ adminLog(mutation: "domainCreate") { nodes { targetId after } } }'
     (log_entry,) = (await root(log_query))["adminLog"]["nodes"]
     assert log_entry["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
-    assert await signing_keys.load_signers(world, NEW_DOMAIN) == []
+    assert await signing_keys.load_signers(environment, NEW_DOMAIN) == []
 
     async with asking(dkim_key_operations.published([key])) as dns_server:
         dkim_key_operations.asks(root, dns_server)
         clock.tick(minutes=1)
-        assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
+        assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
     assert await list_keys(root) == [(NEW_DOMAIN, "dkim", "ACTIVE")]
-    (signer,) = await signing_keys.load_signers(world, NEW_DOMAIN)
+    (signer,) = await signing_keys.load_signers(environment, NEW_DOMAIN)
     assert (signer.domain, signer.key.public_key_text()) == (NEW_DOMAIN, key["publicKey"])
 
 
-async def test_domain_create_without_dkim_creates_no_key(root: Client, world: Environment) -> None:
+async def test_domain_create_without_dkim_creates_no_key(
+    root: GraphQLClient, environment: Environment
+) -> None:
     domain = await create_domain_with_key(root, createDkim=False)
     assert domain["dkimKey"] is None
     assert await list_keys(root) == []
-    domain_id = await key_of(world, NEW_DOMAIN)
-    assert await counter_check.journal(world, domain_id) == [
+    domain_id = await key_of(environment, NEW_DOMAIN)
+    assert await counter_check.journal(environment, domain_id) == [
         (ChangeKind.DOMAIN_CHANGED, [domain_id])
     ]
 
 
 async def test_wildcard_key_signs_until_domain_key_is_active(
-    root: Client, world: Environment, clock: Clock
+    root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     wildcard_key = await dkim_key_operations.key(root, domains=["*"], selector="all")
     domain = await create_domain_with_key(root, "bücher.example")
@@ -107,25 +111,25 @@ async def test_wildcard_key_signs_until_domain_key_is_active(
     }
     async with asking(dns_zone) as resolver_address:
         dkim_key_operations.asks(root, resolver_address)
-        (signer,) = await signing_keys.load_signers(world, "bücher.example")
+        (signer,) = await signing_keys.load_signers(environment, "bücher.example")
         assert signer.selector == "all"
         clock.tick(minutes=1)
-        assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
-        (signer,) = await signing_keys.load_signers(world, "bücher.example")
+        assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
+        (signer,) = await signing_keys.load_signers(environment, "bücher.example")
         assert signer.selector == "dkim"
     records_query = "query ($by: DomainRef!) { domain(by: $by) { dnsRecords { name } } }"
     dns_records = (await root(records_query, by={"name": "bücher.example"}))["domain"]["dnsRecords"]
     assert {"name": f"all._domainkey.{ascii_domain}"} not in dns_records
 
 
-async def test_wildcard_key_of_equal_selector_has_no_dns_record(root: Client) -> None:
+async def test_wildcard_key_of_equal_selector_has_no_dns_record(root: GraphQLClient) -> None:
     await dkim_key_operations.key(root, domains=["*"])  # its selector is dkim, too
     domain = await create_domain_with_key(root)
     records = [record for record in domain["dnsRecords"] if "_domainkey" in record["name"]]
     assert [record["value"] for record in records] == [domain["dkimKey"]["dnsTxt"]["value"]]
 
 
-async def test_failed_or_validated_domain_create_creates_no_key(root: Client) -> None:
+async def test_failed_or_validated_domain_create_creates_no_key(root: GraphQLClient) -> None:
     await made(root, "old.example")
     assert (await done(root, ALIAS, alias=NEW_DOMAIN, domain="old.example"))[1] == []
     for name in ("old.example", NEW_DOMAIN):
@@ -134,11 +138,11 @@ async def test_failed_or_validated_domain_create_creates_no_key(root: Client) ->
     payload, errors = await done(root, CREATE, name="x.example", options={"validateOnly": True})
     assert errors == []
     assert await list_keys(root) == []
-    assert await rows(root.world, "SELECT count(*) FROM dkim_keys") == [(0,)]
+    assert await rows(root.environment, "SELECT count(*) FROM dkim_keys") == [(0,)]
     assert payload["domain"] is None or payload["domain"]["name"] == "x.example"
 
 
-async def test_domain_name_too_long_for_dkim_record_is_refused(root: Client) -> None:
+async def test_domain_name_too_long_for_dkim_record_is_refused(root: GraphQLClient) -> None:
     name = ".".join(["a" * 60] * 3 + ["b" * 50, "example"])  # 241 characters
     _, errors = await done(root, CREATE, name=name)
     assert told(errors) == ("VALIDATION", ["createDkim"], None, "selector")
@@ -146,12 +150,12 @@ async def test_domain_name_too_long_for_dkim_record_is_refused(root: Client) -> 
 
 
 async def test_key_is_hidden_from_admin_of_other_domain(
-    ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     key = (await create_domain_with_key(root))["dkimKey"]
-    other_admin = await make_domain_admin(world, http, "dora")
+    other_admin = await make_domain_admin(environment, http, "dora")
     for client in (ada, other_admin):
-        assert (await client.raw(ONE, by={"id": key["id"]})).get("data") in (
+        assert (await client.execute(ONE, by={"id": key["id"]})).get("data") in (
             None,
             {"dkimKey": None},
         )
@@ -159,23 +163,25 @@ async def test_key_is_hidden_from_admin_of_other_domain(
 
 
 async def test_deleting_domain_deletes_key_and_journals_it(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     domain = await create_domain_with_key(root)
-    position_before = await counter_check.reached(world, PLATFORM)
+    position_before = await counter_check.reached(environment, PLATFORM)
     assert (await done(root, DELETE, domains=[{"name": NEW_DOMAIN}]))[1] == []
     assert await list_keys(root) == []
     key_ids = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
-    entries = await counter_check.journal(world, PLATFORM, position_before)
+    entries = await counter_check.journal(environment, PLATFORM, position_before)
     assert (ChangeKind.DKIM_CHANGED, key_ids) in entries
 
 
-async def test_private_key_is_stored_encrypted(root: Client, world: Environment) -> None:
+async def test_private_key_is_stored_encrypted(
+    root: GraphQLClient, environment: Environment
+) -> None:
     key = (await create_domain_with_key(root))["dkimKey"]
-    ((stored,),) = await rows(world, "SELECT private FROM dkim_keys")
+    ((stored,),) = await rows(environment, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
     secret_name = signing_keys.secret_name(global_ids.decode("DkimKey", key["id"]))
     private_key = private_keys.parse_key(
-        world.secret_box.decrypt(stored, secret_name), is_trusted=True
+        environment.secret_box.decrypt(stored, secret_name), is_trusted=True
     )
     assert private_key.public_key_text() == key["publicKey"]

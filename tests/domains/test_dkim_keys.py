@@ -18,7 +18,7 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import Environment
 from resolvers.admin import secret_rotation
 from resolvers.domains import dkim_rotation
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.dns_zone_server import Zone, asking, quoted, zone
 from tests.support.operations import dkim_key_operations
@@ -51,17 +51,17 @@ DNS_RECORDS_QUERY = """query ($check: Boolean!) { domain(by: {name: "example.org
 pytestmark = pytest.mark.usefixtures("ada")  # creates example.org
 
 
-async def list_keys(client: Client, **arguments: Any) -> list[Any]:
+async def list_keys(client: GraphQLClient, **arguments: Any) -> list[Any]:
     page: list[Any] = (await client(LIST, **arguments))["dkimKeys"]["nodes"]
     return page
 
 
-async def load_states_by_selector(client: Client) -> dict[str, str]:
+async def load_states_by_selector(client: GraphQLClient) -> dict[str, str]:
     """Return the states of all visible keys by selector."""
     return {key["selector"]: key["state"] for key in await list_keys(client)}
 
 
-async def load_signing_key(client: Client, domain: str) -> Any:
+async def load_signing_key(client: GraphQLClient, domain: str) -> Any:
     return (await client(ONE, by={"domain": domain}))["dkimKey"]
 
 
@@ -71,10 +71,12 @@ def make_pkcs1_pem(bits: int = 2048) -> str:
     return key.private_bytes(*encoding).decode()
 
 
-async def test_key_is_created_read_listed_and_deleted(root: Client, world: Environment) -> None:
-    domain_id = await key_of(world, "example.org")
+async def test_key_is_created_read_listed_and_deleted(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    domain_id = await key_of(environment, "example.org")
     positions_before = [
-        await counter_check.reached(world, stream) for stream in (PLATFORM, domain_id)
+        await counter_check.reached(environment, stream) for stream in (PLATFORM, domain_id)
     ]
     dkim_key = await dkim_key_operations.key(root, selector=" S1.Mail ", description=" Ours ")
     assert (dkim_key["domain"], dkim_key["selector"], dkim_key["description"]) == (
@@ -99,14 +101,14 @@ async def test_key_is_created_read_listed_and_deleted(root: Client, world: Envir
     assert await load_signing_key(root, "example.org") is None
     assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
     for stream, position in zip((PLATFORM, domain_id), positions_before, strict=True):
-        assert await counter_check.journal(world, stream, position) == [
+        assert await counter_check.journal(environment, stream, position) == [
             (ChangeKind.DKIM_CHANGED, [key_id]),
             (ChangeKind.DKIM_CHANGED, [key_id]),
         ]
 
 
 @pytest.mark.parametrize("key_format", ["pkcs1", "pkcs8", "ed25519", "raw"])
-async def test_private_key_can_be_imported(root: Client, key_format: str) -> None:
+async def test_private_key_can_be_imported(root: GraphQLClient, key_format: str) -> None:
     seed = bytes(range(32))
     ed25519_key = private_keys.DkimPrivateKey(Ed25519PrivateKey.from_private_bytes(seed))
     private_key = {
@@ -125,7 +127,7 @@ async def test_private_key_can_be_imported(root: Client, key_format: str) -> Non
         assert read_key == dkim_key  # a key that is read later has the raw public key too
 
 
-async def test_short_key_is_accepted_with_a_warning(root: Client) -> None:
+async def test_short_key_is_accepted_with_a_warning(root: GraphQLClient) -> None:
     payload, errors = await done(root, SET, domains=["example.org"], keySize=1024)
     assert errors == []
     assert [warning["code"] for warning in payload["warnings"]] == ["WEAK_KEY"]
@@ -158,14 +160,14 @@ REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
 
 @pytest.mark.parametrize(("key_input", "refusal"), REFUSED_KEY_INPUTS)
 async def test_invalid_key_input_is_refused(
-    root: Client, key_input: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, key_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     _, errors = await done(root, SET, **{"domains": ["example.org"], **key_input})
     assert told(errors) == refusal
     assert await list_keys(root) == []
 
 
-async def test_second_key_replaces_is_added_or_is_refused(root: Client) -> None:
+async def test_second_key_replaces_is_added_or_is_refused(root: GraphQLClient) -> None:
     first = await dkim_key_operations.key(root)
     replacement = await dkim_key_operations.key(root)
     assert (replacement["id"], replacement["publicKey"] == first["publicKey"]) == (
@@ -186,7 +188,7 @@ async def test_second_key_replaces_is_added_or_is_refused(root: Client) -> None:
         assert told(errors)[:3] == ("CONFLICT", ["domains"], 0)
 
 
-async def test_number_of_keys_of_a_domain_is_limited(root: Client) -> None:
+async def test_number_of_keys_of_a_domain_is_limited(root: GraphQLClient) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     for number in range(20):
         await dkim_key_operations.key(root, selector=f"s{number}", privateKey=raw)
@@ -195,29 +197,31 @@ async def test_number_of_keys_of_a_domain_is_limited(root: Client) -> None:
 
 
 async def test_no_response_log_or_row_has_the_private_key(
-    root: Client, world: Environment, caplog: pytest.LogCaptureFixture
+    root: GraphQLClient, environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     private_key = private_keys.generate_key(Algorithm.RSA).to_pem()
     key_line = private_key.splitlines()[3]
-    response = await root.raw(SET, input={"domains": ["example.org"], "privateKey": private_key})
+    response = await root.execute(
+        SET, input={"domains": ["example.org"], "privateKey": private_key}
+    )
     assert response["data"]["dkimKeySet"]["errors"] == []
     assert key_line not in json.dumps(response)
-    ((encrypted,),) = await counter_check.rows(world, "SELECT private FROM dkim_keys")
+    ((encrypted,),) = await counter_check.rows(environment, "SELECT private FROM dkim_keys")
     assert key_line not in encrypted
     for table in ("changes", "admin_log", "replays"):
-        assert key_line not in str(await counter_check.rows(world, f"SELECT * FROM {table}"))  # noqa: S608
+        assert key_line not in str(await counter_check.rows(environment, f"SELECT * FROM {table}"))  # noqa: S608
     assert key_line not in caplog.text
     fields = await root('{ __type(name: "DkimKey") { fields { name } } }')
     assert "privateKey" not in {field["name"] for field in fields["__type"]["fields"]}
     assert (
         await secret_rotation.count_encrypted_values_by_key(
-            world, [world.secret_box.newest_key_name]
+            environment, [environment.secret_box.newest_key_name]
         )
-    )[world.secret_box.newest_key_name] == 1
+    )[environment.secret_box.newest_key_name] == 1
 
 
-async def test_key_list_has_pages_and_filters(root: Client) -> None:
+async def test_key_list_has_pages_and_filters(root: GraphQLClient) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     names = ["a.example", "b.example", "c.example"]
     for name in names:
@@ -237,12 +241,12 @@ async def test_key_list_has_pages_and_filters(root: Client) -> None:
 
 
 async def test_domain_admin_manages_only_keys_of_own_domains(
-    root: Client, world: Environment, http: httpx.AsyncClient, bob: Client
+    root: GraphQLClient, environment: Environment, http: httpx.AsyncClient, bob: GraphQLClient
 ) -> None:
     await made(root, "far.example")
     other_key = await dkim_key_operations.key(root, domains=["far.example"])
     wildcard_key = await dkim_key_operations.key(root, domains=["*"])
-    admin = await make_domain_admin(world, http, "eve")
+    admin = await make_domain_admin(environment, http, "eve")
     own_key = await dkim_key_operations.key(admin)
     assert await list_keys(admin) == [own_key]
     assert (await admin(LIST))["dkimKeys"]["totalCount"] == 1
@@ -258,16 +262,18 @@ async def test_domain_admin_manages_only_keys_of_own_domains(
             expected_code = "FORBIDDEN" if key["domain"] == "*" else "NOT_FOUND"
             assert told(errors)[0] == expected_code
     arguments = {"from": "example.org", "to": ["far.example"]}
-    response = await admin.raw(COPY, input=arguments)
+    response = await admin.execute(COPY, input=arguments)
     assert response["data"]["dkimKeyCopy"]["errors"][0]["code"] == "FORBIDDEN"
-    response = await bob.raw(LIST)
+    response = await bob.execute(LIST)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    response = await bob.raw(SET, input={"domains": ["example.org"]})
+    response = await bob.execute(SET, input={"domains": ["example.org"]})
     assert response["data"]["dkimKeySet"]["errors"][0]["code"] == "FORBIDDEN"
     assert len(await list_keys(root)) == 3
 
 
-async def test_keys_are_copied_with_their_selectors(root: Client, world: Environment) -> None:
+async def test_keys_are_copied_with_their_selectors(
+    root: GraphQLClient, environment: Environment
+) -> None:
     for name in ("a.example", "b.example"):
         await made(root, name)
     (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
@@ -282,7 +288,7 @@ async def test_keys_are_copied_with_their_selectors(root: Client, world: Environ
         rsa_key["publicKey"],
         ed25519_key["publicKey"],
     }
-    private_rows = await counter_check.rows(world, "SELECT private FROM dkim_keys")
+    private_rows = await counter_check.rows(environment, "SELECT private FROM dkim_keys")
     assert len(set(private_rows)) == 6  # each row is encrypted with its own context
     for targets, code in ((["example.org"], "VALIDATION"), (["c.example"], "NOT_FOUND")):
         _, errors = await done(root, COPY, **{"from": "example.org", "to": targets})
@@ -307,7 +313,7 @@ def publish_keys(dns_server: Zone, *keys: Any) -> None:
 
 
 async def test_new_key_signs_once_dns_has_its_record(
-    root: Client, world: Environment, clock: Clock
+    root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
     dns_server = zone({})
@@ -321,26 +327,28 @@ async def test_new_key_signs_once_dns_has_its_record(
         assert {key["state"] for key in new_keys.values()} == {"PENDING"}
         _, errors = await done(root, ROTATE, domains=["example.org"])
         assert told(errors)[0] == "CONFLICT"
-        assert await dkim_rotation.activate_or_delete_due_keys(world) == 2
-        assert await dkim_rotation.activate_or_delete_due_keys(world) == 0  # not due again yet
+        assert await dkim_rotation.activate_or_delete_due_keys(environment) == 2
+        assert (
+            await dkim_rotation.activate_or_delete_due_keys(environment) == 0
+        )  # not due again yet
         assert (await load_signing_key(root, "example.org"))["id"] == rsa_key["id"]
         publish_keys(dns_server, rsa_key, ed25519_key, new_keys["RSA"])
         clock.tick(minutes=2)
-        assert await dkim_rotation.activate_or_delete_due_keys(world) == 2
+        assert await dkim_rotation.activate_or_delete_due_keys(environment) == 2
         states = await load_states_by_selector(root)
         assert states == {"r": "RETIRED", "e": "ACTIVE", "r-20300101": "ACTIVE",
                           "e-20300101": "PENDING"}  # fmt: skip
         assert (await load_signing_key(root, "example.org"))["id"] == new_keys["RSA"]["id"]
         clock.tick(days=13)
-        await dkim_rotation.activate_or_delete_due_keys(world)
+        await dkim_rotation.activate_or_delete_due_keys(environment)
         assert "r" in await load_states_by_selector(root)
         clock.tick(days=2)
-        await dkim_rotation.activate_or_delete_due_keys(world)
+        await dkim_rotation.activate_or_delete_due_keys(environment)
         assert "r" not in await load_states_by_selector(root)
 
 
 async def test_dns_checks_of_pending_key_become_rarer(
-    root: Client, world: Environment, clock: Clock
+    root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await dkim_key_operations.key(root)
     dns_server = zone({})
@@ -349,14 +357,14 @@ async def test_dns_checks_of_pending_key_become_rarer(
         await done(root, ROTATE, domains=["example.org"], selector="new")
         check_count = 0
         for _ in range(24 * 60):
-            check_count += await dkim_rotation.activate_or_delete_due_keys(world)
+            check_count += await dkim_rotation.activate_or_delete_due_keys(environment)
             clock.tick(minutes=1)
         assert 25 < check_count < 35
         assert len(dns_server.asked) >= check_count
 
 
 async def test_wrong_or_revoked_record_activates_no_key(
-    root: Client, world: Environment, clock: Clock
+    root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     old_key = await dkim_key_operations.key(root)
     payload, _ = await done(root, ROTATE, domains=["example.org"], selector="new")
@@ -371,12 +379,12 @@ async def test_wrong_or_revoked_record_activates_no_key(
         async with asking(zone({name: record})) as resolver_address:
             dkim_key_operations.asks(root, resolver_address)
             assert (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
-            assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
+            assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
             clock.tick(hours=1)
     assert (await load_states_by_selector(root))["new"] == "PENDING"
 
 
-async def test_new_and_old_key_can_be_activated_by_hand(root: Client) -> None:
+async def test_new_and_old_key_can_be_activated_by_hand(root: GraphQLClient) -> None:
     old_key = await dkim_key_operations.key(root)
     payload, _ = await done(root, ROTATE, domains=["example.org"], keySize=3072)
     (new_key,) = payload["keys"]
@@ -394,14 +402,14 @@ async def test_new_and_old_key_can_be_activated_by_hand(root: Client) -> None:
 
 
 async def test_last_key_is_never_deleted_automatically(
-    root: Client, world: Environment, clock: Clock
+    root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await dkim_key_operations.key(root)
     await dkim_key_operations.key(root, selector="new")
     keys = await list_keys(root)
     await done(root, REMOVE, ids=[key["id"] for key in keys if key["selector"] == "new"])
     clock.tick(days=30)
-    assert await dkim_rotation.activate_or_delete_due_keys(world) == 1
+    assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
     assert await load_states_by_selector(root) == {"dkim": "RETIRED"}
 
 
@@ -417,7 +425,7 @@ async def test_last_key_is_never_deleted_automatically(
     ],
 )
 async def test_invalid_rotation_is_refused(
-    root: Client, rotation_input: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, rotation_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await dkim_key_operations.both(root)
     _, errors = await done(root, ROTATE, **{"domains": ["example.org"], **rotation_input})
@@ -425,7 +433,7 @@ async def test_invalid_rotation_is_refused(
     assert len(await list_keys(root)) == 2
 
 
-async def test_renamed_domain_keeps_its_keys(root: Client) -> None:
+async def test_renamed_domain_keeps_its_keys(root: GraphQLClient) -> None:
     await done(root, ALIAS, alias="second.example", domain="example.org")
     await dkim_key_operations.both(root)
     await dkim_key_operations.key(root, domains=["second.example"])
@@ -443,7 +451,7 @@ async def test_renamed_domain_keeps_its_keys(root: Client) -> None:
     )
 
 
-async def test_keys_are_deleted_with_their_domain_or_alias(root: Client) -> None:
+async def test_keys_are_deleted_with_their_domain_or_alias(root: GraphQLClient) -> None:
     await made(root, "new.example")
     payload, _ = await done(root, ALIAS, alias="second.example", domain="new.example")
     for name in ("new.example", "second.example"):
@@ -455,7 +463,7 @@ async def test_keys_are_deleted_with_their_domain_or_alias(root: Client) -> None
     assert await list_keys(root) == []
 
 
-async def test_dns_records_of_domain_contain_each_key(root: Client) -> None:
+async def test_dns_records_of_domain_contain_each_key(root: GraphQLClient) -> None:
     (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
     await done(root, ROTATE, domains=["example.org"], algorithm="RSA", selector="next")
     records = dkim_key_operations.texts([rsa_key, ed25519_key])
@@ -476,7 +484,7 @@ async def test_dns_records_of_domain_contain_each_key(root: Client) -> None:
     assert "will be signed" in record_by_selector["next"]["purpose"]
 
 
-async def test_dns_states_are_looked_up_together(root: Client) -> None:
+async def test_dns_states_are_looked_up_together(root: GraphQLClient) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     keys = [
         await dkim_key_operations.key(root, selector=f"s{number}", privateKey=raw)
@@ -489,25 +497,35 @@ async def test_dns_states_are_looked_up_together(root: Client) -> None:
     assert [node["dnsState"] for node in nodes] == ["UNKNOWN", *["OK"] * 9, "MISSING"]
 
 
-async def test_secret_rotation_reencrypts_private_keys(root: Client, world: Environment) -> None:
+async def test_secret_rotation_reencrypts_private_keys(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await dkim_key_operations.both(root)
-    rows_before = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
-    new_box = world.secret_box.with_new_key()
-    object.__setattr__(world.secret_box, "keys", {**world.secret_box.keys, **new_box.keys})
-    result = await secret_rotation.reencrypt_all(world)
-    rows_after = await counter_check.rows(world, "SELECT id, private FROM dkim_keys ORDER BY id")
+    rows_before = await counter_check.rows(
+        environment, "SELECT id, private FROM dkim_keys ORDER BY id"
+    )
+    new_box = environment.secret_box.with_new_key()
+    object.__setattr__(
+        environment.secret_box, "keys", {**environment.secret_box.keys, **new_box.keys}
+    )
+    result = await secret_rotation.reencrypt_all(environment)
+    rows_after = await counter_check.rows(
+        environment, "SELECT id, private FROM dkim_keys ORDER BY id"
+    )
     assert (result.reencrypted_count, result.failed_contexts) == (2, [])
     assert not {row[1] for row in rows_before} & {row[1] for row in rows_after}
 
 
-async def test_key_overlap_is_a_setting(root: Client, world: Environment, clock: Clock) -> None:
+async def test_key_overlap_is_a_setting(
+    root: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     document = """mutation ($input: SettingSetInput!) { settingSet(input: $input) {
         errors { message } } }"""
     arguments = {"key": "dkim.overlap", "value": "P1D"}
     assert (await root(document, input=arguments))["settingSet"]["errors"] == []
-    assert world.options.dkim_overlap == timedelta(days=1)
+    assert environment.options.dkim_overlap == timedelta(days=1)
     await dkim_key_operations.key(root)
     await dkim_key_operations.key(root, selector="new")
     clock.tick(days=2)
-    await dkim_rotation.activate_or_delete_due_keys(world)
+    await dkim_rotation.activate_or_delete_due_keys(environment)
     assert await load_states_by_selector(root) == {"new": "ACTIVE"}

@@ -21,7 +21,7 @@ from models.users.roles import Role
 from resolvers.context import Context, Viewer
 from resolvers.domains import dns_records
 from resolvers.domains.dns_records import DnsRecordsKey
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 from tests.support.operations.domain_operations import made
 
@@ -67,19 +67,23 @@ class LyingDnsServer(Names):
 
 
 @asynccontextmanager
-async def client_with_dns(client: Client, dns_names: Names) -> AsyncIterator[Client]:
+async def client_with_dns(client: GraphQLClient, dns_names: Names) -> AsyncIterator[GraphQLClient]:
     """Yield a client of a server that uses these DNS names."""
     with TemporaryDirectory() as folder:
         async with answering(dns_names):
-            options = replace(client.world.options, dns_resolver=f"127.0.0.1:{dns_names.port}")
-            server_environment = replace(client.world, options=options)
+            options = replace(
+                client.environment.options, dns_resolver=f"127.0.0.1:{dns_names.port}"
+            )
+            server_environment = replace(client.environment, options=options)
             app = create_app(server_environment, spool_folder=Path(folder))
             transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                yield Client(http, server_environment, client.user, client.secret)
+                yield GraphQLClient(http, server_environment, client.user, client.secret)
 
 
-async def load_checks_by_purpose(client: Client, name: str = "new.example") -> dict[str, Any]:
+async def load_checks_by_purpose(
+    client: GraphQLClient, name: str = "new.example"
+) -> dict[str, Any]:
     """Return the checked DNS records by purpose."""
     records = (await client(DNS_RECORDS_QUERY, name=name, check=True))["domain"]["dnsRecords"]
     configured = [record for record in records if not record["value"].startswith("not configured")]
@@ -95,12 +99,12 @@ def state_letters(checks: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-async def client_with_domain(root: Client) -> Client:
+async def client_with_domain(root: GraphQLClient) -> GraphQLClient:
     await made(root, "new.example")
     return root
 
 
-async def test_records_without_check_are_not_looked_up(client_with_domain: Client) -> None:
+async def test_records_without_check_are_not_looked_up(client_with_domain: GraphQLClient) -> None:
     dns_names = Names({})
     async with client_with_dns(client_with_domain, dns_names) as client:
         response = await client(DNS_RECORDS_QUERY, name="new.example", check=False)
@@ -115,7 +119,7 @@ async def test_records_without_check_are_not_looked_up(client_with_domain: Clien
 
 
 async def test_correct_records_are_ok_and_txt_strings_are_joined(
-    client_with_domain: Client,
+    client_with_domain: GraphQLClient,
 ) -> None:
     async with client_with_dns(client_with_domain, Names(CORRECT_RECORDS)) as client:
         checks = await load_checks_by_purpose(client)
@@ -125,7 +129,9 @@ async def test_correct_records_are_ok_and_txt_strings_are_joined(
     assert {check["problem"] for check in checks.values()} == {None}
 
 
-async def test_wrong_and_missing_records_have_different_states(client_with_domain: Client) -> None:
+async def test_wrong_and_missing_records_have_different_states(
+    client_with_domain: GraphQLClient,
+) -> None:
     records = {
         ("new.example", "MX"): ["10 mx.elsewhere.example."],
         ("new.example", "TXT"): ['"just a text"'],
@@ -138,7 +144,9 @@ async def test_wrong_and_missing_records_have_different_states(client_with_domai
     assert checks["SPF"]["found"] == []
 
 
-async def test_failing_or_silent_server_gives_unknown_states(client_with_domain: Client) -> None:
+async def test_failing_or_silent_server_gives_unknown_states(
+    client_with_domain: GraphQLClient,
+) -> None:
     dns_names = Names(
         CORRECT_RECORDS,
         broken={"_dmarc.new.example"},
@@ -155,7 +163,7 @@ async def test_failing_or_silent_server_gives_unknown_states(client_with_domain:
 
 
 @pytest.mark.parametrize("lie", ["garbage", "another id", "another name", "a circle"])
-async def test_invalid_dns_response_is_ignored(client_with_domain: Client, lie: str) -> None:
+async def test_invalid_dns_response_is_ignored(client_with_domain: GraphQLClient, lie: str) -> None:
     dns_names = LyingDnsServer(CORRECT_RECORDS, lies={"new.example": lie})
     async with client_with_dns(client_with_domain, dns_names) as client:
         checks = await load_checks_by_purpose(client)
@@ -164,7 +172,9 @@ async def test_invalid_dns_response_is_ignored(client_with_domain: Client, lie: 
     assert checks["MX"]["found"] == []
 
 
-async def test_slow_response_within_the_timeout_is_accepted(client_with_domain: Client) -> None:
+async def test_slow_response_within_the_timeout_is_accepted(
+    client_with_domain: GraphQLClient,
+) -> None:
     dns_names = LyingDnsServer(
         CORRECT_RECORDS, lies=dict.fromkeys({name for name, _ in CORRECT_RECORDS}, "late")
     )
@@ -175,19 +185,21 @@ async def test_slow_response_within_the_timeout_is_accepted(client_with_domain: 
         assert time.monotonic() - started_at < dns_records.OPERATION_TIMEOUT
 
 
-async def test_missing_dns_server_gives_unknown_states(client_with_domain: Client) -> None:
+async def test_missing_dns_server_gives_unknown_states(client_with_domain: GraphQLClient) -> None:
     dns_names = Names(CORRECT_RECORDS)
     async with answering(dns_names):
         pass
-    options = replace(client_with_domain.world.options, dns_resolver=f"127.0.0.1:{dns_names.port}")
-    ctx = Context(replace(client_with_domain.world, options=options), Viewer(role=Role.ROOT))
+    options = replace(
+        client_with_domain.environment.options, dns_resolver=f"127.0.0.1:{dns_names.port}"
+    )
+    ctx = Context(replace(client_with_domain.environment, options=options), Viewer(role=Role.ROOT))
     (records,) = await dns_records.load_expected_records_by_domain(
         ctx, [DnsRecordsKey("new.example", is_backup_mx=False, checks_dns=True)]
     )
     assert {record.judged.state for record in records} == {"UNKNOWN"}
 
 
-async def test_many_domains_share_one_timeout(client_with_domain: Client) -> None:
+async def test_many_domains_share_one_timeout(client_with_domain: GraphQLClient) -> None:
     silent = {
         f"{prefix}d{n}.example" for n in range(20) for prefix in ("", "_dmarc.", "_smtp._tls.")
     }
@@ -202,9 +214,9 @@ async def test_many_domains_share_one_timeout(client_with_domain: Client) -> Non
 
 
 async def test_dns_check_in_a_transaction_is_refused(
-    client_with_domain: Client, world: Environment
+    client_with_domain: GraphQLClient, environment: Environment
 ) -> None:
-    ctx = Context(world, Viewer(role=Role.ROOT))
+    ctx = Context(environment, Viewer(role=Role.ROOT))
     key = DnsRecordsKey("new.example", is_backup_mx=False, checks_dns=True)
     async with ctx.write_session():
         with pytest.raises(Forbidden):
@@ -216,17 +228,19 @@ async def test_dns_check_in_a_transaction_is_refused(
     assert client_with_domain
 
 
-async def test_dns_records_need_an_admin(client_with_domain: Client, ada: Client) -> None:
+async def test_dns_records_need_an_admin(
+    client_with_domain: GraphQLClient, ada: GraphQLClient
+) -> None:
     document = "{ viewer { user { domain { dnsRecords { name } } } } }"
-    response = await ada.raw(document)
+    response = await ada.execute(document)
     assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
-    cost = (await client_with_domain.raw(DNS_RECORDS_QUERY, name="new.example", check=False))[
+    cost = (await client_with_domain.execute(DNS_RECORDS_QUERY, name="new.example", check=False))[
         "extensions"
     ]["cost"]
     assert cost["requested"] > 20
 
 
-async def test_unicode_domain_is_looked_up_in_ascii(client_with_domain: Client) -> None:
+async def test_unicode_domain_is_looked_up_in_ascii(client_with_domain: GraphQLClient) -> None:
     await made(client_with_domain, "bücher.example")
     records = {("xn--bcher-kva.example", "MX"): ["10 mx.example.org."]}
     async with client_with_dns(client_with_domain, Names(records)) as client:

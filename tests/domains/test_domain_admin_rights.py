@@ -13,7 +13,7 @@ from models.users.tables import DomainAdmin
 from resolvers.context import Context, Viewer
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainConditions
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
     ALIAS,
     ALIASES,
@@ -35,21 +35,25 @@ from tests.support.operations.domain_operations import (
 )
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 @pytest.mark.usefixtures("ada")
-async def test_other_domains_are_hidden_from_domain_admin(root: Client, world: Environment) -> None:
+async def test_other_domains_are_hidden_from_domain_admin(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await made(root, "far.example", tags=["x"])
     await done(root, ALIAS, alias="far-too.example", domain="far.example")
-    await live(world, "zoe@far.example")
+    await live(environment, "zoe@far.example")
     permissions = ("DOMAIN_DESC", "ALIAS_DOMAINS", "UNLIMITED_QUOTA")
-    admin = await administrator(world, root.http, "adm", "example.org", permissions=permissions)
-    await administrator(world, root.http, "far", "far.example")
+    admin = await administrator(
+        environment, root.http, "adm", "example.org", permissions=permissions
+    )
+    await administrator(environment, root.http, "far", "far.example")
     far_id = (await of(root, "far.example"))["id"]
     alias = (await root(ALIASES))["domainAliases"]["nodes"][0]
     assert alias["alias"] == "far-too.example"
-    ((alias_row_id,),) = await rows(world, "SELECT id FROM domain_aliases")
+    ((alias_row_id,),) = await rows(environment, "SELECT id FROM domain_aliases")
     alias_id = global_ids.encode("DomainAlias", alias_row_id)
 
     assert await names(admin) == ["example.org"]
@@ -69,7 +73,7 @@ async def test_other_domains_are_hidden_from_domain_admin(root: Client, world: E
         assert await admin(document, by=by) == {"domainAlias": None}
 
     unknown_domain = {"name": "nothing.example"}
-    rows_before = await rows(world, "SELECT * FROM domains ORDER BY id")
+    rows_before = await rows(environment, "SELECT * FROM domains ORDER BY id")
     for ref, name in (
         ({"name": "far.example"}, "far.example"),
         (unknown_domain, "nothing.example"),
@@ -95,18 +99,18 @@ async def test_other_domains_are_hidden_from_domain_admin(root: Client, world: E
     for document, arguments in forbidden_mutations:
         _, errors = await done(admin, document, **arguments)
         assert told(errors) == ("FORBIDDEN", [], None, "ADMIN")
-    assert await rows(world, "SELECT * FROM domains ORDER BY id") == rows_before
-    assert await rows(world, "SELECT id FROM domain_aliases") == [(alias_row_id,)]
+    assert await rows(environment, "SELECT * FROM domains ORDER BY id") == rows_before
+    assert await rows(environment, "SELECT id FROM domain_aliases") == [(alias_row_id,)]
 
 
 async def test_lists_of_a_domain_need_its_admin(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, "home.example")
-    await live(world, "neighbour@home.example")
-    admin = await administrator(world, root.http, "adm", "home.example", "example.org")
-    async with world.write_session() as session:
-        domain_id = await key_of(world, "home.example")
+    await live(environment, "neighbour@home.example")
+    admin = await administrator(environment, root.http, "adm", "home.example", "example.org")
+    async with environment.write_session() as session:
+        domain_id = await key_of(environment, "home.example")
         await session.exec(delete(DomainAdmin).where(col(DomainAdmin.domain_id) == domain_id))
     domain_fields = """domain { name users { totalCount nodes { username } }
       addresses { totalCount } aliases { alias } admins { username } storage { messages } }"""
@@ -121,17 +125,19 @@ async def test_lists_of_a_domain_need_its_admin(
         "admins": [],
         "storage": {"messages": 0},
     }
-    response = await ada.raw("{ viewer { user { domain { users { totalCount } } } } }")
+    response = await ada.execute("{ viewer { user { domain { users { totalCount } } } } }")
     assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domain_admin_changes_only_delegated_fields(root: Client, world: Environment) -> None:
+async def test_domain_admin_changes_only_delegated_fields(
+    root: GraphQLClient, environment: Environment
+) -> None:
     admin_with_permission = await administrator(
-        world, root.http, "a", "example.org", permissions=["DOMAIN_DESC"]
+        environment, root.http, "a", "example.org", permissions=["DOMAIN_DESC"]
     )
     admin_without_permission = await administrator(
-        world, root.http, "b", "example.org", permissions=["RATELIMIT"]
+        environment, root.http, "b", "example.org", permissions=["RATELIMIT"]
     )
     (domain,), errors = await change(admin_with_permission, "example.org", description="Ours")
     assert (errors, domain["description"]) == ([], "Ours")
@@ -149,18 +155,18 @@ async def test_domain_admin_changes_only_delegated_fields(root: Client, world: E
     arguments = {"alias": "also.example", "domain": "example.org"}
     _, errors = await done(admin_with_permission, ALIAS, **arguments)
     assert told(errors) == ("FORBIDDEN", [], None, "ALIAS_DOMAINS")
-    assert await rows(world, "SELECT count(*) FROM domain_aliases") == [(0,)]
+    assert await rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
     alias_admin = await administrator(
-        world, root.http, "c", "example.org", permissions=["ALIAS_DOMAINS"]
+        environment, root.http, "c", "example.org", permissions=["ALIAS_DOMAINS"]
     )
     _, errors = await done(alias_admin, ALIAS, **arguments)
     assert errors == []
 
 
 @pytest.mark.parametrize("role", [Role.PUBLIC, Role.USER])
-async def test_domain_list_needs_a_domain_admin(ada: Client, role: Role) -> None:
+async def test_domain_list_needs_a_domain_admin(ada: GraphQLClient, role: Role) -> None:
     viewer = Viewer(ada.user.id, role, frozenset({Scope.MASTER}))
-    ctx = Context(ada.world, viewer)
+    ctx = Context(ada.environment, viewer)
     assert await domain_loaders.count_domains(ctx, DomainConditions()) == 0
-    response = await ada.raw("{ domains { nodes { id } } }")
+    response = await ada.execute("{ domains { nodes { id } } }")
     assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}

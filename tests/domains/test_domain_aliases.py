@@ -8,7 +8,7 @@ from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
     ALIAS,
     ALIASES,
@@ -21,11 +21,11 @@ from tests.support.operations.domain_operations import (
 )
 from tests.support.stores.counter_check import journal
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def test_active_alias_domain_receives_mail_of_its_target(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     arguments = {"alias": "XN--Bcher-KVA.example", "domain": "Example.ORG"}
     payload, errors = await done(root, ALIAS, **arguments)
@@ -37,7 +37,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
         {"name": "example.org"},
     )
     assert (
-        await address_resolution.load_recipient_below_limits(world, "ada@BÜCHER.example")
+        await address_resolution.load_recipient_below_limits(environment, "ada@BÜCHER.example")
     ).user_id == ada.user.id
     document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id domain { name } } }"
     for alias_ref in ({"id": alias["id"]}, {"alias": "bücher.EXAMPLE"}):
@@ -45,15 +45,15 @@ async def test_active_alias_domain_receives_mail_of_its_target(
         assert alias_fields == {"id": alias["id"], "domain": {"name": "example.org"}}
     node = "query ($id: ID!) { node(id: $id) { ... on DomainAlias { alias } } }"
     assert await root(node, id=alias["id"]) == {"node": {"alias": "bücher.example"}}
-    domain_id = await key_of(world, "example.org")
-    assert (await journal(world, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
+    domain_id = await key_of(environment, "example.org")
+    assert (await journal(environment, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
     await done(root, ALIAS, alias="off.example", domain="example.org", active=False)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(world, "ada@off.example")
+        await address_resolution.load_recipient_below_limits(environment, "ada@off.example")
     payload, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert (payload["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(world, "ada@bücher.example")
+        await address_resolution.load_recipient_below_limits(environment, "ada@bücher.example")
     _, errors = await done(root, UNALIAS, ids=[alias["id"]])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 
@@ -72,7 +72,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
 )
 @pytest.mark.usefixtures("ada")
 async def test_alias_of_alias_or_of_existing_name_is_refused(
-    root: Client, alias_input: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, alias_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await made(root, "new.example")
     await done(root, ALIAS, alias="also.example", domain="new.example")
@@ -84,7 +84,7 @@ async def test_alias_of_alias_or_of_existing_name_is_refused(
     assert told(errors) == ("CONFLICT", ["name"], None, None)
 
 
-async def test_aliases_are_found_by_part_of_alias_or_target(root: Client) -> None:
+async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient) -> None:
     for name in ("pond.example", "lake.example"):
         await made(root, name)
     for alias, domain in (("b.org", "pond"), ("a.org", "pond"), ("c.org", "lake")):

@@ -19,9 +19,9 @@ from models.users.tables import User
 from resolvers.context import Context, Viewer
 from resolvers.users import loaders as user_loaders
 from resolvers.users.quota import limits as quota_limits
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.address_rows import add_addresses
-from tests.support.accounts.user_operations import id_of, run
+from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.operations.domain_operations import (
     ALIAS,
     CREATE,
@@ -39,10 +39,10 @@ from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import examine, journal, reached, rows
 
 GIB = 1 << 30
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def test_domain_create_sets_given_and_default_values(root: Client) -> None:
+async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) -> None:
     domain = await made(root, "XN--Bcher-KVA.Example", description=" Books ", tags=["b", "A", "a"])
     global_id = domain.pop("id")
     assert global_ids.decode("Domain", global_id)
@@ -71,15 +71,15 @@ async def test_domain_create_sets_given_and_default_values(root: Client) -> None
     }
     domain_id = global_ids.decode("Domain", global_id)
     expected = [(ChangeKind.DOMAIN_CHANGED, [domain_id])]
-    assert await journal(root.world, domain_id) == expected
-    assert (await journal(root.world, PLATFORM))[-1:] == expected
+    assert await journal(root.environment, domain_id) == expected
+    assert (await journal(root.environment, PLATFORM))[-1:] == expected
     for name in ("bücher.example", "BÜCHER.example.", "xn--bcher-kva.example"):
         assert (await of(root, name))["id"] == global_id
     log_query = "SELECT mutation, target_id FROM admin_log"
-    assert await rows(root.world, log_query) == [("domainCreate", domain_id)]
+    assert await rows(root.environment, log_query) == [("domainCreate", domain_id)]
 
 
-async def test_unlimited_domain_has_no_remaining_counts(root: Client) -> None:
+async def test_unlimited_domain_has_no_remaining_counts(root: GraphQLClient) -> None:
     domain = await made(root, "new.example", **UNLIMITED)
     limit_fields = ("addressesLeft", "usersLeft", "maxNewUserQuota")
     assert [domain[name] for name in limit_fields] == [None, None, None]
@@ -88,10 +88,10 @@ async def test_unlimited_domain_has_no_remaining_counts(root: Client) -> None:
     assert (domain["defaultUserQuota"], domain["defaultNewUserQuota"]) == (0, None)
 
 
-async def test_remaining_limits_are_exact(root: Client) -> None:
+async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
     await made(root, "new.example", maxUsers=2, maxAddresses=2, quota="4 GiB", maxUserQuota="4 GiB")
     for name, remaining, max_new_quota, default_new_quota in (("a", 1, GIB, GIB), ("b", 0, 0, 0)):
-        await live(root.world, f"{name}@new.example", quota=None if name == "a" else GIB)
+        await live(root.environment, f"{name}@new.example", quota=None if name == "a" else GIB)
         domain = await of(root, "new.example")
         assert (domain["usersLeft"], domain["addressesLeft"]) == (remaining, remaining)
         assert (domain["maxNewUserQuota"], domain["defaultNewUserQuota"]) == (
@@ -135,30 +135,30 @@ async def test_remaining_limits_are_exact(root: Client) -> None:
 )  # fmt: skip
 @pytest.mark.usefixtures("ada")
 async def test_invalid_domain_input_names_its_field(
-    root: Client, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    count_before = await rows(root.world, "SELECT count(*) FROM domains")
+    count_before = await rows(root.environment, "SELECT count(*) FROM domains")
     payload, errors = await done(
         root, CREATE, **{"name": "new.example", **LIMITED, **invalid_input}
     )
     assert (payload["domain"], told(errors)) == (None, refusal)
-    assert await rows(root.world, "SELECT count(*) FROM domains") == count_before
+    assert await rows(root.environment, "SELECT count(*) FROM domains") == count_before
 
 
 @pytest.mark.parametrize("value", [2**53, -1, 2**63, "a lot"])
-async def test_invalid_quota_is_refused_as_bad_user_input(root: Client, value: Any) -> None:
-    response = await root.raw(CREATE, input={"name": "new.example", "quota": value})
+async def test_invalid_quota_is_refused_as_bad_user_input(root: GraphQLClient, value: Any) -> None:
+    response = await root.execute(CREATE, input={"name": "new.example", "quota": value})
     assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_one_of_concurrent_domain_creates_succeeds(root: Client) -> None:
+async def test_one_of_concurrent_domain_creates_succeeds(root: GraphQLClient) -> None:
     attempts = [done(root, CREATE, name=name) for name in ("new.example", "NEW.example") * 3]
     outcomes = await asyncio.gather(*attempts)
     assert sorted(len(errors) for _, errors in outcomes) == [0, 1, 1, 1, 1, 1]
     assert {error["code"] for _, errors in outcomes for error in errors} == {"CONFLICT"}
 
 
-async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: Client) -> None:
+async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: GraphQLClient) -> None:
     await made(root, "old.example")
     attempts = [
         done(root, CREATE, name="new.example"),
@@ -167,20 +167,22 @@ async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: Client)
     outcomes = await asyncio.gather(*attempts)
     assert sorted(len(errors) for _, errors in outcomes) == [0, 1]
     query = "SELECT name FROM domains UNION ALL SELECT alias FROM domain_aliases"
-    assert [name for (name,) in await rows(root.world, query)].count("new.example") == 1
+    assert [name for (name,) in await rows(root.environment, query)].count("new.example") == 1
 
 
-async def test_user_create_creates_domain_only_if_allowed(root: Client, world: Environment) -> None:
-    user = await live(world, "eve@new.example")
+async def test_user_create_creates_domain_only_if_allowed(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    user = await live(environment, "eve@new.example")
     domain = await of(root, "new.example")
     assert (domain["maxUsers"], domain["quota"], domain["userCount"]) == (0, 0, 1)
     assert domain["id"] == global_ids.encode("Domain", user.domain_id or 0)
     closed_environment = Environment(
-        world.database,
-        world.object_store,
+        environment.database,
+        environment.object_store,
         signing_secret=b"s",
         options=Options(argon2_memory=8, argon2_time=1, auto_create_domains=False),
-        now=world.now,
+        now=environment.now,
     )
     with pytest.raises(NotFound) as error_info:
         await live(closed_environment, "eve@other.example")
@@ -189,17 +191,17 @@ async def test_user_create_creates_domain_only_if_allowed(root: Client, world: E
     assert (await live(closed_environment, "zoe@new.example")).domain_id == user.domain_id
 
 
-async def test_domain_limits_come_from_the_settings(root: Client) -> None:
+async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None:
     """For domainCreate, and for an address that creates the domain."""
     fields = ["maxUsers", "maxAddresses", "maxUserQuota", "quota", "defaultUserQuota"]
     no_limits = dict(zip(fields, (0, 0, 0, 0, GIB), strict=True))
     _, errors = await done(root, CREATE, name="a.example")
-    await live(root.world, "eve@b.example")
+    await live(root.environment, "eve@b.example")
     assert errors == []
     for name in ("a.example", "b.example"):
         assert {key: (await of(root, name))[key] for key in fields} == no_limits
     set_options(
-        root.world,
+        root.environment,
         domain_max_users=1,
         domain_max_addresses=2,
         domain_default_user_quota=GIB // 2,
@@ -207,7 +209,7 @@ async def test_domain_limits_come_from_the_settings(root: Client) -> None:
         domain_quota=3 * GIB,
     )
     assert (await done(root, CREATE, name="c.example"))[1] == []
-    await live(root.world, "eve@d.example")
+    await live(root.environment, "eve@d.example")
     assert (await done(root, CREATE, name="e.example", maxUsers=7, quota=None))[1] == []
     limits = dict(zip(fields, (1, 2, GIB, 3 * GIB, GIB // 2), strict=True))
     for name in ("c.example", "d.example"):
@@ -215,29 +217,31 @@ async def test_domain_limits_come_from_the_settings(root: Client) -> None:
     actual = {key: (await of(root, "e.example"))[key] for key in fields}
     assert actual == limits | {"maxUsers": 7, "quota": 0}
     with pytest.raises(LimitReached):
-        await live(root.world, "bob@d.example")
+        await live(root.environment, "bob@d.example")
 
 
 async def add_address_in_domain(
-    client: Client, ada: Client, mutation: str, name: str, **options: Any
+    client: GraphQLClient, ada: GraphQLClient, mutation: str, name: str, **options: Any
 ) -> Any:
     """Run a mutation that adds an address in this domain."""
     inputs: dict[str, dict[str, Any]] = {
         "userCreate": {"address": f"u@{name}", "passwordDisabled": True},
         "usersCreate": {"users": [{"address": f"l@{name}", "passwordDisabled": True}]},
-        "addressCreate": {"user": {"id": id_of(ada)}, "address": f"a@{name}"},
+        "addressCreate": {"user": {"id": user_global_id(ada)}, "address": f"a@{name}"},
         "addressUpdate": {
             "addresses": [{"address": ada.address}], "set": {"address": f"ada@{name}"},
         },
     }  # fmt: skip
     fields = "warnings { code message path }"
     options_input = {"options": options} if options else {}
-    return await run(client, mutation, fields, **inputs[mutation], **options_input)
+    return await execute_mutation(client, mutation, fields, **inputs[mutation], **options_input)
 
 
-async def test_address_creates_no_domain_unless_allowed(root: Client, ada: Client) -> None:
+async def test_address_creates_no_domain_unless_allowed(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     assert Options().auto_create_domains is False
-    set_options(root.world, auto_create_domains=False)
+    set_options(root.environment, auto_create_domains=False)
     for mutation, path in (
         ("userCreate", ["address"]),
         ("usersCreate", ["users", "0", "address"]),
@@ -261,7 +265,7 @@ async def test_address_creates_no_domain_unless_allowed(root: Client, ada: Clien
     ],
 )
 async def test_domain_created_by_an_address_gives_a_warning(
-    root: Client, ada: Client, mutation: str, path: list[str], options: dict[str, Any]
+    root: GraphQLClient, ada: GraphQLClient, mutation: str, path: list[str], options: dict[str, Any]
 ) -> None:
     payload = await add_address_in_domain(root, ada, mutation, "example.org", validateOnly=True)
     assert (payload["errors"], payload["warnings"]) == ([], [])
@@ -277,13 +281,13 @@ async def test_domain_created_by_an_address_gives_a_warning(
     [({"maxUsers": 2}, "address"), ({"maxAddresses": 2}, "address")],
 )
 async def test_user_over_the_domain_limit_is_refused(
-    root: Client, limits: dict[str, Any], path: str
+    root: GraphQLClient, limits: dict[str, Any], path: str
 ) -> None:
     await made(root, "new.example", **{**UNLIMITED, **limits})
-    await live(root.world, "a@new.example")
-    await live(root.world, "b@new.example")
+    await live(root.environment, "a@new.example")
+    await live(root.environment, "b@new.example")
     with pytest.raises(RequestError) as error_info:
-        await live(root.world, "c@new.example")
+        await live(root.environment, "c@new.example")
     assert (error_info.value.code, error_info.value.path) == ("LIMIT_REACHED", [path])
     assert (vars(error_info.value)["limit"], vars(error_info.value)["used"]) == (2, 2)
     assert (await of(root, "new.example"))["userCount"] == 2
@@ -295,11 +299,11 @@ async def test_user_over_the_domain_limit_is_refused(
     ids=lambda outcome: next(iter(outcome)),
 )
 async def test_one_of_concurrent_users_gets_the_last_place(
-    root: Client, limits: dict[str, Any]
+    root: GraphQLClient, limits: dict[str, Any]
 ) -> None:
     await made(root, "new.example", **{**UNLIMITED, **limits})
-    await live(root.world, "a@new.example")
-    attempts = [live(root.world, f"{name}@new.example") for name in "bcde"]
+    await live(root.environment, "a@new.example")
+    attempts = [live(root.environment, f"{name}@new.example") for name in "bcde"]
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     assert sorted(isinstance(outcome, User) for outcome in outcomes) == [False, False, False, True]
     assert {outcome.code for outcome in outcomes if isinstance(outcome, RequestError)} == {
@@ -313,52 +317,52 @@ async def test_one_of_concurrent_users_gets_the_last_place(
 @pytest.mark.parametrize("domain", [None, 0, 800])
 @pytest.mark.parametrize("platform", [0, 900])
 async def test_quota_is_that_of_user_domain_or_platform(
-    root: Client, user: int | None, domain: int | None, platform: int
+    root: GraphQLClient, user: int | None, domain: int | None, platform: int
 ) -> None:
-    world = Environment(
-        root.world.database,
-        root.world.object_store,
+    environment = Environment(
+        root.environment.database,
+        root.environment.object_store,
         signing_secret=b"s",
         options=Options(
             default_quota=platform, argon2_memory=8, argon2_time=1, auto_create_domains=True
         ),
-        now=root.world.now,
+        now=root.environment.now,
     )
-    eve = await live(world, "eve@example.org", quota=user)
-    async with world.write_session() as session:
+    eve = await live(environment, "eve@example.org", quota=user)
+    async with environment.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=domain))
         await session.exec(update(User).values(used=1000))
     expected = next(quota for quota in (user, domain, platform) if quota is not None)
-    ctx = Context(world, Viewer(role=Role.ROOT))
+    ctx = Context(environment, Viewer(role=Role.ROOT))
     (row,) = await user_loaders.load_users_by_id(ctx, [eve.id])
     assert row
     assert await quota_limits.load_quota(ctx, row) == expected
     try:
-        await address_resolution.load_recipient_below_limits(world, "eve@example.org")
+        await address_resolution.load_recipient_below_limits(environment, "eve@example.org")
         enforced = 0
     except RequestError as refused:
         enforced = vars(refused)["allowed"]
     assert enforced == expected
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(User).values(used=0))
 
 
-async def test_received_message_over_domain_quota_is_refused(ada: Client) -> None:
-    await receive(ada, "one")
-    size = (await ada.box()).size
-    async with ada.world.write_session() as session:
+async def test_received_message_over_domain_quota_is_refused(ada: GraphQLClient) -> None:
+    await deliver_to(ada, "one")
+    size = (await ada.load_mailbox()).size
+    async with ada.environment.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=2 * size + 20))
-    await receive(ada, "two")
+    await deliver_to(ada, "two")
     with pytest.raises(RequestError):
-        await receive(ada, "three")
+        await deliver_to(ada, "three")
 
 
 async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     for name in ("a.example", "b.example"):
         await made(root, name)
-    eve = await live(world, "eve@a.example")
+    eve = await live(environment, "eve@a.example")
     await done(root, ALIAS, alias="also.example", domain="b.example")
     domain_refs = [{"name": "b.example"}, {"name": "a.example"}]
     payload, errors = await done(root, DELETE, domains=domain_refs)
@@ -370,45 +374,54 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
     payload, errors = await done(root, DELETE, domains=domain_refs[:1], cascade=True)
     assert (payload["deletedIds"], errors) == ([global_id], [])
     assert await of(root, "b.example") is None
-    assert await rows(world, "SELECT count(*) FROM domain_aliases") == [(0,)]
+    assert await rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
     domain_id = global_ids.decode("Domain", global_id)
-    assert await rows(world, "SELECT count(*) FROM streams WHERE id = :id", id=domain_id) == [(0,)]
-    assert (await journal(world, PLATFORM))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
+    assert await rows(environment, "SELECT count(*) FROM streams WHERE id = :id", id=domain_id) == [
+        (0,)
+    ]
+    assert (await journal(environment, PLATFORM))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
     await made(root, "also.example")
     other_global_id = (await of(root, "a.example"))["id"]
     payload, errors = await done(root, DELETE, domains=domain_refs[1:], cascade=True)
     assert (payload["deletedIds"], errors) == ([other_global_id], [])
     query = "SELECT domain_id, disabled FROM users WHERE id = :id"
-    ((domain, disabled),) = await rows(world, query, id=eve.id)
+    ((domain, disabled),) = await rows(environment, query, id=eve.id)
     assert (domain, bool(disabled)) == (None, True)
-    assert await rows(world, "SELECT count(*) FROM addresses") == [(0,)]
-    await examine(world)
+    assert await rows(environment, "SELECT count(*) FROM addresses") == [(0,)]
+    await examine(environment)
 
 
 async def test_cascade_deletes_addresses_and_journals_for_owners(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, "old.example")
-    domain_id, position = await key_of(world, "old.example"), await reached(world, ada.user.id)
-    await add_addresses(world, "ada@old.example", user_id=ada.user.id)
-    await add_addresses(world, "list@old.example")
-    async with world.write_session() as session:
+    domain_id, position = (
+        await key_of(environment, "old.example"),
+        await reached(environment, ada.user.id),
+    )
+    await add_addresses(environment, "ada@old.example", user_id=ada.user.id)
+    await add_addresses(environment, "list@old.example")
+    async with environment.write_session() as session:
         await session.exec(
             update(Domain).where(col(Domain.id) == domain_id).values(address_count=2)
         )
-    address_rows = await rows(world, "SELECT id FROM addresses WHERE domain_id = :k", k=domain_id)
+    address_rows = await rows(
+        environment, "SELECT id FROM addresses WHERE domain_id = :k", k=domain_id
+    )
     _, errors = await done(root, DELETE, domains=[{"name": "old.example"}])
     assert told(errors)[:2] == ("CONFLICT", ["domains"])
     _, errors = await done(root, DELETE, domains=[{"name": "old.example"}], cascade=True)
     assert errors == []
-    ((kind, (address,)),) = await journal(world, ada.user.id, position)
+    ((kind, (address,)),) = await journal(environment, ada.user.id, position)
     assert (kind, (address,) in address_rows) == (ChangeKind.ADDRESS_CHANGED, True)
 
 
-async def test_concurrent_user_create_and_domain_delete(root: Client, world: Environment) -> None:
+async def test_concurrent_user_create_and_domain_delete(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await made(root, "old.example")
     attempts: list[Any] = [
-        live(world, "eve@old.example"),
+        live(environment, "eve@old.example"),
         done(root, DELETE, domains=[{"name": "old.example"}]),
     ]
     user, outcome = await asyncio.gather(*attempts, return_exceptions=True)

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from models.runtime.environment import Environment
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.domain_operations import (
     ALIAS,
     LIST,
@@ -16,14 +16,14 @@ from tests.support.operations.domain_operations import (
     of,
 )
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def test_domain_list_has_filters(root: Client, ada: Client) -> None:
+async def test_domain_list_has_filters(root: GraphQLClient, ada: GraphQLClient) -> None:
     await made(root, "bücher.example", description="Größe 100%", tags=["Lesen", "x"])
     await made(root, "a.example", active=False, tags=["ÄX"])
     await made(root, "z.example", backupMx=True)
-    admin = await administrator(ada.world, root.http, "adm", "example.org", "a.example")
+    admin = await administrator(ada.environment, root.http, "adm", "example.org", "a.example")
     all_names = ["a.example", "bücher.example", "example.org", "z.example"]
     for condition, expected in (
         ({}, all_names),
@@ -46,7 +46,7 @@ async def test_domain_list_has_filters(root: Client, ada: Client) -> None:
     assert await names(admin) == ["a.example", "example.org"]
 
 
-async def test_domain_pages_match_in_both_directions(root: Client) -> None:
+async def test_domain_pages_match_in_both_directions(root: GraphQLClient) -> None:
     for n in range(5):
         await made(root, f"d{n}.example")
     pages, page_info = [], {"hasNextPage": True, "endCursor": None}
@@ -58,7 +58,7 @@ async def test_domain_pages_match_in_both_directions(root: Client) -> None:
     page = (await root(LIST, last=2, before=page_info["startCursor"]))["domains"]
     assert [node["name"][1] for node in page["nodes"]] == ["2", "3"]
     cursor = page["pageInfo"]["endCursor"]
-    response = await root.raw(LIST, filter={"active": True}, after=cursor)
+    response = await root.execute(LIST, filter={"active": True}, after=cursor)
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
@@ -70,9 +70,9 @@ DOMAINS_WITH_CHILDREN = """{ domains(first: 50) { totalCount nodes { name storag
 
 
 async def test_many_domains_load_in_constant_statements(
-    root: Client, ada: Client, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
-    await administrator(ada.world, root.http, "adm", "example.org")
+    await administrator(ada.environment, root.http, "adm", "example.org")
 
     async def count_statements() -> int:
         del statements[:]
@@ -81,21 +81,23 @@ async def test_many_domains_load_in_constant_statements(
 
     count_before = await count_statements()
     for n in range(20):
-        await live(ada.world, f"x@d{n}.example")
+        await live(ada.environment, f"x@d{n}.example")
         await done(root, ALIAS, alias=f"a{n}.example", domain=f"d{n}.example")
-    await administrator(ada.world, root.http, "two", *(f"d{n}.example" for n in range(20)))
+    await administrator(ada.environment, root.http, "two", *(f"d{n}.example" for n in range(20)))
     assert [await count_statements(), await count_statements()] == [count_before, count_before]
 
 
-async def test_domain_storage_counts_received_messages(root: Client, ada: Client) -> None:
-    await receive(ada, "one")
-    await receive(ada, "two")
-    size = (await ada.box()).size
+async def test_domain_storage_counts_received_messages(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await deliver_to(ada, "one")
+    await deliver_to(ada, "two")
+    size = (await ada.load_mailbox()).size
     assert (await of(root, "example.org"))["storage"] == {"bytes": size, "messages": 2}
 
 
 @pytest.mark.usefixtures("ada", "bob")
-async def test_lists_of_large_domains_use_an_index(world: Environment) -> None:
+async def test_lists_of_large_domains_use_an_index(environment: Environment) -> None:
     queries = {
         "users": "SELECT id FROM users WHERE domain_id = 7 ORDER BY username_key, id LIMIT 21",
         "addresses": "SELECT id FROM addresses WHERE domain_id = 7 ORDER BY local, id LIMIT 21",
@@ -105,13 +107,15 @@ async def test_lists_of_large_domains_use_an_index(world: Environment) -> None:
         "users": "ix_users_of_domain",
         "addresses": "ix_addresses_domain_id_local",
         "domains": {"sqlite": "autoindex_domains", "postgresql": "uq_domains_name"}[
-            world.database.dialect
+            environment.database.dialect
         ],
     }
-    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[world.database.dialect]
+    explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[
+        environment.database.dialect
+    ]
     for table, sql in queries.items():
-        async with world.database.engine.connect() as connection:
-            if world.database.dialect == "postgresql":
+        async with environment.database.engine.connect() as connection:
+            if environment.database.dialect == "postgresql":
                 # the planner prefers a scan for a small table
                 for plan_type in ("seqscan", "bitmapscan", "sort"):
                     await connection.execute(text(f"SET LOCAL enable_{plan_type} = off"))

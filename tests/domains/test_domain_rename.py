@@ -18,7 +18,7 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.search_index import search_text
 from models.users.tables import User
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.address_rows import add_addresses
 from tests.support.operations.domain_operations import (
     ALIAS,
@@ -36,27 +36,29 @@ OLD_DOMAIN, NEW_DOMAIN = "old.example", "new.example"
 
 
 async def rename_domain(
-    client: Client, old: str = OLD_DOMAIN, new: str = NEW_DOMAIN, **extra: Any
+    client: GraphQLClient, old: str = OLD_DOMAIN, new: str = NEW_DOMAIN, **extra: Any
 ) -> tuple[Any, Any]:
     return await done(client, RENAME, oldDomain=old, newDomain=new, **extra)
 
 
-async def load_user_names(world: Environment) -> dict[int, tuple[Any, ...]]:
+async def load_user_names(environment: Environment) -> dict[int, tuple[Any, ...]]:
     """Return username, username key and search words of all users by ID."""
-    user_rows = await rows(world, "SELECT id, username, username_key, words FROM users")
+    user_rows = await rows(environment, "SELECT id, username, username_key, words FROM users")
     return {row[0]: row[1:] for row in user_rows}
 
 
 @pytest.fixture
-async def user_ids(root: Client, ada: Client, world: Environment) -> dict[str, int]:
+async def user_ids(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
+) -> dict[str, int]:
     """The IDs of two users of the old domain, and of a user with an address in it."""
     await made(root, OLD_DOMAIN, **UNLIMITED)
     await done(root, ALIAS, alias="also.example", domain=OLD_DOMAIN)
-    eve = await live(world, "e.ve@old.example", name="Eve @old.example")
-    dan = await live(world, "dan", address="D.an@Old.Example")
-    await add_addresses(world, "ada@old.example", "*@old.example", user_id=ada.user.id)
-    await add_addresses(world, "list@old.example", kind=AddressKind.FORWARD)
-    async with world.write_session() as session:
+    eve = await live(environment, "e.ve@old.example", name="Eve @old.example")
+    dan = await live(environment, "dan", address="D.an@Old.Example")
+    await add_addresses(environment, "ada@old.example", "*@old.example", user_id=ada.user.id)
+    await add_addresses(environment, "list@old.example", kind=AddressKind.FORWARD)
+    async with environment.write_session() as session:
         is_old_domain = col(Domain.name) == OLD_DOMAIN
         await session.exec(
             update(Domain).where(is_old_domain).values(address_count=Domain.address_count + 3)
@@ -65,24 +67,28 @@ async def user_ids(root: Client, ada: Client, world: Environment) -> dict[str, i
 
 
 async def test_rename_from_unicode_domain_changes_usernames(
-    root: Client, user_ids: dict[str, int], world: Environment
+    root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
     assert (await rename_domain(root, new="bücher.example"))[1] == []
     payload, errors = await rename_domain(root, old="bücher.example", new="back.example")
     assert (errors, payload["usersUpdated"]) == ([], 2)
     name = "e.ve@back.example"
     words = search_text(name, "Eve @old.example", name)
-    assert (await load_user_names(world))[user_ids["eve"]] == (name, "eve@back.example", words)
+    assert (await load_user_names(environment))[user_ids["eve"]] == (
+        name,
+        "eve@back.example",
+        words,
+    )
 
 
 async def test_rename_changes_all_usernames_and_addresses(
-    root: Client, user_ids: dict[str, int], world: Environment
+    root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
-    domain_id = await key_of(world, OLD_DOMAIN)
-    positions = {name: await reached(world, id_) for name, id_ in user_ids.items()}
+    domain_id = await key_of(environment, OLD_DOMAIN)
+    positions = {name: await reached(environment, id_) for name, id_ in user_ids.items()}
     domain_position, platform_position = (
-        await reached(world, domain_id),
-        await reached(world, PLATFORM),
+        await reached(environment, domain_id),
+        await reached(environment, PLATFORM),
     )
     payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
@@ -90,7 +96,7 @@ async def test_rename_changes_all_usernames_and_addresses(
     counts = [payload[f"{name}Updated"] for name in ("addresses", "users", "domainAliases")]
     assert counts == [5, 2, 1]
 
-    names_by_id = await load_user_names(world)
+    names_by_id = await load_user_names(environment)
     name = "e.ve@xn--bcher-kva.example"
     words = search_text(name, "Eve @old.example", "e.ve@bücher.example")
     assert names_by_id[user_ids["eve"]] == (name, "eve@bücher.example", words)
@@ -100,7 +106,7 @@ async def test_rename_changes_all_usernames_and_addresses(
         search_text("dan", None, "D.an@bücher.example"),
     )
     assert names_by_id[user_ids["ada"]][0] == "ada"
-    shown = await rows(world, "SELECT shown FROM addresses WHERE domain_id = :k", k=domain_id)
+    shown = await rows(environment, "SELECT shown FROM addresses WHERE domain_id = :k", k=domain_id)
     assert sorted(address for (address,) in shown) == [
         "*@bücher.example",
         "D.an@bücher.example",
@@ -109,33 +115,33 @@ async def test_rename_changes_all_usernames_and_addresses(
         "list@bücher.example",
     ]
     for login in ("E.ve@bücher.example", "eve@xn--bcher-kva.example", "d.an@also.example", "dan"):
-        assert await address_resolution.find_sign_in_user_id(world, login) in (
+        assert await address_resolution.find_sign_in_user_id(environment, login) in (
             user_ids["eve"],
             user_ids["dan"],
         ), login
-    assert await address_resolution.find_sign_in_user_id(world, "eve@old.example") is None
+    assert await address_resolution.find_sign_in_user_id(environment, "eve@old.example") is None
 
-    domain_entries = await journal(world, domain_id, domain_position)
+    domain_entries = await journal(environment, domain_id, domain_position)
     assert domain_entries == [
         (ChangeKind.USER_CHANGED, [user_ids["eve"], user_ids["dan"]]),
         (ChangeKind.DOMAIN_CHANGED, [domain_id]),
     ]
-    (address_entry, domain_entry) = await journal(world, PLATFORM, platform_position)
+    (address_entry, domain_entry) = await journal(environment, PLATFORM, platform_position)
     assert (address_entry[0], len(address_entry[1])) == (ChangeKind.ADDRESS_CHANGED, 1)
     assert domain_entry == (ChangeKind.DOMAIN_CHANGED, [domain_id])
     for owner, change_count in (("eve", 1), ("dan", 1), ("ada", 2)):
-        ((kind, changed),) = await journal(world, user_ids[owner], positions[owner])
+        ((kind, changed),) = await journal(environment, user_ids[owner], positions[owner])
         assert (kind, len(changed)) == (ChangeKind.ADDRESS_CHANGED, change_count)
     query = "SELECT target_id, domain_id FROM admin_log WHERE mutation = 'domainRename'"
-    assert await rows(world, query) == [(domain_id, domain_id)]
-    await examine(world)
+    assert await rows(environment, query) == [(domain_id, domain_id)]
+    await examine(environment)
 
 
 async def test_renaming_back_restores_all_names(
-    root: Client, user_ids: dict[str, int], world: Environment
+    root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
     address_query = "SELECT id, shown, local FROM addresses ORDER BY id"
-    state_before = await load_user_names(world), await rows(world, address_query)
+    state_before = await load_user_names(environment), await rows(environment, address_query)
     for old, new in ((OLD_DOMAIN, "straße.example"), ("STRASSE.example", NEW_DOMAIN)):
         _, errors = await rename_domain(root, old, new)
         if old == OLD_DOMAIN:
@@ -144,17 +150,23 @@ async def test_renaming_back_restores_all_names(
             assert errors[0]["code"] == "NOT_FOUND"
     _, errors = await rename_domain(root, "straße.example", OLD_DOMAIN)
     assert errors == []
-    assert (await load_user_names(world), await rows(world, address_query)) == state_before
+    assert (
+        await load_user_names(environment),
+        await rows(environment, address_query),
+    ) == state_before
     assert user_ids
 
 
 async def test_refused_or_validated_rename_lists_conflicts_only(
-    root: Client, user_ids: dict[str, int], world: Environment
+    root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
     await made(root, NEW_DOMAIN, **UNLIMITED)
-    await live(world, "E.v.e@new.example", address="other@example.org")
+    await live(environment, "E.v.e@new.example", address="other@example.org")
     long_domain = f"{'a' * 63}.{'b' * 40}.example"
-    state_before = await load_user_names(world), await rows(world, "SELECT * FROM changes")
+    state_before = (
+        await load_user_names(environment),
+        await rows(environment, "SELECT * FROM changes"),
+    )
     for options in ({"validateOnly": True}, {}):
         payload, errors = await rename_domain(root, options=options)
         assert (payload["domain"], payload["usersUpdated"]) == (None, 0)
@@ -178,22 +190,22 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
             _, (error,) = await rename_domain(root, old, "x.example", options=options)
             assert (error["code"], error["path"]) == ("NOT_FOUND", ["oldDomain"])
     assert (
-        await load_user_names(world),
-        await rows(world, "SELECT * FROM changes"),
+        await load_user_names(environment),
+        await rows(environment, "SELECT * FROM changes"),
     ) == state_before
     payload, errors = await rename_domain(root, new="fine.example", options={"validateOnly": True})
     assert errors == []
     assert (
-        await load_user_names(world),
-        await rows(world, "SELECT * FROM changes"),
+        await load_user_names(environment),
+        await rows(environment, "SELECT * FROM changes"),
     ) == state_before
     assert user_ids
 
 
-async def insert_users(world: Environment, count: int) -> None:
+async def insert_users(environment: Environment, count: int) -> None:
     """Insert this number of users of the old domain, each with an address."""
-    domain_id, now = await key_of(world, OLD_DOMAIN), world.now()
-    user_ids = [world.new_id() for _ in range(count)]
+    domain_id, now = await key_of(environment, OLD_DOMAIN), environment.now()
+    user_ids = [environment.new_id() for _ in range(count)]
     common: dict[str, Any] = {"created_at": now, "updated_at": now}
     users = [
         User(
@@ -209,7 +221,7 @@ async def insert_users(world: Environment, count: int) -> None:
     ]
     addresses = [
         Address(
-            id=world.new_id(),
+            id=environment.new_id(),
             local=f"u{number}",
             domain_id=domain_id,
             shown=f"u{number}@old.example",
@@ -219,7 +231,7 @@ async def insert_users(world: Environment, count: int) -> None:
         ).model_dump()
         for number, user_id in enumerate(user_ids)
     ]
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         connection = await session.connection()
         await connection.execute(insert(core_table(User)), users)
         await connection.execute(
@@ -230,10 +242,10 @@ async def insert_users(world: Environment, count: int) -> None:
 
 
 async def test_rename_of_large_domain_runs_constant_statements(
-    root: Client, world: Environment, statements: list[str]
+    root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     await made(root, OLD_DOMAIN, **UNLIMITED)
-    await live(world, "eve@old.example")
+    await live(environment, "eve@old.example")
 
     async def count_statements(old: str, new: str) -> tuple[int, Any]:
         del statements[:]
@@ -244,7 +256,7 @@ async def test_rename_of_large_domain_runs_constant_statements(
     count_for_one, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
     assert (payload["usersUpdated"], payload["journalCursor"][:2]) == (1, "1.")
     await count_statements(NEW_DOMAIN, OLD_DOMAIN)
-    await insert_users(world, 3000)
+    await insert_users(environment, 3000)
     count_for_many, payload = await count_statements(OLD_DOMAIN, NEW_DOMAIN)
     assert (count_for_many, payload["usersUpdated"], payload["addressesUpdated"]) == (
         count_for_one,
@@ -252,19 +264,21 @@ async def test_rename_of_large_domain_runs_constant_statements(
         3001,
     )
     assert payload["journalCursor"] is None  # the cursor of so many streams would be too long
-    domain_id = await key_of(world, NEW_DOMAIN)
+    domain_id = await key_of(environment, NEW_DOMAIN)
     entry_sizes = [
-        len(ids) for kind, ids in await journal(world, domain_id) if kind == "USER_CHANGED"
+        len(ids) for kind, ids in await journal(environment, domain_id) if kind == "USER_CHANGED"
     ]
     assert (sum(entry_sizes), entry_sizes[-1]) == (
         1 + 1 + 1 + 3001,
         1,
     )  # an entry has at most a thousand IDs
     query = "SELECT count(*) FROM users WHERE words LIKE '%old.example%'"
-    assert await rows(world, query) == [(0,)]
+    assert await rows(environment, query) == [(0,)]
 
 
-async def test_one_of_concurrent_renames_succeeds(root: Client, world: Environment) -> None:
+async def test_one_of_concurrent_renames_succeeds(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await made(root, OLD_DOMAIN, **UNLIMITED)
     await made(root, "another.example", **UNLIMITED)
     outcomes = await asyncio.gather(
@@ -275,29 +289,31 @@ async def test_one_of_concurrent_renames_succeeds(root: Client, world: Environme
     first, second, third = (not errors for _, errors in outcomes)
     assert first is not third
     assert second is third
-    names = {name for (name,) in await rows(world, "SELECT name FROM domains")}
+    names = {name for (name,) in await rows(environment, "SELECT name FROM domains")}
     assert names == ({NEW_DOMAIN, "another.example"} if first else {NEW_DOMAIN, "x.example"})
 
 
 async def test_user_created_during_rename_has_a_consistent_domain(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     await made(root, OLD_DOMAIN, **UNLIMITED)
-    attempts: list[Any] = [live(world, f"u{n}@old.example") for n in range(6)]
+    attempts: list[Any] = [live(environment, f"u{n}@old.example") for n in range(6)]
     attempts.insert(3, rename_domain(root))
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {User, NotFound, tuple}
     query = """SELECT a.shown, d.name, u.username FROM addresses a
         JOIN domains d ON d.id = a.domain_id JOIN users u ON u.id = a.user_id"""
-    for shown, name, username in await rows(world, query):
+    for shown, name, username in await rows(environment, query):
         assert shown == username
         assert shown.endswith(f"@{name}")
-    await examine(world)
+    await examine(environment)
 
 
-async def test_message_received_during_rename_is_not_lost(root: Client, world: Environment) -> None:
+async def test_message_received_during_rename_is_not_lost(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await made(root, OLD_DOMAIN, **UNLIMITED)
-    eve = await live(world, "eve@old.example")
+    eve = await live(environment, "eve@old.example")
     stored_ids: list[int] = []
     is_finished = asyncio.Event()
 
@@ -308,11 +324,11 @@ async def test_message_received_during_rename_is_not_lost(root: Client, world: E
             for name in (OLD_DOMAIN, NEW_DOMAIN):
                 with contextlib.suppress(NotFound):
                     recipient = await address_resolution.load_recipient_below_limits(
-                        world, f"eve@{name}"
+                        environment, f"eve@{name}"
                     )
         message = await received_messages.parse_storable_message(raw_message(f"number {number}"))
         stored_message = await received_messages.store_once_for_recipient(
-            world, message, recipient, "carol@example.com"
+            environment, message, recipient, "carol@example.com"
         )
         stored_ids.append(stored_message.message_id)
 
@@ -334,8 +350,8 @@ async def test_message_received_during_rename_is_not_lost(root: Client, world: E
             await deliver(number)
 
     await asyncio.gather(rename_repeatedly(), deliver_until_finished())
-    message_rows = await rows(world, "SELECT id FROM messages WHERE user_id = :k", k=eve.id)
+    message_rows = await rows(environment, "SELECT id FROM messages WHERE user_id = :k", k=eve.id)
     assert sorted(stored_ids) == sorted(message_id for (message_id,) in message_rows)
     assert len(stored_ids) >= 10
     assert (await of(root, NEW_DOMAIN))["storage"]["messages"] == len(stored_ids)
-    await examine(world)
+    await examine(environment)

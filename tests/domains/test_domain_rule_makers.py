@@ -14,7 +14,7 @@ from mail.storage import received_messages
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
-from tests.conftest import Client, make_client, raw_message
+from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.queue_worker import send
 from tests.support.operations.domain_operations import done, told
@@ -32,8 +32,8 @@ SENDER_RULE_CREATE = """mutation ($input: SenderRuleCreateInput!) {
   senderRuleCreate(input: $input) { rules { id } errors { code path } } }"""
 
 
-async def change_role(client: Client, role: Role) -> None:
-    async with client.world.write_session(client.user.id) as session:
+async def change_role(client: GraphQLClient, role: Role) -> None:
+    async with client.environment.write_session(client.user.id) as session:
         connection = await session.connection()
         await connection.execute(
             update(User).where(col(User.id) == client.user.id).values(role=role)
@@ -41,109 +41,115 @@ async def change_role(client: Client, role: Role) -> None:
 
 
 @pytest.fixture
-async def domain_admin(world: Environment, http: Any) -> Client:
+async def domain_admin(environment: Environment, http: Any) -> GraphQLClient:
     """A domain administrator of example.org with every permission."""
-    return await make_domain_admin(world, http, "chief", list(AdminPermission))
+    return await make_domain_admin(environment, http, "chief", list(AdminPermission))
 
 
 @pytest.mark.parametrize("direction", ["SENDER", "RECIPIENT"])
 async def test_bcc_rule_for_account_above_its_maker_is_refused(
-    domain_admin: Client, over: Client, ada: Client, direction: str
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient, direction: str
 ) -> None:
-    other_admin = await make_domain_admin(ada.world, ada.http, "other")
-    for target in (over, other_admin):
+    other_admin = await make_domain_admin(ada.environment, ada.http, "other")
+    for target in (admin_client, other_admin):
         _, errors = await done(
             domain_admin, RULE_CREATE, match=target.address, bccTo=COPY_ADDRESS, direction=direction
         )
         assert told(errors)[:2] == ("FORBIDDEN", ["match"])
     own_rule_id = await rule(domain_admin, ada.address, COPY_ADDRESS, direction=direction)
-    _, errors = await done(domain_admin, RULE_UPDATE, ids=[own_rule_id], match=over.address)
+    _, errors = await done(domain_admin, RULE_UPDATE, ids=[own_rule_id], match=admin_client.address)
     assert told(errors)[:2] == ("FORBIDDEN", ["match"])
-    admin_rule_id = await rule(over, over.address, COPY_ADDRESS, direction=direction)
+    admin_rule_id = await rule(
+        admin_client, admin_client.address, COPY_ADDRESS, direction=direction
+    )
     _, errors = await done(domain_admin, RULE_UPDATE, ids=[admin_rule_id], bccTo="more@far.example")
     assert told(errors)[:2] == ("FORBIDDEN", ["match"])
 
 
 async def test_domain_bcc_rule_skips_received_mail_of_higher_roles(
-    domain_admin: Client, over: Client, ada: Client
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS)
-    for client in (over, ada, domain_admin):
-        await come(ada.world, client.address, raw=raw_message(client.user.username))
-    assert len(await copied(ada.world)) == 2
+    for client in (admin_client, ada, domain_admin):
+        await come(ada.environment, client.address, raw=raw_message(client.user.username))
+    assert len(await copied(ada.environment)) == 2
 
 
 async def test_domain_bcc_rule_skips_sent_mail_of_higher_roles(
-    domain_admin: Client, over: Client, ada: Client
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS, direction="SENDER")
-    for client in (over, ada, domain_admin):
+    for client in (admin_client, ada, domain_admin):
         await send(client, NamedAddress("to@far.example"))
-    assert len(await copied(ada.world)) == 2
+    assert len(await copied(ada.environment)) == 2
 
 
 async def test_domain_bcc_rule_follows_current_role_of_its_maker(
-    domain_admin: Client, over: Client, ada: Client
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await rule(over, DOMAIN_PATTERN, COPY_ADDRESS)
-    await come(ada.world, domain_admin.address)
-    assert len(await copied(ada.world)) == 1
-    await change_role(over, Role.DOMAIN_ADMIN)
-    await come(ada.world, domain_admin.address, raw=raw_message("Later"))
-    assert len(await copied(ada.world)) == 1
-    await come(ada.world, ada.address)
-    assert len(await copied(ada.world)) == 2
+    await rule(admin_client, DOMAIN_PATTERN, COPY_ADDRESS)
+    await come(ada.environment, domain_admin.address)
+    assert len(await copied(ada.environment)) == 1
+    await change_role(admin_client, Role.DOMAIN_ADMIN)
+    await come(ada.environment, domain_admin.address, raw=raw_message("Later"))
+    assert len(await copied(ada.environment)) == 1
+    await come(ada.environment, ada.address)
+    assert len(await copied(ada.environment)) == 2
 
 
 async def test_domain_rewrite_skips_higher_roles(
-    over: Client, ada: Client, world: Environment, http: Any
+    admin_client: GraphQLClient, ada: GraphQLClient, environment: Environment, http: Any
 ) -> None:
     document = """mutation ($input: RecipientRewriteCreateInput!) {
       recipientRewriteCreate(input: $input) { errors { code path } } }"""
-    root_client = await make_client(world, http, "top", role=Role.ROOT)
+    root_client = await make_client(environment, http, "top", role=Role.ROOT)
     arguments = {"from": root_client.address, "to": ada.address}
-    payload = (await over(document, input=arguments))["recipientRewriteCreate"]
+    payload = (await admin_client(document, input=arguments))["recipientRewriteCreate"]
     assert payload["errors"] == [{"code": "FORBIDDEN", "path": ["from"]}]
     arguments = {"from": DOMAIN_PATTERN, "to": ada.address}
-    assert (await over(document, input=arguments))["recipientRewriteCreate"]["errors"] == []
+    assert (await admin_client(document, input=arguments))["recipientRewriteCreate"]["errors"] == []
     assert (
-        await address_resolution.load_recipient_below_limits(world, root_client.address)
+        await address_resolution.load_recipient_below_limits(environment, root_client.address)
     ).user_id == root_client.user.id
     assert (
-        await address_resolution.load_recipient_below_limits(world, over.address)
+        await address_resolution.load_recipient_below_limits(environment, admin_client.address)
     ).user_id == ada.user.id
 
 
 async def test_domain_sender_rule_skips_higher_roles(
-    domain_admin: Client, over: Client, ada: Client
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
     arguments = {"scope": {"domain": "example.org"}, "action": "BLOCK"}
     arguments |= {"patterns": ["boss@far.example"]}
     assert (await domain_admin(SENDER_RULE_CREATE, input=arguments))["senderRuleCreate"][
         "errors"
     ] == []
-    world = ada.world
-    for client, is_blocked in ((over, False), (ada, True), (domain_admin, True)):
-        recipient = await address_resolution.load_recipient_below_limits(world, client.address)
+    environment = ada.environment
+    for client, is_blocked in ((admin_client, False), (ada, True), (domain_admin, True)):
+        recipient = await address_resolution.load_recipient_below_limits(
+            environment, client.address
+        )
         message = await received_messages.parse_storable_message(raw_message(client.user.username))
         (accepted_recipient,) = await spam_check.compute_verdicts(
-            world, message, "boss@far.example", [recipient], from_trusted_server=True
+            environment, message, "boss@far.example", [recipient], from_trusted_server=True
         )
         assert accepted_recipient.verdict.is_spam is is_blocked
 
 
 async def test_quarantine_hides_messages_of_higher_roles(
-    domain_admin: Client, over: Client, ada: Client
+    domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
     document = """{ quarantine { nodes { id subject } } }"""
-    world = ada.world
-    for client in (over, ada):
+    environment = ada.environment
+    for client in (admin_client, ada):
         incoming = await pipeline.read_and_verify_incoming(
-            world, raw_message(client.user.username), "carol@far.example"
+            environment, raw_message(client.user.username), "carol@far.example"
         )
-        recipient = await address_resolution.load_recipient_below_limits(world, client.address)
+        recipient = await address_resolution.load_recipient_below_limits(
+            environment, client.address
+        )
         await quarantine.quarantine_message(
-            world, incoming, recipient, quarantine.QuarantineReason(9.0)
+            environment, incoming, recipient, quarantine.QuarantineReason(9.0)
         )
     messages = (await domain_admin(document))["quarantine"]["nodes"]
     assert [message["subject"] for message in messages] == ["ada"]

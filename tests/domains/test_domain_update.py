@@ -8,7 +8,7 @@ from mail.recipients import address_resolution
 from models.errors import NotFound
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
     UNLIMITED,
     UPDATE,
@@ -23,16 +23,18 @@ from tests.support.operations.domain_operations import (
 from tests.support.stores.counter_check import examine, journal, reached, rows
 
 GIB = 1 << 30
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def test_domain_update_is_all_or_nothing(root: Client) -> None:
+async def test_domain_update_is_all_or_nothing(root: GraphQLClient) -> None:
     for name in ("a.example", "b.example", "c.example"):
         await made(root, name)
-    await live(root.world, "x@b.example")
+    await live(root.environment, "x@b.example")
     domain_refs = [{"name": "c.example"}, {"id": (await of(root, "a.example"))["id"]}]
-    positions = {name: await reached(root.world, await key_of(root.world, name)) for name in
-              ("a.example", "c.example")}  # fmt: skip
+    positions = {
+        name: await reached(root.environment, await key_of(root.environment, name))
+        for name in ("a.example", "c.example")
+    }
     payload, errors = await done(
         root, UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": ["x"]}
     )
@@ -40,11 +42,11 @@ async def test_domain_update_is_all_or_nothing(root: Client) -> None:
     assert [domain["name"] for domain in payload["domains"]] == ["c.example", "a.example"]
     assert {(domain["maxUsers"], *domain["tags"]) for domain in payload["domains"]} == {(1, "x")}
     for name, position in positions.items():
-        domain_id = await key_of(root.world, name)
-        assert await journal(root.world, domain_id, position) == [
+        domain_id = await key_of(root.environment, name)
+        assert await journal(root.environment, domain_id, position) == [
             (ChangeKind.DOMAIN_CHANGED, [domain_id])
         ]
-    await live(root.world, "y@b.example")
+    await live(root.environment, "y@b.example")
     domain_refs = [{"name": f"{domain}.example"} for domain in "abc"]
     payload, errors = await done(root, UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": []})
     assert (payload["domains"], told(errors)) == (
@@ -77,11 +79,11 @@ async def test_domain_update_is_all_or_nothing(root: Client) -> None:
     ],
 )  # fmt: skip
 async def test_limit_below_current_use_is_refused(
-    root: Client, values: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, values: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     await made(root, "new.example")
-    await live(root.world, "a@new.example")
-    await live(root.world, "b@new.example", quota=4 * GIB)
+    await live(root.environment, "a@new.example")
+    await live(root.environment, "b@new.example", quota=4 * GIB)
     domain_before = await of(root, "new.example")
     assert domain_before["quotaAllocated"] == 7 * GIB
     _, (error,) = await change(root, "new.example", **values)
@@ -89,41 +91,43 @@ async def test_limit_below_current_use_is_refused(
     assert await of(root, "new.example") == domain_before
 
 
-async def test_limit_equal_to_current_use_is_accepted(root: Client) -> None:
+async def test_limit_equal_to_current_use_is_accepted(root: GraphQLClient) -> None:
     await made(root, "new.example")
-    await live(root.world, "a@new.example")
-    await live(root.world, "b@new.example", quota=4 * GIB)
+    await live(root.environment, "a@new.example")
+    await live(root.environment, "b@new.example", quota=4 * GIB)
     values = {"maxUsers": 2, "maxAddresses": 2, "quota": 7 * GIB, "maxUserQuota": 4 * GIB}
     (domain,), errors = await change(root, "new.example", **values)
     assert errors == []
     assert (domain["usersLeft"], domain["maxNewUserQuota"]) == (0, 0)
 
 
-async def test_quota_limit_is_refused_with_unlimited_user(root: Client) -> None:
+async def test_quota_limit_is_refused_with_unlimited_user(root: GraphQLClient) -> None:
     await made(root, "new.example", **UNLIMITED)
-    await live(root.world, "a@new.example", quota=0)
+    await live(root.environment, "a@new.example", quota=0)
     for values in ({"quota": "9 GiB"}, {"maxUserQuota": "9 GiB"}):
         _, errors = await change(root, "new.example", **values)
         assert told(errors)[:2] == ("LIMIT_REACHED", ["set", *values])
     await made(root, "heirs.example", **{**UNLIMITED, "defaultUserQuota": 0})
-    await live(root.world, "a@heirs.example")
+    await live(root.environment, "a@heirs.example")
     _, errors = await change(root, "heirs.example", quota="9 GiB")
     assert told(errors)[:2] == ("VALIDATION", ["set", "quota"])
     (domain,), errors = await change(root, "heirs.example", quota="9 GiB", defaultUserQuota="1 GiB")
     assert (errors, domain["quotaAllocated"]) == ([], GIB)
 
 
-async def test_allocated_quota_follows_the_default_quota(root: Client, world: Environment) -> None:
+async def test_allocated_quota_follows_the_default_quota(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await made(root, "new.example", **UNLIMITED)
     for name, quota in (("a", None), ("b", None), ("c", 5 * GIB), ("d", 0)):
-        await live(world, f"{name}@new.example", quota=quota)
+        await live(environment, f"{name}@new.example", quota=quota)
     for default, allocated in ((2 * GIB, 9), (0, 5), (None, 7)):
         (domain,), errors = await change(root, "new.example", defaultUserQuota=default)
         assert (errors, domain["quotaAllocated"]) == ([], allocated * GIB)
-        await examine(world)
+        await examine(environment)
 
 
-async def test_null_clears_and_missing_field_keeps_value(root: Client) -> None:
+async def test_null_clears_and_missing_field_keeps_value(root: GraphQLClient) -> None:
     await made(root, "new.example", description="x", tags=["a"])
     cleared = {"description": None, "tags": None, "maxUsers": None, "quota": None}
     (domain,), errors = await change(root, "new.example", **cleared)
@@ -134,7 +138,7 @@ async def test_null_clears_and_missing_field_keeps_value(root: Client) -> None:
     assert told(errors) == ("VALIDATION", ["set", "active"], None, "required")
 
 
-async def test_contradicting_relay_flags_are_refused(root: Client) -> None:
+async def test_contradicting_relay_flags_are_refused(root: GraphQLClient) -> None:
     await made(root, "new.example", backupMx=True, relayAllRecipients=True, relayUnknownOnly=True)
     for values in ({"backupMx": False}, {"relayAllRecipients": False}):
         _, errors = await change(root, "new.example", **values)
@@ -144,18 +148,23 @@ async def test_contradicting_relay_flags_are_refused(root: Client) -> None:
 
 
 async def test_inactive_domain_receives_no_mail_but_users_sign_in(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await change(root, "example.org", active=False)
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(world, "ada@example.org")
-    assert await address_resolution.find_sign_in_user_id(world, "A.da@example.org") == ada.user.id
+        await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
+    assert (
+        await address_resolution.find_sign_in_user_id(environment, "A.da@example.org")
+        == ada.user.id
+    )
     user_query = "query ($by: UserRef) { user(by: $by) { username } }"
     result = await root(user_query, by={"address": "ada@example.org"})
     assert result == {"user": {"username": "ada"}}
 
 
-async def test_admin_log_has_only_changed_values(root: Client, world: Environment) -> None:
+async def test_admin_log_has_only_changed_values(
+    root: GraphQLClient, environment: Environment
+) -> None:
     await made(root, "new.example")
     arguments = {
         "domains": [{"name": "new.example"}],
@@ -164,15 +173,17 @@ async def test_admin_log_has_only_changed_values(root: Client, world: Environmen
     }
     await done(root, UPDATE, **arguments)
     query = "SELECT target_id, domain_id, reason FROM admin_log WHERE mutation = 'domainUpdate'"
-    domain_id = await key_of(world, "new.example")
-    assert await rows(world, query) == [(domain_id, domain_id, "asked for")]
-    log_rows = await rows(world, "SELECT after FROM admin_log WHERE mutation = 'domainUpdate'")
+    domain_id = await key_of(environment, "new.example")
+    assert await rows(environment, query) == [(domain_id, domain_id, "asked for")]
+    log_rows = await rows(
+        environment, "SELECT after FROM admin_log WHERE mutation = 'domainUpdate'"
+    )
     assert "Ours" in str(log_rows)
     assert "max" not in str(log_rows)
 
 
 async def test_update_of_many_domains_runs_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     for n in range(20):
         await made(root, f"d{n}.example")

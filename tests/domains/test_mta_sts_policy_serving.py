@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.dns_zone_server import asking, zone
 from tests.support.operations.dkim_key_operations import asks
 from tests.support.operations.domain_operations import ALIAS, UPDATE, done, made
@@ -16,25 +16,27 @@ DNS_RECORDS_QUERY = (
 )
 
 
-def set_mta_sts_mode(client: Client, mode_value: str) -> None:
-    options = replace(client.world.options, mta_sts=mode_value)
-    object.__setattr__(client.world, "options", options)
+def set_mta_sts_mode(client: GraphQLClient, mode_value: str) -> None:
+    options = replace(client.environment.options, mta_sts=mode_value)
+    object.__setattr__(client.environment, "options", options)
 
 
-async def get_policy(client: Client, host: str) -> tuple[int, str]:
+async def get_policy(client: GraphQLClient, host: str) -> tuple[int, str]:
     response = await client.http.get(PATH, headers={"Host": host})
     return response.status_code, response.text
 
 
 @pytest.fixture
-async def client_with_domains(root: Client) -> Client:
+async def client_with_domains(root: GraphQLClient) -> GraphQLClient:
     await made(root, "new.example")
     await made(root, "bücher.example")
     set_mta_sts_mode(root, "enforce")
     return root
 
 
-async def test_domain_and_alias_have_the_policy_of_the_server(client_with_domains: Client) -> None:
+async def test_domain_and_alias_have_the_policy_of_the_server(
+    client_with_domains: GraphQLClient,
+) -> None:
     await done(client_with_domains, ALIAS, alias="second.example", domain="new.example")
     for name in ("new.example", "NEW.example:443", "second.example", "xn--bcher-kva.example"):
         assert await get_policy(client_with_domains, f"mta-sts.{name}") == (200, ENFORCED_POLICY)
@@ -53,11 +55,13 @@ async def test_domain_and_alias_have_the_policy_of_the_server(client_with_domain
         "x:y:z",
     ],
 )
-async def test_unknown_host_has_no_policy(client_with_domains: Client, host: str) -> None:
+async def test_unknown_host_has_no_policy(client_with_domains: GraphQLClient, host: str) -> None:
     assert await get_policy(client_with_domains, host) == (404, "no policy\n")
 
 
-async def test_no_policy_if_mode_is_off_or_domain_is_backup_mx(client_with_domains: Client) -> None:
+async def test_no_policy_if_mode_is_off_or_domain_is_backup_mx(
+    client_with_domains: GraphQLClient,
+) -> None:
     set_mta_sts_mode(client_with_domains, "off")
     assert (await get_policy(client_with_domains, "mta-sts.new.example"))[0] == 404
     set_mta_sts_mode(client_with_domains, "enforce")
@@ -68,7 +72,7 @@ async def test_no_policy_if_mode_is_off_or_domain_is_backup_mx(client_with_domai
     assert (await get_policy(client_with_domains, "mta-sts.new.example"))[0] == 404
 
 
-async def test_dns_records_are_compared_with_the_policy(client_with_domains: Client) -> None:
+async def test_dns_records_are_compared_with_the_policy(client_with_domains: GraphQLClient) -> None:
     dns_records = (await client_with_domains(DNS_RECORDS_QUERY.replace("true", "false")))["domain"][
         "dnsRecords"
     ]

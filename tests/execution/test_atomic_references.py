@@ -18,8 +18,8 @@ from graphql import (
     get_nullable_type,
 )
 
-from tests.conftest import Client
-from tests.support.run_scope import ALL
+from tests.conftest import GraphQLClient
+from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.schema.printed_schema import SDL
 from tests.support.schema.sample_inputs import sample_input
 
@@ -180,7 +180,7 @@ def one_case_per_path(all_cases: list[ReferenceCase]) -> list[ReferenceCase]:
 
 
 ALL_CASES = list(reference_cases())
-CASES = ALL_CASES if ALL else one_case_per_path(ALL_CASES)
+CASES = ALL_CASES if RUNS_ALL_TESTS else one_case_per_path(ALL_CASES)
 
 
 def mutation_input(case: ReferenceCase, names: dict[str, str]) -> dict[str, Any]:
@@ -252,30 +252,34 @@ STORED_NAMES = {"USER": "stored", "DOMAIN": "stored.example", "ALIAS": "alias.ex
 NEW_NAMES = {"USER": "fresh", "DOMAIN": "fresh.example", "ALIAS": "other.example"}
 
 
-async def stored_and_atomic_answers(over: Client, case: ReferenceCase) -> tuple[Any, Any]:
+async def stored_and_atomic_answers(
+    admin_client: GraphQLClient, case: ReferenceCase
+) -> tuple[Any, Any]:
     """Return the answers for stored objects and for objects of the same request.
 
     Both requests use `validateOnly`, so nothing is stored.
     """
     head, field = mutation_parts(case)
     document = f"mutation {head} {{ {field} }}"
-    stored = await over.raw(document, input=mutation_input(case, STORED_NAMES))
+    stored = await admin_client.execute(document, input=mutation_input(case, STORED_NAMES))
     atomic = (
         f"mutation {head} @atomic {{ {replace_names(create_fields(case), NEW_NAMES)} {field} }}"
     )
-    return stored, await over.raw(atomic, input=mutation_input(case, NEW_NAMES))
+    return stored, await admin_client.execute(atomic, input=mutation_input(case, NEW_NAMES))
 
 
 @pytest.mark.parametrize("part", range(PART_COUNT))
-async def test_reference_finds_object_of_the_same_atomic_request(over: Client, part: int) -> None:
+async def test_reference_finds_object_of_the_same_atomic_request(
+    admin_client: GraphQLClient, part: int
+) -> None:
     create_all = replace_names(ACCOUNT + "".join(CREATE_FIELDS.values()), STORED_NAMES)
-    payloads = await over(f"mutation @atomic {{ {create_all} }}")
+    payloads = await admin_client(f"mutation @atomic {{ {create_all} }}")
     errors = [error for payload in payloads.values() for error in payload["errors"]]
     assert not [error for error in errors if error["code"] != "ABORTED"]
     assert not errors
     differences, accepted_count = [], 0
     for case in CASES[part::PART_COUNT]:
-        stored, atomic = await stored_and_atomic_answers(over, case)
+        stored, atomic = await stored_and_atomic_answers(admin_client, case)
         if "takes no part in @atomic" in repr(atomic):
             continue
         accepted_count += not error_codes_and_paths(stored)

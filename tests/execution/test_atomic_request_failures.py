@@ -19,7 +19,7 @@ from graph.schema import schema
 from mail.storage.blobs.object_stores import FolderStore
 from models.events import journal
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.atomic_operations import (
     FAILING_RENAME,
     entry_field,
@@ -58,40 +58,40 @@ async def gated_store(tmp_path: Path) -> AsyncIterator[GatedStore]:
 
 
 @pytest.fixture
-def gated_world(world: Environment, gated_store: GatedStore) -> Environment:
+def gated_world(environment: Environment, gated_store: GatedStore) -> Environment:
     """The test environment with blobs in `gated_store`."""
-    return replace(world, object_store=gated_store)
+    return replace(environment, object_store=gated_store)
 
 
-def request_arguments(client: Client, query: str, **variables: Any) -> dict[str, Any]:
+def request_arguments(client: GraphQLClient, query: str, **variables: Any) -> dict[str, Any]:
     return {
         "json": {"query": query, "variables": variables},
         "headers": client.headers,
     }
 
 
-def incompressible_base64(client: Client) -> str:
+def incompressible_base64(client: GraphQLClient) -> str:
     """Return random bytes as Base64."""
 
-    return base64.b64encode(client.world.random_bytes(60_000)).decode()
+    return base64.b64encode(client.environment.random_bytes(60_000)).decode()
 
 
-SendDocument = Callable[[House, Client, str], Awaitable[Any]]
+SendDocument = Callable[[House, GraphQLClient, str], Awaitable[Any]]
 
 
-async def send_by_post(server: House, client: Client, query: str) -> Any:
+async def send_by_post(server: House, client: GraphQLClient, query: str) -> Any:
     async with httpx.AsyncClient(timeout=30) as http:
         arguments = request_arguments(client, query)
         return (await http.post(f"http://127.0.0.1:{server.port}/graphql", **arguments)).json()
 
 
-async def send_by_sse(server: House, client: Client, query: str) -> Any:
+async def send_by_sse(server: House, client: GraphQLClient, query: str) -> Any:
     stream = await server.stream(client, query)
     await until(lambda: stream.over)
     return stream.got[0]
 
 
-async def send_by_websocket(server: House, client: Client, query: str) -> Any:
+async def send_by_websocket(server: House, client: GraphQLClient, query: str) -> Any:
     subscription = await server.follow(client, query)
     await until(lambda: subscription.over)
     await subscription.leave()
@@ -100,9 +100,9 @@ async def send_by_websocket(server: House, client: Client, query: str) -> Any:
 
 @pytest.mark.parametrize("send_document", [send_by_post, send_by_sse, send_by_websocket])
 async def test_atomic_request_stores_all_or_none_on_each_transport(
-    send_document: SendDocument, ada: Client, world: Environment, tmp_path: Path
+    send_document: SendDocument, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    async with house(world, tmp_path) as server:
+    async with house(environment, tmp_path) as server:
         assert error_codes_by_field(
             (await send_document(server, ada, COMMITTED_MUTATION))["data"]
         ) == {"a": [], "b": []}
@@ -112,7 +112,7 @@ async def test_atomic_request_stores_all_or_none_on_each_transport(
 
 
 async def test_deadline_rolls_back_atomic_request(
-    ada: Client,
+    ada: GraphQLClient,
     gated_world: Environment,
     gated_store: GatedStore,
     tmp_path: Path,
@@ -120,14 +120,14 @@ async def test_deadline_rolls_back_atomic_request(
 ) -> None:
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=0.5))
     async with client_in_world(gated_world, ada, tmp_path) as client:
-        answer = await client.raw(UPLOAD_MUTATION, text=incompressible_base64(ada))
+        answer = await client.execute(UPLOAD_MUTATION, text=incompressible_base64(ada))
     assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
     assert gated_store.write_started.is_set()
     assert await load_key_values(ada) == {}
 
 
 async def test_deadline_during_commit_returns_the_payloads(
-    ada: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=1.5))
     await ada(COMMITTED_MUTATION)  # compiles the statements before the measurement
@@ -138,9 +138,9 @@ async def test_deadline_during_commit_returns_the_payloads(
             waits.append(2)
             time.sleep(waits[0])  # the event loop sees the deadline while the commit runs
 
-    for engine in world.database.engines:
+    for engine in environment.database.engines:
         event.listen(engine, "commit", delay)
-    answer = await ada.raw(
+    answer = await ada.execute(
         f"mutation @atomic {{ {entry_field('c', by='c')} {entry_field('d', by='d')} }}"
     )
     assert waits
@@ -151,7 +151,11 @@ async def test_deadline_during_commit_returns_the_payloads(
 
 @pytest.mark.parametrize("transport", ["post", "events", "socket"])
 async def test_client_disconnect_rolls_back_atomic_request(
-    transport: str, ada: Client, gated_world: Environment, gated_store: GatedStore, tmp_path: Path
+    transport: str,
+    ada: GraphQLClient,
+    gated_world: Environment,
+    gated_store: GatedStore,
+    tmp_path: Path,
 ) -> None:
     content = incompressible_base64(ada)
     leave: Callable[[], Awaitable[None]]
@@ -172,7 +176,9 @@ async def test_client_disconnect_rolls_back_atomic_request(
     assert await load_key_values(ada) == {}
 
 
-async def start_post(server: House, client: Client, content: str) -> Callable[[], Awaitable[None]]:
+async def start_post(
+    server: House, client: GraphQLClient, content: str
+) -> Callable[[], Awaitable[None]]:
     """Start the request by POST and return the function that disconnects."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     body = orjson.dumps({"query": UPLOAD_MUTATION, "variables": {"text": content}})
@@ -188,19 +194,19 @@ async def start_post(server: House, client: Client, content: str) -> Callable[[]
 
 
 async def test_cancellation_during_statement_rolls_back_atomic_request(
-    ada: Client, tmp_path: Path
+    ada: GraphQLClient, tmp_path: Path
 ) -> None:
     new_ids = list[int]()
 
     def new_id_and_cancel() -> int:
-        new_ids.append(ada.world.new_id())
+        new_ids.append(ada.environment.new_id())
         request.cancel()  # the next await is the statement that stores the row
         return new_ids[-1]
 
     async with client_in_world(
-        replace(ada.world, new_id=new_id_and_cancel), ada, tmp_path
+        replace(ada.environment, new_id=new_id_and_cancel), ada, tmp_path
     ) as client:
-        request = asyncio.create_task(client.raw(COMMITTED_MUTATION))
+        request = asyncio.create_task(client.execute(COMMITTED_MUTATION))
         with pytest.raises(asyncio.CancelledError):
             await request
     assert new_ids
@@ -210,7 +216,7 @@ async def test_cancellation_during_statement_rolls_back_atomic_request(
 
 
 async def test_blocked_atomic_request_is_stored_when_blobs_are_written(
-    ada: Client, gated_world: Environment, gated_store: GatedStore, tmp_path: Path
+    ada: GraphQLClient, gated_world: Environment, gated_store: GatedStore, tmp_path: Path
 ) -> None:
     async with client_in_world(gated_world, ada, tmp_path) as client:
         request = asyncio.create_task(client(UPLOAD_MUTATION, text=incompressible_base64(ada)))
@@ -222,10 +228,12 @@ async def test_blocked_atomic_request_is_stored_when_blobs_are_written(
 
 
 @asynccontextmanager
-async def client_in_world(world: Environment, client: Client, spool: Path) -> AsyncIterator[Client]:
-    transport = httpx.ASGITransport(app=create_app(world, spool_folder=spool))
+async def client_in_world(
+    environment: Environment, client: GraphQLClient, spool: Path
+) -> AsyncIterator[GraphQLClient]:
+    transport = httpx.ASGITransport(app=create_app(environment, spool_folder=spool))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        yield replace(client, http=http, world=world)
+        yield replace(client, http=http, environment=environment)
 
 
 def update_names_document(*users: str) -> str:
@@ -237,36 +245,36 @@ def update_names_document(*users: str) -> str:
     return f"mutation @atomic {{ {' '.join(fields)} }}"
 
 
-async def is_waiting_for_lock(world: Environment) -> bool:
+async def is_waiting_for_lock(environment: Environment) -> bool:
     """True if a connection waits for a row lock of PostgreSQL."""
-    async with world.database.engine.connect() as connection:
+    async with environment.database.engine.connect() as connection:
         query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
         return bool((await connection.execute(query)).scalar())
 
 
 async def cause_deadlock(
-    world: Environment, first: int, second: int, request: "asyncio.Task[Any]"
+    environment: Environment, first: int, second: int, request: "asyncio.Task[Any]"
 ) -> None:
     """Lock the second account until the request waits for it, then lock the first one."""
-    async with world.database.write_session() as session:
+    async with environment.database.write_session() as session:
         await session.exec(text("SET LOCAL deadlock_timeout = '1min'"))  # type: ignore[call-overload]
         await journal.lock_streams(session, [second])
         async with asyncio.timeout(5):
-            while not (await is_waiting_for_lock(world) or request.done()):  # noqa: ASYNC110 - no event is set
+            while not (await is_waiting_for_lock(environment) or request.done()):  # noqa: ASYNC110 - no event is set
                 await asyncio.sleep(0.01)
         await journal.lock_streams(session, [first])  # the request is rolled back for this
 
 
 async def test_atomic_request_is_repeated_after_deadlock(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world, users = ada.world, (ada.user.id, bob.user.id)
-    if world.database.dialect != "postgresql":
+    environment, users = ada.environment, (ada.user.id, bob.user.id)
+    if environment.database.dialect != "postgresql":
         pytest.skip("one writer crosses with nobody")
     async with asyncio.timeout(30):
         request = asyncio.create_task(root(update_names_document("ada", "bob")))
         # the request locks ada first and then waits for bob
-        await cause_deadlock(world, *users, request)
+        await cause_deadlock(environment, *users, request)
         payloads = await request
     assert error_codes_by_field(payloads) == {"ada": [], "bob": []}
     assert [payload["users"][0]["name"] for payload in payloads.values()] == ["New", "New"]

@@ -18,7 +18,7 @@ from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.runtime.idempotency import IdempotentPayload
 from resolvers.admin import tasks
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.atomic_operations import (
     FAILING_RENAME,
     PAYLOAD_ERRORS,
@@ -32,15 +32,17 @@ from tests.support.stores.counter_check import examine
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
 async def client_of_each_executor(
-    request: pytest.FixtureRequest, ada: Client
-) -> AsyncIterator[Client]:
+    request: pytest.FixtureRequest, ada: GraphQLClient
+) -> AsyncIterator[GraphQLClient]:
     """Ada's client, once with each executor."""
     schema.choose_executor(is_compiled=request.param)
     yield ada
     schema.choose_executor(is_compiled=True)
 
 
-async def test_atomic_fields_are_stored_in_document_order(client_of_each_executor: Client) -> None:
+async def test_atomic_fields_are_stored_in_document_order(
+    client_of_each_executor: GraphQLClient,
+) -> None:
     payloads = await client_of_each_executor(
         f"mutation @atomic {{ {entry_field('a')} {entry_field('b', by='second')} __typename }}"
     )
@@ -51,7 +53,9 @@ async def test_atomic_fields_are_stored_in_document_order(client_of_each_executo
     assert await load_key_values(client_of_each_executor) == {"a": "1", "b": "1"}
 
 
-async def test_atomic_field_sees_changes_of_earlier_field(client_of_each_executor: Client) -> None:
+async def test_atomic_field_sees_changes_of_earlier_field(
+    client_of_each_executor: GraphQLClient,
+) -> None:
     payloads = await client_of_each_executor(
         'mutation @atomic { a: mailboxCreate(input: {paths: ["New"]}) { mailboxes { path } }'
         ' b: mailboxRename(input: {mailbox: {path: "New"}, newPath: "Old"})'
@@ -60,11 +64,11 @@ async def test_atomic_field_sees_changes_of_earlier_field(client_of_each_executo
     (mailbox,) = payloads["b"]["mailboxes"]
     assert mailbox["path"] == "Old"
     assert "Old" in [user_mailbox["path"] for user_mailbox in mailbox["user"]["mailboxes"]]
-    assert (await client_of_each_executor.box("Old")).path == "Old"
+    assert (await client_of_each_executor.load_mailbox("Old")).path == "Old"
 
 
-async def test_atomic_field_finds_account_of_the_same_request(over: Client) -> None:
-    payloads = await over(
+async def test_atomic_field_finds_account_of_the_same_request(admin_client: GraphQLClient) -> None:
+    payloads = await admin_client(
         f"""mutation @atomic {{
           domainCreate(input: {{name: "new.example"}}) {{ {PAYLOAD_ERRORS} }}
           userCreate(input: {{username: "new", address: "new@new.example",
@@ -82,10 +86,12 @@ async def test_atomic_field_finds_account_of_the_same_request(over: Client) -> N
     addresses = {node["address"] for node in user["addresses"]["nodes"]}
     assert addresses == {"new@new.example", "second@new.example"}
     query = 'query { user(by: {address: "second@new.example"}) { username } }'
-    assert (await over(query))["user"] == {"username": "new"}
+    assert (await admin_client(query))["user"] == {"username": "new"}
 
 
-async def test_first_error_rolls_back_atomic_request(client_of_each_executor: Client) -> None:
+async def test_first_error_rolls_back_atomic_request(
+    client_of_each_executor: GraphQLClient,
+) -> None:
     document = f"""mutation All @atomic {{
         one: {entry_field("a")} ...Two {FAILING_RENAME} four: {entry_field("c")} }}
       fragment Two on Mutation {{
@@ -100,7 +106,9 @@ async def test_first_error_rolls_back_atomic_request(client_of_each_executor: Cl
     assert await load_key_values(client_of_each_executor) == {}
 
 
-async def test_skipped_field_is_not_part_of_atomic_request(client_of_each_executor: Client) -> None:
+async def test_skipped_field_is_not_part_of_atomic_request(
+    client_of_each_executor: GraphQLClient,
+) -> None:
     document = f"""mutation ($on: Boolean!) @atomic {{ one: {entry_field("a")}
       mailboxRename(input: {{mailbox: {{path: "No"}}, newPath: "X"}}) @include(if: $on)
       {{ {PAYLOAD_ERRORS} }} }}"""
@@ -112,11 +120,11 @@ async def test_skipped_field_is_not_part_of_atomic_request(client_of_each_execut
 
 
 async def test_unresolvable_nested_payload_rolls_back_atomic_request(
-    client_of_each_executor: Client,
+    client_of_each_executor: GraphQLClient,
 ) -> None:
     failing_field = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path user { messages(first: 999) { nodes { id } } } } errors { code } }"""
-    answer = await client_of_each_executor.raw(
+    answer = await client_of_each_executor.execute(
         f"mutation @atomic {{ {entry_field('a', by='a')} {failing_field} }}"
     )
     assert error_codes_by_field(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
@@ -125,10 +133,12 @@ async def test_unresolvable_nested_payload_rolls_back_atomic_request(
     assert error["path"][0] == "mailboxCreate"
     assert await load_key_values(client_of_each_executor) == {}
     new_mailbox = select(col(Mailbox.id)).where(col(Mailbox.path) == "New")
-    assert not await client_of_each_executor.world.database.read(new_mailbox)
+    assert not await client_of_each_executor.environment.database.read(new_mailbox)
 
 
-async def test_forbidden_field_rolls_back_atomic_request(client_of_each_executor: Client) -> None:
+async def test_forbidden_field_rolls_back_atomic_request(
+    client_of_each_executor: GraphQLClient,
+) -> None:
     second = f'settingSet(input: {{key: "custom.x", value: 1}}) {{ {PAYLOAD_ERRORS} }}'
     payloads = await client_of_each_executor(
         f"mutation @atomic {{ {entry_field('a', by='a')} {second} }}"
@@ -138,11 +148,11 @@ async def test_forbidden_field_rolls_back_atomic_request(client_of_each_executor
 
 
 async def test_unresolvable_payload_rolls_back_atomic_request(
-    client_of_each_executor: Client,
+    client_of_each_executor: GraphQLClient,
 ) -> None:
     failing_field = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
-    answer = await client_of_each_executor.raw(
+    answer = await client_of_each_executor.execute(
         f"mutation @atomic {{ {entry_field('a', by='a')} {failing_field} }}"
     )
     assert error_codes_by_field(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
@@ -151,10 +161,10 @@ async def test_unresolvable_payload_rolls_back_atomic_request(
 
 
 async def test_invalid_null_variable_is_refused_before_any_field_runs(
-    client_of_each_executor: Client,
+    client_of_each_executor: GraphQLClient,
 ) -> None:
     invalid_field = "userUpdate(input: {set: {disabled: $nothing}}) { errors { code } }"
-    answer = await client_of_each_executor.raw(
+    answer = await client_of_each_executor.execute(
         f"mutation ($nothing: Boolean) @atomic {{ {entry_field('a', by='a')} {invalid_field} }}",
         nothing=None,
     )
@@ -163,8 +173,8 @@ async def test_invalid_null_variable_is_refused_before_any_field_runs(
     assert await load_key_values(client_of_each_executor) == {}
 
 
-async def test_anonymous_atomic_request_stores_nothing(ada: Client) -> None:
-    anonymous = Client(ada.http, ada.world, ada.user, "")
+async def test_anonymous_atomic_request_stores_nothing(ada: GraphQLClient) -> None:
+    anonymous = GraphQLClient(ada.http, ada.environment, ada.user, "")
     revoke_tokens = "tokenRevoke(input: {all: true}) { revoked }"
     body = {"query": f"mutation @atomic {{ {revoke_tokens} {entry_field('a', by='a')} }}"}
     answer = (await anonymous.http.post("/graphql", json=body)).json()
@@ -173,10 +183,12 @@ async def test_anonymous_atomic_request_stores_nothing(ada: Client) -> None:
     assert answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
 
 
-async def test_atomic_request_cannot_change_data_of_another_user(ada: Client, bob: Client) -> None:
-    stored = await receive(ada, "Mine")
+async def test_atomic_request_cannot_change_data_of_another_user(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    stored = await deliver_to(ada, "Mine")
     delete_of_ada = 'messageDelete(input: {select: {all: true, users: {usernames: ["ada"]}}})'
-    answer = await bob.raw(
+    answer = await bob.execute(
         f"mutation @atomic {{ {entry_field('a', by='a')} {delete_of_ada} {{ {PAYLOAD_ERRORS} }} }}"
     )
     codes = error_codes_by_field(answer["data"])
@@ -188,18 +200,18 @@ async def test_atomic_request_cannot_change_data_of_another_user(ada: Client, bo
     assert stored.message_id
 
 
-async def test_atomic_directive_is_refused_on_query_or_when_repeated(ada: Client) -> None:
-    answer = await ada.raw("query @atomic { viewer { role } }")
+async def test_atomic_directive_is_refused_on_query_or_when_repeated(ada: GraphQLClient) -> None:
+    answer = await ada.execute("query @atomic { viewer { role } }")
     assert answer["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
-    answer = await ada.raw(f"mutation @atomic @atomic {{ {entry_field('a')} }}")
+    answer = await ada.execute(f"mutation @atomic @atomic {{ {entry_field('a')} }}")
     assert answer["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
 
 
-async def test_atomic_request_has_maximum_number_of_fields(ada: Client) -> None:
+async def test_atomic_request_has_maximum_number_of_fields(ada: GraphQLClient) -> None:
     def fields(count: int) -> str:
         return "".join(entry_field(f"k{n}", by=f"f{n}") for n in range(count))
 
-    answer = await ada.raw(f"mutation @atomic {{ {fields(MAX_ATOMIC_FIELDS + 1)} }}")
+    answer = await ada.execute(f"mutation @atomic {{ {fields(MAX_ATOMIC_FIELDS + 1)} }}")
     assert answer["data"] is None
     (error,) = answer["errors"]
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
@@ -220,19 +232,19 @@ async def test_atomic_request_has_maximum_number_of_fields(ada: Client) -> None:
     ],
 )
 async def test_field_not_allowed_in_atomic_is_refused_before_any_runs(
-    ada: Client, field: str
+    ada: GraphQLClient, field: str
 ) -> None:
     payloads = await ada(
         f"mutation @atomic {{ {entry_field('a', by='a')} b: {field} {{ {PAYLOAD_ERRORS} }} }}"
     )
     assert error_codes_by_field(payloads) == {"a": ["ABORTED"], "b": ["FORBIDDEN_OPERATION"]}
     assert "takes no part in @atomic" in payloads["b"]["errors"][0]["message"]
-    assert await ada.world.database.read(select(col(Throttle.key))) == []
+    assert await ada.environment.database.read(select(col(Throttle.key))) == []
     assert await load_key_values(ada) == {}
 
 
 async def test_validate_only_of_one_field_applies_to_the_whole_request(
-    client_of_each_executor: Client,
+    client_of_each_executor: GraphQLClient,
 ) -> None:
     dry_run_field = entry_field("b", by="b", options="validateOnly: true")
     payloads = await client_of_each_executor(
@@ -254,7 +266,7 @@ async def test_validate_only_of_one_field_applies_to_the_whole_request(
 
 
 async def test_repeated_idempotency_keys_return_the_first_payloads(
-    client_of_each_executor: Client,
+    client_of_each_executor: GraphQLClient,
 ) -> None:
     first_field, second_field = (
         entry_field(n, by=n, options=f'idempotencyKey: "k-{n}"') for n in "ab"
@@ -264,7 +276,8 @@ async def test_repeated_idempotency_keys_return_the_first_payloads(
     )
     assert error_codes_by_field(failed)["a"] == ["ABORTED"]
     assert (
-        await client_of_each_executor.world.database.read(select(col(IdempotentPayload.key))) == []
+        await client_of_each_executor.environment.database.read(select(col(IdempotentPayload.key)))
+        == []
     )
     first = await client_of_each_executor(f"mutation @atomic {{ {first_field} {second_field} }}")
     assert [result["replayed"] for result in first.values()] == [False, False]
@@ -278,7 +291,7 @@ async def test_repeated_idempotency_keys_return_the_first_payloads(
     assert set(await load_key_values(client_of_each_executor)) == {"a", "b"}
 
 
-async def test_idempotency_key_used_twice_in_one_request_has_one_effect(ada: Client) -> None:
+async def test_idempotency_key_used_twice_in_one_request_has_one_effect(ada: GraphQLClient) -> None:
     increment = 'keyValueIncrement(input: {key: "n", difference: 1, createMissing: true, options: {'
     increment += f'idempotencyKey: "once"}}}}) {{ replayed {PAYLOAD_ERRORS} }}'
     payloads = await ada(f"mutation @atomic {{ a: {increment} b: {increment} }}")
@@ -286,7 +299,7 @@ async def test_idempotency_key_used_twice_in_one_request_has_one_effect(ada: Cli
     assert await load_key_values(ada) == {"n": "1"}
 
 
-async def test_concurrent_requests_with_same_keys_have_one_effect(ada: Client) -> None:
+async def test_concurrent_requests_with_same_keys_have_one_effect(ada: GraphQLClient) -> None:
     increment = """keyValueIncrement(input: {key: "%s", difference: 1, createMissing: true,
       options: {idempotencyKey: "once-%s"}}) { entry { value } replayed errors { code } }"""
     document = f"mutation @atomic {{ a: {increment % ('a', 'a')} b: {increment % ('b', 'b')} }}"
@@ -299,9 +312,9 @@ async def test_concurrent_requests_with_same_keys_have_one_effect(ada: Client) -
 
 
 async def test_subscribers_get_events_after_the_atomic_commit(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    async with house(world, tmp_path) as server:
+    async with house(environment, tmp_path) as server:
         subscription = await server.follow(ada, "subscription { changes { events { kind } } }")
         await until(lambda: server.seats == 1)
         await ada(f"mutation @atomic {{ {entry_field('a', by='a')} {FAILING_RENAME} }}")
@@ -314,19 +327,19 @@ async def test_subscribers_get_events_after_the_atomic_commit(
 
 
 async def test_asynchronous_task_starts_after_the_atomic_commit(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     for number in range(3):
-        await receive(ada, f"Letter {number}")
+        await deliver_to(ada, f"Letter {number}")
     async_update = """messageUpdate(input: {select: {all: true}, set: {seen: true}, async: true})
       { task { id state total } errors { code } }"""
     payloads = await ada(f"mutation @atomic {{ a: {async_update} {FAILING_RENAME} }}")
     assert (error_codes_by_field(payloads)["a"], payloads["a"]["task"]) == (["ABORTED"], None)
-    assert not await world.database.read(select(col(Task.id)))
-    assert not await tasks.run_next_task(world)
+    assert not await environment.database.read(select(col(Task.id)))
+    assert not await tasks.run_next_task(environment)
     payloads = await ada(f"mutation @atomic {{ a: {async_update} {entry_field('b', by='b')} }}")
     assert (payloads["a"]["task"]["state"], payloads["a"]["task"]["total"]) == ("QUEUED", 3)
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
     result = await ada(
         "query ($id: ID!) { task(id: $id) { state done } viewer { user { unseenCount } } }".replace(
@@ -335,15 +348,15 @@ async def test_asynchronous_task_starts_after_the_atomic_commit(
         id=payloads["a"]["task"]["id"],
     )
     assert result["task"]["state"] == "SUCCEEDED"
-    await examine(world)
+    await examine(environment)
 
 
 async def test_queue_worker_is_woken_after_the_atomic_commit(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     send = """messageSend(input: {to: [{address: "carol@example.com"}], text: "Hi."})
       { submission { state } errors { code } }"""
-    with world.wakeups.follow([QUEUE]) as wakeup:
+    with environment.wakeups.follow([QUEUE]) as wakeup:
         payloads = await ada(f"mutation @atomic {{ a: {send} {FAILING_RENAME} }}")
         assert (error_codes_by_field(payloads)["a"], wakeup.is_set()) == (["ABORTED"], False)
         payloads = await ada(f"mutation @atomic {{ a: {send} {entry_field('b', by='b')} }}")
@@ -351,18 +364,18 @@ async def test_queue_worker_is_woken_after_the_atomic_commit(
 
 
 async def test_settings_take_effect_after_the_atomic_commit(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     def field(value: int) -> str:
         return f'settingSet(input: {{key: "submission.maxRecipients", value: {value}}})'
 
     failing_field = 'b: settingSet(input: {key: "nothing", value: 7}) { errors { code } }'
-    max_recipients_before = world.options.max_recipients
+    max_recipients_before = environment.options.max_recipients
     payloads = await root(
         f"mutation @atomic {{ a: {field(7)} {{ errors {{ code }} }} {failing_field} }}"
     )
     assert error_codes_by_field(payloads)["a"] == ["ABORTED"]
-    assert world.options.max_recipients == max_recipients_before
-    assert not await world.database.read(select(col(SettingValue.key)))
+    assert environment.options.max_recipients == max_recipients_before
+    assert not await environment.database.read(select(col(SettingValue.key)))
     await root(f"mutation @atomic {{ a: {field(7)} {{ errors {{ code }} }} }}")
-    assert world.options.max_recipients == 7
+    assert environment.options.max_recipients == 7

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 
 MAX_TURNS = 400  # turns of the event loop after which an operation is cancelled
 ROW = "id subject size thread { id messages(first: 2) { nodes { id } } } mailbox { path }"
@@ -41,7 +41,7 @@ DOCUMENTS = {
 }
 
 
-async def cancel_after(client: Client, document: str, turns: int) -> bool:
+async def cancel_after(client: GraphQLClient, document: str, turns: int) -> bool:
     """Run an operation and cancel it after this number of turns.
 
     Returns True if it was still running.
@@ -58,9 +58,9 @@ async def cancel_after(client: Client, document: str, turns: int) -> bool:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-async def test_cancelled_operation_leaves_no_coroutine(ada: Client, name: str) -> None:
+async def test_cancelled_operation_leaves_no_coroutine(ada: GraphQLClient, name: str) -> None:
     for number in range(3):
-        await receive(ada, f"Message {number}")
+        await deliver_to(ada, f"Message {number}")
     await ada(DOCUMENTS[name])
     ended = turns = 0
     with warnings.catch_warnings(record=True) as caught:

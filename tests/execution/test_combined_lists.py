@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from graph.schema import schema as product_schema
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.lists.list_fields import (
-    PARENTS,
+    PARENT_SELECTIONS,
     ListField,
-    call,
+    aliased_field,
+    filter_arguments,
     list_fields,
-    narrowing,
-    paging,
-    required,
-    selection,
+    page_arguments,
+    page_selection,
+    required_arguments,
 )
-from tests.support.lists.list_rows import fill
+from tests.support.lists.list_rows import add_list_rows
 
 SEED = int(os.environ.get("LISTS_SEED", "1"))
 MAX_TRIES = 6  # random arguments for each variant: the rules of the schema refuse some of them
@@ -65,21 +65,21 @@ def _values_by_alias(data: Any, alias: str) -> list[Any]:
 
 
 async def _random_variant(
-    client: Client, list_field: ListField, number: int, random: Random
+    client: GraphQLClient, list_field: ListField, number: int, random: Random
 ) -> ListVariant | None:
     """Return a variant that has no errors when it is requested alone, or None."""
     alias = f"v{number}"
     for _ in range(MAX_TRIES):
-        parent_selection = random.choice(PARENTS[list_field.parent])
-        arguments = narrowing(schema, list_field, random)
+        parent_selection = random.choice(PARENT_SELECTIONS[list_field.parent])
+        arguments = filter_arguments(schema, list_field, random)
         cursors = await _list_cursors(client, list_field, parent_selection, arguments)
-        field = call(
+        field = aliased_field(
             list_field,
             alias,
-            arguments | paging(list_field, cursors, random),
-            selection(list_field, random),
+            arguments | page_arguments(list_field, cursors, random),
+            page_selection(list_field, random),
         )
-        answer = await client.raw("{ " + parent_selection.replace("%s", field) + " }")
+        answer = await client.execute("{ " + parent_selection.replace("%s", field) + " }")
         codes = {error["extensions"]["code"] for error in answer.get("errors", ())}
         assert "INTERNAL_SERVER_ERROR" not in codes, (field, answer)
         if not codes:
@@ -90,12 +90,12 @@ async def _random_variant(
 
 
 async def _list_cursors(
-    client: Client, list_field: ListField, parent_selection: str, arguments: dict[str, str]
+    client: GraphQLClient, list_field: ListField, parent_selection: str, arguments: dict[str, str]
 ) -> list[str]:
-    if not list_field.connected:
+    if not list_field.is_connection:
         return []
-    field = call(list_field, "all", arguments | {"first": "50"}, "{ edges { cursor } }")
-    answer = await client.raw("{ " + parent_selection.replace("%s", field) + " }")
+    field = aliased_field(list_field, "all", arguments | {"first": "50"}, "{ edges { cursor } }")
+    answer = await client.execute("{ " + parent_selection.replace("%s", field) + " }")
     return [
         edge["cursor"]
         for page in _values_by_alias(answer.get("data"), "all")
@@ -123,30 +123,32 @@ def _with_parent_alias(parent_selection: str, number: int) -> str:
 
 
 @pytest.fixture
-async def clients_with_data(over: Client, ada: Client, bob: Client, clock: Clock) -> list[Client]:
+async def clients_with_data(
+    admin_client: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> list[GraphQLClient]:
     """The clients of an administrator and a user, in a database with rows in every list."""
-    await fill(ada, bob, clock)
-    return [over, ada]
+    await add_list_rows(ada, bob, clock)
+    return [admin_client, ada]
 
 
-async def test_every_list_has_rows(clients_with_data: list[Client]) -> None:
+async def test_every_list_has_rows(clients_with_data: list[GraphQLClient]) -> None:
     random, too_few = Random(SEED), dict[str, int]()  # noqa: S311 - not used for secrets
     for key, list_field in LIST_FIELDS.items():
         row_count = 0
         for client in clients_with_data:
-            for parent_selection in PARENTS[list_field.parent] * MAX_TRIES:
+            for parent_selection in PARENT_SELECTIONS[list_field.parent] * MAX_TRIES:
                 if row_count >= MIN_ROW_COUNT:
                     break
-                arguments = required(schema, list_field, random) | {"first": "20"}
-                field = call(
+                arguments = required_arguments(schema, list_field, random) | {"first": "20"}
+                field = aliased_field(
                     list_field,
                     "x",
                     arguments,
-                    "{ nodes { __typename } }" if list_field.connected else "{ __typename }",
+                    "{ nodes { __typename } }" if list_field.is_connection else "{ __typename }",
                 )
-                answer = await client.raw("{ " + parent_selection.replace("%s", field) + " }")
+                answer = await client.execute("{ " + parent_selection.replace("%s", field) + " }")
                 pages = [
-                    page["nodes"] if list_field.connected else page
+                    page["nodes"] if list_field.is_connection else page
                     for page in _values_by_alias(answer.get("data"), "x")
                     if page
                 ]
@@ -158,7 +160,7 @@ async def test_every_list_has_rows(clients_with_data: list[Client]) -> None:
 
 @pytest.mark.parametrize("number", range(ROUNDS))
 async def test_lists_in_one_request_return_the_same_as_alone(
-    clients_with_data: list[Client], number: int
+    clients_with_data: list[GraphQLClient], number: int
 ) -> None:
     random = Random(f"{SEED} {number}")  # noqa: S311 - not used for secrets
     differences = []
@@ -177,7 +179,7 @@ async def test_lists_in_one_request_return_the_same_as_alone(
 
 
 async def _random_variants(
-    client: Client, list_fields: list[ListField], random: Random
+    client: GraphQLClient, list_fields: list[ListField], random: Random
 ) -> list[ListVariant]:
     variants = [
         await _random_variant(client, list_field, number, random)
@@ -187,12 +189,12 @@ async def _random_variants(
 
 
 async def _different_results(
-    client: Client, variants: list[ListVariant], random: Random
+    client: GraphQLClient, variants: list[ListVariant], random: Random
 ) -> list[str]:
     """Return a text for each variant with a different result in one request."""
     random.shuffle(variants)
     document = _combined_document(variants, random)
-    answer = await client.raw(document)
+    answer = await client.execute(document)
     if "errors" in answer:
         return [f"{document}\n{answer['errors']}"] if variants else []
     return [

@@ -35,9 +35,9 @@ PAGE_FRAGMENT = "fragment g on ItemConnection { nodes { name } }"
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as world:
-        yield world
+async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
+    async with a_world(tmp_path) as environment:
+        yield environment
 
 
 def error_codes(query: str, name: str | None = None, **limits: Any) -> set[str]:
@@ -221,8 +221,8 @@ def test_cost_of_long_fragment_chain_is_computed() -> None:
     assert prepared.cost_with_variables({"n": 10}) == 1 + 39
 
 
-async def execute(world: Environment, viewer: Viewer, query: str, **variables: Any) -> Any:
-    return await SCHEMA.execute(query, variables, Context(world, viewer))
+async def execute(environment: Environment, viewer: Viewer, query: str, **variables: Any) -> Any:
+    return await SCHEMA.execute(query, variables, Context(environment, viewer))
 
 
 ITEMS_QUERY = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
@@ -232,12 +232,12 @@ ITEMS_QUERY = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
     ("viewer", "maximum"), [(Viewer(), 10_000), (USER, 10_000), (ADMIN, 100_000)]
 )
 async def test_cost_limit_depends_on_the_role(
-    world: Environment, viewer: Viewer, maximum: int
+    environment: Environment, viewer: Viewer, maximum: int
 ) -> None:
-    result = await execute(world, viewer, ITEMS_QUERY, n=maximum - 1)
+    result = await execute(environment, viewer, ITEMS_QUERY, n=maximum - 1)
     assert result.errors is None
     assert result.extensions == {"cost": {"requested": maximum, "maximum": maximum}}
-    result = await execute(world, viewer, ITEMS_QUERY, n=maximum)
+    result = await execute(environment, viewer, ITEMS_QUERY, n=maximum)
     assert result.data is None
     assert [error.extensions for error in result.errors] == [{"code": "QUERY_TOO_COMPLEX"}]
     assert result.extensions == {"cost": {"requested": maximum + 1, "maximum": maximum}}

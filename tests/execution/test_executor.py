@@ -33,7 +33,7 @@ from models.users.tables import LimitSource
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Viewer
-from tests.conftest import Client, context, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.accounts import authenticators
 from tests.support.sample_mutations import CALLS
 
@@ -110,38 +110,38 @@ def plan_counters() -> PlanCounters:
 
 async def execute(
     small_schema: ExecutableSchema,
-    world: Environment,
+    environment: Environment,
     text: str,
     *,
     cats: Any = None,
     **variables: Any,
 ) -> tuple[Any, list[Any]]:
-    context = ContextWithCats(world, Viewer())
-    context.memo_of_test = cats
+    client_context = ContextWithCats(environment, Viewer())
+    client_context.memo_of_test = cats
     ContextWithCats.memo_of_test = cats  # a new context copies only the fields of the dataclass
-    result = await small_schema.execute(text, variables, context)
+    result = await small_schema.execute(text, variables, client_context)
     return result.data, [error.formatted for error in result.errors or []]
 
 
 async def test_document_is_compiled_on_second_use(
-    small_schema: ExecutableSchema, world: Environment, plan_counters: PlanCounters
+    small_schema: ExecutableSchema, environment: Environment, plan_counters: PlanCounters
 ) -> None:
     text = "{ cats { name lives } }"
-    assert await execute(small_schema, world, text) == (
+    assert await execute(small_schema, environment, text) == (
         {"cats": [{"name": "Tom", "lives": 9}, {"name": "Kit", "lives": 7}]},
         [],
     )
     assert not plan_counters.compiled
-    await execute(small_schema, world, text)
+    await execute(small_schema, environment, text)
     assert plan_counters.compiled == {"cats": 1}
-    await execute(small_schema, world, text)
+    await execute(small_schema, environment, text)
     assert plan_counters.compiled == {"cats": 1}
     assert plan_counters.used == {"cats": 2}
     assert not plan_counters.fell
 
 
 async def test_interfaces_and_unions_are_compiled(
-    small_schema: ExecutableSchema, world: Environment, plan_counters: PlanCounters
+    small_schema: ExecutableSchema, environment: Environment, plan_counters: PlanCounters
 ) -> None:
     text = """query ($dog: Boolean!) {
       pets { __typename name ... on Dog { good friend { name } } ... on Cat { lives } }
@@ -152,7 +152,7 @@ async def test_interfaces_and_unions_are_compiled(
     ]
     for dog in (True, False, True):
         either = {"good": True, "name": "Rex"} if dog else {"lives": 9}
-        assert await execute(small_schema, world, text, dog=dog) == (
+        assert await execute(small_schema, environment, text, dog=dog) == (
             {"pets": pets, "either": either},
             [],
         )
@@ -162,7 +162,7 @@ async def test_interfaces_and_unions_are_compiled(
 
 
 async def test_directives_have_a_plan_for_each_outcome(
-    small_schema: ExecutableSchema, world: Environment, plan_counters: PlanCounters
+    small_schema: ExecutableSchema, environment: Environment, plan_counters: PlanCounters
 ) -> None:
     names = "abcd"
     fields = " ".join(f"{name}: name @include(if: ${name})" for name in names)
@@ -172,7 +172,7 @@ async def test_directives_have_a_plan_for_each_outcome(
         for number in range(2 ** len(names)):
             conditions = {name: bool(number >> index & 1) for index, name in enumerate(names)}
             expected = {"lives": 9} | {name: "Tom" for name in names if conditions[name]}
-            data, errors = await execute(small_schema, world, text, **conditions)
+            data, errors = await execute(small_schema, environment, text, **conditions)
             assert (data["cats"][0], list(data["cats"][0]), errors) == (
                 expected,
                 list(expected),
@@ -187,16 +187,18 @@ async def test_directives_have_a_plan_for_each_outcome(
     "{ cats { " + " ".join(f"a{n}: name" for n in range(3000)) + " } }",
 ])  # fmt: skip
 async def test_too_deep_or_wide_document_is_executed_without_a_plan(
-    small_schema: ExecutableSchema, world: Environment, text: str
+    small_schema: ExecutableSchema, environment: Environment, text: str
 ) -> None:
-    document, context = parse(text), ContextWithCats(world, Viewer())
+    document, client_context = parse(text), ContextWithCats(environment, Viewer())
     ContextWithCats.memo_of_test = None
     graphql_schema = (
         small_schema.documents.schema
     )  # without the limits, which refuse such documents
     results = []
     for executor in (CompiledExecutor, PlainExecutor):
-        result = executor.build(graphql_schema, document, context_value=context).execute_operation()
+        result = executor.build(
+            graphql_schema, document, context_value=client_context
+        ).execute_operation()
         results.append(await result if is_awaitable(result) else result)
     compiled, plain = results
     assert compiled == plain
@@ -204,30 +206,33 @@ async def test_too_deep_or_wide_document_is_executed_without_a_plan(
 
 
 async def test_value_that_does_not_fit_falls_back_to_graphql_core(
-    small_schema: ExecutableSchema, world: Environment, plan_counters: PlanCounters
+    small_schema: ExecutableSchema, environment: Environment, plan_counters: PlanCounters
 ) -> None:
     text = "{ cats { lives name } }"
     wrong_cats: Any = [Cat(name="Tom", lives=2**40)]
-    first = await execute(small_schema, world, text, cats=wrong_cats)
+    first = await execute(small_schema, environment, text, cats=wrong_cats)
     assert first[0] is None
     assert first[1][0]["path"] == ["cats", 0, "lives"]
     for _ in range(2):
-        assert await execute(small_schema, world, text, cats=wrong_cats) == first
+        assert await execute(small_schema, environment, text, cats=wrong_cats) == first
     assert plan_counters.fell["cats"] > 0
     assert FALLBACK_REASONS["fell", "GraphQLError"] > 0
 
 
 async def test_plan_is_dropped_after_too_many_fallbacks(
-    small_schema: ExecutableSchema, world: Environment, plan_counters: PlanCounters
+    small_schema: ExecutableSchema, environment: Environment, plan_counters: PlanCounters
 ) -> None:
     text = "{ cats { name lives } }"
     wrong_cats: Any = [Cat(name="Tom", lives=2**40)]
     for _ in range(MAX_FALLBACKS + 20):
-        await execute(small_schema, world, text, cats=wrong_cats)
+        await execute(small_schema, environment, text, cats=wrong_cats)
     plan_count = plan_counters.compiled["cats"]  # the list, its items, and both as nullable types
     assert plan_counters.fell["cats"] == plan_count * MAX_FALLBACKS
     assert plan_counters.given_up["cats"] == plan_count
-    assert (await execute(small_schema, world, text))[0]["cats"][0] == {"name": "Tom", "lives": 9}
+    assert (await execute(small_schema, environment, text))[0]["cats"][0] == {
+        "name": "Tom",
+        "lives": 9,
+    }
 
 
 def test_unknown_graphql_core_executor_disables_compilation(
@@ -357,11 +362,11 @@ TYPES_WITHOUT_LIST = {
 
 @pytest.mark.parametrize("name", LIST_BY_TYPE)
 async def test_types_in_lists_are_compiled_completely(
-    name: str, ada: Client, root: Client, plan_counters: PlanCounters
+    name: str, ada: GraphQLClient, root: GraphQLClient, plan_counters: PlanCounters
 ) -> None:
-    await receive(ada, "Hello")
+    await deliver_to(ada, "Hello")
     await security_log.log_event_separately(
-        context(ada), NewSecurityEvent("totp enable", ada.user.id)
+        client_context(ada), NewSecurityEvent("totp enable", ada.user.id)
     )
     await (await CALLS["settingSet"](ada, root))(root)
     await (await CALLS["domainAliasCreate"](ada, root))(root)
@@ -370,8 +375,8 @@ async def test_types_in_lists_are_compiled_completely(
     await (await CALLS["archiveRestore"](ada, root))(ada)  # of a deleted message
     await CALLS["fileShareDelete"](ada, root)  # of a link that is not deleted
     await (await CALLS["auditCreate"](ada, root))(root)
-    await receive(ada, "Copied")
-    await authenticators.key_on(ada)
+    await deliver_to(ada, "Copied")
+    await authenticators.register_security_key(ada)
     await (await CALLS["keyValueSet"](ada, root))(ada)
     await (await CALLS["labelSet"](ada, root))(ada)
     await (await CALLS["savedSearchSet"](ada, root))(ada)
@@ -384,15 +389,15 @@ async def test_types_in_lists_are_compiled_completely(
     for object_name in ("relayHost", "transport", "tlsPolicy", "forwardingHost"):
         await (await CALLS[f"{object_name}Create"](ada, root))(root)
     await (await CALLS["rateLimitSet"](ada, root))(root)
-    end = ada.world.now() + timedelta(days=1)
+    end = ada.environment.now() + timedelta(days=1)
     full_window = FullRateWindow(ada.user.id, LimitSource.USER, 1, RateFrame.DAY, end)
-    await record_and_report_refusal_once(ada.world, ada.user.id, full_window)
+    await record_and_report_refusal_once(ada.environment, ada.user.id, full_window)
     await (await CALLS["certificateSet"](ada, root))(root)
     await (await CALLS["pushChannelSet"](ada, root))(ada)
     await CALLS["quarantineRelease"](ada, root)  # only prepares the item
     await CALLS["queueHold"](ada, root)
     await (await CALLS["connectorRun"](ada, root))(ada)
-    while await index_worker.index_next_batch(ada.world):
+    while await index_worker.index_next_batch(ada.environment):
         pass
     for counter in plan_counters:  # ignores the plans that were compiled so far
         counter.clear()
@@ -400,7 +405,7 @@ async def test_types_in_lists_are_compiled_completely(
     text = (
         "{ "
         + LIST_BY_TYPE[name] % plain_field_selection(NODE_TYPES[name])
-        + f" }} # {ada.world.database.dialect}"
+        + f" }} # {ada.environment.database.dialect}"
     )
     first, *answers = [await client(text) for _ in range(3)]
     if name == "ApiKey":  # its own use is stored after the request

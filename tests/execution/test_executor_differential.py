@@ -26,28 +26,33 @@ from graph.execution.resolver_binding import ArgumentConverters, bind_resolvers
 from graph.schema import schema as product_schema
 from models.runtime.environment import Environment
 from resolvers.auth import authentication
-from tests.conftest import Client
-from tests.support.accounts.demo_account import demo_client
+from tests.conftest import GraphQLClient
+from tests.support.accounts.demo_account import make_demo_client
 from tests.support.differential import project_documents
 from tests.support.differential.comparison_schema import make_schema
 from tests.support.differential.executor_comparison import (
-    SIGHTS,
-    Bench,
-    Case,
-    Direct,
-    Planned,
-    Tally,
-    answered,
-    frozen,
-    told,
+    RUNS_PER_DOCUMENT,
+    ComparisonCase,
+    ComparisonTally,
+    ExecutorComparison,
+    PlannedRunner,
+    UnplannedRunner,
+    comparable_error,
+    comparable_value,
+    run_document,
 )
-from tests.support.differential.faulty_executors import FAULTS
-from tests.support.differential.generated_results import as_shipped, staged
-from tests.support.differential.random_documents import Author
-from tests.support.differential.random_values import Dice, definition
-from tests.support.run_scope import ALL, CI
+from tests.support.differential.faulty_executors import FAULTY_EXECUTORS
+from tests.support.differential.generated_results import (
+    schema_with_generated_resolvers,
+    schema_with_strawberry_resolvers,
+)
+from tests.support.differential.random_documents import DocumentGenerator
+from tests.support.differential.random_values import PathRandom, strawberry_definition
+from tests.support.run_scope import CI, RUNS_ALL_TESTS
 
-CASE_COUNT = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if ALL else "2400" if CI else "1200"))
+CASE_COUNT = int(
+    os.environ.get("DIFFERENTIAL_CASES", "6000" if RUNS_ALL_TESTS else "2400" if CI else "1200")
+)
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
 # graphql-core drops some of its own coroutines if a sibling field fails at once. If the garbage
@@ -80,26 +85,30 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def small_bench() -> Bench:
+def small_bench() -> ExecutorComparison:
     """The schema of this test: with the resolvers of Strawberry and with ours."""
     plain, bound = make_schema(), make_schema()
     bound_schema = bound._schema  # noqa: SLF001 - the schema that graphql-core executes
     bind_resolvers(bound_schema.type_map, bound.schema_converter)
-    return Bench(plain._schema, lambda _, document: Planned(bound_schema, document))  # noqa: SLF001
+    core_schema = plain._schema  # noqa: SLF001
+    return ExecutorComparison(
+        core_schema, lambda _, document: PlannedRunner(bound_schema, document)
+    )
 
 
 @pytest.fixture(scope="module")
-def large_bench() -> Bench:
+def large_bench() -> ExecutorComparison:
     """The product's schema, with computed fields that return made-up values."""
-    return Bench(staged(product_schema._schema), Planned)  # noqa: SLF001 - for graphql-core
+    core_schema = product_schema._schema  # noqa: SLF001 - for graphql-core
+    return ExecutorComparison(schema_with_generated_resolvers(core_schema), PlannedRunner)
 
 
 @pytest.mark.parametrize("name", ["small_bench", "large_bench"], ids=["small", "large"])
 async def test_random_documents_have_the_same_result(
     request: pytest.FixtureRequest, name: str
 ) -> None:
-    tally, count = Tally(), -(-CASE_COUNT // SIGHTS // 2)
-    await request.getfixturevalue(name).differences(tally, seed=SEED, documents=count)
+    tally, count = ComparisonTally(), -(-CASE_COUNT // RUNS_PER_DOCUMENT // 2)
+    await request.getfixturevalue(name).compare_random_documents(tally, seed=SEED, documents=count)
     print(f"seed {SEED}: {tally}"[:200])  # noqa: T201 - pytest shows it if the test fails
     assert not tally.differences, f"seed {SEED}\n" + "\n\n".join(tally.differences)
     assert tally.cases >= CASE_COUNT // 2
@@ -107,13 +116,15 @@ async def test_random_documents_have_the_same_result(
     assert tally.refused < 0.1 * tally.cases
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", FAULTY_EXECUTORS, ids=lambda fault: fault.__name__)
 async def test_comparison_detects_faulty_executors(
-    small_bench: Bench, fault: type[CompiledExecutor]
+    small_bench: ExecutorComparison, fault: type[CompiledExecutor]
 ) -> None:
-    tally = Tally()
-    bench = Bench(small_bench.schema, partial(Planned, executor=fault), small=False)
-    await bench.differences(tally, seed=SEED, documents=200)
+    tally = ComparisonTally()
+    bench = ExecutorComparison(
+        small_bench.schema, partial(PlannedRunner, executor=fault), minimizes_differences=False
+    )
+    await bench.compare_random_documents(tally, seed=SEED, documents=200)
     assert tally.differences, fault.__doc__
 
 
@@ -130,22 +141,26 @@ DEEP_OR_WIDE_DOCUMENTS = {
 
 
 @pytest.mark.parametrize("name", DEEP_OR_WIDE_DOCUMENTS)
-async def test_deep_or_wide_documents_have_the_same_result(small_bench: Bench, name: str) -> None:
+async def test_deep_or_wide_documents_have_the_same_result(
+    small_bench: ExecutorComparison, name: str
+) -> None:
     document = parse(DEEP_OR_WIDE_DOCUMENTS[name])
-    sides = small_bench.sides(document)
-    for seed in range(SIGHTS):
-        case = Case(DEEP_OR_WIDE_DOCUMENTS[name], {}, seed, 0.0, most=1)
-        plain, compiled = [await small_bench.answer(side, case, document) for side in sides]
+    sides = small_bench.make_runners(document)
+    for seed in range(RUNS_PER_DOCUMENT):
+        case = ComparisonCase(DEEP_OR_WIDE_DOCUMENTS[name], {}, seed, 0.0, max_items=1)
+        plain, compiled = [await small_bench.run_case(side, case, document) for side in sides]
         assert plain == compiled
 
 
 @pytest.fixture
-async def demo_user(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
-    return await demo_client(world, http, tmp_path)
+async def demo_user(
+    environment: Environment, http: httpx.AsyncClient, tmp_path: Path
+) -> GraphQLClient:
+    return await make_demo_client(environment, http, tmp_path)
 
 
 @pytest.fixture
-async def known_ids(demo_user: Client) -> dict[str, str]:
+async def known_ids(demo_user: GraphQLClient) -> dict[str, str]:
     """Ids of stored objects, and one of a missing message."""
     user = (await demo_user(IDS_QUERY))["viewer"]["user"]
     (message,) = user["messages"]["nodes"]
@@ -163,34 +178,34 @@ IDS_QUERY = """{ viewer { user { id messages(first: 1, filter: {hasAttachment: t
 
 
 async def test_project_documents_have_the_same_result_on_stored_data(
-    demo_user: Client, root: Client, known_ids: dict[str, str]
+    demo_user: GraphQLClient, root: GraphQLClient, known_ids: dict[str, str]
 ) -> None:
-    if demo_user.world.database.dialect != "sqlite" and not CI:
+    if demo_user.environment.database.dialect != "sqlite" and not CI:
         pytest.skip("both stores where there is time, in CI")
     schema = product_schema._schema  # noqa: SLF001 - the schema that graphql-core executes
-    graphql_core_schema = as_shipped(product_schema)
-    documents = project_documents.queries(schema)
+    graphql_core_schema = schema_with_strawberry_resolvers(product_schema)
+    documents = project_documents.load_queries(schema)
     assert len(documents) > 70
     complete_count = 0
     for index, project_document in enumerate(documents):
         sides = (
-            Direct(graphql_core_schema, project_document.document),
-            Planned(schema, project_document.document),
+            UnplannedRunner(graphql_core_schema, project_document.document),
+            PlannedRunner(schema, project_document.document),
         )
-        for round_number in range(SIGHTS):
-            client = root if round_number == SIGHTS - 1 else demo_user
-            variables = project_documents.values(
-                schema, project_document, known_ids, Dice(SEED).at(index, round_number)
+        for round_number in range(RUNS_PER_DOCUMENT):
+            client = root if round_number == RUNS_PER_DOCUMENT - 1 else demo_user
+            variables = project_documents.variable_values(
+                schema, project_document, known_ids, PathRandom(SEED).derive(index, round_number)
             )
             answers = []
             for side in sides:
                 viewer = await authentication.authenticate_request(
-                    client.world, {"authorization": f"Bearer {client.secret}"}
+                    client.environment, {"authorization": f"Bearer {client.secret}"}
                 )
-                context = OperationContext(client.world, viewer)
-                data, errors = await answered(side, context, variables)
-                answers.append((frozen(data), sorted(map(told, errors))))
-            assert answers[0] == answers[1], (project_document.place, variables)
+                context = OperationContext(client.environment, viewer)
+                data, errors = await run_document(side, context, variables)
+                answers.append((comparable_value(data), sorted(map(comparable_error, errors))))
+            assert answers[0] == answers[1], (project_document.location, variables)
             complete_count += data is not None and not errors
     assert complete_count > 2 * len(documents)
 
@@ -208,23 +223,27 @@ def _result_or_error(convert: Callable[[], Any]) -> str:
 def test_arguments_are_converted_as_by_strawberry() -> None:
     schema = product_schema._schema  # noqa: SLF001 - the schema of graphql-core
     converter = product_schema.schema_converter
-    converters, author, converted_count = ArgumentConverters(converter), Author(schema, SEED), 0
+    converters, author, converted_count = (
+        ArgumentConverters(converter),
+        DocumentGenerator(schema, SEED),
+        0,
+    )
     fields = [
         field
         for kind in schema.type_map.values()
         for field in getattr(kind, "fields", {}).values()
-        if getattr(field, "args", None) and definition(field)
+        if getattr(field, "args", None) and strawberry_definition(field)
     ]
     assert len(fields) > 30
     for field in fields:
-        resolver = definition(field)
+        resolver = strawberry_definition(field)
         convert = converters.arguments_converter(resolver)
         for _ in range(INPUTS_PER_FIELD):
             arguments = {}
             for name, argument in field.args.items():
                 with suppress(GraphQLError, ValueError, TypeError, StrawberryInputCoercionError):
                     arguments[name] = coerce_input_value(
-                        author.input(argument.type, 3), argument.type
+                        author.input_value(argument.type, 3), argument.type
                     )
             expected = _result_or_error(
                 partial(

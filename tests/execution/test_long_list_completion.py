@@ -61,8 +61,10 @@ class Query:
         return [ListHolder(items=make_items(bad=False), optional=[])]
 
 
-async def execute(schema: ExecutableSchema, world: Environment, text: str) -> tuple[Any, list[Any]]:
-    result = await schema.execute(text, {}, OperationContext(world, Viewer()))
+async def execute(
+    schema: ExecutableSchema, environment: Environment, text: str
+) -> tuple[Any, list[Any]]:
+    result = await schema.execute(text, {}, OperationContext(environment, Viewer()))
     return result.data, [error.formatted for error in result.errors or []]
 
 
@@ -80,53 +82,57 @@ ITEM_FIELDS = "{ index number below { index } }"
 
 @pytest.mark.parametrize("attempt", [1, 3])  # a document is compiled on its second use
 async def test_long_list_has_all_items_in_order(
-    small_schema: ExecutableSchema, world: Environment, attempt: int
+    small_schema: ExecutableSchema, environment: Environment, attempt: int
 ) -> None:
     for _ in range(attempt):
-        assert await execute(small_schema, world, f"{{ items {ITEM_FIELDS} }}") == (
+        assert await execute(small_schema, environment, f"{{ items {ITEM_FIELDS} }}") == (
             {"items": EXPECTED_ITEMS},
             [],
         )
         text = f"{{ holder {{ items {ITEM_FIELDS} optional {ITEM_FIELDS} }} }}"
-        assert await execute(small_schema, world, text) == (
+        assert await execute(small_schema, environment, text) == (
             {"holder": {"items": EXPECTED_ITEMS, "optional": EXPECTED_ITEMS}},
             [],
         )
         text = f"{{ holders {{ items {ITEM_FIELDS} }} }}"
-        assert await execute(small_schema, world, text) == (
+        assert await execute(small_schema, environment, text) == (
             {"holders": [{"items": EXPECTED_ITEMS}]},
             [],
         )
 
 
 async def test_items_with_resolvers_keep_their_order(
-    small_schema: ExecutableSchema, world: Environment
+    small_schema: ExecutableSchema, environment: Environment
 ) -> None:
     for _ in range(2):
-        data, errors = await execute(small_schema, world, "{ items { index later } }")
+        data, errors = await execute(small_schema, environment, "{ items { index later } }")
         assert not errors
         assert data["items"] == [{"index": n, "later": n} for n in range(ITEM_COUNT)]
 
 
 async def test_error_in_long_list_has_its_path(
-    small_schema: ExecutableSchema, world: Environment
+    small_schema: ExecutableSchema, environment: Environment
 ) -> None:
     for _ in range(3):
         text = "{ holder(bad: true) { optional { index number } } }"
-        data, [error] = await execute(small_schema, world, text)
+        data, [error] = await execute(small_schema, environment, text)
         assert error["path"] == ["holder", "optional", BAD_INDEX, "number"]
         assert data["holder"]["optional"][BAD_INDEX] is None
         assert data["holder"]["optional"][BAD_INDEX + 1]["index"] == BAD_INDEX + 1
-        data, [error] = await execute(small_schema, world, "{ items(bad: true) { later number } }")
+        data, [error] = await execute(
+            small_schema, environment, "{ items(bad: true) { later number } }"
+        )
         assert (data, error["path"]) == (None, ["items", BAD_INDEX, "number"])
 
 
 async def test_cancelled_long_list_leaves_no_coroutine(
-    small_schema: ExecutableSchema, world: Environment
+    small_schema: ExecutableSchema, environment: Environment
 ) -> None:
     """A coroutine that is never awaited causes a warning, and warnings are errors in tests."""
     for turns in range(1, 30, 4):
-        operation = asyncio.create_task(execute(small_schema, world, "{ items { index later } }"))
+        operation = asyncio.create_task(
+            execute(small_schema, environment, "{ items { index later } }")
+        )
         for _ in range(turns):
             await asyncio.sleep(0)
         operation.cancel()
@@ -135,12 +141,12 @@ async def test_cancelled_long_list_leaves_no_coroutine(
 
 
 async def test_long_list_is_completed_in_short_steps(
-    small_schema: ExecutableSchema, world: Environment
+    small_schema: ExecutableSchema, environment: Environment
 ) -> None:
     """The lists take over 100 ms if they are completed in one step."""
     lists = " ".join(f"list{n}: optional {ITEM_FIELDS}" for n in range(6))
     (data, _), steps = await measure_steps(
-        lambda: execute(small_schema, world, f"{{ holder {{ {lists} }} }}")
+        lambda: execute(small_schema, environment, f"{{ holder {{ {lists} }} }}")
     )
     assert len(data["holder"]["list5"]) == ITEM_COUNT
     assert steps.most <= MAX_STEP_SECONDS, steps

@@ -8,7 +8,7 @@ from graphql import GraphQLObjectType, get_named_type
 
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from tests.conftest import Client, context, make_user, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to, make_user
 from tests.support.sample_mutations import CALLS
 from tests.support.schema.printed_schema import SDL
 
@@ -113,9 +113,9 @@ def selected_columns(statements: list[str], table: str) -> list[set[str]]:
 @pytest.mark.parametrize("selection", ["nodes { id }", "edges { node { ...F } } nodes { id }"])
 @pytest.mark.parametrize("name", CONNECTIONS)
 async def test_list_reads_only_requested_columns(
-    name: str, selection: str, ada: Client, root: Client, statements: list[str]
+    name: str, selection: str, ada: GraphQLClient, root: GraphQLClient, statements: list[str]
 ) -> None:
-    await receive(ada, "Hello")
+    await deliver_to(ada, "Hello")
     if name.startswith("Audit."):
         await (await CALLS["auditCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
@@ -157,7 +157,7 @@ NESTED_QUERY = """{ users(first: 50) { nodes {
 
 
 async def test_many_parents_need_as_many_statements_as_one(
-    root: Client, ada: Client, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
@@ -166,7 +166,7 @@ async def test_many_parents_need_as_many_statements_as_one(
 
     statement_counts = [await count_statements()]
     for n in range(20):
-        await make_user(ada.world, f"n{n}")
+        await make_user(ada.environment, f"n{n}")
     statement_counts += [await count_statements(), await count_statements()]
     assert len(set(statement_counts)) == 1
 
@@ -176,19 +176,19 @@ MAILBOXES_QUERY = """{ viewer { user { mailboxes { path total unseen size parent
 
 
 async def test_many_mailboxes_need_as_many_statements_as_few(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
-    await receive(ada, "Hello")
+    await deliver_to(ada, "Hello")
 
     async def count_statements() -> int:
         del statements[:]
         await ada(MAILBOXES_QUERY)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Box/0"]))
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Box/0"]))
     expected_count = await count_statements()
     await mailbox_loaders.create_mailboxes(
-        context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)])
+        client_context(ada), NewMailboxes([f"Box/{n}" for n in range(1, 20)])
     )
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
 
@@ -198,10 +198,10 @@ ONE_LIST = 'm%d: mailbox(by: {path: "%s"}) { messages(first: %d) { nodes { subje
 
 
 async def test_few_lists_are_read_by_prepared_statements(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     paths = [f"Box {n}" for n in range(6)]
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(paths))
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(paths))
     for list_count, statement_count in ((2, 2), (4, 4), (5, 1), (6, 1)):
         parts = [ONE_LIST % (n, path, n + 1) for n, path in enumerate(paths[:list_count])]
         for _ in range(3):  # parsed, then compiled, then from the cached plan
@@ -217,10 +217,10 @@ async def test_few_lists_are_read_by_prepared_statements(
 
 
 async def test_lists_of_one_mailbox_need_as_many_statements_as_twenty(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     await mailbox_loaders.create_mailboxes(
-        context(ada), NewMailboxes([f"Box/{n}" for n in range(20)])
+        client_context(ada), NewMailboxes([f"Box/{n}" for n in range(20)])
     )
     document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
 

@@ -16,7 +16,7 @@ from graph.schema import schema
 from mail.storage.blobs.object_stores import FolderStore
 from models.runtime.environment import Environment
 from models.store.byte_cache import ByteCache
-from tests.conftest import Client, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.operations.atomic_operations import entry_field, load_key_values
 
 UPLOAD_FIELD = """upload: messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Large",
@@ -70,13 +70,13 @@ async def each_executor(
 
 @asynccontextmanager
 async def client_with_store(
-    client: Client, world: Environment, store: FolderStore, spool: Path
+    client: GraphQLClient, environment: Environment, store: FolderStore, spool: Path
 ) -> Any:
     """Yield the client of a server with its blobs in this store."""
-    environment = replace(world, object_store=store, byte_cache=ByteCache())
+    environment = replace(environment, object_store=store, byte_cache=ByteCache())
     transport = httpx.ASGITransport(app=create_app(environment, spool_folder=spool))
     async with httpx.AsyncClient(transport=transport, base_url="http://slow") as http:
-        yield replace(client, http=http, world=environment)
+        yield replace(client, http=http, environment=environment)
 
 
 def late_fields(answer: Any) -> dict[str, Any]:
@@ -88,13 +88,13 @@ def late_fields(answer: Any) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("each_executor")
 async def test_completed_fields_keep_their_payloads_at_the_deadline(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     store = BlockedStore(tmp_path / "slow")
     fields = f"{entry_field('a', by='a')} {UPLOAD_FIELD} {entry_field('b', by='b')}"
     document = f"mutation ($text: String!) {{ {fields} }}"
-    text = base64.b64encode(world.random_bytes(60_000)).decode()
-    async with client_with_store(ada, world, store, tmp_path) as client:
+    text = base64.b64encode(environment.random_bytes(60_000)).decode()
+    async with client_with_store(ada, environment, store, tmp_path) as client:
         for _ in range(2):  # a document is compiled on its second use
             answer = await client.raw(document, text=text)
             assert answer["data"]["a"]["entry"] == {"key": "a", "value": "1"}
@@ -109,12 +109,12 @@ async def test_completed_fields_keep_their_payloads_at_the_deadline(
 
 @pytest.mark.usefixtures("each_executor")
 async def test_late_field_reports_that_it_is_committed(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    body = base64.encodebytes(world.random_bytes(600_000)).decode()
-    await receive(ada, raw_message("Large", body=body))
+    body = base64.encodebytes(environment.random_bytes(600_000)).decode()
+    await deliver_to(ada, raw_message("Large", body=body))
     store = BlockedStore(tmp_path / "blobs")
-    async with client_with_store(ada, world, store, tmp_path) as client:
+    async with client_with_store(ada, environment, store, tmp_path) as client:
         answer = await client.raw(f"mutation {{ {SLOW_READ_FIELD} {entry_field('b', by='b')} }}")
     assert store.called.is_set(), answer
     assert answer["data"] == {"seen": None, "b": None}
@@ -127,14 +127,14 @@ async def test_late_field_reports_that_it_is_committed(
 
 @pytest.mark.usefixtures("each_executor")
 async def test_late_atomic_request_reports_no_field_as_committed(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     store = BlockedStore(tmp_path / "slow")
     fields = f"{entry_field('a', by='a')} ...Two {entry_field('b', by='b')}"
     document = f"""mutation ($text: String!) @atomic {{ {fields} }}
       fragment Two on Mutation {{ {UPLOAD_FIELD} }}"""
-    text = base64.b64encode(world.random_bytes(60_000)).decode()
-    async with client_with_store(ada, world, store, tmp_path) as client:
+    text = base64.b64encode(environment.random_bytes(60_000)).decode()
+    async with client_with_store(ada, environment, store, tmp_path) as client:
         answer = await client.raw(document, text=text)
     assert answer["data"] == {"a": None, "upload": None, "b": None}
     assert late_fields(answer) == {"a": False, "upload": False, "b": False}
@@ -143,10 +143,10 @@ async def test_late_atomic_request_reports_no_field_as_committed(
 
 
 @pytest.mark.usefixtures("each_executor")
-async def test_error_of_one_field_keeps_the_payloads_of_others(ada: Client) -> None:
+async def test_error_of_one_field_keeps_the_payloads_of_others(ada: GraphQLClient) -> None:
     failing_field = """broken: mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
-    answer = await ada.raw(
+    answer = await ada.execute(
         f"mutation {{ {entry_field('a', by='a')} {failing_field} {entry_field('b', by='b')} }}"
     )
     assert [answer["data"][name]["entry"]["key"] for name in "ab"] == ["a", "b"]

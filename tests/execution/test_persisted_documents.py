@@ -37,7 +37,7 @@ from models.users.roles import Role
 from resolvers.admin import trusted_documents as documents
 from resolvers.admin.trusted_documents import NewTrustedDocument
 from resolvers.context import Context, Viewer
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 from tests.support.servers.small_schema_server import Server, greet, hear, say, serving
 from tests.support.stores import store_fixtures
 
@@ -123,9 +123,9 @@ def data_or_error_code(payload: Any) -> Any:
     return only_error_code(payload["errors"]) if "errors" in payload else payload["data"]
 
 
-async def add_trusted_documents(world: Environment, *texts: str) -> int:
+async def add_trusted_documents(environment: Environment, *texts: str) -> int:
     return await documents.add_documents_and_count_new(
-        root_context(world), [NewTrustedDocument(text) for text in texts]
+        root_context(environment), [NewTrustedDocument(text) for text in texts]
     )
 
 
@@ -141,27 +141,27 @@ async def database(tmp_path: Path, sqlite_template: Path) -> AsyncIterator[Datab
 
 
 @pytest.fixture
-async def start_server(world: Environment) -> AsyncIterator[StartServer]:
+async def start_server(environment: Environment) -> AsyncIterator[StartServer]:
     """A function that starts a server of this environment."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
 
         async def start_one(*, only_trusted: bool = False) -> DocumentClient:
-            find_text = partial(documents.find_document_text, world)
+            find_text = partial(documents.find_document_text, environment)
             endpoint_settings = EndpointSettings(
                 find_trusted_text=find_text, only_trusted=only_trusted
             )
             return DocumentClient(
-                await stack.enter_async_context(serving(world, endpoint_settings)), http
+                await stack.enter_async_context(serving(environment, endpoint_settings)), http
             )
 
         yield start_one
 
 
 async def test_trusted_document_runs_by_hash_over_every_transport(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     client = await start_server()
     requests = (
         request_by_id(HELLO_QUERY),
@@ -194,10 +194,10 @@ async def test_document_is_registered_by_hash_with_text(start_server: StartServe
 
 
 async def test_hash_is_used_with_variables_and_operation_name(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
     text = "query A($t: String) { echo(text: $t) } query B { hello }"
-    await add_trusted_documents(world, text)
+    await add_trusted_documents(environment, text)
     client = await start_server()
     for transport_client in map(client.with_transport, TRANSPORTS):
         assert await transport_client(
@@ -208,9 +208,9 @@ async def test_hash_is_used_with_variables_and_operation_name(
 
 
 async def test_untrusted_documents_are_refused_in_trusted_only_mode(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     client = await start_server(only_trusted=True)
     for transport_client in map(client.with_transport, TRANSPORTS):
         for request in (
@@ -258,10 +258,10 @@ async def test_status_code_of_refused_documents(start_server: StartServer) -> No
 
 
 async def test_get_by_hash_refuses_mutations_and_returns_no_html(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
     mutation = 'mutation { change(text: "x") }'
-    await add_trusted_documents(world, mutation, HELLO_QUERY)
+    await add_trusted_documents(environment, mutation, HELLO_QUERY)
     client = (await start_server()).with_transport("get")
     answer = await client.raw(request_by_id(mutation), Accept="text/html, */*")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -271,9 +271,9 @@ async def test_get_by_hash_refuses_mutations_and_returns_no_html(
 
 
 async def test_wrong_credential_is_refused_before_the_document(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     client = await start_server(only_trusted=True)
     for members in (request_by_id(HELLO_QUERY), request_by_id(ECHO_QUERY), {"query": ECHO_QUERY}):
         assert await client(members, Authorization="Bearer wrong") == "UNAUTHENTICATED"
@@ -350,10 +350,10 @@ async def test_frame_without_document_closes_the_websocket(
 
 
 async def test_unknown_document_ends_only_its_operation(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
     count_query = "subscription { count(to: 2) }"
-    await add_trusted_documents(world, count_query)
+    await add_trusted_documents(environment, count_query)
     client = await start_server()
     async with client.server.connect() as ws:
         await greet(ws)
@@ -378,37 +378,37 @@ async def test_unknown_document_ends_only_its_operation(
 
 
 async def test_removed_document_is_refused_after_recheck_interval(
-    start_server: StartServer, world: Environment, clock: Clock
+    start_server: StartServer, environment: Environment, clock: ManualClock
 ) -> None:
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     client = await start_server(only_trusted=True)
     assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
     await documents.remove_documents(
-        root_context(world), [hashlib.sha256(HELLO_QUERY.encode()).digest()]
+        root_context(environment), [hashlib.sha256(HELLO_QUERY.encode()).digest()]
     )
     clock.tick(seconds=RECHECK_AFTER.total_seconds() - 1)
     assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
     clock.tick(seconds=1)
     for request in (request_by_id(HELLO_QUERY), {"query": HELLO_QUERY}):
         assert await client(request) == NOT_TRUSTED
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     clock.tick(seconds=RECHECK_AFTER.total_seconds())
     assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
 
 
 async def test_added_document_is_known_at_once(
-    start_server: StartServer, world: Environment
+    start_server: StartServer, environment: Environment
 ) -> None:
     client = (await start_server(only_trusted=True)).with_transport("get")
     assert await client(request_by_id(HELLO_QUERY)) == NOT_TRUSTED
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     assert await client(request_by_id(HELLO_QUERY)) == {"hello": "world"}
 
 
 async def test_known_document_needs_no_statement(
-    start_server: StartServer, world: Environment, statements: list[str]
+    start_server: StartServer, environment: Environment, statements: list[str]
 ) -> None:
-    await add_trusted_documents(world, HELLO_QUERY)
+    await add_trusted_documents(environment, HELLO_QUERY)
     client = await start_server(only_trusted=True)
     await client(request_by_id(HELLO_QUERY))
     del statements[:]
@@ -435,7 +435,7 @@ def new_documents_by_hash(texts: dict[str, str], *, only_trusted: bool = False) 
     def prepare(_context: Context, text: str, name: str | None) -> PreparedDocument:
         return cache.find_or_prepare(text, name)
 
-    return DocumentsByHash(prepare, find, Clock(), only_trusted=only_trusted)
+    return DocumentsByHash(prepare, find, ManualClock(), only_trusted=only_trusted)
 
 
 def context_of(viewer: Viewer = USER) -> Context:

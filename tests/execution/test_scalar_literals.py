@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 MUTATION_WITH_BAD_LITERAL = (
     'mutation { made: mailboxCreate(input: {paths: ["a"], retention: "xx"}) { __typename } }'
@@ -22,10 +22,10 @@ QUERY_WITH_BAD_DEFAULT = 'query ($after: Cursor = "xx") { changes(after: $after)
     ],
 )
 async def test_invalid_literal_error_has_location_and_path(
-    ada: Client, document: str, location: tuple[int, int], path: list[str]
+    ada: GraphQLClient, document: str, location: tuple[int, int], path: list[str]
 ) -> None:
     for _ in range(2):  # the second time the document is in the cache
-        answer: Any = await ada.raw(document)
+        answer: Any = await ada.execute(document)
         (error,) = answer["errors"]
         assert error["message"].startswith("not a")
         assert error["locations"] == [{"line": location[0], "column": location[1]}]

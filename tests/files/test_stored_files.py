@@ -18,9 +18,14 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from resolvers.files import shares
-from tests.conftest import Client, Clock, make_client, make_key
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import ERRORS, PASSWORD, id_of, run
+from tests.support.accounts.user_operations import (
+    ERROR_FIELDS,
+    PASSWORD,
+    execute_mutation,
+    user_global_id,
+)
 from tests.support.operations.file_operations import (
     FILE_FIELDS,
     LARGE_CONTENT,
@@ -34,16 +39,16 @@ from tests.support.stores.counter_check import journal, reached, rows
 FILES_QUERY = """query ($query: String, $first: Int, $after: String) { viewer { user { files(
   query: $query, first: $first, after: $after
 ) { nodes { id filename shares { id } } totalCount pageInfo { hasNextPage endCursor } } } } }"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def delete_by_ids(client: Client, mutation: str, *ids: str) -> Any:
+async def delete_by_ids(client: GraphQLClient, mutation: str, *ids: str) -> Any:
     document = f"""mutation ($ids: [ID!]!) {{
-      {mutation}(input: {{ids: $ids}}) {{ deletedIds {ERRORS} }} }}"""
+      {mutation}(input: {{ids: $ids}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
     return (await client(document, ids=ids))[mutation]
 
 
-async def list_files(client: Client, **variables: Any) -> Any:
+async def list_files(client: GraphQLClient, **variables: Any) -> Any:
     return (await client(FILES_QUERY, **variables))["viewer"]["user"]["files"]
 
 
@@ -51,7 +56,9 @@ def codes_and_paths(payload: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in payload["errors"]]
 
 
-async def post_content(client: Client, path: str, content: bytes, **headers: str) -> httpx.Response:
+async def post_content(
+    client: GraphQLClient, path: str, content: bytes, **headers: str
+) -> httpx.Response:
     named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.http.post(
         path, content=content, headers={**client.headers, **named_headers}
@@ -72,9 +79,9 @@ async def post_content(client: Client, path: str, content: bytes, **headers: str
     ],
 )  # fmt: skip
 async def test_text_is_stored_as_file(
-    ada: Client, fields: dict[str, Any], name: str | None, content_type: str, content: bytes
+    ada: GraphQLClient, fields: dict[str, Any], name: str | None, content_type: str, content: bytes
 ) -> None:
-    last_position = await reached(ada.world, ada.user.id)
+    last_position = await reached(ada.environment, ada.user.id)
     options = {file_id: value for file_id, value in fields.items() if file_id != "text"}
     payload = await upload_file(ada, fields["text"], **options)
     assert payload["errors"] == []
@@ -88,7 +95,7 @@ async def test_text_is_stored_as_file(
     assert download.headers["x-content-type-options"] == "nosniff"
     assert download.headers["etag"] == f'"{file["hash"]}"'
     file_id = global_ids.decode("File", file["id"])
-    assert await journal(ada.world, ada.user.id, last_position) == [
+    assert await journal(ada.environment, ada.user.id, last_position) == [
         (ChangeKind.FILE_CHANGED, [file_id])
     ]
 
@@ -105,12 +112,12 @@ async def test_text_is_stored_as_file(
     ],
 )
 async def test_invalid_file_input_is_refused(
-    ada: Client, fields: dict[str, Any], path: list[str] | None
+    ada: GraphQLClient, fields: dict[str, Any], path: list[str] | None
 ) -> None:
     document = (
         "mutation ($input: FileUploadInput!) { fileUpload(input: $input) { errors { path } } }"
     )
-    response = await ada.raw(document, input=fields)
+    response = await ada.execute(document, input=fields)
     if path is None:
         assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     else:
@@ -119,26 +126,26 @@ async def test_invalid_file_input_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
-async def test_upload_is_stored_as_file(ada: Client, content: bytes) -> None:
+async def test_upload_is_stored_as_file(ada: GraphQLClient, content: bytes) -> None:
     upload = await post_content(ada, "/rest/uploads", content, content_type="image/png",
                       content_disposition='attachment; filename="pond.png"')  # fmt: skip
     fields = {"content": {"upload": upload.json()["id"]}}
     for _ in range(2):
-        dry_run = await run(
+        dry_run = await execute_mutation(
             ada, "fileUpload", FILE_FIELDS, **fields, options={"validateOnly": True}
         )
         assert dry_run["errors"] == []
-    file = (await run(ada, "fileUpload", FILE_FIELDS, **fields))["file"]
+    file = (await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields))["file"]
     assert (file["filename"], file["contentType"]) == ("pond.png", "image/png")
     assert (await ada.http.get(file["url"])).content == content
-    assert codes_and_paths(await run(ada, "fileUpload", FILE_FIELDS, **fields)) == [
+    assert codes_and_paths(await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields)) == [
         ("NOT_FOUND", ["content"])
     ]
-    assert await rows(ada.world, "SELECT id FROM uploads") == []
+    assert await rows(ada.environment, "SELECT id FROM uploads") == []
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
-async def test_file_is_stored_by_one_request(ada: Client, content: bytes) -> None:
+async def test_file_is_stored_by_one_request(ada: GraphQLClient, content: bytes) -> None:
     response = await post_content(ada, "/rest/files/my%20pond.pdf", content)
     stored = response.json()
     assert (response.status_code, stored["filename"]) == (201, "my pond.pdf")
@@ -153,19 +160,23 @@ async def test_file_is_stored_by_one_request(ada: Client, content: bytes) -> Non
 
 
 async def test_invalid_unauthorized_or_too_large_bodies_are_refused(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     form_headers = {"content_type": "multipart/form-data; boundary=x"}
     assert (await post_content(ada, "/rest/files/x", b"--x--", **form_headers)).status_code == 415
     assert (await ada.http.post("/rest/files/x", content=b"x")).status_code == 401
     scopes = {"user_id": ada.user.id, "role": Role.USER, "scopes": ["MAIL_READ"]}
-    read_only_headers = {"Authorization": f"Bearer {await make_key(world, 'reads', **scopes)}"}
+    read_only_headers = {
+        "Authorization": f"Bearer {await make_api_key(environment, 'reads', **scopes)}"
+    }
     refused = await ada.http.post("/rest/files/x", content=b"x", headers=read_only_headers)
     assert refused.status_code == 403
-    limited_world = replace(world, options=replace(world.options, upload_max=9, files_quota=15))
+    limited_world = replace(
+        environment, options=replace(environment.options, upload_max=9, files_quota=15)
+    )
     app = httpx.ASGITransport(app=create_app(limited_world, spool_folder=tmp_path))
     limited_client = replace(
-        ada, world=limited_world, http=httpx.AsyncClient(transport=app, base_url="http://t")
+        ada, environment=limited_world, http=httpx.AsyncClient(transport=app, base_url="http://t")
     )
     assert (await post_content(limited_client, "/rest/files/x", b"x" * 10)).status_code == 413
     (error,) = (await upload_file(limited_client, "x" * 10))["errors"]
@@ -179,7 +190,9 @@ async def test_invalid_unauthorized_or_too_large_bodies_are_refused(
     assert (await upload_file(limited_client, "x" * 6))["errors"] == []
 
 
-async def test_files_are_listed_searched_and_deleted(ada: Client, clock: Clock) -> None:
+async def test_files_are_listed_searched_and_deleted(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for name in ("a.txt", "B.TXT", "c.pdf"):
         await store_file(ada, name, filename=name)
         clock.tick(seconds=1)
@@ -203,11 +216,11 @@ async def test_files_are_listed_searched_and_deleted(ada: Client, clock: Clock) 
     assert (await list_files(ada))["totalCount"] == 3
     assert (await delete_by_ids(ada, "fileDelete", *file_ids[:2]))["deletedIds"] == file_ids[:2]
     assert [node["id"] for node in (await list_files(ada))["nodes"]] == file_ids[2:]
-    assert await rows(ada.world, "SELECT id FROM file_shares") == []
+    assert await rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
 async def test_files_are_listed_with_constant_statements(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     counts = []
     for file_count in (1, 20):
@@ -219,7 +232,9 @@ async def test_files_are_listed_with_constant_statements(
     assert counts[0] == counts[1]
 
 
-async def test_share_serves_file_and_counts_accesses(ada: Client, clock: Clock) -> None:
+async def test_share_serves_file_and_counts_accesses(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     share = await share_file(ada, await store_file(ada))
     clock.tick(days=50)
     download = await ada.http.get(share["url"])
@@ -237,7 +252,7 @@ async def test_share_serves_file_and_counts_accesses(ada: Client, clock: Clock) 
     clock.tick(days=100)
     assert (await ada.http.get(share["url"])).status_code == 404
     assert (await ada(document, id=share["id"]))["node"] is None
-    assert (await housekeeping.run_round(ada.world)).shares == 1
+    assert (await housekeeping.run_round(ada.environment)).shares == 1
 
 
 @pytest.mark.parametrize(
@@ -252,16 +267,18 @@ async def test_share_serves_file_and_counts_accesses(ada: Client, clock: Clock) 
     ],
 )
 async def test_invalid_share_input_is_refused(
-    ada: Client, fields: dict[str, Any], path: list[str]
+    ada: GraphQLClient, fields: dict[str, Any], path: list[str]
 ) -> None:
     file = await store_file(ada)
-    payload = await run(ada, "fileShareCreate", SHARE_FIELDS, **{"file": file["id"], **fields})
+    payload = await execute_mutation(
+        ada, "fileShareCreate", SHARE_FIELDS, **{"file": file["id"], **fields}
+    )
     assert [error["path"] for error in payload["errors"]] == [path]
-    assert await rows(ada.world, "SELECT id FROM file_shares") == []
+    assert await rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
 @pytest.mark.parametrize("mode", ["LINK", "SHARE_RO", "SHARE_RW"])
-async def test_only_writable_share_accepts_put(ada: Client, mode: str) -> None:
+async def test_only_writable_share_accepts_put(ada: GraphQLClient, mode: str) -> None:
     file = await store_file(ada)
     share, writable_share = (
         await share_file(ada, file, mode=mode),
@@ -273,11 +290,13 @@ async def test_only_writable_share_accepts_put(ada: Client, mode: str) -> None:
     download = await ada.http.get(share["url"])
     assert download.text == ("Ducks." if mode == "SHARE_RO" else "Swans!")
     assert (await ada.http.get(writable_share["url"])).text == "Swans!"
-    await collect_garbage(ada.world, ada.world.object_store)
+    await collect_garbage(ada.environment, ada.environment.object_store)
     assert (await ada.http.get(share["url"])).text == download.text
 
 
-async def test_put_to_share_checks_if_match_and_size(ada: Client, world: Environment) -> None:
+async def test_put_to_share_checks_if_match_and_size(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     share = await share_file(ada, await store_file(ada), mode="SHARE_RW")
     etag = (await ada.http.get(share["url"])).headers["etag"]
     conditional_headers = {"If-Match": etag}
@@ -289,17 +308,21 @@ async def test_put_to_share_checks_if_match_and_size(ada: Client, world: Environ
     )
     assert stale_response.status_code == 412
     too_large_response = await ada.http.put(
-        share["url"], content=b"x", headers={"Content-Length": str(world.options.upload_max + 1)}
+        share["url"],
+        content=b"x",
+        headers={"Content-Length": str(environment.options.upload_max + 1)},
     )
     assert too_large_response.status_code == 413
     assert (await ada.http.get(share["url"])).text == "Geese."
     assert (await list_files(ada))["totalCount"] == 1
 
 
-async def test_share_password_is_required_and_throttled(ada: Client, clock: Clock) -> None:
+async def test_share_password_is_required_and_throttled(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     share = await share_file(ada, await store_file(ada), password=PASSWORD)
     assert share["hasPassword"] is True
-    ((stored_password,),) = await rows(ada.world, "SELECT password FROM file_shares")
+    ((stored_password,),) = await rows(ada.environment, "SELECT password FROM file_shares")
     assert stored_password.startswith("$argon2id$")
     unauthenticated = await ada.http.get(share["url"])
     assert (unauthenticated.status_code, unauthenticated.headers["www-authenticate"][:5]) == (
@@ -309,7 +332,7 @@ async def test_share_password_is_required_and_throttled(ada: Client, clock: Cloc
     assert "Ducks" not in unauthenticated.text
     credentials = ("anybody", PASSWORD)
     assert (await ada.http.get(share["url"], auth=credentials)).text == "Ducks."
-    for _ in range(ada.world.options.login_failures):
+    for _ in range(ada.environment.options.login_failures):
         wrong_password = await ada.http.get(share["url"], auth=("x", "wrong"))
         assert wrong_password.status_code == 401
     throttled = await ada.http.get(share["url"], auth=credentials)
@@ -320,12 +343,16 @@ async def test_share_password_is_required_and_throttled(ada: Client, clock: Cloc
     assert (await ada.http.get(share["url"], headers=invalid_headers)).status_code == 401
 
 
-async def test_share_token_is_signed_and_not_stored(ada: Client, world: Environment) -> None:
+async def test_share_token_is_signed_and_not_stored(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     share = await share_file(ada, await store_file(ada))
     valid_token = share["url"].partition("/share/")[2]
     share_id = global_ids.decode("FileShare", share["id"])
-    assert valid_token == shares.create_share_token(world, share_id)
-    foreign_token = shares.create_share_token(replace(world, signing_secret=b"x" * 32), share_id)
+    assert valid_token == shares.create_share_token(environment, share_id)
+    foreign_token = shares.create_share_token(
+        replace(environment, signing_secret=b"x" * 32), share_id
+    )
     for token in (
         foreign_token,
         valid_token[:-1],
@@ -337,32 +364,39 @@ async def test_share_token_is_signed_and_not_stored(ada: Client, world: Environm
         "A" * 5000,
     ):
         assert (await ada.http.get(f"/share/{token}")).status_code == 404
-    stored_rows = json.dumps([
-        [str(column) for column in row] for row in await rows(world, "SELECT * FROM file_shares")
-    ])  # fmt: skip
+    stored_rows = json.dumps(
+        [
+            [str(column) for column in row]
+            for row in await rows(environment, "SELECT * FROM file_shares")
+        ]
+    )
     assert valid_token not in stored_rows
 
 
 @pytest.mark.parametrize("deleted", ["share", "file", "user", "disabled"])
-async def test_share_ends_with_its_file_or_user(ada: Client, root: Client, deleted: str) -> None:
+async def test_share_ends_with_its_file_or_user(
+    ada: GraphQLClient, root: GraphQLClient, deleted: str
+) -> None:
     file = await store_file(ada)
     share = await share_file(ada, file)
-    selection: dict[str, Any] = {"users": {"ids": [id_of(ada)]}}
+    selection: dict[str, Any] = {"users": {"ids": [user_global_id(ada)]}}
     match deleted:
         case "share":
             payload = await delete_by_ids(ada, "fileShareDelete", share["id"])
         case "file":
             payload = await delete_by_ids(ada, "fileDelete", file["id"])
         case "user":
-            payload = await run(root, "userDelete", "deletedIds", **selection)
+            payload = await execute_mutation(root, "userDelete", "deletedIds", **selection)
         case _:
-            payload = await run(root, "userUpdate", **selection, set={"disabled": True})
+            payload = await execute_mutation(
+                root, "userUpdate", **selection, set={"disabled": True}
+            )
     assert payload["errors"] == []
     assert (await ada.http.get(share["url"])).status_code == 404
     if deleted == "user":
-        assert await tasks.run_next_task(ada.world)
-        assert await rows(ada.world, "SELECT id FROM files") == []
-        assert await rows(ada.world, "SELECT id FROM file_shares") == []
+        assert await tasks.run_next_task(ada.environment)
+        assert await rows(ada.environment, "SELECT id FROM files") == []
+        assert await rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
 USER_FILES_QUERY = """query ($u: UserRef!) { user(by: $u) { files {
@@ -370,19 +404,23 @@ USER_FILES_QUERY = """query ($u: UserRef!) { user(by: $u) { files {
 
 
 async def test_admin_lists_files_of_user_without_contents(
-    ada: Client, root: Client, over: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     file = await store_file(ada)
     share = await share_file(ada, file)
-    domain_admin = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
-    user_ref = {"id": id_of(ada)}
-    for client in (root, over, domain_admin):
+    domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
+    user_ref = {"id": user_global_id(ada)}
+    for client in (root, admin_client, domain_admin):
         visible = (await client(USER_FILES_QUERY.replace("MORE", ""), u=user_ref))["user"]["files"]
         expected = {name: file[name] for name in ("id", "contentType", "size", "createdAt")}
         assert visible == {"totalCount": 1, "nodes": [expected]}
     for name in ("filename", "hash", "url", "shares { id url }"):
-        for client in (over, domain_admin):
-            response = await client.raw(USER_FILES_QUERY.replace("MORE", name), u=user_ref)
+        for client in (admin_client, domain_admin):
+            response = await client.execute(USER_FILES_QUERY.replace("MORE", name), u=user_ref)
             assert {e["extensions"]["code"] for e in response["errors"]} == {"FORBIDDEN"}
             assert "pond" not in str(response)
     root_query = USER_FILES_QUERY.replace("MORE", "filename hash url shares { id }")
@@ -391,7 +429,7 @@ async def test_admin_lists_files_of_user_without_contents(
     assert node["shares"] == [{"id": share["id"]}]
     for path, headers in ((node["url"], {}), (f"/rest/files/{file['id']}", root.headers)):
         assert (await http.get(path, headers=headers)).content == b"Ducks."
-    refused = await http.get(f"/rest/files/{file['id']}", headers=over.headers)
+    refused = await http.get(f"/rest/files/{file['id']}", headers=admin_client.headers)
     assert (refused.status_code, b"pond" in refused.content) == (403, False)
     security_log_query = "{ viewer { user { authLog { nodes { action } } } } }"
     visible = (await ada(security_log_query))["viewer"]["user"]["authLog"]["nodes"]
@@ -399,27 +437,36 @@ async def test_admin_lists_files_of_user_without_contents(
 
 
 async def test_files_of_unmanaged_user_are_forbidden(
-    ada: Client, over: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
-    root_client = await make_client(world, http, "top", role=Role.ROOT)
-    domain_admin = await make_domain_admin(world, http, "bare")
-    for client, owner in ((domain_admin, ada), (over, root_client)):
+    root_client = await make_client(environment, http, "top", role=Role.ROOT)
+    domain_admin = await make_domain_admin(environment, http, "bare")
+    for client, owner in ((domain_admin, ada), (admin_client, root_client)):
         await store_file(owner)
-        response = await client.raw(USER_FILES_QUERY.replace("MORE", ""), u={"id": id_of(owner)})
+        response = await client.execute(
+            USER_FILES_QUERY.replace("MORE", ""), u={"id": user_global_id(owner)}
+        )
         (error,) = response["errors"]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["user", "files"])
 
 
 async def test_other_users_cannot_read_or_change_file(
-    ada: Client, bob: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     file = await store_file(ada)
-    over = await make_client(world, http, "over", role=Role.ADMIN)
+    admin_client = await make_client(environment, http, "over", role=Role.ADMIN)
     share = await share_file(ada, file)
     document = "query ($id: ID!) { node(id: $id) { id } }"
-    for client in (bob, over, await make_domain_admin(world, http, "chief"), root):
+    for client in (bob, admin_client, await make_domain_admin(environment, http, "chief"), root):
         assert (await client(document, id=share["id"]))["node"] is None
-        if client not in (over, root):
+        if client not in (admin_client, root):
             assert (await client(document, id=file["id"]))["node"] is None
             path = f"/rest/files/{file['id']}"
             assert (await http.get(path, headers=client.headers)).status_code == 404
@@ -427,26 +474,26 @@ async def test_other_users_cannot_read_or_change_file(
         for payload in (
             await delete_by_ids(client, "fileDelete", file["id"]),
             await delete_by_ids(client, "fileShareDelete", share["id"]),
-            await run(client, "fileShareCreate", SHARE_FIELDS, file=file["id"]),
+            await execute_mutation(client, "fileShareCreate", SHARE_FIELDS, file=file["id"]),
         ):
             assert [error["code"] for error in payload["errors"]] == expected_codes
-        payload = await upload_file(client, user={"id": id_of(ada)})
+        payload = await upload_file(client, user={"id": user_global_id(ada)})
         assert payload["errors"][0]["code"] in ("NOT_FOUND", "FORBIDDEN", "FORBIDDEN_OPERATION")
     assert (await list_files(ada))["nodes"] == [
         {"id": file["id"], "filename": "pond.txt", "shares": [{"id": share["id"]}]}
     ]
 
 
-async def test_unused_files_are_deleted(ada: Client, clock: Clock) -> None:
+async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) -> None:
     unused, used, shared = [await store_file(ada, text) for text in ("a", "b", "c")]
     await share_file(ada, shared, expiration={"in": "P2000D"})
     clock.tick(days=300)
     await ada.http.get(f"/rest/files/{used['id']}", headers=ada.headers)
     clock.tick(days=65)
-    last_position = await reached(ada.world, ada.user.id)
-    assert (await housekeeping.run_round(ada.world)).files == 1
+    last_position = await reached(ada.environment, ada.user.id)
+    assert (await housekeeping.run_round(ada.environment)).files == 1
     file_id = global_ids.decode("File", unused["id"])
-    assert await journal(ada.world, ada.user.id, last_position) == [
+    assert await journal(ada.environment, ada.user.id, last_position) == [
         (ChangeKind.FILE_CHANGED, [file_id])
     ]
     remaining_ids = {node["id"] for node in (await list_files(ada))["nodes"]}

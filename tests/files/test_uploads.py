@@ -24,7 +24,7 @@ from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from resolvers.files import uploads
 from resolvers.files.uploads import ReceivedFile
-from tests.conftest import Client, Clock, context, make_key
+from tests.conftest import GraphQLClient, ManualClock, client_context, make_api_key
 from tests.support.clients.upload_client import (
     MIB,
     assert_nothing_left,
@@ -34,7 +34,7 @@ from tests.support.clients.upload_client import (
     make_upload_app,
     make_upload_client,
 )
-from tests.support.mail.multipart_message import noise
+from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.servers.http_server import served, vanishing
 
 MAX_UPLOAD_BYTES = 3 * MIB
@@ -42,9 +42,9 @@ UPLOADS_PATH = "/rest/uploads"
 
 
 @pytest.fixture
-def limited_world(world: Environment) -> Environment:
+def limited_world(environment: Environment) -> Environment:
     """The environment with uploads of at most 3 MiB."""
-    return replace(world, options=replace(world.options, upload_max=MAX_UPLOAD_BYTES))
+    return replace(environment, options=replace(environment.options, upload_max=MAX_UPLOAD_BYTES))
 
 
 HttpClientFactory = Callable[..., httpx.AsyncClient]
@@ -66,16 +66,16 @@ async def connect(limited_world: Environment, tmp_path: Path) -> AsyncIterator[H
 
 
 @pytest.fixture
-async def carol(limited_world: Environment, connect: HttpClientFactory) -> Client:
+async def carol(limited_world: Environment, connect: HttpClientFactory) -> GraphQLClient:
     return await make_upload_client(limited_world, connect(), "carol")
 
 
 @pytest.fixture
-async def dave(limited_world: Environment, connect: HttpClientFactory) -> Client:
+async def dave(limited_world: Environment, connect: HttpClientFactory) -> GraphQLClient:
     return await make_upload_client(limited_world, connect(), "dave")
 
 
-async def post_upload(client: Client, content: Any, **headers: str) -> httpx.Response:
+async def post_upload(client: GraphQLClient, content: Any, **headers: str) -> httpx.Response:
     named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.http.post(
         UPLOADS_PATH, content=content, headers={**client.headers, **named_headers}
@@ -88,9 +88,9 @@ def received_file(content: bytes = b"x", **fields: Any) -> ReceivedFile:
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 2 * MIB, MAX_UPLOAD_BYTES])
 async def test_upload_is_stored_for_a_day(
-    carol: Client, tmp_path: Path, clock: Clock, size: int
+    carol: GraphQLClient, tmp_path: Path, clock: ManualClock, size: int
 ) -> None:
-    content = noise(size)
+    content = pseudo_random_bytes(size)
     response = await post_upload(
         carol,
         content,
@@ -102,14 +102,14 @@ async def test_upload_is_stored_for_a_day(
     upload_id = global_ids.decode("Upload", body.pop("id"))
     digest = hashlib.sha256(content).hexdigest()
     assert body == {"size": size, "sha256": digest, "expiresAt": "2030-01-02T00:00:00Z"}
-    (row,) = await uploads.load_uploads_by_id(context(carol), [upload_id])
+    (row,) = await uploads.load_uploads_by_id(client_context(carol), [upload_id])
     assert row
     assert (row.content_type, row.filename) == ("image/png", "nü.png")
-    assert await uploads.read_and_verify_upload(context(carol), upload_id) == content
+    assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == content
     assert file_names(tmp_path / "spool") == []
     clock.tick(hours=24)
     with pytest.raises(NotFound):
-        await uploads.read_and_verify_upload(context(carol), upload_id)
+        await uploads.read_and_verify_upload(client_context(carol), upload_id)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,15 @@ def test_content_type_and_filename_are_read_from_headers(
     assert result == (content_type or "application/octet-stream", filename)
 
 
-async def test_upload_is_visible_only_to_its_sender(carol: Client, dave: Client) -> None:
+async def test_upload_is_visible_only_to_its_sender(
+    carol: GraphQLClient, dave: GraphQLClient
+) -> None:
     upload_id = global_ids.decode("Upload", (await post_upload(carol, b"mine")).json()["id"])
-    assert await uploads.load_uploads_by_id(context(dave), [upload_id]) == [None]
+    assert await uploads.load_uploads_by_id(client_context(dave), [upload_id]) == [None]
     for other_id in (upload_id, upload_id + 1):
         with pytest.raises(NotFound):
-            await uploads.read_and_verify_upload(context(dave), other_id)
-    assert await uploads.read_and_verify_upload(context(carol), upload_id) == b"mine"
+            await uploads.read_and_verify_upload(client_context(dave), other_id)
+    assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ async def test_upload_needs_signed_in_user(
         401,
         "UNAUTHENTICATED",
     )
-    secret = await make_key(limited_world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+    secret = await make_api_key(limited_world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
     root_response = await http.post(UPLOADS_PATH, content=b"x", headers={"x-api-key": secret})
     assert (root_response.status_code, error_code(root_response)) == (403, "FORBIDDEN")
     assert (await http.get(UPLOADS_PATH)).status_code == 405
@@ -180,7 +182,7 @@ async def iterate_chunks(*contents: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_too_large_body_is_refused_with_or_without_length(
-    carol: Client, tmp_path: Path
+    carol: GraphQLClient, tmp_path: Path
 ) -> None:
     sized_response = await post_upload(
         carol, iterate_chunks(b"x"), content_length=str(MAX_UPLOAD_BYTES + 1)
@@ -189,10 +191,10 @@ async def test_too_large_body_is_refused_with_or_without_length(
     chunked_response = await post_upload(carol, iterate_chunks(*[bytes(MIB)] * 3, b"x"))
     for response in (sized_response, huge_length_response, chunked_response):
         assert (response.status_code, error_code(response)) == (413, "TOO_LARGE")
-    await assert_nothing_left(carol.world, tmp_path / "spool")
+    await assert_nothing_left(carol.environment, tmp_path / "spool")
 
 
-async def test_content_encoding_and_negative_length_are_refused(carol: Client) -> None:
+async def test_content_encoding_and_negative_length_are_refused(carol: GraphQLClient) -> None:
     encoded_response = await post_upload(carol, b"x", content_encoding="gzip")
     assert (encoded_response.status_code, error_code(encoded_response)) == (415, "BAD_USER_INPUT")
     negative_length_response = await post_upload(carol, iterate_chunks(b"x"), content_length="-1")
@@ -203,25 +205,25 @@ async def test_content_encoding_and_negative_length_are_refused(carol: Client) -
 
 
 async def test_number_of_unused_uploads_is_limited(
-    carol: Client, dave: Client, clock: Clock
+    carol: GraphQLClient, dave: GraphQLClient, clock: ManualClock
 ) -> None:
     for _ in range(uploads.MAX_UPLOADS):
-        await uploads.store_upload(context(carol), received_file())
+        await uploads.store_upload(client_context(carol), received_file())
     clock.tick(hours=1)
     response = await post_upload(carol, b"x")
     assert (response.status_code, error_code(response)) == (429, "RATE_LIMITED")
     assert response.headers["retry-after"] == str(23 * 3600)
     assert (await post_upload(dave, b"x")).status_code == 201
     with pytest.raises(RateLimited):  # as by a concurrent request that began below the limit
-        await uploads.store_upload(context(carol), received_file())
-    stored = [stored async for stored in carol.world.object_store.list()]
+        await uploads.store_upload(client_context(carol), received_file())
+    stored = [stored async for stored in carol.environment.object_store.list()]
     assert len(stored) == uploads.MAX_UPLOADS + 1, "nothing is left of what was refused"
     clock.tick(hours=23)
     assert (await post_upload(carol, b"x")).status_code == 201
 
 
 async def test_total_size_of_unused_uploads_is_limited(
-    carol: Client, monkeypatch: pytest.MonkeyPatch
+    carol: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 100)
     assert (await post_upload(carol, bytes(60))).status_code == 201
@@ -235,13 +237,15 @@ async def test_total_size_of_unused_uploads_is_limited(
 
 
 async def test_concurrent_uploads_stay_within_limit(
-    carol: Client, monkeypatch: pytest.MonkeyPatch
+    carol: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "MAX_UPLOADS", 3)
-    requests = (uploads.store_upload(context(carol), received_file(b"%d" % n)) for n in range(10))
+    requests = (
+        uploads.store_upload(client_context(carol), received_file(b"%d" % n)) for n in range(10)
+    )
     outcomes = await asyncio.gather(*requests, return_exceptions=True)
     assert sum(isinstance(outcome, RateLimited) for outcome in outcomes) == 7
-    assert len(await load_upload_rows(carol.world)) == 3
+    assert len(await load_upload_rows(carol.environment)) == 3
 
 
 async def test_concurrent_uploads_of_a_user_are_limited(
@@ -304,38 +308,42 @@ async def test_full_disk_or_memory_refuses_and_leaves_nothing(
     await assert_nothing_left(limited_world, tmp_path / "spool")
 
 
-async def test_damaged_or_lost_upload_is_not_returned(carol: Client) -> None:
-    world, upload_id = (
-        carol.world,
+async def test_damaged_or_lost_upload_is_not_returned(carol: GraphQLClient) -> None:
+    environment, upload_id = (
+        carol.environment,
         global_ids.decode("Upload", (await post_upload(carol, b"good")).json()["id"]),
     )
-    (row,) = await load_upload_rows(world)
-    await world.object_store.put(row.blob_name, b"evil")
+    (row,) = await load_upload_rows(environment)
+    await environment.object_store.put(row.blob_name, b"evil")
     with pytest.raises(CorruptBlob):
-        await uploads.read_and_verify_upload(context(carol), upload_id)
-    await world.object_store.delete([row.blob_name])
+        await uploads.read_and_verify_upload(client_context(carol), upload_id)
+    await environment.object_store.delete([row.blob_name])
     with pytest.raises(CorruptBlob, match="lost"):
-        await uploads.read_and_verify_upload(context(carol), upload_id)
+        await uploads.read_and_verify_upload(client_context(carol), upload_id)
 
 
-async def test_disconnected_client_leaves_nothing(carol: Client, tmp_path: Path) -> None:
+async def test_disconnected_client_leaves_nothing(carol: GraphQLClient, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     head = (
         f"POST {UPLOADS_PATH} HTTP/1.1\r\nHost: test\r\n"
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Length: {MAX_UPLOAD_BYTES}\r\n\r\n"
     )
-    await vanishing(make_upload_app(carol.world, spool), spool, head.encode() + bytes(2 * MIB))
-    await assert_nothing_left(carol.world, spool)
+    await vanishing(
+        make_upload_app(carol.environment, spool), spool, head.encode() + bytes(2 * MIB)
+    )
+    await assert_nothing_left(carol.environment, spool)
 
 
-async def test_too_large_request_is_refused_before_its_body(carol: Client, tmp_path: Path) -> None:
+async def test_too_large_request_is_refused_before_its_body(
+    carol: GraphQLClient, tmp_path: Path
+) -> None:
     head = (
         f"POST {UPLOADS_PATH} HTTP/1.1\r\nHost: test\r\n"
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Length: {MAX_UPLOAD_BYTES + 1}\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with served(make_upload_app(carol.world, tmp_path / "spool")) as port:
+    async with served(make_upload_app(carol.environment, tmp_path / "spool")) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head.encode())
         async with asyncio.timeout(10):
@@ -343,11 +351,11 @@ async def test_too_large_request_is_refused_before_its_body(carol: Client, tmp_p
         writer.close()
 
 
-async def test_total_size_is_checked_again_after_upload(carol: Client) -> None:
-    await uploads.store_upload(context(carol), received_file())
-    async with carol.world.write_session() as session:
+async def test_total_size_is_checked_again_after_upload(carol: GraphQLClient) -> None:
+    await uploads.store_upload(client_context(carol), received_file())
+    async with carol.environment.write_session() as session:
         await session.exec(
             update(Upload).values(size=uploads.MAX_TOTAL_BYTES).where(col(Upload.id) > 0)
         )
     with pytest.raises(LimitReached):
-        await uploads.store_upload(context(carol), received_file())
+        await uploads.store_upload(client_context(carol), received_file())

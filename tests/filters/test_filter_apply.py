@@ -6,32 +6,34 @@ from graph.types import global_ids
 from models.runtime.environment import Environment
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from tests.conftest import Client, context, receive
-from tests.support.accounts.user_operations import run, set_quota
+from tests.conftest import GraphQLClient, client_context, deliver_to
+from tests.support.accounts.user_operations import execute_mutation, set_quota
 from tests.support.mail.stored_messages import subjects_by_mailbox
 from tests.support.operations.filter_operations import apply, listed, made
 from tests.support.operations.task_operations import run_task
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("examined", "counted")
+pytestmark = pytest.mark.usefixtures("verify_consistency", "verify_counters")
 
 
-async def receive_messages(client: Client, *subjects: str) -> None:
+async def receive_messages(client: GraphQLClient, *subjects: str) -> None:
     for subject in subjects:
-        await receive(client, subject)
+        await deliver_to(client, subject)
 
 
-async def load_keywords_and_flags(world: Environment) -> dict[str, list[str]]:
+async def load_keywords_and_flags(environment: Environment) -> dict[str, list[str]]:
     """Load keywords and flags of each message by subject."""
     flags_by_subject: dict[str, list[str]] = {}
     sql = "SELECT subject, keywords, seen, flagged FROM messages ORDER BY id"
-    for subject, keywords, seen, flagged in await rows(world, sql):
+    for subject, keywords, seen, flagged in await rows(environment, sql):
         flags_by_subject[subject] = [f"{keywords}", *["seen"] * seen, *["flagged"] * flagged]
     return flags_by_subject
 
 
-async def test_filter_task_moves_flags_copies_and_archives(ada: Client, world: Environment) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A", "B"]))
+async def test_filter_task_moves_flags_copies_and_archives(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["A", "B"]))
     await receive_messages(ada, "one a", "one b", "two", "three", "four")
     filter_ids = [
         (await made(ada, query, action))["id"]
@@ -48,64 +50,72 @@ async def test_filter_task_moves_flags_copies_and_archives(ada: Client, world: E
     finished = await run_task(ada, task)
     assert (finished["state"], finished["done"], finished["error"]) == ("SUCCEEDED", 4, None)
     assert finished["result"] == {"changed": 4, "left": 0}
-    assert await subjects_by_mailbox(world, ada) == {
+    assert await subjects_by_mailbox(environment, ada) == {
         "A": ["one b"], "B": ["two"], "INBOX": ["two", "four"], "Junk": ["one a"]
     }  # fmt: skip
-    flags_by_subject = await load_keywords_and_flags(world)
+    flags_by_subject = await load_keywords_and_flags(environment)
     assert {name: flags_by_subject[name][1:] for name in flags_by_subject} == {
         "one a": ["seen"], "one b": ["seen"], "two": ["flagged"], "three": [], "four": []
     }  # fmt: skip
     assert "x" in flags_by_subject["one b"][0]
-    archived = await rows(world, "SELECT subject FROM messages WHERE archived_at IS NOT NULL")
+    archived = await rows(environment, "SELECT subject FROM messages WHERE archived_at IS NOT NULL")
     assert archived == [("three",)]
-    assert await rows(world, "SELECT id FROM deliveries") == []
+    assert await rows(environment, "SELECT id FROM deliveries") == []
     counts = [filter_["matchCount"] for filter_ in (await listed(ada))["nodes"]]
     assert counts == [2, 1, 1, 1, 0]
 
 
 async def test_filter_task_moves_junk_only_if_filter_says_no_spam(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A"]))
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["A"]))
     await receive_messages(ada, "one", "two", "three")
     move_to_junk = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"specialUse": "JUNK"}}
-    assert (await run(ada, "messageMove", "movedCount", **move_to_junk))["errors"] == []
+    assert (await execute_mutation(ada, "messageMove", "movedCount", **move_to_junk))[
+        "errors"
+    ] == []
     first = await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}})
     second = await made(ada, {"subject": "two"}, {"mailbox": {"path": "A"}, "spam": False})
     third = await made(ada, {"subject": "three"}, {"spam": False})
     filter_ids = [filter_["id"] for filter_ in (first, second, third)]
     task, _ = await apply(ada, *filter_ids, mailbox={"specialUse": "JUNK"})
     await run_task(ada, task)
-    assert await subjects_by_mailbox(world, ada) == {
+    assert await subjects_by_mailbox(environment, ada) == {
         "Junk": ["one"],
         "A": ["two"],
         "INBOX": ["three"],
     }
 
 
-async def test_filter_task_over_quota_skips_only_the_copy(ada: Client, world: Environment) -> None:
+async def test_filter_task_over_quota_skips_only_the_copy(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await receive_messages(ada, "one")
-    used_bytes = (await rows(world, "SELECT used FROM users WHERE username = 'ada'"))[0][0]
+    used_bytes = (await rows(environment, "SELECT used FROM users WHERE username = 'ada'"))[0][0]
     copy_filter = await made(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
-    await set_quota(world, ada.user, used_bytes + 1)
+    await set_quota(environment, ada.user, used_bytes + 1)
     task, _ = await apply(ada, copy_filter["id"], mailbox={"path": "INBOX"})
     assert (await run_task(ada, task))["result"] == {"changed": 1, "left": 1}
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["one"]}
-    assert (await load_keywords_and_flags(world))["one"][1:] == ["flagged"]
-    await set_quota(world, ada.user, None)
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["one"]}
+    assert (await load_keywords_and_flags(environment))["one"][1:] == ["flagged"]
+    await set_quota(environment, ada.user, None)
 
 
-async def test_cancelled_filter_task_changes_nothing(ada: Client, world: Environment) -> None:
+async def test_cancelled_filter_task_changes_nothing(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await receive_messages(ada, *(f"m{nth}" for nth in range(3)))
     flag_filter = await made(ada, {}, {"flag": True})
     task, _ = await apply(ada, flag_filter["id"], mailbox={"path": "INBOX"})
-    assert (await run(ada, "taskCancel", "tasks { state }", ids=[task["id"]]))["errors"] == []
+    assert (await execute_mutation(ada, "taskCancel", "tasks { state }", ids=[task["id"]]))[
+        "errors"
+    ] == []
     assert (await run_task(ada, task))["state"] == "CANCELLED"
-    assert await rows(world, "SELECT id FROM messages WHERE flagged") == []
+    assert await rows(environment, "SELECT id FROM messages WHERE flagged") == []
 
 
 async def test_filters_and_messages_of_other_users_are_refused(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await receive_messages(ada, "hers")
     await receive_messages(bob, "his")
@@ -113,7 +123,7 @@ async def test_filters_and_messages_of_other_users_are_refused(
         await made(ada, {}, {"flag": True}),
         await made(bob, {}, {"flag": True}),
     )
-    (message_row,) = await rows(world, "SELECT id FROM messages WHERE subject = 'hers'")
+    (message_row,) = await rows(environment, "SELECT id FROM messages WHERE subject = 'hers'")
     message_id = global_ids.encode("Message", message_row[0])
     for filter_ids, select, path in (
         ([ada_filter["id"]], {"mailbox": {"path": "INBOX"}}, ["ids"]),
@@ -124,5 +134,5 @@ async def test_filters_and_messages_of_other_users_are_refused(
         task, errors = await apply(bob, *filter_ids, **select)
         assert task is None
         assert errors[0]["path"] == (path or ["select", "users"])
-    assert await rows(world, "SELECT id FROM messages WHERE flagged") == []
-    assert await rows(world, "SELECT id FROM tasks") == []
+    assert await rows(environment, "SELECT id FROM messages WHERE flagged") == []
+    assert await rows(environment, "SELECT id FROM tasks") == []

@@ -4,8 +4,8 @@ import pytest
 
 from graph.types import global_ids
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock, make_client, raw_message
-from tests.support.accounts.user_operations import id_of, run
+from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
+from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.mail_servers.lmtp_client import Neighbour
@@ -14,15 +14,15 @@ from tests.support.operations.filter_operations import change, listed, made, rem
 from tests.support.operations.sieve_operations import put
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def load_match_counts(client: Client) -> list[tuple[str, int]]:
+async def load_match_counts(client: GraphQLClient) -> list[tuple[str, int]]:
     return [(filter_["name"], filter_["matchCount"]) for filter_ in (await listed(client))["nodes"]]
 
 
 async def test_filters_choose_mailboxes_and_flags(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
     await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True}, name="first")
@@ -31,18 +31,18 @@ async def test_filters_choose_mailboxes_and_flags(
     await made(ada, {"from": "nobody"}, {"delete": True}, name="never")
     await made(ada, {}, {"removeLabels": ["x"], "flag": True, "stop": True}, name="third")
     await made(ada, {}, {"delete": True}, name="behind")
-    assert await deliver_without_queue_id(neighbour, raw_message("One")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"A": ["One"], "B": ["One"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"A": ["One"], "B": ["One"]}
     for path in ("A", "B"):
         assert await message_flags(ada, path) == [["\\Flagged", "\\Seen", "news"]]
-    assert await deliver_without_queue_id(neighbour, raw_message("Two")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"A": ["One"], "B": ["One", "Two"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Two")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"A": ["One"], "B": ["One", "Two"]}
     assert await load_match_counts(ada) == [
         ("first", 1), ("second", 2), ("never", 0), ("third", 2), ("behind", 0)
     ]  # fmt: skip
 
 
-async def load_filter_names(client: Client) -> dict[str, list[str]]:
+async def load_filter_names(client: GraphQLClient) -> dict[str, list[str]]:
     """Load the names of the filters that acted on each message, by subject."""
     document = "{ viewer { user { messages(first: 50) { nodes { subject filters { name } } } } } }"
     nodes = (await client(document))["viewer"]["user"]["messages"]["nodes"]
@@ -50,17 +50,17 @@ async def load_filter_names(client: Client) -> dict[str, list[str]]:
 
 
 async def test_message_lists_filters_that_acted_on_it(
-    ada: Client, neighbour: Neighbour, statements: list[str]
+    ada: GraphQLClient, lmtp_client: Neighbour, statements: list[str]
 ) -> None:
     news = await made(ada, {"subject": "news"}, {"flag": True}, name="news")
     await made(ada, {"size": 1}, {"labels": ["x"]}, name="all")
     await made(ada, {}, {"seen": True}, name="off", active=False)
-    assert await deliver_without_queue_id(neighbour, raw_message("News")) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw_message("News")) == [DELIVERED_REPLY]
     del statements[:]
     assert await load_filter_names(ada) == {"News": ["news", "all"]}
     expected = len(statements)
     for nth in range(19):
-        assert await deliver_without_queue_id(neighbour, raw_message(f"No {nth}")) == [
+        assert await deliver_without_queue_id(lmtp_client, raw_message(f"No {nth}")) == [
             DELIVERED_REPLY
         ]
     del statements[:]
@@ -71,86 +71,86 @@ async def test_message_lists_filters_that_acted_on_it(
 
 
 async def test_deleting_filter_accepts_message_and_stores_nothing(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     action = {"delete": True, "copyTo": [{"path": "Sent"}], "targets": ["eve@example.net"]}
     await made(ada, {"subject": "gone"}, action, name="gone")
-    assert await deliver_without_queue_id(neighbour, raw_message("Gone")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {}
-    ((_, recipient),) = await queued_envelopes(world)
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Gone")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {}
+    ((_, recipient),) = await queued_envelopes(environment)
     assert recipient == "eve@example.net"
     assert await load_match_counts(ada) == [("gone", 1)]
 
 
 async def test_spam_action_decides_between_junk_and_inbox(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await made(ada, {"subject": "bad"}, {"spam": True, "mailbox": {"path": "Sent"}})
     await made(ada, {"subject": "good"}, {"spam": False})
     spam_header = {"X-Spam-Flag": "YES"}
-    assert await deliver_without_queue_id(neighbour, raw_message("Bad")) == [DELIVERED_REPLY]
-    assert await deliver_without_queue_id(neighbour, raw_message("Good", **spam_header)) == [
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Bad")) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Good", **spam_header)) == [
         DELIVERED_REPLY
     ]
-    assert await deliver_without_queue_id(neighbour, raw_message("Else", **spam_header)) == [
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Else", **spam_header)) == [
         DELIVERED_REPLY
     ]
-    subjects = await subjects_by_mailbox(world, ada)
+    subjects = await subjects_by_mailbox(environment, ada)
     assert subjects.pop("INBOX") == ["Good"]
     assert sorted(*subjects.values()) == ["Bad", "Else"]
 
 
 async def test_spam_level_100_keeps_mail_out_of_junk(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await ada("mutation { userUpdate(input: {set: {spamLevel: 100}}) { errors { code message } } }")
     await made(ada, {}, {"spam": True})
-    assert await deliver_without_queue_id(neighbour, raw_message("Bad")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Bad"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Bad")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Bad"]}
 
 
 async def test_filter_redirects_once_per_target_and_hides_relay_password(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     relay = "smtp://user:secret-word@relay.example:2525"
     await made(ada, {}, {"targets": ["eve@example.net", relay]})
     await made(ada, {}, {"targets": ["EVE@example.net"]})
-    assert await deliver_without_queue_id(neighbour, raw_message("One")) == [DELIVERED_REPLY]
-    assert sorted(recipient for _, recipient in await queued_envelopes(world)) == [
+    assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
+    assert sorted(recipient for _, recipient in await queued_envelopes(environment)) == [
         "ada@example.org",
         "eve@example.net",
     ]
-    ((via,),) = await rows(world, "SELECT via FROM deliveries WHERE via IS NOT NULL")
+    ((via,),) = await rows(environment, "SELECT via FROM deliveries WHERE via IS NOT NULL")
     assert "secret-word" not in str(via)
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["One"]}
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["One"]}
 
 
 async def test_filter_replies_once_per_sender_and_not_to_lists(
-    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await made(ada, {"subject": "ask"}, {"reply": {"text": "So it is", "html": "<b>So</b>"}})
     for nth in range(2):
         assert await deliver_without_queue_id(
-            neighbour, raw_message(f"Ask {nth}", To="ada@example.org")
+            lmtp_client, raw_message(f"Ask {nth}", To="ada@example.org")
         ) == [DELIVERED_REPLY]
-    assert await queued_envelopes(world) == [("", "carol@example.com")]
+    assert await queued_envelopes(environment) == [("", "carol@example.com")]
     list_header = {"To": "ada@example.org", "List-Id": "<a.example>"}
     await deliver_without_queue_id(
-        neighbour, raw_message("Ask", **list_header), sender="dan@example.com"
+        lmtp_client, raw_message("Ask", **list_header), sender="dan@example.com"
     )
     await deliver_without_queue_id(
-        neighbour, raw_message("Ask", To="team@example.net"), sender="dan@example.com"
+        lmtp_client, raw_message("Ask", To="team@example.net"), sender="dan@example.com"
     )
-    assert len(await queued_envelopes(world)) == 1
+    assert len(await queued_envelopes(environment)) == 1
     clock.tick(days=2)
     assert await deliver_without_queue_id(
-        neighbour, raw_message("Ask 3", To="ada@example.org")
+        lmtp_client, raw_message("Ask 3", To="ada@example.org")
     ) == [DELIVERED_REPLY]
-    assert len(await queued_envelopes(world)) == 2
+    assert len(await queued_envelopes(environment)) == 2
 
 
 async def test_filter_calls_webhook_with_message(
-    ada: Client, root: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     webhook_ids = []
     for nth in range(2):
@@ -159,23 +159,23 @@ async def test_filter_calls_webhook_with_message(
             "url": f"https://h.example/{nth}",
             "user": user_reference(ada),
         }
-        webhook_id = (await run(root, "webhookCreate", "webhook { id }", **arguments))["webhook"][
-            "id"
-        ]
+        webhook_id = (await execute_mutation(root, "webhookCreate", "webhook { id }", **arguments))[
+            "webhook"
+        ]["id"]
         webhook_ids.append(webhook_id)
     first_filter = await made(ada, {}, {"webhook": webhook_ids[0]})
     second_filter = await made(
         ada, {"subject": "gone"}, {"webhook": webhook_ids[0], "delete": True}
     )
     await made(ada, {"subject": "never"}, {"webhook": webhook_ids[1]})
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await deliver_without_queue_id(neighbour, raw_message("Gone")) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Gone")) == [DELIVERED_REPLY]
     document = """{ webhooks { nodes { url deliveries { nodes { type state body } } } } }"""
     nodes = (await root(document))["webhooks"]["nodes"]
     deliveries_by_url = {node["url"]: node["deliveries"]["nodes"] for node in nodes}
     assert deliveries_by_url["https://h.example/1"] == []
     latest, earliest = deliveries_by_url["https://h.example/0"]
-    (row_id,) = (await rows(world, "SELECT id FROM messages"))[0]
+    (row_id,) = (await rows(environment, "SELECT id FROM messages"))[0]
     message_id = global_ids.encode("Message", row_id)
     (entry,) = earliest["body"]["objects"]
     assert (earliest["type"], earliest["body"]["user"]["username"]) == ("filter.matched", "ada")
@@ -185,47 +185,47 @@ async def test_filter_calls_webhook_with_message(
     assert {latest["state"], earliest["state"]} == {"WAITING"}
 
 
-def user_reference(client: Client) -> dict[str, str]:
-    return {"id": id_of(client)}
+def user_reference(client: GraphQLClient) -> dict[str, str]:
+    return {"id": user_global_id(client)}
 
 
 async def test_filters_replace_implicit_keep_of_script(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
     await made(ada, {}, {"mailbox": {"path": "A"}, "labels": ["x"]})
     script = 'require "fileinto"; if header :contains "subject" "two" { fileinto "B"; }'
     await put(ada, script)
-    assert await deliver_without_queue_id(neighbour, raw_message("One")) == [DELIVERED_REPLY]
-    assert await deliver_without_queue_id(neighbour, raw_message("Two")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"A": ["One"], "B": ["Two"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Two")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"A": ["One"], "B": ["Two"]}
     assert await message_flags(ada, "A") == [["x"]]
 
 
 async def test_filters_apply_only_to_mail_of_their_user(
-    ada: Client, bob: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await made(bob, {}, {"delete": True})
     (bob_filter,) = (await listed(bob))["nodes"]
     recipients = ("ada@example.org", "bob@example.org")
-    replies = await deliver_without_queue_id(neighbour, raw_message("One"), *recipients)
+    replies = await deliver_without_queue_id(lmtp_client, raw_message("One"), *recipients)
     assert replies == [DELIVERED_REPLY, DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["One"]}
-    assert await subjects_by_mailbox(world, bob) == {}
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["One"]}
+    assert await subjects_by_mailbox(environment, bob) == {}
     await change(bob, bob_filter["id"], active=False)
-    assert await deliver_without_queue_id(neighbour, raw_message("Two"), "bob@example.org") == [
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Two"), "bob@example.org") == [
         DELIVERED_REPLY
     ]
-    assert await subjects_by_mailbox(world, bob) == {"INBOX": ["Two"]}
+    assert await subjects_by_mailbox(environment, bob) == {"INBOX": ["Two"]}
 
 
 async def test_filters_of_many_recipients_are_read_once(
-    ada: Client, world: Environment, neighbour: Neighbour, statements: list[str]
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, statements: list[str]
 ) -> None:
-    others = [await make_client(world, ada.http, f"user{nth}") for nth in range(20)]
+    others = [await make_client(environment, ada.http, f"user{nth}") for nth in range(20)]
     del statements[:]
     await deliver_without_queue_id(
-        neighbour, raw_message("None"), *(item.address for item in others)
+        lmtp_client, raw_message("None"), *(item.address for item in others)
     )
     assert not [item for item in statements if "FROM filters" in item and "EXISTS" not in item]
     for item in (ada, *others):
@@ -233,9 +233,9 @@ async def test_filters_of_many_recipients_are_read_once(
 
     async def count_filter_queries(*recipients: str) -> int:
         del statements[:]
-        assert set(await deliver_without_queue_id(neighbour, raw_message("One"), *recipients)) == {
-            DELIVERED_REPLY
-        }
+        assert set(
+            await deliver_without_queue_id(lmtp_client, raw_message("One"), *recipients)
+        ) == {DELIVERED_REPLY}
         return len([item for item in statements if "FROM filters" in item and "EXISTS" not in item])
 
     assert await count_filter_queries(ada.address) == 1

@@ -17,9 +17,9 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from models.users.tables import User
 from resolvers.filters import mutations as filter_mutations
-from tests.conftest import Client, context, make_client, raw_message, receive
-from tests.support.accounts.user_operations import chief, run
-from tests.support.accounts.user_operations import create as create_user
+from tests.conftest import GraphQLClient, client_context, deliver_to, make_client, raw_message
+from tests.support.accounts.user_operations import execute_mutation, make_admin_of_domain
+from tests.support.accounts.user_operations import try_create_user as create_user
 from tests.support.operations.filter_operations import (
     NODE,
     change,
@@ -53,7 +53,7 @@ NO_CONDITIONS = dict.fromkeys(
 )
 
 
-async def test_filter_fields_are_set_and_cleared(ada: Client) -> None:
+async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     filter_ = await made(ada, ALL_CONDITIONS, ACTIONS, name=" All ", order=3, metaData={"a": 1})
     query, action = filter_["query"], filter_["action"]
@@ -106,7 +106,9 @@ async def test_filter_fields_are_set_and_cleared(ada: Client) -> None:
     assert cleared_filter["sieve"] == 'require ["imap4flags"];\nremoveflag ["\\\\Seen"];\n'
 
 
-async def test_filter_text_is_in_language_of_user(ada: Client, world: Environment) -> None:
+async def test_filter_text_is_in_language_of_user(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     query = {"from": "bob", "size": -9, "hasAttachment": True, "header": {"key": "X-A"},
              "regex": {"key": "X-B", "pattern": "a|b"}, "all": [{"regex": {"pattern": "c$"}}],
              "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
@@ -122,7 +124,7 @@ async def test_filter_text_is_in_language_of_user(ada: Client, world: Environmen
         ["Spam", "yes"], ["Move to", "INBOX"], ["Add labels", "a, b"],
         ["Forward to", "eve@example.net"], ["Reply", "yes"], ["No further filters", "yes"],
     ]  # fmt: skip
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(language="de-AT"))
     (after,) = (await listed(ada))["nodes"]
@@ -130,7 +132,7 @@ async def test_filter_text_is_in_language_of_user(ada: Client, world: Environmen
     assert after["actionText"][0] == ["Spam", "ja"]
 
 
-async def test_filters_are_listed_in_order_of_execution(ada: Client) -> None:
+async def test_filters_are_listed_in_order_of_execution(ada: GraphQLClient) -> None:
     for name, extra in (("c", {}), ("d", {}), ("a", {"order": -1}), ("b", {"order": 0})):
         await made(ada, {}, {"seen": True}, name=name, **extra)
     page = await listed(ada, first=3)
@@ -169,7 +171,7 @@ INVALID_QUERIES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("query", "path"), INVALID_QUERIES)
 async def test_invalid_filter_query_is_refused(
-    ada: Client, query: dict[str, Any], path: str
+    ada: GraphQLClient, query: dict[str, Any], path: str
 ) -> None:
     filter_, errors = await create(ada, query, {"seen": True})
     assert (filter_, error_codes_and_paths(errors)) == (None, [("VALIDATION", path.split("."))])
@@ -199,7 +201,7 @@ INVALID_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("action", "code", "path"), INVALID_ACTIONS)
 async def test_invalid_filter_action_is_refused(
-    ada: Client, action: dict[str, Any], code: str, path: str
+    ada: GraphQLClient, action: dict[str, Any], code: str, path: str
 ) -> None:
     filter_, errors = await create(ada, {}, action)
     assert filter_ is None
@@ -208,11 +210,13 @@ async def test_invalid_filter_action_is_refused(
     assert (await listed(ada))["totalCount"] == 0
 
 
-async def test_filter_over_limit_is_refused(ada: Client, world: Environment) -> None:
+async def test_filter_over_limit_is_refused(ada: GraphQLClient, environment: Environment) -> None:
     for _ in range(2):
         await made(ada, {}, {"seen": True})
-    limited_context = context(ada)
-    limited_context.environment = replace(world, options=replace(world.options, filters_max=2))
+    limited_context = client_context(ada)
+    limited_context.environment = replace(
+        environment, options=replace(environment.options, filters_max=2)
+    )
     with pytest.raises(LimitReached) as raised:
         await filter_mutations.create_filter(
             limited_context, None, {"query": {}, "action": {"seen": True}}
@@ -221,20 +225,22 @@ async def test_filter_over_limit_is_refused(ada: Client, world: Environment) -> 
     assert (await listed(ada))["totalCount"] == 2
 
 
-async def test_filter_too_long_as_script_is_refused(ada: Client) -> None:
+async def test_filter_too_long_as_script_is_refused(ada: GraphQLClient) -> None:
     long_query = {"any": [{"subject": "ü" * 255} for _ in range(40)]}
     reply = {"reply": {"text": '"' * (16 << 10), "html": '"' * (16 << 10)}}
     filter_, (error,) = await create(ada, long_query, reply)
     assert (filter_, error["path"], error["constraint"]) == (None, ["query"], "max")
 
 
-async def test_relay_password_is_kept_and_hidden(ada: Client, world: Environment) -> None:
+async def test_relay_password_is_kept_and_hidden(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     relay = "smtps://user:secret-word@relay.example"
     filter_ = await made(ada, {}, {"targets": [relay]})
     hidden_targets = ["smtps://user:***@relay.example"]
     assert filter_["action"]["targets"] == hidden_targets
     assert "secret" not in str(filter_)
-    ((encrypted,),) = await rows(world, "SELECT relays FROM filters")
+    ((encrypted,),) = await rows(environment, "SELECT relays FROM filters")
     assert "secret-word" not in encrypted
     ((after,), errors) = await change(
         ada, filter_["id"], action={"targets": [*hidden_targets, "x@example.net"]}
@@ -244,7 +250,7 @@ async def test_relay_password_is_kept_and_hidden(ada: Client, world: Environment
     assert (other, error["constraint"]) == (None, "secret")
 
 
-async def test_each_new_filter_target_is_logged(ada: Client) -> None:
+async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
         '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
     )
@@ -257,18 +263,20 @@ async def test_each_new_filter_target_is_logged(ada: Client) -> None:
     ]  # fmt: skip
 
 
-async def test_deleted_mailbox_deletes_filters_that_use_it(ada: Client, world: Environment) -> None:
+async def test_deleted_mailbox_deletes_filters_that_use_it(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await add_mailboxes(ada, "A", "A/B", "C")
     deleted_filters = [
         await made(ada, {}, {"mailbox": {"path": "A/B"}}, name="a"),
         await made(ada, {}, {"copyTo": [{"path": "C"}, {"path": "A"}]}, name="b"),
     ]
     await made(ada, {}, {"mailbox": {"path": "C"}}, name="stays")
-    last = await reached(world, ada.user.id)
+    last = await reached(environment, ada.user.id)
     arguments = {"mailboxes": [{"path": "A"}], "recursive": True}
-    assert (await run(ada, "mailboxDelete", "deletedIds", **arguments))["errors"] == []
+    assert (await execute_mutation(ada, "mailboxDelete", "deletedIds", **arguments))["errors"] == []
     assert [filter_["name"] for filter_ in (await listed(ada))["nodes"]] == ["stays"]
-    entries = await journal(world, ada.user.id, last)
+    entries = await journal(environment, ada.user.id, last)
     (deleted_ids,) = [
         filter_ids for kind, filter_ids in entries if kind is ChangeKind.FILTER_CHANGED
     ]
@@ -278,12 +286,12 @@ async def test_deleted_mailbox_deletes_filters_that_use_it(ada: Client, world: E
 
 
 async def test_filter_of_another_user_is_not_found(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
     filter_ = await made(ada, {"from": "x"}, {"mailbox": {"path": "A"}})
     before = await listed(ada)
-    last = await reached(world, ada.user.id)
+    last = await reached(environment, ada.user.id)
     assert await bob(NODE, id=filter_["id"]) == {"filter": None}
     assert (await listed(bob))["totalCount"] == 0
     for _, errors in (
@@ -291,7 +299,7 @@ async def test_filter_of_another_user_is_not_found(
         (None, (await remove(bob, filter_["id"]))["errors"]),
     ):
         assert error_codes_and_paths(errors) == [("NOT_FOUND", ["ids"])]
-    (mailbox_row,) = await rows(world, "SELECT id FROM mailboxes WHERE path = 'A'")
+    (mailbox_row,) = await rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'")
     ada_mailbox = {"id": global_ids.encode("Mailbox", mailbox_row[0])}
     assert error_codes_and_paths((await create(bob, {}, {"mailbox": ada_mailbox}))[1]) == [
         ("NOT_FOUND", ["action", "mailbox"])
@@ -300,7 +308,7 @@ async def test_filter_of_another_user_is_not_found(
         (await create(bob, {}, {"seen": True}, user=user_ref(ada)))[1]
     ) == [("NOT_FOUND", ["user"])]
     assert await listed(ada) == before
-    assert await reached(world, ada.user.id) == last
+    assert await reached(environment, ada.user.id) == last
 
 
 USER_FILTERS_QUERY = (
@@ -308,12 +316,14 @@ USER_FILTERS_QUERY = (
 )
 
 
-async def test_admin_needs_filters_permission_for_other_users(ada: Client, root: Client) -> None:
+async def test_admin_needs_filters_permission_for_other_users(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     filter_ = await made(ada, {"from": "x"}, {"targets": ["eve@example.net"]}, name="hers")
-    with_permission = await chief(root, AdminPermission.FILTERS, name="boss")
-    without_permission = await chief(root, AdminPermission.LOGIN_AS, name="bare")
+    with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
+    without_permission = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
     await create_user(root, address="dan@example.net")
-    other_domain_admin = await chief(
+    other_domain_admin = await make_admin_of_domain(
         root, AdminPermission.FILTERS, domain="example.net", name="other"
     )
     for client, is_visible in (
@@ -348,18 +358,18 @@ async def test_admin_needs_filters_permission_for_other_users(ada: Client, root:
         "totalCount": 1, "nodes": [{"name": "both's"}]
     }  # fmt: skip
     assert (await root(document))["filters"]["totalCount"] == 2
-    refused = await with_permission.raw(document)
+    refused = await with_permission.execute(document)
     assert refused["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 async def test_filter_webhook_must_belong_to_user(
-    ada: Client, bob: Client, root: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     webhook_ids = {}
     for client in (ada, bob):
         arguments = {"types": ["limit.*"], "url": "https://h.example/", "user": user_ref(client)}
         webhook_ids[client.user.id] = (
-            await run(root, "webhookCreate", "webhook { id }", **arguments)
+            await execute_mutation(root, "webhookCreate", "webhook { id }", **arguments)
         )["webhook"]["id"]
     _, errors = await create(ada, {}, {"webhook": webhook_ids[bob.user.id]})
     assert error_codes_and_paths(errors) == [("NOT_FOUND", ["action", "webhook"])]
@@ -368,13 +378,13 @@ async def test_filter_webhook_must_belong_to_user(
     assert (await root(NODE, id=filter_["id"]))["filter"]["action"]["webhook"] == {
         "url": "https://h.example/"
     }
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(Webhook).values(active=False))
-    assert len(await world.database.read(select(col(Filter.id)))) == 1
+    assert len(await environment.database.read(select(col(Filter.id)))) == 1
 
 
 async def test_filter_list_statement_count_is_independent_of_filters(
-    ada: Client, root: Client, world: Environment, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { username filters { totalCount nodes {
       name queryText actionText user { username } action { mailbox { path } copyTo { path } }
@@ -390,13 +400,13 @@ async def test_filter_list_statement_count_is_independent_of_filters(
     await made(ada, {"from": "a"}, action)
     expected = await count_statements()
     for nth in range(20):
-        client = await make_client(world, ada.http, f"user{nth}")
+        client = await make_client(environment, ada.http, f"user{nth}")
         for _ in range(2):
             await made(client, {"from": "a"}, action)
     assert await count_statements() == expected
 
 
-async def test_filter_test_returns_actions_without_effect(ada: Client) -> None:
+async def test_filter_test_returns_actions_without_effect(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     await made(ada, {"subject": "hello"}, {"mailbox": {"path": "A"}, "seen": True}, name="a")
     await made(ada, {"from": "nobody"}, {"delete": True}, name="b")
@@ -410,8 +420,8 @@ async def test_filter_test_returns_actions_without_effect(ada: Client) -> None:
         ("d", True, []),
         ("e", True, []),
     ]
-    await receive(ada)
-    (message,) = await rows(ada.world, "SELECT id FROM messages")
+    await deliver_to(ada)
+    (message,) = await rows(ada.environment, "SELECT id FROM messages")
     ref = {"id": global_ids.encode("Message", message[0])}
     for arguments in ({"message": ref}, {"raw": raw_message("Hello").decode()}):
         outcomes = await looked_at(ada, **arguments)
@@ -419,37 +429,37 @@ async def test_filter_test_returns_actions_without_effect(ada: Client) -> None:
             (outcome["filter"]["name"], outcome["matches"], outcome["actions"])
             for outcome in outcomes
         ] == expected
-    before = await reached(ada.world, ada.user.id)
+    before = await reached(ada.environment, ada.user.id)
     assert [filter_["matchCount"] for filter_ in (await listed(ada))["nodes"]] == [0] * 5
-    assert await reached(ada.world, ada.user.id) == before
+    assert await reached(ada.environment, ada.user.id) == before
 
 
 async def test_filter_test_with_foreign_message_is_not_found(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await made(ada, {}, {"seen": True})
     await made(bob, {}, {"seen": True})
-    await receive(ada)
-    (message,) = await rows(world, "SELECT id FROM messages")
+    await deliver_to(ada)
+    (message,) = await rows(environment, "SELECT id FROM messages")
     document = """query ($m: MessageRef, $u: UserRef, $raw: String) {
       filterTest(message: $m, user: $u, raw: $raw) { matches } }"""
     ada_message = {"id": global_ids.encode("Message", message[0])}
     for arguments in ({"m": ada_message}, {"u": user_ref(ada), "raw": "x"}):
-        answer = await bob.raw(document, **arguments)
+        answer = await bob.execute(document, **arguments)
         assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"
     for arguments in ({}, {"m": ada_message, "raw": "x"}):
-        answer = await ada.raw(document, **arguments)
+        answer = await ada.execute(document, **arguments)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_address_trace_includes_filters(ada: Client, root: Client) -> None:
+async def test_address_trace_includes_filters(ada: GraphQLClient, root: GraphQLClient) -> None:
     filter_ = await made(ada, {"from": "x"}, {"targets": ["eve@example.net"]})
     deleting_filter = await made(ada, {}, {"delete": True})
     await made(ada, {}, {"seen": True})
     await made(ada, {}, {"delete": True}, active=False)
     document = """{ addressTrace(address: "ada@example.org") {
       stage output record { ... on Filter { id } } } }"""
-    without_permission = await chief(root, name="bare")
+    without_permission = await make_admin_of_domain(root, name="bare")
     steps = [step for step in (await root(document))["addressTrace"] if step["stage"] == "FILTER"]
     assert steps == [
         {"stage": "FILTER", "output": ["eve@example.net"], "record": {"id": filter_["id"]}},

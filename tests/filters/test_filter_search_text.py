@@ -6,7 +6,7 @@ import pytest
 
 from resolvers.filters import transfer
 from resolvers.filters.search_query import NO_TEST_MESSAGE, NOT_AT_DELIVERY_MESSAGE
-from tests.conftest import Client, context, raw_message
+from tests.conftest import GraphQLClient, client_context, raw_message
 from tests.support.operations.filter_operations import TEST, change, create, listed, made
 
 RAW_MESSAGE = raw_message(
@@ -38,19 +38,19 @@ MATCH_CASES = [
 ]
 
 
-async def load_matches(client: Client, message: bytes) -> dict[str, bool]:
+async def load_matches(client: GraphQLClient, message: bytes) -> dict[str, bool]:
     tests = (await client(TEST, raw=message.decode()))["filterTest"]
     return {outcome["filter"]["name"]: outcome["matches"] for outcome in tests}
 
 
-async def test_filter_matches_by_search_text(ada: Client) -> None:
+async def test_filter_matches_by_search_text(ada: GraphQLClient) -> None:
     for text, _ in MATCH_CASES:
         filter_ = await made(ada, {"query": text}, {"seen": True}, name=text)
         assert filter_["query"]["query"] == text
     assert await load_matches(ada, RAW_MESSAGE) == dict(MATCH_CASES)
 
 
-async def test_search_text_is_combined_with_other_conditions(ada: Client) -> None:
+async def test_search_text_is_combined_with_other_conditions(ada: GraphQLClient) -> None:
     query = {"query": "subject:bill", "from": "ann", "all": [{"query": "body:duck"}]}
     filter_ = await made(ada, query, {"seen": True}, name="n")
     assert filter_["queryText"] == [["From", "ann"], ["Subject", "bill"], ["Text", "duck"]]
@@ -96,7 +96,7 @@ INVALID_QUERIES = [
 
 @pytest.mark.parametrize(("text", "constraint", "message"), INVALID_QUERIES)
 async def test_unsupported_search_term_is_reported(
-    ada: Client, text: str, constraint: str, message: str
+    ada: GraphQLClient, text: str, constraint: str, message: str
 ) -> None:
     filter_, errors = await create(ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True})
     path = ["query"] if constraint == "max" else ["query", "any", "1", "query"]
@@ -107,10 +107,14 @@ async def test_unsupported_search_term_is_reported(
     assert (await listed(ada))["totalCount"] == 0
 
 
-async def test_search_text_survives_export_and_import(ada: Client, bob: Client) -> None:
+async def test_search_text_survives_export_and_import(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
     await made(ada, query, {"seen": True}, name="n")
-    (entry,) = await transfer.export_filters(context(ada), ada.user.id)
+    (entry,) = await transfer.export_filters(client_context(ada), ada.user.id)
     assert entry["query"] == query
-    assert await transfer.import_filter_returning_dropped_targets(context(bob), entry, []) == []
+    assert (
+        await transfer.import_filter_returning_dropped_targets(client_context(bob), entry, []) == []
+    )
     assert await load_matches(bob, RAW_MESSAGE) == {"n": True}

@@ -12,12 +12,12 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.maintenance.housekeeping import run_round
 from mail.mime.header_encoding import NamedAddress
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock, make_client, raw_message
-from tests.support.accounts.openpgp_keys import key_of
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
+from tests.support.accounts.openpgp_keys import make_public_key
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
-from tests.support.mail.trace_header_lines import FIELDS
+from tests.support.mail.trace_header_lines import TRACE_FIELDS
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.lmtp_transactions import DELIVERED_REPLY, deliver_without_queue_id
 from tests.support.mail_servers.queue_worker import relay, send, settled, until, working
@@ -25,10 +25,10 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.sieve_operations import active_script_error, put
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def load_headers(client: Client, path: str) -> list[str]:
+async def load_headers(client: GraphQLClient, path: str) -> list[str]:
     """Load the header of each message of a mailbox, without the fields added at delivery."""
     answer = await client(
         "query ($path: String!) { mailbox(by: {path: $path}) { messages(first: 9) "
@@ -37,26 +37,28 @@ async def load_headers(client: Client, path: str) -> list[str]:
     )
     nodes = answer["mailbox"]["messages"]["nodes"]
     for node in nodes:
-        first_keys = [field["key"].encode() for field in node["headers"][: len(FIELDS)]]
-        assert first_keys == FIELDS
+        first_keys = [field["key"].encode() for field in node["headers"][: len(TRACE_FIELDS)]]
+        assert first_keys == TRACE_FIELDS
     return [
-        "\n".join(f"{field['key']}: {field['value']}" for field in node["headers"][len(FIELDS) :])
+        "\n".join(
+            f"{field['key']}: {field['value']}" for field in node["headers"][len(TRACE_FIELDS) :]
+        )
         for node in nodes
     ]
 
 
 async def relay_queued_mail(
-    world: Environment, expected_count: int = 1
+    environment: Environment, expected_count: int = 1
 ) -> list[tuple[Any, EmailMessage]]:
     """Deliver the queue to a test server. Return envelope and message of each mail."""
-    async with listening(Server()) as server, working(world, relay(server)):
+    async with listening(Server()) as server, working(environment, relay(server)):
 
         async def has_received_all() -> bool:
             return len(server.mails) >= expected_count
 
         await until(has_received_all)
-        for row in await rows(world, "SELECT DISTINCT submission_id FROM deliveries"):
-            await settled(world, row[0])
+        for row in await rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
+            await settled(environment, row[0])
         return [(envelope, parse_message(envelope.raw)) for envelope in server.mails]
 
 
@@ -67,7 +69,7 @@ def parse_message(raw: bytes) -> EmailMessage:
 
 
 async def test_script_stores_in_several_mailboxes_with_flags(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -77,8 +79,8 @@ async def test_script_stores_in_several_mailboxes_with_flags(
         'setflag ["\\\\Answered", "\\\\Draft", "\\\\Deleted"];\n'
         'fileinto :create "lists/news";',
     )
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {
         "Lists/News": ["Hello"],
         "INBOX": ["Hello"],
         "lists/news": ["Hello"],
@@ -86,12 +88,14 @@ async def test_script_stores_in_several_mailboxes_with_flags(
     assert await message_flags(ada, "Lists/News") == [["News", "\\Seen"]]
     assert await message_flags(ada, "INBOX") == [["\\Flagged"]]
     assert await message_flags(ada, "lists/news") == [["\\Answered"]]
-    user = await rows(world, "SELECT message_count, received FROM users WHERE username = 'ada'")
+    user = await rows(
+        environment, "SELECT message_count, received FROM users WHERE username = 'ada'"
+    )
     assert [tuple(row) for row in user] == [(3, 1)]
 
 
 async def test_repeated_delivery_runs_script_once(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -101,50 +105,55 @@ async def test_repeated_delivery_runs_script_once(
         'fileinto :create "One"; fileinto :create "Two";',
     )
     for _ in range(2):
-        assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"One": ["Hello"], "Two": ["Hello"]}
-    assert [to for _, to in await queued_envelopes(world)] == ["dave@example.com"]
+        assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [
+            DELIVERED_REPLY
+        ]
+    assert await subjects_by_mailbox(environment, ada) == {"One": ["Hello"], "Two": ["Hello"]}
+    assert [to for _, to in await queued_envelopes(environment)] == ["dave@example.com"]
 
 
 async def test_fileinto_missing_mailbox_falls_back_to_inbox(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(ada, 'require "fileinto"; fileinto "Nowhere";')
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
     assert (
-        await active_script_error(world)
+        await active_script_error(environment)
         == 'there is no mailbox "Nowhere": the message went to INBOX'
     )
 
 
 async def test_specialuse_takes_precedence_over_mailbox_name(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
         'require ["fileinto", "special-use"];\n'
         'if specialuse_exists "\\\\Sent" { fileinto :specialuse "\\\\Trash" "No"; }',
     )
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"Trash": ["Hello"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"Trash": ["Hello"]}
 
 
 async def test_discarded_message_is_accepted_and_not_stored(
-    ada: Client, bob: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(ada, "discard;")
     assert await deliver_without_queue_id(
-        neighbour, raw_message("Hello"), ada.address, bob.address
+        lmtp_client, raw_message("Hello"), ada.address, bob.address
     ) == [DELIVERED_REPLY, DELIVERED_REPLY]
-    assert (await subjects_by_mailbox(world, ada), await subjects_by_mailbox(world, bob)) == (
+    assert (
+        await subjects_by_mailbox(environment, ada),
+        await subjects_by_mailbox(environment, bob),
+    ) == (
         {},
         {"INBOX": ["Hello"]},
     )
 
 
 async def test_editheader_applies_to_later_actions(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -153,19 +162,19 @@ async def test_editheader_applies_to_later_actions(
         'deleteheader "Subject"; addheader "Subject" "Grüße"; addheader :last "X-End" "1";\n'
         'redirect :copy "dave@example.com";',
     )
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
     (header,) = await load_headers(ada, "INBOX")
     assert header.startswith("Subject: Grüße")
     assert header.endswith("X-End: 1")
-    ((_, envelope),) = await relay_queued_mail(world)
+    ((_, envelope),) = await relay_queued_mail(environment)
     assert (envelope["Subject"], envelope["X-End"]) == ("Grüße", "1")
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"Before": ["Hello"], "INBOX": ["Grüße"]}
 
 
 async def test_body_test_reads_large_message(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -174,15 +183,15 @@ async def test_body_test_reads_large_message(
         'redirect :copy "dave@example.com";',
     )
     raw = raw_message("Large", body="0123456789\r\n" * 200_000 + "the needle")
-    assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
     (header,) = await load_headers(ada, "INBOX")
     assert header.startswith("X-Found: 1")
-    ((envelope, message),) = await relay_queued_mail(world)
+    ((envelope, message),) = await relay_queued_mail(environment)
     assert (message["X-Found"], envelope.raw.count(b"0123456789")) == ("1", 200_000)
 
 
 async def test_kept_spam_goes_to_junk_and_is_not_redirected(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -195,25 +204,32 @@ async def test_kept_spam_goes_to_junk_and_is_not_redirected(
     )
     for subject in ("Any", "Own", "To Dave"):
         raw = raw_message(subject, X_Spam_Flag="YES")
-        assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"Junk": ["Any", "To Dave"], "Maybe": ["Own"]}
+        assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {
+        "Junk": ["Any", "To Dave"],
+        "Maybe": ["Own"],
+    }
     assert await message_flags(ada, "Junk") == [[], ["Odd"]]
-    assert await queued_envelopes(world) == []
+    assert await queued_envelopes(environment) == []
 
 
-async def test_message_is_encrypted_per_mailbox_setting(ada: Client, neighbour: Neighbour) -> None:
-    key_update = await run(ada, "userUpdate", set={"pubKey": key_of("Ada")})
+async def test_message_is_encrypted_per_mailbox_setting(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
+    key_update = await execute_mutation(ada, "userUpdate", set={"pubKey": make_public_key("Ada")})
     assert key_update["errors"] == []
-    created = await run(ada, "mailboxCreate", "mailboxes { path }", paths=["Sealed"])
+    created = await execute_mutation(ada, "mailboxCreate", "mailboxes { path }", paths=["Sealed"])
     assert created["errors"] == []
     arguments = {"mailboxes": [{"path": "Sealed"}], "set": {"encryptMessages": True}}
-    assert (await run(ada, "mailboxUpdate", "mailboxes { path }", **arguments))["errors"] == []
+    assert (await execute_mutation(ada, "mailboxUpdate", "mailboxes { path }", **arguments))[
+        "errors"
+    ] == []
     await put(
         ada,
         'require ["fileinto", "editheader"]; fileinto "Trash";\n'
         'addheader "X-Mine" "1"; fileinto "Sealed"; keep;',
     )
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
     headers = {path: (await load_headers(ada, path))[0] for path in ("Trash", "Sealed", "INBOX")}
     is_encrypted = {path: "multipart/encrypted" in header for path, header in headers.items()}
     assert is_encrypted == {"Trash": False, "Sealed": True, "INBOX": False}
@@ -222,57 +238,60 @@ async def test_message_is_encrypted_per_mailbox_setting(ada: Client, neighbour: 
 
 
 async def test_message_over_quota_is_stored_in_no_mailbox(
-    ada: Client, root: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(ada, 'require ["fileinto", "mailbox"]; keep; fileinto :create "A"; fileinto "Trash";')
     raw = raw_message("Hello", body="x" * 1000)
     users, quota = {"usernames": ["ada"]}, {"quota": len(raw) * 2}
-    assert (await run(root, "userUpdate", users=users, set=quota))["errors"] == []
-    assert await deliver_without_queue_id(neighbour, raw) == ["452 4.2.2 Mailbox full"]
-    assert await subjects_by_mailbox(world, ada) == {}
-    assert await rows(world, "SELECT id FROM mailboxes WHERE path = 'A'") == []
+    assert (await execute_mutation(root, "userUpdate", users=users, set=quota))["errors"] == []
+    assert await deliver_without_queue_id(lmtp_client, raw) == ["452 4.2.2 Mailbox full"]
+    assert await subjects_by_mailbox(environment, ada) == {}
+    assert await rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'") == []
     await put(ada, "keep;")
-    assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
+    assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
 
 
 async def test_ereject_is_smtp_reply_to_sender(
-    ada: Client, bob: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(ada, 'require "ereject"; ereject "Nein,\r\n danke\u00a0- é";')
     replies = await deliver_without_queue_id(
-        neighbour, raw_message("Hello"), ada.address, bob.address
+        lmtp_client, raw_message("Hello"), ada.address, bob.address
     )
     assert replies == ["550 5.7.1 Nein, danke - ?", DELIVERED_REPLY]
-    assert (await subjects_by_mailbox(world, ada), await subjects_by_mailbox(world, bob)) == (
+    assert (
+        await subjects_by_mailbox(environment, ada),
+        await subjects_by_mailbox(environment, bob),
+    ) == (
         {},
         {"INBOX": ["Hello"]},
     )
 
 
 async def test_reject_of_local_message_sends_dsn(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await put(ada, 'require "reject"; reject "No, thanks";')
     submission_id = await send(bob, NamedAddress(ada.address))
-    async with listening(Server()) as server, working(world, relay(server)):
-        queue_entries = await settled(world, submission_id)
+    async with listening(Server()) as server, working(environment, relay(server)):
+        queue_entries = await settled(environment, submission_id)
 
         async def has_dsn() -> bool:
-            return "INBOX" in await subjects_by_mailbox(world, bob)
+            return "INBOX" in await subjects_by_mailbox(environment, bob)
 
         await until(has_dsn)
     assert (queue_entries["ada"].last_code, queue_entries["ada"].state) == (550, "BOUNCED")
     assert "No, thanks" in queue_entries["ada"].last_response
-    assert await subjects_by_mailbox(world, ada) == {}
+    assert await subjects_by_mailbox(environment, ada) == {}
 
 
 async def test_redirect_rewrites_sender_with_srs(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(ada, 'redirect "dave@example.com";')
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {}
-    ((envelope, message),) = await relay_queued_mail(world)
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {}
+    ((envelope, message),) = await relay_queued_mail(environment)
     assert envelope.sender.startswith("SRS0=")
     assert envelope.sender.endswith("@example.org")
     assert (envelope.to, message["Subject"]) == (["dave@example.com"], "Hello")
@@ -280,21 +299,21 @@ async def test_redirect_rewrites_sender_with_srs(
 
 
 async def test_redirect_of_mail_loop_keeps_message(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(ada, 'redirect "dave@example.com";')
     raw = b"Delivered-To: ada@example.org\r\n" + raw_message("Hello")
-    assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello"]}
+    assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
     assert (
-        await active_script_error(world)
+        await active_script_error(environment)
         == "not sent on to dave@example.com: the mail goes in circles"
     )
-    assert await queued_envelopes(world) == []
+    assert await queued_envelopes(environment) == []
 
 
 async def test_vacation_replies_once_per_sender(
-    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await put(
         ada,
@@ -304,22 +323,22 @@ async def test_vacation_replies_once_per_sender(
     )
     for number, sender in enumerate(["carol@example.com", "Carol+x@example.com", "d@example.net"]):
         assert await deliver_without_queue_id(
-            neighbour, raw_message(f"Letter {number}"), sender=sender
+            lmtp_client, raw_message(f"Letter {number}"), sender=sender
         ) == [DELIVERED_REPLY]
-    assert await queued_envelopes(world) == [("", "carol@example.com"), ("", "d@example.net")]
-    subjects = await subjects_by_mailbox(world, ada)
+    assert await queued_envelopes(environment) == [("", "carol@example.com"), ("", "d@example.net")]
+    subjects = await subjects_by_mailbox(environment, ada)
     assert subjects["Answers"] == ["Away", "Away"]
     assert subjects["INBOX"] == ["Letter 0", "Letter 1", "Letter 2"]
     clock.tick(days=3)
-    assert await deliver_without_queue_id(neighbour, raw_message("Letter 4")) == [DELIVERED_REPLY]
-    assert len(await queued_envelopes(world)) == 3
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Letter 4")) == [DELIVERED_REPLY]
+    assert len(await queued_envelopes(environment)) == 3
     clock.tick(days=4)
-    await run_round(world)
-    assert await rows(world, "SELECT key FROM sieve_memories") == []
+    await run_round(environment)
+    assert await rows(environment, "SELECT key FROM sieve_memories") == []
 
 
 async def test_vacation_reply_follows_rfc_5230(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -327,9 +346,9 @@ async def test_vacation_reply_follows_rfc_5230(
         "Content-Type: text/html; charset=utf-8\r\nX-Mine: no\r\n\r\n<p>Grüße</p>\r\n.\r\n;",
     )
     assert await deliver_without_queue_id(
-        neighbour, raw_message("Hello", Message_ID="<a@example.com>")
+        lmtp_client, raw_message("Hello", Message_ID="<a@example.com>")
     ) == [DELIVERED_REPLY]
-    ((envelope, message),) = await relay_queued_mail(world)
+    ((envelope, message),) = await relay_queued_mail(environment)
     assert (envelope.sender, envelope.to) == ("<>", ["carol@example.com"])
     assert message["From"] == "ada@example.org"  # she is not allowed to send as eve
     assert message["Subject"] == "Auto: Hello"
@@ -347,16 +366,18 @@ async def test_vacation_reply_follows_rfc_5230(
      {"Auto_Submitted": "auto-generated"}, {"To": "others@example.net"}],
 )  # fmt: skip
 async def test_vacation_does_not_reply_to_machines_lists_and_spam(
-    ada: Client, world: Environment, neighbour: Neighbour, header: dict[str, str]
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, header: dict[str, str]
 ) -> None:
     await put(ada, 'require "vacation"; vacation "I am away.";')
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello", **header)) == [
+    assert await deliver_without_queue_id(lmtp_client, raw_message("Hello", **header)) == [
         DELIVERED_REPLY
     ]
-    assert await queued_envelopes(world) == []
+    assert await queued_envelopes(environment) == []
 
 
-async def test_notify_sends_mail(ada: Client, world: Environment, neighbour: Neighbour) -> None:
+async def test_notify_sends_mail(
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+) -> None:
     await put(
         ada,
         'require "enotify";\n'
@@ -364,11 +385,13 @@ async def test_notify_sends_mail(ada: Client, world: Environment, neighbour: Nei
         '"mailto:dave@example.com?body=Look&X-Tag=1&Received=no";',
     )
     for _ in range(2):
-        assert await deliver_without_queue_id(neighbour, raw_message("Hello")) == [DELIVERED_REPLY]
+        assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [
+            DELIVERED_REPLY
+        ]
     assert await deliver_without_queue_id(
-        neighbour, raw_message("Robot", Auto_Submitted="auto-replied")
+        lmtp_client, raw_message("Robot", Auto_Submitted="auto-replied")
     ) == [DELIVERED_REPLY]
-    ((envelope, message),) = await relay_queued_mail(world)
+    ((envelope, message),) = await relay_queued_mail(environment)
     assert (envelope.sender, envelope.to) == ("<>", ["dave@example.com"])
     assert (message["Subject"], message["X-Tag"], message["Importance"]) == (
         "News of Carol",
@@ -378,28 +401,28 @@ async def test_notify_sends_mail(ada: Client, world: Environment, neighbour: Nei
     assert message["Auto-Submitted"] == 'auto-notified; owner-email="ada@example.org"'
     assert message["Received"] is None
     assert message.get_content().strip() == "Look"
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello", "Robot"]}
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello", "Robot"]}
 
 
 async def test_duplicate_test_discards_second_message(
-    ada: Client, world: Environment, neighbour: Neighbour, clock: Clock
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await put(ada, 'require "duplicate"; if duplicate :seconds 3600 { discard; }')
     first = raw_message("Hello", Message_ID="<a@example.com>")
     other = raw_message("By the list", Message_ID="<a@example.com>")
     for raw in (first, other, first):
-        assert await deliver_without_queue_id(neighbour, raw) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello"]}
+        assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
     clock.tick(hours=1)
-    assert await deliver_without_queue_id(neighbour, other) == [DELIVERED_REPLY]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Hello", "By the list"]}
+    assert await deliver_without_queue_id(lmtp_client, other) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello", "By the list"]}
 
 
 async def test_duplicate_test_is_safe_for_concurrent_deliveries(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await put(ada, 'require "duplicate"; if duplicate { discard; }')
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     recipients = [await backend.accept_recipient(ada.address, "")]
     raw_messages = [raw_message(f"Letter {nth}", Message_ID="<a@example.com>") for nth in range(4)]
     results = await asyncio.gather(
@@ -411,47 +434,52 @@ async def test_duplicate_test_is_safe_for_concurrent_deliveries(
         for outcome in outcomes
         if isinstance(outcome, BaseException)
     ]
-    assert len((await subjects_by_mailbox(world, ada))["INBOX"]) == 1
+    assert len((await subjects_by_mailbox(environment, ada))["INBOX"]) == 1
 
 
 async def test_script_includes_script_of_same_user(
-    ada: Client, bob: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(bob, "discard;", name="lists", activate=False)
     await put(ada, 'require "fileinto"; fileinto "Trash";', name="lists", activate=False)
     await put(ada, 'require "include"; include "lists";')
     assert await deliver_without_queue_id(
-        neighbour, raw_message("Hello"), ada.address, bob.address
+        lmtp_client, raw_message("Hello"), ada.address, bob.address
     ) == [DELIVERED_REPLY, DELIVERED_REPLY]
-    assert (await subjects_by_mailbox(world, ada), await subjects_by_mailbox(world, bob)) == (
+    assert (
+        await subjects_by_mailbox(environment, ada),
+        await subjects_by_mailbox(environment, bob),
+    ) == (
         {"Trash": ["Hello"]},
         {"INBOX": ["Hello"]},
     )
 
 
 async def test_failing_script_has_no_effect_and_stores_error(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
         'require ["include", "copy"];\nredirect :copy "dave@example.com";\ninclude "gone";',
     )
     for number in range(3):
-        assert await deliver_without_queue_id(neighbour, raw_message(f"Letter {number}")) == [
+        assert await deliver_without_queue_id(lmtp_client, raw_message(f"Letter {number}")) == [
             DELIVERED_REPLY
         ]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Letter 0", "Letter 1", "Letter 2"]}
-    assert await queued_envelopes(world) == []
+    assert await subjects_by_mailbox(environment, ada) == {
+        "INBOX": ["Letter 0", "Letter 1", "Letter 2"]
+    }
+    assert await queued_envelopes(environment) == []
     assert (
-        await active_script_error(world)
+        await active_script_error(environment)
         == 'line 3, column 1: there is no script "gone" that compiles'
     )
-    changes = await rows(world, "SELECT facts FROM changes WHERE kind = 'SIEVE_CHANGED'")
+    changes = await rows(environment, "SELECT facts FROM changes WHERE kind = 'SIEVE_CHANGED'")
     assert sum("failed" in str(row[0]) for row in changes) == 1
 
 
 async def test_script_tests_environment_envelope_and_date(
-    ada: Client, world: Environment, neighbour: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
 ) -> None:
     await put(
         ada,
@@ -461,27 +489,31 @@ async def test_script_tests_environment_envelope_and_date(
         'envelope "from" "carol@example.com", currentdate "year" "2030") '
         '{ fileinto "Trash"; }',
     )
-    assert await deliver_without_queue_id(neighbour, raw_message("Hello"), "ada+x@example.org") == [
-        DELIVERED_REPLY
-    ]
-    assert await subjects_by_mailbox(world, ada) == {"Trash": ["Hello"]}
+    assert await deliver_without_queue_id(
+        lmtp_client, raw_message("Hello"), "ada+x@example.org"
+    ) == [DELIVERED_REPLY]
+    assert await subjects_by_mailbox(environment, ada) == {"Trash": ["Hello"]}
 
 
 async def test_scripts_of_many_recipients_are_read_together(
-    ada: Client, world: Environment, neighbour: Neighbour, statements: list[str], http: Any
+    ada: GraphQLClient,
+    environment: Environment,
+    lmtp_client: Neighbour,
+    statements: list[str],
+    http: Any,
 ) -> None:
     text = 'require ["fileinto", "vacation"]; if header "X-No" "1" { vacation "x"; } keep;'
-    others = [await make_client(world, http, f"user{number}") for number in range(19)]
+    others = [await make_client(environment, http, f"user{number}") for number in range(19)]
     for client in (ada, *others):
         await put(client, text)
     sql_parts = ("FROM sieve_scripts", "FROM mailboxes JOIN users", "FROM addresses")
 
     async def count_statements(*recipients: str) -> list[int]:
-        await deliver_without_queue_id(neighbour, raw_message("To warm"), *recipients)
-        await neighbour.begin(*recipients)
+        await deliver_without_queue_id(lmtp_client, raw_message("To warm"), *recipients)
+        await lmtp_client.begin(*recipients)
         del statements[:]
-        neighbour.send(raw_message(f"To {len(recipients)}") + b"\r\n.\r\n")
-        assert [(await neighbour.hear())[: len(DELIVERED_REPLY)] for _ in recipients] == [
+        lmtp_client.send(raw_message(f"To {len(recipients)}") + b"\r\n.\r\n")
+        assert [(await lmtp_client.hear())[: len(DELIVERED_REPLY)] for _ in recipients] == [
             DELIVERED_REPLY
         ] * len(recipients)
         return [sum(sql_part in item for item in statements) for sql_part in sql_parts]
@@ -492,10 +524,10 @@ async def test_scripts_of_many_recipients_are_read_together(
 
 
 async def test_delivery_without_script_reads_no_script(
-    ada: Client, neighbour: Neighbour, statements: list[str]
+    ada: GraphQLClient, lmtp_client: Neighbour, statements: list[str]
 ) -> None:
-    await neighbour.begin(ada.address)
+    await lmtp_client.begin(ada.address)
     del statements[:]
-    neighbour.send(raw_message("Hello") + b"\r\n.\r\n")
-    assert (await neighbour.hear()).startswith(DELIVERED_REPLY)
+    lmtp_client.send(raw_message("Hello") + b"\r\n.\r\n")
+    assert (await lmtp_client.hear()).startswith(DELIVERED_REPLY)
     assert not [statement for statement in statements if "sieve" in statement]

@@ -9,8 +9,8 @@ from mail.sieve import limits
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.conftest import Client, raw_message
-from tests.support.accounts.user_operations import chief
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.user_operations import make_admin_of_domain
 from tests.support.operations.filter_operations import (
     error_codes_and_paths,
     imported,
@@ -38,11 +38,11 @@ def names_and_order(payload: Any) -> list[tuple[str, int]]:
 
 
 async def test_imported_filters_are_added_after_existing_ones(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="mine", order=4)
-    last = await reached(world, ada.user.id)
+    last = await reached(environment, ada.user.id)
     payload = await imported(ada, SCRIPT)
     assert (payload["errors"], payload["warnings"]) == ([], [])
     assert names_and_order(payload) == [("Lists", 5), ("Big ones", 6), ("", 7)]
@@ -61,7 +61,7 @@ async def test_imported_filters_are_added_after_existing_ones(
     ]
     (changed_ids,) = [
         filter_ids
-        for kind, filter_ids in await journal(world, ada.user.id, last)
+        for kind, filter_ids in await journal(environment, ada.user.id, last)
         if kind is ChangeKind.FILTER_CHANGED
     ]
     assert changed_ids == [
@@ -74,7 +74,7 @@ async def test_imported_filters_are_added_after_existing_ones(
     assert event["detail"]["target"] == "eve@example.net"
 
 
-async def test_imported_filter_acts_on_message(ada: Client) -> None:
+async def test_imported_filter_acts_on_message(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     script = f'{REQUIRE_LINE}if header :is "subject" "Hello" {{ addflag "x"; fileinto "A"; }}'
     payload = await imported(ada, script)
@@ -85,7 +85,7 @@ async def test_imported_filter_acts_on_message(ada: Client) -> None:
     assert not outcome["matches"]
 
 
-async def test_import_with_replace_deletes_other_filters(ada: Client) -> None:
+async def test_import_with_replace_deletes_other_filters(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="mine", order=4)
     payload = await imported(ada, SCRIPT, replace=True)
@@ -110,7 +110,7 @@ async def test_import_with_replace_deletes_other_filters(ada: Client) -> None:
     assert (await listed(ada))["totalCount"] == 0
 
 
-async def test_import_warns_where_filters_differ_from_script(ada: Client) -> None:
+async def test_import_warns_where_filters_differ_from_script(ada: GraphQLClient) -> None:
     flags = 'if size :over 5 { addflag "x"; }\nsetflag "y";\nstop;\nkeep;'
     payload = await imported(ada, f'require "imap4flags";\n{flags}')
     assert payload["errors"] == []
@@ -140,10 +140,10 @@ INVALID_SCRIPTS = [
 
 @pytest.mark.parametrize(("text", "constraint", "message"), INVALID_SCRIPTS)
 async def test_invalid_script_imports_nothing(
-    ada: Client, world: Environment, text: str, constraint: str, message: str
+    ada: GraphQLClient, environment: Environment, text: str, constraint: str, message: str
 ) -> None:
     await made(ada, {}, {"seen": True}, name="mine")
-    before, last = await listed(ada), await reached(world, ada.user.id)
+    before, last = await listed(ada), await reached(environment, ada.user.id)
     require_line = REQUIRE_LINE[:-3].strip() + ', "envelope", "mailbox"];'
     script = f"{require_line}\n{text}\nif size :over 9 {{ discard; }}"
     payload = await imported(ada, script, replace=True)
@@ -153,10 +153,10 @@ async def test_invalid_script_imports_nothing(
     assert error["constraint"] == constraint
     assert error["message"].startswith(message)
     assert await listed(ada) == before
-    assert await reached(world, ada.user.id) == last
+    assert await reached(environment, ada.user.id) == last
 
 
-async def test_import_reports_all_errors_up_to_limit(ada: Client) -> None:
+async def test_import_reports_all_errors_up_to_limit(ada: GraphQLClient) -> None:
     payload = await imported(ada, f'{REQUIRE_LINE}fileinto "A";\nfileinto "A"; fileinto "B";')
     assert [error["message"] for error in payload["errors"]] == [
         'line 2, column 1: there is no folder "A"', 'line 3, column 15: there is no folder "B"'
@@ -166,7 +166,7 @@ async def test_import_reports_all_errors_up_to_limit(ada: Client) -> None:
     assert len(over_limit["errors"]) == limits.MAX_PROBLEMS
 
 
-async def test_import_reports_compile_errors(ada: Client) -> None:
+async def test_import_reports_compile_errors(ada: GraphQLClient) -> None:
     payload = await imported(ada, 'if true {\n  fileinto "A";\n  nothing;\n}')
     positions = [(error["code"], error["line"], error["column"]) for error in payload["errors"]]
     assert positions == [("SIEVE_COMPILE", 2, 3), ("SIEVE_COMPILE", 3, 3)]
@@ -176,7 +176,7 @@ async def test_import_reports_compile_errors(ada: Client) -> None:
     ]
 
 
-async def test_import_over_filter_limit_is_refused(ada: Client) -> None:
+async def test_import_over_filter_limit_is_refused(ada: GraphQLClient) -> None:
     rule = "if size :over 9 { discard; stop; }\n"
     payload = await imported(ada, rule * 401)
     (error,) = payload["errors"]
@@ -189,23 +189,25 @@ async def test_import_over_filter_limit_is_refused(ada: Client) -> None:
     assert (payload["errors"], (await listed(ada))["totalCount"]) == ([], 2)
 
 
-async def test_import_with_validate_only_changes_nothing(ada: Client, world: Environment) -> None:
+async def test_import_with_validate_only_changes_nothing(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await made(ada, {}, {"seen": True}, name="mine")
-    before, last = await listed(ada), await reached(world, ada.user.id)
+    before, last = await listed(ada), await reached(environment, ada.user.id)
     options = {"options": {"validateOnly": True}, "replace": True}
     assert (await imported(ada, "discard;", **options))["errors"] == []
     assert error_codes_and_paths(
         (await imported(ada, f'{REQUIRE_LINE}fileinto "A";', **options))["errors"]
     ) == [("VALIDATION", ["content"])]
-    assert (await listed(ada), await reached(world, ada.user.id)) == (before, last)
+    assert (await listed(ada), await reached(environment, ada.user.id)) == (before, last)
 
 
 async def test_import_for_another_user_is_not_found(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="hers")
-    before, last = await listed(ada), await reached(world, ada.user.id)
+    before, last = await listed(ada), await reached(environment, ada.user.id)
     payload = await imported(bob, "discard;", user=user_ref(ada), replace=True)
     assert (payload["filters"], error_codes_and_paths(payload["errors"])) == (
         [],
@@ -214,14 +216,16 @@ async def test_import_for_another_user_is_not_found(
     payload = await imported(bob, f'{REQUIRE_LINE}fileinto "A";', replace=True)
     assert error_codes_and_paths(payload["errors"]) == [("VALIDATION", ["content"])]
     assert (await imported(bob, "discard;", replace=True))["errors"] == []
-    assert (await listed(ada), await reached(world, ada.user.id)) == (before, last)
+    assert (await listed(ada), await reached(environment, ada.user.id)) == (before, last)
 
 
-async def test_import_by_admin_needs_filters_permission(ada: Client, root: Client) -> None:
+async def test_import_by_admin_needs_filters_permission(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     await add_mailboxes(ada, "A")
     await made(ada, {}, {"seen": True}, name="hers")
-    with_permission = await chief(root, AdminPermission.FILTERS, name="boss")
-    without_permission = await chief(root, AdminPermission.LOGIN_AS, name="bare")
+    with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
+    without_permission = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
     arguments = {"user": user_ref(ada), "replace": True}
     (error,) = (await imported(without_permission, "# his\ndiscard;", **arguments))["errors"]
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "FILTERS")

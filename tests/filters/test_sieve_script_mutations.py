@@ -7,9 +7,9 @@ import pytest
 from graph.types import global_ids
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.filters.sieve_script_mutations import MAX_SCRIPTS
-from tests.conftest import Client, make_client, make_key, receive
+from tests.conftest import GraphQLClient, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import run
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.sieve_operations import SHOWN, put
 from tests.support.stores.counter_check import rows
 
@@ -26,12 +26,12 @@ SIEVE_CHECK = """query ($content: String!, $message: MessageRef, $user: UserRef)
 COMPILE_ERRORS = "errors { __typename code message path ... on SieveCompileError { line column } }"
 
 
-async def load_active_flags(client: Client) -> dict[str, bool]:
+async def load_active_flags(client: GraphQLClient) -> dict[str, bool]:
     nodes = (await client(SCRIPTS_QUERY, first=50))["viewer"]["user"]["sieveScripts"]["nodes"]
     return {node["name"]: node["active"] for node in nodes}
 
 
-async def test_script_is_stored_read_and_replaced(ada: Client) -> None:
+async def test_script_is_stored_read_and_replaced(ada: GraphQLClient) -> None:
     text = 'require ["fileinto", "copy"];\nfileinto :copy "Grüße";\n'
     scripts = (await put(ada, text))["scripts"]
     (script,) = scripts
@@ -60,23 +60,23 @@ async def test_script_is_stored_read_and_replaced(ada: Client) -> None:
     assert node == {"node": {"name": "main"}}
 
 
-async def test_at_most_one_script_is_active(ada: Client) -> None:
+async def test_at_most_one_script_is_active(ada: GraphQLClient) -> None:
     for name in "abc":
         await put(ada, "keep;", name=name)
     assert await load_active_flags(ada) == {"a": False, "b": False, "c": True}
-    answer = await run(ada, "sieveScriptActivate", SHOWN, name="a")
+    answer = await execute_mutation(ada, "sieveScriptActivate", SHOWN, name="a")
     assert [item["name"] for item in answer["scripts"]] == ["a"]
     assert await load_active_flags(ada) == {"a": True, "b": False, "c": False}
-    answer = await run(ada, "sieveScriptDeactivate", "users { username }")
+    answer = await execute_mutation(ada, "sieveScriptDeactivate", "users { username }")
     assert (answer["users"], await load_active_flags(ada)) == (
         [{"username": "ada"}],
         {"a": False, "b": False, "c": False},
     )
-    answer = await run(ada, "sieveScriptActivate", SHOWN, name="d")
+    answer = await execute_mutation(ada, "sieveScriptActivate", SHOWN, name="d")
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [("NOT_FOUND", ["name"])]
 
 
-async def test_uncompilable_script_reports_every_position(ada: Client) -> None:
+async def test_uncompilable_script_reports_every_position(ada: GraphQLClient) -> None:
     text = 'fileinto "x";\nkeep;\nredirect "ada";\n'
     document = f"""mutation ($input: SieveScriptPutInput!) {{
       sieveScriptPut(input: $input) {{ scripts {{ id }} {COMPILE_ERRORS} }} }}"""
@@ -91,66 +91,68 @@ async def test_uncompilable_script_reports_every_position(ada: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "\x85", "\u2028", "x" * 129])
-async def test_invalid_script_name_is_refused(ada: Client, name: str) -> None:
-    answer = await run(ada, "sieveScriptPut", SHOWN, name=name, content="keep;")
+async def test_invalid_script_name_is_refused(ada: GraphQLClient, name: str) -> None:
+    answer = await execute_mutation(ada, "sieveScriptPut", SHOWN, name=name, content="keep;")
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [("VALIDATION", ["name"])]
     await put(ada, "keep;")
-    answer = await run(ada, "sieveScriptRename", SHOWN, name="main", newName=name)
+    answer = await execute_mutation(ada, "sieveScriptRename", SHOWN, name="main", newName=name)
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [
         ("VALIDATION", ["newName"])
     ]
 
 
-async def test_script_size_and_count_are_limited(ada: Client) -> None:
-    answer = await run(ada, "sieveScriptPut", SHOWN, name="a", content="#" * ((64 << 10) + 1))
+async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
+    answer = await execute_mutation(
+        ada, "sieveScriptPut", SHOWN, name="a", content="#" * ((64 << 10) + 1)
+    )
     assert [(item["constraint"], item["path"]) for item in answer["errors"]] == [
         ("max", ["content"])
     ]
     for number in range(MAX_SCRIPTS):
         await put(ada, "keep;", name=f"{number}", activate=False)
-    answer = await run(ada, "sieveScriptPut", SHOWN, name="more", content="keep;")
+    answer = await execute_mutation(ada, "sieveScriptPut", SHOWN, name="more", content="keep;")
     assert [(item["code"], item["limit"]) for item in answer["errors"]] == [
         ("LIMIT_REACHED", MAX_SCRIPTS)
     ]
     assert (await put(ada, "discard;", name="0"))["errors"] == []
 
 
-async def test_missing_include_is_a_warning(ada: Client) -> None:
+async def test_missing_include_is_a_warning(ada: GraphQLClient) -> None:
     text = 'require "include"; include "lists"; include :personal "main";'
     answer = await put(ada, text)
     message = 'there is no script "lists" to include'
     assert answer["warnings"] == [{"code": "SIEVE_INCLUDE_MISSING", "message": message}]
 
 
-async def test_script_is_renamed(ada: Client) -> None:
+async def test_script_is_renamed(ada: GraphQLClient) -> None:
     await put(ada, "keep;", name="a")
     await put(ada, "keep;", name="b", activate=False)
-    answer = await run(ada, "sieveScriptRename", SHOWN, name="a", newName="b")
+    answer = await execute_mutation(ada, "sieveScriptRename", SHOWN, name="a", newName="b")
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [
         ("CONFLICT", ["newName"])
     ]
-    answer = await run(ada, "sieveScriptRename", SHOWN, name="a", newName="Ab")
+    answer = await execute_mutation(ada, "sieveScriptRename", SHOWN, name="a", newName="Ab")
     assert [(item["name"], item["active"]) for item in answer["scripts"]] == [("Ab", True)]
     assert await load_active_flags(ada) == {"Ab": True, "b": False}
 
 
-async def test_active_script_is_deleted_only_with_ignore_active(ada: Client) -> None:
+async def test_active_script_is_deleted_only_with_ignore_active(ada: GraphQLClient) -> None:
     await put(ada, "keep;", name="a")
     await put(ada, "keep;", name="b", activate=False)
-    answer = await run(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
+    answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
     assert [(error["code"], error["path"], error["index"]) for error in answer["errors"]] == [
         ("CONFLICT", ["names"], 1)
     ]
-    answer = await run(ada, "sieveScriptDelete", "deletedNames", names=["b", "c"])
+    answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "c"])
     assert [(error["code"], error["index"]) for error in answer["errors"]] == [("NOT_FOUND", 1)]
     assert await load_active_flags(ada) == {"a": True, "b": False}
-    answer = await run(
+    answer = await execute_mutation(
         ada, "sieveScriptDelete", "deletedNames", names=["b", "a", "b"], ignoreActive=True
     )
     assert (answer["deletedNames"], await load_active_flags(ada)) == (["b", "a"], {})
 
 
-async def test_scripts_are_paged_by_name(ada: Client) -> None:
+async def test_scripts_are_paged_by_name(ada: GraphQLClient) -> None:
     for name in ("b", "a", "É", "Z"):
         await put(ada, "keep;", name=name, activate=False)
     page = (await ada(SCRIPTS_QUERY, first=3))["viewer"]["user"]["sieveScripts"]
@@ -161,7 +163,7 @@ async def test_scripts_are_paged_by_name(ada: Client) -> None:
 
 
 async def test_script_statement_count_is_independent_of_users(
-    ada: Client, root: Client, http: Any, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, http: Any, statements: list[str]
 ) -> None:
     await put(ada, "keep;")
     document = """{ users { nodes { sieveScript(name: "main") { size }
@@ -176,12 +178,12 @@ async def test_script_statement_count_is_independent_of_users(
 
     expected = await count_statements()
     for number in range(19):
-        await put(await make_client(ada.world, http, f"user{number}"), "keep;")
+        await put(await make_client(ada.environment, http, f"user{number}"), "keep;")
     assert await count_statements() == expected == 3
 
 
-async def test_new_redirect_targets_are_logged(ada: Client, bob: Client) -> None:
-    async def load_logged_targets(client: Client) -> list[str]:
+async def test_new_redirect_targets_are_logged(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    async def load_logged_targets(client: GraphQLClient) -> list[str]:
         document = """{ viewer { user { authLog(filter: {action: "sieve forward"}) {
           nodes { detail count } } } } }"""
         entries = (await client(document))["viewer"]["user"]["authLog"]["nodes"]
@@ -202,7 +204,7 @@ async def test_new_redirect_targets_are_logged(ada: Client, bob: Client) -> None
     assert await load_logged_targets(bob) == []
 
 
-async def test_sieve_check_reports_all_problems(ada: Client) -> None:
+async def test_sieve_check_reports_all_problems(ada: GraphQLClient) -> None:
     check = (await ada(SIEVE_CHECK, content='fileinto "x";\nstop;\nredirect "ada";'))["sieveCheck"]
     assert (check["valid"], check["line"], check["column"]) == (False, 1, 1)
     assert [(problem["line"], problem["column"]) for problem in check["problems"]] == [
@@ -220,8 +222,8 @@ async def test_sieve_check_reports_all_problems(ada: Client) -> None:
     )
 
 
-async def test_sieve_check_runs_script_on_message(ada: Client) -> None:
-    inserted = await receive(ada, "Hello")
+async def test_sieve_check_runs_script_on_message(ada: GraphQLClient) -> None:
+    inserted = await deliver_to(ada, "Hello")
     await put(ada, 'require "imap4flags"; setflag "\\\\Seen";', name="marks", activate=False)
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     text = (
@@ -241,12 +243,12 @@ async def test_sieve_check_runs_script_on_message(ada: Client) -> None:
     ]
     assert trace[1] == ("marks", 1, 23, "setflag: \\Seen")
     assert (None, 3, 4, "envelope: true") in trace
-    mailboxes = await rows(ada.world, "SELECT path FROM mailboxes WHERE path LIKE 'C%'")
-    assert (mailboxes, await rows(ada.world, "SELECT id FROM deliveries")) == ([], [])
+    mailboxes = await rows(ada.environment, "SELECT path FROM mailboxes WHERE path LIKE 'C%'")
+    assert (mailboxes, await rows(ada.environment, "SELECT id FROM deliveries")) == ([], [])
 
 
-async def test_sieve_check_reports_position_of_failure(ada: Client) -> None:
-    inserted = await receive(ada, "Hello")
+async def test_sieve_check_reports_position_of_failure(ada: GraphQLClient) -> None:
+    inserted = await deliver_to(ada, "Hello")
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     text = 'require ["include", "fileinto"];\nfileinto "x";\ninclude "gone";'
     check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveCheck"]
@@ -255,9 +257,9 @@ async def test_sieve_check_reports_position_of_failure(ada: Client) -> None:
     assert check["trace"][0]["text"] == "fileinto: x"
 
 
-async def test_script_of_another_user_is_not_found(ada: Client, bob: Client) -> None:
+async def test_script_of_another_user_is_not_found(ada: GraphQLClient, bob: GraphQLClient) -> None:
     (script,) = (await put(ada, "keep;"))["scripts"]
-    inserted = await receive(ada, "Hello")
+    inserted = await deliver_to(ada, "Hello")
     ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     document = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
     assert (await bob(document, id=ada_selection["ids"][0])) == {"user": None}
@@ -265,7 +267,7 @@ async def test_script_of_another_user_is_not_found(ada: Client, bob: Client) -> 
     assert node == {"node": None}
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     for extra in ({"message": message}, {"user": {"username": "ada"}}):
-        answer = await bob.raw(SIEVE_CHECK, content="keep;", **extra)
+        answer = await bob.execute(SIEVE_CHECK, content="keep;", **extra)
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
     for name, arguments in (
         ("sieveScriptPut", {"name": "main", "content": "discard;"}),
@@ -274,19 +276,21 @@ async def test_script_of_another_user_is_not_found(ada: Client, bob: Client) -> 
         ("sieveScriptDelete", {"names": ["main"], "ignoreActive": True}),
         ("sieveScriptRename", {"name": "main", "newName": "x"}),
     ):
-        refused = await run(bob, name, "errors { code }", users=ada_selection, **arguments)
+        refused = await execute_mutation(
+            bob, name, "errors { code }", users=ada_selection, **arguments
+        )
         assert [error["code"] for error in refused["errors"]] == ["NOT_FOUND"], name
     unchanged_script = (await ada(SCRIPT_QUERY, name="main"))["viewer"]["user"]["sieveScript"]
     assert (unchanged_script["content"], await load_active_flags(ada)) == ("keep;", {"main": True})
 
 
-async def test_admin_needs_filters_permission_for_scripts(ada: Client, http: Any) -> None:
+async def test_admin_needs_filters_permission_for_scripts(ada: GraphQLClient, http: Any) -> None:
     ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     document = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
     for number, permissions in enumerate(([], [AdminPermission.FILTERS])):
-        domain_admin = await make_domain_admin(ada.world, http, f"chief{number}", permissions)
+        domain_admin = await make_domain_admin(ada.environment, http, f"chief{number}", permissions)
         arguments = {"name": "main", "content": "keep;", "users": ada_selection}
-        answer = await run(domain_admin, "sieveScriptPut", SHOWN, **arguments)
+        answer = await execute_mutation(domain_admin, "sieveScriptPut", SHOWN, **arguments)
         scripts = (await domain_admin(document, id=ada_selection["ids"][0]))["user"][
             "sieveScripts"
         ]["nodes"]
@@ -299,12 +303,12 @@ async def test_admin_needs_filters_permission_for_scripts(ada: Client, http: Any
             assert scripts == []
 
 
-async def test_sieve_scope_key_accesses_only_scripts(ada: Client, http: Any) -> None:
-    secret = await make_key(
-        ada.world, "sieve", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SIEVE]
+async def test_sieve_scope_key_accesses_only_scripts(ada: GraphQLClient, http: Any) -> None:
+    secret = await make_api_key(
+        ada.environment, "sieve", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SIEVE]
     )
-    client = Client(http, ada.world, ada.user, secret)
+    client = GraphQLClient(http, ada.environment, ada.user, secret)
     (script,) = (await put(client, "keep;"))["scripts"]
     assert script["content"] == "keep;"
-    refused = await client.raw(SCRIPTS_QUERY)
+    refused = await client.execute(SCRIPTS_QUERY)
     assert "FORBIDDEN" in str(refused["errors"])

@@ -3,12 +3,12 @@
 import pytest
 
 from models.runtime.environment import Environment
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.operations.quarantine_operations import CAROL, come
 from tests.support.operations.sieve_operations import put
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("examined")
     ],
 )
 async def test_changed_reason_or_handle_replies_again(
-    ada: Client, world: Environment, first: str, second: str, expected_count: int
+    ada: GraphQLClient, environment: Environment, first: str, second: str, expected_count: int
 ) -> None:
     for vacation in (first, second):
         await put(ada, f'require "vacation"; vacation {vacation};')
         for _ in range(2):
-            await come(world, ada, raw=raw_message("Hello", To=ada.address))
-    assert await queued_envelopes(world) == [("", CAROL)] * expected_count
+            await come(environment, ada, raw=raw_message("Hello", To=ada.address))
+    assert await queued_envelopes(environment) == [("", CAROL)] * expected_count

@@ -19,15 +19,15 @@ from graph.http.zip_download import MAX_NAME_BYTES, distinct_file_names
 from mail.files.zip_stream import ZipMember, stream_zip
 from models.files.blobs import Blob
 from resolvers.messages import content as message_content
-from tests.conftest import Client, context, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.clients.http_requests import get_path, signed_path
 from tests.support.mail import multipart_message
-from tests.support.mail.multipart_message import FILES, RICH
+from tests.support.mail.multipart_message import ATTACHMENTS, MULTIPART_MESSAGE
 
 
-async def fetch_zip(client: Client, raw: bytes) -> zipfile.ZipFile:
+async def fetch_zip(client: GraphQLClient, raw: bytes) -> zipfile.ZipFile:
     """Download the zip file of a message and check it with zipfile."""
-    message_id = (await receive(client, raw)).message_id
+    message_id = (await deliver_to(client, raw)).message_id
     response = await get_path(client, download_urls.zip_path(message_id))
     assert response.status_code == 200
     archive = zipfile.ZipFile(io.BytesIO(response.content))
@@ -37,14 +37,16 @@ async def fetch_zip(client: Client, raw: bytes) -> zipfile.ZipFile:
 
 def pdf_file(
     name: str, content: bytes = b"x", kind: str = "application/pdf"
-) -> multipart_message.File:
-    return multipart_message.base64_file(name, content, multipart_message.wrapped(content), kind)
+) -> multipart_message.AttachmentPart:
+    return multipart_message.base64_attachment(
+        name, content, multipart_message.base64_lines(content), kind
+    )
 
 
-async def test_zip_contains_all_attachments_decoded(ada: Client) -> None:
-    archive = await fetch_zip(ada, RICH)
+async def test_zip_contains_all_attachments_decoded(ada: GraphQLClient) -> None:
+    archive = await fetch_zip(ada, MULTIPART_MESSAGE)
     assert [archive.read(name) for name in archive.namelist()] == [
-        attachment.content for attachment in FILES
+        attachment.content for attachment in ATTACHMENTS
     ]
     assert archive.namelist() == [
         *("large.pdf", "Übersicht.log", "part-4.bin", "Inside.eml", "photo.png", "part-7.bin"),
@@ -54,8 +56,8 @@ async def test_zip_contains_all_attachments_decoded(ada: Client) -> None:
     assert all(entry.external_attr >> 16 == 0o600 for entry in archive.infolist())
 
 
-async def test_zip_is_sent_as_attachment_without_caching(ada: Client) -> None:
-    message_id = (await receive(ada, RICH)).message_id
+async def test_zip_is_sent_as_attachment_without_caching(ada: GraphQLClient) -> None:
+    message_id = (await deliver_to(ada, MULTIPART_MESSAGE)).message_id
     for method in ("GET", "HEAD"):
         response = await ada.http.request(
             method, signed_path(ada, download_urls.zip_path(message_id))
@@ -67,18 +69,20 @@ async def test_zip_is_sent_as_attachment_without_caching(ada: Client) -> None:
         assert bool(response.content) is (method == "GET")
 
 
-async def test_zip_of_other_user_is_not_found(ada: Client, bob: Client, http: Any) -> None:
-    message_id = (await receive(ada, RICH)).message_id
+async def test_zip_of_other_user_is_not_found(
+    ada: GraphQLClient, bob: GraphQLClient, http: Any
+) -> None:
+    message_id = (await deliver_to(ada, MULTIPART_MESSAGE)).message_id
     path = download_urls.zip_path(message_id)
     assert (await get_path(bob, path)).status_code == 404
     assert (await http.get(path)).status_code == 401
-    other_id = (await receive(ada, multipart_message.raw(FILES[:1]))).message_id
+    other_id = (await deliver_to(ada, multipart_message.build_message(ATTACHMENTS[:1]))).message_id
     query = signed_path(ada, path).partition("?")[2]
     assert (await http.get(f"{download_urls.zip_path(other_id)}?{query}")).status_code == 401
 
 
-async def test_message_without_attachments_has_no_zip(ada: Client) -> None:
-    message_id = (await receive(ada, "Nothing")).message_id
+async def test_message_without_attachments_has_no_zip(ada: GraphQLClient) -> None:
+    message_id = (await deliver_to(ada, "Nothing")).message_id
     assert (await get_path(ada, download_urls.zip_path(message_id))).status_code == 404
     assert (await get_path(ada, download_urls.zip_path(message_id + 1))).status_code == 404
 
@@ -142,9 +146,9 @@ def test_ten_thousand_equal_names_become_distinct() -> None:
     assert distinct_names[-1] == "a (10000).txt"
 
 
-async def test_non_ascii_file_names_are_kept(ada: Client) -> None:
+async def test_non_ascii_file_names_are_kept(ada: GraphQLClient) -> None:
     names = ["Übersicht.pdf", "報告.pdf", "🦆.pdf"]
-    raw = multipart_message.raw(
+    raw = multipart_message.build_message(
         [pdf_file(f"filename*=UTF-8''{percent_encode(name)}") for name in names]
     )
     assert (await fetch_zip(ada, raw)).namelist() == names
@@ -154,12 +158,12 @@ def percent_encode(name: str) -> str:
     return "".join(f"%{byte:02X}" for byte in name.encode())
 
 
-async def test_attached_zip_bomb_is_not_decompressed(ada: Client) -> None:
+async def test_attached_zip_bomb_is_not_decompressed(ada: GraphQLClient) -> None:
     bomb = zlib.compress(b"\0" * (64 << 20), 9)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.bin", b"\0" * (64 << 20))
-    raw = multipart_message.raw(
+    raw = multipart_message.build_message(
         [pdf_file("filename=bomb.zip", buffer.getvalue()), pdf_file("filename=bomb.z", bomb)]
     )
     tracemalloc.start()
@@ -173,11 +177,13 @@ async def test_attached_zip_bomb_is_not_decompressed(ada: Client) -> None:
     assert peak_memory < 16 << 20
 
 
-async def test_zip_is_streamed_without_holding_whole_attachment(ada: Client) -> None:
-    raw = multipart_message.raw([pdf_file("filename=large.bin", multipart_message.noise(12 << 20))])
-    message_id = (await receive(ada, raw)).message_id
+async def test_zip_is_streamed_without_holding_whole_attachment(ada: GraphQLClient) -> None:
+    raw = multipart_message.build_message(
+        [pdf_file("filename=large.bin", multipart_message.pseudo_random_bytes(12 << 20))]
+    )
+    message_id = (await deliver_to(ada, raw)).message_id
     del raw
-    message = await message_content.load_stored_message(context(ada), message_id)
+    message = await message_content.load_stored_message(client_context(ada), message_id)
     assert message
     part = message_content.attachment_part(message, 0)
     assert part
@@ -185,7 +191,7 @@ async def test_zip_is_streamed_without_holding_whole_attachment(ada: Client) -> 
     size = 0
     tracemalloc.start()
     try:
-        async for chunk in stream_zip([large], ada.world.now()):
+        async for chunk in stream_zip([large], ada.environment.now()):
             size += len(chunk)
         peak_memory = tracemalloc.get_traced_memory()[1]
     finally:
@@ -194,14 +200,16 @@ async def test_zip_is_streamed_without_holding_whole_attachment(ada: Client) -> 
     assert peak_memory < 6 << 20
 
 
-async def test_zip_with_damaged_attachment_is_refused(ada: Client) -> None:
+async def test_zip_with_damaged_attachment_is_refused(ada: GraphQLClient) -> None:
     message_id = (
-        await receive(
+        await deliver_to(
             ada,
-            multipart_message.raw([pdf_file("filename=a.pdf", multipart_message.noise(50_000))]),
+            multipart_message.build_message(
+                [pdf_file("filename=a.pdf", multipart_message.pseudo_random_bytes(50_000))]
+            ),
         )
     ).message_id
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         damage = update(Blob).where(col(Blob.size) == 50_000).values(data=b"\0", name=None)
         await (await session.connection()).execute(damage)
     response = await get_path(ada, download_urls.zip_path(message_id))

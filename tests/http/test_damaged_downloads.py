@@ -17,9 +17,9 @@ from models.files.blobs import Blob
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.admin import tasks
-from tests.conftest import Client, receive
-from tests.support.accounts.account_exports import EXPORT, node
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.accounts.account_exports import EXPORT_FIELDS, load_export
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail import multipart_message
 from tests.support.operations.audit_operations import start_audit
 from tests.support.operations.bulk_operations import call, inbox
@@ -27,7 +27,9 @@ from tests.support.operations.file_operations import LARGE_CONTENT, share_file
 from tests.support.operations.quarantine_operations import hold
 from tests.support.stores.blob_damage import BLOB_DAMAGES, damage_blob
 
-ATTACHMENT = multipart_message.noise(3 << 20)  # bytes of an attachment, more than one read
+ATTACHMENT = multipart_message.pseudo_random_bytes(
+    3 << 20
+)  # bytes of an attachment, more than one read
 ROUTES_WITHOUT_BLOBS = {  # routes that answer GET without stored bytes
     "/rest/users/{id}/updates",
     "/rest/uploads",
@@ -40,25 +42,27 @@ def message_with_object(subject: str) -> bytes:
     """Return a message with an attachment that is stored as an object."""
     suffix = subject.encode()
     content = ATTACHMENT[: 2 << 20] + suffix
-    body = multipart_message.wrapped(content)
-    return multipart_message.raw(
-        [multipart_message.base64_file("large.pdf", content, body)], subject=subject
+    body = multipart_message.base64_lines(content)
+    return multipart_message.build_message(
+        [multipart_message.base64_attachment("large.pdf", content, body)], subject=subject
     )
 
 
-async def stored_objects(world: Environment) -> list[Any]:
+async def stored_objects(environment: Environment) -> list[Any]:
     query = select(*select_columns(Blob)).where(col(Blob.name).is_not(None)).order_by(col(Blob.id))
-    return list(await world.database.read(query))
+    return list(await environment.database.read(query))
 
 
 @pytest.fixture
-async def download_paths(ada: Client, over: Client) -> dict[str, tuple[Client, str]]:
+async def download_paths(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> dict[str, tuple[GraphQLClient, str]]:
     """The user and path of a download, by route."""
-    message_id = (await receive(ada, message_with_object("Kept"))).message_id
-    deleted_id = (await receive(ada, message_with_object("Gone"))).message_id
-    audit = await start_audit(over, ada)
-    export = (await run(ada, "accountExport", EXPORT))["export"]["id"]
-    while await tasks.run_next_task(ada.world):
+    message_id = (await deliver_to(ada, message_with_object("Kept"))).message_id
+    deleted_id = (await deliver_to(ada, message_with_object("Gone"))).message_id
+    audit = await start_audit(admin_client, ada)
+    export = (await execute_mutation(ada, "accountExport", EXPORT_FIELDS))["export"]["id"]
+    while await tasks.run_next_task(ada.environment):
         pass
     await call(ada, "messageDelete", select=inbox("2"))
     quarantined_id = global_ids.decode_path_id(
@@ -92,12 +96,12 @@ async def download_paths(ada: Client, over: Client) -> dict[str, tuple[Client, s
         ),
         "/rest/files/{name}": (ada, f"/rest/files/{upload.json()['id']}"),
         "/share/{token}": (ada, httpx.URL(file_share["url"]).path),
-        "/rest/users/{id}/export/{export}": (ada, (await node(ada, export))["url"]),
-        "/rest/audits/{id}/export.mbox": (over, f"/rest/audits/{audit}/export.mbox"),
+        "/rest/users/{id}/export/{export}": (ada, (await load_export(ada, export))["url"]),
+        "/rest/audits/{id}/export.mbox": (admin_client, f"/rest/audits/{audit}/export.mbox"),
     }
     served_routes = {
         route.path
-        for route in rest_routes.rest_routes(ada.world, _refuse_sign_in)
+        for route in rest_routes.rest_routes(ada.environment, _refuse_sign_in)
         if isinstance(route, Route)
     }
     assert set(paths_by_route) == served_routes - ROUTES_WITHOUT_BLOBS, (
@@ -110,21 +114,21 @@ async def _refuse_sign_in(*_: Any) -> Any:
     raise AssertionError
 
 
-async def download(client: Client, path: str, **headers: str) -> httpx.Response:
+async def download(client: GraphQLClient, path: str, **headers: str) -> httpx.Response:
     return await client.http.get(path, headers={**client.headers, **headers})
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted", "truncated"])
 async def test_every_download_of_damaged_bytes_returns_error(
-    download_paths: dict[str, tuple[Client, str]], world: Environment, damage: str
+    download_paths: dict[str, tuple[GraphQLClient, str]], environment: Environment, damage: str
 ) -> None:
     # bytes that were intact a moment ago are only looked up, not read again
     if damage != "flipped":
         for route, (client, path) in download_paths.items():
             assert (await download(client, path)).status_code == 200, route
-    for row in await stored_objects(world):
+    for row in await stored_objects(environment):
         damage_function = BLOB_DAMAGES.get(damage, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
-        await damage_blob(world.object_store, row.name, damage_function)
+        await damage_blob(environment.object_store, row.name, damage_function)
     for route, (client, path) in download_paths.items():
         response = await download(client, path)
         (error,) = response.json()["errors"]
@@ -135,51 +139,57 @@ async def test_every_download_of_damaged_bytes_returns_error(
             assert range_response.status_code == 500, route
 
 
-async def test_intact_part_of_damaged_message_is_sent(ada: Client) -> None:
-    message_id = (await receive(ada, message_with_object("Text"))).message_id
-    for row in await stored_objects(ada.world):
-        await damage_blob(ada.world.object_store, row.name, BLOB_DAMAGES["emptied"])
+async def test_intact_part_of_damaged_message_is_sent(ada: GraphQLClient) -> None:
+    message_id = (await deliver_to(ada, message_with_object("Text"))).message_id
+    for row in await stored_objects(ada.environment):
+        await damage_blob(ada.environment.object_store, row.name, BLOB_DAMAGES["emptied"])
     response = await download(ada, download_urls.mime_part_path(message_id, "1.1"))
-    assert (response.status_code, response.text) == (200, multipart_message.TEXT)
+    assert (response.status_code, response.text) == (200, multipart_message.PLAIN_TEXT)
 
 
-async def test_large_blob_is_verified_once_and_in_chunks(world: Environment, ada: Client) -> None:
-    await receive(
+async def test_large_blob_is_verified_once_and_in_chunks(
+    environment: Environment, ada: GraphQLClient
+) -> None:
+    await deliver_to(
         ada,
-        multipart_message.raw(
+        multipart_message.build_message(
             [
-                multipart_message.base64_file(
-                    "a", ATTACHMENT * 6, multipart_message.wrapped(ATTACHMENT * 6)
+                multipart_message.base64_attachment(
+                    "a", ATTACHMENT * 6, multipart_message.base64_lines(ATTACHMENT * 6)
                 )
             ]
         ),
     )
     (row,) = [
         stored_object
-        for stored_object in await stored_objects(world)
+        for stored_object in await stored_objects(environment)
         if stored_object.size == len(ATTACHMENT) * 6
     ]
     tracemalloc.start()
     try:
-        await require_intact_blob(world.object_store, row)
+        await require_intact_blob(environment.object_store, row)
         peak_memory = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak_memory < 8 << 20
-    await damage_blob(world.object_store, row.name, lambda data: bytes(len(data)))
+    await damage_blob(environment.object_store, row.name, lambda data: bytes(len(data)))
     await require_intact_blob(
-        world.object_store, row
+        environment.object_store, row
     )  # the size is right, and the blob was verified a moment ago
-    await damage_blob(world.object_store, row.name, lambda data: data[:-1])
+    await damage_blob(environment.object_store, row.name, lambda data: data[:-1])
     with pytest.raises(CorruptBlob):
-        await require_intact_blob(world.object_store, row)
+        await require_intact_blob(environment.object_store, row)
 
 
-async def test_blobs_beyond_byte_budget_are_only_looked_up(world: Environment, ada: Client) -> None:
-    await receive(ada, message_with_object("One"))
-    rows = await stored_objects(world)
-    assert await require_intact_blobs(world.object_store, rows, byte_budget=0) == 0
-    async with world.write_session() as session:
+async def test_blobs_beyond_byte_budget_are_only_looked_up(
+    environment: Environment, ada: GraphQLClient
+) -> None:
+    await deliver_to(ada, message_with_object("One"))
+    rows = await stored_objects(environment)
+    assert await require_intact_blobs(environment.object_store, rows, byte_budget=0) == 0
+    async with environment.write_session() as session:
         await session.exec(update(Blob).values(stored_size=1))
     with pytest.raises(CorruptBlob):
-        await require_intact_blobs(world.object_store, await stored_objects(world), byte_budget=0)
+        await require_intact_blobs(
+            environment.object_store, await stored_objects(environment), byte_budget=0
+        )

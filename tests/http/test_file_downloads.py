@@ -31,10 +31,10 @@ from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.context import Viewer
 from resolvers.files import signed_urls
-from tests.conftest import Client, Clock, make_key, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key
 from tests.support.clients.http_requests import get_path, signed_path
 from tests.support.mail import multipart_message
-from tests.support.mail.multipart_message import EDGES, FILES, RICH
+from tests.support.mail.multipart_message import ATTACHMENT_OFFSETS, ATTACHMENTS, MULTIPART_MESSAGE
 from tests.support.servers.http_server import served
 
 FIXTURE_SETTINGS = settings(
@@ -43,9 +43,9 @@ FIXTURE_SETTINGS = settings(
 
 
 @pytest.fixture
-async def message(ada: Client) -> int:
+async def message(ada: GraphQLClient) -> int:
     """The multipart message in the mailbox of ada."""
-    return (await receive(ada, RICH)).message_id
+    return (await deliver_to(ada, MULTIPART_MESSAGE)).message_id
 
 
 def error_code(response: httpx.Response) -> str:
@@ -54,12 +54,14 @@ def error_code(response: httpx.Response) -> str:
     return str(error["extensions"]["code"])
 
 
-async def test_message_source_is_sent_unchanged_as_attachment(ada: Client, message: int) -> None:
+async def test_message_source_is_sent_unchanged_as_attachment(
+    ada: GraphQLClient, message: int
+) -> None:
     response = await get_path(ada, download_urls.message_source_path(message))
     assert response.status_code == 200
-    assert response.content == RICH
+    assert response.content == MULTIPART_MESSAGE
     assert response.headers["content-type"] == "message/rfc822"
-    assert response.headers["content-length"] == str(len(RICH))
+    assert response.headers["content-length"] == str(len(MULTIPART_MESSAGE))
     assert response.headers["content-disposition"] == 'attachment; filename="Rich.eml"'
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["content-security-policy"] == "sandbox; default-src 'none'"
@@ -68,15 +70,15 @@ async def test_message_source_is_sent_unchanged_as_attachment(ada: Client, messa
     assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("index", range(len(FILES)))
-async def test_attachment_is_sent_decoded(ada: Client, message: int, index: int) -> None:
+@pytest.mark.parametrize("index", range(len(ATTACHMENTS)))
+async def test_attachment_is_sent_decoded(ada: GraphQLClient, message: int, index: int) -> None:
     response = await get_path(ada, download_urls.attachment_download_path(message, index))
     assert response.status_code == 200
-    assert response.content == FILES[index].content
-    assert response.headers["content-length"] == str(len(FILES[index].content))
+    assert response.content == ATTACHMENTS[index].content
+    assert response.headers["content-length"] == str(len(ATTACHMENTS[index].content))
 
 
-async def test_only_safe_media_types_are_sent_inline(ada: Client) -> None:
+async def test_only_safe_media_types_are_sent_inline(ada: GraphQLClient) -> None:
     dispositions = {
         "image/png": "inline",
         "image/webp": "inline",
@@ -86,19 +88,21 @@ async def test_only_safe_media_types_are_sent_inline(ada: Client) -> None:
         "text/plain": "inline",
     }
     files = [
-        multipart_message.File(
+        multipart_message.AttachmentPart(
             f"Content-Type: {media_type}\r\nContent-Disposition: attachment", b"x", b"x"
         )
         for media_type in dispositions
     ]
-    message_id = (await receive(ada, multipart_message.raw(files))).message_id
+    message_id = (await deliver_to(ada, multipart_message.build_message(files))).message_id
     for index, (media_type, disposition) in enumerate(dispositions.items()):
         response = await get_path(ada, download_urls.attachment_download_path(message_id, index))
         assert response.headers["content-type"].partition(";")[0] == media_type
         assert response.headers["content-disposition"].partition(";")[0] == disposition
 
 
-async def test_file_name_is_sent_and_escaped_in_both_forms(ada: Client, message: int) -> None:
+async def test_file_name_is_sent_and_escaped_in_both_forms(
+    ada: GraphQLClient, message: int
+) -> None:
     response = await get_path(ada, download_urls.attachment_download_path(message, 1))
     expected = "attachment; filename=\"_bersicht.log\"; filename*=UTF-8''%C3%9Cbersicht.log"
     assert response.headers["content-disposition"] == expected
@@ -120,30 +124,38 @@ def test_random_file_name_makes_a_valid_header(name: str) -> None:
 
 
 OFFSETS = st.one_of(
-    st.integers(0, len(RICH) + 9),
-    st.builds(lambda edge, by: max(0, edge + by), st.sampled_from(EDGES), st.integers(-200, 200)),
+    st.integers(0, len(MULTIPART_MESSAGE) + 9),
+    st.builds(
+        lambda edge, by: max(0, edge + by),
+        st.sampled_from(ATTACHMENT_OFFSETS),
+        st.integers(-200, 200),
+    ),
 )
 
 
 @FIXTURE_SETTINGS
 @given(OFFSETS, st.one_of(st.none(), OFFSETS))
 @example(0, None)
-@example(EDGES[0] - 1, EDGES[-1] + 1)
+@example(ATTACHMENT_OFFSETS[0] - 1, ATTACHMENT_OFFSETS[-1] + 1)
 async def test_range_returns_exactly_its_bytes(
-    ada: Client, message: int, first: int, last: int | None
+    ada: GraphQLClient, message: int, first: int, last: int | None
 ) -> None:
     range_header = f"bytes={first}-{'' if last is None else last}"
     response = await get_path(ada, download_urls.message_source_path(message), range=range_header)
     if last is not None and last < first:
-        assert (response.status_code, response.content) == (200, RICH), "no range at all"
-    elif first >= len(RICH):
+        assert (response.status_code, response.content) == (200, MULTIPART_MESSAGE), (
+            "no range at all"
+        )
+    elif first >= len(MULTIPART_MESSAGE):
         assert response.status_code == 416
-        assert response.headers["content-range"] == f"bytes */{len(RICH)}"
+        assert response.headers["content-range"] == f"bytes */{len(MULTIPART_MESSAGE)}"
     else:
-        end = len(RICH) if last is None else min(last + 1, len(RICH))
+        end = len(MULTIPART_MESSAGE) if last is None else min(last + 1, len(MULTIPART_MESSAGE))
         assert response.status_code == 206
-        assert response.content == RICH[first:end]
-        assert response.headers["content-range"] == f"bytes {first}-{end - 1}/{len(RICH)}"
+        assert response.content == MULTIPART_MESSAGE[first:end]
+        assert (
+            response.headers["content-range"] == f"bytes {first}-{end - 1}/{len(MULTIPART_MESSAGE)}"
+        )
         assert response.headers["content-length"] == str(end - first)
 
 
@@ -177,7 +189,7 @@ def test_empty_range_is_refused(header: str) -> None:
     assert error.value.headers == {"Content-Range": "bytes */10"}
 
 
-async def test_head_returns_same_headers_without_body(ada: Client, message: int) -> None:
+async def test_head_returns_same_headers_without_body(ada: GraphQLClient, message: int) -> None:
     for path in (
         download_urls.message_source_path(message),
         download_urls.attachment_download_path(message, 5),
@@ -191,7 +203,7 @@ async def test_head_returns_same_headers_without_body(ada: Client, message: int)
         } == {name: value for name, value in get_response.headers.items() if name not in varying}
 
 
-async def test_known_etag_is_answered_with_not_modified(ada: Client, message: int) -> None:
+async def test_known_etag_is_answered_with_not_modified(ada: GraphQLClient, message: int) -> None:
     path = download_urls.attachment_download_path(message, 0)
     tag = (await get_path(ada, path)).headers["etag"]
     assert re.fullmatch('"[0-9a-f]{64}"', tag)
@@ -204,7 +216,7 @@ async def test_known_etag_is_answered_with_not_modified(ada: Client, message: in
     assert (await get_path(ada, path, if_match=f"W/{tag}")).status_code == 412
 
 
-async def test_range_is_sent_only_if_if_range_matches(ada: Client, message: int) -> None:
+async def test_range_is_sent_only_if_if_range_matches(ada: GraphQLClient, message: int) -> None:
     path = download_urls.message_source_path(message)
     tag = (await get_path(ada, path)).headers["etag"]
     for etag, status in ((tag, 206), ('"other"', 200), (f"W/{tag}", 200)):
@@ -212,25 +224,28 @@ async def test_range_is_sent_only_if_if_range_matches(ada: Client, message: int)
         assert response.status_code == status
 
 
-async def test_different_bytes_have_different_etags(ada: Client, message: int) -> None:
+async def test_different_bytes_have_different_etags(ada: GraphQLClient, message: int) -> None:
     download_paths = [
         download_urls.message_source_path(message),
-        *(download_urls.attachment_download_path(message, index) for index in range(len(FILES))),
+        *(
+            download_urls.attachment_download_path(message, index)
+            for index in range(len(ATTACHMENTS))
+        ),
         *(download_urls.mime_part_path(message, section) for section in ("TEXT", "1.1", "1.2")),
     ]
     tags = [(await get_path(ada, path)).headers["etag"] for path in download_paths]
     assert len(set(tags)) == len(tags)
 
 
-async def test_mime_parts_are_served_by_section(ada: Client, message: int) -> None:
+async def test_mime_parts_are_served_by_section(ada: GraphQLClient, message: int) -> None:
     html = await get_path(ada, download_urls.mime_part_path(message, "1.2"))
-    assert html.text == multipart_message.HTML.decode()
+    assert html.text == multipart_message.HTML_TEXT.decode()
     assert html.headers["content-type"] == "text/html; charset=utf-8"
     assert html.headers["content-disposition"] == 'attachment; filename="part-1.2.html"'
     inner = await get_path(ada, download_urls.mime_part_path(message, "5.2"))
-    assert inner.content == multipart_message.INNER
+    assert inner.content == multipart_message.INNER_ATTACHMENT
     text_part = await get_path(ada, download_urls.mime_part_path(message, "TEXT"))
-    assert RICH.endswith(text_part.content)
+    assert MULTIPART_MESSAGE.endswith(text_part.content)
     assert text_part.headers["content-type"] == "application/octet-stream", "no live multipart"
     assert (await get_path(ada, download_urls.mime_part_path(message, "77"))).status_code == 404
 
@@ -244,7 +259,7 @@ def download_paths(message_id: int) -> list[str]:
 
 
 async def test_message_of_other_user_looks_like_missing_one(
-    ada: Client, bob: Client, message: int
+    ada: GraphQLClient, bob: GraphQLClient, message: int
 ) -> None:
     for own_path, missing_path in zip(
         download_paths(message), download_paths(message + 1), strict=True
@@ -260,9 +275,9 @@ async def test_message_of_other_user_looks_like_missing_one(
 
 
 async def test_attachment_of_other_user_is_not_reachable_by_own_message(
-    ada: Client, bob: Client, message: int
+    ada: GraphQLClient, bob: GraphQLClient, message: int
 ) -> None:
-    own_id = global_ids.encode("Message", (await receive(bob, RICH)).message_id)
+    own_id = global_ids.encode("Message", (await deliver_to(bob, MULTIPART_MESSAGE)).message_id)
     attachment = download_urls.attachment_id(message, 0)
     response = await get_path(bob, f"/rest/messages/{own_id}/attachments/{attachment}")
     assert response.status_code == 404
@@ -270,12 +285,12 @@ async def test_attachment_of_other_user_is_not_reachable_by_own_message(
     assert (
         await get_path(bob, f"/rest/messages/{other_id}/attachments/{attachment}")
     ).status_code == 404
-    missing_path = download_urls.attachment_download_path(message, len(FILES))
+    missing_path = download_urls.attachment_download_path(message, len(ATTACHMENTS))
     assert (await get_path(ada, missing_path)).status_code == 404
 
 
 @pytest.mark.parametrize("invalid_id", ["msg_", "x", "usr_AAAAAAAAAAE", "msg_%00", "%ff", "msg_é"])
-async def test_invalid_id_is_not_found(ada: Client, invalid_id: str) -> None:
+async def test_invalid_id_is_not_found(ada: GraphQLClient, invalid_id: str) -> None:
     for path in (
         f"/rest/messages/{invalid_id}/message.eml",
         f"/rest/messages/{global_ids.encode('Message', 5)}/attachments/{invalid_id}",
@@ -296,18 +311,18 @@ async def test_missing_or_invalid_credential_is_unauthenticated(
             assert response.headers["x-request-id"]
 
 
-async def test_credential_for_submission_can_not_download(ada: Client, message: int) -> None:
-    secret = await make_key(
-        ada.world, "send", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
+async def test_credential_for_submission_can_not_download(ada: GraphQLClient, message: int) -> None:
+    secret = await make_api_key(
+        ada.environment, "send", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
-    sender = Client(ada.http, ada.world, ada.user, secret)
+    sender = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     for path in download_paths(message):
         response = await get_path(sender, path)
         assert (response.status_code, error_code(response)) == (403, "FORBIDDEN")
 
 
 async def test_signed_url_needs_no_credential_for_fifteen_minutes(
-    ada: Client, message: int, clock: Clock
+    ada: GraphQLClient, message: int, clock: ManualClock
 ) -> None:
     clock.tick(seconds=1.5)
     for path in download_paths(message):
@@ -323,7 +338,9 @@ async def test_signed_url_needs_no_credential_for_fifteen_minutes(
     assert (expired_response.status_code, error_code(expired_response)) == (401, "UNAUTHENTICATED")
 
 
-async def test_signed_url_is_stable_for_five_minutes(ada: Client, clock: Clock) -> None:
+async def test_signed_url_is_stable_for_five_minutes(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     clock.tick(seconds=1)
     first = signed_path(ada, "/rest/x")
     clock.tick(minutes=4)
@@ -333,13 +350,13 @@ async def test_signed_url_is_stable_for_five_minutes(ada: Client, clock: Clock) 
 
 
 async def test_signature_is_valid_only_for_its_path_and_user(
-    ada: Client, bob: Client, message: int
+    ada: GraphQLClient, bob: GraphQLClient, message: int
 ) -> None:
     source, attachment, _ = download_paths(message)
     query = signed_path(ada, source).partition("?")[2]
     assert (await ada.http.get(f"{source}?{query}")).status_code == 200
     assert (await ada.http.get(f"{attachment}?{query}")).status_code == 401
-    other_id = (await receive(ada, "Other")).message_id
+    other_id = (await deliver_to(ada, "Other")).message_id
     assert (
         await ada.http.get(f"{download_urls.message_source_path(other_id)}?{query}")
     ).status_code == 401
@@ -350,7 +367,7 @@ async def test_signature_is_valid_only_for_its_path_and_user(
 
 @pytest.mark.parametrize("name", ["exp", "user", "sig"])
 async def test_changed_signed_url_is_refused(
-    ada: Client, bob: Client, message: int, name: str
+    ada: GraphQLClient, bob: GraphQLClient, message: int, name: str
 ) -> None:
     url = httpx.URL("http://test" + signed_path(ada, download_urls.message_source_path(message)))
     changes = {
@@ -365,7 +382,9 @@ async def test_changed_signed_url_is_refused(
     assert incomplete_response.status_code == 401
 
 
-async def test_invalid_signature_is_refused_despite_credential(ada: Client, message: int) -> None:
+async def test_invalid_signature_is_refused_despite_credential(
+    ada: GraphQLClient, message: int
+) -> None:
     response = await get_path(
         ada, f"{download_urls.message_source_path(message)}?exp=9&user=9&sig=x"
     )
@@ -374,10 +393,10 @@ async def test_invalid_signature_is_refused_despite_credential(ada: Client, mess
 
 @pytest.mark.parametrize("column", ["disabled", "suspended"])
 async def test_signed_url_ends_when_user_is_disabled(
-    ada: Client, message: int, column: str
+    ada: GraphQLClient, message: int, column: str
 ) -> None:
     url = signed_path(ada, download_urls.message_source_path(message))
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         statement = update(User).where(col(User.id) == ada.user.id).values({column: True})
         await session.exec(statement)
     assert (await ada.http.get(url)).status_code == 401
@@ -417,9 +436,9 @@ def test_foreign_attachment_id_is_refused(text: str) -> None:
 
 
 async def test_damaged_message_is_reported_without_details(
-    ada: Client, message: int, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient, message: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         root = select(Message.blob_id).where(col(Message.id) == message).scalar_subquery()
         await session.exec(update(Blob).where(col(Blob.id) == root).values(data=b"spoilt"))
     response = await get_path(ada, download_urls.message_source_path(message))
@@ -431,15 +450,17 @@ async def test_damaged_message_is_reported_without_details(
 
 
 async def test_damaged_attachment_is_refused_before_download_begins(
-    world: Environment, ada: Client, message: int, tmp_path: Path
+    environment: Environment, ada: GraphQLClient, message: int, tmp_path: Path
 ) -> None:
-    query = select(*select_columns(Blob, ("name",))).where(col(Blob.size) == len(FILES[0].content))
-    ((name,),) = await world.database.read(query)
-    content = bytearray(await world.object_store.get(name))
+    query = select(*select_columns(Blob, ("name",))).where(
+        col(Blob.size) == len(ATTACHMENTS[0].content)
+    )
+    ((name,),) = await environment.database.read(query)
+    content = bytearray(await environment.object_store.get(name))
     content[-1] ^= 1
-    await world.object_store.put(name, bytes(content))
+    await environment.object_store.put(name, bytes(content))
     async with (
-        served(create_app(world, spool_folder=tmp_path)) as port,
+        served(create_app(environment, spool_folder=tmp_path)) as port,
         httpx.AsyncClient(timeout=30) as http,
     ):
         url = f"http://127.0.0.1:{port}{download_urls.attachment_download_path(message, 0)}"
@@ -447,7 +468,7 @@ async def test_damaged_attachment_is_refused_before_download_begins(
         assert (damaged_response.status_code, error_code(damaged_response)) == (500, "DAMAGED")
         intact_url = f"http://127.0.0.1:{port}{download_urls.mime_part_path(message, '1.1')}"
         intact_response = await http.get(intact_url, headers=ada.headers)
-        assert intact_response.text == multipart_message.TEXT
+        assert intact_response.text == multipart_message.PLAIN_TEXT
 
 
 async def test_stream_is_closed_when_client_disconnects() -> None:
@@ -481,16 +502,20 @@ async def test_stream_is_closed_when_client_disconnects() -> None:
     assert closed.is_set()
 
 
-def test_signed_url_is_invalid_with_other_secret_path_or_time(world: Environment) -> None:
-    url = signed_urls.sign_path(world, "/rest/x", 7, Viewer(7, auth_version=1), now=world.now())
+def test_signed_url_is_invalid_with_other_secret_path_or_time(environment: Environment) -> None:
+    url = signed_urls.sign_path(
+        environment, "/rest/x", 7, Viewer(7, auth_version=1), now=environment.now()
+    )
     query = dict(httpx.URL(url).params)
-    assert signed_urls.user_id_of_signed_path(world, "/rest/x", query) == 7
+    assert signed_urls.user_id_of_signed_path(environment, "/rest/x", query) == 7
     with pytest.raises(Unauthenticated):
         signed_urls.user_id_of_signed_path(
-            replace(world, signing_secret=b"t" * 32), "/rest/x", query
+            replace(environment, signing_secret=b"t" * 32), "/rest/x", query
         )
     with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(world, "/rest/x\n7", query)
-    later = world.now() + timedelta(minutes=21)
+        signed_urls.user_id_of_signed_path(environment, "/rest/x\n7", query)
+    later = environment.now() + timedelta(minutes=21)
     with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(replace(world, now=lambda: later), "/rest/x", query)
+        signed_urls.user_id_of_signed_path(
+            replace(environment, now=lambda: later), "/rest/x", query
+        )

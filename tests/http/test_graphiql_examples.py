@@ -15,8 +15,8 @@ from mail.recipients import address_resolution
 from mail.storage import received_messages
 from merganser.demo.credentials import ADDRESS
 from models.runtime.environment import Environment
-from tests.conftest import Client, raw_message
-from tests.support.accounts.demo_account import demo_client, subscribed
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.demo_account import make_demo_client, subscription_results
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "graph" / "static"
@@ -35,15 +35,15 @@ RESOURCE_LOAD = re.compile(
 
 
 @pytest.fixture
-async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
-    return await demo_client(world, http, tmp_path)
+async def demo(environment: Environment, http: httpx.AsyncClient, tmp_path: Path) -> GraphQLClient:
+    return await make_demo_client(environment, http, tmp_path)
 
 
-async def deliver(demo: Client, subject: str) -> None:
+async def deliver(demo: GraphQLClient, subject: str) -> None:
     message = await received_messages.parse_storable_message(raw_message(subject))
-    recipient = await address_resolution.load_recipient_below_limits(demo.world, ADDRESS)
+    recipient = await address_resolution.load_recipient_below_limits(demo.environment, ADDRESS)
     await received_messages.store_once_for_recipient(
-        demo.world, message, recipient, "carol@example.com"
+        demo.environment, message, recipient, "carol@example.com"
     )
 
 
@@ -52,7 +52,7 @@ def test_examples_have_every_operation_type() -> None:
     assert {operation.operation for operation in operations if operation} == set(OperationType)
 
 
-async def test_all_examples_run_on_demo_account(demo: Client) -> None:
+async def test_all_examples_run_on_demo_account(demo: GraphQLClient) -> None:
     for name, document in EXAMPLES.items():
         if name != LIVE_EXAMPLE:
             for field, payload in (await demo(document)).items():
@@ -60,7 +60,7 @@ async def test_all_examples_run_on_demo_account(demo: Client) -> None:
                 assert not payload.get("errors"), (name, payload)
 
 
-async def test_examples_return_data(demo: Client) -> None:
+async def test_examples_return_data(demo: GraphQLClient) -> None:
     mailbox = (await demo(EXAMPLES["Inbox"]))["viewer"]["user"]["mailbox"]
     assert mailbox["messages"]["totalCount"] > 10
     (message,) = (await demo(EXAMPLES["ReadMessage"]))["viewer"]["user"]["mailbox"]["messages"][
@@ -72,8 +72,10 @@ async def test_examples_return_data(demo: Client) -> None:
     assert flagged
 
 
-async def test_live_example_shows_delivery_and_changes_of_other_examples(demo: Client) -> None:
-    stream = subscribed(demo, EXAMPLES[LIVE_EXAMPLE])
+async def test_live_example_shows_delivery_and_changes_of_other_examples(
+    demo: GraphQLClient,
+) -> None:
+    stream = subscription_results(demo, EXAMPLES[LIVE_EXAMPLE])
     async with asyncio.timeout(10):
         next_result = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.2)  # until the subscription has started

@@ -33,23 +33,23 @@ USER_HEADERS = {"Authorization": "Bearer user"}
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as world:
-        yield world
+async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
+    async with a_world(tmp_path) as environment:
+        yield environment
 
 
 @pytest.fixture
-async def http(world: Environment) -> AsyncIterator[httpx.AsyncClient]:
+async def http(environment: Environment) -> AsyncIterator[httpx.AsyncClient]:
     endpoint = GraphqlEndpoint(
-        make_schema(deadline=0.2), world, sign_in, EndpointSettings(page=page)
+        make_schema(deadline=0.2), environment, sign_in, EndpointSettings(page=page)
     )
     async with client_of(endpoint) as client:
         yield client
 
 
 @pytest.fixture
-async def server(world: Environment) -> AsyncIterator[Server]:
-    async with serving(world, EndpointSettings(receive_timeout=0.3)) as server:
+async def server(environment: Environment) -> AsyncIterator[Server]:
+    async with serving(environment, EndpointSettings(receive_timeout=0.3)) as server:
         yield server
 
 
@@ -453,9 +453,9 @@ async def test_lone_surrogate_is_serialized(http: httpx.AsyncClient) -> None:
     assert json.loads(response.content)["data"] == {"odd": "half a pair: \ud83d"}
 
 
-async def test_each_operation_has_new_dataloaders(world: Environment) -> None:
-    schema, context = make_schema(), Context(world, Viewer())
-    clock: Any = world.clock.read
+async def test_each_operation_has_new_dataloaders(environment: Environment) -> None:
+    schema, context = make_schema(), Context(environment, Viewer())
+    clock: Any = environment.clock.read
     results = []
     for _ in range(2):
         results.append((await schema.execute("{ item { seen } }", None, context)).data)
@@ -472,11 +472,14 @@ async def test_each_operation_has_new_dataloaders(world: Environment) -> None:
     ],
 )
 async def test_introspection_and_suggestions_follow_setting(
-    world: Environment, setting: Introspection, anonymous_code: str | None, user_code: str | None
+    environment: Environment,
+    setting: Introspection,
+    anonymous_code: str | None,
+    user_code: str | None,
 ) -> None:
     """Callers without introspection get no suggestions on any transport."""
     settings = EndpointSettings(guards=AdmissionControl(introspection=setting))
-    async with client_of(GraphqlEndpoint(make_schema(), world, sign_in, settings)) as http:
+    async with client_of(GraphqlEndpoint(make_schema(), environment, sign_in, settings)) as http:
         for query in (
             "{ __schema { queryType { name } } }",
             '{ a: __type(name: "Item") { name } }',

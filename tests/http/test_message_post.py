@@ -14,7 +14,7 @@ from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from tests.conftest import Client, make_key, raw_message
+from tests.conftest import GraphQLClient, make_api_key, raw_message
 from tests.support.clients.upload_client import (
     MIB,
     error_code,
@@ -22,17 +22,17 @@ from tests.support.clients.upload_client import (
     make_upload_app,
     make_upload_client,
 )
-from tests.support.mail.multipart_message import RICH, noise
+from tests.support.mail.multipart_message import MULTIPART_MESSAGE, pseudo_random_bytes
 from tests.support.operations.message_sources import source
 from tests.support.servers.http_server import vanishing
 from tests.support.stores.counter_check import rows
 
 MAX_MESSAGE_BYTES = 4 * MIB
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def post_message(
-    client: Client, mailbox_id: str, content: Any, query: str = "", **headers: str
+    client: GraphQLClient, mailbox_id: str, content: Any, query: str = "", **headers: str
 ) -> httpx.Response:
     header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
     request_headers = {**client.headers, "content-type": "message/rfc822", **header_fields}
@@ -40,18 +40,20 @@ async def post_message(
     return await client.http.post(path, content=content, headers=request_headers)
 
 
-async def inbox_id(client: Client) -> str:
-    return global_ids.encode("Mailbox", (await client.box()).id)
+async def inbox_id(client: GraphQLClient) -> str:
+    return global_ids.encode("Mailbox", (await client.load_mailbox()).id)
 
 
 @pytest.fixture
-def small_limit_environment(world: Environment) -> Environment:
+def small_limit_environment(environment: Environment) -> Environment:
     """An environment with a message limit of 4 MiB."""
-    return replace(world, options=replace(world.options, message_max=MAX_MESSAGE_BYTES))
+    return replace(environment, options=replace(environment.options, message_max=MAX_MESSAGE_BYTES))
 
 
 @pytest.fixture
-async def carol(small_limit_environment: Environment, tmp_path: Path) -> AsyncIterator[Client]:
+async def carol(
+    small_limit_environment: Environment, tmp_path: Path
+) -> AsyncIterator[GraphQLClient]:
     transport = httpx.ASGITransport(
         app=make_upload_app(small_limit_environment, tmp_path / "spool")
     )
@@ -64,10 +66,10 @@ async def chunks(content: bytes) -> AsyncIterator[bytes]:
         yield content[offset : offset + 100_000]
 
 
-async def test_posted_message_is_stored_unchanged(ada: Client) -> None:
+async def test_posted_message_is_stored_unchanged(ada: GraphQLClient) -> None:
     mailbox_id = await inbox_id(ada)
     lf_message = b"Subject: bare\n\nline\nends\n"
-    for raw in (raw_message("Up"), lf_message, RICH):
+    for raw in (raw_message("Up"), lf_message, MULTIPART_MESSAGE):
         response = await post_message(ada, mailbox_id, chunks(raw))
         body = response.json()
         assert (response.status_code, set(body)) == (201, {"id", "uid", "mailbox"})
@@ -75,12 +77,15 @@ async def test_posted_message_is_stored_unchanged(ada: Client) -> None:
         assert response.headers["location"] == path
         download = await ada.http.get(path, headers=ada.headers)
         assert download.content == raw
-        assert (body["mailbox"], body["uid"]) == (mailbox_id, (await ada.box()).uid_next - 1)
+        assert (body["mailbox"], body["uid"]) == (
+            mailbox_id,
+            (await ada.load_mailbox()).uid_next - 1,
+        )
     assert "ends" in await source(
         ada, (await post_message(ada, mailbox_id, lf_message)).json()["id"]
     )
     ((event_count,),) = await rows(
-        ada.world, "SELECT count(*) FROM changes WHERE kind = 'MESSAGE_ADDED'"
+        ada.environment, "SELECT count(*) FROM changes WHERE kind = 'MESSAGE_ADDED'"
     )
     assert event_count == 4
 
@@ -94,14 +99,16 @@ async def test_posted_message_is_stored_unchanged(ada: Client) -> None:
         ("?flagged=TRUE&unseen=no", (True, True, False)),
     ],
 )
-async def test_query_parameters_set_flags(ada: Client, query: str, flags: tuple[bool, ...]) -> None:
+async def test_query_parameters_set_flags(
+    ada: GraphQLClient, query: str, flags: tuple[bool, ...]
+) -> None:
     response = await post_message(ada, await inbox_id(ada), raw_message(), query)
     assert response.status_code == 201
-    (row,) = await rows(ada.world, "SELECT seen, flagged, draft FROM messages")
+    (row,) = await rows(ada.environment, "SELECT seen, flagged, draft FROM messages")
     assert tuple(map(bool, row)) == flags
 
 
-async def test_invalid_message_post_is_refused(ada: Client) -> None:
+async def test_invalid_message_post_is_refused(ada: GraphQLClient) -> None:
     mailbox_id = await inbox_id(ada)
     missing_id = global_ids.encode("Mailbox", 7)
     for status, response in (
@@ -128,13 +135,16 @@ async def test_invalid_message_post_is_refused(ada: Client) -> None:
     ):
         assert response.status_code == status, response.text
         assert response.json()["errors"][0]["message"]
-    assert await rows(ada.world, "SELECT id FROM messages") == []
+    assert await rows(ada.environment, "SELECT id FROM messages") == []
 
 
 async def test_message_post_to_mailbox_of_other_user_is_refused(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    mailbox_id, anonymous = await inbox_id(ada), Client(ada.http, ada.world, ada.user, "")
+    mailbox_id, anonymous = (
+        await inbox_id(ada),
+        GraphQLClient(ada.http, ada.environment, ada.user, ""),
+    )
     expected_responses = [
         (await post_message(bob, mailbox_id, b"a: b"), 404, "NOT_FOUND"),
         (await post_message(root, mailbox_id, b"a: b"), 403, "FORBIDDEN"),
@@ -151,21 +161,24 @@ async def test_message_post_to_mailbox_of_other_user_is_refused(
         ("shy", {"scopes": [Scope.MASTER], "read_only": True}),
     ):
         all_options = {"user_id": ada.user.id, "role": Role.USER, **key_options}
-        key_client = Client(
-            ada.http, ada.world, ada.user, await make_key(ada.world, name, **all_options)
+        key_client = GraphQLClient(
+            ada.http,
+            ada.environment,
+            ada.user,
+            await make_api_key(ada.environment, name, **all_options),
         )
         expected = (404, "NOT_FOUND") if name == "boss" else (403, "FORBIDDEN")
         expected_responses.append((await post_message(key_client, mailbox_id, b"a: b"), *expected))
     for response, status, code in expected_responses:
         assert (response.status_code, error_code(response)) == (status, code)
-    assert await rows(ada.world, "SELECT id FROM messages") == []
+    assert await rows(ada.environment, "SELECT id FROM messages") == []
 
 
 async def test_message_above_limit_or_quota_is_refused(
-    carol: Client, world: Environment, tmp_path: Path
+    carol: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     mailbox_id = await inbox_id(carol)
-    raw = b"Subject: x\r\n\r\n" + noise(MAX_MESSAGE_BYTES)
+    raw = b"Subject: x\r\n\r\n" + pseudo_random_bytes(MAX_MESSAGE_BYTES)
     assert (await post_message(carol, mailbox_id, raw[:MAX_MESSAGE_BYTES])).status_code == 201
     for content in (raw, chunks(raw)):
         response = await post_message(carol, mailbox_id, content)
@@ -176,7 +189,7 @@ async def test_message_above_limit_or_quota_is_refused(
         yield b""
 
     async def set_quota(quota: int | None) -> None:
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await session.exec(update(User).values(quota=quota))
 
     await set_quota(MAX_MESSAGE_BYTES + 10)
@@ -190,7 +203,7 @@ async def test_message_above_limit_or_quota_is_refused(
     assert file_names(tmp_path / "spool") == []
 
 
-async def test_aborted_message_post_leaves_nothing(carol: Client, tmp_path: Path) -> None:
+async def test_aborted_message_post_leaves_nothing(carol: GraphQLClient, tmp_path: Path) -> None:
     spool, mailbox_id = tmp_path / "other", await inbox_id(carol)
     request_head = (
         f"POST /rest/mailboxes/{mailbox_id}/messages HTTP/1.1\r\nHost: test\r\n"
@@ -198,9 +211,9 @@ async def test_aborted_message_post_leaves_nothing(carol: Client, tmp_path: Path
         f"Content-Type: message/rfc822\r\nContent-Length: {MAX_MESSAGE_BYTES}\r\n\r\n"
     )
     await vanishing(
-        make_upload_app(carol.world, spool), spool, request_head.encode() + bytes(2 * MIB)
+        make_upload_app(carol.environment, spool), spool, request_head.encode() + bytes(2 * MIB)
     )
-    assert await rows(carol.world, "SELECT id FROM messages") == []
+    assert await rows(carol.environment, "SELECT id FROM messages") == []
 
 
 async def test_message_post_without_disk_or_memory_is_unavailable(

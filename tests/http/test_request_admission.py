@@ -56,9 +56,9 @@ class ManualClock:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as world:
-        yield world
+async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
+    async with a_world(tmp_path) as environment:
+        yield environment
 
 
 def make_admission_control(clock: ManualClock, **options: Any) -> AdmissionControl:
@@ -187,10 +187,10 @@ async def post_query(http: httpx.AsyncClient, query: str, **variables: Any) -> h
     )
 
 
-async def test_exhausted_budget_refuses_only_its_caller(world: Environment) -> None:
+async def test_exhausted_budget_refuses_only_its_caller(environment: Environment) -> None:
     clock = ManualClock()
     endpoint = GraphqlEndpoint(
-        make_schema(), world, sign_in, EndpointSettings(guards=make_admission_control(clock))
+        make_schema(), environment, sign_in, EndpointSettings(guards=make_admission_control(clock))
     )
     async with client_of(endpoint) as http:
         first = await post_query(http, ITEMS_QUERY, n=9999)
@@ -220,10 +220,10 @@ async def test_exhausted_budget_refuses_only_its_caller(world: Environment) -> N
         assert (await post_query(http, ITEMS_QUERY, n=9999)).status_code == 200
 
 
-async def test_refused_document_costs_only_its_reading(world: Environment) -> None:
+async def test_refused_document_costs_only_its_reading(environment: Environment) -> None:
     endpoint = GraphqlEndpoint(
         make_schema(),
-        world,
+        environment,
         sign_in,
         EndpointSettings(guards=make_admission_control(ManualClock())),
     )
@@ -236,10 +236,10 @@ async def test_refused_document_costs_only_its_reading(world: Environment) -> No
         assert response.json()["extensions"]["cost"]["available"] == available
 
 
-async def test_unknown_documents_are_charged_before_parsing(world: Environment) -> None:
+async def test_unknown_documents_are_charged_before_parsing(environment: Environment) -> None:
     schema = make_schema()
     endpoint = GraphqlEndpoint(
-        schema, world, sign_in, EndpointSettings(guards=make_admission_control(ManualClock()))
+        schema, environment, sign_in, EndpointSettings(guards=make_admission_control(ManualClock()))
     )
     async with client_of(endpoint) as http:
         await post_query(http, "{ hello }")
@@ -259,9 +259,9 @@ async def test_unknown_documents_are_charged_before_parsing(world: Environment) 
         ).status_code == 200  # a known document costs little
 
 
-async def test_websocket_and_sse_are_charged(world: Environment) -> None:
+async def test_websocket_and_sse_are_charged(environment: Environment) -> None:
     async with serving(
-        world, EndpointSettings(guards=make_admission_control(ManualClock()))
+        environment, EndpointSettings(guards=make_admission_control(ManualClock()))
     ) as server:
         async with server.connect() as ws:
             await greet(ws)
@@ -285,12 +285,12 @@ async def test_websocket_and_sse_are_charged(world: Environment) -> None:
         assert '"RATE_LIMITED"' in text
 
 
-async def test_concurrent_operations_are_limited(world: Environment) -> None:
+async def test_concurrent_operations_are_limited(environment: Environment) -> None:
     admission_control = make_admission_control(
         ManualClock(), operation_limiter=ConcurrencyLimiter(3, 2)
     )
     endpoint = GraphqlEndpoint(
-        make_schema(deadline=0.3), world, sign_in, EndpointSettings(guards=admission_control)
+        make_schema(deadline=0.3), environment, sign_in, EndpointSettings(guards=admission_control)
     )
     async with client_of(endpoint) as http:
         slow_requests = [asyncio.create_task(post_query(http, "{ slow }")) for _ in range(2)]
@@ -310,11 +310,13 @@ async def test_concurrent_operations_are_limited(world: Environment) -> None:
     assert admission_control.operation_limiter.in_use_count == 0
 
 
-async def test_query_is_cancelled_when_client_disconnects(world: Environment) -> None:
+async def test_query_is_cancelled_when_client_disconnects(environment: Environment) -> None:
     admission_control = make_admission_control(
         ManualClock(), operation_limiter=ConcurrencyLimiter(5, 5)
     )
-    async with serving(world, EndpointSettings(guards=admission_control), deadline=60) as server:
+    async with serving(
+        environment, EndpointSettings(guards=admission_control), deadline=60
+    ) as server:
         body = b'{"query": "{ slow }"}'
         request_head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -328,12 +330,12 @@ async def test_query_is_cancelled_when_client_disconnects(world: Environment) ->
 
 
 async def test_sockets_of_one_user_are_limited(
-    world: Environment,
+    environment: Environment,
 ) -> None:
     admission_control = make_admission_control(
         ManualClock(), stream_limiter=ConcurrencyLimiter(100, 2)
     )
-    async with serving(world, EndpointSettings(guards=admission_control)) as server:
+    async with serving(environment, EndpointSettings(guards=admission_control)) as server:
         async with server.connect() as first_socket, server.connect() as second_socket:
             await greet(first_socket, {"token": "user"})
             await greet(second_socket, {"token": "user"})

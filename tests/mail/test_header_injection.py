@@ -20,15 +20,15 @@ from mail.smtp.smtp_server import SmtpListenerConfig
 from models.messages.tables import Message
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import bodies
 from tests.support.mail_servers.smtp_client import connect
 from tests.support.operations.sieve_operations import put
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 SOURCE_URL_QUERY = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
 HEADER_FIELD = re.compile(rb"([!-9;-~]+):(?: [^\r\n]*)?")
@@ -89,9 +89,9 @@ HOSTILE_SENDERS = [
 
 
 @pytest.fixture
-async def mx_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     listener = MxListener(
-        world,
+        environment,
         tmp_path / "spool",
         SmtpListenerConfig(),
         MxRules(network_hourly=0, network_hourly_per_account=0),
@@ -134,16 +134,16 @@ async def deliver(mx_client: Neighbour, raw: bytes, recipient: str, sender: str)
     return reply
 
 
-async def queued_recipients(world: Environment) -> set[str]:
-    rows = await world.database.read(select(col(QueueEntry.recipient)))
+async def queued_recipients(environment: Environment) -> set[str]:
+    rows = await environment.database.read(select(col(QueueEntry.recipient)))
     return {row.recipient for row in rows}
 
 
-async def stored_messages(client: Client) -> list[bytes]:
+async def stored_messages(client: GraphQLClient) -> list[bytes]:
     """Read the source of each message of an account."""
     query = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
     messages = []
-    for row in await client.world.database.read(query.order_by(col(Message.id))):
+    for row in await client.environment.database.read(query.order_by(col(Message.id))):
         url = (await client(SOURCE_URL_QUERY, id=global_ids.encode("Message", row.id)))["node"][
             "sourceUrl"
         ]
@@ -159,25 +159,27 @@ REPLY_FIELDS = {
 
 
 async def test_autoreply_has_no_injected_field(
-    ada: Client, world: Environment, mx_client: Neighbour
+    ada: GraphQLClient, environment: Environment, mx_client: Neighbour
 ) -> None:
     autoreply = {"enabled": True, "text": "I am away.", "name": "Ada"}
-    assert (await run(ada, "autoreplySet", "autoreplies { id }", set=autoreply))["errors"] == []
+    assert (await execute_mutation(ada, "autoreplySet", "autoreplies { id }", set=autoreply))[
+        "errors"
+    ] == []
     for nth, value in enumerate(HOSTILE_VALUES):
         reply = await deliver(
             mx_client, message_with_value(value, nth), ada.address, f"carol{nth}@example.net"
         )
         assert reply.startswith("250 2.0.0"), value
-    autoreplies = await bodies(world)
+    autoreplies = await bodies(environment)
     assert len(autoreplies) > len(HOSTILE_VALUES) // 2  # some messages get no reply
     for raw in autoreplies:
         names = field_names(raw)
         assert len(names) == len(set(names))
         assert set(names) <= REPLY_FIELDS
-    assert {recipient.partition("@")[2] for recipient in await queued_recipients(world)} == {
+    assert {recipient.partition("@")[2] for recipient in await queued_recipients(environment)} == {
         "example.net"
     }
-    assert "mallory@example.net" not in await queued_recipients(world)
+    assert "mallory@example.net" not in await queued_recipients(environment)
 
 
 SIEVE_SCRIPT = """require ["variables", "vacation", "editheader", "enotify", "copy", "envelope"];
@@ -191,7 +193,7 @@ vacation :subject "${s}" :from "${s} <bob@example.org>" "${s}";
 
 
 async def test_sieve_script_adds_only_its_own_fields(
-    bob: Client, world: Environment, mx_client: Neighbour
+    bob: GraphQLClient, environment: Environment, mx_client: Neighbour
 ) -> None:
     await put(bob, SIEVE_SCRIPT)
     for nth, value in enumerate(HOSTILE_VALUES):
@@ -199,7 +201,7 @@ async def test_sieve_script_adds_only_its_own_fields(
             mx_client, message_with_value(value, nth), bob.address, f"carol{nth}@example.net"
         )
         assert reply.startswith("250 2.0.0"), value
-    messages = await bodies(world)
+    messages = await bodies(environment)
     # Redirects, notifications and most vacation replies.
     assert len(messages) > 2 * len(HOSTILE_VALUES)
     for raw in messages:
@@ -208,7 +210,7 @@ async def test_sieve_script_adds_only_its_own_fields(
         names = field_names(raw)
         assert len(names) == len(set(names))
         assert set(names) <= REPLY_FIELDS
-    recipients = await queued_recipients(world)
+    recipients = await queued_recipients(environment)
     assert "mallory@example.net" not in recipients
     assert {recipient for recipient in recipients if not recipient.startswith("carol")} == {
         "dave@example.com"
@@ -230,7 +232,7 @@ def test_added_field_begins_on_its_own_line(header: bytes) -> None:
 
 
 async def test_sieve_reject_text_is_one_reply_line(
-    bob: Client, world: Environment, mx_client: Neighbour
+    bob: GraphQLClient, environment: Environment, mx_client: Neighbour
 ) -> None:
     await put(
         bob,
@@ -241,15 +243,20 @@ async def test_sieve_reject_text_is_one_reply_line(
             mx_client, message_with_value(value, nth), bob.address, f"carol{nth}@example.net"
         )
         assert re.fullmatch(r"550 5\.7\.1 [ -~]{1,400}", reply), value
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
 
 
 async def test_hostile_sender_adds_no_trace_field(
-    ada: Client, world: Environment, mx_client: Neighbour, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient,
+    environment: Environment,
+    mx_client: Neighbour,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await add_forwarding_address(world, "list", "dave@example.com")
+    await add_forwarding_address(environment, "list", "dave@example.com")
     autoreply = {"enabled": True, "text": "I am away."}
-    assert (await run(ada, "autoreplySet", "autoreplies { id }", set=autoreply))["errors"] == []
+    assert (await execute_mutation(ada, "autoreplySet", "autoreplies { id }", set=autoreply))[
+        "errors"
+    ] == []
     accepted = []
     for nth, sender in enumerate(HOSTILE_SENDERS):
         reply = await mx_client.say(f"MAIL FROM:<{sender}> SMTPUTF8")
@@ -273,14 +280,14 @@ async def test_hostile_sender_adds_no_trace_field(
         methods = re.findall(rb";\s*([a-z]+)=", re.sub(rb"\([^()]*\)", b"", quoted))
         assert methods == [b"spf", b"dkim", b"dmarc", b"arc"], sender
         assert b"=pass" not in quoted
-    for raw in await bodies(world):
+    for raw in await bodies(environment):
         assert set(field_names(raw)) <= {*REPLY_FIELDS, "delivered-to"} | {"authentication-results"}
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     log_lines = [record.getMessage() for record in caplog.records]
     assert not [line for line in log_lines if "\n" in line or "\r" in line]
 
 
-async def test_hostile_ehlo_name_is_refused(ada: Client, mx_client: Neighbour) -> None:
+async def test_hostile_ehlo_name_is_refused(ada: GraphQLClient, mx_client: Neighbour) -> None:
     for name in (
         "a (b) by c", "a)\tby b", "a;b", "a\x0bb", "a\u2028b", "(a", "a,b", '"a b"', "<a>", "a\\b",
         "a\x85b", "b\u00fccher.example", "[127.0.0.1] (x", "a" * 256, "a\r", "=?utf-8?Q?a?=",
@@ -293,13 +300,15 @@ async def test_hostile_ehlo_name_is_refused(ada: Client, mx_client: Neighbour) -
 
 
 @pytest.mark.parametrize("sender", HOSTILE_SENDERS)
-async def test_dsn_has_no_injected_field(world: Environment, clock: Clock, sender: str) -> None:
+async def test_dsn_has_no_injected_field(
+    environment: Environment, clock: ManualClock, sender: str
+) -> None:
     smtp_reply = "5.1.1 no\r\nBcc: mallory@example.net\r\n\r\n--x\r\n\x00\u2028\x85 \ud800"
     recipient = JobRecipient(1, "dave\u2028x@example.com", 1, clock())
     result = DeliveryResult(DeliveryState.BOUNCED, 550, smtp_reply, "mx.example.com")
     job = DeliveryJob(1, 1, "q", 1, 1, 1, sender, "example.com", clock(), [recipient])
     for value in HOSTILE_VALUES:
-        raw = report_from_results(world, job, {1: result}, message_with_value(value, 1))
+        raw = report_from_results(environment, job, {1: result}, message_with_value(value, 1))
         names = field_names(raw)
         assert len(names) == len(set(names))
         assert set(names) <= REPLY_FIELDS

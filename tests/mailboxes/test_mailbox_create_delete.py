@@ -19,7 +19,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rename as mailbox_rename
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
-from tests.conftest import Client, Clock, context, make_key, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_api_key
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
     MAILBOX_CREATE,
@@ -33,11 +33,11 @@ from tests.support.operations.mailbox_operations import (
 )
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def test_mailbox_is_created_with_missing_parents(ada: Client) -> None:
-    last = await reached(ada.world, ada.user.id)
+async def test_mailbox_is_created_with_missing_parents(ada: GraphQLClient) -> None:
+    last = await reached(ada.environment, ada.user.id)
     mailboxes, errors = await create_mailboxes(
         ada, "/Clients/Ünal/2030/", hidden=False, retention="P30D", subscribe=False
     )
@@ -56,12 +56,12 @@ async def test_mailbox_is_created_with_missing_parents(ada: Client) -> None:
         "Clients/Ünal/2030",
         *DEFAULT_MAILBOXES[1:],
     ]
-    assert (await ada.box("Clients")).subscribed
-    ((kind, mailbox_ids),) = await journal(ada.world, ada.user.id, last)
+    assert (await ada.load_mailbox("Clients")).subscribed
+    ((kind, mailbox_ids),) = await journal(ada.environment, ada.user.id, last)
     assert (kind, len(mailbox_ids)) == (ChangeKind.MAILBOX_CREATED, 3)
 
 
-async def test_several_mailboxes_are_created_all_or_none(ada: Client) -> None:
+async def test_several_mailboxes_are_created_all_or_none(ada: GraphQLClient) -> None:
     mailboxes, errors = await create_mailboxes(ada, "A/B", "A", "C")
     assert ([mailbox["path"] for mailbox in mailboxes], errors) == (["A/B", "A", "C"], [])
     mailboxes, (error,) = await create_mailboxes(ada, "D", "A/B")
@@ -83,7 +83,9 @@ async def test_several_mailboxes_are_created_all_or_none(ada: Client) -> None:
         "x" * 513, "A/" * 128 + "A",
     ],
 )  # fmt: skip
-async def test_invalid_path_is_reported_with_its_index(ada: Client, invalid_path: str) -> None:
+async def test_invalid_path_is_reported_with_its_index(
+    ada: GraphQLClient, invalid_path: str
+) -> None:
     mailboxes, (error,) = await create_mailboxes(ada, "Good", invalid_path)
     assert mailboxes == []
     assert (error["path"], error["index"], error["constraint"]) == (["paths"], 1, "pattern")
@@ -97,14 +99,14 @@ async def test_invalid_path_is_reported_with_its_index(ada: Client, invalid_path
         ("A/inbox", "A/inbox"), ("a%b*c&d\\", "a%b*c&d\\"), ("A/" * 127 + "A", "A/" * 127 + "A"),
     ],
 )  # fmt: skip
-async def test_path_is_normalized(ada: Client, written: str, expected: str) -> None:
+async def test_path_is_normalized(ada: GraphQLClient, written: str, expected: str) -> None:
     mailboxes, errors = await create_mailboxes(ada, written)
     assert ([mailbox["path"] for mailbox in mailboxes], errors) == ([expected], [])
     document = "query ($path: String!) { mailbox(by: {path: $path}) { path } }"
     assert await ada(document, path=written) == {"mailbox": {"path": expected}}
 
 
-async def test_longest_allowed_path_is_accepted(ada: Client) -> None:
+async def test_longest_allowed_path_is_accepted(ada: GraphQLClient) -> None:
     levels = [hashlib.shake_256(bytes([nth])).hexdigest(256) for nth in range(paths.MAX_LEVELS)]
     assert {len(level) for level in levels} == {paths.MAX_LEVEL_LENGTH}
     path = "/".join(levels)
@@ -114,21 +116,23 @@ async def test_longest_allowed_path_is_accepted(ada: Client) -> None:
     assert error["code"] == "CONFLICT"
 
 
-async def test_inbox_name_is_case_insensitive(ada: Client) -> None:
+async def test_inbox_name_is_case_insensitive(ada: GraphQLClient) -> None:
     for written in ("INBOX", "inbox", "/Inbox/"):
         _, (error,) = await create_mailboxes(ada, written)
         assert (error["code"], error["index"]) == ("CONFLICT", 0)
     assert (await create_mailboxes(ada, "drafts"))[1] == []  # other names are case-sensitive
 
 
-async def test_create_without_paths_or_with_ambiguous_special_use_is_refused(ada: Client) -> None:
+async def test_create_without_paths_or_with_ambiguous_special_use_is_refused(
+    ada: GraphQLClient,
+) -> None:
     _, (error,) = await create_mailboxes(ada)
     assert (error["path"], error["constraint"]) == (["paths"], "required")
     _, (error,) = await create_mailboxes(ada, "A", "B", specialUse="ARCHIVE")
     assert (error["path"], error["constraint"]) == (["specialUse"], "exclusive")
 
 
-async def test_special_use_has_one_mailbox(ada: Client, bob: Client) -> None:
+async def test_special_use_has_one_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
     mailboxes, errors = await create_mailboxes(ada, "Old", specialUse="ARCHIVE")
     assert (mailboxes[0]["specialUse"], errors) == ("ARCHIVE", [])
     for special_use in ("ARCHIVE", "SENT", "INBOX"):
@@ -138,7 +142,7 @@ async def test_special_use_has_one_mailbox(ada: Client, bob: Client) -> None:
     assert "Other" not in await list_mailbox_paths(ada)
 
 
-async def test_mailbox_limit_is_exact(ada: Client) -> None:
+async def test_mailbox_limit_is_exact(ada: GraphQLClient) -> None:
     ctx = context_with_options(ada, max_mailboxes=10)
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["A/B/C", "D"]))
     with pytest.raises(LimitReached) as raised:
@@ -153,7 +157,7 @@ async def test_mailbox_limit_is_exact(ada: Client) -> None:
     await mailbox_rename.rename_mailbox(ctx, MailboxRename(MailboxSelector(path="E"), "A/E"))
 
 
-async def test_validate_only_and_idempotency_key_of_create(ada: Client) -> None:
+async def test_validate_only_and_idempotency_key_of_create(ada: GraphQLClient) -> None:
     (validated,), errors = await create_mailboxes(ada, "A", options={"validateOnly": True})
     assert (validated["path"], errors) == ("A", [])
     first, _ = await create_mailboxes(ada, "A", options={"idempotencyKey": "k"})
@@ -162,7 +166,7 @@ async def test_validate_only_and_idempotency_key_of_create(ada: Client) -> None:
     assert len(await list_mailbox_paths(ada)) == 6
 
 
-async def test_concurrent_creates_with_one_idempotency_key_run_once(ada: Client) -> None:
+async def test_concurrent_creates_with_one_idempotency_key_run_once(ada: GraphQLClient) -> None:
     arguments = {"paths": ["A"], "options": {"idempotencyKey": "k"}}
     responses = await asyncio.gather(*(ada(MAILBOX_CREATE, input=arguments) for _ in range(2)))
     answers = [answer["mailboxCreate"] for answer in responses]
@@ -172,9 +176,9 @@ async def test_concurrent_creates_with_one_idempotency_key_run_once(ada: Client)
     assert [e["path"] for e in changed["errors"]] == [["options", "idempotencyKey"]]
 
 
-async def test_combined_transaction_is_rolled_back_as_a_whole(ada: Client) -> None:
-    ctx = context(ada)
-    last = await reached(ada.world, ada.user.id)
+async def test_combined_transaction_is_rolled_back_as_a_whole(ada: GraphQLClient) -> None:
+    ctx = client_context(ada)
+    last = await reached(ada.environment, ada.user.id)
     async with ctx.combined_transaction(commit=False):
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["A"]))
         with pytest.raises(Conflict):  # a savepoint: the outer transaction continues
@@ -185,9 +189,9 @@ async def test_combined_transaction_is_rolled_back_as_a_whole(ada: Client) -> No
     assert await list_mailbox_paths(ada) == DEFAULT_MAILBOXES
 
 
-async def test_mailbox_create_needs_write_scope(ada: Client) -> None:
-    secret = await make_key(
-        ada.world, "reader", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL_READ]
+async def test_mailbox_create_needs_write_scope(ada: GraphQLClient) -> None:
+    secret = await make_api_key(
+        ada.environment, "reader", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL_READ]
     )
     reader = replace(ada, secret=secret)
     assert await list_mailbox_paths(reader) == DEFAULT_MAILBOXES
@@ -195,33 +199,34 @@ async def test_mailbox_create_needs_write_scope(ada: Client) -> None:
     assert (mailboxes, error["__typename"], error["code"]) == ([], "ForbiddenError", "FORBIDDEN")
 
 
-async def test_rename_moves_only_submailboxes(ada: Client) -> None:
+async def test_rename_moves_only_submailboxes(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "work", "work/a_b/c", "Work/x", "work%/y", "workshop", "work.z")
     before = {
-        mailbox: (await ada.box(mailbox)).id for mailbox in ("work", "work/a_b", "work/a_b/c")
+        mailbox: (await ada.load_mailbox(mailbox)).id
+        for mailbox in ("work", "work/a_b", "work/a_b/c")
     }
-    last = await reached(ada.world, ada.user.id)
+    last = await reached(ada.environment, ada.user.id)
     answer = await rename_mailbox(ada, "work", "Done/2030/Job")
     assert answer["errors"] == []
     new_paths = ["Done/2030/Job", "Done/2030/Job/a_b", "Done/2030/Job/a_b/c"]
     assert [mailbox["path"] for mailbox in answer["mailboxes"]] == new_paths
-    assert [(await ada.box(path)).id for path in new_paths] == list(before.values())
+    assert [(await ada.load_mailbox(path)).id for path in new_paths] == list(before.values())
     assert await list_mailbox_paths(ada) == [
         "INBOX", "Done", "Done/2030", *new_paths, "Drafts", "Junk", "Sent", "Trash", "Work",
         "Work/x", "work%", "work%/y", "work.z", "workshop",
     ]  # fmt: skip
-    entries = await journal(ada.world, ada.user.id, last)
+    entries = await journal(ada.environment, ada.user.id, last)
     assert [(kind, len(mailbox_ids)) for kind, mailbox_ids in entries] == [
         (ChangeKind.MAILBOX_CREATED, 2),
         (ChangeKind.MAILBOX_RENAMED, 3),
     ]
 
 
-async def test_renamed_mailbox_keeps_special_use_and_messages(ada: Client) -> None:
+async def test_renamed_mailbox_keeps_special_use_and_messages(ada: GraphQLClient) -> None:
     await append_unread_messages(ada, "Sent", "one")
     answer = await rename_mailbox(ada, {"specialUse": "SENT"}, "Gesendet")
     assert answer["errors"] == []
-    mailbox = await ada.box("Gesendet")
+    mailbox = await ada.load_mailbox("Gesendet")
     assert (mailbox.special_use, mailbox.total) == ("SENT", 1)
 
 
@@ -240,7 +245,7 @@ async def test_renamed_mailbox_keeps_special_use_and_messages(ada: Client) -> No
     ],
 )
 async def test_forbidden_rename_is_refused(
-    ada: Client, mailbox: str, new_path: str, code: str, path: list[str]
+    ada: GraphQLClient, mailbox: str, new_path: str, code: str, path: list[str]
 ) -> None:
     await create_mailboxes(ada, "A/B/C")
     await create_mailboxes(ada, "Secret", hidden=True)
@@ -250,7 +255,9 @@ async def test_forbidden_rename_is_refused(
     assert await list_mailbox_paths(ada, all=True) == before
 
 
-async def test_rename_to_other_case_works_and_to_same_name_changes_nothing(ada: Client) -> None:
+async def test_rename_to_other_case_works_and_to_same_name_changes_nothing(
+    ada: GraphQLClient,
+) -> None:
     await create_mailboxes(ada, "work/x")
     assert (await rename_mailbox(ada, "work", "Work"))["errors"] == []
     assert await list_mailbox_paths(ada) == [
@@ -262,33 +269,35 @@ async def test_rename_to_other_case_works_and_to_same_name_changes_nothing(ada: 
         "Work",
         "Work/x",
     ]
-    last = await reached(ada.world, ada.user.id)
+    last = await reached(ada.environment, ada.user.id)
     assert [
         mailbox["path"] for mailbox in (await rename_mailbox(ada, "Work", "/Work/"))["mailboxes"]
     ] == ["Work"]
-    assert await reached(ada.world, ada.user.id) == last
+    assert await reached(ada.environment, ada.user.id) == last
 
 
-async def test_deleted_mailbox_archives_its_messages(ada: Client, world: Environment) -> None:
+async def test_deleted_mailbox_archives_its_messages(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await create_mailboxes(ada, "A/B")
     await append_unread_messages(ada, "A", "one", "two")
     await append_unread_messages(ada, "A/B", "three")
-    await receive(ada, "stays")
-    last = await reached(world, ada.user.id)
+    await deliver_to(ada, "stays")
+    last = await reached(environment, ada.user.id)
     answer = await delete_mailboxes(ada, "A", recursive=True)
     assert (len(answer["deletedIds"]), answer["errors"]) == (2, [])
     assert await list_mailbox_paths(ada) == DEFAULT_MAILBOXES
     sql = """SELECT subject, archived_from, mailbox_id FROM messages
         WHERE archived_at IS NOT NULL AND purge_at IS NOT NULL ORDER BY subject"""
-    assert await rows(world, sql) == [
+    assert await rows(environment, sql) == [
         ("one", "A", None),
         ("three", "A/B", None),
         ("two", "A", None),
     ]
-    kinds = [kind for kind, _ in await journal(world, ada.user.id, last)]
+    kinds = [kind for kind, _ in await journal(environment, ada.user.id, last)]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MAILBOX_DELETED]
-    (counts,) = await rows(world, "SELECT message_count, used FROM users")
-    assert counts == (1, (await ada.box()).size)
+    (counts,) = await rows(environment, "SELECT message_count, used FROM users")
+    assert counts == (1, (await ada.load_mailbox()).size)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +314,11 @@ async def test_deleted_mailbox_archives_its_messages(ada: Client, world: Environ
     ],
 )
 async def test_forbidden_mailbox_delete_is_refused(
-    ada: Client, mailbox_paths: list[str], extra: dict[str, Any], code: str, index: int | None
+    ada: GraphQLClient,
+    mailbox_paths: list[str],
+    extra: dict[str, Any],
+    code: str,
+    index: int | None,
 ) -> None:
     await create_mailboxes(ada, "A/B", "Free", "Keep")
     await create_mailboxes(ada, "Keep/Old", specialUse="ARCHIVE")
@@ -317,42 +330,42 @@ async def test_forbidden_mailbox_delete_is_refused(
     assert await list_mailbox_paths(ada, all=True) == before
 
 
-async def test_delete_accepts_submailboxes_in_the_same_request(ada: Client) -> None:
+async def test_delete_accepts_submailboxes_in_the_same_request(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A/B/C")
     answer = await delete_mailboxes(ada, "A", "A/B", "A/B/C", "A", requireEmpty=True)
     assert (len(answer["deletedIds"]), answer["errors"]) == (3, [])
 
 
-async def test_uid_validity_is_never_reused(ada: Client, clock: Clock) -> None:
+async def test_uid_validity_is_never_reused(ada: GraphQLClient, clock: ManualClock) -> None:
     used_values = set()
     for seconds in (0, 0, 0, 5, 0):
         clock.tick(seconds=seconds)
         await create_mailboxes(ada, "A")
-        used_values.add((await ada.box("A")).uid_validity)
+        used_values.add((await ada.load_mailbox("A")).uid_validity)
         await delete_mailboxes(ada, "A")
     assert len(used_values) == 5
     clock.tick(days=-1)
     await create_mailboxes(ada, "A")
-    assert (await ada.box("A")).uid_validity > max(used_values)
+    assert (await ada.load_mailbox("A")).uid_validity > max(used_values)
 
 
-async def test_uids_restart_in_recreated_mailbox(ada: Client) -> None:
+async def test_uids_restart_in_recreated_mailbox(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A")
     await append_unread_messages(ada, "A", "one")
     await delete_mailboxes(ada, "A")
     await create_mailboxes(ada, "A")
-    mailbox = await ada.box("A")
+    mailbox = await ada.load_mailbox("A")
     assert (mailbox.uid_next, mailbox.total, mailbox.size) == (1, 0, 0)
 
 
-async def test_mailboxes_are_listed_inbox_first_in_tree_order(ada: Client) -> None:
+async def test_mailboxes_are_listed_inbox_first_in_tree_order(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A", "A-b", "A/b", "Inbox/z", "a", "B")
     assert await list_mailbox_paths(ada) == [
         "INBOX", "INBOX/z", "A", "A/b", "A-b", "B", "Drafts", "Junk", "Sent", "Trash", "a",
     ]  # fmt: skip
 
 
-async def test_hidden_mailboxes_are_listed_on_request(ada: Client) -> None:
+async def test_hidden_mailboxes_are_listed_on_request(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "Secret", hidden=True)
     assert "Secret" not in await list_mailbox_paths(ada)
     assert "Secret" in await list_mailbox_paths(ada, all=True)
@@ -360,16 +373,20 @@ async def test_hidden_mailboxes_are_listed_on_request(ada: Client) -> None:
     assert await ada(document) == {"mailbox": {"hidden": True, "parent": None}}
 
 
-async def test_mailbox_with_missing_parent_is_readable(ada: Client, world: Environment) -> None:
+async def test_mailbox_with_missing_parent_is_readable(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await create_mailboxes(ada, "A/B")
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(Mailbox).where(Mailbox.path == "A").values(path="Z"))  # type: ignore[arg-type]
     document = '{ mailbox(by: {path: "A/B"}) { name parent { path } } }'
     assert await ada(document) == {"mailbox": {"name": "B", "parent": None}}
 
 
-async def test_mailbox_of_another_user_is_null(root: Client, ada: Client, bob: Client) -> None:
-    mailbox_id = global_ids.encode("Mailbox", (await ada.box()).id)
+async def test_mailbox_of_another_user_is_null(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = global_ids.encode("Mailbox", (await ada.load_mailbox()).id)
     document = "query ($id: ID!, $user: UserRef) { mailbox(by: {id: $id}, user: $user) { path } }"
     assert await ada(document, id=mailbox_id) == {"mailbox": {"path": "INBOX"}}
     assert await bob(document, id=mailbox_id) == {"mailbox": None}
@@ -384,15 +401,15 @@ async def test_mailbox_of_another_user_is_null(root: Client, ada: Client, bob: C
     assert await root(document, id=mailbox_id, user={"username": "bob"}) == {"mailbox": None}
 
 
-async def test_malformed_mailbox_id_is_refused(ada: Client) -> None:
-    answer = await ada.raw('{ mailbox(by: {id: "box_nonsense"}) { path } }')
+async def test_malformed_mailbox_id_is_refused(ada: GraphQLClient) -> None:
+    answer = await ada.execute('{ mailbox(by: {id: "box_nonsense"}) { path } }')
     assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
     answer = await rename_mailbox(ada, {"id": "box_nonsense"}, "A")
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(["mailbox"], "id")]
 
 
 @pytest.mark.parametrize("retention", ["PT0.5S", "P9999Y99999M99999W999999D"])
-async def test_retention_out_of_range_is_refused(ada: Client, retention: str) -> None:
+async def test_retention_out_of_range_is_refused(ada: GraphQLClient, retention: str) -> None:
     document = """mutation ($life: Duration) { mailboxCreate(
         input: {paths: ["Kept"], retention: $life}) { errors { code path } } }"""
     (error,) = (await ada(document, life=retention))["mailboxCreate"]["errors"]

@@ -16,7 +16,7 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes, matches_pattern_sql
-from tests.conftest import Client, context, make_client
+from tests.conftest import GraphQLClient, client_context, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
@@ -40,14 +40,16 @@ query ($users: UserSelection, $masks: [String!], $first: Int! = 100, $after: Str
 """
 
 
-async def load_paths(client: Client, **arguments: Any) -> list[str]:
+async def load_paths(client: GraphQLClient, **arguments: Any) -> list[str]:
     return [
         mailbox["path"]
         for mailbox in (await client(MAILBOXES_QUERY, **arguments))["user"]["mailboxes"]
     ]
 
 
-async def load_all_pages(client: Client, users: Any, **arguments: Any) -> list[tuple[str, str]]:
+async def load_all_pages(
+    client: GraphQLClient, users: Any, **arguments: Any
+) -> list[tuple[str, str]]:
     """Load all pages of a list as pairs of username and path."""
     entries: list[tuple[str, str]] = []
     after = None
@@ -80,7 +82,7 @@ async def load_all_pages(client: Client, users: Any, **arguments: Any) -> list[t
     ],
 )
 async def test_mask_filters_both_mailbox_lists(
-    ada: Client, masks: list[str], expected: list[str]
+    ada: GraphQLClient, masks: list[str], expected: list[str]
 ) -> None:
     await create_mailboxes(ada, "A/b/c", "a", "Inbox/x", "é(.*)")
     own_paths = [
@@ -93,7 +95,9 @@ async def test_mask_filters_both_mailbox_lists(
     assert all_paths == set(expected)
 
 
-async def test_mask_patterns_match_alike_in_sql_and_python(ada: Client, world: Environment) -> None:
+async def test_mask_patterns_match_alike_in_sql_and_python(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     generator = random.Random(7)  # noqa: S311 - reproducible
     names = ["".join(generator.choices("aB/.é", k=generator.randint(1, 8))) for _ in range(60)]
     canonical_paths = {
@@ -102,23 +106,26 @@ async def test_mask_patterns_match_alike_in_sql_and_python(ada: Client, world: E
         if all(level for level in paths.canonical_path(name).split("/"))
     }
     await mailbox_loaders.create_mailboxes(
-        context(ada), NewMailboxes([name for name in canonical_paths if "/" not in name])
+        client_context(ada), NewMailboxes([name for name in canonical_paths if "/" not in name])
     )
     existing_paths = [
-        row.path for row in await mailbox_loaders.load_all_of_user(context(ada), ada.user.id, ())
+        row.path
+        for row in await mailbox_loaders.load_all_of_user(client_context(ada), ada.user.id, ())
     ]
     for _ in range(60):
         mask = "".join(generator.choices("aB/%*.é", k=generator.randint(1, 8)))
         pattern = paths.masks_pattern([mask])
-        rows = await world.database.read(
-            select(col(Mailbox.path)).where(matches_pattern_sql(context(ada), pattern))
+        rows = await environment.database.read(
+            select(col(Mailbox.path)).where(matches_pattern_sql(client_context(ada), pattern))
         )
         assert {row.path for row in rows} == {
             path for path in existing_paths if re.match(pattern, path)
         }, mask
 
 
-async def test_mailbox_list_filters_by_special_use_subscription_and_hidden(ada: Client) -> None:
+async def test_mailbox_list_filters_by_special_use_subscription_and_hidden(
+    ada: GraphQLClient,
+) -> None:
     await create_mailboxes(ada, "A", "B")
     await create_mailboxes(ada, "Secret", hidden=True)
     await create_mailboxes(ada, "Loose", subscribe=False)
@@ -130,13 +137,13 @@ async def test_mailbox_list_filters_by_special_use_subscription_and_hidden(ada: 
 
 
 @pytest.mark.parametrize("masks", [["x"] * 21, ["x" * 1001]])
-async def test_too_many_or_too_long_masks_are_refused(ada: Client, masks: list[str]) -> None:
+async def test_too_many_or_too_long_masks_are_refused(ada: GraphQLClient, masks: list[str]) -> None:
     for document in (MAILBOXES_QUERY, ALL_MAILBOXES_QUERY):
-        answer = await ada.raw(document, masks=masks, users={"usernames": ["ada"]})
+        answer = await ada.execute(document, masks=masks, users={"usernames": ["ada"]})
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_mailbox_totals_count_all_or_masked_mailboxes(ada: Client) -> None:
+async def test_mailbox_totals_count_all_or_masked_mailboxes(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A", hidden=True)
     await append_unread_messages(ada, "A", "one", "two")
     await append_unread_messages(ada, "Sent", "three")
@@ -151,7 +158,9 @@ async def test_mailbox_totals_count_all_or_masked_mailboxes(ada: Client) -> None
     assert (totals["total"], totals["unseen"]) == (2, 2)
 
 
-async def test_mailboxes_of_several_users_are_paged(ada: Client, bob: Client, root: Client) -> None:
+async def test_mailboxes_of_several_users_are_paged(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
     await create_mailboxes(bob, "A/B")
     users = {"usernames": ["ada", "bob"]}
     entries = await load_all_pages(root, users, first=3)
@@ -163,23 +172,25 @@ async def test_mailboxes_of_several_users_are_paged(ada: Client, bob: Client, ro
 
 
 async def test_mailbox_list_of_other_user_needs_login_as(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await create_mailboxes(ada, "Mine")
-    without_permission = await make_domain_admin(world, ada.http, "bare", [])
-    with_permission = await make_domain_admin(world, ada.http, "chief", [AdminPermission.LOGIN_AS])
+    without_permission = await make_domain_admin(environment, ada.http, "bare", [])
+    with_permission = await make_domain_admin(
+        environment, ada.http, "chief", [AdminPermission.LOGIN_AS]
+    )
     ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     assert await load_all_pages(bob, ada_selection) == []
     assert await load_all_pages(without_permission, ada_selection) == []
     assert ("ada", "Mine") in await load_all_pages(with_permission, ada_selection)
-    answer = await bob.raw(ALL_MAILBOXES_QUERY, users={"usernames": ["ada"]})
+    answer = await bob.execute(ALL_MAILBOXES_QUERY, users={"usernames": ["ada"]})
     assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"
-    answer = await with_permission.raw(ALL_MAILBOXES_QUERY, users={"all": True})
+    answer = await with_permission.execute(ALL_MAILBOXES_QUERY, users={"all": True})
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
 async def test_mailbox_list_statement_count_is_independent_of_users(
-    ada: Client, root: Client, world: Environment, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     document = """query ($names: [String!]) { users(filter: {masks: $names}, first: 30) { nodes {
         mailboxTotals { total } subscribedPaths
@@ -192,7 +203,7 @@ async def test_mailbox_list_statement_count_is_independent_of_users(
         return len(statements)
 
     for n in range(12):
-        await make_client(world, ada.http, f"user{n}")
+        await make_client(environment, ada.http, f"user{n}")
     await count_statements("ada", 1)
     assert await count_statements("ada", 1) == await count_statements("user*", 12)
 
@@ -204,10 +215,14 @@ PARENT_FIELDS = (
 )
 
 
-async def test_parent_is_taken_from_the_same_list(ada: Client, statements: list[str]) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A/b/c", "A/d", "E/f"]))
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["H"], is_hidden=True))
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["H/i"]))
+async def test_parent_is_taken_from_the_same_list(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
+    await mailbox_loaders.create_mailboxes(
+        client_context(ada), NewMailboxes(["A/b/c", "A/d", "E/f"])
+    )
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["H"], is_hidden=True))
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["H/i"]))
 
     async def load_list(extra: str, masks: list[str] | None = None) -> tuple[list[Any], int]:
         del statements[:]
@@ -237,8 +252,8 @@ async def test_parent_is_taken_from_the_same_list(ada: Client, statements: list[
     assert not PLAN_COUNTERS.fell
 
 
-async def test_single_mailbox_has_parent_fields(ada: Client) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["A/b"]))
+async def test_single_mailbox_has_parent_fields(ada: GraphQLClient) -> None:
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["A/b"]))
     document = "query ($path: String!) { mailbox(by: {path: $path}) { id parentId parent { id } } }"
     parent = (await ada(document, path="A"))["mailbox"]
     assert (parent["parentId"], parent["parent"]) == (None, None)

@@ -7,7 +7,7 @@ import pytest
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from resolvers.mailboxes import metadata
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.mailbox_operations import (
     create_mailboxes,
     delete_mailboxes,
@@ -25,31 +25,31 @@ query ($prefix: String, $prepend: Boolean! = false, $key: String! = "/private/co
 """
 
 
-async def set_metadata(client: Client, key: str, value: str, **extra: Any) -> Any:
+async def set_metadata(client: GraphQLClient, key: str, value: str, **extra: Any) -> Any:
     arguments = {"mailbox": {"path": "INBOX"}, "key": key, "value": value, **extra}
     return await run_mailbox_mutation(
         client, "mailboxMetadataSet", "entries { key value }", **arguments
     )
 
 
-async def unset_metadata(client: Client, key: str) -> Any:
+async def unset_metadata(client: GraphQLClient, key: str) -> Any:
     arguments: dict[str, Any] = {"mailbox": {"path": "INBOX"}, "key": key}
     return await run_mailbox_mutation(client, "mailboxMetadataUnset", "keys", **arguments)
 
 
-async def load_metadata(client: Client, **arguments: Any) -> dict[str, str]:
+async def load_metadata(client: GraphQLClient, **arguments: Any) -> dict[str, str]:
     mailbox = (await client(METADATA_QUERY, **arguments))["mailbox"]
     return {entry["key"]: entry["value"] for entry in mailbox["metadata"]}
 
 
-async def test_annotations_are_set_read_and_unset(ada: Client, bob: Client) -> None:
-    last = await reached(ada.world, ada.user.id)
+async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    last = await reached(ada.environment, ada.user.id)
     answer = await set_metadata(ada, "/Private/Comment", "Für mich")
     assert answer["entries"] == [{"key": "/private/comment", "value": "Für mich"}]
     await set_metadata(ada, "/private/comment", "anders")
     await set_metadata(ada, "/private/comment", "anders")
     await set_metadata(ada, "/shared/vendor/x y/z", "")
-    kinds = [kind for kind, _ in await journal(ada.world, ada.user.id, last)]
+    kinds = [kind for kind, _ in await journal(ada.environment, ada.user.id, last)]
     assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
     assert await load_metadata(ada) == {"comment": "anders", "vendor/x y/z": ""}
     with_full_keys = {"/private/comment": "anders", "/shared/vendor/x y/z": ""}
@@ -71,16 +71,16 @@ async def test_annotations_are_set_read_and_unset(ada: Client, bob: Client) -> N
         "/private/" + "x" * 250,
     ],
 )  # fmt: skip
-async def test_invalid_annotation_key_is_refused(ada: Client, key: str) -> None:
+async def test_invalid_annotation_key_is_refused(ada: GraphQLClient, key: str) -> None:
     for answer in (await set_metadata(ada, key, "x"), await unset_metadata(ada, key)):
         (error,) = answer["errors"]
         assert (error["code"], error["path"]) == ("VALIDATION", ["key"])
-    answer = await ada.raw(METADATA_QUERY, key=key)
+    answer = await ada.execute(METADATA_QUERY, key=key)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_annotation_size_and_count_are_limited(
-    ada: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (error,) = (await set_metadata(ada, "/private/x", "é" * 32_769))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["value"])
@@ -92,24 +92,24 @@ async def test_annotation_size_and_count_are_limited(
     assert (await set_metadata(ada, "/private/y", "changed"))["errors"] == []
 
 
-async def test_annotations_are_deleted_with_their_mailbox(ada: Client) -> None:
+async def test_annotations_are_deleted_with_their_mailbox(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A")
     assert (await set_metadata(ada, "/private/x", "x", mailbox={"path": "A"}))["errors"] == []
     assert (await delete_mailboxes(ada, "A"))["errors"] == []
-    assert await rows(ada.world, "SELECT * FROM mailbox_metadata") == []
+    assert await rows(ada.environment, "SELECT * FROM mailbox_metadata") == []
 
 
-async def set_state(root: Client, *names: str, path: str = "INBOX", **state: Any) -> Any:
+async def set_state(root: GraphQLClient, *names: str, path: str = "INBOX", **state: Any) -> Any:
     arguments = {"users": {"usernames": list(names or ["ada"])}, "mailbox": {"path": path}, **state}
     selection = "mailboxes { guid uidValidity uidNext modseq modifyIndex }"
     return await run_mailbox_mutation(root, "mailboxStateSet", selection, **arguments)
 
 
 async def test_mailbox_state_numbers_only_increase(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada)
-    before = await ada.box()
+    await deliver_to(ada)
+    before = await ada.load_mailbox()
     guid, validity = "0123456789abcdef" * 2, before.uid_validity + 1000
     higher_numbers = {"uidValidity": validity, "minNextUid": 5000, "minHighestModseq": 1_000_000}
     (mailbox,) = (await set_state(root, guid=guid, **higher_numbers))["mailboxes"]
@@ -117,12 +117,12 @@ async def test_mailbox_state_numbers_only_increase(
     assert (mailbox["modseq"], mailbox["modifyIndex"]) == (1_000_000, 1_000_000)
     (mailbox,) = (await set_state(root, minNextUid=2, minHighestModseq=3))["mailboxes"]
     assert (mailbox["uidNext"], mailbox["modseq"]) == (5000, 1_000_000)
-    await receive(ada, "another")
-    after = await ada.box()
+    await deliver_to(ada, "another")
+    after = await ada.load_mailbox()
     assert (after.uid_next, after.modseq) == (5001, 1_000_001)
     await create_mailboxes(ada, "A")
-    assert (await ada.box("A")).uid_validity == validity + 1
-    await examine(world)
+    assert (await ada.load_mailbox("A")).uid_validity == validity + 1
+    await examine(environment)
 
 
 @pytest.mark.parametrize(
@@ -140,22 +140,22 @@ async def test_mailbox_state_numbers_only_increase(
     ],
 )
 async def test_invalid_mailbox_state_is_refused(
-    ada: Client, root: Client, state: dict[str, Any], code: str, path: list[str]
+    ada: GraphQLClient, root: GraphQLClient, state: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    before = await ada.box()
+    before = await ada.load_mailbox()
     (error,) = (await set_state(root, **state))["errors"]
     assert (error["code"], error["path"]) == (code, path)
-    assert await ada.box() == before
+    assert await ada.load_mailbox() == before
 
 
 async def test_duplicate_uid_validity_or_guid_is_refused(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     await create_mailboxes(ada, "A")
-    used_uid_validity = (await ada.box("A")).uid_validity
+    used_uid_validity = (await ada.load_mailbox("A")).uid_validity
     (error,) = (await set_state(root, uidValidity=used_uid_validity))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["uidValidity"])
-    guid = (await ada.box("A")).guid
+    guid = (await ada.load_mailbox("A")).guid
     (error,) = (await set_state(root, guid=guid))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["guid"])
     (error,) = (await set_state(root, "ada", "bob", guid="0" * 32))["errors"]
@@ -169,9 +169,11 @@ async def test_duplicate_uid_validity_or_guid_is_refused(
     assert (error["code"], error["path"]) == ("CONFLICT", ["guid"])
 
 
-async def test_raised_modseq_drops_older_journal_entries(ada: Client, root: Client) -> None:
+async def test_raised_modseq_drops_older_journal_entries(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     await set_state(root, minHighestModseq=5000)
-    assert await reached(ada.world, ada.user.id) == 5000
-    assert await journal(ada.world, ada.user.id) == [
-        (ChangeKind.MAILBOX_UPDATED, [(await ada.box()).id])
+    assert await reached(ada.environment, ada.user.id) == 5000
+    assert await journal(ada.environment, ada.user.id) == [
+        (ChangeKind.MAILBOX_UPDATED, [(await ada.load_mailbox()).id])
     ]

@@ -15,7 +15,7 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from resolvers.mailboxes import repair as mailbox_repair
-from tests.conftest import Client, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.operations.mailbox_operations import (
     append_unread_messages,
     create_mailboxes,
@@ -45,12 +45,12 @@ DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether rep
 ]  # fmt: skip
 
 
-async def execute_sql(world: Environment, statement: str) -> None:
-    async with world.database.engine.begin() as connection:
+async def execute_sql(environment: Environment, statement: str) -> None:
+    async with environment.database.engine.begin() as connection:
         await connection.execute(text(statement))
 
 
-async def repair(client: Client, *masks: str, **arguments: Any) -> Any:
+async def repair(client: GraphQLClient, *masks: str, **arguments: Any) -> Any:
     arguments = {"users": {"usernames": ["ada"]}, "mailboxMasks": list(masks) or ["*"], **arguments}
     return await run_mailbox_mutation(client, "mailboxRepair", PAYLOAD_FIELDS, **arguments)
 
@@ -64,14 +64,14 @@ def finding_subjects(answer: Any) -> list[str]:
 
 @pytest.mark.parametrize("damage", DAMAGE_CASES, ids=lambda damage: damage[1][0])
 async def test_damage_is_found_and_repaired_if_possible(
-    ada: Client, bob: Client, root: Client, damage: tuple[str, list[str], bool]
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, damage: tuple[str, list[str], bool]
 ) -> None:
     statement, expected, fixed = damage
     for client in (ada, bob):
-        await receive(client, "one")
-        await receive(client, "two")
+        await deliver_to(client, "one")
+        await deliver_to(client, "two")
     assert await repair(root) == {"repaired": [], "task": None, "errors": []}
-    await execute_sql(ada.world, statement.format(user=ada.user.id))
+    await execute_sql(ada.environment, statement.format(user=ada.user.id))
     answer = await repair(root)
     assert (finding_subjects(answer), [repaired["fixed"] for repaired in answer["repaired"]]) == (
         expected,
@@ -81,20 +81,20 @@ async def test_damage_is_found_and_repaired_if_possible(
     if fixed:
         assert (repaired["mailbox"]["total"], repaired["mailbox"]["uidNext"]) == (2, 3)
         assert (await repair(root))["repaired"] == []
-        assert (await check_consistency(ada.world)).findings == []
+        assert (await check_consistency(ada.environment)).findings == []
     else:
         assert finding_subjects(await repair(root)) == expected
     assert (await repair(root, users={"usernames": ["bob"]}))["repaired"] == []
 
 
 async def test_lost_object_is_found_if_blobs_are_checked(
-    ada: Client, root: Client, tmp_path: Path
+    ada: GraphQLClient, root: GraphQLClient, tmp_path: Path
 ) -> None:
     boundary = "--b\r\nContent-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
     noise = base64.encodebytes(hashlib.shake_256(b"x").digest(600_000)).decode()
     body = f"{boundary}{noise}\r\n--b--"
     raw = raw_message("large", body=body, Content_Type="multipart/mixed; boundary=b")
-    await receive(ada, raw)
+    await deliver_to(ada, raw)
     (object_path,) = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
     object_path.unlink()
     assert (await repair(root, checkBlobs=False))["repaired"] == []
@@ -104,69 +104,78 @@ async def test_lost_object_is_found_if_blobs_are_checked(
 
 
 async def test_missing_reference_row_is_restored(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     body = "--b\r\nContent-Type: a/b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + "QUJD" * 1000
     raw = raw_message("x", body=f"{body}\r\n--b--", Content_Type="multipart/mixed; boundary=b")
-    await receive(ada, raw)
+    await deliver_to(ada, raw)
     sql = "DELETE FROM message_blobs WHERE blob_id NOT IN (SELECT blob_id FROM messages)"
-    before = await rows(world, "SELECT * FROM message_blobs ORDER BY blob_id")
-    await execute_sql(world, sql)
+    before = await rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id")
+    await execute_sql(environment, sql)
     (repaired,) = (await repair(root))["repaired"]
     assert (repaired["fixed"], len(repaired["findings"])) == (True, 1)
-    assert await rows(world, "SELECT * FROM message_blobs ORDER BY blob_id") == before
+    assert await rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id") == before
 
 
 async def test_repair_writes_event_and_validate_only_repairs_nothing(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    await receive(ada)
-    await execute_sql(ada.world, UPDATE_INBOX.format("total = 77").format(user=ada.user.id))
-    last = await reached(ada.world, ada.user.id)
+    await deliver_to(ada)
+    await execute_sql(ada.environment, UPDATE_INBOX.format("total = 77").format(user=ada.user.id))
+    last = await reached(ada.environment, ada.user.id)
     validated = await repair(root, options={"validateOnly": True})
     assert validated["errors"] == []
-    assert (await ada.box()).total == 77
+    assert (await ada.load_mailbox()).total == 77
     await repair(root)
-    mailbox_id = (await ada.box()).id
-    assert await journal(ada.world, ada.user.id, last) == [
+    mailbox_id = (await ada.load_mailbox()).id
+    assert await journal(ada.environment, ada.user.id, last) == [
         (ChangeKind.MAILBOX_UPDATED, [mailbox_id])
     ]
 
 
-async def test_repair_checks_only_mailboxes_matching_masks(ada: Client, root: Client) -> None:
+async def test_repair_checks_only_mailboxes_matching_masks(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     await create_mailboxes(ada, "A/B", "C")
-    await execute_sql(ada.world, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
+    await execute_sql(ada.environment, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
     assert (await repair(root, "A", "%/X"))["repaired"] == []
     (repaired,) = (await repair(root, "A/*"))["repaired"]
     assert (repaired["mailbox"]["path"], repaired["fixed"]) == ("A/B", True)
-    assert (await ada.box("C")).total == 77
+    assert (await ada.load_mailbox("C")).total == 77
     (error,) = (await repair(root, *["x"] * 21))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["masks"])
 
 
 async def test_repair_of_many_mailboxes_runs_as_task(
-    ada: Client, bob: Client, root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await append_unread_messages(ada, "Sent", "one")
     await append_unread_messages(bob, "Sent", "two")
     sql = "UPDATE mailboxes SET total = 77 WHERE path = 'Sent'"
-    await execute_sql(world, sql)
-    await execute_sql(world, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
+    await execute_sql(environment, sql)
+    await execute_sql(environment, "UPDATE messages SET digest = 'x' WHERE subject = 'two'")
     monkeypatch.setattr(mailbox_repair, "MAX_INLINE_MAILBOXES", 3)
     for users in ({"all": True}, {"usernames": ["ada", "bob"]}):
         task = (await repair(root, users=users))["task"]
         assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     sql = "SELECT state, done, result FROM tasks WHERE kind = 'MAILBOX_REPAIR' AND done > 0"
-    ((state, done_count, result),) = await rows(world, sql)  # the other task is still queued
+    ((state, done_count, result),) = await rows(environment, sql)  # the other task is still queued
     result = json.loads(result) if isinstance(result, str) else result
     assert (state, done_count, result["corrected"], result["left"]) == ("SUCCEEDED", 10, 2, 1)
-    assert ((await ada.box("Sent")).total, (await bob.box("Sent")).total) == (1, 1)
+    assert ((await ada.load_mailbox("Sent")).total, (await bob.load_mailbox("Sent")).total) == (
+        1,
+        1,
+    )
 
 
-async def test_repair_is_forbidden_for_users(ada: Client, bob: Client) -> None:
+async def test_repair_is_forbidden_for_users(ada: GraphQLClient, bob: GraphQLClient) -> None:
     document = """mutation ($input: MailboxRepairInput!) {
         mailboxRepair(input: $input) { errors { code } } }"""
     users = {"ids": [global_ids.encode("User", bob.user.id)]}
-    answer = await ada.raw(document, input={"users": users, "mailboxMasks": ["*"]})
+    answer = await ada.execute(document, input={"users": users, "mailboxMasks": ["*"]})
     assert "FORBIDDEN" in json.dumps(answer)

@@ -10,8 +10,15 @@ from models.events.journal import ChangeKind
 from models.mailboxes.shares import MailboxShare, ShareRight, decode_rights, encode_rights
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.roles import Role
-from tests.conftest import Client, make_client
-from tests.support.accounts.shared_mailboxes import READ, box_id, keys, mutate, share, team
+from tests.conftest import GraphQLClient, make_client
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    list_message_ids,
+    mailbox_global_id,
+    run_mailbox_mutation,
+    share_mailbox,
+)
 from tests.support.accounts.user_operations import PASSWORD
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import examine, journal, rows
@@ -58,9 +65,9 @@ LIST_STATEMENT_COUNT = 11  # for a list with all nested fields, of any length
 OWN_MAILBOXES = [{"path": path} for path in ("INBOX", "Drafts", "Junk", "Sent", "Trash")]
 
 
-async def query_as_viewer(owner: Client, viewer: Client) -> Any:
+async def query_as_viewer(owner: GraphQLClient, viewer: GraphQLClient) -> Any:
     """Run every query that leads to the first message of the owner's mailbox, as the viewer."""
-    (message,) = await keys(owner, "Team")
+    (message,) = await list_message_ids(owner, "Team")
     document = "query ($m: ID!) { message(by: {id: $m}) { thread { id } mailbox { id } } }"
     location = (await owner(document, m=message))["message"]
     variables = {"box": location["mailbox"]["id"], "thread": location["thread"]["id"]}
@@ -70,17 +77,19 @@ async def query_as_viewer(owner: Client, viewer: Client) -> Any:
     return results, user["sharedMailboxes"]
 
 
-async def test_stranger_finds_nothing_by_any_query(ada: Client, bob: Client) -> None:
-    await team(ada, "Plan")
+async def test_stranger_finds_nothing_by_any_query(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await create_team_mailbox(ada, "Plan")
     assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
-    eve = await make_client(ada.world, ada.http, "eve")
-    await share(ada, eve, *READ)
+    eve = await make_client(ada.environment, ada.http, "eve")
+    await share_mailbox(ada, eve, *READ_RIGHTS)
     assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
 
 
-async def test_lookup_right_shows_mailbox_without_messages(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada, "Plan")
-    assert await share(ada, bob, "LOOKUP") == []
+async def test_lookup_right_shows_mailbox_without_messages(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada, "Plan")
+    assert await share_mailbox(ada, bob, "LOOKUP") == []
     results, shared = await query_as_viewer(ada, bob)
     assert shared == {"totalCount": 1, "nodes": [{"id": mailbox_id}]}
     assert results == {**NOTHING_VISIBLE, "mailbox": {"id": mailbox_id}, "node": {"id": mailbox_id}}
@@ -89,15 +98,17 @@ async def test_lookup_right_shows_mailbox_without_messages(ada: Client, bob: Cli
     assert inside["messages"] == {"totalCount": 0, "nodes": []}
 
 
-async def test_read_right_shows_only_the_shared_mailbox(ada: Client, bob: Client) -> None:
+async def test_read_right_shows_only_the_shared_mailbox(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     await create_mailboxes(ada, "Team/Secret")
     await append_unread_messages(ada, "Team", "Plan")
     await append_unread_messages(ada, "Team/Secret", "Re: Plan")
     await append_unread_messages(ada, "INBOX", "Plan elsewhere")
-    mailbox_id = box_id((await ada.box("Team")).id)
-    await share(ada, bob, *READ)
+    mailbox_id = mailbox_global_id((await ada.load_mailbox("Team")).id)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     results, shared = await query_as_viewer(ada, bob)
-    (message,) = await keys(ada, "Team")
+    (message,) = await list_message_ids(ada, "Team")
     for query in ("message", "uid", "again"):
         assert results[query] == {"id": message}
     assert results["thread"] == results["whole"] != None  # noqa: E711 - both exist
@@ -139,53 +150,62 @@ async def test_read_right_shows_only_the_shared_mailbox(ada: Client, bob: Client
     }
 
 
-async def test_thread_subject_is_taken_from_shared_messages(ada: Client, bob: Client) -> None:
+async def test_thread_subject_is_taken_from_shared_messages(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     await append_unread_messages(ada, "INBOX", "Plan")
-    mailbox_id = await team(ada)
+    mailbox_id = await create_team_mailbox(ada)
     reply = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "Team"}}
     await append_unread_messages(ada, "INBOX", "Re: Plan")
-    move = await mutate(
+    move = await run_mailbox_mutation(
         ada, "messageMove", "movedCount", select={"filter": {"subject": "Re: Plan"}}, to=reply["to"]
     )
     assert move["movedCount"] == 1
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     (node,) = (await bob(MAILBOX_QUERY, box=mailbox_id, text="Plan"))["mailbox"]["messages"][
         "nodes"
     ]
     assert (node["thread"]["subject"], node["thread"]["messageCount"]) == ("Re: Plan", 1)
 
 
-async def test_revoked_share_takes_effect_with_next_request(ada: Client, bob: Client) -> None:
-    await team(ada, "Plan")
-    await share(ada, bob, *ShareRight)
+async def test_revoked_share_takes_effect_with_next_request(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Plan")
+    await share_mailbox(ada, bob, *ShareRight)
     assert (await query_as_viewer(ada, bob))[0]["message"]
-    assert await share(ada, bob) == []
+    assert await share_mailbox(ada, bob) == []
     assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
     assert (await ada('{ mailbox(by: {path: "Team"}) { acl { rights } } }'))["mailbox"] == {
         "acl": []
     }
 
 
-async def test_download_of_shared_message_needs_read_right(ada: Client, bob: Client) -> None:
-    await team(ada, "Plan")
-    (message,) = await keys(ada, "Team")
+async def test_download_of_shared_message_needs_read_right(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Plan")
+    (message,) = await list_message_ids(ada, "Team")
     path = f"/rest/messages/{message}/message.eml"
     assert (await bob.http.get(path, headers=bob.headers)).status_code == 404
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     assert b"Subject: Plan" in (await bob.http.get(path, headers=bob.headers)).content
     document = "query ($m: ID!) { message(by: {id: $m}) { sourceUrl } }"
     url = (await bob(document, m=message))["message"]["sourceUrl"]
     assert f"user={bob.user.id}&" in url
     assert b"Subject: Plan" in (await bob.http.get(url)).content
-    await share(ada, bob, "LOOKUP")
+    await share_mailbox(ada, bob, "LOOKUP")
     assert (await bob.http.get(url)).status_code == 404
     assert (await bob.http.get(path, headers=bob.headers)).status_code == 404
 
 
-async def test_grantee_sees_only_own_rights(ada: Client, bob: Client) -> None:
-    mailbox_id, eve = await team(ada, "Plan"), await make_client(ada.world, ada.http, "eve")
-    await share(ada, bob, "READ", "INSERT")
-    await share(ada, eve, "LOOKUP", "ADMIN")
+async def test_grantee_sees_only_own_rights(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    mailbox_id, eve = (
+        await create_team_mailbox(ada, "Plan"),
+        await make_client(ada.environment, ada.http, "eve"),
+    )
+    await share_mailbox(ada, bob, "READ", "INSERT")
+    await share_mailbox(ada, eve, "LOOKUP", "ADMIN")
     document = "query ($b: ID!) { mailbox(by: {id: $b}) { myRights acl { grantee { username } } } }"
     all_entries = [{"grantee": {"username": name}} for name in ("bob", "eve")]
     assert (await ada(document, b=mailbox_id))["mailbox"]["acl"] == all_entries
@@ -196,32 +216,35 @@ async def test_grantee_sees_only_own_rights(ada: Client, bob: Client) -> None:
     assert owner_rights == [right.value for right in ShareRight]
 
 
-async def test_rights_needed_to_share_a_mailbox(ada: Client, bob: Client) -> None:
-    mailbox_id, eve = await team(ada), await make_client(ada.world, ada.http, "eve")
-    assert await share(bob, eve, *READ, id=mailbox_id) == ["NOT_FOUND"]
-    assert await share(ada, "nobody", *READ) == ["NOT_FOUND"]
-    assert await share(ada, ada, *READ) == ["VALIDATION"]
-    await share(ada, bob, "READ", "WRITE")
-    assert await share(bob, eve, *READ, id=mailbox_id) == ["FORBIDDEN"]
-    await share(ada, bob, "READ", "ADMIN")
-    assert await share(bob, eve, "READ", "ADMIN", id=mailbox_id) == []
-    assert await share(bob, eve, "READ", "WRITE", id=mailbox_id) == ["FORBIDDEN"]
-    assert await share(bob, bob, *ShareRight, id=mailbox_id) == ["FORBIDDEN"]
-    assert await share(bob, ada, *READ, id=mailbox_id) == ["VALIDATION"]
-    assert await share(eve, bob, "LOOKUP", id=mailbox_id) == []
-    assert await share(bob, eve, id=mailbox_id) == ["FORBIDDEN"]
-    assert await share(bob, bob, id=mailbox_id) == []  # bob gives up his share
+async def test_rights_needed_to_share_a_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    mailbox_id, eve = (
+        await create_team_mailbox(ada),
+        await make_client(ada.environment, ada.http, "eve"),
+    )
+    assert await share_mailbox(bob, eve, *READ_RIGHTS, id=mailbox_id) == ["NOT_FOUND"]
+    assert await share_mailbox(ada, "nobody", *READ_RIGHTS) == ["NOT_FOUND"]
+    assert await share_mailbox(ada, ada, *READ_RIGHTS) == ["VALIDATION"]
+    await share_mailbox(ada, bob, "READ", "WRITE")
+    assert await share_mailbox(bob, eve, *READ_RIGHTS, id=mailbox_id) == ["FORBIDDEN"]
+    await share_mailbox(ada, bob, "READ", "ADMIN")
+    assert await share_mailbox(bob, eve, "READ", "ADMIN", id=mailbox_id) == []
+    assert await share_mailbox(bob, eve, "READ", "WRITE", id=mailbox_id) == ["FORBIDDEN"]
+    assert await share_mailbox(bob, bob, *ShareRight, id=mailbox_id) == ["FORBIDDEN"]
+    assert await share_mailbox(bob, ada, *READ_RIGHTS, id=mailbox_id) == ["VALIDATION"]
+    assert await share_mailbox(eve, bob, "LOOKUP", id=mailbox_id) == []
+    assert await share_mailbox(bob, eve, id=mailbox_id) == ["FORBIDDEN"]
+    assert await share_mailbox(bob, bob, id=mailbox_id) == []  # bob gives up his share
     assert (await bob("{ viewer { user { sharedMailboxes { totalCount } } } }"))["viewer"] == {
         "user": {"sharedMailboxes": {"totalCount": 0}}
     }
-    assert await share(bob, bob, id=mailbox_id) == ["NOT_FOUND"]
+    assert await share_mailbox(bob, bob, id=mailbox_id) == ["NOT_FOUND"]
 
 
 async def test_share_across_domains_needs_setting(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await team(ada)
-    created = await mutate(
+    await create_team_mailbox(ada)
+    created = await run_mailbox_mutation(
         root,
         "userCreate",
         "user { id }",
@@ -235,88 +258,102 @@ async def test_share_across_domains_needs_setting(
         {"address": "no@away.example"},
         {"id": str(global_ids.encode("User", 7))},
     ):
-        arguments: dict[str, Any] = {"mailbox": {"path": "Team"}, "user": user, "rights": READ}
-        answer = await mutate(ada, "mailboxShareSet", **arguments)
+        arguments: dict[str, Any] = {
+            "mailbox": {"path": "Team"},
+            "user": user,
+            "rights": READ_RIGHTS,
+        }
+        answer = await run_mailbox_mutation(ada, "mailboxShareSet", **arguments)
         errors = [(error["code"], error["path"]) for error in answer["errors"]]
         assert errors == [("NOT_FOUND", ["user"])], user
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, share_across_domains=True), world.options_position)
+    environment.use_options_unless_outdated(
+        CommittedOptions(
+            replace(environment.options, share_across_domains=True), environment.options_position
+        )
     )
     arguments["user"] = references[1]
-    assert (await mutate(ada, "mailboxShareSet", **arguments))["errors"] == []
+    assert (await run_mailbox_mutation(ada, "mailboxShareSet", **arguments))["errors"] == []
 
 
-async def test_share_changes_are_in_both_journals(ada: Client, bob: Client) -> None:
-    await team(ada)
-    mailbox_id = (await ada.box("Team")).id
+async def test_share_changes_are_in_both_journals(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await create_team_mailbox(ada)
+    mailbox_id = (await ada.load_mailbox("Team")).id
     entry_counts = {
-        client.user.id: len(await journal(ada.world, client.user.id)) for client in (ada, bob)
+        client.user.id: len(await journal(ada.environment, client.user.id)) for client in (ada, bob)
     }
-    for rights in (READ, READ, ["READ", "SEEN"], []):
-        await share(ada, bob, *rights)
+    for rights in (READ_RIGHTS, READ_RIGHTS, ["READ", "SEEN"], []):
+        await share_mailbox(ada, bob, *rights)
     kinds = [
-        kind for kind, _ in (await journal(ada.world, ada.user.id))[entry_counts[ada.user.id] :]
+        kind
+        for kind, _ in (await journal(ada.environment, ada.user.id))[entry_counts[ada.user.id] :]
     ]
     assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
-    assert (await journal(ada.world, bob.user.id))[entry_counts[bob.user.id] :] == [
+    assert (await journal(ada.environment, bob.user.id))[entry_counts[bob.user.id] :] == [
         (ChangeKind.MAILBOX_CREATED, [mailbox_id]),
         (ChangeKind.MAILBOX_UPDATED, [mailbox_id]),
         (ChangeKind.MAILBOX_DELETED, [mailbox_id]),
     ]
-    await examine(ada.world)
+    await examine(ada.environment)
 
 
 async def test_shares_are_deleted_with_mailbox_or_account(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    mailbox_id, eve = await team(ada, "Plan"), await make_client(ada.world, ada.http, "eve")
-    await share(ada, bob, *READ)
-    await share(ada, eve, *READ)
-    await share(bob, ada, *READ, path="INBOX")
+    mailbox_id, eve = (
+        await create_team_mailbox(ada, "Plan"),
+        await make_client(ada.environment, ada.http, "eve"),
+    )
+    await share_mailbox(ada, bob, *READ_RIGHTS)
+    await share_mailbox(ada, eve, *READ_RIGHTS)
+    await share_mailbox(bob, ada, *READ_RIGHTS, path="INBOX")
     user_selection = {"users": {"usernames": ["eve"]}}
-    assert (await mutate(root, "userDelete", "deletedIds", **user_selection))["errors"] == []
-    assert await share(bob, eve, *READ, path="INBOX") == ["NOT_FOUND"]
+    assert (await run_mailbox_mutation(root, "userDelete", "deletedIds", **user_selection))[
+        "errors"
+    ] == []
+    assert await share_mailbox(bob, eve, *READ_RIGHTS, path="INBOX") == ["NOT_FOUND"]
     table = MailboxShare.__tablename__
     query = f"SELECT user_id FROM {table} ORDER BY user_id"  # noqa: S608 - own table name
-    assert len(await rows(ada.world, query)) == 2
-    await mutate(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Team"}])
-    kind, mailbox_ids = (await journal(ada.world, bob.user.id))[-1]
-    assert (kind, box_id(mailbox_ids[0])) == (ChangeKind.MAILBOX_DELETED, mailbox_id)
+    assert len(await rows(ada.environment, query)) == 2
+    await run_mailbox_mutation(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Team"}])
+    kind, mailbox_ids = (await journal(ada.environment, bob.user.id))[-1]
+    assert (kind, mailbox_global_id(mailbox_ids[0])) == (ChangeKind.MAILBOX_DELETED, mailbox_id)
     user_selection = {"users": {"usernames": ["bob"]}}
-    assert (await mutate(root, "userDelete", "deletedIds", **user_selection))["errors"] == []
-    assert await rows(ada.world, query) == []
-    assert (await journal(ada.world, ada.user.id))[-1][0] is ChangeKind.MAILBOX_DELETED
+    assert (await run_mailbox_mutation(root, "userDelete", "deletedIds", **user_selection))[
+        "errors"
+    ] == []
+    assert await rows(ada.environment, query) == []
+    assert (await journal(ada.environment, ada.user.id))[-1][0] is ChangeKind.MAILBOX_DELETED
 
 
-async def test_admin_reads_only_the_shared_mailbox(ada: Client) -> None:
-    admin = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
-    mailbox_id = await team(ada, "Plan")
+async def test_admin_reads_only_the_shared_mailbox(ada: GraphQLClient) -> None:
+    admin = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
+    mailbox_id = await create_team_mailbox(ada, "Plan")
     await append_unread_messages(ada, "INBOX", "Private")
-    await share(ada, admin, *READ)
+    await share_mailbox(ada, admin, *READ_RIGHTS)
     document = """query ($b: ID!) { mailbox(by: {id: $b}) { messages { nodes {
       subject text sourceUrl thread { subject } } } } }"""
     (node,) = (await admin(document, b=mailbox_id))["mailbox"]["messages"]["nodes"]
     assert (node["subject"], node["thread"]["subject"]) == ("Plan", "Plan")
     assert b"Subject: Plan" in (await admin.http.get(node["sourceUrl"])).content
-    (message,) = await keys(ada, "INBOX")
+    (message,) = await list_message_ids(ada, "INBOX")
     for field in ("subject", "text", "sourceUrl"):
-        answer = await admin.raw(
+        answer = await admin.execute(
             f"query ($m: ID!) {{ message(by: {{id: $m}}) {{ {field} }} }}", m=message
         )
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN", field
     search_document = (
         '{ messages(users: {usernames: ["ada"]}, filter: {text: "Plan"}) { totalCount } }'
     )
-    assert (await admin.raw(search_document))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    assert (await admin.execute(search_document))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_shared_mailboxes_are_paged_by_owner(ada: Client, bob: Client) -> None:
-    eve = await make_client(ada.world, ada.http, "eve")
+async def test_shared_mailboxes_are_paged_by_owner(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    eve = await make_client(ada.environment, ada.http, "eve")
     paths = [f"Team/{n}" for n in range(3)]
     for owner in (ada, eve):
         await create_mailboxes(owner, *paths)
         for path in paths:
-            await share(owner, bob, "LOOKUP", path=path)
+            await share_mailbox(owner, bob, "LOOKUP", path=path)
     document = """query ($after: String) { viewer { user {
       sharedMailboxes(first: 2, after: $after) {
       totalCount pageInfo { endCursor hasNextPage } nodes { path owner { username } } } } } }"""
@@ -333,13 +370,13 @@ async def test_shared_mailboxes_are_paged_by_owner(ada: Client, bob: Client) -> 
 
 @pytest.mark.parametrize("mailbox_count", [1, 20])
 async def test_shared_list_statement_count_is_independent_of_mailboxes(
-    ada: Client, bob: Client, statements: list[str], mailbox_count: int
+    ada: GraphQLClient, bob: GraphQLClient, statements: list[str], mailbox_count: int
 ) -> None:
     paths = [f"Team/{n}" for n in range(mailbox_count)]
     await create_mailboxes(ada, *paths)
     for path in paths:
         await append_unread_messages(ada, path, f"Plan {path}")
-        await share(ada, bob, *READ, path=path)
+        await share_mailbox(ada, bob, *READ_RIGHTS, path=path)
     document = """{ viewer { user { sharedMailboxes(first: 50) { totalCount nodes {
       path myRights owner { username } acl { grantee { username } user { username } rights }
       messages(first: 2) { totalCount nodes { subject thread { subject } } } } } } } }"""
@@ -352,17 +389,17 @@ async def test_shared_list_statement_count_is_independent_of_mailboxes(
 
 
 async def test_share_over_limit_of_grantees_or_owners_is_refused(
-    ada: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, bob: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.mailboxes.shares.MAX_GRANTEES", 1)
-    eve = await make_client(ada.world, ada.http, "eve")
-    await team(ada)
-    assert await share(ada, bob, *READ) == []
-    assert await share(ada, bob, "READ", "SEEN") == []
-    assert await share(ada, eve, *READ) == ["LIMIT_REACHED"]
+    eve = await make_client(ada.environment, ada.http, "eve")
+    await create_team_mailbox(ada)
+    assert await share_mailbox(ada, bob, *READ_RIGHTS) == []
+    assert await share_mailbox(ada, bob, "READ", "SEEN") == []
+    assert await share_mailbox(ada, eve, *READ_RIGHTS) == ["LIMIT_REACHED"]
     monkeypatch.setattr("resolvers.mailboxes.shares.MAX_OWNERS", 1)
-    assert await share(eve, bob, *READ, path="INBOX") == ["LIMIT_REACHED"]
-    assert await share(ada, bob, *READ, path="INBOX") == []
+    assert await share_mailbox(eve, bob, *READ_RIGHTS, path="INBOX") == ["LIMIT_REACHED"]
+    assert await share_mailbox(ada, bob, *READ_RIGHTS, path="INBOX") == []
 
 
 def test_rights_are_encoded_and_decoded() -> None:
@@ -372,12 +409,14 @@ def test_rights_are_encoded_and_decoded() -> None:
     assert decode_rights(encode_rights([ShareRight.POST, ShareRight.POST])) == {ShareRight.POST}
 
 
-async def test_private_annotations_are_hidden_from_grantee(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada)
+async def test_private_annotations_are_hidden_from_grantee(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada)
     for key in ("/private/comment", "/shared/comment"):
         arguments = {"mailbox": {"path": "Team"}, "key": key, "value": key}
-        await mutate(ada, "mailboxMetadataSet", "keys: entries { key }", **arguments)
-    await share(ada, bob, *ShareRight)
+        await run_mailbox_mutation(ada, "mailboxMetadataSet", "keys: entries { key }", **arguments)
+    await share_mailbox(ada, bob, *ShareRight)
     document = """query ($b: ID!) { mailbox(by: {id: $b}) { metadata(prependPrefix: true) { key }
       metadataEntry(key: "/private/comment") { value } } }"""
     expected = {"metadata": [{"key": "/shared/comment"}], "metadataEntry": None}

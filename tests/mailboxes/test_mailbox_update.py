@@ -18,7 +18,7 @@ from resolvers.mailboxes import update as mailbox_update
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
 from resolvers.mailboxes.update import MailboxUpdate
-from tests.conftest import Client, Clock, context, make_client, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.mailbox_operations import (
     DEFAULT_MAILBOXES,
@@ -32,17 +32,19 @@ from tests.support.operations.mailbox_operations import (
 )
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def update_by_path(client: Client, *paths: str, apply: bool = False, **patch: Any) -> Any:
+async def update_by_path(
+    client: GraphQLClient, *paths: str, apply: bool = False, **patch: Any
+) -> Any:
     selection = "mailboxes { path hidden subscribed retention specialUse } task { id kind total }"
     refs = [{"path": path} for path in paths]
     arguments: dict[str, Any] = {"mailboxes": refs, "set": patch, "applyRetention": apply}
     return await run_mailbox_mutation(client, "mailboxUpdate", selection, **arguments)
 
 
-async def load_subscriptions(client: Client) -> tuple[list[str], list[str]]:
+async def load_subscriptions(client: GraphQLClient) -> tuple[list[str], list[str]]:
     """Load the paths of subscribed mailboxes, and the subscribed paths without a mailbox."""
     document = "{ user { mailboxes(subscribed: true, showHidden: true) { path } subscribedPaths } }"
     user = (await client(document))["user"]
@@ -50,27 +52,27 @@ async def load_subscriptions(client: Client) -> tuple[list[str], list[str]]:
 
 
 async def test_rename_statement_count_is_independent_of_subtree(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements(path: str, new_path: str) -> int:
         del statements[:]
         await mailbox_rename.rename_mailbox(
-            context(ada), MailboxRename(MailboxSelector(path=path), new_path)
+            client_context(ada), MailboxRename(MailboxSelector(path=path), new_path)
         )
         return len(statements)
 
     await create_mailboxes(ada, "A/B", "C")
     expected = await count_statements("A", "X/A")
     await mailbox_loaders.create_mailboxes(
-        context(ada), NewMailboxes([f"C/{n}/D" for n in range(60)])
+        client_context(ada), NewMailboxes([f"C/{n}/D" for n in range(60)])
     )
     assert await count_statements("C", "Y/C") == expected
 
 
-async def test_subtree_moves_up_to_free_path(ada: Client, world: Environment) -> None:
+async def test_subtree_moves_up_to_free_path(ada: GraphQLClient, environment: Environment) -> None:
     await create_mailboxes(ada, "A/A/A/A", "A/A/B")
     sql = "UPDATE mailboxes SET path = 'Z' WHERE path = 'A'"  # an import can leave this state
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).exec_driver_sql(sql)
     answer = await rename_mailbox(ada, "A/A", "A")
     assert (answer["errors"], [mailbox["path"] for mailbox in answer["mailboxes"]]) == (
@@ -79,7 +81,7 @@ async def test_subtree_moves_up_to_free_path(ada: Client, world: Environment) ->
     )
 
 
-async def test_concurrent_renames_leave_a_consistent_tree(ada: Client) -> None:
+async def test_concurrent_renames_leave_a_consistent_tree(ada: GraphQLClient) -> None:
     for nth in range(3):
         await create_mailboxes(ada, f"A{nth}/B/C", f"X{nth}")
         answers = await asyncio.gather(
@@ -99,7 +101,7 @@ async def test_concurrent_renames_leave_a_consistent_tree(ada: Client) -> None:
             assert tree_paths == [f"X{nth}", f"X{nth}/A", f"X{nth}/A/B", f"X{nth}/A/B/C"]
 
 
-async def test_subscriptions_follow_rename_by_default(ada: Client) -> None:
+async def test_subscriptions_follow_rename_by_default(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A/B", "A/C")
     await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["A/C"])
     await run_mailbox_mutation(ada, "mailboxSubscribe", paths=["A/Gone", "X/C"])
@@ -120,22 +122,26 @@ async def test_subscriptions_follow_rename_by_default(ada: Client) -> None:
     assert (await load_subscriptions(ada))[0] == [*DEFAULT_MAILBOXES, "X", "X/B", "X/C"]
 
 
-async def test_path_is_subscribed_before_its_mailbox_exists(ada: Client, bob: Client) -> None:
-    last = await reached(ada.world, ada.user.id)
+async def test_path_is_subscribed_before_its_mailbox_exists(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    last = await reached(ada.environment, ada.user.id)
     answer = await run_mailbox_mutation(
         ada, "mailboxSubscribe", paths=["Later/On", "/inbox/", "Sent"]
     )
     assert [mailbox["path"] for mailbox in answer["mailboxes"]] == ["INBOX", "Sent"]
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["Later/On"])
     assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
-    assert await journal(ada.world, ada.user.id, last) == [(ChangeKind.USER_CHANGED, [ada.user.id])]
+    assert await journal(ada.environment, ada.user.id, last) == [
+        (ChangeKind.USER_CHANGED, [ada.user.id])
+    ]
     await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["Sent", "Nowhere"])
     mailboxes, _ = await create_mailboxes(ada, "Later/On", subscribe=False)
     assert mailboxes[0]["subscribed"] is True
     assert (await load_subscriptions(ada))[1] == []
 
 
-async def test_mailbox_delete_can_keep_subscription(ada: Client) -> None:
+async def test_mailbox_delete_can_keep_subscription(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A", "B")
     await delete_mailboxes(ada, "A")
     await delete_mailboxes(ada, "B", unsubscribe=False)
@@ -147,13 +153,13 @@ async def test_mailbox_delete_can_keep_subscription(ada: Client) -> None:
 @pytest.mark.parametrize(
     "paths", [[], ["A//B"], ["x" * 513], ["A", "Tr\N{CYRILLIC SMALL LETTER A}sh"]]
 )
-async def test_invalid_path_is_not_subscribed(ada: Client, paths: list[str]) -> None:
+async def test_invalid_path_is_not_subscribed(ada: GraphQLClient, paths: list[str]) -> None:
     (error,) = (await run_mailbox_mutation(ada, "mailboxSubscribe", paths=paths))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["paths"])
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
 
 
-async def test_subscriptions_over_limit_are_refused(ada: Client) -> None:
+async def test_subscriptions_over_limit_are_refused(ada: GraphQLClient) -> None:
     ctx, subscription_paths = (
         context_with_options(ada, max_mailboxes=10),
         [f"A{n}" for n in range(11)],
@@ -165,35 +171,35 @@ async def test_subscriptions_over_limit_are_refused(ada: Client) -> None:
     assert len((await load_subscriptions(ada))[1]) == 10
 
 
-async def test_mailbox_update_is_all_or_none(ada: Client) -> None:
+async def test_mailbox_update_is_all_or_none(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A", "B")
-    last = await reached(ada.world, ada.user.id)
+    last = await reached(ada.environment, ada.user.id)
     answer = await update_by_path(
         ada, "A", "B", "A", hidden=True, retention="P7D", subscribed=False
     )
     changed = {"hidden": True, "retention": "P7D", "subscribed": False, "specialUse": None}
     assert answer["mailboxes"] == [{"path": path, **changed} for path in ("A", "B")]
-    ((kind, ids),) = await journal(ada.world, ada.user.id, last)
+    ((kind, ids),) = await journal(ada.environment, ada.user.id, last)
     assert (kind, len(ids)) == (ChangeKind.MAILBOX_UPDATED, 2)
-    last = await reached(ada.world, ada.user.id)
+    last = await reached(ada.environment, ada.user.id)
     assert (await update_by_path(ada, "A", hidden=True))["errors"] == []
-    assert await reached(ada.world, ada.user.id) == last
+    assert await reached(ada.environment, ada.user.id) == last
     (error,) = (await update_by_path(ada, "A", "Nowhere", hidden=False))["errors"]
     assert (error["code"], error["index"]) == ("NOT_FOUND", 1)
     assert "A" not in await list_mailbox_paths(ada)
 
 
-async def test_special_use_moves_to_another_mailbox(ada: Client) -> None:
+async def test_special_use_moves_to_another_mailbox(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A", "B")
     for path in ("A", "B"):
         answer = await update_by_path(ada, path, specialUse="ARCHIVE")
         assert [mailbox["specialUse"] for mailbox in answer["mailboxes"]] == ["ARCHIVE"]
-    assert (await ada.box("A")).special_use is None
-    last = await reached(ada.world, ada.user.id)
+    assert (await ada.load_mailbox("A")).special_use is None
+    last = await reached(ada.environment, ada.user.id)
     assert (await update_by_path(ada, "B", specialUse=None))["errors"] == []
     assert (await update_by_path(ada, "A", specialUse="SENT"))["errors"] == []
-    assert (await ada.box("Sent")).special_use is None
-    id_counts = [len(ids) for _, ids in await journal(ada.world, ada.user.id, last)]
+    assert (await ada.load_mailbox("Sent")).special_use is None
+    id_counts = [len(ids) for _, ids in await journal(ada.environment, ada.user.id, last)]
     assert id_counts == [1, 2]
 
 
@@ -213,48 +219,50 @@ async def test_special_use_moves_to_another_mailbox(ada: Client) -> None:
     ],
 )  # fmt: skip
 async def test_forbidden_mailbox_update_is_refused(
-    ada: Client, paths: list[str], patch: dict[str, Any], code: str, path: list[str]
+    ada: GraphQLClient, paths: list[str], patch: dict[str, Any], code: str, path: list[str]
 ) -> None:
     await create_mailboxes(ada, "A")
-    before = await rows(ada.world, "SELECT * FROM mailboxes ORDER BY id")
+    before = await rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id")
     (error,) = (await update_by_path(ada, *paths, **patch))["errors"]
     assert (error["code"], error["path"]) == (code, path)
-    assert await rows(ada.world, "SELECT * FROM mailboxes ORDER BY id") == before
+    assert await rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id") == before
 
 
-async def load_expiry_times(world: Environment) -> list[Any]:
+async def load_expiry_times(environment: Environment) -> list[Any]:
     return [
         expires_at
-        for (expires_at,) in await rows(world, "SELECT expires FROM messages ORDER BY id")
+        for (expires_at,) in await rows(environment, "SELECT expires FROM messages ORDER BY id")
     ]
 
 
 async def test_retention_applies_to_new_messages_and_to_old_on_request(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await create_mailboxes(ada, "A")
     await append_unread_messages(ada, "A", "one", "two")
     clock.tick(days=1)
     await update_by_path(ada, "A", retention="P7D")
     await append_unread_messages(ada, "A", "three")
-    assert [bool(expires_at) for expires_at in await load_expiry_times(world)] == [
+    assert [bool(expires_at) for expires_at in await load_expiry_times(environment)] == [
         False,
         False,
         True,
     ]
-    last = await reached(world, ada.user.id)
+    last = await reached(environment, ada.user.id)
     assert (await update_by_path(ada, "A", retention="P7D", apply=True))["task"] is None
-    assert [str(expires_at)[:10] for expires_at in await load_expiry_times(world)] == [
+    assert [str(expires_at)[:10] for expires_at in await load_expiry_times(environment)] == [
         "2030-01-08",
         "2030-01-08",
         "2030-01-09",
     ]
-    assert [len(ids) for _, ids in await journal(world, ada.user.id, last)] == [2]
+    assert [len(ids) for _, ids in await journal(environment, ada.user.id, last)] == [2]
     await update_by_path(ada, "A", retention=None, apply=True)
-    assert await load_expiry_times(world) == [None] * 3
+    assert await load_expiry_times(environment) == [None] * 3
 
 
-async def test_task_applies_retention_to_many_messages(ada: Client, world: Environment) -> None:
+async def test_task_applies_retention_to_many_messages(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await create_mailboxes(ada, "A")
     await append_unread_messages(ada, "A", "one", "two", "three")
     request = MailboxUpdate(
@@ -262,29 +270,29 @@ async def test_task_applies_retention_to_many_messages(ada: Client, world: Envir
     )
     task = (await mailbox_update.update_mailboxes(context_with_options(ada, bulk=2), request)).task
     assert task is not None
-    assert (task.kind, task.total, await load_expiry_times(world)) == (
+    assert (task.kind, task.total, await load_expiry_times(environment)) == (
         "MAILBOX_RETENTION",
         3,
         [None] * 3,
     )
-    assert await tasks.run_next_task(world)
-    assert all(await load_expiry_times(world))
+    assert await tasks.run_next_task(environment)
+    assert all(await load_expiry_times(environment))
 
 
 async def test_many_messages_are_archived_with_deleted_mailbox(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_mailboxes(ada, "A")
     await append_unread_messages(ada, "A", *map(str, range(5)))
     assert (await delete_mailboxes(ada, "A"))["errors"] == []
     ((archived_count,),) = await rows(
-        world, "SELECT count(*) FROM messages WHERE archived_from = 'A'"
+        environment, "SELECT count(*) FROM messages WHERE archived_from = 'A'"
     )
     assert archived_count == 5
 
 
 async def test_admin_changes_mailboxes_of_several_users(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     users: dict[str, Any] = {"users": {"usernames": ["ada", "bob"]}}
     created = await run_mailbox_mutation(root, "mailboxCreate", paths=["Team/News"], **users)
@@ -320,7 +328,7 @@ async def test_admin_changes_mailboxes_of_several_users(
 
 
 async def test_mailbox_statement_count_is_independent_of_users(
-    ada: Client, root: Client, world: Environment, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     async def count_statements(domain: str, path: str) -> int:
         users: dict[str, Any] = {"users": {"domains": [domain]}}
@@ -340,7 +348,7 @@ async def test_mailbox_statement_count_is_independent_of_users(
         return len(statements)
 
     for n in range(12):
-        await make_client(world, ada.http, f"user{n}")
+        await make_client(environment, ada.http, f"user{n}")
     single_user = {"input": {"address": "zoe@alone.example", "passwordDisabled": True}}
     await root(
         "mutation ($input: UserCreateInput!) { userCreate(input: $input) { errors { code } } }",
@@ -362,11 +370,17 @@ async def test_mailbox_statement_count_is_independent_of_users(
     ],
 )
 async def test_mailbox_changes_by_admin_need_login_as(
-    ada: Client, bob: Client, world: Environment, name: str, arguments: dict[str, Any]
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    name: str,
+    arguments: dict[str, Any],
 ) -> None:
-    without_permission = await make_domain_admin(world, ada.http, "bare", [])
-    with_permission = await make_domain_admin(world, ada.http, "chief", [AdminPermission.LOGIN_AS])
-    admin = await make_client(world, ada.http, "boss", role=Role.ADMIN)
+    without_permission = await make_domain_admin(environment, ada.http, "bare", [])
+    with_permission = await make_domain_admin(
+        environment, ada.http, "chief", [AdminPermission.LOGIN_AS]
+    )
+    admin = await make_client(environment, ada.http, "boss", role=Role.ADMIN)
     users: dict[str, Any] = {"users": {"usernames": ["ada"]}}
     for client, code in ((bob, "NOT_FOUND"), (without_permission, "FORBIDDEN")):
         (error,) = (
@@ -387,7 +401,7 @@ async def test_mailbox_changes_by_admin_need_login_as(
 
 
 async def test_mailbox_of_user_is_updated_by_manager_only(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     await create_mailboxes(ada, "A")
     arguments: dict[str, Any] = {"user": {"username": "ada"}, "mailboxes": [{"path": "A"}]}
@@ -399,9 +413,9 @@ async def test_mailbox_of_user_is_updated_by_manager_only(
     assert "A" not in await list_mailbox_paths(ada)
 
 
-async def test_messages_arrive_during_rename(ada: Client) -> None:
+async def test_messages_arrive_during_rename(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A/B")
     await asyncio.gather(
-        *(receive(ada, f"letter {n}") for n in range(3)), rename_mailbox(ada, "A", "C")
+        *(deliver_to(ada, f"letter {n}") for n in range(3)), rename_mailbox(ada, "A", "C")
     )
-    assert (await ada.box()).total == 3
+    assert (await ada.load_mailbox()).total == 3

@@ -13,11 +13,11 @@ from models.events.journal import Change
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.operations.bulk_operations import take_back
 from tests.support.operations.send_operations import send_with_undo_window
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 LATER = "2031-01-01T00:00:00Z"
 MESSAGES_QUERY = """{ viewer { user { messages(first: 50) { nodes { id draft seen
   mailbox { specialUse path } } } } } }"""
@@ -25,7 +25,7 @@ FILTERED = """query ($states: [SubmissionState!]) { messages(filter: {submission
   nodes { id } } }"""
 
 
-async def load_placements(client: Client) -> dict[str, tuple[str, bool]]:
+async def load_placements(client: GraphQLClient) -> dict[str, tuple[str, bool]]:
     """Load the special use of the mailbox and the draft flag of each message."""
     answer = await client(MESSAGES_QUERY)
     nodes = answer["viewer"]["user"]["messages"]["nodes"]
@@ -34,47 +34,49 @@ async def load_placements(client: Client) -> dict[str, tuple[str, bool]]:
     }
 
 
-async def load_submission_states(world: Environment) -> list[SubmissionState]:
+async def load_submission_states(environment: Environment) -> list[SubmissionState]:
     query = select(col(Submission.state)).order_by(col(Submission.id))
-    return [row.state for row in await world.database.read(query)]
+    return [row.state for row in await environment.database.read(query)]
 
 
 @pytest.mark.parametrize("send_options", [{"window": "PT30S"}, {"later": LATER}])
 async def test_held_message_moves_to_sent_when_queued(
-    ada: Client, world: Environment, clock: Clock, send_options: dict[str, str]
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, send_options: dict[str, str]
 ) -> None:
     sent = await send_with_undo_window(ada, **send_options)
     message_id = sent["message"]["id"]
     assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
-    claimed_before = await recipient_leases.claim_due_jobs(world, QueueLimits())
+    claimed_before = await recipient_leases.claim_due_jobs(environment, QueueLimits())
     assert claimed_before.recipient_count == 0
     assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
     clock.tick(days=400)
-    claimed = await recipient_leases.claim_due_jobs(world, QueueLimits())
+    claimed = await recipient_leases.claim_due_jobs(environment, QueueLimits())
     assert claimed.recipient_count == 1
     assert await load_placements(ada) == {message_id: ("SENT", False)}
-    claimed_again = await recipient_leases.claim_due_jobs(world, QueueLimits())
+    claimed_again = await recipient_leases.claim_due_jobs(environment, QueueLimits())
     assert claimed_again.recipient_count == 0
 
 
 async def test_move_to_sent_writes_change_event(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await send_with_undo_window(ada, window="PT5S")
     clock.tick(seconds=6)
-    await recipient_leases.claim_due_jobs(world, QueueLimits())
+    await recipient_leases.claim_due_jobs(environment, QueueLimits())
     query = select(col(Change.kind)).where(col(Change.stream_id) == ada.user.id)
-    rows = await world.database.read(query.order_by(col(Change.last)))
+    rows = await environment.database.read(query.order_by(col(Change.last)))
     kinds = [row.kind.value for row in rows]
     assert kinds[-2:] == ["SUBMISSION_CHANGED", "MESSAGE_MOVED"]
 
 
-async def test_message_sent_at_once_is_in_sent(ada: Client) -> None:
+async def test_message_sent_at_once_is_in_sent(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada)
     assert await load_placements(ada) == {sent["message"]["id"]: ("SENT", False)}
 
 
-async def test_cancelled_and_undone_messages_become_drafts(ada: Client, world: Environment) -> None:
+async def test_cancelled_and_undone_messages_become_drafts(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     cancelled, undone = (
         await send_with_undo_window(ada, later=LATER),
         await send_with_undo_window(ada, window="PT30S"),
@@ -82,7 +84,7 @@ async def test_cancelled_and_undone_messages_become_drafts(ada: Client, world: E
     await cancel_submission(ada, cancelled)
     assert (await take_back(ada, undone))["errors"] == []
     assert set((await load_placements(ada)).values()) == {("DRAFTS", True)}
-    assert await load_submission_states(world) == [SubmissionState.CANCELLED] * 2
+    assert await load_submission_states(environment) == [SubmissionState.CANCELLED] * 2
     resubmitted = await ada(
         """mutation ($key: ID!) { messageSubmit(input: {message: {id: $key}}) {
           submission { state } errors { code message } } }""",
@@ -92,13 +94,13 @@ async def test_cancelled_and_undone_messages_become_drafts(ada: Client, world: E
     assert (await load_placements(ada))[cancelled["message"]["id"]] == ("SENT", False)
 
 
-async def test_cancelled_queued_message_becomes_draft(ada: Client) -> None:
+async def test_cancelled_queued_message_becomes_draft(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada)
     await cancel_submission(ada, sent)
     assert await load_placements(ada) == {sent["message"]["id"]: ("DRAFTS", True)}
 
 
-async def cancel_submission(client: Client, sent: Any) -> None:
+async def cancel_submission(client: GraphQLClient, sent: Any) -> None:
     document = """mutation ($ids: [ID!]!) { submissionCancel(input: {ids: $ids}) {
       errors { code } } }"""
     answer = await client(document, ids=[sent["submission"]["id"]])
@@ -107,7 +109,7 @@ async def cancel_submission(client: Client, sent: Any) -> None:
 
 @pytest.mark.parametrize("permanent", [True, False])
 async def test_deleted_scheduled_message_is_not_sent(
-    ada: Client, world: Environment, clock: Clock, permanent: bool
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, permanent: bool
 ) -> None:
     sent = await send_with_undo_window(ada, later=LATER)
     await ada(
@@ -118,33 +120,33 @@ async def test_deleted_scheduled_message_is_not_sent(
         permanent=permanent,
     )
     clock.tick(days=400)
-    assert (await recipient_leases.claim_due_jobs(world, QueueLimits())).recipient_count == 0
-    assert await load_submission_states(world) == [SubmissionState.CANCELLED]
-    queue_entries = await world.database.read(select(col(QueueEntry.state)))
+    assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 0
+    assert await load_submission_states(environment) == [SubmissionState.CANCELLED]
+    queue_entries = await environment.database.read(select(col(QueueEntry.state)))
     assert [row.state for row in queue_entries] == [DeliveryState.CANCELLED]
 
 
 async def test_reschedule_moves_copy_to_scheduled_and_back(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     sent = await send_with_undo_window(ada)
     message_id = sent["message"]["id"]
     await reschedule_submission(ada, sent, LATER)
     assert await load_placements(ada) == {message_id: ("SCHEDULED", False)}
-    assert (await recipient_leases.claim_due_jobs(world, QueueLimits())).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 0
     await reschedule_submission(ada, sent, (clock() + timedelta(0)).isoformat())
     assert await load_placements(ada) == {message_id: ("SENT", False)}
-    assert (await recipient_leases.claim_due_jobs(world, QueueLimits())).recipient_count == 1
+    assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 1
 
 
-async def reschedule_submission(client: Client, sent: Any, send_time: str) -> None:
+async def reschedule_submission(client: GraphQLClient, sent: Any, send_time: str) -> None:
     document = """mutation ($ids: [ID!]!, $at: DateTime!) {
       submissionReschedule(input: {ids: $ids, sendTime: $at}) { errors { code message } } }"""
     answer = await client(document, ids=[sent["submission"]["id"]], at=send_time)
     assert answer["submissionReschedule"]["errors"] == []
 
 
-async def test_messages_are_filtered_by_submission_state(ada: Client) -> None:
+async def test_messages_are_filtered_by_submission_state(ada: GraphQLClient) -> None:
     scheduled, held_sent, queued = (
         await send_with_undo_window(ada, later=LATER),
         await send_with_undo_window(ada, window="PT30S"),
@@ -167,7 +169,7 @@ SAVED_SEARCH_SET = """mutation ($input: SavedSearchSetInput!) { savedSearchSet(i
   savedSearches { query messages { nodes { id } } } errors { code path } } }"""
 
 
-async def save_search(client: Client, **fields: Any) -> tuple[str, set[str]]:
+async def save_search(client: GraphQLClient, **fields: Any) -> tuple[str, set[str]]:
     """Save a search. Return its query text and the IDs of the messages that it finds."""
     answer = (await client(SAVED_SEARCH_SET, input={"name": "Mine", **fields}))["savedSearchSet"]
     assert answer["errors"] == []
@@ -175,7 +177,7 @@ async def save_search(client: Client, **fields: Any) -> tuple[str, set[str]]:
     return saved_search["query"], {message["id"] for message in saved_search["messages"]["nodes"]}
 
 
-async def test_saved_search_filters_by_submission_state(ada: Client) -> None:
+async def test_saved_search_filters_by_submission_state(ada: GraphQLClient) -> None:
     scheduled_id = (await send_with_undo_window(ada, later=LATER))["message"]["id"]
     queued_id = (await send_with_undo_window(ada))["message"]["id"]
     for text, expected in (

@@ -12,8 +12,14 @@ from graph.types.scalars import SCALARS, Cursor
 from models.events.journal import ChangeKind, JournalEvent, StreamPositions
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import EventBatch, FollowRequest, ResyncReason
-from tests.conftest import Client, context, make_client, receive
-from tests.support.accounts.shared_mailboxes import READ, keys, mutate, share, team
+from tests.conftest import GraphQLClient, client_context, deliver_to, make_client
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    list_message_ids,
+    run_mailbox_mutation,
+    share_mailbox,
+)
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.servers.live_server import NESTED, house, until
 
@@ -25,9 +31,9 @@ class ChangeFollower:
     """Follows the changes that a client sees through the resolver, batch by batch."""
 
     def __init__(
-        self, client: Client, since: StreamPositions | None = None, **options: Any
+        self, client: GraphQLClient, since: StreamPositions | None = None, **options: Any
     ) -> None:
-        self.ctx = context(client)
+        self.ctx = client_context(client)
         self.stream = stream_reader.follow_changes(
             self.ctx, FollowRequest(since, min_interval=NO_INTERVAL, **options)
         )
@@ -61,47 +67,49 @@ def kinds_and_locations(events: Sequence[JournalEvent]) -> list[tuple[ChangeKind
     return [(event.kind, set(LOCATION_FACTS) & event.facts.keys()) for event in events]
 
 
-async def current_positions(client: Client) -> StreamPositions:
-    return await stream_reader.load_last_stream_positions(context(client))
+async def current_positions(client: GraphQLClient) -> StreamPositions:
+    return await stream_reader.load_last_stream_positions(client_context(client))
 
 
-async def run_mutation(client: Client, name: str, **arguments: Any) -> None:
-    assert (await mutate(client, name, "journalCursor", **arguments))["errors"] == []
+async def run_mutation(client: GraphQLClient, name: str, **arguments: Any) -> None:
+    assert (await run_mailbox_mutation(client, name, "journalCursor", **arguments))["errors"] == []
 
 
-async def test_grantee_gets_events_of_shared_mailbox_only(ada: Client, bob: Client) -> None:
-    await team(ada, "Old")
-    await share(ada, bob, *READ)
+async def test_grantee_gets_events_of_shared_mailbox_only(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Old")
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     follower = await ChangeFollower(bob).start()
-    await receive(ada, "Private")
+    await deliver_to(ada, "Private")
     await create_mailboxes(ada, "Private")
     await append_unread_messages(ada, "Private", "Private too")
     assert await follower.is_silent()
     await append_unread_messages(ada, "Team", "New")
     (event,) = await follower.events(1)
     assert event.kind is ChangeKind.MESSAGE_ADDED
-    assert event.facts["mailbox"] == (await ada.box("Team")).id
+    assert event.facts["mailbox"] == (await ada.load_mailbox("Team")).id
     assert event.origin is None
-    await receive(bob, "Own")
+    await deliver_to(bob, "Own")
     (event,) = await follower.events(1)
     assert event.stream_id == bob.user.id
 
 
-async def test_share_and_its_end_send_events(ada: Client, bob: Client) -> None:
-    await team(ada, "Old")
+async def test_share_and_its_end_send_events(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await create_team_mailbox(ada, "Old")
     follower = await ChangeFollower(bob).start()
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     (event,) = await follower.events(1)
     assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_CREATED, bob.user.id)
     await append_unread_messages(ada, "Team", "New")
     assert kinds_and_locations(await follower.events(1)) == [
         (ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})
     ]
-    await share(ada, bob)
+    await share_mailbox(ada, bob)
     assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_DELETED, set())]
     await append_unread_messages(ada, "Team", "Unheard")
     assert await follower.is_silent()
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
     await append_unread_messages(ada, "Team", "Heard")
     (event,) = await follower.events(1)
@@ -109,27 +117,31 @@ async def test_share_and_its_end_send_events(ada: Client, bob: Client) -> None:
     assert event.facts["uid"] == 4
 
 
-async def test_rights_are_checked_when_batch_is_built(ada: Client, bob: Client) -> None:
-    await team(ada, "Old")
-    await share(ada, bob, *READ)
+async def test_rights_are_checked_when_batch_is_built(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Old")
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     since = await current_positions(bob)
     await append_unread_messages(ada, "Team", "New")
-    await share(ada, bob, "LOOKUP")
+    await share_mailbox(ada, bob, "LOOKUP")
     events = await ChangeFollower(bob, since).events(1)
     assert {event.kind for event in events} == {ChangeKind.MAILBOX_UPDATED}
     since = await current_positions(bob)
     await append_unread_messages(ada, "Team", "Newer")
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     await append_unread_messages(ada, "Team", "Newest")
     events = await ChangeFollower(bob, since).events(2)
     (event,) = (event for event in events if event.kind is ChangeKind.MESSAGE_ADDED)
     assert event.facts["uid"] == 4  # not the message that arrived while bob could not read
 
 
-async def test_cursor_before_share_gets_all_later_events(ada: Client, bob: Client) -> None:
+async def test_cursor_before_share_gets_all_later_events(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     since = await current_positions(bob)
-    await team(ada, "Before")
-    await share(ada, bob, *READ)
+    await create_team_mailbox(ada, "Before")
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     await append_unread_messages(ada, "Team", "After")
     follower = ChangeFollower(bob, since)
     kinds = {event.kind for event in await follower.events(2)}
@@ -138,24 +150,24 @@ async def test_cursor_before_share_gets_all_later_events(ada: Client, bob: Clien
 
 
 async def test_moves_out_of_and_into_share_are_delete_and_add_events(
-    ada: Client, bob: Client
+    ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    await team(ada, "One", "Two")
+    await create_team_mailbox(ada, "One", "Two")
     await create_mailboxes(ada, "Other")
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     follower = await ChangeFollower(bob).start()
-    message_id = (await keys(ada, "Team"))[0]
+    message_id = (await list_message_ids(ada, "Team"))[0]
     select = {"ids": [message_id]}
     await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
     deleted = await follower.events(1)
     assert kinds_and_locations(deleted) == [(ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})]
-    assert deleted[0].facts["mailbox"] == (await ada.box("Team")).id
+    assert deleted[0].facts["mailbox"] == (await ada.load_mailbox("Team")).id
     await run_mutation(ada, "messageUpdate", select=select, set={"flagged": True})
     await run_mutation(ada, "messageMove", select=select, to={"path": "Team"})
     added = await follower.events(1)
     assert kinds_and_locations(added) == [(ChangeKind.MESSAGE_ADDED, {"mailbox", "uid"})]
     assert added[0].facts["uid"] == 3
-    await share(ada, bob, *READ, path="Other")
+    await share_mailbox(ada, bob, *READ_RIGHTS, path="Other")
     assert kinds_and_locations(await follower.events(1)) == [(ChangeKind.MAILBOX_CREATED, set())]
     await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
     assert kinds_and_locations(await follower.events(1)) == [
@@ -170,9 +182,11 @@ async def test_moves_out_of_and_into_share_are_delete_and_add_events(
     assert (event.kind, event.stream_id) == (ChangeKind.MAILBOX_DELETED, bob.user.id)
 
 
-async def test_lookup_right_gets_mailbox_events_only(ada: Client, bob: Client) -> None:
-    await team(ada)
-    await share(ada, bob, "LOOKUP")
+async def test_lookup_right_gets_mailbox_events_only(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada)
+    await share_mailbox(ada, bob, "LOOKUP")
     follower = await ChangeFollower(bob).start()
     await append_unread_messages(ada, "Team", "New")
     assert await follower.is_silent()
@@ -181,11 +195,13 @@ async def test_lookup_right_gets_mailbox_events_only(ada: Client, bob: Client) -
     assert (event.kind, event.facts["path"]) == (ChangeKind.MAILBOX_RENAMED, "Crew")
 
 
-async def test_kind_and_mailbox_filters_apply_to_events_of_share(ada: Client, bob: Client) -> None:
-    await team(ada, "One")
+async def test_kind_and_mailbox_filters_apply_to_events_of_share(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "One")
     await create_mailboxes(ada, "Other")
-    await share(ada, bob, *READ)
-    mailbox_id = (await ada.box("Team")).id
+    await share_mailbox(ada, bob, *READ_RIGHTS)
+    mailbox_id = (await ada.load_mailbox("Team")).id
     since = await current_positions(bob)
     await run_mutation(
         ada, "messageMove", select={"mailbox": {"path": "Team"}}, to={"path": "Other"}
@@ -194,34 +210,38 @@ async def test_kind_and_mailbox_filters_apply_to_events_of_share(ada: Client, bo
     assert kinds_and_locations(await ChangeFollower(bob, since, **filters).events(1)) == [
         (ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})
     ]
-    other_mailbox_ids = {(await ada.box("Other")).id}
+    other_mailbox_ids = {(await ada.load_mailbox("Other")).id}
     assert await ChangeFollower(bob, since, mailbox_ids=other_mailbox_ids).is_silent()
 
 
-async def test_cursor_with_revoked_stream_stays_valid(ada: Client, bob: Client) -> None:
-    await team(ada)
-    await share(ada, bob, *READ)
+async def test_cursor_with_revoked_stream_stays_valid(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     since = await current_positions(bob)
     assert since.keys() == {ada.user.id, bob.user.id}
-    await share(ada, bob)
+    await share_mailbox(ada, bob)
     batch = await ChangeFollower(bob, since).next_batch()
     assert batch.position.keys() == {bob.user.id}
     assert batch.resync_reason is None
     future_cursor = {**since, ada.user.id: since[ada.user.id] + 99}
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     assert (
         await ChangeFollower(bob, future_cursor).next_batch()
     ).resync_reason is ResyncReason.CURSOR_UNKNOWN
 
 
-async def test_cursor_includes_streams_of_shared_owners(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada, "One")
-    await share(ada, bob, "READ", "SEEN")
+async def test_cursor_includes_streams_of_shared_owners(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada, "One")
+    await share_mailbox(ada, bob, "READ", "SEEN")
     parse_cursor: Any = SCALARS[Cursor].parse_value
     cursor = (await bob("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     assert parse_cursor(cursor) == await current_positions(bob)
     since = await current_positions(bob)
-    answer = await mutate(
+    answer = await run_mailbox_mutation(
         bob,
         "messageUpdate",
         "journalCursor",
@@ -231,7 +251,7 @@ async def test_cursor_includes_streams_of_shared_owners(ada: Client, bob: Client
     position = parse_cursor(answer["journalCursor"])
     assert position == {**since, ada.user.id: since[ada.user.id] + 1}
     assert await ChangeFollower(bob, position).is_silent()
-    stranger_query = (await make_client(ada.world, ada.http, "eve"))(
+    stranger_query = (await make_client(ada.environment, ada.http, "eve"))(
         "{ viewer { user { cursor } } }"
     )
     assert len(parse_cursor((await stranger_query)["viewer"]["user"]["cursor"])) == 1
@@ -239,21 +259,21 @@ async def test_cursor_includes_streams_of_shared_owners(ada: Client, bob: Client
 
 @pytest.mark.parametrize("transport", ["follow", "stream"])
 async def test_live_subscriptions_get_events_of_shared_mailbox(
-    ada: Client, bob: Client, tmp_path: Path, transport: str
+    ada: GraphQLClient, bob: GraphQLClient, tmp_path: Path, transport: str
 ) -> None:
-    await team(ada, "Old")
-    eve = await make_client(ada.world, ada.http, "eve")
-    async with house(ada.world, tmp_path) as server:
+    await create_team_mailbox(ada, "Old")
+    eve = await make_client(ada.environment, ada.http, "eve")
+    async with house(ada.environment, tmp_path) as server:
         subscriptions = [
             await getattr(server, transport)(client, NESTED) for client in (bob, bob, eve)
         ]
         await asyncio.sleep(0.1)
-        await share(ada, bob, *READ)
+        await share_mailbox(ada, bob, *READ_RIGHTS)
         for subscription in subscriptions[:2]:
             await until(lambda subscription=subscription: len(subscription.events) == 1)
             (event,) = subscription.events
             assert (event["kind"], event["mailbox"]["path"]) == ("MAILBOX_CREATED", "Team")
-        await receive(ada, "Private")
+        await deliver_to(ada, "Private")
         await append_unread_messages(ada, "Team", "New")
         for subscription in subscriptions[:2]:
             await until(lambda subscription=subscription: len(subscription.events) == 2)
@@ -261,9 +281,9 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
             assert (event["kind"], event["user"]) == ("MESSAGE_ADDED", None)
             assert event["message"]["subject"] == "New"
             assert event["message"]["mailbox"] == {"path": "Team"}
-        await share(ada, bob)
+        await share_mailbox(ada, bob)
         await append_unread_messages(ada, "Team", "Unheard")
-        await receive(bob, "Own")
+        await deliver_to(bob, "Own")
         for subscription in subscriptions[:2]:
             await until(lambda subscription=subscription: len(subscription.events) == 4)
             assert [event["kind"] for event in subscription.events[2:]] == [

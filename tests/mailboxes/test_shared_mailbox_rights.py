@@ -8,27 +8,38 @@ import pytest
 from models.admin.tasks import Task
 from models.runtime.environment import CommittedOptions
 from resolvers.admin import tasks
-from tests.conftest import Client, make_client, raw_message
-from tests.support.accounts.shared_mailboxes import READ, box_id, keys, mutate, share, team
+from tests.conftest import GraphQLClient, make_client, raw_message
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    list_message_ids,
+    mailbox_global_id,
+    run_mailbox_mutation,
+    share_mailbox,
+)
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
 from tests.support.stores.counter_check import examine, rows
 
 FLAGGED = {"flagged": True}
 
 
-async def collect_refusals(client: Client, name: str, **arguments: Any) -> list[tuple[str, Any]]:
+async def collect_refusals(
+    client: GraphQLClient, name: str, **arguments: Any
+) -> list[tuple[str, Any]]:
     """Run a mutation. Return the codes of its errors with the missing right."""
     return [
         (error["code"], error.get("requires"))
-        for error in (await mutate(client, name, "journalCursor", **arguments))["errors"]
+        for error in (await run_mailbox_mutation(client, name, "journalCursor", **arguments))[
+            "errors"
+        ]
     ]
 
 
-async def message_actions(ada: Client) -> dict[str, tuple[dict[str, Any], str]]:
+async def message_actions(ada: GraphQLClient) -> dict[str, tuple[dict[str, Any], str]]:
     """Return mutations on a message of Ada's shared mailbox, by name, with the right they need."""
-    mailbox_id = box_id((await ada.box("Team")).id)
-    other_mailbox_id = box_id((await ada.box("Other")).id)
-    select = {"ids": (await keys(ada, "Team"))[:1]}
+    mailbox_id = mailbox_global_id((await ada.load_mailbox("Team")).id)
+    other_mailbox_id = mailbox_global_id((await ada.load_mailbox("Other")).id)
+    select = {"ids": (await list_message_ids(ada, "Team"))[:1]}
     return {
         "seen": ({"name": "messageUpdate", "select": select, "set": {"seen": True}}, "SEEN"),
         "flagged": ({"name": "messageUpdate", "select": select, "set": FLAGGED}, "WRITE"),
@@ -77,9 +88,11 @@ ACTION_NAMES = (
 
 
 @pytest.mark.parametrize("action", ACTION_NAMES)
-async def test_each_action_needs_its_right(ada: Client, bob: Client, action: str) -> None:
+async def test_each_action_needs_its_right(
+    ada: GraphQLClient, bob: GraphQLClient, action: str
+) -> None:
     await create_mailboxes(ada, "Other")
-    await team(ada, "One", "Two")
+    await create_team_mailbox(ada, "One", "Two")
     arguments, right = (await message_actions(ada))[action]
     name = arguments.pop("name")
     before = await load_message_state(ada)
@@ -87,18 +100,18 @@ async def test_each_action_needs_its_right(ada: Client, bob: Client, action: str
     not_found = ("NOT_FOUND", None)
     if by_ids or "mailbox" in arguments["select"]:
         assert await collect_refusals(bob, name, **arguments) == [not_found]
-    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "READ"))
+    await share_mailbox(ada, bob, *(r for r in ALL_RIGHTS if r != "READ"))
     if by_ids:
         assert await collect_refusals(bob, name, **arguments) == [not_found]
-    await share(ada, bob, "INSERT", path="Other")
-    await share(ada, bob, *(r for r in ALL_RIGHTS if r != right))
+    await share_mailbox(ada, bob, "INSERT", path="Other")
+    await share_mailbox(ada, bob, *(r for r in ALL_RIGHTS if r != right))
     assert await collect_refusals(bob, name, **arguments) == [("FORBIDDEN", right)]
     assert await load_message_state(ada) == before
-    await share(ada, bob, *READ, right)
+    await share_mailbox(ada, bob, *READ_RIGHTS, right)
     assert await collect_refusals(bob, name, **arguments) == []
     assert await load_message_state(ada) != before
-    await examine(ada.world)
-    await share(ada, bob)
+    await examine(ada.environment)
+    await share_mailbox(ada, bob)
     if by_ids:
         assert await collect_refusals(bob, name, **arguments) == [not_found]
 
@@ -106,62 +119,70 @@ async def test_each_action_needs_its_right(ada: Client, bob: Client, action: str
 ALL_RIGHTS = ["READ", "SEEN", "WRITE", "INSERT", "DELETE", "EXPUNGE", "CREATE", "ADMIN", "POST"]
 
 
-async def load_message_state(client: Client) -> Any:
+async def load_message_state(client: GraphQLClient) -> Any:
     query = "SELECT id, mailbox_id, seen, flagged, deleted, keywords, meta_data FROM messages"
-    return await rows(client.world, f"{query} WHERE user_id = :u ORDER BY id", u=client.user.id)
+    return await rows(
+        client.environment, f"{query} WHERE user_id = :u ORDER BY id", u=client.user.id
+    )
 
 
-async def test_change_of_shared_messages_has_no_undo_token(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada, "One")
-    await share(ada, bob, "READ", "SEEN")
+async def test_change_of_shared_messages_has_no_undo_token(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada, "One")
+    await share_mailbox(ada, bob, "READ", "SEEN")
     arguments = {"select": {"mailbox": {"id": mailbox_id}}, "set": {"seen": True}}
-    answer = await mutate(bob, "messageUpdate", "updatedCount undo { token }", **arguments)
+    answer = await run_mailbox_mutation(
+        bob, "messageUpdate", "updatedCount undo { token }", **arguments
+    )
     assert answer == {"updatedCount": 1, "undo": None, "errors": []}
     document = "query ($b: ID!) { mailbox(by: {id: $b}) { unseen } }"
     assert (await ada(document, b=mailbox_id))["mailbox"]["unseen"] == 0
 
 
-async def test_mark_as_seen_needs_seen_right(ada: Client, bob: Client) -> None:
-    await team(ada, "One")
-    (message,) = await keys(ada, "Team")
+async def test_mark_as_seen_needs_seen_right(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await create_team_mailbox(ada, "One")
+    (message,) = await list_message_ids(ada, "Team")
     document = "query ($m: ID!) { message(by: {id: $m}, markAsSeen: true) { seen } }"
-    await share(ada, bob, *READ)
-    code = (await bob.raw(document, m=message))["errors"][0]["extensions"]["code"]
+    await share_mailbox(ada, bob, *READ_RIGHTS)
+    code = (await bob.execute(document, m=message))["errors"][0]["extensions"]["code"]
     assert code == "FORBIDDEN"
-    await share(ada, bob, "READ", "SEEN")
+    await share_mailbox(ada, bob, "READ", "SEEN")
     assert (await bob(document, m=message))["message"] == {"seen": True}
 
 
-async def test_upload_to_share_needs_insert_and_uses_owners_quota(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada)
+async def test_upload_to_share_needs_insert_and_uses_owners_quota(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada)
     arguments = {"mailbox": {"id": mailbox_id}, "raw": raw_message("New").decode(), "flagged": True}
     fields = "message { id subject seen flagged }"
     assert await collect_refusals(bob, "messageUpload", **arguments) == [("NOT_FOUND", None)]
-    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "INSERT"))
+    await share_mailbox(ada, bob, *(r for r in ALL_RIGHTS if r != "INSERT"))
     assert await collect_refusals(bob, "messageUpload", **arguments) == [("FORBIDDEN", "INSERT")]
-    await share(ada, bob, "READ", "INSERT")
-    answer = await mutate(bob, "messageUpload", fields, **arguments)
+    await share_mailbox(ada, bob, "READ", "INSERT")
+    answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
     assert (answer["message"]["seen"], answer["message"]["flagged"]) == (False, False)
-    await share(ada, bob, "READ", "INSERT", "SEEN", "WRITE")
-    answer = await mutate(bob, "messageUpload", fields, **arguments)
+    await share_mailbox(ada, bob, "READ", "INSERT", "SEEN", "WRITE")
+    answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
     assert (answer["message"]["seen"], answer["message"]["flagged"]) == (True, True)
-    await share(ada, bob, "INSERT")
-    answer = await mutate(bob, "messageUpload", fields, **arguments)
+    await share_mailbox(ada, bob, "INSERT")
+    answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
     assert answer == {"message": None, "errors": []}
     query = "SELECT message_count FROM users WHERE id = :u"
-    assert await rows(ada.world, query, u=ada.user.id) == [(3,)]
-    assert await rows(ada.world, query, u=bob.user.id) == [(0,)]
-    await examine(ada.world)
+    assert await rows(ada.environment, query, u=ada.user.id) == [(3,)]
+    assert await rows(ada.environment, query, u=bob.user.id) == [(0,)]
+    await examine(ada.environment)
 
 
 async def test_quota_of_owner_is_hidden_from_grantee(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    mailbox_id = await team(ada, "One")
+    mailbox_id = await create_team_mailbox(ada, "One")
     await append_unread_messages(bob, "INBOX", "Mine")
     users = {"usernames": ["ada"]}
-    await mutate(root, "userUpdate", "users { id }", users=users, set={"quota": 500})
-    await share(ada, bob, "READ", "INSERT")
+    await run_mailbox_mutation(root, "userUpdate", "users { id }", users=users, set={"quota": 500})
+    await share_mailbox(ada, bob, "READ", "INSERT")
     large_raw = raw_message("Big", body="x" * 999).decode()
     error_fields = "errors { code ... on QuotaExceededError { used allowed } }"
     for name, arguments in (
@@ -176,71 +197,82 @@ async def test_quota_of_owner_is_hidden_from_grantee(
         assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "allowed": 0}
 
 
-async def test_copy_and_move_between_accounts_need_rights(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada, "One", "Two")
-    select = {"ids": (await keys(ada, "Team"))[:1]}
+async def test_copy_and_move_between_accounts_need_rights(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id = await create_team_mailbox(ada, "One", "Two")
+    select = {"ids": (await list_message_ids(ada, "Team"))[:1]}
     inbox = {"path": "INBOX"}
-    await share(ada, bob, *READ)
-    answer = await mutate(bob, "messageCopy", "copiedCount", select=select, to=inbox)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
+    answer = await run_mailbox_mutation(bob, "messageCopy", "copiedCount", select=select, to=inbox)
     assert answer == {"copiedCount": 1, "errors": []}
     arguments = {"select": select, "to": inbox}
     assert await collect_refusals(bob, "messageMove", **arguments) == [("FORBIDDEN", "DELETE")]
-    await share(ada, bob, "READ", "DELETE")
+    await share_mailbox(ada, bob, "READ", "DELETE")
     assert await collect_refusals(bob, "messageMove", **arguments) == [("FORBIDDEN", "EXPUNGE")]
-    await share(ada, bob, "READ", "DELETE", "EXPUNGE")
-    answer = await mutate(bob, "messageMove", "movedCount undo { token }", **arguments)
+    await share_mailbox(ada, bob, "READ", "DELETE", "EXPUNGE")
+    answer = await run_mailbox_mutation(
+        bob, "messageMove", "movedCount undo { token }", **arguments
+    )
     assert answer == {"movedCount": 1, "undo": None, "errors": []}
     copy_back = {"select": {"mailbox": inbox}, "to": {"id": mailbox_id}}
     assert await collect_refusals(bob, "messageCopy", **copy_back) == [("FORBIDDEN", "INSERT")]
-    await share(ada, bob, "INSERT")
+    await share_mailbox(ada, bob, "INSERT")
     assert await collect_refusals(bob, "messageMove", **copy_back) == []
-    assert len(await keys(ada, "Team")) == 3
-    await examine(ada.world)
+    assert len(await list_message_ids(ada, "Team")) == 3
+    await examine(ada.environment)
 
 
-async def test_update_of_messages_of_several_accounts_is_refused(ada: Client, bob: Client) -> None:
-    await team(ada, "One")
+async def test_update_of_messages_of_several_accounts_is_refused(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "One")
     await append_unread_messages(bob, "INBOX", "Mine")
-    await share(ada, bob, "READ", "SEEN")
-    message_ids = [*(await keys(ada, "Team")), *(await keys(bob, "INBOX"))]
+    await share_mailbox(ada, bob, "READ", "SEEN")
+    message_ids = [*(await list_message_ids(ada, "Team")), *(await list_message_ids(bob, "INBOX"))]
     arguments = {"select": {"ids": message_ids}, "set": {"seen": True}}
     assert await collect_refusals(bob, "messageUpdate", **arguments) == [("VALIDATION", None)]
 
 
-async def test_task_checks_rights_when_it_runs(ada: Client, bob: Client) -> None:
-    mailbox_id = await team(ada, "One", "Two", "Three")
-    world = ada.world
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, bulk=2), world.options_position)
+async def test_task_checks_rights_when_it_runs(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    mailbox_id = await create_team_mailbox(ada, "One", "Two", "Three")
+    environment = ada.environment
+    environment.use_options_unless_outdated(
+        CommittedOptions(replace(environment.options, bulk=2), environment.options_position)
     )
-    await share(ada, bob, "READ", "SEEN", "WRITE")
+    await share_mailbox(ada, bob, "READ", "SEEN", "WRITE")
     select = {"mailbox": {"id": mailbox_id}}
     query = "task { id state user { username } }"
     for changes in ({"seen": True}, {"flagged": True}):
-        answer = await mutate(bob, "messageUpdate", query, select=select, set=changes)
+        answer = await run_mailbox_mutation(bob, "messageUpdate", query, select=select, set=changes)
         assert answer["task"]["user"] == {"username": "bob"}
         if "flagged" in changes:
-            await share(ada, bob, "READ", "SEEN")
-        while await tasks.run_next_task(world):
+            await share_mailbox(ada, bob, "READ", "SEEN")
+        while await tasks.run_next_task(environment):
             pass
     query = "SELECT count(*) FROM messages WHERE seen"
-    assert await rows(world, query) == [(3,)]
-    assert await rows(world, "SELECT count(*) FROM messages WHERE flagged") == [(0,)]
+    assert await rows(environment, query) == [(3,)]
+    assert await rows(environment, "SELECT count(*) FROM messages WHERE flagged") == [(0,)]
     query = f"SELECT kind, state FROM {Task.__tablename__} ORDER BY id"  # noqa: S608 - own table
-    assert {state for _, state in await rows(world, query)} == {"SUCCEEDED"}
-    await examine(world)
+    assert {state for _, state in await rows(environment, query)} == {"SUCCEEDED"}
+    await examine(environment)
 
 
-async def test_submailbox_needs_create_and_inherits_shares(ada: Client, bob: Client) -> None:
-    mailbox_id, eve = await team(ada), await make_client(ada.world, ada.http, "eve")
-    await share(ada, eve, *READ)
+async def test_submailbox_needs_create_and_inherits_shares(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox_id, eve = (
+        await create_team_mailbox(ada),
+        await make_client(ada.environment, ada.http, "eve"),
+    )
+    await share_mailbox(ada, eve, *READ_RIGHTS)
     arguments = {"parent": {"id": mailbox_id}, "paths": ["New/Deep"]}
     assert await collect_refusals(bob, "mailboxCreate", **arguments) == [("NOT_FOUND", None)]
-    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "CREATE"))
+    await share_mailbox(ada, bob, *(r for r in ALL_RIGHTS if r != "CREATE"))
     assert await collect_refusals(bob, "mailboxCreate", **arguments) == [("FORBIDDEN", "CREATE")]
-    await share(ada, bob, "READ", "CREATE")
+    await share_mailbox(ada, bob, "READ", "CREATE")
     fields = "mailboxes { path myRights owner { username } }"
-    answer = await mutate(bob, "mailboxCreate", fields, **arguments)
+    answer = await run_mailbox_mutation(bob, "mailboxCreate", fields, **arguments)
     created = {
         "path": "Team/New/Deep",
         "myRights": ["LOOKUP", "READ", "CREATE"],
@@ -261,15 +293,17 @@ async def test_submailbox_needs_create_and_inherits_shares(ada: Client, bob: Cli
             item for item, _ in await collect_refusals(bob, "mailboxCreate", **arguments | extra)
         ] == [code]
     own_submailbox = {"parent": {"path": "INBOX"}, "paths": ["Sub"]}
-    assert (await mutate(bob, "mailboxCreate", "mailboxes { path }", **own_submailbox))[
-        "mailboxes"
-    ] == [{"path": "INBOX/Sub"}]
-    await examine(ada.world)
+    assert (
+        await run_mailbox_mutation(bob, "mailboxCreate", "mailboxes { path }", **own_submailbox)
+    )["mailboxes"] == [{"path": "INBOX/Sub"}]
+    await examine(ada.environment)
 
 
-async def test_grantee_cannot_change_the_mailbox_itself(ada: Client, bob: Client) -> None:
-    mailbox = {"id": await team(ada, "One")}
-    await share(ada, bob, *ALL_RIGHTS)
+async def test_grantee_cannot_change_the_mailbox_itself(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    mailbox = {"id": await create_team_mailbox(ada, "One")}
+    await share_mailbox(ada, bob, *ALL_RIGHTS)
     for name, fields in (
         ("mailboxRename", {"mailbox": mailbox, "newPath": "Mine"}),
         ("mailboxDelete", {"mailboxes": [mailbox]}),
@@ -283,7 +317,7 @@ async def test_grantee_cannot_change_the_mailbox_itself(ada: Client, bob: Client
         "raw": raw_message("D").decode(),
         "draft": True,
     }
-    message = await mutate(bob, "messageUpload", "message { id }", **arguments)
+    message = await run_mailbox_mutation(bob, "messageUpload", "message { id }", **arguments)
     replaced = {**arguments, "replacePrevious": {"id": message["message"]["id"]}}
     assert await collect_refusals(bob, "messageUpload", **replaced) == [
         ("FORBIDDEN_OPERATION", None)
@@ -292,24 +326,28 @@ async def test_grantee_cannot_change_the_mailbox_itself(ada: Client, bob: Client
     assert await collect_refusals(bob, "messageUpload", **to_inbox) == [("NOT_FOUND", None)]
 
 
-async def test_forward_of_shared_message_does_not_change_it(ada: Client, bob: Client) -> None:
-    await team(ada, "Plan")
-    (message,) = await keys(ada, "Team")
+async def test_forward_of_shared_message_does_not_change_it(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Plan")
+    (message,) = await list_message_ids(ada, "Team")
     before = await load_message_state(ada)
     arguments = {"message": {"id": message}, "addresses": ["eve@example.com"]}
     assert await collect_refusals(bob, "messageForward", **arguments) == [("NOT_FOUND", None)]
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     assert await collect_refusals(bob, "messageForward", **arguments) == []
     assert await load_message_state(ada) == before
 
 
-async def test_grantee_cannot_change_threads_or_snooze(ada: Client, bob: Client) -> None:
-    await team(ada, "Plan")
-    (message,) = await keys(ada, "Team")
+async def test_grantee_cannot_change_threads_or_snooze(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Plan")
+    (message,) = await list_message_ids(ada, "Team")
     document = "query ($m: ID!) { message(by: {id: $m}) { thread { id } } }"
     thread_id = (await ada(document, m=message))["message"]["thread"]["id"]
     before = await load_message_state(ada)
-    await share(ada, bob, *ALL_RIGHTS)
+    await share_mailbox(ada, bob, *ALL_RIGHTS)
     for extra in ({"muted": True}, {"set": {"seen": True}}):
         assert await collect_refusals(bob, "threadUpdate", ids=[thread_id], **extra) == [
             ("NOT_FOUND", None)
@@ -320,31 +358,31 @@ async def test_grantee_cannot_change_threads_or_snooze(ada: Client, bob: Client)
     assert await load_message_state(ada) == before
 
 
-async def test_post_right_allows_sending_as_owner(ada: Client, bob: Client) -> None:
-    await team(ada, "Plan")
-    (message,) = await keys(ada, "Team")
+async def test_post_right_allows_sending_as_owner(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await create_team_mailbox(ada, "Plan")
+    (message,) = await list_message_ids(ada, "Team")
     recipients = [{"address": "eve@example.com"}]
     arguments: dict[str, Any] = {"from": {"address": ada.address}, "to": recipients, "text": "x"}
     assert await collect_refusals(bob, "messageSend", **arguments) == [
         ("FORBIDDEN_OPERATION", None)
     ]
-    await share(ada, bob, *(r for r in ALL_RIGHTS if r != "POST"))
+    await share_mailbox(ada, bob, *(r for r in ALL_RIGHTS if r != "POST"))
     assert await collect_refusals(bob, "messageSend", **arguments) == [
         ("FORBIDDEN_OPERATION", None)
     ]
-    await share(ada, bob, "READ", "POST")
+    await share_mailbox(ada, bob, "READ", "POST")
     reply = {
         "from": arguments["from"],
         "text": "x",
         "reference": {"message": {"id": message}, "action": "REPLY"},
     }
-    answer = await mutate(bob, "messageSend", SEND_FIELDS, **reply)
+    answer = await run_mailbox_mutation(bob, "messageSend", SEND_FIELDS, **reply)
     assert answer["errors"] == []
     assert answer["message"] == {"from": {"address": ada.address}, "subject": "Re: Plan"}
     assert (await ada("query ($m: ID!) { message(by: {id: $m}) { answered } }", m=message))[
         "message"
     ] == {"answered": False}
-    await share(ada, bob, *READ)
+    await share_mailbox(ada, bob, *READ_RIGHTS)
     assert await collect_refusals(bob, "messageSend", **arguments) == [
         ("FORBIDDEN_OPERATION", None)
     ]

@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from models.messages.tables import Message
 from models.store.columns import core_table
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 
 FILES_QUERY = """{ viewer { user { messages { nodes { attachmentsUrl attachments { filename url }
   structure { parts { filename } } } } } } }"""
@@ -58,7 +58,7 @@ def is_safe_filename(name: str) -> bool:
     }
 
 
-async def assert_filename_is_shown(client: Client, expected: str | None) -> None:
+async def assert_filename_is_shown(client: GraphQLClient, expected: str | None) -> None:
     """Check the filename in responses, in the download header and in the zip."""
     (node,) = (await client(FILES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     (file,) = node["attachments"]
@@ -78,28 +78,32 @@ async def assert_filename_is_shown(client: Client, expected: str | None) -> None
 
 @pytest.mark.parametrize("encoding", ["extended", "word", "type"])
 @pytest.mark.parametrize("name", EXPECTED_FILENAMES)
-async def test_attachment_filename_is_sanitized(ada: Client, name: str, encoding: str) -> None:
-    await receive(ada, message_with_attachment(name, encoding))
+async def test_attachment_filename_is_sanitized(
+    ada: GraphQLClient, name: str, encoding: str
+) -> None:
+    await deliver_to(ada, message_with_attachment(name, encoding))
     await assert_filename_is_shown(ada, EXPECTED_FILENAMES[name])
 
 
-async def test_stored_filename_is_sanitized_when_read(ada: Client) -> None:
-    await receive(ada, message_with_attachment("x.txt", "extended"))
+async def test_stored_filename_is_sanitized_when_read(ada: GraphQLClient) -> None:
+    await deliver_to(ada, message_with_attachment("x.txt", "extended"))
     unsafe_name = "/etc/\u202egpj.exe"
-    world = ada.world
-    (row,) = await world.database.read(select(col(Message.attachments), col(Message.structure)))
+    environment = ada.environment
+    (row,) = await environment.database.read(
+        select(col(Message.attachments), col(Message.structure))
+    )
     files = [{**row.attachments[0], "filename": unsafe_name}]
     structure = row.structure.replace(b'"x.txt"', orjson.dumps(unsafe_name))
     assert structure != row.structure
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         message_update = update(core_table(Message)).values(attachments=files, structure=structure)
         await (await session.connection()).execute(message_update)
     await assert_filename_is_shown(ada, "gpj.exe")
 
 
-async def test_attached_message_is_named_by_its_subject(ada: Client) -> None:
+async def test_attached_message_is_named_by_its_subject(ada: GraphQLClient) -> None:
     inner = "Subject: =?utf-8?q?1/2_=E2=80=AEfdp?=\r\n\r\nHi\r\n"
-    await receive(
+    await deliver_to(
         ada,
         "Subject: x\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\nHi\r\n"
         f"--x\r\nContent-Type: message/rfc822\r\n\r\n{inner}\r\n--x--\r\n".encode(),

@@ -17,9 +17,9 @@ from models.messages.tables import Message, Thread, ThreadKey
 from models.runtime.environment import CommittedOptions, Environment
 from models.store.prepared_statements import MAX_ROWS_PER_INSERT
 from models.users.tables import User
-from tests.conftest import Client, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 def message_with_references(name: str, *parents: str, body: str = "Hi.") -> bytes:
@@ -30,13 +30,16 @@ def message_with_references(name: str, *parents: str, body: str = "Hi.") -> byte
 
 
 async def insert_batch(
-    ada: Client, raws: Sequence[bytes], kind: InsertKind = InsertKind.ADDED_BY_USER, **extra: Any
+    ada: GraphQLClient,
+    raws: Sequence[bytes],
+    kind: InsertKind = InsertKind.ADDED_BY_USER,
+    **extra: Any,
 ) -> list[InsertedMessage]:
     """Store the messages together in INBOX, or in the mailbox given by `mailbox_id`."""
-    recipient = await address_resolution.load_recipient_below_limits(ada.world, ada.address)
+    recipient = await address_resolution.load_recipient_below_limits(ada.environment, ada.address)
     messages = [await received_messages.parse_storable_message(raw) for raw in raws]
     placement = message_insert.MessagePlacement(
-        ada.user.id, extra.pop("mailbox_id", recipient.mailbox_id), ada.world.now(), **extra
+        ada.user.id, extra.pop("mailbox_id", recipient.mailbox_id), ada.environment.now(), **extra
     )
 
     def insert_all(transaction: Any, stored_blobs: Sequence[Any]) -> list[InsertedMessage]:
@@ -50,21 +53,22 @@ async def insert_batch(
             return []
 
     return await received_messages.store_all_blobs_and_run_transaction(
-        ada.world, recipient.tenant_id, messages, insert_all, ada.user.id
+        ada.environment, recipient.tenant_id, messages, insert_all, ada.user.id
     )
 
 
-async def load_message_rows(world: Environment) -> list[Any]:
-    return list(await world.database.read(select(Message.__table__).order_by(col(Message.uid))))  # type: ignore[attr-defined]
+async def load_message_rows(environment: Environment) -> list[Any]:
+    messages = Message.__table__  # type: ignore[attr-defined]
+    return list(await environment.database.read(select(messages).order_by(col(Message.uid))))
 
 
 async def test_batch_gets_consecutive_uids_and_one_journal_entry(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     message_count = 2 * MAX_ROWS_PER_INSERT + 5  # more than one statement inserts
     raws = [message_with_references(str(nth), body=f"Number {nth}") for nth in range(message_count)]
     inserted = await insert_batch(ada, raws, keywords=["$Told"])
-    message_rows = await load_message_rows(world)
+    message_rows = await load_message_rows(environment)
     assert [row.id for row in message_rows] == [item.message_id for item in inserted]
     assert (
         [row.uid for row in message_rows]
@@ -75,7 +79,7 @@ async def test_batch_gets_consecutive_uids_and_one_journal_entry(
         f"<{nth}@example.com>" for nth in range(message_count)
     ]
     assert {row.modseq for row in message_rows} == {inserted[0].modseq}
-    changes = await world.database.read(
+    changes = await environment.database.read(
         select(Change.__table__).where(  # type: ignore[attr-defined]
             col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.MESSAGE_ADDED
         )
@@ -86,7 +90,7 @@ async def test_batch_gets_consecutive_uids_and_one_journal_entry(
     assert changes[0].facts["flags"] == [["$Told"]] * message_count
 
 
-async def test_identical_messages_share_their_blobs(ada: Client) -> None:
+async def test_identical_messages_share_their_blobs(ada: GraphQLClient) -> None:
     first, different, duplicate = await insert_batch(
         ada,
         [message_with_references("a"), message_with_references("b"), message_with_references("a")],
@@ -95,9 +99,9 @@ async def test_identical_messages_share_their_blobs(ada: Client) -> None:
 
 
 async def test_batch_message_joins_thread_of_batch_or_stored_message(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada, message_with_references("root"))
+    await deliver_to(ada, message_with_references("root"))
     await insert_batch(
         ada,
         [
@@ -107,20 +111,20 @@ async def test_batch_message_joins_thread_of_batch_or_stored_message(
             message_with_references("e"),
         ],
     )
-    first, b, c, d, e = [row.thread_id for row in await load_message_rows(world)]
+    first, b, c, d, e = [row.thread_id for row in await load_message_rows(environment)]
     assert b == c
     assert d == first
     assert len({first, b, e}) == 3
     await insert_batch(ada, [message_with_references("f", "e"), message_with_references("g", "c")])
-    assert [row.thread_id for row in await load_message_rows(world)][5:] == [e, b]
+    assert [row.thread_id for row in await load_message_rows(environment)][5:] == [e, b]
 
 
 async def test_message_that_merges_threads_is_found_by_later_ones(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     """The merged threads are stored, or begin in the same batch."""
     for raw in (message_with_references("one"), message_with_references("two")):
-        await receive(ada, raw)
+        await deliver_to(ada, raw)
     batch = [
         message_with_references("three"),
         message_with_references("x", "one", "two"),
@@ -128,68 +132,72 @@ async def test_message_that_merges_threads_is_found_by_later_ones(
         message_with_references("z", "y", "three"),
     ]
     await insert_batch(ada, batch)
-    assert len({row.thread_id for row in await load_message_rows(world)}) == 1
-    threads = await world.database.read(select(col(Thread.id)))
+    assert len({row.thread_id for row in await load_message_rows(environment)}) == 1
+    threads = await environment.database.read(select(col(Thread.id)))
     assert len(threads) == 1
-    thread_keys = await world.database.read(select(col(ThreadKey.thread_id)))
+    thread_keys = await environment.database.read(select(col(ThreadKey.thread_id)))
     assert {row.thread_id for row in thread_keys} == {threads[0].id}
 
 
 @pytest.mark.parametrize("parents", [(), ("one", "two")])
 async def test_batch_over_quota_stores_nothing(
-    ada: Client, world: Environment, parents: Sequence[str]
+    ada: GraphQLClient, environment: Environment, parents: Sequence[str]
 ) -> None:
     """The batch is written with one statement, or message by message if it merges threads."""
     for parent in ("one", "two"):
-        await receive(ada, message_with_references(parent))
-    rows_before = await load_message_rows(world)
+        await deliver_to(ada, message_with_references(parent))
+    rows_before = await load_message_rows(environment)
     raws = [
         message_with_references("a"),
         message_with_references("b", *parents),
         message_with_references("c"),
     ]
     quota = sum(row.size for row in rows_before) + sum(map(len, raws)) - 1
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, default_quota=quota), 1)
+    environment.use_options_unless_outdated(
+        CommittedOptions(replace(environment.options, default_quota=quota), 1)
     )
     assert await insert_batch(ada, raws) == []
-    assert await load_message_rows(world) == rows_before
+    assert await load_message_rows(environment) == rows_before
     assert len(await insert_batch(ada, raws[:2])) == 2
     # Restore the quota that the domain's counters assume.
-    world.use_options_unless_outdated(CommittedOptions(world.initial_options, 2))
+    environment.use_options_unless_outdated(CommittedOptions(environment.initial_options, 2))
 
 
-async def test_batch_into_missing_mailbox_is_refused(ada: Client, world: Environment) -> None:
+async def test_batch_into_missing_mailbox_is_refused(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     with pytest.raises(NotFound):
         await insert_batch(
             ada, [message_with_references("a"), message_with_references("b")], mailbox_id=1
         )
-    assert await load_message_rows(world) == []
+    assert await load_message_rows(environment) == []
 
 
-async def test_batch_counts_towards_hourly_receive_limit(ada: Client, world: Environment) -> None:
+async def test_batch_counts_towards_hourly_receive_limit(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     """The limit event is written although the limit is crossed within the batch."""
-    async with world.database.write_session() as session:
+    async with environment.database.write_session() as session:
         limit_update = update(User).where(col(User.id) == ada.user.id).values(received_max=4)
         await (await session.connection()).execute(limit_update)
     limit_events = select(Change.__table__).where(col(Change.kind) == ChangeKind.LIMIT_REACHED)  # type: ignore[attr-defined]
     await insert_batch(
         ada, [message_with_references("a"), message_with_references("b")], InsertKind.RECEIVED
     )
-    assert await world.database.read(limit_events) == []
+    assert await environment.database.read(limit_events) == []
     await insert_batch(
         ada,
         [message_with_references("c"), message_with_references("d"), message_with_references("e")],
         InsertKind.RECEIVED,
     )
-    (event,) = await world.database.read(limit_events)
+    (event,) = await environment.database.read(limit_events)
     assert (event.facts["limit"], event.facts["used"], event.facts["allowed"]) == ("RECEIVED", 5, 4)
-    (user,) = await world.database.read(select(col(User.received)))
+    (user,) = await environment.database.read(select(col(User.received)))
     assert user.received == 5
 
 
 async def test_batch_statement_count_is_independent_of_size(
-    ada: Client, statements: list[Any]
+    ada: GraphQLClient, statements: list[Any]
 ) -> None:
     await insert_batch(ada, [message_with_references("warm")])
     del statements[:]

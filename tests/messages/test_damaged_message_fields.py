@@ -16,8 +16,8 @@ from mail.search import index_worker
 from models.files.blobs import Blob
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
-from tests.conftest import Client, receive
-from tests.support.accounts.demo_account import subscribed
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.accounts.demo_account import subscription_results
 from tests.support.mail import multipart_message
 from tests.support.operations.bulk_operations import call, inbox
 from tests.support.operations.filter_operations import apply, made
@@ -32,25 +32,29 @@ DAMAGE_FUNCTIONS: dict[str, Callable[[bytes], bytes | None]] = {
     "truncated": lambda data: data[:-1],
     "deleted": lambda _: None,
 }
-CONTENT = multipart_message.noise(200_000)
+CONTENT = multipart_message.pseudo_random_bytes(200_000)
 INVITATION = (
     b"BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nBEGIN:VEVENT\r\nUID:1\r\nDTSTART:20300101T000000Z\r\n"
     b"END:VEVENT\r\nEND:VCALENDAR\r\n"
 )
 FILES = [
-    multipart_message.base64_file(
-        "filename=large.pdf", CONTENT, multipart_message.wrapped(CONTENT)
+    multipart_message.base64_attachment(
+        "filename=large.pdf", CONTENT, multipart_message.base64_lines(CONTENT)
     ),
-    multipart_message.File(
-        "Content-Type: message/rfc822", multipart_message.LETTER, multipart_message.LETTER
+    multipart_message.AttachmentPart(
+        "Content-Type: message/rfc822",
+        multipart_message.INNER_MESSAGE,
+        multipart_message.INNER_MESSAGE,
     ),
-    multipart_message.base64_file(
+    multipart_message.base64_attachment(
         "filename=long.txt",
-        multipart_message.LOG[:90_000],
-        multipart_message.wrapped(multipart_message.LOG[:90_000]),
+        multipart_message.LOG_CONTENT[:90_000],
+        multipart_message.base64_lines(multipart_message.LOG_CONTENT[:90_000]),
         "text/plain",
     ),
-    multipart_message.File("Content-Type: text/calendar; method=REQUEST", INVITATION, INVITATION),
+    multipart_message.AttachmentPart(
+        "Content-Type: text/calendar; method=REQUEST", INVITATION, INVITATION
+    ),
 ]
 
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
@@ -86,15 +90,15 @@ OBJECT_QUERIES = {  # by type: the query for an object
 }
 
 
-async def damage_all(world: Environment, damage: Callable[[bytes], bytes | None]) -> set[str]:
+async def damage_all(environment: Environment, damage: Callable[[bytes], bytes | None]) -> set[str]:
     """Damage every stored blob, in objects and in rows. Return the digests of the rows."""
-    for name in [stored_object.name async for stored_object in world.object_store.list()]:
-        await damage_blob(world.object_store, name, damage)
-    rows = await world.database.read(select(*select_columns(Blob)))
+    for name in [stored_object.name async for stored_object in environment.object_store.list()]:
+        await damage_blob(environment.object_store, name, damage)
+    rows = await environment.database.read(select(*select_columns(Blob)))
     for row in rows:
         if row.name is not None:
             continue
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             blob_update = (
                 update(Blob).where(col(Blob.id) == row.id).values(data=damage(row.data) or b"")
             )
@@ -103,7 +107,9 @@ async def damage_all(world: Environment, damage: Callable[[bytes], bytes | None]
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
-async def ada_by_executor(request: pytest.FixtureRequest, ada: Client) -> AsyncIterator[Client]:
+async def ada_by_executor(
+    request: pytest.FixtureRequest, ada: GraphQLClient
+) -> AsyncIterator[GraphQLClient]:
     """Ada, by compiled and by plain execution."""
     schema.choose_executor(is_compiled=request.param)
     yield ada
@@ -131,11 +137,13 @@ def take_warnings(caplog: pytest.LogCaptureFixture) -> LogWarnings:
     return LogWarnings(caplog)
 
 
-async def store_objects(ada: Client) -> str:
+async def store_objects(ada: GraphQLClient) -> str:
     """Store an object of each type with the same bytes. Return the ID of the message."""
-    message_id = (await receive(ada, multipart_message.raw(FILES, subject="Kept"))).message_id
-    await receive(ada, multipart_message.raw(FILES, subject="Gone"))
-    await hold(ada, multipart_message.raw(FILES, subject="Held"))
+    message_id = (
+        await deliver_to(ada, multipart_message.build_message(FILES, subject="Kept"))
+    ).message_id
+    await deliver_to(ada, multipart_message.build_message(FILES, subject="Gone"))
+    await hold(ada, multipart_message.build_message(FILES, subject="Held"))
     await call(ada, "messageDelete", select=inbox("2"))
     await ada.http.post(
         "/rest/files/large.bin",
@@ -161,10 +169,10 @@ def field_selections(kind: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("damage", DAMAGE_FUNCTIONS)
 async def test_field_that_reads_damaged_bytes_returns_error(
-    ada_by_executor: Client, damage: str, take_warnings: LogWarnings
+    ada_by_executor: GraphQLClient, damage: str, take_warnings: LogWarnings
 ) -> None:
     message_id = await store_objects(ada_by_executor)
-    digests = await damage_all(ada_by_executor.world, DAMAGE_FUNCTIONS[damage])
+    digests = await damage_all(ada_by_executor.environment, DAMAGE_FUNCTIONS[damage])
     for kind, expected_fields in CONTENT_FIELDS.items():
         damaged_fields = set[str]()
         for name, field in field_selections(kind):
@@ -172,7 +180,7 @@ async def test_field_that_reads_damaged_bytes_returns_error(
             variables = {"id": message_id} if "$id" in document else {}
             for _ in range(2):  # a repeated document is compiled
                 take_warnings()
-                answer = await ada_by_executor.raw(document, **variables)
+                answer = await ada_by_executor.execute(document, **variables)
                 codes = {error["extensions"]["code"] for error in answer.get("errors", ())}
                 assert codes <= {"DAMAGED", "FORBIDDEN"}, (kind, name, answer)
                 warnings = take_warnings()
@@ -189,13 +197,13 @@ async def test_field_that_reads_damaged_bytes_returns_error(
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_mutation_that_reads_damaged_bytes_returns_error(
-    name: str, ada: Client, root: Client, take_warnings: LogWarnings
+    name: str, ada: GraphQLClient, root: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
     mutation = await CALLS[name](ada, root)
-    digests = await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    digests = await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
     client = mutation.by or (root if mutation.by_root else ada)
-    answer = await client.raw(mutation.document(), input=mutation.input)
+    answer = await client.execute(mutation.document(), input=mutation.input)
     warnings = take_warnings()
     errors = answer["data"][name]["errors"]
     codes = [(error["__typename"], error["code"]) for error in errors]
@@ -207,12 +215,12 @@ async def test_mutation_that_reads_damaged_bytes_returns_error(
         assert any(digest in warnings[0]["damage"] for digest in digests), warnings
 
 
-async def upload_content(client: Client, content: bytes) -> str:
+async def upload_content(client: GraphQLClient, content: bytes) -> str:
     answer = await client.http.post("/rest/uploads", content=content, headers=client.headers)
     return str(answer.json()["id"])
 
 
-async def prepare_stored_file(ada: Client, _root: Client) -> Call:
+async def prepare_stored_file(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     await store_objects(ada)
     (file,) = (await ada("{ viewer { user { files { nodes { id } } } } }"))["viewer"]["user"][
         "files"
@@ -220,32 +228,37 @@ async def prepare_stored_file(ada: Client, _root: Client) -> Call:
     return Call("messageSend", {**SEND_INPUT, "fileAttachments": [{"file": file["id"]}]})
 
 
-async def prepare_upload(ada: Client, _root: Client) -> Call:
+async def prepare_upload(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call(
         "messageSend",
         {**SEND_INPUT, "attachments": [{"upload": await upload_content(ada, CONTENT)}]},
     )
 
 
-async def prepare_raw_upload(ada: Client, _root: Client) -> Call:
+async def prepare_raw_upload(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call(
-        "messageSend", {"rawUpload": await upload_content(ada, multipart_message.raw(FILES))}
+        "messageSend",
+        {"rawUpload": await upload_content(ada, multipart_message.build_message(FILES))},
     )
 
 
-async def prepare_reference(ada: Client, _root: Client) -> Call:
+async def prepare_reference(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     reference = {"message": {"id": await store_objects(ada)}, "action": "FORWARD", "quote": "ABOVE"}
     return Call("messageSend", {**SEND_INPUT, "reference": reference})
 
 
-async def prepare_archive_import(ada: Client, _root: Client) -> Call:
-    mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.raw(FILES)
+async def prepare_archive_import(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.build_message(FILES)
     return Call("accountImport", {"archive": {"upload": await upload_content(ada, mbox)}})
 
 
-async def prepare_user_file(_ada: Client, over: Client) -> Call:
+async def prepare_user_file(_ada: GraphQLClient, admin_client: GraphQLClient) -> Call:
     records = b'{"address": "eve@example.org"}\n' * 100
-    return Call("usersCreateFromFile", {"file": await upload_content(over, records)}, by=over)
+    return Call(
+        "usersCreateFromFile",
+        {"file": await upload_content(admin_client, records)},
+        by=admin_client,
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,13 +273,13 @@ async def prepare_user_file(_ada: Client, over: Client) -> Call:
     ],
 )
 async def test_mutation_with_deleted_input_bytes_returns_error(
-    prepare: Callable[[Client, Client], Awaitable[Call]],
-    ada: Client,
-    over: Client,
+    prepare: Callable[[GraphQLClient, GraphQLClient], Awaitable[Call]],
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
     take_warnings: LogWarnings,
 ) -> None:
-    mutation = await prepare(ada, over)
-    await damage_all(ada.world, DAMAGE_FUNCTIONS["deleted"])
+    mutation = await prepare(ada, admin_client)
+    await damage_all(ada.environment, DAMAGE_FUNCTIONS["deleted"])
     take_warnings()
     answer = await mutation(mutation.by or ada)
     assert [(error["__typename"], error["code"]) for error in answer["errors"]] == [
@@ -277,27 +290,27 @@ async def test_mutation_with_deleted_input_bytes_returns_error(
 
 
 async def test_damaged_fields_of_one_request_log_one_warning(
-    ada: Client, take_warnings: LogWarnings
+    ada: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
     message_id = await store_objects(ada)
-    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
     document = 'query ($id: ID!) { message(by: {id: $id}) { text header(name: "x") subject } }'
-    answer = await ada.raw(document, id=message_id)
+    answer = await ada.execute(document, id=message_id)
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"DAMAGED"}
     (warning,) = take_warnings()
     assert warning["path"] == "message.text"
 
 
 async def test_search_snippet_of_damaged_message_returns_error(
-    ada: Client, take_warnings: LogWarnings
+    ada: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
     await store_objects(ada)
-    while await index_worker.index_next_batch(ada.world):
+    while await index_worker.index_next_batch(ada.environment):
         pass
-    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
-    answer = await ada.raw(
+    answer = await ada.execute(
         '{ viewer { user { messages(filter: {query: "Gott"}) { nodes { snippet } } } } }'
     )
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"DAMAGED"}, answer
@@ -305,14 +318,14 @@ async def test_search_snippet_of_damaged_message_returns_error(
 
 
 async def test_subscription_event_with_damaged_message_returns_error(
-    ada_by_executor: Client, take_warnings: LogWarnings
+    ada_by_executor: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
     await store_objects(ada_by_executor)
-    await damage_all(ada_by_executor.world, DAMAGE_FUNCTIONS["flipped"])
+    await damage_all(ada_by_executor.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
     document = f"""subscription {{ changes(after: "1.{ada_by_executor.user.id}.0") {{ events {{
       ... on MessageChange {{ message {{ subject text }} }} }} }} }}"""
-    results = subscribed(ada_by_executor, document)
+    results = subscription_results(ada_by_executor, document)
     async with asyncio.timeout(10):
         result = await anext(results)
     await results.aclose()
@@ -321,22 +334,26 @@ async def test_subscription_event_with_damaged_message_returns_error(
     assert len(take_warnings()) == 1
 
 
-async def test_import_task_fails_at_damaged_bytes(ada: Client, take_warnings: LogWarnings) -> None:
-    mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.raw(FILES)
+async def test_import_task_fails_at_damaged_bytes(
+    ada: GraphQLClient, take_warnings: LogWarnings
+) -> None:
+    mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.build_message(FILES)
     call = Call(
         "accountImport", {"archive": {"upload": await upload_content(ada, mbox)}}, "task { id }"
     )
     task = (await call(ada))["task"]
-    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     assert (await run_task(ada, task))["state"] == "FAILED"
     assert [warning["kind"] for warning in take_warnings()] == ["ACCOUNT_IMPORT"]
 
 
-async def test_filter_task_skips_damaged_message(ada: Client, take_warnings: LogWarnings) -> None:
+async def test_filter_task_skips_damaged_message(
+    ada: GraphQLClient, take_warnings: LogWarnings
+) -> None:
     filter_id = (await made(ada, {"text": "Inner"}, {"seen": True}))["id"]
-    await receive(ada, multipart_message.raw(FILES))
+    await deliver_to(ada, multipart_message.build_message(FILES))
     task, _ = await apply(ada, filter_id, mailbox={"path": "INBOX"})
-    await damage_all(ada.world, DAMAGE_FUNCTIONS["flipped"])
+    await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     finished = await run_task(ada, task)
     assert (finished["state"], finished["result"]) == ("SUCCEEDED", {"changed": 0, "left": 0})
     (warning,) = take_warnings()

@@ -19,9 +19,13 @@ from resolvers.mailboxes import rename
 from resolvers.mailboxes.delete import MailboxDeletion
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.rename import MailboxRename
-from tests.conftest import Client, Clock, context, make_client, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import change, id_of, run
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    try_update_users,
+    user_global_id,
+)
 from tests.support.operations.bulk_operations import call, inbox, nodes, places
 from tests.support.operations.message_pages import found
 from tests.support.stores.counter_check import journal, reached, rows
@@ -37,25 +41,27 @@ query ($filter: MessageFilter, $orderBy: OrderDirection! = DESC, $first: Int, $a
 }
 """.replace("SHOWN", FIELDS)
 RESTORED_FIELDS = "restored { mailbox { path } message { id uid subject flags } }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def archive_owner(ada: Client, clock: Clock) -> Client:
+async def archive_owner(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient:
     """Ada, who deleted a, b and c, one per minute; b from a mailbox that was renamed later."""
     for subject in "abc":
-        await receive(ada, subject)
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Keep/Here"]))
+        await deliver_to(ada, subject)
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep/Here"]))
     move = {"select": inbox("2"), "to": {"path": "Keep/Here"}}
     assert (await call(ada, "messageMove", **move))["errors"] == []
     for select in (inbox("1"), {"mailbox": {"path": "Keep/Here"}}, inbox("3")):
         assert (await call(ada, "messageDelete", select=select))["deletedCount"] == 1
         clock.tick(minutes=1)
-    await rename.rename_mailbox(context(ada), MailboxRename(MailboxSelector(path="Keep"), "Kept"))
+    await rename.rename_mailbox(
+        client_context(ada), MailboxRename(MailboxSelector(path="Keep"), "Kept")
+    )
     return ada
 
 
-async def load_archive(client: Client, **arguments: Any) -> Any:
+async def load_archive(client: GraphQLClient, **arguments: Any) -> Any:
     return (await client(ARCHIVE_QUERY, **arguments))["viewer"]["user"]["archivedMessages"]
 
 
@@ -63,16 +69,16 @@ def join_subjects(answer: Any) -> str:
     return "".join(node["subject"] for node in answer["nodes"])
 
 
-async def restore_by_subject(client: Client, *subjects: str, **arguments: Any) -> Any:
+async def restore_by_subject(client: GraphQLClient, *subjects: str, **arguments: Any) -> Any:
     """Restore the messages with these subjects, in their order."""
     ids_by_subject = {node["subject"]: node["id"] for node in (await load_archive(client))["nodes"]}
     message_ids = [ids_by_subject[subject] for subject in subjects]
-    return await run(
+    return await execute_mutation(
         client, "archivedMessageRestore", RESTORED_FIELDS, ids=message_ids, **arguments
     )
 
 
-async def test_deleted_messages_are_listed_newest_first(archive_owner: Client) -> None:
+async def test_deleted_messages_are_listed_newest_first(archive_owner: GraphQLClient) -> None:
     answer = await load_archive(archive_owner)
     assert (join_subjects(answer), answer["totalCount"]) == ("cba", 3)
     first, second, _ = answer["nodes"]
@@ -107,39 +113,43 @@ async def test_deleted_messages_are_listed_newest_first(archive_owner: Client) -
     ],
 )
 async def test_deleted_messages_are_found_by_filters(
-    archive_owner: Client, condition: dict[str, Any], expected: str
+    archive_owner: GraphQLClient, condition: dict[str, Any], expected: str
 ) -> None:
     for _ in range(2):  # before and after text indexing
         answer = await load_archive(archive_owner, filter=condition or None)
         assert (join_subjects(answer), answer["totalCount"]) == (expected, len(expected))
-        await index_worker.index_next_batch(archive_owner.world)
+        await index_worker.index_next_batch(archive_owner.environment)
 
 
 async def test_archive_hides_drafts_and_messages_due_for_purge(
-    archive_owner: Client, clock: Clock
+    archive_owner: GraphQLClient, clock: ManualClock
 ) -> None:
     arguments = {"subject": "draft", "text": "x", "isDraft": True, "uploadOnly": True}
-    sent = await run(archive_owner, "messageSend", "message { id }", **arguments)
+    sent = await execute_mutation(archive_owner, "messageSend", "message { id }", **arguments)
     await call(archive_owner, "messageDelete", select={"ids": [sent["message"]["id"]]})
     draft_id = global_ids.encode(
         "ArchivedMessage", global_ids.decode("Message", sent["message"]["id"])
     )
     assert join_subjects(await load_archive(archive_owner)) == "cba"
-    restored = await run(archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=[draft_id])
+    restored = await execute_mutation(
+        archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=[draft_id]
+    )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
     clock.tick(days=25)
     answer = await load_archive(archive_owner)
     assert (join_subjects(answer), answer["totalCount"]) == ("", 0)
-    restored = await run(archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=keys)
+    restored = await execute_mutation(
+        archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=keys
+    )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
-    await housekeeping.run_round(archive_owner.world)
-    assert await rows(archive_owner.world, "SELECT id FROM messages") == []
+    await housekeeping.run_round(archive_owner.environment)
+    assert await rows(archive_owner.environment, "SELECT id FROM messages") == []
 
 
-async def test_restored_messages_return_to_their_mailboxes(archive_owner: Client) -> None:
-    await index_worker.index_next_batch(archive_owner.world)
-    last = await reached(archive_owner.world, archive_owner.user.id)
+async def test_restored_messages_return_to_their_mailboxes(archive_owner: GraphQLClient) -> None:
+    await index_worker.index_next_batch(archive_owner.environment)
+    last = await reached(archive_owner.environment, archive_owner.user.id)
     answer = await restore_by_subject(archive_owner, "b", "a")
     assert answer["errors"] == []
     assert [(item["mailbox"]["path"], item["message"]["uid"]) for item in answer["restored"]] == [
@@ -147,7 +157,7 @@ async def test_restored_messages_return_to_their_mailboxes(archive_owner: Client
         ("INBOX", 4),
     ]
     assert [
-        kind for kind, _ in await journal(archive_owner.world, archive_owner.user.id, last)
+        kind for kind, _ in await journal(archive_owner.environment, archive_owner.user.id, last)
     ] == [ChangeKind.MESSAGE_RESTORED] * 2
     assert await places(archive_owner) == {"a": "INBOX", "b": "Kept/Here"}
     assert await found(archive_owner, query="b") == ["b"]
@@ -155,10 +165,10 @@ async def test_restored_messages_return_to_their_mailboxes(archive_owner: Client
     assert join_subjects(await load_archive(archive_owner)) == "c"
 
 
-async def test_message_is_restored_to_given_mailbox_or_inbox(archive_owner: Client) -> None:
+async def test_message_is_restored_to_given_mailbox_or_inbox(archive_owner: GraphQLClient) -> None:
     assert (await restore_by_subject(archive_owner, "c", mailbox={"path": "Kept"}))["errors"] == []
     await mailbox_delete.delete_mailboxes(
-        context(archive_owner), MailboxDeletion([MailboxSelector(path="Kept/Here")])
+        client_context(archive_owner), MailboxDeletion([MailboxSelector(path="Kept/Here")])
     )
     assert (await restore_by_subject(archive_owner, "b"))["restored"][0]["mailbox"] == {
         "path": "INBOX"
@@ -168,57 +178,59 @@ async def test_message_is_restored_to_given_mailbox_or_inbox(archive_owner: Clie
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["mailbox"])
 
 
-async def test_restore_finds_recreated_mailbox_by_path(ada: Client) -> None:
-    await receive(ada, "a")
+async def test_restore_finds_recreated_mailbox_by_path(ada: GraphQLClient) -> None:
+    await deliver_to(ada, "a")
     for _ in range(2):
-        await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Keep"]))
+        await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
         select: dict[str, Any] = {"all": True}
         await call(ada, "messageMove", select=select, to={"path": "Keep"})
         await mailbox_delete.delete_mailboxes(
-            context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
+            client_context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
         )
-        await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Keep"]))
+        await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
         assert (await load_archive(ada))["nodes"][0]["mailbox"] is None
         assert (await restore_by_subject(ada, "a"))["restored"][0]["mailbox"] == {"path": "Keep"}
         await call(ada, "messageMove", select=select, to={"path": "INBOX"})
         await mailbox_delete.delete_mailboxes(
-            context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
+            client_context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
         )
 
 
-async def test_restore_clears_deleted_flag(ada: Client) -> None:
-    await receive(ada, "a")
+async def test_restore_clears_deleted_flag(ada: GraphQLClient) -> None:
+    await deliver_to(ada, "a")
     await call(ada, "messageUpdate", select=inbox("1"), set={"deleted": True, "addFlags": ["x"]})
     await call(ada, "messageDelete", select=inbox("1"))
     assert (await load_archive(ada))["nodes"][0]["deleted"] is True
     assert (await restore_by_subject(ada, "a"))["restored"][0]["message"]["flags"] == ["x"]
 
 
-async def test_restore_is_all_or_nothing(archive_owner: Client, world: Environment) -> None:
+async def test_restore_is_all_or_nothing(
+    archive_owner: GraphQLClient, environment: Environment
+) -> None:
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
     missing_id = global_ids.encode("ArchivedMessage", 7)
-    answer = await run(
+    answer = await execute_mutation(
         archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=[keys[0], missing_id]
     )
     assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
         ("NOT_FOUND", ["ids"], 1)
     ]
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 400"))
     answer = await restore_by_subject(archive_owner, "a", "b", "c")
     assert [error["code"] for error in answer["errors"]] == ["QUOTA_EXCEEDED"]
     assert await nodes(archive_owner) == []
     assert join_subjects(await load_archive(archive_owner)) == "cba"
     assert (await restore_by_subject(archive_owner, "a"))["errors"] == []
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
 
 TIME_RANGE = {"start": "2030-01-01T00:01:00Z", "end": "2030-01-01T12:00:00Z"}
 
 
-async def restore_time_range(client: Client, **fields: Any) -> Any:
-    return await run(
+async def restore_time_range(client: GraphQLClient, **fields: Any) -> Any:
+    return await execute_mutation(
         client,
         "archiveRestore",
         "task { kind state total user { username } }",
@@ -226,16 +238,18 @@ async def restore_time_range(client: Client, **fields: Any) -> Any:
     )
 
 
-async def test_archive_restore_returns_messages_of_time_range(archive_owner: Client) -> None:
+async def test_archive_restore_returns_messages_of_time_range(archive_owner: GraphQLClient) -> None:
     answer = await restore_time_range(archive_owner)
     assert answer["errors"] == []
     assert answer["task"] == {
         "kind": "ARCHIVE_RESTORE", "state": "QUEUED", "total": 2, "user": {"username": "ada"},
     }  # fmt: skip
     assert await nodes(archive_owner) == []
-    assert await tasks.run_next_task(archive_owner.world)
+    assert await tasks.run_next_task(archive_owner.environment)
     assert await places(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
-    assert await rows(archive_owner.world, "SELECT state, done FROM tasks") == [("SUCCEEDED", 2)]
+    assert await rows(archive_owner.environment, "SELECT state, done FROM tasks") == [
+        ("SUCCEEDED", 2)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,84 +261,96 @@ async def test_archive_restore_returns_messages_of_time_range(archive_owner: Cli
     ],
 )
 async def test_archive_restore_into_new_mailbox(
-    archive_owner: Client, language: str, path: str
+    archive_owner: GraphQLClient, language: str, path: str
 ) -> None:
-    assert (await change(archive_owner, language=language))[1] == []
+    assert (await try_update_users(archive_owner, language=language))[1] == []
     for subject in ("c", "b"):
         start = "2030-01-01T00:02:00Z" if subject == "c" else TIME_RANGE["start"]
         assert (await restore_time_range(archive_owner, start=start, place="NEW_MAILBOX"))[
             "errors"
         ] == []
-        assert await tasks.run_next_task(archive_owner.world)
+        assert await tasks.run_next_task(archive_owner.environment)
     assert await places(archive_owner) == {"b": path, "c": path}
 
 
 async def test_archive_restore_task_stops_at_quota(
-    archive_owner: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    archive_owner: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.messages.deleted_messages.MESSAGES_PER_STEP", 1)
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = 300"))
     assert (await restore_time_range(archive_owner))["errors"] == []
-    assert await tasks.run_next_task(world)
-    ((state, done_count, error),) = await rows(world, "SELECT state, done, error FROM tasks")
+    assert await tasks.run_next_task(environment)
+    ((state, done_count, error),) = await rows(environment, "SELECT state, done, error FROM tasks")
     assert (state, done_count) == ("FAILED", 1)
     assert "of 300 bytes are in use" in error
     assert await places(archive_owner) == {"b": "Kept/Here"}
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
 
-async def test_archive_restore_with_reversed_time_range_is_refused(archive_owner: Client) -> None:
+async def test_archive_restore_with_reversed_time_range_is_refused(
+    archive_owner: GraphQLClient,
+) -> None:
     (error,) = (await restore_time_range(archive_owner, end=TIME_RANGE["start"]))["errors"]
     assert (error["code"], error["path"], error["constraint"]) == ("VALIDATION", ["end"], "range")
     validated = await restore_time_range(archive_owner, options={"validateOnly": True})
     assert validated["errors"] == []
-    assert await rows(archive_owner.world, "SELECT id FROM tasks") == []
+    assert await rows(archive_owner.environment, "SELECT id FROM tasks") == []
 
 
 async def test_archive_of_another_user_is_hidden(
-    archive_owner: Client, bob: Client, world: Environment, http: httpx.AsyncClient
+    archive_owner: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     message_id = (await load_archive(archive_owner))["nodes"][0]["id"]
-    strangers = [bob, await make_domain_admin(world, http, "unlicensed")]
+    strangers = [bob, await make_domain_admin(environment, http, "unlicensed")]
     for client in strangers:
         assert (await client("query ($id: ID!) { node(id: $id) { id } }", id=message_id))[
             "node"
         ] is None
         document = "query ($u: UserRef) { user(by: $u) { archivedMessages { totalCount } } }"
-        user = (await client(document, u={"id": id_of(archive_owner)}))["user"]
+        user = (await client(document, u={"id": user_global_id(archive_owner)}))["user"]
         assert user is None or user["archivedMessages"]["totalCount"] == 0
-        answer = await run(client, "archivedMessageRestore", RESTORED_FIELDS, ids=[message_id])
+        answer = await execute_mutation(
+            client, "archivedMessageRestore", RESTORED_FIELDS, ids=[message_id]
+        )
         assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
-        answer = await restore_time_range(client, user={"id": id_of(archive_owner)})
+        answer = await restore_time_range(client, user={"id": user_global_id(archive_owner)})
         assert answer["errors"][0]["code"] in ("NOT_FOUND", "FORBIDDEN")
         path = f"/rest/archive/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 404
     assert join_subjects(await load_archive(archive_owner)) == "cba"
-    assert await rows(world, "SELECT id FROM tasks") == []
+    assert await rows(environment, "SELECT id FROM tasks") == []
 
 
 async def test_admin_sees_archive_metadata_and_restores_messages(
-    archive_owner: Client, world: Environment, http: httpx.AsyncClient, root: Client
+    archive_owner: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
+    root: GraphQLClient,
 ) -> None:
     permissions = [AdminPermission.LOGIN_AS]
-    domain_admin = await make_domain_admin(world, http, "chief", permissions)
-    for client in (domain_admin, await make_client(world, http, "over", role=Role.ADMIN)):
+    domain_admin = await make_domain_admin(environment, http, "chief", permissions)
+    for client in (domain_admin, await make_client(environment, http, "over", role=Role.ADMIN)):
         document = "query ($u: UserRef) { user(by: $u) { archivedMessages { nodes { id %s } } } }"
-        metadata = await client(document % "size", u={"id": id_of(archive_owner)})
+        metadata = await client(document % "size", u={"id": user_global_id(archive_owner)})
         assert len(metadata["user"]["archivedMessages"]["nodes"]) == 3
-        answer = await client.raw(document % "subject", u={"id": id_of(archive_owner)})
+        answer = await client.execute(document % "subject", u={"id": user_global_id(archive_owner)})
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
-        answer = await client.raw(document % "sourceUrl", u={"id": id_of(archive_owner)})
+        answer = await client.execute(
+            document % "sourceUrl", u={"id": user_global_id(archive_owner)}
+        )
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
         message_id = metadata["user"]["archivedMessages"]["nodes"][0]["id"]
         path = f"/rest/archive/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 403
-    assert (await restore_time_range(domain_admin, user={"id": id_of(archive_owner)}))[
+    assert (await restore_time_range(domain_admin, user={"id": user_global_id(archive_owner)}))[
         "errors"
     ] == []
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     assert await places(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
     (entry,) = (await root('{ adminLog(mutation: "archiveRestore") { nodes { actor } } }'))[
         "adminLog"
@@ -333,7 +359,7 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
 
 
 async def test_deleted_message_source_is_served_by_signed_url(
-    archive_owner: Client, clock: Clock
+    archive_owner: GraphQLClient, clock: ManualClock
 ) -> None:
     answer = await archive_owner("{ viewer { user { archivedMessages { nodes { sourceUrl } } } } }")
     url = answer["viewer"]["user"]["archivedMessages"]["nodes"][0]["sourceUrl"]
@@ -349,9 +375,12 @@ async def test_deleted_message_source_is_served_by_signed_url(
 
 
 async def test_archives_of_many_users_are_read_by_one_indexed_statement(
-    archive_owner: Client, world: Environment, http: httpx.AsyncClient, statements: list[str]
+    archive_owner: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
+    statements: list[str],
 ) -> None:
-    over = await make_client(world, http, "over", role=Role.ADMIN)
+    over = await make_client(environment, http, "over", role=Role.ADMIN)
     document = "{ users(first: 50) { nodes { archivedMessages { nodes { id size } } } } }"
 
     async def count_statements() -> int:
@@ -362,27 +391,29 @@ async def test_archives_of_many_users_are_read_by_one_indexed_statement(
     await count_statements()
     expected = await count_statements()
     for n in range(20):
-        await make_client(world, http, f"u{n:02}")
+        await make_client(environment, http, f"u{n:02}")
     assert await count_statements() == expected
-    with explained(world) as plans:
+    with explained(environment) as plans:
         own_archive = "{ viewer { user { archivedMessages(first: 2) { nodes { id } } } } }"
         plan = await plans.of(archive_owner(own_archive), "messages")
-    if world.database.dialect == "sqlite":
+    if environment.database.dialect == "sqlite":
         assert "messages_archived" in plan, plan
         assert "TEMP B-TREE" not in plan, plan
 
 
 async def test_restore_statement_count_is_independent_of_message_count(
-    ada: Client, statements: list[str], clock: Clock
+    ada: GraphQLClient, statements: list[str], clock: ManualClock
 ) -> None:
     counts = []
     for message_count in (1, 20):
         for n in range(message_count):
-            await receive(ada, f"{message_count} {n}")
+            await deliver_to(ada, f"{message_count} {n}")
         await call(ada, "messageDelete", select={"mailbox": {"path": "INBOX"}})
         keys = [node["id"] for node in (await load_archive(ada))["nodes"]]
         del statements[:]
-        assert (await run(ada, "archivedMessageRestore", RESTORED_FIELDS, ids=keys))["errors"] == []
+        assert (await execute_mutation(ada, "archivedMessageRestore", RESTORED_FIELDS, ids=keys))[
+            "errors"
+        ] == []
         counts.append(len(statements))
         clock.tick(days=1)
     assert counts[0] == counts[1]

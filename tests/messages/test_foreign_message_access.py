@@ -14,7 +14,7 @@ from graph.types.global_ids import encode
 from models.auth.security_log import SecurityEvent
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
-from tests.conftest import Client, make_client, receive
+from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 
 METADATA_QUERY = """
@@ -32,11 +32,11 @@ CONTENT_FIELDS = (
 
 
 @pytest.fixture
-async def message_id(ada: Client) -> str:
-    return encode("Message", (await receive(ada, "Between us")).message_id)
+async def message_id(ada: GraphQLClient) -> str:
+    return encode("Message", (await deliver_to(ada, "Between us")).message_id)
 
 
-async def read_field(client: Client, message_id: str, field: str) -> Any:
+async def read_field(client: GraphQLClient, message_id: str, field: str) -> Any:
     """Return the responses of each query that leads to a field of a message."""
     templates = (
         "query ($id: ID!) { message(by: {id: $id}) { FIELD } }",
@@ -48,37 +48,39 @@ async def read_field(client: Client, message_id: str, field: str) -> Any:
     documents = [template.replace("FIELD", field) for template in templates]
     # A repeated document is compiled.
     repeated_documents = [document for document in documents for _ in range(2)]
-    return [await client.raw(document, id=message_id) for document in repeated_documents]
+    return [await client.execute(document, id=message_id) for document in repeated_documents]
 
 
-async def make_administrators(world: Environment, http: httpx.AsyncClient) -> list[Client]:
+async def make_administrators(
+    environment: Environment, http: httpx.AsyncClient
+) -> list[GraphQLClient]:
     """Create the administrators that see Ada's mail as metadata."""
     permissions = [AdminPermission.LOGIN_AS]
     return [
-        await make_client(world, http, "over", role=Role.ADMIN),
-        await make_domain_admin(world, http, "here", permissions),
+        await make_client(environment, http, "over", role=Role.ADMIN),
+        await make_domain_admin(environment, http, "here", permissions),
     ]
 
 
-async def make_strangers(world: Environment, http: httpx.AsyncClient) -> list[Client]:
+async def make_strangers(environment: Environment, http: httpx.AsyncClient) -> list[GraphQLClient]:
     """Create users that see nothing of Ada's mail."""
-    await make_client(world, http, "eve")
-    other_admin = await make_client(world, http, "dan", role=Role.ADMIN)
+    await make_client(environment, http, "eve")
+    other_admin = await make_client(environment, http, "dan", role=Role.ADMIN)
     document = """mutation { userCreate(input: {
         username: "x@example.net", passwordDisabled: true}) { errors { message } } }"""
     assert not (await other_admin(document))["userCreate"]["errors"]
     permissions = [AdminPermission.LOGIN_AS]
     return [
-        await make_client(world, http, "mallory"),
-        await make_domain_admin(world, http, "unlicensed"),
-        await make_domain_admin(world, http, "afar", permissions, domains=["example.net"]),
+        await make_client(environment, http, "mallory"),
+        await make_domain_admin(environment, http, "unlicensed"),
+        await make_domain_admin(environment, http, "afar", permissions, domains=["example.net"]),
     ]
 
 
 async def test_admin_sees_mailboxes_and_message_metadata(
-    world: Environment, http: httpx.AsyncClient, message_id: str
+    environment: Environment, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    for client in await make_administrators(world, http):
+    for client in await make_administrators(environment, http):
         for _ in range(2):
             user = (await client(METADATA_QUERY, name="ada"))["user"]
             inbox = next(mailbox for mailbox in user["mailboxes"] if mailbox["path"] == "INBOX")
@@ -87,14 +89,14 @@ async def test_admin_sees_mailboxes_and_message_metadata(
             assert node["id"] == message_id
             assert node["from"]["address"] == "carol@example.com"
             assert user["messages"]["totalCount"] == 1
-    assert not await read_mail_events(world)
+    assert not await read_mail_events(environment)
 
 
 @pytest.mark.parametrize("field", CONTENT_FIELDS)
 async def test_admin_cannot_read_message_content(
-    world: Environment, http: httpx.AsyncClient, message_id: str, field: str
+    environment: Environment, http: httpx.AsyncClient, message_id: str, field: str
 ) -> None:
-    for client in await make_administrators(world, http):
+    for client in await make_administrators(environment, http):
         for answer in await read_field(client, message_id, field):
             assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
             assert "Between us" not in str(answer)
@@ -103,26 +105,26 @@ async def test_admin_cannot_read_message_content(
 
 
 async def test_admin_reads_own_message_next_to_foreign_one(
-    world: Environment, http: httpx.AsyncClient, message_id: str
+    environment: Environment, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    admin, _ = await make_administrators(world, http)
-    own_id = encode("Message", (await receive(admin, "To myself")).message_id)
+    admin, _ = await make_administrators(environment, http)
+    own_id = encode("Message", (await deliver_to(admin, "To myself")).message_id)
     document = "query ($ids: [ID!]!) { nodes(ids: $ids) { ... on Message { text } } }"
-    answer = await admin.raw(document, ids=[own_id, message_id])
+    answer = await admin.execute(document, ids=[own_id, message_id])
     assert answer["data"]["nodes"][0]["text"].strip() == "Hi there."
     assert answer["data"]["nodes"][1]["text"] is None
     assert [error["path"] for error in answer["errors"]] == [["nodes", 1, "text"]]
 
 
 async def test_stranger_sees_no_mail(
-    world: Environment, http: httpx.AsyncClient, message_id: str
+    environment: Environment, http: httpx.AsyncClient, message_id: str
 ) -> None:
-    for client in await make_strangers(world, http):
+    for client in await make_strangers(environment, http):
         for field in ("id", "subject", "text"):
             answers = await read_field(client, message_id, field)
             assert message_id not in str(answers)
             assert "Between us" not in str(answers)
-        user = (await client.raw(METADATA_QUERY, name="ada"))["data"]["user"]
+        user = (await client.execute(METADATA_QUERY, name="ada"))["data"]["user"]
         if user is not None:  # a domain administrator without LOGIN_AS sees the account
             assert user["mailboxes"] == []
             assert user["messages"]["totalCount"] == 0
@@ -130,33 +132,35 @@ async def test_stranger_sees_no_mail(
         assert (await http.get(path, headers=client.headers)).status_code == 404
 
 
-async def read_mail_events(world: Environment) -> list[Any]:
+async def read_mail_events(environment: Environment) -> list[Any]:
     """Load the entries of the security log for mail that was read."""
     query = select(col(SecurityEvent.user_id), col(SecurityEvent.by), col(SecurityEvent.count))
-    return list(await world.database.read(query.where(col(SecurityEvent.action) == "read mail")))
+    return list(
+        await environment.database.read(query.where(col(SecurityEvent.action) == "read mail"))
+    )
 
 
 @pytest.mark.parametrize("field", CONTENT_FIELDS)
 async def test_read_by_root_is_logged_for_owner(
-    root: Client, ada: Client, message_id: str, field: str
+    root: GraphQLClient, ada: GraphQLClient, message_id: str, field: str
 ) -> None:
     answers = await read_field(root, message_id, field)
     assert not any("errors" in answer for answer in answers), answers
-    (event,) = await read_mail_events(root.world)
+    (event,) = await read_mail_events(root.environment)
     assert event.user_id == ada.user.id
     assert event.by
     assert event.count >= len(answers)
 
 
 async def test_download_by_root_is_logged_for_owner(
-    root: Client, http: httpx.AsyncClient, message_id: str
+    root: GraphQLClient, http: httpx.AsyncClient, message_id: str
 ) -> None:
     path = f"/rest/messages/{message_id}/message.eml"
     response = await http.get(path, headers=root.headers)
     assert b"Between us" in response.content
-    assert len(await read_mail_events(root.world)) == 1
+    assert len(await read_mail_events(root.environment)) == 1
 
 
-async def test_own_read_is_not_logged(ada: Client, message_id: str) -> None:
+async def test_own_read_is_not_logged(ada: GraphQLClient, message_id: str) -> None:
     await read_field(ada, message_id, "subject text")
-    assert not await read_mail_events(ada.world)
+    assert not await read_mail_events(ada.environment)

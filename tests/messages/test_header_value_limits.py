@@ -11,14 +11,14 @@ from sqlalchemy import text
 
 from models.admin.tasks import TaskState
 from models.runtime.environment import Environment
-from tests.conftest import Client, raw_message
-from tests.support.accounts.account_exports import exported, place
-from tests.support.accounts.account_exports import imported as import_export
-from tests.support.accounts.import_runs import eml_zip, imported
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.account_exports import export_account, store_raw_message
+from tests.support.accounts.account_exports import import_account as import_export
+from tests.support.accounts.import_runs import eml_zip, import_archive
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations.bulk_operations import call
 from tests.support.operations.connector_operations import connector, far, ran, server
-from tests.support.run_scope import ALL
+from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.servers.dovecot_server import DovecotAccount
 
 __all__ = ["far", "server"]
@@ -144,7 +144,7 @@ def messages_for_route(route: str) -> dict[str, bytes]:
     with `ALL_TESTS` all.
     There are 17 values for each field, so each third has all fields and all values.
     """
-    if ALL or route == "LMTP":
+    if RUNS_ALL_TESTS or route == "LMTP":
         return MESSAGES
     third = list(ROUTES).index(route) % 3
     numbered = enumerate(MESSAGES.items())
@@ -153,29 +153,33 @@ def messages_for_route(route: str) -> dict[str, bytes]:
     }
 
 
-async def store_by_lmtp(ada: Client, neighbour: Neighbour, _far: DovecotAccount) -> None:
+async def store_by_lmtp(ada: GraphQLClient, lmtp_client: Neighbour, _far: DovecotAccount) -> None:
     for raw in messages_for_route("LMTP").values():
-        await neighbour.begin(ada.address)
-        neighbour.send(raw + b".\r\n")
-        assert (await neighbour.hear()).startswith("250")
+        await lmtp_client.begin(ada.address)
+        lmtp_client.send(raw + b".\r\n")
+        assert (await lmtp_client.hear()).startswith("250")
 
 
-async def store_by_upload(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
+async def store_by_upload(ada: GraphQLClient, _neighbour: Neighbour, _far: DovecotAccount) -> None:
     for raw in messages_for_route("upload").values():
         arguments = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
         assert (await call(ada, "messageUpload", **arguments))["errors"] == []
 
 
-async def store_by_import(ada: Client, _neighbour: Neighbour, _far: DovecotAccount) -> None:
+async def store_by_import(ada: GraphQLClient, _neighbour: Neighbour, _far: DovecotAccount) -> None:
     messages = messages_for_route("import")
-    task = await imported(ada, eml_zip({f"{name}.eml": raw for name, raw in messages.items()}))
+    task = await import_archive(
+        ada, eml_zip({f"{name}.eml": raw for name, raw in messages.items()})
+    )
     assert (task["state"], int(task["imported"])) == ("SUCCEEDED", len(messages)), task["log"]
 
 
-async def store_by_connector(ada: Client, _neighbour: Neighbour, far: DovecotAccount) -> None:
+async def store_by_connector(
+    ada: GraphQLClient, _neighbour: Neighbour, far: DovecotAccount
+) -> None:
     messages = list(messages_for_route("connector").values())
     far.save_messages(messages)
-    run = await ran(ada.world, await connector(ada, far))
+    run = await ran(ada.environment, await connector(ada, far))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(messages)), run.log
 
 
@@ -188,7 +192,7 @@ ROUTES = {
 
 
 async def load_messages(
-    client: Client, fields: str = COLUMN_FIELDS, **variables: Any
+    client: GraphQLClient, fields: str = COLUMN_FIELDS, **variables: Any
 ) -> list[Mapping[str, Any]]:
     """Load all messages of a user, page by page."""
     messages: list[Mapping[str, Any]] = []
@@ -205,9 +209,9 @@ async def load_messages(
 
 @pytest.mark.parametrize("route", ROUTES)
 async def test_messages_with_any_header_value_are_stored_and_listed(
-    route: str, ada: Client, neighbour: Neighbour, far: DovecotAccount
+    route: str, ada: GraphQLClient, lmtp_client: Neighbour, far: DovecotAccount
 ) -> None:
-    await ROUTES[route](ada, neighbour, far)
+    await ROUTES[route](ada, lmtp_client, far)
     for fields in (COLUMN_FIELDS, ALL_FIELDS):
         for order in ("RECEIVED_ASC", "RECEIVED_DESC"):  # The first page runs without a plan.
             assert len(await load_messages(ada, fields, order=order)) == len(
@@ -233,7 +237,7 @@ def parse_instant(text: str) -> datetime:
         "9999-12-31T23:59:59.999999Z",
     ],
 )
-async def test_date_filters_match_shown_dates(ada: Client, bound: str) -> None:
+async def test_date_filters_match_shown_dates(ada: GraphQLClient, bound: str) -> None:
     for nth, raw in enumerate(MESSAGES.values()):
         if nth < len(DATE_FIELDS):
             arguments = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
@@ -255,7 +259,9 @@ async def test_date_filters_match_shown_dates(ada: Client, bound: str) -> None:
 
 
 @pytest.mark.parametrize("at", [MIN_DATE, MAX_DATE, "9999-12-31T23:59:59.999999Z"])
-async def test_received_dates_at_calendar_limits_are_listed_in_order(ada: Client, at: str) -> None:
+async def test_received_dates_at_calendar_limits_are_listed_in_order(
+    ada: GraphQLClient, at: str
+) -> None:
     uploaded = await call(
         ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: now\n\nx\n"
     )
@@ -280,13 +286,15 @@ async def test_received_dates_at_calendar_limits_are_listed_in_order(ada: Client
             assert subjects == (["then", "now"] if is_then_first else ["now", "then"])
 
 
-async def test_infinite_dates_in_database_are_readable(ada: Client, world: Environment) -> None:
-    if world.database.dialect != "postgresql":
+async def test_infinite_dates_in_database_are_readable(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    if environment.database.dialect != "postgresql":
         pytest.skip("SQLite has no infinite dates")
     for subject in ("past", "future"):
         arguments = {"mailbox": {"path": "INBOX"}, "raw": f"Subject: {subject}\n\nx\n"}
         assert (await call(ada, "messageUpload", **arguments))["errors"] == []
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         for subject, value in (("past", "-infinity"), ("future", "infinity")):
             statement = f"UPDATE messages SET date = '{value}' WHERE subject = '{subject}'"  # noqa: S608
             await (await session.connection()).execute(text(statement))
@@ -299,12 +307,12 @@ async def test_infinite_dates_in_database_are_readable(ada: Client, world: Envir
 
 @pytest.mark.parametrize("export_format", ["MBOX", "EML_ZIP", "MAILDIR_TAR", "JSON"])
 async def test_received_dates_at_calendar_limits_are_exported(
-    ada: Client, bob: Client, export_format: str
+    ada: GraphQLClient, bob: GraphQLClient, export_format: str
 ) -> None:
     dates = {"first": MIN_DATE, "last": MAX_DATE}
     for subject, at in dates.items():
-        await place(ada, raw_message(subject), at=parse_instant(at))
-    export = await exported(ada, format=export_format)
+        await store_raw_message(ada, raw_message(subject), at=parse_instant(at))
+    export = await export_account(ada, format=export_format)
     if export_format == "MBOX":
         assert export["content"].count(b"\nSubject: ") == len(dates)
         return

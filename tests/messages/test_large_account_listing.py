@@ -19,9 +19,25 @@ from models.store.columns import select_columns
 from models.store.database import Database
 from models.users.roles import Scope
 from models.users.tables import User
-from tests.conftest import CHEAP, Client, Clock, make_client, make_key, receive
-from tests.support.accounts.large_account import Effort, fill, measured
-from tests.support.lists.list_fields import PARENTS, call, list_fields, required
+from tests.conftest import (
+    TEST_OPTIONS,
+    GraphQLClient,
+    ManualClock,
+    deliver_to,
+    make_api_key,
+    make_client,
+)
+from tests.support.accounts.large_account import (
+    SelectCostRecorder,
+    copy_message,
+    record_select_costs,
+)
+from tests.support.lists.list_fields import (
+    PARENT_SELECTIONS,
+    aliased_field,
+    list_fields,
+    required_arguments,
+)
 from tests.support.stores import store_fixtures
 
 # Messages of ada, messages of each other account, number of other accounts.
@@ -55,16 +71,18 @@ MESSAGE_LIST_QUERIES = [
 
 async def create_accounts(url: str, folder: Path) -> None:
     blobs = FolderStore(folder / "blobs")
-    world = Environment(Database(url), blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
+    environment = Environment(
+        Database(url), blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=ManualClock()
+    )
     async with httpx.AsyncClient() as http:
         for nth in range(OTHER_ACCOUNTS + 1):
-            client = await make_client(world, http, f"user{nth}" if nth else "ada")
-            await receive(client, "Hello duck")
-            await fill(
+            client = await make_client(environment, http, f"user{nth}" if nth else "ada")
+            await deliver_to(client, "Hello duck")
+            await copy_message(
                 client, SMALL_COUNT if nth else LARGE_COUNT, base=FIRST_ID + nth * 10 * LARGE_COUNT
             )
     await blobs.close()
-    await world.database.close()
+    await environment.database.close()
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +131,23 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def ada(world: Environment, http: httpx.AsyncClient) -> Client:
+async def ada(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
     query = select(*select_columns(User)).where(col(User.username) == "ada")
-    (row,) = await world.database.read(query)
-    secret = await make_key(world, uuid4().hex, user_id=row.id, scopes=[Scope.MASTER])
-    return Client(http, world, User(**row._asdict()), secret)
+    (row,) = await environment.database.read(query)
+    secret = await make_api_key(environment, uuid4().hex, user_id=row.id, scopes=[Scope.MASTER])
+    return GraphQLClient(http, environment, User(**row._asdict()), secret)
 
 
 @pytest.fixture
-def effort(ada: Client) -> Iterator[Effort]:
-    with measured(ada.world) as row_counts:
+def effort(ada: GraphQLClient) -> Iterator[SelectCostRecorder]:
+    with record_select_costs(ada.environment) as row_counts:
         yield row_counts
 
 
-async def find_excessive_statements(client: Client, effort: Effort, document: str) -> list[str]:
-    rows_by_statement = await effort.of(client.raw(document))
+async def find_excessive_statements(
+    client: GraphQLClient, effort: SelectCostRecorder, document: str
+) -> list[str]:
+    rows_by_statement = await effort.count_rows_read(client.execute(document))
     return [
         f"{rows} rows: {document}\n{sql}"
         for sql, rows in rows_by_statement.items()
@@ -135,7 +155,9 @@ async def find_excessive_statements(client: Client, effort: Effort, document: st
     ]
 
 
-async def test_message_page_reads_bounded_number_of_rows(ada: Client, effort: Effort) -> None:
+async def test_message_page_reads_bounded_number_of_rows(
+    ada: GraphQLClient, effort: SelectCostRecorder
+) -> None:
     problems = []
     for document in MESSAGE_LIST_QUERIES:
         assert (await ada(document))["viewer"]["user"] is not None
@@ -143,23 +165,25 @@ async def test_message_page_reads_bounded_number_of_rows(ada: Client, effort: Ef
     assert not problems, "\n\n".join(problems)
 
 
-async def test_every_list_reads_bounded_number_of_rows(ada: Client, effort: Effort) -> None:
+async def test_every_list_reads_bounded_number_of_rows(
+    ada: GraphQLClient, effort: SelectCostRecorder
+) -> None:
     random, problems, message_list_count = Random(1), list[str](), 0  # noqa: S311 - not for secrets
     for list_field in list_fields(schema):
         parent: Any = next(
             (
                 parent_query
-                for parent_query in PARENTS[list_field.parent]
+                for parent_query in PARENT_SELECTIONS[list_field.parent]
                 if "viewer" in parent_query
             ),
-            PARENTS[list_field.parent][0],
+            PARENT_SELECTIONS[list_field.parent][0],
         )
-        arguments = required(schema, list_field, random) | {"first": "20"}
-        selected = "{ nodes { __typename } }" if list_field.connected else "{ __typename }"
-        field = call(list_field, "x", arguments, selected)
+        arguments = required_arguments(schema, list_field, random) | {"first": "20"}
+        selected = "{ nodes { __typename } }" if list_field.is_connection else "{ __typename }"
+        field = aliased_field(list_field, "x", arguments, selected)
         problems += await find_excessive_statements(
             ada, effort, f"{{ {parent.replace('%s', field)} }}"
         )
-        message_list_count += bool(effort.of_messages)
+        message_list_count += bool(effort.message_selects)
     assert message_list_count >= 5
     assert not problems, "\n\n".join(problems)

@@ -13,14 +13,16 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import upload
-from tests.conftest import Client, Clock, context, raw_message
+from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.operations.bulk_operations import call, keys
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def test_uploaded_message_is_stored_byte_for_byte(post: Client, clock: Clock) -> None:
+async def test_uploaded_message_is_stored_byte_for_byte(
+    ada_with_mail: GraphQLClient, clock: ManualClock
+) -> None:
     raw = raw_message("Up", body="Grüße")
     clock.tick(days=1)
     for encoded in (
@@ -29,7 +31,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(post: Client, clock: Clo
         base64.b64encode(raw).decode(),
     ):
         answer = await call(
-            post, "messageUpload", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
+            ada_with_mail, "messageUpload", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
             receivedAt="2001-01-01T00:00:00Z", metaData={"a": 1},
         )  # fmt: skip
         message = answer["message"]
@@ -41,18 +43,20 @@ async def test_uploaded_message_is_stored_byte_for_byte(post: Client, clock: Clo
         assert message["expires"] == "2030-01-03T00:00:03Z"
         assert message["metaData"] == {"a": 1}
     ((changed_at,),) = await rows(
-        post.world, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"
+        ada_with_mail.environment, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"
     )
     assert str(changed_at).startswith("2030-01-02")
 
 
-async def test_raw_upload_is_stored_as_message(post: Client) -> None:
+async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> None:
     raw = raw_message("Up", body="x" * 300_000)
-    response = await post.http.post("/rest/uploads", content=raw, headers=post.headers)
+    response = await ada_with_mail.http.post(
+        "/rest/uploads", content=raw, headers=ada_with_mail.headers
+    )
     arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"], "unseen": True}
-    answer = await call(post, "messageUpload", **arguments)
+    answer = await call(ada_with_mail, "messageUpload", **arguments)
     assert (answer["errors"], answer["message"]["size"]) == ([], len(raw))
-    assert (await post.box()).unseen == 4
+    assert (await ada_with_mail.load_mailbox()).unseen == 4
 
 
 @pytest.mark.parametrize(
@@ -68,32 +72,36 @@ async def test_raw_upload_is_stored_as_message(post: Client) -> None:
     ],
 )
 async def test_invalid_message_upload_is_refused(
-    post: Client, arguments: dict[str, Any], code: str, path: list[str] | None
+    ada_with_mail: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str] | None
 ) -> None:
-    answer = await call(post, "messageUpload", **{"mailbox": {"path": "INBOX"}, **arguments})
+    answer = await call(
+        ada_with_mail, "messageUpload", **{"mailbox": {"path": "INBOX"}, **arguments}
+    )
     (error,) = answer["errors"]
     assert error["code"] == code
     assert path is None or error["path"] == path
-    assert len(await keys(post)) == 3
+    assert len(await keys(ada_with_mail)) == 3
 
 
 async def test_message_over_size_limit_or_quota_is_refused(
-    post: Client, world: Environment
+    ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
     raw = raw_message("Up").decode()
-    limited_environment = replace(world, options=replace(world.options, message_max=len(raw) - 1))
-    ctx = context(replace(post, world=limited_environment))
+    limited_environment = replace(
+        environment, options=replace(environment.options, message_max=len(raw) - 1)
+    )
+    ctx = client_context(replace(ada_with_mail, environment=limited_environment))
     with pytest.raises(LimitReached) as raised:
         await upload.store_message(ctx, upload.NewMessage(MailboxSelector(path="INBOX"), raw))
     assert (raised.value.limit, raised.value.used) == (len(raw) - 1, len(raw))
-    ((used,),) = await rows(world, "SELECT used FROM users")
-    async with world.write_session() as session:
+    ((used,),) = await rows(environment, "SELECT used FROM users")
+    async with environment.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw) - 1))
-    answer = await call(post, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
+    answer = await call(ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
     assert [(e["code"], e["used"]) for e in answer["errors"]] == [("QUOTA_EXCEEDED", used)]
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw)))
-    answer = await call(post, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
+    answer = await call(ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
     assert answer["errors"] == []
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(User).values(quota=None))

@@ -10,48 +10,50 @@ from models.errors import InvalidInput, LimitReached
 from models.store.byte_cache import CAPACITY, ByteCache
 from resolvers.messages import content
 from resolvers.messages.content import HtmlOptions
-from tests.conftest import Client, context, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.mail import multipart_message
-from tests.support.mail.multipart_message import RICH
+from tests.support.mail.multipart_message import MULTIPART_MESSAGE
 
 
 @pytest.fixture
-async def message_id(ada: Client) -> int:
+async def message_id(ada: GraphQLClient) -> int:
     """The ID of the rich message in Ada's mailbox."""
-    return (await receive(ada, RICH)).message_id
+    return (await deliver_to(ada, MULTIPART_MESSAGE)).message_id
 
 
-async def load_message(client: Client, key: int) -> StoredMessage:
-    loaded = await content.load_stored_message(context(client), key)
+async def load_message(client: GraphQLClient, key: int) -> StoredMessage:
+    loaded = await content.load_stored_message(client_context(client), key)
     assert loaded
     return loaded
 
 
-async def test_only_own_messages_are_loaded(ada: Client, bob: Client, message_id: int) -> None:
-    assert await content.load_stored_messages(context(bob), [message_id]) == [None]
-    messages = await content.load_stored_messages(context(ada), [message_id + 1, message_id])
+async def test_only_own_messages_are_loaded(
+    ada: GraphQLClient, bob: GraphQLClient, message_id: int
+) -> None:
+    assert await content.load_stored_messages(client_context(bob), [message_id]) == [None]
+    messages = await content.load_stored_messages(client_context(ada), [message_id + 1, message_id])
     assert messages[0] is None
     assert isinstance(messages[1], StoredMessage)
     assert messages[1].row.id == message_id
 
 
-async def test_message_has_texts_headers_and_parts(ada: Client, message_id: int) -> None:
+async def test_message_has_texts_headers_and_parts(ada: GraphQLClient, message_id: int) -> None:
     loaded = await load_message(ada, message_id)
-    assert await content.plain_text(loaded) == multipart_message.TEXT
+    assert await content.plain_text(loaded) == multipart_message.PLAIN_TEXT
     assert await content.header_values(loaded, "x-TWICE") == ["one", "zwölf"]
     assert [field.key for field in await content.header_fields(loaded)][:3] == [
         "From",
         "To",
         "Subject",
     ]
-    header_block = RICH[: RICH.index(b"Preamble")].decode()
+    header_block = MULTIPART_MESSAGE[: MULTIPART_MESSAGE.index(b"Preamble")].decode()
     assert await content.header_block_text(loaded) == header_block
     assert await content.imap_body_section(loaded, "HEADER") == header_block
-    assert await content.imap_body_section(loaded, "1.1") == multipart_message.TEXT
+    assert await content.imap_body_section(loaded, "1.1") == multipart_message.PLAIN_TEXT
     assert await content.imap_body_section(loaded, "1.2.MIME") == "Content-Type: text/html\r\n\r\n"
     assert (
         await content.imap_body_section(loaded, "5.TEXT")
-        == multipart_message.LETTER.decode().partition("\r\n\r\n")[2]
+        == multipart_message.INNER_MESSAGE.decode().partition("\r\n\r\n")[2]
     )
     assert str(await content.imap_body_section(loaded, "5.header")).startswith(
         "From: dora@example.com"
@@ -63,7 +65,7 @@ async def test_message_has_texts_headers_and_parts(ada: Client, message_id: int)
     assert await content.base64_part(loaded, "88") is None
 
 
-async def test_html_is_sanitized_by_default(ada: Client, message_id: int) -> None:
+async def test_html_is_sanitized_by_default(ada: GraphQLClient, message_id: int) -> None:
     loaded = await load_message(ada, message_id)
     assert content.attachment_numbers_by_content_id(loaded) == {"photo@here": 4}
     urls = {"photo@here": "https://here.example/photo"}
@@ -78,11 +80,11 @@ async def test_html_is_sanitized_by_default(ada: Client, message_id: int) -> Non
     (original,) = (
         await content.html_bodies(loaded, HtmlOptions(urls.get, is_sanitized=False))
     ).bodies
-    assert original == multipart_message.HTML.decode()
+    assert original == multipart_message.HTML_TEXT.decode()
 
 
 async def test_computed_content_is_cached_and_not_shared_with_others(
-    ada: Client, bob: Client, message_id: int, statements: list[str]
+    ada: GraphQLClient, bob: GraphQLClient, message_id: int, statements: list[str]
 ) -> None:
     async def load_content() -> list[object]:
         loaded = await load_message(ada, message_id)
@@ -97,10 +99,12 @@ async def test_computed_content_is_cached_and_not_shared_with_others(
     del statements[:]
     assert await load_content() == first
     assert len(statements) == 1, "the row is read again"
-    assert await content.load_stored_messages(context(bob), [message_id]) == [None]
+    assert await content.load_stored_messages(client_context(bob), [message_id]) == [None]
 
 
-async def test_image_urls_in_html_are_those_of_the_viewer(ada: Client, message_id: int) -> None:
+async def test_image_urls_in_html_are_those_of_the_viewer(
+    ada: GraphQLClient, message_id: int
+) -> None:
     for url in ("https://here.example/1", "https://here.example/2"):
         options = HtmlOptions({"photo@here": url}.get)
         (sanitized,) = (
@@ -109,10 +113,10 @@ async def test_image_urls_in_html_are_those_of_the_viewer(ada: Client, message_i
         assert f'src="{url}"' in sanitized
 
 
-async def test_html_is_cached_per_display_options(ada: Client) -> None:
+async def test_html_is_cached_per_display_options(ada: GraphQLClient) -> None:
     page = b'<p>Hello</p><img src="https://far.example/x.png">'
     raw = b"Subject: Page\r\nContent-Type: text/html\r\n\r\n" + page
-    html_message_id = (await receive(ada, raw)).message_id
+    html_message_id = (await deliver_to(ada, raw)).message_id
     for _ in range(2):
         loaded = await load_message(ada, html_message_id)
         no_urls = dict[str, str]().get
@@ -145,10 +149,10 @@ def test_byte_cache_evicts_least_recently_used_entries() -> None:
     assert len(default_cache) == 0, "a large entry does not evict all others"
 
 
-async def test_large_html_does_not_block_event_loop(ada: Client) -> None:
+async def test_large_html_does_not_block_event_loop(ada: GraphQLClient) -> None:
     page = b"<p class=a>Hello <b>there</b></p>\n" * 40_000
     raw = b"Subject: Page\r\nContent-Type: text/html\r\n\r\n" + page
-    loaded = await load_message(ada, (await receive(ada, raw)).message_id)
+    loaded = await load_message(ada, (await deliver_to(ada, raw)).message_id)
     longest_delay = 0.0
 
     async def measure_delays() -> None:
@@ -168,23 +172,28 @@ async def test_large_html_does_not_block_event_loop(ada: Client) -> None:
 
 
 async def test_source_is_cut_at_character_and_base64_if_not_utf8(
-    ada: Client, message_id: int
+    ada: GraphQLClient, message_id: int
 ) -> None:
     loaded = await load_message(ada, message_id)
-    middle = RICH.index("ü".encode())
-    assert await content.message_source_text(loaded, middle + 1) == RICH[:middle].decode()
-    assert await content.message_source_text(loaded, middle + 2) == RICH[: middle + 2].decode()
+    middle = MULTIPART_MESSAGE.index("ü".encode())
+    assert (
+        await content.message_source_text(loaded, middle + 1) == MULTIPART_MESSAGE[:middle].decode()
+    )
+    assert (
+        await content.message_source_text(loaded, middle + 2)
+        == MULTIPART_MESSAGE[: middle + 2].decode()
+    )
     latin_raw = b"Subject: L\r\n\r\nGr\xfc\xdfe"
-    latin_message = await load_message(ada, (await receive(ada, latin_raw)).message_id)
+    latin_message = await load_message(ada, (await deliver_to(ada, latin_raw)).message_id)
     assert await content.message_source_text(latin_message) == "U3ViamVjdDogTA0KDQpHcvzfZQ=="
     for max_bytes in (0, -1, content.MAX_RESPONSE_BYTES + 1):
         with pytest.raises(InvalidInput):
             await content.message_source_text(loaded, max_bytes)
 
 
-async def test_attachment_text_is_cut_at_character(ada: Client, message_id: int) -> None:
+async def test_attachment_text_is_cut_at_character(ada: GraphQLClient, message_id: int) -> None:
     loaded = await load_message(ada, message_id)
-    prose = multipart_message.PROSE.decode()
+    prose = multipart_message.MARKDOWN_TEXT.decode()
     assert await content.attachment_text(loaded, 5, 1 << 20) == prose
     assert await content.attachment_text(loaded, 5, 3) == "Gr"
     assert await content.attachment_text(loaded, 0) is None
@@ -192,7 +201,7 @@ async def test_attachment_text_is_cut_at_character(ada: Client, message_id: int)
 
 
 async def test_part_over_response_limit_is_refused(
-    ada: Client, message_id: int, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, message_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(content, "MAX_RESPONSE_BYTES", 1000)
     loaded = await load_message(ada, message_id)
@@ -201,9 +210,9 @@ async def test_part_over_response_limit_is_refused(
             await part_read
 
 
-async def test_source_cut_never_splits_a_character(ada: Client) -> None:
+async def test_source_cut_never_splits_a_character(ada: GraphQLClient) -> None:
     raw = "Subject: All\r\n\r\naü€😀ß𝄞".encode()
-    loaded = await load_message(ada, (await receive(ada, raw)).message_id)
+    loaded = await load_message(ada, (await deliver_to(ada, raw)).message_id)
     for max_bytes in range(1, len(raw) + 2):
         assert await content.message_source_text(loaded, max_bytes) == raw[:max_bytes].decode(
             errors="ignore"

@@ -15,10 +15,10 @@ from mail.envelope.delivery_jobs import DeliveryJob, JobRecipient
 from mail.storage.message_insert import InsertedMessage
 from models.queue.tables import DeliveryState
 from models.users.roles import Role
-from tests.conftest import Client, make_client, raw_message, receive
-from tests.support.accounts.key_value_operations import limit
+from tests.conftest import GraphQLClient, deliver_to, make_client, raw_message
+from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail import multipart_message
-from tests.support.mail.multipart_message import RICH
+from tests.support.mail.multipart_message import MULTIPART_MESSAGE
 from tests.support.operations.message_sources import upload
 
 IMAP_POP3_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
@@ -39,15 +39,15 @@ END:VCALENDAR\r
 """
 
 
-async def load_fields(client: Client, message_id: int, fields: str) -> Any:
+async def load_fields(client: GraphQLClient, message_id: int, fields: str) -> Any:
     """Load fields of a message."""
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {fields} }} }}"
     return (await client(document, id=global_ids.encode("Message", message_id)))["message"]
 
 
-async def test_message_has_imap_and_pop3_fields(ada: Client) -> None:
+async def test_message_has_imap_and_pop3_fields(ada: GraphQLClient) -> None:
     raw = raw_message("Forms", Message_ID="<1@example.com>")
-    inserted = await receive(ada, raw)
+    inserted = await deliver_to(ada, raw)
     message = (await ada(IMAP_POP3_QUERY, id=global_ids.encode("Message", inserted.message_id)))[
         "message"
     ]
@@ -69,21 +69,23 @@ async def test_message_has_imap_and_pop3_fields(ada: Client) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        RICH,
-        RICH.replace(b"\r\n", b"\n"),
+        MULTIPART_MESSAGE,
+        MULTIPART_MESSAGE.replace(b"\r\n", b"\n"),
         b"Subject: x\n\na\r\nb\nc\r",
-        multipart_message.raw(multipart_message.FILES[:1]).replace(b"\r\n", b"\n"),
-        multipart_message.raw([multipart_message.File("Content-Type: a/b", b"x\n" * 70_000, b"")]),
+        multipart_message.build_message(multipart_message.ATTACHMENTS[:1]).replace(b"\r\n", b"\n"),
+        multipart_message.build_message(
+            [multipart_message.AttachmentPart("Content-Type: a/b", b"x\n" * 70_000, b"")]
+        ),
         b"Subject: x\r\n\r\n" + b"\n" * 70_000,
     ],
 )
-async def test_virtual_size_counts_crlf_for_every_line(ada: Client, raw: bytes) -> None:
-    message = await load_fields(ada, (await receive(ada, raw)).message_id, "virtualSize")
+async def test_virtual_size_counts_crlf_for_every_line(ada: GraphQLClient, raw: bytes) -> None:
+    message = await load_fields(ada, (await deliver_to(ada, raw)).message_id, "virtualSize")
     assert message["virtualSize"] == len(re.sub(rb"(?<!\r)\n", b"\r\n", raw))
 
 
-async def test_sequence_number_skips_deleted_messages(ada: Client) -> None:
-    message_ids = [(await receive(ada, f"Number {n}")).message_id for n in range(5)]
+async def test_sequence_number_skips_deleted_messages(ada: GraphQLClient) -> None:
+    message_ids = [(await deliver_to(ada, f"Number {n}")).message_id for n in range(5)]
     deleted_id = global_ids.encode("Message", message_ids[1])
     await ada(
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { errors { code } } }",
@@ -99,7 +101,7 @@ ROOT_LIST = '{ messages(users: {usernames: ["ada"]}, first: 50) { nodes { refCou
 
 @pytest.mark.parametrize("document", [USER_LIST, ROOT_LIST])
 async def test_detail_statement_count_is_independent_of_list_length(
-    ada: Client, root: Client, statements: list[str], document: str
+    ada: GraphQLClient, root: GraphQLClient, statements: list[str], document: str
 ) -> None:
     client = root if document is ROOT_LIST else ada
 
@@ -110,7 +112,7 @@ async def test_detail_statement_count_is_independent_of_list_length(
         return len([statement for statement in statements if "api_keys" not in statement])
 
     async def save_reply_draft(subject: str) -> None:
-        message_id = (await receive(ada, subject)).message_id
+        message_id = (await deliver_to(ada, subject)).message_id
         ref = {"message": {"id": global_ids.encode("Message", message_id)}, "action": "REPLY"}
         assert not (await upload(ada, reference=ref, text="x"))["errors"]
 
@@ -123,25 +125,27 @@ async def test_detail_statement_count_is_independent_of_list_length(
 
 
 async def test_blob_sharing_fields_are_forbidden_for_users(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     raw = raw_message("Shared", body="x" * 100)
-    message_id = (await receive(ada, raw)).message_id
-    await receive(bob, raw)
+    message_id = (await deliver_to(ada, raw)).message_id
+    await deliver_to(bob, raw)
     fields = "refCount storageId"
     message = await load_fields(root, message_id, fields)
     assert message["refCount"] == 2
     assert re.fullmatch("[0-9a-f]{64}", message["storageId"])
     document = "query ($id: ID!) { message(by: {id: $id}) { FIELD } }"
     for field in fields.split():
-        answer = await ada.raw(
+        answer = await ada.execute(
             document.replace("FIELD", field), id=global_ids.encode("Message", message_id)
         )
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["FORBIDDEN"]
 
 
-async def test_draft_keeps_reference_when_saved_again(ada: Client, bob: Client) -> None:
-    question = await receive(ada, "Question")
+async def test_draft_keeps_reference_when_saved_again(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    question = await deliver_to(ada, "Question")
     ref = {
         "message": {"id": global_ids.encode("Message", question.message_id)},
         "action": "REPLY_ALL",
@@ -171,7 +175,7 @@ async def test_draft_keeps_reference_when_saved_again(ada: Client, bob: Client) 
     after_delete = (await ada(document, id=draft_id))["message"]["reference"]
     assert after_delete == {"action": "REPLY_ALL", "uid": None, "message": None, "mailbox": None}
     without_reference = await load_fields(
-        ada, (await receive(ada, "Plain")).message_id, "reference { uid }"
+        ada, (await deliver_to(ada, "Plain")).message_id, "reference { uid }"
     )
     assert without_reference["reference"] is None
 
@@ -181,21 +185,25 @@ EVENT_FIELDS = """events { method uid summary startsAt endsAt allDay location
 
 
 async def test_invitation_in_several_parts_is_listed_once(
-    ada: Client,
+    ada: GraphQLClient,
 ) -> None:
     part = "Content-Type: text/calendar; charset=utf-8; method=REQUEST\r\n"
     files = [
-        multipart_message.File(part, CALENDAR, CALENDAR),
-        multipart_message.File(
+        multipart_message.AttachmentPart(part, CALENDAR, CALENDAR),
+        multipart_message.AttachmentPart(
             "Content-Type: application/ics; name=invite.ics\r\n"
             "Content-Disposition: attachment\r\nContent-Transfer-Encoding: base64",
-            multipart_message.wrapped(CALENDAR),
+            multipart_message.base64_lines(CALENDAR),
             CALENDAR,
         ),
-        multipart_message.File("Content-Type: text/calendar", b"BEGIN:NONSENSE\0\xff", b""),
+        multipart_message.AttachmentPart(
+            "Content-Type: text/calendar", b"BEGIN:NONSENSE\0\xff", b""
+        ),
     ]
     message = await load_fields(
-        ada, (await receive(ada, multipart_message.raw(files))).message_id, EVENT_FIELDS
+        ada,
+        (await deliver_to(ada, multipart_message.build_message(files))).message_id,
+        EVENT_FIELDS,
     )
     assert message["events"] == [
         {
@@ -210,20 +218,20 @@ async def test_invitation_in_several_parts_is_listed_once(
             "attendees": [{"name": None, "address": "ada@example.org"}],
         }
     ]
-    assert (await load_fields(ada, (await receive(ada, "None")).message_id, EVENT_FIELDS))[
+    assert (await load_fields(ada, (await deliver_to(ada, "None")).message_id, EVENT_FIELDS))[
         "events"
     ] == []
 
 
-async def test_huge_calendar_is_parsed_up_to_limit(ada: Client) -> None:
+async def test_huge_calendar_is_parsed_up_to_limit(ada: GraphQLClient) -> None:
     event = b"BEGIN:VEVENT\r\nUID:%d\r\nEND:VEVENT\r\n"
     body = b"BEGIN:VCALENDAR\r\n" + b"".join(event % n for n in range(60_000))
     part = "Content-Type: text/calendar"
     files = [
-        multipart_message.File(part, CALENDAR, CALENDAR),
-        *[multipart_message.File(part, body, body)] * 3,
+        multipart_message.AttachmentPart(part, CALENDAR, CALENDAR),
+        *[multipart_message.AttachmentPart(part, body, body)] * 3,
     ]
-    message_id = (await receive(ada, multipart_message.raw(files))).message_id
+    message_id = (await deliver_to(ada, multipart_message.build_message(files))).message_id
     before = time.process_time()
     message = await load_fields(ada, message_id, "events { uid }")
     assert time.process_time() - before < 3
@@ -238,7 +246,7 @@ FILE_FIELDS = """attachments { filename text(maxBytes: 10) message { subject fro
   attachments { section url message { subject attachments { filename url } } } } }"""
 
 
-async def test_attachments_of_attached_message_are_reachable(ada: Client) -> None:
+async def test_attachments_of_attached_message_are_reachable(ada: GraphQLClient) -> None:
     inner = (
         b"From: eve@example.com\r\nSubject: Innermost\r\n"
         b"Content-Type: text/plain; name=deep.txt\r\n"
@@ -249,21 +257,21 @@ async def test_attachments_of_attached_message_are_reachable(ada: Client) -> Non
         b"Subject: =?utf-8?q?M=C3=BC?=\r\nDate: Tue, 01 Jan 2030 10:00:00 +0000\r\n"
         b"Content-Type: multipart/mixed; boundary=in\r\n\r\n--in\r\n\r\nInner text\r\n"
         b"--in\r\nContent-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-        + multipart_message.wrapped(multipart_message.INNER)
+        + multipart_message.base64_lines(multipart_message.INNER_ATTACHMENT)
         + b"\r\n--in\r\nContent-Type: message/rfc822\r\n\r\n" + inner + b"\r\n--in--\r\n"
     )  # fmt: skip
     files = [
-        multipart_message.File("Content-Type: message/rfc822", middle, middle),
-        multipart_message.base64_file("filename=small.pdf", b"small", b"c21hbGw="),
-        multipart_message.File(
+        multipart_message.AttachmentPart("Content-Type: message/rfc822", middle, middle),
+        multipart_message.base64_attachment("filename=small.pdf", b"small", b"c21hbGw="),
+        multipart_message.AttachmentPart(
             "Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64", b"eA==", b"x"
         ),
-        multipart_message.File(
+        multipart_message.AttachmentPart(
             "Content-Type: text/x-log\r\nContent-Disposition: attachment", b"0123456789abc", b""
         ),
     ]
     outer = await load_fields(
-        ada, (await receive(ada, multipart_message.raw(files))).message_id, FILE_FIELDS
+        ada, (await deliver_to(ada, multipart_message.build_message(files))).message_id, FILE_FIELDS
     )
     first, *others = outer["attachments"]
     message = first["message"]
@@ -276,7 +284,7 @@ async def test_attachments_of_attached_message_are_reachable(ada: Client) -> Non
     assert message["text"].strip() == "Inner text"
     archive, attached_message = message["attachments"]
     assert (archive["section"], archive["message"]) == ("2.2", None)
-    assert (await ada.http.get(archive["url"])).content == multipart_message.INNER
+    assert (await ada.http.get(archive["url"])).content == multipart_message.INNER_ATTACHMENT
     (nested_file,) = attached_message["message"]["attachments"]
     assert (attached_message["message"]["subject"], nested_file["filename"]) == (
         "Innermost",
@@ -287,9 +295,9 @@ async def test_attachments_of_attached_message_are_reachable(ada: Client) -> Non
     assert [attachment["text"] for attachment in others] == [None, None, "0123456789"]
 
 
-async def test_source_ranges_join_to_whole_source(ada: Client) -> None:
+async def test_source_ranges_join_to_whole_source(ada: GraphQLClient) -> None:
     raw = b"Subject: All\r\n\r\n" + "aü€😀ß𝄞\r\n".encode() * 10
-    message_id = (await receive(ada, raw)).message_id
+    message_id = (await deliver_to(ada, raw)).message_id
 
     async def fetch_in_ranges(fields: str, size: int) -> bytes:
         content, offset = b"", 0
@@ -307,17 +315,17 @@ async def test_source_ranges_join_to_whole_source(ada: Client) -> None:
     for field in ("source(offset: -1)", 'bodyPart(section: "1", offset: -1)',
                   'bodyPart(section: "1", maxBytes: -3)'):  # fmt: skip
         document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
-        answer = await ada.raw(document, id=global_ids.encode("Message", message_id))
+        answer = await ada.execute(document, id=global_ids.encode("Message", message_id))
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
 
 
-async def test_remote_images_of_html_are_counted(ada: Client) -> None:
+async def test_remote_images_of_html_are_counted(ada: GraphQLClient) -> None:
     page = (
         b'<img src="https://far.example/pixel.gif" width=1 height=1><img src="cid:photo@here">'
         b'<table background="//far.example/b.png"><tr><td style="background:url(http://far/x)">x'
     )
-    raw = RICH.replace(multipart_message.HTML, page)
-    message_id = (await receive(ada, raw)).message_id
+    raw = MULTIPART_MESSAGE.replace(multipart_message.HTML_TEXT, page)
+    message_id = (await deliver_to(ada, raw)).message_id
     fields = "html remote: html(remoteImages: true) remoteImageCount hasComplexHtml"
     message = await load_fields(ada, message_id, fields)
     assert message["remoteImageCount"] == 3
@@ -325,13 +333,15 @@ async def test_remote_images_of_html_are_counted(ada: Client) -> None:
     assert "far" not in message["html"][0]
     assert "https://far.example/pixel.gif" in message["remote"][0]
     (photo_url,) = re.findall(r'src="([^"]+)"', message["html"][0])
-    assert (await ada.http.get(photo_url.replace("&amp;", "&"))).content == multipart_message.PHOTO
+    assert (
+        await ada.http.get(photo_url.replace("&amp;", "&"))
+    ).content == multipart_message.PHOTO_CONTENT
 
 
-async def test_deeply_nested_html_is_shown_as_text(ada: Client) -> None:
+async def test_deeply_nested_html_is_shown_as_text(ada: GraphQLClient) -> None:
     raw = b"Subject: Deep\r\nContent-Type: text/html\r\n\r\n" + b"<div>" * 100_000 + b"<b>deep"
     before = time.process_time()
-    message_id = (await receive(ada, raw)).message_id
+    message_id = (await deliver_to(ada, raw)).message_id
     message = await load_fields(ada, message_id, "html hasComplexHtml text intro")
     assert time.process_time() - before < 3
     assert message["hasComplexHtml"]
@@ -339,9 +349,9 @@ async def test_deeply_nested_html_is_shown_as_text(ada: Client) -> None:
     assert message["text"].strip() == message["intro"].strip() == "deep"
 
 
-async def deliver_message(client: Client, raw: bytes) -> str:
+async def deliver_message(client: GraphQLClient, raw: bytes) -> str:
     """Deliver through the local backend and return the global ID of the message."""
-    backend = LocalBackend(client.world)
+    backend = LocalBackend(client.environment)
     recipient = await backend.accept_recipient(client.address, "carol@example.com")
     (inserted,) = await backend.deliver(raw, [recipient], "carol@example.com")
     assert isinstance(inserted, InsertedMessage)
@@ -357,11 +367,11 @@ TRUSTED_HEADER = (
 )
 
 
-async def test_verification_is_read_from_configured_authserv_id(ada: Client) -> None:
+async def test_verification_is_read_from_configured_authserv_id(ada: GraphQLClient) -> None:
     without_authserv_id = await deliver_message(
         ada, TRUSTED_HEADER + raw_message("Nobody is named")
     )
-    limit(ada.world, authserv_ids=("mx.example.org",))
+    change_options(ada.environment, authserv_ids=("mx.example.org",))
     trusted = await deliver_message(ada, TRUSTED_HEADER + raw_message("Stamped"))
     received_field = TRUSTED_HEADER[TRUSTED_HEADER.index(b"Received") :]
     forged = await deliver_message(ada, received_field + TRUSTED_HEADER + raw_message("Forged"))
@@ -377,18 +387,20 @@ async def test_verification_is_read_from_configured_authserv_id(ada: Client) -> 
     }
 
 
-async def test_verification_ignores_header_written_by_user(ada: Client, bob: Client) -> None:
-    world = ada.world
-    limit(world, authserv_ids=("mx.example.org",))
+async def test_verification_ignores_header_written_by_user(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    environment = ada.environment
+    change_options(environment, authserv_ids=("mx.example.org",))
     saved = await upload(ada, raw=(TRUSTED_HEADER + raw_message("Saved")).decode())
     assert not saved["errors"]
-    recipient = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=1))
+    recipient = JobRecipient(1, ada.address, 1, environment.now() + timedelta(days=1))
     job = DeliveryJob(
-        1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", world.now(), [recipient]
+        1, 2, "q", bob.user.id, 4, 5, bob.address, "example.org", environment.now(), [recipient]
     )
     (result,) = (
         await local_delivery.deliver_to_local_recipients(
-            world, job, TRUSTED_HEADER + raw_message("Sent here")
+            environment, job, TRUSTED_HEADER + raw_message("Sent here")
         )
     ).values()
     assert result.state is DeliveryState.DELIVERED
@@ -409,22 +421,24 @@ CONTENT_FIELDS = (
 
 @pytest.mark.parametrize("field", CONTENT_FIELDS)
 async def test_content_field_of_foreign_message_is_refused(
-    ada: Client, bob: Client, field: str
+    ada: GraphQLClient, bob: GraphQLClient, field: str
 ) -> None:
-    message_id = global_ids.encode("Message", (await receive(ada, RICH)).message_id)
+    message_id = global_ids.encode("Message", (await deliver_to(ada, MULTIPART_MESSAGE)).message_id)
     document = f"query ($id: ID!) {{ message(by: {{id: $id}}) {{ {field} }} }}"
     assert (await bob(document, id=message_id))["message"] is None
-    admin = await make_client(ada.world, ada.http, "over", role=Role.ADMIN)
-    answer = await admin.raw(document, id=message_id)
+    admin = await make_client(ada.environment, ada.http, "over", role=Role.ADMIN)
+    answer = await admin.execute(document, id=message_id)
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
 
 
-async def test_attachments_url_expires(ada: Client, clock: Any) -> None:
-    message = await load_fields(ada, (await receive(ada, RICH)).message_id, "attachmentsUrl")
+async def test_attachments_url_expires(ada: GraphQLClient, clock: Any) -> None:
+    message = await load_fields(
+        ada, (await deliver_to(ada, MULTIPART_MESSAGE)).message_id, "attachmentsUrl"
+    )
     assert (await ada.http.get(message["attachmentsUrl"])).status_code == 200
     clock.tick(seconds=timedelta(minutes=21).total_seconds())
     assert (await ada.http.get(message["attachmentsUrl"])).status_code == 401
     without_attachments = await load_fields(
-        ada, (await receive(ada, "None")).message_id, "attachmentsUrl"
+        ada, (await deliver_to(ada, "None")).message_id, "attachmentsUrl"
     )
     assert without_attachments["attachmentsUrl"] is None

@@ -13,26 +13,34 @@ from models.users.roles import Role, Scope
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes, create_mailboxes
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
-from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_api_key,
+    make_client,
+    raw_message,
+)
 from tests.support.mail import multipart_message
 from tests.support.operations.message_pages import PAGE, found, page, subjects
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def test_pages_are_complete_in_both_directions_while_mail_arrives(
-    ada: Client, clock: Clock
+    ada: GraphQLClient, clock: ManualClock
 ) -> None:
     for n in range(7):
-        await receive(ada, str(n))
+        await deliver_to(ada, str(n))
         clock.tick(seconds=n % 2)  # two messages have the same time
     listed_subjects, page_info = "", {"hasNextPage": True, "endCursor": None}
     while page_info["hasNextPage"]:
         answer = await page(ada, first=2, after=page_info["endCursor"])
         listed_subjects, page_info = listed_subjects + subjects(answer), answer["pageInfo"]
         clock.tick(seconds=1)
-        await receive(ada, "new" + listed_subjects)
+        await deliver_to(ada, "new" + listed_subjects)
     assert listed_subjects == "6543210"
     last_page = await page(ada, last=3)
     info = last_page["pageInfo"]
@@ -62,20 +70,22 @@ async def test_pages_are_complete_in_both_directions_while_mail_arrives(
     ],
 )
 async def test_invalid_page_arguments_return_error_code(
-    ada: Client, arguments: dict[str, Any], code: str
+    ada: GraphQLClient, arguments: dict[str, Any], code: str
 ) -> None:
-    await receive(ada)
+    await deliver_to(ada)
     own_cursor = (await page(ada))["pageInfo"]["endCursor"]
-    answer = await ada.raw(
+    answer = await ada.execute(
         PAGE,
         **{name: own_cursor if value == "mine" else value for name, value in arguments.items()},
     )
     assert answer["errors"][0]["extensions"] == {"code": code}
 
 
-async def test_cursor_stays_valid_with_relative_date_filter(ada: Client, clock: Clock) -> None:
+async def test_cursor_stays_valid_with_relative_date_filter(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for n in range(3):
-        await receive(ada, str(n))
+        await deliver_to(ada, str(n))
         clock.tick(seconds=1)
     condition = {"receivedSince": {"ago": "P1D"}}
     first = await page(ada, first=2, filter=condition or None)
@@ -85,10 +95,10 @@ async def test_cursor_stays_valid_with_relative_date_filter(ada: Client, clock: 
 
 
 async def test_total_count_of_mailbox_is_read_from_counter(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     for n in range(3):
-        await receive(ada, str(n))
+        await deliver_to(ada, str(n))
     del statements[:]
     document = "{ viewer { user { mailboxes { messages(first: 0) { totalCount } } } } }"
     mailboxes = (await ada(document))["viewer"]["user"]["mailboxes"]
@@ -96,8 +106,8 @@ async def test_total_count_of_mailbox_is_read_from_counter(
     assert not any("count(" in statement for statement in statements)
 
 
-async def test_list_reads_only_requested_columns(ada: Client, statements: list[str]) -> None:
-    await receive(ada)
+async def test_list_reads_only_requested_columns(ada: GraphQLClient, statements: list[str]) -> None:
+    await deliver_to(ada)
     del statements[:]
     await ada("{ viewer { user { messages { nodes { subject } } } } }")
     (message_select,) = [statement for statement in statements if "FROM messages" in statement]
@@ -106,10 +116,12 @@ async def test_list_reads_only_requested_columns(ada: Client, statements: list[s
     assert "structure" not in message_select
 
 
-async def test_one_query_reads_several_pages_of_a_mailbox(ada: Client, clock: Clock) -> None:
+async def test_one_query_reads_several_pages_of_a_mailbox(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for n in range(5):
         clock.tick(seconds=1)
-        await receive(ada, str(n))
+        await deliver_to(ada, str(n))
     answer = await ada(
         """{ viewer { user { mailbox(by: {specialUse: INBOX}) {
             a: messages(first: 1) { edges { node { subject } } }
@@ -131,7 +143,7 @@ NESTED_QUERY = """{ viewer { user { mailboxes { path user { username } parent { 
 
 
 async def test_list_statement_count_is_independent_of_length(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
@@ -142,23 +154,25 @@ async def test_list_statement_count_is_independent_of_length(
         for n in range(count):
             raw = raw_message(f"{path} {n} e", body=str(n)).decode()
             await upload.store_message(
-                context(ada), NewMessage(MailboxSelector(path=path), raw, is_seen=False)
+                client_context(ada), NewMessage(MailboxSelector(path=path), raw, is_seen=False)
             )
 
-    await create_mailboxes(context(ada), NewMailboxes(["Box/in it"]))
+    await create_mailboxes(client_context(ada), NewMailboxes(["Box/in it"]))
     await store_messages("Box", 1)
     expected = await count_statements()
-    await create_mailboxes(context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
+    await create_mailboxes(client_context(ada), NewMailboxes([f"Box/{n}" for n in range(20)]))
     for n in range(20):
         await store_messages(f"Box/{n}", 1)
     await store_messages("Box", 19)
     assert await count_statements() == expected
 
 
-async def test_message_of_another_user_is_null(ada: Client, bob: Client) -> None:
-    message_id = (await receive(ada)).message_id
+async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    message_id = (await deliver_to(ada)).message_id
     ((thread_id, uid, mailbox_id),) = await rows(
-        ada.world, "SELECT thread_id, uid, mailbox_id FROM messages WHERE id = :key", key=message_id
+        ada.environment,
+        "SELECT thread_id, uid, mailbox_id FROM messages WHERE id = :key",
+        key=message_id,
     )
     document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
         message(by: $ref) { subject } node(id: $id) { id } thread(id: $thread) { subject } }"""
@@ -189,26 +203,30 @@ async def test_message_of_another_user_is_null(ada: Client, bob: Client) -> None
         {"uid": {"mailbox": {"path": "Nowhere"}, "uid": 1}},
     ],
 )
-async def test_missing_message_is_null(ada: Client, ref: dict[str, Any]) -> None:
+async def test_missing_message_is_null(ada: GraphQLClient, ref: dict[str, Any]) -> None:
     document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
     assert await ada(document, ref=ref) == {"message": None}
 
 
 @pytest.mark.parametrize("reference", [{"guid": "x"}, {"guid": "g" * 32}, {"id": "msg_nonsense"}])
 async def test_malformed_message_reference_is_refused(
-    ada: Client, reference: dict[str, Any]
+    ada: GraphQLClient, reference: dict[str, Any]
 ) -> None:
-    answer = await ada.raw("query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=reference)
+    answer = await ada.execute(
+        "query ($ref: MessageRef!) { message(by: $ref) { id } }", ref=reference
+    )
     assert answer["errors"][0]["extensions"] == {"code": "BAD_ID"}
 
 
-async def test_nodes_are_returned_in_requested_order(ada: Client, statements: list[str]) -> None:
-    message_ids = [(await receive(ada, str(n))).message_id for n in range(3)]
+async def test_nodes_are_returned_in_requested_order(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
+    message_ids = [(await deliver_to(ada, str(n))).message_id for n in range(3)]
     node_ids = [
         global_ids.encode("Message", message_id)
         for message_id in (message_ids[2], 7, message_ids[0], message_ids[2])
     ]
-    node_ids.insert(1, global_ids.encode("Mailbox", (await ada.box()).id))
+    node_ids.insert(1, global_ids.encode("Mailbox", (await ada.load_mailbox()).id))
     document = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename
         ... on Message { subject } ... on Mailbox { path } } }"""
     del statements[:]
@@ -227,27 +245,29 @@ MARK_SEEN_QUERY = (
 )
 
 
-async def test_message_is_marked_seen_only_on_request(ada: Client) -> None:
-    inserted = await receive(ada)
+async def test_message_is_marked_seen_only_on_request(ada: GraphQLClient) -> None:
+    inserted = await deliver_to(ada)
     message_id = global_ids.encode("Message", inserted.message_id)
     unmarked = await ada("query ($id: ID!) { message(by: {id: $id}) { seen text } }", id=message_id)
     assert unmarked["message"]["seen"] is False
     for _ in range(2):
         marked = (await ada(MARK_SEEN_QUERY, id=message_id))["message"]
         assert marked == {"seen": True, "flags": ["\\Seen"], "modseq": inserted.modseq + 1}
-    assert (await ada.box()).unseen == 0
+    assert (await ada.load_mailbox()).unseen == 0
 
 
-async def test_read_only_key_cannot_mark_seen(ada: Client, world: Environment) -> None:
-    message_id = global_ids.encode("Message", (await receive(ada)).message_id)
+async def test_read_only_key_cannot_mark_seen(ada: GraphQLClient, environment: Environment) -> None:
+    message_id = global_ids.encode("Message", (await deliver_to(ada)).message_id)
     for name, extra in (
         ("only", {"read_only": True, "scopes": [Scope.MASTER]}),
         ("scope", {"scopes": [Scope.MAIL_READ]}),
     ):
-        secret = await make_key(world, name, user_id=ada.user.id, role=Role.USER, **extra)
-        answer = await Client(ada.http, world, ada.user, secret).raw(MARK_SEEN_QUERY, id=message_id)
+        secret = await make_api_key(environment, name, user_id=ada.user.id, role=Role.USER, **extra)
+        answer = await GraphQLClient(ada.http, environment, ada.user, secret).execute(
+            MARK_SEEN_QUERY, id=message_id
+        )
         assert answer["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
-    assert (await ada.box()).unseen == 1
+    assert (await ada.load_mailbox()).unseen == 1
 
 
 ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
@@ -261,18 +281,18 @@ ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   sourceUrl encrypted metaData guid } }"""
 
 
-async def test_rich_message_has_all_fields(ada: Client) -> None:
-    inserted = await receive(ada, multipart_message.RICH)
+async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:
+    inserted = await deliver_to(ada, multipart_message.MULTIPART_MESSAGE)
     message = (await ada(ALL_FIELDS_QUERY, id=global_ids.encode("Message", inserted.message_id)))[
         "message"
     ]
-    assert message["text"] == multipart_message.TEXT
+    assert message["text"] == multipart_message.PLAIN_TEXT
     (html,) = message["html"]
     assert "evil" not in html
     assert "far.example" not in html
     assert message["header"] == ["one", "zwölf"]
     assert message["headersText"] == message["bodyPart"]
-    assert base64.b64decode(message["source"]) == multipart_message.RICH
+    assert base64.b64decode(message["source"]) == multipart_message.MULTIPART_MESSAGE
     assert message["contentType"] == {
         "value": "multipart/mixed", "params": {"boundary": "out"},
     }  # fmt: skip
@@ -285,35 +305,35 @@ async def test_rich_message_has_all_fields(ada: Client) -> None:
     large = message["attachments"][0]
     assert (large["filename"], large["size"], large["sizeKb"]) == ("large.pdf", 3 << 20, 3072)
     assert message["from"] == {"name": "Carol", "address": "carol@example.com"}
-    assert (message["size"], message["list"]) == (len(multipart_message.RICH), None)
+    assert (message["size"], message["list"]) == (len(multipart_message.MULTIPART_MESSAGE), None)
     rcpt = [{"value": "ada@example.org"}]
     assert message["envelope"] == {"from": "carol@example.com", "rcpt": rcpt}
     assert message["guid"] == f"{inserted.message_id:032x}"
 
 
 async def test_message_lists_of_two_users_are_separate(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    dora = await make_client(world, ada.http, "dora")
+    dora = await make_client(environment, ada.http, "dora")
     for n in range(3):
-        await receive(ada, f"ada {n}")
-        await receive(dora, f"dora {n}")
+        await deliver_to(ada, f"ada {n}")
+        await deliver_to(dora, f"dora {n}")
         clock.tick(seconds=1)
     assert await found(ada) == ["ada 0", "ada 1", "ada 2"]
     assert await found(dora, query="dora") == ["dora 0", "dora 1", "dora 2"]
     assert await found(ada, **{"or": [{"query": "dora"}, {"subject": "dora"}]}) == []
-    mailbox = {"id": global_ids.encode("Mailbox", (await dora.box()).id)}
+    mailbox = {"id": global_ids.encode("Mailbox", (await dora.load_mailbox()).id)}
     assert await found(ada, mailbox=mailbox) == []
     assert await found(ada, mailbox=mailbox, uids="1:*") == []
 
 
-async def test_envelope_has_recipient_as_given_and_normalized(ada: Client) -> None:
+async def test_envelope_has_recipient_as_given_and_normalized(ada: GraphQLClient) -> None:
     message = await received_messages.parse_storable_message(raw_message("Pond news"))
     recipient = await address_resolution.load_recipient_below_limits(
-        ada.world, "A.da+news@Example.org"
+        ada.environment, "A.da+news@Example.org"
     )
     inserted = await received_messages.store_once_for_recipient(
-        ada.world, message, recipient, "carol@example.com"
+        ada.environment, message, recipient, "carol@example.com"
     )
     message_id = global_ids.encode("Message", inserted.message_id)
     document = """query ($id: ID!) { message(by: {id: $id}) {

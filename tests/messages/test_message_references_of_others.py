@@ -9,10 +9,10 @@ from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
-from tests.conftest import Client, make_client, receive
+from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.shared_mailboxes import share
-from tests.support.accounts.user_operations import run
+from tests.support.accounts.shared_mailboxes import share_mailbox
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.bulk_operations import call, keys, nodes, of, places
 from tests.support.stores.counter_check import rows
 
@@ -30,28 +30,33 @@ MUTATION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "messageDelete": {},
 }
 FORWARD_FIELDS = "queueId forwarded { value }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def login_as_admin(world: Environment, http: httpx.AsyncClient) -> Client:
-    return await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
+async def login_as_admin(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
+    return await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
 
 
 @pytest.fixture
-async def managers(ada: Client, over: Client, root: Client, login_as_admin: Client) -> list[Client]:
+async def managers(
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    root: GraphQLClient,
+    login_as_admin: GraphQLClient,
+) -> list[GraphQLClient]:
     """The clients that can manage the mail of ada, who has two messages."""
     for subject in "ab":
-        await receive(ada, subject)
-    return [over, root, login_as_admin]
+        await deliver_to(ada, subject)
+    return [admin_client, root, login_as_admin]
 
 
-async def inbox_id(client: Client) -> str:
-    return global_ids.encode("Mailbox", (await client.box()).id)
+async def inbox_id(client: GraphQLClient) -> str:
+    return global_ids.encode("Mailbox", (await client.load_mailbox()).id)
 
 
-async def load_admin_log(world: Environment) -> list[tuple[Any, ...]]:
-    return await rows(world, ADMIN_LOG_QUERY)
+async def load_admin_log(environment: Environment) -> list[tuple[Any, ...]]:
+    return await rows(environment, ADMIN_LOG_QUERY)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[Any, ...]]:
@@ -59,7 +64,11 @@ def error_codes_and_paths(answer: Any) -> list[tuple[Any, ...]]:
 
 
 async def test_manager_reads_mailbox_and_message_by_id_and_uid(
-    ada: Client, bob: Client, managers: list[Client], world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    managers: list[GraphQLClient],
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     mailbox_id, (first, _) = await inbox_id(ada), await keys(ada)
     by_id = {"uid": {"mailbox": {"id": mailbox_id}, "uid": 1}}
@@ -76,10 +85,10 @@ async def test_manager_reads_mailbox_and_message_by_id_and_uid(
         assert await client(MAILBOX_QUERY, by={"id": mailbox_id}, user=other_user) == {
             "mailbox": None
         }
-    for client in (bob, await make_domain_admin(world, http, "bare")):
+    for client in (bob, await make_domain_admin(environment, http, "bare")):
         assert await client(MAILBOX_QUERY, by={"id": mailbox_id}) == {"mailbox": None}
         assert await client(MESSAGE_QUERY, by=by_id) == {"message": None}
-    root_user = await make_client(world, http, "top", role=Role.ROOT)
+    root_user = await make_client(environment, http, "top", role=Role.ROOT)
     assert await managers[0](MAILBOX_QUERY, by={"id": await inbox_id(root_user)}) == {
         "mailbox": None
     }
@@ -87,31 +96,33 @@ async def test_manager_reads_mailbox_and_message_by_id_and_uid(
 
 @pytest.mark.parametrize("manager_index", range(3))
 async def test_manager_marks_message_as_seen(
-    ada: Client, managers: list[Client], world: Environment, manager_index: int
+    ada: GraphQLClient, managers: list[GraphQLClient], environment: Environment, manager_index: int
 ) -> None:
     first, _ = await keys(ada)
     answer = await managers[manager_index](MESSAGE_QUERY, by={"id": first}, seen=True)
     assert answer == {"message": {"id": first, "seen": True}}
     assert [node["flags"] for node in await nodes(ada)] == [["\\Seen"], []]
-    assert await load_admin_log(world) == [("messageUpdate", ada.user.id)]
+    assert await load_admin_log(environment) == [("messageUpdate", ada.user.id)]
 
 
 async def test_message_ids_of_several_users_are_updated(
-    ada: Client, bob: Client, managers: list[Client], world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     admin, *_ = managers
-    await receive(bob, "c")
-    await receive(admin, "d")
+    await deliver_to(bob, "c")
+    await deliver_to(admin, "d")
     message_ids = [(await keys(client))[0] for client in (ada, bob, admin)]
     answer = await call(admin, "messageUpdate", select={"ids": message_ids}, set={"flagged": True})
     assert (answer["errors"], answer["updatedCount"]) == ([], 3)
     for client in (ada, bob, admin):
         assert (await nodes(client))[0]["flags"] == ["\\Flagged"]
-    entries = await load_admin_log(world)
+    entries = await load_admin_log(environment)
     assert sorted(entries) == sorted(("messageUpdate", client.user.id) for client in (ada, bob))
 
 
-async def test_mailbox_id_selects_mail_of_its_owner(ada: Client, managers: list[Client]) -> None:
+async def test_mailbox_id_selects_mail_of_its_owner(
+    ada: GraphQLClient, managers: list[GraphQLClient]
+) -> None:
     select = {"mailbox": {"id": await inbox_id(ada)}, "uids": "1"}
     for client, special_use in zip(managers, ("SENT", "JUNK", "TRASH"), strict=True):
         answer = await call(client, "messageCopy", select=select, to={"specialUse": special_use})
@@ -127,13 +138,17 @@ async def test_mailbox_id_selects_mail_of_its_owner(ada: Client, managers: list[
 
 
 async def test_unmanaged_message_is_not_found(
-    ada: Client, bob: Client, managers: list[Client], world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    managers: list[GraphQLClient],
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
-    root_user = await make_client(world, http, "top", role=Role.ROOT)
-    await receive(root_user, "t")
+    root_user = await make_client(environment, http, "top", role=Role.ROOT)
+    await deliver_to(root_user, "t")
     admin, root, domain_admin = managers
     (ada_message_id,), (root_message_id,) = [(await keys(owner))[:1] for owner in (ada, root_user)]
-    without_permission = await make_domain_admin(world, http, "plain")
+    without_permission = await make_domain_admin(environment, http, "plain")
     unknown_id = global_ids.encode("Message", 7)
     attempts = [
         (bob, ada_message_id),
@@ -148,14 +163,16 @@ async def test_unmanaged_message_is_not_found(
             assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids"])]
         archived = global_ids.encode("ArchivedMessage", global_ids.decode("Message", message_id))
         fields = "restored { mailbox { path } }"
-        answer = await run(client, "archivedMessageRestore", fields, ids=[archived])
+        answer = await execute_mutation(client, "archivedMessageRestore", fields, ids=[archived])
         assert error_codes_and_paths(answer) == [("NOT_FOUND", ["ids"])]
-    assert await load_admin_log(world) == []
+    assert await load_admin_log(environment) == []
 
 
-async def test_share_rights_apply_in_shared_mailbox(ada: Client, managers: list[Client]) -> None:
+async def test_share_rights_apply_in_shared_mailbox(
+    ada: GraphQLClient, managers: list[GraphQLClient]
+) -> None:
     admin, *_ = managers
-    assert await share(ada, admin, "LOOKUP", "READ", path="INBOX") == []
+    assert await share_mailbox(ada, admin, "LOOKUP", "READ", path="INBOX") == []
     first, _ = await keys(ada)
     arguments: dict[str, Any] = {"set": {"flagged": True}}
     answer = await call(admin, "messageUpdate", select={"ids": [first]}, **arguments)
@@ -167,9 +184,9 @@ async def test_share_rights_apply_in_shared_mailbox(ada: Client, managers: list[
 
 
 async def test_restore_returns_messages_to_each_owner(
-    ada: Client, bob: Client, managers: list[Client], world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
-    await receive(bob, "c")
+    await deliver_to(bob, "c")
     document = "{ viewer { user { archivedMessages { nodes { id } } } } }"
     for client in (ada, bob):
         await call(client, "messageDelete", select={"mailbox": {"path": "INBOX"}})
@@ -182,61 +199,67 @@ async def test_restore_returns_messages_to_each_owner(
     id_lists: tuple[list[str], ...] = (archived_ids[1:], archived_ids[:1], [])
     for client, ids, path in zip(managers, id_lists, ("Sent", "INBOX", ""), strict=True):
         target = {"mailbox": {"path": path}} if path == "Sent" else {}
-        answer = await run(client, "archivedMessageRestore", fields, ids=ids, **target)
+        answer = await execute_mutation(client, "archivedMessageRestore", fields, ids=ids, **target)
         assert answer["errors"] == []
         assert [item["mailbox"]["path"] for item in answer["restored"]] == [path] * len(ids)
     assert sorted((await places(ada)).values()) == ["INBOX", "Sent"]
     assert await places(bob) == {"c": "Sent"}
-    entries = await rows(world, ADMIN_LOG_QUERY)
+    entries = await rows(environment, ADMIN_LOG_QUERY)
     assert sorted(key for _, key in entries) == sorted([ada.user.id, ada.user.id, bob.user.id])
 
 
 @pytest.mark.parametrize("manager_index", range(3))
 async def test_forward_by_manager_notifies_owner(
-    ada: Client, managers: list[Client], world: Environment, manager_index: int
+    ada: GraphQLClient, managers: list[GraphQLClient], environment: Environment, manager_index: int
 ) -> None:
     ref = {"uid": {"mailbox": {"id": await inbox_id(ada)}, "uid": 1}}
     client = managers[manager_index]
-    answer = await run(
+    answer = await execute_mutation(
         client, "messageForward", FORWARD_FIELDS, message=ref, addresses=["d@example.net"]
     )
     assert (answer["errors"], answer["forwarded"]) == ([], [{"value": "d@example.net"}])
-    sent = await rows(world, "SELECT user_id, envelope_from, queue_id FROM submissions")
+    sent = await rows(environment, "SELECT user_id, envelope_from, queue_id FROM submissions")
     assert sent == [(ada.user.id, "ada@example.org", answer["queueId"])]
-    assert await load_admin_log(world) == [("messageForward", ada.user.id)]
+    assert await load_admin_log(environment) == [("messageForward", ada.user.id)]
     document = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
     assert {"action": "message forward", "detail": {"to": ["d@example.net"]}} in events
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     subjects = [node["subject"] for node in await nodes(ada)]
     assert "Your account was changed by an administrator" in subjects
     assert "$Forwarded" in (await nodes(ada))[0]["flags"]
 
 
 async def test_forward_by_owner_sends_no_notification(
-    ada: Client, managers: list[Client], world: Environment
+    ada: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     first, _ = await keys(ada)
     arguments = {"message": {"id": first}, "addresses": ["d@example.net"]}
-    assert (await run(ada, "messageForward", FORWARD_FIELDS, **arguments))["errors"] == []
-    without_targets = await run(
+    assert (await execute_mutation(ada, "messageForward", FORWARD_FIELDS, **arguments))[
+        "errors"
+    ] == []
+    without_targets = await execute_mutation(
         managers[0], "messageForward", FORWARD_FIELDS, message={"id": first}
     )
     assert (without_targets["errors"], without_targets["forwarded"]) == (
         [],
         [],
     )  # the message has no original targets
-    log_rows = await rows(world, "SELECT action FROM auth_events WHERE action = 'message forward'")
+    log_rows = await rows(
+        environment, "SELECT action FROM auth_events WHERE action = 'message forward'"
+    )
     assert log_rows == []
 
 
 async def test_admin_uploads_composed_message_to_other_users(
-    ada: Client, bob: Client, managers: list[Client], world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     arguments = {"mailbox": {"path": "Drafts"}, "draft": True, "subject": "hi", "text": "x",
              "to": [{"address": "d@example.net"}, {"address": "d@"}]}  # fmt: skip
     fields = "messages { id } warnings { code path }"
-    answer = await run(managers[0], "messageUpload", fields, users=of(ada, bob), **arguments)
+    answer = await execute_mutation(
+        managers[0], "messageUpload", fields, users=of(ada, bob), **arguments
+    )
     assert (answer["errors"], len(answer["messages"])) == ([], 2)
     assert [warning["path"] for warning in answer["warnings"]] == [["to", "1"]]
     document = (
@@ -250,34 +273,40 @@ async def test_admin_uploads_composed_message_to_other_users(
             "to": [{"address": "d@example.net"}],
         }
     targets = sorted(client.user.id for client in (ada, bob))
-    assert sorted(await load_admin_log(world)) == [("messageUpload", target) for target in targets]
+    assert sorted(await load_admin_log(environment)) == [
+        ("messageUpload", target) for target in targets
+    ]
 
 
 async def test_manager_replaces_draft_of_user(
-    ada: Client, bob: Client, managers: list[Client], world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     draft_fields = {"mailbox": {"path": "Drafts"}, "draft": True, "text": "x"}
     fields = "messages { id } previousDeleted"
-    first = await run(ada, "messageUpload", fields, subject="one", **draft_fields)
+    first = await execute_mutation(ada, "messageUpload", fields, subject="one", **draft_fields)
     arguments = {"replacePrevious": first["messages"][0], "subject": "two", **draft_fields}
     for client in managers:
-        answer = await run(client, "messageUpload", fields, users=of(ada), **arguments)
+        answer = await execute_mutation(client, "messageUpload", fields, users=of(ada), **arguments)
         assert (answer["errors"], answer["previousDeleted"]) == ([], True)
         assert answer["messages"] == first["messages"]
     (draft,) = [node for node in await nodes(ada) if node["mailbox"]["path"] == "Drafts"]
     assert draft["subject"] == "two"
-    assert await load_admin_log(world) == [("messageUpload", ada.user.id)] * len(managers)
-    refused = await run(managers[0], "messageUpload", fields, users=of(ada, bob), **arguments)
+    assert await load_admin_log(environment) == [("messageUpload", ada.user.id)] * len(managers)
+    refused = await execute_mutation(
+        managers[0], "messageUpload", fields, users=of(ada, bob), **arguments
+    )
     assert error_codes_and_paths(refused) == [("VALIDATION", ["users"])]
 
 
 async def test_upload_for_user_cannot_include_users_mail(
-    ada: Client, managers: list[Client]
+    ada: GraphQLClient, managers: list[GraphQLClient]
 ) -> None:
     first, _ = await keys(ada)
     reference = {"message": {"id": first}, "action": "FORWARD", "includeMessage": True}
     arguments = {"mailbox": {"path": "Drafts"}, "reference": reference, "users": of(ada)}
     for client in managers:
-        (error,) = (await run(client, "messageUpload", "messages { id }", **arguments))["errors"]
+        (error,) = (
+            await execute_mutation(client, "messageUpload", "messages { id }", **arguments)
+        )["errors"]
         assert error["code"] == "FORBIDDEN"
     assert len(await nodes(ada)) == 2

@@ -14,8 +14,12 @@ from mail.mime.header_encoding import NamedAddress
 from mail.storage import message_trace
 from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, Clock, heard, raw_message
-from tests.support.accounts.user_operations import change, chief, create
+from tests.conftest import GraphQLClient, ManualClock, raw_message, record_sql
+from tests.support.accounts.user_operations import (
+    make_admin_of_domain,
+    try_create_user,
+    try_update_users,
+)
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import relay, send, settled, wait_for_messages, working
@@ -31,24 +35,24 @@ from tests.support.stores.counter_check import rows
 
 CAROL = "carol@example.com"
 ARGUMENTS_HINT = "give queueId or messageId; messageTraceEvents finds messages by address and time"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def deliver_by_lmtp(neighbour: Neighbour, raw: bytes, *recipients: str) -> list[str]:
+async def deliver_by_lmtp(lmtp_client: Neighbour, raw: bytes, *recipients: str) -> list[str]:
     """Deliver by LMTP. Return the queue IDs of the replies, or the replies that refused."""
-    await neighbour.begin(*recipients, sender=CAROL)
-    neighbour.send(raw + b".\r\n")
-    replies = [await neighbour.hear() for _ in recipients]
+    await lmtp_client.begin(*recipients, sender=CAROL)
+    lmtp_client.send(raw + b".\r\n")
+    replies = [await lmtp_client.hear() for _ in recipients]
     return [reply.removeprefix("250 2.0.0 Delivered as ") for reply in replies]
 
 
 async def test_queue_id_of_reply_finds_all_trace_steps(
-    ada: Client, bob: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     raw = raw_message("Steps")
     assert bob.address == "bob@example.org"
     queue_id, second_queue_id = await deliver_by_lmtp(
-        neighbour, raw, ada.address, "B.ob+x@example.org"
+        lmtp_client, raw, ada.address, "B.ob+x@example.org"
     )
     assert queue_id == second_queue_id
     steps = await trace_steps(root, queueId=queue_id, address="bob@example.org")
@@ -69,19 +73,19 @@ async def test_queue_id_of_reply_finds_all_trace_steps(
 
 
 async def test_trace_shows_refused_forwarded_and_dropped_recipients(
-    ada: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    world = ada.world
-    await add_forwarding_address(world, "list", "dave@far.example")
-    await add_forwarding_address(world, "drop")
-    assert (await change(ada, targets=["eve@far.example"]))[1] == []
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", "dave@far.example")
+    await add_forwarding_address(environment, "drop")
+    assert (await try_update_users(ada, targets=["eve@far.example"]))[1] == []
     recipients = (ada.address, "list@example.org", "drop@example.org")
-    async with listening(Server()) as server, working(world, relay(server)):
-        queue_id, *_ = await deliver_by_lmtp(neighbour, raw_message("On"), *recipients)
+    async with listening(Server()) as server, working(environment, relay(server)):
+        queue_id, *_ = await deliver_by_lmtp(lmtp_client, raw_message("On"), *recipients)
         await wait_for_messages(server, 2)
-        keys = await rows(world, "SELECT id FROM submissions")
+        keys = await rows(environment, "SELECT id FROM submissions")
         for (key,) in keys:
-            await settled(world, key)
+            await settled(environment, key)
     events_by_address: dict[str, list[str]] = {address: [] for address in recipients}
     others: list[str] = []
     for _, event, address, detail in await trace_steps(root, queueId=queue_id):
@@ -97,7 +101,7 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
     assert other_events == ["queued", "queued", "relayed", "relayed"]
     assert any("attempts 1" in event_text and "answer 250" in event_text for event_text in others)
     spam = b"X-Spam-Flag: YES\r\n" + raw_message("Spam")
-    refused, *_ = await deliver_by_lmtp(neighbour, spam, "list@example.org")
+    refused, *_ = await deliver_by_lmtp(lmtp_client, spam, "list@example.org")
     assert refused.startswith("554 5.7.1")
     steps = await trace_steps(root, messageId=message_id_header(spam))
     assert [event for _, event, _, _ in steps] == ["accepted", "refused"]
@@ -105,20 +109,20 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
 
 
 async def test_trace_shows_recipients_rejected_at_rcpt(
-    ada: Client, bob: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     raw = raw_message("Some")
-    domain_admin = await chief(root, domain="example.org")
-    await deliver_by_lmtp(neighbour, raw_message("Filling"), bob.address)
-    assert (await change(root, bob, quota=1))[1] == []
-    neighbour.send(f"MAIL FROM:<{CAROL}>\r\n".encode())
+    domain_admin = await make_admin_of_domain(root, domain="example.org")
+    await deliver_by_lmtp(lmtp_client, raw_message("Filling"), bob.address)
+    assert (await try_update_users(root, bob, quota=1))[1] == []
+    lmtp_client.send(f"MAIL FROM:<{CAROL}>\r\n".encode())
     for recipient in ("nobody@example.org", ada.address, bob.address, "x@far.example"):
-        neighbour.send(f"RCPT TO:<{recipient}>\r\n".encode())
-    neighbour.send(b"DATA\r\n")
-    replies = [await neighbour.hear() for _ in range(6)]
+        lmtp_client.send(f"RCPT TO:<{recipient}>\r\n".encode())
+    lmtp_client.send(b"DATA\r\n")
+    replies = [await lmtp_client.hear() for _ in range(6)]
     assert [reply[:3] for reply in replies] == ["250", "550", "250", "452", "550", "354"]
-    neighbour.send(raw + b".\r\n")
-    queue_id = (await neighbour.hear()).removeprefix("250 2.0.0 Delivered as ")
+    lmtp_client.send(raw + b".\r\n")
+    queue_id = (await lmtp_client.hear()).removeprefix("250 2.0.0 Delivered as ")
     rejected = [
         ("nobody@example.org", "550 5.1.1 No such user here"),
         ("bob@example.org", "452 4.2.2 Mailbox full"),
@@ -135,11 +139,11 @@ async def test_trace_shows_recipients_rejected_at_rcpt(
 
 
 async def test_trace_shows_spam_verdict_before_script_refusal(
-    ada: Client, bob: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await put(ada, 'require "reject"; reject "Not this.";')
     raw = raw_message("No")
-    refused, _ = await deliver_by_lmtp(neighbour, raw, ada.address, bob.address)
+    refused, _ = await deliver_by_lmtp(lmtp_client, raw, ada.address, bob.address)
     assert refused == "550 5.7.1 Not this."
     (verdict, refusal) = (
         await trace_steps(root, messageId=message_id_header(raw), address=ada.address)
@@ -149,18 +153,18 @@ async def test_trace_shows_spam_verdict_before_script_refusal(
 
 
 async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world = ada.world
-    async with listening(Server()) as server, working(world, relay(server)):
+    environment = ada.environment
+    async with listening(Server()) as server, working(environment, relay(server)):
         submission_id = await send(
             ada, NamedAddress("bob@example.org"), NamedAddress("carol@example.net")
         )
-        await settled(world, submission_id)
+        await settled(environment, submission_id)
     query = select(col(Submission.queue_id)).where(col(Submission.id) == submission_id)
-    ((queue_id,),) = await world.database.read(query)
+    ((queue_id,),) = await environment.database.read(query)
     ((message_id,),) = await rows(
-        world, "SELECT message_id FROM messages WHERE user_id = :u", u=bob.user.id
+        environment, "SELECT message_id FROM messages WHERE user_id = :u", u=bob.user.id
     )
     for arguments in ({"queueId": queue_id}, {"messageId": message_id}):
         events = await trace_events(root, **arguments)
@@ -170,13 +174,13 @@ async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
 
 
 async def test_trace_is_limited_to_domains_of_admin(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await add_forwarding_address(world, "list", "dave@far.example")
-    _, errors = await create(root, username="eve", address="eve@other.example")
+    await add_forwarding_address(environment, "list", "dave@far.example")
+    _, errors = await try_create_user(root, username="eve", address="eve@other.example")
     assert errors == []
-    domain_admin = await chief(root, domain="other.example")
-    backend = LocalBackend(world)
+    domain_admin = await make_admin_of_domain(root, domain="other.example")
+    backend = LocalBackend(environment)
     recipients = ("eve@other.example", ada.address, "list@example.org")
     raw = raw_message("Both")
     await backend.deliver(
@@ -187,11 +191,11 @@ async def test_trace_is_limited_to_domains_of_admin(
     assert len(admin_steps) == 3
     root_steps = await trace_steps(root, messageId=message_id_header(raw))
     assert {"queued", "pending"} <= {event for _, event, _, _ in root_steps}
-    answer = await ada.raw(MESSAGE_TRACE_QUERY, messageId=message_id_header(raw))
+    answer = await ada.execute(MESSAGE_TRACE_QUERY, messageId=message_id_header(raw))
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     submission_id = await send(ada, NamedAddress("carol@example.net"))
     ((queue_id,),) = await rows(
-        world, "SELECT queue_id FROM submissions WHERE id = :k", k=submission_id
+        environment, "SELECT queue_id FROM submissions WHERE id = :k", k=submission_id
     )
     assert await trace_steps(domain_admin, queueId=queue_id) == []
 
@@ -207,23 +211,23 @@ async def test_trace_is_limited_to_domains_of_admin(
     ],
 )
 async def test_invalid_trace_arguments_are_refused(
-    root: Client, arguments: dict[str, Any], expected: str
+    root: GraphQLClient, arguments: dict[str, Any], expected: str
 ) -> None:
-    (error,) = (await root.raw(MESSAGE_TRACE_QUERY, **arguments))["errors"]
+    (error,) = (await root.execute(MESSAGE_TRACE_QUERY, **arguments))["errors"]
     assert (error["message"], error["extensions"]["code"]) == (expected, "BAD_USER_INPUT")
 
 
 @pytest.mark.parametrize("odd_text", ["*", "<>", "%", "\U0001f4a9"])
-async def test_odd_trace_arguments_find_nothing(root: Client, odd_text: str) -> None:
+async def test_odd_trace_arguments_find_nothing(root: GraphQLClient, odd_text: str) -> None:
     for name in ("queueId", "messageId"):
         assert await trace_steps(root, **{name: f"x{odd_text}"}) == []
     assert await trace_steps(root, queueId="x", address=odd_text) == []
 
 
 async def test_odd_message_id_header_does_not_prevent_delivery(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     for message_id in ("<" + "y" * 900 + "@x>", "<a\0b@x>", "no brackets"):
         raw = f"Message-ID: {message_id}\r\n\r\nbody {len(message_id)}".encode()
         (delivered,) = await backend.deliver(
@@ -231,51 +235,53 @@ async def test_odd_message_id_header_does_not_prevent_delivery(
         )
         assert not isinstance(delivered, BaseException)
     assert len(await trace_events(root, messageId="<" + "y" * 900 + "@x>")) == 3
-    steps = await rows(world, "SELECT id FROM message_steps")
+    steps = await rows(environment, "SELECT id FROM message_steps")
     assert len(steps) == 9
 
 
 async def test_trace_can_be_disabled_and_old_steps_are_deleted(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
 
     async def deliver_and_count_steps(subject: str) -> int:
         raw = raw_message(subject)
         await backend.deliver(raw, [await backend.accept_recipient(ada.address, CAROL)], CAROL)
         await send(ada)
-        await message_trace.flush(world)
-        return len(await rows(world, "SELECT id FROM message_steps"))
+        await message_trace.flush(environment)
+        return len(await rows(environment, "SELECT id FROM message_steps"))
 
     assert await deliver_and_count_steps("a") == 5
     clock.tick(days=8)
-    assert (await housekeeping.run_round(world, sweep=False)).steps == 5
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, trace_for=timedelta(0)), 1)
+    assert (await housekeeping.run_round(environment, sweep=False)).steps == 5
+    environment.use_options_unless_outdated(
+        CommittedOptions(replace(environment.options, trace_for=timedelta(0)), 1)
     )
     assert await deliver_and_count_steps("b") == 0
 
 
 async def test_trace_buffer_is_bounded_and_lost_steps_are_counted(
-    ada: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(message_trace, "MAX_WAITING", 2)
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     lost_before = message_trace.LOST_STEPS.value()
     for subject in ("a", "b"):
         await backend.deliver(
             raw_message(subject), [await backend.accept_recipient(ada.address, CAROL)], CAROL
         )
-    await message_trace.flush(world)
-    assert len(await rows(world, "SELECT id FROM message_steps")) == 2
+    await message_trace.flush(environment)
+    assert len(await rows(environment, "SELECT id FROM message_steps")) == 2
     assert message_trace.LOST_STEPS.value() - lost_before == 4
 
 
-async def test_trace_is_written_after_delivery(ada: Client, world: Environment) -> None:
-    backend, statements = LocalBackend(world), heard(world.database)
+async def test_trace_is_written_after_delivery(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    backend, statements = LocalBackend(environment), record_sql(environment.database)
     recipients = [await backend.accept_recipient(ada.address, CAROL)]
     await backend.deliver(raw_message("a"), recipients, CAROL)
     assert not [statement for statement in statements if "message_steps" in statement]
-    await message_trace.flush(world)
+    await message_trace.flush(environment)
     (statement,) = [statement for statement in statements if "message_steps" in statement]
     assert statement.startswith("INSERT")

@@ -29,23 +29,28 @@ from resolvers.mailboxes.loaders import create_mailboxes as make
 from resolvers.messages import content
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
-from tests.conftest import Client, Clock, context, raw_message
-from tests.support.accounts.account_rows import letter
-from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
-from tests.support.accounts.shared_mailboxes import box_id, share
-from tests.support.accounts.user_operations import change, create, events, run
-from tests.support.mail.trace_header_lines import below
+from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
+from tests.support.accounts.account_rows import message_with_subject
+from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
+from tests.support.accounts.shared_mailboxes import mailbox_global_id, share_mailbox
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    load_journal_changes,
+    try_create_user,
+    try_update_users,
+)
+from tests.support.mail.trace_header_lines import without_trace_fields
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import blob_of
 from tests.support.operations.bulk_operations import call
 from tests.support.operations.message_pages import found
 from tests.support.stores.counter_check import reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 BODY_TEXT = "herons at dawn"
 PLAIN_MESSAGE = raw_message("Plain", body=BODY_TEXT)
-LARGE_MESSAGE = letter("Large", attached=150_000)
+LARGE_MESSAGE = message_with_subject("Large", attachment_size=150_000)
 ENCRYPTED_MESSAGES = {
     "pgp": raw_message(
         "PGP", body="--b\r\n\r\nx\r\n--b--", MIME_Version="1.0", Content_Type=
@@ -62,39 +67,43 @@ ENCRYPTED_MESSAGES = {
 class OpenPgpAccount:
     """An account with its own OpenPGP key."""
 
-    client: Client
+    client: GraphQLClient
     key_pair: pysequoia.Tsk
 
     async def decrypt(self, message_id: int) -> bytes:
-        return opened(await load_source(self.client, message_id), self.key_pair)
+        return decrypt_message(await load_source(self.client, message_id), self.key_pair)
 
 
 @pytest.fixture
-async def pgp_account(ada: Client, clock: Clock) -> OpenPgpAccount:
+async def pgp_account(ada: GraphQLClient, clock: ManualClock) -> OpenPgpAccount:
     """Ada with a key that is valid for a month and encrypts all mail."""
     validity = int((clock() - datetime.now(UTC)).total_seconds()) + 30 * 86_400
-    key_pair = pair_of("Ada <ada@example.org>", seconds=validity)
-    assert (await change(ada, pubKey=public_of(key_pair), encryptMessages=True))[1] == []
+    key_pair = make_secret_key("Ada <ada@example.org>", seconds=validity)
+    assert (await try_update_users(ada, pubKey=armored_public_key(key_pair), encryptMessages=True))[
+        1
+    ] == []
     return OpenPgpAccount(ada, key_pair)
 
 
-async def load_source(client: Client, message_id: int) -> bytes:
-    message = await content.load_stored_message(context(client), message_id)
+async def load_source(client: GraphQLClient, message_id: int) -> bytes:
+    message = await content.load_stored_message(client_context(client), message_id)
     assert message is not None
     return await read_all(message.stream_raw())
 
 
-async def deliver_locally(world: Environment, raw: bytes | Path, *clients: Client) -> list[Any]:
-    backend = LocalBackend(world)
+async def deliver_locally(
+    environment: Environment, raw: bytes | Path, *clients: GraphQLClient
+) -> list[Any]:
+    backend = LocalBackend(environment)
     recipients = [
         await backend.accept_recipient(client.address, "carol@example.com") for client in clients
     ]
     return list(await backend.deliver(raw, recipients, "carol@example.com"))
 
 
-async def count_messages(client: Client) -> int:
+async def count_messages(client: GraphQLClient) -> int:
     sql = "SELECT id FROM messages WHERE user_id = :u"
-    return len(await rows(client.world, sql, u=client.user.id))
+    return len(await rows(client.environment, sql, u=client.user.id))
 
 
 def encryptable_part(raw: bytes) -> bytes:
@@ -119,8 +128,8 @@ def encryptable_part(raw: bytes) -> bytes:
 async def test_received_message_is_encrypted_and_decrypts_to_same_content(
     pgp_account: OpenPgpAccount, raw: bytes
 ) -> None:
-    (inserted,) = await deliver_locally(pgp_account.client.world, raw, pgp_account.client)
-    stored = below(await load_source(pgp_account.client, inserted.message_id))
+    (inserted,) = await deliver_locally(pgp_account.client.environment, raw, pgp_account.client)
+    stored = without_trace_fields(await load_source(pgp_account.client, inserted.message_id))
     assert await pgp_account.decrypt(inserted.message_id) == encryptable_part(raw)
     if raw.startswith(b"From"):
         outer_header = stored.partition(b"\r\nMIME-Version")[0]
@@ -138,10 +147,10 @@ async def test_folded_header_fields_and_lf_line_ends_are_encrypted(
         b"Subject: one\n two\nContent-Type: text/plain;\n charset=utf-8\nMIME-Version: 1.0\n"
         b"X-Last: x\n\nbody\n"
     )
-    (inserted,) = await deliver_locally(pgp_account.client.world, raw, pgp_account.client)
+    (inserted,) = await deliver_locally(pgp_account.client.environment, raw, pgp_account.client)
     expected = b"Content-Type: text/plain;\r\n charset=utf-8\r\n\r\nbody\n"
     assert await pgp_account.decrypt(inserted.message_id) == expected
-    stored = below(await load_source(pgp_account.client, inserted.message_id))
+    stored = without_trace_fields(await load_source(pgp_account.client, inserted.message_id))
     assert stored.startswith(b"Subject: one\r\n two\r\nX-Last: x\r\nMIME-Version: 1.0\r\n")
 
 
@@ -150,7 +159,7 @@ async def test_large_message_from_file_is_encrypted(
 ) -> None:
     path = tmp_path / "letter"
     await asyncio.to_thread(path.write_bytes, LARGE_MESSAGE)
-    (inserted,) = await deliver_locally(pgp_account.client.world, path, pgp_account.client)
+    (inserted,) = await deliver_locally(pgp_account.client.environment, path, pgp_account.client)
     assert await pgp_account.decrypt(inserted.message_id) == encryptable_part(LARGE_MESSAGE)
 
 
@@ -159,46 +168,52 @@ async def test_encrypted_message_is_stored_unchanged(
     pgp_account: OpenPgpAccount, kind: str
 ) -> None:
     (inserted,) = await deliver_locally(
-        pgp_account.client.world, ENCRYPTED_MESSAGES[kind], pgp_account.client
+        pgp_account.client.environment, ENCRYPTED_MESSAGES[kind], pgp_account.client
     )
     assert (
-        below(await load_source(pgp_account.client, inserted.message_id))
+        without_trace_fields(await load_source(pgp_account.client, inserted.message_id))
         == ENCRYPTED_MESSAGES[kind]
     )
 
 
 async def test_message_is_encrypted_only_for_recipients_who_want_it(
-    pgp_account: OpenPgpAccount, bob: Client, world: Environment
+    pgp_account: OpenPgpAccount, bob: GraphQLClient, environment: Environment
 ) -> None:
-    key_pair = pair_of("Bob")
-    assert (await change(bob, pubKey=public_of(key_pair)))[1] == []
-    ada_message, bob_message = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client, bob)
-    assert await pgp_account.decrypt(ada_message.message_id) == encryptable_part(PLAIN_MESSAGE)
-    assert below(await load_source(bob, bob_message.message_id)) == PLAIN_MESSAGE
-    arguments = {"mailboxes": [{"path": "INBOX"}], "set": {"encryptMessages": True}}
-    assert (await run(bob, "mailboxUpdate", "task { id }", **arguments))["errors"] == []
-    ada_large, bob_large = await deliver_locally(world, LARGE_MESSAGE, pgp_account.client, bob)
-    assert opened(await load_source(bob, bob_large.message_id), key_pair) == encryptable_part(
-        LARGE_MESSAGE
+    key_pair = make_secret_key("Bob")
+    assert (await try_update_users(bob, pubKey=armored_public_key(key_pair)))[1] == []
+    ada_message, bob_message = await deliver_locally(
+        environment, PLAIN_MESSAGE, pgp_account.client, bob
     )
+    assert await pgp_account.decrypt(ada_message.message_id) == encryptable_part(PLAIN_MESSAGE)
+    assert without_trace_fields(await load_source(bob, bob_message.message_id)) == PLAIN_MESSAGE
+    arguments = {"mailboxes": [{"path": "INBOX"}], "set": {"encryptMessages": True}}
+    assert (await execute_mutation(bob, "mailboxUpdate", "task { id }", **arguments))[
+        "errors"
+    ] == []
+    ada_large, bob_large = await deliver_locally(
+        environment, LARGE_MESSAGE, pgp_account.client, bob
+    )
+    assert decrypt_message(
+        await load_source(bob, bob_large.message_id), key_pair
+    ) == encryptable_part(LARGE_MESSAGE)
     assert await pgp_account.decrypt(ada_large.message_id) == encryptable_part(LARGE_MESSAGE)
 
 
 async def test_repeated_delivery_is_recognized_despite_encryption(
-    pgp_account: OpenPgpAccount, world: Environment
+    pgp_account: OpenPgpAccount, environment: Environment
 ) -> None:
-    (first,) = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client)
-    (second,) = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client)
+    (first,) = await deliver_locally(environment, PLAIN_MESSAGE, pgp_account.client)
+    (second,) = await deliver_locally(environment, PLAIN_MESSAGE, pgp_account.client)
     assert (first.message_id, await count_messages(pgp_account.client)) == (second.message_id, 1)
 
 
 async def test_encryption_needs_no_extra_statement(
-    pgp_account: OpenPgpAccount, bob: Client, world: Environment, statements: list[str]
+    pgp_account: OpenPgpAccount, bob: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
-    async def count_statements(client: Client) -> int:
-        await address_resolution.load_recipient_below_limits(world, client.address)
+    async def count_statements(client: GraphQLClient) -> int:
+        await address_resolution.load_recipient_below_limits(environment, client.address)
         del statements[:]
-        await address_resolution.load_recipient_below_limits(world, client.address)
+        await address_resolution.load_recipient_below_limits(environment, client.address)
         return len(statements)
 
     assert await count_statements(pgp_account.client) == await count_statements(bob) > 0
@@ -206,17 +221,17 @@ async def test_encryption_needs_no_extra_statement(
 
 async def test_expired_key_refuses_delivery(
     pgp_account: OpenPgpAccount,
-    bob: Client,
-    neighbour: Neighbour,
-    clock: Clock,
+    bob: GraphQLClient,
+    lmtp_client: Neighbour,
+    clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await deliver_locally(pgp_account.client.world, PLAIN_MESSAGE, pgp_account.client)
+    await deliver_locally(pgp_account.client.environment, PLAIN_MESSAGE, pgp_account.client)
     clock.tick(days=31)
     caplog.set_level(logging.DEBUG)
-    await neighbour.begin(pgp_account.client.address, bob.address)
-    neighbour.send(raw_message("Late", body=BODY_TEXT) + b".\r\n")
-    replies = [(await neighbour.hear())[:9] for _ in range(2)]
+    await lmtp_client.begin(pgp_account.client.address, bob.address)
+    lmtp_client.send(raw_message("Late", body=BODY_TEXT) + b".\r\n")
+    replies = [(await lmtp_client.hear())[:9] for _ in range(2)]
     assert replies == ["451 4.3.0", "250 2.0.0"]
     assert (await count_messages(pgp_account.client), await count_messages(bob)) == (1, 1)
     assert any("cannot be encrypted" in record.getMessage() for record in caplog.records)
@@ -227,16 +242,18 @@ async def test_expired_key_refuses_delivery(
 async def test_unusable_key_refuses_every_message(
     pgp_account: OpenPgpAccount, key: str | None
 ) -> None:
-    world = pgp_account.client.world
-    async with world.write_session() as session:
+    environment = pgp_account.client.environment
+    async with environment.write_session() as session:
         await session.exec(update(User).values(pub_key=key))
-    (delivered,) = await deliver_locally(world, PLAIN_MESSAGE, pgp_account.client)
+    (delivered,) = await deliver_locally(environment, PLAIN_MESSAGE, pgp_account.client)
     assert isinstance(delivered, ServiceUnavailable)
-    recipient = JobRecipient(1, pgp_account.client.address, 1, world.now() + timedelta(days=5))
-    job = DeliveryJob(
-        1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [recipient]
+    recipient = JobRecipient(
+        1, pgp_account.client.address, 1, environment.now() + timedelta(days=5)
     )
-    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN_MESSAGE))[
+    job = DeliveryJob(
+        1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", environment.now(), [recipient]
+    )
+    assert (await local_delivery.deliver_to_local_recipients(environment, job, PLAIN_MESSAGE))[
         1
     ].reply_code == 451
     answer = await call(
@@ -245,25 +262,29 @@ async def test_unusable_key_refuses_every_message(
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     with pytest.raises(ServiceUnavailable):
         await submission_create.send_message(
-            context(pgp_account.client), SendRequest(to=[], subject="x", upload_only=True)
+            client_context(pgp_account.client), SendRequest(to=[], subject="x", upload_only=True)
         )
     assert await count_messages(pgp_account.client) == 0
 
 
-async def test_local_delivery_is_encrypted(pgp_account: OpenPgpAccount, world: Environment) -> None:
-    recipient = JobRecipient(1, pgp_account.client.address, 1, world.now() + timedelta(days=5))
-    job = DeliveryJob(
-        1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", world.now(), [recipient]
+async def test_local_delivery_is_encrypted(
+    pgp_account: OpenPgpAccount, environment: Environment
+) -> None:
+    recipient = JobRecipient(
+        1, pgp_account.client.address, 1, environment.now() + timedelta(days=5)
     )
-    assert (await local_delivery.deliver_to_local_recipients(world, job, PLAIN_MESSAGE))[
+    job = DeliveryJob(
+        1, 2, "q", 3, 4, 5, "bob@example.org", "example.org", environment.now(), [recipient]
+    )
+    assert (await local_delivery.deliver_to_local_recipients(environment, job, PLAIN_MESSAGE))[
         1
     ].reply_code == 250
-    ((message_id,),) = await rows(world, "SELECT id FROM messages")
+    ((message_id,),) = await rows(environment, "SELECT id FROM messages")
     assert await pgp_account.decrypt(message_id) == encryptable_part(PLAIN_MESSAGE)
 
 
 async def test_uploaded_message_is_encrypted_except_draft(
-    pgp_account: OpenPgpAccount, bob: Client
+    pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
     arguments = {"mailbox": {"path": "INBOX"}, "raw": PLAIN_MESSAGE.decode()}
     answer = await call(pgp_account.client, "messageUpload", **arguments)
@@ -273,7 +294,7 @@ async def test_uploaded_message_is_encrypted_except_draft(
     ) == encryptable_part(PLAIN_MESSAGE)
     answer = await call(pgp_account.client, "messageUpload", **arguments, draft=True)
     assert answer["message"]["source"].encode() == PLAIN_MESSAGE
-    mailbox_id = box_id((await pgp_account.client.box()).id)
+    mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
     response = await pgp_account.client.http.post(
         f"/rest/mailboxes/{mailbox_id}/messages",
         content=LARGE_MESSAGE,
@@ -287,7 +308,7 @@ async def test_uploaded_message_is_encrypted_except_draft(
 
 
 async def test_upload_to_several_users_is_encrypted_per_user(
-    pgp_account: OpenPgpAccount, bob: Client, root: Client
+    pgp_account: OpenPgpAccount, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     arguments = {"mailbox": {"path": "INBOX"}, "raw": LARGE_MESSAGE.decode()}
     users = {
@@ -296,8 +317,8 @@ async def test_upload_to_several_users_is_encrypted_per_user(
     answer = await call(root, "messageUpload", **arguments, users=users)
     assert answer["errors"] == []
     sql = "SELECT id FROM messages WHERE user_id = :u"
-    ((ada_message_id,),) = await rows(root.world, sql, u=pgp_account.client.user.id)
-    ((bob_message_id,),) = await rows(root.world, sql, u=bob.user.id)
+    ((ada_message_id,),) = await rows(root.environment, sql, u=pgp_account.client.user.id)
+    ((bob_message_id,),) = await rows(root.environment, sql, u=bob.user.id)
     assert await pgp_account.decrypt(ada_message_id) == encryptable_part(LARGE_MESSAGE)
     assert await load_source(bob, bob_message_id) == LARGE_MESSAGE
 
@@ -305,52 +326,52 @@ async def test_upload_to_several_users_is_encrypted_per_user(
 async def test_sent_copy_is_encrypted_but_outgoing_message_is_not(
     pgp_account: OpenPgpAccount,
 ) -> None:
-    assert (await change(pgp_account.client, encryptMessages=False))[1] == []
+    assert (await try_update_users(pgp_account.client, encryptMessages=False))[1] == []
     arguments = {"mailboxes": [{"specialUse": "SENT"}], "set": {"encryptMessages": True}}
-    assert (await run(pgp_account.client, "mailboxUpdate", "task { id }", **arguments))[
-        "errors"
-    ] == []
+    assert (
+        await execute_mutation(pgp_account.client, "mailboxUpdate", "task { id }", **arguments)
+    )["errors"] == []
     recipients = [NamedAddress("carol@example.net")]
     request = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT)
-    sent = await submission_create.send_message(context(pgp_account.client), request)
+    sent = await submission_create.send_message(client_context(pgp_account.client), request)
     assert sent.submission is not None
     assert sent.message is not None
     assert BODY_TEXT.encode() in await pgp_account.decrypt(sent.message.id)
-    assert await blob_of(pgp_account.client.world, sent.submission.id) != sent.message.blob_id
+    assert await blob_of(pgp_account.client.environment, sent.submission.id) != sent.message.blob_id
     draft = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT, is_draft=True)
-    saved_draft = await submission_create.send_message(context(pgp_account.client), draft)
+    saved_draft = await submission_create.send_message(client_context(pgp_account.client), draft)
     assert saved_draft.message is not None
     assert BODY_TEXT.encode() in await load_source(pgp_account.client, saved_draft.message.id)
 
 
 async def test_upload_to_shared_mailbox_is_encrypted_to_its_owner(
-    pgp_account: OpenPgpAccount, bob: Client
+    pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
-    assert (await change(pgp_account.client, encryptMessages=False))[1] == []
-    await make(context(pgp_account.client), NewMailboxes(["Team"], encrypt_messages=True))
-    assert await share(pgp_account.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
-    mailbox = {"id": box_id((await pgp_account.client.box("Team")).id)}
+    assert (await try_update_users(pgp_account.client, encryptMessages=False))[1] == []
+    await make(client_context(pgp_account.client), NewMailboxes(["Team"], encrypt_messages=True))
+    assert await share_mailbox(pgp_account.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
+    mailbox = {"id": mailbox_global_id((await pgp_account.client.load_mailbox("Team")).id)}
     answer = await call(bob, "messageUpload", mailbox=mailbox, raw=PLAIN_MESSAGE.decode())
     assert answer["errors"] == []
     assert await pgp_account.decrypt(
         global_ids.decode("Message", answer["message"]["id"])
     ) == encryptable_part(PLAIN_MESSAGE)
     arguments = {"paths": ["Sub"], "parent": mailbox, "encryptMessages": True}
-    (error,) = (await run(bob, "mailboxCreate", "task { id }", **arguments))["errors"]
+    (error,) = (await execute_mutation(bob, "mailboxCreate", "task { id }", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["encryptMessages"])
 
 
 async def test_search_of_encrypted_message_finds_header_words_only(
-    pgp_account: OpenPgpAccount, bob: Client
+    pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
     raw = raw_message("Pond", body=BODY_TEXT)
-    await deliver_locally(pgp_account.client.world, raw, pgp_account.client, bob)
-    await index_worker.index_next_batch(pgp_account.client.world)
+    await deliver_locally(pgp_account.client.environment, raw, pgp_account.client, bob)
+    await index_worker.index_next_batch(pgp_account.client.environment)
     assert await found(pgp_account.client, query="pond") == ["Pond"]
     assert await found(pgp_account.client, query="herons") == []
     assert await found(bob, query="herons") == ["Pond"]
     message_rows = await rows(
-        pgp_account.client.world,
+        pgp_account.client.environment,
         "SELECT preview, encrypted, digest FROM messages WHERE user_id = :u",
         u=pgp_account.client.user.id,
     )
@@ -358,46 +379,52 @@ async def test_search_of_encrypted_message_finds_header_words_only(
     assert (preview, bool(encrypted), digest == content_digest(raw)) == ("", True, False)
 
 
-async def set_mailbox_encryption(client: Client, *, on: bool, path: str = "INBOX") -> list[Any]:
+async def set_mailbox_encryption(
+    client: GraphQLClient, *, on: bool, path: str = "INBOX"
+) -> list[Any]:
     arguments = {"mailboxes": [{"path": path}], "set": {"encryptMessages": on}}
     fields = "mailboxes { encryptMessages }"
-    answer = await run(client, "mailboxUpdate", fields, **arguments)
+    answer = await execute_mutation(client, "mailboxUpdate", fields, **arguments)
     assert answer["errors"] or answer["mailboxes"] == [{"encryptMessages": on}]
     return list(answer["errors"])
 
 
-async def test_encryption_requires_key_and_blocks_its_removal(ada: Client, root: Client) -> None:
-    _, (error,) = await change(ada, encryptMessages=True)
+async def test_encryption_requires_key_and_blocks_its_removal(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    _, (error,) = await try_update_users(ada, encryptMessages=True)
     expected = ("VALIDATION", ["set", "encryptMessages"], "required")
     assert (error["code"], error["path"], error["constraint"]) == expected
     (error,) = await set_mailbox_encryption(ada, on=True)
     assert (error["code"], error["path"], error["constraint"]) == expected
     arguments = {"paths": ["A"], "encryptMessages": True}
-    (error,) = (await run(ada, "mailboxCreate", "task { id }", **arguments))["errors"]
+    (error,) = (await execute_mutation(ada, "mailboxCreate", "task { id }", **arguments))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
-    _, (error,) = await create(root, encryptMessages=True)
+    _, (error,) = await try_create_user(root, encryptMessages=True)
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
 
-    key = public_of(pair_of("Ada"))
-    assert (await change(ada, pubKey=key, encryptMessages=True))[1] == []
+    key = armored_public_key(make_secret_key("Ada"))
+    assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
     assert await set_mailbox_encryption(ada, on=True) == []
     key_in_use = ("CONFLICT", ["set", "pubKey"])
-    _, (error,) = await change(ada, pubKey=None)
+    _, (error,) = await try_update_users(ada, pubKey=None)
     assert (error["code"], error["path"]) == key_in_use
     # the mailbox still uses the key
-    _, (error,) = await change(ada, pubKey=None, encryptMessages=False)
+    _, (error,) = await try_update_users(ada, pubKey=None, encryptMessages=False)
     assert (error["code"], error["path"]) == key_in_use
-    assert (await change(ada, encryptMessages=False))[1] == []
+    assert (await try_update_users(ada, encryptMessages=False))[1] == []
     assert await set_mailbox_encryption(ada, on=False) == []
-    assert (await change(ada, pubKey=None))[1] == []
+    assert (await try_update_users(ada, pubKey=None))[1] == []
 
 
-async def test_encryption_setting_is_shown_and_writes_events(ada: Client, root: Client) -> None:
-    key = public_of(pair_of("Ada"))
-    before = await reached(ada.world, ada.user.id)
-    assert (await change(ada, pubKey=key, encryptMessages=True))[1] == []
+async def test_encryption_setting_is_shown_and_writes_events(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    key = armored_public_key(make_secret_key("Ada"))
+    before = await reached(ada.environment, ada.user.id)
+    assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
     assert await set_mailbox_encryption(ada, on=True) == []
-    written_events = await events(ada.world, ada.user.id, before)
+    written_events = await load_journal_changes(ada.environment, ada.user.id, before)
     assert written_events[0] == (
         ChangeKind.USER_CHANGED,
         [ada.user.id],
@@ -406,7 +433,7 @@ async def test_encryption_setting_is_shown_and_writes_events(ada: Client, root: 
     assert [kind for kind, *_ in written_events[1:]] == [ChangeKind.MAILBOX_UPDATED]
     answer = await ada("{ viewer { user { encryptMessages } } }")
     assert answer["viewer"]["user"]["encryptMessages"] is True
-    created_user, errors = await create(root, pubKey=key, encryptMessages=True)
+    created_user, errors = await try_create_user(root, pubKey=key, encryptMessages=True)
     assert errors == []
     answer = await root(
         "query ($id: ID!) { user(by: {id: $id}) { encryptMessages } }", id=created_user["id"]
@@ -415,17 +442,19 @@ async def test_encryption_setting_is_shown_and_writes_events(ada: Client, root: 
 
 
 async def test_encryption_setting_of_another_user_cannot_be_changed(
-    pgp_account: OpenPgpAccount, bob: Client
+    pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
-    assert (await change(bob, pubKey=public_of(pair_of("Bob"))))[1] == []
-    mailbox_id = box_id((await pgp_account.client.box()).id)
+    assert (await try_update_users(bob, pubKey=armored_public_key(make_secret_key("Bob"))))[1] == []
+    mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
     for user in (None, {"id": global_ids.encode("User", pgp_account.client.user.id)}):
         patch = {"encryptMessages": False}
         arguments: dict[str, Any] = {"user": user, "mailboxes": [{"id": mailbox_id}], "set": patch}
-        (error,) = (await run(bob, "mailboxUpdate", "task { id }", **arguments))["errors"]
+        (error,) = (await execute_mutation(bob, "mailboxUpdate", "task { id }", **arguments))[
+            "errors"
+        ]
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")
     for name, value in (("encryptMessages", False), ("pubKey", None)):
-        _, (error,) = await change(bob, pgp_account.client, **{name: value})
+        _, (error,) = await try_update_users(bob, pgp_account.client, **{name: value})
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")
-    (inserted,) = await deliver_locally(bob.world, PLAIN_MESSAGE, pgp_account.client)
+    (inserted,) = await deliver_locally(bob.environment, PLAIN_MESSAGE, pgp_account.client)
     assert await pgp_account.decrypt(inserted.message_id) == encryptable_part(PLAIN_MESSAGE)

@@ -6,8 +6,8 @@ import pytest
 
 from mail.mime import body_html_parts, body_text, parse_structure
 from models.runtime.environment import Environment
-from tests.conftest import Client, receive
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import relay, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.message_sources import upload
@@ -39,13 +39,13 @@ def html_page(text: str) -> str:
     return f"<p>{text}</p>{text[len(text.rstrip()) :]}"
 
 
-async def load_bodies(client: Client, message_id: str) -> tuple[str, str]:
+async def load_bodies(client: GraphQLClient, message_id: str) -> tuple[str, str]:
     message = (await client(BODY_QUERY, id=message_id))["message"]
     return message["text"], "".join(message["html"])
 
 
 @pytest.mark.parametrize("files", [[], [ATTACHMENT]])
-async def test_draft_body_is_unchanged(ada: Client, files: list[Any]) -> None:
+async def test_draft_body_is_unchanged(ada: GraphQLClient, files: list[Any]) -> None:
     for text in TEXTS:
         answer = await upload(ada, text=text, attachments=files)
         assert answer["errors"] == []
@@ -63,10 +63,10 @@ async def test_draft_body_is_unchanged(ada: Client, files: list[Any]) -> None:
 
 @pytest.mark.parametrize("arguments", [{}, {"html": True}, {"attachments": [ATTACHMENT]}])
 async def test_sent_text_is_the_same_for_recipients_and_sent_copy(
-    ada: Client, world: Environment, arguments: dict[str, Any]
+    ada: GraphQLClient, environment: Environment, arguments: dict[str, Any]
 ) -> None:
     copies = []
-    async with listening(Server()) as server, working(world, relay(server)):
+    async with listening(Server()) as server, working(environment, relay(server)):
         for nth, text in enumerate(TEXTS):
             body_fields = (
                 {**arguments, "html": html_page(text)} if "html" in arguments else arguments
@@ -95,21 +95,23 @@ async def test_sent_text_is_the_same_for_recipients_and_sent_copy(
             ], repr(text)
 
 
-async def test_autoreply_and_script_texts_are_unchanged(ada: Client) -> None:
+async def test_autoreply_and_script_texts_are_unchanged(ada: GraphQLClient) -> None:
     for text in ("Away", "Away\n", "Away\n\n", "Away\r\n", "Grüße "):
         autoreply = {"enabled": True, "text": text, "html": html_page(text)}
-        answer = await run(ada, "autoreplySet", "autoreplies { text html }", set=autoreply)
+        answer = await execute_mutation(
+            ada, "autoreplySet", "autoreplies { text html }", set=autoreply
+        )
         assert answer["autoreplies"] == [{"text": text, "html": html_page(text)}]
         script = {"name": "main", "content": f"keep; # {text}"}
-        answer = await run(ada, "sieveScriptPut", "scripts { content }", **script)
+        answer = await execute_mutation(ada, "sieveScriptPut", "scripts { content }", **script)
         assert answer["scripts"] == [{"content": script["content"]}]
 
 
 @pytest.mark.parametrize("text", ["Hi", "Hi\n", "Hi\r\n\r\n"])
-async def test_received_text_keeps_its_line_breaks(ada: Client, text: str) -> None:
+async def test_received_text_keeps_its_line_breaks(ada: GraphQLClient, text: str) -> None:
     crlf_text = text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
     part = b"--x\r\nContent-Type: text/plain\r\n\r\n" + crlf_text + b"\r\n--x--\r\n"
     raw = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n" + part
-    inserted = await receive(ada, raw)
+    inserted = await deliver_to(ada, raw)
     assert body_text(raw, parse_structure(raw)) == with_lf_line_ends(text)
     assert inserted.message_id

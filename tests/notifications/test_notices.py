@@ -10,7 +10,7 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.clients.change_followers import open_subscription
 from tests.support.operations.push_receivers import come
 from tests.support.servers.live_server import Follower, House, cursor, house, note, until
@@ -21,9 +21,9 @@ CURSOR_QUERY = "{ viewer { user { cursor } } }"
 
 
 @pytest.fixture
-async def live(world: Environment, tmp_path: Path) -> Any:
-    async with house(world, tmp_path) as live:
-        yield live
+async def live_server(environment: Environment, tmp_path: Path) -> Any:
+    async with house(environment, tmp_path) as live_server:
+        yield live_server
 
 
 def received_notifications(follower: Follower) -> list[Any]:
@@ -32,16 +32,16 @@ def received_notifications(follower: Follower) -> list[Any]:
     return [payload["data"]["notifications"] for payload in follower.got]
 
 
-async def current_cursor(client: Client) -> str:
+async def current_cursor(client: GraphQLClient) -> str:
     return str((await client(CURSOR_QUERY))["viewer"]["user"]["cursor"])
 
 
 @pytest.mark.parametrize("transport", ["follow", "stream"])
 async def test_new_mail_notifies_only_its_owner(
-    live: House, ada: Client, bob: Client, transport: str
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, transport: str
 ) -> None:
-    ada_follower = await open_subscription(live, transport, ada, NOTIFICATIONS_SUBSCRIPTION)
-    bob_follower = await open_subscription(live, transport, bob, NOTIFICATIONS_SUBSCRIPTION)
+    ada_follower = await open_subscription(live_server, transport, ada, NOTIFICATIONS_SUBSCRIPTION)
+    bob_follower = await open_subscription(live_server, transport, bob, NOTIFICATIONS_SUBSCRIPTION)
     await come(ada, "Spam", into="Junk")
     message = await come(ada, "Hello")
     await until(lambda: ada_follower.got)
@@ -66,18 +66,20 @@ async def test_new_mail_notifies_only_its_owner(
         await follower.leave()
 
 
-async def test_subscription_continues_after_cursor_without_gaps(live: House, ada: Client) -> None:
+async def test_subscription_continues_after_cursor_without_gaps(
+    live_server: House, ada: GraphQLClient
+) -> None:
     start = await current_cursor(ada)
     for n in range(3):
         await come(ada, f"No. {n}")
-    follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
+    follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await until(lambda: len(follower.got) == 3)
     notifications = received_notifications(follower)
     assert [(notification["text"], notification["hasMore"]) for notification in notifications] == [
         ("No. 0", True), ("No. 1", True), ("No. 2", False),
     ]  # fmt: skip
     await follower.leave()
-    second_follower = await live.follow(
+    second_follower = await live_server.follow(
         ada, NOTIFICATIONS_SUBSCRIPTION, after=received_notifications(follower)[0]["cursor"]
     )
     await until(lambda: len(second_follower.got) == 2)
@@ -86,7 +88,9 @@ async def test_subscription_continues_after_cursor_without_gaps(live: House, ada
         "No. 2",
     ]
     await second_follower.leave()
-    resync_follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(ada, 10_000))
+    resync_follower = await live_server.follow(
+        ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(ada, 10_000)
+    )
     await until(lambda: resync_follower.got)
     assert [notification["kind"] for notification in received_notifications(resync_follower)] == [
         "resync"
@@ -94,14 +98,18 @@ async def test_subscription_continues_after_cursor_without_gaps(live: House, ada
     await resync_follower.leave()
 
 
-async def test_cursor_of_another_user_is_refused(live: House, ada: Client, bob: Client) -> None:
-    follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(bob, 1))
+async def test_cursor_of_another_user_is_refused(
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(bob, 1))
     await until(lambda: follower.got or follower.over)
     assert "BAD_CURSOR" in str(follower.got or follower.over)
     await follower.leave()
 
 
-async def test_limits_sign_ins_and_bounces_are_notified(live: House, ada: Client) -> None:
+async def test_limits_sign_ins_and_bounces_are_notified(
+    live_server: House, ada: GraphQLClient
+) -> None:
     start = await current_cursor(ada)
     limit_facts = {
         "limit": "STORAGE", "level": "WARNING", "used": 81, "allowed": 100, "refused": False,
@@ -122,11 +130,11 @@ async def test_limits_sign_ins_and_bounces_are_notified(live: House, ada: Client
         ("password change", "success"),
     ):
         await security_log.log_event_separately(
-            context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
+            client_context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
         )
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
     await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
-    follower = await live.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
+    follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
     await until(lambda: len(follower.got) == 6)
     assert [
         (notification["kind"], notification["title"])
@@ -144,7 +152,7 @@ async def test_limits_sign_ins_and_bounces_are_notified(live: House, ada: Client
 
 
 async def test_notifications_are_loaded_with_constant_statements(
-    live: House, ada: Client, statements: list[str]
+    live_server: House, ada: GraphQLClient, statements: list[str]
 ) -> None:
     text = NOTIFICATIONS_SUBSCRIPTION.replace("message { id subject }", "")
 
@@ -153,7 +161,7 @@ async def test_notifications_are_loaded_with_constant_statements(
         for n in range(message_count):
             await come(ada, f"{message_count} {n}")
         del statements[:]
-        follower = await live.follow(ada, text, after=start)
+        follower = await live_server.follow(ada, text, after=start)
         await until(lambda: len(follower.got) == message_count)
         await follower.leave()
         return len([statement for statement in statements if "FROM messages" in statement])

@@ -15,7 +15,7 @@ from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox
 from models.users.roles import AdminPermission, UserPermission
 from resolvers.admin import secret_rotation
-from tests.conftest import Client, Clock, make_client
+from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
 from tests.support.operations.bulk_operations import call
@@ -45,9 +45,9 @@ PUBLIC_KEY_QUERY = "{ pushPublicKey }"
 
 
 @pytest.fixture
-async def receiver(world: Environment) -> AsyncIterator[Receiver]:
+async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
     async with receiving() as http_receiver:
-        loose(world, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
+        loose(environment, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
         yield http_receiver
 
 
@@ -56,11 +56,11 @@ def paths_and_constraints(payload: Any) -> list[Any]:
 
 
 async def test_received_message_is_pushed_by_pushover(
-    ada: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     await made(ada, key="user-key", token="app-token")  # noqa: S106
     await come(ada, "Hello", From="Bob <bob@example.net>")
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     (request,) = receiver.got
     assert request.path == "/1/messages.json"
     assert form(request) == {
@@ -73,7 +73,7 @@ async def test_received_message_is_pushed_by_pushover(
         "2030-01-01T00:00:00Z",
     )
     clock.tick(hours=1)
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert len(receiver.got) == 1
 
 
@@ -82,14 +82,18 @@ async def test_received_message_is_pushed_by_pushover(
     [("mailto:ops@example.org", "mailto:ops@example.org"), ("", "mailto:postmaster@mx")],
 )
 async def test_web_push_is_encrypted_and_signed_for_the_browser(
-    ada: Client, world: Environment, clock: Clock, contact: str, expected_subject: str
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    contact: str,
+    expected_subject: str,
 ) -> None:
-    loose(world, push_contact=contact, hostname="mx")
+    loose(environment, push_contact=contact, hostname="mx")
     async with receiving(server_tls()) as service:
         browser = Browser(service.port)
         await made(ada, kind="WEB_PUSH", endpoint=browser.subscription)
         message = await come(ada, "Grüße", From="Bob <bob@example.net>")
-        await pump(worker_of(world, trusted_context=trust()))
+        await pump(worker_of(environment, trusted_context=trust()))
     (request,) = service.got
     assert browser.read(request) == {
         "title": "Bob", "body": "Grüße", "count": 1,
@@ -117,10 +121,10 @@ async def test_web_push_is_encrypted_and_signed_for_the_browser(
     )
 
 
-async def test_http_push_has_ntfy_headers(ada: Client, receiver: Receiver) -> None:
+async def test_http_push_has_ntfy_headers(ada: GraphQLClient, receiver: Receiver) -> None:
     await made(ada, **http(receiver, token="tk_1", title="{SENDER_NAME}: Grüße"))  # noqa: S106
     await come(ada, "Hello", From="Zoë <zoe@example.net>")
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     (request,) = receiver.got
     assert (request.path, request.raw) == ("/topic", b"Hello")
     assert request.headers["authorization"] == "Bearer tk_1"
@@ -130,7 +134,7 @@ async def test_http_push_has_ntfy_headers(ada: Client, receiver: Receiver) -> No
 
 
 async def test_placeholders_are_replaced_once_without_header_injection(
-    ada: Client, receiver: Receiver
+    ada: GraphQLClient, receiver: Receiver
 ) -> None:
     title = "{SENDER} {SENDER_ADDRESS} {NOTHING}"
     text = "{SUBJECT}|{TO_NAME}|{TO_ADDRESS}|{MSG_ID}"
@@ -142,7 +146,7 @@ async def test_placeholders_are_replaced_once_without_header_injection(
         To="Ada <ada@example.org>",
         Message_ID="<1@example.net>",
     )
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     (request,) = receiver.got
     assert "x-evil" not in request.headers
     assert request.headers["title"].endswith("bob@example.net {NOTHING}")
@@ -151,14 +155,14 @@ async def test_placeholders_are_replaced_once_without_header_injection(
     assert others == ["Ada", "ada@example.org", "<1@example.net>"]
 
 
-async def test_sender_filters_select_messages(ada: Client, receiver: Receiver) -> None:
+async def test_sender_filters_select_messages(ada: GraphQLClient, receiver: Receiver) -> None:
     await made(
         ada,
         **http(receiver, senders=["bob@example.net", "@work.example"], sendersRegex="/^b.b@x/i"),
     )
     for sender in ("bob@example.net", "eve@example.net", "any@work.example", "BAB@xy.example"):
         await come(ada, f"From {sender}", From=sender)
-        await pump(worker_of(ada.world))
+        await pump(worker_of(ada.environment))
     assert texts(receiver) == [
         "From bob@example.net", "From any@work.example", "From BAB@xy.example",
     ]  # fmt: skip
@@ -169,25 +173,25 @@ async def test_sender_filters_select_messages(ada: Client, receiver: Receiver) -
     [{"X-Priority": "1 (Highest)"}, {"Importance": "High"}, {"Priority": "urgent"}],
 )
 async def test_priority_filter_pushes_only_urgent_messages(
-    ada: Client, receiver: Receiver, priority_header: dict[str, str]
+    ada: GraphQLClient, receiver: Receiver, priority_header: dict[str, str]
 ) -> None:
     await made(ada, key="k", token="t", onlyPriority=True, evaluatePriority=True)  # noqa: S106
     await come(ada, "Later", **{"X-Priority": "3"})
     await come(ada, "Now", **priority_header)
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert [(form(request)["message"], form(request)["priority"]) for request in receiver.got] == [
         ("Now", "1")
     ]
 
 
 async def test_only_unread_messages_in_selected_mailboxes_are_pushed(
-    ada: Client, receiver: Receiver
+    ada: GraphQLClient, receiver: Receiver
 ) -> None:
     create = """mutation ($p: [String!]!) { mailboxCreate(input: {paths: $p}) {
       mailboxes { id } errors { code } } }"""
     (lists_mailbox,) = (await ada(create, p=["Lists"]))["mailboxCreate"]["mailboxes"]
     await made(ada, **http(receiver))
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     for path in ("Lists", "Junk", "INBOX"):
         await come(ada, f"To {path}", into=path)
         await pump(worker)
@@ -216,10 +220,10 @@ async def test_only_unread_messages_in_selected_mailboxes_are_pushed(
 
 
 async def test_muted_threads_and_uploaded_messages_are_not_pushed(
-    ada: Client, receiver: Receiver
+    ada: GraphQLClient, receiver: Receiver
 ) -> None:
     await made(ada, **http(receiver))
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     await come(ada, "Talk", Message_ID="<t@example.net>")
     await pump(worker)
     threads = "{ viewer { user { messages { nodes { thread { id } } } } } }"
@@ -236,10 +240,10 @@ async def test_muted_threads_and_uploaded_messages_are_not_pushed(
 
 
 async def test_several_messages_are_one_push_without_sender(
-    ada: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     await made(ada, **http(receiver, title="Mail from {SENDER}"))
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     for n in range(12):
         await come(ada, f"No. {n}", From="bob@example.net")
     await pump(worker)
@@ -254,10 +258,12 @@ async def test_several_messages_are_one_push_without_sender(
     assert texts(receiver)[5:] == ["6 new messages"]
 
 
-async def test_messages_before_activation_are_not_pushed(ada: Client, receiver: Receiver) -> None:
+async def test_messages_before_activation_are_not_pushed(
+    ada: GraphQLClient, receiver: Receiver
+) -> None:
     await come(ada, "Before")
     await made(ada, **http(receiver))
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     for active in (False, True):
         await made(ada, kind="HTTP", active=active)
         await come(ada, f"While {active}")
@@ -266,15 +272,15 @@ async def test_messages_before_activation_are_not_pushed(ada: Client, receiver: 
 
 
 async def test_test_push_is_sent_by_inactive_channel(
-    ada: Client, bob: Client, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver
 ) -> None:
     channel_id = await made(ada, **http(receiver, active=False, title="Ping"))
     assert (await bob(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == [
         {"code": "NOT_FOUND"}
     ]
     assert (await ada(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == []
-    await pump(worker_of(ada.world))
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
+    await pump(worker_of(ada.environment))
     (request,) = receiver.got
     assert (request.headers["title"], request.raw) == ("Ping", b"This is a test")
     assert (await channel(ada))["lastPushAt"] is not None
@@ -330,7 +336,7 @@ INVALID_P256_KEY = bare(b"\4" + b"\1" * 64)  # no point of the curve
     ],
 )
 async def test_invalid_channel_is_refused_and_not_stored(
-    ada: Client, fields: dict[str, Any], expected: Any
+    ada: GraphQLClient, fields: dict[str, Any], expected: Any
 ) -> None:
     assert paths_and_constraints(await set_(ada, **fields)) == expected
     assert (await ada("{ viewer { user { pushChannels { id } } } }"))["viewer"]["user"] == {
@@ -339,7 +345,7 @@ async def test_invalid_channel_is_refused_and_not_stored(
 
 
 async def test_channel_of_a_kind_is_unique_and_partially_updated(
-    ada: Client, receiver: Receiver
+    ada: GraphQLClient, receiver: Receiver
 ) -> None:
     channel_id = await made(ada, key="k1", token="t1", text="A", senders=["x.example"])  # noqa: S106
     payload = await set_(ada, key="k2", text=None, onlyPriority=True, senders=None)
@@ -352,35 +358,35 @@ async def test_channel_of_a_kind_is_unique_and_partially_updated(
     ) == (None, True, [])
     await made(ada, key="k2", onlyPriority=False)
     await come(ada, "Hello")
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert [form(receiver.got[0])[name] for name in ("user", "token")] == ["k2", "t1"]
 
 
 async def test_secrets_are_encrypted_hidden_and_can_be_reencrypted(
-    ada: Client, world: Environment, receiver: Receiver, root: Client
+    ada: GraphQLClient, environment: Environment, receiver: Receiver, root: GraphQLClient
 ) -> None:
     fields = http(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
     payload = await set_(root, **fields)
     await set_(ada, key="KEY-SECRET", token="t")  # noqa: S106
     public_key = (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
     assert len(raw_of(public_key)) == 65
-    rows = str(await everything(world))
+    rows = str(await everything(environment))
     for secret in ("SECRET", f"{receiver.port}/topic"):
         assert secret not in rows
         assert secret not in str(payload)
-    two_key_box = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
-    object.__setattr__(world, "secret_box", two_key_box)
-    rotation = await secret_rotation.reencrypt_all(world)
+    two_key_box = SecretBox({**environment.secret_box.keys, "newer": b"n" * 32})
+    object.__setattr__(environment, "secret_box", two_key_box)
+    rotation = await secret_rotation.reencrypt_all(environment)
     assert (rotation.reencrypted_count, rotation.failed_contexts) == (3, [])
-    object.__setattr__(world, "secret_box", SecretBox({"newer": b"n" * 32}))
+    object.__setattr__(environment, "secret_box", SecretBox({"newer": b"n" * 32}))
     await come(ada, "Hello")
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     assert len(receiver.got) == 2
     assert (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"] == public_key
 
 
 async def test_channel_is_hidden_from_other_users(
-    ada: Client, bob: Client, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver
 ) -> None:
     channel_id = await made(ada, **http(receiver))
     node_query = "query ($id: ID!) { node(id: $id) { ... on PushChannel { kind } } }"
@@ -391,7 +397,7 @@ async def test_channel_is_hidden_from_other_users(
     ]
     payload = await set_(bob, **http(receiver, users={"usernames": ["ada"]}))
     assert paths_and_constraints(payload)[0][1] == "NOT_FOUND"
-    mailbox_id = global_ids.encode("Mailbox", (await ada.box()).id)
+    mailbox_id = global_ids.encode("Mailbox", (await ada.load_mailbox()).id)
     assert (
         paths_and_constraints(await set_(bob, **http(receiver, mailboxes=[{"id": mailbox_id}])))[0][
             1
@@ -400,7 +406,7 @@ async def test_channel_is_hidden_from_other_users(
     )
     await made(bob, **http(receiver, title="Bob's"))
     await come(bob, "His")
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert [request.headers["title"] for request in receiver.got] == ["Bob's"]
     assert (await ada(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["deletedIds"] == [
         channel_id
@@ -409,7 +415,7 @@ async def test_channel_is_hidden_from_other_users(
 
 
 async def test_admin_sets_channels_of_users_and_security_log_has_it(
-    ada: Client, bob: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     payload = await set_(
         root, **http(receiver, users={"domains": ["example.org"]}, title="{TO_ADDRESS}")
@@ -424,26 +430,28 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
     assert entry["by"]
     for client in (ada, bob):
         await come(client, "Hello", To=client.address)
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     titles = sorted(request.headers["title"] for request in receiver.got)
     assert titles == ["ada@example.org", "bob@example.org"]
 
 
 async def test_push_permission_is_required_of_users_and_admins(
-    ada: Client, world: Environment, receiver: Receiver
+    ada: GraphQLClient, environment: Environment, receiver: Receiver
 ) -> None:
-    client_without_permission = await make_client(world, ada.http, "bare", permissions=[])
+    client_without_permission = await make_client(environment, ada.http, "bare", permissions=[])
     mutation = """mutation { pushChannelSet(input: {}) { errors { ... on ForbiddenError {
       requires } } } }"""
     errors = (await client_without_permission(mutation))["pushChannelSet"]["errors"]
     assert errors == [{"requires": UserPermission.PUSHOVER}]
     fields = http(receiver, users={"usernames": ["ada"]})
-    login_as_admin = await make_domain_admin(world, ada.http, "over", [AdminPermission.LOGIN_AS])
+    login_as_admin = await make_domain_admin(
+        environment, ada.http, "over", [AdminPermission.LOGIN_AS]
+    )
     assert paths_and_constraints(await set_(login_as_admin, **fields)) == [([], "FORBIDDEN")]
-    push_admin = await make_domain_admin(world, ada.http, "half", [AdminPermission.PUSHOVER])
+    push_admin = await make_domain_admin(environment, ada.http, "half", [AdminPermission.PUSHOVER])
     assert paths_and_constraints(await set_(push_admin, **fields)) == [([], "FORBIDDEN")]
     permissions = [AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS]
-    full_admin = await make_domain_admin(world, ada.http, "under", permissions)
+    full_admin = await make_domain_admin(environment, ada.http, "under", permissions)
     assert paths_and_constraints(await set_(full_admin, **fields)) == []
     channels_query = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'
     assert (await login_as_admin(channels_query))["user"]["pushChannels"] == []
@@ -451,7 +459,11 @@ async def test_push_permission_is_required_of_users_and_admins(
 
 
 async def test_channels_are_listed_with_constant_statements(
-    ada: Client, root: Client, world: Environment, receiver: Receiver, statements: list[str]
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    receiver: Receiver,
+    statements: list[str],
 ) -> None:
     text = """{ users(first: 50) { nodes { username pushChannels { kind user { username }
       mailboxes { path } } } } }"""
@@ -467,6 +479,6 @@ async def test_channels_are_listed_with_constant_statements(
 
     expected_count = await count_statements()
     for n in range(19):
-        await make_client(world, ada.http, f"user{n}")
+        await make_client(environment, ada.http, f"user{n}")
     await set_(root, **fields)
     assert await count_statements() == expected_count

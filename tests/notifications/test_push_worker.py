@@ -13,7 +13,7 @@ from mail.network.outbound_http import NetworkPolicy
 from models.runtime.environment import Environment
 from resolvers.notifications import push_events, push_worker
 from resolvers.notifications.push_worker import MAX_PUSHES_PER_WINDOW
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.dns_zone_server import asking, zone
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
 from tests.support.operations.push_receivers import (
@@ -36,18 +36,18 @@ ERROR_RESPONSE = b"HTTP/1.1 %d Gone\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-async def receiver(world: Environment) -> AsyncIterator[Receiver]:
+async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
     async with receiving() as http_receiver:
-        loose(world, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
+        loose(environment, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
         yield http_receiver
 
 
 async def test_retry_includes_messages_received_meanwhile(
-    ada: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     receiver.answer = UNAVAILABLE_RESPONSE
     await made(ada, **http(receiver, token="tk_SECRET"))  # noqa: S106
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     await come(ada, "One")
     await pump(worker)
     await pump(worker)
@@ -70,11 +70,11 @@ async def test_retry_includes_messages_received_meanwhile(
 
 
 async def test_message_older_than_a_day_is_not_pushed(
-    ada: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     receiver.answer = UNAVAILABLE_RESPONSE
     await made(ada, **http(receiver))
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     await come(ada, "Old")
     await pump(worker)
     receiver.answer = OK
@@ -93,7 +93,7 @@ async def test_message_older_than_a_day_is_not_pushed(
     ],
 )  # fmt: skip
 async def test_status_decides_whether_channel_is_deactivated(
-    ada: Client, receiver: Receiver, kind: str, status: int, active: bool
+    ada: GraphQLClient, receiver: Receiver, kind: str, status: int, active: bool
 ) -> None:
     async with receiving(server_tls()) as web_push_receiver:
         receiver.answer = web_push_receiver.answer = ERROR_RESPONSE % status
@@ -105,7 +105,7 @@ async def test_status_decides_whether_channel_is_deactivated(
         await made(ada, **{"kind": kind, **fields})
         start = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
         await come(ada)
-        await pump(worker_of(ada.world, trusted_context=trust()))
+        await pump(worker_of(ada.environment, trusted_context=trust()))
         assert len(receiver.got) + len(web_push_receiver.got) == 1
     shown_channel = await channel(ada)
     assert (shown_channel["active"], shown_channel["lastError"]) == (active, f"status {status}")
@@ -117,7 +117,7 @@ async def test_status_decides_whether_channel_is_deactivated(
 
 
 async def test_slow_service_does_not_delay_other_users(
-    ada: Client, bob: Client, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with receiving() as slow_receiver:
@@ -130,7 +130,7 @@ async def test_slow_service_does_not_delay_other_users(
         await made(bob, **http(receiver))
         for client in (ada, bob):
             await come(client, "Hello")
-        task = asyncio.create_task(pump(worker_of(ada.world, timeout_seconds=1.0)))
+        task = asyncio.create_task(pump(worker_of(ada.environment, timeout_seconds=1.0)))
         async with asyncio.timeout(10):
             await slow_receiver.wait(1)
             await receiver.wait(1)
@@ -151,8 +151,8 @@ class PushWorkerCrash(BaseException):
     """A simulated end of the process."""
 
 
-async def test_crash_after_push_repeats_the_push(ada: Client, receiver: Receiver) -> None:
-    world = ada.world
+async def test_crash_after_push_repeats_the_push(ada: GraphQLClient, receiver: Receiver) -> None:
+    environment = ada.environment
     await made(ada, **http(receiver))
     await come(ada, "Once")
 
@@ -160,29 +160,29 @@ async def test_crash_after_push_repeats_the_push(ada: Client, receiver: Receiver
         if fault_point == "pushed":
             raise PushWorkerCrash
 
-    crashing_worker = worker_of(replace(world, reach_fault_point=crash_after_push))
-    object.__setattr__(crashing_worker.environment, "options", world.options)
+    crashing_worker = worker_of(replace(environment, reach_fault_point=crash_after_push))
+    object.__setattr__(crashing_worker.environment, "options", environment.options)
     await push_worker.start_pushes(crashing_worker)
     (serving,) = crashing_worker.served.values()
     with contextlib.suppress(PushWorkerCrash):
         await serving.task
     assert texts(receiver) == ["Once"]
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     assert len(receiver.got) == 1  # the crashed worker still has the lease
-    await taken_for_dead(world)
-    await pump(worker_of(world))
-    await pump(worker_of(world))
+    await taken_for_dead(environment)
+    await pump(worker_of(environment))
+    await pump(worker_of(environment))
     assert texts(receiver) == ["Once", "Once"]
 
 
 async def test_two_workers_push_each_message_once(
-    ada: Client, bob: Client, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver
 ) -> None:
     for client in (ada, bob):
         await made(client, **http(receiver, title=client.user.username))
         for n in range(3):
             await come(client, f"No. {n}")
-    await asyncio.gather(*(pump(worker_of(ada.world)) for _ in range(2)))
+    await asyncio.gather(*(pump(worker_of(ada.environment)) for _ in range(2)))
     for client in (ada, bob):
         requests = [
             request for request in receiver.got if request.headers["title"] == client.user.username
@@ -191,7 +191,7 @@ async def test_two_workers_push_each_message_once(
 
 
 async def test_channel_changed_during_push_is_not_deactivated(
-    ada: Client, receiver: Receiver
+    ada: GraphQLClient, receiver: Receiver
 ) -> None:
     changed = asyncio.Event()
 
@@ -202,38 +202,40 @@ async def test_channel_changed_during_push_is_not_deactivated(
     receiver.answer = answer_gone_after_change
     await made(ada, **http(receiver))
     await come(ada, "Hello")
-    task = asyncio.create_task(pump(worker_of(ada.world)))
+    task = asyncio.create_task(pump(worker_of(ada.environment)))
     await receiver.wait(1)
     async with receiving() as other_receiver:
         await made(ada, **http(other_receiver))
         changed.set()
         await task
-        await pump(worker_of(ada.world))
+        await pump(worker_of(ada.environment))
         assert (await channel(ada))["active"] is True
         assert texts(other_receiver) == ["Hello"]
 
 
-async def test_suspended_user_gets_no_push(ada: Client, root: Client, receiver: Receiver) -> None:
+async def test_suspended_user_gets_no_push(
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+) -> None:
     await made(ada, **http(receiver))
     suspend = """mutation ($on: Boolean!) { userUpdate(input: {users: {usernames: ["ada"]},
       set: {suspended: $on}}) { errors { message } } }"""
     assert (await root(suspend, on=True))["userUpdate"]["errors"] == []
     await come(ada, "Hello")
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert receiver.got == []
     await root(suspend, on=False)
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert texts(receiver) == ["Hello"]
 
 
 async def test_private_addresses_are_checked_when_contacted(
-    ada: Client, receiver: Receiver
+    ada: GraphQLClient, receiver: Receiver
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     await made(ada, **http(receiver))
-    loose(world, push_private=False)
+    loose(environment, push_private=False)
     await come(ada, "Hello")
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     assert receiver.got == []
     assert (await channel(ada))["lastError"] == "that is inside: use a public address"
     await made(ada, kind="HTTP", endpoint="http://push.example.net/topic")
@@ -242,21 +244,21 @@ async def test_private_addresses_are_checked_when_contacted(
         return ["127.0.0.1"]
 
     await come(ada, "Again")
-    await pump(worker_of(world, resolve=resolve_to_loopback))
+    await pump(worker_of(environment, resolve=resolve_to_loopback))
     assert receiver.got == []
     assert (await channel(ada))["lastError"] == "the host is inside"
 
 
 @pytest.mark.parametrize("private", [True, False])
 async def test_push_hosts_are_resolved_by_configured_name_server(
-    ada: Client, receiver: Receiver, *, private: bool
+    ada: GraphQLClient, receiver: Receiver, *, private: bool
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     async with asking(zone({}, A={"push.example.net": "127.0.0.1"})) as resolver_address:
-        loose(world, push_private=private, dns_resolver=resolver_address)
+        loose(environment, push_private=private, dns_resolver=resolver_address)
         await made(ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic")
         await come(ada, "Hello")
-        worker = asyncio.create_task(push_worker.run_worker(world, global_ids.encode))
+        worker = asyncio.create_task(push_worker.run_worker(environment, global_ids.encode))
         try:
             async with asyncio.timeout(60):
                 if private:
@@ -272,10 +274,12 @@ async def test_push_hosts_are_resolved_by_configured_name_server(
 
 
 async def test_worker_pushes_after_wakeup(
-    ada: Client, bob: Client, receiver: Receiver, statements: list[str]
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver, statements: list[str]
 ) -> None:
-    world = ada.world
-    worker = asyncio.create_task(push_worker.run_worker(world, global_ids.encode, NetworkPolicy()))
+    environment = ada.environment
+    worker = asyncio.create_task(
+        push_worker.run_worker(environment, global_ids.encode, NetworkPolicy())
+    )
     try:
         await made(ada, **http(receiver))
         await until(lambda: any("FROM push_channels" in statement for statement in statements))
@@ -293,26 +297,28 @@ async def test_worker_pushes_after_wakeup(
 
 
 async def test_journal_is_read_with_constant_statements(
-    ada: Client, bob: Client, receiver: Receiver, statements: list[str]
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver, statements: list[str]
 ) -> None:
-    async def count_statements(*clients: Client) -> int:
+    async def count_statements(*clients: GraphQLClient) -> int:
         for client in clients:
             await come(client, "Junk mail", into="Junk")
         del statements[:]
-        await pump(worker_of(ada.world))
+        await pump(worker_of(ada.environment))
         return len(statements)
 
     for client in (ada, bob):
         await made(client, **http(receiver))
         await made(client, key="k", token="t")  # noqa: S106
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert await count_statements(ada) == await count_statements(ada, bob)
     assert receiver.got == []
 
 
-async def test_many_messages_are_few_pushes(ada: Client, receiver: Receiver, clock: Clock) -> None:
+async def test_many_messages_are_few_pushes(
+    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
+) -> None:
     await made(ada, **http(receiver))
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     for n in range(60):
         await come(ada, f"No. {n}")
         await pump(worker)
@@ -326,7 +332,7 @@ async def test_many_messages_are_few_pushes(ada: Client, receiver: Receiver, clo
 
 
 async def test_more_changes_than_batch_size_are_pushed_in_rounds(
-    ada: Client, bob: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(push_events, "MAX_CHANGES", 3)
     for client in (ada, bob):
@@ -335,7 +341,7 @@ async def test_more_changes_than_batch_size_are_pushed_in_rounds(
             await come(client, f"Junk {n}", into="Junk")
         for n in range(3):
             await come(client, f"No. {n}")
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     async with asyncio.timeout(30):
         await pump(worker)
     for client in (ada, bob):

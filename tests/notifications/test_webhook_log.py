@@ -10,7 +10,7 @@ from graph.types import global_ids
 from models.notifications.webhooks import PostState, WebhookDelivery
 from models.runtime.environment import Environment
 from resolvers.notifications import webhook_worker
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.servers.webhook_receiver import (
     Receiver,
     log_of,
@@ -24,93 +24,100 @@ from tests.support.stores.query_plans import explained
 
 
 @pytest.fixture
-async def receiver(world: Environment) -> AsyncIterator[Receiver]:
-    let_inward(world)
+async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
+    let_inward(environment)
     async with receiving() as http_receiver:
         yield http_receiver
 
 
 async def test_log_has_maximum_length(
-    ada: Client, root: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 3)
     webhook_id, _ = await made(root, receiver.url, "message.received")
     for n in range(6):
-        await receive(ada, f"No. {n}")
-    worker = worker_of(ada.world)
+        await deliver_to(ada, f"No. {n}")
+    worker = worker_of(ada.environment)
     await pump(worker)
     await webhook_worker.delete_old_deliveries_each_minute(worker)
     nodes = (await log_of(root, webhook_id))["deliveries"]["nodes"]
     assert [node["body"]["objects"][0]["uid"] for node in nodes] == [6, 5, 4]
 
 
-async def add_deliveries(world: Environment, webhook_id: int, state: PostState, count: int) -> None:
+async def add_deliveries(
+    environment: Environment, webhook_id: int, state: PostState, count: int
+) -> None:
     """Add deliveries in this state to the log of a webhook."""
     rows = [
         {
-            "id": world.new_id(), "webhook_id": webhook_id, "stream_id": 0, "number": n,
-            "event": f"e{n}", "type": "message.added", "at": world.now(), "body": {},
-            "state": state, "attempt": 1, "expires_at": world.now(),
+            "id": environment.new_id(), "webhook_id": webhook_id, "stream_id": 0, "number": n,
+            "event": f"e{n}", "type": "message.added", "at": environment.now(), "body": {},
+            "state": state, "attempt": 1, "expires_at": environment.now(),
         }
         for n in range(count)
     ]  # fmt: skip
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(WebhookDelivery), rows)
 
 
-async def count_deliveries(world: Environment) -> dict[tuple[int, str], int]:
+async def count_deliveries(environment: Environment) -> dict[tuple[int, str], int]:
     webhook_id, state = col(WebhookDelivery.webhook_id), col(WebhookDelivery.state)
     query = select(webhook_id, state, func.count().label("many")).group_by(webhook_id, state)
-    return {(row.webhook_id, row.state): row.many for row in await world.database.read(query)}
+    return {(row.webhook_id, row.state): row.many for row in await environment.database.read(query)}
 
 
 async def test_old_deliveries_are_deleted_with_constant_statements(
-    root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch, statements: list[str]
+    root: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    statements: list[str],
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 3)
-    let_inward(world)
+    let_inward(environment)
     webhook_ids, statement_counts = list[int](), list[int]()
     for new_count in (1, 19):
         for _ in range(new_count):
             global_id, _ = await made(root, "http://127.0.0.1:1/", "message.*")
             webhook_ids.append(global_ids.decode("Webhook", global_id))
         for webhook_id in webhook_ids:
-            await add_deliveries(world, webhook_id, PostState.DONE, 5)
-            await add_deliveries(world, webhook_id, PostState.DEAD, 4)
-            await add_deliveries(world, webhook_id, PostState.WAITING, 6)
+            await add_deliveries(environment, webhook_id, PostState.DONE, 5)
+            await add_deliveries(environment, webhook_id, PostState.DEAD, 4)
+            await add_deliveries(environment, webhook_id, PostState.WAITING, 6)
         del statements[:]
-        await webhook_worker.delete_old_deliveries_each_minute(worker_of(world))
+        await webhook_worker.delete_old_deliveries_each_minute(worker_of(environment))
         statement_counts.append(
             len([statement for statement in statements if "webhook" in statement])
         )
     assert statement_counts == [2, 2]
-    counts = await count_deliveries(world)
+    counts = await count_deliveries(environment)
     assert all(
         counts[webhook_id, PostState.DONE] == counts[webhook_id, PostState.DEAD] == 3
         for webhook_id in webhook_ids
     )
     assert counts[webhook_ids[0], PostState.WAITING] == 12
     del statements[:]
-    await webhook_worker.delete_old_deliveries_each_minute(worker_of(world))
+    await webhook_worker.delete_old_deliveries_each_minute(worker_of(environment))
     assert (
         len([statement for statement in statements if "webhook" in statement]) == 1
     )  # no delivery to delete
 
 
 async def test_old_deliveries_are_found_by_index(
-    root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 50)
-    let_inward(world)
+    let_inward(environment)
     for _ in range(20):
         webhook_id, _ = await made(root, "http://127.0.0.1:1/", "message.*")
-        await add_deliveries(world, global_ids.decode("Webhook", webhook_id), PostState.DONE, 100)
-    if world.database.dialect == "postgresql":
-        async with world.database.engine.begin() as connection:
+        await add_deliveries(
+            environment, global_ids.decode("Webhook", webhook_id), PostState.DONE, 100
+        )
+    if environment.database.dialect == "postgresql":
+        async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE webhook_deliveries"))
-    with explained(world) as plans:
+    with explained(environment) as plans:
         plan = await plans.of(
-            webhook_worker.delete_old_deliveries_each_minute(worker_of(world)),
+            webhook_worker.delete_old_deliveries_each_minute(worker_of(environment)),
             "webhooks",
             asking="OFFSET",
         )

@@ -25,7 +25,7 @@ from models.runtime.environment import Environment
 from resolvers.notifications import webhook_worker
 from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_worker import FAILURES_BEFORE_PAUSE, MAX_ATTEMPTS
-from tests.conftest import Client, Clock, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to
 from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
 from tests.support.servers.webhook_receiver import (
     Got,
@@ -43,22 +43,26 @@ UNAVAILABLE_RESPONSE = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-async def receiver(world: Environment) -> AsyncIterator[Receiver]:
-    let_inward(world)
+async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
+    let_inward(environment)
     async with receiving() as http_receiver:
         yield http_receiver
 
 
-async def delivery_states(client: Client, webhook_id: str) -> list[str]:
+async def delivery_states(client: GraphQLClient, webhook_id: str) -> list[str]:
     """Return the states of the deliveries, oldest first."""
     nodes = (await log_of(client, webhook_id))["deliveries"]["nodes"]
     return [node["state"] for node in reversed(nodes)]
 
 
 async def test_failed_delivery_is_retried_in_order(
-    ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    receiver: Receiver,
+    clock: ManualClock,
 ) -> None:
-    world, failing = ada.world, [True]
+    environment, failing = ada.environment, [True]
 
     async def answer(request: Got, writer: asyncio.StreamWriter) -> None:
         of_ada = request.body["user"]["username"] == "ada"
@@ -67,9 +71,9 @@ async def test_failed_delivery_is_retried_in_order(
     receiver.answer = answer
     webhook_id, _ = await made(root, receiver.url, "message.received")
     for subject in ("One", "Two"):
-        await receive(ada, subject)
-    await receive(bob, "His")
-    worker = worker_of(world)
+        await deliver_to(ada, subject)
+    await deliver_to(bob, "His")
+    worker = worker_of(environment)
     await pump(worker)
     assert sorted(request.body["user"]["username"] for request in receiver.got) == ["ada", "bob"]
     assert await delivery_states(root, webhook_id) == ["WAITING", "WAITING", "DONE"]
@@ -87,17 +91,17 @@ async def test_failed_delivery_is_retried_in_order(
 
 
 async def test_expired_delivery_is_dead_and_next_one_is_sent(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     receiver.answer = UNAVAILABLE_RESPONSE
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    await receive(ada, "Poison")
-    worker = worker_of(ada.world)
+    await deliver_to(ada, "Poison")
+    worker = worker_of(ada.environment)
     for _ in range(MAX_ATTEMPTS):
         await pump(worker)
         clock.tick(hours=1)
     clock.tick(hours=20)
-    await receive(ada, "Good")
+    await deliver_to(ada, "Good")
     await pump(worker)
     receiver.answer = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=5)
@@ -107,18 +111,22 @@ async def test_expired_delivery_is_dead_and_next_one_is_sent(
 
 
 async def test_failing_receiver_is_paused_and_probed_once(
-    ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    receiver: Receiver,
+    clock: ManualClock,
 ) -> None:
     receiver.answer = UNAVAILABLE_RESPONSE
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    worker = worker_of(ada.world)
+    worker = worker_of(ada.environment)
     for _ in range(FAILURES_BEFORE_PAUSE):
-        await receive(ada)
+        await deliver_to(ada)
         await pump(worker)
         clock.tick(minutes=30)
     attempt_count = len(receiver.got)
     assert (await log_of(root, webhook_id))["failures"] == attempt_count == FAILURES_BEFORE_PAUSE
-    await receive(bob)
+    await deliver_to(bob)
     await pump(worker)
     assert len(receiver.got) == attempt_count + 1  # although two lanes were due
     await pump(worker)
@@ -130,15 +138,15 @@ async def test_failing_receiver_is_paused_and_probed_once(
 
 
 async def test_status_410_deactivates_webhook(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     receiver.answer = b"HTTP/1.1 410 Gone\r\n\r\n"
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    await receive(ada)
-    worker = worker_of(ada.world)
+    await deliver_to(ada)
+    worker = worker_of(ada.environment)
     await pump(worker)
     clock.tick(hours=1)
-    await receive(ada, "Two")
+    await deliver_to(ada, "Two")
     await pump(worker)
     assert len(receiver.got) == 1
     assert (await log_of(root, webhook_id))["active"] is False
@@ -156,12 +164,12 @@ async def test_status_410_deactivates_webhook(
     ],
 )
 async def test_invalid_response_is_recorded_as_error(
-    ada: Client, root: Client, receiver: Receiver, answer: bytes, error: str
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, answer: bytes, error: str
 ) -> None:
     receiver.answer = answer
     webhook_id, secret = await made(root, receiver.url, "message.received")
-    await receive(ada)
-    await pump(worker_of(ada.world))
+    await deliver_to(ada)
+    await pump(worker_of(ada.environment))
     log = await log_of(root, webhook_id)
     (entry,) = log["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"]) == ("WAITING", 1)
@@ -171,7 +179,7 @@ async def test_invalid_response_is_recorded_as_error(
 
 
 async def test_endless_response_body_is_not_read(
-    ada: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     sent_bytes = [0]
 
@@ -184,9 +192,9 @@ async def test_endless_response_body_is_not_read(
 
     receiver.answer = answer
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    await receive(ada)
+    await deliver_to(ada)
     async with asyncio.timeout(5):
-        await pump(worker_of(ada.world))
+        await pump(worker_of(ada.environment))
     assert await delivery_states(root, webhook_id) == ["DONE"]
     assert sent_bytes[0] < 64 << 20
 
@@ -201,15 +209,15 @@ async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
 
 
 async def test_slow_receiver_does_not_delay_other_receivers(
-    ada: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     async with receiving() as slow_receiver:
         slow_receiver.answer = answer_slowly
         webhook_id, _ = await made(root, slow_receiver.url, "message.received")
         await made(root, receiver.url, "message.received")
-        worker = worker_of(ada.world, timeout_seconds=4.0)
+        worker = worker_of(ada.environment, timeout_seconds=4.0)
         for n in range(5):
-            await receive(ada, f"No. {n}")
+            await deliver_to(ada, f"No. {n}")
         started_at = asyncio.get_running_loop().time()
         pump_task = asyncio.create_task(pump(worker))
         await receiver.wait(5)
@@ -222,7 +230,7 @@ async def test_slow_receiver_does_not_delay_other_receivers(
 
 
 async def test_concurrent_requests_to_a_receiver_are_one_per_account(
-    ada: Client, bob: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.1)
@@ -231,9 +239,9 @@ async def test_concurrent_requests_to_a_receiver_are_one_per_account(
     receiver.answer = answer
     await made(root, receiver.url, "message.received")
     for n in range(2):
-        await receive(ada, f"Hers {n}")
-        await receive(bob, f"His {n}")
-    await pump(worker_of(ada.world))
+        await deliver_to(ada, f"Hers {n}")
+        await deliver_to(bob, f"His {n}")
+    await pump(worker_of(ada.environment))
     assert (receiver.most, len(receiver.got)) == (2, 4)  # the number of accounts
     for name in ("ada", "bob"):
         requests = [request for request in receiver.got if request.body["user"]["username"] == name]
@@ -245,41 +253,41 @@ class WebhookWorkerCrash(BaseException):
 
 
 async def test_crash_after_request_repeats_the_request(
-    ada: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    await receive(ada, "One")
+    await deliver_to(ada, "One")
 
     def crash_after_request(fault_point: str) -> None:
         if fault_point == "posted":
             raise WebhookWorkerCrash
 
-    crashing_worker = worker_of(replace(world, reach_fault_point=crash_after_request))
+    crashing_worker = worker_of(replace(environment, reach_fault_point=crash_after_request))
     let_inward(crashing_worker.environment)
     with contextlib.suppress(WebhookWorkerCrash):
         await pump(crashing_worker)
     assert len(receiver.got) == 1
     assert await delivery_states(root, webhook_id) == ["WAITING"]
-    next_worker = worker_of(world)
+    next_worker = worker_of(environment)
     await pump(next_worker)
     assert len(receiver.got) == 1  # the crashed worker still has the lease
-    await taken_for_dead(world)
+    await taken_for_dead(environment)
     await pump(next_worker)
     assert [request.body["id"] for request in receiver.got] == [receiver.got[0].body["id"]] * 2
     assert await delivery_states(root, webhook_id) == ["DONE"]
 
 
 async def test_events_before_worker_start_are_posted(
-    ada: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     await made(root, receiver.url, "message.received")
     for n in range(3):
-        await receive(ada, f"No. {n}")  # no worker runs
-    worker_task = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
+        await deliver_to(ada, f"No. {n}")  # no worker runs
+    worker_task = asyncio.create_task(webhook_worker.run_worker(ada.environment, delivery_body))
     async with asyncio.timeout(5):
         await receiver.wait(3)
-        await receive(ada, "Live")
+        await deliver_to(ada, "Live")
         await receiver.wait(4)
     worker_task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -288,20 +296,20 @@ async def test_events_before_worker_start_are_posted(
 
 
 async def test_worker_without_webhooks_executes_no_statement(
-    ada: Client, root: Client, receiver: Receiver, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, statements: list[str]
 ) -> None:
-    worker_task = asyncio.create_task(webhook_worker.run_worker(ada.world, delivery_body))
+    worker_task = asyncio.create_task(webhook_worker.run_worker(ada.environment, delivery_body))
     async with asyncio.timeout(30):  # until the first round is complete
         statement_count = -1
         while not statements or len(statements) > statement_count:
             statement_count = len(statements)
             await asyncio.sleep(0.3)
     del statements[:]
-    await receive(ada, "Unheard")
+    await deliver_to(ada, "Unheard")
     await asyncio.sleep(0.1)
     assert not any("webhook" in statement for statement in statements)
     await made(root, receiver.url, "message.received", user={"username": "ada"})
-    await receive(ada, "Heard")
+    await deliver_to(ada, "Heard")
     async with asyncio.timeout(5):
         await receiver.wait(1)
     worker_task.cancel()
@@ -310,13 +318,13 @@ async def test_worker_without_webhooks_executes_no_statement(
 
 
 async def test_several_workers_post_each_event_once_in_order(
-    ada: Client, bob: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     await made(root, receiver.url, "message.received")
-    workers = [worker_of(ada.world) for _ in range(4)]
+    workers = [worker_of(ada.environment) for _ in range(4)]
     for n in range(10):
-        await receive(ada, f"Hers {n}")
-        await receive(bob, f"His {n}")
+        await deliver_to(ada, f"Hers {n}")
+        await deliver_to(bob, f"His {n}")
         await asyncio.gather(*(pump(worker) for worker in workers))
     assert len(receiver.got) == 20
     for name in ("ada", "bob"):
@@ -325,9 +333,9 @@ async def test_several_workers_post_each_event_once_in_order(
 
 
 async def test_worker_that_lost_its_lease_writes_nothing(
-    ada: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
-    world, release = ada.world, asyncio.Event()
+    environment, release = ada.environment, asyncio.Event()
 
     async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
         if len(receiver.got) == 1:
@@ -336,11 +344,11 @@ async def test_worker_that_lost_its_lease_writes_nothing(
 
     receiver.answer = answer
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    await receive(ada)
-    slow_task = asyncio.create_task(pump(worker_of(world)))
+    await deliver_to(ada)
+    slow_task = asyncio.create_task(pump(worker_of(environment)))
     await receiver.wait(1)
-    await taken_for_dead(world)
-    await pump(worker_of(world))
+    await taken_for_dead(environment)
+    await pump(worker_of(environment))
     release.set()
     await slow_task
     (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
@@ -348,22 +356,27 @@ async def test_worker_that_lost_its_lease_writes_nothing(
 
 
 async def test_deleting_webhook_deletes_its_deliveries(
-    ada: Client, root: Client, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
 ) -> None:
     webhook_id, _ = await made(root, receiver.url, "message.received")
-    await receive(ada)
-    await create_deliveries_if_webhooks_active(ada.world)
+    await deliver_to(ada)
+    await create_deliveries_if_webhooks_active(ada.environment)
     deletion = "mutation ($id: ID!) { webhookDelete(input: {ids: [$id]}) { deletedIds } }"
     assert (await root(deletion, id=webhook_id))["webhookDelete"]["deletedIds"] == [webhook_id]
     for table in (WebhookDelivery, WebhookLane):
-        ((row_count,),) = await ada.world.database.read(select(func.count()).select_from(table))
+        ((row_count,),) = await ada.environment.database.read(
+            select(func.count()).select_from(table)
+        )
         assert row_count == 0
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert receiver.got == []
 
 
 async def test_private_addresses_are_not_contacted(
-    ada: Client, root: Client, world: Environment, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with receiving() as private_receiver:
         resolved: list[tuple[str, int]] = []
@@ -374,9 +387,9 @@ async def test_private_addresses_are_not_contacted(
 
         url = f"http://hooks.example.com:{private_receiver.port}/?token=s3cret"
         webhook_id, secret = await made(root, url, "message.received")
-        await receive(ada)
+        await deliver_to(ada)
         with caplog.at_level(logging.DEBUG):
-            await pump(worker_of(world, resolve=resolve))
+            await pump(worker_of(environment, resolve=resolve))
         assert resolved == [("hooks.example.com", private_receiver.port)]
         assert private_receiver.got == []
         (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
@@ -387,7 +400,7 @@ async def test_private_addresses_are_not_contacted(
 
 
 async def test_checked_address_is_the_one_contacted(
-    ada: Client, root: Client, receiver: Receiver, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, environment: Environment
 ) -> None:
     answers = [["127.0.0.1"], ["127.0.0.9"]]
 
@@ -396,8 +409,8 @@ async def test_checked_address_is_the_one_contacted(
 
     url = f"http://hooks.example.com:{receiver.port}/x"
     await made(root, url, "message.received")
-    await receive(ada)
-    await pump(worker_of(world, resolve=resolve))
+    await deliver_to(ada)
+    await pump(worker_of(environment, resolve=resolve))
     (request,) = receiver.got
     assert request.headers["host"] == f"hooks.example.com:{receiver.port}"
     assert len(answers) == 1  # resolved once
@@ -449,18 +462,22 @@ async def test_retry_delay_grows_and_is_random() -> None:
 
 
 async def test_journal_is_read_with_constant_statements(
-    ada: Client, bob: Client, root: Client, receiver: Receiver, statements: list[str]
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    receiver: Receiver,
+    statements: list[str],
 ) -> None:
     await made(root, receiver.url, "message.received")
-    await create_deliveries_if_webhooks_active(ada.world)
+    await create_deliveries_if_webhooks_active(ada.environment)
     statement_counts = []
     for message_count in (1, 20):
         for n in range(message_count):
-            await receive(ada, f"{message_count} {n}")
-            await receive(bob, f"{message_count} {n}")
+            await deliver_to(ada, f"{message_count} {n}")
+            await deliver_to(bob, f"{message_count} {n}")
         del statements[:]
-        await create_deliveries_if_webhooks_active(ada.world)
+        await create_deliveries_if_webhooks_active(ada.environment)
         statement_counts.append(len(statements))
     assert statement_counts[0] == statement_counts[1]
-    rows = await ada.world.database.read(select(col(WebhookDelivery.id)))
+    rows = await ada.environment.database.read(select(col(WebhookDelivery.id)))
     assert len(rows) == 42

@@ -16,7 +16,7 @@ from models.users.tables import User
 from resolvers.admin import secret_rotation, tasks
 from resolvers.auth import authentication
 from resolvers.notifications.webhook_event_types import TYPE_BY_CHANGE_KIND, TYPES, is_known_pattern
-from tests.conftest import Client, Clock, make_client, make_user, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.bulk_operations import call, inbox
 from tests.support.servers.webhook_receiver import (
@@ -39,22 +39,22 @@ PASSWORD = "correct horse battery"  # noqa: S105 - the password of a test accoun
 
 
 @pytest.fixture
-async def receiver(world: Environment) -> AsyncIterator[Receiver]:
-    inward(world)
+async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
+    inward(environment)
     async with receiving() as http_receiver:
         yield http_receiver
 
 
-def user_ref(client: Client) -> dict[str, str]:
+def user_ref(client: GraphQLClient) -> dict[str, str]:
     return {"username": client.user.username}
 
 
 async def test_received_message_is_posted_with_signature(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     webhook_id, secret = await made(root, receiver.url, "message.received", user=user_ref(ada))
-    stored_message = await receive(ada, "Hello")
-    await pump(worker_of(ada.world))
+    stored_message = await deliver_to(ada, "Hello")
+    await pump(worker_of(ada.environment))
     (request,) = receiver.got
     assert request.path == "/hook?x=1"
     assert request.signed_with(secret)
@@ -67,49 +67,49 @@ async def test_received_message_is_posted_with_signature(
     assert body["user"] == {"id": global_ids.encode("User", ada.user.id), "username": "ada"}
     (message,) = body["objects"]
     assert message["id"] == global_ids.encode("Message", stored_message.message_id)
-    assert message["mailbox"] == global_ids.encode("Mailbox", (await ada.box()).id)
+    assert message["mailbox"] == global_ids.encode("Mailbox", (await ada.load_mailbox()).id)
     assert b"Hello" not in request.raw
     (entry,) = (log := await log_of(root, webhook_id))["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
     assert entry["body"] == body
     assert (log["failures"], log["lastDeliveryAt"]) == (0, "2030-01-01T00:00:00Z")
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     assert len(receiver.got) == 1
 
 
 async def test_events_before_activation_are_not_posted(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
-    await receive(ada, "Before")
+    await deliver_to(ada, "Before")
     clock.tick(seconds=1)
     webhook_id, _ = await made(root, receiver.url, "message.*")
-    await receive(ada, "Behind")
-    await pump(worker_of(ada.world))
+    await deliver_to(ada, "Behind")
+    await pump(worker_of(ada.environment))
     assert receiver.types == ["message.received"]
     update = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
       webhooks { active } errors { code } } }"""
     for active in (False, True):
         if active:
-            await receive(ada, "Meanwhile")
-            await pump(worker_of(ada.world))
+            await deliver_to(ada, "Meanwhile")
+            await pump(worker_of(ada.environment))
             clock.tick(seconds=1)
         payload = await root(update, input={"ids": [webhook_id], "active": active})
         assert payload["webhookUpdate"] == {"webhooks": [{"active": active}], "errors": []}
-    await receive(ada, "Again")
-    await pump(worker_of(ada.world))
+    await deliver_to(ada, "Again")
+    await pump(worker_of(ada.environment))
     assert receiver.types == ["message.received"] * 2
 
 
 async def test_database_restore_is_reported_as_missed_changes(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
 ) -> None:
     await made(root, receiver.url, "message.received")
-    worker = worker_of(ada.world)
-    await receive(ada, "Before")
+    worker = worker_of(ada.environment)
+    await deliver_to(ada, "Before")
     await pump(worker)
     clock.tick(seconds=1)
-    await restore_mark.begin_after_consistent_restore(ada.world)
-    await receive(ada, "After")
+    await restore_mark.begin_after_consistent_restore(ada.environment)
+    await deliver_to(ada, "After")
     await pump(worker)
     assert receiver.got[0].body["type"] == "message.received"
     ada_bodies = [
@@ -125,18 +125,22 @@ def username_of_request(request: Got) -> str | None:
 
 
 async def test_entries_deleted_unread_are_reported_as_missed(
-    ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    receiver: Receiver,
+    clock: ManualClock,
 ) -> None:
     async with receiving() as bob_receiver, receiving() as later_receiver:
         webhook_id, _ = await made(root, receiver.url, "message.received")
         await made(root, bob_receiver.url, "message.received", user=user_ref(bob))
         for n in range(3):
-            await receive(ada, f"Lost {n}")
+            await deliver_to(ada, f"Lost {n}")
         clock.tick(days=31, hours=1)
         await made(root, later_receiver.url, "message.received")
-        await receive(ada, "Left")
-        assert await journal_retention.delete_excess_and_old_entries(ada.world) > 0
-        worker = worker_of(ada.world)
+        await deliver_to(ada, "Left")
+        assert await journal_retention.delete_excess_and_old_entries(ada.environment) > 0
+        worker = worker_of(ada.environment)
         await pump(worker)
         await pump(worker)  # reported once
         ada_requests = [
@@ -164,17 +168,21 @@ async def test_entries_deleted_unread_are_reported_as_missed(
 
 
 async def test_webhook_gets_only_events_of_its_user_or_domain(
-    ada: Client, bob: Client, root: Client, receiver: Receiver, clock: Clock
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    receiver: Receiver,
+    clock: ManualClock,
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     clock.tick(seconds=1)
     async with receiving() as user_receiver, receiving() as domain_receiver:
         await made(root, receiver.url)
         await made(root, user_receiver.url, user=user_ref(ada))
         await made(root, domain_receiver.url, "message.*", domain={"name": "example.org"})
-        await receive(ada, "One")
-        await receive(bob, "Two")
-        await pump(worker_of(world))
+        await deliver_to(ada, "One")
+        await deliver_to(bob, "Two")
+        await pump(worker_of(environment))
         usernames = [request.body["user"]["username"] for request in receiver.got]
         assert sorted(usernames) == ["ada", "bob"]
         assert [request.body["user"]["username"] for request in user_receiver.got] == ["ada"]
@@ -188,13 +196,13 @@ async def test_webhook_gets_only_events_of_its_user_or_domain(
 
 
 async def test_user_and_address_changes_are_posted(
-    root: Client, world: Environment, receiver: Receiver, clock: Clock
+    root: GraphQLClient, environment: Environment, receiver: Receiver, clock: ManualClock
 ) -> None:
-    await make_user(world, "first")  # creates the domain
+    await make_user(environment, "first")  # creates the domain
     clock.tick(seconds=1)
     await made(root, receiver.url, "user.*", "address.*", "domain.*")
-    zoe = await make_user(world, "zoe")
-    await pump(worker_of(world))
+    zoe = await make_user(environment, "zoe")
+    await pump(worker_of(environment))
     user_id = global_ids.encode("User", zoe.id)
     events = [(request.body["type"], request.body["objects"][0]["id"]) for request in receiver.got]
     assert ("user.created", user_id) in events
@@ -203,7 +211,7 @@ async def test_user_and_address_changes_are_posted(
     change = """mutation ($id: ID!) { userUpdate(input: {users: {ids: [$id]},
       set: {name: "Zoe"}}) { errors { message } } }"""
     assert (await root(change, id=user_id))["userUpdate"]["errors"] == []
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     # one request, although the journals of the user and of the domain have the event
     (request,) = receiver.got
     assert (request.body["type"], request.body["objects"]) == (
@@ -212,21 +220,23 @@ async def test_user_and_address_changes_are_posted(
     del receiver.got[:]
     delete = "mutation ($id: ID!) { userDelete(input: {users: {ids: [$id]}}) { errors { code } } }"
     assert (await root(delete, id=user_id))["userDelete"]["errors"] == []
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     assert {"user.deleted", "address.deleted"} <= set(receiver.types)
 
 
 async def test_failed_login_is_posted(
-    world: Environment, root: Client, ada: Client, receiver: Receiver
+    environment: Environment, root: GraphQLClient, ada: GraphQLClient, receiver: Receiver
 ) -> None:
-    eve = await make_user(world, "eve", password=PASSWORD)
+    eve = await make_user(environment, "eve", password=PASSWORD)
     await made(root, receiver.url, "login.failed", user={"username": "eve"})
     attempt = """mutation ($p: String!) { authenticate(input: {username: "eve", password: $p,
       scope: IMAP}) { errors { code } } }"""
     for password in ("wrong", PASSWORD):
         await ada(attempt, p=password)
-    await authentication.wait_for_background_tasks(world)  # the event is written after the response
-    await pump(worker_of(world))
+    await authentication.wait_for_background_tasks(
+        environment
+    )  # the event is written after the response
+    await pump(worker_of(environment))
     (request,) = receiver.got
     (event,) = request.body["objects"]
     assert (event["action"], event["result"]) == ("authenticate", "fail")
@@ -234,18 +244,24 @@ async def test_failed_login_is_posted(
     assert b"wrong" not in request.raw
 
 
-async def test_bulk_change_is_one_request(ada: Client, root: Client, receiver: Receiver) -> None:
+async def test_bulk_change_is_one_request(
+    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+) -> None:
     for n in range(3):
-        await receive(ada, f"No. {n}")
+        await deliver_to(ada, f"No. {n}")
     await made(root, receiver.url, "message.updated")
     await call(ada, "messageUpdate", select=inbox("1:3"), set={"seen": True})
-    await pump(worker_of(ada.world))
+    await pump(worker_of(ada.environment))
     (request,) = receiver.got
     assert [len(request.body["objects"]), request.body["objects"][0]["flags"]] == [3, ["\\Seen"]]
 
 
 async def test_old_secret_also_signs_during_overlap(
-    ada: Client, root: Client, receiver: Receiver, clock: Clock, world: Environment
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    receiver: Receiver,
+    clock: ManualClock,
+    environment: Environment,
 ) -> None:
     webhook_id, old_secret = await made(root, receiver.url, "message.*")
     rotate = """mutation ($id: ID!, $overlap: Duration!) { webhookSecretRotate(
@@ -254,11 +270,11 @@ async def test_old_secret_also_signs_during_overlap(
         "secret"
     ]
     assert new_secret != old_secret
-    await receive(ada, "Now")
-    await pump(worker_of(world))
+    await deliver_to(ada, "Now")
+    await pump(worker_of(environment))
     clock.tick(hours=2)
-    await receive(ada, "Later")
-    await pump(worker_of(world))
+    await deliver_to(ada, "Later")
+    await pump(worker_of(environment))
     during_overlap, after_overlap = receiver.got
     assert [during_overlap.signed_with(old_secret), during_overlap.signed_with(new_secret)] == [
         True,
@@ -271,48 +287,48 @@ async def test_old_secret_also_signs_during_overlap(
 
 
 async def test_secrets_are_stored_encrypted_and_can_be_reencrypted(
-    root: Client, world: Environment, receiver: Receiver, ada: Client
+    root: GraphQLClient, environment: Environment, receiver: Receiver, ada: GraphQLClient
 ) -> None:
     _, secret = await made(root, receiver.url, "message.*")
-    rows = await everything(world)
+    rows = await everything(environment)
     assert secret not in str(rows)
     assert secret[6:] not in str(rows)
-    two_key_box = SecretBox({**world.secret_box.keys, "newer": b"n" * 32})
-    object.__setattr__(world, "secret_box", two_key_box)
-    resealed = await secret_rotation.reencrypt_all(world)
+    two_key_box = SecretBox({**environment.secret_box.keys, "newer": b"n" * 32})
+    object.__setattr__(environment, "secret_box", two_key_box)
+    resealed = await secret_rotation.reencrypt_all(environment)
     assert (resealed.reencrypted_count, resealed.failed_contexts) == (1, [])
-    object.__setattr__(world, "secret_box", SecretBox({"newer": b"n" * 32}))
-    await receive(ada, "Hello")
-    await pump(worker_of(world))
+    object.__setattr__(environment, "secret_box", SecretBox({"newer": b"n" * 32}))
+    await deliver_to(ada, "Hello")
+    await pump(worker_of(environment))
     assert receiver.got[0].signed_with(secret)
 
 
 async def test_ping_is_posted_to_inactive_webhook(
-    root: Client, world: Environment, receiver: Receiver, ada: Client
+    root: GraphQLClient, environment: Environment, receiver: Receiver, ada: GraphQLClient
 ) -> None:
     webhook_id, secret = await made(root, receiver.url, "user.*", active=False)
-    await receive(ada, "Hello")
+    await deliver_to(ada, "Hello")
     test_mutation = """mutation ($id: ID!) { webhookTest(input: {ids: [$id]}) {
       webhooks { id } errors { code } } }"""
     payload = (await root(test_mutation, id=webhook_id))["webhookTest"]
     assert payload == {"webhooks": [{"id": webhook_id}], "errors": []}
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     assert receiver.types == ["ping"]
     assert receiver.got[0].signed_with(secret)
     receiver.answer = b"HTTP/1.1 500 No\r\n\r\n"
     await root(test_mutation, id=webhook_id)
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     newest = (await log_of(root, webhook_id))["deliveries"]["nodes"][0]
     assert (newest["state"], newest["error"]) == ("DEAD", "status 500")
 
 
 async def test_events_after_cursor_are_replayed(
-    ada: Client, root: Client, world: Environment, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, receiver: Receiver
 ) -> None:
     webhook_id, _ = await made(root, receiver.url, "message.*", user=user_ref(ada))
     for subject in ("One", "Two", "Three"):
-        await receive(ada, subject)
-    await pump(worker_of(world))
+        await deliver_to(ada, subject)
+    await pump(worker_of(environment))
     first_body = receiver.got[0].body
     replay_mutation = """mutation ($id: ID!, $after: Cursor!) { webhookReplay(
       input: {webhook: $id, after: $after}) { task { kind total }
@@ -321,9 +337,9 @@ async def test_events_after_cursor_are_replayed(
         "webhookReplay"
     ]
     assert payload == {"task": {"kind": "WEBHOOK_REPLAY", "total": 2}, "errors": []}
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
-    await pump(worker_of(world))
+    await pump(worker_of(environment))
     event_ids = [request.body["id"] for request in receiver.got]
     assert event_ids[3:] == event_ids[1:3]  # repeated events keep their ids
     for invalid_cursor, constraint in (("1.77.1", "cursor"), (f"1.{ada.user.id}.999999", "cursor")):
@@ -361,7 +377,7 @@ async def test_events_after_cursor_are_replayed(
     ],
 )
 async def test_invalid_webhook_input_is_refused(
-    root: Client, fields: dict[str, Any], path: list[str], constraint: str
+    root: GraphQLClient, fields: dict[str, Any], path: list[str], constraint: str
 ) -> None:
     webhook_input = {"url": "https://example.com/", "types": ["*"], **fields}
     payload = (await root(CREATE, input=webhook_input))["webhookCreate"]
@@ -372,9 +388,9 @@ async def test_invalid_webhook_input_is_refused(
 
 
 async def test_webhooks_are_filtered_by_type_and_user(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    inward(world)
+    inward(environment)
     await made(root, "https://a.example/", "user.created", "message.*")
     await made(root, "https://b.example/", "user.*", user=user_ref(ada))
     await made(root, "https://c.example/", "*")
@@ -392,18 +408,24 @@ async def test_webhooks_are_filtered_by_type_and_user(
     assert await list_hosts(t="user.created") == ["a"]
     assert await list_hosts(t="message.*") == ["a"]
     assert await list_hosts(t="*", u=user_ref(ada)) == ["b"]
-    response = await root.raw('{ webhooks(type: "x.y") { nodes { id } } }')
+    response = await root.execute('{ webhooks(type: "x.y") { nodes { id } } }')
     assert "no such type" in response["errors"][0]["message"]
 
 
 async def test_domain_admin_manages_only_webhooks_of_own_domain(
-    world: Environment, root: Client, ada: Client
+    environment: Environment, root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     permissions = [AdminPermission.LOGIN_AS]
-    domain_admin = await make_domain_admin(world, ada.http, "dora", permissions)
-    async with world.write_session(0) as session:
-        session.add(Domain(id=world.new_id(), name="other.example", created_at=world.now(),
-                           updated_at=world.now()))  # fmt: skip
+    domain_admin = await make_domain_admin(environment, ada.http, "dora", permissions)
+    async with environment.write_session(0) as session:
+        session.add(
+            Domain(
+                id=environment.new_id(),
+                name="other.example",
+                created_at=environment.now(),
+                updated_at=environment.now(),
+            )
+        )
     url = "https://hooks.example.com/"
     platform_webhook_id, _ = await made(root, url)
     domain_webhook = await create(domain_admin, url, "message.*")
@@ -413,7 +435,7 @@ async def test_domain_admin_manages_only_webhooks_of_own_domain(
     assert (webhook["user"], webhook["domain"]) == ({"username": "ada"}, {"name": "example.org"})
     payload = await create(domain_admin, url, domain={"name": "other.example"})
     assert [e["code"] for e in payload["errors"]] == ["NOT_FOUND"]
-    admin = await make_client(world, ada.http, "boss", role=Role.ADMIN)
+    admin = await make_client(environment, ada.http, "boss", role=Role.ADMIN)
     payload = await create(domain_admin, url, user=user_ref(admin))
     assert [e["code"] for e in payload["errors"]] == ["NOT_FOUND"]
     visible = (await domain_admin("{ webhooks { nodes { id } } }"))["webhooks"]["nodes"]
@@ -433,25 +455,25 @@ async def test_domain_admin_manages_only_webhooks_of_own_domain(
 
 
 async def test_user_moved_out_of_domain_is_not_posted_to_its_webhooks(
-    world: Environment, ada: Client, receiver: Receiver
+    environment: Environment, ada: GraphQLClient, receiver: Receiver
 ) -> None:
-    domain_admin = await make_domain_admin(world, ada.http, "dora")
+    domain_admin = await make_domain_admin(environment, ada.http, "dora")
     await made(domain_admin, receiver.url, "message.*", user=user_ref(ada))
-    await receive(ada, "Here")
-    await pump(worker_of(world))
-    async with world.write_session(ada.user.id) as session:
+    await deliver_to(ada, "Here")
+    await pump(worker_of(environment))
+    async with environment.write_session(ada.user.id) as session:
         (await session.get_one(User, ada.user.id)).domain_id = None
-    await receive(ada, "Elsewhere")
-    await pump(worker_of(world))
+    await deliver_to(ada, "Elsewhere")
+    await pump(worker_of(environment))
     assert len(receiver.got) == 1
 
 
-async def test_webhook_fields_cannot_be_set_to_null(root: Client) -> None:
+async def test_webhook_fields_cannot_be_set_to_null(root: GraphQLClient) -> None:
     webhook_id, _ = await made(root, "https://hooks.example.com/", "user.*")
     text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
       errors { code } } }"""
     for name in ("types", "url", "active"):
-        response = await root.raw(text, input={"ids": [webhook_id], name: None})
+        response = await root.execute(text, input={"ids": [webhook_id], name: None})
         assert [e["extensions"]["code"] for e in response["errors"]] == ["BAD_USER_INPUT"]
 
 

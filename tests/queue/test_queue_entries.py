@@ -22,9 +22,9 @@ from resolvers.admin import tasks
 from resolvers.queue import loaders as queue_loaders
 from resolvers.queue.loaders import CURSOR_KIND, QueueEntryConditions, QueueName
 from resolvers.users.selection import UserSelector
-from tests.conftest import Client, Clock, context
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.shared_mailboxes import mutate
+from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
 from tests.support.mail_servers.queue_worker import (
     PACE,
     deliveries,
@@ -56,69 +56,77 @@ TEMPORARY_REPLIES = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
 MATCH_ALL_FILTER = {"since": "2000-01-01T00:00:00Z"}  # a filter that matches all entries
 
 
-async def list_entries(client: Client, **arguments: Any) -> list[Any]:
+async def list_entries(client: GraphQLClient, **arguments: Any) -> list[Any]:
     return list((await client(QUEUE, **arguments))["queue"]["nodes"])
 
 
-async def load_queue_id(world: Environment, submission_id: int) -> str:
-    (row,) = await world.database.read(
+async def load_queue_id(environment: Environment, submission_id: int) -> str:
+    (row,) = await environment.database.read(
         select(col(Submission.queue_id)).where(col(Submission.id) == submission_id)
     )
     return str(row.queue_id)
 
 
-async def enqueue_platform_message(world: Environment, template_id: int, sender: str = "") -> int:
+async def enqueue_platform_message(
+    environment: Environment, template_id: int, sender: str = ""
+) -> int:
     """Enqueue a message of the platform with the bytes of another submission."""
-    (row,) = await world.database.read(
+    (row,) = await environment.database.read(
         select(col(Submission.blob_id), col(Submission.tenant_id), col(Submission.size)).where(
             col(Submission.id) == template_id
         )
     )
     submission = NewSubmission(
-        sender, ["eve@example.net"], row.size, row.blob_id, [row.blob_id], None, world.now()
+        sender, ["eve@example.net"], row.size, row.blob_id, [row.blob_id], None, environment.now()
     )
-    return await world.run_transaction(
+    return await environment.run_transaction(
         lambda transaction: enqueue(transaction, SubmissionOwner(None, row.tenant_id), submission),
         0,
     )
 
 
-async def load_logged_deletions(world: Environment) -> list[int | None]:
+async def load_logged_deletions(environment: Environment) -> list[int | None]:
     """Return the target IDs of queueDelete entries of the admin log."""
     statement = select(col(AdminLogEntry.target_id)).where(
         col(AdminLogEntry.mutation) == "queueDelete"
     )
     return [
         row.target_id
-        for row in await world.database.read(statement.order_by(col(AdminLogEntry.id)))
+        for row in await environment.database.read(statement.order_by(col(AdminLogEntry.id)))
     ]
 
 
-async def run_all_tasks(client: Client) -> None:
-    while await tasks.run_next_task(client.world):
+async def run_all_tasks(client: GraphQLClient) -> None:
+    while await tasks.run_next_task(client.environment):
         pass
 
 
-async def send_deferred(client: Client, *recipients: NamedAddress) -> int:
+async def send_deferred(client: GraphQLClient, *recipients: NamedAddress) -> int:
     """Send a message that is deferred after one attempt."""
     async with (
         listening(Server(dict(TEMPORARY_REPLIES))) as smtp_server,
-        working(client.world, relay(smtp_server)),
+        working(client.environment, relay(smtp_server)),
     ):
         submission_id = await send(client, *recipients)
-        await settled(client.world, submission_id)
+        await settled(client.environment, submission_id)
     return submission_id
 
 
 async def test_role_decides_which_entries_are_listed(
-    ada: Client, bob: Client, over: Client, root: Client, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    root: GraphQLClient,
+    http: httpx.AsyncClient,
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     submission_ids = [await send(ada), await send(bob)]
-    submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
-    queue_ids = [await load_queue_id(world, submission_id) for submission_id in submission_ids]
-    domain_admin = await make_domain_admin(world, http, "chief")
-    other_admin = await make_domain_admin(world, http, "other", domains=())
+    submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
+    queue_ids = [
+        await load_queue_id(environment, submission_id) for submission_id in submission_ids
+    ]
+    domain_admin = await make_domain_admin(environment, http, "chief")
+    other_admin = await make_domain_admin(environment, http, "other", domains=())
     expected_ids = {
         "ada": queue_ids[:1],
         "bob": queue_ids[1:2],
@@ -130,7 +138,7 @@ async def test_role_decides_which_entries_are_listed(
         assert [entry["queueId"] for entry in entries] == expected_ids[client.user.username]
         for entry in entries:
             assert (await client(NODE, id=entry["id"]))["node"]["queueName"] == "INCOMING"
-    for client in (over, root):
+    for client in (admin_client, root):
         entries = await list_entries(client)
         assert [entry["queueId"] for entry in entries] == queue_ids
         assert [entry["user"] and entry["user"]["username"] for entry in entries] == [
@@ -149,7 +157,7 @@ async def test_role_decides_which_entries_are_listed(
 
 
 async def test_queue_name_and_next_attempt_follow_the_state(
-    ada: Client, over: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send_deferred(ada)
     (entry,) = await list_entries(ada)
@@ -157,22 +165,24 @@ async def test_queue_name_and_next_attempt_follow_the_state(
     assert {to["queueName"] for to in entry["recipients"]} == {"DEFERRED"}
     assert entry["nextAttemptAt"] in [to["nextAttemptAt"] for to in entry["recipients"]]
     entry_id = entry["queueId"]
-    held = await mutate(over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True)
+    held = await run_mailbox_mutation(
+        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True
+    )
     assert held["entries"] == [{"queueName": "HOLD"}]
     (entry,) = await list_entries(ada)
     assert (entry["queueName"], entry["nextAttemptAt"]) == ("HOLD", None)
     assert {to["nextAttemptAt"] for to in entry["recipients"]} == {None}
     clock.tick(days=6)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
-    released = await mutate(
-        over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    released = await run_mailbox_mutation(
+        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
     )
     assert released["entries"] == [{"queueName": "DEFERRED"}]
     assert (
-        await recipient_leases.claim_due_jobs(world, PACE)
+        await recipient_leases.claim_due_jobs(environment, PACE)
     ).recipient_count == 2  # its lifetime starts again, although it was held for days
-    assert {row.expires_at for row in (await deliveries(world, submission_id)).values()} == {
-        world.now() + timedelta(days=5)
+    assert {row.expires_at for row in (await deliveries(environment, submission_id)).values()} == {
+        environment.now() + timedelta(days=5)
     }
     (entry,) = await list_entries(ada)
     assert (entry["queueName"], entry["nextAttemptAt"]) == ("ACTIVE", None)
@@ -182,44 +192,50 @@ async def test_queue_name_and_next_attempt_follow_the_state(
 
 
 async def test_entry_held_during_an_attempt_is_not_retried(
-    ada: Client, over: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
-    entry_id = await load_queue_id(world, submission_id)
-    await mutate(over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True)
-    await recipient_leases.release_unattempted(world, [job])
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    entry_id = await load_queue_id(environment, submission_id)
+    await run_mailbox_mutation(
+        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True
+    )
+    await recipient_leases.release_unattempted(environment, [job])
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
     clock.tick(days=1)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
-    await mutate(over, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    await run_mailbox_mutation(
+        admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
+    )
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
 
 
-async def test_list_is_filtered_and_paged(ada: Client, over: Client, clock: Clock) -> None:
+async def test_list_is_filtered_and_paged(
+    ada: GraphQLClient, admin_client: GraphQLClient, clock: ManualClock
+) -> None:
     queue_ids = []
     for number in range(5):
         submission_id = await send(ada, NamedAddress(f"n{number}@example{number % 2}.net"))
-        queue_ids.append(await load_queue_id(ada.world, submission_id))
+        queue_ids.append(await load_queue_id(ada.environment, submission_id))
         clock.tick(seconds=1)
-    platform_id = await enqueue_platform_message(ada.world, submission_id)
-    platform_queue_id = await load_queue_id(ada.world, platform_id)
+    platform_id = await enqueue_platform_message(ada.environment, submission_id)
+    platform_queue_id = await load_queue_id(ada.environment, platform_id)
 
-    async def find_queue_ids(client: Client, **filter: Any) -> list[str]:
+    async def find_queue_ids(client: GraphQLClient, **filter: Any) -> list[str]:
         return [entry["queueId"] for entry in await list_entries(client, filter=filter or None)]
 
     assert await find_queue_ids(ada, recipient="@EXAMPLE1") == queue_ids[1::2]
     assert await find_queue_ids(ada, sender="ADA@") == queue_ids
-    assert await find_queue_ids(over, sender="") == [platform_queue_id]
-    assert await find_queue_ids(over, users={"usernames": ["ada"]}) == queue_ids
+    assert await find_queue_ids(admin_client, sender="") == [platform_queue_id]
+    assert await find_queue_ids(admin_client, users={"usernames": ["ada"]}) == queue_ids
     assert await find_queue_ids(ada, queueName="INCOMING", recipient="n3") == queue_ids[3:4]
     assert (
         await find_queue_ids(ada, since=(clock() - timedelta(seconds=2)).isoformat())
         == queue_ids[3:]
     )
-    first = (await over(QUEUE, first=4))["queue"]
+    first = (await admin_client(QUEUE, first=4))["queue"]
     assert (first["totalCount"], first["pageInfo"]["hasNextPage"]) == (6, True)
-    rest = (await over(QUEUE, first=4, after=first["pageInfo"]["endCursor"]))["queue"]
+    rest = (await admin_client(QUEUE, first=4, after=first["pageInfo"]["endCursor"]))["queue"]
     assert [entry["queueId"] for entry in first["nodes"] + rest["nodes"]] == [
         *queue_ids,
         platform_queue_id,
@@ -227,11 +243,11 @@ async def test_list_is_filtered_and_paged(ada: Client, over: Client, clock: Cloc
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    ada: Client, over: Client, statements: list[str]
+    ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost() -> int:
         del statements[:]
-        await list_entries(over)
+        await list_entries(admin_client)
         return len(statements)
 
     await send(ada)
@@ -243,12 +259,12 @@ async def test_list_needs_a_constant_number_of_statements(
 
 
 async def test_lists_and_claims_use_indexes_of_waiting_entries(
-    ada: Client, over: Client, world: Environment
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
     await send_deferred(ada)
-    for client in (ada, over):
-        ctx, page_request = context(client), PageRequest(CURSOR_KIND, 20)
-        with explained(world) as plans:
+    for client in (ada, admin_client):
+        ctx, page_request = client_context(client), PageRequest(CURSOR_KIND, 20)
+        with explained(environment) as plans:
             for conditions in (
                 QueueEntryConditions(),
                 QueueEntryConditions(user_selection=UserSelector(ids=(ada.user.id,))),
@@ -258,7 +274,7 @@ async def test_lists_and_claims_use_indexes_of_waiting_entries(
                     "submissions",
                     asking="ORDER BY",
                 )
-                if world.database.dialect == "sqlite":
+                if environment.database.dialect == "sqlite":
                     assert "INDEX submissions_waiting" in plan
                     assert "SCAN submissions\n" not in plan
                     assert conditions.user_selection.is_given or "TEMP B-TREE" not in plan
@@ -270,215 +286,272 @@ async def test_lists_and_claims_use_indexes_of_waiting_entries(
                     "submissions",
                     asking="ORDER BY",
                 )
-                if world.database.dialect == "sqlite":
+                if environment.database.dialect == "sqlite":
                     assert "SCAN deliveries\n" not in f"{plan}\n"
-    with explained(world) as plans:
+    with explained(environment) as plans:
         for plan in await plans.those(
-            recipient_leases.claim_due_jobs(world, PACE), lambda statement: "SELECT" in statement
+            recipient_leases.claim_due_jobs(environment, PACE),
+            lambda statement: "SELECT" in statement,
         ):
-            if world.database.dialect == "sqlite":
+            if environment.database.dialect == "sqlite":
                 assert "SCAN deliveries\n" not in f"{plan}\n"
                 assert "SCAN waiting" not in plan
 
 
 @pytest.mark.parametrize("max_ids", [0, 1000])
 async def test_deferred_entries_are_found_with_few_or_many(
-    ada: Client, bob: Client, over: Client, monkeypatch: pytest.MonkeyPatch, max_ids: int
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    monkeypatch: pytest.MonkeyPatch,
+    max_ids: int,
 ) -> None:
     monkeypatch.setattr(queue_loaders, "MAX_DEFERRED_IDS", max_ids)
     submission_ids = [await send_deferred(client) for client in (ada, bob, ada)]
     for client in (ada, bob):
         await send(client)
     deferred_ids = [
-        await load_queue_id(ada.world, submission_id) for submission_id in submission_ids
+        await load_queue_id(ada.environment, submission_id) for submission_id in submission_ids
     ]
     deferred_filter = {"queueName": "DEFERRED"}
     assert [
         entry["queueId"] for entry in await list_entries(bob, filter=deferred_filter)
     ] == deferred_ids[1:2]
-    first = (await over(QUEUE, first=2, filter=deferred_filter))["queue"]
+    first = (await admin_client(QUEUE, first=2, filter=deferred_filter))["queue"]
     assert (first["totalCount"], first["pageInfo"]["hasNextPage"]) == (3, True)
     after = first["pageInfo"]["endCursor"]
-    rest = (await over(QUEUE, first=2, filter=deferred_filter, after=after))["queue"]
+    rest = (await admin_client(QUEUE, first=2, filter=deferred_filter, after=after))["queue"]
     assert [entry["queueId"] for entry in first["nodes"] + rest["nodes"]] == deferred_ids
 
 
-async def test_deferred_entries_are_found_by_index(over: Client, world: Environment) -> None:
-    with explained(world) as plans:
+async def test_deferred_entries_are_found_by_index(
+    admin_client: GraphQLClient, environment: Environment
+) -> None:
+    with explained(environment) as plans:
         query = queue_loaders.read_entry_page(
-            context(over),
+            client_context(admin_client),
             QueueEntryConditions(QueueName.DEFERRED),
             PageRequest(CURSOR_KIND, 20),
             {"id"},
         )
         plan, _ = await plans.all_of(query, "deliveries", asking="LIMIT")
-        if world.database.dialect == "sqlite":
+        if environment.database.dialect == "sqlite":
             assert "INDEX deliveries_deferred" in plan
 
 
-async def test_user_deletes_own_entries_only(ada: Client, bob: Client, world: Environment) -> None:
+async def test_user_deletes_own_entries_only(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
     submission_ids = [await send(ada), await send(bob)]
-    submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
+    submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
     own_id, bobs_id, platform_queue_id = [
-        await load_queue_id(world, submission_id) for submission_id in submission_ids
+        await load_queue_id(environment, submission_id) for submission_id in submission_ids
     ]
     for other_id in (bobs_id, platform_queue_id, "nothing"):
-        refused = await mutate(ada, "queueDelete", "deletedCount", queueIds=[own_id, other_id])
+        refused = await run_mailbox_mutation(
+            ada, "queueDelete", "deletedCount", queueIds=[own_id, other_id]
+        )
         assert [(e["code"], e["path"], e["index"]) for e in refused["errors"]] == [
             ("NOT_FOUND", ["queueIds"], 1)
         ]
     for selection in ({"all": True}, {"filter": {"users": {"all": True}}}):
-        refused = await mutate(ada, "queueDelete", "deletedCount", **selection)
+        refused = await run_mailbox_mutation(ada, "queueDelete", "deletedCount", **selection)
         assert [e["code"] for e in refused["errors"]] == ["FORBIDDEN"]
-    payload = await mutate(ada, "queueDelete", "deletedCount task { id }", filter=MATCH_ALL_FILTER)
+    payload = await run_mailbox_mutation(
+        ada, "queueDelete", "deletedCount task { id }", filter=MATCH_ALL_FILTER
+    )
     assert (payload["deletedCount"], payload["task"], payload["errors"]) == (2, None, [])
     assert await list_entries(ada) == []
-    assert [await state(world, submission_id) for submission_id in submission_ids] == [
+    assert [await state(environment, submission_id) for submission_id in submission_ids] == [
         "CANCELLED",
         "QUEUED",
         "QUEUED",
     ]
-    (blob_row,) = await world.database.read(
+    (blob_row,) = await environment.database.read(
         select(func.count().label("many")).where(
             col(SubmissionBlob.submission_id) == submission_ids[0]
         )
     )
     assert blob_row.many == 0
-    refused = await mutate(ada, "queueDelete", "deletedCount", queueIds=[own_id])
+    refused = await run_mailbox_mutation(ada, "queueDelete", "deletedCount", queueIds=[own_id])
     assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
-    assert await load_logged_deletions(world) == []
-    await examine(world)
+    assert await load_logged_deletions(environment) == []
+    await examine(environment)
 
 
-async def test_empty_filter_deletes_nothing(ada: Client, over: Client) -> None:
+async def test_empty_filter_deletes_nothing(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
     submission_id = await send(ada)
     empty_filters: list[Any] = [{}, {"users": {}}, {"recipient": ""}]
     for arguments in ({"filter": empty_filter} for empty_filter in empty_filters):
-        refused = await mutate(over, "queueDelete", "deletedCount", **arguments)
+        refused = await run_mailbox_mutation(
+            admin_client, "queueDelete", "deletedCount", **arguments
+        )
         assert [e["code"] for e in refused["errors"]] == ["VALIDATION"]
     empty_selections: list[dict[str, Any]] = [
         {"queueIds": []},
         {"filter": {"users": {"usernames": []}}},
     ]
     for selection in empty_selections:
-        payload = await mutate(over, "queueDelete", "deletedCount task { id }", **selection)
+        payload = await run_mailbox_mutation(
+            admin_client, "queueDelete", "deletedCount task { id }", **selection
+        )
         assert (payload["deletedCount"], payload["task"], payload["errors"]) == (0, None, [])
-    assert await state(ada.world, submission_id) == "QUEUED"
+    assert await state(ada.environment, submission_id) == "QUEUED"
 
 
 @pytest.mark.parametrize(
     "arguments", [{}, {"all": True, "queueIds": ["x"]}, {"filter": MATCH_ALL_FILTER, "all": True}]
 )
-async def test_exactly_one_selection_is_required(over: Client, arguments: Any) -> None:
+async def test_exactly_one_selection_is_required(
+    admin_client: GraphQLClient, arguments: Any
+) -> None:
     for name, count in (("queueDelete", "deletedCount"), ("queueFlush", "scheduledCount")):
-        refused = await mutate(over, name, count, **arguments)
+        refused = await run_mailbox_mutation(admin_client, name, count, **arguments)
         assert [e["path"] for e in refused["errors"]] == [["queueIds"]]
 
 
-async def test_active_entry_is_not_deleted(ada: Client, over: Client, world: Environment) -> None:
+async def test_active_entry_is_not_deleted(
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+) -> None:
     submission_id = await send(ada)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
-    entry_id = await load_queue_id(world, submission_id)
-    payload = await mutate(over, "queueDelete", "deletedCount", queueIds=[entry_id])
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
+    entry_id = await load_queue_id(environment, submission_id)
+    payload = await run_mailbox_mutation(
+        admin_client, "queueDelete", "deletedCount", queueIds=[entry_id]
+    )
     assert (payload["deletedCount"], payload["errors"]) == (0, [])
-    assert {row.state for row in (await deliveries(world, submission_id)).values()} == {"PENDING"}
+    assert {row.state for row in (await deliveries(environment, submission_id)).values()} == {
+        "PENDING"
+    }
 
 
 async def test_deletion_can_notify_the_sender(
-    ada: Client, bob: Client, over: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
     submission_id, other_id = await send_deferred(ada), await send(bob)
-    entry_id = await load_queue_id(world, submission_id)
-    payload = await mutate(
-        over, "queueDelete", "deletedCount task { kind }", queueIds=[entry_id], notifySender=True
+    entry_id = await load_queue_id(environment, submission_id)
+    payload = await run_mailbox_mutation(
+        admin_client,
+        "queueDelete",
+        "deletedCount task { kind }",
+        queueIds=[entry_id],
+        notifySender=True,
     )
     assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE"})
     await run_all_tasks(ada)
-    assert {row.state for row in (await deliveries(world, submission_id)).values()} == {"BOUNCED"}
-    assert await state(world, submission_id) == "FAILED"
+    assert {row.state for row in (await deliveries(environment, submission_id)).values()} == {
+        "BOUNCED"
+    }
+    assert await state(environment, submission_id) == "FAILED"
     (report,) = await inbox(ada)
     assert "carol@example.net" in report.preview
     assert await inbox(bob) == []
-    assert await state(world, other_id) == "QUEUED"
-    await examine(world)
+    assert await state(environment, other_id) == "QUEUED"
+    await examine(environment)
 
 
 async def test_administrator_deletes_any_entry_and_it_is_logged(
-    ada: Client, bob: Client, over: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     submission_ids = [await send(ada), await send(bob)]
-    submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
-    domain_admin = await make_domain_admin(world, http, "chief")
-    entry_id = await load_queue_id(world, submission_ids[0])
-    payload = await mutate(domain_admin, "queueDelete", "deletedCount", queueIds=[entry_id])
+    submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
+    domain_admin = await make_domain_admin(environment, http, "chief")
+    entry_id = await load_queue_id(environment, submission_ids[0])
+    payload = await run_mailbox_mutation(
+        domain_admin, "queueDelete", "deletedCount", queueIds=[entry_id]
+    )
     assert (payload["deletedCount"], payload["errors"]) == (2, [])
-    for arguments in ({"queueIds": [await load_queue_id(world, submission_ids[2])]}, {"all": True}):
-        refused = await mutate(domain_admin, "queueDelete", "deletedCount", **arguments)
+    for arguments in (
+        {"queueIds": [await load_queue_id(environment, submission_ids[2])]},
+        {"all": True},
+    ):
+        refused = await run_mailbox_mutation(
+            domain_admin, "queueDelete", "deletedCount", **arguments
+        )
         assert len(refused["errors"]) == 1
-    payload = await mutate(over, "queueDelete", "deletedCount", all=True)
+    payload = await run_mailbox_mutation(admin_client, "queueDelete", "deletedCount", all=True)
     assert (payload["deletedCount"], payload["errors"]) == (3, [])
-    assert await load_logged_deletions(world) == submission_ids
-    assert await list_entries(over) == []
+    assert await load_logged_deletions(environment) == submission_ids
+    assert await list_entries(admin_client) == []
 
 
 async def test_large_deletion_runs_as_a_task(
-    ada: Client, over: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    set_options(world, bulk=2)
+    set_options(environment, bulk=2)
     monkeypatch.setattr(bulk_updates, "MAX_SUBMISSIONS", 2)
     submission_ids = [await send(ada) for _ in range(5)]
-    payload = await mutate(over, "queueDelete", "deletedCount task { kind total }", all=True)
+    payload = await run_mailbox_mutation(
+        admin_client, "queueDelete", "deletedCount task { kind total }", all=True
+    )
     assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE", "total": 5})
-    await run_all_tasks(over)
-    assert {await state(world, submission_id) for submission_id in submission_ids} == {"CANCELLED"}
-    await examine(world)
+    await run_all_tasks(admin_client)
+    assert {await state(environment, submission_id) for submission_id in submission_ids} == {
+        "CANCELLED"
+    }
+    await examine(environment)
 
 
 async def test_flush_makes_deferred_entries_due(
-    ada: Client, over: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send_deferred(ada)
     scheduled_id = await send(ada, send_time=clock() + timedelta(hours=1))
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
-    payload = await mutate(over, "queueFlush", "scheduledCount task { id }", all=True)
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    payload = await run_mailbox_mutation(
+        admin_client, "queueFlush", "scheduledCount task { id }", all=True
+    )
     assert (payload["scheduledCount"], payload["task"], payload["errors"]) == (2, None, [])
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
     assert (job.submission_id, job.recipients[0].attempts) == (submission_id, 2)
-    assert await state(world, scheduled_id) == "SCHEDULED"
-    repeated = await mutate(over, "queueFlush", "scheduledCount", all=True)
+    assert await state(environment, scheduled_id) == "SCHEDULED"
+    repeated = await run_mailbox_mutation(admin_client, "queueFlush", "scheduledCount", all=True)
     assert repeated["scheduledCount"] == 0  # it is active
 
 
 async def test_flush_and_hold_need_an_administrator(
-    ada: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     submission_id = await send(ada)
-    entry_id = await load_queue_id(world, submission_id)
-    domain_admin = await make_domain_admin(world, http, "chief")
+    entry_id = await load_queue_id(environment, submission_id)
+    domain_admin = await make_domain_admin(environment, http, "chief")
     cases = (
         ("queueFlush", "scheduledCount", {"all": True}),
         ("queueHold", "entries { id }", {"queueIds": [entry_id], "hold": True}),
     )
     for client in (ada, domain_admin):
         for mutation, selection, arguments in cases:
-            refused = await mutate(client, mutation, selection, **arguments)
+            refused = await run_mailbox_mutation(client, mutation, selection, **arguments)
             assert [e["code"] for e in refused["errors"]] == ["FORBIDDEN"]
 
 
 async def test_subscription_reports_arrivals_and_attempts_in_order(
-    live: House, ada: Client, over: Client, world: Environment, clock: Clock
+    live_server: House,
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
 ) -> None:
-    follower = await live.follow(over, CHANGES)
-    held_follower = await live.follow(over, CHANGES, filter={"queueName": "HOLD"})
+    follower = await live_server.follow(admin_client, CHANGES)
+    held_follower = await live_server.follow(admin_client, CHANGES, filter={"queueName": "HOLD"})
 
     def last_change() -> Any:
         return follower.results[-1] if follower.results else {"recipients": [], "queueName": ""}
 
     async with (
         listening(Server({"dave": "450 4.2.1 Later"})) as smtp_server,
-        working(world, relay(smtp_server)),
+        working(environment, relay(smtp_server)),
     ):
-        await settled(world, await send(ada))
+        await settled(environment, await send(ada))
         expected_states = ["RELAYED", "DEFERRED"]
         await until(
             lambda: (
@@ -487,39 +560,47 @@ async def test_subscription_reports_arrivals_and_attempts_in_order(
         )
         assert [recipient["attempts"] for recipient in last_change()["recipients"]] == [1, 1]
         queue_ids = [last_change()["queueId"]]
-        await mutate(over, "queueHold", "entries { id }", queueIds=queue_ids, hold=True)
+        await run_mailbox_mutation(
+            admin_client, "queueHold", "entries { id }", queueIds=queue_ids, hold=True
+        )
         await until(lambda: last_change()["queueName"] == "HOLD")
-        await mutate(over, "queueHold", "entries { id }", queueIds=queue_ids, hold=False)
+        await run_mailbox_mutation(
+            admin_client, "queueHold", "entries { id }", queueIds=queue_ids, hold=False
+        )
         del smtp_server.replies["dave"]
         clock.tick(hours=1)
-        ring(world)
+        ring(environment)
         await until(lambda: last_change()["queueName"] is None)
         assert {recipient["state"] for recipient in last_change()["recipients"]} == {"RELAYED"}
     await until(lambda: held_follower.results and held_follower.results[-1]["queueName"] is None)
     assert held_follower.results[0]["queueName"] == "HOLD"
-    assert await live.refused(ada, CHANGES) == "FORBIDDEN"
+    assert await live_server.refused(ada, CHANGES) == "FORBIDDEN"
     for subscription in (follower, held_follower):
         await subscription.leave()
 
 
 async def test_subscription_continues_after_a_restore(
-    live: House, ada: Client, over: Client, world: Environment
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    follower = await live.follow(over, CHANGES)
+    follower = await live_server.follow(admin_client, CHANGES)
     async with asyncio.timeout(10):
         while not follower.results:  # the subscription starts before the first event
             await send(ada)
             await asyncio.sleep(0.05)
-    await restore_mark.begin_after_consistent_restore(world)
-    entry_id = await load_queue_id(world, await send(ada))
+    await restore_mark.begin_after_consistent_restore(environment)
+    entry_id = await load_queue_id(environment, await send(ada))
     await until(lambda: entry_id in {change["queueId"] for change in follower.results}, 20)
     await follower.leave()
 
 
 async def test_subscription_misses_no_entry(
-    live: House, ada: Client, bob: Client, over: Client, world: Environment
+    live_server: House,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
 ) -> None:
-    follower = await live.follow(over, CHANGES)
+    follower = await live_server.follow(admin_client, CHANGES)
     async with asyncio.timeout(10):
         while not follower.results:  # the subscription starts before the first event
             await send(ada)
@@ -527,10 +608,14 @@ async def test_subscription_misses_no_entry(
     submission_ids = []
     for _ in range(30):
         submission_ids += [await send(ada), await send(bob)]
-        submission_ids.append(await enqueue_platform_message(world, submission_ids[0]))
-    queue_ids = {await load_queue_id(world, submission_id) for submission_id in submission_ids}
+        submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
+    queue_ids = {
+        await load_queue_id(environment, submission_id) for submission_id in submission_ids
+    }
     await until(lambda: queue_ids <= {change["queueId"] for change in follower.results})
     received_ids = [change["queueId"] for change in follower.results]
-    adas_ids = [await load_queue_id(world, submission_id) for submission_id in submission_ids[::3]]
+    adas_ids = [
+        await load_queue_id(environment, submission_id) for submission_id in submission_ids[::3]
+    ]
     assert [entry_id for entry_id in received_ids if entry_id in adas_ids] == adas_ids
     await follower.leave()

@@ -24,9 +24,9 @@ from models.users.roles import Scope
 from models.users.tables import User
 from resolvers.auth.authentication import wait_for_background_tasks
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import Client, Clock, make_key, make_user, receive
-from tests.support.accounts.quota_accounts import send, told
-from tests.support.accounts.user_operations import chief, create
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, make_user
+from tests.support.accounts.quota_accounts import load_limit_events, try_send_message
+from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.smtp_client import Authority, connect, secured
 from tests.support.mail_servers.submission_client import (
@@ -37,7 +37,7 @@ from tests.support.mail_servers.submission_client import (
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
@@ -50,21 +50,21 @@ PER_HOUR = RateFrame.HOUR
 
 
 async def set_rate_limit(
-    world: Environment, owner_id: int, rate: Rate, column: str = "user_id"
+    environment: Environment, owner_id: int, rate: Rate, column: str = "user_id"
 ) -> None:
     """Set the rate limit of an account or domain."""
-    now = world.now()
+    now = environment.now()
     values = {"value": rate.value, "frame": rate.frame, "updated_at": now}
-    insert_statement = insert_with_conflict(world.database.dialect, RateLimit)
+    insert_statement = insert_with_conflict(environment.database.dialect, RateLimit)
     insert_statement = insert_statement.values(
         id=owner_id, created_at=now, **values, **{column: owner_id}
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         upsert = insert_statement.on_conflict_do_update(index_elements=["id"], set_=values)
         await (await session.connection()).execute(upsert)
 
 
-async def send_refused_message(client: Client) -> Any:
+async def send_refused_message(client: GraphQLClient) -> Any:
     """Send a message that is refused, and return the error."""
     message = {"to": [{"address": "z@example.net"}], "subject": "Hi", "text": "Yo"}
     answer = (await client(SEND, input=message))["messageSend"]
@@ -73,158 +73,190 @@ async def send_refused_message(client: Client) -> Any:
     return error
 
 
-async def make_user_of_other_domain(root: Client) -> Client:
+async def make_user_of_other_domain(root: GraphQLClient) -> GraphQLClient:
     """Create a user of another domain and return their client."""
-    world = root.world
-    await create(root, username="far", address="far@afar.example")
-    row = (await rows(world, "SELECT id FROM users WHERE username = 'far'"))[0]
-    async with world.write_session() as session:
+    environment = root.environment
+    await try_create_user(root, username="far", address="far@afar.example")
+    row = (await rows(environment, "SELECT id FROM users WHERE username = 'far'"))[0]
+    async with environment.write_session() as session:
         user = await session.get_one(User, row[0])
-    secret = await make_key(world, "far", user_id=user.id, role=user.role, scopes=[Scope.MASTER])
-    return Client(root.http, world, user, secret)
+    secret = await make_api_key(
+        environment, "far", user_id=user.id, role=user.role, scopes=[Scope.MASTER]
+    )
+    return GraphQLClient(root.http, environment, user, secret)
 
 
-async def load_used_windows(world: Environment) -> list[Any]:
-    return await rows(world, "SELECT id, used FROM rate_windows ORDER BY id")
+async def load_used_windows(environment: Environment) -> list[Any]:
+    return await rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
 
 
-async def test_user_rate_counts_messages_not_recipients(ada: Client, clock: Clock) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(2, PER_HOUR))
-    assert await send(ada, "a@example.net", "b@example.net", "c@example.net") == []
-    assert await send(ada, "a@example.net", isDraft=True) == []  # a draft is not sent
+async def test_user_rate_counts_messages_not_recipients(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(2, PER_HOUR))
+    assert await try_send_message(ada, "a@example.net", "b@example.net", "c@example.net") == []
+    assert await try_send_message(ada, "a@example.net", isDraft=True) == []  # a draft is not sent
     clock.tick(minutes=59)
-    assert await send(ada, "a@example.net") == []
-    message_counts = await rows(world, "SELECT count(*) FROM messages")
+    assert await try_send_message(ada, "a@example.net") == []
+    message_counts = await rows(environment, "SELECT count(*) FROM messages")
     assert await send_refused_message(ada) == {
         "code": "RATE_LIMITED",
         "message": "this account may send 2 messages an hour",
         "retryAfter": "PT60S",
     }
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(2,)]
-    assert await rows(world, "SELECT count(*) FROM messages") == message_counts
-    ((used,),) = await rows(world, "SELECT used FROM usages WHERE kind = 'RECIPIENTS'")
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
+    assert await rows(environment, "SELECT count(*) FROM messages") == message_counts
+    ((used,),) = await rows(environment, "SELECT used FROM usages WHERE kind = 'RECIPIENTS'")
     assert used == 4
     clock.tick(minutes=1)
-    assert await send(ada, "a@example.net") == []  # a new window begins
-    assert await load_used_windows(world) == [(ada.user.id, 1)]
-    await wait_for_background_tasks(world)
+    assert await try_send_message(ada, "a@example.net") == []  # a new window begins
+    assert await load_used_windows(environment) == [(ada.user.id, 1)]
+    await wait_for_background_tasks(environment)
 
 
 @pytest.mark.parametrize("frame", RateFrame)
 async def test_window_has_the_length_of_its_frame(
-    ada: Client, clock: Clock, frame: RateFrame
+    ada: GraphQLClient, clock: ManualClock, frame: RateFrame
 ) -> None:
-    await set_rate_limit(ada.world, ada.user.id, Rate(1, frame))
-    assert await send(ada, "a@example.net") == []
+    await set_rate_limit(ada.environment, ada.user.id, Rate(1, frame))
+    assert await try_send_message(ada, "a@example.net") == []
     assert (await send_refused_message(ada))["retryAfter"] == {
         "SECOND": "PT1S", "MINUTE": "PT60S", "HOUR": "PT3600S", "DAY": "P1D"
     }[frame]  # fmt: skip
-    await wait_for_background_tasks(ada.world)
+    await wait_for_background_tasks(ada.environment)
     clock.tick(seconds=frame.seconds - 0.001)
-    assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
+    assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
     clock.tick(seconds=0.001)
-    assert await send(ada, "a@example.net") == []
-    await wait_for_background_tasks(ada.world)
+    assert await try_send_message(ada, "a@example.net") == []
+    await wait_for_background_tasks(ada.environment)
 
 
 async def test_user_domain_and_platform_limits_all_apply(
-    ada: Client, bob: Client, root: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    world, domain = ada.world, ada.user.domain_id or 0
+    environment, domain = ada.environment, ada.user.domain_id or 0
     other_domain_user = await make_user_of_other_domain(root)
-    set_options(world, rate_platform="4/DAY")
-    await set_rate_limit(world, domain, Rate(3, PER_HOUR), "domain_id")
-    await set_rate_limit(world, ada.user.id, Rate(2, RateFrame.MINUTE))
-    assert [await send(ada, "a@example.net") for _ in range(3)] == [[], [], ["RATE_LIMITED"]]
-    assert await send(bob, "a@example.net") == []
+    set_options(environment, rate_platform="4/DAY")
+    await set_rate_limit(environment, domain, Rate(3, PER_HOUR), "domain_id")
+    await set_rate_limit(environment, ada.user.id, Rate(2, RateFrame.MINUTE))
+    assert [await try_send_message(ada, "a@example.net") for _ in range(3)] == [
+        [],
+        [],
+        ["RATE_LIMITED"],
+    ]
+    assert await try_send_message(bob, "a@example.net") == []
     expected_message = "all accounts of the domain together may send 3 messages an hour"
     assert (await send_refused_message(bob))["message"] == expected_message
     clock.tick(minutes=1)
     assert (await send_refused_message(ada))[
         "message"
     ] == expected_message  # the user's own limit allows more
-    assert await send(other_domain_user, "a@example.net") == []
+    assert await try_send_message(other_domain_user, "a@example.net") == []
     expected_message = "all accounts together may send 4 messages a day"
     assert (await send_refused_message(other_domain_user))["message"] == expected_message
     clock.tick(hours=1)
     assert (await send_refused_message(bob))["message"] == expected_message
-    await wait_for_background_tasks(world)
-    assert await load_used_windows(world) == sorted([(0, 4), (domain, 3), (ada.user.id, 2)])
+    await wait_for_background_tasks(environment)
+    assert await load_used_windows(environment) == sorted([(0, 4), (domain, 3), (ada.user.id, 2)])
 
 
-async def test_settings_apply_without_a_stored_limit(ada: Client, bob: Client) -> None:
-    world = ada.world
-    set_options(world, rate_user="1/HOUR", rate_domain="3/HOUR")
-    await set_rate_limit(world, bob.user.id, Rate(0, PER_HOUR))  # unlimited, except by the domain
-    assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
-    assert [await send(bob, "a@example.net") for _ in range(3)] == [[], [], ["RATE_LIMITED"]]
-    await wait_for_background_tasks(world)
+async def test_settings_apply_without_a_stored_limit(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    environment = ada.environment
+    set_options(environment, rate_user="1/HOUR", rate_domain="3/HOUR")
+    await set_rate_limit(
+        environment, bob.user.id, Rate(0, PER_HOUR)
+    )  # unlimited, except by the domain
+    assert [await try_send_message(ada, "a@example.net") for _ in range(2)] == [
+        [],
+        ["RATE_LIMITED"],
+    ]
+    assert [await try_send_message(bob, "a@example.net") for _ in range(3)] == [
+        [],
+        [],
+        ["RATE_LIMITED"],
+    ]
+    await wait_for_background_tasks(environment)
     assert parse_rate("5/SECOND") == Rate(5, RateFrame.SECOND)
     assert [parse_rate(text).value for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [0] * 5
 
 
-async def test_changed_frame_resets_the_count_and_changed_value_does_not(ada: Client) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
-    assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
-    await set_rate_limit(world, ada.user.id, Rate(2, PER_HOUR))
-    assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
-    await set_rate_limit(world, ada.user.id, Rate(1, RateFrame.DAY))
-    assert [await send(ada, "a@example.net") for _ in range(2)] == [[], ["RATE_LIMITED"]]
-    await wait_for_background_tasks(world)
+async def test_changed_frame_resets_the_count_and_changed_value_does_not(
+    ada: GraphQLClient,
+) -> None:
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(1, PER_HOUR))
+    assert [await try_send_message(ada, "a@example.net") for _ in range(2)] == [
+        [],
+        ["RATE_LIMITED"],
+    ]
+    await set_rate_limit(environment, ada.user.id, Rate(2, PER_HOUR))
+    assert [await try_send_message(ada, "a@example.net") for _ in range(2)] == [
+        [],
+        ["RATE_LIMITED"],
+    ]
+    await set_rate_limit(environment, ada.user.id, Rate(1, RateFrame.DAY))
+    assert [await try_send_message(ada, "a@example.net") for _ in range(2)] == [
+        [],
+        ["RATE_LIMITED"],
+    ]
+    await wait_for_background_tasks(environment)
 
 
-async def test_forwarded_and_scheduled_messages_count(ada: Client, clock: Clock) -> None:
-    await set_rate_limit(ada.world, ada.user.id, Rate(2, PER_HOUR))
-    message_id = (await receive(ada, "Hello")).message_id
+async def test_forwarded_and_scheduled_messages_count(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    await set_rate_limit(ada.environment, ada.user.id, Rate(2, PER_HOUR))
+    message_id = (await deliver_to(ada, "Hello")).message_id
     (node,) = (await ada("{ user { messages { nodes { id } } } }"))["user"]["messages"]["nodes"]
     assert message_id
     arguments = {"message": {"id": node["id"]}, "addresses": ["a@example.net"]}
     send_time = (clock() + timedelta(days=2)).isoformat()
     assert (await ada(FORWARD, input=arguments))["messageForward"]["errors"] == []
-    assert await send(ada, "b@example.net", sendTime=send_time) == []
+    assert await try_send_message(ada, "b@example.net", sendTime=send_time) == []
     answer = (await ada(FORWARD, input=arguments))["messageForward"]
     assert answer["errors"] == [{"code": "RATE_LIMITED"}]
-    assert await send(ada, "b@example.net", sendTime=send_time) == ["RATE_LIMITED"]
-    ((submission_count,),) = await rows(ada.world, "SELECT count(*) FROM submissions")
+    assert await try_send_message(ada, "b@example.net", sendTime=send_time) == ["RATE_LIMITED"]
+    ((submission_count,),) = await rows(ada.environment, "SELECT count(*) FROM submissions")
     assert submission_count == 2
-    await wait_for_background_tasks(ada.world)
+    await wait_for_background_tasks(ada.environment)
 
 
-async def test_concurrent_sends_respect_the_limits(ada: Client, bob: Client) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(7, PER_HOUR))
-    await set_rate_limit(world, ada.user.domain_id or 0, Rate(17, PER_HOUR), "domain_id")
+async def test_concurrent_sends_respect_the_limits(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(7, PER_HOUR))
+    await set_rate_limit(environment, ada.user.domain_id or 0, Rate(17, PER_HOUR), "domain_id")
     clients = [ada, bob] * 25
     answers = await asyncio.gather(
-        *(send(client, f"{n}@example.net") for n, client in enumerate(clients))
+        *(try_send_message(client, f"{n}@example.net") for n, client in enumerate(clients))
     )
     sender_ids = [
         client.user.id for client, errors in zip(clients, answers, strict=True) if errors == []
     ]
     assert (len(sender_ids), sender_ids.count(ada.user.id) <= 7) == (17, True)
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(17,)]
-    used_by_owner = dict(await load_used_windows(world))
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(17,)]
+    used_by_owner = dict(await load_used_windows(environment))
     assert used_by_owner[ada.user.domain_id] == 17
     assert used_by_owner[ada.user.id] == sender_ids.count(ada.user.id)
-    await wait_for_background_tasks(world)
+    await wait_for_background_tasks(environment)
 
 
 async def test_processes_share_the_count_and_a_restart_keeps_it(
-    ada: Client, database: Database
+    ada: GraphQLClient, database: Database
 ) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(20, PER_HOUR))
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(20, PER_HOUR))
     other_database = Database(database.url)  # another process
 
     async def is_allowed(database: Database) -> bool:
         process_world = Environment(
             database,
-            world.object_store,
+            environment.object_store,
             signing_secret=b"s" * 32,
-            options=world.options,
-            now=world.now,
+            options=environment.options,
+            now=environment.now,
         )
 
         def count_message(transaction: DatabaseTransaction) -> None:
@@ -255,103 +287,114 @@ async def test_processes_share_the_count_and_a_restart_keeps_it(
         assert not await is_allowed(restarted_database)
     finally:
         await restarted_database.close()
-    assert await load_used_windows(world) == [(ada.user.id, 20)]
+    assert await load_used_windows(environment) == [(ada.user.id, 20)]
 
 
-async def test_user_is_notified_once_per_window(ada: Client, clock: Clock) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
-    await send(ada, "a@example.net")
+async def test_user_is_notified_once_per_window(ada: GraphQLClient, clock: ManualClock) -> None:
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(1, PER_HOUR))
+    await try_send_message(ada, "a@example.net")
     for _ in range(3):
-        assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
-        await wait_for_background_tasks(world)
-    assert await told(ada) == [("RATE", "FULL", 1, 1, True)]
+        assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
+        await wait_for_background_tasks(environment)
+    assert await load_limit_events(ada) == [("RATE", "FULL", 1, 1, True)]
     clock.tick(hours=1)
-    await send(ada, "a@example.net")
-    assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
-    await wait_for_background_tasks(world)
-    assert len(await told(ada)) == 2
+    await try_send_message(ada, "a@example.net")
+    assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
+    await wait_for_background_tasks(environment)
+    assert len(await load_limit_events(ada)) == 2
 
 
 async def test_user_is_notified_once_per_minute_for_short_windows(
-    ada: Client, clock: Clock
+    ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(1, RateFrame.SECOND))
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(1, RateFrame.SECOND))
     for _ in range(59):
-        await send(ada, "a@example.net")
-        assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
-        await wait_for_background_tasks(world)
+        await try_send_message(ada, "a@example.net")
+        assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
+        await wait_for_background_tasks(environment)
         clock.tick(seconds=1)
-    assert len(await told(ada)) == 1
+    assert len(await load_limit_events(ada)) == 1
     clock.tick(seconds=1)
-    await send(ada, "a@example.net")
-    assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
-    await wait_for_background_tasks(world)
-    assert len(await told(ada)) == 2
+    await try_send_message(ada, "a@example.net")
+    assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
+    await wait_for_background_tasks(environment)
+    assert len(await load_limit_events(ada)) == 2
 
 
-async def test_validate_only_counts_nothing_but_is_limited(ada: Client) -> None:
-    world, validate_only = ada.world, {"options": {"validateOnly": True}}
-    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
-    assert await send(ada, "a@example.net", **validate_only) == []
-    assert await load_used_windows(world) == []
-    assert await send(ada, "a@example.net") == []
-    assert await send(ada, "a@example.net", **validate_only) == ["RATE_LIMITED"]
-    await wait_for_background_tasks(world)
-    assert (await told(ada), await load_used_windows(world)) == ([], [(ada.user.id, 1)])
+async def test_validate_only_counts_nothing_but_is_limited(ada: GraphQLClient) -> None:
+    environment, validate_only = ada.environment, {"options": {"validateOnly": True}}
+    await set_rate_limit(environment, ada.user.id, Rate(1, PER_HOUR))
+    assert await try_send_message(ada, "a@example.net", **validate_only) == []
+    assert await load_used_windows(environment) == []
+    assert await try_send_message(ada, "a@example.net") == []
+    assert await try_send_message(ada, "a@example.net", **validate_only) == ["RATE_LIMITED"]
+    await wait_for_background_tasks(environment)
+    assert (await load_limit_events(ada), await load_used_windows(environment)) == (
+        [],
+        [(ada.user.id, 1)],
+    )
 
 
-async def test_ended_windows_are_deleted_by_housekeeping(ada: Client, clock: Clock) -> None:
-    world = ada.world
-    await set_rate_limit(world, ada.user.id, Rate(1, PER_HOUR))
-    await send(ada, "a@example.net")
-    await send(ada, "a@example.net")
-    await wait_for_background_tasks(world)
-    counts = await housekeeping.run_round(world)
+async def test_ended_windows_are_deleted_by_housekeeping(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = ada.environment
+    await set_rate_limit(environment, ada.user.id, Rate(1, PER_HOUR))
+    await try_send_message(ada, "a@example.net")
+    await try_send_message(ada, "a@example.net")
+    await wait_for_background_tasks(environment)
+    counts = await housekeeping.run_round(environment)
     assert (counts.windows, counts.holds) == (0, 0)
     clock.tick(hours=1)
-    counts = await housekeeping.run_round(world)
+    counts = await housekeeping.run_round(environment)
     assert (counts.windows, counts.holds) == (1, 1)
-    assert await load_used_windows(world) == []
+    assert await load_used_windows(environment) == []
 
 
-async def test_nothing_is_written_without_a_limit(ada: Client, statements: list[str]) -> None:
-    await send(ada, "a@example.net")
+async def test_nothing_is_written_without_a_limit(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
+    await try_send_message(ada, "a@example.net")
     del statements[:]
-    await send(ada, "a@example.net")
+    await try_send_message(ada, "a@example.net")
     rate_statements = [statement for statement in statements if "rate_" in statement]
     assert len(rate_statements) == 2
-    assert await load_used_windows(ada.world) == []
+    assert await load_used_windows(ada.environment) == []
 
 
 async def test_domains_and_users_are_counted_separately(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    world = root.world
-    await create(root, username="x", address="x@afar.example")
-    domain_admin = await chief(root, domain="afar.example")
-    set_options(world, rate_user="1/HOUR")
-    assert [await send(client, "a@example.net") for client in (ada, bob, domain_admin)] == [
+    environment = root.environment
+    await try_create_user(root, username="x", address="x@afar.example")
+    domain_admin = await make_admin_of_domain(root, domain="afar.example")
+    set_options(environment, rate_user="1/HOUR")
+    assert [
+        await try_send_message(client, "a@example.net") for client in (ada, bob, domain_admin)
+    ] == [
         [],
         [],
         [],
     ]
-    assert len(await load_used_windows(world)) == 3
-    async with world.write_session() as session:  # the window of another account has no effect
-        window = {"id": 7, "frame": PER_HOUR, "allowed": 1, "used": 9, "until": world.now()}
+    assert len(await load_used_windows(environment)) == 3
+    async with (
+        environment.write_session() as session
+    ):  # the window of another account has no effect
+        window = {"id": 7, "frame": PER_HOUR, "allowed": 1, "used": 9, "until": environment.now()}
         await (await session.connection()).execute(insert(RateWindow), [window])
-    assert await send(ada, "a@example.net") == ["RATE_LIMITED"]
-    await wait_for_background_tasks(world)
+    assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]
+    await wait_for_background_tasks(environment)
 
 
 @pytest.fixture
 async def submission_listener(
-    world: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> AsyncIterator[tuple[Listener, Authority]]:
     authority = Authority(tmp_path)
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
     yield listener, authority
     await listener.close(1)
@@ -366,10 +409,10 @@ async def connect_and_sign_in(listener_and_authority: tuple[Listener, Authority]
 
 
 async def test_smtp_submission_is_deferred_at_mail_command(
-    world: Environment, clock: Clock, submission_listener: tuple[Listener, Authority]
+    environment: Environment, clock: ManualClock, submission_listener: tuple[Listener, Authority]
 ) -> None:
-    user = await make_user(world, "ada", password=PASSWORD)
-    await set_rate_limit(world, user.id, Rate(2, PER_HOUR))
+    user = await make_user(environment, "ada", password=PASSWORD)
+    await set_rate_limit(environment, user.id, Rate(2, PER_HOUR))
     client = await connect_and_sign_in(submission_listener)
     recipients = [f"{n}@example.net" for n in range(3)]
     assert (
@@ -384,19 +427,19 @@ async def test_smtp_submission_is_deferred_at_mail_command(
     answer = "450 4.7.1 this account may send 2 messages an hour"
     assert (await other_client.hear()).strip() == answer  # and no second reply
     assert (await client.say("MAIL FROM:<ada@example.org>")).strip() == answer
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(2,)]
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
     clock.tick(hours=1)
     assert (await submit_message(client)).startswith("250")
-    await wait_for_background_tasks(world)
+    await wait_for_background_tasks(environment)
     for smtp_client in (client, other_client):
         await smtp_client.close()
 
 
 async def test_concurrent_smtp_submissions_respect_the_limit(
-    world: Environment, submission_listener: tuple[Listener, Authority]
+    environment: Environment, submission_listener: tuple[Listener, Authority]
 ) -> None:
-    user = await make_user(world, "ada", password=PASSWORD)
-    await set_rate_limit(world, user.id, Rate(5, PER_HOUR))
+    user = await make_user(environment, "ada", password=PASSWORD)
+    await set_rate_limit(environment, user.id, Rate(5, PER_HOUR))
     clients = [await connect_and_sign_in(submission_listener) for _ in range(12)]
     for client in clients:
         await client.begin("carol@example.net", sender="ada@example.org")
@@ -404,8 +447,8 @@ async def test_concurrent_smtp_submissions_respect_the_limit(
         client.send(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
     answers = [(await client.hear())[:9] for client in clients]
     assert sorted(answers) == ["250 2.0.0"] * 5 + ["450 4.7.1"] * 7
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(5,)]
-    assert await load_used_windows(world) == [(user.id, 5)]
-    await wait_for_background_tasks(world)
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(5,)]
+    assert await load_used_windows(environment) == [(user.id, 5)]
+    await wait_for_background_tasks(environment)
     for client in clients:
         await client.close()

@@ -9,15 +9,21 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
 from resolvers.auth.authentication import wait_for_background_tasks
-from tests.conftest import Client, Clock, make_client, make_user
+from tests.conftest import GraphQLClient, ManualClock, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.quota_accounts import send
-from tests.support.accounts.user_operations import chief, create, events, id_of, run
+from tests.support.accounts.quota_accounts import try_send_message
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    load_journal_changes,
+    make_admin_of_domain,
+    try_create_user,
+    user_global_id,
+)
 from tests.support.operations.domain_operations import CREATE, UPDATE, done
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 FIELDS = "value frame used exhausted resetsAt user { username } domain { name }"
 LIMITS = f"""
@@ -35,27 +41,31 @@ query ($users: UserSelection, $first: Int, $after: String) {
 
 
 async def set_rate_limit(
-    client: Client, value: int | None, frame: str = "HOUR", **owners: Any
+    client: GraphQLClient, value: int | None, frame: str = "HOUR", **owners: Any
 ) -> Any:
     rate_input: dict[str, Any] = {"value": value, "frame": frame, **owners}
-    answer = await run(client, "rateLimitSet", f"rateLimits {{ {FIELDS} }}", **rate_input)
+    answer = await execute_mutation(
+        client, "rateLimitSet", f"rateLimits {{ {FIELDS} }}", **rate_input
+    )
     return answer["rateLimits"], answer["errors"]
 
 
-async def reset_rate(client: Client, **owners: Any) -> Any:
-    answer = await run(client, "rateLimitReset", f"rateLimits {{ {FIELDS} }}", **owners)
+async def reset_rate(client: GraphQLClient, **owners: Any) -> Any:
+    answer = await execute_mutation(
+        client, "rateLimitReset", f"rateLimits {{ {FIELDS} }}", **owners
+    )
     return answer["rateLimits"], answer["errors"]
 
 
-def users_input(*clients_or_ids: Client | int) -> dict[str, Any]:
-    return {"users": {"ids": [id_of(client_or_id) for client_or_id in clients_or_ids]}}
+def users_input(*clients_or_ids: GraphQLClient | int) -> dict[str, Any]:
+    return {"users": {"ids": [user_global_id(client_or_id) for client_or_id in clients_or_ids]}}
 
 
 def domains_input(*names: str) -> dict[str, Any]:
     return {"domains": [{"name": name} for name in names]}
 
 
-async def list_limits(client: Client, **filter: Any) -> list[tuple[str, int, str]]:
+async def list_limits(client: GraphQLClient, **filter: Any) -> list[tuple[str, int, str]]:
     """Return owner, value and frame of each limit."""
     page = (await client(LIMITS, filter=filter or None))["rateLimits"]
     limits = [
@@ -67,7 +77,7 @@ async def list_limits(client: Client, **filter: Any) -> list[tuple[str, int, str
     return limits
 
 
-async def list_holds(client: Client, **variables: Any) -> list[tuple[Any, ...]]:
+async def list_holds(client: GraphQLClient, **variables: Any) -> list[tuple[Any, ...]]:
     page = (await client(HOLDS, **variables))["rateHolds"]
     holds = [
         (node["user"]["username"], node["source"], node["domain"] and node["domain"]["name"])
@@ -77,14 +87,14 @@ async def list_holds(client: Client, **variables: Any) -> list[tuple[Any, ...]]:
     return holds
 
 
-async def send_until_refused(client: Client) -> None:
-    while await send(client, "a@example.net") == []:
+async def send_until_refused(client: GraphQLClient) -> None:
+    while await try_send_message(client, "a@example.net") == []:
         pass
-    await wait_for_background_tasks(client.world)
+    await wait_for_background_tasks(client.environment)
 
 
 async def test_rate_limits_are_set_changed_listed_and_removed(
-    ada: Client, bob: Client, root: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     ((limit, bobs_limit, domain), errors) = await set_rate_limit(
         root, 5, **users_input(ada, bob), **domains_input("example.org")
@@ -98,7 +108,7 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
     clock.tick(seconds=1)
     ((limit,), errors) = await set_rate_limit(root, 1, "DAY", **users_input(bob))
     assert (limit["value"], limit["frame"], errors) == (1, "DAY", [])
-    await send(bob, "a@example.net")
+    await try_send_message(bob, "a@example.net")
     assert sorted(await list_limits(root)) == [
         ("ada", 5, "HOUR"), ("bob", 1, "DAY"), ("example.org", 5, "HOUR")
     ]  # fmt: skip
@@ -127,15 +137,17 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
         0,
         False,
     )  # unlimited, whatever the settings are
-    set_options(root.world, rate_user="1/DAY")
-    assert [await send(bob, "a@example.net") for _ in range(3)] == [[], [], []]
+    set_options(root.environment, rate_user="1/DAY")
+    assert [await try_send_message(bob, "a@example.net") for _ in range(3)] == [[], [], []]
 
 
-async def test_user_and_domain_show_their_rate_limit(ada: Client, root: Client) -> None:
+async def test_user_and_domain_show_their_rate_limit(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     document = f"""{{ user {{ rateLimit {{ {FIELDS} }} }} }}"""
     assert (await ada(document))["user"]["rateLimit"] is None
     await set_rate_limit(root, 5, **users_input(ada), **domains_input("example.org"))
-    await send(ada, "a@example.net")
+    await try_send_message(ada, "a@example.net")
     rate_limit = (await ada(document))["user"]["rateLimit"]
     assert (rate_limit["value"], rate_limit["used"], rate_limit["resetsAt"]) == (
         5,
@@ -148,11 +160,11 @@ async def test_user_and_domain_show_their_rate_limit(ada: Client, root: Client) 
     assert domain["rateLimit"] == {"value": 5, "used": 1, "domain": {"name": "example.org"}}
     assert domain["users"]["nodes"] == [{"rateLimit": {"value": 5, "used": 1}}]
     # a user can't read the rate of the domain
-    answer = await ada.raw("{ user { domain { name rateLimit { value } } } }")
+    answer = await ada.execute("{ user { domain { name rateLimit { value } } } }")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-async def test_domain_is_created_and_updated_with_a_rate_limit(root: Client) -> None:
+async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClient) -> None:
     create_document = CREATE.replace(
         "globalAddressList }", "rateLimit { value frame } globalAddressList }"
     )
@@ -189,9 +201,9 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: Client) -> 
 
 
 async def test_rate_holds_show_user_and_source(
-    ada: Client, bob: Client, root: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    world = root.world
+    environment = root.environment
     await set_rate_limit(root, 1, **users_input(ada))
     await set_rate_limit(root, 3, "DAY", **domains_input("example.org"))
     await send_until_refused(ada)
@@ -206,7 +218,7 @@ async def test_rate_holds_show_user_and_source(
     assert await list_holds(root, **users_input(ada)) == [("ada", "USER", None)]
     clock.tick(hours=1)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org")]
-    set_options(world, rate_platform="1/DAY")
+    set_options(environment, rate_platform="1/DAY")
     await set_rate_limit(root, None, **domains_input("example.org"))
     assert await list_holds(root) == []
     await send_until_refused(ada)
@@ -215,15 +227,17 @@ async def test_rate_holds_show_user_and_source(
     assert (page["nodes"], page["totalCount"]) == ([], 1)
 
 
-async def test_reset_ends_the_hold(ada: Client, bob: Client, root: Client) -> None:
-    set_options(root.world, rate_platform="5/DAY")
+async def test_reset_ends_the_hold(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
+    set_options(root.environment, rate_platform="5/DAY")
     await set_rate_limit(root, 1, **users_input(ada, bob))
     await send_until_refused(ada)
     await send_until_refused(bob)
     ((limit,), errors) = await reset_rate(root, **users_input(ada))
     assert (limit["used"], limit["resetsAt"], errors) == (0, None, [])
     assert await list_holds(root) == [("bob", "USER", None)]
-    assert await send(ada, "a@example.net") == []
+    assert await try_send_message(ada, "a@example.net") == []
     await set_rate_limit(root, 0, **users_input(ada, bob))
     await set_rate_limit(root, 1, "DAY", **domains_input("example.org"))
     await send_until_refused(ada)
@@ -234,14 +248,15 @@ async def test_reset_ends_the_hold(ada: Client, bob: Client, root: Client) -> No
     await send_until_refused(ada)
     assert await list_holds(root) == [("ada", "PLATFORM", None)]
     assert await reset_rate(root, includePlatform=True) == ([], [])
-    assert await send(ada, "a@example.net") == []
-    assert await rows(root.world, "SELECT used FROM rate_windows WHERE id = 0") == [(1,)]
+    assert await try_send_message(ada, "a@example.net") == []
+    assert await rows(root.environment, "SELECT used FROM rate_windows WHERE id = 0") == [(1,)]
 
 
-async def test_changes_are_journaled_and_logged(ada: Client, root: Client) -> None:
-    world, domain = ada.world, ada.user.domain_id or 0
+async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQLClient) -> None:
+    environment, domain = ada.environment, ada.user.domain_id or 0
     positions = {
-        stream_id: await reached(world, stream_id) for stream_id in (ada.user.id, domain, PLATFORM)
+        stream_id: await reached(environment, stream_id)
+        for stream_id in (ada.user.id, domain, PLATFORM)
     }
     owners_input: dict[str, Any] = {
         **users_input(ada),
@@ -251,9 +266,14 @@ async def test_changes_are_journaled_and_logged(ada: Client, root: Client) -> No
     await set_rate_limit(root, 5, **owners_input)
     changed = (ChangeKind.USER_CHANGED, [ada.user.id], [["rateLimit"]])
     domain_changed = (ChangeKind.DOMAIN_CHANGED, [domain], None)
-    assert await events(world, ada.user.id, positions[ada.user.id]) == [changed]
-    assert await events(world, domain, positions[domain]) == [changed, domain_changed]
-    assert await events(world, PLATFORM, positions[PLATFORM]) == [domain_changed]
+    assert await load_journal_changes(environment, ada.user.id, positions[ada.user.id]) == [changed]
+    assert await load_journal_changes(environment, domain, positions[domain]) == [
+        changed,
+        domain_changed,
+    ]
+    assert await load_journal_changes(environment, PLATFORM, positions[PLATFORM]) == [
+        domain_changed
+    ]
     document = """query ($m: String) { adminLog(mutation: $m) { nodes { reason before after
       target { ... on User { username } ... on Domain { name } } } } }"""
     entries = (await root(document, m="rateLimitSet"))["adminLog"]["nodes"]
@@ -265,11 +285,13 @@ async def test_changes_are_journaled_and_logged(ada: Client, root: Client) -> No
         ({"rate_limit": None}, rate, "a campaign")
     ] * 2
     # An unchanged limit and an empty count are not recorded.
-    positions = {stream_id: await reached(world, stream_id) for stream_id in positions}
+    positions = {stream_id: await reached(environment, stream_id) for stream_id in positions}
     await set_rate_limit(root, 5, **owners_input)
     await reset_rate(root, **owners_input)
-    assert {stream_id: await reached(world, stream_id) for stream_id in positions} == positions
-    await send(ada, "a@example.net")
+    assert {
+        stream_id: await reached(environment, stream_id) for stream_id in positions
+    } == positions
+    await try_send_message(ada, "a@example.net")
     await reset_rate(root, **owners_input, includePlatform=True)
     entries = (await root(document, m="rateLimitReset"))["adminLog"]["nodes"]
     assert [(e["before"], e["after"]) for e in entries] == [
@@ -277,8 +299,8 @@ async def test_changes_are_journaled_and_logged(ada: Client, root: Client) -> No
     ] * 2
 
 
-async def test_list_is_paged_from_both_ends(root: Client) -> None:
-    user_ids = [(await make_user(root.world, name)).id for name in "abcde"]
+async def test_list_is_paged_from_both_ends(root: GraphQLClient) -> None:
+    user_ids = [(await make_user(root.environment, name)).id for name in "abcde"]
     for user_id in user_ids:
         await set_rate_limit(root, 5, **users_input(user_id))
     seen, after = [], None
@@ -297,9 +319,9 @@ async def test_list_is_paged_from_both_ends(root: Client) -> None:
 
 
 async def test_bulk_operations_need_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
-    user_ids = [(await make_user(root.world, f"n{number}")).id for number in range(21)]
+    user_ids = [(await make_user(root.environment, f"n{number}")).id for number in range(21)]
 
     async def cost(request: Any) -> int:
         del statements[:]
@@ -341,28 +363,28 @@ async def test_bulk_operations_need_a_constant_number_of_statements(
 )
 @pytest.mark.usefixtures("ada")
 async def test_invalid_rate_limit_is_refused_and_changes_nothing(
-    root: Client, arguments: dict[str, Any], code: str, path: list[str]
+    root: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    answer = await run(root, "rateLimitSet", "rateLimits { value }", **arguments)
+    answer = await execute_mutation(root, "rateLimitSet", "rateLimits { value }", **arguments)
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
-    assert await rows(root.world, "SELECT count(*) FROM rate_limits") == [(0,)]
+    assert await rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
 
 
 async def test_rate_limits_need_a_domain_admin_with_the_permission(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world = root.world
+    environment = root.environment
     await set_rate_limit(root, 1, **users_input(ada), **domains_input("example.org"))
     await send_until_refused(ada)
-    before = await load_stored_rates(world)
+    before = await load_stored_rates(environment)
 
-    async def set_and_reset_errors(client: Client, **owners: Any) -> set[str | None]:
+    async def set_and_reset_errors(client: GraphQLClient, **owners: Any) -> set[str | None]:
         """Set and reset the rate. Return the required permissions or the error codes."""
         results = [await set_rate_limit(client, 9, **owners), await reset_rate(client, **owners)]
         return {error.get("requires", error["code"]) for _, errors in results for error in errors}
 
-    async def count_visible(client: Client) -> Any:
-        answers = [await client.raw(LIMITS), await client.raw(HOLDS)]
+    async def count_visible(client: GraphQLClient) -> Any:
+        answers = [await client.execute(LIMITS), await client.execute(HOLDS)]
         if all("errors" in answer for answer in answers):
             return {answer["errors"][0]["extensions"]["code"] for answer in answers}
         assert not any("errors" in answer for answer in answers)
@@ -373,26 +395,32 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
         "DOMAIN_ADMIN"
     }  # users can't change their own limit
     assert await count_visible(ada) == {"FORBIDDEN"}
-    admin_without_permission = await chief(root, AdminPermission.SPAM_POLICY, name="bare")
+    admin_without_permission = await make_admin_of_domain(
+        root, AdminPermission.SPAM_POLICY, name="bare"
+    )
     assert await set_and_reset_errors(admin_without_permission, **users_input(ada)) == {"RATELIMIT"}
     assert await count_visible(admin_without_permission) == {"FORBIDDEN"}
-    await create(root, username="x", address="x@afar.example")
-    other_admin = await chief(root, AdminPermission.RATELIMIT, domain="afar.example", name="far")
+    await try_create_user(root, username="x", address="x@afar.example")
+    other_admin = await make_admin_of_domain(
+        root, AdminPermission.RATELIMIT, domain="afar.example", name="far"
+    )
     assert await set_and_reset_errors(other_admin, **users_input(ada)) == {"NOT_FOUND"}
     assert await set_and_reset_errors(other_admin, **domains_input("example.org")) == {"NOT_FOUND"}
     assert await set_and_reset_errors(other_admin, **users_input(other_admin)) == {
         "ADMIN"
     }  # who is a user of example.org
     assert await count_visible(other_admin) == [0, 0]
-    platform_admin = await make_client(world, root.http, "boss", role=Role.ADMIN)
-    rate_admin = await make_domain_admin(world, root.http, "near", [AdminPermission.RATELIMIT])
+    platform_admin = await make_client(environment, root.http, "boss", role=Role.ADMIN)
+    rate_admin = await make_domain_admin(
+        environment, root.http, "near", [AdminPermission.RATELIMIT]
+    )
     assert await set_and_reset_errors(rate_admin, **users_input(ada, platform_admin)) == {"ADMIN"}
     (_, errors) = await reset_rate(rate_admin, includePlatform=True)
     assert [(e["requires"], e["path"]) for e in errors] == [("ADMIN", ["includePlatform"])]
     set_rate = {"domains": [{"name": "example.org"}], "set": {"rateLimit": None}}
     _, errors = await done(admin_without_permission, UPDATE, **set_rate)
     assert [(e["requires"], e["path"]) for e in errors] == [("RATELIMIT", ["set", "rateLimit"])]
-    assert await load_stored_rates(world) == before
+    assert await load_stored_rates(environment) == before
     assert await count_visible(rate_admin) == [2, 1]
     assert (
         await set_and_reset_errors(rate_admin, **users_input(ada), **domains_input("example.org"))
@@ -403,18 +431,20 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
     assert await list_limits(rate_admin) == [("ada", 9, "HOUR")]
 
 
-async def load_stored_rates(world: Environment) -> Any:
-    limits = await rows(world, "SELECT id, value FROM rate_limits ORDER BY id")
-    windows = await rows(world, "SELECT id, used FROM rate_windows ORDER BY id")
-    return limits, windows, await rows(world, "SELECT id, source FROM rate_holds")
+async def load_stored_rates(environment: Environment) -> Any:
+    limits = await rows(environment, "SELECT id, value FROM rate_limits ORDER BY id")
+    windows = await rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
+    return limits, windows, await rows(environment, "SELECT id, source FROM rate_holds")
 
 
-async def test_limits_are_deleted_with_user_and_domain(root: Client, ada: Client) -> None:
-    await create(root, username="x", address="x@afar.example")
+async def test_limits_are_deleted_with_user_and_domain(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await try_create_user(root, username="x", address="x@afar.example")
     await set_rate_limit(root, 5, **users_input(ada), **domains_input("afar.example"))
-    answer = await run(
+    answer = await execute_mutation(
         root, "domainDelete", "deletedIds", domains=[{"name": "afar.example"}], cascade=True
     )
     assert answer["errors"] == []
     assert await list_limits(root) == [("ada", 5, "HOUR")]
-    assert await rows(root.world, "SELECT user_id FROM rate_limits") == [(ada.user.id,)]
+    assert await rows(root.environment, "SELECT user_id FROM rate_limits") == [(ada.user.id,)]

@@ -6,7 +6,7 @@ import pytest
 
 from models.runtime.environment import Environment
 from resolvers.routing import route_tests
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.domain_operations import ERRORS, done, told
 from tests.support.sample_mutations import CALLS, Call
@@ -17,7 +17,7 @@ TEST = f"""mutation ($input: RouteTestInput!) {{ routeTest(input: $input) {{
 RELAY_PASSWORD = "not secret at all"  # noqa: S105 - of the test
 
 
-async def create_relay_host(root: Client, port: int, **changes: Any) -> str:
+async def create_relay_host(root: GraphQLClient, port: int, **changes: Any) -> str:
     """Create a relay host on loopback and return its ID."""
     relay_input = {"host": f"127.0.0.1:{port}", "tls": False, **changes}
     payload = await Call("relayHostCreate", relay_input, "relayHost { id }")(root)
@@ -25,7 +25,7 @@ async def create_relay_host(root: Client, port: int, **changes: Any) -> str:
     return str(payload["relayHost"]["id"])
 
 
-async def create_transport(root: Client, port: int) -> str:
+async def create_transport(root: GraphQLClient, port: int) -> str:
     """Create a transport to loopback and return its ID."""
     transport_input = {
         "destination": ".far.example",
@@ -37,7 +37,9 @@ async def create_transport(root: Client, port: int) -> str:
     return str(payload["transport"]["id"])
 
 
-async def test_route_is_tested_up_to_the_recipient(root: Client, world: Environment) -> None:
+async def test_route_is_tested_up_to_the_recipient(
+    root: GraphQLClient, environment: Environment
+) -> None:
     async with listening(Server(replies={"eve": "550 5.1.1 Nobody"})) as smtp_server:
         routes: list[dict[str, Any]] = [
             {"relayHost": await create_relay_host(root, smtp_server.port)},
@@ -59,11 +61,11 @@ async def test_route_is_tested_up_to_the_recipient(root: Client, world: Environm
         assert smtp_server.mails == []
     answer, errors = await done(root, TEST, **routes[0])
     assert (errors, answer["ok"]) == ([], False)
-    assert await rows(world, "SELECT id FROM submissions") == []
+    assert await rows(environment, "SELECT id FROM submissions") == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_log_contains_no_password(root: Client) -> None:
+async def test_log_contains_no_password(root: GraphQLClient) -> None:
     async with listening(Server()) as smtp_server:
         relay_id = await create_relay_host(
             root, smtp_server.port, username="us", password=RELAY_PASSWORD
@@ -73,7 +75,7 @@ async def test_log_contains_no_password(root: Client) -> None:
     assert RELAY_PASSWORD not in str(answer)
 
 
-async def test_invalid_route_test_is_refused(root: Client, ada: Client) -> None:
+async def test_invalid_route_test_is_refused(root: GraphQLClient, ada: GraphQLClient) -> None:
     relay_id, transport_id = await create_relay_host(root, 25), await create_transport(root, 25)
     for arguments, expected_error in (
         ({}, ("VALIDATION", ["recipient"], None, "required")),
@@ -101,7 +103,7 @@ async def test_invalid_route_test_is_refused(root: Client, ada: Client) -> None:
 
 
 async def test_number_of_concurrent_tests_is_limited(
-    root: Client, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(route_tests, "MAX_CONCURRENT_TESTS", 0)
     _, errors = await done(root, TEST, recipient="carol@far.example")

@@ -15,7 +15,7 @@ from models.routing.tables import RelayHost
 from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox, generate_key
 from resolvers.admin import secret_rotation
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.domain_operations import ERRORS, UPDATE, done, key_of, made, told
 from tests.support.stores.counter_check import journal, rows
@@ -59,7 +59,7 @@ def list_document(kind: str) -> str:
         totalCount nodes {{ {fields} }} pageInfo {{ endCursor hasNextPage }} }} }}"""
 
 
-async def create_item(client: Client, kind: str, **arguments: Any) -> Any:
+async def create_item(client: GraphQLClient, kind: str, **arguments: Any) -> Any:
     answer, errors = await done(
         client, mutation_document(kind, "Create"), **{**KINDS[kind][2], **arguments}
     )
@@ -68,7 +68,7 @@ async def create_item(client: Client, kind: str, **arguments: Any) -> Any:
 
 
 async def update_items(
-    client: Client, kind: str, *ids: str, **arguments: Any
+    client: GraphQLClient, kind: str, *ids: str, **arguments: Any
 ) -> tuple[Any, list[Any]]:
     answer, errors = await done(
         client, mutation_document(kind, "Update"), ids=list(ids), **arguments
@@ -76,14 +76,14 @@ async def update_items(
     return answer[KINDS[kind][0]], errors
 
 
-async def creation_error(client: Client, kind: str, **arguments: Any) -> tuple[Any, ...]:
+async def creation_error(client: GraphQLClient, kind: str, **arguments: Any) -> tuple[Any, ...]:
     input_ = {**KINDS[kind][2], **arguments}
     _, errors = await done(client, mutation_document(kind, "Create"), **input_)
     return told(errors)
 
 
 async def test_relay_host_is_created_updated_listed_and_deleted(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     relay = await create_item(
         root, "relayHost", host=" Smtp.Relay.EXAMPLE:587 ", username="us", password=RELAY_PASSWORD
@@ -93,7 +93,7 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
         "id": None, "host": "smtp.relay.example", "port": 587, "username": "us",
         "hasPassword": True, "tls": True, "active": True, "usedByDomains": [],
     }  # fmt: skip
-    assert (await journal(world, PLATFORM))[-1] == (ChangeKind.RELAY_HOST_CHANGED, [relay_id])
+    assert (await journal(environment, PLATFORM))[-1] == (ChangeKind.RELAY_HOST_CHANGED, [relay_id])
     updated, errors = await update_items(
         root, "relayHost", relay["id"], active=False, username="them"
     )
@@ -126,7 +126,7 @@ HOST_SPELLINGS = [
 
 @pytest.mark.parametrize(("spelling", "expected"), HOST_SPELLINGS)
 async def test_host_spellings_are_normalized(
-    spelling: str, expected: tuple[str, int], root: Client
+    spelling: str, expected: tuple[str, int], root: GraphQLClient
 ) -> None:
     relay = await create_item(root, "relayHost", host=spelling)
     assert (relay["host"], relay["port"]) == expected
@@ -186,14 +186,16 @@ INVALID_INPUTS: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
 ]  # fmt: skip
 
 
-async def test_invalid_input_is_refused_by_field_and_rule(root: Client, world: Environment) -> None:
+async def test_invalid_input_is_refused_by_field_and_rule(
+    root: GraphQLClient, environment: Environment
+) -> None:
     for kind, arguments, (path, rule) in INVALID_INPUTS:
         assert await creation_error(root, kind, **arguments) == ("VALIDATION", path, None, rule), (
             kind,
             arguments,
         )
     for table in TABLES:
-        assert await rows(world, f"SELECT id FROM {table}") == []  # noqa: S608 - constant names
+        assert await rows(environment, f"SELECT id FROM {table}") == []  # noqa: S608 - constant names
 
 
 NORMALIZED_INPUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -216,7 +218,7 @@ NORMALIZED_INPUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-async def test_valid_input_is_stored_in_normal_form(root: Client) -> None:
+async def test_valid_input_is_stored_in_normal_form(root: GraphQLClient) -> None:
     for kind, arguments, expected in NORMALIZED_INPUTS:
         created = await create_item(root, kind, **arguments)
         assert created | expected == created, arguments
@@ -225,7 +227,7 @@ async def test_valid_input_is_stored_in_normal_form(root: Client) -> None:
 
 
 async def test_destination_has_one_transport_and_one_policy(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     for kind in ("transport", "tlsPolicy"):
         first = await create_item(root, kind)
@@ -241,7 +243,7 @@ async def test_destination_has_one_transport_and_one_policy(
                 assert told(errors)[:2] == ("CONFLICT", ["destination"])
             updated, errors = await update_items(root, kind, first["id"], destination="far.example")
             assert (errors, updated[0]["destination"]) == ([], "far.example")
-        missing_id = global_ids.encode(kind[0].upper() + kind[1:], world.new_id())
+        missing_id = global_ids.encode(kind[0].upper() + kind[1:], environment.new_id())
         for document, fields in (("Update", {"active": False}), ("Delete", {})):
             variables = {"ids": [first["id"], missing_id], **fields}
             _, errors = await done(root, mutation_document(kind, document), **variables)
@@ -256,7 +258,7 @@ async def test_destination_has_one_transport_and_one_policy(
             assert told(errors) == expected_error
 
 
-async def test_tls_policy_and_parameters_must_match(root: Client) -> None:
+async def test_tls_policy_and_parameters_must_match(root: GraphQLClient) -> None:
     policy = await create_item(root, "tlsPolicy", policy="SECURE", parameters="match=a.example")
     assert policy["updatedAt"] is None
     _, errors = await update_items(root, "tlsPolicy", policy["id"], policy="MAY")
@@ -268,23 +270,23 @@ async def test_tls_policy_and_parameters_must_match(root: Client) -> None:
     assert updated[0]["updatedAt"] is not None
 
 
-async def load_password(world: Environment, relay_id: str) -> str | None:
+async def load_password(environment: Environment, relay_id: str) -> str | None:
     statement = select(col(RelayHost.secret)).where(
         col(RelayHost.id) == global_ids.decode("RelayHost", relay_id)
     )
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     secret_context = password_contexts.relay_host_context(global_ids.decode("RelayHost", relay_id))
-    return world.secret_box.decrypt(row.secret, secret_context) if row.secret else None
+    return environment.secret_box.decrypt(row.secret, secret_context) if row.secret else None
 
 
 async def test_password_is_encrypted_and_bound_to_its_server(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     credentials = {"username": "us", "password": RELAY_PASSWORD}
     first_relay, second_relay = [
         await create_item(root, "relayHost", **credentials) for _ in range(2)
     ]
-    assert await load_password(world, first_relay["id"]) == RELAY_PASSWORD
+    assert await load_password(environment, first_relay["id"]) == RELAY_PASSWORD
     for arguments in ({"host": "other.example"}, {"port": 26}, {"host": "relay.example:26"}):
         _, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
         assert told(errors) == ("VALIDATION", ["password"], 0, "required"), arguments
@@ -294,7 +296,7 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     assert errors == []
     arguments = {"host": "other.example", "password": "new"}
     updated, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
-    assert (errors, updated[0]["host"], await load_password(world, first_relay["id"])) == (
+    assert (errors, updated[0]["host"], await load_password(environment, first_relay["id"])) == (
         [],
         "other.example",
         "new",
@@ -307,25 +309,31 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     _, errors = await update_items(root, "transport", transport["id"], destination="b.example")
     assert errors == []
     statement = select(col(AdminLogEntry.before), col(AdminLogEntry.after))
-    log_text = str([tuple(row) for row in await world.database.read(statement)])
+    log_text = str([tuple(row) for row in await environment.database.read(statement)])
     assert RELAY_PASSWORD not in log_text
     assert "'password': '(hidden)'" in log_text
-    stored_text = str(await rows(world, "SELECT * FROM relay_hosts, transports"))
+    stored_text = str(await rows(environment, "SELECT * FROM relay_hosts, transports"))
     assert RELAY_PASSWORD not in stored_text
 
 
-async def test_secret_rotation_reencrypts_passwords(root: Client, world: Environment) -> None:
+async def test_secret_rotation_reencrypts_passwords(
+    root: GraphQLClient, environment: Environment
+) -> None:
     relay = await create_item(root, "relayHost", username="us", password=RELAY_PASSWORD)
     await create_item(root, "transport", username="us", password=RELAY_PASSWORD)
     name, key = generate_key()
-    object.__setattr__(world, "secret_box", SecretBox({**world.secret_box.keys, name: key}))
-    rotation = await secret_rotation.reencrypt_all(world)
+    object.__setattr__(
+        environment, "secret_box", SecretBox({**environment.secret_box.keys, name: key})
+    )
+    rotation = await secret_rotation.reencrypt_all(environment)
     assert (rotation.reencrypted_count, rotation.failed_contexts) == (2, [])
-    assert await load_password(world, relay["id"]) == RELAY_PASSWORD
+    assert await load_password(environment, relay["id"]) == RELAY_PASSWORD
 
 
 @pytest.mark.usefixtures("ada")
-async def test_deleted_relay_host_is_removed_from_domains(root: Client, world: Environment) -> None:
+async def test_deleted_relay_host_is_removed_from_domains(
+    root: GraphQLClient, environment: Environment
+) -> None:
     relay = await create_item(root, "relayHost")
     document = "{ domains { nodes { name relayHost { host } } } }"
     await made(root, "new.example", relayHost=relay["id"])
@@ -340,7 +348,7 @@ async def test_deleted_relay_host_is_removed_from_domains(root: Client, world: E
     for name in ("new.example",):
         _, errors = await done(root, UPDATE, domains=[{"name": name}], set={"relayHost": None})
         assert errors == []
-    missing_id = global_ids.encode("RelayHost", world.new_id())
+    missing_id = global_ids.encode("RelayHost", environment.new_id())
     for invalid_id, code in (
         (missing_id, "NOT_FOUND"),
         ("nonsense", "VALIDATION"),
@@ -349,17 +357,17 @@ async def test_deleted_relay_host_is_removed_from_domains(root: Client, world: E
         arguments = {"domains": [{"name": "example.org"}], "set": {"relayHost": invalid_id}}
         _, errors = await done(root, UPDATE, **arguments)
         assert told(errors)[:2] == (code, ["set", "relayHost"])
-    domain_id = await key_of(world, "example.org")
+    domain_id = await key_of(environment, "example.org")
     _, errors = await done(root, mutation_document("relayHost", "Delete"), ids=[relay["id"]])
     assert errors == []
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [None, None]
-    assert (await journal(world, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
-    assert await rows(world, "SELECT relay_host_id FROM domains") == [(None,), (None,)]
+    assert (await journal(environment, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
+    assert await rows(environment, "SELECT relay_host_id FROM domains") == [(None,), (None,)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_list_is_paged_from_both_ends(kind: str, root: Client) -> None:
+async def test_list_is_paged_from_both_ends(kind: str, root: GraphQLClient) -> None:
     field, name = {
         "relayHost": ("host", "r{}.example"),
         "transport": ("destination", "d{}.example"),
@@ -382,7 +390,7 @@ async def test_list_is_paged_from_both_ends(kind: str, root: Client) -> None:
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     async def cost(document: str) -> int:
         del statements[:]
@@ -401,17 +409,17 @@ async def test_list_needs_a_constant_number_of_statements(
 
 
 async def test_other_users_cannot_read_or_change_routes(
-    root: Client, ada: Client, http: httpx.AsyncClient, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
     created_ids = {kind: (await create_item(root, kind))["id"] for kind in KINDS}
     await done(
         root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": created_ids["relayHost"]}
     )
-    before = {name: await rows(world, f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608
-    domain_admin = await make_domain_admin(world, http, "dan")
+    before = {name: await rows(environment, f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608
+    domain_admin = await make_domain_admin(environment, http, "dan")
     for client in (ada, domain_admin):
         for kind, (_, _, arguments) in KINDS.items():
-            answer = await client.raw(list_document(kind))
+            answer = await client.execute(list_document(kind))
             assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
             node = await client("query ($id: ID!) { node(id: $id) { id } }", id=created_ids[kind])
             assert node == {"node": None}
@@ -430,10 +438,10 @@ async def test_other_users_cannot_read_or_change_routes(
     _, errors = await done(domain_admin, UPDATE, **domain_input)
     assert told(errors)[0] == "FORBIDDEN"
     for name, rows_before in before.items():
-        assert await rows(world, f"SELECT * FROM {name}") == rows_before  # noqa: S608 - constant names
+        assert await rows(environment, f"SELECT * FROM {name}") == rows_before  # noqa: S608 - constant names
 
 
-async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: Client) -> None:
+async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: GraphQLClient) -> None:
     names = ("192.0.2.1", "192.0.2.128/25", "2001:DB8::/48", "203.0.113.1")
     hosts = [await create_item(root, "forwardingHost", hostname=name) for name in names]
     assert [host["host"] for host in hosts] == [

@@ -67,8 +67,8 @@ def build_operation(kind: str, name: str) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture
-async def server(world: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(world, spool_folder=tmp_path, bootstrap_key=BOOTSTRAP_KEY)
+async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(environment, spool_folder=tmp_path, bootstrap_key=BOOTSTRAP_KEY)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://test"
     ) as client:
@@ -83,9 +83,9 @@ def test_every_field_has_an_access_rule() -> None:
 
 
 async def test_fields_are_accessible_as_in_access_matrix(
-    world: Environment, server: httpx.AsyncClient
+    environment: Environment, server: httpx.AsyncClient
 ) -> None:
-    credentials = await make_credentials(world, server)
+    credentials = await make_credentials(environment, server)
     assert set(credentials) == set(CALLERS)
     failures = []
     for kind, name in field_coordinates():
@@ -94,7 +94,7 @@ async def test_fields_are_accessible_as_in_access_matrix(
         for caller, secret in credentials.items():
             operation = text.replace("WHOSE", OBJECT_OWNERS.get(kind, {}).get(caller, "ada"))
             if kind == "Subscription":
-                code = await subscription_verdict(world, secret, operation, variables)
+                code = await subscription_verdict(environment, secret, operation, variables)
             else:
                 code = await request_verdict(server, secret, operation, variables)
             expected = "ALLOWED" if caller in allowed else DEFAULT_REFUSALS.get(caller, "FORBIDDEN")

@@ -33,8 +33,12 @@ from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, Clock, make_client, raw_message, receive
-from tests.support.accounts.demo_account import demo_client, serving, subscribed
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
+from tests.support.accounts.demo_account import (
+    make_demo_client,
+    run_demo_server,
+    subscription_results,
+)
 from tests.support.operations.quarantine_operations import hold
 from tests.support.schema.printed_schema import SDL
 from tests.support.servers.merganser_server import Server
@@ -93,8 +97,8 @@ def documents_of_type(*operation_types: OperationType) -> list[FencedBlock]:
 
 
 @pytest.fixture
-async def demo(world: Environment, http: httpx.AsyncClient, tmp_path: Path) -> Client:
-    return await demo_client(world, http, tmp_path)
+async def demo(environment: Environment, http: httpx.AsyncClient, tmp_path: Path) -> GraphQLClient:
+    return await make_demo_client(environment, http, tmp_path)
 
 
 def test_pages_with_documents_are_known() -> None:
@@ -108,7 +112,7 @@ def test_documents_are_valid(block: FencedBlock) -> None:
     assert validate(SDL, parse(block.text)) == []
 
 
-async def variables_for(client: Client, block: FencedBlock) -> dict[str, Any]:
+async def variables_for(client: GraphQLClient, block: FencedBlock) -> dict[str, Any]:
     """Return values for the variables of a document."""
     definitions = operation_definition(block).variable_definitions or ()
     names = {
@@ -128,10 +132,10 @@ async def variables_for(client: Client, block: FencedBlock) -> dict[str, Any]:
     return {name: values[name] for name in names}
 
 
-async def test_queries_and_mutations_run_on_demo_account(demo: Client) -> None:
+async def test_queries_and_mutations_run_on_demo_account(demo: GraphQLClient) -> None:
     new_user = NewUser("bob", address=f"bob@{ADDRESS.partition('@')[2]}", password_disabled=True)
-    await creation_create.create_user(environment_factory.root_context(demo.world), new_user)
-    admin = await make_client(demo.world, demo.http, "chief", role=Role.ADMIN)
+    await creation_create.create_user(environment_factory.root_context(demo.environment), new_user)
+    admin = await make_client(demo.environment, demo.http, "chief", role=Role.ADMIN)
     for block in documents_of_type(OperationType.QUERY, OperationType.MUTATION):
         name = operation_definition(block).name
         assert name
@@ -144,15 +148,17 @@ async def test_queries_and_mutations_run_on_demo_account(demo: Client) -> None:
 
 
 @pytest.mark.parametrize("block", documents_of_type(OperationType.SUBSCRIPTION), ids=str)
-async def test_subscriptions_deliver_received_message(demo: Client, block: FencedBlock) -> None:
-    stream: AsyncGenerator[Any] = subscribed(demo, block.text)
+async def test_subscriptions_deliver_received_message(
+    demo: GraphQLClient, block: FencedBlock
+) -> None:
+    stream: AsyncGenerator[Any] = subscription_results(demo, block.text)
     async with asyncio.timeout(10):
         next_result = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.2)  # until the subscription is active
         message = await received_messages.parse_storable_message(raw_message("Out of the blue"))
-        recipient = await address_resolution.load_recipient_below_limits(demo.world, ADDRESS)
+        recipient = await address_resolution.load_recipient_below_limits(demo.environment, ADDRESS)
         await received_messages.store_once_for_recipient(
-            demo.world, message, recipient, "carol@example.com"
+            demo.environment, message, recipient, "carol@example.com"
         )
         result = await next_result
     assert not result.errors
@@ -164,7 +170,7 @@ async def test_subscriptions_deliver_received_message(demo: Client, block: Fence
 
 @pytest.fixture(scope="module")
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("house")) as server:
+    with run_demo_server(tmp_path_factory.mktemp("house")) as server:
         yield server
 
 
@@ -198,7 +204,7 @@ async def test_marked_commands_succeed_with_running_server(
 
 
 async def test_webhook_receiver_example_accepts_only_valid_signatures(
-    root: Client, ada: Client, clock: Clock, tmp_path: Path
+    root: GraphQLClient, ada: GraphQLClient, clock: ManualClock, tmp_path: Path
 ) -> None:
     (block,) = (
         python_block
@@ -208,7 +214,7 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
     program, port = tmp_path / "receiver.py", free_port()
     program.write_text(block.text)
     clock.time = datetime.now(UTC)  # the program uses the system clock
-    inward(ada.world)
+    inward(ada.environment)
     webhook_id, secret = await made(root, f"http://127.0.0.1:{port}/", "message.received")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", str(program),
@@ -218,8 +224,8 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
     try:
         async with asyncio.timeout(10):
             await wait_for_listener(port)
-        await receive(ada, "Hello")
-        await pump(worker_of(ada.world))
+        await deliver_to(ada, "Hello")
+        await pump(worker_of(ada.environment))
         (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
         assert (entry["status"], entry["error"]) == (204, None)
         assert process.stdout
@@ -227,8 +233,8 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
         rotate = """mutation ($id: ID!) { webhookSecretRotate(input: {id: $id, overlap: "PT0S"}) {
           errors { code } } }"""
         assert (await root(rotate, id=webhook_id))["webhookSecretRotate"]["errors"] == []
-        await receive(ada, "Signed with another")
-        await pump(worker_of(ada.world))
+        await deliver_to(ada, "Signed with another")
+        await pump(worker_of(ada.environment))
         assert (await log_of(root, webhook_id))["deliveries"]["nodes"][0]["status"] == 400
     finally:
         process.kill()

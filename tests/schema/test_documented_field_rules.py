@@ -9,7 +9,7 @@ from models.errors import InvalidInput
 from resolvers.auth import app_passwords
 from resolvers.auth.app_passwords import NewAppPassword
 from resolvers.mailboxes import loaders as mailbox_loaders
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.schema.printed_schema import SDL
 
 RULE_TEXTS = {
@@ -47,14 +47,14 @@ def test_retention_limits_equal_the_description() -> None:
      ("aabbccddeeaabbcc", True), ("abcdefghabcdefgh", True), ("qmzkwxjvbnplrtds", False)],
 )  # fmt: skip
 async def test_weak_passwords_are_refused_as_described(
-    ada: Client, password: str, is_weak: bool
+    ada: GraphQLClient, password: str, is_weak: bool
 ) -> None:
     new_password = NewAppPassword(description="Phone", password=password)
     if not is_weak:
         assert (
-            await app_passwords.create_app_password(context(ada), None, new_password)
+            await app_passwords.create_app_password(client_context(ada), None, new_password)
         ).password == password
         return
     with pytest.raises(InvalidInput) as refusal:
-        await app_passwords.create_app_password(context(ada), None, new_password)
+        await app_passwords.create_app_password(client_context(ada), None, new_password)
     assert refusal.value.constraint == "weak"

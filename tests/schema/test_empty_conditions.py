@@ -18,15 +18,22 @@ from graph.types.input_conditions import ConditionsInput
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
-from tests.conftest import Client, Clock
-from tests.support.differential.random_values import definition
-from tests.support.lists.input_locations import Place, answers, places, schema, with_member
-from tests.support.lists.list_rows import fill
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.differential.random_values import strawberry_definition
+from tests.support.lists.input_locations import (
+    InputLocation,
+    input_locations,
+    input_with_field,
+    run_at_location,
+    schema,
+)
+from tests.support.lists.list_rows import add_list_rows
 
 CONDITION_INPUTS = {
     name: kind
     for name, kind in schema.type_map.items()
-    if is_input_object_type(kind) and issubclass(definition(kind).origin, ConditionsInput)
+    if is_input_object_type(kind)
+    and issubclass(strawberry_definition(kind).origin, ConditionsInput)
 }
 MAX_TEXT_MEMBERS = 2  # text members that are tested at each location
 CONDITION_SUFFIXES = ("Filter", "Selection", "Match")
@@ -46,24 +53,26 @@ def test_all_filters_and_selections_are_condition_inputs() -> None:
     assert len(CONDITION_INPUTS) >= 15
 
 
-INPUT_LOCATIONS = {one.key: one for one in places(CONDITION_INPUTS)}
+INPUT_LOCATIONS = {one.key: one for one in input_locations(CONDITION_INPUTS)}
 
 
 @pytest.fixture
-async def filled_clients(over: Client, ada: Client, bob: Client, clock: Clock) -> list[Client]:
+async def filled_clients(
+    admin_client: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> list[GraphQLClient]:
     """An administrator and a user with rows in every list."""
-    await fill(ada, bob, clock)
-    return [over, ada]
+    await add_list_rows(ada, bob, clock)
+    return [admin_client, ada]
 
 
 async def test_input_without_conditions_is_refused(
-    filled_clients: list[Client], root: Client
+    filled_clients: list[GraphQLClient], root: GraphQLClient
 ) -> None:
     failures = {}
     for key, location in INPUT_LOCATIONS.items():
         if any(map(is_required_input_field, CONDITION_INPUTS[location.input].fields.values())):
             continue  # GraphQL validation refuses it
-        _, errors = await answers([*filled_clients, root], location, {})
+        _, errors = await run_at_location([*filled_clients, root], location, {})
         expected_codes = ["VALIDATION" if location.root == "Mutation" else "BAD_USER_INPUT"]
         expected_path = list(location.path[1:]) if location.root == "Mutation" else None
         if [code for code, _ in errors] != expected_codes or errors[0][1] != expected_path:
@@ -71,10 +80,12 @@ async def test_input_without_conditions_is_refused(
     assert not failures
 
 
-def _members(location: Place, kind: str) -> list[tuple[str, Any]]:
+def _members(location: InputLocation, kind: str) -> list[tuple[str, Any]]:
     """Return the list members of the input at a location, or its texts, with an empty value."""
     fields = CONDITION_INPUTS[location.input].fields
-    allowed_empty = definition(CONDITION_INPUTS[location.input]).origin.fields_with_empty_texts
+    allowed_empty = strawberry_definition(
+        CONDITION_INPUTS[location.input]
+    ).origin.fields_with_empty_texts
     return [
         (name, [] if kind == "list" else "")
         for name, member in fields.items()
@@ -87,12 +98,14 @@ def _members(location: Place, kind: str) -> list[tuple[str, Any]]:
     ]
 
 
-async def test_empty_text_is_refused(filled_clients: list[Client], root: Client) -> None:
+async def test_empty_text_is_refused(
+    filled_clients: list[GraphQLClient], root: GraphQLClient
+) -> None:
     failures = {}
     for key, location in INPUT_LOCATIONS.items():
         for name, empty in _members(location, "text")[:MAX_TEXT_MEMBERS]:
-            _, errors = await answers(
-                [*filled_clients, root], location, with_member(location, name, empty)
+            _, errors = await run_at_location(
+                [*filled_clients, root], location, input_with_field(location, name, empty)
             )
             expected_code = "VALIDATION" if location.root == "Mutation" else "BAD_USER_INPUT"
             expected_path = [*location.path[1:], name]
@@ -104,13 +117,15 @@ async def test_empty_text_is_refused(filled_clients: list[Client], root: Client)
     assert not failures
 
 
-async def test_empty_list_selects_nothing(filled_clients: list[Client], root: Client) -> None:
-    world, failures = root.world, {}
-    before = await _load_messages_and_users(world)
+async def test_empty_list_selects_nothing(
+    filled_clients: list[GraphQLClient], root: GraphQLClient
+) -> None:
+    environment, failures = root.environment, {}
+    before = await _load_messages_and_users(environment)
     for key, location in INPUT_LOCATIONS.items():
         for name, empty in _members(location, "list"):
-            value, errors = await answers(
-                [*filled_clients, root], location, with_member(location, name, empty)
+            value, errors = await run_at_location(
+                [*filled_clients, root], location, input_with_field(location, name, empty)
             )
             codes = {code for code, _ in errors}
             if "not" in location.path:  # the negation of an empty selection would be all objects
@@ -126,12 +141,12 @@ async def test_empty_list_selects_nothing(filled_clients: list[Client], root: Cl
             ):
                 failures[f"{key}.{name}"] = value
     assert not failures
-    assert await _load_messages_and_users(world) == before
+    assert await _load_messages_and_users(environment) == before
 
 
-async def test_empty_list_below_not_is_refused(filled_clients: list[Client]) -> None:
+async def test_empty_list_below_not_is_refused(filled_clients: list[GraphQLClient]) -> None:
     """It would select everything, also if `not` is deeper in the filter."""
-    ada, before = filled_clients[1], await _load_messages_and_users(filled_clients[1].world)
+    ada, before = filled_clients[1], await _load_messages_and_users(filled_clients[1].environment)
     delete_mutation = """mutation ($input: MessageDeleteInput!) {
       messageDelete(input: $input) { deletedCount errors { code path } } }"""
     for filter_, path in (
@@ -144,7 +159,7 @@ async def test_empty_list_below_not_is_refused(filled_clients: list[Client]) -> 
         payload = (await ada(delete_mutation, input=delete_input))["messageDelete"]
         expected_error = {"code": "VALIDATION", "path": ["select", "filter", *path]}
         assert payload == {"deletedCount": 0, "errors": [expected_error]}
-    assert await _load_messages_and_users(ada.world) == before
+    assert await _load_messages_and_users(ada.environment) == before
 
 
 def _has_item_or_count(value: Any) -> bool:
@@ -156,9 +171,9 @@ def _has_item_or_count(value: Any) -> bool:
     return bool(value) and value != "0"
 
 
-async def _load_messages_and_users(world: Environment) -> list[Any]:
+async def _load_messages_and_users(environment: Environment) -> list[Any]:
     """Return the columns of all messages and users that mutations change."""
     messages: Any = select(Message.id, Message.mailbox_id, Message.seen, Message.archived_at)
     accounts: Any = select(User.id, User.role, User.disabled, User.deleted_at)
-    rows = [*await world.database.read(messages), *await world.database.read(accounts)]
+    rows = [*await environment.database.read(messages), *await environment.database.read(accounts)]
     return sorted(map(repr, rows))

@@ -7,9 +7,9 @@ from graphql import is_input_object_type
 from strawberry.utils.str_converters import to_camel_case
 
 from graph.types.input_conditions import RestrictionsInput
-from tests.conftest import Client
-from tests.support.accounts.user_operations import run
-from tests.support.differential.random_values import definition
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import execute_mutation
+from tests.support.differential.random_values import strawberry_definition
 from tests.support.lists.input_locations import schema
 
 ERRORS = "errors { code path }"
@@ -43,25 +43,29 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("name", "input_", "path"), CASES)
 @pytest.mark.usefixtures("ada")
 async def test_empty_restriction_is_refused(
-    over: Client, name: str, input_: dict[str, Any], path: list[str]
+    admin_client: GraphQLClient, name: str, input_: dict[str, Any], path: list[str]
 ) -> None:
     document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{"
-    data = await over(f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=input_)
+    data = await admin_client(f"{document} {name}(input: $input) {{ {ERRORS} }} }}", input=input_)
     assert data[name]["errors"] == [{"code": "VALIDATION", "path": path}]
 
 
 def test_every_restriction_field_has_a_case() -> None:
     tested_fields = {path[-1] for _, _, path in CASES}
     for kind in schema.type_map.values():
-        if is_input_object_type(kind) and issubclass(definition(kind).origin, RestrictionsInput):
-            fields = definition(kind).origin.restriction_fields
+        if is_input_object_type(kind) and issubclass(
+            strawberry_definition(kind).origin, RestrictionsInput
+        ):
+            fields = strawberry_definition(kind).origin.restriction_fields
             assert {to_camel_case(field_name.rstrip("_")) for field_name in fields} <= tested_fields
 
 
-async def test_null_removes_restriction(ada: Client) -> None:
-    created = await run(ada, "apiKeyCreate", "apiKey { id allowedIps }", name="x",
+async def test_null_removes_restriction(ada: GraphQLClient) -> None:
+    created = await execute_mutation(ada, "apiKeyCreate", "apiKey { id allowedIps }", name="x",
                      allowedIps=["192.0.2.0/24"])  # fmt: skip
     assert created["apiKey"]["allowedIps"] == ["192.0.2.0/24"]
     ids = [created["apiKey"]["id"]]
-    updated = await run(ada, "apiKeyUpdate", "apiKeys { allowedIps }", ids=ids, allowedIps=None)
+    updated = await execute_mutation(
+        ada, "apiKeyUpdate", "apiKeys { allowedIps }", ids=ids, allowedIps=None
+    )
     assert updated["apiKeys"] == [{"allowedIps": []}]

@@ -16,7 +16,7 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.auth import authentication
-from tests.conftest import Client, make_key
+from tests.conftest import GraphQLClient, make_api_key
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.sample_mutations import CALLS, Call, Calls
 from tests.support.schema.printed_schema import SDL
@@ -51,7 +51,9 @@ def changed_submissions(before: Rows, after: Rows) -> set[int]:
     return {rows[key,]["submission_id"] for key in changed_keys}
 
 
-async def prepare_call(name: str, ada: Client, root: Client) -> tuple[Call, Client]:
+async def prepare_call(
+    name: str, ada: GraphQLClient, root: GraphQLClient
+) -> tuple[Call, GraphQLClient]:
     call = await CALLS[name](ada, root)
     return call, call.by or (root if call.by_root else ada)
 
@@ -70,7 +72,7 @@ def test_every_table_is_journaled_or_listed_as_unjournaled() -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_journal_has_exactly_the_changes_of_a_mutation(
-    name: str, ada: Client, root: Client
+    name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     """A dry run changes nothing and returns the same payload. A repeated call changes nothing.
 
@@ -90,14 +92,14 @@ async def test_journal_has_exactly_the_changes_of_a_mutation(
         "journalCursor",
         *FIELDS_THAT_DIFFER.get(name, ()),
     }
-    after = await everything(ada.world)
+    after = await everything(ada.environment)
     assert_journal_matches_changes(call, client, first, before, after)
     if options:
         assert first["replayed"] is False
         assert repeated == [{**first, "replayed": True}]
         other_session_payload = await full_call(client, **options, sessionId="another")
         assert other_session_payload == {**first, "replayed": True}
-        assert await everything(ada.world) == after
+        assert await everything(ada.environment) == after
 
 
 def _payload_type(name: str) -> GraphQLObjectType:
@@ -108,7 +110,7 @@ def _payload_type(name: str) -> GraphQLObjectType:
 
 
 def assert_journal_matches_changes(
-    call: Call, client: Client, payload: Mapping[str, Any], before: Rows, after: Rows
+    call: Call, client: GraphQLClient, payload: Mapping[str, Any], before: Rows, after: Rows
 ) -> None:
     entries = [row for key, row in after["changes"].items() if key not in before["changes"]]
     for table, (kind, ignored) in JOURNALED_TABLES.items():
@@ -136,7 +138,7 @@ def _cursor(entries: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_refused_mutation_changes_nothing(
-    name: str, ada: Client, bob: Client, root: Client
+    name: str, ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     """All these calls use one database. Each call keeps the rows that the next one needs.
 
@@ -212,12 +214,12 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
 }
 
 
-async def assert_dry_run_changes_nothing(call: Call, client: Client) -> tuple[Any, Rows]:
+async def assert_dry_run_changes_nothing(call: Call, client: GraphQLClient) -> tuple[Any, Rows]:
     """Return the payload of the dry run, and all rows after it."""
-    before = await everything(client.world)
+    before = await everything(client.environment)
     payload = await call(client, validateOnly=True)
     assert (payload["errors"], payload["journalCursor"]) == ([], None)
-    after = await everything(client.world)
+    after = await everything(client.environment)
     # blobs are stored before the transaction; garbage collection deletes unused ones
     ignored_tables = {"blobs"}
     assert {table: rows for table, rows in after.items() if table not in ignored_tables} == {
@@ -233,7 +235,7 @@ WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and checks
 }  # fmt: skip
 
 
-async def assert_key_of_another_call_conflicts(call: Call, client: Client) -> None:
+async def assert_key_of_another_call_conflicts(call: Call, client: GraphQLClient) -> None:
     other_call = Call("mailboxCreate", {"paths": ["Elsewhere"]})
     if call.by_root:
         other_call = Call("userCreate", {"address": "zoe@example.org", "passwordDisabled": True})
@@ -253,13 +255,13 @@ NOT_ATOMIC = {
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_atomic_request_commits_all_fields_or_none(
-    name: str, ada: Client, root: Client
+    name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     call, client = await prepare_call(name, ada, root)
     other_call, failing_call = ATOMIC_COMPANIONS[client.user.id != 0]
     await client("{ viewer { role } }")  # the use of the key is recorded before the snapshot
-    await authentication.wait_for_background_tasks(ada.world)
-    before = await everything(ada.world)
+    await authentication.wait_for_background_tasks(ada.environment)
+    before = await everything(ada.environment)
     payloads = await Calls([other_call, call, failing_call])(client)
     if name in NOT_ATOMIC:
         assert [error_codes(payload) for payload in payloads] == [
@@ -267,7 +269,7 @@ async def test_atomic_request_commits_all_fields_or_none(
             ["FORBIDDEN_OPERATION"],
             ["ABORTED"],
         ]
-        assert await everything(ada.world) == before
+        assert await everything(ada.environment) == before
         return
     assert [error_codes(payload) for payload in payloads] == [
         ["ABORTED"],
@@ -278,17 +280,17 @@ async def test_atomic_request_commits_all_fields_or_none(
     ignored_tables = {"blobs"}  # as in a dry run
     assert {
         table_name: rows
-        for table_name, rows in (await everything(ada.world)).items()
+        for table_name, rows in (await everything(ada.environment)).items()
         if table_name not in ignored_tables
     } == {
         table_name: rows for table_name, rows in before.items() if table_name not in ignored_tables
     }
 
-    with record_commits(ada.world) as recorded_commits:
+    with record_commits(ada.environment) as recorded_commits:
         payloads = await Calls([other_call, call])(client)
     assert [error_codes(payload) for payload in payloads] == [[], []]
     assert len(recorded_commits) == 1
-    after = await everything(ada.world)
+    after = await everything(ada.environment)
     table = "key_values" if client.user.id else "domains"
     assert changed(before, after, table, set())
     if call.journaled:
@@ -314,14 +316,14 @@ def error_codes(payload: Any) -> list[str]:
 
 
 @contextmanager
-def record_commits(world: Environment) -> Iterator[list[Any]]:
+def record_commits(environment: Environment) -> Iterator[list[Any]]:
     """Yield a list that collects the commits of the database."""
     connections: list[Any] = []
 
     def record(connection: Connection) -> None:
         connections.append(connection)
 
-    engine = world.database.engine.sync_engine
+    engine = environment.database.engine.sync_engine
     event.listen(engine, "commit", record)
     yield connections
     event.remove(engine, "commit", record)
@@ -331,15 +333,15 @@ WITHOUT_ACCOUNT = {"apiKeyCreate", "authenticate", "tokenRevoke"}  # calls that 
 
 
 async def assert_admin_of_another_domain_changes_nothing(
-    call: Call, ada: Client, root: Client
+    call: Call, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await Call("userCreate", {"address": "x@afar.example", "passwordDisabled": True})(root)
     other_admin = await make_domain_admin(
-        ada.world, ada.http, "far", list(AdminPermission), domains=["afar.example"]
+        ada.environment, ada.http, "far", list(AdminPermission), domains=["afar.example"]
     )
-    before = await everything(ada.world)
-    response = await other_admin.raw(call.document(), input=call.input)
-    after = await everything(ada.world)
+    before = await everything(ada.environment)
+    response = await other_admin.execute(call.document(), input=call.input)
+    after = await everything(ada.environment)
     for table, rows in before.items():
         protected_rows = {
             key: row
@@ -354,33 +356,35 @@ async def assert_admin_of_another_domain_changes_nothing(
     assert "@example.org" not in str(response).replace(str(call.input), "")
 
 
-async def assert_another_user_changes_nothing(call: Call, ada: Client, bob: Client) -> None:
-    before = await everything(ada.world)
+async def assert_another_user_changes_nothing(
+    call: Call, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    before = await everything(ada.environment)
     await call(bob)
-    after = await everything(ada.world)
+    after = await everything(ada.environment)
     for table, rows in before.items():
         own_rows = {key: row for key, row in rows.items() if _belongs_to(row, ada)}
         assert {key: after[table].get(key) for key in own_rows} == own_rows, table
 
 
-def _belongs_to(row: Mapping[str, Any], client: Client) -> bool:
+def _belongs_to(row: Mapping[str, Any], client: GraphQLClient) -> bool:
     return client.user.id in (row.get("user_id"), row.get("stream_id"), row.get("id"))
 
 
-async def assert_read_only_key_changes_nothing(call: Call, client: Client) -> None:
-    world = client.world
-    secret = await make_key(
-        world, "reader", user_id=client.user.id or None, role=Role.USER, read_only=True
+async def assert_read_only_key_changes_nothing(call: Call, client: GraphQLClient) -> None:
+    environment = client.environment
+    secret = await make_api_key(
+        environment, "reader", user_id=client.user.id or None, role=Role.USER, read_only=True
     )
-    reader = Client(client.http, world, client.user, secret)
-    before = await everything(world)
-    response = await reader.raw(call.document(), input=call.input)
+    reader = GraphQLClient(client.http, environment, client.user, secret)
+    before = await everything(environment)
+    response = await reader.execute(call.document(), input=call.input)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert await everything(world) == before
+    assert await everything(environment) == before
 
 
-async def test_only_public_fields_work_without_credential(ada: Client) -> None:
-    anonymous_client = Client(ada.http, ada.world, ada.user, "")
+async def test_only_public_fields_work_without_credential(ada: GraphQLClient) -> None:
+    anonymous_client = GraphQLClient(ada.http, ada.environment, ada.user, "")
     for document in ("{ user { id } }", "{ tasks { nodes { id } } }"):
         response = await anonymous_client.http.post("/graphql", json={"query": document})
         (error,) = response.json()["errors"]
@@ -392,11 +396,11 @@ async def test_only_public_fields_work_without_credential(ada: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["message", "mailbox", "thread"])
-async def test_submit_scope_cannot_read_mail_through_payload(name: str, ada: Client) -> None:
-    secret = await make_key(
-        ada.world, "sender", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
+async def test_submit_scope_cannot_read_mail_through_payload(name: str, ada: GraphQLClient) -> None:
+    secret = await make_api_key(
+        ada.environment, "sender", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
-    sender = Client(ada.http, ada.world, ada.user, secret)
+    sender = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     selection_text = {
         "message": "message { subject }",
         "mailbox": "message { mailbox { path } }",
@@ -406,10 +410,10 @@ async def test_submit_scope_cannot_read_mail_through_payload(name: str, ada: Cli
         'mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "x"}) '
         f"{{ {selection_text} }} }}"
     )
-    before = await everything(ada.world)
-    response = await sender.raw(document)
+    before = await everything(ada.environment)
+    response = await sender.execute(document)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert (await everything(ada.world))["messages"] == before["messages"]
+    assert (await everything(ada.environment))["messages"] == before["messages"]
 
 
 def test_every_change_kind_belongs_to_a_table_or_is_listed() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from models.errors import Conflict, ErrorCollector, InvalidInput, MultipleErrors
 from models.runtime.environment import Environment
-from tests.conftest import Client, make_client
-from tests.support.accounts.openpgp_keys import SIGNS_ONLY
+from tests.conftest import GraphQLClient, make_client
+from tests.support.accounts.openpgp_keys import SIGN_ONLY_KEY
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
 from tests.support.stores.row_counts import USER_TABLES
@@ -52,7 +52,7 @@ USER_FIELDS = {
     "fromWhitelist": (["a*b"], "fromWhitelist", "pattern"),
     "metaData": ([1], "metaData", "object"),
     "internalData": ([1], "internalData", "object"),
-    "pubKey": (SIGNS_ONLY, "pubKey", "key"),
+    "pubKey": (SIGN_ONLY_KEY, "pubKey", "key"),
     "username": ("a..b", "username", "pattern"),
     "password": (TOO_SHORT, "password", "min"),
 }
@@ -160,13 +160,15 @@ each_input_case = pytest.mark.parametrize(
 
 
 @pytest.fixture
-async def clients(root: Client, ada: Client) -> dict[str, Client]:
-    set_options(root.world, imap_server="imap.example.org:993")  # for profiles
-    eve = await make_client(ada.world, ada.http, "eve", password="correct horse battery")  # noqa: S106
+async def clients(root: GraphQLClient, ada: GraphQLClient) -> dict[str, GraphQLClient]:
+    set_options(root.environment, imap_server="imap.example.org:993")  # for profiles
+    eve = await make_client(ada.environment, ada.http, "eve", password="correct horse battery")  # noqa: S106
     return {"root": root, "ada": ada, "eve": eve}
 
 
-async def load_errors(client: Client, case: InputCase, *names: str, **options: Any) -> list[Any]:
+async def load_errors(
+    client: GraphQLClient, case: InputCase, *names: str, **options: Any
+) -> list[Any]:
     """Return path and rule of the errors of these fields. All other fields are valid."""
     kind = case.mutation[0].upper() + case.mutation[1:] + "Input"
     document = f"""mutation ($input: {kind}!) {{ {case.mutation}(input: $input) {{
@@ -178,36 +180,36 @@ async def load_errors(client: Client, case: InputCase, *names: str, **options: A
     return [(error["path"], error["constraint"]) for error in errors]
 
 
-async def load_all_rows(world: Environment) -> list[Any]:
+async def load_all_rows(environment: Environment) -> list[Any]:
     tables = (*USER_TABLES, "api_keys", "app_passwords")
     counts = (f"SELECT count(*) FROM {table}" for table in tables)  # noqa: S608 - our own names
-    users = await rows(world, "SELECT * FROM users ORDER BY id")
-    domains = await rows(world, "SELECT * FROM domains ORDER BY id")
-    return [users, domains, *[await rows(world, sql) for sql in counts]]
+    users = await rows(environment, "SELECT * FROM users ORDER BY id")
+    domains = await rows(environment, "SELECT * FROM domains ORDER BY id")
+    return [users, domains, *[await rows(environment, sql) for sql in counts]]
 
 
 @each_input_case
 async def test_all_invalid_fields_are_reported_at_once(
-    case: InputCase, clients: dict[str, Client]
+    case: InputCase, clients: dict[str, GraphQLClient]
 ) -> None:
     client = clients[case.by]
-    before = await load_all_rows(client.world)
+    before = await load_all_rows(client.environment)
     expected = case.expected_errors(*case.invalid_fields)
     assert await load_errors(client, case, *case.invalid_fields) == expected
     assert await load_errors(client, case, *case.invalid_fields, validateOnly=True) == expected
     assert await load_errors(client, case, *case.invalid_fields, idempotencyKey="k") == expected
-    assert await load_all_rows(client.world) == before
+    assert await load_all_rows(client.environment) == before
 
 
 @each_input_case
 async def test_single_invalid_field_is_reported_alone(
-    case: InputCase, clients: dict[str, Client]
+    case: InputCase, clients: dict[str, GraphQLClient]
 ) -> None:
     for name in case.invalid_fields:
         assert await load_errors(clients[case.by], case, name) == case.expected_errors(name), name
 
 
-async def test_fields_that_depend_on_invalid_field_are_not_checked(root: Client) -> None:
+async def test_fields_that_depend_on_invalid_field_are_not_checked(root: GraphQLClient) -> None:
     """Otherwise clients would get errors about values that they did not send."""
     case = InputCase("userCreate", {})
 
@@ -244,7 +246,7 @@ async def test_fields_that_depend_on_invalid_field_are_not_checked(root: Client)
 
 
 async def test_existing_password_is_checked_only_if_input_is_valid(
-    clients: dict[str, Client],
+    clients: dict[str, GraphQLClient],
 ) -> None:
     case = InputCase("userUpdate", USER_FIELDS, {}, "set", by="eve")
     required = (["existingPassword"], "required")
@@ -257,11 +259,11 @@ async def test_existing_password_is_checked_only_if_input_is_valid(
     assert await load_errors(clients["eve"], wrong_password_case, "name") == [
         (["set", "name"], "pattern")
     ]
-    assert await rows(clients["eve"].world, "SELECT * FROM throttles") == []
+    assert await rows(clients["eve"].environment, "SELECT * FROM throttles") == []
 
 
 async def test_permission_error_precedes_validation_errors(
-    clients: dict[str, Client],
+    clients: dict[str, GraphQLClient],
 ) -> None:
     document = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
       errors { code path } } }"""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import item_selection
-from tests.support.item_selection import LONG_FORMS, LongForm
+from tests.support.item_selection import SLOW_CASES, SlowCases
 
 TESTS = Path(__file__).parents[1]
 
@@ -20,8 +20,8 @@ def function_names(file: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, kinds)}
 
 
-@pytest.mark.parametrize("form", LONG_FORMS, ids=lambda form: form.test)
-def test_long_form_and_covering_test_exist(form: LongForm) -> None:
+@pytest.mark.parametrize("form", SLOW_CASES, ids=lambda form: form.test)
+def test_long_form_and_covering_test_exist(form: SlowCases) -> None:
     assert form.cases or form.covered_by
     for test in (form.test, form.covered_by or form.test):
         file, _, name = test.partition("::")
@@ -29,11 +29,20 @@ def test_long_form_and_covering_test_exist(form: LongForm) -> None:
 
 
 def test_covering_test_is_not_a_long_form() -> None:
-    excluded = {form.test for form in LONG_FORMS if not form.cases}
-    assert not {form.covered_by for form in LONG_FORMS} & excluded
+    excluded = {form.test for form in SLOW_CASES if not form.cases}
+    assert not {form.covered_by for form in SLOW_CASES} & excluded
 
 
-@pytest.mark.parametrize("name", ["LONG", "LATER", "WHOLE", "EACH", "NONE"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LONGEST_FILES",
+        "CI_ONLY_FILES",
+        "POSTGRES_FULL_FILES",
+        "POSTGRES_REDUCED_FILES",
+        "POSTGRES_EXCLUDED_FILES",
+    ],
+)
 def test_listed_names_are_prefixes_of_test_files(name: str) -> None:
     files = [path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")]
     assert not [

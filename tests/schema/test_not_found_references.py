@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 UNKNOWN_KEY = 77_777  # the key of no row
 
@@ -50,7 +50,7 @@ CALLS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "input_", "ref"), CALLS)
 async def test_not_found_error_contains_reference_of_client(
-    root: Client, ada: Client, name: str, input_: dict[str, Any], ref: str
+    root: GraphQLClient, ada: GraphQLClient, name: str, input_: dict[str, Any], ref: str
 ) -> None:
     document = f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{
       {name}(input: $input) {{ errors {{ code message ... on NotFoundError {{ ref }} }} }} }}"""

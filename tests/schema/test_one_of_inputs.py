@@ -5,38 +5,47 @@ from typing import Any
 import pytest
 from graphql import is_input_object_type
 
-from tests.conftest import Client, Clock
-from tests.support.differential.random_values import definition
-from tests.support.lists.input_locations import answers, places, sample, schema
-from tests.support.lists.list_rows import fill
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.differential.random_values import strawberry_definition
+from tests.support.lists.input_locations import (
+    input_locations,
+    run_at_location,
+    sample_value,
+    schema,
+)
+from tests.support.lists.list_rows import add_list_rows
 
 ONE_OF_INPUTS = {
     name: kind
     for name, kind in schema.type_map.items()
-    if is_input_object_type(kind) and (kind.is_one_of or definition(kind).is_one_of)
+    if is_input_object_type(kind) and (kind.is_one_of or strawberry_definition(kind).is_one_of)
 }
-INPUT_LOCATIONS = {one.key: one for one in places(ONE_OF_INPUTS)}
+INPUT_LOCATIONS = {one.key: one for one in input_locations(ONE_OF_INPUTS)}
 # inputs that select users: their members are tested like those of a `@oneOf` input
-INPUT_LOCATIONS |= {one.key: one for one in places({"UserSelection"})}
+INPUT_LOCATIONS |= {one.key: one for one in input_locations({"UserSelection"})}
 UNEXPECTED_CODES = {"INTERNAL_SERVER_ERROR", "GRAPHQL_VALIDATION_FAILED"}
 
 
 @pytest.fixture
-async def filled_clients(over: Client, ada: Client, bob: Client, clock: Clock) -> list[Client]:
+async def filled_clients(
+    admin_client: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> list[GraphQLClient]:
     """An administrator and a user with rows in every list."""
-    await fill(ada, bob, clock)
-    return [over, ada]
+    await add_list_rows(ada, bob, clock)
+    return [admin_client, ada]
 
 
 async def test_every_member_returns_data_or_expected_error(
-    filled_clients: list[Client], root: Client
+    filled_clients: list[GraphQLClient], root: GraphQLClient
 ) -> None:
     failures = {}
     for key, location in INPUT_LOCATIONS.items():
         kind: Any = schema.type_map[location.input]
         for name, member in kind.fields.items():
-            for value in _sample_values(name, sample(member.type)):
-                data, errors = await answers([*filled_clients, root], location, {name: value})
+            for value in _sample_values(name, sample_value(member.type)):
+                data, errors = await run_at_location(
+                    [*filled_clients, root], location, {name: value}
+                )
                 codes = {code for code, _ in errors}
                 if codes & UNEXPECTED_CODES or (
                     data is None and not codes and _always_returns_data(location.key)

@@ -10,7 +10,7 @@ from sqlalchemy import func, literal, select, text
 from models.runtime.environment import Environment
 from models.store.text_folding import PART_LENGTH, fold_text
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
-from tests.conftest import Client, context, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.operations.search_operations import search_subjects
 
 RAW_TEMPLATE = """From: =?utf-8?q?J=C3=B6rg_M=C3=BCller-Stra=C3=9Fe?= <jorg@example.net>
@@ -56,8 +56,8 @@ def build_queries() -> Iterator[str]:
             yield f'header:"x-note: {spelling}"' if "header" in key else f"{key}{spelling}"
 
 
-async def test_search_ignores_case_and_accents(ada: Client) -> None:
-    await receive(ada, RAW_MESSAGE)
+async def test_search_ignores_case_and_accents(ada: GraphQLClient) -> None:
+    await deliver_to(ada, RAW_MESSAGE)
     missed_queries = [
         query for query in build_queries() if await search_subjects(ada, query) != ["Crème brûlée"]
     ]
@@ -66,12 +66,12 @@ async def test_search_ignores_case_and_accents(ada: Client) -> None:
     assert await search_subjects(ada, "from:\u0301") == []
 
 
-async def test_mailbox_search_ignores_case_without_exact_match(ada: Client) -> None:
-    await create_mailboxes(context(ada), NewMailboxes(["Bücher/Neu", "Work", "WORK"]))
+async def test_mailbox_search_ignores_case_without_exact_match(ada: GraphQLClient) -> None:
+    await create_mailboxes(client_context(ada), NewMailboxes(["Bücher/Neu", "Work", "WORK"]))
     user = (await ada("{ viewer { user { mailboxes { id path } } } }"))["viewer"]["user"]
     ids_by_path = {mailbox["path"]: mailbox["id"] for mailbox in user["mailboxes"]}
     for name in ("Bücher/Neu", "Work", "WORK"):
-        await receive(ada, name)
+        await deliver_to(ada, name)
         await move_messages(ada, ids_by_path["INBOX"], ids_by_path[name])
     for query, expected in (
         ("mailbox:Work", {"Work"}),
@@ -85,7 +85,7 @@ async def test_mailbox_search_ignores_case_without_exact_match(ada: Client) -> N
         assert set(await search_subjects(ada, query)) == expected, query
 
 
-async def move_messages(client: Client, from_id: str, to_id: str) -> None:
+async def move_messages(client: GraphQLClient, from_id: str, to_id: str) -> None:
     answer = await client(
         """mutation ($from: ID!, $to: ID!) { messageMove(input: {
           select: {filter: {mailbox: {id: $from}}}, to: {id: $to}}) { errors { message } } }""",
@@ -94,7 +94,7 @@ async def move_messages(client: Client, from_id: str, to_id: str) -> None:
     assert answer["messageMove"]["errors"] == []
 
 
-async def test_database_folds_text_like_python(world: Environment) -> None:
+async def test_database_folds_text_like_python(environment: Environment) -> None:
     """Test every character that Unicode assigns, alone and beside combining characters."""
     characters = [
         chr(code)
@@ -107,12 +107,12 @@ async def test_database_folds_text_like_python(world: Environment) -> None:
             f"{character}e{character} {character}Σ" for character in characters[start : start + 500]
         ]
         columns = [func.fold_text(literal(item)).label(f"c{n}") for n, item in enumerate(texts)]
-        (row,) = await world.database.read(select(*columns))
+        (row,) = await environment.database.read(select(*columns))
         different += [
             item for item, folded in zip(texts, row, strict=True) if folded != fold_text(item)
         ]
     assert different == []
-    assert (await world.database.read(select(func.fold_text(text("NULL")))))[0][0] is None
+    assert (await environment.database.read(select(func.fold_text(text("NULL")))))[0][0] is None
 
 
 @pytest.mark.parametrize("blank", [" ", "x"])

@@ -29,35 +29,38 @@ from resolvers.messages.bulk.row_changes import (
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
 from resolvers.messages.upload import NewMessage
-from tests.conftest import Client, Clock, context, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.mail import multipart_message
 from tests.support.operations.message_pages import PAGE, found
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 @pytest.fixture
-async def ada_with_messages(ada: Client, clock: Clock) -> Client:
+async def ada_with_messages(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient:
     """Four messages: an old seen one in Work, a large one with a file, a reply, and a plain one."""
-    await create_mailboxes(context(ada), NewMailboxes(["Work"]))
+    await create_mailboxes(client_context(ada), NewMailboxes(["Work"]))
     old_raw = raw_message(
         "Old", From="Dän <dan@Example.net>", Cc='"O\'Neil, J\\"r" <joe@example.com>'
     )
     new_message = NewMessage(MailboxSelector(path="Work"), old_raw.decode(), is_flagged=True)
-    await upload.store_message(context(ada), new_message)
+    await upload.store_message(client_context(ada), new_message)
     clock.tick(days=10)
-    await receive(ada, multipart_message.raw(multipart_message.FILES[6:7], subject="ÄRGER 100%_"))
+    await deliver_to(
+        ada,
+        multipart_message.build_message(multipart_message.ATTACHMENTS[6:7], subject="ÄRGER 100%_"),
+    )
     clock.tick(hours=1)
-    first = await receive(ada, "Question")
+    first = await deliver_to(ada, "Question")
     reference = raw_message("Question").split(b"Message-ID: ")[1].split(b"\r\n")[0].decode()
     clock.tick(hours=1)
     reply = raw_message("Re: Question", body="yes", In_Reply_To=reference)
-    await receive(ada, reply + b"x" * 3000)
-    async with context(ada).write_session(ada.user.id) as session:
+    await deliver_to(ada, reply + b"x" * 3000)
+    async with client_context(ada).write_session(ada.user.id) as session:
         question_rows = await load_rows_in_transaction(session, [first.message_id])
         changes = FlagChanges.from_flag_names({"answered": True}, added=["$Label1", "Grün"])
-        await change_flags(context(ada), session, question_rows, changes)
+        await change_flags(client_context(ada), session, question_rows, changes)
     return ada
 
 
@@ -168,16 +171,18 @@ FILTER_CASES: list[tuple[dict[str, Any], list[int]]] = [
 ]
 
 
-async def test_message_list_is_filtered(ada_with_messages: Client) -> None:
+async def test_message_list_is_filtered(ada_with_messages: GraphQLClient) -> None:
     for condition, expected in FILTER_CASES:
         assert await found(ada_with_messages, **condition) == [SUBJECTS[n] for n in expected], (
             condition
         )
 
 
-async def test_message_list_is_filtered_by_message_id_and_thread(ada_with_messages: Client) -> None:
+async def test_message_list_is_filtered_by_message_id_and_thread(
+    ada_with_messages: GraphQLClient,
+) -> None:
     (row,) = await rows(
-        ada_with_messages.world,
+        ada_with_messages.environment,
         "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'",
     )
     assert await found(ada_with_messages, messageId=row[0]) == ["Question"]
@@ -188,9 +193,9 @@ async def test_message_list_is_filtered_by_message_id_and_thread(ada_with_messag
     ]
 
 
-async def test_thread_has_counts_and_participants(ada_with_messages: Client) -> None:
+async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClient) -> None:
     ((thread_id,),) = await rows(
-        ada_with_messages.world, "SELECT thread_id FROM messages WHERE subject = 'Question'"
+        ada_with_messages.environment, "SELECT thread_id FROM messages WHERE subject = 'Question'"
     )
     document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
         lastReceivedAt participants { name address } mailboxes { path }
@@ -247,13 +252,15 @@ async def test_thread_has_counts_and_participants(ada_with_messages: Client) -> 
         {"not": {"and": []}},
     ],
 )
-async def test_invalid_filter_is_refused(ada: Client, invalid_filter: dict[str, Any]) -> None:
-    answer = await ada.raw(PAGE, filter=invalid_filter)
+async def test_invalid_filter_is_refused(
+    ada: GraphQLClient, invalid_filter: dict[str, Any]
+) -> None:
+    answer = await ada.execute(PAGE, filter=invalid_filter)
     assert answer["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
 
 
-async def test_large_filter_is_accepted(ada: Client) -> None:
-    await receive(ada)
+async def test_large_filter_is_accepted(ada: GraphQLClient) -> None:
+    await deliver_to(ada)
     singles = ",".join(str(n) for n in range(1, 1999, 2))
     wide = ",".join(f"{n}:{n + 1}" for n in range(1, 700, 3))
     adjacent = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
@@ -263,12 +270,12 @@ async def test_large_filter_is_accepted(ada: Client) -> None:
 
 
 async def test_large_filter_applies_to_page_of_each_mailbox(
-    ada: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The default of 10 s is too short for 45 mailboxes on a busy machine.
     monkeypatch.setattr(schema, "limits", replace(schema.limits, deadline=60.0))
-    await create_mailboxes(context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
-    await receive(ada)
+    await create_mailboxes(client_context(ada), NewMailboxes([f"Box {n}" for n in range(40)]))
+    await deliver_to(ada)
     document = """query ($filter: MessageFilter) { viewer { user { mailboxes {
         messages(filter: $filter) { nodes { subject } totalCount } } } } }"""
     condition = {"or": [{"subject": character} for character in "hxyz" * 25]}
@@ -276,27 +283,31 @@ async def test_large_filter_applies_to_page_of_each_mailbox(
     assert [mailbox["messages"]["totalCount"] for mailbox in mailboxes] == [1] + [0] * 44
 
 
-async def test_archived_message_is_not_found(ada: Client, world: Environment) -> None:
-    message_id = (await receive(ada, "duck")).message_id
-    await index_worker.index_next_batch(world)
-    async with context(ada).write_session(ada.user.id) as session:
+async def test_archived_message_is_not_found(ada: GraphQLClient, environment: Environment) -> None:
+    message_id = (await deliver_to(ada, "duck")).message_id
+    await index_worker.index_next_batch(environment)
+    async with client_context(ada).write_session(ada.user.id) as session:
         message_rows = await load_rows_in_transaction(session, [message_id])
-        mailbox = await ada.box()
-        await archive_as_deleted(context(ada), session, message_rows, {mailbox.id: mailbox.path})
+        mailbox = await ada.load_mailbox()
+        await archive_as_deleted(
+            client_context(ada), session, message_rows, {mailbox.id: mailbox.path}
+        )
     assert await found(ada, query="duck") == []
 
 
-async def test_damaged_message_does_not_stop_indexing(ada: Client, world: Environment) -> None:
-    await receive(ada, "first")
-    await receive(ada, "second")
+async def test_damaged_message_does_not_stop_indexing(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await deliver_to(ada, "first")
+    await deliver_to(ada, "second")
     first_update = update(Message).where(col(Message.subject) == "first")
-    ((blob_id,),) = await rows(world, "SELECT blob_id FROM messages WHERE subject = 'first'")
-    async with world.write_session() as session:
+    ((blob_id,),) = await rows(environment, "SELECT blob_id FROM messages WHERE subject = 'first'")
+    async with environment.write_session() as session:
         await session.exec(first_update.values(blob_id=7))
-    assert await index_worker.index_next_batch(world) == 2
+    assert await index_worker.index_next_batch(environment) == 2
     assert await found(ada, query="first") == ["first"]
     assert await found(ada, query="second") == ["second"]
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(first_update.values(blob_id=blob_id))
 
 
@@ -305,13 +316,15 @@ odd_texts = st.text(
 )
 
 
-async def test_random_search_text_never_fails(ada: Client, bob: Client, world: Environment) -> None:
-    await receive(ada, "a b ab")
-    await receive(bob, "a b ab")
-    await index_worker.index_next_batch(world)
-    await receive(ada, "b a ba")
+async def test_random_search_text_never_fails(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
+    await deliver_to(ada, "a b ab")
+    await deliver_to(bob, "a b ab")
+    await index_worker.index_next_batch(environment)
+    await deliver_to(ada, "b a ba")
     loop = asyncio.get_running_loop()
-    ctx = context(ada)
+    ctx = client_context(ada)
 
     async def run_search(query: str) -> None:
         conditions = MessageConditions(query=query)

@@ -10,7 +10,7 @@ from graph.types import global_ids
 from models.events.journal import ChangeKind
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
-from tests.conftest import Client, Clock, context, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 from tests.support.operations.bulk_operations import call, inbox
 from tests.support.servers.live_server import House, until
 from tests.support.stores.counter_check import journal, reached
@@ -26,50 +26,60 @@ SAVED_SEARCH_MESSAGES = """query ($id: ID!, $after: String) { node(id: $id) { ..
   messages(first: 2, after: $after, orderBy: RECEIVED_ASC) {
     nodes { subject } pageInfo { endCursor hasNextPage } } } } }"""
 SUBSCRIPTION = "subscription ($id: ID!) { savedSearch(id: $id) { name total unseen } }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def set_saved_search(client: Client, name: str, **fields: Any) -> Any:
+async def set_saved_search(client: GraphQLClient, name: str, **fields: Any) -> Any:
     return (await client(SAVED_SEARCH_SET, input={"name": name, **fields}))["savedSearchSet"]
 
 
-async def load_saved_searches(client: Client) -> list[Any]:
+async def load_saved_searches(client: GraphQLClient) -> list[Any]:
     searches: list[Any] = (await client(SAVED_SEARCHES_QUERY))["viewer"]["user"]["savedSearches"]
     return searches
 
 
-async def test_saved_search_is_created_changed_and_deleted(post: Client) -> None:
-    last = await reached(post.world, post.user.id)
-    (saved,) = (await set_saved_search(post, "Unread", query="is:unread in:inbox"))["savedSearches"]
+async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQLClient) -> None:
+    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread in:inbox"))[
+        "savedSearches"
+    ]
     assert saved["filter"] == {"seen": False, "mailbox": {"specialUse": "INBOX"}}
     assert (saved["query"], saved["total"], saved["unseen"]) == ("is:unseen in:inbox", 3, 3)
-    assert (await set_saved_search(post, " unread ", filter=saved["filter"]))["errors"] == []
-    (changed,) = await load_saved_searches(post)
+    assert (await set_saved_search(ada_with_mail, " unread ", filter=saved["filter"]))[
+        "errors"
+    ] == []
+    (changed,) = await load_saved_searches(ada_with_mail)
     assert (changed["id"], changed["name"]) == (saved["id"], "unread")
-    combined = await set_saved_search(post, "unread", query="a", filter={"flagged": True})
+    combined = await set_saved_search(ada_with_mail, "unread", query="a", filter={"flagged": True})
     assert combined["savedSearches"][0]["filter"] == {"and": [{"query": "a"}, {"flagged": True}]}
-    assert (await set_saved_search(post, "UNREAD", delete=True))["savedSearches"] == []
-    kinds = [kind for kind, _ in await journal(post.world, post.user.id, last)]
+    assert (await set_saved_search(ada_with_mail, "UNREAD", delete=True))["savedSearches"] == []
+    kinds = [
+        kind for kind, _ in await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
+    ]
     assert kinds == [ChangeKind.SAVED_SEARCH_CHANGED] * 4
-    (error,) = (await set_saved_search(post, "unread", delete=True))["errors"]
+    (error,) = (await set_saved_search(ada_with_mail, "unread", delete=True))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["name"])
 
 
-async def test_saved_search_counts_current_messages(post: Client, clock: Clock) -> None:
-    (saved,) = (await set_saved_search(post, "Days", query="after:30d"))["savedSearches"]
-    await call(post, "messageUpdate", select=inbox("1"), set={"seen": True})
-    (search,) = await load_saved_searches(post)
+async def test_saved_search_counts_current_messages(
+    ada_with_mail: GraphQLClient, clock: ManualClock
+) -> None:
+    (saved,) = (await set_saved_search(ada_with_mail, "Days", query="after:30d"))["savedSearches"]
+    await call(ada_with_mail, "messageUpdate", select=inbox("1"), set={"seen": True})
+    (search,) = await load_saved_searches(ada_with_mail)
     assert (search["total"], search["unseen"], search["messages"]["totalCount"]) == (3, 2, 3)
     assert [node["subject"] for node in search["messages"]["nodes"]] == ["c", "b"]
-    page = (await post(SAVED_SEARCH_MESSAGES, id=saved["id"]))["node"]["messages"]
-    rest = (await post(SAVED_SEARCH_MESSAGES, id=saved["id"], after=page["pageInfo"]["endCursor"]))[
-        "node"
-    ]
+    page = (await ada_with_mail(SAVED_SEARCH_MESSAGES, id=saved["id"]))["node"]["messages"]
+    rest = (
+        await ada_with_mail(
+            SAVED_SEARCH_MESSAGES, id=saved["id"], after=page["pageInfo"]["endCursor"]
+        )
+    )["node"]
     subjects = [node["subject"] for node in page["nodes"] + rest["messages"]["nodes"]]
     assert (subjects, rest["messages"]["pageInfo"]["hasNextPage"]) == (["a", "b", "c"], False)
     clock.tick(days=31)
-    await receive(post, "d")
-    (search,) = await load_saved_searches(post)
+    await deliver_to(ada_with_mail, "d")
+    (search,) = await load_saved_searches(ada_with_mail)
     assert (search["total"], search["unseen"]) == (1, 1)
 
 
@@ -93,7 +103,7 @@ async def test_saved_search_counts_current_messages(post: Client, clock: Clock) 
     ],
 )
 async def test_invalid_saved_search_is_refused(
-    ada: Client, arguments: dict[str, Any], path: list[str], constraint: str
+    ada: GraphQLClient, arguments: dict[str, Any], path: list[str], constraint: str
 ) -> None:
     answer = (await ada(SAVED_SEARCH_SET, input={"name": "x", **arguments}))["savedSearchSet"]
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
@@ -101,7 +111,7 @@ async def test_invalid_saved_search_is_refused(
 
 
 async def test_saved_search_count_and_size_are_limited(
-    ada: Client, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saved_searches, "MAX_SAVED_SEARCHES", 2)
     for name in ("a", "b", "A"):
@@ -114,14 +124,16 @@ async def test_saved_search_count_and_size_are_limited(
 
 
 async def test_saved_search_of_another_user_is_hidden(
-    post: Client, bob: Client, root: Client
+    ada_with_mail: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    (ada_search,) = (await set_saved_search(post, "Mine", query="ALL is:unread"))["savedSearches"]
+    (ada_search,) = (await set_saved_search(ada_with_mail, "Mine", query="ALL is:unread"))[
+        "savedSearches"
+    ]
     assert (await load_saved_searches(bob)) == []
     assert (await bob(SAVED_SEARCH_MESSAGES, id=ada_search["id"]))["node"] is None
     (error,) = (await set_saved_search(bob, "Mine", delete=True))["errors"]
     assert error["code"] == "NOT_FOUND"
-    await receive(bob, "z")
+    await deliver_to(bob, "z")
     (bob_search,) = (await set_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearches"]
     assert (bob_search["total"], ada_search["total"]) == (1, 3)
     document = '{ user(by: {username: "ada"}) { savedSearches { name } } }'
@@ -129,46 +141,50 @@ async def test_saved_search_of_another_user_is_hidden(
 
 
 async def test_saved_search_statement_count_is_independent_of_count(
-    post: Client, statements: list[str]
+    ada_with_mail: GraphQLClient, statements: list[str]
 ) -> None:
     document = "{ viewer { user { savedSearches { name query total unseen } } } }"
 
     async def count_statements() -> int:
         del statements[:]
-        await post(document)
+        await ada_with_mail(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await set_saved_search(post, "k0", query="is:unread")
+    await set_saved_search(ada_with_mail, "k0", query="is:unread")
     expected = await count_statements()
     for n in range(1, 20):
-        await set_saved_search(post, f"k{n}", query=f"is:unread larger:{n}")
+        await set_saved_search(ada_with_mail, f"k{n}", query=f"is:unread larger:{n}")
     assert [await count_statements(), await count_statements()] == [expected, expected]
 
 
-async def test_subscription_sends_counts_at_start_and_on_change(post: Client, live: House) -> None:
-    (saved,) = (await set_saved_search(post, "Unread", query="is:unread"))["savedSearches"]
-    subscription = await live.follow(post, SUBSCRIPTION, id=saved["id"])
+async def test_subscription_sends_counts_at_start_and_on_change(
+    ada_with_mail: GraphQLClient, live_server: House
+) -> None:
+    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
+    subscription = await live_server.follow(ada_with_mail, SUBSCRIPTION, id=saved["id"])
     received = subscription.got
     await until(lambda: len(received) == 1)
     assert received[0]["data"]["savedSearch"] == {"name": "Unread", "total": 3, "unseen": 3}
-    await receive(post, "d")
+    await deliver_to(ada_with_mail, "d")
     await until(lambda: len(received) == 2)
     assert received[1]["data"]["savedSearch"]["total"] == 4
-    await set_saved_search(post, "Unread", query="is:unread is:flagged")
+    await set_saved_search(ada_with_mail, "Unread", query="is:unread is:flagged")
     await until(lambda: len(received) == 3)
     assert received[2]["data"]["savedSearch"]["total"] == 0
-    await set_saved_search(post, "Unread", delete=True)
+    await set_saved_search(ada_with_mail, "Unread", delete=True)
     await until(lambda: subscription.over is not None)
     assert subscription.over["type"] == "complete"
     await subscription.leave()
 
 
-async def test_rapid_changes_are_counted_once(post: Client, statements: list[str]) -> None:
-    (saved,) = (await set_saved_search(post, "Unread", query="is:unread"))["savedSearches"]
+async def test_rapid_changes_are_counted_once(
+    ada_with_mail: GraphQLClient, statements: list[str]
+) -> None:
+    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
     search_id = global_ids.decode("SavedSearch", saved["id"])
     window = timedelta(seconds=2)
     updates = saved_searches.follow_saved_search(
-        context(post), search_id, lambda _: MessageConditions(seen=False), window
+        client_context(ada_with_mail), search_id, lambda _: MessageConditions(seen=False), window
     )
     async with asyncio.timeout(20):
         _, counts = await anext(updates)
@@ -176,7 +192,7 @@ async def test_rapid_changes_are_counted_once(post: Client, statements: list[str
         next_update = asyncio.ensure_future(anext(updates))
         del statements[:]
         for n in range(3):
-            await receive(post, f"n{n}")
+            await deliver_to(ada_with_mail, f"n{n}")
         _, counts = await next_update
         assert counts == (6, 6)
         count_queries = [
@@ -188,14 +204,16 @@ async def test_rapid_changes_are_counted_once(post: Client, statements: list[str
         pending = asyncio.ensure_future(anext(updates))
         await asyncio.sleep(2.2)  # longer than the interval between counts
         del statements[:]
-        await post('mutation { keyValueSet(input: {key: "a", value: "b"}) { errors { code } } }')
+        await ada_with_mail(
+            'mutation { keyValueSet(input: {key: "a", value: "b"}) { errors { code } } }'
+        )
         await asyncio.sleep(0.1)
         assert not [statement for statement in statements if "FROM messages" in statement]
         pending.cancel()
 
 
 async def test_subscription_to_foreign_saved_search_is_refused(
-    post: Client, bob: Client, live: House
+    ada_with_mail: GraphQLClient, bob: GraphQLClient, live_server: House
 ) -> None:
-    (saved,) = (await set_saved_search(post, "Unread", query="is:unread"))["savedSearches"]
-    assert await live.refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"
+    (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
+    assert await live_server.refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"

@@ -15,7 +15,14 @@ from models.users.roles import Role
 from resolvers.admin import tasks
 from resolvers.admin.task_steps import TaskStepResult
 from resolvers.search import index_inspection, index_tasks
-from tests.conftest import Client, Clock, context, make_client, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_client,
+    raw_message,
+)
 from tests.support.operations.mailbox_operations import run_mailbox_mutation
 from tests.support.operations.search_operations import search_subjects
 from tests.support.stores.counter_check import examine, rows
@@ -33,70 +40,76 @@ ALL_USERS = {"all": True}
 
 
 @pytest.fixture
-async def ada_with_messages(ada: Client, bob: Client, clock: Clock) -> Client:
+async def ada_with_messages(
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> GraphQLClient:
     """Three messages of ada and one of bob. None is indexed."""
     for nth in range(3):
-        await receive(ada, raw_message(f"Letter {nth}", body=f"the duck {nth} quacks"))
+        await deliver_to(ada, raw_message(f"Letter {nth}", body=f"the duck {nth} quacks"))
         clock.tick(hours=1)
-    await receive(bob, raw_message("Secret", body="the duck of bob"))
+    await deliver_to(bob, raw_message("Secret", body="the duck of bob"))
     return ada
 
 
-async def load_status(root: Client) -> Any:
+async def load_status(root: GraphQLClient) -> Any:
     return (await root(STATUS_QUERY))["searchIndexStatus"]
 
 
-async def run_tasks(world: Environment) -> list[tuple[Any, ...]]:
+async def run_tasks(environment: Environment) -> list[tuple[Any, ...]]:
     """Run all queued tasks. Return their rows."""
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
-    return await rows(world, "SELECT kind, state, done, total FROM tasks ORDER BY id")
+    return await rows(environment, "SELECT kind, state, done, total FROM tasks ORDER BY id")
 
 
-async def load_indexed_ids(world: Environment) -> set[int]:
-    index_table = text_index.indexed_ids_table(world.database.dialect)
+async def load_indexed_ids(environment: Environment) -> set[int]:
+    index_table = text_index.indexed_ids_table(environment.database.dialect)
     (id_column,) = index_table.c
-    return {row[0] for row in await rows(world, f"SELECT {id_column.name} FROM {index_table.name}")}  # noqa: S608
+    statement = f"SELECT {id_column.name} FROM {index_table.name}"  # noqa: S608
+    return {row[0] for row in await rows(environment, statement)}
 
 
-async def index_all(world: Environment) -> None:
-    while await index_worker.index_next_batch(world):
+async def index_all(environment: Environment) -> None:
+    while await index_worker.index_next_batch(environment):
         pass
 
 
-async def load_message_ids(world: Environment) -> set[int]:
-    return {row[0] for row in await rows(world, "SELECT id FROM messages")}
+async def load_message_ids(environment: Environment) -> set[int]:
+    return {row[0] for row in await rows(environment, "SELECT id FROM messages")}
 
 
-async def empty_index(world: Environment) -> None:
+async def empty_index(environment: Environment) -> None:
     """Empty the text index. The messages stay marked as indexed."""
-    async with world.database.engine.begin() as connection:
-        for statement in (*text_index.DROP_TABLE, *text_index.CREATE_TABLE[world.database.dialect]):
+    async with environment.database.engine.begin() as connection:
+        for statement in (
+            *text_index.DROP_TABLE,
+            *text_index.CREATE_TABLE[environment.database.dialect],
+        ):
             await connection.execute(text(statement))
 
 
 async def test_index_status_before_and_after_indexing(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     before = await load_status(root)
-    engine = text_index.ENGINE_NAMES[world.database.dialect]
+    engine = text_index.ENGINE_NAMES[environment.database.dialect]
     assert (before["enabled"], before["engine"], before["lastOptimizedAt"]) == (True, engine, None)
     assert (before["documents"], before["pending"]) == (0, 4)
-    await index_all(world)
+    await index_all(environment)
     after = await load_status(root)
     assert (after["documents"], after["pending"]) == (4, 0)
     assert int(after["size"]) >= int(before["size"]) > 0
     answer = await run_mailbox_mutation(root, "searchIndexOptimize", PAYLOAD_FIELDS)
     assert (answer["errors"], answer["task"]["kind"]) == ([], "SEARCH_INDEX_OPTIMIZE")
-    assert (await run_tasks(world))[0][1] == "SUCCEEDED"
+    assert (await run_tasks(environment))[0][1] == "SUCCEEDED"
     assert (await load_status(root))[
         "lastOptimizedAt"
-    ] == ada_with_messages.world.now().isoformat().replace("+00:00", "Z")
+    ] == ada_with_messages.environment.now().isoformat().replace("+00:00", "Z")
     assert await search_subjects(ada_with_messages, "duck -1") == ["Letter 2", "Letter 0"]
 
 
 async def test_index_build_runs_at_once_or_as_task(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     answer = await run_mailbox_mutation(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["Work*"]
@@ -115,7 +128,7 @@ async def test_index_build_runs_at_once_or_as_task(
         options={"validateOnly": True},
     )
     assert validated["errors"] == []
-    assert await load_indexed_ids(world) == set()
+    assert await load_indexed_ids(environment) == set()
     answer = await run_mailbox_mutation(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["INBOX"], maxRecent=3
     )
@@ -125,14 +138,14 @@ async def test_index_build_runs_at_once_or_as_task(
         root, "searchIndexBuild", PAYLOAD_FIELDS, users=ALL_USERS, mailboxMasks=["*"], queue=True
     )
     assert (queued["indexed"], queued["task"]["total"]) == (None, 1)
-    assert await run_tasks(world) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
-    assert await load_indexed_ids(world) == await load_message_ids(world)
+    assert await run_tasks(environment) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
+    assert await load_indexed_ids(environment) == await load_message_ids(environment)
     assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
-    await examine(world)
+    await examine(environment)
 
 
 async def test_invalid_index_build_is_refused(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     for arguments, code in (
         ({"users": {"usernames": ["nobody"]}, "mailboxMasks": ["*"]}, "NOT_FOUND"),
@@ -142,36 +155,36 @@ async def test_invalid_index_build_is_refused(
     ):
         answer = await run_mailbox_mutation(root, "searchIndexBuild", PAYLOAD_FIELDS, **arguments)
         assert [error["code"] for error in answer["errors"]] == [code], arguments
-    assert await rows(world, "SELECT id FROM tasks") == []
+    assert await rows(environment, "SELECT id FROM tasks") == []
     assert ada.user.id
 
 
 @pytest.mark.parametrize("users", [ALL_USERS, ADA], ids=["all", "some"])
 async def test_index_rebuild_restores_lost_entries(
-    ada_with_messages: Client,
-    root: Client,
-    bob: Client,
+    ada_with_messages: GraphQLClient,
+    root: GraphQLClient,
+    bob: GraphQLClient,
     users: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = ada_with_messages.world
+    environment = ada_with_messages.environment
     monkeypatch.setattr(index_tasks, "BATCH_SIZE", 2)  # several task steps
-    await index_all(world)
-    await empty_index(world)
+    await index_all(environment)
+    await empty_index(environment)
     assert await search_subjects(ada_with_messages, "duck") == []
     answer = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=users)
-    rebuilds_all = users is ALL_USERS or world.database.dialect == "sqlite"
+    rebuilds_all = users is ALL_USERS or environment.database.dialect == "sqlite"
     message_count = 4 if rebuilds_all else 3
     assert (answer["errors"], answer["task"]["total"]) == ([], message_count)
-    assert await run_tasks(world) == [
+    assert await run_tasks(environment) == [
         ("SEARCH_INDEX_REBUILD", "SUCCEEDED", message_count, message_count)
     ]
     assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
     assert await search_subjects(bob, "duck") == (["Secret"] if rebuilds_all else [])
     if rebuilds_all:
-        assert await load_indexed_ids(world) == await load_message_ids(world)
+        assert await load_indexed_ids(environment) == await load_message_ids(environment)
     await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=users)
-    await run_tasks(world)  # rebuild of a complete index
+    await run_tasks(environment)  # rebuild of a complete index
     assert await search_subjects(ada_with_messages, '"duck 1"') == ["Letter 1"]
     assert await search_subjects(ada_with_messages, "quacks") == [
         "Letter 2",
@@ -181,15 +194,15 @@ async def test_index_rebuild_restores_lost_entries(
 
 
 async def test_rebuild_applies_changed_text_limit(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada_with_messages, raw_message("Long", body="filler " * 50 + "needle"))
-    short_limit = replace(world, options=replace(world.options, search_text=100))
+    await deliver_to(ada_with_messages, raw_message("Long", body="filler " * 50 + "needle"))
+    short_limit = replace(environment, options=replace(environment.options, search_text=100))
     while await index_worker.index_next_batch(short_limit):
         pass
     assert await search_subjects(ada_with_messages, "needle") == []
     await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ADA)
-    await run_tasks(world)
+    await run_tasks(environment)
     assert await search_subjects(ada_with_messages, "needle") == ["Long"]
     await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ADA)
     await run_tasks(short_limit)
@@ -198,11 +211,15 @@ async def test_rebuild_applies_changed_text_limit(
 
 
 async def test_search_and_drafts_work_during_rebuild(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     draft_id = await save_draft(ada_with_messages, text="the first goose")
-    await index_all(world)
-    ctx, rebuild, task_input = context(root), tasks.TASK_KINDS[index_tasks.REBUILD], {"ids": None}
+    await index_all(environment)
+    ctx, rebuild, task_input = (
+        client_context(root),
+        tasks.TASK_KINDS[index_tasks.REBUILD],
+        {"ids": None},
+    )
 
     async def run_step(checkpoint: dict[str, Any]) -> TaskStepResult:
         plan = await rebuild.plan(ctx, task_input, checkpoint)
@@ -217,17 +234,17 @@ async def test_search_and_drafts_work_during_rebuild(
         "Letter 0",
     ]
     await save_draft(ada_with_messages, draft_id, text="the second swan")
-    await index_all(world)
-    await receive(ada_with_messages, raw_message("New", body="a new duck"))
+    await index_all(environment)
+    await deliver_to(ada_with_messages, raw_message("New", body="a new duck"))
     plan = await rebuild.plan(ctx, task_input, step.checkpoint)
-    await receive(ada_with_messages, raw_message("Newer", body="a newer duck"))
-    await index_all(world)
+    await deliver_to(ada_with_messages, raw_message("Newer", body="a newer duck"))
+    await index_all(environment)
     async with ctx.write_session(PLATFORM) as session:
         step = await rebuild.run_step(ctx, session, task_input, step.checkpoint, plan)
     assert (step.done_count, step.has_more) == (1, True)
     last_step = await run_step({"at": 1 << 62})
     assert not last_step.has_more
-    assert await load_indexed_ids(world) < await load_message_ids(world)
+    assert await load_indexed_ids(environment) < await load_message_ids(environment)
     for _ in range(2):  # New messages are found before and after they are indexed.
         assert await search_subjects(ada_with_messages, "duck") == [
             "Newer",
@@ -238,11 +255,11 @@ async def test_search_and_drafts_work_during_rebuild(
         ]
         assert await search_subjects(ada_with_messages, "goose") == []
         assert await search_subjects(ada_with_messages, "swan") == ["Draft"]
-        await index_all(world)
-    assert await load_indexed_ids(world) == await load_message_ids(world)
+        await index_all(environment)
+    assert await load_indexed_ids(environment) == await load_message_ids(environment)
 
 
-async def save_draft(client: Client, draft_id: str | None = None, **fields: Any) -> str:
+async def save_draft(client: GraphQLClient, draft_id: str | None = None, **fields: Any) -> str:
     document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
       message { id } errors { code message } } }"""
     fields |= {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "subject": "Draft"}
@@ -253,7 +270,7 @@ async def save_draft(client: Client, draft_id: str | None = None, **fields: Any)
 
 
 async def test_second_rebuild_at_the_same_time_is_refused(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     assert ada_with_messages.user.id
     first = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
@@ -264,41 +281,41 @@ async def test_second_rebuild_at_the_same_time_is_refused(
     assert (
         await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
     )["errors"] == []
-    states = [row[1] for row in await run_tasks(world)]
+    states = [row[1] for row in await run_tasks(environment)]
     assert states == ["CANCELLED", "SUCCEEDED"]
 
 
 async def test_deleted_messages_are_removed_from_index(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await index_all(world)
-    async with world.database.engine.begin() as connection:
+    await index_all(environment)
+    async with environment.database.engine.begin() as connection:
         await connection.execute(
             text("DELETE FROM message_blobs WHERE message_id IN (SELECT id FROM messages)")
         )
         user_id = ada_with_messages.user.id
         await connection.execute(text(f"DELETE FROM messages WHERE user_id = {user_id}"))  # noqa: S608
     assert (await load_status(root))["documents"] == 4
-    if world.database.dialect == "postgresql":
+    if environment.database.dialect == "postgresql":
         await run_mailbox_mutation(root, "searchIndexOptimize", PAYLOAD_FIELDS)
     else:
         await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
-    await run_tasks(world)
-    assert await load_indexed_ids(world) == await load_message_ids(world)
+    await run_tasks(environment)
+    assert await load_indexed_ids(environment) == await load_message_ids(environment)
     assert (await load_status(root))["documents"] == 1
 
 
-async def test_text_is_split_into_tokens(root: Client) -> None:
+async def test_text_is_split_into_tokens(root: GraphQLClient) -> None:
     document = "query ($text: String!) { searchTokenize(text: $text) { tokens { text position } } }"
     tokens = (await root(document, text="Grüße, O'Reilly! 北京大"))["searchTokenize"]["tokens"]
     assert [token["text"] for token in tokens] == ["grusse", "o", "reilly", "北京", "京大", "大"]
     assert [token["position"] for token in tokens] == [1, 2, 3, 4, 5, 6]
     assert (await root(document, text=""))["searchTokenize"]["tokens"] == []
-    refused = await root.raw(document, text="x" * (index_inspection.MAX_TEXT_LENGTH + 1))
+    refused = await root.execute(document, text="x" * (index_inspection.MAX_TEXT_LENGTH + 1))
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
-async def test_search_expand_shows_index_query(ada: Client, root: Client) -> None:
+async def test_search_expand_shows_index_query(ada: GraphQLClient, root: GraphQLClient) -> None:
     filter_ = {"and": [{"query": '"the Dück" pon* -swan'}, {"seen": False}]}
     result = (await root(EXPAND_QUERY, filter=filter_, users=ADA))["searchExpand"]
     assert result["original"] == filter_
@@ -319,11 +336,11 @@ async def test_search_expand_shows_index_query(ada: Client, root: Client) -> Non
 
 
 async def test_search_lookup_reads_only_the_index(
-    ada_with_messages: Client, root: Client, world: Environment
+    ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     empty = (await root(LOOKUP, filter={"query": "duck"}, users=ADA))["searchLookup"]
     assert (empty["nodes"], empty["totalCount"]) == ([], 0)  # nothing is indexed yet
-    await index_all(world)
+    await index_all(environment)
     variables = {"filter": {"query": "duck", "seen": False}, "users": ADA}
     first_page = (await root(LOOKUP, first=2, **variables))["searchLookup"]
     assert (first_page["totalCount"], first_page["pageInfo"]["hasNextPage"]) == (3, True)
@@ -345,9 +362,9 @@ async def test_search_lookup_reads_only_the_index(
         1, None, 2, 1,
     ]  # fmt: skip
     assert all(hit["definite"] for hit in all_users_page["nodes"])
-    refused = await root.raw(LOOKUP, filter={"query": "-duck"}, users=ADA)
+    refused = await root.execute(LOOKUP, filter={"query": "-duck"}, users=ADA)
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
-    other_query = await root.raw(
+    other_query = await root.execute(
         LOOKUP,
         filter={"query": "quacks"},
         users=ADA,
@@ -357,13 +374,13 @@ async def test_search_lookup_reads_only_the_index(
 
 
 async def test_lookup_statement_count_is_independent_of_hits(
-    root: Client, ada: Client, world: Environment, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     counts = []
     for message_count in (1, 19):
         for nth in range(message_count):
-            await receive(ada, raw_message(f"{message_count} {nth}", body="duck"))
-        await index_all(world)
+            await deliver_to(ada, raw_message(f"{message_count} {nth}", body="duck"))
+        await index_all(environment)
         await root(LOOKUP, filter={"query": "duck"}, users=ADA)
         del statements[:]
         result = await root(LOOKUP, filter={"query": "duck"}, users=ADA)
@@ -373,10 +390,10 @@ async def test_lookup_statement_count_is_independent_of_hits(
 
 
 async def test_index_inspection_is_forbidden_for_non_admins(
-    ada_with_messages: Client, bob: Client, world: Environment, http: Any
+    ada_with_messages: GraphQLClient, bob: GraphQLClient, environment: Environment, http: Any
 ) -> None:
-    await index_all(world)
-    domain_admin = await make_client(world, http, "boss", role=Role.DOMAIN_ADMIN)
+    await index_all(environment)
+    domain_admin = await make_client(environment, http, "boss", role=Role.DOMAIN_ADMIN)
     tokenize = '{ searchTokenize(text: "a") { tokens { text } } }'
     for client in (bob, domain_admin):
         queries: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -386,7 +403,7 @@ async def test_index_inspection_is_forbidden_for_non_admins(
             (tokenize, {}),
         )
         for document, arguments in queries:
-            answer = await client.raw(document, **arguments)
+            answer = await client.execute(document, **arguments)
             assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
         mutations: tuple[tuple[str, dict[str, Any]], ...] = (
             ("searchIndexBuild", {"users": ADA, "mailboxMasks": ["*"]}),
@@ -396,9 +413,9 @@ async def test_index_inspection_is_forbidden_for_non_admins(
         for name, arguments in mutations:
             answer = await run_mailbox_mutation(client, name, PAYLOAD_FIELDS, **arguments)
             assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN"]
-    assert await rows(world, "SELECT id FROM tasks") == []
-    admin = await make_client(world, http, "adam", role=Role.ADMIN)
+    assert await rows(environment, "SELECT id FROM tasks") == []
+    admin = await make_client(environment, http, "adam", role=Role.ADMIN)
     with_subject = LOOKUP.replace("} uid", "} uid subject")
-    answer = await admin.raw(with_subject, filter={"query": "duck"}, users=ADA)
+    answer = await admin.execute(with_subject, filter={"query": "duck"}, users=ADA)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert global_ids.encode("User", ada_with_messages.user.id)

@@ -10,7 +10,14 @@ from mail.search import index_worker
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
-from tests.conftest import Client, Clock, context, make_client, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_client,
+    raw_message,
+)
 from tests.support.operations.search_operations import SEARCH_QUERY, search_subjects
 
 METADATA_QUERY = """
@@ -33,21 +40,25 @@ mutation ($select: MessageSelection!) {
 
 
 @pytest.fixture
-async def ada_with_messages(ada: Client, bob: Client, clock: Clock, world: Environment) -> Client:
-    await create_mailboxes(context(ada), NewMailboxes(["Work"]))
+async def ada_with_messages(
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, environment: Environment
+) -> GraphQLClient:
+    await create_mailboxes(client_context(ada), NewMailboxes(["Work"]))
     for subject, body in (
         ("Bill", "You owe us nothing. " * 3),
         ("Lunch", "The bill is on me, <b>dear</b> Ann & Bob. The duck was good."),
         ("Duck", "Nothing to see."),
     ):
-        await receive(ada, raw_message(subject, body=body))
+        await deliver_to(ada, raw_message(subject, body=body))
         clock.tick(hours=1)
-    await receive(bob, raw_message("Secret", body="the bill of a duck"))
-    await index_worker.index_next_batch(world)
+    await deliver_to(bob, raw_message("Secret", body="the bill of a duck"))
+    await index_worker.index_next_batch(environment)
     return ada
 
 
-async def test_query_text_finds_messages(ada_with_messages: Client, bob: Client) -> None:
+async def test_query_text_finds_messages(
+    ada_with_messages: GraphQLClient, bob: GraphQLClient
+) -> None:
     for query, expected in (
         ("", ["Duck", "Lunch", "Bill"]),
         ("bill", ["Lunch", "Bill"]),
@@ -76,7 +87,7 @@ query ($query: String, $filter: MessageFilter, $orderBy: MessageOrder! = RECEIVE
 
 
 async def search_valid_part(
-    client: Client, query: str, **extra: Any
+    client: GraphQLClient, query: str, **extra: Any
 ) -> tuple[list[str], list[Any]]:
     """Return the subjects found, and the terms left out with their position and reason."""
     answer = await client(PROBLEMS_QUERY, query=query, **extra)
@@ -120,7 +131,7 @@ VALID_PART_CASES: list[tuple[str, list[str], tuple[str, int, str]]] = [
 
 @pytest.mark.parametrize(("query", "expected", "problem"), VALID_PART_CASES)
 async def test_incomplete_query_searches_its_valid_part(
-    ada_with_messages: Client, query: str, expected: list[str], problem: tuple[str, int, str]
+    ada_with_messages: GraphQLClient, query: str, expected: list[str], problem: tuple[str, int, str]
 ) -> None:
     subjects, problems = await search_valid_part(ada_with_messages, query)
     assert subjects == expected
@@ -129,13 +140,13 @@ async def test_incomplete_query_searches_its_valid_part(
     assert message.startswith(problem[2])
 
 
-async def test_complete_query_has_no_problems(ada_with_messages: Client) -> None:
+async def test_complete_query_has_no_problems(ada_with_messages: GraphQLClient) -> None:
     assert await search_valid_part(ada_with_messages, "bill -duck") == (["Bill"], [])
     document = "{ mailbox(by: {specialUse: INBOX}) { messages { queryProblems { term } } } }"
     assert (await ada_with_messages(document))["mailbox"]["messages"]["queryProblems"] == []
 
 
-async def test_each_query_problem_has_its_position(ada_with_messages: Client) -> None:
+async def test_each_query_problem_has_its_position(ada_with_messages: GraphQLClient) -> None:
     subjects, problems = await search_valid_part(
         ada_with_messages, 'is:odd in:Nope bill after:x subject:"l'
     )
@@ -145,7 +156,7 @@ async def test_each_query_problem_has_its_position(ada_with_messages: Client) ->
     ]  # fmt: skip
 
 
-async def test_filter_applies_next_to_incomplete_query(ada_with_messages: Client) -> None:
+async def test_filter_applies_next_to_incomplete_query(ada_with_messages: GraphQLClient) -> None:
     filter_ = {"subject": "lun"}
     assert (await search_valid_part(ada_with_messages, "bill from:", filter=filter_))[0] == [
         "Lunch"
@@ -153,7 +164,9 @@ async def test_filter_applies_next_to_incomplete_query(ada_with_messages: Client
     assert (await search_valid_part(ada_with_messages, "from:", filter=filter_))[0] == []
 
 
-async def test_incomplete_query_can_be_ordered_by_relevance(ada_with_messages: Client) -> None:
+async def test_incomplete_query_can_be_ordered_by_relevance(
+    ada_with_messages: GraphQLClient,
+) -> None:
     subjects, problems = await search_valid_part(
         ada_with_messages, 'is:unread "bil', orderBy="RELEVANCE"
     )
@@ -164,7 +177,7 @@ async def test_incomplete_query_can_be_ordered_by_relevance(ada_with_messages: C
     )
 
 
-async def test_query_problem_shows_no_database_key(ada_with_messages: Client) -> None:
+async def test_query_problem_shows_no_database_key(ada_with_messages: GraphQLClient) -> None:
     database_key = 77_777
     for query in (f"mailboxid:{global_ids.encode('Mailbox', database_key)}", "in:Wrk"):
         _, [problem] = await search_valid_part(ada_with_messages, query)
@@ -183,7 +196,9 @@ async def test_query_problem_shows_no_database_key(ada_with_messages: Client) ->
         "NOT bill", "is:unread", "in:INBOX duck", '"bill is"', "-bill",
     ],
 )  # fmt: skip
-async def test_query_in_filter_accepts_search_syntax(ada_with_messages: Client, text: str) -> None:
+async def test_query_in_filter_accepts_search_syntax(
+    ada_with_messages: GraphQLClient, text: str
+) -> None:
     expected = await search_subjects(ada_with_messages, text)
     assert await search_subjects(ada_with_messages, "", filter={"query": text}) == expected
     rest = await search_subjects(ada_with_messages, "", filter={"not": {"query": text}})
@@ -196,7 +211,9 @@ async def test_query_in_filter_accepts_search_syntax(ada_with_messages: Client, 
 
 
 @pytest.mark.parametrize("text", ["subject:bill from:", "ALL", "in:", "(from:bill", "NOT"])
-async def test_invalid_query_in_filter_is_refused(ada_with_messages: Client, text: str) -> None:
+async def test_invalid_query_in_filter_is_refused(
+    ada_with_messages: GraphQLClient, text: str
+) -> None:
     answer = await ada_with_messages(FLAG_MESSAGES, select={"filter": {"query": text}})
     (error,) = answer["messageUpdate"]["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["filter", "query"])
@@ -204,7 +221,7 @@ async def test_invalid_query_in_filter_is_refused(ada_with_messages: Client, tex
     assert len(await search_subjects(ada_with_messages, "is:flagged")) == 0
 
 
-async def test_search_parse_returns_text_and_filter(ada_with_messages: Client) -> None:
+async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLClient) -> None:
     async def parse(**arguments: Any) -> Any:
         return (await ada_with_messages(PARSE_QUERY, **arguments))["searchParse"]
 
@@ -227,7 +244,7 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: Client) -
         "'foo' at 1: there is no such key; put quotation marks around words",
         "uids go with a mailbox",
     ]
-    mailbox = await ada_with_messages.box()
+    mailbox = await ada_with_messages.load_mailbox()
     filters: list[dict[str, Any]] = [
         {"mailbox": {"id": global_ids.encode("Mailbox", mailbox.id)}, "uids": "1:*", "seen": False},
         {"mailboxes": [{"path": "trash"}, {"specialUse": "TRASH"}], "searchable": True},
@@ -246,7 +263,7 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: Client) -
     assert combined["text"] == "(a) (is:seen)"
 
 
-async def test_snippet_marks_search_words(ada_with_messages: Client) -> None:
+async def test_snippet_marks_search_words(ada_with_messages: GraphQLClient) -> None:
     (lunch, bill) = (await ada_with_messages(SEARCH_QUERY, query='"the bill" OR owe OR ann'))[
         "messages"
     ]["nodes"]
@@ -260,14 +277,14 @@ async def test_snippet_marks_search_words(ada_with_messages: Client) -> None:
     assert duck["snippet"] == duck["marked"] == "Nothing to see."
     body = "filler " * 100 + "Grüße an 北京大学 " + "filler " * 100
     content_type = "text/plain; charset=utf-8"
-    await receive(ada_with_messages, raw_message("Far", body=body, Content_Type=content_type))
+    await deliver_to(ada_with_messages, raw_message("Far", body=body, Content_Type=content_type))
     (distant,) = (await ada_with_messages(SEARCH_QUERY, query="grusse 京大"))["messages"]["nodes"]
     assert "<mark>Grüße</mark> an 北<mark>京大</mark>学 filler" in distant["marked"]
     assert distant["snippet"].startswith("…filler")
     assert distant["snippet"].endswith("…")
 
 
-async def test_snippet_marks_only_words_of_its_own_query(ada_with_messages: Client) -> None:
+async def test_snippet_marks_only_words_of_its_own_query(ada_with_messages: GraphQLClient) -> None:
     document = """query ($one: String, $two: String) {
       one: messages(query: $one, first: 1) { nodes { snippet(marked: true) } }
       two: messages(query: $two, first: 1) { nodes { snippet(marked: true) } } }"""
@@ -287,10 +304,12 @@ async def test_snippet_marks_only_words_of_its_own_query(ada_with_messages: Clie
     ]
 
 
-async def test_most_relevant_messages_come_first(ada_with_messages: Client, clock: Clock) -> None:
+async def test_most_relevant_messages_come_first(
+    ada_with_messages: GraphQLClient, clock: ManualClock
+) -> None:
     clock.tick(hours=1)
-    await receive(ada_with_messages, raw_message("Last", body="x " * 500 + " bill"))
-    await receive(
+    await deliver_to(ada_with_messages, raw_message("Last", body="x " * 500 + " bill"))
+    await deliver_to(
         ada_with_messages, raw_message("Person", From="Bill <bill@example.com>", body="-")
     )
     arguments: dict[str, Any] = {"query": "bill", "orderBy": "RELEVANCE"}
@@ -314,14 +333,17 @@ async def test_most_relevant_messages_come_first(ada_with_messages: Client, cloc
         )
     )["messages"]
     assert [node["subject"] for node in previous_page["nodes"]] == ["Person"]
-    answer = await ada_with_messages.raw(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
+    answer = await ada_with_messages.execute(SEARCH_QUERY, query="is:unread", orderBy="RELEVANCE")
     assert answer["errors"][0]["message"] == "the order RELEVANCE is for searches with words"
 
 
 async def test_admin_searches_metadata_of_several_users(
-    ada_with_messages: Client, bob: Client, world: Environment, http: httpx.AsyncClient
+    ada_with_messages: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
-    admin = await make_client(world, http, "adam", role=Role.ADMIN)
+    admin = await make_client(environment, http, "adam", role=Role.ADMIN)
     users = {"usernames": [ada_with_messages.user.username, bob.user.username]}
     result = (await admin(METADATA_QUERY, users=users, query="bill"))["messages"]
     assert [node["user"]["username"] for node in result["nodes"]] == ["bob", "ada", "ada"]
@@ -340,23 +362,23 @@ async def test_admin_searches_metadata_of_several_users(
         before=first_page["pageInfo"]["endCursor"],
     )
     assert [node["user"]["username"] for node in previous_page["messages"]["nodes"]] == ["bob"]
-    refused = await admin.raw(SEARCH_QUERY, users=users, query="bill")
+    refused = await admin.execute(SEARCH_QUERY, users=users, query="bill")
     assert refused["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    body_search = await admin.raw(METADATA_QUERY, users=users, query="body:bill")
+    body_search = await admin.execute(METADATA_QUERY, users=users, query="body:bill")
     assert body_search["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     for query in ("bill", ""):
-        foreign = await bob.raw(METADATA_QUERY, users={"usernames": ["ada"]}, query=query)
+        foreign = await bob.execute(METADATA_QUERY, users={"usernames": ["ada"]}, query=query)
         assert foreign["errors"][0]["extensions"]["code"] == "NOT_FOUND"
-        assert "errors" in await bob.raw(METADATA_QUERY, users={"all": True}, query=query)
+        assert "errors" in await bob.execute(METADATA_QUERY, users={"all": True}, query=query)
 
 
 @pytest.mark.usefixtures("ada_with_messages")
 async def test_search_statement_count_is_independent_of_users(
-    world: Environment, http: httpx.AsyncClient, statements: list[str]
+    environment: Environment, http: httpx.AsyncClient, statements: list[str]
 ) -> None:
-    admin = await make_client(world, http, "adam", role=Role.ADMIN)
+    admin = await make_client(environment, http, "adam", role=Role.ADMIN)
     for nth in range(18):
-        await make_client(world, http, f"user{nth}")
+        await make_client(environment, http, f"user{nth}")
     counts = []
     for masks in (["ada", "bob"], ["*"]):
         await admin(METADATA_QUERY, users={"masks": masks}, query="bill")

@@ -14,7 +14,7 @@ from models.store.keyset_pages import PageRequest
 from resolvers.messages import loaders as message_loaders
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
-from tests.conftest import Client, context, raw_message, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
 from tests.support.mail import multipart_message
 from tests.support.mail.charset_samples import MESSAGE_TEXT_BY_SUBJECT
 from tests.support.operations.message_pages import found
@@ -112,26 +112,28 @@ FILTER_CASES: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-async def receive_messages(ada: Client, bob: Client, world: Environment, indexed_part: str) -> None:
+async def receive_messages(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, indexed_part: str
+) -> None:
     for nth, (subject, body) in enumerate(MESSAGE_TEXT_BY_SUBJECT.items()):
         raw = raw_message("", body=body, Content_Type="text/plain; charset=utf-8")
-        await receive(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
+        await deliver_to(ada, raw.replace(b"Date:", f"Subject: {subject}\r\nDate:".encode(), 1))
         if indexed_part == "half" and nth == len(MESSAGE_TEXT_BY_SUBJECT) // 2:
-            assert await index_worker.index_next_batch(world)
-    await receive(ada, raw_message("Hidden", body="-", Bcc="Zoe <zoe@hidden.example>"))
-    await receive(ada, multipart_message.RICH)
-    await receive(bob, raw_message("Secret", body="duck quack köln 北京 🎉 zoe"))
+            assert await index_worker.index_next_batch(environment)
+    await deliver_to(ada, raw_message("Hidden", body="-", Bcc="Zoe <zoe@hidden.example>"))
+    await deliver_to(ada, multipart_message.MULTIPART_MESSAGE)
+    await deliver_to(bob, raw_message("Secret", body="duck quack köln 北京 🎉 zoe"))
     if indexed_part == "all":
-        assert await index_worker.index_next_batch(world) == len(MESSAGE_TEXT_BY_SUBJECT) + 3
-        assert await index_worker.index_next_batch(world) == 0
+        assert await index_worker.index_next_batch(environment) == len(MESSAGE_TEXT_BY_SUBJECT) + 3
+        assert await index_worker.index_next_batch(environment) == 0
 
 
 @pytest.mark.parametrize("indexed_part", ["none", "half", "all"])
 async def test_messages_are_found_by_words(
-    ada: Client, bob: Client, world: Environment, indexed_part: str
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, indexed_part: str
 ) -> None:
     """The result is the same with no, half or all messages in the index."""
-    await receive_messages(ada, bob, world, indexed_part)
+    await receive_messages(ada, bob, environment, indexed_part)
     wrong_results = {}
     for query, expected in QUERY_CASES:
         if (answer := await found(ada, query=query)) != sorted(expected):
@@ -143,17 +145,19 @@ async def test_messages_are_found_by_words(
     assert await found(bob, query="duck") == ["Secret"]
 
 
-async def test_indexed_text_length_is_limited(ada: Client, world: Environment) -> None:
+async def test_indexed_text_length_is_limited(ada: GraphQLClient, environment: Environment) -> None:
     words = " ".join(f"w{n}" for n in range(20_000))
-    await receive(ada, raw_message("Early", body=f"early late {words} latest"))
-    await receive(ada, raw_message("Huge", body="x " * world.options.search_text + "beyond"))
+    await deliver_to(ada, raw_message("Early", body=f"early late {words} latest"))
+    await deliver_to(
+        ada, raw_message("Huge", body="x " * environment.options.search_text + "beyond")
+    )
     for _ in range(2):
         assert await found(ada, query='"early late"') == ["Early"]
         assert await found(ada, query="latest") == ["Early"]
         assert await found(ada, query="w19999 latest") == ["Early"]
         assert await found(ada, query='"w19999 latest"') == []
         assert await found(ada, query="beyond") == []
-        await index_worker.index_next_batch(world)
+        await index_worker.index_next_batch(environment)
 
 
 @given(st.lists(st.tuples(st.integers(0, 140), st.sampled_from(" \n.-_")), max_size=12))
@@ -266,7 +270,7 @@ def query_text(query: list[tuple[str, str, str]]) -> str:
 
 
 async def test_random_searches_agree_with_reference_implementation(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     generator = random.Random(7)  # noqa: S311
     texts: dict[str, str] = {}
@@ -277,11 +281,11 @@ async def test_random_searches_agree_with_reference_implementation(
         )
         texts[f"N{nth}"] = body
         content_type = "text/plain; charset=utf-8"
-        await receive(ada, raw_message(f"N{nth}", body=body, Content_Type=content_type))
+        await deliver_to(ada, raw_message(f"N{nth}", body=body, Content_Type=content_type))
         if nth == 12:
-            await index_worker.index_next_batch(world)
+            await index_worker.index_next_batch(environment)
     runs = {subject: split_runs(body) for subject, body in texts.items()}
-    ctx = context(ada)
+    ctx = client_context(ada)
     partial_matches = 0
     for _ in range(150):
         query = random_query(generator)

@@ -11,7 +11,7 @@ from mail.search.tokenizer import index_values, message_words
 from models.messages.tables import Message
 from models.search import text_index
 from models.store.columns import select_columns
-from tests.conftest import Client, Clock, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
 
 MESSAGE_COUNT = 1700
 UNINDEXED_COUNT = 20  # messages that are not indexed yet; their words are those of the body
@@ -41,12 +41,12 @@ class ListedMessage(NamedTuple):
 
 
 @pytest.fixture
-async def messages(ada: Client, clock: Clock) -> list[ListedMessage]:
+async def messages(ada: GraphQLClient, clock: ManualClock) -> list[ListedMessage]:
     """Many messages, oldest first. IDs are not in order of time, and many have the same time."""
-    await receive(ada, raw_message("Like", body="most tenth"))
-    (template,) = await ada.world.database.read(select(*select_columns(Message)))
+    await deliver_to(ada, raw_message("Like", body="most tenth"))
+    (template,) = await ada.environment.database.read(select(*select_columns(Message)))
     generator = random.Random(3)  # noqa: S311
-    start, dialect = clock(), ada.world.database.dialect
+    start, dialect = clock(), ada.environment.database.dialect
     rows, words, listed = [], [], []
     for nth in range(MESSAGE_COUNT):
         minute = 500 if nth % 4 == 0 else generator.randrange(900)
@@ -54,7 +54,11 @@ async def messages(ada: Client, clock: Clock) -> list[ListedMessage]:
             word for word, part in (("most", 0.8), ("tenth", 0.1)) if generator.random() < part
         }
         own_words |= {"some"} if nth % 340 == 7 else set()
-        columns: dict[str, Any] = {"id": ada.world.new_id(), "uid": nth + 2, "subject": f"N{nth}"}
+        columns: dict[str, Any] = {
+            "id": ada.environment.new_id(),
+            "uid": nth + 2,
+            "subject": f"N{nth}",
+        }
         columns |= {
             "listed_at": start + timedelta(minutes=minute),
             "indexed": nth >= UNINDEXED_COUNT,
@@ -70,7 +74,7 @@ async def messages(ada: Client, clock: Clock) -> list[ListedMessage]:
         listed.append(
             ListedMessage(at, key, subject, own_words, columns["seen"], columns["flagged"])
         )
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         connection = await session.connection()
         archive_update = update(Message).values(archived_at=start, mailbox_id=None, indexed=True)
         await connection.execute(archive_update)
@@ -105,7 +109,11 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
 @pytest.mark.parametrize(("filter_", "matches"), FILTERS)
 @pytest.mark.parametrize("order", ["RECEIVED_DESC", "RECEIVED_ASC"])
 async def test_search_pages_are_complete(
-    ada: Client, messages: list[ListedMessage], filter_: dict[str, Any], matches: Any, order: str
+    ada: GraphQLClient,
+    messages: list[ListedMessage],
+    filter_: dict[str, Any],
+    matches: Any,
+    order: str,
 ) -> None:
     expected = [message.subject for message in messages if matches(message)]
     expected = expected[::-1] if order == "RECEIVED_DESC" else expected
@@ -132,7 +140,7 @@ async def test_search_pages_are_complete(
 
 
 async def test_search_finds_old_messages_behind_many_others(
-    ada: Client, messages: list[ListedMessage]
+    ada: GraphQLClient, messages: list[ListedMessage]
 ) -> None:
     old_subjects = [
         message.subject for message in messages if message.flagged and "most" in message.words

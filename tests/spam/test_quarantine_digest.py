@@ -19,27 +19,31 @@ from models.spam.quarantine import QuarantineItem
 from resolvers.admin import tasks
 from resolvers.spam.quarantine_digest import MAX_LISTED_MESSAGES
 from resolvers.spam.quarantine_digest_texts import TEXTS_BY_LANGUAGE, DigestTexts
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.quota_accounts import bounded, change, fill
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.quota_accounts import (
+    receive_messages_of_sizes,
+    set_user_limits,
+    update_user_columns,
+)
 from tests.support.operations.bulk_operations import DELETE
 from tests.support.operations.quarantine_operations import held, hold, set_options
 from tests.support.stores.counter_check import journal, reached, rows
 
 INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { id source } } } } } }"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def run_due_tasks(world: Environment) -> int:
+async def run_due_tasks(environment: Environment) -> int:
     """Create due notification tasks and run all waiting tasks; return the number of tasks."""
-    await quarantine.insert_due_notification_tasks(world)
+    await quarantine.insert_due_notification_tasks(environment)
     task_count = 0
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         task_count += 1
     return task_count
 
 
-async def digest_messages(client: Client) -> list[EmailMessage]:
+async def digest_messages(client: GraphQLClient) -> list[EmailMessage]:
     """Return the digest messages in the INBOX, the oldest first."""
     nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     parsed: list[Any] = [
@@ -53,26 +57,26 @@ def digest_text(message: EmailMessage) -> str:
     return content.replace("\r\n", "\n")
 
 
-async def set_frequency(client: Client, frequency: str) -> None:
+async def set_frequency(client: GraphQLClient, frequency: str) -> None:
     document = """mutation ($input: QuarantineNotificationSetInput!) {
       quarantineNotificationSet(input: $input) { errors { message } } }"""
     answer = await client(document, input={"frequency": frequency})
     assert answer["quarantineNotificationSet"]["errors"] == []
 
 
-async def test_digest_lists_quarantined_messages(ada: Client, clock: Clock) -> None:
-    world = ada.world
-    set_options(world, quarantine_url="https://mail.example.org/held")
+async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: ManualClock) -> None:
+    environment = ada.environment
+    set_options(environment, quarantine_url="https://mail.example.org/held")
     await hold(ada, raw_message("Cheap\tpills \u202e!", From="Carol\u200b C. <carol@x.example>"))
     clock.tick(hours=2)
     await hold(
         ada, raw_message("", From=""), QuarantineReason(1.0, (), "Eicar"), sender="b@x.example"
     )
     clock.tick(hours=21)
-    assert await run_due_tasks(world) == 0
+    assert await run_due_tasks(environment) == 0
     clock.tick(hours=1)
-    position = await reached(world, ada.user.id)
-    assert await run_due_tasks(world) == 1
+    position = await reached(environment, ada.user.id)
+    assert await run_due_tasks(environment) == 1
     (digest,) = await digest_messages(ada)
     assert digest["Subject"] == "Messages held for you: 2"
     assert digest["From"] == "Postmaster <postmaster@example.org>"
@@ -85,26 +89,28 @@ async def test_digest_lists_quarantined_messages(ada: Client, clock: Clock) -> N
         "Let in what you want to have. All else is deleted on its day.\n\n"
         "See all of them: https://mail.example.org/held\n"
     )
-    changed_items = [keys for kind, keys in await journal(world, ada.user.id, position)
+    changed_items = [keys for kind, keys in await journal(environment, ada.user.id, position)
             if kind is ChangeKind.QUARANTINE_CHANGED]  # fmt: skip
-    assert changed_items == [[row.id for row in await held(world)]]
-    assert all(row.notified for row in await held(world))
-    ((sender,),) = await rows(world, "SELECT envelope_from FROM messages")
+    assert changed_items == [[row.id for row in await held(environment)]]
+    assert all(row.notified for row in await held(environment))
+    ((sender,),) = await rows(environment, "SELECT envelope_from FROM messages")
     assert sender == ""
 
 
-async def test_each_message_is_listed_in_one_digest_only(ada: Client, clock: Clock) -> None:
-    world = ada.world
+async def test_each_message_is_listed_in_one_digest_only(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = ada.environment
     await hold(ada, "a")
     clock.tick(days=1)
-    assert (await run_due_tasks(world), await run_due_tasks(world)) == (1, 0)
+    assert (await run_due_tasks(environment), await run_due_tasks(environment)) == (1, 0)
     clock.tick(days=5)
-    assert await run_due_tasks(world) == 0
+    assert await run_due_tasks(environment) == 0
     await hold(ada, "b")
     clock.tick(hours=23)
-    assert await run_due_tasks(world) == 0
+    assert await run_due_tasks(environment) == 0
     clock.tick(hours=1)
-    assert await run_due_tasks(world) == 1
+    assert await run_due_tasks(environment) == 1
     first, second = await digest_messages(ada)
     assert ("\na\n" in digest_text(first), "\nb\n" in digest_text(first)) == (True, False)
     assert ("\na\n" in digest_text(second), "\nb\n" in digest_text(second)) == (False, True)
@@ -115,99 +121,107 @@ async def test_each_message_is_listed_in_one_digest_only(ada: Client, clock: Clo
     [("HOURLY", timedelta(hours=1)), ("WEEKLY", timedelta(days=7)), ("NEVER", None)],
 )
 async def test_digest_is_sent_at_the_chosen_frequency(
-    frequency: str, wait: timedelta | None, ada: Client, clock: Clock
+    frequency: str, wait: timedelta | None, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     await set_frequency(ada, frequency)
     await hold(ada, "a")
     if wait:
         clock.tick(seconds=wait.total_seconds() - 1)
-        assert await run_due_tasks(ada.world) == 0
+        assert await run_due_tasks(ada.environment) == 0
         clock.tick(seconds=1)
-        assert await run_due_tasks(ada.world) == 1
+        assert await run_due_tasks(ada.environment) == 1
     else:
         clock.tick(days=29)
-        assert await run_due_tasks(ada.world) == 0
+        assert await run_due_tasks(ada.environment) == 0
         assert await digest_messages(ada) == []
 
 
-async def test_digest_is_sent_before_messages_expire(ada: Client, clock: Clock) -> None:
-    set_options(ada.world, quarantine_for=timedelta(days=4))
+async def test_digest_is_sent_before_messages_expire(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    set_options(ada.environment, quarantine_for=timedelta(days=4))
     await set_frequency(ada, "WEEKLY")
     await hold(ada, "a")
     clock.tick(days=2)
-    assert await run_due_tasks(ada.world) == 1
+    assert await run_due_tasks(ada.environment) == 1
     assert len(await digest_messages(ada)) == 1
 
 
-async def test_digest_lists_at_most_maximum_number_of_messages(ada: Client, clock: Clock) -> None:
+async def test_digest_lists_at_most_maximum_number_of_messages(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     for number in range(MAX_LISTED_MESSAGES + 2):
         await hold(ada, f"Offer {number:03}")
         clock.tick(seconds=1)
     clock.tick(days=1)
-    await run_due_tasks(ada.world)
+    await run_due_tasks(ada.environment)
     (digest,) = await digest_messages(ada)
     assert digest["Subject"] == f"Messages held for you: {MAX_LISTED_MESSAGES + 2}"
     assert digest_text(digest).count("Offer") == MAX_LISTED_MESSAGES
     assert "\nNot shown here: 2 more.\n" in digest_text(digest)
     assert "Offer 001" not in digest_text(digest)
-    assert all(row.notified for row in await held(ada.world))
+    assert all(row.notified for row in await held(ada.environment))
 
 
-async def test_long_subject_and_sender_are_truncated_in_digest(ada: Client, clock: Clock) -> None:
+async def test_long_subject_and_sender_are_truncated_in_digest(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     await hold(ada, raw_message("x" * 5000, From=f"{'y' * 3000} <c@x.example>"))
     clock.tick(days=1)
-    await run_due_tasks(ada.world)
+    await run_due_tasks(ada.environment)
     (digest,) = await digest_messages(ada)
     assert max(map(len, digest_text(digest).splitlines())) <= 110
     assert "x" * 99 + "…" in digest_text(digest)
 
 
 async def test_no_digest_for_messages_deleted_or_notifications_turned_off(
-    ada: Client, bob: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     for client in (ada, bob):
         await hold(client, "a")
     clock.tick(days=1)
-    assert await quarantine.insert_due_notification_tasks(world) == 2
-    assert await quarantine.insert_due_notification_tasks(world) == 0  # both already have a task
-    async with world.write_session(ada.user.id) as session:
+    assert await quarantine.insert_due_notification_tasks(environment) == 2
+    assert (
+        await quarantine.insert_due_notification_tasks(environment) == 0
+    )  # both already have a task
+    async with environment.write_session(ada.user.id) as session:
         delete_items = delete(QuarantineItem).where(col(QuarantineItem.user_id) == ada.user.id)
         await (await session.connection()).execute(delete_items)
     await set_frequency(bob, "NEVER")
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
     assert (await digest_messages(ada), await digest_messages(bob)) == ([], [])
 
 
 async def test_digest_is_stored_over_quota_but_not_for_disabled_account(
-    ada: Client, bob: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     for client in (ada, bob):
         await hold(client, "a")
-    await bounded(ada, quota=3000)
-    await fill(ada, 3000)
-    while await tasks.run_next_task(world):
+    await set_user_limits(ada, quota=3000)
+    await receive_messages_of_sizes(ada, 3000)
+    while await tasks.run_next_task(environment):
         pass
     clock.tick(days=1)
     count_before = len(await digest_messages(ada))
-    assert await run_due_tasks(world) == 2
+    assert await run_due_tasks(environment) == 2
     assert len(await digest_messages(ada)) == count_before + 1
     await hold(bob, "b")
-    await change(world, bob, disabled=True)
+    await update_user_columns(environment, bob, disabled=True)
     clock.tick(days=1)
-    assert await quarantine.insert_due_notification_tasks(world) == 0
+    assert await quarantine.insert_due_notification_tasks(environment) == 0
 
 
 @pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
 async def test_digest_is_written_in_the_language_of_the_user(
-    language: str, ada: Client, clock: Clock
+    language: str, ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    await change(ada.world, ada, language=language)
+    await update_user_columns(ada.environment, ada, language=language)
     await hold(ada, "a", QuarantineReason(1.0, (), "Eicar"))
     clock.tick(days=1)
-    await run_due_tasks(ada.world)
+    await run_due_tasks(ada.environment)
     (digest,) = await digest_messages(ada)
     texts = TEXTS_BY_LANGUAGE[language]
     assert digest["Subject"] == texts.subject.format(many=1)
@@ -227,12 +241,12 @@ def test_digest_texts_of_all_languages_have_the_same_placeholders(language: str)
     assert placeholders(TEXTS_BY_LANGUAGE[language]) == placeholders(TEXTS_BY_LANGUAGE["en"])
 
 
-async def test_deleted_digest_is_not_sent_again(ada: Client, clock: Clock) -> None:
+async def test_deleted_digest_is_not_sent_again(ada: GraphQLClient, clock: ManualClock) -> None:
     await hold(ada, "a")
     clock.tick(days=1)
-    await run_due_tasks(ada.world)
+    await run_due_tasks(ada.environment)
     nodes = (await ada(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     delete_input = {"select": {"ids": [nodes[0]["id"]]}}
     assert (await ada(DELETE, input=delete_input))["messageDelete"]["errors"] == []
     clock.tick(days=3)
-    assert await run_due_tasks(ada.world) == 0
+    assert await run_due_tasks(ada.environment) == 0

@@ -11,31 +11,37 @@ from mail.delivery.quarantine import QuarantineReason
 from mail.spam.scan_result import SpamScanSymbol
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.columns import core_table
-from tests.conftest import Client, Clock, make_user, raw_message
+from tests.conftest import GraphQLClient, ManualClock, make_user, raw_message
 from tests.support.operations.quarantine_operations import LIST, held, hold, listed
 from tests.support.stores.query_plans import explained
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def test_quarantine_lists_are_read_in_index_order(
-    ada: Client, bob: Client, root: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    world, table = ada.world, core_table(QuarantineItem)
+    environment, table = ada.environment, core_table(QuarantineItem)
     await hold(ada)
-    (row,) = await held(world)
+    (row,) = await held(environment)
     items = [
-        {**row._asdict(), "id": world.new_id(), "user_id": owner, "notified": number % 100 > 0,
-         "created_at": clock() + timedelta(seconds=number)}
-        for number in range(1500) for owner in (ada.user.id, bob.user.id)
-    ]  # fmt: skip
+        {
+            **row._asdict(),
+            "id": environment.new_id(),
+            "user_id": owner,
+            "notified": number % 100 > 0,
+            "created_at": clock() + timedelta(seconds=number),
+        }
+        for number in range(1500)
+        for owner in (ada.user.id, bob.user.id)
+    ]
     references = [{"item_id": item["id"], "blob_id": row.blob_id} for item in items]
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         connection = await session.connection()
         await connection.execute(insert(table), items)
         await connection.execute(insert(core_table(QuarantineBlob)), references)
-    if world.database.dialect == "postgresql":
-        async with world.database.engine.begin() as connection:
+    if environment.database.dialect == "postgresql":
+        async with environment.database.engine.begin() as connection:
             await connection.execute(sql("ANALYZE quarantine_items"))
     user_list = """query ($first: Int, $after: String) { viewer { user {
       quarantine(first: $first, after: $after) { nodes { subject } pageInfo { endCursor } } } } }"""
@@ -43,7 +49,7 @@ async def test_quarantine_lists_are_read_in_index_order(
     user_list_cursor = (await ada(user_list, first=9))["viewer"]["user"]["quarantine"]["pageInfo"][
         "endCursor"
     ]
-    with explained(world) as plans:
+    with explained(environment) as plans:
         for client, document, after, index in (
             (ada, LIST, list_cursor, "quarantine_of_user"),
             (ada, user_list, user_list_cursor, "quarantine_of_user"),
@@ -57,7 +63,7 @@ async def test_quarantine_lists_are_read_in_index_order(
 
 
 async def test_quarantine_list_is_filtered_and_sorted_newest_first(
-    ada: Client, clock: Clock
+    ada: GraphQLClient, clock: ManualClock
 ) -> None:
     for number, (subject, reason) in enumerate(
         (
@@ -81,7 +87,7 @@ async def test_quarantine_list_is_filtered_and_sorted_newest_first(
     assert await listed(ada, virus=False, scoreAbove=1) == ["Größe", "Cheap Pills"]
     assert await listed(ada, since="2030-01-01T01:00:00Z") == ["Invoice", "Größe"]
     for invalid_filter in ({"query": "x" * 1001}, {"scoreAbove": 1e10}):
-        answer = await ada.raw(LIST, filter=invalid_filter)
+        answer = await ada.execute(LIST, filter=invalid_filter)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     first = (await ada(LIST, first=2))["quarantine"]
     assert [node["subject"] for node in first["nodes"]] == ["Invoice", "Größe"]
@@ -104,11 +110,11 @@ QUARANTINE_OF_ALL = """{ quarantine(first: 50) { nodes {
 
 
 async def test_many_quarantine_lists_need_as_many_statements_as_few(
-    ada: Client, over: Client, statements: list[str], http: httpx.AsyncClient
+    ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str], http: httpx.AsyncClient
 ) -> None:
     async def count_statements(document: str) -> int:
         del statements[:]
-        await over(document)
+        await admin_client(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
     await hold(ada)
@@ -121,11 +127,11 @@ async def test_many_quarantine_lists_need_as_many_statements_as_few(
         await count_statements(QUARANTINE_OF_ALL),
     )
     for number in range(20):
-        user = await make_user(ada.world, f"n{number}")
-        client = Client(http, ada.world, user, "")
+        user = await make_user(ada.environment, f"n{number}")
+        client = GraphQLClient(http, ada.environment, user, "")
         for subject in "ab":
             await hold(client, f"{subject}{number}")
-    answer = await over(QUARANTINE_OF_USERS)
+    answer = await admin_client(QUARANTINE_OF_USERS)
     assert sum(node["quarantine"]["totalCount"] for node in answer["users"]["nodes"]) == 41
     counts_after = (
         await count_statements(QUARANTINE_OF_USERS),

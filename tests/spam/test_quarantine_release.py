@@ -11,9 +11,9 @@ from mail.maintenance import housekeeping
 from models.events.journal import ChangeKind
 from models.users.roles import AdminPermission
 from resolvers.admin import tasks
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.quota_accounts import bounded
+from tests.support.accounts.quota_accounts import set_user_limits
 from tests.support.operations.domain_operations import done, told
 from tests.support.operations.quarantine_operations import (
     CAROL,
@@ -37,16 +37,16 @@ from tests.support.operations.quarantine_operations import (
 from tests.support.sample_mutations import Call
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def test_released_message_is_stored_as_newly_received(
-    ada: Client, clock: Clock, http: httpx.AsyncClient
+    ada: GraphQLClient, clock: ManualClock, http: httpx.AsyncClient
 ) -> None:
-    world, raw = ada.world, mixed()
+    environment, raw = ada.environment, mixed()
     item_id = await hold(ada, raw)
     clock.tick(days=3)
-    position = await reached(world, ada.user.id)
+    position = await reached(environment, ada.user.id)
     answer, errors = await done(ada, RELEASE, ids=[item_id])
     assert errors == []
     assert answer["messages"] == [
@@ -57,13 +57,13 @@ async def test_released_message_is_stored_as_newly_received(
             "envelope": {"from": CAROL, "rcpt": [{"value": ada.address}]},
         }
     ]
-    assert [kind for kind, _ in await journal(world, ada.user.id, position)] == [
+    assert [kind for kind, _ in await journal(environment, ada.user.id, position)] == [
         ChangeKind.MESSAGE_ADDED,
         KIND,
     ]
-    assert (await held(world), await listed(ada)) == ([], [])
+    assert (await held(environment), await listed(ada)) == ([], [])
     ((facts,),) = await rows(
-        world,
+        environment,
         "SELECT facts FROM changes WHERE kind = 'MESSAGE_ADDED' ORDER BY at DESC LIMIT 1",
     )
     assert '"received"' in str(facts) or "'received'" in str(facts)
@@ -71,31 +71,31 @@ async def test_released_message_is_stored_as_newly_received(
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
     assert (await http.get(node["sourceUrl"])).content == stamps(ada) + raw
     assert node["receivedAt"] == "2030-01-04T00:00:00Z"
-    await come(world, ada, raw=raw)  # a repeated delivery: the released message is recognized
+    await come(environment, ada, raw=raw)  # a repeated delivery: the released message is recognized
     assert await inbox(ada) == ["Mixed"]
     _, errors = await done(ada, RELEASE, ids=[item_id])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 
 
-async def test_release_stores_all_messages_or_none(ada: Client, bob: Client) -> None:
-    world = ada.world
+async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    environment = ada.environment
     ada_item_id, bob_item_id = await hold(ada, "a"), await hold(bob, "b")
     large_item_id = await hold(ada, raw_message("c", body="x" * 3000))
     _, errors = await done(ada, RELEASE, ids=[ada_item_id, bob_item_id])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-    await bounded(ada, quota=2000)
+    await set_user_limits(ada, quota=2000)
     _, errors = await done(ada, RELEASE, ids=[ada_item_id, large_item_id])
     assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
         "QUOTA_EXCEEDED", ["ids"], 1,
     )  # fmt: skip
-    assert (await inbox(ada), len(await held(world))) == ([], 3)
+    assert (await inbox(ada), len(await held(environment))) == ([], 3)
     _, errors = await done(ada, RELEASE, ids=[ada_item_id] * 101)
     assert told(errors) == ("VALIDATION", ["ids"], None, "max")
     answer, errors = await done(ada, RELEASE, ids=[ada_item_id, ada_item_id])
     assert ([message["subject"] for message in answer["messages"]], errors) == (["a"], [])
 
 
-async def test_concurrent_releases_store_message_once(ada: Client) -> None:
+async def test_concurrent_releases_store_message_once(ada: GraphQLClient) -> None:
     item_id = await hold(ada)
     results = await asyncio.gather(*(done(ada, RELEASE, ids=[item_id]) for _ in range(2)))
     assert sorted(len(errors) for _, errors in results) == [0, 1]
@@ -103,9 +103,11 @@ async def test_concurrent_releases_store_message_once(ada: Client) -> None:
 
 
 async def test_message_with_virus_is_released_only_by_administrator(
-    ada: Client, over: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, admin_client: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
+    domain_admin = await make_domain_admin(
+        ada.environment, http, "chief", [AdminPermission.QUARANTINE]
+    )
     item_id = await hold(ada, "Bill", QuarantineReason(0.0, (), "Eicar-Test"))
     _, errors = await done(ada, RELEASE, ids=[item_id])
     assert told(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
@@ -115,16 +117,20 @@ async def test_message_with_virus_is_released_only_by_administrator(
     assert (answer["messages"], errors) == ([], [])
     assert await inbox(ada) == ["Bill"]
     log = '{ adminLog(mutation: "quarantineRelease") { nodes { before } } }'
-    (entry,) = (await over(log))["adminLog"]["nodes"]
+    (entry,) = (await admin_client(log))["adminLog"]["nodes"]
     assert entry["before"] == {"sender": CAROL, "recipient": ada.address}
 
 
-async def test_release_with_allow_sender_creates_allow_rule(ada: Client, root: Client) -> None:
-    world = ada.world
-    set_options(world, spam_quarantine=50)
+async def test_release_with_allow_sender_creates_allow_rule(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    environment = ada.environment
+    set_options(environment, spam_quarantine=50)
     for subject in ("One", "Two"):
-        await come(world, ada, raw=raw_message(subject, **SPAM), sender="bounce-1@lists.example")
-    item_ids = [global_ids.encode("QuarantineItem", row.id) for row in await held(world)]
+        await come(
+            environment, ada, raw=raw_message(subject, **SPAM), sender="bounce-1@lists.example"
+        )
+    item_ids = [global_ids.encode("QuarantineItem", row.id) for row in await held(environment)]
     await permit(root, "QUARANTINE")
     _, errors = await done(ada, RELEASE, ids=item_ids, allowSender=True)
     assert told(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
@@ -134,48 +140,52 @@ async def test_release_with_allow_sender_creates_allow_rule(ada: Client, root: C
     rules = "{ senderRules { nodes { action pattern scope { user { username } } } } }"
     (rule,) = (await ada(rules))["senderRules"]["nodes"]
     assert (rule["action"], rule["pattern"]) == ("ALLOW", CAROL)
-    await come(world, ada, raw=raw_message("Three", **SPAM), sender="bounce-2@lists.example")
+    await come(environment, ada, raw=raw_message("Three", **SPAM), sender="bounce-2@lists.example")
     assert sorted(await inbox(ada)) == ["One", "Three", "Two"]
     odd_item_id = await hold(ada, raw_message("Odd", From="a b@"), sender="")
     _, errors = await done(ada, RELEASE, ids=[odd_item_id], allowSender=True)
     assert [error["path"] for error in errors] in ([], [["allowSender"]])
 
 
-async def test_deleted_quarantine_item_is_not_listed(ada: Client, over: Client) -> None:
-    world = ada.world
+async def test_deleted_quarantine_item_is_not_listed(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    environment = ada.environment
     item_id, other_id = await hold(ada, "a"), await hold(ada, "b")
-    position = await reached(world, ada.user.id)
+    position = await reached(environment, ada.user.id)
     answer, errors = await done(ada, DELETE, ids=[item_id])
     assert (answer["deletedIds"], errors) == ([item_id], [])
-    assert await journal(world, ada.user.id, position) == [
+    assert await journal(environment, ada.user.id, position) == [
         (KIND, [global_ids.decode("QuarantineItem", item_id)])
     ]
     _, errors = await done(ada, DELETE, ids=[other_id, item_id])
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     assert await listed(ada) == ["b"]
-    answer, errors = await done(over, DELETE, ids=[other_id])
+    answer, errors = await done(admin_client, DELETE, ids=[other_id])
     assert errors == []
     assert (await listed(ada), await inbox(ada)) == ([], [])
 
 
 async def test_quarantine_is_deleted_with_its_account(
-    ada: Client, root: Client, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     for subject in "ab":
         await hold(ada, subject)
     delete_input = {"users": {"usernames": ["ada"]}}
     assert (await Call("userDelete", delete_input)(root))["errors"] == []
     assert await listed(root) == []
     clock.tick(days=90)
-    await housekeeping.run_round(world)
-    while await tasks.run_next_task(world):
+    await housekeeping.run_round(environment)
+    while await tasks.run_next_task(environment):
         pass
-    assert await held(world) == []
-    assert await rows(world, "SELECT * FROM quarantine_blobs") == []
+    assert await held(environment) == []
+    assert await rows(environment, "SELECT * FROM quarantine_blobs") == []
 
 
-async def test_quarantine_item_follows_domain_rename(ada: Client, root: Client) -> None:
+async def test_quarantine_item_follows_domain_rename(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     await hold(ada)
     rename_input = {"oldDomain": "example.org", "newDomain": "new.example"}
     payload = await Call("domainRename", rename_input)(root)
@@ -185,27 +195,27 @@ async def test_quarantine_item_follows_domain_rename(ada: Client, root: Client) 
 
 
 async def test_message_gets_no_reply_and_is_copied_only_on_release(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world = ada.world
-    set_options(world, spam_quarantine=50)
+    environment = ada.environment
+    set_options(environment, spam_quarantine=50)
     bcc_rule = {"match": ada.address, "bccTo": "copies@else.example", "direction": "RECIPIENT"}
     assert (await Call("bccRuleCreate", bcc_rule)(root))["errors"] == []
     autoreply = {"set": {"enabled": True, "text": "I am away."}}
     assert (await Call("autoreplySet", autoreply)(ada))["errors"] == []
-    await come(world, ada, raw=raw_message("Offer", **SPAM))
-    assert await rows(world, "SELECT recipient FROM deliveries") == []
-    item_id = global_ids.encode("QuarantineItem", (await held(world))[0].id)
+    await come(environment, ada, raw=raw_message("Offer", **SPAM))
+    assert await rows(environment, "SELECT recipient FROM deliveries") == []
+    item_id = global_ids.encode("QuarantineItem", (await held(environment))[0].id)
     _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
     assert errors == []
-    assert await rows(world, "SELECT recipient FROM deliveries") == []
+    assert await rows(environment, "SELECT recipient FROM deliveries") == []
     _, errors = await done(ada, RELEASE, ids=[item_id])
     assert errors == []
-    assert await rows(world, "SELECT recipient FROM deliveries") == [("copies@else.example",)]
+    assert await rows(environment, "SELECT recipient FROM deliveries") == [("copies@else.example",)]
 
 
 async def test_quarantine_notification_frequency_is_set(
-    ada: Client, bob: Client, over: Client
+    ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     answer, errors = await done(ada, OFTEN, frequency="HOURLY")
     assert (answer["users"], errors) == (
@@ -213,10 +223,12 @@ async def test_quarantine_notification_frequency_is_set(
     )  # fmt: skip
     _, errors = await done(ada, OFTEN, users={"usernames": ["bob"]}, frequency="NEVER")
     assert errors[0]["code"] == "NOT_FOUND"
-    answer, errors = await done(over, OFTEN, users={"usernames": ["bob"]}, frequency="WEEKLY")
+    answer, errors = await done(
+        admin_client, OFTEN, users={"usernames": ["bob"]}, frequency="WEEKLY"
+    )
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
     log = '{ adminLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'
-    (entry,) = (await over(log))["adminLog"]["nodes"]
+    (entry,) = (await admin_client(log))["adminLog"]["nodes"]
     assert entry["after"] == {"quarantine_notification": "WEEKLY"}
     query = "{ viewer { user { quarantineNotification } } }"
     assert (await bob(query))["viewer"]["user"] == {"quarantineNotification": "WEEKLY"}

@@ -10,8 +10,8 @@ from graph.types import global_ids
 from mail.delivery.quarantine import QuarantineReason
 from models.runtime.environment import Environment
 from models.users.tables import User
-from tests.conftest import Client, raw_message
-from tests.support.accounts.user_operations import change
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.operations.domain_operations import done
@@ -30,37 +30,39 @@ from tests.support.operations.sieve_operations import active_script_error, put
 from tests.support.operations.trace_operations import message_id_header, trace_events, trace_steps
 from tests.support.sample_mutations.mutation_call import Call
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 DAVE = "dave@far.example"
 
 
-async def release_and_get_mailboxes(client: Client, *item_ids: str, **arguments: Any) -> list[str]:
+async def release_and_get_mailboxes(
+    client: GraphQLClient, *item_ids: str, **arguments: Any
+) -> list[str]:
     """Release these items and return the mailbox path of each message."""
     answer, errors = await done(client, RELEASE, ids=item_ids, **arguments)
     assert errors == []
     return [message["mailbox"]["path"] for message in answer["messages"]]
 
 
-async def match_counts(client: Client) -> list[int]:
+async def match_counts(client: GraphQLClient) -> list[int]:
     return [filter_node["matchCount"] for filter_node in (await listed(client))["nodes"]]
 
 
 async def test_filters_are_applied_to_released_message_and_counted(
-    ada: Client, bob: Client
+    ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
     actions = {"mailbox": {"path": "A"}, "copyTo": [{"path": "B"}], "seen": True, "labels": ["n"]}
     await made(ada, {"subject": "bill"}, actions)
     item_ids = [await hold(ada, "Bill"), await hold(ada, "Other"), await hold(bob, "Bill")]
     _, errors = await done(ada, TRY, ids=item_ids[:1], options={"validateOnly": True})
-    assert (errors, await match_counts(ada), await subjects_by_mailbox(ada.world, ada)) == (
+    assert (errors, await match_counts(ada), await subjects_by_mailbox(ada.environment, ada)) == (
         [],
         [0],
         {},
     )
     assert await release_and_get_mailboxes(ada, *item_ids[:2]) == ["A", "INBOX"]
     assert await release_and_get_mailboxes(bob, item_ids[2]) == ["INBOX"]
-    assert await subjects_by_mailbox(ada.world, ada) == {
+    assert await subjects_by_mailbox(ada.environment, ada) == {
         "A": ["Bill"],
         "B": ["Bill"],
         "INBOX": ["Other"],
@@ -69,7 +71,7 @@ async def test_filters_are_applied_to_released_message_and_counted(
 
 
 async def test_script_files_released_message_but_sends_no_replies(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await put(
         ada,
@@ -79,7 +81,7 @@ async def test_script_files_released_message_but_sends_no_replies(
     )
     await made(ada, {}, {"reply": {"text": "Later"}})
     assert await release_and_get_mailboxes(ada, await hold(ada, "Bill")) == ["Let in"]
-    assert (await message_flags(ada, "Let in"), await queued_envelopes(world)) == (
+    assert (await message_flags(ada, "Let in"), await queued_envelopes(environment)) == (
         [["\\Flagged"]],
         [],
     )
@@ -90,86 +92,88 @@ async def test_script_files_released_message_but_sends_no_replies(
     ["discard;", 'require "reject"; reject "No.";', 'require "fileinto"; fileinto "Nowhere";'],
 )
 async def test_released_message_is_stored_if_script_discards_or_rejects(
-    ada: Client, script: str
+    ada: GraphQLClient, script: str
 ) -> None:
     await put(ada, script)
     assert await release_and_get_mailboxes(ada, await hold(ada, "Bill")) == ["INBOX"]
 
 
-async def test_released_message_is_stored_if_filters_delete_or_junk_it(ada: Client) -> None:
+async def test_released_message_is_stored_if_filters_delete_or_junk_it(ada: GraphQLClient) -> None:
     await made(ada, {"subject": "one"}, {"delete": True})
     await made(ada, {"subject": "two"}, {"spam": True})
     item_ids = [await hold(ada, "One"), await hold(ada, "Two")]
-    set_options(ada.world, spam_quarantine=1)  # nor is it quarantined again
+    set_options(ada.environment, spam_quarantine=1)  # nor is it quarantined again
     assert await release_and_get_mailboxes(ada, *item_ids) == ["INBOX", "INBOX"]
-    assert await held(ada.world) == []
+    assert await held(ada.environment) == []
 
 
-async def test_released_message_is_stored_if_script_fails(ada: Client, world: Environment) -> None:
+async def test_released_message_is_stored_if_script_fails(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await put(ada, 'require "include"; include "missing"; discard;')
     assert await release_and_get_mailboxes(ada, await hold(ada, "Bill")) == ["INBOX"]
-    assert "missing" in await active_script_error(world)
+    assert "missing" in await active_script_error(environment)
 
 
 async def test_redirect_of_released_message_is_in_the_same_transaction(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await put(ada, f'redirect "{DAVE}";')
     first_id, second_id = await hold(ada, "Bill"), await hold(ada, "Other")
     _, errors = await done(ada, TRY, ids=[first_id], options={"validateOnly": True})
-    assert (errors, await queued_envelopes(world)) == ([], [])
+    assert (errors, await queued_envelopes(environment)) == ([], [])
     assert await release_and_get_mailboxes(ada, first_id) == []
     assert (
-        [recipient for _, recipient in await queued_envelopes(world)],
-        await subjects_by_mailbox(world, ada),
+        [recipient for _, recipient in await queued_envelopes(environment)],
+        await subjects_by_mailbox(environment, ada),
     ) == ([DAVE], {})
-    assert len(await held(world)) == 1
-    async with world.write_session() as session:
+    assert len(await held(environment)) == 1
+    async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(forwards=1))
     _, errors = await done(ada, RELEASE, ids=[second_id])
     assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
         "RATE_LIMITED", ["ids"], 0,
     )  # fmt: skip
-    assert (len(await held(world)), len(await queued_envelopes(world))) == (1, 1)
+    assert (len(await held(environment)), len(await queued_envelopes(environment))) == (1, 1)
 
 
 async def test_released_message_is_forwarded_unless_it_has_a_virus(
-    ada: Client, over: Client, world: Environment
+    ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    assert (await change(ada, targets=[DAVE]))[1] == []
+    assert (await try_update_users(ada, targets=[DAVE]))[1] == []
     clean_id, virus_id = (
         await hold(ada, "Bill"),
         await hold(ada, "Ill", QuarantineReason(0.0, (), "Eicar")),
     )
     assert await release_and_get_mailboxes(ada, clean_id) == ["INBOX"]
-    assert [recipient for _, recipient in await queued_envelopes(world)] == [DAVE]
+    assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
     await put(ada, 'redirect "eve@far.example";')
-    _, errors = await done(over, TRY, ids=[virus_id])
+    _, errors = await done(admin_client, TRY, ids=[virus_id])
     assert errors == []
-    assert [recipient for _, recipient in await queued_envelopes(world)] == [DAVE]
-    assert await subjects_by_mailbox(world, ada) == {"INBOX": ["Bill", "Ill"]}
+    assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
+    assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Bill", "Ill"]}
 
 
 async def test_released_message_in_a_mail_loop_is_not_forwarded(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    assert (await change(ada, targets=[DAVE]))[1] == []
+    assert (await try_update_users(ada, targets=[DAVE]))[1] == []
     await put(ada, f'redirect "{DAVE}";')
     item_id = await hold(ada, raw_message("Round", **{"Delivered-To": ada.address}))
-    assert (await release_and_get_mailboxes(ada, item_id), await queued_envelopes(world)) == (
+    assert (await release_and_get_mailboxes(ada, item_id), await queued_envelopes(environment)) == (
         ["INBOX"],
         [],
     )
 
 
 async def test_delivery_trace_continues_after_release(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    set_options(world, spam_quarantine=50)
+    set_options(environment, spam_quarantine=50)
     raw = raw_message("Offer", **SPAM)
-    await come(world, ada, raw=raw)
-    (item,) = await held(world)
+    await come(environment, ada, raw=raw)
+    (item,) = await held(environment)
     assert await trace_events(root, queueId=item.queue_id) == ["accepted", "judged", "held"]
     item_id = global_ids.encode("QuarantineItem", item.id)
     _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
@@ -185,10 +189,10 @@ async def test_delivery_trace_continues_after_release(
 
 
 async def test_bcc_rule_of_the_domain_applies_to_released_message(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     bcc_rule = {"match": ada.address, "bccTo": "copies@else.example", "direction": "RECIPIENT"}
     assert (await Call("bccRuleCreate", bcc_rule)(root))["errors"] == []
     await put(ada, "discard;")
     assert await release_and_get_mailboxes(ada, await hold(ada, "Bill", sender=CAROL)) == ["INBOX"]
-    assert await queued_envelopes(world) == [(CAROL, "copies@else.example")]
+    assert await queued_envelopes(environment) == [(CAROL, "copies@else.example")]

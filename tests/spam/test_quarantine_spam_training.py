@@ -12,80 +12,89 @@ from mail.scanners import training_worker
 from models.runtime.environment import Environment
 from models.spam.training import TrainingMessage
 from models.users.roles import AdminPermission
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.key_value_operations import limit
+from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail_servers.scanner_servers import http as answered
 from tests.support.operations.domain_operations import done, told
 from tests.support.operations.quarantine_operations import DELETE, RELEASE, TRY, hold, inbox
 from tests.support.servers.webhook_receiver import Receiver, receiving
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def learning_server(world: Environment) -> AsyncIterator[Receiver]:
+async def learning_server(environment: Environment) -> AsyncIterator[Receiver]:
     """A server that learns like Rspamd."""
     async with receiving() as receiver:
         receiver.answer = answered(b'{"success":true}')
-        limit(world, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
-async def pending_training(world: Environment) -> list[bool]:
-    return [row.spam for row in await world.database.read(select(col(TrainingMessage.spam)))]
+async def pending_training(environment: Environment) -> list[bool]:
+    return [row.spam for row in await environment.database.read(select(col(TrainingMessage.spam)))]
 
 
-async def test_released_message_is_learned_as_ham(ada: Client, learning_server: Receiver) -> None:
+async def test_released_message_is_learned_as_ham(
+    ada: GraphQLClient, learning_server: Receiver
+) -> None:
     raw = raw_message("Bill")
     item_id = await hold(ada, raw)
     _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
-    assert (errors, await pending_training(ada.world)) == ([], [])
+    assert (errors, await pending_training(ada.environment)) == ([], [])
     _, errors = await done(ada, RELEASE, ids=[item_id])
     assert errors == []
     assert not learning_server.got  # the release did not wait for the training
-    assert await training_worker.train_batch(ada.world)
+    assert await training_worker.train_batch(ada.environment)
     ((path, body),) = [(request.path, request.raw) for request in learning_server.got]
     assert (path, body.endswith(raw)) == ("/learnham", True)
 
 
-async def test_no_training_if_disabled_or_deleted(ada: Client, learning_server: Receiver) -> None:
+async def test_no_training_if_disabled_or_deleted(
+    ada: GraphQLClient, learning_server: Receiver
+) -> None:
     first_id, second_id, third_id = [await hold(ada, subject) for subject in "abc"]
     _, errors = await done(ada, RELEASE, ids=[first_id], learnHam=False)
     assert errors == []
     assert (await done(ada, DELETE, ids=[second_id]))[1] == []
-    limit(ada.world, rspamd_learn="")
+    change_options(ada.environment, rspamd_learn="")
     assert (await done(ada, RELEASE, ids=[third_id], learnHam=True))[1] == []
-    assert (await pending_training(ada.world), await inbox(ada)) == ([], ["c", "a"])
+    assert (await pending_training(ada.environment), await inbox(ada)) == ([], ["c", "a"])
     assert learning_server.got == []
 
 
 async def test_release_succeeds_if_spam_filter_is_unavailable(
-    ada: Client, learning_server: Receiver, clock: Clock
+    ada: GraphQLClient, learning_server: Receiver, clock: ManualClock
 ) -> None:
     learning_server.answer = answered(b"", "503 Busy")
     _, errors = await done(ada, RELEASE, ids=[await hold(ada, "Bill")])
     assert (errors, await inbox(ada)) == ([], ["Bill"])
-    assert not await training_worker.train_batch(ada.world)
-    assert await pending_training(ada.world) == [False]
+    assert not await training_worker.train_batch(ada.environment)
+    assert await pending_training(ada.environment) == [False]
     learning_server.answer = answered(b'{"success":true}')
     clock.tick(minutes=1)
-    assert await training_worker.train_batch(ada.world)
-    assert (learning_server.got[-1].path, await pending_training(ada.world)) == ("/learnham", [])
+    assert await training_worker.train_batch(ada.environment)
+    assert (learning_server.got[-1].path, await pending_training(ada.environment)) == (
+        "/learnham",
+        [],
+    )
 
 
 @pytest.mark.usefixtures("learning_server")
 async def test_no_training_without_access_or_with_a_virus(
-    ada: Client, bob: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, bob: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_domain_admin(ada.world, http, "chief", [AdminPermission.QUARANTINE])
+    domain_admin = await make_domain_admin(
+        ada.environment, http, "chief", [AdminPermission.QUARANTINE]
+    )
     item_id, virus_id = (
         await hold(ada, "Hers"),
         await hold(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
     )
     _, errors = await done(bob, RELEASE, ids=[item_id])
-    assert (told(errors)[0], await pending_training(ada.world)) == ("NOT_FOUND", [])
+    assert (told(errors)[0], await pending_training(ada.environment)) == ("NOT_FOUND", [])
     assert (await done(domain_admin, RELEASE, ids=[virus_id]))[1] == []
-    assert await pending_training(ada.world) == []
+    assert await pending_training(ada.environment) == []
     assert (await done(domain_admin, RELEASE, ids=[item_id]))[1] == []
-    assert await pending_training(ada.world) == [False]
+    assert await pending_training(ada.environment) == [False]

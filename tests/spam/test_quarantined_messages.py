@@ -22,10 +22,10 @@ from models.store.columns import core_table
 from models.users.roles import AdminPermission, Scope
 from models.users.tables import User
 from resolvers.admin import tasks
-from tests.conftest import Client, Clock, make_key, raw_message
+from tests.conftest import GraphQLClient, ManualClock, make_api_key, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
-from tests.support.accounts.user_operations import change
+from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.operations.domain_operations import done, told
 from tests.support.operations.quarantine_operations import (
     CAROL,
@@ -52,21 +52,23 @@ from tests.support.operations.quarantine_operations import (
 from tests.support.sample_mutations import CALLS, Call
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def test_spam_above_threshold_is_quarantined_if_enabled(ada: Client, bob: Client) -> None:
-    world = ada.world
+async def test_spam_above_threshold_is_quarantined_if_enabled(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    environment = ada.environment
     raw = raw_message("Offer", **SPAM)
-    await come(world, ada, raw=raw)
-    assert await held(world) == []
-    set_options(world, spam_quarantine=75)
-    await come(world, ada, raw=raw_message("Little", X_Spam_Flag="YES"))
-    position = await reached(world, ada.user.id)
-    assert await come(world, ada, bob, raw=raw_message("Much", **SPAM)) == [None, None]
-    ada_item, bob_item = await held(world)
+    await come(environment, ada, raw=raw)
+    assert await held(environment) == []
+    set_options(environment, spam_quarantine=75)
+    await come(environment, ada, raw=raw_message("Little", X_Spam_Flag="YES"))
+    position = await reached(environment, ada.user.id)
+    assert await come(environment, ada, bob, raw=raw_message("Much", **SPAM)) == [None, None]
+    ada_item, bob_item = await held(environment)
     assert (ada_item.user_id, bob_item.user_id) == (ada.user.id, bob.user.id)
-    assert await journal(world, ada.user.id, position) == [(KIND, [ada_item.id])]
+    assert await journal(environment, ada.user.id, position) == [(KIND, [ada_item.id])]
     (item,) = (await ada(LIST))["quarantine"]["nodes"]
     assert item == {
         "id": global_ids.encode("QuarantineItem", ada_item.id),
@@ -84,97 +86,101 @@ async def test_spam_above_threshold_is_quarantined_if_enabled(ada: Client, bob: 
         "notified": False,
         "expiresAt": "2030-01-31T00:00:00Z",
     }
-    counts = await rows(world, "SELECT message_count FROM users ORDER BY username")
+    counts = await rows(environment, "SELECT message_count FROM users ORDER BY username")
     assert counts == [(2,), (0,)]  # the message in Junk
 
 
 async def test_message_allowed_by_user_settings_is_not_quarantined(
-    ada: Client, bob: Client
+    ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    world = ada.world
-    set_options(world, spam_quarantine=50)
-    async with world.write_session() as session:
+    environment = ada.environment
+    set_options(environment, spam_quarantine=50)
+    async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == bob.user.id)
         await session.exec(user_update.values(spam_level=100))
     rule = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "patterns": [CAROL]}
     assert (await Call("senderRuleCreate", rule)(ada))["errors"] == []
-    await come(world, ada, bob, raw=raw_message("Friend", **SPAM))
-    assert await held(world) == []
+    await come(environment, ada, bob, raw=raw_message("Friend", **SPAM))
+    assert await held(environment) == []
     assert (await inbox(ada), await inbox(bob)) == (["Friend"], ["Friend"])
-    await come(world, ada, raw=raw_message("Stranger", **SPAM), sender="x@else.example")
+    await come(environment, ada, raw=raw_message("Stranger", **SPAM), sender="x@else.example")
     # the From address is carol's, and it counts too
     assert await inbox(ada) == ["Stranger", "Friend"]
-    assert await held(world) == []
+    assert await held(environment) == []
 
 
-async def test_message_too_large_for_quarantine_is_stored_in_junk(ada: Client) -> None:
-    world = ada.world
-    set_options(world, spam_quarantine=50, quarantine_max=1000)
+async def test_message_too_large_for_quarantine_is_stored_in_junk(ada: GraphQLClient) -> None:
+    environment = ada.environment
+    set_options(environment, spam_quarantine=50, quarantine_max=1000)
     raw = raw_message("Large", body="x" * 2000, **SPAM)
-    (stored,) = await come(world, ada, raw=raw)
+    (stored,) = await come(environment, ada, raw=raw)
     assert stored is not None
-    assert await held(world) == []
+    assert await held(environment) == []
     with pytest.raises(LimitReached):
         await hold(ada, raw)
 
 
-async def test_repeated_delivery_is_quarantined_once(ada: Client, clock: Clock) -> None:
-    world = ada.world
-    set_options(world, spam_quarantine=50)
+async def test_repeated_delivery_is_quarantined_once(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = ada.environment
+    set_options(environment, spam_quarantine=50)
     raw = raw_message("Offer", **SPAM)
     for _ in range(2):
-        await come(world, ada, raw=raw)
+        await come(environment, ada, raw=raw)
         clock.tick(hours=3)
-    (first,) = await held(world)
+    (first,) = await held(environment)
     _, errors = await done(ada, DELETE, ids=[global_ids.encode("QuarantineItem", first.id)])
     assert errors == []
-    await come(world, ada, raw=raw)
-    assert await held(world) == []  # it was there before, and its owner deleted it
+    await come(environment, ada, raw=raw)
+    assert await held(environment) == []  # it was there before, and its owner deleted it
     clock.tick(days=1)
-    await come(world, ada, raw=raw)
-    assert len(await held(world)) == 1
+    await come(environment, ada, raw=raw)
+    assert len(await held(environment)) == 1
 
 
 async def test_oldest_items_are_deleted_above_count_or_size_limit(
-    ada: Client, clock: Clock
+    ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    world = ada.world
-    set_options(world, quarantine_items=3)
+    environment = ada.environment
+    set_options(environment, quarantine_items=3)
     for subject in "abcd":
         await hold(ada, subject)
         clock.tick(seconds=1)
     assert await listed(ada) == ["d", "c", "b"]
-    first = (await held(world))[0]
-    set_options(world, quarantine_bytes=first.size * 2)
-    position = await reached(world, ada.user.id)
+    first = (await held(environment))[0]
+    set_options(environment, quarantine_bytes=first.size * 2)
+    position = await reached(environment, ada.user.id)
     await hold(ada, "e")
     assert await listed(ada) == ["e", "d"]
-    entries = await journal(world, ada.user.id, position)
+    entries = await journal(environment, ada.user.id, position)
     assert [kind for kind, _ in entries] == [KIND, KIND]
     assert first.id in entries[1][1]
     await hold(ada, raw_message("whale", body="x" * 5000))
     assert await listed(ada) == ["whale"]
 
 
-async def test_quarantined_messages_count_towards_hourly_limit(ada: Client, clock: Clock) -> None:
-    world = ada.world
-    set_options(world, received_hourly=2)
+async def test_quarantined_messages_count_towards_hourly_limit(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = ada.environment
+    set_options(environment, received_hourly=2)
     await hold(ada, "a")
     await hold(ada, "b")
     with pytest.raises(Exception, match="too much mail"):
-        await load_recipient_below_limits(world, ada.address)
+        await load_recipient_below_limits(environment, ada.address)
     clock.tick(hours=1)
-    assert (await load_recipient_below_limits(world, ada.address)).user_id == ada.user.id
+    assert (await load_recipient_below_limits(environment, ada.address)).user_id == ada.user.id
 
 
-async def test_long_or_invalid_scan_results_are_truncated(ada: Client) -> None:
+async def test_long_or_invalid_scan_results_are_truncated(ada: GraphQLClient) -> None:
     symbols = [SpamScanSymbol("S\0" * 200, 1.0, "d\ud800" * 900)] * 300
     await hold(
         ada,
         raw_message("=?utf-8?q?Nul=00l?="),
         QuarantineReason(1e3, symbols, "Eicar\0" + "x" * 500),
     )
-    (row,) = await held(ada.world)
+    (row,) = await held(ada.environment)
     assert (len(row.symbols), len(row.virus) <= 128) == (200, True)
     assert all(len(symbol["name"]) <= 128 for symbol in row.symbols)
     assert all(len(symbol["description"]) <= 512 for symbol in row.symbols)
@@ -189,24 +195,26 @@ async def test_long_or_invalid_scan_results_are_truncated(ada: Client) -> None:
     assert all(node["symbols"][0]["score"] == node["score"] for node in nodes[:3])
 
 
-async def test_quarantine_for_deleted_account_raises_not_found(ada: Client, over: Client) -> None:
-    mail = await pipeline.read_and_verify_incoming(ada.world, raw_message("Late"), CAROL)
-    recipient = await load_recipient_below_limits(ada.world, ada.address)
+async def test_quarantine_for_deleted_account_raises_not_found(
+    ada: GraphQLClient, admin_client: GraphQLClient
+) -> None:
+    mail = await pipeline.read_and_verify_incoming(ada.environment, raw_message("Late"), CAROL)
+    recipient = await load_recipient_below_limits(ada.environment, ada.address)
     delete_input = {"users": {"usernames": ["ada"]}}
-    assert (await Call("userDelete", delete_input)(over))["errors"] == []
+    assert (await Call("userDelete", delete_input)(admin_client))["errors"] == []
     with pytest.raises(NotFound):
-        await quarantine.quarantine_message(ada.world, mail, recipient, WHY)
-    assert await held(ada.world) == []
+        await quarantine.quarantine_message(ada.environment, mail, recipient, WHY)
+    assert await held(ada.environment) == []
 
 
 async def test_other_user_cannot_see_or_change_quarantine_item(
-    ada: Client, bob: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, bob: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
     item_id = await hold(ada)
     url = (await ada(LOOK, id=item_id))["node"]["sourceUrl"]
     assert await listed(bob) == []
     assert await listed(bob, users={"usernames": ["bob"]}) == []
-    answer = await bob.raw(LIST, filter={"users": {"usernames": ["ada"]}})
+    answer = await bob.execute(LIST, filter={"users": {"usernames": ["ada"]}})
     assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"
     for document in (NODE, LOOK):
         assert await bob(document, id=item_id) == {"node": None}
@@ -221,19 +229,19 @@ async def test_other_user_cannot_see_or_change_quarantine_item(
 
 
 async def test_user_without_permission_cannot_see_quarantine(
-    ada: Client, root: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
     item_id = await hold(ada, mixed())
     await permit(root, "QUARANTINE_ATTACHMENTS", "QUARANTINE_NOTIFICATION")
     for document in (LIST, "{ viewer { user { quarantine { totalCount } } } }"):
-        answer = await ada.raw(document)
+        answer = await ada.execute(document)
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert await ada(NODE, id=item_id) == {"node": None}
     path = f"/rest/quarantine/{item_id}/message.eml"
     assert (await http.get(path, headers=ada.headers)).status_code == 404
     await permit(root, "QUARANTINE")
     assert await listed(ada) == ["Mixed"]
-    answer = await ada.raw(LOOK, id=item_id)
+    answer = await ada.execute(LOOK, id=item_id)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert (await http.get(path, headers=ada.headers)).status_code == 403
     _, errors = await done(ada, OFTEN, frequency="NEVER")
@@ -241,15 +249,15 @@ async def test_user_without_permission_cannot_see_quarantine(
 
 
 async def test_api_key_with_mail_scope_cannot_read_quarantine(
-    ada: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
     item_id = await hold(ada)
     for scope, can_read in ((Scope.MAIL, False), (Scope.MAIL_READ, False), (Scope.READ, True)):
-        secret = await make_key(
-            ada.world, f"few{scope}", user_id=ada.user.id, role=ada.user.role, scopes=[scope]
+        secret = await make_api_key(
+            ada.environment, f"few{scope}", user_id=ada.user.id, role=ada.user.role, scopes=[scope]
         )
-        key_client = Client(http, ada.world, ada.user, secret)
-        answer = await key_client.raw("query ($id: ID!) { node(id: $id) { id } }", id=item_id)
+        key_client = GraphQLClient(http, ada.environment, ada.user, secret)
+        answer = await key_client.execute("query ($id: ID!) { node(id: $id) { id } }", id=item_id)
         assert bool(answer["data"]["node"]) is can_read
         status = await http.get(
             f"/rest/quarantine/{item_id}/message.eml", headers=key_client.headers
@@ -258,10 +266,14 @@ async def test_api_key_with_mail_scope_cannot_read_quarantine(
 
 
 async def test_administrators_see_quarantine_of_managed_accounts(
-    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: Environment
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    admin_client: GraphQLClient,
+    http: httpx.AsyncClient,
+    environment: Environment,
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
-    admin_without_permission = await make_domain_admin(world, http, "bare")
+    domain_admin = await make_domain_admin(environment, http, "chief", [AdminPermission.QUARANTINE])
+    admin_without_permission = await make_domain_admin(environment, http, "bare")
     item_id = await hold(ada, mixed())
     await hold(admin_without_permission, "Own")
     assert await listed(domain_admin) == [
@@ -269,8 +281,8 @@ async def test_administrators_see_quarantine_of_managed_accounts(
     ]  # not the item of the other administrator of the domain
     assert await listed(domain_admin, users={"usernames": ["bare"]}) == []
     assert await listed(domain_admin, users={"usernames": ["ada"]}) == ["Mixed"]
-    assert (await listed(over), await listed(root)) == (["Own", "Mixed"], ["Own", "Mixed"])
-    assert await listed(over, users={"domains": ["example.org"]}) == ["Own", "Mixed"]
+    assert (await listed(admin_client), await listed(root)) == (["Own", "Mixed"], ["Own", "Mixed"])
+    assert await listed(admin_client, users={"domains": ["example.org"]}) == ["Own", "Mixed"]
     assert await listed(admin_without_permission) == ["Own"]
     assert await admin_without_permission(NODE, id=item_id) == {"node": None}
     for document in (RELEASE, DELETE):
@@ -280,8 +292,8 @@ async def test_administrators_see_quarantine_of_managed_accounts(
         admin_without_permission, OFTEN, users={"usernames": ["ada"]}, frequency="NEVER"
     )
     assert told(errors)[::3] == ("FORBIDDEN", "QUARANTINE")
-    settings_key = await make_key(
-        world,
+    settings_key = await make_api_key(
+        environment,
         "few",
         user_id=domain_admin.user.id,
         role=domain_admin.user.role,
@@ -289,16 +301,18 @@ async def test_administrators_see_quarantine_of_managed_accounts(
     )
     for document in (TRY, DELETE):
         _, errors = await done(
-            Client(http, world, domain_admin.user, settings_key), document, ids=[item_id]
+            GraphQLClient(http, environment, domain_admin.user, settings_key),
+            document,
+            ids=[item_id],
         )
         assert told(errors)[::3] == ("FORBIDDEN", "MASTER")
     assert await listed(ada) == ["Mixed"]
 
 
 async def test_reading_item_of_another_user_is_in_their_security_log(
-    ada: Client, root: Client, http: httpx.AsyncClient, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", [AdminPermission.QUARANTINE])
+    domain_admin = await make_domain_admin(environment, http, "chief", [AdminPermission.QUARANTINE])
     item_id = await hold(ada, mixed())
     await listed(domain_admin)
     log = "{ viewer { user { authLog { nodes { action } } } } }"
@@ -321,7 +335,7 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
 
 
 async def test_text_and_attachments_of_item_are_readable(
-    ada: Client, http: httpx.AsyncClient
+    ada: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
     raw = mixed()
     item_id = await hold(ada, raw)
@@ -347,7 +361,7 @@ async def test_text_and_attachments_of_item_are_readable(
         assert (await http.get(url)).status_code == 404
 
 
-async def test_text_of_item_is_sanitized_and_truncated(ada: Client) -> None:
+async def test_text_of_item_is_sanitized_and_truncated(ada: GraphQLClient) -> None:
     page = "<html><script>alert(1)</script><p>Buy</p></html>"
     item_id = await hold(ada, raw_message("Page", body=page, Content_Type="text/html"))
     assert (await ada(LOOK, id=item_id))["node"]["text"].strip() == "Buy"
@@ -358,32 +372,34 @@ async def test_text_of_item_is_sanitized_and_truncated(ada: Client) -> None:
 
 
 async def test_blobs_are_kept_until_item_expires(
-    ada: Client, clock: Clock, world: Environment
+    ada: GraphQLClient, clock: ManualClock, environment: Environment
 ) -> None:
     item_id = await hold(ada, mixed())
     clock.tick(days=29)
-    await housekeeping.run_round(world)
+    await housekeeping.run_round(environment)
     assert (await ada(LOOK, id=item_id))["node"]["text"] == "Look at this."
     clock.tick(days=1)
-    position = await reached(world, ada.user.id)
-    assert (await housekeeping.run_round(world)).held == 1
+    position = await reached(environment, ada.user.id)
+    assert (await housekeeping.run_round(environment)).held == 1
     assert await listed(ada) == []
-    ((kind, keys), *_) = await journal(world, ada.user.id, position)
+    ((kind, keys), *_) = await journal(environment, ada.user.id, position)
     assert (kind, keys) == (KIND, [global_ids.decode("QuarantineItem", item_id)])
     clock.tick(days=2)
-    await housekeeping.run_round(world)
-    assert await rows(world, "SELECT id FROM blobs") == [
-        (row[0],) for row in await rows(world, "SELECT DISTINCT blob_id FROM message_blobs")
+    await housekeeping.run_round(environment)
+    assert await rows(environment, "SELECT id FROM blobs") == [
+        (row[0],) for row in await rows(environment, "SELECT DISTINCT blob_id FROM message_blobs")
     ]
 
 
-async def test_consistency_check_covers_quarantine_items(ada: Client, bob: Client) -> None:
-    world = ada.world
+async def test_consistency_check_covers_quarantine_items(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    environment = ada.environment
     for client in (ada, bob):
         await hold(client, mixed())
-    assert (await check_consistency(world)).findings == []
-    first, second = await held(world)
-    async with world.write_session() as session:
+    assert (await check_consistency(environment)).findings == []
+    first, second = await held(environment)
+    async with environment.write_session() as session:
         connection = await session.connection()
         table = core_table(QuarantineBlob)
         is_whole_message = table.c.blob_id == first.blob_id
@@ -395,7 +411,8 @@ async def test_consistency_check_covers_quarantine_items(ada: Client, bob: Clien
         wrong_size = update(items).where(items.c.id == second.id)
         await connection.execute(wrong_size.values(size=items.c.size + 1))
     findings = {
-        (finding.rule, finding.object) for finding in (await check_consistency(world)).findings
+        (finding.rule, finding.object)
+        for finding in (await check_consistency(environment)).findings
     }
     assert findings == {
         ("root_reference", f"quarantine_items/{first.id}"),
@@ -407,10 +424,12 @@ async def test_consistency_check_covers_quarantine_items(ada: Client, bob: Clien
                    ids=[global_ids.encode("QuarantineItem", row.id)])  # fmt: skip
 
 
-async def test_audit_contains_deleted_quarantine_item(ada: Client, root: Client) -> None:
+async def test_audit_contains_deleted_quarantine_item(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     payload = await (await CALLS["auditCreate"](ada, root))(root)
     assert payload["errors"] == []
-    while await tasks.run_next_task(ada.world):
+    while await tasks.run_next_task(ada.environment):
         pass
     item_id = await hold(ada, mixed())
     _, errors = await done(ada, DELETE, ids=[item_id])
@@ -423,27 +442,31 @@ async def test_audit_contains_deleted_quarantine_item(ada: Client, root: Client)
 
 
 async def test_item_is_encrypted_if_incoming_mail_is_encrypted(
-    ada: Client, clock: Clock, http: httpx.AsyncClient
+    ada: GraphQLClient, clock: ManualClock, http: httpx.AsyncClient
 ) -> None:
     seconds = int((clock() - datetime.now(UTC)).total_seconds()) + 30 * 86_400
-    key_pair = pair_of("Ada <ada@example.org>", seconds=seconds)
-    assert (await change(ada, pubKey=public_of(key_pair), encryptMessages=True))[1] == []
+    key_pair = make_secret_key("Ada <ada@example.org>", seconds=seconds)
+    assert (await try_update_users(ada, pubKey=armored_public_key(key_pair), encryptMessages=True))[
+        1
+    ] == []
     item_id = await hold(ada, raw_message("Sealed", body="herons at dawn"))
     url = (await ada(LOOK, id=item_id))["node"]["sourceUrl"]
     encrypted = (await http.get(url)).content
     assert b"herons" not in encrypted
-    assert b"herons at dawn" in opened(encrypted, key_pair)
+    assert b"herons at dawn" in decrypt_message(encrypted, key_pair)
     assert "herons" not in ((await ada(LOOK, id=item_id))["node"]["text"] or "")
     for table in ("blobs", "quarantine_items"):
-        assert "herons" not in str(await rows(ada.world, f"SELECT * FROM {table}"))  # noqa: S608
+        assert "herons" not in str(await rows(ada.environment, f"SELECT * FROM {table}"))  # noqa: S608
     _, errors = await done(ada, RELEASE, ids=[item_id])
     assert errors == []
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl } } } } }"
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
     assert (await http.get(node["sourceUrl"])).content == stamps(ada) + encrypted
-    assert (await change(ada, encryptMessages=False))[1] == []
+    assert (await try_update_users(ada, encryptMessages=False))[1] == []
     item_id = await hold(ada, raw_message("Open", body="herons at noon"))
-    assert (await change(ada, encryptMessages=True))[1] == []
+    assert (await try_update_users(ada, encryptMessages=True))[1] == []
     _, errors = await done(ada, RELEASE, ids=[item_id])
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
-    assert b"herons at noon" in opened((await http.get(node["sourceUrl"])).content, key_pair)
+    assert b"herons at noon" in decrypt_message(
+        (await http.get(node["sourceUrl"])).content, key_pair
+    )

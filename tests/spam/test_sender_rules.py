@@ -21,7 +21,7 @@ from models.spam.sender_rules import (
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Scope
 from resolvers.auth import authentication
-from tests.conftest import Client, make_key, make_user
+from tests.conftest import GraphQLClient, make_api_key, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.clients.change_followers import (
     DOMAIN_CHANGES_SUBSCRIPTION,
@@ -51,22 +51,22 @@ GLOBAL_SCOPE = {"global": True}
 RULE_CHANGED = ChangeKind.SENDER_RULE_CHANGED
 
 
-async def rule_error(client: Client, **arguments: Any) -> tuple[Any, ...]:
+async def rule_error(client: GraphQLClient, **arguments: Any) -> tuple[Any, ...]:
     """Return the error of a call that creates no rule."""
     defaults = {"scope": ADA_SCOPE, "action": "ALLOW", "patterns": ["shop.example"]}
-    rows_before = await rule_rows(client.world)
+    rows_before = await rule_rows(client.environment)
     answer, errors = await done(client, SENDER_RULE_CREATE, **{**defaults, **arguments})
-    assert (answer["rules"], await rule_rows(client.world)) == ([], rows_before)
+    assert (answer["rules"], await rule_rows(client.environment)) == ([], rows_before)
     return told(errors)
 
 
-async def rule_rows(world: Environment) -> list[Any]:
+async def rule_rows(environment: Environment) -> list[Any]:
     table = core_table(SenderRule)
-    async with world.database.engine.connect() as connection:
+    async with environment.database.engine.connect() as connection:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
 
 
-async def visible_patterns(client: Client, **filter: Any) -> str:
+async def visible_patterns(client: GraphQLClient, **filter: Any) -> str:
     """Return the patterns of the rules that the client can see."""
     page = (await client(LIST_RULES, filter=filter or None))["senderRules"]
     patterns = [node["pattern"] for node in page["nodes"]]
@@ -74,8 +74,10 @@ async def visible_patterns(client: Client, **filter: Any) -> str:
     return " ".join(patterns)
 
 
-async def test_user_creates_and_deletes_own_rules(ada: Client, world: Environment) -> None:
-    position = await reached(world, ada.user.id)
+async def test_user_creates_and_deletes_own_rules(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    position = await reached(environment, ada.user.id)
     patterns = ["*@Shop.example", "News@Other.example", "shop.example", "*.far.example"]
     rules = await create_sender_rules(
         ada, ADA_SCOPE, *patterns, action="ALLOW", comment=" friends "
@@ -87,13 +89,13 @@ async def test_user_creates_and_deletes_own_rules(ada: Client, world: Environmen
     assert all(rule["scope"] == user_scope for rule in rules)
     assert {(rule["action"], rule["comment"]) for rule in rules} == {("ALLOW", "friends")}
     rule_ids = [global_ids.decode("SenderRule", rule["id"]) for rule in rules]
-    assert await journal(world, ada.user.id, position) == [(RULE_CHANGED, rule_ids)]
+    assert await journal(environment, ada.user.id, position) == [(RULE_CHANGED, rule_ids)]
     assert await visible_patterns(ada) == "*.far.example news@other.example shop.example"
     assert await ada(RULE_NODE, id=rules[0]["id"]) == {"node": {"pattern": "shop.example"}}
     deleted_ids = [rules[0]["id"], rules[2]["id"]]
     answer, errors = await done(ada, DELETE_RULES, ids=deleted_ids)
     assert (answer["deletedIds"], errors) == (deleted_ids, [])
-    assert (await journal(world, ada.user.id, position))[1:] == [
+    assert (await journal(environment, ada.user.id, position))[1:] == [
         (RULE_CHANGED, [rule_ids[0], rule_ids[2]])
     ]
     assert await visible_patterns(ada) == "news@other.example"
@@ -103,20 +105,22 @@ async def test_user_creates_and_deletes_own_rules(ada: Client, world: Environmen
     assert await visible_patterns(ada) == "news@other.example"
 
 
-async def test_other_action_changes_existing_rule(ada: Client, world: Environment) -> None:
+async def test_other_action_changes_existing_rule(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     (first,) = await create_sender_rules(
         ada, ADA_SCOPE, "shop.example", action="ALLOW", comment="old"
     )
-    position = await reached(world, ada.user.id)
+    position = await reached(environment, ada.user.id)
     (same,) = await create_sender_rules(ada, ADA_SCOPE, "@SHOP.example", action="ALLOW")
     assert same == first
-    assert await journal(world, ada.user.id, position) == []
+    assert await journal(environment, ada.user.id, position) == []
     changed, created = await create_sender_rules(ada, ADA_SCOPE, "shop.example", "new.example")
     assert changed == {**first, "action": "BLOCK"}
     assert created["comment"] is None
-    assert len(await rule_rows(world)) == 2
+    assert len(await rule_rows(environment)) == 2
     rule_ids = [global_ids.decode("SenderRule", rule["id"]) for rule in (created, changed)]
-    assert await journal(world, ada.user.id, position) == [(RULE_CHANGED, rule_ids)]
+    assert await journal(environment, ada.user.id, position) == [(RULE_CHANGED, rule_ids)]
     (with_comment,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example", comment="new")
     (without_comment,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example", comment=None)
     assert (with_comment["comment"], without_comment["comment"]) == ("new", None)
@@ -146,14 +150,14 @@ async def test_other_action_changes_existing_rule(ada: Client, world: Environmen
 )
 @pytest.mark.usefixtures("bob")
 async def test_invalid_or_forbidden_rule_is_refused(
-    ada: Client, rule_input: dict[str, Any], expected_error: tuple[Any, ...]
+    ada: GraphQLClient, rule_input: dict[str, Any], expected_error: tuple[Any, ...]
 ) -> None:
     await create_sender_rules(ada, ADA_SCOPE, "shop.example")
     assert await rule_error(ada, **rule_input) == expected_error
 
 
 async def test_user_without_permission_keeps_rules_but_cannot_change_them(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
     document = """mutation ($input: UserPermissionsSetInput!) {
@@ -170,9 +174,11 @@ async def test_user_without_permission_keeps_rules_but_cannot_change_them(
     assert await visible_patterns(ada) == "shop.example"
 
 
-async def test_other_user_cannot_see_or_change_rules(ada: Client, bob: Client) -> None:
+async def test_other_user_cannot_see_or_change_rules(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
-    rows_before = await rule_rows(ada.world)
+    rows_before = await rule_rows(ada.environment)
     assert await visible_patterns(bob) == ""
     assert await visible_patterns(bob, user=ADA_SCOPE["user"]) == ""
     assert await bob(RULE_NODE, id=rule["id"]) == {"node": None}
@@ -180,29 +186,31 @@ async def test_other_user_cannot_see_or_change_rules(ada: Client, bob: Client) -
     assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
     await create_sender_rules(bob, {"user": {"username": "bob"}}, "shop.example", action="ALLOW")
     assert await visible_patterns(bob, user={"username": "bob"}) == "shop.example"
-    assert [row for row in await rule_rows(ada.world) if row.user_id == ada.user.id] == rows_before
+    assert [
+        row for row in await rule_rows(ada.environment) if row.user_id == ada.user.id
+    ] == rows_before
 
 
 async def test_domain_admin_manages_rules_of_own_domain_only(
-    ada: Client, root: Client, http: httpx.AsyncClient, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
     await made(root, "far.example")
     far_user = {"address": "far@far.example"}
     payload = await Call("userCreate", {**far_user, "passwordDisabled": True})(root)
     assert payload["errors"] == []
     all_permissions = list(AdminPermission)
-    domain_admin = await make_domain_admin(world, http, "chief", all_permissions)
+    domain_admin = await make_domain_admin(environment, http, "chief", all_permissions)
     await create_sender_rules(root, {"domain": "far.example"}, "far.test")
     await create_sender_rules(root, {"user": far_user}, "fars.test")
     await create_sender_rules(root, {"tag": "VIP"}, "tags.test")
     await create_sender_rules(root, GLOBAL_SCOPE, "every.test")
-    position = await reached(world, await key_of(world, "example.org"))
+    position = await reached(environment, await key_of(environment, "example.org"))
     (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "Example.ORG"}, "ours.test")
     assert domain_rule["scope"] == {
         "user": None, "tag": None, "domain": {"name": "example.org"}, "global": False,
     }  # fmt: skip
     rule_id = global_ids.decode("SenderRule", domain_rule["id"])
-    assert await journal(world, await key_of(world, "example.org"), position) == [
+    assert await journal(environment, await key_of(environment, "example.org"), position) == [
         (RULE_CHANGED, [rule_id])
     ]
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
@@ -228,15 +236,22 @@ async def test_domain_admin_manages_rules_of_own_domain_only(
 
 
 async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
-    ada: Client, root: Client, over: Client, http: httpx.AsyncClient, world: Environment
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    admin_client: GraphQLClient,
+    http: httpx.AsyncClient,
+    environment: Environment,
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", list(AdminPermission))
-    (rule,) = await create_sender_rules(over, {"tag": " Größe "}, "tags.test")
+    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
+    (rule,) = await create_sender_rules(admin_client, {"tag": " Größe "}, "tags.test")
     assert rule["scope"]["tag"] == "grösse"
-    assert await journal(world, PLATFORM, await reached(world, PLATFORM) - 1) == [
+    assert await journal(environment, PLATFORM, await reached(environment, PLATFORM) - 1) == [
         (RULE_CHANGED, [global_ids.decode("SenderRule", rule["id"])])
     ]
-    assert (await visible_patterns(domain_admin), await visible_patterns(over, tag="GRÖSSE")) == (
+    assert (
+        await visible_patterns(domain_admin),
+        await visible_patterns(admin_client, tag="GRÖSSE"),
+    ) == (
         "",
         "tags.test",
     )
@@ -248,21 +263,23 @@ async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
     _, errors = await done(domain_admin, DELETE_RULES, ids=[rule["id"]])
     assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
     recipient = SenderRuleRecipient(ada.user.id, None, ["GRÖSSE"])
-    ((match,),) = await load_matching_rules(world, [recipient], "x@tags.test", "")
+    ((match,),) = await load_matching_rules(environment, [recipient], "x@tags.test", "")
     assert global_ids.encode("SenderRule", match.id) == rule["id"]
-    _, errors = await done(over, DELETE_RULES, ids=[rule["id"]])
+    _, errors = await done(admin_client, DELETE_RULES, ids=[rule["id"]])
     assert errors == []
-    assert await rule_error(over, scope={"tag": " "}) == (
+    assert await rule_error(admin_client, scope={"tag": " "}) == (
         "VALIDATION", ["scope", "tag"], 0, "length",
     )  # fmt: skip
 
 
 @pytest.mark.usefixtures("ada")
 async def test_domain_admin_without_permission_cannot_see_account_rules(
-    http: httpx.AsyncClient, world: Environment
+    http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", [AdminPermission.SPAM_POLICY])
-    admin_without_permission = await make_domain_admin(world, http, "bare")
+    domain_admin = await make_domain_admin(
+        environment, http, "chief", [AdminPermission.SPAM_POLICY]
+    )
+    admin_without_permission = await make_domain_admin(environment, http, "bare")
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
     (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "example.org"}, "ours.test")
     assert (
@@ -285,33 +302,33 @@ async def test_domain_admin_without_permission_cannot_see_account_rules(
 
 
 async def test_domain_admin_sees_but_cannot_change_rules_of_higher_role(
-    over: Client, http: httpx.AsyncClient, world: Environment
+    admin_client: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", list(AdminPermission))
+    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
     scope = {"user": {"username": "over"}}
-    (rule,) = await create_sender_rules(over, scope, "overs.test")
+    (rule,) = await create_sender_rules(admin_client, scope, "overs.test")
     assert await visible_patterns(domain_admin) == "overs.test"
     assert (await rule_error(domain_admin, scope=scope))[::3] == ("FORBIDDEN", "ADMIN")
     _, errors = await done(domain_admin, DELETE_RULES, ids=[rule["id"]])
     assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
-    assert await visible_patterns(over) == "overs.test"
+    assert await visible_patterns(admin_client) == "overs.test"
 
 
 @pytest.mark.usefixtures("ada")
 async def test_key_with_settings_scope_changes_only_own_rules(
-    http: httpx.AsyncClient, world: Environment
+    http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", list(AdminPermission))
+    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
     (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "example.org"}, "ours.test")
-    secret = await make_key(
-        world,
+    secret = await make_api_key(
+        environment,
         "few",
         user_id=domain_admin.user.id,
         role=domain_admin.user.role,
         scopes=[Scope.SETTINGS],
     )
-    settings_client = Client(http, world, domain_admin.user, secret)
+    settings_client = GraphQLClient(http, environment, domain_admin.user, secret)
     await create_sender_rules(settings_client, {"user": {"username": "chief"}}, "own.test")
     for scope in (ADA_SCOPE, {"domain": "example.org"}):
         assert (await rule_error(settings_client, scope=scope))[::3] == ("FORBIDDEN", "MASTER")
@@ -320,7 +337,7 @@ async def test_key_with_settings_scope_changes_only_own_rules(
         assert told(errors)[::3] == ("FORBIDDEN", "MASTER")
 
 
-async def test_rules_are_sorted_by_pattern_and_filtered(ada: Client) -> None:
+async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> None:
     blocked = ["b.example", "*.z.example", "x@a.example"]
     await create_sender_rules(ada, ADA_SCOPE, *blocked, comment="Newsletters")
     await create_sender_rules(ada, ADA_SCOPE, "a.example", "ü.example", action="ALLOW")
@@ -345,7 +362,9 @@ async def test_rules_are_sorted_by_pattern_and_filtered(ada: Client) -> None:
     assert second == ["b", "x"]
     assert (await load_page(first=2, after=info["endCursor"]))[0] == ["ü"]
     assert (await load_page(last=2, before=info["startCursor"]))[0] == ["*", "a"]
-    answer = await ada.raw(LIST_RULES, first=2, after=info["endCursor"], filter={"action": "ALLOW"})
+    answer = await ada.execute(
+        LIST_RULES, first=2, after=info["endCursor"], filter={"action": "ALLOW"}
+    )
     assert answer["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
 
 
@@ -356,7 +375,7 @@ RULES_OF_DOMAINS = """query ($action: SenderAction, $first: Int, $after: String)
 
 
 async def test_rules_of_many_domains_need_as_many_statements_as_one(
-    root: Client, ada: Client, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
@@ -371,7 +390,7 @@ async def test_rules_of_many_domains_need_as_many_statements_as_one(
         await made(root, f"n{n}.example")
         await create_sender_rules(root, {"domain": f"n{n}.example"}, f"{n}.test", f"{n}.example")
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
-    await authentication.wait_for_background_tasks(ada.world)
+    await authentication.wait_for_background_tasks(ada.environment)
 
     async def rules_of_domain(name: str, **variables: Any) -> Any:
         nodes = (await root(RULES_OF_DOMAINS, **variables))["domains"]["nodes"]
@@ -402,7 +421,7 @@ RULES_WITH_SCOPES = """{ senderRules(first: 250) { totalCount nodes { pattern sc
 
 
 async def test_many_rules_need_as_many_statements_as_few(
-    root: Client, ada: Client, world: Environment, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
@@ -413,34 +432,36 @@ async def test_many_rules_need_as_many_statements_as_few(
     await create_sender_rules(root, {"domain": "example.org"}, "a.test")
     expected_count = await count_statements()
     for n in range(20):
-        await make_user(world, f"n{n}")
+        await make_user(environment, f"n{n}")
         await create_sender_rules(root, {"user": {"username": f"n{n}"}}, "a.test", "b.test")
         await made(root, f"n{n}.example")
         await create_sender_rules(root, {"domain": f"n{n}.example"}, "a.test")
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
 
 
-async def insert_rules(world: Environment, scope_key: str, count: int, **columns: Any) -> None:
+async def insert_rules(
+    environment: Environment, scope_key: str, count: int, **columns: Any
+) -> None:
     """Insert rules into a scope without the checks of the mutation."""
-    created_at, action = world.now(), SenderAction.BLOCK
+    created_at, action = environment.now(), SenderAction.BLOCK
     rows_to_insert = [
         {
-            "id": world.new_id(), "place": scope_key, "pattern": f"{number}.full.test",
+            "id": environment.new_id(), "place": scope_key, "pattern": f"{number}.full.test",
             "action": action, "created_at": created_at, **columns,
         }
         for number in range(count)
     ]  # fmt: skip
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(core_table(SenderRule)), rows_to_insert)
 
 
 async def test_number_of_rules_per_scope_is_limited(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(world, "example.org")
-    await insert_rules(world, place_of_user(ada.user.id), 999, user_id=ada.user.id)
-    await insert_rules(world, place_of_domain(domain_id), 1000, domain_id=domain_id)
-    await insert_rules(world, PLATFORM_PLACE, 1001)
+    domain_id = await key_of(environment, "example.org")
+    await insert_rules(environment, place_of_user(ada.user.id), 999, user_id=ada.user.id)
+    await insert_rules(environment, place_of_domain(domain_id), 1000, domain_id=domain_id)
+    await insert_rules(environment, PLATFORM_PLACE, 1001)
     answer, errors = await done(
         ada, SENDER_RULE_CREATE, scope=ADA_SCOPE, action="BLOCK", patterns=["a.test", "b.test"]
     )
@@ -457,14 +478,14 @@ async def test_number_of_rules_per_scope_is_limited(
 
 
 async def test_rule_lists_are_read_in_index_order(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(world, "example.org")
-    await insert_rules(world, place_of_user(ada.user.id), 900, user_id=ada.user.id)
-    await insert_rules(world, place_of_domain(domain_id), 900, domain_id=domain_id)
-    await insert_rules(world, PLATFORM_PLACE, 3000)
-    if world.database.dialect == "postgresql":
-        async with world.database.engine.begin() as connection:
+    domain_id = await key_of(environment, "example.org")
+    await insert_rules(environment, place_of_user(ada.user.id), 900, user_id=ada.user.id)
+    await insert_rules(environment, place_of_domain(domain_id), 900, domain_id=domain_id)
+    await insert_rules(environment, PLATFORM_PLACE, 3000)
+    if environment.database.dialect == "postgresql":
+        async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE sender_rules"))
     domain_list = """query ($first: Int, $after: String) { domain(by: {name: "example.org"}) {
       senderRules(first: $first, after: $after) { nodes { pattern } pageInfo { endCursor } } } }"""
@@ -473,7 +494,7 @@ async def test_rule_lists_are_read_in_index_order(
         "endCursor"
     ]
     root_list_cursor = (await root(LIST_RULES, first=9))["senderRules"]["pageInfo"]["endCursor"]
-    with explained(world) as plans:
+    with explained(environment) as plans:
         for client, document, after, index in (
             (ada, LIST_RULES, list_cursor, "uq_sender_rules_place"),
             (root, domain_list, domain_list_cursor, "uq_sender_rules_place"),
@@ -491,7 +512,7 @@ async def test_rule_lists_are_read_in_index_order(
                 ), plan
 
 
-async def test_rules_are_deleted_with_their_domain(ada: Client, root: Client) -> None:
+async def test_rules_are_deleted_with_their_domain(ada: GraphQLClient, root: GraphQLClient) -> None:
     await made(root, "far.example")
     await create_sender_rules(root, {"domain": "far.example"}, "a.test")
     await create_sender_rules(ada, ADA_SCOPE, "b.test")
@@ -502,9 +523,9 @@ async def test_rules_are_deleted_with_their_domain(ada: Client, root: Client) ->
 
 
 async def test_concurrent_creates_make_one_rule_per_pattern(
-    ada: Client, http: httpx.AsyncClient, world: Environment
+    ada: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", list(AdminPermission))
+    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
     calls = [
         create_sender_rules(client, ADA_SCOPE, "shop.example", f"{n}.test", action=action)
         for n in range(5)
@@ -512,10 +533,10 @@ async def test_concurrent_creates_make_one_rule_per_pattern(
     ]
     results = await asyncio.gather(*calls)
     assert len({result[0]["id"] for result in results}) == 1
-    assert len(await rule_rows(world)) == 6
+    assert len(await rule_rows(environment)) == 6
 
 
-async def test_rule_change_is_an_event_of_the_user(ada: Client) -> None:
+async def test_rule_change_is_an_event_of_the_user(ada: GraphQLClient) -> None:
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
     document = """query ($after: Cursor!) { changes(after: $after) { events {
@@ -530,12 +551,18 @@ async def test_rule_change_is_an_event_of_the_user(ada: Client) -> None:
 
 
 async def test_administrators_get_events_of_domain_rules(
-    live: House, root: Client, over: Client, http: httpx.AsyncClient, world: Environment
+    live_server: House,
+    root: GraphQLClient,
+    admin_client: GraphQLClient,
+    http: httpx.AsyncClient,
+    environment: Environment,
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "chief", list(AdminPermission))
-    admin_subscription = await open_subscription(live, "follow", over, DOMAIN_CHANGES_SUBSCRIPTION)
+    domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
+    admin_subscription = await open_subscription(
+        live_server, "follow", admin_client, DOMAIN_CHANGES_SUBSCRIPTION
+    )
     domain_subscription = await open_subscription(
-        live, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
+        live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
     )
     await create_sender_rules(
         domain_admin, {"user": {"username": "chief"}}, "own.test"
@@ -560,16 +587,16 @@ async def test_administrators_get_events_of_domain_rules(
 
 
 async def test_rule_from_the_api_matches_a_delivery(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(world, "example.org")
+    domain_id = await key_of(environment, "example.org")
     (user_rule,) = await create_sender_rules(ada, ADA_SCOPE, "News@Shop.example")
     (domain_rule,) = await create_sender_rules(
         root, {"domain": "example.org"}, "*@*.example", action="ALLOW"
     )
     (global_rule,) = await create_sender_rules(root, GLOBAL_SCOPE, "shop.example")
     (matches,) = await load_matching_rules(
-        world, [SenderRuleRecipient(ada.user.id, domain_id)], "news+1@SHOP.example", ""
+        environment, [SenderRuleRecipient(ada.user.id, domain_id)], "news+1@SHOP.example", ""
     )
     rule_ids = [global_ids.encode("SenderRule", match.id) for match in matches]
     assert rule_ids == [user_rule["id"], domain_rule["id"], global_rule["id"]]

@@ -90,8 +90,8 @@ async def test_transactions_without_space_raise_disk_full(database: Database, me
     )
 
 
-async def test_disk_reserve_is_a_setting(world: Environment, tmp_path: Path) -> None:
-    reserved = replace(world, options=replace(world.options, disk_reserve=1 << 62))
+async def test_disk_reserve_is_a_setting(environment: Environment, tmp_path: Path) -> None:
+    reserved = replace(environment, options=replace(environment.options, disk_reserve=1 << 62))
     listener = await lmtp.start_lmtp_listener(
         reserved, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )

@@ -15,7 +15,7 @@ from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import core_table
 from models.store.generated_id_collision import GeneratedIdCollision, is_generated_id_collision
 from models.users.tables import User
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 
 
 @dataclass
@@ -34,22 +34,26 @@ class CollidingIdGenerator:
 
 
 def use_colliding_ids(
-    world: Environment, colliding_ids: Iterable[int] = ()
+    environment: Environment, colliding_ids: Iterable[int] = ()
 ) -> CollidingIdGenerator:
-    generator = CollidingIdGenerator(world.new_id, list(colliding_ids))
-    object.__setattr__(world, "new_id", generator)
+    generator = CollidingIdGenerator(environment.new_id, list(colliding_ids))
+    object.__setattr__(environment, "new_id", generator)
     return generator
 
 
-async def load_newest_id(world: Environment, table: type[SQLModel]) -> int:
+async def load_newest_id(environment: Environment, table: type[SQLModel]) -> int:
     id_column = core_table(table).c.id
     return int(
-        (await world.database.read(select(id_column).order_by(id_column.desc()).limit(1)))[0].id
+        (await environment.database.read(select(id_column).order_by(id_column.desc()).limit(1)))[
+            0
+        ].id
     )
 
 
-async def test_mutation_with_colliding_id_runs_again(ada: Client, world: Environment) -> None:
-    generator = use_colliding_ids(world, [await load_newest_id(world, Mailbox)])
+async def test_mutation_with_colliding_id_runs_again(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    generator = use_colliding_ids(environment, [await load_newest_id(environment, Mailbox)])
     payload = await ada(
         """mutation { mailboxCreate(input: {paths: ["Taken"]}) {
           mailboxes { path } errors { code } } }"""
@@ -58,8 +62,10 @@ async def test_mutation_with_colliding_id_runs_again(ada: Client, world: Environ
     assert generator.collision_count == 1
 
 
-async def test_user_with_colliding_id_is_not_a_conflict(root: Client, ada: Client) -> None:
-    generator = use_colliding_ids(root.world, [ada.user.id])
+async def test_user_with_colliding_id_is_not_a_conflict(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    generator = use_colliding_ids(root.environment, [ada.user.id])
     arguments = {"username": "grace", "address": "grace@example.org", "password": "long enough 17!"}
     document = """mutation ($input: UserCreateInput!) { userCreate(input: $input) {
       user { username } errors { code path } } }"""
@@ -72,8 +78,10 @@ async def test_user_with_colliding_id_is_not_a_conflict(root: Client, ada: Clien
     assert [error["code"] for error in errors_] == ["CONFLICT"]
 
 
-async def test_atomic_request_with_colliding_id_runs_again(ada: Client, world: Environment) -> None:
-    use_colliding_ids(world, [await load_newest_id(world, Mailbox)])
+async def test_atomic_request_with_colliding_id_runs_again(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    use_colliding_ids(environment, [await load_newest_id(environment, Mailbox)])
     payload = await ada(
         """mutation @atomic {
           a: mailboxCreate(input: {paths: ["A"]}) { errors { code } }
@@ -82,19 +90,21 @@ async def test_atomic_request_with_colliding_id_runs_again(ada: Client, world: E
     assert payload == {"a": {"errors": []}, "b": {"errors": []}}
 
 
-async def test_delivery_with_colliding_id_is_stored(ada: Client, world: Environment) -> None:
-    await receive(ada, "First")
+async def test_delivery_with_colliding_id_is_stored(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await deliver_to(ada, "First")
     for table in (Message, Blob):
-        generator = use_colliding_ids(world)
-        newest_id = await load_newest_id(world, table)
-        before = len(await world.database.read(select(col(Message.id))))
+        generator = use_colliding_ids(environment)
+        newest_id = await load_newest_id(environment, table)
+        before = len(await environment.database.read(select(col(Message.id))))
         generator.colliding_ids = [newest_id]
-        await receive(ada, f"Beside a {table.__tablename__}")
-        assert len(await world.database.read(select(col(Message.id)))) == before + 1
+        await deliver_to(ada, f"Beside a {table.__tablename__}")
+        assert len(await environment.database.read(select(col(Message.id)))) == before + 1
 
 
 @pytest.mark.usefixtures("ada")
-async def test_only_generated_ids_are_collisions(world: Environment) -> None:
+async def test_only_generated_ids_are_collisions(environment: Environment) -> None:
     def insert_copy(transaction: DatabaseTransaction, **changes: Any) -> None:
         row = transaction.connection.execute(select(core_table(User))).mappings().first()
         assert row is not None
@@ -108,14 +118,14 @@ async def test_only_generated_ids_are_collisions(world: Environment) -> None:
 
     def insert_same_name(transaction: DatabaseTransaction) -> None:
         attempts.append(1)
-        insert_copy(transaction, id=world.new_id())
+        insert_copy(transaction, id=environment.new_id())
 
     with pytest.raises(GeneratedIdCollision) as collision:
-        await world.run_transaction(insert_same_id)
+        await environment.run_transaction(insert_same_id)
     assert is_generated_id_collision(collision.value)
     assert len(attempts) == 3
     attempts.clear()
     with pytest.raises(Exception, match=r"(?i)unique") as conflict:
-        await world.run_transaction(insert_same_name)
+        await environment.run_transaction(insert_same_name)
     assert not is_generated_id_collision(conflict.value)
     assert len(attempts) == 1

@@ -10,8 +10,8 @@ from sqlalchemy import event, text
 from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.postgres.reader import PostgresReaders
-from tests.conftest import Client, make_client, receive
-from tests.support.accounts.large_account import fill
+from tests.conftest import GraphQLClient, deliver_to, make_client
+from tests.support.accounts.large_account import copy_message
 from tests.support.stores import store_fixtures
 
 MESSAGE_COUNT, OTHER_USER_COUNT = (
@@ -40,15 +40,16 @@ async def database(postgres: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def large_account(world: Environment, http: httpx.AsyncClient) -> Client:
+async def large_account(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
     """Return a large account among others, with current statistics."""
     clients = [
-        await make_client(world, http, f"user{number}") for number in range(OTHER_USER_COUNT + 1)
+        await make_client(environment, http, f"user{number}")
+        for number in range(OTHER_USER_COUNT + 1)
     ]
     for number, client in enumerate(clients):
-        await receive(client, "Hello duck")
-        await fill(client, MESSAGE_COUNT, base=BASE + number * 10 * MESSAGE_COUNT)
-    async with world.database.engine.begin() as connection:
+        await deliver_to(client, "Hello duck")
+        await copy_message(client, MESSAGE_COUNT, base=BASE + number * 10 * MESSAGE_COUNT)
+    async with environment.database.engine.begin() as connection:
         await connection.execute(text("ANALYZE"))
     return clients[0]
 
@@ -71,8 +72,8 @@ async def explain_prepared(database: Database, sql: str, values: Any) -> str:
 
 
 @pytest.mark.parametrize("document", [INBOX_PAGE, ALL_MESSAGES_PAGE])
-async def test_prepared_page_uses_its_index(large_account: Client, document: str) -> None:
-    database, statements_sent = large_account.world.database, list[tuple[str, Any]]()
+async def test_prepared_page_uses_its_index(large_account: GraphQLClient, document: str) -> None:
+    database, statements_sent = large_account.environment.database, list[tuple[str, Any]]()
 
     def record_statement(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
         if "FROM messages" in sql and "LIMIT" in sql:

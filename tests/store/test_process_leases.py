@@ -26,7 +26,7 @@ from models.runtime.registration import (
 )
 from models.runtime.server_processes import ServerProcess
 from models.store.columns import core_table
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import (
     PACE,
     State,
@@ -48,15 +48,15 @@ def delivery_ids(claimed: recipient_leases.ClaimedJobs) -> set[int]:
     return {recipient.delivery_id for job in claimed.jobs for recipient in job.recipients}
 
 
-async def registered_names(world: Environment) -> set[str]:
-    rows = await world.database.read(select(col(ServerProcess.name)))
+async def registered_names(environment: Environment) -> set[str]:
+    rows = await environment.database.read(select(col(ServerProcess.name)))
     return {row.name for row in rows}
 
 
 @asynccontextmanager
-async def observe_processes(world: Environment) -> AsyncGenerator[None]:
+async def observe_processes(environment: Environment) -> AsyncGenerator[None]:
     """Register a process that looks for dead processes."""
-    async with leases.registered_process(world):
+    async with leases.registered_process(environment):
         yield
 
 
@@ -80,9 +80,12 @@ def test_every_table_with_a_lease_is_a_leased_table() -> None:
 
 @pytest.mark.parametrize("step", CLOCK_STEPS)
 async def test_clock_step_does_not_end_a_lease(
-    ada: Client, world: Environment, clock: Clock, step: timedelta
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, step: timedelta
 ) -> None:
-    first, second = another_process(world, name="one"), another_process(world, ahead=step)
+    first, second = (
+        another_process(environment, name="one"),
+        another_process(environment, ahead=step),
+    )
     submission_id = await send(ada)
     async with observe_processes(first), observe_processes(second):
         claimed = await recipient_leases.claim_due_jobs(first, PACE)
@@ -102,9 +105,12 @@ async def test_clock_step_does_not_end_a_lease(
 
 @pytest.mark.parametrize("step", CLOCK_STEPS)
 async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
-    ada: Client, world: Environment, clock: Clock, step: timedelta
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, step: timedelta
 ) -> None:
-    dead, successor = another_process(world, ahead=step, name="dead"), another_process(world)
+    dead, successor = (
+        another_process(environment, ahead=step, name="dead"),
+        another_process(environment),
+    )
     clock.time += step
     submission_id = await send(ada)
     clock.time -= step
@@ -114,19 +120,21 @@ async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
             await recipient_leases.claim_due_jobs(dead, PACE)
         ) or delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))
         assert len(claimed_ids) == 2
-        await until(lambda: is_unregistered(world, "dead"))
+        await until(lambda: is_unregistered(environment, "dead"))
         async with listening(Server()) as smtp_server, working(successor, relay(smtp_server)):
-            await until(lambda: is_now(world, submission_id, "carol", State.RELAYED))
-            await until(lambda: is_now(world, submission_id, "dave", State.RELAYED))
+            await until(lambda: is_now(environment, submission_id, "carol", State.RELAYED))
+            await until(lambda: is_now(environment, submission_id, "dave", State.RELAYED))
     assert len(smtp_server.mails) == 1
 
 
-async def is_unregistered(world: Environment, name: str) -> bool:
-    return name not in await registered_names(world)
+async def is_unregistered(environment: Environment, name: str) -> bool:
+    return name not in await registered_names(environment)
 
 
-async def test_flush_makes_entries_of_a_dead_process_due(ada: Client, world: Environment) -> None:
-    dead, successor = another_process(world, name="dead"), another_process(world)
+async def test_flush_makes_entries_of_a_dead_process_due(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    dead, successor = another_process(environment, name="dead"), another_process(environment)
     submission_id = await send(ada)
     claimed = await recipient_leases.claim_due_jobs(dead, PACE)
     deferred = DeliveryResult(State.DEFERRED, 451, "Later")
@@ -134,13 +142,15 @@ async def test_flush_makes_entries_of_a_dead_process_due(ada: Client, world: Env
         dead, claimed.jobs[0], dict.fromkeys(delivery_ids(claimed), deferred), b""
     )
     async with (
-        world.write_session() as session
+        environment.write_session() as session
     ):  # it is leased for the retry, and then the process dies
-        await (await session.connection()).execute(update(QueueEntry).values(turn_at=world.now()))
+        await (await session.connection()).execute(
+            update(QueueEntry).values(turn_at=environment.now())
+        )
     assert len(delivery_ids(await recipient_leases.claim_due_jobs(dead, PACE))) == 2
     async with observe_processes(successor):
-        await until(lambda: is_unregistered(world, "dead"))
-        await world.run_transaction(
+        await until(lambda: is_unregistered(environment, "dead"))
+        await environment.run_transaction(
             lambda transaction: bulk_updates.flush_deferred(transaction, [submission_id]),
             ada.user.id,
         )
@@ -148,32 +158,32 @@ async def test_flush_makes_entries_of_a_dead_process_due(ada: Client, world: Env
 
 
 async def test_deregistered_process_claims_and_writes_nothing(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    slow, successor = another_process(world, name="slow"), another_process(world)
+    slow, successor = another_process(environment, name="slow"), another_process(environment)
     await send(ada)
     claimed = await recipient_leases.claim_due_jobs(slow, PACE)
     async with observe_processes(successor):
-        await until(lambda: is_unregistered(world, "slow"))
+        await until(lambda: is_unregistered(environment, "slow"))
     assert (
         delivery_ids(await recipient_leases.claim_due_jobs(slow, PACE)) == set()
     )  # it does not know yet
     (job,) = claimed.jobs
     assert not await recipient_leases.mark_final_dot(slow, job, sorted(delivery_ids(claimed)))
-    claimed_again = await recipient_leases.claim_due_jobs(another_process(world), PACE)
+    claimed_again = await recipient_leases.claim_due_jobs(another_process(environment), PACE)
     relayed = DeliveryResult(State.RELAYED, 250, "OK")
     await record_results_and_report(slow, job, dict.fromkeys(delivery_ids(claimed), relayed), b"")
-    rows = await deliveries(world, job.submission_id)
+    rows = await deliveries(environment, job.submission_id)
     assert {(row.state, row.lease) for row in rows.values()} == {
         (State.PENDING, claimed_again.jobs[0].lease)
     }
 
 
 async def test_deregistered_process_leases_its_recipients_again(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     """Other processes can't send to these recipients again."""
-    slow = another_process(world, name="slow")
+    slow = another_process(environment, name="slow")
     async with listening(Server(gate=asyncio.Event())) as smtp_server:
         assert smtp_server.gate is not None
         async with working(slow, relay(smtp_server)):
@@ -183,34 +193,43 @@ async def test_deregistered_process_leases_its_recipients_again(
                 return smtp_server.dots == 1
 
             await until(is_final_dot_sent)
-            await leases.delete_server_registrations(world, slow.process.server_id)
-            rows = await deliveries(world, submission_id)
+            await leases.delete_server_registrations(environment, slow.process.server_id)
+            rows = await deliveries(environment, submission_id)
             assert {row.lease for row in rows.values()} <= {None}
 
             async def are_leased_again() -> bool:
-                rows = await deliveries(world, submission_id)
+                rows = await deliveries(environment, submission_id)
                 return all(row.holder is not None for row in rows.values())
 
             await until(are_leased_again)
             assert (
-                delivery_ids(await recipient_leases.claim_due_jobs(another_process(world), PACE))
+                delivery_ids(
+                    await recipient_leases.claim_due_jobs(another_process(environment), PACE)
+                )
                 == set()
             )
             smtp_server.gate.set()
-            await until(lambda: is_now(world, submission_id, "carol", State.RELAYED))
+            await until(lambda: is_now(environment, submission_id, "carol", State.RELAYED))
     assert len(smtp_server.mails) == 1
 
 
-async def test_restarted_process_gets_its_leases_at_once(ada: Client, world: Environment) -> None:
-    before, after = another_process(world), another_process(world)
+async def test_restarted_process_gets_its_leases_at_once(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    before, after = another_process(environment), another_process(environment)
     after.process.server_id = before.process.server_id
     await send(ada)
     assert len(delivery_ids(await recipient_leases.claim_due_jobs(before, PACE))) == 2
     assert len(delivery_ids(await recipient_leases.claim_due_jobs(after, PACE))) == 2
 
 
-async def test_stopped_process_frees_its_leases_at_once(ada: Client, world: Environment) -> None:
-    stopping, successor = another_process(world, name="stopping"), another_process(world)
+async def test_stopped_process_frees_its_leases_at_once(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    stopping, successor = (
+        another_process(environment, name="stopping"),
+        another_process(environment),
+    )
     await send(ada)
     async with leases.registered_process(stopping):
         assert len(delivery_ids(await recipient_leases.claim_due_jobs(stopping, PACE))) == 2
@@ -218,9 +237,9 @@ async def test_stopped_process_frees_its_leases_at_once(ada: Client, world: Envi
 
 
 async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    process = another_process(world, name="one")
+    process = another_process(environment, name="one")
     await send(ada, NamedAddress("carol@example.net"))
     async with leases.registered_process(process):
         (job,) = (await recipient_leases.claim_due_jobs(process, PACE)).jobs
@@ -229,7 +248,7 @@ async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
         assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
 
         async def is_free() -> bool:
-            rows = await deliveries(world, job.submission_id)
+            rows = await deliveries(environment, job.submission_id)
             return all(row.holder is None for row in rows.values())
 
         await until(is_free)
@@ -237,15 +256,17 @@ async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_lease_of_every_table_ends_with_its_process(world: Environment, table: Any) -> None:
+async def test_lease_of_every_table_ends_with_its_process(
+    environment: Environment, table: Any
+) -> None:
     """The lease columns of a sample row are set without foreign key checks."""
-    dead, observer = another_process(world, name="dead"), another_process(world)
+    dead, observer = another_process(environment, name="dead"), another_process(environment)
     process_id = await leases.ensure_registered(dead)
     row = sample_row(table) | {"holder": process_id}
     if "lease" in core_table(table).c:
         row["lease"] = 5
-    async with world.database.engine.begin() as connection:
-        if world.database.dialect == "sqlite":
+    async with environment.database.engine.begin() as connection:
+        if environment.database.dialect == "sqlite":
             await connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
         else:
             await connection.exec_driver_sql("SET session_replication_role = replica")
@@ -264,8 +285,8 @@ async def test_lease_of_every_table_ends_with_its_process(world: Environment, ta
         await connection.rollback()
 
 
-def make_transaction(connection: Any, world: Environment) -> Any:
-    return DatabaseTransaction(connection, world)
+def make_transaction(connection: Any, environment: Environment) -> Any:
+    return DatabaseTransaction(connection, environment)
 
 
 async def load_holders(connection: Any, table: Any) -> list[Any]:

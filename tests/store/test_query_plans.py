@@ -28,8 +28,20 @@ from resolvers.messages import computed_fields
 from resolvers.messages import loaders as message_loaders
 from resolvers.search import index_query
 from resolvers.transfer import export_writer
-from tests.conftest import CHEAP, Client, Clock, context, make_client, make_key, receive
-from tests.support.accounts.shared_mailboxes import box_id, keys, share
+from tests.conftest import (
+    TEST_OPTIONS,
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_api_key,
+    make_client,
+)
+from tests.support.accounts.shared_mailboxes import (
+    list_message_ids,
+    mailbox_global_id,
+    share_mailbox,
+)
 from tests.support.operations.bulk_operations import call, inbox
 from tests.support.stores import store_fixtures
 from tests.support.stores.query_plans import Plans, explained
@@ -40,21 +52,23 @@ DAY = 86_400
 
 async def fill_database(url: str, folder: Path) -> None:
     """Create two accounts with a large mailbox each, nearly all of it seen and indexed."""
-    blobs, clock = FolderStore(folder / "blobs"), Clock()
-    world = Environment(Database(url), blobs, signing_secret=b"s" * 32, options=CHEAP, now=clock)
+    blobs, clock = FolderStore(folder / "blobs"), ManualClock()
+    environment = Environment(
+        Database(url), blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=clock
+    )
     async with httpx.AsyncClient() as http:
-        ada, bob = [await make_client(world, http, name) for name in ("ada", "bob")]
-    await create_mailboxes(context(ada), NewMailboxes(["Other"]))
+        ada, bob = [await make_client(environment, http, name) for name in ("ada", "bob")]
+    await create_mailboxes(client_context(ada), NewMailboxes(["Other"]))
     for client in (ada, bob):
-        await receive(client, "Hello duck")
+        await deliver_to(client, "Hello duck")
         await copy_message(client, clock)
-    await insert_users(world, ada.user)
-    if world.database.dialect == "postgresql":
-        async with world.database.engine.begin() as connection:
+    await insert_users(environment, ada.user)
+    if environment.database.dialect == "postgresql":
+        async with environment.database.engine.begin() as connection:
             for table in ("messages", "users", "addresses", "search_words"):
                 await connection.execute(text(f"ANALYZE {table}"))
     await blobs.close()
-    await world.database.close()
+    await environment.database.close()
 
 
 @pytest.fixture(scope="module")
@@ -98,40 +112,42 @@ async def database(
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> ManualClock:
     """Return a clock later than all stored times."""
-    clock = Clock()
+    clock = ManualClock()
     clock.tick(seconds=2 * MESSAGE_COUNT * 60)
     return clock
 
 
-async def load_client(world: Environment, http: httpx.AsyncClient, name: str) -> Client:
+async def load_client(
+    environment: Environment, http: httpx.AsyncClient, name: str
+) -> GraphQLClient:
     statement = select(*select_columns(User)).where(col(User.username) == name)
-    (row,) = await world.database.read(statement)
-    secret = await make_key(world, f"{name}-later", user_id=row.id, scopes=[Scope.MASTER])
-    return Client(http, world, User(**row._asdict()), secret)
+    (row,) = await environment.database.read(statement)
+    secret = await make_api_key(environment, f"{name}-later", user_id=row.id, scopes=[Scope.MASTER])
+    return GraphQLClient(http, environment, User(**row._asdict()), secret)
 
 
 @pytest.fixture
-async def large_account(world: Environment, http: httpx.AsyncClient) -> Client:
-    return await load_client(world, http, "ada")
+async def large_account(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
+    return await load_client(environment, http, "ada")
 
 
 @pytest.fixture
-async def bob(world: Environment, http: httpx.AsyncClient) -> Client:
-    return await load_client(world, http, "bob")
+async def bob(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
+    return await load_client(environment, http, "bob")
 
 
-async def copy_message(client: Client, clock: Clock) -> None:
+async def copy_message(client: GraphQLClient, clock: ManualClock) -> None:
     """Insert copies of the client's message."""
-    world, user_id = client.world, client.user.id
+    environment, user_id = client.environment, client.user.id
     statement = select(*select_columns(Message)).where(col(Message.user_id) == user_id)
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     rows = []
     for n in range(2, MESSAGE_COUNT):
         clock.tick(seconds=60)
         changed_columns = {
-            "id": world.new_id(),
+            "id": environment.new_id(),
             "uid": n,
             "listed_at": clock(),
             "seen": n % 100 > 0,
@@ -145,29 +161,29 @@ async def copy_message(client: Client, clock: Clock) -> None:
                 "subject": f"Number {n}",
             }
         )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(Message), rows)
-    while await index_worker.index_next_batch(world):
+    while await index_worker.index_next_batch(environment):
         pass
 
 
-async def insert_users(world: Environment, template: User) -> None:
+async def insert_users(environment: Environment, template: User) -> None:
     rows = [
         {
             **template.model_dump(),
-            "id": world.new_id(),
+            "id": environment.new_id(),
             "username": f"n{n}",
             "username_key": f"n{n}",
         }
         for n in range(3000)
     ]
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(User), rows)
 
 
 @pytest.fixture
-def query_plans(large_account: Client) -> Iterator[Plans]:
-    with explained(large_account.world) as recorder:
+def query_plans(large_account: GraphQLClient) -> Iterator[Plans]:
+    with explained(large_account.environment) as recorder:
         yield recorder
 
 
@@ -185,7 +201,7 @@ def has_sort(plan: str) -> bool:
 
 
 async def test_mailbox_page_is_read_in_index_order(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     page_info = (await large_account(INBOX_PAGE, first=50))["viewer"]["user"]["mailbox"][
         "messages"
@@ -202,7 +218,7 @@ async def test_mailbox_page_is_read_in_index_order(
 
 
 async def test_unseen_messages_are_read_by_their_index(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     plan = await query_plans.of(
         large_account(INBOX_PAGE, first=50, filter={"seen": False}), "messages"
@@ -214,7 +230,11 @@ async def test_unseen_messages_are_read_by_their_index(
 @pytest.mark.parametrize("name", ["messageDelete", "messageDeduplicate"])
 @pytest.mark.parametrize("users", [{}, {"users": {"usernames": ["ada", "bob"]}}])
 async def test_selection_is_found_by_mailbox_and_uid(
-    large_account: Client, root: Client, query_plans: Plans, name: str, users: dict[str, Any]
+    large_account: GraphQLClient,
+    root: GraphQLClient,
+    query_plans: Plans,
+    name: str,
+    users: dict[str, Any],
 ) -> None:
     arguments: dict[str, Any] = {"select": {**inbox("5:9"), **users}}
     client, validate_only = (root if users else large_account), {"options": {"validateOnly": True}}
@@ -224,7 +244,7 @@ async def test_selection_is_found_by_mailbox_and_uid(
 
 
 async def test_all_messages_of_a_user_are_read_in_index_order(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     document = "{ viewer { user { messages(first: 50) { nodes { subject } } } } }"
     plan = await query_plans.of(large_account(document), "messages")
@@ -233,12 +253,12 @@ async def test_all_messages_of_a_user_are_read_in_index_order(
 
 
 async def test_snoozed_messages_are_found_by_index(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     document = """{ viewer { user { messages(first: 50, filter: {snoozed: true}) {
         nodes { subject } } } } }"""
     plan = await query_plans.of(large_account(document), "messages")
-    if large_account.world.database.dialect == "sqlite":
+    if large_account.environment.database.dialect == "sqlite":
         assert "messages_snoozed" in plan, plan
         assert not has_sort(plan), plan
     else:  # PostgreSQL sorts the snoozed messages and uses either index of them
@@ -246,7 +266,7 @@ async def test_snoozed_messages_are_found_by_index(
 
 
 async def test_labels_are_counted_by_the_keyword_index(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     mutation = 'mutation { labelSet(input: {keyword: "work"}) { errors { code } } }'
     assert (await large_account(mutation))["labelSet"]["errors"] == []
@@ -256,15 +276,17 @@ async def test_labels_are_counted_by_the_keyword_index(
 
 
 async def test_due_snoozed_messages_are_found_by_index(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
-    plan = await query_plans.of(snooze_worker.return_due_messages(large_account.world), "messages")
+    plan = await query_plans.of(
+        snooze_worker.return_due_messages(large_account.environment), "messages"
+    )
     assert "messages_to_wake" in plan, plan
 
 
 @pytest.mark.parametrize("query", ["17", "number 39*", "39* -hello"])
 async def test_search_words_are_found_by_index(
-    large_account: Client, query_plans: Plans, query: str
+    large_account: GraphQLClient, query_plans: Plans, query: str
 ) -> None:
     document = """query ($query: String!) { viewer { user { messages(filter: {query: $query}) {
         nodes { subject } } } } }"""
@@ -278,7 +300,7 @@ async def test_search_words_are_found_by_index(
 
 @pytest.mark.parametrize("filter_", [{}, {"seen": False}, {"subject": "number"}])
 async def test_frequent_word_is_searched_in_the_newest_messages(
-    large_account: Client, query_plans: Plans, filter_: dict[str, Any]
+    large_account: GraphQLClient, query_plans: Plans, filter_: dict[str, Any]
 ) -> None:
     document = """query ($filter: MessageFilter!) { messages(filter: $filter, first: 10) {
         nodes { subject } } }"""
@@ -286,7 +308,7 @@ async def test_frequent_word_is_searched_in_the_newest_messages(
     plans_found = await query_plans.all_of(
         large_account(document, filter=condition or None), "messages"
     )
-    if large_account.world.database.dialect == "sqlite":
+    if large_account.environment.database.dialect == "sqlite":
         *_, scan_plan, rows_plan = plans_found
         assert "messages_of_user" in scan_plan, scan_plan
         assert not has_sort(scan_plan), scan_plan
@@ -298,25 +320,29 @@ async def test_frequent_word_is_searched_in_the_newest_messages(
 
 
 async def test_unindexed_messages_are_found_by_user(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     for owners in ([large_account.user.id], [large_account.user.id, large_account.user.id + 1]):
         plan = await query_plans.of(
-            index_query.load_unindexed_messages(context(large_account), owners), "messages"
+            index_query.load_unindexed_messages(client_context(large_account), owners), "messages"
         )
         assert "messages_waiting" in plan or "messages_to_index" in plan, plan
 
 
 async def test_index_worker_finds_unindexed_messages_by_index(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
-    plan = await query_plans.of(index_worker.index_next_batch(large_account.world), "messages")
+    plan = await query_plans.of(
+        index_worker.index_next_batch(large_account.environment), "messages"
+    )
     assert "messages_to_index" in plan, plan
     assert not has_sort(plan), plan
 
 
-async def test_message_is_found_by_uid_and_id(large_account: Client, query_plans: Plans) -> None:
-    (row,) = await large_account.world.database.read(select(col(Message.id)).limit(1))
+async def test_message_is_found_by_uid_and_id(
+    large_account: GraphQLClient, query_plans: Plans
+) -> None:
+    (row,) = await large_account.environment.database.read(select(col(Message.id)).limit(1))
     document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
     plan = await query_plans.of(
         large_account(document, ref={"id": global_ids.encode("Message", row.id)}), "messages"
@@ -325,7 +351,7 @@ async def test_message_is_found_by_uid_and_id(large_account: Client, query_plans
     uid_ref = {"mailbox": {"path": "INBOX"}, "uid": 7}
     plan = await query_plans.of(
         message_loaders.find_message_id_by_uid(
-            context(large_account), (await large_account.box()).id, 7
+            client_context(large_account), (await large_account.load_mailbox()).id, 7
         ),
         "messages",
     )
@@ -334,17 +360,21 @@ async def test_message_is_found_by_uid_and_id(large_account: Client, query_plans
 
 
 async def test_sequence_numbers_are_counted_by_the_uid_index(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     # without VACUUM, PostgreSQL doesn't use an index-only scan
-    if large_account.world.database.dialect == "postgresql":
-        async with large_account.world.database.engine.connect() as connection:
+    if large_account.environment.database.dialect == "postgresql":
+        async with large_account.environment.database.engine.connect() as connection:
             autocommit_connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             await autocommit_connection.execute(text("VACUUM messages"))
     statement = select(col(Message.id)).where(col(Message.user_id) == large_account.user.id)
-    rows = await large_account.world.database.read(statement.order_by(col(Message.uid)).limit(20))
+    rows = await large_account.environment.database.read(
+        statement.order_by(col(Message.uid)).limit(20)
+    )
     plan = await query_plans.of(
-        computed_fields.load_sequence_numbers(context(large_account), [row.id for row in rows]),
+        computed_fields.load_sequence_numbers(
+            client_context(large_account), [row.id for row in rows]
+        ),
         "messages",
     )
     assert "messages_by_uid" in plan, plan
@@ -354,22 +384,24 @@ async def test_sequence_numbers_are_counted_by_the_uid_index(
 
 @pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
 async def test_sign_in_name_is_found_by_index(
-    large_account: Client, query_plans: Plans, name: str
+    large_account: GraphQLClient, query_plans: Plans, name: str
 ) -> None:
-    await address_resolution.find_sign_in_user_id(large_account.world, name)
+    await address_resolution.find_sign_in_user_id(large_account.environment, name)
     assert query_plans.sent
     for statement, _ in list(query_plans.sent):
         table = statement.split("FROM ")[1].split()[0]
         if table in ("users", "addresses"):
             plan = await query_plans.of(
-                address_resolution.find_sign_in_user_id(large_account.world, name), table
+                address_resolution.find_sign_in_user_id(large_account.environment, name), table
             )
             assert "SCAN" not in plan, plan
             assert "Seq Scan on users" not in plan, plan
 
 
 @pytest.mark.usefixtures("large_account")
-async def test_list_of_users_is_read_in_index_order(root: Client, query_plans: Plans) -> None:
+async def test_list_of_users_is_read_in_index_order(
+    root: GraphQLClient, query_plans: Plans
+) -> None:
     document = """query ($after: String) { users(after: $after) {
         nodes { username } pageInfo { endCursor } } }"""
     end_cursor = (await root(document))["users"]["pageInfo"]["endCursor"]
@@ -380,7 +412,7 @@ async def test_list_of_users_is_read_in_index_order(root: Client, query_plans: P
 
 
 async def test_mailboxes_are_found_by_path_and_user(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
     for document in (
         '{ mailbox(by: {path: "Other"}) { path } }',
@@ -396,17 +428,17 @@ SHARED_PAGE = """query ($b: ID!) { mailbox(by: {id: $b}) {
 
 
 async def test_shares_are_found_by_index_and_not_read_without_shares(
-    large_account: Client, bob: Client, query_plans: Plans
+    large_account: GraphQLClient, bob: GraphQLClient, query_plans: Plans
 ) -> None:
-    eve = await make_client(large_account.world, large_account.http, "eve")
-    assert await share(large_account, eve, "READ", path="INBOX") == []
-    mailbox_id = box_id((await large_account.box()).id)
+    eve = await make_client(large_account.environment, large_account.http, "eve")
+    assert await share_mailbox(large_account, eve, "READ", path="INBOX") == []
+    mailbox_id = mailbox_global_id((await large_account.load_mailbox()).id)
     plan = await query_plans.of(eve(SHARED_PAGE, b=mailbox_id), "messages")
     assert "messages_by_age" in plan, plan
     assert not has_sort(plan), plan
     plan = await query_plans.of(eve(SHARED_MAILBOXES), "mailboxes")
     assert "mailbox_shares_of_user" in plan, plan
-    (message, *_) = await keys(large_account, "INBOX")
+    (message, *_) = await list_message_ids(large_account, "INBOX")
     query = eve("query ($m: ID!) { message(by: {id: $m}) { id } }", m=message)
     plan = await query_plans.of(query, "messages")
     assert "messages_pkey" in plan or "INTEGER PRIMARY KEY" in plan or "pk_messages" in plan, plan
@@ -420,9 +452,9 @@ async def test_shares_are_found_by_index_and_not_read_without_shares(
 
 
 async def test_export_reads_the_messages_of_a_user_in_index_order(
-    large_account: Client, query_plans: Plans
+    large_account: GraphQLClient, query_plans: Plans
 ) -> None:
-    ctx = context(large_account)
+    ctx = client_context(large_account)
     position: export_writer.ExportPosition = None
     for _ in range(3):
         query = export_writer.write_next_chunk(

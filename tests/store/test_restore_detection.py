@@ -31,7 +31,7 @@ from resolvers.changes.stream_reader import (
 )
 from resolvers.context import Viewer
 from resolvers.files import signed_urls
-from tests.conftest import Client, Clock, context, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
 from tests.support.servers.live_server import note
 
 RESTORE_WINDOW = timedelta(days=7)
@@ -41,144 +41,150 @@ pytestmark = pytest.mark.usefixtures("restore_guard")
 
 
 @pytest.fixture
-async def restore_guard(world: Environment) -> RestoreGuard:
+async def restore_guard(environment: Environment) -> RestoreGuard:
     """Return the restore guard of the server after its first comparison."""
-    started_guard = RestoreGuard(world)
+    started_guard = RestoreGuard(environment)
     await started_guard.compare_with_mark()
     return started_guard
 
 
-async def execute_sql(world: Environment, *statements: str) -> None:
-    async with world.database.engine.begin() as connection:
+async def execute_sql(environment: Environment, *statements: str) -> None:
+    async with environment.database.engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
 
 
-async def decrement_stream(world: Environment, stream_id: int) -> None:
+async def decrement_stream(environment: Environment, stream_id: int) -> None:
     """Decrement the last position of a stream."""
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         statement = update(Stream).where(col(Stream.id) == stream_id).values(last=Stream.last - 1)
         await (await session.connection()).execute(statement)
 
 
-async def restart_process(world: Environment) -> Environment:
+async def restart_process(environment: Environment) -> Environment:
     """Return the environment of the next process on the same database."""
-    next_world = replace(world)
+    next_world = replace(environment)
     await RestoreGuard(next_world).compare_with_mark()
     return next_world
 
 
-async def simulate_restore(world: Environment, client: Client) -> None:
+async def simulate_restore(environment: Environment, client: GraphQLClient) -> None:
     """Return the incarnation and the stream of the user to an earlier state, as a restore does."""
-    await execute_sql(world, "UPDATE store_incarnation SET beat = 1")
-    await decrement_stream(world, client.user.id)
+    await execute_sql(environment, "UPDATE store_incarnation SET beat = 1")
+    await decrement_stream(environment, client.user.id)
     last_position_statement = select(func.max(col(Change.last))).where(
         col(Change.stream_id) == client.user.id
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         last = (await (await session.connection()).execute(last_position_statement)).scalar_one()
         is_newest = (col(Change.stream_id) == client.user.id) & (col(Change.last) == last)
         await (await session.connection()).execute(delete(Change).where(is_newest))
 
 
-async def uid_validities(world: Environment) -> dict[int, int]:
-    rows = await world.database.read(select(col(Mailbox.id), col(Mailbox.uid_validity)))
+async def uid_validities(environment: Environment) -> dict[int, int]:
+    rows = await environment.database.read(select(col(Mailbox.id), col(Mailbox.uid_validity)))
     return {row.id: row.uid_validity for row in rows}
 
 
 async def test_unrestored_database_keeps_its_incarnation(
-    restore_guard: RestoreGuard, ada: Client
+    restore_guard: RestoreGuard, ada: GraphQLClient
 ) -> None:
-    world, before = ada.world, await uid_validities(ada.world)
+    environment, before = ada.environment, await uid_validities(ada.environment)
     for clean_stop in (True, False):
         if clean_stop:
             await restore_guard.write_clean_stop_mark()
         await note(ada, ChangeKind.LABEL_CHANGED, [1])
-        next_world = await restart_process(world)
+        next_world = await restart_process(environment)
         assert (next_world.incarnation.number, next_world.incarnation.base) == (0, 0)
     await restore_guard.begin_incarnation_if_older_than_seen()
-    assert await uid_validities(world) == before
+    assert await uid_validities(environment) == before
 
 
 async def test_database_older_than_the_mark_begins_a_new_incarnation(
-    restore_guard: RestoreGuard, ada: Client
+    restore_guard: RestoreGuard, ada: GraphQLClient
 ) -> None:
-    world, before = ada.world, await uid_validities(ada.world)
-    old_positions = await load_last_stream_positions(context(ada))
+    environment, before = ada.environment, await uid_validities(ada.environment)
+    old_positions = await load_last_stream_positions(client_context(ada))
     await note(ada, ChangeKind.LABEL_CHANGED, [1])
-    lost_positions = await load_last_stream_positions(context(ada))
+    lost_positions = await load_last_stream_positions(client_context(ada))
     await restore_guard.write_clean_stop_mark()
-    await simulate_restore(world, ada)
-    next_world = await restart_process(world)
+    await simulate_restore(environment, ada)
+    next_world = await restart_process(environment)
     assert next_world.incarnation.number == 1
-    mark = await read_mark(world)
+    mark = await read_mark(environment)
     assert mark
     assert (mark.number, mark.base) == (1, next_world.incarnation.base)
-    ada = replace(ada, world=next_world)
+    ada = replace(ada, environment=next_world)
     for _ in range(3):
         await note(ada, ChangeKind.LABEL_CHANGED, [1])
     for positions in (old_positions, lost_positions):
-        batch = await read_event_page(context(ada), FollowRequest(positions), 100)
+        batch = await read_event_page(client_context(ada), FollowRequest(positions), 100)
         assert (batch.resync_reason, batch.events) == (ResyncReason.STORE_RESTORED, [])
-        assert await load_last_stream_positions(context(ada)) == batch.position
-    after = await uid_validities(world)
+        assert await load_last_stream_positions(client_context(ada)) == batch.position
+    after = await uid_validities(environment)
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
     assert len(set(after.values())) == len(after)
     assert not (await check_consistency(next_world)).unrepaired_findings
-    later_world = await restart_process(world)
+    later_world = await restart_process(environment)
     assert later_world.incarnation.base == next_world.incarnation.base
 
 
-async def test_stream_positions_of_the_mark_reveal_a_restore(ada: Client) -> None:
-    mark = await read_mark(ada.world)
+async def test_stream_positions_of_the_mark_reveal_a_restore(ada: GraphQLClient) -> None:
+    mark = await read_mark(ada.environment)
     assert mark
-    positions = await load_last_stream_positions(context(ada))
+    positions = await load_last_stream_positions(client_context(ada))
     streams = {ada.user.id: positions[ada.user.id] + 1, 77: 5}
-    await restore_mark.write_mark(ada.world, replace(mark, streams=streams))
-    assert (await restart_process(ada.world)).incarnation.number == 1
+    await restore_mark.write_mark(ada.environment, replace(mark, streams=streams))
+    assert (await restart_process(ada.environment)).incarnation.number == 1
 
 
 @pytest.mark.parametrize("damage", ["no mark", "another store", "no row"])
-async def test_missing_or_foreign_mark_begins_a_new_incarnation(ada: Client, damage: str) -> None:
-    world = ada.world
+async def test_missing_or_foreign_mark_begins_a_new_incarnation(
+    ada: GraphQLClient, damage: str
+) -> None:
+    environment = ada.environment
     match damage:
         case "no mark":
-            await world.object_store.delete([MARK_OBJECT_NAME])
+            await environment.object_store.delete([MARK_OBJECT_NAME])
         case "another store":
-            mark = await read_mark(world)
+            mark = await read_mark(environment)
             assert mark
-            await restore_mark.write_mark(world, replace(mark, store="another"))
+            await restore_mark.write_mark(environment, replace(mark, store="another"))
         case _:
-            await execute_sql(world, "DELETE FROM store_incarnation")
-    assert (await restart_process(world)).incarnation.base > 0
+            await execute_sql(environment, "DELETE FROM store_incarnation")
+    assert (await restart_process(environment)).incarnation.base > 0
 
 
-async def test_base_of_each_incarnation_is_higher(ada: Client) -> None:
+async def test_base_of_each_incarnation_is_higher(ada: GraphQLClient) -> None:
     bases = [0]
     for _ in range(3):
-        await execute_sql(ada.world, "UPDATE store_incarnation SET beat = 0, base = 0, number = 0")
-        bases.append((await restart_process(ada.world)).incarnation.base)
+        await execute_sql(
+            ada.environment, "UPDATE store_incarnation SET beat = 0, base = 0, number = 0"
+        )
+        bases.append((await restart_process(ada.environment)).incarnation.base)
     assert sorted(set(bases)) == bases
     assert bases[-1] < 2**53
 
 
-async def test_stopped_clock_repeats_no_numbers(ada: Client) -> None:
-    first = await restore_mark.begin_after_consistent_restore(ada.world)
-    first_validities = await uid_validities(ada.world)
-    second = await restore_mark.begin_after_consistent_restore(ada.world)
+async def test_stopped_clock_repeats_no_numbers(ada: GraphQLClient) -> None:
+    first = await restore_mark.begin_after_consistent_restore(ada.environment)
+    first_validities = await uid_validities(ada.environment)
+    second = await restore_mark.begin_after_consistent_restore(ada.environment)
     assert second.base > first.base
-    assert not set(first_validities.values()) & set((await uid_validities(ada.world)).values())
+    assert not set(first_validities.values()) & set(
+        (await uid_validities(ada.environment)).values()
+    )
 
 
-async def test_servers_that_start_together_begin_one_incarnation(ada: Client) -> None:
-    await execute_sql(ada.world, "UPDATE store_incarnation SET beat = 0")
-    loaded = await restore_mark.load_and_enter_incarnation(ada.world)
-    mark = await read_mark(ada.world)
+async def test_servers_that_start_together_begin_one_incarnation(ada: GraphQLClient) -> None:
+    await execute_sql(ada.environment, "UPDATE store_incarnation SET beat = 0")
+    loaded = await restore_mark.load_and_enter_incarnation(ada.environment)
+    mark = await read_mark(ada.environment)
     assert mark
     incarnations = [
         await restore_mark.begin_incarnation_unless_begun(
-            ada.world, "test", loaded, mark.incarnation
+            ada.environment, "test", loaded, mark.incarnation
         )
         for _ in range(2)
     ]
@@ -186,26 +192,26 @@ async def test_servers_that_start_together_begin_one_incarnation(ada: Client) ->
 
 
 async def test_running_server_detects_lost_commits(
-    restore_guard: RestoreGuard, ada: Client
+    restore_guard: RestoreGuard, ada: GraphQLClient
 ) -> None:
-    world = ada.world
-    with world.wakeups.follow_all_streams() as wakeup:
+    environment = ada.environment
+    with environment.wakeups.follow_all_streams() as wakeup:
         await note(ada, ChangeKind.LABEL_CHANGED, [1])
         restore_guard._remember_grown_positions(wakeup)  # noqa: SLF001 - as the guard's loop does
     await restore_guard.begin_incarnation_if_older_than_seen()
-    assert world.incarnation.number == 0
-    await decrement_stream(world, ada.user.id)
+    assert environment.incarnation.number == 0
+    await decrement_stream(environment, ada.user.id)
     await restore_guard.begin_incarnation_if_older_than_seen()
-    assert world.incarnation.number == 1
+    assert environment.incarnation.number == 1
 
 
-async def test_waiting_follower_gets_a_resync(ada: Client) -> None:
-    ctx = context(ada)
+async def test_waiting_follower_gets_a_resync(ada: GraphQLClient) -> None:
+    ctx = client_context(ada)
     batches = follow_changes(ctx, FollowRequest(await load_last_stream_positions(ctx)))
     next_batch = asyncio.ensure_future(anext(batches))
     await asyncio.sleep(0.2)
     assert not next_batch.done()
-    await restore_mark.begin_after_consistent_restore(ada.world)
+    await restore_mark.begin_after_consistent_restore(ada.environment)
     async with asyncio.timeout(20):
         batch = await next_batch
         assert batch.resync_reason is ResyncReason.STORE_RESTORED
@@ -215,52 +221,58 @@ async def test_waiting_follower_gets_a_resync(ada: Client) -> None:
     await batches.aclose()
 
 
-async def test_process_without_marks_enters_the_new_incarnation(ada: Client) -> None:
-    other_world = replace(ada.world)
+async def test_process_without_marks_enters_the_new_incarnation(ada: GraphQLClient) -> None:
+    other_world = replace(ada.environment)
     other_guard = RestoreGuard(other_world, writes_marks=False)
     await restore_mark.load_and_enter_incarnation(other_world)
     other_guard._seen_incarnation = other_world.incarnation  # noqa: SLF001 - as the guard's loop does
-    incarnation = await restore_mark.begin_after_consistent_restore(ada.world)
+    incarnation = await restore_mark.begin_after_consistent_restore(ada.environment)
     await other_guard.begin_incarnation_if_older_than_seen()
     assert other_world.incarnation.base == incarnation.base
 
 
-async def test_signed_url_of_another_incarnation_is_refused(ada: Client) -> None:
-    world, viewer = ada.world, Viewer(ada.user.id, token_id=7)
+async def test_signed_url_of_another_incarnation_is_refused(ada: GraphQLClient) -> None:
+    environment, viewer = ada.environment, Viewer(ada.user.id, token_id=7)
     path, _, query = signed_urls.sign_path(
-        world, "/rest/x", ada.user.id, viewer, now=world.now()
+        environment, "/rest/x", ada.user.id, viewer, now=environment.now()
     ).partition("?")
     parameters = dict(pair.split("=") for pair in query.split("&"))
-    assert signed_urls.user_id_of_signed_path(world, path, parameters) == ada.user.id
-    await restore_mark.begin_after_consistent_restore(world)
+    assert signed_urls.user_id_of_signed_path(environment, path, parameters) == ada.user.id
+    await restore_mark.begin_after_consistent_restore(environment)
     with pytest.raises(Unauthenticated):
-        signed_urls.user_id_of_signed_path(world, path, parameters)
+        signed_urls.user_id_of_signed_path(environment, path, parameters)
 
 
 async def test_beat_is_incremented_before_the_mark_is_written(
-    restore_guard: RestoreGuard, ada: Client
+    restore_guard: RestoreGuard, ada: GraphQLClient
 ) -> None:
     for _ in range(3):
         await restore_guard._write_next_mark()  # noqa: SLF001 - as the guard's loop does
-        (row,) = await ada.world.database.read(select(col(StoreIncarnation.beat)))
-        mark = await read_mark(ada.world)
+        (row,) = await ada.environment.database.read(select(col(StoreIncarnation.beat)))
+        mark = await read_mark(ada.environment)
         assert mark
         assert mark.beat == row.beat
 
 
-async def test_delivery_needs_no_statement_for_the_mark(ada: Client, statements: list[str]) -> None:
-    await receive(ada, "one")
+async def test_delivery_needs_no_statement_for_the_mark(
+    ada: GraphQLClient, statements: list[str]
+) -> None:
+    await deliver_to(ada, "one")
     assert not [statement for statement in statements if "store_incarnation" in statement]
 
 
-async def test_dropped_objects_are_kept_for_the_restore_window(ada: Client, clock: Clock) -> None:
-    world = replace(ada.world, options=replace(ada.world.options, restore_window=RESTORE_WINDOW))
+async def test_dropped_objects_are_kept_for_the_restore_window(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment = replace(
+        ada.environment, options=replace(ada.environment.options, restore_window=RESTORE_WINDOW)
+    )
     name, unreferenced_name = "ab/" + "ab" * 32 + ".1", "cd/" + "cd" * 32 + ".2"
-    await world.object_store.put(name, b"x")
-    await world.object_store.put(unreferenced_name, b"y")
-    await world.object_store.put(MARK_OBJECT_NAME, b"{}")
-    blob_id, now = world.new_id(), world.now()
-    async with world.write_session() as session:
+    await environment.object_store.put(name, b"x")
+    await environment.object_store.put(unreferenced_name, b"y")
+    await environment.object_store.put(MARK_OBJECT_NAME, b"{}")
+    blob_id, now = environment.new_id(), environment.now()
+    async with environment.write_session() as session:
         session.add(
             Blob(
                 id=blob_id,
@@ -274,43 +286,49 @@ async def test_dropped_objects_are_kept_for_the_restore_window(ada: Client, cloc
             )
         )
     clock.tick(days=2)
-    await collect_garbage(world, world.object_store, keep_objects_for=RESTORE_WINDOW)
-    rows = await world.database.read(select(col(Blob.id)).where(col(Blob.id) == blob_id))
+    await collect_garbage(environment, environment.object_store, keep_objects_for=RESTORE_WINDOW)
+    rows = await environment.database.read(select(col(Blob.id)).where(col(Blob.id) == blob_id))
     assert not rows
     assert (
-        await world.object_store.size(name) == await world.object_store.size(unreferenced_name) == 1
+        await environment.object_store.size(name)
+        == await environment.object_store.size(unreferenced_name)
+        == 1
     )
-    await remove_or_mark_dropped_objects(world, ["ef/" + "ef" * 32 + ".3"])
+    await remove_or_mark_dropped_objects(environment, ["ef/" + "ef" * 32 + ".3"])
     clock.tick(days=6)
-    await collect_garbage(world, world.object_store, keep_objects_for=RESTORE_WINDOW)
-    assert await world.object_store.size(name) == 1
+    await collect_garbage(environment, environment.object_store, keep_objects_for=RESTORE_WINDOW)
+    assert await environment.object_store.size(name) == 1
     clock.tick(days=2)
-    await collect_garbage(world, world.object_store, keep_objects_for=RESTORE_WINDOW)
-    assert await world.object_store.size(name) is None
-    assert await world.object_store.size(unreferenced_name) is None
-    assert await world.object_store.size(MARK_OBJECT_NAME) == 2
-    assert not await world.database.read(select(col(DroppedObject.name)))
+    await collect_garbage(environment, environment.object_store, keep_objects_for=RESTORE_WINDOW)
+    assert await environment.object_store.size(name) is None
+    assert await environment.object_store.size(unreferenced_name) is None
+    assert await environment.object_store.size(MARK_OBJECT_NAME) == 2
+    assert not await environment.database.read(select(col(DroppedObject.name)))
 
 
-async def test_object_that_is_referenced_again_is_kept(ada: Client, clock: Clock) -> None:
-    world, name = ada.world, "ab/" + "ab" * 32 + ".1"
-    await world.object_store.put(name, b"x")
-    await world.run_transaction(
-        lambda transaction: insert_dropped_objects(transaction.connection, [name], world.now())
+async def test_object_that_is_referenced_again_is_kept(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    environment, name = ada.environment, "ab/" + "ab" * 32 + ".1"
+    await environment.object_store.put(name, b"x")
+    await environment.run_transaction(
+        lambda transaction: insert_dropped_objects(
+            transaction.connection, [name], environment.now()
+        )
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         session.add(
             Blob(
-                id=world.new_id(),
+                id=environment.new_id(),
                 tenant_id=1,
                 digest="ab" * 32,
                 size=1,
                 stored_size=1,
                 codec="raw",
                 name=name,
-                created_at=world.now(),
+                created_at=environment.now(),
             )
         )
     clock.tick(hours=1)
-    await collect_garbage(world, world.object_store)
-    assert await world.object_store.size(name) == 1
+    await collect_garbage(environment, environment.object_store)
+    assert await environment.object_store.size(name) == 1

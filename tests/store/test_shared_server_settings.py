@@ -42,10 +42,10 @@ async def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-async def register_process(world: Environment, server_id: str) -> None:
+async def register_process(environment: Environment, server_id: str) -> None:
     """Register the process of the environment, as a starting server does."""
-    world.process.server_id = server_id
-    await leases.ensure_registered(world)
+    environment.process.server_id = server_id
+    await leases.ensure_registered(environment)
 
 
 def copy_to_second(folder: Path, file_name: str) -> None:

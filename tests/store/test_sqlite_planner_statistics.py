@@ -12,8 +12,8 @@ from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from models.store.database import Database, SqliteReaders
 from resolvers.admin import tasks
-from tests.conftest import Client, receive
-from tests.support.accounts.large_account import fill
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.accounts.large_account import copy_message
 from tests.support.operations.bulk_operations import call
 from tests.support.stores import store_fixtures
 from tests.support.stores.counter_check import rows
@@ -27,16 +27,16 @@ SELECT_OF_THREADS = f"SELECT id FROM messages WHERE user_id = :user AND thread_i
 
 
 @pytest.fixture
-async def large_account(ada: Client) -> Client:
-    if ada.world.database.dialect != "sqlite":
+async def large_account(ada: GraphQLClient) -> GraphQLClient:
+    if ada.environment.database.dialect != "sqlite":
         pytest.skip("PostgreSQL has its own statistics")
-    await receive(ada, "Hello duck")
-    await fill(ada, MESSAGE_COUNT, base=BASE)
+    await deliver_to(ada, "Hello duck")
+    await copy_message(ada, MESSAGE_COUNT, base=BASE)
     return ada
 
 
-async def load_plan(client: Client) -> str:
-    database: Any = client.world.database  # typed as Any, since it also reads SQL texts
+async def load_plan(client: GraphQLClient) -> str:
+    database: Any = client.environment.database  # typed as Any, since it also reads SQL texts
     for _ in range(SqliteReaders.THREADS + 1):  # each connection checks for changes when it reads
         await database.read(text(SELECT_OF_THREADS), {"user": client.user.id})
     # A new text, since SQLite doesn't prepare a known EXPLAIN again.
@@ -45,38 +45,38 @@ async def load_plan(client: Client) -> str:
     return " ".join(str(row[-1]) for row in plan_rows)
 
 
-async def test_open_connections_use_new_statistics(large_account: Client) -> None:
+async def test_open_connections_use_new_statistics(large_account: GraphQLClient) -> None:
     assert "ix_messages_user_id" in await load_plan(large_account)
     for _ in range(2):  # the second time, the table of statistics exists
-        await large_account.world.database.refresh_planner_statistics()
+        await large_account.environment.database.refresh_planner_statistics()
         assert "ix_messages_thread_id" in await load_plan(large_account)
-        async with large_account.world.database.engine.begin() as connection:
+        async with large_account.environment.database.engine.begin() as connection:
             await connection.execute(text("DELETE FROM sqlite_stat1"))
             await connection.execute(text("CREATE TABLE other (id INTEGER)"))
             await connection.execute(text("DROP TABLE other"))
         assert "ix_messages_user_id" in await load_plan(large_account)
 
 
-async def test_small_tables_keep_no_statistics(large_account: Client) -> None:
-    await large_account.world.database.refresh_planner_statistics()
+async def test_small_tables_keep_no_statistics(large_account: GraphQLClient) -> None:
+    await large_account.environment.database.refresh_planner_statistics()
     analyzed_tables = {
-        table for (table,) in await rows(large_account.world, SELECT_ANALYZED_TABLES)
+        table for (table,) in await rows(large_account.environment, SELECT_ANALYZED_TABLES)
     }
     assert "messages" in analyzed_tables
     assert not analyzed_tables & {"users", "mailboxes", "api_keys"}
 
 
-async def test_housekeeping_refreshes_the_statistics(large_account: Client) -> None:
-    await housekeeping.run_round(large_account.world)
-    assert ("messages",) in await rows(large_account.world, SELECT_ANALYZED_TABLES)
+async def test_housekeeping_refreshes_the_statistics(large_account: GraphQLClient) -> None:
+    await housekeeping.run_round(large_account.environment)
+    assert ("messages",) in await rows(large_account.environment, SELECT_ANALYZED_TABLES)
 
 
-async def test_task_refreshes_the_statistics(large_account: Client) -> None:
+async def test_task_refreshes_the_statistics(large_account: GraphQLClient) -> None:
     answer = await call(large_account, "messageUpdate", select={"all": True}, set={"flagged": True})
     assert answer["task"]
-    while await tasks.run_next_task(large_account.world):
+    while await tasks.run_next_task(large_account.environment):
         pass
-    assert ("messages",) in await rows(large_account.world, SELECT_ANALYZED_TABLES)
+    assert ("messages",) in await rows(large_account.environment, SELECT_ANALYZED_TABLES)
 
 
 async def test_opening_a_database_refreshes_the_statistics(
@@ -90,5 +90,5 @@ async def test_opening_a_database_refreshes_the_statistics(
             text(f"INSERT INTO streams (id, last, gone) {numbers} SELECT 100 + v, 0, 0 FROM n")  # noqa: S608
         )
     await database.close()
-    async with open_environment(Settings(data=tmp_path, store=url), migrate=True) as world:
-        assert ("streams",) in await rows(world, SELECT_ANALYZED_TABLES)
+    async with open_environment(Settings(data=tmp_path, store=url), migrate=True) as environment:
+        assert ("streams",) in await rows(environment, SELECT_ANALYZED_TABLES)

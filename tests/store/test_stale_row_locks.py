@@ -17,7 +17,7 @@ from models.store.database import Database
 from models.store.outages import StreamBusy, storage_failure
 from models.store.postgres.connection import PostgresConnector
 from models.store.postgres.limits import SESSION_SETTINGS
-from tests.conftest import Client, make_user, raw_message
+from tests.conftest import GraphQLClient, make_user, raw_message
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.stores import store_fixtures
 
@@ -62,57 +62,57 @@ async def deliver_message(port: int, address: str, subject: str) -> tuple[str, f
 
 
 async def test_locked_account_delays_no_other_account(
-    ada: Client, bob: Client, listener: LmtpListener, postgres: str
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_listener: LmtpListener, postgres: str
 ) -> None:
     async with hold_row_locks(postgres, ada.user.id):
         adas_deliveries = [
-            asyncio.create_task(deliver_message(listener.port, ada.address, f"{n}"))
+            asyncio.create_task(deliver_message(lmtp_listener.port, ada.address, f"{n}"))
             for n in range(20)
         ]
         await asyncio.sleep(1)  # all deliveries wait
-        assert (await deliver_message(listener.port, bob.address, "to bob"))[0] == "250"
+        assert (await deliver_message(lmtp_listener.port, bob.address, "to bob"))[0] == "250"
         assert not any(task.done() for task in adas_deliveries)
         assert (await ada("{ user { username } }"))["user"]["username"] == "ada"
         assert await bob('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
         replies = await asyncio.gather(*adas_deliveries)
     assert {code for code, _ in replies} == {"451"}
     assert max(seconds for _, seconds in replies) < 5 + MAX_DELAY_SECONDS
-    assert (await deliver_message(listener.port, ada.address, "after"))[0] == "250"
+    assert (await deliver_message(lmtp_listener.port, ada.address, "after"))[0] == "250"
 
 
 async def test_many_locked_accounts_leave_connections_for_others(
-    world: Environment, bob: Client, listener: LmtpListener, postgres: str
+    environment: Environment, bob: GraphQLClient, lmtp_listener: LmtpListener, postgres: str
 ) -> None:
-    users = [await make_user(world, f"user{n}") for n in range(6)]
+    users = [await make_user(environment, f"user{n}") for n in range(6)]
     addresses = [f"{user.username}@example.org" for user in users]
     async with hold_row_locks(postgres, *(user.id for user in users)):
         first_replies = await asyncio.gather(
-            *(deliver_message(listener.port, name, "1") for name in addresses)
+            *(deliver_message(lmtp_listener.port, name, "1") for name in addresses)
         )
         assert {code for code, _ in first_replies} == {"451"}
         second_deliveries = [
-            asyncio.create_task(deliver_message(listener.port, name, f"2{n}"))
+            asyncio.create_task(deliver_message(lmtp_listener.port, name, f"2{n}"))
             for name in addresses
             for n in range(5)
         ]
         await asyncio.sleep(0.5)
-        assert (await deliver_message(listener.port, bob.address, "to bob"))[0] == "250"
+        assert (await deliver_message(lmtp_listener.port, bob.address, "to bob"))[0] == "250"
         assert not all(task.done() for task in second_deliveries)
         assert {code for code, _ in await asyncio.gather(*second_deliveries)} == {"451"}
 
 
 async def test_transaction_on_locked_account_raises_stream_busy(
-    world: Environment, ada: Client, postgres: str
+    environment: Environment, ada: GraphQLClient, postgres: str
 ) -> None:
     async with hold_row_locks(postgres, ada.user.id):
         with pytest.raises(StreamBusy):
-            async with world.write_session(ada.user.id):
+            async with environment.write_session(ada.user.id):
                 pass
         with pytest.raises(StreamBusy):
-            await world.run_transaction(
+            await environment.run_transaction(
                 lambda transaction: transaction.recorded_positions, ada.user.id
             )
-    async with world.write_session(ada.user.id):
+    async with environment.write_session(ada.user.id):
         pass
 
 
@@ -133,15 +133,17 @@ async def test_every_connection_has_the_session_limits(database: Database) -> No
             assert idle_timeout.scalar() == "10s"
 
 
-async def test_transaction_of_a_vanished_client_ends(world: Environment, ada: Client) -> None:
-    separator = "&" if "?" in world.database.url else "?"
+async def test_transaction_of_a_vanished_client_ends(
+    environment: Environment, ada: GraphQLClient
+) -> None:
+    separator = "&" if "?" in environment.database.url else "?"
     options = "options=-c%20idle_in_transaction_session_timeout%3D500ms"
-    other_database = Database(f"{world.database.url}{separator}{options}")
+    other_database = Database(f"{environment.database.url}{separator}{options}")
     connection = await other_database.engine.connect()
     try:
         statement = text("SELECT 1 FROM streams WHERE id = :key FOR UPDATE")
         await connection.execute(statement, {"key": ada.user.id})
-        async with asyncio.timeout(MAX_DELAY_SECONDS), world.write_session(ada.user.id):
+        async with asyncio.timeout(MAX_DELAY_SECONDS), environment.write_session(ada.user.id):
             pass  # the server ended the transaction of the silent client
     finally:
         with pytest.raises(DBAPIError) as raised:
@@ -151,7 +153,7 @@ async def test_transaction_of_a_vanished_client_ends(world: Environment, ada: Cl
 
 
 async def test_readiness_requires_a_writable_database(
-    world: Environment, http: httpx.AsyncClient, postgres: str
+    environment: Environment, http: httpx.AsyncClient, postgres: str
 ) -> None:
     assert (await http.get("/health/ready")).status_code == 200
     connection = await asyncpg.connect(postgres.replace("+asyncpg", ""))
@@ -171,5 +173,5 @@ async def test_readiness_requires_a_writable_database(
         await connection.close()
     async with asyncio.timeout(MAX_DELAY_SECONDS):
         while (await http.get("/health/ready")).status_code != 200:
-            await world.database.engine.dispose()
+            await environment.database.engine.dispose()
             await asyncio.sleep(0.3)

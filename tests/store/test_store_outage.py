@@ -21,7 +21,7 @@ from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import StorageUnavailable
 from models.store.prepared_statements import PreparedStatement, fetch_rows
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.servers.live_server import House, note, until
 from tests.support.servers.merganser_server import Server
@@ -70,7 +70,7 @@ def error_extensions(response: Any) -> dict[str, Any]:
 @POSTGRES
 @pytest.mark.parametrize("document", [MUTATION, QUERY, MUTATION.replace(" {", " @atomic {", 1)])
 async def test_request_during_outage_returns_unavailable(
-    postgres_proxy: Proxy, ada: Client, document: str
+    postgres_proxy: Proxy, ada: GraphQLClient, document: str
 ) -> None:
     await ada(QUERY)
     await postgres_proxy.cut()
@@ -85,8 +85,10 @@ async def test_request_during_outage_returns_unavailable(
 
 
 @POSTGRES
-async def test_download_during_outage_returns_503(postgres_proxy: Proxy, ada: Client) -> None:
-    received_message = await receive(ada)
+async def test_download_during_outage_returns_503(
+    postgres_proxy: Proxy, ada: GraphQLClient
+) -> None:
+    received_message = await deliver_to(ada)
     answer = await ada("{ user { messages(first: 1) { nodes { id } } } }")
     message_id = answer["user"]["messages"]["nodes"][0]["id"]
     assert received_message
@@ -100,9 +102,12 @@ async def test_download_during_outage_returns_503(postgres_proxy: Proxy, ada: Cl
 
 @POSTGRES
 async def test_lmtp_delivery_during_outage_is_deferred(
-    postgres_proxy: Proxy, ada: Client, listener: LmtpListener, caplog: pytest.LogCaptureFixture
+    postgres_proxy: Proxy,
+    ada: GraphQLClient,
+    lmtp_listener: LmtpListener,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client = await connect(listener.port)
+    client = await connect(lmtp_listener.port)
     await client.begin(ada.address)
     await postgres_proxy.cut()
     caplog.clear()
@@ -117,16 +122,18 @@ async def test_lmtp_delivery_during_outage_is_deferred(
 
 @POSTGRES
 async def test_subscription_continues_after_an_outage(
-    postgres_proxy: Proxy, ada: Client, live: House
+    postgres_proxy: Proxy, ada: GraphQLClient, live_server: House
 ) -> None:
     query = "subscription { changes { events { __typename } } }"
-    followers = [await live.follow(ada, query), await live.stream(ada, query)]
-    await until(lambda: live.seats == 2, RECOVERY_TIMEOUT)
+    followers = [await live_server.follow(ada, query), await live_server.stream(ada, query)]
+    await until(lambda: live_server.seats == 2, RECOVERY_TIMEOUT)
     await note(ada, ChangeKind.MAILBOX_UPDATED, [1])
     for follower in followers:
         await until(lambda follower=follower: len(follower.events) == 1, RECOVERY_TIMEOUT)
     await postgres_proxy.cut()
-    ada.world.wakeups.wake_followers(ada.user.id, 10**6)  # the followers read and find no database
+    ada.environment.wakeups.wake_followers(
+        ada.user.id, 10**6
+    )  # the followers read and find no database
     await asyncio.sleep(1)
     await postgres_proxy.start()
     await note(ada, ChangeKind.MAILBOX_UPDATED, [2])
@@ -137,18 +144,18 @@ async def test_subscription_continues_after_an_outage(
 
 @POSTGRES
 async def test_log_has_one_line_for_an_outage_and_one_for_its_end(
-    postgres_proxy: Proxy, ada: Client, caplog: pytest.LogCaptureFixture
+    postgres_proxy: Proxy, ada: GraphQLClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await postgres_proxy.cut()
     caplog.clear()
     for _ in range(20):
         with pytest.raises(StorageUnavailable):
-            await ada.world.database.ping()
-        await ada.raw(MUTATION)
+            await ada.environment.database.ping()
+        await ada.execute(MUTATION)
     await postgres_proxy.start()
     async with asyncio.timeout(RECOVERY_TIMEOUT):
         while not OUTAGES.is_quiet:
-            await ada.world.database.ping()
+            await ada.environment.database.ping()
             await asyncio.sleep(0.1)
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING and not r.exc_info]
     assert [r.getMessage() for r in warnings] == [
@@ -178,11 +185,11 @@ async def test_announced_shutdown_of_a_connection_is_unavailable(
 
 
 @SQLITE
-async def test_locked_sqlite_store_is_unavailable(database: Database, ada: Client) -> None:
+async def test_locked_sqlite_store_is_unavailable(database: Database, ada: GraphQLClient) -> None:
     other = sqlite3.connect(str(make_url(database.url).database), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:
-        extensions = error_extensions(await ada.raw(MUTATION))
+        extensions = error_extensions(await ada.execute(MUTATION))
         assert (extensions["code"], extensions["retryAfter"]) == ("UNAVAILABLE", "PT5S")
         with pytest.raises(StorageUnavailable):
             await database.check_writable()

@@ -23,103 +23,107 @@ from tests.support.mail_servers.queue_worker import until
 from tests.support.stores.other_processes import another_process
 
 
-def make_settings(world: Environment, folder: Path) -> Settings:
-    return Settings(data=folder, store=world.database.url)
+def make_settings(environment: Environment, folder: Path) -> Settings:
+    return Settings(data=folder, store=environment.database.url)
 
 
-async def registered_names(world: Environment) -> list[str]:
-    rows = await world.database.read(select(col(ServerProcess.name)))
+async def registered_names(environment: Environment) -> list[str]:
+    rows = await environment.database.read(select(col(ServerProcess.name)))
     return sorted(row.name for row in rows)
 
 
 async def test_exclusive_command_is_refused_beside_a_live_server(
-    world: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> None:
     """The server holds no lock, as after a restart of PostgreSQL, but it sends heartbeats."""
-    settings, command = make_settings(world, tmp_path), another_process(world)
-    async with use_beside_servers(another_process(world, name="server")):
+    settings, command = make_settings(environment, tmp_path), another_process(environment)
+    async with use_beside_servers(another_process(environment, name="server")):
         with pytest.raises(CommandError, match=r"a merganser uses this store at .*stop it"):
             async with use_exclusively(command, settings, "repair"):
                 raise AssertionError("it must not begin")
-        assert await registered_names(world) == ["server"]
-    async with use_exclusively(another_process(world), settings, "repair"):
-        assert await registered_names(world) == ["repair"]
-    assert await registered_names(world) == []
+        assert await registered_names(environment) == ["server"]
+    async with use_exclusively(another_process(environment), settings, "repair"):
+        assert await registered_names(environment) == ["repair"]
+    assert await registered_names(environment) == []
 
 
 async def test_key_rotation_is_refused_beside_a_live_server(
-    world: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> None:
-    settings, command = make_settings(world, tmp_path), another_process(world)
-    key_file.write_keys(key_file.key_file_path(settings), world.secret_box.keys)
+    settings, command = make_settings(environment, tmp_path), another_process(environment)
+    key_file.write_keys(key_file.key_file_path(settings), environment.secret_box.keys)
     before = key_file.key_file_path(settings).read_text()
-    async with use_beside_servers(another_process(world, name="server")):
+    async with use_beside_servers(another_process(environment, name="server")):
         with pytest.raises(CommandError, match="stop it, then make other keys"):
             await key_rotation.rotate_keys(command, settings, lambda _done, _all: None)
     assert key_file.key_file_path(settings).read_text() == before
     rotation = await key_rotation.rotate_keys(
-        another_process(world), settings, lambda _done, _all: None
+        another_process(environment), settings, lambda _done, _all: None
     )
     assert list(key_file.read_keys(key_file.key_file_path(settings))) == [rotation.new_key_name]
 
 
 async def test_exclusive_command_waits_for_a_dead_server(
-    world: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> None:
-    dead = another_process(world, name="dead")
+    dead = another_process(environment, name="dead")
     await leases.ensure_registered(dead)  # without a heartbeat
-    async with use_exclusively(another_process(world), make_settings(world, tmp_path), "repair"):
-        assert await registered_names(world) == ["repair"]
+    async with use_exclusively(
+        another_process(environment), make_settings(environment, tmp_path), "repair"
+    ):
+        assert await registered_names(environment) == ["repair"]
 
 
 async def test_server_is_refused_beside_an_exclusive_command(
-    world: Environment, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> None:
-    async with use_exclusively(another_process(world), make_settings(world, tmp_path), "repair"):
+    async with use_exclusively(
+        another_process(environment), make_settings(environment, tmp_path), "repair"
+    ):
         with pytest.raises(CommandError, match="a command that has to repair"):
-            async with use_beside_servers(another_process(world, name="server")):
+            async with use_beside_servers(another_process(environment, name="server")):
                 raise AssertionError("it must not begin")
-    async with use_beside_servers(another_process(world, name="server")):
-        assert await registered_names(world) == ["server"]
+    async with use_beside_servers(another_process(environment, name="server")):
+        assert await registered_names(environment) == ["server"]
 
 
-async def test_resumed_server_stops_beside_an_exclusive_command(world: Environment) -> None:
-    server, reserved = another_process(world, name="server"), asyncio.Event()
+async def test_resumed_server_stops_beside_an_exclusive_command(environment: Environment) -> None:
+    server, reserved = another_process(environment, name="server"), asyncio.Event()
     server.process.on_reserved = reserved.set
     async with use_beside_servers(server):
         await leases.delete_server_registrations(
-            world, server.process.server_id
+            environment, server.process.server_id
         )  # it was suspended for too long
-        command = another_process(world, name="command")
+        command = another_process(environment, name="command")
         command.process.exclusive_purpose = "repair"
         await leases.ensure_registered(command)
         async with asyncio.timeout(10):
             await reserved.wait()
-        assert await registered_names(world) == ["command"]
+        assert await registered_names(environment) == ["command"]
         await leases.deregister_process(command)
 
 
-async def test_resumed_server_with_old_keys_stops(world: Environment) -> None:
-    server, reserved = another_process(world, name="server"), asyncio.Event()
+async def test_resumed_server_with_old_keys_stops(environment: Environment) -> None:
+    server, reserved = another_process(environment, name="server"), asyncio.Event()
     server.process.on_reserved = reserved.set
     async with use_beside_servers(server):
-        key_row = {"name": "later", "proof": "x", "created_at": world.now()}
-        async with world.write_session() as session:
+        key_row = {"name": "later", "proof": "x", "created_at": environment.now()}
+        async with environment.write_session() as session:
             await (await session.connection()).execute(insert(core_table(SecretBoxKey)), key_row)
-        await leases.delete_server_registrations(world, server.process.server_id)
+        await leases.delete_server_registrations(environment, server.process.server_id)
         async with asyncio.timeout(10):
             await reserved.wait()
-    assert await registered_names(world) == []
+    assert await registered_names(environment) == []
 
 
-async def test_dead_command_does_not_block_servers(world: Environment) -> None:
-    command = another_process(world, name="command")
+async def test_dead_command_does_not_block_servers(environment: Environment) -> None:
+    command = another_process(environment, name="command")
     command.process.exclusive_purpose = "repair"
     await leases.ensure_registered(command)  # without a heartbeat
-    async with use_beside_servers(another_process(world, name="server")):
+    async with use_beside_servers(another_process(environment, name="server")):
 
         async def is_only_registration() -> bool:
-            return await registered_names(world) == ["server"]
+            return await registered_names(environment) == ["server"]
 
         await until(is_only_registration)
 
@@ -137,7 +141,7 @@ def test_restart_keeps_the_server_id_and_a_copy_gets_another(tmp_path: Path) -> 
         assert copied_id != first_id
 
 
-async def test_changed_environment_keeps_the_registration(world: Environment) -> None:
-    command = another_process(world)
+async def test_changed_environment_keeps_the_registration(environment: Environment) -> None:
+    command = another_process(environment)
     changed = replace(command, signing_secret=b"t" * 32)
     assert await leases.ensure_registered(changed) == await leases.ensure_registered(command)

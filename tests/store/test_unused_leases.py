@@ -13,7 +13,7 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
 from resolvers.admin import tasks
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import until
 from tests.support.operations.bulk_operations import call
 from tests.support.stores.other_processes import another_process, free_after_two_looks
@@ -22,42 +22,42 @@ from tests.support.stores.sample_rows import insert_unchecked, sample_row
 REPOSITORY = Path(__file__).parents[2]
 
 
-async def load_holder(world: Environment, table: Any) -> int | None:
-    (row,) = await world.database.read(select(core_table(table).c.holder))
+async def load_holder(environment: Environment, table: Any) -> int | None:
+    (row,) = await environment.database.read(select(core_table(table).c.holder))
     process_id: int | None = row.holder
     return process_id
 
 
-async def insert_leased_row(world: Environment, table: Any) -> tuple[Environment, int]:
+async def insert_leased_row(environment: Environment, table: Any) -> tuple[Environment, int]:
     """Insert a row that a process leases. Return the process and the key of its work."""
-    process = another_process(world)
+    process = another_process(environment)
     row = sample_row(table) | {"holder": await leases.ensure_registered(process)}
     if "lease" in core_table(table).c:
         row["lease"] = 5
-    await insert_unchecked(world, table, row)
+    await insert_unchecked(environment, table, row)
     return process, 5 if table in leases.LEASED_TABLES[1:-1] else 7
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_unused_lease_of_every_table_is_freed(world: Environment, table: Any) -> None:
-    process, _ = await insert_leased_row(world, table)
-    other_process = another_process(world, name="another")
+async def test_unused_lease_of_every_table_is_freed(environment: Environment, table: Any) -> None:
+    process, _ = await insert_leased_row(environment, table)
+    other_process = another_process(environment, name="another")
     await leases.ensure_registered(other_process)
     assert await free_after_two_looks(other_process) == 0
-    assert await load_holder(world, table) == process.process.id
+    assert await load_holder(environment, table) == process.process.id
     assert await free_after_two_looks(process) == 1
-    assert await load_holder(world, table) is None
+    assert await load_holder(environment, table) is None
     assert await free_after_two_looks(process) == 0
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
-async def test_used_lease_of_every_table_is_kept(world: Environment, table: Any) -> None:
-    process, work_key = await insert_leased_row(world, table)
+async def test_used_lease_of_every_table_is_kept(environment: Environment, table: Any) -> None:
+    process, work_key = await insert_leased_row(environment, table)
     with leases.protect_leases_in_use(process, work_key):
         with leases.protect_leases_in_use(process, work_key):
             assert await free_after_two_looks(process) == 0
         assert await free_after_two_looks(process) == 0
-    assert await load_holder(world, table) == process.process.id
+    assert await load_holder(environment, table) == process.process.id
     assert await free_after_two_looks(process) == 1
     assert not process.process.work_keys
 
@@ -80,27 +80,33 @@ def test_every_module_that_takes_leases_protects_them() -> None:
     ] == []
 
 
-async def test_task_whose_completion_was_lost_runs_again(post: Client, world: Environment) -> None:
+async def test_task_whose_completion_was_lost_runs_again(
+    ada_with_mail: GraphQLClient, environment: Environment
+) -> None:
     """A standby can have the claim of a task without its completion."""
-    process = another_process(world)
+    process = another_process(environment)
     worker_task = asyncio.create_task(tasks.run_worker(process))
     try:
         arguments = {"select": {"all": True}, "set": {"seen": True}, "async": True}
-        assert (await call(post, "messageUpdate", **arguments))["errors"] == []
-        await until(lambda: has_ended(world))
-        claim_columns = {"lease": world.new_id(), "holder": process.process.id, "finished_at": None}
+        assert (await call(ada_with_mail, "messageUpdate", **arguments))["errors"] == []
+        await until(lambda: has_ended(environment))
+        claim_columns = {
+            "lease": environment.new_id(),
+            "holder": process.process.id,
+            "finished_at": None,
+        }
         statement = update(Task).values(**claim_columns, state=TaskState.RUNNING)
-        await world.run_transaction(
+        await environment.run_transaction(
             lambda transaction: transaction.connection.execute(statement).close()
         )
-        await until(lambda: has_ended(world))
+        await until(lambda: has_ended(environment))
     finally:
         worker_task.cancel()
         await asyncio.gather(worker_task, return_exceptions=True)
 
 
-async def has_ended(world: Environment) -> bool:
-    (row,) = await world.database.read(
+async def has_ended(environment: Environment) -> bool:
+    (row,) = await environment.database.read(
         select(*select_columns(Task)).where(col(Task.user_id).is_not(None))
     )
     return row.state is TaskState.SUCCEEDED and row.holder is None

@@ -8,8 +8,8 @@ import pytest
 from graph.http import download_urls
 from graph.types import global_ids
 from models.users.roles import Role, Scope
-from tests.conftest import Client, make_key, receive
-from tests.support.mail.multipart_message import FILES, RICH
+from tests.conftest import GraphQLClient, deliver_to, make_api_key
+from tests.support.mail.multipart_message import ATTACHMENTS, MULTIPART_MESSAGE
 from tests.support.operations.message_sources import files, put, source
 
 MESSAGE_SEND = """
@@ -19,19 +19,19 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "Hi", "text": "Yo"}
 
 
-async def send_message(client: Client, **fields: Any) -> Any:
+async def send_message(client: GraphQLClient, **fields: Any) -> Any:
     return (await client(MESSAGE_SEND, input={**SEND_INPUT, **fields}))["messageSend"]
 
 
-async def receive_rich_message(client: Client) -> str:
-    return global_ids.encode("Message", (await receive(client, RICH)).message_id)
+async def receive_rich_message(client: GraphQLClient) -> str:
+    return global_ids.encode("Message", (await deliver_to(client, MULTIPART_MESSAGE)).message_id)
 
 
 def attachment_id(message: str, nth: int) -> str:
     return download_urls.attachment_id(global_ids.decode("Message", message), nth)
 
 
-async def test_upload_is_attached_with_own_or_given_filename(ada: Client) -> None:
+async def test_upload_is_attached_with_own_or_given_filename(ada: GraphQLClient) -> None:
     upload_id = await put(
         ada, b"\x89PNG", content_type="image/png",
         content_disposition="attachment; filename*=UTF-8''n%C3%BC.png",
@@ -47,7 +47,9 @@ async def test_upload_is_attached_with_own_or_given_filename(ada: Client) -> Non
     ]
 
 
-async def test_attachment_needs_exactly_one_valid_source(ada: Client, bob: Client) -> None:
+async def test_attachment_needs_exactly_one_valid_source(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     foreign_upload = await put(bob, b"secret")
     for file, code, path in (
         ({}, "VALIDATION", ["attachments", "0"]),
@@ -59,12 +61,12 @@ async def test_attachment_needs_exactly_one_valid_source(ada: Client, bob: Clien
         assert (error["code"], error["path"], error["index"]) == (code, path, 0)
 
 
-async def test_forward_includes_attachments_of_original(ada: Client) -> None:
+async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> None:
     message_id = await receive_rich_message(ada)
     reference = {"message": {"id": message_id}, "action": "FORWARD", "attachments": {"all": True}}
     forward = await send_message(ada, reference=reference)
     assert [content for *_, content in await files(ada, forward)] == [
-        file.content for file in FILES
+        file.content for file in ATTACHMENTS
     ]
     raw = await source(ada, forward["message"]["id"])
     assert 'Content-Type: text/markdown; charset="utf-8"' in raw
@@ -80,7 +82,7 @@ async def test_forward_includes_attachments_of_original(ada: Client) -> None:
 
 @pytest.mark.parametrize("nth", [99, 65535])
 async def test_foreign_or_unknown_attachment_is_not_found(
-    ada: Client, bob: Client, nth: int
+    ada: GraphQLClient, bob: GraphQLClient, nth: int
 ) -> None:
     own_message, foreign_message = await receive_rich_message(ada), await receive_rich_message(bob)
     for message, selection, path in (
@@ -105,12 +107,12 @@ async def test_foreign_or_unknown_attachment_is_not_found(
     assert (error["code"], error["path"]) == ("VALIDATION", ["reference", "attachments", "ids"])
 
 
-async def test_submit_only_key_cannot_attach_files_of_messages(ada: Client) -> None:
+async def test_submit_only_key_cannot_attach_files_of_messages(ada: GraphQLClient) -> None:
     message_id = await receive_rich_message(ada)
-    secret = await make_key(
-        ada.world, "sender", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
+    secret = await make_api_key(
+        ada.environment, "sender", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SUBMIT]
     )
-    sender = Client(ada.http, ada.world, ada.user, secret)
+    sender = GraphQLClient(ada.http, ada.environment, ada.user, secret)
     reference = {"message": {"id": message_id}, "action": "FORWARD", "attachments": {"all": True}}
     document = MESSAGE_SEND.replace("message { id }", "submission { id }")
     arguments = {**SEND_INPUT, "reference": reference}

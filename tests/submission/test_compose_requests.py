@@ -14,9 +14,9 @@ from models.runtime.environment import Environment
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from models.users.roles import AdminPermission, Scope
 from resolvers.submission import compose_requests
-from tests.conftest import Client, Clock, make_key, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import id_of, run
+from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.operations.file_operations import store_file
 from tests.support.servers.live_server import House, until
 from tests.support.stores.other_processes import taken_for_dead
@@ -30,36 +30,40 @@ SUBSCRIPTION = (
 )
 
 
-async def request_compose(client: Client, **fields: Any) -> Any:
-    return await run(client, "composeRequest", PAYLOAD_FIELDS, **fields)
+async def request_compose(client: GraphQLClient, **fields: Any) -> Any:
+    return await execute_mutation(client, "composeRequest", PAYLOAD_FIELDS, **fields)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in answer["errors"]]
 
 
-async def count_listeners(world: Environment) -> int:
-    return len(await world.database.read(select(col(ComposeListener.id))))
+async def count_listeners(environment: Environment) -> int:
+    return len(await environment.database.read(select(col(ComposeListener.id))))
 
 
-async def wait_for_listeners(world: Environment, expected: int) -> None:
+async def wait_for_listeners(environment: Environment, expected: int) -> None:
     async def has_expected_count() -> bool:
-        return await count_listeners(world) == expected
+        return await count_listeners(environment) == expected
 
     for _ in range(500):
         if await has_expected_count():
             return
         await asyncio.sleep(0.01)
-    assert await count_listeners(world) == expected
+    assert await count_listeners(environment) == expected
 
 
 @pytest.mark.parametrize("transport", ["follow", "stream"])
 async def test_compose_request_reaches_every_client_of_the_user(
-    live: House, ada: Client, bob: Client, world: Environment, transport: str
+    live_server: House,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    transport: str,
 ) -> None:
-    subscribe = getattr(live, transport)
+    subscribe = getattr(live_server, transport)
     first, second, foreign = [await subscribe(client, SUBSCRIPTION) for client in (ada, ada, bob)]
-    await wait_for_listeners(world, 3)
+    await wait_for_listeners(environment, 3)
     file = await store_file(ada)
     answer = await request_compose(
         ada,
@@ -79,66 +83,71 @@ async def test_compose_request_reaches_every_client_of_the_user(
     assert foreign.got == []
     for subscription in (first, second, foreign):
         await subscription.leave()
-    await wait_for_listeners(world, 0)
+    await wait_for_listeners(environment, 0)
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("USER_OFFLINE", [])]
 
 
 async def test_compose_request_without_listener_stores_nothing(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     file = await store_file(ada)
     links = [{"file": file["id"], "mode": "LINK"}]
     assert error_codes_and_paths(
         await request_compose(ada, subject="x", fileAttachments=links)
     ) == [("USER_OFFLINE", [])]
-    assert not await world.database.read(select(col(ComposeRequest.id)))
+    assert not await environment.database.read(select(col(ComposeRequest.id)))
     shares = await ada("{ viewer { user { files { nodes { shares { id } } } } } }")
     assert shares["viewer"]["user"]["files"]["nodes"] == [{"shares": []}]
 
 
 async def test_reconnected_client_gets_missed_requests(
-    live: House, ada: Client, world: Environment, clock: Clock
+    live_server: House, ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    first, closed = await live.follow(ada, SUBSCRIPTION), await live.follow(ada, SUBSCRIPTION)
-    await wait_for_listeners(world, 2)
+    first, closed = (
+        await live_server.follow(ada, SUBSCRIPTION),
+        await live_server.follow(ada, SUBSCRIPTION),
+    )
+    await wait_for_listeners(environment, 2)
     first_request = (await request_compose(ada, subject="one"))["request"]
     await until(lambda: first.got and closed.got)
     await closed.leave()
     for subject in ("two", "three"):
         assert (await request_compose(ada, subject=subject))["errors"] == []
-    resumed = await live.follow(ada, SUBSCRIPTION, after=first_request["id"])
+    resumed = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
     await until(lambda: len(resumed.got) == 2)
     assert [request["subject"] for request in resumed.results] == ["two", "three"]
     clock.tick(minutes=11)
-    after_expiry = await live.follow(ada, SUBSCRIPTION, after=first_request["id"])
-    await wait_for_listeners(world, 3)  # a listener does not expire
+    after_expiry = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
+    await wait_for_listeners(environment, 3)  # a listener does not expire
     assert after_expiry.got == []
-    await housekeeping.run_round(world)
-    assert not await world.database.read(select(col(ComposeRequest.id)))
+    await housekeeping.run_round(environment)
+    assert not await environment.database.read(select(col(ComposeRequest.id)))
     for subscription in (first, resumed, after_expiry):
         await subscription.leave()
 
 
 async def test_listener_of_dead_process_is_not_counted(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    holder = await leases.ensure_registered(world)
-    async with world.write_session() as session:
-        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
+    holder = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     assert (await request_compose(ada, subject="x"))["delivered"] == 1
     clock.tick(hours=2)
     assert (await request_compose(ada, subject="x"))["delivered"] == 1
-    await taken_for_dead(world)
+    await taken_for_dead(environment)
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("USER_OFFLINE", [])]
-    await housekeeping.run_round(world)
-    assert await count_listeners(world) == 0
+    await housekeeping.run_round(environment)
+    assert await count_listeners(environment) == 0
 
 
-async def test_compose_request_for_reply_has_quote(ada: Client, world: Environment) -> None:
-    holder = await leases.ensure_registered(world)
-    async with world.write_session() as session:
-        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
-    inserted = await receive(ada, raw_message("Ponds"))
+async def test_compose_request_for_reply_has_quote(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    holder = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
+    inserted = await deliver_to(ada, raw_message("Ponds"))
     message_id = global_ids.encode("Message", inserted.message_id)
     reference = {"message": {"id": message_id}, "action": "REPLY", "quote": "BELOW"}
     answer = await request_compose(ada, reference=reference, text="Yes.")
@@ -160,20 +169,20 @@ async def test_compose_request_for_reply_has_quote(ada: Client, world: Environme
     ],
 )
 async def test_invalid_compose_request_is_refused(
-    ada: Client, world: Environment, arguments: dict[str, Any], path: list[str]
+    ada: GraphQLClient, environment: Environment, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    holder = await leases.ensure_registered(world)
-    async with world.write_session() as session:
-        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
+    holder = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     assert error_codes_and_paths(await request_compose(ada, **arguments)) == [("VALIDATION", path)]
 
 
 async def test_open_compose_requests_are_limited(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    holder = await leases.ensure_registered(world)
-    async with world.write_session() as session:
-        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
+    holder = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
     for _ in range(compose_requests.MAX_OPEN_REQUESTS):
         assert (await request_compose(ada, subject="x"))["errors"] == []
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("LIMIT_REACHED", [])]
@@ -182,35 +191,37 @@ async def test_open_compose_requests_are_limited(
 
 
 async def test_compose_request_for_other_user_needs_login_as(
-    ada: Client, bob: Client, over: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    holder = await leases.ensure_registered(world)
-    async with world.write_session() as session:
-        session.add(ComposeListener(id=world.new_id(), user_id=ada.user.id, holder=holder))
-    user = {"id": id_of(ada)}
+    holder = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        session.add(ComposeListener(id=environment.new_id(), user_id=ada.user.id, holder=holder))
+    user = {"id": user_global_id(ada)}
     assert error_codes_and_paths(await request_compose(bob, user=user, subject="x")) == [
         ("NOT_FOUND", ["user"])
     ]
-    answer = await request_compose(over, user=user, subject="x")
+    answer = await request_compose(admin_client, user=user, subject="x")
     assert (answer["errors"], answer["delivered"]) == ([], 1)
     assert answer["request"]["requestedBy"] == "over"
-    log = await over("{ adminLog(first: 1) { nodes { mutation } } }")
+    log = await admin_client("{ adminLog(first: 1) { nodes { mutation } } }")
     assert log["adminLog"]["nodes"] == [{"mutation": "composeRequest"}]
-    without_permission = await make_domain_admin(world, ada.http, "dora")
+    without_permission = await make_domain_admin(environment, ada.http, "dora")
     assert [
         code
         for code, _ in error_codes_and_paths(await request_compose(without_permission, user=user))
     ] == ["FORBIDDEN"]
-    with_permission = await make_domain_admin(world, ada.http, "dirk", [AdminPermission.LOGIN_AS])
+    with_permission = await make_domain_admin(
+        environment, ada.http, "dirk", [AdminPermission.LOGIN_AS]
+    )
     assert (await request_compose(with_permission, user=user, subject="x"))["delivered"] == 1
 
 
 async def test_compose_request_with_foreign_file_or_identity_is_not_found(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    holder = await leases.ensure_registered(world)
-    async with world.write_session() as session:
-        session.add(ComposeListener(id=world.new_id(), user_id=bob.user.id, holder=holder))
+    holder = await leases.ensure_registered(environment)
+    async with environment.write_session() as session:
+        session.add(ComposeListener(id=environment.new_id(), user_id=bob.user.id, holder=holder))
     file = await store_file(ada)
     for mode in ("ATTACH", "LINK", "SHARE_RW"):
         answer = await request_compose(bob, fileAttachments=[{"file": file["id"], "mode": mode}])
@@ -222,10 +233,14 @@ async def test_compose_request_with_foreign_file_or_identity_is_not_found(
     ]
 
 
-async def test_compose_request_needs_submit_scope(ada: Client, world: Environment) -> None:
+async def test_compose_request_needs_submit_scope(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     scopes = [Scope.MAIL]
-    secret = await make_key(world, "reader", user_id=ada.user.id, role=ada.user.role, scopes=scopes)
-    reader = Client(ada.http, world, ada.user, secret)
+    secret = await make_api_key(
+        environment, "reader", user_id=ada.user.id, role=ada.user.role, scopes=scopes
+    )
+    reader = GraphQLClient(ada.http, environment, ada.user, secret)
     assert [
         code for code, _ in error_codes_and_paths(await request_compose(reader, subject="x"))
     ] == ["FORBIDDEN"]

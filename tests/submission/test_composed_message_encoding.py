@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from graph.types import global_ids
-from tests.conftest import Client, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.operations.message_sources import files, names, read_back, source, upload
 
 PIXEL = base64.b64decode(b"R0lGODlhAQABAAAAACwAAAAAAQABAAA=")
@@ -44,7 +44,7 @@ def split_words(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-async def test_names_in_every_script_are_read_back_unchanged(ada: Client, text: str) -> None:
+async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient, text: str) -> None:
     # Readers also decode encoded words in filenames, against RFC 2047, and interpret paths.
     file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
     people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
@@ -85,7 +85,7 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: Client, text: 
     ],
 )
 async def test_addresses_in_every_script_are_read_back(
-    ada: Client, address: str, expected: str, *, utf8: bool
+    ada: GraphQLClient, address: str, expected: str, *, utf8: bool
 ) -> None:
     answer = await upload(ada, to=[{"address": address, "name": "Ü"}], text="x", draft=True)
     raw = await source(ada, answer["message"]["id"])
@@ -128,7 +128,7 @@ STRUCTURES: list[tuple[dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("arguments", "types"), STRUCTURES, ids=str)
 async def test_mime_parts_have_standard_structure(
-    ada: Client, arguments: dict[str, Any], types: list[str]
+    ada: GraphQLClient, arguments: dict[str, Any], types: list[str]
 ) -> None:
     answer = await upload(ada, draft=True, **arguments)
     message = await read_back(ada, answer)
@@ -146,7 +146,7 @@ async def test_mime_parts_have_standard_structure(
     assert sum(related_flags) == ("multipart/related" in types)
 
 
-async def test_incomplete_recipient_is_dropped_only_from_to(ada: Client) -> None:
+async def test_incomplete_recipient_is_dropped_only_from_to(ada: GraphQLClient) -> None:
     people = [{"address": address} for address in ("car", "carol@example.net", "", "d@", "e@f g")]
     answer = await upload(ada, to=people, subject="Soon", draft=True)
     assert str((await read_back(ada, answer))["To"]) == "carol@example.net"
@@ -159,7 +159,7 @@ async def test_incomplete_recipient_is_dropped_only_from_to(ada: Client) -> None
 
 
 async def test_draft_needs_own_from_address_but_old_message_does_not(
-    ada: Client, bob: Client
+    ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     foreign_from = {"from": {"address": bob.address}, "subject": "x"}
     (error,) = (await upload(ada, draft=True, **foreign_from))["errors"]
@@ -176,8 +176,10 @@ async def test_draft_needs_own_from_address_but_old_message_does_not(
     assert (str(message["X-Priority"]), str(message["Bcc"])) == ("1", "z@y.org")
 
 
-async def test_reply_draft_joins_the_thread(ada: Client, bob: Client) -> None:
-    message_id = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
+async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    message_id = global_ids.encode(
+        "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
+    )
     reference = {"message": {"id": message_id}, "action": "REPLY"}
     answer = await upload(ada, reference=reference, text="Yes.")
     message = await read_back(ada, answer)
@@ -209,14 +211,14 @@ async def test_reply_draft_joins_the_thread(ada: Client, bob: Client) -> None:
     ],
 )
 async def test_invalid_message_fields_are_refused(
-    ada: Client, arguments: dict[str, Any], constraint: str, path: list[str]
+    ada: GraphQLClient, arguments: dict[str, Any], constraint: str, path: list[str]
 ) -> None:
     (error,) = (await upload(ada, **arguments))["errors"]
     assert (error["constraint"], error["path"]) == (constraint, path)
-    assert (await ada.box("Drafts")).total == 0
+    assert (await ada.load_mailbox("Drafts")).total == 0
 
 
-async def test_attached_files_are_stored_unchanged(ada: Client) -> None:
+async def test_attached_files_are_stored_unchanged(ada: GraphQLClient) -> None:
     expected_files = [
         ("a.bin", bytes(range(256)) * 300, None),
         ("b.txt", "ü\r\n".encode(), "text/plain"),

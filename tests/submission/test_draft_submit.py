@@ -15,8 +15,8 @@ from models.mailboxes.tables import Mailbox
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from tests.conftest import Client, Clock, make_key, raw_message, receive
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import bodies, relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.bulk_operations import take_back
@@ -27,10 +27,10 @@ FIELDS = """submission { id queueId state envelopeFrom sendTime undoUntil recipi
   message { id uid subject draft seen date bcc { address } mailbox { path }
     outbound { queueId entries { seq recipient state } } }
   undo { token } warnings { code path }"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def create_draft(client: Client, **overrides: Any) -> Any:
+async def create_draft(client: GraphQLClient, **overrides: Any) -> Any:
     default_fields = {
         "subject": "Plans",
         "text": "Dear Carol,",
@@ -42,8 +42,10 @@ async def create_draft(client: Client, **overrides: Any) -> Any:
     return answer["message"]
 
 
-async def submit_draft(client: Client, message: Any, **arguments: Any) -> Any:
-    return await run(client, "messageSubmit", FIELDS, message={"id": message["id"]}, **arguments)
+async def submit_draft(client: GraphQLClient, message: Any, **arguments: Any) -> Any:
+    return await execute_mutation(
+        client, "messageSubmit", FIELDS, message={"id": message["id"]}, **arguments
+    )
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
@@ -51,15 +53,15 @@ def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
 
 
 async def test_submitted_draft_is_sent_and_moved_to_sent(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     new_draft = await create_draft(ada, bcc=[{"address": "dave@example.net"}])
     clock.tick(hours=2)
-    before = await reached(world, ada.user.id)
-    async with listening(Server()) as server, working(world, relay(server)):
+    before = await reached(environment, ada.user.id)
+    async with listening(Server()) as server, working(environment, relay(server)):
         answer = await submit_draft(ada, new_draft)
         assert (answer["errors"], answer["warnings"], answer["undo"]) == ([], [], None)
-        await settled(world, global_ids.decode("Submission", answer["submission"]["id"]))
+        await settled(environment, global_ids.decode("Submission", answer["submission"]["id"]))
     message = answer["message"]
     assert message["id"] == new_draft["id"]
     assert (message["draft"], message["seen"], message["mailbox"]["path"]) == (False, True, "Sent")
@@ -77,40 +79,44 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
     sent_copy = await read_back(ada, answer)
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
-    kinds = [kind for kind, _ in await journal(world, ada.user.id, before)]
+    kinds = [kind for kind, _ in await journal(environment, ada.user.id, before)]
     assert kinds[:2] == [ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED]
 
 
-async def test_submit_of_non_draft_is_refused(ada: Client, bob: Client, world: Environment) -> None:
-    inserted = await receive(ada, raw_message("Hello"))
+async def test_submit_of_non_draft_is_refused(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
+    inserted = await deliver_to(ada, raw_message("Hello"))
     received_message = {"id": global_ids.encode("Message", inserted.message_id)}
     assert error_codes_and_paths(await submit_draft(ada, received_message)) == [
         ("CONFLICT", ["message"])
     ]
     new_draft = await create_draft(ada)
     assert error_codes_and_paths(await submit_draft(bob, new_draft)) == [("NOT_FOUND", ["message"])]
-    unknown_message = {"id": global_ids.encode("Message", world.new_id())}
+    unknown_message = {"id": global_ids.encode("Message", environment.new_id())}
     assert error_codes_and_paths(await submit_draft(ada, unknown_message)) == [
         ("NOT_FOUND", ["message"])
     ]
     assert (await submit_draft(ada, new_draft))["errors"] == []
     assert error_codes_and_paths(await submit_draft(ada, new_draft)) == [("CONFLICT", ["message"])]
-    assert len(await bodies(world)) == 1
+    assert len(await bodies(environment)) == 1
 
 
-async def test_concurrent_submits_send_draft_once(ada: Client, world: Environment) -> None:
+async def test_concurrent_submits_send_draft_once(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     new_draft = await create_draft(ada)
     answers = await asyncio.gather(*(submit_draft(ada, new_draft) for _ in range(4)))
     assert sorted(error_codes_and_paths(answer) for answer in answers) == [
         [],
         *[[("CONFLICT", ["message"])]] * 3,
     ]
-    assert len(await bodies(world)) == 1
+    assert len(await bodies(environment)) == 1
 
 
 @pytest.mark.parametrize("name", ["From", "Sender"])
 async def test_draft_with_foreign_sender_is_refused(
-    ada: Client, bob: Client, world: Environment, name: str
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, name: str
 ) -> None:
     assert bob.user
     header_fields = {
@@ -124,7 +130,7 @@ async def test_draft_with_foreign_sender_is_refused(
     assert error_codes_and_paths(await submit_draft(ada, new_draft)) == [
         ("FORBIDDEN_OPERATION", ["message"])
     ]
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
 
 
 @pytest.mark.parametrize(
@@ -138,17 +144,21 @@ async def test_draft_with_foreign_sender_is_refused(
         "From: ada@example.org\nTo: c@-x.example\n\nHi.\n",
     ],
 )
-async def test_unsendable_draft_stays_a_draft(ada: Client, world: Environment, raw: str) -> None:
+async def test_unsendable_draft_stays_a_draft(
+    ada: GraphQLClient, environment: Environment, raw: str
+) -> None:
     new_draft = await create_draft(ada, raw=raw)
     answer = await submit_draft(ada, new_draft)
     assert [code for code, _ in error_codes_and_paths(answer)] == ["VALIDATION"]
     assert error_codes_and_paths(answer)[0][1][:1] == ["message"]
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
     assert (await ada("query ($by: MessageRef!) { message(by: $by) { draft } }",
                       by={"id": new_draft["id"]}))["message"] == {"draft": True}  # fmt: skip
 
 
-async def test_undo_of_submit_restores_draft(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_undo_of_submit_restores_draft(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     new_draft = await create_draft(ada, mailbox={"specialUse": "DRAFTS"})
     answer = await submit_draft(ada, new_draft, undoWindow="PT30S")
     assert answer["submission"]["state"] == "HELD_FOR_UNDO"
@@ -164,17 +174,19 @@ async def test_undo_of_submit_restores_draft(ada: Client, world: Environment, cl
     repeated = await submit_draft(ada, new_draft, undoWindow="PT30S")
     clock.tick(seconds=31)
     assert error_codes_and_paths(await take_back(ada, repeated)) == [("NOT_FOUND", ["token"])]
-    assert len(await bodies(world)) == 2
+    assert len(await bodies(environment)) == 2
 
 
-async def test_draft_is_submitted_for_later(ada: Client) -> None:
+async def test_draft_is_submitted_for_later(ada: GraphQLClient) -> None:
     answer = await submit_draft(ada, await create_draft(ada), sendTime="2030-01-02T00:00:00Z")
     assert answer["submission"]["state"] == "SCHEDULED"
     assert answer["message"]["date"] == "2030-01-02T00:00:00Z"
 
 
-async def test_recipient_limit_applies_to_submitted_drafts(ada: Client, world: Environment) -> None:
-    async with world.database.write_session() as session:
+async def test_recipient_limit_applies_to_submitted_drafts(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with environment.database.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await (await session.connection()).execute(user_update.values(recipients=2))
     over_limit = await create_draft(ada, to=[{"address": f"{n}@example.net"} for n in range(3)])
@@ -186,28 +198,30 @@ async def test_recipient_limit_applies_to_submitted_drafts(ada: Client, world: E
     assert [code for code, _ in error_codes_and_paths(await submit_draft(ada, over_limit))] == [
         "RATE_LIMITED"
     ]
-    assert len(await bodies(world)) == 1
+    assert len(await bodies(environment)) == 1
 
 
 async def test_submitted_draft_stays_in_its_mailbox_without_sent(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     new_draft = await create_draft(ada)
-    async with world.database.write_session() as session:
+    async with environment.database.write_session() as session:
         mailbox_update = update(Mailbox).where(col(Mailbox.user_id) == ada.user.id)
         mailbox_update = mailbox_update.where(col(Mailbox.path) == "Sent")
         await (await session.connection()).execute(mailbox_update.values(special_use=None))
     answer = await submit_draft(ada, new_draft)
     assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
-    assert (answer["message"]["draft"], len(await bodies(world))) == (False, 1)
+    assert (answer["message"]["draft"], len(await bodies(environment))) == (False, 1)
 
 
 async def test_stored_files_of_draft_are_attached_and_deleted(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    file = (await run(ada, "fileUpload", "file { id }", content={"text": "1;2"}, filename="a.csv"))[
-        "file"
-    ]
+    file = (
+        await execute_mutation(
+            ada, "fileUpload", "file { id }", content={"text": "1;2"}, filename="a.csv"
+        )
+    )["file"]
     new_draft = await create_draft(ada, files=[file["id"]])
     draft_files = await ada(
         "query ($by: MessageRef!) { message(by: $by) { files { id } attachments { filename } } }",
@@ -218,12 +232,12 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
     assert answer["errors"] == []
     remaining = await ada("{ viewer { user { files { totalCount } } } }")
     assert remaining["viewer"]["user"]["files"]["totalCount"] == 0
-    (raw,) = await bodies(world)
+    (raw,) = await bodies(environment)
     assert base64.b64encode(b"1;2") in raw
 
 
-async def test_submit_marks_original_as_answered(ada: Client) -> None:
-    inserted = await receive(ada, raw_message("Hello"))
+async def test_submit_marks_original_as_answered(ada: GraphQLClient) -> None:
+    inserted = await deliver_to(ada, raw_message("Hello"))
     message_id = global_ids.encode("Message", inserted.message_id)
     reference = {"message": {"id": message_id}, "action": "REPLY"}
     new_draft = await create_draft(ada, reference=reference)
@@ -234,8 +248,10 @@ async def test_submit_marks_original_as_answered(ada: Client) -> None:
     assert result["message"]["answered"] is True
 
 
-async def test_submit_by_admin_is_logged(ada: Client, bob: Client, world: Environment) -> None:
-    secret = await make_key(world, "backend", role=Role.ROOT, scopes=[Scope.MASTER])
+async def test_submit_by_admin_is_logged(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
+    secret = await make_api_key(environment, "backend", role=Role.ROOT, scopes=[Scope.MASTER])
     root = replace(ada, secret=secret)
     new_draft = await create_draft(ada)
     assert error_codes_and_paths(await submit_draft(bob, new_draft)) == [("NOT_FOUND", ["message"])]

@@ -24,8 +24,8 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from tests.conftest import Client, Clock, context, raw_message, receive
-from tests.support.mail.multipart_message import noise
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
+from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.operations.message_sources import files, put, read_back, upload
 from tests.support.stores.counter_check import journal, reached, rows
 
@@ -36,35 +36,35 @@ MESSAGE_UPDATE = """
 mutation ($id: ID!) { messageUpdate(input: {select: {ids: [$id]},
   set: {flagged: true, addFlags: ["work"], metaData: {a: 1}}}) { errors { code } } }
 """
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 def new_attachment(name: str, content: bytes = b"x", **extra: Any) -> dict[str, Any]:
     return {"content": base64.b64encode(content).decode(), "filename": name, **extra}
 
 
-async def save_draft(client: Client, **fields: Any) -> Any:
+async def save_draft(client: GraphQLClient, **fields: Any) -> Any:
     answer = await upload(client, **{"draft": True, "text": "Dear Carol,", **fields})
     assert answer["errors"] == []
     return answer["message"]
 
 
-async def save_draft_again(client: Client, draft: Any, **fields: Any) -> Any:
+async def save_draft_again(client: GraphQLClient, draft: Any, **fields: Any) -> Any:
     fields = {"text": "Dear Carol, more", **fields}
     return await upload(client, replacePrevious={"id": draft["id"]}, **fields)
 
 
-async def search_message_ids(client: Client, query: str) -> list[str]:
+async def search_message_ids(client: GraphQLClient, query: str) -> list[str]:
     user = (await client(SEARCH_QUERY, query=query))["viewer"]["user"]
     return [node["id"] for node in user["messages"]["nodes"]]
 
 
 async def test_saved_draft_keeps_id_and_unchanged_fields(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     draft = await save_draft(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
     await ada(MESSAGE_UPDATE, id=draft["id"])
-    before = await reached(world, ada.user.id)
+    before = await reached(environment, ada.user.id)
     clock.tick(minutes=1)
     answer = await save_draft_again(ada, draft, subject="Geese")
     current = answer["message"]
@@ -79,8 +79,8 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
     expected_journal = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
-    assert await journal(world, ada.user.id, before) == expected_journal
-    drafts = await ada.box("Drafts")
+    assert await journal(environment, ada.user.id, before) == expected_journal
+    drafts = await ada.load_mailbox("Drafts")
     assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (
         1,
         0,
@@ -126,7 +126,7 @@ ATTACHMENT_CASES: list[tuple[dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("arguments", "names"), ATTACHMENT_CASES, ids=str)
 async def test_saved_draft_keeps_attachments_unless_replaced(
-    ada: Client, arguments: dict[str, Any], names: list[str]
+    ada: GraphQLClient, arguments: dict[str, Any], names: list[str]
 ) -> None:
     draft = await save_draft(ada, html=HTML, attachments=[FILE_A, IMAGE, FILE_B])
     filenames = [item["filename"] for item in draft["attachments"]]
@@ -143,28 +143,30 @@ async def test_saved_draft_keeps_attachments_unless_replaced(
     assert [data for *_, data in await files(ada, answer)] == [contents[name] for name in names]
 
 
-async def test_kept_large_attachment_is_not_stored_again(ada: Client, world: Environment) -> None:
-    content = noise(300_000)
+async def test_kept_large_attachment_is_not_stored_again(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    content = pseudo_random_bytes(300_000)
     upload_id = await put(ada, content, content_disposition="attachment; filename=large.bin")
     draft = await save_draft(ada, attachments=[{"upload": upload_id}])
-    blob_names = [name async for name in world.object_store.list()]
+    blob_names = [name async for name in environment.object_store.list()]
     for text in ("one", "two"):
         answer = await save_draft_again(ada, draft, text=text)
         ((name, _, _, data),) = await files(ada, answer)
         assert (name, data) == ("large.bin", content)
-    assert [name async for name in world.object_store.list()] == blob_names
+    assert [name async for name in environment.object_store.list()] == blob_names
     emptied = await save_draft_again(ada, draft, attachments=[])
     assert await files(ada, emptied) == []
-    reference_rows = await rows(world, "SELECT blob_id FROM message_blobs")
+    reference_rows = await rows(environment, "SELECT blob_id FROM message_blobs")
     assert len(reference_rows) == 1
 
 
-async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: Client) -> None:
+async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: GraphQLClient) -> None:
     raw = (
         b"From: carol@example.com\r\nSubject: Plans\r\nMessage-ID: <1@example.com>\r\n"
         b"Content-Type: text/csv\r\nContent-Disposition: attachment; filename=p.csv\r\n\r\n1;2\r\n"
     )
-    message_id = global_ids.encode("Message", (await receive(ada, raw)).message_id)
+    message_id = global_ids.encode("Message", (await deliver_to(ada, raw)).message_id)
     reference = {"message": {"id": message_id}, "action": "REPLY", "attachments": {"all": True}}
     draft = await save_draft(ada, reference=reference)
     for arguments in ({"subject": "Re: Plans"}, {"reference": reference}):
@@ -179,46 +181,55 @@ async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: Client) 
 
 
 async def test_draft_joins_and_leaves_thread_with_its_reference(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     draft = await save_draft(ada, subject="Plans")
-    message_id = global_ids.encode("Message", (await receive(ada, raw_message("Plans"))).message_id)
+    message_id = global_ids.encode(
+        "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
+    )
     reference = {"message": {"id": message_id}, "action": "REPLY"}
     joined = (await save_draft_again(ada, draft, reference=reference))["message"]
     assert joined["thread"]["id"] != draft["thread"]["id"]
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
-    assert len(await rows(world, "SELECT id FROM threads")) == 1
+    assert len(await rows(environment, "SELECT id FROM threads")) == 1
     separated = (await save_draft_again(ada, draft, subject="Other plans"))["message"]
     assert separated["thread"]["id"] not in (joined["thread"]["id"], draft["thread"]["id"])
     assert separated["thread"]["messageCount"] == 1
 
 
-async def test_saved_draft_moves_to_given_mailbox(ada: Client, world: Environment) -> None:
+async def test_saved_draft_moves_to_given_mailbox(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     draft = await save_draft(ada)
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Later"]))
-    before = await reached(world, ada.user.id)
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Later"]))
+    before = await reached(environment, ada.user.id)
     answer = await save_draft_again(ada, draft, mailbox={"path": "Later"}, unseen=True)
     assert answer["message"]["mailbox"] == {"path": "Later"}
-    assert (await ada.box("Drafts")).total == 0
-    assert ((await ada.box("Later")).total, (await ada.box("Later")).unseen) == (1, 1)
-    ((facts,),) = await rows(world, "SELECT facts FROM changes WHERE last > :n", n=before)
+    assert (await ada.load_mailbox("Drafts")).total == 0
+    assert ((await ada.load_mailbox("Later")).total, (await ada.load_mailbox("Later")).unseen) == (
+        1,
+        1,
+    )
+    ((facts,),) = await rows(environment, "SELECT facts FROM changes WHERE last > :n", n=before)
     for name in ("fromMailbox", "fromUid", "uid", "mailbox"):
         assert f'"{name}"' in str(facts).replace("'", '"')
 
 
-async def test_removed_words_of_draft_are_not_found(ada: Client, world: Environment) -> None:
+async def test_removed_words_of_draft_are_not_found(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     draft = await save_draft(
         ada, subject="Ducks", text="quack quack", attachments=[new_attachment("pond.txt")]
     )
     for indexed in (True, False, True):
         if indexed:
-            await index_worker.index_next_batch(world)
+            await index_worker.index_next_batch(environment)
         assert await search_message_ids(ada, "quack" if indexed else "ducks") == [draft["id"]]
     await save_draft_again(ada, draft, subject="Geese", text="honk")
     for query in ("ducks", "quack"):
         assert await search_message_ids(ada, query) == []
     assert await search_message_ids(ada, "geese") == [draft["id"]]
-    assert await index_worker.index_next_batch(world) == 1
+    assert await index_worker.index_next_batch(environment) == 1
     for query, expected in (("quack", []), ("ducks", []), ("honk", [draft["id"]])):
         assert await search_message_ids(ada, query) == expected, query
     assert await search_message_ids(ada, "pond") == [draft["id"]]
@@ -238,13 +249,13 @@ class DelayedBlobStore(FolderStore):
 
 
 async def test_draft_saved_during_indexing_is_indexed_with_new_content(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    text = base64.encodebytes(noise(400_000)).decode()
+    text = base64.encodebytes(pseudo_random_bytes(400_000)).decode()
     draft = await save_draft(ada, text=None, raw=f"Subject: Ducks\n\n{text}")
     blob_store = DelayedBlobStore(tmp_path / "blobs")
     indexing = asyncio.create_task(
-        index_worker.index_next_batch(replace(world, object_store=blob_store))
+        index_worker.index_next_batch(replace(environment, object_store=blob_store))
     )
     async with asyncio.timeout(10):
         await blob_store.read_requested.wait()
@@ -255,10 +266,12 @@ async def test_draft_saved_during_indexing_is_indexed_with_new_content(
     for _ in range(2):
         assert await search_message_ids(ada, "geese") == [draft["id"]]
         assert await search_message_ids(ada, "ducks") == []
-        await index_worker.index_next_batch(world)
+        await index_worker.index_next_batch(environment)
 
 
-async def test_concurrent_saves_leave_one_complete_version(ada: Client, world: Environment) -> None:
+async def test_concurrent_saves_leave_one_complete_version(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     draft = await save_draft(ada, attachments=[FILE_A])
     versions = [
         {"subject": "One", "attachments": [FILE_B]},
@@ -270,33 +283,37 @@ async def test_concurrent_saves_leave_one_complete_version(ada: Client, world: E
     assert saved_drafts
     assert set(error_codes) <= {"STALE"}
     newest = max(saved_drafts, key=lambda message: message["modseq"])
-    stored = await rows(world, "SELECT uid, modseq, subject FROM messages")
+    stored = await rows(environment, "SELECT uid, modseq, subject FROM messages")
     (name,) = [item["filename"] for item in newest["attachments"]]
     subject = "One" if name == "b.txt" else "Two"
     assert stored == [(newest["uid"], newest["modseq"], subject)]
 
 
-async def test_changed_or_deleted_draft_is_not_replaced(ada: Client, world: Environment) -> None:
+async def test_changed_or_deleted_draft_is_not_replaced(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     draft = await save_draft(ada)
     draft_id = global_ids.decode("Message", draft["id"])
-    ((digest,),) = await rows(world, "SELECT digest FROM messages")
+    ((digest,),) = await rows(environment, "SELECT digest FROM messages")
     message = await received_messages.parse_storable_message(raw_message("Mine"))
-    blobs = await received_messages.store_blobs(world, ada.user.tenant_id, message)
-    placement = MessagePlacement(ada.user.id, (await ada.box("Drafts")).id, world.now())
+    blobs = await received_messages.store_blobs(environment, ada.user.tenant_id, message)
+    placement = MessagePlacement(
+        ada.user.id, (await ada.load_mailbox("Drafts")).id, environment.now()
+    )
 
     async def replace_draft(earlier: EarlierDraft) -> None:
-        await world.run_transaction(
+        await environment.run_transaction(
             lambda transaction: draft_replacement.replace_message(
                 transaction, message, blobs, placement, earlier
             ),
             ada.user.id,
         )
 
-    before = await rows(world, "SELECT * FROM messages")
+    before = await rows(environment, "SELECT * FROM messages")
     with pytest.raises(StaleObject) as stale:
         await replace_draft(EarlierDraft(draft_id, "other", {}))
     assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replacePrevious"])
-    assert await rows(world, "SELECT * FROM messages") == before
+    assert await rows(environment, "SELECT * FROM messages") == before
     delete_mutation = (
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"
     )
@@ -307,10 +324,10 @@ async def test_changed_or_deleted_draft_is_not_replaced(ada: Client, world: Envi
     assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
 
 
-async def test_only_own_drafts_are_replaced(ada: Client, bob: Client) -> None:
+async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClient) -> None:
     foreign_draft = await save_draft(bob, attachments=[FILE_A])
     own_draft = await save_draft(ada)
-    received_message = {"id": global_ids.encode("Message", (await receive(ada)).message_id)}
+    received_message = {"id": global_ids.encode("Message", (await deliver_to(ada)).message_id)}
     foreign_files = {"ids": [foreign_draft["attachments"][0]["id"]]}
     missing_file = {
         "ids": [download_urls.attachment_id(global_ids.decode("Message", own_draft["id"]), 5)]
@@ -324,10 +341,16 @@ async def test_only_own_drafts_are_replaced(ada: Client, bob: Client) -> None:
         (own_draft, {"from": {"address": bob.address}}, "FORBIDDEN_OPERATION", ["from"]),
         (own_draft, {"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
     ):
-        before = await reached(ada.world, ada.user.id), await reached(ada.world, bob.user.id)
+        before = (
+            await reached(ada.environment, ada.user.id),
+            await reached(ada.environment, bob.user.id),
+        )
         (error,) = (await save_draft_again(ada, previous, **extra))["errors"]
         assert (error["code"], error["path"]) == (code, path)
-        after = await reached(ada.world, ada.user.id), await reached(ada.world, bob.user.id)
+        after = (
+            await reached(ada.environment, ada.user.id),
+            await reached(ada.environment, bob.user.id),
+        )
         assert after == before
     raw_save = await upload(
         ada, raw="a: b", replacePrevious={"id": own_draft["id"]}, keepAttachments={"all": True}
@@ -336,7 +359,7 @@ async def test_only_own_drafts_are_replaced(ada: Client, bob: Client) -> None:
 
 
 async def test_quota_counts_only_size_difference_of_saved_draft(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     def raw_draft(size: int, character: str) -> dict[str, str | None]:
         header = "Subject: x\r\n\r\n"
@@ -345,7 +368,7 @@ async def test_quota_counts_only_size_difference_of_saved_draft(
     draft = await save_draft(ada, **raw_draft(1000, "w"))
 
     async def set_quota(quota: int | None) -> None:
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=quota))
 
     await set_quota(1010)
@@ -362,7 +385,7 @@ async def test_quota_counts_only_size_difference_of_saved_draft(
 
 
 async def test_save_statement_count_is_independent_of_save_count(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     draft = await save_draft(ada, attachments=[FILE_A, FILE_B])
 
@@ -378,11 +401,13 @@ async def test_save_statement_count_is_independent_of_save_count(
 
 
 async def test_old_draft_content_is_garbage_collected(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    draft = await save_draft(ada, attachments=[new_attachment("big.bin", noise(20_000))])
+    draft = await save_draft(
+        ada, attachments=[new_attachment("big.bin", pseudo_random_bytes(20_000))]
+    )
     await save_draft_again(ada, draft, attachments=[])
     clock.tick(days=2)
-    await collect_garbage(world, world.object_store, list_objects=True)
-    assert len(await rows(world, "SELECT id FROM blobs")) == 1
+    await collect_garbage(environment, environment.object_store, list_objects=True)
+    assert len(await rows(environment, "SELECT id FROM blobs")) == 1
     assert await search_message_ids(ada, "more") == [draft["id"]]

@@ -11,9 +11,13 @@ from sqlmodel import col
 from graph.types import global_ids
 from models.messages.tables import Message
 from models.users.tables import User
-from tests.conftest import Client, raw_message
-from tests.support.accounts.shared_mailboxes import mutate, share, team
-from tests.support.accounts.user_operations import change
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.shared_mailboxes import (
+    create_team_mailbox,
+    run_mailbox_mutation,
+    share_mailbox,
+)
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.forwarding_addresses import add_forwarding_address, allow_private_targets
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
@@ -28,40 +32,42 @@ from tests.support.servers.webhook_receiver import Receiver, receiving
 from tests.support.stores.counter_check import rows
 
 DAVE, EVE = "dave@far.example", "eve@far.example"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def forward_again(client: Client, message_id: str, **extra: Any) -> Any:
+async def forward_again(client: GraphQLClient, message_id: str, **extra: Any) -> Any:
     arguments = {"message": {"id": message_id}, **extra}
     return (await client(MESSAGE_FORWARD, input=arguments))["messageForward"]
 
 
-async def set_targets(client: Client, *addresses: str, **extra: Any) -> None:
-    assert (await change(client, targets=list(addresses), **extra))[1] == []
+async def set_targets(client: GraphQLClient, *addresses: str, **extra: Any) -> None:
+    assert (await try_update_users(client, targets=list(addresses), **extra))[1] == []
 
 
-async def deliver_message(client: Client, neighbour: Neighbour, raw: bytes | None = None) -> str:
+async def deliver_message(
+    client: GraphQLClient, lmtp_client: Neighbour, raw: bytes | None = None
+) -> str:
     """Deliver a message by LMTP and return its ID."""
     assert (
-        await send_transaction(neighbour, raw or raw_message("Onward"), client.address)
+        await send_transaction(lmtp_client, raw or raw_message("Onward"), client.address)
         == ACCEPTED_REPLIES
     )
     return await newest_message_id(client)
 
 
-async def newest_message_id(client: Client) -> str:
+async def newest_message_id(client: GraphQLClient) -> str:
     query = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
-    message_rows = await client.world.database.read(query.order_by(col(Message.id)))
+    message_rows = await client.environment.database.read(query.order_by(col(Message.id)))
     return str(global_ids.encode("Message", message_rows[-1].id))
 
 
-async def load_queued_recipients(client: Client) -> list[tuple[Any, ...]]:
+async def load_queued_recipients(client: GraphQLClient) -> list[tuple[Any, ...]]:
     """Load recipient and relay or webhook of the queue entries of a user."""
     query = "SELECT recipient, via FROM deliveries WHERE user_id = :user ORDER BY id"
-    return [tuple(row) for row in await rows(client.world, query, user=client.user.id)]
+    return [tuple(row) for row in await rows(client.environment, query, user=client.user.id)]
 
 
-async def load_forward_targets(client: Client, message_id: str) -> list[tuple[str, ...]]:
+async def load_forward_targets(client: GraphQLClient, message_id: str) -> list[tuple[str, ...]]:
     """Load the original forward targets of a message."""
     document = "query ($id: ID!) { message(by: {id: $id}) { forwardTargets { seq type value } } }"
     message = (await client(document, id=message_id))["message"]
@@ -74,13 +80,13 @@ def forwarded_targets(answer: Any) -> list[tuple[str, ...]]:
 
 
 async def test_message_is_forwarded_to_all_or_one_original_target(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await made(ada, {}, {"targets": [EVE, DAVE]})
     await set_targets(ada, "DAVE@far.example", "frank@far.example")
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     await set_targets(ada)  # the targets at delivery time count
-    (filter_row,) = await rows(ada.world, "SELECT id FROM filters")
+    (filter_row,) = await rows(ada.environment, "SELECT id FROM filters")
     await remove_filter(ada, global_ids.encode("Filter", filter_row[0]))
     all_targets = [("1", "mail", EVE), ("2", "mail", DAVE), ("3", "mail", "frank@far.example")]
     assert await load_forward_targets(ada, message_id) == all_targets
@@ -95,14 +101,14 @@ async def test_message_is_forwarded_to_all_or_one_original_target(
 
 
 async def test_forward_without_original_targets_does_nothing(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     await set_targets(ada, DAVE)  # this message was not forwarded
     for extra in ({}, {"target": 1}):
         answer = await forward_again(ada, message_id, **extra)
         assert (answer["queueId"], forwarded_targets(answer)) == (None, [])
-    message_id = await deliver_message(ada, neighbour, raw_message("Second"))
+    message_id = await deliver_message(ada, lmtp_client, raw_message("Second"))
     answer = await forward_again(ada, message_id, target=2)
     assert (answer["queueId"], forwarded_targets(answer)) == (None, [])
     assert await load_queued_recipients(ada) == []
@@ -111,9 +117,11 @@ async def test_forward_without_original_targets_does_nothing(
     assert [item["flags"] for item in nodes] == [[], []]
 
 
-async def test_invalid_forward_arguments_are_refused(ada: Client, neighbour: Neighbour) -> None:
+async def test_invalid_forward_arguments_are_refused(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
     await set_targets(ada, DAVE)
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     for extra, refusal in (
         ({"target": 1, "addresses": [EVE]}, ("VALIDATION", ["target"], None)),
         ({"target": 0}, ("VALIDATION", ["target"], None)),
@@ -125,27 +133,27 @@ async def test_invalid_forward_arguments_are_refused(ada: Client, neighbour: Nei
 
 
 @asynccontextmanager
-async def relay_and_webhook(ada: Client) -> AsyncGenerator[tuple[Server, Receiver]]:
+async def relay_and_webhook(ada: GraphQLClient) -> AsyncGenerator[tuple[Server, Receiver]]:
     """Run a relay that requires sign-in, a webhook receiver and a queue worker."""
-    world = allow_private_targets(ada.world)
+    environment = allow_private_targets(ada.environment)
     server = Server()
     server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
     async with (
         listening(server, tls=True) as listening_server,
         receiving() as webhook,
-        working(world, relay(listening_server)),
+        working(environment, relay(listening_server)),
     ):
         yield listening_server, webhook
 
 
 async def test_relay_and_webhook_get_message_with_hidden_password(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     raw = raw_message("Relayed")
     async with relay_and_webhook(ada) as (server, webhook):
         host = f"127.0.0.1:{server.port}"
         await set_targets(ada, f"smtps://us:secret@{host}", webhook.url)
-        message_id = await deliver_message(ada, neighbour, raw)
+        message_id = await deliver_message(ada, lmtp_client, raw)
         await webhook.wait(1)
         answer = await forward_again(ada, message_id)
         assert forwarded_targets(answer) == [
@@ -153,8 +161,8 @@ async def test_relay_and_webhook_get_message_with_hidden_password(
             ("2", "http", webhook.url),
         ]
         query = "SELECT id FROM submissions WHERE user_id IS NOT NULL"
-        ((submission_id,),) = await rows(ada.world, query)
-        await settled(ada.world, submission_id)
+        ((submission_id,),) = await rows(ada.environment, query)
+        await settled(ada.environment, submission_id)
         await wait_for_messages(server, 2)  # the first was forwarded on arrival
     assert await load_queued_recipients(ada) == [
         (ada.address, f"smtps://us:***@{host}"),
@@ -175,12 +183,12 @@ async def test_relay_and_webhook_get_message_with_hidden_password(
 
 
 async def test_forward_to_relay_with_unknown_password_is_conflict(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     relay_url = "smtps://us:secret@relay.example"
     redirect_filter = await made(ada, {}, {"targets": [relay_url]})
     await set_targets(ada, DAVE)
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id))[0] == (
         "1",
         "relay",
@@ -199,16 +207,16 @@ async def test_forward_to_relay_with_unknown_password_is_conflict(
 
 
 async def test_shared_reader_cannot_forward_to_owners_targets(
-    ada: Client, bob: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_targets(ada, DAVE)
-    await team(ada)
-    assert await share(ada, bob, "READ") == []
-    message_id = await deliver_message(ada, neighbour)
+    await create_team_mailbox(ada)
+    assert await share_mailbox(ada, bob, "READ") == []
+    message_id = await deliver_message(ada, lmtp_client)
     assert forward_errors(await forward_again(bob, message_id)) == [
         ("NOT_FOUND", ["message"], None)
     ]
-    moved = await mutate(
+    moved = await run_mailbox_mutation(
         ada, "messageMove", "movedCount", select={"ids": [message_id]}, to={"path": "Team"}
     )
     assert moved["errors"] == []
@@ -227,15 +235,15 @@ async def test_shared_reader_cannot_forward_to_owners_targets(
 
 
 async def test_own_copy_keeps_original_targets_but_foreign_copy_does_not(
-    ada: Client, bob: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_targets(ada, DAVE)
-    message_id = await deliver_message(ada, neighbour)
-    await mutate(bob, "mailboxCreate", paths=["Team"])
-    assert await share(bob, ada, "READ", "INSERT") == []
-    foreign_mailbox = {"id": global_ids.encode("Mailbox", (await bob.box("Team")).id)}
+    message_id = await deliver_message(ada, lmtp_client)
+    await run_mailbox_mutation(bob, "mailboxCreate", paths=["Team"])
+    assert await share_mailbox(bob, ada, "READ", "INSERT") == []
+    foreign_mailbox = {"id": global_ids.encode("Mailbox", (await bob.load_mailbox("Team")).id)}
     for target in ({"path": "Sent"}, foreign_mailbox):
-        copied = await mutate(
+        copied = await run_mailbox_mutation(
             ada, "messageCopy", "copiedCount", select={"ids": [message_id]}, to=target
         )
         assert copied["errors"] == []
@@ -246,26 +254,26 @@ async def test_own_copy_keeps_original_targets_but_foreign_copy_does_not(
 
 
 async def test_forward_is_refused_if_forwards_must_be_encrypted(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_targets(ada, DAVE)
-    message_id = await deliver_message(ada, neighbour)
-    async with ada.world.write_session() as session:
+    message_id = await deliver_message(ada, lmtp_client)
+    async with ada.environment.write_session() as session:
         await session.exec(update(User).values(encrypt_forwarded=True))
     assert forward_errors(await forward_again(ada, message_id)) == [("CONFLICT", ["message"], None)]
     assert forwarded_targets(await forward_again(ada, message_id, addresses=[DAVE])) == [
         ("1", "mail", DAVE)
     ]
-    async with ada.world.write_session() as session:
+    async with ada.environment.write_session() as session:
         await session.exec(update(Message).values(encrypted=True))
     assert forwarded_targets(await forward_again(ada, message_id)) == [("1", "mail", DAVE)]
 
 
 async def test_target_that_became_own_address_is_skipped(
-    ada: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_targets(ada, DAVE, "soon@example.org")
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     document = """mutation ($input: AddressCreateInput!) {
         addressCreate(input: $input) { errors { code } } }"""
     arguments = {"address": "soon@example.org", "user": {"username": "ada"}}
@@ -275,24 +283,26 @@ async def test_target_that_became_own_address_is_skipped(
 
 
 async def test_targets_of_forwarding_address_are_not_original_targets(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    await add_forwarding_address(ada.world, "list", ada.address, DAVE)
+    await add_forwarding_address(ada.environment, "list", ada.address, DAVE)
     assert (
-        await send_transaction(neighbour, raw_message("List"), "list@example.org")
+        await send_transaction(lmtp_client, raw_message("List"), "list@example.org")
         == ACCEPTED_REPLIES
     )
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == []
 
 
-async def test_redirects_of_script_are_original_targets(ada: Client, neighbour: Neighbour) -> None:
+async def test_redirects_of_script_are_original_targets(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
     document = """mutation ($input: SieveScriptPutInput!) {
         sieveScriptPut(input: $input) { errors { code message } } }"""
     script = f'require "copy"; redirect :copy "{EVE}";'
     arguments = {"name": "s", "content": script, "activate": True}
     assert (await ada(document, input=arguments))["sieveScriptPut"]["errors"] == []
     await set_targets(ada, DAVE)
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id)) == [
         ("1", "mail", EVE),
         ("2", "mail", DAVE),
@@ -300,22 +310,22 @@ async def test_redirects_of_script_are_original_targets(ada: Client, neighbour: 
 
 
 async def test_refused_redirect_is_no_original_target(
-    ada: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_targets(ada, DAVE)
-    assert (await change(root, ada, forwards=1))[1] == []
-    assert forwarded_targets(await forward_again(ada, await deliver_message(ada, neighbour))) == [
+    assert (await try_update_users(root, ada, forwards=1))[1] == []
+    assert forwarded_targets(await forward_again(ada, await deliver_message(ada, lmtp_client))) == [
         ("1", "mail", DAVE)
     ]
     assert (
         forwarded_targets(
-            await forward_again(ada, await deliver_message(ada, neighbour, raw_message("Two")))
+            await forward_again(ada, await deliver_message(ada, lmtp_client, raw_message("Two")))
         )
         == []
     )
 
 
-async def test_released_quarantine_message_has_original_targets(ada: Client) -> None:
+async def test_released_quarantine_message_has_original_targets(ada: GraphQLClient) -> None:
     await made(ada, {}, {"targets": [EVE]})
     await set_targets(ada, DAVE)
     item_id = await hold(ada, "Offer")
@@ -325,26 +335,28 @@ async def test_released_quarantine_message_has_original_targets(ada: Client) -> 
     ]  # fmt: skip
 
 
-async def test_repeated_delivery_records_targets_once(ada: Client, neighbour: Neighbour) -> None:
+async def test_repeated_delivery_records_targets_once(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
     await set_targets(ada, DAVE)
     raw = raw_message("Again")
     for _ in range(2):
-        assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES
+        assert await send_transaction(lmtp_client, raw, ada.address) == ACCEPTED_REPLIES
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == [
         ("1", "mail", DAVE)
     ]
 
 
 async def test_bcc_copy_does_not_use_the_relay(
-    ada: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     document = """mutation ($input: BccRuleCreateInput!) {
         bccRuleCreate(input: $input) { errors { code message } } }"""
     arguments = {"match": ada.address, "bccTo": "boss@example.org", "direction": "SENDER"}
     assert (await root(document, input=arguments))["bccRuleCreate"]["errors"] == []
     await set_targets(ada, "smtps://us:secret@relay.example")
-    message_id = await deliver_message(ada, neighbour)
+    message_id = await deliver_message(ada, lmtp_client)
     assert len(forwarded_targets(await forward_again(ada, message_id))) == 1
     query = """SELECT d.recipient, d.via FROM deliveries d JOIN submissions s
         ON s.id = d.submission_id WHERE s.copy_of IS NOT NULL"""
-    assert await rows(ada.world, query) == [("boss@example.org", None)]
+    assert await rows(ada.environment, query) == [("boss@example.org", None)]

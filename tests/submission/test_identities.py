@@ -12,39 +12,45 @@ from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.submission.identity_mutations import MAX_IDENTITIES
-from tests.conftest import Client, context, make_user
+from tests.conftest import GraphQLClient, client_context, make_user
 from tests.support.accounts.address_rows import add_domain
 from tests.support.accounts.identity_operations import (
-    NODE,
-    SHORT,
-    address,
-    change,
-    create,
-    known,
-    listed,
-    made,
-    readdress,
-    remove,
-    whitelist,
+    IDENTITY_ADDRESSES_QUERY,
+    IDENTITY_NODE_QUERY,
+    add_address,
+    change_address,
+    create_identity,
+    delete_identities,
+    list_identities,
+    load_identities_by_address,
+    set_from_whitelist,
+    try_create_identity,
+    try_update_identities,
 )
-from tests.support.accounts.shared_mailboxes import share, team
-from tests.support.accounts.user_operations import chief, id_of, run
+from tests.support.accounts.shared_mailboxes import create_team_mailbox, share_mailbox
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    make_admin_of_domain,
+    user_global_id,
+)
 from tests.support.stores.counter_check import journal, reached
 
 FORWARD = AddressKind.FORWARD
 
 
-async def test_each_sender_is_listed_once_with_one_default(ada: Client, world: Environment) -> None:
+async def test_each_sender_is_listed_once_with_one_default(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     owner = {"user_id": ada.user.id}
-    address_id = await address(world, "a.lovelace@example.org", name="Countess", **owner)
+    address_id = await add_address(environment, "a.lovelace@example.org", name="Countess", **owner)
     address_columns: list[tuple[str, dict[str, Any]]] = [
         ("all*@example.org", {}),
         ("quiet@example.org", {"send_as": False}),
         ("off@example.org", {"active": False}),
-        ("old@example.org", {"expires_at": world.now()}),
+        ("old@example.org", {"expires_at": environment.now()}),
     ]
     for sender, extra in address_columns:
-        await address(world, sender, **owner, **extra)
+        await add_address(environment, sender, **owner, **extra)
     team_targets = ["eve@example.net", "A.DA+x@Example.org"]
     forward_addresses: list[tuple[str, list[str], dict[str, Any]]] = [
         ("team@example.org", team_targets, {"name": "The team"}),
@@ -52,9 +58,11 @@ async def test_each_sender_is_listed_once_with_one_default(ada: Client, world: E
         ("mute@example.org", team_targets, {"send_as": False}),
     ]
     for sender, targets, extra in forward_addresses:
-        await address(world, sender, kind=FORWARD, targets=targets, **extra)
-    await whitelist(ada, "*@example.net", "ada.l@example.com", "ada@example.org", "example.com")
-    identities = await known(ada)
+        await add_address(environment, sender, kind=FORWARD, targets=targets, **extra)
+    await set_from_whitelist(
+        ada, "*@example.net", "ada.l@example.com", "ada@example.org", "example.com"
+    )
+    identities = await load_identities_by_address(ada)
     assert {
         name: (identity["name"], identity["default"]) for name, identity in identities.items()
     } == {
@@ -64,39 +72,43 @@ async def test_each_sender_is_listed_once_with_one_default(ada: Client, world: E
         "team@example.org": ("The team", False),
     }
     assert identities["a.lovelace@example.org"]["id"] == global_ids.encode("Identity", address_id)
-    assert (await listed(ada))["totalCount"] == 4
+    assert (await list_identities(ada))["totalCount"] == 4
     for identity in identities.values():
-        assert await ada(NODE, id=identity["id"]) == {"node": identity}
+        assert await ada(IDENTITY_NODE_QUERY, id=identity["id"]) == {"node": identity}
 
 
-async def test_implied_identity_keeps_id_when_changed(ada: Client, world: Environment) -> None:
-    await address(world, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
-    await whitelist(ada, "ada.l@example.com")
-    last = await reached(world, ada.user.id)
-    for sender, identity in (await known(ada)).items():
+async def test_implied_identity_keeps_id_when_changed(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await add_address(environment, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
+    await set_from_whitelist(ada, "ada.l@example.com")
+    last = await reached(environment, ada.user.id)
+    for sender, identity in (await load_identities_by_address(ada)).items():
         fields = {"name": "Ada L.", "signatureText": "-- \nAda", "bcc": ["log@example.org"]}
-        ((after,), errors) = await change(ada, identity["id"], **fields)
+        ((after,), errors) = await try_update_identities(ada, identity["id"], **fields)
         assert (errors, after) == ([], {**identity, **fields})
-        assert (await known(ada))[sender] == after
-        assert await ada(NODE, id=identity["id"]) == {"node": after}
-        assert (await change(ada, identity["id"], **fields))[1] == []  # nothing to do
-        assert (await remove(ada, identity["id"]))["deletedIds"] == [identity["id"]]
-        assert (await known(ada))[sender] == identity
-        (error,) = (await remove(ada, identity["id"]))["errors"]
+        assert (await load_identities_by_address(ada))[sender] == after
+        assert await ada(IDENTITY_NODE_QUERY, id=identity["id"]) == {"node": after}
+        assert (await try_update_identities(ada, identity["id"], **fields))[
+            1
+        ] == []  # nothing to do
+        assert (await delete_identities(ada, identity["id"]))["deletedIds"] == [identity["id"]]
+        assert (await load_identities_by_address(ada))[sender] == identity
+        (error,) = (await delete_identities(ada, identity["id"]))["errors"]
         assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 0)
-    kinds = [kind for kind, _ in await journal(world, ada.user.id, last)]
+    kinds = [kind for kind, _ in await journal(environment, ada.user.id, last)]
     assert kinds == [ChangeKind.IDENTITY_CHANGED] * 6
 
 
-async def test_identity_fields_are_set_and_cleared(ada: Client) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Out"]))
+async def test_identity_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Out"]))
     fields = {
         "name": "Ada", "replyTo": "A.da@example.net", "default": True,
         "bcc": ["x@example.net", "X@example.net", "y@xn--bcher-kva.example"],
         "signatureText": "-- \r\nAda", "signatureHtml": "<b onclick=x>Ada</b>"
         "<script>1</script><img src='https://example.net/a.png'><img src='cid:a@b'>",
     }  # fmt: skip
-    identity = await made(ada, "A.da@example.org", sentMailbox={"path": "Out"}, **fields)
+    identity = await create_identity(ada, "A.da@example.org", sentMailbox={"path": "Out"}, **fields)
     html = identity.pop("signatureHtml")
     assert "onclick" not in html
     assert "script" not in html
@@ -108,80 +120,88 @@ async def test_identity_fields_are_set_and_cleared(ada: Client) -> None:
         "signatureText": "-- \r\nAda", "sentMailbox": {"path": "Out"},
     }  # fmt: skip
     cleared = dict.fromkeys(("name", "replyTo", "signatureText", "signatureHtml", "sentMailbox"))
-    (after,), errors = await change(ada, identity["id"], **cleared, bcc=None, default=None)
+    (after,), errors = await try_update_identities(
+        ada, identity["id"], **cleared, bcc=None, default=None
+    )
     assert errors == []
     assert after == {**identity, **cleared, "bcc": [], "default": True}
 
 
-async def test_chosen_default_applies_while_sending_is_allowed(ada: Client) -> None:
-    await whitelist(ada, "a@example.com", "b@example.com")
-    a = await made(ada, "a@example.com", default=True)
-    b = await made(ada, "b@example.com")
+async def test_chosen_default_applies_while_sending_is_allowed(ada: GraphQLClient) -> None:
+    await set_from_whitelist(ada, "a@example.com", "b@example.com")
+    a = await create_identity(ada, "a@example.com", default=True)
+    b = await create_identity(ada, "b@example.com")
 
     async def default_addresses() -> list[str]:
-        return [sender for sender, identity in (await known(ada)).items() if identity["default"]]
+        return [
+            sender
+            for sender, identity in (await load_identities_by_address(ada)).items()
+            if identity["default"]
+        ]
 
     assert await default_addresses() == ["a@example.com"]
-    assert (await change(ada, b["id"], default=True))[1] == []
+    assert (await try_update_identities(ada, b["id"], default=True))[1] == []
     assert await default_addresses() == ["b@example.com"]
-    main_identity = (await known(ada))["ada@example.org"]
-    _, ((error),) = await change(ada, a["id"], main_identity["id"], default=True)
+    main_identity = (await load_identities_by_address(ada))["ada@example.org"]
+    _, ((error),) = await try_update_identities(ada, a["id"], main_identity["id"], default=True)
     assert (error["code"], error["path"]) == ("VALIDATION", ["set", "default"])
-    await whitelist(ada, "a@example.com")
+    await set_from_whitelist(ada, "a@example.com")
     assert await default_addresses() == ["ada@example.org"]
-    assert set(await known(ada)) == {"a@example.com", "ada@example.org"}
-    assert await ada(NODE, id=b["id"]) == {"node": None}
-    await whitelist(ada, "b@example.com")
+    assert set(await load_identities_by_address(ada)) == {"a@example.com", "ada@example.org"}
+    assert await ada(IDENTITY_NODE_QUERY, id=b["id"]) == {"node": None}
+    await set_from_whitelist(ada, "b@example.com")
     assert await default_addresses() == ["b@example.com"]
-    assert (await change(ada, b["id"], default=False))[1] == []
+    assert (await try_update_identities(ada, b["id"], default=False))[1] == []
     assert await default_addresses() == ["ada@example.org"]
-    assert (await change(ada, main_identity["id"], default=True))[1] == []
+    assert (await try_update_identities(ada, main_identity["id"], default=True))[1] == []
     assert await default_addresses() == ["ada@example.org"]
 
 
-async def test_identity_follows_its_address(ada: Client, world: Environment) -> None:
+async def test_identity_follows_its_address(ada: GraphQLClient, environment: Environment) -> None:
     owner = {"user_id": ada.user.id}
-    address_id = await address(world, "late@example.org", **owner)
-    identity = await made(ada, "late@example.org", name="Late")
-    await readdress(world, address_id, local="early", shown="Early@example.org")
-    assert (await known(ada))["Early@example.org"]["id"] == identity["id"]
-    second_address_id = await address(world, "late@example.org", **owner)
-    assert (await known(ada))["late@example.org"]["id"] == global_ids.encode(
+    address_id = await add_address(environment, "late@example.org", **owner)
+    identity = await create_identity(ada, "late@example.org", name="Late")
+    await change_address(environment, address_id, local="early", shown="Early@example.org")
+    assert (await load_identities_by_address(ada))["Early@example.org"]["id"] == identity["id"]
+    second_address_id = await add_address(environment, "late@example.org", **owner)
+    assert (await load_identities_by_address(ada))["late@example.org"]["id"] == global_ids.encode(
         "Identity", second_address_id
     )
-    await readdress(world, address_id, send_as=False)
-    identities = await known(ada)
+    await change_address(environment, address_id, send_as=False)
+    identities = await load_identities_by_address(ada)
     assert (identities["late@example.org"]["id"], identities["late@example.org"]["name"]) == (
         identity["id"],
         "Late",
     )
-    assert await ada(NODE, id=global_ids.encode("Identity", second_address_id)) == {"node": None}
+    assert await ada(IDENTITY_NODE_QUERY, id=global_ids.encode("Identity", second_address_id)) == {
+        "node": None
+    }
     assert len(identities) == 2
-    (after,), _ = await change(ada, identity["id"], name="Later")
+    (after,), _ = await try_update_identities(ada, identity["id"], name="Later")
     assert (after["id"], after["address"]) == (identity["id"], "late@example.org")
 
 
 async def test_identity_can_be_created_for_any_allowed_sender(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await add_domain(world, "own.example", "also.example")
-    await address(world, "*@own.example", user_id=ada.user.id)
-    await address(world, "team@own.example", kind=FORWARD, targets=["ada@example.org"])
-    await whitelist(ada, "*@example.net")
+    await add_domain(environment, "own.example", "also.example")
+    await add_address(environment, "*@own.example", user_id=ada.user.id)
+    await add_address(environment, "team@own.example", kind=FORWARD, targets=["ada@example.org"])
+    await set_from_whitelist(ada, "*@example.net")
     for sender in ("any@own.example", "any@also.example", "team@also.example", "x@example.net"):
-        identity = await made(ada, sender)
-        (error,) = (await create(ada, sender.upper()))[1]
+        identity = await create_identity(ada, sender)
+        (error,) = (await try_create_identity(ada, sender.upper()))[1]
         assert (error["code"], error["path"]) == ("CONFLICT", ["address"])
-        assert (await known(ada))[sender] == identity
+        assert (await load_identities_by_address(ada))[sender] == identity
     for forbidden_sender in ("bob@example.org", "nobody@example.org", "x@example.com"):
-        (error,) = (await create(ada, forbidden_sender))[1]
+        (error,) = (await try_create_identity(ada, forbidden_sender))[1]
         assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["address"])
-    await team(bob)
-    await share(bob, ada, "POST")
-    identity = await made(ada, "bob@example.org", name="For Bob")
-    assert (await known(ada))["bob@example.org"] == identity
-    await share(bob, ada)
-    assert "bob@example.org" not in await known(ada)
+    await create_team_mailbox(bob)
+    await share_mailbox(bob, ada, "POST")
+    identity = await create_identity(ada, "bob@example.org", name="For Bob")
+    assert (await load_identities_by_address(ada))["bob@example.org"] == identity
+    await share_mailbox(bob, ada)
+    assert "bob@example.org" not in await load_identities_by_address(ada)
 
 
 @pytest.mark.parametrize(
@@ -200,68 +220,74 @@ async def test_identity_can_be_created_for_any_allowed_sender(
     ],
 )
 async def test_invalid_identity_fields_are_refused(
-    ada: Client, arguments: dict[str, Any], path: list[str], index: int | None
+    ada: GraphQLClient, arguments: dict[str, Any], path: list[str], index: int | None
 ) -> None:
     fields = {name: value for name, value in arguments.items() if name != "address"}
-    identity, (error,) = await create(ada, arguments.get("address", ada.address), **fields)
+    identity, (error,) = await try_create_identity(
+        ada, arguments.get("address", ada.address), **fields
+    )
     assert (identity, error["path"], error["index"]) == (None, path, index)
     assert error["code"] == ("NOT_FOUND" if path == ["sentMailbox"] else "VALIDATION")
-    identity_id = (await known(ada))[ada.address]["id"]
+    identity_id = (await load_identities_by_address(ada))[ada.address]["id"]
     if fields:
-        _, (error,) = await change(ada, identity_id, **fields)
+        _, (error,) = await try_update_identities(ada, identity_id, **fields)
         assert (error["path"], error["index"]) == (["set", *path], index)
-    _, (error,) = await change(ada, identity_id)
+    _, (error,) = await try_update_identities(ada, identity_id)
     assert (error["code"], error["path"]) == ("VALIDATION", ["set"])
 
 
-async def test_all_invalid_identity_fields_are_reported(ada: Client) -> None:
-    _, errors = await create(ada, ada.address, name="a\nb", replyTo="x", bcc=["y"])
+async def test_all_invalid_identity_fields_are_reported(ada: GraphQLClient) -> None:
+    _, errors = await try_create_identity(ada, ada.address, name="a\nb", replyTo="x", bcc=["y"])
     assert [error["path"] for error in errors] == [["bcc"], ["name"], ["replyTo"]]
 
 
-async def test_foreign_sent_mailbox_is_not_found(ada: Client, bob: Client) -> None:
-    await team(bob)
-    await share(bob, ada, "LOOKUP", "READ", "INSERT", "POST")
-    foreign_mailbox_id = global_ids.encode("Mailbox", (await bob.box("Sent")).id)
+async def test_foreign_sent_mailbox_is_not_found(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await create_team_mailbox(bob)
+    await share_mailbox(bob, ada, "LOOKUP", "READ", "INSERT", "POST")
+    foreign_mailbox_id = global_ids.encode("Mailbox", (await bob.load_mailbox("Sent")).id)
     document = "{ viewer { user { sharedMailboxes { nodes { id } } } } }"
     (shared,) = (await ada(document))["viewer"]["user"]["sharedMailboxes"]["nodes"]
     for mailbox_id in (foreign_mailbox_id, shared["id"]):
-        _, (error,) = await create(ada, ada.address, sentMailbox={"id": mailbox_id})
+        _, (error,) = await try_create_identity(ada, ada.address, sentMailbox={"id": mailbox_id})
         assert (error["code"], error["path"]) == ("NOT_FOUND", ["sentMailbox"])
 
 
-async def test_identity_limit_ignores_lost_identities(ada: Client) -> None:
-    await whitelist(ada, "*@example.net")
+async def test_identity_limit_ignores_lost_identities(ada: GraphQLClient) -> None:
+    await set_from_whitelist(ada, "*@example.net")
     for n in range(MAX_IDENTITIES):
-        await made(ada, f"a{n}@example.net")
-    _, (error,) = await create(ada, ada.address)
+        await create_identity(ada, f"a{n}@example.net")
+    _, (error,) = await try_create_identity(ada, ada.address)
     assert (error["code"], error["limit"], error["used"]) == (
         "LIMIT_REACHED",
         MAX_IDENTITIES,
         MAX_IDENTITIES,
     )
-    await whitelist(ada, "a1@example.net")
-    await made(ada, ada.address)
-    assert set(await known(ada)) == {"a1@example.net", ada.address}
-    await whitelist(ada, "*@example.net")
-    assert len(await known(ada)) == 2
+    await set_from_whitelist(ada, "a1@example.net")
+    await create_identity(ada, ada.address)
+    assert set(await load_identities_by_address(ada)) == {"a1@example.net", ada.address}
+    await set_from_whitelist(ada, "*@example.net")
+    assert len(await load_identities_by_address(ada)) == 2
 
 
-async def test_identity_pages_are_complete(ada: Client, world: Environment) -> None:
+async def test_identity_pages_are_complete(ada: GraphQLClient, environment: Environment) -> None:
     for n in range(7):
-        await address(world, f"{'äbC'[n % 3]}{n}@example.org", user_id=ada.user.id)
+        await add_address(environment, f"{'äbC'[n % 3]}{n}@example.org", user_id=ada.user.id)
     for n in range(4):
-        await address(world, f"Z{n}z@example.org", kind=FORWARD, targets=["ada@example.org"])
-    await whitelist(ada, "a@example.com", "ada@example.com", "z@example.com")
+        await add_address(
+            environment, f"Z{n}z@example.org", kind=FORWARD, targets=["ada@example.org"]
+        )
+    await set_from_whitelist(ada, "a@example.com", "ada@example.com", "z@example.com")
     for sender in ("a@example.com", "b1@example.org", "z@example.com"):
-        await made(ada, sender)
-    all_addresses = [identity["address"] for identity in (await listed(ada, first=50))["nodes"]]
+        await create_identity(ada, sender)
+    all_addresses = [
+        identity["address"] for identity in (await list_identities(ada, first=50))["nodes"]
+    ]
     assert len(all_addresses) == len(set(all_addresses)) == 15
     for size in (1, 2, 4, 15):
         paged_addresses: list[str] = []
         page: Any = {"pageInfo": {"endCursor": None, "hasNextPage": True}}
         while page["pageInfo"]["hasNextPage"]:
-            page = await listed(ada, first=size, after=page["pageInfo"]["endCursor"])
+            page = await list_identities(ada, first=size, after=page["pageInfo"]["endCursor"])
             assert page["totalCount"] == 15
             assert 0 < len(page["nodes"]) <= size
             paged_addresses += [identity["address"] for identity in page["nodes"]]
@@ -269,19 +295,19 @@ async def test_identity_pages_are_complete(ada: Client, world: Environment) -> N
 
 
 async def test_identity_list_statement_count_is_independent_of_users(
-    root: Client, ada: Client, statements: list[str]
+    root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { username identities(first: 5) {
       totalCount nodes { address name default bcc sentMailbox { path } } } } } }"""
 
     async def create_identities(user_id: int, name: str) -> None:
         sender = f"list.{name}@example.org"
-        await address(root.world, sender, kind=FORWARD, targets=[f"{name}@example.org"])
+        await add_address(root.environment, sender, kind=FORWARD, targets=[f"{name}@example.org"])
         for local in ("x", "y"):
-            await address(root.world, f"{local}{name}@example.org", user_id=user_id)
+            await add_address(root.environment, f"{local}{name}@example.org", user_id=user_id)
         user = {"user": {"id": global_ids.encode("User", user_id)}, "sentMailbox": {"path": "Sent"}}
-        await made(root, f"x{name}@example.org", **user)
-        await made(root, sender, **user)
+        await create_identity(root, f"x{name}@example.org", **user)
+        await create_identity(root, sender, **user)
 
     async def count_statements() -> int:
         del statements[:]
@@ -293,73 +319,87 @@ async def test_identity_list_statement_count_is_independent_of_users(
     await create_identities(ada.user.id, "ada")
     counts = [await count_statements()]
     for n in range(20):
-        user = await make_user(ada.world, f"n{n}")
+        user = await make_user(ada.environment, f"n{n}")
         await create_identities(user.id, user.username)
     counts += [await count_statements(), await count_statements()]
     assert len(set(counts)) == 1
 
 
-async def test_identity_of_another_user_cannot_be_read_or_changed(ada: Client, bob: Client) -> None:
-    identity = await made(ada, ada.address, name="Ada", signatureText="secret")
-    before = await known(ada)
-    assert await bob(NODE, id=identity["id"]) == {"node": None}
-    assert set(await known(bob)) == {bob.address}
+async def test_identity_of_another_user_cannot_be_read_or_changed(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    identity = await create_identity(ada, ada.address, name="Ada", signatureText="secret")
+    before = await load_identities_by_address(ada)
+    assert await bob(IDENTITY_NODE_QUERY, id=identity["id"]) == {"node": None}
+    assert set(await load_identities_by_address(bob)) == {bob.address}
     document = "query ($id: ID!) { user(by: {id: $id}) { identities { nodes { id } } } }"
-    assert await bob(document, id=id_of(ada)) == {"user": None}
+    assert await bob(document, id=user_global_id(ada)) == {"user": None}
     for answer in (
-        await create(bob, ada.address, user={"id": id_of(ada)}),
-        await create(bob, ada.address),
-        await change(bob, identity["id"], name="Eve"),
+        await try_create_identity(bob, ada.address, user={"id": user_global_id(ada)}),
+        await try_create_identity(bob, ada.address),
+        await try_update_identities(bob, identity["id"], name="Eve"),
     ):
         (error,) = answer[1]
         assert error["code"] in {"NOT_FOUND", "FORBIDDEN_OPERATION"}
-    (error,) = (await remove(bob, identity["id"]))["errors"]
+    (error,) = (await delete_identities(bob, identity["id"]))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["ids"])
-    own_id = (await known(bob))[bob.address]["id"]
-    _, (error,) = await change(bob, own_id, identity["id"], name="Eve")
+    own_id = (await load_identities_by_address(bob))[bob.address]["id"]
+    _, (error,) = await try_update_identities(bob, own_id, identity["id"], name="Eve")
     assert (error["code"], error["index"]) == ("NOT_FOUND", 1)
-    assert (await known(bob))[bob.address]["name"] is None
-    assert await known(ada) == before
+    assert (await load_identities_by_address(bob))[bob.address]["name"] is None
+    assert await load_identities_by_address(ada) == before
 
 
 async def test_admin_changes_identities_within_permissions(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    without_bcc_maps = await chief(root)
-    with_bcc_maps = await chief(root, AdminPermission.BCC_MAPS, name="whole")
-    await run(root, "userCreate", "user { id }", address="x@own.example", passwordDisabled=True)
-    other_domain_admin = await chief(root, *AdminPermission, domain="own.example", name="other")
-    user, unknown_id = {"user": {"id": id_of(ada)}}, global_ids.encode("Identity", 1)
-    identity = await made(without_bcc_maps, ada.address, name="Ada", **user)
+    without_bcc_maps = await make_admin_of_domain(root)
+    with_bcc_maps = await make_admin_of_domain(root, AdminPermission.BCC_MAPS, name="whole")
+    await execute_mutation(
+        root, "userCreate", "user { id }", address="x@own.example", passwordDisabled=True
+    )
+    other_domain_admin = await make_admin_of_domain(
+        root, *AdminPermission, domain="own.example", name="other"
+    )
+    user, unknown_id = {"user": {"id": user_global_id(ada)}}, global_ids.encode("Identity", 1)
+    identity = await create_identity(without_bcc_maps, ada.address, name="Ada", **user)
     for extra in ({"bcc": ["chief@example.org"]}, {"replyTo": "chief@example.org"}):
-        _, (error,) = await change(without_bcc_maps, identity["id"], **extra)
+        _, (error,) = await try_update_identities(without_bcc_maps, identity["id"], **extra)
         assert (error["code"], error["requires"]) == ("FORBIDDEN", "BCC_MAPS")
-        (after,), errors = await change(with_bcc_maps, identity["id"], **extra)
+        (after,), errors = await try_update_identities(with_bcc_maps, identity["id"], **extra)
         assert (errors, {name: after[name] for name in extra}) == ([], extra)
-        _, (error,) = await change(other_domain_admin, identity["id"], **extra)
+        _, (error,) = await try_update_identities(other_domain_admin, identity["id"], **extra)
         assert error["code"] == "NOT_FOUND"
-    assert (await change(other_domain_admin, unknown_id, name="x"))[1][0]["code"] == "NOT_FOUND"
-    _, (error,) = await create(without_bcc_maps, "chief@example.org", **user)
+    assert (await try_update_identities(other_domain_admin, unknown_id, name="x"))[1][0][
+        "code"
+    ] == "NOT_FOUND"
+    _, (error,) = await try_create_identity(without_bcc_maps, "chief@example.org", **user)
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["address"])
-    last = await reached(world, ada.user.id)
-    assert (await remove(root, identity["id"]))["errors"] == []
-    assert [kind for kind, _ in await journal(world, ada.user.id, last)] == ["IDENTITY_CHANGED"]
+    last = await reached(environment, ada.user.id)
+    assert (await delete_identities(root, identity["id"]))["errors"] == []
+    assert [kind for kind, _ in await journal(environment, ada.user.id, last)] == [
+        "IDENTITY_CHANGED"
+    ]
 
 
-async def test_identity_is_deleted_and_restored_with_its_user(ada: Client, root: Client) -> None:
-    identity = await made(ada, ada.address, name="Ada")
-    user = {"users": {"ids": [id_of(ada)]}, "deleteAfter": "2031-01-01T00:00:00Z"}
+async def test_identity_is_deleted_and_restored_with_its_user(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    identity = await create_identity(ada, ada.address, name="Ada")
+    user = {"users": {"ids": [user_global_id(ada)]}, "deleteAfter": "2031-01-01T00:00:00Z"}
     document = """mutation ($d: UserDeleteInput!) { userDelete(input: $d) { errors { code } } }"""
     assert (await root(document, d=user))["userDelete"]["errors"] == []
-    assert await root(NODE, id=identity["id"]) == {"node": None}
+    assert await root(IDENTITY_NODE_QUERY, id=identity["id"]) == {"node": None}
     user_restore = (
         """mutation ($r: UserRestoreInput!) { userRestore(input: $r) { errors { code } } }"""
     )
-    assert (await root(user_restore, r={"by": {"id": id_of(ada)}}))["userRestore"]["errors"] == []
-    assert (await root(NODE, id=identity["id"]))["node"] == identity
+    assert (await root(user_restore, r={"by": {"id": user_global_id(ada)}}))["userRestore"][
+        "errors"
+    ] == []
+    assert (await root(IDENTITY_NODE_QUERY, id=identity["id"]))["node"] == identity
 
 
-async def test_shortest_identity_list_query(ada: Client) -> None:
-    assert await ada(SHORT) == {
+async def test_shortest_identity_list_query(ada: GraphQLClient) -> None:
+    assert await ada(IDENTITY_ADDRESSES_QUERY) == {
         "viewer": {"user": {"identities": {"nodes": [{"address": ada.address}]}}}
     }

@@ -11,18 +11,18 @@ from mail.compose import text_templates
 from models.errors import InvalidInput
 from models.runtime.environment import CommittedOptions, Environment
 from models.users.tables import User
-from tests.conftest import Client
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import bodies
 from tests.support.operations.bulk_operations import take_back
 
 SEND_FIELDS = """submission { id } submissions { id envelopeFrom recipients { recipient } }
   messages { subject text to { address } } undo { token } warnings { code }"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def send_message(client: Client, **fields: Any) -> Any:
-    return await run(client, "messageSend", SEND_FIELDS, **fields)
+async def send_message(client: GraphQLClient, **fields: Any) -> Any:
+    return await execute_mutation(client, "messageSend", SEND_FIELDS, **fields)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
@@ -33,7 +33,9 @@ def merge_entry(local_part: str, **values: Any) -> dict[str, Any]:
     return {"to": [{"address": f"{local_part}@example.net"}], "values": values}
 
 
-async def test_merge_sends_one_message_per_entry(ada: Client, world: Environment) -> None:
+async def test_merge_sends_one_message_per_entry(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     answer = await send_message(
         ada,
         subject="Hello {{name}}",
@@ -53,7 +55,7 @@ async def test_merge_sends_one_message_per_entry(ada: Client, world: Environment
     ]
     assert [item["subject"] for item in answer["messages"]] == ["Hello Carol", "Hello <Dave>"]
     assert "Dear <Dave>, 3 ducks & geese." in answer["messages"][1]["text"]
-    first, second = await bodies(world)
+    first, second = await bodies(environment)
     assert b"dave" not in first.lower()
     assert b"carol" not in second.lower()
     assert b"Dear &lt;Dave&gt;, 3 ducks &amp; geese." in second
@@ -61,7 +63,9 @@ async def test_merge_sends_one_message_per_entry(ada: Client, world: Environment
     assert len(set(ids)) == 2
 
 
-async def test_merge_with_invalid_entry_sends_nothing(ada: Client, world: Environment) -> None:
+async def test_merge_with_invalid_entry_sends_nothing(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     answer = await send_message(
         ada, subject="x", text="{{a}}", merge=[merge_entry("carol", a=1), merge_entry("dave")]
     )
@@ -72,22 +76,24 @@ async def test_merge_with_invalid_entry_sends_nothing(ada: Client, world: Enviro
         ("VALIDATION", ["merge", "1", "to"]),
         ("VALIDATION", ["merge", "2", "to"]),
     ]
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
 
 
-async def test_recipient_limit_counts_merge_recipients(ada: Client, world: Environment) -> None:
-    async with world.database.write_session() as session:
+async def test_recipient_limit_counts_merge_recipients(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with environment.database.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await (await session.connection()).execute(user_update.values(recipients=3))
     entries = [merge_entry(name) for name in "abcd"]
     assert [
         code for code, _ in error_codes_and_paths(await send_message(ada, text="x", merge=entries))
     ] == ["RATE_LIMITED"]
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
     assert (await send_message(ada, text="x", merge=entries[:3]))["errors"] == []
 
 
-async def test_undo_cancels_all_merged_messages(ada: Client) -> None:
+async def test_undo_cancels_all_merged_messages(ada: GraphQLClient) -> None:
     answer = await send_message(
         ada, text="x", merge=[merge_entry("a"), merge_entry("b")], undoWindow="PT30S"
     )
@@ -95,7 +101,7 @@ async def test_undo_cancels_all_merged_messages(ada: Client) -> None:
     assert (undone["errors"], undone["restoredCount"]) == ([], 2)
 
 
-async def undo_send(client: Client, sent: Any) -> Any:
+async def undo_send(client: GraphQLClient, sent: Any) -> Any:
     return await take_back(client, sent)
 
 
@@ -118,14 +124,14 @@ async def undo_send(client: Client, sent: Any) -> Any:
     ],
 )
 async def test_invalid_merge_is_refused(
-    ada: Client, world: Environment, arguments: dict[str, Any], path: list[str]
+    ada: GraphQLClient, environment: Environment, arguments: dict[str, Any], path: list[str]
 ) -> None:
     answer = await send_message(ada, **{"text": "x", **arguments})
     assert error_codes_and_paths(answer) == [("VALIDATION", path)]
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
 
 
-async def test_placeholders_without_values_are_kept(ada: Client) -> None:
+async def test_placeholders_without_values_are_kept(ada: GraphQLClient) -> None:
     answer = await send_message(ada, to=[{"address": "b@x.org"}], subject="{{x}}", text="{{y}}")
     assert answer["messages"][0]["subject"] == "{{x}}"
 
@@ -139,14 +145,18 @@ def test_merge_value_is_not_expanded_and_length_is_limited() -> None:
         text_templates.fill_placeholders("{{a}}" * 11, {"a": "x" * 10}, "text", max_length=100)
 
 
-async def test_merge_over_quota_warns_about_missing_copies(ada: Client, world: Environment) -> None:
+async def test_merge_over_quota_warns_about_missing_copies(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     sent_messages = (
         await send_message(ada, text="x" * 500, to=[{"address": "carol@example.net"}])
     )["messages"]
     assert len(sent_messages) == 1
-    (user,) = await world.database.read(select(col(User.used)).where(col(User.id) == ada.user.id))
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, default_quota=3 * user.used + 100), 1)
+    (user,) = await environment.database.read(
+        select(col(User.used)).where(col(User.id) == ada.user.id)
+    )
+    environment.use_options_unless_outdated(
+        CommittedOptions(replace(environment.options, default_quota=3 * user.used + 100), 1)
     )
     answer = await send_message(
         ada, text="x" * 500, merge=[merge_entry(name) for name in ("carol", "dave", "erin")]
@@ -155,13 +165,13 @@ async def test_merge_over_quota_warns_about_missing_copies(ada: Client, world: E
     assert [message["to"][0]["address"][:4] for message in answer["messages"]] == ["caro", "dave"]
     assert len(answer["submissions"]) == 3
     assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
-    assert len(await bodies(world)) == 4
+    assert len(await bodies(environment)) == 4
     # Restore the quota that the domain's counters assume.
-    world.use_options_unless_outdated(CommittedOptions(world.initial_options, 2))
+    environment.use_options_unless_outdated(CommittedOptions(environment.initial_options, 2))
 
 
 async def test_merge_statement_count_is_independent_of_entry_count(
-    ada: Client, statements: list[Any]
+    ada: GraphQLClient, statements: list[Any]
 ) -> None:
     await send_message(ada, text="x", merge=[merge_entry("warm")])
     counts = []

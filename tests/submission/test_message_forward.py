@@ -10,31 +10,35 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User
-from tests.conftest import Client, make_key, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
 from tests.support.mail_servers.queue_worker import inbox, relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.bulk_operations import keys, nodes
 from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def forward_message(client: Client, message_id: str, *addresses: str, **extra: Any) -> Any:
+async def forward_message(
+    client: GraphQLClient, message_id: str, *addresses: str, **extra: Any
+) -> Any:
     arguments = {"message": {"id": message_id}, "addresses": list(addresses), **extra}
     return (await client(MESSAGE_FORWARD, input=arguments))["messageForward"]
 
 
-async def receive_message(client: Client, raw: bytes) -> str:
+async def receive_message(client: GraphQLClient, raw: bytes) -> str:
     """Receive a message and return its ID."""
-    return global_ids.encode("Message", (await receive(client, raw)).message_id)
+    return global_ids.encode("Message", (await deliver_to(client, raw)).message_id)
 
 
-async def test_forwarded_message_is_unchanged(ada: Client, bob: Client, world: Environment) -> None:
+async def test_forwarded_message_is_unchanged(
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
+) -> None:
     raw = raw_message("kept", body="\r\n".join(["as it is. "] * 9), X_Odd="  spaced  ")
     message_id = await receive_message(ada, raw)
-    last = await reached(world, ada.user.id)
-    async with listening(Server()) as server, working(world, relay(server)):
+    last = await reached(environment, ada.user.id)
+    async with listening(Server()) as server, working(environment, relay(server)):
         answer = await forward_message(
             ada, message_id, "carol@example.net", bob.address, "CAROL@example.net"
         )
@@ -43,8 +47,8 @@ async def test_forwarded_message_is_unchanged(ada: Client, bob: Client, world: E
             ("1", "mail", "carol@example.net"),
             ("2", "mail", bob.address),
         ]
-        ((submission_id,),) = await rows(world, "SELECT id FROM submissions")
-        await settled(world, submission_id)
+        ((submission_id,),) = await rows(environment, "SELECT id FROM submissions")
+        await settled(environment, submission_id)
     (received,) = server.mails
     assert received.raw.endswith(raw)
     assert [message.subject for message in await inbox(bob)] == ["kept"]
@@ -56,19 +60,21 @@ async def test_forwarded_message_is_unchanged(ada: Client, bob: Client, world: E
     )  # fmt: skip
     (stored,) = await nodes(ada)
     assert stored["flags"] == ["$Forwarded"]
-    kinds = {kind for kind, _ in await journal(world, ada.user.id, last)}
+    kinds = {kind for kind, _ in await journal(environment, ada.user.id, last)}
     assert kinds == {ChangeKind.SUBMISSION_CHANGED, ChangeKind.MESSAGE_UPDATED}
 
 
-async def test_deleted_message_is_still_forwarded(ada: Client, world: Environment) -> None:
+async def test_deleted_message_is_still_forwarded(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     message_id = await receive_message(ada, raw_message("gone"))
     await forward_message(ada, message_id, "carol@example.net")
     document = """mutation ($input: MessageDeleteInput!) {
         messageDelete(input: $input) { deletedCount } }"""
     await ada(document, input={"select": {"ids": [message_id]}, "permanent": True})
-    ((submission_id,),) = await rows(world, "SELECT id FROM submissions")
-    async with listening(Server()) as server, working(world, relay(server)):
-        await settled(world, submission_id)
+    ((submission_id,),) = await rows(environment, "SELECT id FROM submissions")
+    async with listening(Server()) as server, working(environment, relay(server)):
+        await settled(environment, submission_id)
     (received,) = server.mails
     assert b"Subject: gone" in received.raw
 
@@ -84,16 +90,16 @@ async def test_deleted_message_is_still_forwarded(ada: Client, world: Environmen
     ],
 )
 async def test_invalid_forward_addresses_are_refused(
-    ada: Client, world: Environment, to: list[str], refusal: tuple[Any, ...]
+    ada: GraphQLClient, environment: Environment, to: list[str], refusal: tuple[Any, ...]
 ) -> None:
     message_id = await receive_message(ada, raw_message("a"))
     assert forward_errors(await forward_message(ada, message_id, *to)) == [refusal]
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(0,)]
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
     assert (await nodes(ada))[0]["flags"] == []
 
 
 async def test_foreign_message_or_draft_is_not_forwarded(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     foreign_id = await receive_message(bob, raw_message("b"))
     for client, message_id in ((ada, foreign_id), (ada, global_ids.encode("Message", 7))):
@@ -107,10 +113,10 @@ async def test_foreign_message_or_draft_is_not_forwarded(
     assert forward_errors(await forward_message(ada, draft_id, "carol@example.net")) == [
         ("CONFLICT", ["message"], None)
     ]
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(0,)]
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
 
 
-async def test_mail_loop_is_not_forwarded(ada: Client) -> None:
+async def test_mail_loop_is_not_forwarded(ada: GraphQLClient) -> None:
     for hops, expected in ((29, []), (30, [("CONFLICT", ["message"])])):
         trace = "".join(f"Received: from h{n}\r\n by h{n + 1}; x\r\n" for n in range(hops))
         message_id = await receive_message(ada, trace.encode() + raw_message(f"hops {hops}"))
@@ -118,22 +124,24 @@ async def test_mail_loop_is_not_forwarded(ada: Client) -> None:
         assert [(e["code"], e["path"]) for e in answer["errors"]] == expected
 
 
-async def test_forward_counts_towards_recipient_limit(ada: Client, world: Environment) -> None:
+async def test_forward_counts_towards_recipient_limit(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     message_id = await receive_message(ada, raw_message("a"))
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=2))
     assert (await forward_message(ada, message_id, "c@example.net", "d@example.net"))[
         "errors"
     ] == []
     answer = await forward_message(ada, message_id, "e@example.net")
     assert [e["code"] for e in answer["errors"]] == ["RATE_LIMITED"]
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=None))
-    assert len(await rows(world, "SELECT id FROM submissions")) == 1
+    assert len(await rows(environment, "SELECT id FROM submissions")) == 1
 
 
 async def test_idempotency_key_forwards_once_and_validate_only_never(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     message_id = await receive_message(ada, raw_message("a"))
     validated = await forward_message(
@@ -145,15 +153,17 @@ async def test_idempotency_key_forwards_once_and_validate_only_never(
         ada, message_id, "c@example.net", options={"idempotencyKey": "k"}
     )
     assert (repeated["queueId"], repeated["replayed"]) == (first["queueId"], True)
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(1,)]
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(1,)]
 
 
-async def test_forward_needs_submit_scope(ada: Client, world: Environment) -> None:
-    await receive(ada)
+async def test_forward_needs_submit_scope(ada: GraphQLClient, environment: Environment) -> None:
+    await deliver_to(ada)
     (message_id,) = await keys(ada)
     scopes = [Scope.MAIL]
-    secret = await make_key(world, "mail", user_id=ada.user.id, role=ada.user.role, scopes=scopes)
-    client = Client(ada.http, world, ada.user, secret)
+    secret = await make_api_key(
+        environment, "mail", user_id=ada.user.id, role=ada.user.role, scopes=scopes
+    )
+    client = GraphQLClient(ada.http, environment, ada.user, secret)
     assert [
         e["code"] for e in (await forward_message(client, message_id, "c@example.net"))["errors"]
     ] == ["FORBIDDEN"]

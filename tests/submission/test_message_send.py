@@ -14,7 +14,7 @@ from graph.types.errors import MutationError
 from graph.types.scalars import SCALARS
 from models.runtime.environment import Environment
 from models.users.roles import Scope
-from tests.conftest import Client, context, raw_message, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
 from tests.support.mail_servers.queue_worker import inbox, relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 
@@ -57,9 +57,9 @@ def schema() -> strawberry.Schema:
 
 
 async def execute(
-    schema: strawberry.Schema, client: Client, document: str, **variables: Any
+    schema: strawberry.Schema, client: GraphQLClient, document: str, **variables: Any
 ) -> Any:
-    ctx = context(client)
+    ctx = client_context(client)
     result = await schema.execute(document, variable_values=variables, context_value=ctx)
     assert result.errors is None, result.errors
     (answer,) = (result.data or {}).values()
@@ -67,7 +67,7 @@ async def execute(
 
 
 async def test_message_is_sent_to_remote_and_local_recipient(
-    schema: strawberry.Schema, ada: Client, bob: Client, world: Environment
+    schema: strawberry.Schema, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     content = base64.b64encode(b"1;2").decode()
     arguments = {
@@ -78,7 +78,7 @@ async def test_message_is_sent_to_remote_and_local_recipient(
         "attachments": [{"content": content, "filename": "a.csv", "contentType": "text/csv"}],
         "priority": "HIGH",
     }
-    async with listening(Server()) as server, working(world, relay(server)):
+    async with listening(Server()) as server, working(environment, relay(server)):
         sent = await execute(schema, ada, MESSAGE_SEND, input=arguments)
         assert (sent["errors"], sent["warnings"]) == ([], [])
         assert sent["message"] == {"id": sent["message"]["id"], "subject": "Hi", "seen": True}
@@ -88,7 +88,7 @@ async def test_message_is_sent_to_remote_and_local_recipient(
             "bob@example.org",
         ]
         submission_id = global_ids.decode("Submission", sent["submission"]["id"])
-        await settled(world, submission_id)
+        await settled(environment, submission_id)
     for by in ({"id": sent["submission"]["id"]}, {"queueId": sent["submission"]["queueId"]}):
         submission = await execute(schema, ada, SUBMISSION_QUERY, by=by)
         assert submission["state"] == "SENT"
@@ -104,7 +104,9 @@ async def test_message_is_sent_to_remote_and_local_recipient(
     assert [recipient.subject for recipient in await inbox(bob)] == ["Hi"]
 
 
-async def test_held_submission_can_be_cancelled(schema: strawberry.Schema, ada: Client) -> None:
+async def test_held_submission_can_be_cancelled(
+    schema: strawberry.Schema, ada: GraphQLClient
+) -> None:
     sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, "undoWindow": "PT20S"})
     assert sent["submission"]["state"] == "HELD_FOR_UNDO"
     assert sent["submission"]["undoUntil"] == "2030-01-01T00:00:20Z"
@@ -142,7 +144,7 @@ async def test_held_submission_can_be_cancelled(schema: strawberry.Schema, ada: 
     ],
 )
 async def test_invalid_send_returns_typed_error(
-    schema: strawberry.Schema, ada: Client, change: dict[str, Any], error: tuple[Any, ...]
+    schema: strawberry.Schema, ada: GraphQLClient, change: dict[str, Any], error: tuple[Any, ...]
 ) -> None:
     sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, **change})
     assert (sent["submission"], sent["message"]) == (None, None)
@@ -150,20 +152,20 @@ async def test_invalid_send_returns_typed_error(
 
 
 async def test_send_with_same_idempotency_key_runs_once(
-    schema: strawberry.Schema, ada: Client, world: Environment
+    schema: strawberry.Schema, ada: GraphQLClient, environment: Environment
 ) -> None:
     arguments = {**SEND_INPUT, "options": {"idempotencyKey": "k"}}
     first = await execute(schema, ada, MESSAGE_SEND, input=arguments)
     repeated = await execute(schema, ada, MESSAGE_SEND, input=arguments)
     assert (first["replayed"], repeated["replayed"]) == (False, True)
     assert repeated["submission"]["id"] == first["submission"]["id"]
-    async with listening(Server()) as server, working(world, relay(server)):
-        await settled(world, global_ids.decode("Submission", first["submission"]["id"]))
+    async with listening(Server()) as server, working(environment, relay(server)):
+        await settled(environment, global_ids.decode("Submission", first["submission"]["id"]))
     assert len(server.mails) == 1
 
 
-async def test_send_needs_submit_scope(schema: strawberry.Schema, ada: Client) -> None:
-    ctx = context(ada, Scope.MAIL)
+async def test_send_needs_submit_scope(schema: strawberry.Schema, ada: GraphQLClient) -> None:
+    ctx = client_context(ada, Scope.MAIL)
     result = await schema.execute(
         MESSAGE_SEND, variable_values={"input": SEND_INPUT}, context_value=ctx
     )
@@ -173,9 +175,9 @@ async def test_send_needs_submit_scope(schema: strawberry.Schema, ada: Client) -
 
 
 async def test_reply_uses_subject_and_sender_of_original(
-    schema: strawberry.Schema, ada: Client
+    schema: strawberry.Schema, ada: GraphQLClient
 ) -> None:
-    inserted = await receive(ada, raw_message("Plans"))
+    inserted = await deliver_to(ada, raw_message("Plans"))
     reference = {
         "message": {"id": global_ids.encode("Message", inserted.message_id)},
         "action": "REPLY",
@@ -196,7 +198,9 @@ async def test_reply_uses_subject_and_sender_of_original(
 @pytest.mark.parametrize(
     "extra", [{}, {"isDraft": True}, {"raw": "From: ada@example.org\r\n\r\nx"}]
 )
-async def test_send_time_too_far_in_future_is_refused(ada: Client, extra: dict[str, Any]) -> None:
+async def test_send_time_too_far_in_future_is_refused(
+    ada: GraphQLClient, extra: dict[str, Any]
+) -> None:
     arguments = extra if "raw" in extra else {**SEND_INPUT, **extra}
     arguments = {**arguments, "sendTime": "9999-12-31T23:59:59Z"}
     answer = (await ada(MESSAGE_SEND, input=arguments))["messageSend"]

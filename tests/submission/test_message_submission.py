@@ -47,7 +47,7 @@ from resolvers.submission.loaders import SubmissionPageKey
 from resolvers.submission.outgoing_messages import compose_messages
 from resolvers.submission.prepared_messages import NO_FOLDER_WARNING, NOT_SAVED_TO_SENT
 from resolvers.submission.reply_references import Reference, ReferenceAction
-from tests.conftest import Client, Clock, context, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.operations.send_operations import (
     OUTSIDE_RECIPIENT,
     SHORT_MESSAGE,
@@ -55,22 +55,22 @@ from tests.support.operations.send_operations import (
 )
 
 
-async def load_queue_entries(client: Client, sent: SentMessage) -> list[ColumnRow]:
+async def load_queue_entries(client: GraphQLClient, sent: SentMessage) -> list[ColumnRow]:
     assert sent.submission is not None
     (rows,) = await submission_loaders.load_queue_entries_by_submission(
-        context(client), [sent.submission.id]
+        client_context(client), [sent.submission.id]
     )
     return rows
 
 
-async def load_message(client: Client, message_id: int) -> ColumnRow:
+async def load_message(client: GraphQLClient, message_id: int) -> ColumnRow:
     query = select(*select_columns(Message)).where(col(Message.id) == message_id)
-    (row,) = await client.world.database.read(query)
+    (row,) = await client.environment.database.read(query)
     return row
 
 
-async def count_rows(world: Environment, table: Any) -> int:
-    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
+async def count_rows(environment: Environment, table: Any) -> int:
+    (row,) = await environment.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
@@ -78,7 +78,9 @@ def pair_addresses(pairs: Sequence[Sequence[str | None]]) -> list[str | None]:
     return [address for _, address in pairs]
 
 
-async def test_sent_message_is_stored_and_queued(ada: Client, world: Environment) -> None:
+async def test_sent_message_is_stored_and_queued(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     sent = await send_outgoing_message(
         ada, bcc=[NamedAddress("eve@example.net")], cc=[NamedAddress("Carol@Example.NET")]
     )
@@ -89,32 +91,39 @@ async def test_sent_message_is_stored_and_queued(ada: Client, world: Environment
         "ada@example.org",
     )
     assert sent.submission.message_id == sent.message.id
-    assert (sent.message.mailbox_id, sent.message.seen) == ((await ada.box("Sent")).id, True)
+    assert (sent.message.mailbox_id, sent.message.seen) == (
+        (await ada.load_mailbox("Sent")).id,
+        True,
+    )
     assert pair_addresses(sent.message.bcc) == ["eve@example.net"]
     assert sent.message.envelope_to == ["carol@example.net", "eve@example.net"]
     rows = await load_queue_entries(ada, sent)
     assert [(row.recipient, row.domain, row.state, row.next_at) for row in rows] == [
-        ("carol@example.net", "example.net", DeliveryState.PENDING, world.now()),
-        ("eve@example.net", "example.net", DeliveryState.PENDING, world.now()),
+        ("carol@example.net", "example.net", DeliveryState.PENDING, environment.now()),
+        ("eve@example.net", "example.net", DeliveryState.PENDING, environment.now()),
     ]
-    assert {row.expires_at for row in rows} == {world.now() + timedelta(days=5)}
+    assert {row.expires_at for row in rows} == {environment.now() + timedelta(days=5)}
     assert sent.warnings == ()
 
 
-async def test_submission_references_all_its_blobs(ada: Client, world: Environment) -> None:
-    attachment = OutgoingFile(world.random_bytes(5000), "big.bin")
+async def test_submission_references_all_its_blobs(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    attachment = OutgoingFile(environment.random_bytes(5000), "big.bin")
     sent = await send_outgoing_message(ada, attachments=[attachment])
     assert sent.submission is not None
     query = select(col(SubmissionBlob.blob_id)).where(
         col(SubmissionBlob.submission_id) == sent.submission.id
     )
-    blobs = {row.blob_id for row in await world.database.read(query)}
+    blobs = {row.blob_id for row in await environment.database.read(query)}
     assert sent.submission.blob_id in blobs
     assert len(blobs) == 2
 
 
-async def test_queue_wakeup_follows_stored_submission_only(ada: Client, world: Environment) -> None:
-    with world.wakeups.follow([QUEUE]) as wakeup:
+async def test_queue_wakeup_follows_stored_submission_only(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    with environment.wakeups.follow([QUEUE]) as wakeup:
         with pytest.raises(InvalidInput):
             await send_outgoing_message(ada, to=[])
         assert not wakeup.is_set()
@@ -122,11 +131,13 @@ async def test_queue_wakeup_follows_stored_submission_only(ada: Client, world: E
         assert wakeup.is_set()
 
 
-async def test_scheduled_submission_sends_no_wakeup(ada: Client, world: Environment) -> None:
-    with world.wakeups.follow([QUEUE]) as wakeup:
-        await send_outgoing_message(ada, send_time=world.now() + timedelta(hours=1))
+async def test_scheduled_submission_sends_no_wakeup(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    with environment.wakeups.follow([QUEUE]) as wakeup:
+        await send_outgoing_message(ada, send_time=environment.now() + timedelta(hours=1))
         assert not wakeup.is_set()
-        await send_outgoing_message(ada, send_time=world.now() + timedelta(seconds=5))
+        await send_outgoing_message(ada, send_time=environment.now() + timedelta(seconds=5))
         assert wakeup.is_set()
 
 
@@ -136,25 +147,25 @@ def test_wakeup_streams_are_distinct() -> None:
 
 
 async def test_message_is_sent_without_copy_if_mailbox_was_deleted(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Brief"]))
-    ctx, selector = context(ada), mailbox_loaders.MailboxSelector(path="Brief")
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Brief"]))
+    ctx, selector = client_context(ada), mailbox_loaders.MailboxSelector(path="Brief")
     account = await composition.read_account(ctx, ada.user.id)
     outgoing = replace(SHORT_MESSAGE, mailbox=selector)
     batch = await compose_messages(
         ctx, account, outgoing, ErrorCollector()
     )  # The mailbox is looked up here.
-    await mailbox_delete.delete_mailboxes(context(ada), MailboxDeletion([selector]))
+    await mailbox_delete.delete_mailboxes(client_context(ada), MailboxDeletion([selector]))
     (stored,) = await submission_create.store_submissions_and_copies(ctx, account, batch.messages)
     assert (stored.message_id, stored.no_copy_reason) == (None, NO_FOLDER_WARNING)
     assert stored.submission_id is not None
-    (user,) = await world.database.read(
+    (user,) = await environment.database.read(
         select(col(User.used), col(User.message_count)).where(col(User.id) == ada.user.id)
     )
     assert tuple(user) == (0, 0)
     query = select(col(Change.last), col(Change.ids)).where(col(Change.stream_id) == ada.user.id)
-    changes = await world.database.read(query)
+    changes = await environment.database.read(query)
     # the journal has no gaps
     assert sum(len(row.ids) for row in changes) == max(row.last for row in changes)
     upload_only = replace(batch.messages[0], request=replace(outgoing, upload_only=True))
@@ -173,16 +184,23 @@ async def test_message_is_sent_without_copy_if_mailbox_was_deleted(
     ],
 )
 async def test_send_with_foreign_sender_is_forbidden(
-    ada: Client, bob: Client, world: Environment, changes: dict[str, Any], path: list[str]
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    changes: dict[str, Any],
+    path: list[str],
 ) -> None:
     assert bob.address == "bob@example.org"
     with pytest.raises(Forbidden) as raised:
         await send_outgoing_message(ada, **changes)
     assert (raised.value.path, raised.value.requires) == (path, None)
-    assert (await count_rows(world, Submission), await count_rows(world, Message)) == (0, 0)
+    assert (await count_rows(environment, Submission), await count_rows(environment, Message)) == (
+        0,
+        0,
+    )
 
 
-async def test_own_address_in_any_spelling_is_accepted(ada: Client) -> None:
+async def test_own_address_in_any_spelling_is_accepted(ada: GraphQLClient) -> None:
     sent = await send_outgoing_message(ada, from_=NamedAddress("A.da+news@EXAMPLE.org", "Ada"))
     assert sent.message is not None
     assert (sent.message.from_name, sent.message.from_address) == ("Ada", "A.da+news@example.org")
@@ -190,14 +208,14 @@ async def test_own_address_in_any_spelling_is_accepted(ada: Client) -> None:
 
 @pytest.mark.parametrize("column", ["disabled", "suspended"])
 async def test_disabled_or_suspended_account_cannot_send(
-    ada: Client, world: Environment, column: str
+    ada: GraphQLClient, environment: Environment, column: str
 ) -> None:
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         user_update = update(User).where(col(User.id) == ada.user.id).values(**{column: True})
         await session.exec(user_update)
     with pytest.raises(Forbidden):
         await send_outgoing_message(ada)
-    assert await count_rows(world, Submission) == 0
+    assert await count_rows(environment, Submission) == 0
 
 
 @pytest.mark.parametrize(
@@ -215,15 +233,22 @@ async def test_disabled_or_suspended_account_cannot_send(
     ],
 )
 async def test_invalid_send_reports_field_and_stores_nothing(
-    ada: Client, world: Environment, changes: dict[str, Any], path: list[str], index: int | None
+    ada: GraphQLClient,
+    environment: Environment,
+    changes: dict[str, Any],
+    path: list[str],
+    index: int | None,
 ) -> None:
     with pytest.raises(InvalidInput) as raised:
         await send_outgoing_message(ada, **changes)
     assert (raised.value.path, raised.value.index) == (path, index)
-    assert (await count_rows(world, Submission), await count_rows(world, Message)) == (0, 0)
+    assert (await count_rows(environment, Submission), await count_rows(environment, Message)) == (
+        0,
+        0,
+    )
 
 
-async def test_envelope_can_differ_from_header(ada: Client) -> None:
+async def test_envelope_can_differ_from_header(ada: GraphQLClient) -> None:
     sent = await send_outgoing_message(
         ada, envelope=EnvelopeOverride("ada+bounces@example.org", ["zoe@bücher.example"])
     )
@@ -232,45 +257,49 @@ async def test_envelope_can_differ_from_header(ada: Client) -> None:
     assert [row.domain for row in await load_queue_entries(ada, sent)] == ["bücher.example"]
 
 
-async def test_message_over_quota_is_sent_without_copy(ada: Client, world: Environment) -> None:
+async def test_message_over_quota_is_sent_without_copy(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await fill_quota(ada)
     sent = await send_outgoing_message(ada)
     assert (sent.message, [code for code, _ in sent.warnings]) == (None, [NOT_SAVED_TO_SENT])
     assert len(await load_queue_entries(ada, sent)) == 1
     query = select(col(Change.last), col(Change.ids)).where(col(Change.stream_id) == ada.user.id)
-    changes = await world.database.read(query)
+    changes = await environment.database.read(query)
     # the journal has no gaps
     assert sum(len(row.ids) for row in changes) == max(row.last for row in changes)
     with pytest.raises(OverQuota):
         await send_outgoing_message(ada, upload_only=True)
 
 
-async def fill_quota(client: Client) -> None:
-    async with client.world.write_session(client.user.id) as session:
+async def fill_quota(client: GraphQLClient) -> None:
+    async with client.environment.write_session(client.user.id) as session:
         user_update = update(User).where(col(User.id) == client.user.id).values(quota=10)
         await session.exec(user_update)
 
 
-async def test_draft_is_stored_and_not_queued(ada: Client, world: Environment) -> None:
+async def test_draft_is_stored_and_not_queued(ada: GraphQLClient, environment: Environment) -> None:
     sent = await send_outgoing_message(ada, is_draft=True, to=[])
     assert sent.message is not None
     assert (sent.submission, sent.message.draft) == (None, True)
-    assert sent.message.mailbox_id == (await ada.box("Drafts")).id
-    assert await count_rows(world, Submission) == 0
+    assert sent.message.mailbox_id == (await ada.load_mailbox("Drafts")).id
+    assert await count_rows(environment, Submission) == 0
 
 
-async def test_sent_copy_is_stored_in_given_mailbox(ada: Client, bob: Client) -> None:
+async def test_sent_copy_is_stored_in_given_mailbox(ada: GraphQLClient, bob: GraphQLClient) -> None:
     sent = await send_outgoing_message(ada, mailbox=mailbox_loaders.MailboxSelector(path="INBOX"))
     assert sent.message is not None
-    assert sent.message.mailbox_id == (await ada.box()).id
+    assert sent.message.mailbox_id == (await ada.load_mailbox()).id
     with pytest.raises(NotFound) as raised:
         await send_outgoing_message(
-            ada, mailbox=mailbox_loaders.MailboxSelector(id=(await bob.box()).id)
+            ada, mailbox=mailbox_loaders.MailboxSelector(id=(await bob.load_mailbox()).id)
         )
     assert raised.value.path == ["mailbox"]
 
 
-async def test_scheduled_message_is_due_at_send_time(ada: Client, clock: Clock) -> None:
+async def test_scheduled_message_is_due_at_send_time(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     send_time = clock() + timedelta(hours=1)
     sent = await send_outgoing_message(ada, send_time=send_time)
     assert sent.submission is not None
@@ -281,22 +310,24 @@ async def test_scheduled_message_is_due_at_send_time(ada: Client, clock: Clock) 
     assert await claim_due_recipients(ada) == 1
 
 
-async def test_past_send_time_queues_immediately(ada: Client, clock: Clock) -> None:
+async def test_past_send_time_queues_immediately(ada: GraphQLClient, clock: ManualClock) -> None:
     sent = await send_outgoing_message(ada, send_time=clock() - timedelta(hours=1))
     assert sent.submission is not None
     assert (sent.submission.state, sent.submission.send_time) == (SubmissionState.QUEUED, None)
 
 
-async def claim_due_recipients(client: Client) -> int:
-    return (await recipient_leases.claim_due_jobs(client.world, QueueLimits())).recipient_count
+async def claim_due_recipients(client: GraphQLClient) -> int:
+    return (
+        await recipient_leases.claim_due_jobs(client.environment, QueueLimits())
+    ).recipient_count
 
 
-async def test_held_submission_can_be_cancelled(ada: Client, clock: Clock) -> None:
+async def test_held_submission_can_be_cancelled(ada: GraphQLClient, clock: ManualClock) -> None:
     sent = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert sent.submission is not None
     assert sent.submission.state is SubmissionState.HELD_FOR_UNDO
     assert sent.submission.undo_until == clock() + timedelta(seconds=30)
-    ctx = context(ada)
+    ctx = client_context(ada)
     (row,) = await submission_mutations.cancel_submissions(ctx, [sent.submission.id])
     assert row.state is SubmissionState.CANCELLED
     assert {row.state for row in await load_queue_entries(ada, sent)} == {DeliveryState.CANCELLED}
@@ -306,7 +337,9 @@ async def test_held_submission_can_be_cancelled(ada: Client, clock: Clock) -> No
         await submission_mutations.cancel_submissions(ctx, [sent.submission.id])
 
 
-async def test_cancel_of_leased_submission_is_refused(ada: Client, clock: Clock) -> None:
+async def test_cancel_of_leased_submission_is_refused(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     first, second = (
         (await send_outgoing_message(ada)).submission,
         (await send_outgoing_message(ada, send_time=one_hour_later(clock))).submission,
@@ -315,41 +348,41 @@ async def test_cancel_of_leased_submission_is_refused(ada: Client, clock: Clock)
     assert second is not None
     assert await claim_due_recipients(ada) == 1
     with pytest.raises(Conflict) as raised:
-        await submission_mutations.cancel_submissions(context(ada), [second.id, first.id])
+        await submission_mutations.cancel_submissions(client_context(ada), [second.id, first.id])
     assert raised.value.index == 1
-    (reloaded,) = await submission_loaders.load_submissions_by_id(context(ada), [second.id])
+    (reloaded,) = await submission_loaders.load_submissions_by_id(client_context(ada), [second.id])
     assert reloaded is not None
     assert reloaded.state is SubmissionState.SCHEDULED  # none was cancelled
 
 
-def one_hour_later(clock: Clock) -> Any:
+def one_hour_later(clock: ManualClock) -> Any:
     return clock() + timedelta(hours=1)
 
 
-async def test_submission_of_another_user_is_hidden(ada: Client, bob: Client) -> None:
+async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: GraphQLClient) -> None:
     sent = (await send_outgoing_message(ada)).submission
     assert sent is not None
-    ctx = context(bob)
+    ctx = client_context(bob)
     assert await submission_loaders.load_submissions_by_id(ctx, [sent.id]) == [None]
     assert await submission_loaders.load_submissions_by_queue_id(ctx, [sent.queue_id]) == [None]
     assert await submission_loaders.load_queue_entries_by_submission(ctx, [sent.id]) == [[]]
     with pytest.raises(NotFound):
         await submission_mutations.cancel_submissions(ctx, [sent.id])
     (own_submission,) = await submission_loaders.load_submissions_by_queue_id(
-        context(ada), [sent.queue_id]
+        client_context(ada), [sent.queue_id]
     )
     assert own_submission is not None
     assert own_submission.id == sent.id
 
 
-async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) -> None:
+async def test_submissions_are_listed_newest_first(ada: GraphQLClient, clock: ManualClock) -> None:
     submission_ids = []
     for _ in range(3):
         sent = (await send_outgoing_message(ada, send_time=one_hour_later(clock))).submission
         assert sent is not None
         submission_ids.append(sent.id)
         clock.tick(seconds=1)
-    ctx = context(ada)
+    ctx = client_context(ada)
     await submission_mutations.cancel_submissions(ctx, [submission_ids[1]])
 
     async def load_page(*states: SubmissionState, count: int = 20) -> tuple[list[int], bool]:
@@ -367,28 +400,33 @@ async def test_submissions_are_listed_newest_first(ada: Client, clock: Clock) ->
     assert await submission_loaders.count_submissions(ctx, [scheduled]) == [2]
 
 
-async def test_rolled_back_send_stores_nothing(ada: Client, world: Environment) -> None:
-    ctx = context(ada)
+async def test_rolled_back_send_stores_nothing(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    ctx = client_context(ada)
     async with ctx.combined_transaction(commit=False):
         sent = await submission_create.send_message(ctx, SHORT_MESSAGE)
         assert sent.submission is not None
-    assert (await count_rows(world, Submission), await count_rows(world, Message)) == (0, 0)
+    assert (await count_rows(environment, Submission), await count_rows(environment, Message)) == (
+        0,
+        0,
+    )
 
 
-async def receive_original(client: Client, **headers: str) -> int:
-    return (await receive(client, raw_message("Plans", **headers))).message_id
+async def receive_original(client: GraphQLClient, **headers: str) -> int:
+    return (await deliver_to(client, raw_message("Plans", **headers))).message_id
 
 
 async def send_reply(
-    client: Client, message_id: int, action: ReferenceAction, **extra: Any
+    client: GraphQLClient, message_id: int, action: ReferenceAction, **extra: Any
 ) -> ColumnRow:
     outgoing = SendRequest(reference=Reference(message_id, action), text="Yes.", **extra)
-    sent = await submission_create.send_message(context(client), outgoing)
+    sent = await submission_create.send_message(client_context(client), outgoing)
     assert sent.message is not None
     return sent.message
 
 
-async def test_reply_goes_to_sender_and_marks_original(ada: Client) -> None:
+async def test_reply_goes_to_sender_and_marks_original(ada: GraphQLClient) -> None:
     message_id = await receive_original(ada, References="<0@example.com>")
     first = await load_message(ada, message_id)
     reply = await send_reply(ada, message_id, ReferenceAction.REPLY)
@@ -400,7 +438,7 @@ async def test_reply_goes_to_sender_and_marks_original(ada: Client) -> None:
     assert (current.answered, current.keywords, current.modseq > first.modseq) == (True, [], True)
 
 
-async def test_reply_all_excludes_own_addresses(ada: Client) -> None:
+async def test_reply_all_excludes_own_addresses(ada: GraphQLClient) -> None:
     message_id = await receive_original(
         ada,
         Reply_To="list@example.com",
@@ -413,14 +451,14 @@ async def test_reply_all_excludes_own_addresses(ada: Client) -> None:
     assert reply.subject == "Mine"
 
 
-async def test_reply_to_own_message_goes_to_its_recipients(ada: Client) -> None:
+async def test_reply_to_own_message_goes_to_its_recipients(ada: GraphQLClient) -> None:
     sent = (await send_outgoing_message(ada)).message
     assert sent is not None
     reply = await send_reply(ada, sent.id, ReferenceAction.REPLY)
     assert pair_addresses(reply.to) == ["carol@example.net"]
 
 
-async def test_forward_prefixes_subject_and_sets_keyword(ada: Client) -> None:
+async def test_forward_prefixes_subject_and_sets_keyword(ada: GraphQLClient) -> None:
     message_id = await receive_original(ada)
     forward = await send_reply(ada, message_id, ReferenceAction.FORWARD, to=[OUTSIDE_RECIPIENT])
     assert (forward.subject, forward.in_reply_to) == ("Fwd: Plans", None)
@@ -428,12 +466,12 @@ async def test_forward_prefixes_subject_and_sets_keyword(ada: Client) -> None:
     assert (current.answered, current.keywords) == (True, ["$Forwarded"])
 
 
-async def test_reply_prefix_is_not_repeated(ada: Client) -> None:
-    message_id = (await receive(ada, raw_message("AW: Plans"))).message_id
+async def test_reply_prefix_is_not_repeated(ada: GraphQLClient) -> None:
+    message_id = (await deliver_to(ada, raw_message("AW: Plans"))).message_id
     assert (await send_reply(ada, message_id, ReferenceAction.REPLY)).subject == "AW: Plans"
 
 
-async def test_failed_reply_does_not_mark_original(ada: Client, bob: Client) -> None:
+async def test_failed_reply_does_not_mark_original(ada: GraphQLClient, bob: GraphQLClient) -> None:
     message_id = await receive_original(ada)
     for client, extra in (
         (ada, {"from_": NamedAddress(bob.address)}),
@@ -445,16 +483,23 @@ async def test_failed_reply_does_not_mark_original(ada: Client, bob: Client) -> 
     assert not (await load_message(ada, message_id)).answered
 
 
-async def test_copy_and_queue_entries_are_one_transaction(ada: Client, world: Environment) -> None:
+async def test_copy_and_queue_entries_are_one_transaction(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     def failing_random_bytes(count: int) -> bytes:
         if count == 10:  # the random part of the queue ID, made after the copy is stored
             raise OSError("no randomness")
-        return world.random_bytes(count)
+        return environment.random_bytes(count)
 
-    before = await count_rows(world, Change)
+    before = await count_rows(environment, Change)
     with pytest.raises(OSError, match="no randomness"):
         await submission_create.send_message(
-            Context(replace(world, random_bytes=failing_random_bytes), context(ada).viewer),
+            Context(
+                replace(environment, random_bytes=failing_random_bytes), client_context(ada).viewer
+            ),
             SHORT_MESSAGE,
         )
-    assert (await count_rows(world, Change), await count_rows(world, Message)) == (before, 0)
+    assert (await count_rows(environment, Change), await count_rows(environment, Message)) == (
+        before,
+        0,
+    )

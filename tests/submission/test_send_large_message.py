@@ -5,26 +5,26 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.message_sources import put
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
 
 MB = 1_000_000
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def send_message(client: Client, **fields: Any) -> Any:
-    answer = await run(
+async def send_message(client: GraphQLClient, **fields: Any) -> Any:
+    answer = await execute_mutation(
         client, "messageSend", "submission { id } message { size }", **SEND_INPUT, **fields
     )
     errors = [(error["code"], error["path"][0], error.get("limit")) for error in answer["errors"]]
     return answer["message"], errors
 
 
-async def test_huge_attachments_are_refused_without_reading_them(ada: Client) -> None:
+async def test_huge_attachments_are_refused_without_reading_them(ada: GraphQLClient) -> None:
     upload_ids = [await put(ada, bytes(50 * MB)) for _ in range(2)]
     tracemalloc.start()
     try:
@@ -36,13 +36,15 @@ async def test_huge_attachments_are_refused_without_reading_them(ada: Client) ->
         tracemalloc.stop()
     assert (message, errors) == (None, [("LIMIT_REACHED", "attachments", 64 << 20)])
     assert peak < 10 * MB
-    assert await rows(ada.world, "SELECT count(*) FROM submissions") == [(0,)]
-    assert await rows(ada.world, "SELECT count(*) FROM messages") == [(0,)]
+    assert await rows(ada.environment, "SELECT count(*) FROM submissions") == [(0,)]
+    assert await rows(ada.environment, "SELECT count(*) FROM messages") == [(0,)]
 
 
 @pytest.mark.parametrize(("size", "fits"), [(700_000, True), (800_000, False)])
-async def test_size_limit_applies_to_encoded_message(ada: Client, size: int, fits: bool) -> None:
-    set_options(ada.world, message_max=MB)
+async def test_size_limit_applies_to_encoded_message(
+    ada: GraphQLClient, size: int, fits: bool
+) -> None:
+    set_options(ada.environment, message_max=MB)
     attachments = [{"upload": await put(ada, bytes(size // 2))} for _ in range(2)]
     message, errors = await send_message(ada, attachments=attachments)
     if fits:

@@ -7,26 +7,26 @@ import pytest
 
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import run
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.domain_operations import live, made
 
 CAROL, DAVE = "carol@example.net", "dave@example.net"
 SEND_FIELDS = """submission { id queueId recipients { recipient state } }
   submissions { recipients { recipient } }"""
 ADA = {"username": "ada"}
-pytestmark = pytest.mark.usefixtures("examined", "ada")
+pytestmark = pytest.mark.usefixtures("verify_consistency", "ada")
 
 
-async def send_message(client: Client, **fields: Any) -> Any:
+async def send_message(client: GraphQLClient, **fields: Any) -> Any:
     recipients = {} if "merge" in fields else {"to": [{"address": CAROL}, {"address": DAVE}]}
-    return await run(
+    return await execute_mutation(
         client, "messageSend", SEND_FIELDS, subject="Hi", text="x", **recipients, **fields
     )
 
 
-async def load_submission(client: Client, answer: Any) -> list[Any]:
+async def load_submission(client: GraphQLClient, answer: Any) -> list[Any]:
     """Load the submission as a client sees it, by ID and by queue ID."""
     document = "query ($by: SubmissionRef!) { submission(by: $by) { recipients { recipient } } }"
     references = [{name: answer["submission"][name]} for name in ("id", "queueId")]
@@ -34,9 +34,9 @@ async def load_submission(client: Client, answer: Any) -> list[Any]:
 
 
 async def test_send_on_behalf_returns_recipients(
-    ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "dora", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(environment, http, "dora", [AdminPermission.LOGIN_AS])
     recipients = [{"recipient": CAROL}, {"recipient": DAVE}]
     for client in (root, domain_admin):
         answer = await send_message(client, user=ADA)
@@ -49,7 +49,7 @@ async def test_send_on_behalf_returns_recipients(
         assert await load_submission(ada, answer) == [{"recipients": recipients}] * 2
 
 
-async def test_merge_on_behalf_returns_recipients_of_each_message(root: Client) -> None:
+async def test_merge_on_behalf_returns_recipients_of_each_message(root: GraphQLClient) -> None:
     merge = [{"to": [{"address": DAVE}]}, {"to": [{"address": CAROL}]}]
     answer = await send_message(root, user=ADA, merge=merge)
     assert answer["errors"] == []
@@ -57,7 +57,7 @@ async def test_merge_on_behalf_returns_recipients_of_each_message(root: Client) 
     assert recipients == [[{"recipient": DAVE}], [{"recipient": CAROL}]]
 
 
-async def test_submit_on_behalf_returns_recipients(ada: Client, root: Client) -> None:
+async def test_submit_on_behalf_returns_recipients(ada: GraphQLClient, root: GraphQLClient) -> None:
     document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
         message { id } errors { code } } }"""
     arguments = {
@@ -67,20 +67,20 @@ async def test_submit_on_behalf_returns_recipients(ada: Client, root: Client) ->
         "to": [{"address": CAROL}],
     }
     draft_id = (await ada(document, input=arguments))["messageUpload"]["message"]["id"]
-    answer = await run(root, "messageSubmit", SEND_FIELDS, message={"id": draft_id})
+    answer = await execute_mutation(root, "messageSubmit", SEND_FIELDS, message={"id": draft_id})
     assert answer["errors"] == []
     assert [recipient["recipient"] for recipient in answer["submission"]["recipients"]] == [CAROL]
 
 
 async def test_send_on_behalf_needs_permission(
-    bob: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    bob: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     await made(root, "else.example")
-    await live(world, "eve@else.example")
+    await live(environment, "eve@else.example")
     other_domain_admin = await make_domain_admin(
-        world, http, "dan", [AdminPermission.LOGIN_AS], domains=["else.example"]
+        environment, http, "dan", [AdminPermission.LOGIN_AS], domains=["else.example"]
     )
-    without_permission = await make_domain_admin(world, http, "dot")
+    without_permission = await make_domain_admin(environment, http, "dot")
     for client in (bob, other_domain_admin, without_permission):
         refused = await send_message(client, user=ADA)
         assert (refused["submission"], refused["submissions"]) == (None, [])

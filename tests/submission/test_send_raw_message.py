@@ -9,9 +9,9 @@ import pytest
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import Scope
-from tests.conftest import Client, make_key, raw_message, receive
-from tests.support.accounts.openpgp_keys import opened, pair_of, public_of
-from tests.support.accounts.user_operations import change, run
+from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
+from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
+from tests.support.accounts.user_operations import execute_mutation, try_update_users
 from tests.support.mail_servers.queue_worker import bodies, relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 
@@ -22,11 +22,11 @@ TO_CAROL = {"to": [{"address": "carol@example.net"}]}
 RAW_MESSAGE = (
     "From: ada@example.org\nTo: Carol <carol@example.net>\nBcc: dave@example.net\n\nHi.\n.\n"
 )
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def send_message(client: Client, **fields: Any) -> Any:
-    return await run(client, "messageSend", SEND_FIELDS, **fields)
+async def send_message(client: GraphQLClient, **fields: Any) -> Any:
+    return await execute_mutation(client, "messageSend", SEND_FIELDS, **fields)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
@@ -37,11 +37,13 @@ def parse_message(raw: bytes) -> Any:
     return email.message_from_bytes(raw, policy=policy.SMTP)
 
 
-async def test_raw_message_goes_to_its_recipients(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as server, working(world, relay(server)):
+async def test_raw_message_goes_to_its_recipients(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with listening(Server()) as server, working(environment, relay(server)):
         answer = await send_message(ada, raw=RAW_MESSAGE, metaData={"campaign": 7})
         assert answer["errors"] == []
-        await settled(world, global_ids.decode("Submission", answer["submission"]["id"]))
+        await settled(environment, global_ids.decode("Submission", answer["submission"]["id"]))
     assert answer["message"]["metaData"] == {"campaign": 7}
     assert answer["message"]["bcc"] == [{"address": "dave@example.net"}]
     (received,) = server.mails
@@ -54,7 +56,7 @@ async def test_raw_message_goes_to_its_recipients(ada: Client, world: Environmen
         ada, raw=RAW_MESSAGE, envelope=envelope, sendTime="2030-01-02T00:00:00Z"
     )
     assert answer["submission"]["recipients"] == [{"recipient": "erin@example.net"}]
-    assert b"Date: Wed, 02 Jan 2030" in (await bodies(world))[1]
+    assert b"Date: Wed, 02 Jan 2030" in (await bodies(environment))[1]
 
 
 @pytest.mark.parametrize(
@@ -72,23 +74,25 @@ async def test_raw_message_goes_to_its_recipients(ada: Client, world: Environmen
     ],
 )
 async def test_invalid_raw_message_is_refused(
-    ada: Client, bob: Client, world: Environment, raw: str, code: str
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, raw: str, code: str
 ) -> None:
     assert bob.user
     assert [
         error_code for error_code, _ in error_codes_and_paths(await send_message(ada, raw=raw))
     ] == [code]
-    assert await bodies(world) == []
+    assert await bodies(environment) == []
 
 
-async def test_raw_message_excludes_other_fields(ada: Client) -> None:
+async def test_raw_message_excludes_other_fields(ada: GraphQLClient) -> None:
     for arguments in (TO_CAROL, {"text": "x"}, {"template": {"a": 1}}, {"encrypt": True}):
         assert error_codes_and_paths(await send_message(ada, raw=RAW_MESSAGE, **arguments)) == [
             ("VALIDATION", ["raw"])
         ]
 
 
-async def test_foreign_envelope_sender_of_raw_message_is_refused(ada: Client, bob: Client) -> None:
+async def test_foreign_envelope_sender_of_raw_message_is_refused(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     assert bob.user
     envelope = {"from": {"address": "bob@example.org"}}
     answer = await send_message(ada, raw=RAW_MESSAGE, envelope=envelope)
@@ -105,9 +109,9 @@ HTML_MESSAGE = raw_message(
 
 
 async def receive_and_reference(
-    client: Client, raw: bytes, action: str, **extra: Any
+    client: GraphQLClient, raw: bytes, action: str, **extra: Any
 ) -> dict[str, Any]:
-    inserted = await receive(client, raw)
+    inserted = await deliver_to(client, raw)
     return {
         "message": {"id": global_ids.encode("Message", inserted.message_id)},
         "action": action,
@@ -115,7 +119,7 @@ async def receive_and_reference(
     }
 
 
-async def test_reply_quotes_original_text(ada: Client) -> None:
+async def test_reply_quotes_original_text(ada: GraphQLClient) -> None:
     long_line = "word " * 40
     raw = raw_message("Ponds", body=f"One.\r\n> Two.\r\n{long_line}\r\n\r\n-- \r\nCarol\r\n")
     source_reference = await receive_and_reference(ada, raw, "REPLY", quote="BELOW")
@@ -134,11 +138,11 @@ async def test_reply_quotes_original_text(ada: Client) -> None:
     assert without_quote["message"]["text"].strip() == "Yes."
 
 
-async def test_quoted_html_is_sanitized(ada: Client, world: Environment) -> None:
+async def test_quoted_html_is_sanitized(ada: GraphQLClient, environment: Environment) -> None:
     source_reference = await receive_and_reference(ada, HTML_MESSAGE, "REPLY", quote="BELOW")
     answer = await send_message(ada, html="<body><p>Yes.</p></body>", reference=source_reference)
     assert answer["errors"] == []
-    (raw,) = await bodies(world)
+    (raw,) = await bodies(environment)
     page = parse_message(raw).get_body(("html",)).get_content()
     assert "<script" not in page
     assert "tracker.example" not in page
@@ -148,7 +152,7 @@ async def test_quoted_html_is_sanitized(ada: Client, world: Environment) -> None
     assert "> See this" in text
 
 
-async def test_forward_quotes_header_of_original(ada: Client) -> None:
+async def test_forward_quotes_header_of_original(ada: GraphQLClient) -> None:
     source_reference = await receive_and_reference(
         ada, raw_message("Ponds"), "FORWARD", quote="BELOW"
     )
@@ -160,12 +164,14 @@ async def test_forward_quotes_header_of_original(ada: Client) -> None:
 
 
 @pytest.mark.parametrize("body", ["Hi there.", "Grüße", "x" * 2000])
-async def test_forward_attaches_whole_original(ada: Client, world: Environment, body: str) -> None:
+async def test_forward_attaches_whole_original(
+    ada: GraphQLClient, environment: Environment, body: str
+) -> None:
     raw = raw_message("Ponds: a/b", body=body)
     source_reference = await receive_and_reference(ada, raw, "FORWARD", includeMessage=True)
     answer = await send_message(ada, **TO_CAROL, text="FYI", reference=source_reference)
     assert answer["errors"] == []
-    sent = (await bodies(world))[0]
+    sent = (await bodies(environment))[0]
     assert sent.isascii()
     assert all(len(line) <= 998 for line in sent.split(b"\r\n"))
     (file,) = list(parse_message(sent).iter_attachments())
@@ -178,11 +184,13 @@ async def test_forward_attaches_whole_original(ada: Client, world: Environment, 
         assert attached_message.get_content().strip() == body
 
 
-async def test_submit_only_key_cannot_quote(ada: Client, world: Environment) -> None:
+async def test_submit_only_key_cannot_quote(ada: GraphQLClient, environment: Environment) -> None:
     source_reference = await receive_and_reference(ada, raw_message("Ponds"), "REPLY")
     scopes = [Scope.SUBMIT]
-    secret = await make_key(world, "sender", user_id=ada.user.id, role=ada.user.role, scopes=scopes)
-    sender = Client(ada.http, world, ada.user, secret)
+    secret = await make_api_key(
+        environment, "sender", user_id=ada.user.id, role=ada.user.role, scopes=scopes
+    )
+    sender = GraphQLClient(ada.http, environment, ada.user, secret)
     document = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
       errors { code path } } }"""
     for extra in ({"quote": "BELOW"}, {"includeMessage": True}, {"attachments": {"all": True}}):
@@ -191,7 +199,7 @@ async def test_submit_only_key_cannot_quote(ada: Client, world: Environment) -> 
         assert error["code"] == "FORBIDDEN"
 
 
-async def test_foreign_message_cannot_be_quoted(ada: Client, bob: Client) -> None:
+async def test_foreign_message_cannot_be_quoted(ada: GraphQLClient, bob: GraphQLClient) -> None:
     source_reference = await receive_and_reference(
         ada, raw_message("Secret"), "REPLY", quote="BELOW"
     )
@@ -203,9 +211,12 @@ async def test_foreign_message_cannot_be_quoted(ada: Client, bob: Client) -> Non
 
 
 async def test_message_is_encrypted_to_all_known_keys(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    ada_key, bob_key = pair_of("Ada <ada@example.org>"), pair_of("Bob <bob@example.org>")
+    ada_key, bob_key = (
+        make_secret_key("Ada <ada@example.org>"),
+        make_secret_key("Bob <bob@example.org>"),
+    )
     message_fields = {
         "to": [{"address": bob.address}],
         "subject": "x",
@@ -215,17 +226,17 @@ async def test_message_is_encrypted_to_all_known_keys(
     assert error_codes_and_paths(await send_message(ada, **message_fields)) == [
         ("VALIDATION", ["encrypt"])
     ]
-    assert (await change(bob, pubKey=public_of(bob_key)))[1] == []
+    assert (await try_update_users(bob, pubKey=armored_public_key(bob_key)))[1] == []
     answer = await send_message(ada, **message_fields)
     assert answer["errors"] == []
     assert "A secret." in answer["message"]["text"]  # Ada has no key: her copy is readable
-    (raw,) = await bodies(world)
+    (raw,) = await bodies(environment)
     assert b"A secret." not in raw
-    assert b"A secret." in opened(raw, bob_key)
-    assert (await change(ada, pubKey=public_of(ada_key)))[1] == []
+    assert b"A secret." in decrypt_message(raw, bob_key)
+    assert (await try_update_users(ada, pubKey=armored_public_key(ada_key)))[1] == []
     assert "A secret." not in ((await send_message(ada, **message_fields))["message"]["text"] or "")
-    raw = (await bodies(world))[1]
-    assert b"A secret." in opened(raw, ada_key)
+    raw = (await bodies(environment))[1]
+    assert b"A secret." in decrypt_message(raw, ada_key)
     with_unknown_key = {**message_fields, "cc": TO_CAROL["to"]}
     assert error_codes_and_paths(await send_message(ada, **with_unknown_key)) == [
         ("VALIDATION", ["encrypt"])

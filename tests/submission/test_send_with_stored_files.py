@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import bodies
 from tests.support.operations.file_operations import store_file
 from tests.support.stores.counter_check import rows
@@ -16,11 +16,11 @@ from tests.support.stores.counter_check import rows
 SEND_FIELDS = "submission { id } message { text html attachments { filename } } warnings { code }"
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look.",
       "html": "<html><body><p>Look.</p></body></html>"}  # fmt: skip
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def send_with_files(client: Client, *files: Any, **fields: Any) -> Any:
-    return await run(
+async def send_with_files(client: GraphQLClient, *files: Any, **fields: Any) -> Any:
+    return await execute_mutation(
         client, "messageSend", SEND_FIELDS, **{**SEND_INPUT, "fileAttachments": files, **fields}
     )
 
@@ -29,25 +29,25 @@ def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in answer["errors"]]
 
 
-async def test_attached_file_shares_its_blob(ada: Client, world: Environment) -> None:
+async def test_attached_file_shares_its_blob(ada: GraphQLClient, environment: Environment) -> None:
     text = "quack " * 2000
     file = await store_file(ada, text)
-    before = await rows(world, "SELECT count(*), sum(stored_size) FROM blobs")
+    before = await rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
     for _ in range(3):
         answer = await send_with_files(ada, {"file": file["id"]})
         assert answer["errors"] == []
         assert answer["message"]["attachments"] == [{"filename": "pond.txt"}]
-    after = await rows(world, "SELECT count(*), sum(stored_size) FROM blobs")
+    after = await rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
     assert after[0][0] == before[0][0] + 3  # one blob per message for the rest of it
     assert after[0][1] - before[0][1] < 3 * 3000
-    raw = (await bodies(world))[0]
+    raw = (await bodies(environment))[0]
     joined = b"".join(raw.split())
     assert base64.b64encode(text.encode()) in joined
 
 
 @pytest.mark.parametrize("mode", ["LINK", "SHARE_RO", "SHARE_RW"])
 async def test_file_links_are_added_below_text(
-    ada: Client, bob: Client, clock: Clock, mode: str
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, mode: str
 ) -> None:
     assert bob.user
     file = await store_file(ada, filename="a & b <c>.txt")
@@ -69,7 +69,7 @@ async def test_file_links_are_added_below_text(
     assert (await ada.http.get(f"/share/{path}")).status_code == 404
 
 
-async def test_file_link_expires_after_hundred_days(ada: Client) -> None:
+async def test_file_link_expires_after_hundred_days(ada: GraphQLClient) -> None:
     file = await store_file(ada)
     assert (await send_with_files(ada, {"file": file["id"], "mode": "LINK"}))["errors"] == []
     answer = await ada("{ viewer { user { files { nodes { shares { expiresAt } } } } } }")
@@ -78,7 +78,7 @@ async def test_file_link_expires_after_hundred_days(ada: Client) -> None:
     ]
 
 
-async def test_refused_send_creates_no_share(ada: Client, world: Environment) -> None:
+async def test_refused_send_creates_no_share(ada: GraphQLClient, environment: Environment) -> None:
     file = await store_file(ada)
     link = {"file": file["id"], "mode": "LINK"}
     assert error_codes_and_paths(await send_with_files(ada, link, to=[{"address": "half@"}])) == [
@@ -86,10 +86,10 @@ async def test_refused_send_creates_no_share(ada: Client, world: Environment) ->
     ]
     validated = await send_with_files(ada, link, options={"validateOnly": True})
     assert validated["errors"] == []
-    assert await rows(world, "SELECT id FROM file_shares") == []
+    assert await rows(environment, "SELECT id FROM file_shares") == []
 
 
-async def test_invalid_file_attachment_is_refused(ada: Client, bob: Client) -> None:
+async def test_invalid_file_attachment_is_refused(ada: GraphQLClient, bob: GraphQLClient) -> None:
     file = await store_file(ada)
     path = ["fileAttachments", "0"]
     foreign = await send_with_files(bob, {"file": file["id"]})

@@ -17,9 +17,14 @@ from resolvers.submission.sender_authorization import (
     read_sender_grants,
     resolve_active_addresses,
 )
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.accounts.address_rows import add_addresses, add_domain
-from tests.support.accounts.identity_operations import address, readdress, sent, whitelist
+from tests.support.accounts.identity_operations import (
+    add_address,
+    change_address,
+    send_message,
+    set_from_whitelist,
+)
 
 FORWARD = AddressKind.FORWARD
 LOCAL_PART_CHARS = "ab"
@@ -32,12 +37,14 @@ SENDERS = [
 ]  # fmt: skip
 
 
-async def test_batch_resolution_equals_single_resolution(ada: Client, world: Environment) -> None:
-    await add_domain(world, "own.example", "alias.example", "off:gone.example")
-    await add_domain(world, "other.example", active=False)
-    random, ctx = Random(7), context(ada)  # noqa: S311 - reproducible
+async def test_batch_resolution_equals_single_resolution(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await add_domain(environment, "own.example", "alias.example", "off:gone.example")
+    await add_domain(environment, "other.example", active=False)
+    random, ctx = Random(7), client_context(ada)  # noqa: S311 - reproducible
     for _ in range(25):
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await session.exec(delete(Address).where(col(Address.user_id).is_(None)))
         patterns = set()
         for _ in range(random.randrange(12)):
@@ -46,7 +53,7 @@ async def test_batch_resolution_equals_single_resolution(ada: Client, world: Env
             name = random.choice(["own.example", "other.example", "example.org", "*"])
             patterns.add(f"{pattern}@{name}")
         await add_addresses(
-            world,
+            environment,
             *(
                 random.choice(["", "", "off:", "old:"]) + candidate
                 for candidate in sorted(patterns)
@@ -60,40 +67,40 @@ async def test_batch_resolution_equals_single_resolution(ada: Client, world: Env
         resolved = await resolve_active_addresses(ctx, [*senders, "", "+x@own.example"])
         for candidate, row in resolved.items():
             try:
-                expected = (await address_resolution.resolve_address(world, candidate)).id
+                expected = (await address_resolution.resolve_address(environment, candidate)).id
             except NotFound:
                 expected = None
             assert (row and row.id) == expected, (patterns, candidate)
 
 
 @pytest.fixture
-async def domains_with_addresses(ada: Client, world: Environment) -> Environment:
+async def domains_with_addresses(ada: GraphQLClient, environment: Environment) -> Environment:
     """Domains with addresses of all kinds. Ada can send as some of them."""
-    await add_domain(world, "own.example", "also.example", "off:gone.example")
+    await add_domain(environment, "own.example", "also.example", "off:gone.example")
     owner: dict[str, Any] = {"user_id": ada.user.id}
-    await address(world, "*@own.example", **owner)
-    await address(world, "off@own.example", active=False, **owner)
-    await address(world, "quiet@own.example", send_as=False, **owner)
+    await add_address(environment, "*@own.example", **owner)
+    await add_address(environment, "off@own.example", active=False, **owner)
+    await add_address(environment, "quiet@own.example", send_as=False, **owner)
     for local, targets in (
         ("team", ["eve@example.net", "A.DA+x@Example.org"]),
         ("list", ["bob@example.org", "https://ada@example.org/", "adal@example.org"]),
     ):
-        await address(world, f"{local}@own.example", kind=FORWARD, targets=targets)
+        await add_address(environment, f"{local}@own.example", kind=FORWARD, targets=targets)
     mute = {"kind": FORWARD, "targets": ["ada@example.org"]}
-    await address(world, "mute@own.example", send_as=False, **mute)
-    await address(world, "held@own.example", kind=FORWARD, targets=["any@own.example"])
-    await address(world, "spam@own.example", kind=AddressKind.DISCARD, **owner)
-    await add_addresses(world, "every@*", **mute)
-    await whitelist(ada, "*@example.net")
-    return world
+    await add_address(environment, "mute@own.example", send_as=False, **mute)
+    await add_address(environment, "held@own.example", kind=FORWARD, targets=["any@own.example"])
+    await add_address(environment, "spam@own.example", kind=AddressKind.DISCARD, **owner)
+    await add_addresses(environment, "every@*", **mute)
+    await set_from_whitelist(ada, "*@example.net")
+    return environment
 
 
 @pytest.mark.usefixtures("bob")
 async def test_single_and_batch_sender_checks_agree(
-    ada: Client, domains_with_addresses: Environment
+    ada: GraphQLClient, domains_with_addresses: Environment
 ) -> None:
     assert domains_with_addresses
-    ctx = context(ada)
+    ctx = client_context(ada)
     account = await composition.read_account(ctx, ada.user.id)
     allowed = []
     for sender in SENDERS:
@@ -111,23 +118,27 @@ async def test_single_and_batch_sender_checks_agree(
 
 
 async def test_forward_address_is_sender_while_it_targets_user(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    address_id = await address(world, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
+    address_id = await add_address(
+        environment, "team@example.org", kind=FORWARD, targets=["ada@example.org"]
+    )
     arguments = {"from": {"address": "team@example.org"}}
-    assert (await sent(ada, **arguments))["errors"] == []
+    assert (await send_message(ada, **arguments))["errors"] == []
     for values in ({"targets": ["bob@example.org"]}, {"active": False}, {"send_as": False}):
-        await readdress(world, address_id, **values)
-        (error,) = (await sent(ada, **arguments))["errors"]
+        await change_address(environment, address_id, **values)
+        (error,) = (await send_message(ada, **arguments))["errors"]
         assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
-        await readdress(world, address_id, targets=["ada@example.org"], active=True, send_as=True)
+        await change_address(
+            environment, address_id, targets=["ada@example.org"], active=True, send_as=True
+        )
 
 
 async def test_sender_check_statement_count_is_independent_of_senders(
-    ada: Client, domains_with_addresses: Environment, statements: list[str]
+    ada: GraphQLClient, domains_with_addresses: Environment, statements: list[str]
 ) -> None:
     assert domains_with_addresses
-    ctx = context(ada)
+    ctx = client_context(ada)
     account = await composition.read_account(ctx, ada.user.id)
     counts = []
     for senders in (["team@own.example"], SENDERS * 5):

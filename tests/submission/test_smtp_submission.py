@@ -28,7 +28,7 @@ from models.users.tables import User
 from resolvers.auth import authentication
 from resolvers.auth.passwords import password_hashes
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import Client, Clock, make_user
+from tests.conftest import GraphQLClient, ManualClock, make_user
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.smtp_client import Authority, connect, secured, wrapped
 from tests.support.mail_servers.submission_client import (
@@ -47,16 +47,18 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-async def user(world: Environment) -> User:
-    return await make_user(world, "ada", password=PASSWORD)
+async def user(environment: Environment) -> User:
+    return await make_user(environment, "ada", password=PASSWORD)
 
 
 @pytest.fixture
 async def listener(
-    world: Environment, tmp_path: Path, authority: Authority
+    environment: Environment, tmp_path: Path, authority: Authority
 ) -> AsyncIterator[Listener]:
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    smtp_listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    smtp_listener = Listener(
+        environment, tmp_path / "spool", config, SmtpSubmissionService(environment)
+    )
     await smtp_listener.start(host="127.0.0.1", port=0)
     yield smtp_listener
     await smtp_listener.close(1)
@@ -71,24 +73,24 @@ async def client(listener: Listener, authority: Authority) -> AsyncIterator[Neig
     await smtp_client.close()
 
 
-async def update_ada(world: Environment, **columns: Any) -> None:
-    async with world.write_session() as session:
+async def update_ada(environment: Environment, **columns: Any) -> None:
+    async with environment.write_session() as session:
         is_ada = col(User.username) == "ada"
         await session.exec(update(User).where(is_ada).values(**columns))
 
 
-async def count_rows(world: Environment, table: Any) -> int:
-    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
+async def count_rows(environment: Environment, table: Any) -> int:
+    (row,) = await environment.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
-async def load_queued_message(world: Environment) -> tuple[list[str], bytes]:
+async def load_queued_message(environment: Environment) -> tuple[list[str], bytes]:
     """Load the recipients and bytes of the only message in the queue."""
-    (row,) = await world.database.read(select(col(Submission.id), col(Submission.blob_id)))
+    (row,) = await environment.database.read(select(col(Submission.id), col(Submission.blob_id)))
     recipient_query = select(col(QueueEntry.recipient)).order_by(col(QueueEntry.id))
     job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-    recipients = [entry.recipient for entry in await world.database.read(recipient_query)]
-    return recipients, await body.read_message(world, job)
+    recipients = [entry.recipient for entry in await environment.database.read(recipient_query)]
+    return recipients, await body.read_message(environment, job)
 
 
 @pytest.mark.usefixtures("user")
@@ -189,20 +191,22 @@ async def test_odd_username_or_password_is_refused_without_error(
 )
 @pytest.mark.usefixtures("user")
 async def test_user_without_smtp_access_cannot_sign_in(
-    world: Environment, client: Neighbour, columns: dict[str, Any]
+    environment: Environment, client: Neighbour, columns: dict[str, Any]
 ) -> None:
-    await update_ada(world, **columns)
+    await update_ada(environment, **columns)
     reply = await client.say(f"AUTH PLAIN {auth_plain_response()}")
     assert reply == "535 5.7.8 That does not sign anybody in"
 
 
 @pytest.mark.usefixtures("user")
-async def test_user_signs_in_from_allowed_network(world: Environment, client: Neighbour) -> None:
-    await update_ada(world, smtp_allowed_networks=["192.0.2.0/24", "127.0.0.0/8"])
+async def test_user_signs_in_from_allowed_network(
+    environment: Environment, client: Neighbour
+) -> None:
+    await update_ada(environment, smtp_allowed_networks=["192.0.2.0/24", "127.0.0.0/8"])
     await sign_in_by_auth_plain(client)
 
 
-async def test_app_password_needs_smtp_scope(ada: Client, client: Neighbour) -> None:
+async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: Neighbour) -> None:
     document = """mutation ($input: AppPasswordCreateInput!) {
       appPasswordCreate(input: $input) { password errors { message } } }"""
     passwords = {}
@@ -214,9 +218,9 @@ async def test_app_password_needs_smtp_scope(ada: Client, client: Neighbour) -> 
     ).startswith("535")
     await sign_in_by_auth_plain(client, password=passwords["SMTP"])
     await authentication.wait_for_background_tasks(
-        ada.world
+        ada.environment
     )  # Failures are logged after the reply.
-    rows = await ada.world.database.read(
+    rows = await ada.environment.database.read(
         select(col(SecurityEvent.protocol), col(SecurityEvent.result)).where(
             col(SecurityEvent.action) == "authenticate"
         )
@@ -227,10 +231,10 @@ async def test_app_password_needs_smtp_scope(ada: Client, client: Neighbour) -> 
 @pytest.mark.parametrize("columns", [{"suspended": True}, {"auth_version": 2}])
 @pytest.mark.usefixtures("user")
 async def test_session_ends_when_sign_in_is_revoked(
-    world: Environment, client: Neighbour, columns: dict[str, Any]
+    environment: Environment, client: Neighbour, columns: dict[str, Any]
 ) -> None:
     await sign_in_by_auth_plain(client)
-    await update_ada(world, **columns)
+    await update_ada(environment, **columns)
     assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("421 4.7.0")
 
 
@@ -264,9 +268,11 @@ async def signed_in_smtp_client(
 
 
 async def test_password_change_ends_only_password_sessions(
-    ada: Client, over: Client, listener: Listener, authority: Authority
+    ada: GraphQLClient, admin_client: GraphQLClient, listener: Listener, authority: Authority
 ) -> None:
-    await update_ada(ada.world, password=await password_hashes.hash_password(ada.world, PASSWORD))
+    await update_ada(
+        ada.environment, password=await password_hashes.hash_password(ada.environment, PASSWORD)
+    )
     app_password = (
         await ada(CREATE_APP_CREDENTIAL, input={"description": "Phone", "scopes": ["SMTP"]})
     )["appPasswordCreate"]
@@ -280,7 +286,7 @@ async def test_password_change_ends_only_password_sessions(
         await send_by_password()
         await send_by_app_password()
         arguments = {"users": {"usernames": ["ada"]}, "set": {"password": "another horse battery"}}
-        assert (await over(USER_UPDATE, input=arguments))["userUpdate"]["errors"] == []
+        assert (await admin_client(USER_UPDATE, input=arguments))["userUpdate"]["errors"] == []
         await send_by_app_password()
         with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again") as raised:
             await send_by_password()
@@ -299,7 +305,11 @@ async def test_password_change_ends_only_password_sessions(
     ],
 )
 async def test_session_ends_with_its_app_password(
-    ada: Client, over: Client, listener: Listener, authority: Authority, mutation: str
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    listener: Listener,
+    authority: Authority,
+    mutation: str,
 ) -> None:
     app_password = (
         await ada(CREATE_APP_CREDENTIAL, input={"description": "Phone", "scopes": ["SMTP"]})
@@ -307,7 +317,7 @@ async def test_session_ends_with_its_app_password(
     async with signed_in_smtp_client(listener, authority, app_password["password"]) as send:
         await send()
         change_field = mutation.replace("$id", f'"{app_password["appPassword"]["id"]}"')
-        actor = over if "userUpdate" in mutation else ada
+        actor = admin_client if "userUpdate" in mutation else ada
         answer = await actor("mutation { done: " + change_field + " { errors { message } } }")
         assert answer["done"]["errors"] == []
         with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again"):
@@ -316,19 +326,19 @@ async def test_session_ends_with_its_app_password(
 
 @pytest.mark.usefixtures("user")
 async def test_forged_authentication_results_are_removed(
-    world: Environment, client: Neighbour
+    environment: Environment, client: Neighbour
 ) -> None:
     await sign_in_by_auth_plain(client)
     forged_field = b"Authentication-Results: MX.example.org 1; dkim=pass\r\n"
     await submit_message(
         client, forged_field + SHORT_MESSAGE.replace(b"Subject", forged_field + b"Subject", 1)
     )
-    assert b"authentication-results" not in (await load_queued_message(world))[1].lower()
+    assert b"authentication-results" not in (await load_queued_message(environment))[1].lower()
 
 
 @pytest.mark.usefixtures("user")
 async def test_smtplib_client_sends_message(
-    world: Environment, listener: Listener, authority: Authority
+    environment: Environment, listener: Listener, authority: Authority
 ) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Bcc"] = "ada@example.org", RECIPIENT, "bob@example.net"
@@ -343,7 +353,7 @@ async def test_smtplib_client_sends_message(
             smtp.send_message(message)
 
     await asyncio.to_thread(send_by_smtplib)
-    recipients, raw = await load_queued_message(world)
+    recipients, raw = await load_queued_message(environment)
     assert recipients == [RECIPIENT, "bob@example.net"]
     header = raw.partition(b"\r\n\r\n")[0].decode()
     assert header.startswith("Received: by mx.example.org with ESMTPSA (TLSv1.3")
@@ -354,39 +364,41 @@ async def test_smtplib_client_sends_message(
 
 @pytest.mark.usefixtures("user")
 async def test_submission_over_implicit_tls(
-    world: Environment, tmp_path: Path, authority: Authority
+    environment: Environment, tmp_path: Path, authority: Authority
 ) -> None:
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()), implicit_tls=True)
-    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
     client = await wrapped(listener.port, authority.client())
     assert "STARTTLS" not in await client.say("EHLO x")
     await sign_in_by_auth_plain(client)
     reply = await submit_message(client)
-    (row,) = await world.database.read(select(col(Submission.queue_id)))
+    (row,) = await environment.database.read(select(col(Submission.queue_id)))
     assert reply == f"250 2.0.0 Queued as {row.queue_id}"
     await client.close()
     await listener.close(1)
 
 
 @pytest.mark.usefixtures("user")
-async def test_valid_date_and_message_id_are_kept(world: Environment, client: Neighbour) -> None:
+async def test_valid_date_and_message_id_are_kept(
+    environment: Environment, client: Neighbour
+) -> None:
     await sign_in_by_auth_plain(client)
     header_fields = b"Date: Mon, 31 Dec 2029 10:00:00 +0100\r\nMessage-ID: <a@b>\r\n"
     assert (await submit_message(client, header_fields + SHORT_MESSAGE)).startswith("250")
-    _, raw = await load_queued_message(world)
+    _, raw = await load_queued_message(environment)
     assert raw.endswith(header_fields + SHORT_MESSAGE)
 
 
 @pytest.mark.usefixtures("user")
 async def test_invalid_date_and_message_id_are_replaced(
-    world: Environment, client: Neighbour
+    environment: Environment, client: Neighbour
 ) -> None:
     await sign_in_by_auth_plain(client)
     invalid_fields = b"Date: yesterday\r\n\tor so\r\nMessage-ID: none\r\n \r\n"
     body = SHORT_MESSAGE.replace(b"Hello\r\n", b"a\nb\rc\r\n..\r\n")
     assert (await submit_message(client, invalid_fields + body)).startswith("250")
-    _, raw = await load_queued_message(world)
+    _, raw = await load_queued_message(environment)
     assert b"yesterday" not in raw
     assert b"or so" not in raw
     assert raw.count(b"\r\nDate: ") == raw.count(b"\r\nMessage-ID: ") == 1
@@ -398,7 +410,7 @@ async def test_invalid_date_and_message_id_are_replaced(
 )
 @pytest.mark.usefixtures("user", "bob")
 async def test_foreign_sender_is_refused(
-    world: Environment, client: Neighbour, sender: str
+    environment: Environment, client: Neighbour, sender: str
 ) -> None:
     await sign_in_by_auth_plain(client)
     reply = await client.say(f"MAIL FROM:<{sender}>")
@@ -409,7 +421,7 @@ async def test_foreign_sender_is_refused(
     assert (await submit_message(client, b"Sender: " + sender.encode() + b"\r\n" + SHORT_MESSAGE))[
         :9
     ] == "550 5.7.1"
-    assert await count_rows(world, Submission) == 0
+    assert await count_rows(environment, Submission) == 0
 
 
 FOREIGN_ADDRESS = b"boss@example.org"
@@ -435,12 +447,12 @@ FORGED_MESSAGES = [
 @pytest.mark.parametrize("raw", FORGED_MESSAGES)
 @pytest.mark.usefixtures("user")
 async def test_forged_from_field_is_refused(
-    world: Environment, client: Neighbour, raw: bytes
+    environment: Environment, client: Neighbour, raw: bytes
 ) -> None:
     await sign_in_by_auth_plain(client)
     reply = await submit_message(client, raw)
     assert reply[:9] in {"550 5.7.1", "554 5.6.0"}, reply
-    assert await count_rows(world, Submission) == 0
+    assert await count_rows(environment, Submission) == 0
 
 
 @pytest.mark.usefixtures("user")
@@ -452,9 +464,9 @@ async def test_oversized_header_is_refused(client: Neighbour) -> None:
 
 @pytest.mark.usefixtures("user")
 async def test_recipients_over_daily_limit_are_refused(
-    world: Environment, client: Neighbour, clock: Clock
+    environment: Environment, client: Neighbour, clock: ManualClock
 ) -> None:
-    await update_ada(world, recipients=2)
+    await update_ada(environment, recipients=2)
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client, SHORT_MESSAGE, RECIPIENT, "bob@example.net")).startswith(
         "250"
@@ -467,9 +479,9 @@ async def test_recipients_over_daily_limit_are_refused(
 
 @pytest.mark.usefixtures("user")
 async def test_recipients_over_message_limit_are_refused(
-    world: Environment, listener: Listener, authority: Authority
+    environment: Environment, listener: Listener, authority: Authority
 ) -> None:
-    object.__setattr__(world, "options", replace(world.options, max_recipients=2))
+    object.__setattr__(environment, "options", replace(environment.options, max_recipients=2))
     client = await connect(listener.port)
     await secured(client, authority.client())
     await sign_in_by_auth_plain(client)
@@ -483,21 +495,21 @@ async def test_recipients_over_message_limit_are_refused(
 
 
 @pytest.mark.usefixtures("user")
-async def test_sent_copy_is_stored_if_enabled(world: Environment, client: Neighbour) -> None:
+async def test_sent_copy_is_stored_if_enabled(environment: Environment, client: Neighbour) -> None:
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client)).startswith("250")
-    assert await count_rows(world, Message) == 0
-    await update_ada(world, upload_sent_messages=True)
+    assert await count_rows(environment, Message) == 0
+    await update_ada(environment, upload_sent_messages=True)
     assert (await submit_message(client)).startswith("250")
-    (row,) = await world.database.read(
+    (row,) = await environment.database.read(
         select(col(Message.subject), col(Message.seen), col(Message.envelope_to))
     )
     assert (row.subject, row.seen, row.envelope_to) == ("Hi", True, [RECIPIENT])
-    await update_ada(world, quota=1)
+    await update_ada(environment, quota=1)
     assert (await submit_message(client)).startswith("250")  # it is sent, but without a copy
-    assert await count_rows(world, Message) == 1
-    assert await count_rows(world, Submission) == 3
-    await update_ada(world, quota=None)
+    assert await count_rows(environment, Message) == 1
+    assert await count_rows(environment, Submission) == 3
+    await update_ada(environment, quota=None)
 
 
 @pytest.mark.usefixtures("user")

@@ -11,19 +11,19 @@ from mail.mime.header_encoding import NamedAddress
 from mail.queue import recipient_leases
 from mail.queue.delivery_results import record_results_and_report
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock
-from tests.support.accounts.shared_mailboxes import mutate
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
 from tests.support.mail_servers.queue_worker import PACE, deliveries, send, state
 from tests.support.stores.other_processes import taken_for_dead
 
 PAYLOAD_FIELDS = "submissions { state sendTime recipients { nextAttemptAt state } }"
 
 
-async def reschedule(client: Client, submission_ids: list[int], send_time: Any) -> Any:
+async def reschedule(client: GraphQLClient, submission_ids: list[int], send_time: Any) -> Any:
     global_id_list = [
         global_ids.encode("Submission", submission_id) for submission_id in submission_ids
     ]
-    return await mutate(
+    return await run_mailbox_mutation(
         client,
         "submissionReschedule",
         PAYLOAD_FIELDS,
@@ -37,7 +37,7 @@ def error_details(payload: Any) -> list[Any]:
 
 
 async def test_rescheduled_submission_is_due_at_new_time(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send(ada, send_time=clock() + timedelta(hours=1))
     send_time = clock() + timedelta(days=10)
@@ -45,69 +45,75 @@ async def test_rescheduled_submission_is_due_at_new_time(
     assert submission["state"] == "SCHEDULED"
     assert submission["sendTime"] == submission["recipients"][0]["nextAttemptAt"]
     clock.tick(days=9)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
     clock.tick(days=2)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
-    assert {row.expires_at for row in (await deliveries(world, submission_id)).values()} == {
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
+    assert {row.expires_at for row in (await deliveries(environment, submission_id)).values()} == {
         send_time + timedelta(days=5)
     }
 
 
 async def test_reschedule_to_past_queues_immediately(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send(ada, send_time=clock() + timedelta(hours=1))
     (submission,) = (await reschedule(ada, [submission_id], clock() - timedelta(days=1)))[
         "submissions"
     ]
     assert (submission["state"], submission["sendTime"]) == ("QUEUED", None)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
 
 
-async def test_reschedule_keeps_undo_window(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_reschedule_keeps_undo_window(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     submission_id = await send(ada, undo_window=timedelta(minutes=5))
     (submission,) = (await reschedule(ada, [submission_id], clock()))["submissions"]
     assert submission["state"] == "HELD_FOR_UNDO"
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
     (submission,) = (await reschedule(ada, [submission_id], clock() + timedelta(hours=1)))[
         "submissions"
     ]
     assert submission["state"] == "SCHEDULED"
     clock.tick(minutes=6)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
 
 
 async def test_reschedule_skips_leased_recipients(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send(ada, NamedAddress("carol@a.example"), NamedAddress("dave@b.example"))
-    jobs = {job.domain: job for job in (await recipient_leases.claim_due_jobs(world, PACE)).jobs}
+    jobs = {
+        job.domain: job for job in (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    }
     dave_job = jobs["b.example"]
     results = {dave_job.recipients[0].delivery_id: DeliveryResult.from_refusal(450, "4.2.1 Later")}
-    await record_results_and_report(world, dave_job, results, b"")
+    await record_results_and_report(environment, dave_job, results, b"")
     (submission,) = (await reschedule(ada, [submission_id], clock() + timedelta(days=1)))[
         "submissions"
     ]
     assert submission["state"] == "SENDING"
     clock.tick(hours=1)
-    await taken_for_dead(world)
+    await taken_for_dead(environment)
     # the lease of the dead process is stale
-    claimed = await recipient_leases.claim_due_jobs(world, PACE)
+    claimed = await recipient_leases.claim_due_jobs(environment, PACE)
     assert [job.domain for job in claimed.jobs] == ["a.example"]
     clock.tick(days=1)
-    await taken_for_dead(world)
-    assert {job.domain for job in (await recipient_leases.claim_due_jobs(world, PACE)).jobs} == {
+    await taken_for_dead(environment)
+    assert {
+        job.domain for job in (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    } == {
         "a.example",
         "b.example",
     }
 
 
 async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
-    ada: Client, bob: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     first = await send(ada, send_time=clock() + timedelta(hours=1))
     leased = await send(ada)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count == 2
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
     send_time = clock() + timedelta(days=1)
     assert error_details(await reschedule(ada, [first, leased], send_time)) == [
         ("CONFLICT", ["ids"], 1)
@@ -118,15 +124,15 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
         ("VALIDATION", ["sendTime"], None)
     ]
     clock.tick(hours=1)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).recipient_count >= 2
-    assert await state(world, first) == "QUEUED"  # it is due and was not rescheduled
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count >= 2
+    assert await state(environment, first) == "QUEUED"  # it is due and was not rescheduled
 
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
 async def test_reschedule_to_calendar_limits_does_not_fail(
-    ada: Client, clock: Clock, text: str
+    ada: GraphQLClient, clock: ManualClock, text: str
 ) -> None:
     submission_id = await send(ada, send_time=clock() + timedelta(hours=1))
     arguments = {"ids": [global_ids.encode("Submission", submission_id)], "sendTime": text}
-    payload = await mutate(ada, "submissionReschedule", PAYLOAD_FIELDS, **arguments)
+    payload = await run_mailbox_mutation(ada, "submissionReschedule", PAYLOAD_FIELDS, **arguments)
     assert [e["code"] for e in payload["errors"]] in ([], ["VALIDATION"])

@@ -7,9 +7,9 @@ import pytest
 
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role
-from tests.conftest import Client, make_client
+from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import id_of, run
+from tests.support.accounts.user_operations import execute_mutation, user_global_id
 
 SUBMISSION_FIELDS = "id queueId state envelopeFrom recipients { recipient state }"
 USER_SUBMISSIONS_QUERY = f"""query ($by: UserRef!) {{ user(by: $by) {{ id submissions {{
@@ -20,55 +20,67 @@ NODE_QUERY = (
 )
 
 
-async def send_message(client: Client) -> dict[str, Any]:
+async def send_message(client: GraphQLClient) -> dict[str, Any]:
     fields = {"to": [{"address": "carol@example.net"}], "subject": "Secret", "text": "Hi."}
-    answer = await run(client, "messageSend", f"submission {{ {SUBMISSION_FIELDS} }}", **fields)
+    answer = await execute_mutation(
+        client, "messageSend", f"submission {{ {SUBMISSION_FIELDS} }}", **fields
+    )
     submission: dict[str, Any] = answer["submission"]
     return submission
 
 
 async def test_admin_sees_submissions_of_managed_users(
-    ada: Client, root: Client, over: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     submission = await send_message(ada)
     assert submission["recipients"] == [{"recipient": "carol@example.net", "state": "PENDING"}]
-    domain_admin = await make_domain_admin(world, http, "keeper", [AdminPermission.LOGIN_AS])
-    for client in (ada, root, over, domain_admin):
-        answer = await client(USER_SUBMISSIONS_QUERY, by={"id": id_of(ada)})
+    domain_admin = await make_domain_admin(environment, http, "keeper", [AdminPermission.LOGIN_AS])
+    for client in (ada, root, admin_client, domain_admin):
+        answer = await client(USER_SUBMISSIONS_QUERY, by={"id": user_global_id(ada)})
         assert answer["user"]["submissions"] == {"totalCount": 1, "nodes": [submission]}
         assert (await client(NODE_QUERY, id=submission["id"]))["node"] == submission
 
 
 @pytest.mark.parametrize("field", ["submissions { nodes { id } }", "exports { id }"])
 async def test_forbidden_list_of_user_is_an_error(
-    field: str, ada: Client, over: Client, world: Environment, http: httpx.AsyncClient
+    field: str,
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     submission = await send_message(ada)
-    root_user = await make_client(world, http, "top", role=Role.ROOT)
-    without_permission = await make_domain_admin(world, http, "bare")
+    root_user = await make_client(environment, http, "top", role=Role.ROOT)
+    without_permission = await make_domain_admin(environment, http, "bare")
     document = f"query ($by: UserRef!) {{ user(by: $by) {{ {field} }} }}"
-    for client, owner in ((without_permission, ada), (over, root_user)):
-        (error,) = (await client.raw(document, by={"id": id_of(owner)}))["errors"]
+    for client, owner in ((without_permission, ada), (admin_client, root_user)):
+        (error,) = (await client.execute(document, by={"id": user_global_id(owner)}))["errors"]
         path = ["user", field.partition(" ")[0]]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", path)
     assert (await without_permission(NODE_QUERY, id=submission["id"]))["node"] is None
 
 
 async def test_domain_admin_sees_no_submissions_of_other_domain(
-    ada: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     submission = await send_message(ada)
-    await run(root, "domainCreate", "domain { id }", name="example.net")
+    await execute_mutation(root, "domainCreate", "domain { id }", name="example.net")
     other_domain_admin = await make_domain_admin(
-        world, http, "away", [AdminPermission.LOGIN_AS], domains=["example.net"]
+        environment, http, "away", [AdminPermission.LOGIN_AS], domains=["example.net"]
     )
-    assert (await other_domain_admin(USER_SUBMISSIONS_QUERY, by={"id": id_of(ada)}))["user"] is None
+    assert (await other_domain_admin(USER_SUBMISSIONS_QUERY, by={"id": user_global_id(ada)}))[
+        "user"
+    ] is None
     assert (await other_domain_admin(NODE_QUERY, id=submission["id"]))["node"] is None
     users = (await other_domain_admin(ALL_SUBMISSIONS_QUERY))["users"]["nodes"]
-    assert id_of(ada) not in {node["id"] for node in users}
+    assert user_global_id(ada) not in {node["id"] for node in users}
 
 
-async def test_submission_of_another_user_is_hidden(ada: Client, bob: Client) -> None:
+async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: GraphQLClient) -> None:
     submission = await send_message(ada)
-    assert (await bob(USER_SUBMISSIONS_QUERY, by={"id": id_of(ada)}))["user"] is None
+    assert (await bob(USER_SUBMISSIONS_QUERY, by={"id": user_global_id(ada)}))["user"] is None
     assert (await bob(NODE_QUERY, id=submission["id"]))["node"] is None

@@ -23,7 +23,7 @@ from resolvers.messages.bulk.bulk_requests import BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
-from tests.conftest import Client, context, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.servers.live_server import (
     MADE,
     NESTED,
@@ -37,10 +37,12 @@ from tests.support.servers.live_server import (
 )
 
 
-async def follow_alone(client: Client, query: str, events: dict[str, Any]) -> None:
+async def follow_alone(client: GraphQLClient, query: str, events: dict[str, Any]) -> None:
     """Follow without sharing, from the first event."""
     request = GraphqlRequest(query, {"after": cursor(client, 0)})
-    async with aclosing(result_stream.stream_results(schema, request, context(client))) as results:
+    async with aclosing(
+        result_stream.stream_results(schema, request, client_context(client))
+    ) as results:
         async for result in results:
             data = orjson.loads(result.json_text)["data"]
             events.update(
@@ -58,20 +60,20 @@ def scalar_fields(event: Any) -> Any:
 
 
 async def test_shared_subscription_delivers_same_events_as_single_one(
-    world: Environment,
+    environment: Environment,
     tmp_path: Path,
-    ada: Client,
+    ada: GraphQLClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Random changes, with subscribers that join and leave at random times."""
-    async with house(world, tmp_path) as live:
+    async with house(environment, tmp_path) as live:
         await _compare_shared_and_single(live, ada, monkeypatch)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def _compare_shared_and_single(
-    live: House, ada: Client, monkeypatch: pytest.MonkeyPatch
+    live: House, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = secrets.randbelow(10**6)
     print("seed", seed)  # noqa: T201 - shown if the test fails
@@ -86,7 +88,7 @@ async def _compare_shared_and_single(
         asyncio.create_task(follow_alone(ada, queries[name], single_events[name]))
         for name in queries
     ]
-    await receive(ada, "First")
+    await deliver_to(ada, "First")
     last_number = MADE + 1
     for round_number in range(20):
         for _ in range(rng.randrange(3)):
@@ -164,19 +166,21 @@ def _last_cursor(follower: Follower) -> str:
     return str(batch.get("cursor") or batch["at"])
 
 
-async def _last_position(client: Client) -> int:
-    return (await stream_reader.load_last_stream_positions(context(client)))[client.user.id]
+async def _last_position(client: GraphQLClient) -> int:
+    return (await stream_reader.load_last_stream_positions(client_context(client)))[client.user.id]
 
 
-async def _make_random_change(client: Client, rng: random.Random, number: int) -> None:
+async def _make_random_change(client: GraphQLClient, rng: random.Random, number: int) -> None:
     kind = rng.randrange(3)
     if kind == 0:
-        await mailbox_loaders.create_mailboxes(context(client), NewMailboxes([f"Box {number}"]))
+        await mailbox_loaders.create_mailboxes(
+            client_context(client), NewMailboxes([f"Box {number}"])
+        )
     elif kind == 1:
-        await receive(client, f"Letter {number}")
+        await deliver_to(client, f"Letter {number}")
     else:
         bulk_request = BulkRequest(
             MessageSelector(conditions=MessageConditions()),
             FlagChanges.from_flag_names({"flagged": rng.random() < 0.5}),
         )
-        await bulk_changes.apply_bulk_request(context(client), bulk_request)
+        await bulk_changes.apply_bulk_request(client_context(client), bulk_request)

@@ -23,7 +23,7 @@ from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from tests.conftest import Client, Clock, context, make_key
+from tests.conftest import GraphQLClient, ManualClock, client_context, make_api_key
 from tests.support.servers.live_server import (
     MADE,
     NESTED,
@@ -60,17 +60,20 @@ def executions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return executed
 
 
-async def create(client: Client, *paths: str) -> None:
-    await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(paths))
+async def create(client: GraphQLClient, *paths: str) -> None:
+    await mailbox_loaders.create_mailboxes(client_context(client), NewMailboxes(paths))
 
 
 async def test_event_is_executed_and_serialized_once_for_all(
-    live: House, ada: Client, executions: list[object], monkeypatch: pytest.MonkeyPatch
+    live_server: House,
+    ada: GraphQLClient,
+    executions: list[object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sockets = [await live.follow(ada, PLAIN) for _ in range(8)]
-    streams = [await live.stream(ada, PLAIN) for _ in range(2)]
-    await until(lambda: live.seats == 10)
-    assert len(live.groups) == 1
+    sockets = [await live_server.follow(ada, PLAIN) for _ in range(8)]
+    streams = [await live_server.stream(ada, PLAIN) for _ in range(2)]
+    await until(lambda: live_server.seats == 10)
+    assert len(live_server.groups) == 1
     texts: list[bytes] = []
 
     def record_and_encode(data: object) -> bytes:
@@ -85,31 +88,33 @@ async def test_event_is_executed_and_serialized_once_for_all(
     assert [follower.batches for follower in followers] == [sockets[0].batches] * 10
     for follower in followers:
         await follower.leave()
-    await until(lambda: not live.groups)
+    await until(lambda: not live_server.groups)
 
 
-async def test_group_ends_with_its_last_member(live: House, ada: Client) -> None:
+async def test_group_ends_with_its_last_member(live_server: House, ada: GraphQLClient) -> None:
     task_count = len(asyncio.all_tasks())
-    completed_follower, other_follower = [await live.follow(ada, PLAIN) for _ in range(2)]
-    await until(lambda: live.seats == 2)
+    completed_follower, other_follower = [await live_server.follow(ada, PLAIN) for _ in range(2)]
+    await until(lambda: live_server.seats == 2)
     assert completed_follower.ws
     await completed_follower.ws.send('{"type": "complete", "id": "1"}')
-    await until(lambda: live.seats == 1)
+    await until(lambda: live_server.seats == 1)
     await create(ada, "Clients")
     await until(lambda: other_follower.got)
     assert not completed_follower.got
     await other_follower.leave()
-    await until(lambda: not live.groups)
+    await until(lambda: not live_server.groups)
     await completed_follower.leave()
     await until(lambda: len(asyncio.all_tasks()) == task_count)
-    assert not ada.world.wakeups.followed_streams
+    assert not ada.environment.wakeups.followed_streams
 
 
-async def test_reused_operation_id_gets_no_earlier_events(live: House, ada: Client) -> None:
-    ws = await live.socket(ada)
+async def test_reused_operation_id_gets_no_earlier_events(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    ws = await live_server.socket(ada)
     subscribe = {"type": "subscribe", "id": "1", "payload": {"query": PLAIN}}
     await ws.send(orjson.dumps(subscribe).decode())
-    await until(lambda: live.seats == 1)
+    await until(lambda: live_server.seats == 1)
     await create(ada, "Clients")
     await ws.send('{"type": "complete", "id": "1"}')
     subscribe["payload"] = {"query": "{ viewer { role } }"}
@@ -123,39 +128,43 @@ async def test_reused_operation_id_gets_no_earlier_events(live: House, ada: Clie
     await ws.close()
 
 
-async def test_operations_of_one_socket_share_with_others(live: House, ada: Client) -> None:
-    ws = await live.socket(ada)
+async def test_operations_of_one_socket_share_with_others(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    ws = await live_server.socket(ada)
     for id_, query in (("a", PLAIN), ("b", PLAIN), ('"c"', NESTED)):
         frame = {"type": "subscribe", "id": id_, "payload": {"query": query}}
         await ws.send(orjson.dumps(frame).decode())
-    await until(lambda: live.seats == 3)
-    assert len(live.groups) == 2
+    await until(lambda: live_server.seats == 3)
+    assert len(live_server.groups) == 2
     await create(ada, "Clients")
     frames = [orjson.loads(await ws.recv()) for _ in range(3)]
     assert {frame["id"] for frame in frames} == {"a", "b", '"c"'}
     assert {frame["type"] for frame in frames} == {"next"}
     await ws.close()
-    await until(lambda: not live.groups)
+    await until(lambda: not live_server.groups)
 
 
 async def test_subscriptions_with_different_rights_are_not_shared(
-    live: House, ada: Client, bob: Client, executions: list[object]
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient, executions: list[object]
 ) -> None:
     key_owner = {"user_id": ada.user.id, "role": ada.user.role}
-    same_key = await make_key(ada.world, "same", scopes=[Scope.MASTER], **key_owner)
-    narrow_key = await make_key(ada.world, "narrow", scopes=[Scope.MAIL_READ], **key_owner)
-    read_only_key = await make_key(
-        ada.world, "reader", scopes=[Scope.MASTER], read_only=True, **key_owner
+    same_key = await make_api_key(ada.environment, "same", scopes=[Scope.MASTER], **key_owner)
+    narrow_key = await make_api_key(
+        ada.environment, "narrow", scopes=[Scope.MAIL_READ], **key_owner
+    )
+    read_only_key = await make_api_key(
+        ada.environment, "reader", scopes=[Scope.MASTER], read_only=True, **key_owner
     )
     followers = [
-        await live.follow(client, NESTED, secret=secret)
+        await live_server.follow(client, NESTED, secret=secret)
         for client, secret in (
             (ada, ""), (ada, same_key), (ada, narrow_key), (ada, read_only_key), (bob, ""),
         )
     ]  # fmt: skip
-    await until(lambda: live.seats == 5)
-    assert sorted(len(group.members) for group in live.groups) == [1, 1, 1, 2]
-    for group in live.groups:
+    await until(lambda: live_server.seats == 5)
+    assert sorted(len(group.members) for group in live_server.groups) == [1, 1, 1, 2]
+    for group in live_server.groups:
         viewer = group.context.viewer
         assert (viewer.token_id, viewer.api_key_id, viewer.expires_at) == (None, None, None)
     await create(ada, "Hers")
@@ -170,13 +179,13 @@ async def test_subscriptions_with_different_rights_are_not_shared(
         await follower.leave()
 
 
-async def test_subscriber_without_scope_is_refused(live: House, ada: Client) -> None:
-    smtp_key = await make_key(
-        ada.world, "poor", scopes=[Scope.SMTP], user_id=ada.user.id, role=ada.user.role
+async def test_subscriber_without_scope_is_refused(live_server: House, ada: GraphQLClient) -> None:
+    smtp_key = await make_api_key(
+        ada.environment, "poor", scopes=[Scope.SMTP], user_id=ada.user.id, role=ada.user.role
     )
-    allowed_follower = await live.follow(ada, PLAIN)
-    await until(lambda: live.seats == 1)
-    refused_follower = await live.follow(ada, PLAIN, secret=smtp_key)
+    allowed_follower = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.seats == 1)
+    refused_follower = await live_server.follow(ada, PLAIN, secret=smtp_key)
     await until(lambda: refused_follower.over or refused_follower.got)
     (error,) = (
         refused_follower.got[0]["errors"]
@@ -184,37 +193,43 @@ async def test_subscriber_without_scope_is_refused(live: House, ada: Client) -> 
         else refused_follower.over["payload"]
     )
     assert error["extensions"]["code"] == "FORBIDDEN"
-    assert live.seats == 1
+    assert live_server.seats == 1
     await allowed_follower.leave()
     await refused_follower.leave()
 
 
-async def test_different_batch_windows_and_hosts_are_not_shared(live: House, ada: Client) -> None:
+async def test_different_batch_windows_and_hosts_are_not_shared(
+    live_server: House, ada: GraphQLClient
+) -> None:
     query = "subscription ($w: Duration) { changes(batchWindow: $w) { cursor } }"
-    followers = [await live.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")]
-    followers += [await live.follow(ada, query, host="mail.example.org", w="PT0S")]
-    await until(lambda: live.seats == 4)  # links in results contain the host of the request
-    assert sorted(len(group.members) for group in live.groups) == [1, 1, 2]
+    followers = [
+        await live_server.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")
+    ]
+    followers += [await live_server.follow(ada, query, host="mail.example.org", w="PT0S")]
+    await until(lambda: live_server.seats == 4)  # links in results contain the host of the request
+    assert sorted(len(group.members) for group in live_server.groups) == [1, 1, 2]
     for follower in followers:
         await follower.leave()
 
 
 async def test_new_subscriber_does_not_wait_for_running_batch_window(
-    live: House, ada: Client
+    live_server: House, ada: GraphQLClient
 ) -> None:
     query = 'subscription { changes(batchWindow: "PT20S") { cursor events { kind } } }'
-    first = await live.follow(ada, query)
-    await until(lambda: live.seats == 1)
+    first = await live_server.follow(ada, query)
+    await until(lambda: live_server.seats == 1)
     await create(ada, "One")
     await until(lambda: first.got)  # its batch window has started
-    second = await live.follow(ada, query)
-    await until(lambda: any(group.catching_up for group in live.groups) or live.seats == 2)
+    second = await live_server.follow(ada, query)
+    await until(
+        lambda: any(group.catching_up for group in live_server.groups) or live_server.seats == 2
+    )
     await create(ada, "Two")
     await until(lambda: second.got)
     assert (len(first.got), len(second.events)) == (1, 1)
     for follower in (first, second):
         await follower.leave()
-    await until(lambda: not live.groups)
+    await until(lambda: not live_server.groups)
 
 
 def test_after_variable_is_not_part_of_sharing_key() -> None:
@@ -236,17 +251,17 @@ def test_after_variable_is_not_part_of_sharing_key() -> None:
 
 
 async def test_expired_credential_ends_only_its_subscription(
-    live: House, ada: Client, clock: Clock
+    live_server: House, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     expires_at = clock() + timedelta(minutes=1)
-    expiring_key = await make_key(
-        ada.world, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role,
+    expiring_key = await make_api_key(
+        ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role,
         expires_at=expires_at,
     )  # fmt: skip
-    lasting = await live.follow(ada, PLAIN)
-    ending = await live.follow(ada, PLAIN, secret=expiring_key)
-    await until(lambda: live.seats == 2)
-    assert len(live.groups) == 1
+    lasting = await live_server.follow(ada, PLAIN)
+    ending = await live_server.follow(ada, PLAIN, secret=expiring_key)
+    await until(lambda: live_server.seats == 2)
+    assert len(live_server.groups) == 1
     await create(ada, "Before")
     await until(lambda: lasting.got and ending.got)
     clock.tick(minutes=2)
@@ -259,22 +274,24 @@ async def test_expired_credential_ends_only_its_subscription(
     await lasting.leave()
 
 
-async def test_revoked_credential_ends_only_its_subscription(live: House, ada: Client) -> None:
-    other_key = await make_key(
-        ada.world, "other", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+async def test_revoked_credential_ends_only_its_subscription(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    other_key = await make_api_key(
+        ada.environment, "other", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
     lasting, revoked = (
-        await live.follow(ada, PLAIN),
-        await live.follow(ada, PLAIN, secret=other_key),
+        await live_server.follow(ada, PLAIN),
+        await live_server.follow(ada, PLAIN, secret=other_key),
     )
-    await until(lambda: live.seats == 2)
+    await until(lambda: live_server.seats == 2)
     (key_id,) = [
         follower.viewer.api_key_id
-        for follower in live.endpoint.connection_watch.connections
+        for follower in live_server.endpoint.connection_watch.connections
         if follower.viewer.api_key_id
-        and (await _api_key_name(ada.world, follower.viewer.api_key_id)) == "other"
+        and (await _api_key_name(ada.environment, follower.viewer.api_key_id)) == "other"
     ]
-    await live.endpoint.connection_watch.disconnect_viewers(
+    await live_server.endpoint.connection_watch.disconnect_viewers(
         lambda viewer: viewer.api_key_id == key_id
     )
     await until(lambda: revoked.over)
@@ -284,20 +301,23 @@ async def test_revoked_credential_ends_only_its_subscription(live: House, ada: C
     await lasting.leave()
 
 
-async def _api_key_name(world: Environment, key_id: int) -> str:
-    async with world.write_session() as session:
+async def _api_key_name(environment: Environment, key_id: int) -> str:
+    async with environment.write_session() as session:
         api_key = await session.get(ApiKey, key_id)
         assert api_key
         return api_key.name
 
 
 async def test_error_in_event_is_masked_and_stream_continues(
-    live: House, ada: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    live_server: House,
+    ada: GraphQLClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from graph.changes import types as change_types
 
-    followers = [await live.follow(ada, NESTED) for _ in range(3)]
-    await until(lambda: live.seats == 3)
+    followers = [await live_server.follow(ada, NESTED) for _ in range(3)]
+    await until(lambda: live_server.seats == 3)
     from_event = change_types.MailboxChange.from_event
 
     hidden_text: Any = "the password is hunter2"
@@ -324,21 +344,21 @@ async def test_error_in_event_is_masked_and_stream_continues(
 
 
 async def test_late_subscribers_catch_up_and_then_share(
-    live: House, ada: Client, executions: list[object]
+    live_server: House, ada: GraphQLClient, executions: list[object]
 ) -> None:
     await create(ada, *(f"Old {number}" for number in range(5)))
-    first = await live.follow(ada, PLAIN)
-    await until(lambda: live.seats == 1)
+    first = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.seats == 1)
     late_followers = [
-        await live.follow(ada, PLAIN, after=cursor(ada, after)) for after in (0, MADE + 2)
+        await live_server.follow(ada, PLAIN, after=cursor(ada, after)) for after in (0, MADE + 2)
     ]
-    late_followers += [await live.stream(ada, PLAIN, after=cursor(ada, MADE))]
-    await until(lambda: live.seats == 4)
-    current_follower = await live.follow(
+    late_followers += [await live_server.stream(ada, PLAIN, after=cursor(ada, MADE))]
+    await until(lambda: live_server.seats == 4)
+    current_follower = await live_server.follow(
         ada, PLAIN, after=cursor(ada, MADE + 5)
     )  # no missed events
-    await until(lambda: live.seats == 5)
-    assert len(live.groups) == 1
+    await until(lambda: live_server.seats == 5)
+    assert len(live_server.groups) == 1
     del executions[:]
     await create(ada, "New")
     await until(
@@ -360,15 +380,15 @@ async def test_late_subscribers_catch_up_and_then_share(
 
 @pytest.mark.parametrize("is_websocket", [True, False])
 async def test_slow_reader_delays_no_one_and_gets_batched_events(
-    live: House, ada: Client, is_websocket: bool
+    live_server: House, ada: GraphQLClient, is_websocket: bool
 ) -> None:
     query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
-    with Slow(live.port) as slow_client:
+    with Slow(live_server.port) as slow_client:
         await slow_client.ask(ada, query, by_socket=is_websocket)
-        healthy = await live.follow(ada, query)
-        await until(lambda: live.seats == 2)
-        assert len(live.groups) == 1
+        healthy = await live_server.follow(ada, query)
+        await until(lambda: live_server.seats == 2)
+        assert len(live_server.groups) == 1
         tracemalloc.start()
         padding = "x" * 120_000
         for number in range(60):  # 7 MB: the kernel buffers about 3 MB, and one batch is read
@@ -379,24 +399,26 @@ async def test_slow_reader_delays_no_one_and_gets_batched_events(
         memory, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert memory < 5_000_000
-        assert live.seats == 1  # the slow reader has left the group and is still subscribed
+        assert live_server.seats == 1  # the slow reader has left the group and is still subscribed
         await create(ada, "End")
         received = await slow_client.read(b'"path":"End"')
         numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]
         assert numbers == list(range(60))
         assert received.count(b'"cursor":') < 55  # the last events were batched
-        await until(lambda: live.seats == 2)
+        await until(lambda: live_server.seats == 2)
     await healthy.leave()
-    await until(lambda: not live.groups)
+    await until(lambda: not live_server.groups)
 
 
-async def test_reader_too_far_behind_gets_one_resync(live: House, ada: Client) -> None:
+async def test_reader_too_far_behind_gets_one_resync(
+    live_server: House, ada: GraphQLClient
+) -> None:
     query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
-    with Slow(live.port) as slow_client:
+    with Slow(live_server.port) as slow_client:
         await slow_client.ask(ada, query, by_socket=True)
-        healthy = await live.follow(ada, PLAIN)
-        await until(lambda: live.seats == 2)
+        healthy = await live_server.follow(ada, PLAIN)
+        await until(lambda: live_server.seats == 2)
         padding = "x" * 1_000_000
         for number in range(8):
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}")
@@ -416,22 +438,24 @@ async def test_reader_too_far_behind_gets_one_resync(live: House, ada: Client) -
 
 @pytest.mark.parametrize("is_websocket", [True, False])
 async def test_client_that_does_not_read_is_disconnected_after_timeout(
-    world: Environment, tmp_path: Path, ada: Client, is_websocket: bool
+    environment: Environment, tmp_path: Path, ada: GraphQLClient, is_websocket: bool
 ) -> None:
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
     settings = Settings(write_timeout=timedelta(milliseconds=500))
-    async with house(world, tmp_path, settings) as live:
-        with Slow(live.port) as slow_client:
+    async with house(environment, tmp_path, settings) as live_server:
+        with Slow(live_server.port) as slow_client:
             await slow_client.ask(ada, query, by_socket=is_websocket)
-            await until(lambda: live.seats == 1)
+            await until(lambda: live_server.seats == 1)
             await note(ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000)
-            await until(lambda: not live.endpoint.connection_watch.connections)
-            await until(lambda: not live.groups)
+            await until(lambda: not live_server.endpoint.connection_watch.connections)
+            await until(lambda: not live_server.groups)
 
 
-async def test_platform_key_can_not_subscribe_to_changes(live: House, root: Client) -> None:
-    follower = await live.follow(root, PLAIN)
+async def test_platform_key_can_not_subscribe_to_changes(
+    live_server: House, root: GraphQLClient
+) -> None:
+    follower = await live_server.follow(root, PLAIN)
     await until(lambda: follower.got)
     assert follower.got[0]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert not live.groups
+    assert not live_server.groups
     await follower.leave()

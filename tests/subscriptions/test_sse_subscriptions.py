@@ -19,15 +19,15 @@ COMPLETE_EVENT = ("complete", None)
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as world:
-        yield world
+async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
+    async with a_world(tmp_path) as environment:
+        yield environment
 
 
 @pytest.fixture
-async def server(world: Environment) -> AsyncIterator[Server]:
+async def server(environment: Environment) -> AsyncIterator[Server]:
     async with serving(
-        world, EndpointSettings(heartbeat=0.1, credential_check_interval=0.05)
+        environment, EndpointSettings(heartbeat=0.1, credential_check_interval=0.05)
     ) as server:
         yield server
 

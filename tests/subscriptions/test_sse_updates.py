@@ -11,16 +11,21 @@ import httpx
 from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
-from tests.conftest import Client, make_client, make_key, receive
+from tests.conftest import GraphQLClient, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.shared_mailboxes import READ, mutate, share, team
+from tests.support.accounts.shared_mailboxes import (
+    READ_RIGHTS,
+    create_team_mailbox,
+    run_mailbox_mutation,
+    share_mailbox,
+)
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
 from tests.support.servers.live_server import MADE, PLAIN, House, cursor, until
 
 Event = dict[str, Any]
 
 
-def updates_path(client: Client) -> str:
+def updates_path(client: GraphQLClient) -> str:
     return f"/rest/users/{global_ids.encode('User', client.user.id)}/updates"
 
 
@@ -53,9 +58,9 @@ class UpdatesReader:
 
 @asynccontextmanager
 async def open_updates(
-    live: House, client: Client, owner: Client | None = None, **headers: str
+    live_server: House, client: GraphQLClient, owner: GraphQLClient | None = None, **headers: str
 ) -> AsyncIterator[UpdatesReader]:
-    url = f"http://127.0.0.1:{live.port}{updates_path(owner or client)}"
+    url = f"http://127.0.0.1:{live_server.port}{updates_path(owner or client)}"
     header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
     async with (
         httpx.AsyncClient(timeout=30) as http,
@@ -71,13 +76,15 @@ async def open_updates(
         await asyncio.wait([reader.task])
 
 
-async def test_each_change_is_an_event_with_its_cursor(live: House, ada: Client) -> None:
-    async with open_updates(live, ada) as reader:
+async def test_each_change_is_an_event_with_its_cursor(
+    live_server: House, ada: GraphQLClient
+) -> None:
+    async with open_updates(live_server, ada) as reader:
         assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reader.response.headers["x-content-type-options"] == "nosniff"
         assert reader.last_event_id == cursor(ada, MADE)
         await add_mailboxes(ada, "Box")
-        received = await receive(ada, "Hello")
+        received = await deliver_to(ada, "Hello")
         await until(lambda: len(reader.events) == 2)
     created, added = reader.events
     assert (created["kind"], created["path"], created["mailbox"]) == (
@@ -85,7 +92,7 @@ async def test_each_change_is_an_event_with_its_cursor(live: House, ada: Client)
         "Box",
         {"total": 0, "unseen": 0},
     )
-    assert created["mailboxId"] == global_ids.encode("Mailbox", (await ada.box("Box")).id)
+    assert created["mailboxId"] == global_ids.encode("Mailbox", (await ada.load_mailbox("Box")).id)
     assert (added["kind"], added["messageId"]) == (
         "MESSAGE_ADDED",
         global_ids.encode("Message", received.message_id),
@@ -94,36 +101,38 @@ async def test_each_change_is_an_event_with_its_cursor(live: House, ada: Client)
     assert added["cursor"] == reader.last_event_id == cursor(ada, MADE + 2)
 
 
-async def test_last_event_id_continues_stream(live: House, ada: Client) -> None:
+async def test_last_event_id_continues_stream(live_server: House, ada: GraphQLClient) -> None:
     for number in range(3):
-        await receive(ada, f"Number {number}")
-    async with open_updates(live, ada, Last_Event_ID=cursor(ada, MADE + 1)) as reader:
+        await deliver_to(ada, f"Number {number}")
+    async with open_updates(live_server, ada, Last_Event_ID=cursor(ada, MADE + 1)) as reader:
         await until(lambda: len(reader.events) == 2)
-        await receive(ada, "Live")
+        await deliver_to(ada, "Live")
         await until(lambda: len(reader.events) == 3)
     assert [event["uid"] for event in reader.events] == [2, 3, 4]
-    async with open_updates(live, ada, Last_Event_ID=cursor(ada, 10**6)) as reader:
+    async with open_updates(live_server, ada, Last_Event_ID=cursor(ada, 10**6)) as reader:
         await until(lambda: reader.events)
     assert (reader.events[0]["kind"], reader.events[0]["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
     assert reader.last_event_id == cursor(ada, MADE + 4)
 
 
-async def test_updates_equal_events_of_subscription(live: House, ada: Client, bob: Client) -> None:
-    await team(ada, "Old")
-    await share(ada, bob, *READ)
-    follower = await live.follow(bob, PLAIN)
-    async with open_updates(live, bob) as reader:
-        await until(lambda: live.seats == 2)
+async def test_updates_equal_events_of_subscription(
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await create_team_mailbox(ada, "Old")
+    await share_mailbox(ada, bob, *READ_RIGHTS)
+    follower = await live_server.follow(bob, PLAIN)
+    async with open_updates(live_server, bob) as reader:
+        await until(lambda: live_server.seats == 2)
         # one at a time: if both streams grow together, their order is undefined
-        await receive(ada, "Private")
+        await deliver_to(ada, "Private")
         await append_unread_messages(ada, "Team", "New")
         await until(lambda: len(reader.events) == 1 == len(follower.events))
-        await receive(bob, "Own")
+        await deliver_to(bob, "Own")
         await until(lambda: len(reader.events) == 2 == len(follower.events))
-        await share(ada, bob)
+        await share_mailbox(ada, bob)
         await until(lambda: len(reader.events) == 3 == len(follower.events))
         await append_unread_messages(ada, "Team", "Unheard")
-        await receive(bob, "Last")
+        await deliver_to(bob, "Last")
         await until(lambda: len(reader.events) == 4 == len(follower.events))
     events = [(event["kind"], event["cursor"]) for event in reader.events]
     assert events == [(event["kind"], event["cursor"]) for event in follower.events]
@@ -131,69 +140,86 @@ async def test_updates_equal_events_of_subscription(live: House, ada: Client, bo
 
 
 async def test_updates_of_other_users_need_administrator(
-    live: House, ada: Client, bob: Client, world: Environment, http: httpx.AsyncClient
+    live_server: House,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
-    plain_admin = await make_domain_admin(world, http, "weak")
-    login_as_admin = await make_domain_admin(world, http, "strong", [AdminPermission.LOGIN_AS])
-    platform_admin = await make_client(world, http, "over", role=Role.ADMIN)
+    plain_admin = await make_domain_admin(environment, http, "weak")
+    login_as_admin = await make_domain_admin(
+        environment, http, "strong", [AdminPermission.LOGIN_AS]
+    )
+    platform_admin = await make_client(environment, http, "over", role=Role.ADMIN)
     for client, owner, status in (
         (bob, ada, 404),
         (plain_admin, ada, 403),
         (login_as_admin, platform_admin, 404),
     ):
-        async with open_updates(live, client, owner) as reader:
+        async with open_updates(live_server, client, owner) as reader:
             assert reader.response.status_code == status
-    async with open_updates(live, login_as_admin, ada, Last_Event_ID=cursor(ada, MADE)) as reader:
-        await receive(ada, "Hello")
+    async with open_updates(
+        live_server, login_as_admin, ada, Last_Event_ID=cursor(ada, MADE)
+    ) as reader:
+        await deliver_to(ada, "Hello")
         await until(lambda: reader.events)
     assert reader.events[0]["kind"] == "MESSAGE_ADDED"
 
 
 async def test_invalid_request_is_refused_with_status(
-    live: House, ada: Client, world: Environment, http: httpx.AsyncClient
+    live_server: House, ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    async with open_updates(live, ada, Last_Event_ID="x") as reader:
+    async with open_updates(live_server, ada, Last_Event_ID="x") as reader:
         assert reader.response.status_code == 400
         assert reader.response.json()["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
-    async with open_updates(live, ada, Last_Event_ID=f"1.{ada.user.id + 1}.1") as reader:
+    async with open_updates(live_server, ada, Last_Event_ID=f"1.{ada.user.id + 1}.1") as reader:
         await until(lambda: reader.is_closed)
     (event,) = reader.events
     assert (event[""], event["extensions"]["code"]) == ("error", "BAD_CURSOR")
-    sender = await make_key(
-        world, "sender", scopes=[Scope.SUBMIT], user_id=ada.user.id, role=Role.USER
+    sender = await make_api_key(
+        environment, "sender", scopes=[Scope.SUBMIT], user_id=ada.user.id, role=Role.USER
     )
     for secret, status in (("wrong", 401), (sender, 403)):
-        async with open_updates(live, Client(http, world, ada.user, secret), ada) as reader:
+        async with open_updates(
+            live_server, GraphQLClient(http, environment, ada.user, secret), ada
+        ) as reader:
             assert reader.response.status_code == status
     assert (await http.get("/rest/users/x/updates", headers=ada.headers)).status_code == 404
     assert (await http.head(updates_path(ada), headers=ada.headers)).status_code == 405
     assert (await http.get(updates_path(ada))).status_code == 401
 
 
-async def test_stream_ends_when_api_key_is_deleted(live: House, ada: Client) -> None:
-    secret = await make_key(
-        ada.world, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+async def test_stream_ends_when_api_key_is_deleted(live_server: House, ada: GraphQLClient) -> None:
+    secret = await make_api_key(
+        ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
-    async with open_updates(live, Client(ada.http, ada.world, ada.user, secret)) as reader:
+    async with open_updates(
+        live_server, GraphQLClient(ada.http, ada.environment, ada.user, secret)
+    ) as reader:
         keys = (await ada("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
         (key_id,) = (api_key["id"] for api_key in keys if api_key["name"] == "brief")
         await ada(
             "mutation ($i: IdsInput!) { apiKeyDelete(input: $i) { deletedIds } }",
             i={"ids": [key_id]},
         )
-        await receive(ada, "Unheard")
+        await deliver_to(ada, "Unheard")
         await until(lambda: reader.is_closed)
     (last,) = reader.events
     assert (last[""], last["extensions"]["code"]) == ("error", "UNAUTHENTICATED")
-    admission_control = live.endpoint.guards
-    await until(lambda: not live.groups and not admission_control.stream_limiter.in_use_count)
-    assert not live.endpoint.connection_watch.connections
+    admission_control = live_server.endpoint.guards
+    await until(
+        lambda: not live_server.groups and not admission_control.stream_limiter.in_use_count
+    )
+    assert not live_server.endpoint.connection_watch.connections
 
 
-async def test_streams_of_one_account_are_shared(live: House, ada: Client) -> None:
-    async with open_updates(live, ada) as first_reader, open_updates(live, ada) as second_reader:
-        await until(lambda: live.seats == 2)
-        assert len(live.groups) == 1
-        await mutate(ada, "mailboxCreate", paths=["Box"])
+async def test_streams_of_one_account_are_shared(live_server: House, ada: GraphQLClient) -> None:
+    async with (
+        open_updates(live_server, ada) as first_reader,
+        open_updates(live_server, ada) as second_reader,
+    ):
+        await until(lambda: live_server.seats == 2)
+        assert len(live_server.groups) == 1
+        await run_mailbox_mutation(ada, "mailboxCreate", paths=["Box"])
         await until(lambda: first_reader.events and second_reader.events)
     assert first_reader.events == second_reader.events

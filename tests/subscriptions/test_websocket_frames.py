@@ -27,7 +27,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")  # one server for all test
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder = tmp_path_factory.mktemp("frames")
-    async with a_world(folder) as world, serving(world, EndpointSettings(init_timeout=2)) as server:
+    async with (
+        a_world(folder) as environment,
+        serving(environment, EndpointSettings(init_timeout=2)) as server,
+    ):
         yield server
 
 

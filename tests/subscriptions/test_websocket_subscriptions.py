@@ -28,17 +28,17 @@ USER_HEADERS = {"Authorization": "Bearer user"}
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as world:
-        yield world
+async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
+    async with a_world(tmp_path) as environment:
+        yield environment
 
 
 @pytest.fixture
-async def server(world: Environment) -> AsyncIterator[Server]:
+async def server(environment: Environment) -> AsyncIterator[Server]:
     settings = EndpointSettings(
         init_timeout=0.3, max_operations_per_socket=4, allowed_origins=("https://mail.example.org",)
     )
-    async with serving(world, settings, deadline=0.3) as server:
+    async with serving(environment, settings, deadline=0.3) as server:
         yield server
 
 
@@ -363,8 +363,8 @@ async def open_with_subscriptions(server: Server, token: str) -> ClientConnectio
     return ws
 
 
-async def test_socket_is_closed_when_credential_expires(world: Environment) -> None:
-    async with serving(world, EndpointSettings(credential_check_interval=0.05)) as server:
+async def test_socket_is_closed_when_credential_expires(environment: Environment) -> None:
+    async with serving(environment, EndpointSettings(credential_check_interval=0.05)) as server:
         expiring_socket, other_socket = (
             await open_with_subscriptions(server, "brief"),
             await open_with_subscriptions(server, "user"),
@@ -378,15 +378,15 @@ async def test_socket_is_closed_when_credential_expires(world: Environment) -> N
         await other_socket.close()
 
 
-async def test_no_operation_starts_with_expired_credential(world: Environment) -> None:
-    async with serving(world, EndpointSettings()) as server:
+async def test_no_operation_starts_with_expired_credential(environment: Environment) -> None:
+    async with serving(environment, EndpointSettings()) as server:
         ws = await open_with_subscriptions(server, "brief")
         server.clock.tick(minutes=2)
         await subscribe(ws, "{ hello }", id="3")
         await assert_ends_unauthenticated(ws)
 
 
-async def test_revoked_credential_closes_its_sockets(world: Environment) -> None:
+async def test_revoked_credential_closes_its_sockets(environment: Environment) -> None:
     revoked: set[int | None] = set()
     checked_tokens: list[int | None] = []
 
@@ -394,7 +394,7 @@ async def test_revoked_credential_closes_its_sockets(world: Environment) -> None
         checked_tokens.append(viewer.token_id)
         return viewer.token_id in revoked
 
-    async with serving(world, EndpointSettings(has_credential_ended=is_ended)) as server:
+    async with serving(environment, EndpointSettings(has_credential_ended=is_ended)) as server:
         first_socket, second_socket, other_socket = [
             await open_with_subscriptions(server, token) for token in ("user", "user", "other")
         ]
@@ -418,7 +418,7 @@ async def test_revoked_credential_closes_its_sockets(world: Environment) -> None
 
 
 async def test_credential_check_survives_database_outage(
-    world: Environment, caplog: pytest.LogCaptureFixture
+    environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def is_ended(_viewer: Viewer) -> bool:
         if not caplog.records:
@@ -426,18 +426,18 @@ async def test_credential_check_survives_database_outage(
         return True
 
     async with serving(
-        world, EndpointSettings(has_credential_ended=is_ended, credential_check_interval=0.05)
+        environment, EndpointSettings(has_credential_ended=is_ended, credential_check_interval=0.05)
     ) as server:
         await assert_ends_unauthenticated(await open_with_subscriptions(server, "user"))
     assert len(caplog.records) == 1
 
 
 async def test_peer_that_does_not_read_does_not_delay_disconnect(
-    world: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graph.subscriptions.websocket.DISCONNECT_SECONDS", 0.1)
     document = "subscription { flood }"
-    async with serving(world, EndpointSettings()) as server, server.deaf(document):
+    async with serving(environment, EndpointSettings()) as server, server.deaf(document):
         assert await server.still() < 1000
         async with asyncio.timeout(1):
             await server.endpoint.connection_watch.disconnect_viewers(lambda _viewer: True)

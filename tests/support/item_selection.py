@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.run_scope import ALL, CI
+from tests.support.run_scope import CI, RUNS_ALL_TESTS
 from tests.support.stores import store_fixtures
 
 TESTS_FOLDER = Path(__file__).parents[1]
 # The slowest files, the slowest first. If a slow file started last, one worker would still run it
 # after all other workers have finished.
-LONG = (
+LONGEST_FILES = (
     "schema/test_every_mutation_and_query",
     "e2e/recovery/test_database_restore",
     "schema/test_documentation",
@@ -87,7 +87,7 @@ LONG = (
     "cli/test_cli_keys",
     "e2e/operation/test_wheel_install",
 )
-LATER = (  # slow files that run only in CI; other tests cover the same features
+CI_ONLY_FILES = (  # slow files that run only in CI; other tests cover the same features
     "auth/test_credential_cache.py",
     "browser/",
     "cli/test_cli_connectors.py",
@@ -137,7 +137,7 @@ LATER = (  # slow files that run only in CI; other tests cover the same features
     "store/test_query_plans.py",
     "users/test_user_query_plans.py",
 )
-WHOLE = (  # on PostgreSQL, CI runs every case of these files
+POSTGRES_FULL_FILES = (  # on PostgreSQL, CI runs every case of these files
     "changes/test_change_stream.py",
     "changes/test_delta_sync.py",
     "changes/test_random_operations.py",
@@ -164,7 +164,7 @@ WHOLE = (  # on PostgreSQL, CI runs every case of these files
     "users/test_user_query_plans.py",
     "targets/test_target_access.py",
 )
-EACH = (  # on PostgreSQL, CI runs one case of each function of these files
+POSTGRES_REDUCED_FILES = (  # on PostgreSQL, CI runs one case of each function of these files
     "admin/test_stored_setting_effect.py",
     "admin/test_stored_settings.py",
     "auth/test_credential_cache.py",
@@ -192,7 +192,7 @@ EACH = (  # on PostgreSQL, CI runs one case of each function of these files
     "users/test_user_create_permissions.py",
     "users/test_user_listing.py",
 )
-NONE = (  # slow files that run on PostgreSQL only in `make test-all`
+POSTGRES_EXCLUDED_FILES = (  # slow files that run on PostgreSQL only in `make test-all`
     "execution/test_executor_differential.py",
     "mail/delivery/test_hostile_messages_by_lmtp.py",
     "mail/smtp/test_hostile_messages_by_smtp.py",
@@ -203,7 +203,7 @@ POSTGRES_SAMPLE_INTERVAL = 20  # on PostgreSQL, CI runs one of 20 functions of t
 
 
 @dataclass(frozen=True, slots=True)
-class LongForm:
+class SlowCases:
     """Cases that only `make test-all` runs, and the test that covers their behaviour in CI."""
 
     test: str  # "folder/test_file::test_function"
@@ -213,9 +213,9 @@ class LongForm:
 
 # cases of test_worker_processes besides "sqlite"
 NON_SQLITE_CASES = ("sqlite+redis", "sqlite+nats", "postgres")
-LONG_FORMS = (
+SLOW_CASES = (
     *(
-        LongForm(f"e2e/operation/test_worker_processes::{name}", NON_SQLITE_CASES)
+        SlowCases(f"e2e/operation/test_worker_processes::{name}", NON_SQLITE_CASES)
         for name in (
             "test_every_worker_reports_metrics_of_all_workers",
             "test_metrics_of_killed_worker_are_kept",
@@ -224,28 +224,28 @@ LONG_FORMS = (
             "test_server_is_ready_while_one_process_is_missing",
         )
     ),
-    LongForm(
+    SlowCases(
         "e2e/operation/test_worker_processes::test_second_server_with_same_store_is_refused",
         NON_SQLITE_CASES[:2],
     ),
-    LongForm("e2e/recovery/test_database_restore::test_pg_basebackup_is_detected", ("False",)),
-    LongForm(
+    SlowCases("e2e/recovery/test_database_restore::test_pg_basebackup_is_detected", ("False",)),
+    SlowCases(
         "e2e/recovery/test_database_restore::test_failover_to_complete_standby_keeps_incarnation",
         ("stop",),
     ),
-    LongForm(
+    SlowCases(
         "e2e/operation/test_sign_in_under_load::test_single_sign_in_is_fast_on_busy_machine",
         covered_by="e2e/operation/test_sign_in_under_load::test_single_sign_in_starts_no_process",
     ),
-    LongForm(
+    SlowCases(
         "e2e/operation/test_sign_in_under_load::test_sign_in_flood_is_refused_and_other_requests_are_served",
         covered_by="auth/passwords/test_password_sign_in::test_password_checks_over_queue_limit_are_refused",
     ),
-    LongForm(
+    SlowCases(
         "e2e/operation/test_certificate_reload::test_certificate_is_issued_used_replaced_and_deleted",
         ("acme_server0",),
     ),
-    LongForm(
+    SlowCases(
         "e2e/recovery/test_clock_changes::test_servers_killed_with_clocks_ahead_continue_at_once",
         covered_by=(
             "e2e/delivery/test_sending_by_cluster::"
@@ -263,12 +263,12 @@ def _file_name(item: pytest.Item) -> str:
 def run_order(item: pytest.Item) -> int:
     """The sort key that runs the slowest files first."""
     name = _file_name(item).removesuffix(".py")
-    return LONG.index(name) if name in LONG else len(LONG)
+    return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
 
 
 def deselected_items(items: list[pytest.Item]) -> set[pytest.Item]:
     """The tests that do not run: none with `ALL_TESTS` or with only one store."""
-    if ALL or len(store_fixtures.STORES) == 1:
+    if RUNS_ALL_TESTS or len(store_fixtures.STORES) == 1:
         return set()
     deselected = _skipped_on_postgres(items) | {item for item in items if _is_slow_case(item)}
     return deselected if CI else deselected | _ci_only(items)
@@ -279,7 +279,7 @@ def _is_slow_case(item: pytest.Item) -> bool:
     test = name.replace(".py::", "::")
     return any(
         form.test == test and (not form.cases or case.removesuffix("]") in form.cases)
-        for form in LONG_FORMS
+        for form in SLOW_CASES
     )
 
 
@@ -303,14 +303,19 @@ def _skipped_on_postgres(items: list[pytest.Item]) -> set[pytest.Item]:
 
 def _runs_fully_on_postgres(item: pytest.Item) -> bool:
     """True if PostgreSQL runs every case of this function."""
-    return _file_name(item).startswith(WHOLE) or item.name.startswith(POSTGRES_FULL_TESTS)
+    return _file_name(item).startswith(POSTGRES_FULL_FILES) or item.name.startswith(
+        POSTGRES_FULL_TESTS
+    )
 
 
 def _runs_once_on_postgres(function: str, file: str) -> bool:
     """True if PostgreSQL runs one case of this function."""
-    if file.startswith(NONE):
+    if file.startswith(POSTGRES_EXCLUDED_FILES):
         return False
-    return file.startswith(EACH) or zlib.crc32(function.encode()) % POSTGRES_SAMPLE_INTERVAL == 0
+    return (
+        file.startswith(POSTGRES_REDUCED_FILES)
+        or zlib.crc32(function.encode()) % POSTGRES_SAMPLE_INTERVAL == 0
+    )
 
 
 def _ci_only(items: list[pytest.Item]) -> set[pytest.Item]:
@@ -321,10 +326,10 @@ def _ci_only(items: list[pytest.Item]) -> set[pytest.Item]:
         functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
     sample: set[pytest.Item] = set()
     for name, functions in files.items():
-        if name.startswith(LATER):
+        if name.startswith(CI_ONLY_FILES):
             continue
         for cases in list(functions.values())[::LOCAL_SAMPLE_INTERVAL]:
             sample.add(cases[0])
-            if name.startswith((*WHOLE, *EACH)):
+            if name.startswith((*POSTGRES_FULL_FILES, *POSTGRES_REDUCED_FILES)):
                 sample.update([case for case in cases if "postgres" in case.name][:1])
     return set(items) - sample

@@ -6,5 +6,5 @@ of long texts, which takes hours.
 
 import os
 
-ALL = bool(os.environ.get("ALL_TESTS"))
-CI = ALL or bool(os.environ.setdefault("TESTS_IN_CI", os.environ.pop("CI", "")))
+RUNS_ALL_TESTS = bool(os.environ.get("ALL_TESTS"))
+CI = RUNS_ALL_TESTS or bool(os.environ.setdefault("TESTS_IN_CI", os.environ.pop("CI", "")))

@@ -43,8 +43,8 @@ AccessCase = tuple[str, str, str]  # operation, caller, relation
 
 
 @pytest.fixture
-async def server(world: Environment, tmp_path: Path) -> AsyncIterator[Server]:
-    async with furnished(world, tmp_path) as access_server:
+async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[Server]:
+    async with furnished(environment, tmp_path) as access_server:
         yield access_server
 
 
@@ -158,30 +158,30 @@ def test_all_access_classes_are_used() -> None:
 
 
 def test_each_border_case_is_tested_on_one_database() -> None:
-    assert f"targets/{Path(__file__).name}" in item_selection.WHOLE
+    assert f"targets/{Path(__file__).name}" in item_selection.POSTGRES_FULL_FILES
     if len(store_fixtures.STORES) == len(DIALECTS):
         for names in (MUTATION_CLASSES, QUERY_NAMES):
             tested = [name for dialect in DIALECTS for name in names_for_store(names, dialect)]
             assert sorted(tested) == sorted(names)
 
 
-async def test_mutation_access_at_borders(server: Server, world: Environment) -> None:
+async def test_mutation_access_at_borders(server: Server, environment: Environment) -> None:
     await assert_decisions(
         server,
         (
             item
-            for name in names_for_store(MUTATION_CLASSES, world.database.dialect)
+            for name in names_for_store(MUTATION_CLASSES, environment.database.dialect)
             for item in border_cases(name)
         ),
     )
 
 
-async def test_query_access_at_borders(server: Server, world: Environment) -> None:
+async def test_query_access_at_borders(server: Server, environment: Environment) -> None:
     await assert_decisions(
         server,
         (
             item
-            for name in names_for_store(QUERY_NAMES, world.database.dialect)
+            for name in names_for_store(QUERY_NAMES, environment.database.dialect)
             for item in border_cases(name)
         ),
     )

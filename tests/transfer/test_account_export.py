@@ -18,58 +18,75 @@ from resolvers.admin import tasks
 from resolvers.auth import authentication
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from tests.conftest import Client, Clock, context, make_client, make_key, raw_message, receive
-from tests.support.accounts.account_exports import (
-    EXPORT,
-    FULL,
-    HOSTILE,
-    TASK,
-    codes,
-    exported,
-    furnish,
-    imported,
-    listed,
-    node,
-    place,
-    told,
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_api_key,
+    make_client,
+    raw_message,
 )
-from tests.support.accounts.identity_operations import known, made, whitelist
-from tests.support.accounts.user_operations import chief, id_of, row_of, run
+from tests.support.accounts.account_exports import (
+    EXPORT_FIELDS,
+    FULL_EXPORT_FORMATS,
+    HOSTILE_MESSAGES,
+    TASK_FIELDS,
+    error_codes_and_paths,
+    export_account,
+    fill_account,
+    import_account,
+    list_export_ids,
+    load_account_state,
+    load_export,
+    store_raw_message,
+)
+from tests.support.accounts.identity_operations import (
+    create_identity,
+    load_identities_by_address,
+    set_from_whitelist,
+)
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    load_user_row,
+    make_admin_of_domain,
+    user_global_id,
+)
 from tests.support.operations import filter_operations
 from tests.support.stores.counter_check import rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-@pytest.mark.parametrize("archive_format", FULL)
+@pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
 async def test_import_restores_the_exported_account(
-    ada: Client, bob: Client, clock: Clock, archive_format: str
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, archive_format: str
 ) -> None:
-    await furnish(ada, clock)
-    before = await told(ada)
-    export = await exported(ada, format=archive_format)
+    await fill_account(ada, clock)
+    before = await load_account_state(ada)
+    export = await export_account(ada, format=archive_format)
     assert (export["state"], export["format"]) == ("SUCCEEDED", archive_format)
     assert export["user"] == {"username": "ada"}
     message_count = len(before["mail"])
     assert (export["task"]["done"], export["task"]["total"]) == (message_count, message_count)
-    task = await imported(bob, export["content"])
+    task = await import_account(bob, export["content"])
     assert (task["state"], task["error"]) == ("SUCCEEDED", None)
     assert (task["done"], task["total"]) == (message_count, message_count)
     assert task["result"] == {
         "changed": message_count, "stored": message_count, "known": 0, "untold": 0, "refused": [],
     }  # fmt: skip
-    assert await told(bob) == before
-    repeated = (await imported(bob, export["content"]))["result"]
+    assert await load_account_state(bob) == before
+    repeated = (await import_account(bob, export["content"]))["result"]
     assert (repeated["stored"], repeated["known"]) == (0, message_count)
-    assert await told(bob) == before
-    duplicated = (await imported(bob, export["content"], skipKnown=False))["result"]
+    assert await load_account_state(bob) == before
+    duplicated = (await import_account(bob, export["content"], skipKnown=False))["result"]
     assert (duplicated["stored"], duplicated["known"]) == (message_count, 0)
 
 
 async def test_import_restores_labels_and_ends_snoozing(
-    ada: Client, bob: Client, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    received_message = await receive(ada, "Later")
+    received_message = await deliver_to(ada, "Later")
     snoozed_until = (clock() + timedelta(days=2)).isoformat()
     selection = {"select": {"ids": [global_ids.encode("Message", received_message.message_id)]}}
     document = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
@@ -86,7 +103,7 @@ async def test_import_restores_labels_and_ends_snoozing(
     before = (await ada(user_document))["viewer"]["user"]
     assert len(before["labels"]) == 2
     assert before["messages"]["nodes"][0]["snoozedUntil"]
-    task = await imported(bob, (await exported(ada, format="JSON"))["content"])
+    task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
     assert (task["result"]["stored"], task["result"]["refused"]) == (1, [])
     after = (await bob(user_document))["viewer"]["user"]
     assert after["labels"] == before["labels"]
@@ -95,30 +112,32 @@ async def test_import_restores_labels_and_ends_snoozing(
     ]
 
 
-async def test_import_restores_permitted_identities(ada: Client, bob: Client) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Letters"]))
+async def test_import_restores_permitted_identities(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Letters"]))
     for client in (ada, bob):
-        await whitelist(client, "*@example.net")
+        await set_from_whitelist(client, "*@example.net")
     identity_fields = {
         "name": "Ada", "default": True, "replyTo": "a@example.net", "bcc": ["b@example.net"],
         "signatureText": "-- \nAda", "signatureHtml": "<b>Ada</b>",
         "sentMailbox": {"path": "Letters"},
     }  # fmt: skip
-    identity = await made(ada, "ada@example.net", **identity_fields)
-    await made(ada, "x@example.net")
-    await made(ada, ada.address, name="Ada")
+    identity = await create_identity(ada, "ada@example.net", **identity_fields)
+    await create_identity(ada, "x@example.net")
+    await create_identity(ada, ada.address, name="Ada")
     for _ in range(2):  # the second import changes nothing
-        task = await imported(bob, (await exported(ada, format="JSON"))["content"])
+        task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
         refused = [f"identity {ada.address}", "the user may not send as this address"]
         assert task["result"]["refused"] == [refused]
-        identities = await known(bob)
+        identities = await load_identities_by_address(bob)
         after = identities.pop("ada@example.net")
         assert after == {**identity, "id": after["id"]}
         assert set(identities) == {"x@example.net", bob.address}
 
 
-async def test_import_restores_filters_without_passwords(ada: Client, bob: Client) -> None:
-    await mailbox_loaders.create_mailboxes(context(ada), NewMailboxes(["Lists"]))
+async def test_import_restores_filters_without_passwords(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Lists"]))
     action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
     query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
     created = await filter_operations.made(
@@ -127,7 +146,7 @@ async def test_import_restores_filters_without_passwords(ada: Client, bob: Clien
     relay, webhook = "smtp://user:word@relay.example", "https://h.example/"
     await filter_operations.made(ada, {}, {"targets": [relay, webhook], "stop": True}, name="two")
     for _ in range(2):  # the second time, the filters exist
-        task = await imported(bob, (await exported(ada, format="JSON"))["content"])
+        task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
         message = "smtp://user:***@relay.example is left out: a file has no passwords"
         assert task["result"]["refused"] == [["filter two", message]]
         first, second = (await filter_operations.listed(bob))["nodes"]
@@ -153,22 +172,26 @@ INVALID_FILTERS: list[dict[str, Any]] = [
 ]
 
 
-async def test_imported_filters_are_validated(ada: Client, bob: Client) -> None:
+async def test_imported_filters_are_validated(ada: GraphQLClient, bob: GraphQLClient) -> None:
     await filter_operations.made(ada, {}, {"seen": True})
-    first_line, *other_lines = (await exported(ada, format="JSON"))["content"].splitlines(
+    first_line, *other_lines = (await export_account(ada, format="JSON"))["content"].splitlines(
         keepends=True
     )
     account = {**json.loads(first_line), "filters": INVALID_FILTERS}
-    task = await imported(bob, b"".join([json.dumps(account).encode(), b"\n", *other_lines]))
+    task = await import_account(bob, b"".join([json.dumps(account).encode(), b"\n", *other_lines]))
     assert (task["state"], len(task["result"]["refused"])) == ("SUCCEEDED", len(INVALID_FILTERS))
     assert (await filter_operations.listed(bob))["totalCount"] == 0
 
 
-async def test_import_restores_sender_rules(ada: Client, bob: Client, root: Client) -> None:
+async def test_import_restores_sender_rules(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
     document = """mutation ($input: SenderRuleCreateInput!) {
         senderRuleCreate(input: $input) { errors { code } } }"""
 
-    async def create_rule(client: Client, action: str, *patterns: str, **fields: Any) -> None:
+    async def create_rule(
+        client: GraphQLClient, action: str, *patterns: str, **fields: Any
+    ) -> None:
         rule_input = {"action": action, "patterns": list(patterns), **fields}
         assert (await client(document, input=rule_input))["senderRuleCreate"]["errors"] == []
 
@@ -177,11 +200,11 @@ async def test_import_restores_sender_rules(ada: Client, bob: Client, root: Clie
     await create_rule(ada, "ALLOW", "news@shop.example", **own_scope)
     await create_rule(root, "BLOCK", "all.example", scope={"global": True})
     await create_rule(bob, "ALLOW", "spam.example", scope={"user": {"username": "bob"}})
-    content = (await exported(ada, format="JSON"))["content"]
+    content = (await export_account(ada, format="JSON"))["content"]
     for _ in range(2):
-        assert (await imported(bob, content))["result"]["refused"] == []
+        assert (await import_account(bob, content))["result"]["refused"] == []
         rule_rows = await rows(
-            bob.world,
+            bob.environment,
             "SELECT pattern, action, comment FROM sender_rules WHERE user_id = :u ORDER BY pattern",
             u=bob.user.id,
         )
@@ -190,24 +213,30 @@ async def test_import_restores_sender_rules(ada: Client, bob: Client, root: Clie
             ("spam.example", "BLOCK", "enough"),
         ]
     changed_content = content.replace(b'"BLOCK"', b'"MAYBE"')
-    refused = (await imported(bob, changed_content))["result"]["refused"]
+    refused = (await import_account(bob, changed_content))["result"]["refused"]
     assert refused == [["rule about spam.example", "no pattern, or no action"]]
 
 
-async def test_mbox_export_restores_every_byte(ada: Client, bob: Client, clock: Clock) -> None:
-    await furnish(ada, clock)
-    export = await exported(ada, format="MBOX", filter={"mailbox": {"path": "INBOX"}})
-    task = await imported(bob, export["content"], mailbox="From Ada")
-    assert task["result"]["stored"] == len(HOSTILE)
-    messages = (await told(bob))["mail"]
-    assert sorted(raw for path, raw, *_ in messages if path == "From Ada") == sorted(HOSTILE)
+async def test_mbox_export_restores_every_byte(
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+) -> None:
+    await fill_account(ada, clock)
+    export = await export_account(ada, format="MBOX", filter={"mailbox": {"path": "INBOX"}})
+    task = await import_account(bob, export["content"], mailbox="From Ada")
+    assert task["result"]["stored"] == len(HOSTILE_MESSAGES)
+    messages = (await load_account_state(bob))["mail"]
+    assert sorted(raw for path, raw, *_ in messages if path == "From Ada") == sorted(
+        HOSTILE_MESSAGES
+    )
 
 
-@pytest.mark.usefixtures("chunked")
-async def test_export_of_many_messages_is_downloaded_in_ranges(ada: Client, bob: Client) -> None:
+@pytest.mark.usefixtures("small_transfer_chunks")
+async def test_export_of_many_messages_is_downloaded_in_ranges(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     for number in range(20):
-        await place(ada, raw_message(f"{number}"))
-    export = await exported(ada)
+        await store_raw_message(ada, raw_message(f"{number}"))
+    export = await export_account(ada)
     with zipfile.ZipFile(io.BytesIO(export["content"])) as archive:
         assert archive.testzip() is None
         assert len(archive.namelist()) == 1 + 7 + 20
@@ -221,173 +250,190 @@ async def test_export_of_many_messages_is_downloaded_in_ranges(ada: Client, bob:
     etag = head_response.headers["etag"]
     response = await ada.http.get(export["url"], headers={"If-None-Match": etag})
     assert response.status_code == 304
-    assert (await imported(bob, content))["result"]["stored"] == 20
+    assert (await import_account(bob, content))["result"]["stored"] == 20
 
 
-async def test_filter_selects_exported_messages(ada: Client) -> None:
+async def test_filter_selects_exported_messages(ada: GraphQLClient) -> None:
     for number in range(3):
-        await receive(ada, f"Letter {number}")
-    export = await exported(ada, filter={"subject": "Letter 1"}, format="JSON")
+        await deliver_to(ada, f"Letter {number}")
+    export = await export_account(ada, filter={"subject": "Letter 1"}, format="JSON")
     records = [json.loads(line) for line in export["content"].splitlines()]
     assert [record["kind"] for record in records] == ["account", "message", "end"]
-    empty_export = await exported(ada, filter={"subject": "none such"}, format="MBOX")
+    empty_export = await export_account(ada, filter={"subject": "none such"}, format="MBOX")
     assert empty_export["content"] == b""
 
 
-async def test_include_settings_false_omits_settings(ada: Client, clock: Clock) -> None:
-    await furnish(ada, clock)
-    export = await exported(ada, format="JSON", includeSettings=False)
+async def test_include_settings_false_omits_settings(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
+    await fill_account(ada, clock)
+    export = await export_account(ada, format="JSON", includeSettings=False)
     account = json.loads(export["content"].splitlines()[0])
     assert "settings" not in account
     assert "keyValues" not in account
-    full_export = await exported(ada, format="JSON")
+    full_export = await export_account(ada, format="JSON")
     assert b"argon2" not in full_export["content"]
     assert json.loads(full_export["content"].splitlines()[0])["settings"]["name"] == "Ada"
 
 
 async def test_list_needs_a_constant_number_of_statements(
-    ada: Client, root: Client, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, statements: list[str]
 ) -> None:
     document = "{ users { nodes { exports { id state url task { done } user { username } } } } }"
 
     async def cost() -> int:
         await authentication.wait_for_background_tasks(
-            ada.world
+            ada.environment
         )  # uses of credentials are recorded in the background
         del statements[:]
         await root(document)
         return len(statements)
 
-    await exported(ada)
+    await export_account(ada)
     await root(document)
     expected_count = await cost()
     for number in range(20):
-        other = await make_client(ada.world, ada.http, f"user{number}")
-        assert (await run(other, "accountExport", EXPORT))["errors"] == []
+        other = await make_client(ada.environment, ada.http, f"user{number}")
+        assert (await execute_mutation(other, "accountExport", EXPORT_FIELDS))["errors"] == []
     assert await cost() == expected_count
 
 
 @pytest.mark.parametrize("start", [None, "2029-01-01T00:00:00Z"])
 async def test_imported_message_is_copied_by_an_audit(
-    ada: Client, bob: Client, root: Client, start: str | None
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, start: str | None
 ) -> None:
-    await place(ada, raw_message("Old"))
-    content = (await exported(ada))["content"]
+    await store_raw_message(ada, raw_message("Old"))
+    content = (await export_account(ada))["content"]
     arguments = {"user": {"username": "bob"}, "expires": "2031-01-01T00:00:00Z", "start": start}
-    payload = await run(root, "auditCreate", "audit { id }", **arguments)
+    payload = await execute_mutation(root, "auditCreate", "audit { id }", **arguments)
     assert payload["errors"] == []
-    assert (await imported(bob, content))["result"]["stored"] == 1
-    assert await rows(ada.world, "SELECT subject FROM audit_copies") == [("Old",)]
+    assert (await import_account(bob, content))["result"]["stored"] == 1
+    assert await rows(ada.environment, "SELECT subject FROM audit_copies") == [("Old",)]
 
 
 async def test_other_users_cannot_read_or_download_an_export(
-    ada: Client, bob: Client, root: Client, world: Environment, http: httpx.AsyncClient
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
-    await receive(ada, "Private")
-    export = await exported(ada)
+    await deliver_to(ada, "Private")
+    export = await export_account(ada)
     path = export["url"].partition("?")[0]
-    admin = await make_client(world, http, "admin", role=Role.ADMIN)
-    domain_admin = await chief(root, AdminPermission.LOGIN_AS)
+    admin = await make_client(environment, http, "admin", role=Role.ADMIN)
+    domain_admin = await make_admin_of_domain(root, AdminPermission.LOGIN_AS)
     for other in (bob, admin, domain_admin):
-        assert await node(other, export["id"]) is None
+        assert await load_export(other, export["id"]) is None
         response = await http.get(path, headers=other.headers)
         assert response.status_code == 404
-        own_path = path.replace(id_of(ada), id_of(other))
+        own_path = path.replace(user_global_id(ada), user_global_id(other))
         assert (await http.get(own_path, headers=other.headers)).status_code == 404
     document = "query ($by: UserRef!) { user(by: $by) { exports { id } } }"
     for other in (admin, domain_admin):
-        (error,) = (await other.raw(document, by={"username": "ada"}))["errors"]
+        (error,) = (await other.execute(document, by={"username": "ada"}))["errors"]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["user", "exports"])
-        payload = await run(other, "accountExport", EXPORT, user={"username": "ada"})
+        payload = await execute_mutation(
+            other, "accountExport", EXPORT_FIELDS, user={"username": "ada"}
+        )
         assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
         archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
-        payload = await run(other, "accountImport", TASK, user={"username": "ada"}, archive=archive)
+        payload = await execute_mutation(
+            other, "accountImport", TASK_FIELDS, user={"username": "ada"}, archive=archive
+        )
         assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
-    payload = await run(bob, "accountExport", EXPORT, user={"username": "ada"})
-    assert codes(payload) == [("NOT_FOUND", ["user"])]
+    payload = await execute_mutation(bob, "accountExport", EXPORT_FIELDS, user={"username": "ada"})
+    assert error_codes_and_paths(payload) == [("NOT_FOUND", ["user"])]
     assert (await http.get(path)).status_code == 401
     assert (await http.get(path, headers=ada.headers)).status_code == 200
 
 
 async def test_root_can_export_and_the_access_is_logged(
-    ada: Client, root: Client, world: Environment
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada, "Private")
-    payload = await run(root, "accountExport", EXPORT, user={"username": "ada"})
+    await deliver_to(ada, "Private")
+    payload = await execute_mutation(root, "accountExport", EXPORT_FIELDS, user={"username": "ada"})
     assert payload["errors"] == []
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
-    assert await rows(world, "SELECT mutation FROM admin_log ORDER BY id DESC LIMIT 1") == [
+    assert await rows(environment, "SELECT mutation FROM admin_log ORDER BY id DESC LIMIT 1") == [
         ("accountExport",)
     ]
     statement_text = (
         "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"
     )
-    before = await rows(world, statement_text, u=ada.user.id)
-    path = (await node(root, payload["export"]["id"]))["url"].partition("?")[0]
+    before = await rows(environment, statement_text, u=ada.user.id)
+    path = (await load_export(root, payload["export"]["id"]))["url"].partition("?")[0]
     response = await root.http.get(path, headers=root.headers)
     assert response.status_code == 200
-    ((after,),) = await rows(world, statement_text, u=ada.user.id)
+    ((after,),) = await rows(environment, statement_text, u=ada.user.id)
     assert after == before[0][0] + 1 > 1
 
 
 async def test_credential_with_mail_scope_exports_no_settings(
-    ada: Client, bob: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await furnish(ada, clock)
-    full_export = await exported(ada)
-    secret = await make_key(world, "mail", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL])
-    mail_client = replace(ada, secret=secret)
-    assert await node(mail_client, full_export["id"]) is None
-    assert await listed(mail_client) == []
-    export = await exported(mail_client, format="JSON")
-    assert "settings" not in json.loads(export["content"].splitlines()[0])
-    secret = await make_key(
-        world, "bobmail", user_id=bob.user.id, role=Role.USER, scopes=[Scope.MAIL]
+    await fill_account(ada, clock)
+    full_export = await export_account(ada)
+    secret = await make_api_key(
+        environment, "mail", user_id=ada.user.id, role=Role.USER, scopes=[Scope.MAIL]
     )
-    task = await imported(replace(bob, secret=secret), full_export["content"])
+    mail_client = replace(ada, secret=secret)
+    assert await load_export(mail_client, full_export["id"]) is None
+    assert await list_export_ids(mail_client) == []
+    export = await export_account(mail_client, format="JSON")
+    assert "settings" not in json.loads(export["content"].splitlines()[0])
+    secret = await make_api_key(
+        environment, "bobmail", user_id=bob.user.id, role=Role.USER, scopes=[Scope.MAIL]
+    )
+    task = await import_account(replace(bob, secret=secret), full_export["content"])
     assert task["result"]["refused"] == [
         ["settings", "this needs the scope SETTINGS"],
         ["encryption of folder Sealed", "this takes an OpenPGP key of the account"],
     ]
-    assert (await row_of(world, bob)).language is None
+    assert (await load_user_row(environment, bob)).language is None
 
 
-async def test_number_of_running_and_stored_exports_is_limited(ada: Client) -> None:
+async def test_number_of_running_and_stored_exports_is_limited(ada: GraphQLClient) -> None:
     for _ in range(2):
-        assert (await run(ada, "accountExport", EXPORT))["errors"] == []
-    assert codes(await run(ada, "accountExport", EXPORT))[0][0] == "LIMIT_REACHED"
-    while await tasks.run_next_task(ada.world):
+        assert (await execute_mutation(ada, "accountExport", EXPORT_FIELDS))["errors"] == []
+    assert (
+        error_codes_and_paths(await execute_mutation(ada, "accountExport", EXPORT_FIELDS))[0][0]
+        == "LIMIT_REACHED"
+    )
+    while await tasks.run_next_task(ada.environment):
         pass
-    first = (await listed(ada))[-1]
+    first = (await list_export_ids(ada))[-1]
     for _ in range(4):
-        await exported(ada)
-    assert len(await listed(ada)) == 5
-    assert await node(ada, first) is None
+        await export_account(ada)
+    assert len(await list_export_ids(ada)) == 5
+    assert await load_export(ada, first) is None
 
 
 async def test_expired_export_is_deleted_with_its_blobs(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await place(ada, raw_message("x", body="y" * 500))
-    export = await exported(ada)
-    used = (await row_of(world, ada)).used
+    await store_raw_message(ada, raw_message("x", body="y" * 500))
+    export = await export_account(ada)
+    used = (await load_user_row(environment, ada)).used
     clock.tick(days=3, seconds=1)
-    assert await node(ada, export["id"]) is None
+    assert await load_export(ada, export["id"]) is None
     assert (await ada.http.get(export["url"])).status_code in (401, 404)
-    pieces = await rows(world, "SELECT blob_id FROM export_pieces")
-    counts = await housekeeping.run_round(world)
+    pieces = await rows(environment, "SELECT blob_id FROM export_pieces")
+    counts = await housekeeping.run_round(environment)
     assert counts.exports == 1
     assert counts.blobs >= len(pieces) > 0
-    assert await rows(world, "SELECT id FROM export_pieces") == []
-    assert (await row_of(world, ada)).used == used
+    assert await rows(environment, "SELECT id FROM export_pieces") == []
+    assert (await load_user_row(environment, ada)).used == used
 
 
-async def test_export_can_be_cancelled(ada: Client, world: Environment) -> None:
-    await receive(ada)
-    payload = await run(ada, "accountExport", EXPORT)
+async def test_export_can_be_cancelled(ada: GraphQLClient, environment: Environment) -> None:
+    await deliver_to(ada)
+    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS)
     arguments = {"ids": [payload["export"]["task"]["id"]]}
-    assert (await run(ada, "taskCancel", "tasks { state }", **arguments))["errors"] == []
-    assert not await tasks.run_next_task(world)
-    export = await node(ada, payload["export"]["id"])
+    assert (await execute_mutation(ada, "taskCancel", "tasks { state }", **arguments))[
+        "errors"
+    ] == []
+    assert not await tasks.run_next_task(environment)
+    export = await load_export(ada, payload["export"]["id"])
     assert (export["state"], export["url"], export["size"]) == ("CANCELLED", None, None)

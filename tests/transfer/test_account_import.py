@@ -14,26 +14,26 @@ from graph.types import global_ids
 from mail.maintenance import housekeeping
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.account_exports import (
-    EXPORT,
-    FULL,
-    TASK,
-    codes,
-    ended,
-    exported,
-    furnish,
-    imported,
-    node,
-    place,
-    told,
+    EXPORT_FIELDS,
+    FULL_EXPORT_FORMATS,
+    TASK_FIELDS,
+    error_codes_and_paths,
+    export_account,
+    fill_account,
+    import_account,
+    load_account_state,
+    load_export,
+    load_task,
+    store_raw_message,
 )
-from tests.support.accounts.user_operations import run
-from tests.support.run_scope import ALL
+from tests.support.accounts.user_operations import execute_mutation
+from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.stores.counter_check import rows
 from tests.support.stores.other_processes import taken_for_dead
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 class SimulatedCrash(Exception):
@@ -42,11 +42,13 @@ class SimulatedCrash(Exception):
 
 # each archive format, and the number of steps before the crash
 CRASH_CASES = list(
-    itertools.product(FULL, [1, 2, 4]) if ALL else zip(FULL, itertools.cycle([1, 2, 4]))
+    itertools.product(FULL_EXPORT_FORMATS, [1, 2, 4])
+    if RUNS_ALL_TESTS
+    else zip(FULL_EXPORT_FORMATS, itertools.cycle([1, 2, 4]))
 )
 
 
-async def crash_task(world: Environment, fault_point: str, hit_number: int) -> None:
+async def crash_task(environment: Environment, fault_point: str, hit_number: int) -> None:
     """Run a task until it reaches a fault point for the nth time, and crash there."""
     reached_count = 0
 
@@ -57,77 +59,87 @@ async def crash_task(world: Environment, fault_point: str, hit_number: int) -> N
             raise SimulatedCrash
 
     with pytest.raises(SimulatedCrash):
-        await tasks.run_next_task(replace(world, reach_fault_point=reach_fault_point))
+        await tasks.run_next_task(replace(environment, reach_fault_point=reach_fault_point))
 
 
-@pytest.mark.usefixtures("chunked")
+@pytest.mark.usefixtures("small_transfer_chunks")
 @pytest.mark.parametrize("crash_case", CRASH_CASES, ids=str)
 async def test_crashed_export_and_import_continue_without_loss(
-    ada: Client, bob: Client, clock: Clock, crash_case: tuple[str, int]
+    ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, crash_case: tuple[str, int]
 ) -> None:
     archive_format, step_number = crash_case
-    await furnish(ada, clock)
-    payload = await run(ada, "accountExport", EXPORT, format=archive_format)
-    await crash_task(ada.world, "exported", step_number)
-    await taken_for_dead(ada.world)
-    assert await tasks.run_next_task(ada.world)
-    export = await node(ada, payload["export"]["id"])
+    await fill_account(ada, clock)
+    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, format=archive_format)
+    await crash_task(ada.environment, "exported", step_number)
+    await taken_for_dead(ada.environment)
+    assert await tasks.run_next_task(ada.environment)
+    export = await load_export(ada, payload["export"]["id"])
     content = (await ada.http.get(export["url"])).content
     archive = {"text": base64.b64encode(content).decode()}
     arguments = {"archive": archive, "encoding": "BASE64", "skipKnown": step_number % 2 == 1}
-    payload = await run(bob, "accountImport", TASK, **arguments)
-    await crash_task(ada.world, "imported", step_number)
-    await taken_for_dead(ada.world)
-    assert await tasks.run_next_task(ada.world)
-    task = await ended(bob, payload["task"]["id"])
+    payload = await execute_mutation(bob, "accountImport", TASK_FIELDS, **arguments)
+    await crash_task(ada.environment, "imported", step_number)
+    await taken_for_dead(ada.environment)
+    assert await tasks.run_next_task(ada.environment)
+    task = await load_task(bob, payload["task"]["id"])
     assert task["state"] == "SUCCEEDED"
-    assert (await told(bob)) == (await told(ada))
-    assert task["result"]["stored"] == task["done"] == len((await told(ada))["mail"])
-    assert await rows(ada.world, "SELECT id FROM import_archives") == []
+    assert (await load_account_state(bob)) == (await load_account_state(ada))
+    assert task["result"]["stored"] == task["done"] == len((await load_account_state(ada))["mail"])
+    assert await rows(ada.environment, "SELECT id FROM import_archives") == []
 
 
-@pytest.mark.usefixtures("chunked")
-async def test_cancelled_import_keeps_stored_messages(ada: Client, bob: Client) -> None:
+@pytest.mark.usefixtures("small_transfer_chunks")
+async def test_cancelled_import_keeps_stored_messages(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     for number in range(10):
-        await place(ada, raw_message(f"{number}"))
-    content = (await exported(ada))["content"]
+        await store_raw_message(ada, raw_message(f"{number}"))
+    content = (await export_account(ada))["content"]
     archive = {"text": base64.b64encode(content).decode()}
-    payload = await run(bob, "accountImport", TASK, archive=archive, encoding="BASE64")
-    await crash_task(ada.world, "imported", 3)
+    payload = await execute_mutation(
+        bob, "accountImport", TASK_FIELDS, archive=archive, encoding="BASE64"
+    )
+    await crash_task(ada.environment, "imported", 3)
     arguments = {"ids": [payload["task"]["id"]]}
-    assert (await run(bob, "taskCancel", "tasks { state }", **arguments))["errors"] == []
-    await taken_for_dead(ada.world)
-    assert await tasks.run_next_task(ada.world)
-    task = await ended(bob, payload["task"]["id"])
+    assert (await execute_mutation(bob, "taskCancel", "tasks { state }", **arguments))[
+        "errors"
+    ] == []
+    await taken_for_dead(ada.environment)
+    assert await tasks.run_next_task(ada.environment)
+    task = await load_task(bob, payload["task"]["id"])
     assert (task["state"], task["result"]["stored"]) == ("CANCELLED", 4)
-    assert len((await told(bob))["mail"]) == 4
-    await housekeeping.run_round(ada.world)
-    assert await rows(ada.world, "SELECT id FROM import_archives") == []
+    assert len((await load_account_state(bob))["mail"]) == 4
+    await housekeeping.run_round(ada.environment)
+    assert await rows(ada.environment, "SELECT id FROM import_archives") == []
 
 
 async def test_full_account_imports_what_fits_and_fails(
-    ada: Client, bob: Client, root: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     for number in range(10):
-        await place(ada, raw_message(f"{number}", body="y" * 1000))
-    export = await exported(ada, format="MBOX")
+        await store_raw_message(ada, raw_message(f"{number}", body="y" * 1000))
+    export = await export_account(ada, format="MBOX")
     bob_selection = {"usernames": ["bob"]}
-    assert (await run(root, "userUpdate", users=bob_selection, set={"quota": 7000}))["errors"] == []
-    task = await imported(bob, export["content"])
+    assert (await execute_mutation(root, "userUpdate", users=bob_selection, set={"quota": 7000}))[
+        "errors"
+    ] == []
+    task = await import_account(bob, export["content"])
     assert task["state"] == "FAILED"
     assert task["error"].startswith("the account is full")
     stored = task["result"]["stored"]
     # without the message about the quota
-    stored_messages = [raw for _, raw, *_ in (await told(bob))["mail"] if b"yyy" in raw]
+    stored_messages = [
+        raw for _, raw, *_ in (await load_account_state(bob))["mail"] if b"yyy" in raw
+    ]
     assert stored == len(stored_messages) > 2
     assert sum(map(len, stored_messages)) <= 7000
-    assert (await run(root, "userUpdate", users=bob_selection, set={"quota": 100_000}))[
-        "errors"
-    ] == []
-    task = await imported(bob, export["content"])
+    assert (
+        await execute_mutation(root, "userUpdate", users=bob_selection, set={"quota": 100_000})
+    )["errors"] == []
+    task = await import_account(bob, export["content"])
     assert (task["result"]["stored"], task["result"]["known"]) == (10 - stored, stored)
-    await housekeeping.run_round(world)
-    assert await rows(world, "SELECT id FROM import_archives") == []
+    await housekeeping.run_round(environment)
+    assert await rows(environment, "SELECT id FROM import_archives") == []
 
 
 @pytest.mark.parametrize(
@@ -138,12 +150,16 @@ async def test_full_account_imports_what_fits_and_fails(
         (b"\x1f\x8b\x08\0", "compressed as a whole"),
     ],
 )
-async def test_invalid_archive_is_refused_at_once(ada: Client, content: bytes, error: str) -> None:
+async def test_invalid_archive_is_refused_at_once(
+    ada: GraphQLClient, content: bytes, error: str
+) -> None:
     archive = {"text": base64.b64encode(content).decode()}
-    payload = await run(ada, "accountImport", TASK, archive=archive, encoding="BASE64")
-    assert codes(payload) == [("VALIDATION", ["archive"])]
+    payload = await execute_mutation(
+        ada, "accountImport", TASK_FIELDS, archive=archive, encoding="BASE64"
+    )
+    assert error_codes_and_paths(payload) == [("VALIDATION", ["archive"])]
     assert error in payload["errors"][0]["message"]
-    assert await rows(ada.world, "SELECT id FROM tasks") == []
+    assert await rows(ada.environment, "SELECT id FROM tasks") == []
 
 
 @pytest.mark.parametrize(
@@ -157,28 +173,28 @@ async def test_invalid_archive_is_refused_at_once(ada: Client, content: bytes, e
     ],
 )
 async def test_invalid_import_is_refused(
-    ada: Client, arguments: dict[str, Any], path: list[str]
+    ada: GraphQLClient, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    payload = await run(ada, "accountImport", TASK, **arguments)
+    payload = await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
     assert [error["path"] for error in payload["errors"]] == [path]
 
 
-@pytest.mark.parametrize("archive_format", FULL)
+@pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
 async def test_truncated_archive_fails_and_reports_progress(
-    ada: Client, bob: Client, archive_format: str
+    ada: GraphQLClient, bob: GraphQLClient, archive_format: str
 ) -> None:
     for number in range(6):
-        await place(ada, raw_message(f"{number}", body="y" * 700))
-    content = (await exported(ada, format=archive_format))["content"]
-    task = await imported(bob, content[: len(content) // 2 + 1000])
+        await store_raw_message(ada, raw_message(f"{number}", body="y" * 700))
+    content = (await export_account(ada, format=archive_format))["content"]
+    task = await import_account(bob, content[: len(content) // 2 + 1000])
     assert task["state"] == "FAILED"
     assert "cut off" in task["error"]
-    messages = (await told(bob))["mail"]
+    messages = (await load_account_state(bob))["mail"]
     assert (task["result"] or {}).get("stored", 0) == len(messages)
     assert len(messages) > 1 or archive_format == "EML_ZIP"
 
 
-async def test_each_refused_record_is_reported(ada: Client) -> None:
+async def test_each_refused_record_is_reported(ada: GraphQLClient) -> None:
     message_record = {"kind": "message", "receivedAt": "2030-01-01T00:00:00Z", "mailbox": "INBOX"}
     source = base64.b64encode(raw_message("x")).decode()
     records: list[dict[str, Any]] = [
@@ -196,7 +212,7 @@ async def test_each_refused_record_is_reported(ada: Client) -> None:
         {"kind": "end"},
     ]  # fmt: skip
     content = b"\n".join(json.dumps(record).encode() for record in records) + b"\n"
-    task = await imported(ada, content)
+    task = await import_account(ada, content)
     assert (task["state"], task["result"]["stored"], task["done"]) == ("SUCCEEDED", 1, 6)
     refused = dict(task["result"]["refused"])
     assert {"folder a//b", "role SENT of folder Sent too", "setting name", "setting language",
@@ -205,27 +221,29 @@ async def test_each_refused_record_is_reported(ada: Client) -> None:
     assert "password" not in str(refused)
     account_record = {"kind": "account", "format": "merganser", "version": 1}
     mailboxes = [{"path": f"F{n}"} for n in range(30)]
-    object.__setattr__(ada.world, "options", replace(ada.world.options, max_mailboxes=12))
+    object.__setattr__(
+        ada.environment, "options", replace(ada.environment.options, max_mailboxes=12)
+    )
     content = (
         json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b'\n{"kind": "end"}\n'
     )
-    task = await imported(ada, content)
+    task = await import_account(ada, content)
     assert task["result"]["refused"] == [["folder F13", "too many folders"]]
     mailboxes *= 400
-    task = await imported(
+    task = await import_account(
         ada, json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b"\n"
     )
     assert (task["state"], task["done"]) == ("FAILED", 0)
     assert "more than 10000 folders" in task["error"]
-    paths = [path for path, *_ in (await told(ada))["boxes"]]
+    paths = [path for path, *_ in (await load_account_state(ada))["boxes"]]
     assert "Sent too" in paths
     assert "a//b" not in paths
 
 
 async def test_path_needs_root_and_the_import_folder(
-    ada: Client, root: Client, tmp_path: Path
+    ada: GraphQLClient, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     folder, outside = tmp_path / "imports", tmp_path / "outside.mbox"
     (folder / "sub").mkdir(parents=True)
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
@@ -235,35 +253,48 @@ async def test_path_needs_root_and_the_import_folder(
     (folder / "up").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
     arguments = {"user": {"username": "ada"}, "path": "sub/a.mbox"}
-    payload = await run(root, "accountImport", TASK, **arguments)
-    assert codes(payload) == [("FORBIDDEN_OPERATION", ["path"])]  # no folder is configured
-    object.__setattr__(world, "options", replace(world.options, import_folder=folder))
-    assert codes(await run(ada, "accountImport", TASK, path="sub/a.mbox"))[0][0] == "FORBIDDEN"
+    payload = await execute_mutation(root, "accountImport", TASK_FIELDS, **arguments)
+    assert error_codes_and_paths(payload) == [
+        ("FORBIDDEN_OPERATION", ["path"])
+    ]  # no folder is configured
+    object.__setattr__(environment, "options", replace(environment.options, import_folder=folder))
+    assert (
+        error_codes_and_paths(
+            await execute_mutation(ada, "accountImport", TASK_FIELDS, path="sub/a.mbox")
+        )[0][0]
+        == "FORBIDDEN"
+    )
     for path in ("../outside.mbox", str(outside), "link.mbox", "up/outside.mbox", "none", "sub",
                  "pipe", "/etc/passwd", "x" * 5000):  # fmt: skip
-        payload = await run(root, "accountImport", TASK, **{**arguments, "path": path})
-        assert codes(payload) == [("NOT_FOUND", ["path"])], path
-    payload = await run(root, "accountImport", TASK, **arguments)
+        payload = await execute_mutation(
+            root, "accountImport", TASK_FIELDS, **{**arguments, "path": path}
+        )
+        assert error_codes_and_paths(payload) == [("NOT_FOUND", ["path"])], path
+    payload = await execute_mutation(root, "accountImport", TASK_FIELDS, **arguments)
     assert payload["errors"] == []
-    assert await tasks.run_next_task(world)
-    assert (await ended(ada, payload["task"]["id"]))["result"]["stored"] == 1
-    payload = await run(root, "accountImport", TASK, **arguments)
+    assert await tasks.run_next_task(environment)
+    assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 1
+    payload = await execute_mutation(root, "accountImport", TASK_FIELDS, **arguments)
     (folder / "sub" / "a.mbox").unlink()
     (folder / "sub" / "a.mbox").symlink_to(outside)  # replaced after the check
-    assert await tasks.run_next_task(world)
-    assert (await ended(ada, payload["task"]["id"]))["state"] == "FAILED"
+    assert await tasks.run_next_task(environment)
+    assert (await load_task(ada, payload["task"]["id"]))["state"] == "FAILED"
 
 
-async def test_imported_upload_is_deleted(ada: Client, world: Environment) -> None:
+async def test_imported_upload_is_deleted(ada: GraphQLClient, environment: Environment) -> None:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n\n" * 300
     upload_response = await ada.http.post("/rest/uploads", content=mbox, headers=ada.headers)
     arguments = {"archive": {"upload": upload_response.json()["id"]}, "skipKnown": False}
-    validated = await run(ada, "accountImport", TASK, **arguments, options={"validateOnly": True})
+    validated = await execute_mutation(
+        ada, "accountImport", TASK_FIELDS, **arguments, options={"validateOnly": True}
+    )
     assert validated["errors"] == []
-    payload = await run(ada, "accountImport", TASK, **arguments)
+    payload = await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
     assert payload["errors"] == []
-    assert await rows(world, "SELECT id FROM uploads") == []
-    assert codes(await run(ada, "accountImport", TASK, **arguments)) == [("NOT_FOUND", ["archive"])]
-    assert await tasks.run_next_task(world)
-    assert (await ended(ada, payload["task"]["id"]))["result"]["stored"] == 300
-    assert await rows(world, "SELECT id FROM import_archives") == []
+    assert await rows(environment, "SELECT id FROM uploads") == []
+    assert error_codes_and_paths(
+        await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
+    ) == [("NOT_FOUND", ["archive"])]
+    assert await tasks.run_next_task(environment)
+    assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 300
+    assert await rows(environment, "SELECT id FROM import_archives") == []

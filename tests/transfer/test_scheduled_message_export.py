@@ -15,37 +15,45 @@ from models.files.blobs import Blob
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
-from tests.conftest import Client, receive
-from tests.support.accounts.account_exports import FULL, ended, exported, imported, told
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, deliver_to
+from tests.support.accounts.account_exports import (
+    FULL_EXPORT_FORMATS,
+    export_account,
+    import_account,
+    load_account_state,
+    load_task,
+)
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.queue_worker import bodies
 
 SCHEDULED_MESSAGE = {"to": [{"address": "carol@example.net"}], "subject": "Later", "text": "Hi."}
 MESSAGES_QUERY = """{ viewer { user { messages { nodes { subject draft mailbox { path }
   envelope { from } } } } } }"""
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def list_messages(client: Client) -> list[Any]:
+async def list_messages(client: GraphQLClient) -> list[Any]:
     messages = (await client(MESSAGES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     return sorted(messages, key=lambda node: str(node["subject"]))
 
 
-@pytest.mark.parametrize("archive_format", FULL)
+@pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
 async def test_scheduled_message_is_imported_as_a_draft(
-    ada: Client, bob: Client, world: Environment, archive_format: str
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, archive_format: str
 ) -> None:
-    await run(
+    await execute_mutation(
         ada,
         "messageSend",
         "submission { id }",
         **SCHEDULED_MESSAGE,
         sendTime="2030-02-01T00:00:00Z",
     )
-    await run(ada, "messageSend", "submission { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"})
-    export = await exported(ada, format=archive_format)
-    submission_count = len(await bodies(world))
-    await imported(bob, export["content"])
+    await execute_mutation(
+        ada, "messageSend", "submission { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"}
+    )
+    export = await export_account(ada, format=archive_format)
+    submission_count = len(await bodies(environment))
+    await import_account(bob, export["content"])
     scheduled_message, sent_message = await list_messages(bob)
     assert scheduled_message == {"subject": "Later", "draft": True, "mailbox": {"path": "Drafts"},
                      "envelope": None}  # fmt: skip
@@ -54,18 +62,18 @@ async def test_scheduled_message_is_imported_as_a_draft(
         False,
         "Sent",
     )
-    assert len(await bodies(world)) == submission_count  # no message is queued again
+    assert len(await bodies(environment)) == submission_count  # no message is queued again
 
 
-async def test_export_record_has_recipients_and_send_time(ada: Client) -> None:
-    await run(
+async def test_export_record_has_recipients_and_send_time(ada: GraphQLClient) -> None:
+    await execute_mutation(
         ada,
         "messageSend",
         "submission { id }",
         **SCHEDULED_MESSAGE,
         sendTime="2030-02-01T00:00:00Z",
     )
-    export = await exported(ada, format="EML_ZIP")
+    export = await export_account(ada, format="EML_ZIP")
     with zipfile.ZipFile(io.BytesIO(export["content"])) as archive:
         name = next(n for n in archive.namelist() if n.endswith("account.json"))
         account = json.loads(archive.read(name))
@@ -74,13 +82,15 @@ async def test_export_record_has_recipients_and_send_time(ada: Client) -> None:
     assert submission["sendTime"].startswith("2030-02-01T00:00:00")
 
 
-async def set_quota(client: Client, size: int | None) -> None:
-    async with client.world.write_session(client.user.id) as session:
+async def set_quota(client: GraphQLClient, size: int | None) -> None:
+    async with client.environment.write_session(client.user.id) as session:
         row = update(User).where(col(User.id) == client.user.id)
         await session.exec(row.values(quota=size))
 
 
-async def schedule_without_copy(client: Client, subject: str, **changes: Any) -> dict[str, Any]:
+async def schedule_without_copy(
+    client: GraphQLClient, subject: str, **changes: Any
+) -> dict[str, Any]:
     """Schedule a message without a copy, since the account is full."""
     await set_quota(client, 10)
     message_input = {
@@ -88,35 +98,39 @@ async def schedule_without_copy(client: Client, subject: str, **changes: Any) ->
         "subject": subject,
         "sendTime": "2030-02-01T00:00:00Z",
     } | changes
-    payload = await run(client, "messageSend", "submission { id } message { id }", **message_input)
+    payload = await execute_mutation(
+        client, "messageSend", "submission { id } message { id }", **message_input
+    )
     await set_quota(client, None)
     assert payload["message"] is None
     submission: dict[str, Any] = payload["submission"]
     return submission
 
 
-async def schedule_with_deleted_copy(client: Client, subject: str) -> None:
+async def schedule_with_deleted_copy(client: GraphQLClient, subject: str) -> None:
     """Schedule a message and delete its copy. The message is still sent."""
     message_input = {**SCHEDULED_MESSAGE, "subject": subject, "sendTime": "2030-02-01T00:00:00Z"}
-    payload = await run(client, "messageSend", "message { id }", **message_input)
-    await run(client, "messageDelete", "deletedCount", select={"ids": [payload["message"]["id"]]})
+    payload = await execute_mutation(client, "messageSend", "message { id }", **message_input)
+    await execute_mutation(
+        client, "messageDelete", "deletedCount", select={"ids": [payload["message"]["id"]]}
+    )
 
 
-@pytest.mark.usefixtures("chunked")
-@pytest.mark.parametrize("archive_format", FULL)
+@pytest.mark.usefixtures("small_transfer_chunks")
+@pytest.mark.parametrize("archive_format", FULL_EXPORT_FORMATS)
 async def test_scheduled_message_without_copy_is_imported_as_a_draft(
-    ada: Client, bob: Client, world: Environment, archive_format: str
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, archive_format: str
 ) -> None:
-    await receive(ada, "a")
+    await deliver_to(ada, "a")
     scheduled_subjects = [f"Later {number}" for number in range(4)]
     for subject in scheduled_subjects:
         await schedule_without_copy(ada, subject, bcc=[{"address": "dave@example.net"}])
     await schedule_with_deleted_copy(ada, "Later 4")
     await schedule_without_copy(bob, "bob's")
-    adas_bodies = (await bodies(world))[:5]
-    export = await exported(ada, format=archive_format)
+    adas_bodies = (await bodies(environment))[:5]
+    export = await export_account(ada, format=archive_format)
     assert (export["task"]["done"], export["task"]["total"]) == (6, 6)
-    task = await imported(bob, export["content"])
+    task = await import_account(bob, export["content"])
     assert (task["result"]["stored"], task["result"]["refused"]) == (6, [])
     received_message, *draft_messages = sorted(
         await list_messages(bob), key=lambda node: node["draft"]
@@ -128,28 +142,32 @@ async def test_scheduled_message_without_copy_is_imported_as_a_draft(
     ]
     assert b"dave@example.net" in adas_bodies[0]
     assert sorted(await load_draft_sources(bob)) == sorted(adas_bodies)
-    assert len(await bodies(world)) == 6  # no message is queued again
+    assert len(await bodies(environment)) == 6  # no message is queued again
 
 
-async def load_draft_sources(client: Client) -> list[bytes]:
+async def load_draft_sources(client: GraphQLClient) -> list[bytes]:
     """Return the raw drafts of an account."""
-    messages = (await told(client))["mail"]
+    messages = (await load_account_state(client))["mail"]
     return [raw for path, raw, flags, _ in messages if path == "Drafts" and "\\Draft" in flags]
 
 
-async def test_sent_or_unselected_message_is_not_exported_as_a_draft(ada: Client) -> None:
-    await receive(ada, "a")
+async def test_sent_or_unselected_message_is_not_exported_as_a_draft(ada: GraphQLClient) -> None:
+    await deliver_to(ada, "a")
     submission = await schedule_without_copy(ada, "Later")
-    selected_export = await exported(ada, format="JSON", filter={"mailbox": {"path": "INBOX"}})
+    selected_export = await export_account(
+        ada, format="JSON", filter={"mailbox": {"path": "INBOX"}}
+    )
     assert archive_subjects(selected_export["content"]) == ["a"]
-    assert archive_subjects((await exported(ada, format="JSON"))["content"]) == ["a", "Later"]
-    mbox = (await exported(ada, format="MBOX"))["content"]
+    assert archive_subjects((await export_account(ada, format="JSON"))["content"]) == ["a", "Later"]
+    mbox = (await export_account(ada, format="MBOX"))["content"]
     assert (mbox.count(b"Subject: Later"), mbox.count(b"Subject: a\r\n")) == (1, 1)
-    await run(ada, "submissionCancel", "submissions { state }", ids=[submission["id"]])
+    await execute_mutation(ada, "submissionCancel", "submissions { state }", ids=[submission["id"]])
     await set_quota(ada, 10)
-    await run(ada, "messageSend", "submission { id }", **SCHEDULED_MESSAGE)  # sent at once
+    await execute_mutation(
+        ada, "messageSend", "submission { id }", **SCHEDULED_MESSAGE
+    )  # sent at once
     await set_quota(ada, None)
-    assert archive_subjects((await exported(ada, format="JSON"))["content"]) == ["a"]
+    assert archive_subjects((await export_account(ada, format="JSON"))["content"]) == ["a"]
 
 
 def archive_subjects(content: bytes) -> list[str]:
@@ -159,21 +177,23 @@ def archive_subjects(content: bytes) -> list[str]:
     return [str(message_from_bytes(raw)["Subject"]) for raw in raws]
 
 
-async def test_damaged_queued_message_is_reported(ada: Client, world: Environment) -> None:
+async def test_damaged_queued_message_is_reported(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     for subject in ("Later", "Whole"):
         await schedule_without_copy(ada, subject)
     statement = select(col(Submission.blob_id), col(Blob.data), col(Submission.queue_id)).join_from(
         Submission, Blob, col(Blob.id) == col(Submission.blob_id)
     )
-    row = (await world.database.read(statement.order_by(col(Submission.id))))[0]
-    await replace_blob_data(world, row.blob_id, b"junk")
-    export = await exported(ada, format="JSON")
-    await replace_blob_data(world, row.blob_id, row.data)
+    row = (await environment.database.read(statement.order_by(col(Submission.id))))[0]
+    await replace_blob_data(environment, row.blob_id, b"junk")
+    export = await export_account(ada, format="JSON")
+    await replace_blob_data(environment, row.blob_id, row.data)
     assert archive_subjects(export["content"]) == ["Whole"]
-    task = await ended(ada, export["task"]["id"])
+    task = await load_task(ada, export["task"]["id"])
     assert [refusal[0] for refusal in task["result"]["refused"]] == [f"submission {row.queue_id}"]
 
 
-async def replace_blob_data(world: Environment, blob_id: int, data: bytes) -> None:
-    async with world.write_session() as session:
+async def replace_blob_data(environment: Environment, blob_id: int, data: bytes) -> None:
+    async with environment.write_session() as session:
         await session.exec(update(Blob).where(col(Blob.id) == blob_id).values(data=data))

@@ -19,29 +19,29 @@ from models.runtime.options import Options
 from resolvers.auth import app_passwords
 from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
 from resolvers.context import Context
-from tests.conftest import CHEAP, Client, context
-from tests.support.accounts.two_factor_operations import ask
+from tests.conftest import TEST_OPTIONS, GraphQLClient, client_context
+from tests.support.accounts.two_factor_operations import run_auth_mutation
 from tests.support.operations.quarantine_operations import set_options
 
 SERVERS = {"imap_server": "imap.example.org:993", "pop3_server": "pop.example.org:995"}
 OPTIONS_WITH_SERVERS = replace(
-    CHEAP, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"]
+    TEST_OPTIONS, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"]
 )
 IMAP, POP3, SMTP, ALL = (AppPasswordScope(name) for name in ("IMAP", "POP3", "SMTP", "ALL"))
 
 
 async def create_profile(
-    client: Client, options: Options = OPTIONS_WITH_SERVERS, **fields: Any
+    client: GraphQLClient, options: Options = OPTIONS_WITH_SERVERS, **fields: Any
 ) -> tuple[bytes, str]:
     """Create a profile, and return its bytes and the password in it."""
-    ctx = Context(replace(client.world, options=options), context(client).viewer)
+    ctx = Context(replace(client.environment, options=options), client_context(client).viewer)
     new_password = NewAppPassword(**{"description": "Phone", "profile": True, **fields})
     created = await app_passwords.create_app_password(ctx, None, new_password)
     assert created.profile
     return base64.b64decode(created.profile), created.password
 
 
-async def test_profile_contains_the_account(ada: Client) -> None:
+async def test_profile_contains_the_account(ada: GraphQLClient) -> None:
     raw, password = await create_profile(ada)
     profile_data = plistlib.loads(raw)
     assert (profile_data["PayloadType"], profile_data["PayloadVersion"]) == ("Configuration", 1)
@@ -62,14 +62,18 @@ async def test_profile_contains_the_account(ada: Client) -> None:
     assert profile_data["PayloadUUID"] != account["PayloadUUID"]
 
 
-async def test_mobileconfig_is_base64(ada: Client) -> None:
-    set_options(ada.world, **SERVERS)
+async def test_mobileconfig_is_base64(ada: GraphQLClient) -> None:
+    set_options(ada.environment, **SERVERS)
     arguments = {"description": "<Phone> & co", "generateMobileconfig": True}
-    payload = await ask(ada, "appPasswordCreate", "mobileconfig password", **arguments)
+    payload = await run_auth_mutation(
+        ada, "appPasswordCreate", "mobileconfig password", **arguments
+    )
     (account,) = plistlib.loads(base64.b64decode(payload["mobileconfig"]))["PayloadContent"]
     assert account["IncomingPassword"] == payload["password"]
     assert account["EmailAccountDescription"] == "<Phone> & co"
-    plain_payload = await ask(ada, "appPasswordCreate", "mobileconfig", description="x")
+    plain_payload = await run_auth_mutation(
+        ada, "appPasswordCreate", "mobileconfig", description="x"
+    )
     assert plain_payload["mobileconfig"] is None
 
 
@@ -83,7 +87,7 @@ async def test_mobileconfig_is_base64(ada: Client) -> None:
     ],
 )
 async def test_imap_is_preferred_to_pop3(
-    ada: Client, scopes: list[AppPasswordScope], account_type: str, port: int
+    ada: GraphQLClient, scopes: list[AppPasswordScope], account_type: str, port: int
 ) -> None:
     raw, _ = await create_profile(ada, scopes=scopes)
     (account,) = plistlib.loads(raw)["PayloadContent"]
@@ -95,14 +99,14 @@ async def test_imap_is_preferred_to_pop3(
 
 @pytest.mark.parametrize("scopes", [[IMAP], [SMTP], [IMAP, POP3], [AppPasswordScope.MAIL]])
 async def test_scopes_without_reading_or_sending_are_refused(
-    ada: Client, scopes: list[AppPasswordScope]
+    ada: GraphQLClient, scopes: list[AppPasswordScope]
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
         await create_profile(ada, scopes=scopes)
     assert (refusal.value.path, refusal.value.constraint) == (["scopes"], "scope")
 
 
-async def test_profile_without_configured_server_is_refused(ada: Client) -> None:
+async def test_profile_without_configured_server_is_refused(ada: GraphQLClient) -> None:
     arguments = {"description": "Phone", "generateMobileconfig": True}
     document = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
       mobileconfig password errors { code path ... on ValidationError { constraint } } } }"""
@@ -110,18 +114,20 @@ async def test_profile_without_configured_server_is_refused(ada: Client) -> None
     path = ["generateMobileconfig"]
     assert payload["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "server"}]
     assert (payload["mobileconfig"], payload["password"]) == (None, None)
-    raw, _ = await create_profile(ada, replace(CHEAP, pop3_server="pop.example.org:995"))
+    raw, _ = await create_profile(ada, replace(TEST_OPTIONS, pop3_server="pop.example.org:995"))
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["EmailAccountType"] == "EmailTypePOP"
     assert account["IncomingMailServerHostName"] == "pop.example.org"
     with pytest.raises(InvalidInput) as refusal:
         await create_profile(
-            ada, replace(CHEAP, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP]
+            ada, replace(TEST_OPTIONS, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP]
         )
     assert refusal.value.constraint == "scope"
 
 
-async def test_profile_address_must_belong_to_the_user(ada: Client, bob: Client) -> None:
+async def test_profile_address_must_belong_to_the_user(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     raw, _ = await create_profile(ada, address="A.da@Example.org")
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["EmailAddress"] == "A.da@example.org"
@@ -134,9 +140,9 @@ async def test_profile_address_must_belong_to_the_user(ada: Client, bob: Client)
             await create_profile(ada, address=invalid_address)
 
 
-async def test_profile_uses_the_configured_servers(ada: Client) -> None:
+async def test_profile_uses_the_configured_servers(ada: GraphQLClient) -> None:
     options = replace(
-        CHEAP, imap_server="imap.example.org:1993", smtp_server="smtp.example.org:587"
+        TEST_OPTIONS, imap_server="imap.example.org:1993", smtp_server="smtp.example.org:587"
     )
     raw, _ = await create_profile(ada, options)
     (account,) = plistlib.loads(raw)["PayloadContent"]
@@ -182,7 +188,7 @@ def verify_signature(signed_file: Path, cert_file: Path) -> "subprocess.Complete
 
 
 async def test_profile_is_signed_with_the_configured_certificate(
-    ada: Client, tmp_path: Path
+    ada: GraphQLClient, tmp_path: Path
 ) -> None:
     cert, key = write_certificate(tmp_path)
     combined_file = tmp_path / "both.pem"
@@ -204,7 +210,7 @@ async def test_profile_is_signed_with_the_configured_certificate(
     assert verify_signature(file, cert).returncode != 0
 
 
-async def test_unusable_certificate_creates_no_password(ada: Client, tmp_path: Path) -> None:
+async def test_unusable_certificate_creates_no_password(ada: GraphQLClient, tmp_path: Path) -> None:
     cert, key = write_certificate(tmp_path)
     empty = tmp_path / "empty"
     empty.write_text("")
@@ -220,6 +226,6 @@ async def test_unusable_certificate_creates_no_password(ada: Client, tmp_path: P
             await create_profile(
                 ada, replace(OPTIONS_WITH_SERVERS, profile_cert=cert_file, profile_key=key_file)
             )
-    assert await app_passwords.load_app_passwords_of_users(context(ada), [(ada.user.id, True)]) == [
-        []
-    ]
+    assert await app_passwords.load_app_passwords_of_users(
+        client_context(ada), [(ada.user.id, True)]
+    ) == [[]]

@@ -18,20 +18,20 @@ from models.domains.tables import Domain
 from models.errors import OverQuota
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.auth.authentication import wait_for_background_tasks
-from tests.conftest import Client, Clock, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to
 from tests.support.accounts.quota_accounts import (
     QUOTA,
-    Told,
-    accepted,
-    bounded,
-    fill,
-    letters,
-    send,
-    storage,
-    told,
-    weighing,
+    LimitEventFields,
+    count_warning_tasks,
+    load_limit_events,
+    load_recipient_refusal,
+    message_of_size,
+    receive_messages_of_sizes,
+    set_user_limits,
+    storage_event,
+    try_send_message,
 )
-from tests.support.accounts.user_operations import costs_of_users
+from tests.support.accounts.user_operations import count_statements_by_user_count
 from tests.support.mail_servers.lmtp_client import connect
 from tests.support.operations.bulk_operations import DELETE, TAKE_BACK, UPLOAD
 from tests.support.servers.live_server import House, until
@@ -41,51 +41,54 @@ from tests.support.servers.live_server import House, until
     ("used_before", "size", "expected"),
     [
         (7_000, 999, []),
-        (7_000, 1_000, [storage("WARNING", 8_000)]),
-        (7_000, 1_001, [storage("WARNING", 8_001)]),
-        (7_000, 2_499, [storage("WARNING", 9_499)]),
-        (7_000, 2_500, [storage("CRITICAL", 9_500)]),  # one row for two thresholds
-        (7_000, 3_000, [storage("FULL", 10_000)]),
-        (7_999, 1_499, [storage("WARNING", 9_498)]),
-        (8_000, 1_499, [storage("WARNING", 8_000)]),  # no further event
-        (8_000, 1_500, [storage("WARNING", 8_000), storage("CRITICAL", 9_500)]),
-        (9_500, 499, [storage("CRITICAL", 9_500)]),
-        (9_500, 500, [storage("CRITICAL", 9_500), storage("FULL", 10_000)]),
+        (7_000, 1_000, [storage_event("WARNING", 8_000)]),
+        (7_000, 1_001, [storage_event("WARNING", 8_001)]),
+        (7_000, 2_499, [storage_event("WARNING", 9_499)]),
+        (7_000, 2_500, [storage_event("CRITICAL", 9_500)]),  # one row for two thresholds
+        (7_000, 3_000, [storage_event("FULL", 10_000)]),
+        (7_999, 1_499, [storage_event("WARNING", 9_498)]),
+        (8_000, 1_499, [storage_event("WARNING", 8_000)]),  # no further event
+        (8_000, 1_500, [storage_event("WARNING", 8_000), storage_event("CRITICAL", 9_500)]),
+        (9_500, 499, [storage_event("CRITICAL", 9_500)]),
+        (9_500, 500, [storage_event("CRITICAL", 9_500), storage_event("FULL", 10_000)]),
     ],
 )
 async def test_storage_over_a_threshold_is_reported_once(
-    ada: Client, used_before: int, size: int, expected: list[Told]
+    ada: GraphQLClient, used_before: int, size: int, expected: list[LimitEventFields]
 ) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, used_before, size)
-    assert await told(ada) == expected
-    assert await letters(ada.world) == len(expected)
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, used_before, size)
+    assert await load_limit_events(ada) == expected
+    assert await count_warning_tasks(ada.environment) == len(expected)
 
 
-async def test_user_without_limits_gets_no_event(ada: Client) -> None:
-    await bounded(ada, quota=0, received_max=0, recipients=0)
-    await fill(ada, 5_000, 5_000)
-    assert await send(ada, "a@example.net") == []
-    assert (await told(ada), await letters(ada.world)) == ([], 0)
+async def test_user_without_limits_gets_no_event(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=0, received_max=0, recipients=0)
+    await receive_messages_of_sizes(ada, 5_000, 5_000)
+    assert await try_send_message(ada, "a@example.net") == []
+    assert (await load_limit_events(ada), await count_warning_tasks(ada.environment)) == ([], 0)
 
 
-@pytest.mark.usefixtures("examined")
-async def test_concurrent_deliveries_report_a_threshold_once(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 5_000)
-    await asyncio.gather(*(fill(ada, 500) for _ in range(8)))  # to 9,000 bytes
-    assert await told(ada) == [storage("WARNING", 8_000)]
-    assert await letters(ada.world) == 1
+@pytest.mark.usefixtures("verify_consistency")
+async def test_concurrent_deliveries_report_a_threshold_once(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 5_000)
+    await asyncio.gather(*(receive_messages_of_sizes(ada, 500) for _ in range(8)))  # to 9,000 bytes
+    assert await load_limit_events(ada) == [storage_event("WARNING", 8_000)]
+    assert await count_warning_tasks(ada.environment) == 1
 
 
 async def test_delivery_below_thresholds_runs_no_extra_statement(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
-    await bounded(ada, quota=QUOTA)
+    await set_user_limits(ada, quota=QUOTA)
     statement_counts: list[int] = []
     for size in (1_000, 6_000, 500, 500, 500):  # the fourth reaches the threshold
-        raw, count_before = weighing(size, f"{size} {len(statement_counts)}"), len(statements)
-        await receive(ada, raw)
+        raw, count_before = (
+            message_of_size(size, f"{size} {len(statement_counts)}"),
+            len(statements),
+        )
+        await deliver_to(ada, raw)
         delivery_statements = statements[count_before:]
         statement_counts.append(len(delivery_statements))
         assert sum("UPDATE users" in statement for statement in delivery_statements) == (
@@ -97,56 +100,58 @@ async def test_delivery_below_thresholds_runs_no_extra_statement(
     )  # two journal rows with their positions, a task and the user
 
 
-@pytest.mark.usefixtures("examined")
-async def test_threshold_that_is_passed_again_is_reported_again(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 7_500, 600)
-    await fill(ada, 600)  # above the threshold
+@pytest.mark.usefixtures("verify_consistency")
+async def test_threshold_that_is_passed_again_is_reported_again(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 7_500, 600)
+    await receive_messages_of_sizes(ada, 600)  # above the threshold
     response = await ada("{ viewer { user { messages(first: 2) { nodes { id } } } } }")
     newest_ids = [node["id"] for node in response["viewer"]["user"]["messages"]["nodes"]]
     deleted = await ada(DELETE, input={"select": {"ids": newest_ids}})
-    assert len(await told(ada)) == 1
-    await fill(ada, 600)
-    assert await told(ada) == [storage("WARNING", 8_100)] * 2
-    assert await letters(ada.world) == 2
+    assert len(await load_limit_events(ada)) == 1
+    await receive_messages_of_sizes(ada, 600)
+    assert await load_limit_events(ada) == [storage_event("WARNING", 8_100)] * 2
+    assert await count_warning_tasks(ada.environment) == 2
     # Restored messages count again.
     undo_response = await ada(TAKE_BACK, token=deleted["messageDelete"]["undo"]["token"])
     assert undo_response["undo"]["errors"] == []
-    await fill(ada, 300)
-    assert (await told(ada))[2:] == [storage("CRITICAL", 9_600)]
+    await receive_messages_of_sizes(ada, 300)
+    assert (await load_limit_events(ada))[2:] == [storage_event("CRITICAL", 9_600)]
 
 
-@pytest.mark.usefixtures("examined")
-async def test_undo_of_delete_can_pass_a_threshold(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 7_000, 2_000)
+@pytest.mark.usefixtures("verify_consistency")
+async def test_undo_of_delete_can_pass_a_threshold(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 7_000, 2_000)
     select = {"select": {"mailbox": {"path": "INBOX"}, "uids": "1"}}
     token = (await ada(DELETE, input=select))["messageDelete"]["undo"]["token"]
-    await fill(ada, 1_500)
-    event_count = len(await told(ada))
+    await receive_messages_of_sizes(ada, 1_500)
+    event_count = len(await load_limit_events(ada))
     assert (await ada(TAKE_BACK, token=token))["undo"]["errors"][0]["code"] == "QUOTA_EXCEEDED"
-    await bounded(ada, quota=11_000)
+    await set_user_limits(ada, quota=11_000)
     assert (await ada(TAKE_BACK, token=token))["undo"]["errors"] == []
-    assert (await told(ada))[event_count:] == [("STORAGE", "CRITICAL", 10_500, 11_000, False)]
-    assert await letters(ada.world) == event_count + 1
+    assert (await load_limit_events(ada))[event_count:] == [
+        ("STORAGE", "CRITICAL", 10_500, 11_000, False)
+    ]
+    assert await count_warning_tasks(ada.environment) == event_count + 1
 
 
 @pytest.mark.parametrize("method", ["uploaded", "sent"])
-async def test_upload_and_sent_copy_can_pass_a_threshold(ada: Client, method: str) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 7_000)
+async def test_upload_and_sent_copy_can_pass_a_threshold(ada: GraphQLClient, method: str) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 7_000)
     if method == "uploaded":
-        raw = weighing(1_500).decode()
+        raw = message_of_size(1_500).decode()
         arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
         assert (await ada(UPLOAD, input=arguments))["messageUpload"]["errors"] == []
     else:
-        assert await send(ada, "carol@example.net", text="y" * 1_000 + "\n") == []
-    ((limit, level, used, _, refused),) = await told(ada)
+        assert await try_send_message(ada, "carol@example.net", text="y" * 1_000 + "\n") == []
+    ((limit, level, used, _, refused),) = await load_limit_events(ada)
     assert (limit, level, 8_000 <= used < 9_500, refused) == ("STORAGE", "WARNING", True, False)
-    assert await letters(ada.world) == 1
+    assert await count_warning_tasks(ada.environment) == 1
 
 
-async def test_threshold_settings_apply_at_once(ada: Client, root: Client) -> None:
+async def test_threshold_settings_apply_at_once(ada: GraphQLClient, root: GraphQLClient) -> None:
     document = """mutation ($key: String!, $value: JSON) {
       settingSet(input: {key: $key, value: $value}) { errors { code path
         ... on ValidationError { constraint } } } }"""
@@ -155,15 +160,15 @@ async def test_threshold_settings_apply_at_once(ada: Client, root: Client) -> No
         errors = (await root(document, key=key, value=value))["settingSet"]["errors"]
         return errors[0].get("constraint") if errors else None
 
-    await bounded(ada, quota=QUOTA)
+    await set_user_limits(ada, quota=QUOTA)
     assert await change_setting("limits.warning", 50) is None
     assert await change_setting("limits.letters", False) is None
-    await fill(ada, 5_000)
-    assert await told(ada) == [storage("WARNING", 5_000)]
-    assert await letters(ada.world) == 0
+    await receive_messages_of_sizes(ada, 5_000)
+    assert await load_limit_events(ada) == [storage_event("WARNING", 5_000)]
+    assert await count_warning_tasks(ada.environment) == 0
     assert await change_setting("limits.critical", 0) is None
-    await fill(ada, 4_900)
-    assert len(await told(ada)) == 1
+    await receive_messages_of_sizes(ada, 4_900)
+    assert len(await load_limit_events(ada)) == 1
     for key, value, rule in (
         ("limits.warning", 100, "max"),
         ("limits.critical", -1, "min"),
@@ -176,173 +181,181 @@ async def test_threshold_settings_apply_at_once(ada: Client, root: Client) -> No
 
 
 async def test_refusals_of_full_mailbox_are_reported_once_a_day(
-    ada: Client, clock: Clock, statements: list[str]
+    ada: GraphQLClient, clock: ManualClock, statements: list[str]
 ) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, QUOTA)
-    assert await told(ada) == [storage("FULL", QUOTA)]
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, QUOTA)
+    assert await load_limit_events(ada) == [storage_event("FULL", QUOTA)]
     count_before = len(statements)
-    assert await asyncio.gather(*(accepted(ada) for _ in range(8))) == ["OverQuota"] * 8
-    assert (await told(ada))[1:] == [storage("FULL", QUOTA, refused=True)]
-    assert await letters(ada.world) == 1  # the one about the full mailbox
+    assert (
+        await asyncio.gather(*(load_recipient_refusal(ada) for _ in range(8))) == ["OverQuota"] * 8
+    )
+    assert (await load_limit_events(ada))[1:] == [storage_event("FULL", QUOTA, refused=True)]
+    assert await count_warning_tasks(ada.environment) == 1  # the one about the full mailbox
     count_before = len(statements)
     for _ in range(5):
-        assert await accepted(ada) == "OverQuota"
+        assert await load_recipient_refusal(ada) == "OverQuota"
     assert all(statement.startswith("SELECT") for statement in statements[count_before:])
     assert len(statements) - count_before == 5 * 2
     clock.tick(hours=23, minutes=59)
-    await accepted(ada)
-    assert len(await told(ada)) == 2
+    await load_recipient_refusal(ada)
+    assert len(await load_limit_events(ada)) == 2
     clock.tick(minutes=1)
-    await accepted(ada)
-    assert (await told(ada))[2:] == [storage("FULL", QUOTA, refused=True)]
-    assert await letters(ada.world) == 1
+    await load_recipient_refusal(ada)
+    assert (await load_limit_events(ada))[2:] == [storage_event("FULL", QUOTA, refused=True)]
+    assert await count_warning_tasks(ada.environment) == 1
 
 
 async def test_refused_message_is_reported_daily_and_after_a_threshold(
-    ada: Client, clock: Clock
+    ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 5_000)
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 5_000)
 
     async def expect_refusal(size: int) -> None:
         with pytest.raises(OverQuota):
-            await fill(ada, size)
+            await receive_messages_of_sizes(ada, size)
 
     for _ in range(3):
         await expect_refusal(6_000)
-    assert await told(ada) == [storage("NORMAL", 5_000, refused=True)]
-    assert await letters(ada.world) == 0  # a smaller message would fit
-    await fill(ada, 3_500)
-    assert await letters(ada.world) == 1
+    assert await load_limit_events(ada) == [storage_event("NORMAL", 5_000, refused=True)]
+    assert await count_warning_tasks(ada.environment) == 0  # a smaller message would fit
+    await receive_messages_of_sizes(ada, 3_500)
+    assert await count_warning_tasks(ada.environment) == 1
     await asyncio.gather(expect_refusal(2_000), expect_refusal(2_000), expect_refusal(2_000))
-    assert (await told(ada))[1:] == [
-        storage("WARNING", 8_500),
-        storage("WARNING", 8_500, refused=True),
+    assert (await load_limit_events(ada))[1:] == [
+        storage_event("WARNING", 8_500),
+        storage_event("WARNING", 8_500, refused=True),
     ]
-    assert await letters(ada.world) == 2
+    assert await count_warning_tasks(ada.environment) == 2
     clock.tick(days=1)
     await expect_refusal(2_000)
-    assert (await told(ada))[3:] == [storage("WARNING", 8_500, refused=True)]
-    assert await letters(ada.world) == 2
+    assert (await load_limit_events(ada))[3:] == [storage_event("WARNING", 8_500, refused=True)]
+    assert await count_warning_tasks(ada.environment) == 2
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_lmtp_clients_and_own_queue_get_temporary_failures(
-    ada: Client, tmp_path: Path
+    ada: GraphQLClient, tmp_path: Path
 ) -> None:
-    world = ada.world
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 9_000)
+    environment = ada.environment
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 9_000)
     listener = await lmtp.start_lmtp_listener(
-        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+        environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
     lmtp_client = await connect(listener.port)
     for n in range(3):
         await lmtp_client.begin(ada.address)
-        lmtp_client.send(weighing(2_000, f"{n}") + b".\r\n")
+        lmtp_client.send(message_of_size(2_000, f"{n}") + b".\r\n")
         assert (await lmtp_client.hear()).startswith("452 4.2.2")
-    assert (await told(ada))[1:] == [storage("WARNING", 9_000, refused=True)]
-    recipient = JobRecipient(1, ada.address, 1, world.now() + timedelta(days=5))
+    assert (await load_limit_events(ada))[1:] == [storage_event("WARNING", 9_000, refused=True)]
+    recipient = JobRecipient(1, ada.address, 1, environment.now() + timedelta(days=5))
     sender = "bob@example.org"
-    job = DeliveryJob(1, 2, "q", 3, 4, 5, sender, "example.org", world.now(), [recipient])
+    job = DeliveryJob(1, 2, "q", 3, 4, 5, sender, "example.org", environment.now(), [recipient])
     for n in range(2):
         results = await local_delivery.deliver_to_local_recipients(
-            world, job, weighing(2_000, f"own {n}")
+            environment, job, message_of_size(2_000, f"own {n}")
         )
         assert results[1].reply_code == 452
-    assert len(await told(ada)) == 2
-    await bounded(ada, received_max=1, quota=1 << 30)
+    assert len(await load_limit_events(ada)) == 2
+    await set_user_limits(ada, received_max=1, quota=1 << 30)
     assert await lmtp_client.say(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
     for _ in range(2):
         assert (await lmtp_client.say(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
-    assert (await told(ada))[2:] == [("RECEIVED", "FULL", 1, 1, True)]
+    assert (await load_limit_events(ada))[2:] == [("RECEIVED", "FULL", 1, 1, True)]
     await lmtp_client.close()
     await listener.close(1)
 
 
 async def test_received_limit_is_reported_when_reached_and_exceeded(
-    ada: Client, clock: Clock
+    ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    await bounded(ada, received_max=3)
+    await set_user_limits(ada, received_max=3)
     for n in range(3):
-        assert await told(ada) == []
-        await receive(ada, f"{n}")
+        assert await load_limit_events(ada) == []
+        await deliver_to(ada, f"{n}")
     reached_event, refused_event = (
         ("RECEIVED", "FULL", 3, 3, False),
         ("RECEIVED", "FULL", 3, 3, True),
     )
-    assert await told(ada) == [reached_event]
+    assert await load_limit_events(ada) == [reached_event]
     clock.tick(minutes=59)
     for _ in range(4):
-        assert await accepted(ada) == "RateLimited"
-    assert await told(ada) == [reached_event, refused_event]
+        assert await load_recipient_refusal(ada) == "RateLimited"
+    assert await load_limit_events(ada) == [reached_event, refused_event]
     clock.tick(minutes=1)
     for n in range(3):
-        await receive(ada, f"again {n}")
-    await accepted(ada)
-    assert await told(ada) == [reached_event, refused_event] * 2
-    assert await letters(ada.world) == 0
+        await deliver_to(ada, f"again {n}")
+    await load_recipient_refusal(ada)
+    assert await load_limit_events(ada) == [reached_event, refused_event] * 2
+    assert await count_warning_tasks(ada.environment) == 0
 
 
 @pytest.mark.parametrize(
     ("numbers", "used"), [((1, 1, 1), 3), ((2, 1), 3), ((3,), 3), ((1, 1), None)]
 )
 async def test_recipient_limit_is_reported_by_message_that_reaches_it(
-    ada: Client, numbers: Sequence[int], used: int | None
+    ada: GraphQLClient, numbers: Sequence[int], used: int | None
 ) -> None:
-    await bounded(ada, recipients=3)
+    await set_user_limits(ada, recipients=3)
     for n, recipient_count in enumerate(numbers):
-        assert await told(ada) == []
+        assert await load_limit_events(ada) == []
         assert (
-            await send(ada, *(f"{n}-{number}@example.net" for number in range(recipient_count)))
+            await try_send_message(
+                ada, *(f"{n}-{number}@example.net" for number in range(recipient_count))
+            )
             == []
         )
-    assert await told(ada) == ([("RECIPIENTS", "FULL", used, 3, False)] if used else [])
+    assert await load_limit_events(ada) == (
+        [("RECIPIENTS", "FULL", used, 3, False)] if used else []
+    )
 
 
-async def test_message_over_the_remaining_recipients_is_refused(ada: Client) -> None:
-    await bounded(ada, recipients=3)
-    assert await send(ada, *(f"{n}@example.net" for n in range(4))) == ["RATE_LIMITED"]
-    assert await send(ada, "a@example.net", "b@example.net") == []
-    assert await send(ada, "c@example.net", "d@example.net") == ["RATE_LIMITED"]
-    assert await send(ada, "c@example.net") == []  # refused recipients did not count
-    assert await send(ada, "d@example.net") == ["RATE_LIMITED"]
+async def test_message_over_the_remaining_recipients_is_refused(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, recipients=3)
+    assert await try_send_message(ada, *(f"{n}@example.net" for n in range(4))) == ["RATE_LIMITED"]
+    assert await try_send_message(ada, "a@example.net", "b@example.net") == []
+    assert await try_send_message(ada, "c@example.net", "d@example.net") == ["RATE_LIMITED"]
+    assert await try_send_message(ada, "c@example.net") == []  # refused recipients did not count
+    assert await try_send_message(ada, "d@example.net") == ["RATE_LIMITED"]
 
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "once"}])
 async def test_refused_submission_is_reported_once_a_day(
-    ada: Client, clock: Clock, statements: list[str], options: dict[str, Any]
+    ada: GraphQLClient, clock: ManualClock, statements: list[str], options: dict[str, Any]
 ) -> None:
-    await bounded(ada, recipients=2)
-    assert await send(ada, "a@example.net", "b@example.net") == []
-    assert await send(ada, "c@example.net", options={"validateOnly": True}) == ["RATE_LIMITED"]
-    await wait_for_background_tasks(ada.world)
+    await set_user_limits(ada, recipients=2)
+    assert await try_send_message(ada, "a@example.net", "b@example.net") == []
+    assert await try_send_message(ada, "c@example.net", options={"validateOnly": True}) == [
+        "RATE_LIMITED"
+    ]
+    await wait_for_background_tasks(ada.environment)
     reached_event = ("RECIPIENTS", "FULL", 2, 2, False)
-    assert await told(ada) == [reached_event]  # validateOnly stores no event
-    assert await send(ada, "c@example.net", options=options) == ["RATE_LIMITED"]
-    await wait_for_background_tasks(ada.world)
-    assert await told(ada) == [reached_event, ("RECIPIENTS", "FULL", 2, 2, True)]
+    assert await load_limit_events(ada) == [reached_event]  # validateOnly stores no event
+    assert await try_send_message(ada, "c@example.net", options=options) == ["RATE_LIMITED"]
+    await wait_for_background_tasks(ada.environment)
+    assert await load_limit_events(ada) == [reached_event, ("RECIPIENTS", "FULL", 2, 2, True)]
     for _ in range(3):
         count_before = len(statements)
-        assert await send(ada, "c@example.net") == ["RATE_LIMITED"]
-        await wait_for_background_tasks(ada.world)
+        assert await try_send_message(ada, "c@example.net") == ["RATE_LIMITED"]
+        await wait_for_background_tasks(ada.environment)
         assert all("api_keys" in s or s.startswith("SELECT") for s in statements[count_before:])
-    assert len(await told(ada)) == 2
+    assert len(await load_limit_events(ada)) == 2
     clock.tick(days=1)
-    assert await send(ada, "a@example.net", "b@example.net") == []
-    await send(ada, "c@example.net")
-    await wait_for_background_tasks(ada.world)
-    assert len(await told(ada)) == 4
+    assert await try_send_message(ada, "a@example.net", "b@example.net") == []
+    await try_send_message(ada, "c@example.net")
+    await wait_for_background_tasks(ada.environment)
+    assert len(await load_limit_events(ada)) == 4
 
 
-@pytest.mark.usefixtures("examined")
-async def test_concurrent_refused_messages_report_the_limit_once(ada: Client) -> None:
-    await bounded(ada, recipients=3)
-    answers = await asyncio.gather(*(send(ada, f"{n}@example.net") for n in range(8)))
-    await wait_for_background_tasks(ada.world)
+@pytest.mark.usefixtures("verify_consistency")
+async def test_concurrent_refused_messages_report_the_limit_once(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, recipients=3)
+    answers = await asyncio.gather(*(try_send_message(ada, f"{n}@example.net") for n in range(8)))
+    await wait_for_background_tasks(ada.environment)
     assert sum(errors == [] for errors in answers) == 3
-    assert await told(ada) == [
+    assert await load_limit_events(ada) == [
         ("RECIPIENTS", "FULL", 3, 3, False),
         ("RECIPIENTS", "FULL", 3, 3, True),
     ]
@@ -353,16 +366,16 @@ LIMIT_SUBSCRIPTION = """subscription { changes(kinds: [LIMIT_REACHED]) { events 
 
 
 async def test_only_subscribers_of_the_user_get_limit_events(
-    live: House, ada: Client, bob: Client
+    live_server: House, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     ada_socket, bob_socket = (
-        await live.follow(ada, LIMIT_SUBSCRIPTION),
-        await live.follow(bob, LIMIT_SUBSCRIPTION),
+        await live_server.follow(ada, LIMIT_SUBSCRIPTION),
+        await live_server.follow(bob, LIMIT_SUBSCRIPTION),
     )
-    await until(lambda: live.seats == 2)
-    await bounded(ada, quota=QUOTA, received_max=2)
-    await fill(ada, 8_000, 500)
-    await fill(bob, 500)
+    await until(lambda: live_server.seats == 2)
+    await set_user_limits(ada, quota=QUOTA, received_max=2)
+    await receive_messages_of_sizes(ada, 8_000, 500)
+    await receive_messages_of_sizes(bob, 500)
     await until(lambda: len(ada_socket.events) == 2)
     common_fields = {"kind": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
     assert ada_socket.events == [
@@ -381,7 +394,7 @@ LIMITS_QUERY = """{ users(first: 50) { nodes { username limits { quota { allowed
 
 
 async def test_limits_have_source_level_and_usage(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     async def load_limits() -> Any:
         (node,) = (await root(LIMITS_QUERY))["users"]["nodes"]
@@ -392,15 +405,15 @@ async def test_limits_have_source_level_and_usage(
     assert limits["quota"] == {"allowed": 1 << 30, "used": 0, **platform_default}
     assert limits["received"] == {"used": 0, "resetsAt": None, **platform_default}
     assert limits["recipients"] == {"used": 0, "resetsAt": None, **platform_default}
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         column_values = {"default_user_quota": QUOTA, "quota_allocated": QUOTA}
         await (await session.connection()).execute(update(Domain).values(**column_values))
-    await fill(ada, 9_500)
+    await receive_messages_of_sizes(ada, 9_500)
     assert (await load_limits())["quota"] == {
         "allowed": QUOTA, "used": 9_500, "source": "DOMAIN", "level": "CRITICAL"
     }  # fmt: skip
-    await bounded(ada, quota=0, recipients=5, received_max=1)
-    await send(ada, *(f"{n}@example.net" for n in range(4)))
+    await set_user_limits(ada, quota=0, recipients=5, received_max=1)
+    await try_send_message(ada, *(f"{n}@example.net" for n in range(4)))
     limits = await load_limits()
     assert (limits["quota"]["source"], limits["quota"]["level"]) == ("USER", "NORMAL")
     assert limits["recipients"] == {
@@ -409,22 +422,22 @@ async def test_limits_have_source_level_and_usage(
     assert limits["received"] == {
         "used": 1, "source": "USER", "level": "FULL", "resetsAt": "2030-01-01T01:00:00Z"
     }  # fmt: skip
-    await bounded(ada, quota=0)
+    await set_user_limits(ada, quota=0)
 
 
 async def test_limits_of_many_users_load_in_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
-    statement_counts = await costs_of_users(root, LIMITS_QUERY, statements)
+    statement_counts = await count_statements_by_user_count(root, LIMITS_QUERY, statements)
     assert len(set(statement_counts)) == 1
 
 
-async def test_disabled_thresholds_report_only_refusals(ada: Client) -> None:
-    options = replace(ada.world.options, limit_warning=0, limit_critical=0)
-    ada.world.use_options_unless_outdated(CommittedOptions(options, 10**6))
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 9_900)
+async def test_disabled_thresholds_report_only_refusals(ada: GraphQLClient) -> None:
+    options = replace(ada.environment.options, limit_warning=0, limit_critical=0)
+    ada.environment.use_options_unless_outdated(CommittedOptions(options, 10**6))
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 9_900)
     with suppress(OverQuota):
-        await fill(ada, 500)
-    assert await told(ada) == [storage("NORMAL", 9_900, refused=True)]
-    assert await letters(ada.world) == 0
+        await receive_messages_of_sizes(ada, 500)
+    assert await load_limit_events(ada) == [storage_event("NORMAL", 9_900, refused=True)]
+    assert await count_warning_tasks(ada.environment) == 0

@@ -17,15 +17,15 @@ from models.errors import OverQuota
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.admin import tasks
 from resolvers.users.quota.quota_warning_texts import TEXTS_BY_LANGUAGE, QuotaWarningTexts
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.quota_accounts import (
     QUOTA,
-    bounded,
-    change,
-    fill,
-    letters,
-    storage,
-    told,
+    count_warning_tasks,
+    load_limit_events,
+    receive_messages_of_sizes,
+    set_user_limits,
+    storage_event,
+    update_user_columns,
 )
 from tests.support.operations.bulk_operations import DELETE
 from tests.support.stores.counter_check import examine, rows
@@ -34,15 +34,15 @@ INBOX_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { source } } } } } }"""
 
 
-async def run_tasks(world: Environment) -> int:
+async def run_tasks(environment: Environment) -> int:
     """Run all due tasks, and return their number."""
     task_count = 0
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         task_count += 1
     return task_count
 
 
-async def load_warnings(client: Client) -> list[EmailMessage]:
+async def load_warnings(client: GraphQLClient) -> list[EmailMessage]:
     """Return the warnings in INBOX, oldest first."""
     nodes = (await client(INBOX_QUERY))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     parsed: list[Any] = [
@@ -51,16 +51,16 @@ async def load_warnings(client: Client) -> list[EmailMessage]:
     return [message for message in parsed if message["Auto-Submitted"]]
 
 
-async def load_subjects(client: Client) -> list[str]:
+async def load_subjects(client: GraphQLClient) -> list[str]:
     return [str(warning["Subject"]) for warning in await load_warnings(client)]
 
 
-async def test_warning_has_percentage_and_sizes(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await change(ada.world, ada, name="Ada L.")
-    await fill(ada, 7_500, 600)
+async def test_warning_has_percentage_and_sizes(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await update_user_columns(ada.environment, ada, name="Ada L.")
+    await receive_messages_of_sizes(ada, 7_500, 600)
     assert await load_warnings(ada) == []
-    assert await run_tasks(ada.world) == 1
+    assert await run_tasks(ada.environment) == 1
     (warning,) = await load_warnings(ada)
     assert warning["Subject"] == "Your mailbox is 81 % full"
     assert warning["From"] == "Postmaster <postmaster@example.org>"
@@ -72,23 +72,23 @@ async def test_warning_has_percentage_and_sizes(ada: Client) -> None:
         "Delete what you no longer need, or ask for more room.\n"
     )
     ((sender, seen),) = await rows(
-        ada.world, "SELECT envelope_from, seen FROM messages WHERE subject LIKE 'Your%'"
+        ada.environment, "SELECT envelope_from, seen FROM messages WHERE subject LIKE 'Your%'"
     )
     assert (sender, bool(seen)) == ("", False)
-    assert await run_tasks(ada.world) == 0
-    await examine(ada.world)
+    assert await run_tasks(ada.environment) == 0
+    await examine(ada.environment)
 
 
-async def test_each_threshold_has_one_warning(ada: Client, clock: Clock) -> None:
-    await bounded(ada, quota=100_000)
-    await fill(ada, 80_000, 1_000)
-    await run_tasks(ada.world)
-    await fill(ada, 1_000, 13_000, 500)
-    await run_tasks(ada.world)
+async def test_each_threshold_has_one_warning(ada: GraphQLClient, clock: ManualClock) -> None:
+    await set_user_limits(ada, quota=100_000)
+    await receive_messages_of_sizes(ada, 80_000, 1_000)
+    await run_tasks(ada.environment)
+    await receive_messages_of_sizes(ada, 1_000, 13_000, 500)
+    await run_tasks(ada.environment)
     for _ in range(3):
         with pytest.raises(OverQuota):
-            await fill(ada, 5_000)
-        await run_tasks(ada.world)
+            await receive_messages_of_sizes(ada, 5_000)
+        await run_tasks(ada.environment)
         clock.tick(days=1)
     assert await load_subjects(ada) == [
         "Your mailbox is 81 % full",
@@ -97,133 +97,133 @@ async def test_each_threshold_has_one_warning(ada: Client, clock: Clock) -> None
     ]
     refusal_text = (await load_warnings(ada))[-1].get_content()
     assert refusal_text.startswith("A message was turned away, because there is no room for it.")
-    await examine(ada.world)
+    await examine(ada.environment)
 
 
 async def test_two_thresholds_before_the_worker_runs_give_one_warning(
-    ada: Client,
+    ada: GraphQLClient,
 ) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 8_000, 1_500)
-    assert await run_tasks(ada.world) == 2
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 8_000, 1_500)
+    assert await run_tasks(ada.environment) == 2
     assert await load_subjects(ada) == ["Your mailbox is 95 % full"]
 
 
-async def test_warning_is_stored_in_full_mailbox_without_a_second_one(ada: Client) -> None:
-    world = ada.world
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, QUOTA)
-    assert await run_tasks(world) == 1
+async def test_warning_is_stored_in_full_mailbox_without_a_second_one(ada: GraphQLClient) -> None:
+    environment = ada.environment
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, QUOTA)
+    assert await run_tasks(environment) == 1
     assert await load_subjects(ada) == ["Your mailbox is full"]
-    ((used,),) = await rows(world, "SELECT used FROM users")
+    ((used,),) = await rows(environment, "SELECT used FROM users")
     assert QUOTA < used < QUOTA + 2_000
     with pytest.raises(OverQuota):
-        await fill(ada, 500)
-    assert (await told(ada))[0] == storage("FULL", QUOTA)
-    assert await run_tasks(world) == 0  # the warning already says that messages are refused
-    await examine(world)
+        await receive_messages_of_sizes(ada, 500)
+    assert (await load_limit_events(ada))[0] == storage_event("FULL", QUOTA)
+    assert await run_tasks(environment) == 0  # the warning already says that messages are refused
+    await examine(environment)
 
 
-async def test_warning_that_passes_a_threshold_causes_no_second_one(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 9_490)
-    assert await run_tasks(ada.world) == 1
+async def test_warning_that_passes_a_threshold_causes_no_second_one(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 9_490)
+    assert await run_tasks(ada.environment) == 1
     assert await load_subjects(ada) == ["Your mailbox is 94 % full"]
-    limit, level, used, _, refused = (await told(ada))[-1]
+    limit, level, used, _, refused = (await load_limit_events(ada))[-1]
     assert (limit, level, refused, used > QUOTA) == ("STORAGE", "FULL", False, True)
-    assert await letters(ada.world) == 1
+    assert await count_warning_tasks(ada.environment) == 1
     with pytest.raises(OverQuota):
-        await fill(ada, 500)
-    assert await run_tasks(ada.world) == 1
+        await receive_messages_of_sizes(ada, 500)
+    assert await run_tasks(ada.environment) == 1
     assert await load_subjects(ada) == ["Your mailbox is 94 % full", "Your mailbox is full"]
     for _ in range(2):
         with pytest.raises(OverQuota):
-            await fill(ada, 500)
-    assert await run_tasks(ada.world) == 0
-    await examine(ada.world)
+            await receive_messages_of_sizes(ada, 500)
+    assert await run_tasks(ada.environment) == 0
+    await examine(ada.environment)
 
 
 async def test_refusal_after_quota_reduction_gives_a_warning(
-    ada: Client,
+    ada: GraphQLClient,
 ) -> None:
-    await fill(ada, 50_000)
-    await bounded(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 50_000)
+    await set_user_limits(ada, quota=QUOTA)
     for _ in range(3):
         with pytest.raises(OverQuota):
-            await fill(ada, 500)
-    assert await run_tasks(ada.world) == 1
+            await receive_messages_of_sizes(ada, 500)
+    assert await run_tasks(ada.environment) == 1
     (warning,) = await load_warnings(ada)
     assert warning["Subject"] == "Your mailbox is full"
     assert "48.8 KiB of 9.8 KiB" in warning.get_content()
-    await examine(ada.world)
+    await examine(ada.environment)
 
 
-async def test_usage_below_threshold_when_worker_runs_gives_no_warning(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 5_000, 4_000)
+async def test_usage_below_threshold_when_worker_runs_gives_no_warning(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 5_000, 4_000)
     select = {"mailbox": {"path": "INBOX"}, "uids": "1:*"}
     assert (await ada(DELETE, input={"select": select}))["messageDelete"]["deletedCount"] == 2
-    assert await run_tasks(ada.world) == 1
+    assert await run_tasks(ada.environment) == 1
     assert await load_warnings(ada) == []
-    await fill(ada, 8_100)
-    await run_tasks(ada.world)
+    await receive_messages_of_sizes(ada, 8_100)
+    await run_tasks(ada.environment)
     assert await load_subjects(ada) == ["Your mailbox is 81 % full"]
 
 
 async def test_worker_crash_after_the_warning_causes_no_second_one(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 8_100)
-    await run_tasks(world)
-    async with world.write_session() as session:  # the state right before the end of the task
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 8_100)
+    await run_tasks(environment)
+    async with environment.write_session() as session:  # the state right before the end of the task
         reset_statement = update(Task).values(state="RUNNING", finished_at=None)
         await (await session.connection()).execute(reset_statement)
     clock.tick(seconds=61)
-    assert await run_tasks(world) == 1
+    assert await run_tasks(environment) == 1
     assert len(await load_warnings(ada)) == 1
-    ((state,),) = await rows(world, "SELECT state FROM tasks")
+    ((state,),) = await rows(environment, "SELECT state FROM tasks")
     assert state == "SUCCEEDED"
 
 
-async def test_two_workers_write_one_warning(ada: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 8_100)
-    assert sum(await asyncio.gather(run_tasks(ada.world), run_tasks(ada.world))) == 1
+async def test_two_workers_write_one_warning(ada: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 8_100)
+    assert sum(await asyncio.gather(run_tasks(ada.environment), run_tasks(ada.environment))) == 1
     assert len(await load_warnings(ada)) == 1
 
 
-async def test_disabled_warnings_are_not_written(ada: Client) -> None:
-    ada.world.use_options_unless_outdated(
-        CommittedOptions(replace(ada.world.options, limit_letters=False), 10**6)
+async def test_disabled_warnings_are_not_written(ada: GraphQLClient) -> None:
+    ada.environment.use_options_unless_outdated(
+        CommittedOptions(replace(ada.environment.options, limit_letters=False), 10**6)
     )
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 9_600)
-    assert await told(ada) == [storage("CRITICAL", 9_600)]
-    assert await run_tasks(ada.world) == 0
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 9_600)
+    assert await load_limit_events(ada) == [storage_event("CRITICAL", 9_600)]
+    assert await run_tasks(ada.environment) == 0
 
 
-async def test_deleted_user_gets_no_warning(ada: Client, root: Client) -> None:
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 9_600)
+async def test_deleted_user_gets_no_warning(ada: GraphQLClient, root: GraphQLClient) -> None:
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 9_600)
     document = """mutation { userDelete(input: {users: {usernames: ["ada"]},
       deleteAfter: "2031-01-01T00:00:00Z"}) { errors { code } } }"""
     assert (await root(document))["userDelete"]["errors"] == []
-    assert await run_tasks(ada.world) == 1
+    assert await run_tasks(ada.environment) == 1
     ((state, error),) = await rows(
-        ada.world, "SELECT state, error FROM tasks WHERE kind = 'LIMIT_LETTER'"
+        ada.environment, "SELECT state, error FROM tasks WHERE kind = 'LIMIT_LETTER'"
     )
     assert (state, error) == ("SUCCEEDED", None)
-    assert await rows(ada.world, "SELECT id FROM messages WHERE subject LIKE 'Your%'") == []
+    assert await rows(ada.environment, "SELECT id FROM messages WHERE subject LIKE 'Your%'") == []
 
 
-async def test_user_without_address_gets_warning_by_username(ada: Client) -> None:
-    async with ada.world.write_session() as session:
+async def test_user_without_address_gets_warning_by_username(ada: GraphQLClient) -> None:
+    async with ada.environment.write_session() as session:
         connection = await session.connection()
         await connection.exec_driver_sql("UPDATE addresses SET main = false")
-    await bounded(ada, quota=QUOTA)
-    await fill(ada, 8_100)
-    await run_tasks(ada.world)
+    await set_user_limits(ada, quota=QUOTA)
+    await receive_messages_of_sizes(ada, 8_100)
+    await run_tasks(ada.environment)
     (warning,) = await load_warnings(ada)
     assert warning["To"] == "ada@mx.example.org"
 
@@ -238,12 +238,12 @@ async def test_user_without_address_gets_warning_by_username(ada: Client) -> Non
     ],
 )
 async def test_warning_is_in_the_language_of_the_user(
-    ada: Client, language: str, subject: str, number: str
+    ada: GraphQLClient, language: str, subject: str, number: str
 ) -> None:
-    await bounded(ada, quota=QUOTA)
-    await change(ada.world, ada, language=language)
-    await fill(ada, 8_100)
-    await run_tasks(ada.world)
+    await set_user_limits(ada, quota=QUOTA)
+    await update_user_columns(ada.environment, ada, language=language)
+    await receive_messages_of_sizes(ada, 8_100)
+    await run_tasks(ada.environment)
     (warning,) = await load_warnings(ada)
     assert warning["Subject"] == subject
     assert number in warning.get_content()

@@ -18,8 +18,8 @@ from resolvers.admin import tasks
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_key, make_user
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, make_api_key, make_user
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.stores.counter_check import rows
 from tests.support.targets.target_objects import Specimens, furnish
 
@@ -66,12 +66,12 @@ def texts_in_value(value: Any) -> Iterator[str]:
         yield str(value).casefold()
 
 
-async def find_columns(world: Environment, numbers: set[int], texts: set[str]) -> set[str]:
+async def find_columns(environment: Environment, numbers: set[int], texts: set[str]) -> set[str]:
     """Return the columns (table.column) with one of these numbers or texts."""
     columns = set[str]()
     number_texts = {str(number) for number in numbers}
     for table in SQLModel.metadata.sorted_tables:
-        for row in await world.database.read(select(table)):
+        for row in await environment.database.read(select(table)):
             for column, value in zip(table.c, row, strict=True):
                 for value_text in texts_in_value(value):
                     if value_text in number_texts or any(text in value_text for text in texts):
@@ -80,53 +80,53 @@ async def find_columns(world: Environment, numbers: set[int], texts: set[str]) -
 
 
 @pytest.fixture
-async def far_user(world: Environment) -> Specimens:
+async def far_user(environment: Environment) -> Specimens:
     """A user alone in a domain, with one object of each kind."""
     new_user = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
     await creation_create.create_user(
-        Context(world, Viewer(role=Role.ROOT, scopes=MASTER)), new_user
+        Context(environment, Viewer(role=Role.ROOT, scopes=MASTER)), new_user
     )
-    await make_user(world, "sharer")
+    await make_user(environment, "sharer")
     query = select(*select_columns(User)).where(col(User.username).in_(["faraway", "sharer"]))
-    users = {row.username: row for row in await world.database.read(query)}
-    made = await furnish(world, users["faraway"], "faraway@far.example", users["sharer"])
+    users = {row.username: row for row in await environment.database.read(query)}
+    made = await furnish(environment, users["faraway"], "faraway@far.example", users["sharer"])
     for domain in ("far.example", "markfaraway.example"):
         await made.add("", RecipientRewrite, local="x", domain=domain, target="a@example.net")
     return made
 
 
 async def test_no_row_keeps_the_name_of_a_deleted_domain(
-    root: Client, over: Client, far_user: Specimens, world: Environment
+    root: GraphQLClient, admin_client: GraphQLClient, far_user: Specimens, environment: Environment
 ) -> None:
-    home_query = f"SELECT domain_id FROM users WHERE id = {over.user.id}"  # noqa: S608
-    home_domain_id = (await rows(world, home_query))[0][0]
+    home_query = f"SELECT domain_id FROM users WHERE id = {admin_client.user.id}"  # noqa: S608
+    home_domain_id = (await rows(environment, home_query))[0][0]
     deleted_id = far_user.keys["Domain"]
     for name, domains in (("one", [deleted_id]), ("two", [deleted_id, home_domain_id])):
-        await make_key(world, name, role=Role.DOMAIN_ADMIN, domains=domains)
+        await make_api_key(environment, name, role=Role.DOMAIN_ADMIN, domains=domains)
     arguments = {"domains": [{"name": "far.example"}], "cascade": True}
-    columns = await find_columns(world, {deleted_id}, DELETED_NAMES)
+    columns = await find_columns(environment, {deleted_id}, DELETED_NAMES)
     assert {"recipient_rewrites.domain", "api_keys.domains", "domain_aliases.alias"} <= columns
-    payload = await run(root, "domainDelete", "deletedIds", **arguments)
+    payload = await execute_mutation(root, "domainDelete", "deletedIds", **arguments)
     assert payload["errors"] == []
-    while await tasks.run_next_task(world):
+    while await tasks.run_next_task(environment):
         pass
-    assert await find_columns(world, {deleted_id}, DELETED_NAMES) <= set(KEPT_COLUMNS) | {
+    assert await find_columns(environment, {deleted_id}, DELETED_NAMES) <= set(KEPT_COLUMNS) | {
         "tasks.order"
     }
     key_rows = await rows(
-        world, "SELECT domains FROM api_keys WHERE user_id IS NULL AND role <> 'ROOT'"
+        environment, "SELECT domains FROM api_keys WHERE user_id IS NULL AND role <> 'ROOT'"
     )
     assert [texts_in_json_list(domains) for (domains,) in key_rows] == [[str(home_domain_id)]]
 
 
 async def test_no_row_keeps_the_name_of_a_purged_user(
-    root: Client, far_user: Specimens, world: Environment
+    root: GraphQLClient, far_user: Specimens, environment: Environment
 ) -> None:
     selection = {"users": {"usernames": ["faraway"]}}
-    assert (await run(root, "userDelete", "deletedIds", **selection))["errors"] == []
-    while await tasks.run_next_task(world):
+    assert (await execute_mutation(root, "userDelete", "deletedIds", **selection))["errors"] == []
+    while await tasks.run_next_task(environment):
         pass
-    columns = await find_columns(world, {far_user.user.id}, {"faraway@far.example"})
+    columns = await find_columns(environment, {far_user.user.id}, {"faraway@far.example"})
     assert columns <= {*KEPT_COLUMNS}
 
 

@@ -13,10 +13,20 @@ from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role
 from models.users.tables import Usage, UsageKind, User
 from resolvers.auth.authentication import wait_for_background_tasks
-from tests.conftest import Client, Clock, make_client, make_user, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.quota_accounts import accepted, bounded, send, told
-from tests.support.accounts.user_operations import chief, create, id_of, run
+from tests.support.accounts.quota_accounts import (
+    load_limit_events,
+    load_recipient_refusal,
+    set_user_limits,
+    try_send_message,
+)
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    make_admin_of_domain,
+    try_create_user,
+    user_global_id,
+)
 from tests.support.stores.counter_check import examine, reached, rows
 
 USERS_WITH_USAGE = (
@@ -26,34 +36,36 @@ UNUSED = {"used": 0, "resetsAt": None}
 
 
 async def reset_usage(
-    client: Client, *targets: Client | int, **arguments: Any
+    client: GraphQLClient, *targets: GraphQLClient | int, **arguments: Any
 ) -> tuple[Any, list[Any]]:
-    users = {"ids": [id_of(target) for target in targets]}
-    payload = await run(client, "usageReset", USERS_WITH_USAGE, **{"users": users, **arguments})
+    users = {"ids": [user_global_id(target) for target in targets]}
+    payload = await execute_mutation(
+        client, "usageReset", USERS_WITH_USAGE, **{"users": users, **arguments}
+    )
     return payload["users"], payload["errors"]
 
 
-async def load_counters(world: Environment) -> Any:
+async def load_counters(environment: Environment) -> Any:
     """Return all usage counters by user."""
-    sent = await rows(world, "SELECT user_id, kind, used FROM usages ORDER BY user_id")
-    received = await rows(world, "SELECT id, received, received_until FROM users ORDER BY id")
+    sent = await rows(environment, "SELECT user_id, kind, used FROM usages ORDER BY user_id")
+    received = await rows(environment, "SELECT id, received, received_until FROM users ORDER BY id")
     return sent, received
 
 
-async def use_up_limits(client: Client) -> Client:
+async def use_up_limits(client: GraphQLClient) -> GraphQLClient:
     """Use up both limits of the client, and check the limit events."""
-    await bounded(client, recipients=2, received_max=1)
-    await receive(client, "Hello")
-    await send(client, "a@example.net", "b@example.net")
-    assert await accepted(client) == "RateLimited"
-    assert await send(client, "c@example.net") == ["RATE_LIMITED"]
-    await wait_for_background_tasks(client.world)
-    assert len(await told(client)) == 4
+    await set_user_limits(client, recipients=2, received_max=1)
+    await deliver_to(client, "Hello")
+    await try_send_message(client, "a@example.net", "b@example.net")
+    assert await load_recipient_refusal(client) == "RateLimited"
+    assert await try_send_message(client, "c@example.net") == ["RATE_LIMITED"]
+    await wait_for_background_tasks(client.environment)
+    assert len(await load_limit_events(client)) == 4
     return client
 
 
 @pytest.fixture
-async def busy(ada: Client) -> Client:
+async def busy(ada: GraphQLClient) -> GraphQLClient:
     return await use_up_limits(ada)
 
 
@@ -63,7 +75,7 @@ async def busy(ada: Client) -> Client:
      (["RECEIVED", "RECEIVED"], (2, 0))],
 )  # fmt: skip
 async def test_usage_reset_resets_the_selected_counters(
-    busy: Client, root: Client, kinds: list[str] | None, expected: tuple[int, int]
+    busy: GraphQLClient, root: GraphQLClient, kinds: list[str] | None, expected: tuple[int, int]
 ) -> None:
     arguments = {} if kinds is None else {"kinds": kinds}
     ((user,), errors) = await reset_usage(root, busy, **arguments)
@@ -72,41 +84,48 @@ async def test_usage_reset_resets_the_selected_counters(
     assert [limits[name] == UNUSED for name in ("recipients", "received")] == [
         n == 0 for n in expected
     ]
-    assert (await accepted(busy) is None) is (expected[1] == 0)
-    assert (await send(busy, "c@example.net") == []) is (expected[0] == 0)
-    await wait_for_background_tasks(busy.world)
+    assert (await load_recipient_refusal(busy) is None) is (expected[1] == 0)
+    assert (await try_send_message(busy, "c@example.net") == []) is (expected[0] == 0)
+    await wait_for_background_tasks(busy.environment)
 
 
-async def test_limit_reached_after_a_reset_is_reported_again(busy: Client, root: Client) -> None:
+async def test_limit_reached_after_a_reset_is_reported_again(
+    busy: GraphQLClient, root: GraphQLClient
+) -> None:
     await reset_usage(root, busy)
-    await receive(busy, "Again")
-    await send(busy, "a@example.net", "b@example.net")
-    await accepted(busy)
-    await send(busy, "c@example.net")
-    await wait_for_background_tasks(busy.world)
-    assert len(await told(busy)) == 8
+    await deliver_to(busy, "Again")
+    await try_send_message(busy, "a@example.net", "b@example.net")
+    await load_recipient_refusal(busy)
+    await try_send_message(busy, "c@example.net")
+    await wait_for_background_tasks(busy.environment)
+    assert len(await load_limit_events(busy)) == 8
 
 
-async def test_changed_limit_reports_refusals_again(busy: Client, root: Client) -> None:
-    arguments: Any = {"users": {"ids": [id_of(busy)]}, "set": {"receivedMax": 2, "recipients": 1}}
-    assert (await run(root, "userUpdate", **arguments))["errors"] == []
-    await receive(busy, "Again")
-    await receive(busy, "And again")
-    await send(busy, "a@example.net")
-    assert (await accepted(busy), await send(busy, "b@example.net")) == (
+async def test_changed_limit_reports_refusals_again(
+    busy: GraphQLClient, root: GraphQLClient
+) -> None:
+    arguments: Any = {
+        "users": {"ids": [user_global_id(busy)]},
+        "set": {"receivedMax": 2, "recipients": 1},
+    }
+    assert (await execute_mutation(root, "userUpdate", **arguments))["errors"] == []
+    await deliver_to(busy, "Again")
+    await deliver_to(busy, "And again")
+    await try_send_message(busy, "a@example.net")
+    assert (await load_recipient_refusal(busy), await try_send_message(busy, "b@example.net")) == (
         "RateLimited", ["RATE_LIMITED"]
     )  # fmt: skip
-    await wait_for_background_tasks(busy.world)
-    assert [(limit, refused) for limit, _, _, _, refused in (await told(busy))[4:]] == [
-        ("RECEIVED", False), ("RECIPIENTS", False), ("RECEIVED", True), ("RECIPIENTS", True)
-    ]  # fmt: skip
+    await wait_for_background_tasks(busy.environment)
+    assert [
+        (limit, refused) for limit, _, _, _, refused in (await load_limit_events(busy))[4:]
+    ] == [("RECEIVED", False), ("RECIPIENTS", False), ("RECEIVED", True), ("RECIPIENTS", True)]
 
 
 async def test_reset_is_journaled_for_user_and_domain_and_logged(
-    busy: Client, root: Client
+    busy: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world, domain = busy.world, busy.user.domain_id or 0
-    positions = {key: await reached(world, key) for key in (busy.user.id, domain, PLATFORM)}
+    environment, domain = busy.environment, busy.user.domain_id or 0
+    positions = {key: await reached(environment, key) for key in (busy.user.id, domain, PLATFORM)}
     options = {"reason": "a campaign"}
     assert (await reset_usage(root, busy, options=options))[1] == []
     table = core_table(Change)
@@ -114,7 +133,7 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
         query = table.select().where(table.c.stream_id == stream, table.c.last > position)
         changes = [
             (row.kind, row.ids, row.facts["changed"], row.facts["reason"])
-            for row in await world.database.read(query)
+            for row in await environment.database.read(query)
         ]
         expected = [(ChangeKind.USER_CHANGED, [busy.user.id], [["limits"]], "a campaign")]
         assert changes == (expected if stream else [])
@@ -129,30 +148,30 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
         "target": {"username": "ada"},
     }
     # A reset that changes nothing is not journaled.
-    position = await reached(world, busy.user.id)
+    position = await reached(environment, busy.user.id)
     assert (await reset_usage(root, busy))[1] == []
-    assert await reached(world, busy.user.id) == position
+    assert await reached(environment, busy.user.id) == position
 
 
 async def test_reset_of_expired_counters_is_not_journaled(
-    busy: Client, root: Client, clock: Clock
+    busy: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     clock.tick(days=1)
-    position = await reached(busy.world, busy.user.id)
+    position = await reached(busy.environment, busy.user.id)
     ((user,), errors) = await reset_usage(root, busy)
     assert (user["limits"], errors) == ({"recipients": UNUSED, "received": UNUSED}, [])
-    assert await reached(busy.world, busy.user.id) == position
+    assert await reached(busy.environment, busy.user.id) == position
 
 
 async def test_reset_of_many_users_runs_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
-    world = root.world
-    user_ids = [(await make_user(world, f"n{number}")).id for number in range(21)]
-    window_end = world.now().replace(hour=1)
+    environment = root.environment
+    user_ids = [(await make_user(environment, f"n{number}")).id for number in range(21)]
+    window_end = environment.now().replace(hour=1)
 
     async def insert_usages() -> None:
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             connection = await session.connection()
             values = {"kind": UsageKind.RECIPIENTS, "used": 7, "until": window_end}
             await connection.execute(
@@ -174,8 +193,8 @@ async def test_reset_of_many_users_runs_constant_statements(
     )
     # one statement for users with both counters, and one for users with one
     assert count_for_many <= count_for_one + 1
-    assert (await load_counters(world))[0] == []
-    received_rows = await rows(world, "SELECT count(*) FROM users WHERE received > 0")
+    assert (await load_counters(environment))[0] == []
+    received_rows = await rows(environment, "SELECT count(*) FROM users WHERE received > 0")
     assert received_rows == [(0,)]
 
 
@@ -189,45 +208,49 @@ async def test_reset_of_many_users_runs_constant_statements(
     ],
 )
 async def test_invalid_usage_reset_is_refused(
-    busy: Client, root: Client, arguments: dict[str, Any], code: str, path: list[str]
+    busy: GraphQLClient, root: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    counters_before = await load_counters(busy.world)
+    counters_before = await load_counters(busy.environment)
     users, errors = await reset_usage(root, busy, **arguments)
     assert (users, [(error["code"], error["path"]) for error in errors]) == ([], [(code, path)])
-    assert await load_counters(busy.world) == counters_before
+    assert await load_counters(busy.environment) == counters_before
 
 
 async def test_usage_reset_needs_domain_admin_with_permission(
-    busy: Client, bob: Client, root: Client
+    busy: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    counters_before = await load_counters(busy.world)
+    counters_before = await load_counters(busy.environment)
 
-    async def try_reset(client: Client, *targets: Client) -> list[str | None]:
+    async def try_reset(client: GraphQLClient, *targets: GraphQLClient) -> list[str | None]:
         """Return the required rights, or the error codes."""
         _, errors = await reset_usage(client, *targets)
         return [error.get("requires", error["code"]) for error in errors]
 
     assert await try_reset(bob, busy) == ["DOMAIN_ADMIN"]
     assert await try_reset(busy, busy) == ["DOMAIN_ADMIN"]  # users can't reset their own counters
-    admin_without_permission = await chief(root, AdminPermission.SPAM_POLICY, name="bare")
+    admin_without_permission = await make_admin_of_domain(
+        root, AdminPermission.SPAM_POLICY, name="bare"
+    )
     assert await try_reset(admin_without_permission, busy) == ["RATELIMIT"]
-    await create(root, username="x", address="x@afar.example")
-    other_admin = await chief(root, AdminPermission.RATELIMIT, domain="afar.example", name="far")
+    await try_create_user(root, username="x", address="x@afar.example")
+    other_admin = await make_admin_of_domain(
+        root, AdminPermission.RATELIMIT, domain="afar.example", name="far"
+    )
     assert await try_reset(other_admin, busy) == ["NOT_FOUND"]
     await use_up_limits(other_admin)  # lives in example.org and administers another domain
     assert await try_reset(other_admin, other_admin) == ["ADMIN"]
-    admin = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
+    admin = await make_client(root.environment, root.http, "boss", role=Role.ADMIN)
     domain_admin = await make_domain_admin(
-        root.world, root.http, "near", [AdminPermission.RATELIMIT]
+        root.environment, root.http, "near", [AdminPermission.RATELIMIT]
     )
     assert await try_reset(domain_admin, busy, admin) == ["ADMIN"]
-    counters_after = await load_counters(busy.world)
+    counters_after = await load_counters(busy.environment)
     own_ids = {busy.user.id}
     assert [row for part in counters_after for row in part if row[0] in own_ids] == [
         row for part in counters_before for row in part if row[0] in own_ids
     ]
     assert await try_reset(domain_admin, busy) == []
     query = select(col(User.received), col(User.received_until)).where(col(User.id) == busy.user.id)
-    assert [tuple(row) for row in await busy.world.database.read(query)] == [(0, None)]
+    assert [tuple(row) for row in await busy.environment.database.read(query)] == [(0, None)]
     assert await try_reset(admin, admin, other_admin) == []
-    await examine(busy.world)
+    await examine(busy.environment)

@@ -28,7 +28,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.users.quota import quota_recalculation
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector
-from tests.conftest import Client, make_user, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, make_user, raw_message
 from tests.support.stores.counter_check import examine, rows
 
 RECALCULATE = """
@@ -38,22 +38,22 @@ mutation ($input: QuotaRecalculateInput!) { quotaRecalculate(input: $input) {
 """
 
 
-async def recalculate(client: Client, **users: Any) -> Any:
+async def recalculate(client: GraphQLClient, **users: Any) -> Any:
     return (await client(RECALCULATE, input={"users": users}))["quotaRecalculate"]
 
 
-async def set_wrong_counters(world: Environment, *user_ids: int) -> None:
-    async with world.write_session() as session:
+async def set_wrong_counters(environment: Environment, *user_ids: int) -> None:
+    async with environment.write_session() as session:
         statement = update(User).where(col(User.id).in_(user_ids)).values(used=7, message_count=70)
         await (await session.connection()).execute(statement)
 
 
 async def test_quota_recalculation_corrects_counters(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    await receive(ada, "Hello")
-    ((used,),) = await rows(ada.world, "SELECT used FROM users WHERE id = :k", k=ada.user.id)
-    await set_wrong_counters(ada.world, ada.user.id, bob.user.id)
+    await deliver_to(ada, "Hello")
+    ((used,),) = await rows(ada.environment, "SELECT used FROM users WHERE id = :k", k=ada.user.id)
+    await set_wrong_counters(ada.environment, ada.user.id, bob.user.id)
     payload = await recalculate(root, usernames=["ada", "bob"])
     assert payload["results"] == [
         {"user": {"username": "ada", "messageCount": 1},
@@ -61,20 +61,20 @@ async def test_quota_recalculation_corrects_counters(
         {"user": {"username": "bob", "messageCount": 0},
          "storageUsed": 0, "previousStorageUsed": 7},
     ]  # fmt: skip
-    await examine(ada.world)
+    await examine(ada.environment)
     refused_payload = await recalculate(bob, usernames=["ada"])
     assert refused_payload["errors"][0]["code"] == "FORBIDDEN"
 
 
 async def test_recalculation_of_all_users_runs_as_a_task(
-    root: Client, ada: Client, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.users.quota.quota_recalculation.MAX_USERS", 2)
-    user_ids = [(await make_user(ada.world, f"n{n}")).id for n in range(4)]
-    await receive(ada, "Hello")
-    await set_wrong_counters(ada.world, ada.user.id, *user_ids[:2])
+    user_ids = [(await make_user(ada.environment, f"n{n}")).id for n in range(4)]
+    await deliver_to(ada, "Hello")
+    await set_wrong_counters(ada.environment, ada.user.id, *user_ids[:2])
     task = (await recalculate(root, all=True))["task"]["id"]
-    assert await tasks.run_next_task(ada.world)
+    assert await tasks.run_next_task(ada.environment)
     task_query = "query ($id: ID!) { task(id: $id) { state done total result } }"
     assert (await root(task_query, id=task))["task"] == {
         "state": "SUCCEEDED",
@@ -82,26 +82,28 @@ async def test_recalculation_of_all_users_runs_as_a_task(
         "total": 5,
         "result": {"changed": 5, "corrected": 3},
     }
-    await examine(ada.world)
-    await set_wrong_counters(ada.world, *user_ids)
+    await examine(ada.environment)
+    await set_wrong_counters(ada.environment, *user_ids)
     selection = {"ids": [global_ids.encode("User", user_id) for user_id in user_ids]}
     assert (await recalculate(root, **selection))["task"]
-    assert await tasks.run_next_task(ada.world)
-    await examine(ada.world)
+    assert await tasks.run_next_task(ada.environment)
+    await examine(ada.environment)
 
 
-async def test_recalculation_is_exact_during_deliveries(root: Client, ada: Client) -> None:
+async def test_recalculation_is_exact_during_deliveries(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     async def deliver(part: int) -> None:
         for n in range(6):
-            await receive(ada, f"Letter {part} {n}")
+            await deliver_to(ada, f"Letter {part} {n}")
 
     async def recalculate_repeatedly() -> None:
         for _ in range(6):
             assert (await recalculate(root, usernames=["ada"]))["errors"] == []
 
     await asyncio.gather(deliver(1), recalculate_repeatedly(), deliver(2), recalculate_repeatedly())
-    await examine(ada.world)
-    assert await rows(ada.world, "SELECT message_count FROM users") == [(12,)]
+    await examine(ada.environment)
+    assert await rows(ada.environment, "SELECT message_count FROM users") == [(12,)]
 
 
 step_strategy = st.tuples(
@@ -122,16 +124,16 @@ FROM domains d LEFT JOIN domain_totals t ON t.domain_id = d.id GROUP BY d.id
 class UserLifecycleModel:
     """Users of some domains that are created, moved, deleted and restored."""
 
-    def __init__(self, world: Environment) -> None:
-        self.world = world
-        self.ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
         self.done = 0
 
     async def step(self, operation: str, user_number: int, domain_number: int) -> None:
         with suppress(RequestError):
             await getattr(self, operation)(f"u{user_number}", f"d{domain_number}.example")
             self.done += 1
-        for used, messages, *summed in await rows(self.world, DOMAIN_TOTALS_QUERY):
+        for used, messages, *summed in await rows(self.environment, DOMAIN_TOTALS_QUERY):
             assert [used, messages] == summed
 
     async def _id(self, name: str) -> int:
@@ -146,17 +148,17 @@ class UserLifecycleModel:
         for domain_name in (domain, "d0.example"):
             with suppress(NotFound):
                 recipient = await address_resolution.load_recipient_below_limits(
-                    self.world, f"{name}@{domain_name}"
+                    self.environment, f"{name}@{domain_name}"
                 )
                 message = await received_messages.parse_storable_message(
                     raw_message(f"{self.done}")
                 )
                 await received_messages.store_once_for_recipient(
-                    self.world, message, recipient, "carol@example.com"
+                    self.environment, message, recipient, "carol@example.com"
                 )
 
     async def delete(self, name: str, _domain: str) -> None:
-        delete_after = self.world.now() + timedelta(days=1)
+        delete_after = self.environment.now() + timedelta(days=1)
         await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)), delete_after)
 
     async def restore(self, name: str, _domain: str) -> None:
@@ -164,13 +166,13 @@ class UserLifecycleModel:
 
     async def purge(self, name: str, _domain: str) -> None:
         await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)))
-        assert await tasks.run_next_task(self.world)
+        assert await tasks.run_next_task(self.environment)
 
     async def move(self, name: str, domain: str) -> None:
         """Move a user to another domain, and update the counters of both domains."""
         sql = "SELECT id FROM domains WHERE name = :name"
-        domain_rows, user_id = await rows(self.world, sql, name=domain), await self._id(name)
-        async with self.world.write_session() as session:
+        domain_rows, user_id = await rows(self.environment, sql, name=domain), await self._id(name)
+        async with self.environment.write_session() as session:
             connection = await session.connection()
             for sign in (-1, 1):
                 counter_statement = text(
@@ -188,13 +190,13 @@ class UserLifecycleModel:
         await quota_recalculation.recalculate_quotas(self.ctx, UserSelector(usernames=(name,)))
 
 
-async def test_domain_totals_match_users_after_any_operations(world: Environment) -> None:
-    model, loop = UserLifecycleModel(world), asyncio.get_running_loop()
+async def test_domain_totals_match_users_after_any_operations(environment: Environment) -> None:
+    model, loop = UserLifecycleModel(environment), asyncio.get_running_loop()
 
     async def run_steps(operations: list[tuple[str, int, int]]) -> None:
         for step in operations:
             await model.step(*step)
-        await examine(world)
+        await examine(environment)
 
     @given(st.lists(step_strategy, min_size=6, max_size=20))
     @settings(

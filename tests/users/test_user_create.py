@@ -18,30 +18,30 @@ from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_client, make_user
+from tests.conftest import GraphQLClient, make_client, make_user
 from tests.support.accounts.domain_admins import domain_admin_context
-from tests.support.accounts.openpgp_keys import RSA_1024, SIGNS_ONLY, key_of
+from tests.support.accounts.openpgp_keys import RSA_1024_KEY, SIGN_ONLY_KEY, make_public_key
 from tests.support.accounts.user_operations import (
-    CREATE,
+    CREATE_USER_MUTATION,
     PASSWORD,
-    change,
-    chief,
-    create,
-    row_of,
-    run,
-    signs_in,
+    execute_mutation,
+    load_user_row,
+    make_admin_of_domain,
+    try_create_user,
+    try_sign_in,
+    try_update_users,
 )
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import rows
 from tests.support.stores.row_counts import user_table_row_counts
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def test_user_create_stores_all_fields(root: Client) -> None:
-    public_key = key_of("Eve Ö <eve@example.org>")
-    user, errors = await create(
+async def test_user_create_stores_all_fields(root: GraphQLClient) -> None:
+    public_key = make_public_key("Eve Ö <eve@example.org>")
+    user, errors = await try_create_user(
         root,
         name="Eve Ö.",
         tags=["B", "a"],
@@ -73,28 +73,28 @@ async def test_user_create_stores_all_fields(root: Client) -> None:
     cert = pysequoia.Cert.from_bytes(user["pubKey"].encode())
     assert user["keyInfo"]["fingerprint"] == cert.fingerprint
     assert (user["keyInfo"]["name"], user["keyInfo"]["address"]) == ("Eve Ö", "eve@example.org")
-    row = await row_of(root.world, global_ids.decode("User", user["id"]))
+    row = await load_user_row(root.environment, global_ids.decode("User", user["id"]))
     assert (row.recipients, row.received_max) == (0, 7)
-    ((tags,),) = await rows(root.world, "SELECT tags FROM addresses")
+    ((tags,),) = await rows(root.environment, "SELECT tags FROM addresses")
     assert (json.loads(tags) if isinstance(tags, str) else tags) == ["B", "a"]
-    retention_by_path = dict(await rows(root.world, "SELECT path, retention FROM mailboxes"))
+    retention_by_path = dict(await rows(root.environment, "SELECT path, retention FROM mailboxes"))
     assert retention_by_path == dict.fromkeys(("INBOX", "Sent", "Drafts", "Trash", "Junk"), 864_000)
 
 
-async def test_default_username_is_the_address_in_ascii(root: Client) -> None:
-    user, errors = await create(root, address="E.va@Bücher.example")
+async def test_default_username_is_the_address_in_ascii(root: GraphQLClient) -> None:
+    user, errors = await try_create_user(root, address="E.va@Bücher.example")
     assert (errors, user["username"]) == ([], "e.va@xn--bcher-kva.example")
     document = "query ($name: String!) { user(by: {username: $name}) { username } }"
     for name in ("eva@bücher.example", "EVA@XN--BCHER-KVA.example", "e.v.a+x@bücher.example"):
         assert (await root(document, name=name))["user"] == {"username": user["username"]}
 
 
-async def test_user_create_has_defaults(root: Client) -> None:
-    user, errors = await create(root)
+async def test_user_create_has_defaults(root: GraphQLClient) -> None:
+    user, errors = await try_create_user(root)
     assert errors == []
     assert user["permissions"] == sorted(UserPermission)
     assert (user["spam"]["level"], user["retention"], user["webmailAccess"]) == (50, None, True)
-    retention_by_path = dict(await rows(root.world, "SELECT path, retention FROM mailboxes"))
+    retention_by_path = dict(await rows(root.environment, "SELECT path, retention FROM mailboxes"))
     month = 30 * 86_400
     assert retention_by_path == {
         "INBOX": None,
@@ -144,21 +144,23 @@ async def test_user_create_has_defaults(root: Client) -> None:
 )  # fmt: skip
 @pytest.mark.usefixtures("ada")
 async def test_invalid_user_input_names_field_and_rule(
-    root: Client, invalid_input: dict[str, Any], refusal: tuple[str, str]
+    root: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[str, str]
 ) -> None:
-    counts_before = await user_table_row_counts(root.world)
-    user, (error,) = await create(root, **invalid_input)
+    counts_before = await user_table_row_counts(root.environment)
+    user, (error,) = await try_create_user(root, **invalid_input)
     assert user is None
     assert (error["code"], error["path"], error["constraint"]) == (
         "VALIDATION", [refusal[0]], refusal[1],
     )  # fmt: skip
     assert "correct horse" not in error["message"]
-    assert await user_table_row_counts(root.world) == counts_before
+    assert await user_table_row_counts(root.environment) == counts_before
 
 
 @pytest.mark.parametrize("quota", [-1, 2**63, "-1", 2**53, 1.5, "much"])
-async def test_invalid_quota_is_refused_by_name(root: Client, quota: Any) -> None:
-    response = await root.raw(CREATE, input={"address": "eve@example.org", "quota": quota})
+async def test_invalid_quota_is_refused_by_name(root: GraphQLClient, quota: Any) -> None:
+    response = await root.execute(
+        CREATE_USER_MUTATION, input={"address": "eve@example.org", "quota": quota}
+    )
     (error,) = response["errors"]
     assert error["extensions"]["code"] == "BAD_USER_INPUT"
     assert "quota" in error["message"]
@@ -170,26 +172,30 @@ async def test_invalid_quota_is_refused_by_name(root: Client, quota: Any) -> Non
         assert (error_info.value.path, error_info.value.constraint) == (["quota"], "range")
 
 
-async def test_imported_hash_signs_in_and_is_replaced(root: Client) -> None:
-    user, errors = await create(root, username="eve", password=MD5_CRYPT_HASH, hashedPassword=True)
+async def test_imported_hash_signs_in_and_is_replaced(root: GraphQLClient) -> None:
+    user, errors = await try_create_user(
+        root, username="eve", password=MD5_CRYPT_HASH, hashedPassword=True
+    )
     assert (errors, user["hasPasswordSet"]) == ([], True)
-    assert await signs_in(root.world, "eve", "wrong") is None
-    assert await signs_in(root.world, "eve", "secret")
-    row = await row_of(root.world, global_ids.decode("User", user["id"]))
+    assert await try_sign_in(root.environment, "eve", "wrong") is None
+    assert await try_sign_in(root.environment, "eve", "secret")
+    row = await load_user_row(root.environment, global_ids.decode("User", user["id"]))
     assert row.password.startswith("$argon2id$")
 
 
-async def test_password_that_must_be_changed_still_signs_in(root: Client) -> None:
-    user, errors = await create(root, username="eve", requirePasswordChange=True)
+async def test_password_that_must_be_changed_still_signs_in(root: GraphQLClient) -> None:
+    user, errors = await try_create_user(root, username="eve", requirePasswordChange=True)
     assert (errors, user["requirePasswordChange"]) == ([], True)
-    assert await signs_in(root.world, "eve", PASSWORD)
+    assert await try_sign_in(root.environment, "eve", PASSWORD)
 
 
 @pytest.mark.usefixtures("ada")
-@pytest.mark.parametrize("public_key", [SIGNS_ONLY, "over", "revoked", "secret"])
-async def test_public_key_without_encryption_is_refused(root: Client, public_key: str) -> None:
+@pytest.mark.parametrize("public_key", [SIGN_ONLY_KEY, "over", "revoked", "secret"])
+async def test_public_key_without_encryption_is_refused(
+    root: GraphQLClient, public_key: str
+) -> None:
     if public_key == "over":  # expired before the clock of the test
-        public_key = key_of("Eve <eve@example.org>", seconds=86_400)
+        public_key = make_public_key("Eve <eve@example.org>", seconds=86_400)
     elif public_key == "revoked":
         secret = pysequoia.Tsk.generate(user_id="Eve <eve@example.org>")
         cert = secret.extract_certificate()
@@ -200,26 +206,28 @@ async def test_public_key_without_encryption_is_refused(root: Client, public_key
     elif public_key == "secret":
         public_key = str(pysequoia.Tsk.generate(user_id="Eve <eve@example.org>"))
     for flag in ("encryptMessages", "encryptForwarded"):
-        user, (error,) = await create(root, pubKey=public_key, **{flag: True})
+        user, (error,) = await try_create_user(root, pubKey=public_key, **{flag: True})
         assert (user, error["path"]) == (None, ["pubKey"])
         assert error["constraint"] in {"key", "expired"}
     fields = "user { pubKey } warnings { code path message }"
     arguments = {"address": "eve@example.org", "password": PASSWORD, "pubKey": public_key}
     # without encryption the key is only ignored
-    payload = await run(root, "userCreate", fields, **arguments)
+    payload = await execute_mutation(root, "userCreate", fields, **arguments)
     assert (payload["errors"], payload["user"]) == ([], {"pubKey": None})
     (warning,) = payload["warnings"]
     assert (warning["code"], warning["path"]) == ("KEY_NOT_STORED", ["pubKey"])
     user_input = {"address": "dan@example.org", "password": PASSWORD, "pubKey": public_key}
-    payload = await run(root, "usersCreate", "warnings { code path }", users=[user_input])
+    payload = await execute_mutation(
+        root, "usersCreate", "warnings { code path }", users=[user_input]
+    )
     assert payload["warnings"] == [{"code": "KEY_NOT_STORED", "path": ["users", "0", "pubKey"]}]
 
 
 @pytest.mark.usefixtures("ada")
-async def test_key_of_1024_bits_is_accepted_with_a_warning(root: Client) -> None:
+async def test_key_of_1024_bits_is_accepted_with_a_warning(root: GraphQLClient) -> None:
     fields = "user { keyInfo { name address fingerprint } } warnings { code path }"
-    arguments = {"address": "eve@example.org", "password": PASSWORD, "pubKey": RSA_1024}
-    payload = await run(root, "userCreate", fields, **arguments, encryptMessages=True)
+    arguments = {"address": "eve@example.org", "password": PASSWORD, "pubKey": RSA_1024_KEY}
+    payload = await execute_mutation(root, "userCreate", fields, **arguments, encryptMessages=True)
     assert payload["errors"] == []
     assert payload["warnings"] == [{"code": "WEAK_KEY", "path": ["pubKey"]}]
     assert payload["user"]["keyInfo"] == {
@@ -227,15 +235,17 @@ async def test_key_of_1024_bits_is_accepted_with_a_warning(root: Client) -> None
         "address": "rsa@example.org",
         "fingerprint": "8d2bf1c3865f0a95b17e589e4f13b7015f628a45",
     }
-    update_input = {"users": {"usernames": ["eve@example.org"]}, "set": {"pubKey": RSA_1024}}
-    update_payload = await run(root, "userUpdate", "warnings { code path }", **update_input)
+    update_input = {"users": {"usernames": ["eve@example.org"]}, "set": {"pubKey": RSA_1024_KEY}}
+    update_payload = await execute_mutation(
+        root, "userUpdate", "warnings { code path }", **update_input
+    )
     assert update_payload["errors"] == []
     assert update_payload["warnings"] == [{"code": "WEAK_KEY", "path": ["set", "pubKey"]}]
 
 
-async def test_secret_key_marked_as_public_is_not_stored(root: Client) -> None:
+async def test_secret_key_marked_as_public_is_not_stored(root: GraphQLClient) -> None:
     secret = str(pysequoia.Tsk.generate(user_id="Eve <e@example.org>", validity_seconds=10**9))
-    user, errors = await create(root, pubKey=secret.replace("PRIVATE", "PUBLIC"))
+    user, errors = await try_create_user(root, pubKey=secret.replace("PRIVATE", "PUBLIC"))
     assert errors == []
     public = str(pysequoia.Tsk.from_bytes(secret.encode()).extract_certificate())
     assert user["pubKey"] == public
@@ -243,7 +253,7 @@ async def test_secret_key_marked_as_public_is_not_stored(root: Client) -> None:
 
 
 @pytest.mark.usefixtures("ada")
-async def test_one_of_concurrent_creates_of_a_name_succeeds(root: Client) -> None:
+async def test_one_of_concurrent_creates_of_a_name_succeeds(root: GraphQLClient) -> None:
     for field in ("username", "address"):
         inputs = [
             {"username": "r.ace", "address": f"{field}.{number}@race{number}.example"}
@@ -251,14 +261,18 @@ async def test_one_of_concurrent_creates_of_a_name_succeeds(root: Client) -> Non
             else {"username": f"racer{number}", "address": "ra.ce@example.org"}
             for number in range(6)
         ]
-        results = await asyncio.gather(*(create(root, **user_input) for user_input in inputs))
+        results = await asyncio.gather(
+            *(try_create_user(root, **user_input) for user_input in inputs)
+        )
         first_errors = [errors[0] for user, errors in results if user is None]
         assert len(first_errors) == 5
         assert {(error["code"], *error["path"]) for error in first_errors} == {("CONFLICT", field)}
 
 
-async def test_concurrent_creates_respect_max_users(root: Client, ada: Client) -> None:
-    await set_domain_columns(root.world, max_users=3)
+async def test_concurrent_creates_respect_max_users(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await set_domain_columns(root.environment, max_users=3)
     ctx = await domain_admin_context(ada)
     new_users = (NewUser(address=f"n{n}@example.org", password_disabled=True) for n in range(6))
     results = await asyncio.gather(
@@ -270,21 +284,23 @@ async def test_concurrent_creates_respect_max_users(root: Client, ada: Client) -
 
 
 @pytest.mark.usefixtures("ada")
-async def test_create_over_max_addresses_is_refused(root: Client) -> None:
-    await set_domain_columns(root.world, max_addresses=2)
-    assert (await create(root))[1] == []
-    user, (error,) = await create(root, address="dan@example.org")
+async def test_create_over_max_addresses_is_refused(root: GraphQLClient) -> None:
+    await set_domain_columns(root.environment, max_addresses=2)
+    assert (await try_create_user(root))[1] == []
+    user, (error,) = await try_create_user(root, address="dan@example.org")
     assert (user, error["limit"], error["used"], error["path"]) == (None, 2, 2, ["address"])
 
 
 @pytest.mark.parametrize("language", [None, "xx", "de", "pt-BR", "zh_TW", "zh-Hant-HK", "NO"])
 async def test_special_use_mailboxes_have_names_of_the_language(
-    root: Client, language: str | None
+    root: GraphQLClient, language: str | None
 ) -> None:
-    _, errors = await create(root, language=language, mailboxes={"sent": "Mine"})
+    _, errors = await try_create_user(root, language=language, mailboxes={"sent": "Mine"})
     assert errors == []
     expected = special_use_names(language) | {SpecialUse.INBOX: "INBOX", SpecialUse.SENT: "Mine"}
-    path_by_special_use = dict(await rows(root.world, "SELECT special_use, path FROM mailboxes"))
+    path_by_special_use = dict(
+        await rows(root.environment, "SELECT special_use, path FROM mailboxes")
+    )
     assert path_by_special_use == expected
     assert special_use_names("xx") == special_use_names("en")
     assert special_use_names("zh_TW") == special_use_names("zh-Hant-HK") != special_use_names("zh")
@@ -297,19 +313,23 @@ def test_translated_mailbox_names_are_valid_and_unique() -> None:
     assert len(NAMES_BY_LANGUAGE) >= 40
 
 
-async def test_validate_only_create_stores_nothing(root: Client) -> None:
-    counts_before = await user_table_row_counts(root.world)
-    user, errors = await create(root, options={"validateOnly": True}, pubKey=key_of("E"))
+async def test_validate_only_create_stores_nothing(root: GraphQLClient) -> None:
+    counts_before = await user_table_row_counts(root.environment)
+    user, errors = await try_create_user(
+        root, options={"validateOnly": True}, pubKey=make_public_key("E")
+    )
     assert (user is not None, errors) == (True, [])
-    assert await user_table_row_counts(root.world) == counts_before
+    assert await user_table_row_counts(root.environment) == counts_before
 
 
-async def test_domain_admin_creates_admin_of_own_domains_only(root: Client) -> None:
-    await make_user(root.world, "far")
-    await create(root, address="x@elsewhere.example")
-    domain_admin = await chief(root, AdminPermission.LOGIN_AS, AdminPermission.FILTERS)
+async def test_domain_admin_creates_admin_of_own_domains_only(root: GraphQLClient) -> None:
+    await make_user(root.environment, "far")
+    await try_create_user(root, address="x@elsewhere.example")
+    domain_admin = await make_admin_of_domain(
+        root, AdminPermission.LOGIN_AS, AdminPermission.FILTERS
+    )
     arguments = {"role": "DOMAIN_ADMIN", "address": "sub@example.org"}
-    user, errors = await create(
+    user, errors = await try_create_user(
         domain_admin,
         **arguments,
         administers=[{"name": "EXAMPLE.org"}],
@@ -328,14 +348,14 @@ async def test_domain_admin_creates_admin_of_own_domains_only(root: Client) -> N
         ({"role": "ADMIN"}, "role", "FORBIDDEN"),
         ({"role": "ROOT"}, "role", "FORBIDDEN"),
     ):  # fmt: skip
-        user, (error,) = await create(domain_admin, **{**arguments, **extra})
+        user, (error,) = await try_create_user(domain_admin, **{**arguments, **extra})
         assert (user, error["code"], error["path"]) == (None, code, [path])
     domain_errors = [
-        (await create(domain_admin, **arguments, administers=[{"name": name}]))[1][0]
+        (await try_create_user(domain_admin, **arguments, administers=[{"name": name}]))[1][0]
         for name in ("elsewhere.example", "nowhere.example")
     ]
     assert domain_errors[0]["message"] == domain_errors[1]["message"]
-    _, (error,) = await create(domain_admin, address="y@elsewhere.example")
+    _, (error,) = await try_create_user(domain_admin, address="y@elsewhere.example")
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["address"])
 
 
@@ -352,33 +372,39 @@ async def test_domain_admin_creates_admin_of_own_domains_only(root: Client) -> N
 )
 @pytest.mark.usefixtures("ada")
 async def test_domain_admin_sets_some_fields_only_with_permission(
-    root: Client, arguments: dict[str, Any], permission: str
+    root: GraphQLClient, arguments: dict[str, Any], permission: str
 ) -> None:
-    admin_without_permission = await chief(root)
-    user, (error,) = await create(admin_without_permission, **arguments)
+    admin_without_permission = await make_admin_of_domain(root)
+    user, (error,) = await try_create_user(admin_without_permission, **arguments)
     assert (user, error["code"], error["requires"]) == (None, "FORBIDDEN", permission)
     assert error["path"] == list(arguments)
-    admin_with_permission = await chief(root, AdminPermission(permission), name="able")
-    user, errors = await create(admin_with_permission, **arguments)
+    admin_with_permission = await make_admin_of_domain(
+        root, AdminPermission(permission), name="able"
+    )
+    user, errors = await try_create_user(admin_with_permission, **arguments)
     assert errors == []
-    _, errors = await change(
+    _, errors = await try_update_users(
         admin_without_permission, global_ids.decode("User", user["id"]), **arguments
     )
     assert (errors[0]["requires"], errors[0]["path"]) == (permission, ["set", *arguments])
     assert (
-        await change(admin_with_permission, global_ids.decode("User", user["id"]), **arguments)
+        await try_update_users(
+            admin_with_permission, global_ids.decode("User", user["id"]), **arguments
+        )
     )[1] == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domain_admin_whitelists_no_sender_of_other_local_domain(root: Client) -> None:
-    await create(root, address="x@elsewhere.example")
-    domain_admin = await chief(root, AdminPermission.EXTEND_SENDER_ACL)
+async def test_domain_admin_whitelists_no_sender_of_other_local_domain(root: GraphQLClient) -> None:
+    await try_create_user(root, address="x@elsewhere.example")
+    domain_admin = await make_admin_of_domain(root, AdminPermission.EXTEND_SENDER_ACL)
     for pattern in ("*", "x*", "*e.example", "x@elsewhere.example", "elsewhere.example",
                     "*@ELSEWHERE.example", "news@*"):  # fmt: skip
-        user, (error,) = await create(domain_admin, fromWhitelist=["ok@example.org", pattern])
+        user, (error,) = await try_create_user(
+            domain_admin, fromWhitelist=["ok@example.org", pattern]
+        )
         assert (user, error["requires"], error["path"]) == (None, "ADMIN", ["fromWhitelist"])
-    user, errors = await create(
+    user, errors = await try_create_user(
         domain_admin, fromWhitelist=["*@example.org", "partner.example", "me@gmail.example"]
     )
     assert errors == []
@@ -386,12 +412,12 @@ async def test_domain_admin_whitelists_no_sender_of_other_local_domain(root: Cli
 
 
 @pytest.mark.usefixtures("ada")
-async def test_user_create_is_logged_without_secrets(root: Client) -> None:
-    domain_admin = await chief(root)
-    user, errors = await create(domain_admin, options={"reason": "asked for it"})
+async def test_user_create_is_logged_without_secrets(root: GraphQLClient) -> None:
+    domain_admin = await make_admin_of_domain(root)
+    user, errors = await try_create_user(domain_admin, options={"reason": "asked for it"})
     assert errors == []
     log_rows = await rows(
-        root.world,
+        root.environment,
         "SELECT actor, mutation, target_id, reason, after FROM admin_log WHERE actor = 'chief'",
     )
     (actor, mutation, target, reason, after), *rest = log_rows
@@ -401,8 +427,10 @@ async def test_user_create_is_logged_without_secrets(root: Client) -> None:
     assert PASSWORD not in str(after)
 
 
-async def test_user_create_needs_rights_over_role_and_domain(ada: Client) -> None:
-    response = await ada(CREATE, input={"address": "eve@example.org", "passwordDisabled": True})
+async def test_user_create_needs_rights_over_role_and_domain(ada: GraphQLClient) -> None:
+    response = await ada(
+        CREATE_USER_MUTATION, input={"address": "eve@example.org", "passwordDisabled": True}
+    )
     assert response["userCreate"]["errors"][0]["requires"] == "DOMAIN_ADMIN"
     ctx = await domain_admin_context(ada)
     root_user = NewUser(address="e@example.org", password_disabled=True, role=Role.ROOT)
@@ -430,10 +458,10 @@ async def welcome_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def set_welcome_folder(client: Client, folder: Path) -> None:
+def set_welcome_folder(client: GraphQLClient, folder: Path) -> None:
     """Set the folder with the welcome messages."""
-    options = replace(client.world.options, welcome=folder)
-    object.__setattr__(client.world, "options", options)
+    options = replace(client.environment.options, welcome=folder)
+    object.__setattr__(client.environment, "options", options)
 
 
 MESSAGE_COUNT_QUERY = (
@@ -441,12 +469,12 @@ MESSAGE_COUNT_QUERY = (
 )
 
 
-async def test_new_user_gets_welcome_messages(root: Client, welcome_folder: Path) -> None:
+async def test_new_user_gets_welcome_messages(root: GraphQLClient, welcome_folder: Path) -> None:
     set_welcome_folder(root, welcome_folder)
-    _, errors = await create(root, username="eve", name="Eve <b> of Oz")
+    _, errors = await try_create_user(root, username="eve", name="Eve <b> of Oz")
     assert errors == []
     message_rows = await rows(
-        root.world,
+        root.environment,
         "SELECT m.subject, b.path, m.seen, m.flagged, m.from_address, m.preview,"
         " m.attachment_count FROM messages m JOIN mailboxes b ON b.id = m.mailbox_id"
         " ORDER BY m.subject",
@@ -463,13 +491,13 @@ async def test_new_user_gets_welcome_messages(root: Client, welcome_folder: Path
     user = (await root(MESSAGE_COUNT_QUERY))["user"]
     assert user["messageCount"] == 2
     assert user["limits"]["quota"]["used"] > 0
-    _, errors = await create(root, username="dan", address=None, emptyAddress=True)
+    _, errors = await try_create_user(root, username="dan", address=None, emptyAddress=True)
     assert errors == []
-    assert len(await rows(root.world, "SELECT id FROM messages")) == 2
+    assert len(await rows(root.environment, "SELECT id FROM messages")) == 2
 
 
 async def test_invalid_welcome_message_does_not_prevent_create(
-    root: Client, welcome_folder: Path
+    root: GraphQLClient, welcome_folder: Path
 ) -> None:
     (welcome_folder / "0.json").write_text("{")
     (welcome_folder / "0b.json").write_text('{"attachments": ["../../etc/passwd"]}')
@@ -477,31 +505,31 @@ async def test_invalid_welcome_message_does_not_prevent_create(
     (welcome_folder / "0d.json").write_text("[1]")
     (welcome_folder / "0e.json").write_bytes(b"\xff")
     set_welcome_folder(root, welcome_folder)
-    _, errors = await create(root, quota=500, options={"idempotencyKey": "k"})
+    _, errors = await try_create_user(root, quota=500, options={"idempotencyKey": "k"})
     assert errors == []
-    assert len(await rows(root.world, "SELECT id FROM messages")) < 2  # the quota has no room
+    assert len(await rows(root.environment, "SELECT id FROM messages")) < 2  # the quota has no room
     set_welcome_folder(root, welcome_folder / "nowhere")
-    assert (await create(root, address="dan@example.org"))[1] == []
+    assert (await try_create_user(root, address="dan@example.org"))[1] == []
 
 
 async def test_domain_and_users_are_created_in_one_transaction(
-    root: Client, welcome_folder: Path
+    root: GraphQLClient, welcome_folder: Path
 ) -> None:
     set_welcome_folder(root, welcome_folder)
-    ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     async with ctx.combined_transaction():
         for name in "ab":
             new_user = NewUser(address=f"{name}@new.example", password_disabled=True)
             assert (await creation_create.create_user(ctx, new_user)).message_count == 2
 
 
-async def test_new_mailbox_has_the_retention_of_the_user(root: Client) -> None:
-    eve = await make_client(root.world, root.http, "eve")
-    assert (await change(eve, retention="P7D"))[1] == []
+async def test_new_mailbox_has_the_retention_of_the_user(root: GraphQLClient) -> None:
+    eve = await make_client(root.environment, root.http, "eve")
+    assert (await try_update_users(eve, retention="P7D"))[1] == []
     fields = "mailboxes { path retention }"
-    payload = await run(eve, "mailboxCreate", fields, paths=["New/One"])
+    payload = await execute_mutation(eve, "mailboxCreate", fields, paths=["New/One"])
     assert payload["mailboxes"] == [{"path": "New/One", "retention": "P7D"}]
-    payload = await run(eve, "mailboxCreate", fields, paths=["Ever"], retention="PT0S")
+    payload = await execute_mutation(eve, "mailboxCreate", fields, paths=["Ever"], retention="PT0S")
     assert payload["mailboxes"] == [{"path": "Ever", "retention": None}]
-    payload = await run(eve, "mailboxCreate", fields, paths=["Day"], retention="P1D")
+    payload = await execute_mutation(eve, "mailboxCreate", fields, paths=["Day"], retention="P1D")
     assert payload["mailboxes"] == [{"path": "Day", "retention": "P1D"}]

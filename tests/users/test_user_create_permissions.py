@@ -13,7 +13,7 @@ from models.users.roles import AdminPermission, Role
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation import insert
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_user
+from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import domain_admin_context
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import journal, rows
@@ -37,15 +37,15 @@ mutation ($input: UserCreateInput!) {
 }
 """
 VALID_INPUT = {"address": "eve@new.example", "password": "correct horse"}
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def create(client: Client, **arguments: Any) -> tuple[Any, list[Any]]:
+async def create(client: GraphQLClient, **arguments: Any) -> tuple[Any, list[Any]]:
     payload = (await client(USER_CREATE, input={**VALID_INPUT, **arguments}))["userCreate"]
     return payload["user"], payload["errors"]
 
 
-async def test_created_user_has_the_given_values(root: Client) -> None:
+async def test_created_user_has_the_given_values(root: GraphQLClient) -> None:
     user, errors = await create(
         root,
         username="Eve.O_1",
@@ -82,7 +82,7 @@ async def test_created_user_has_the_given_values(root: Client) -> None:
     }
 
 
-async def test_user_create_needs_only_address_and_password(root: Client) -> None:
+async def test_user_create_needs_only_address_and_password(root: GraphQLClient) -> None:
     user, errors = await create(root)
     assert errors == []
     assert (user["username"], user["role"], user["activated"]) == ("eve@new.example", "USER", True)
@@ -124,35 +124,35 @@ async def test_user_create_needs_only_address_and_password(root: Client) -> None
     ],
 )  # fmt: skip
 async def test_invalid_user_input_is_refused_and_stores_nothing(
-    root: Client, ada: Client, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
+    root: GraphQLClient, ada: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
     assert ada.user.domain_id
     row = AliasDomain(
-        id=1, alias="alias.example", domain_id=ada.user.domain_id, created_at=root.world.now()
+        id=1, alias="alias.example", domain_id=ada.user.domain_id, created_at=root.environment.now()
     )
-    async with root.world.write_session() as session:
+    async with root.environment.write_session() as session:
         session.add(row)
-    counts_before = await user_table_row_counts(root.world)
+    counts_before = await user_table_row_counts(root.environment)
     user, (error,) = await create(root, **invalid_input)
     assert user is None
     assert (error["code"], error["path"], error.get("constraint")) == refusal
-    assert await user_table_row_counts(root.world) == counts_before
+    assert await user_table_row_counts(root.environment) == counts_before
 
 
 async def test_validate_only_and_internal_error_store_nothing(
-    root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts_before = await user_table_row_counts(world)
+    counts_before = await user_table_row_counts(environment)
     user, errors = await create(root, options={"validateOnly": True})
     assert (user is not None, errors) == (True, [])
-    assert await user_table_row_counts(world) == counts_before
+    assert await user_table_row_counts(environment) == counts_before
     monkeypatch.setattr(insert, "_address_row", None)  # simulates an internal error
-    response = await root.raw(USER_CREATE, input=VALID_INPUT)
+    response = await root.execute(USER_CREATE, input=VALID_INPUT)
     assert response["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
-    assert await user_table_row_counts(world) == counts_before
+    assert await user_table_row_counts(environment) == counts_before
 
 
-async def test_domain_admin_creates_no_user_of_higher_role(ada: Client) -> None:
+async def test_domain_admin_creates_no_user_of_higher_role(ada: GraphQLClient) -> None:
     ctx = await domain_admin_context(ada)
     with pytest.raises(Forbidden) as error_info:
         await creation_create.create_user(
@@ -164,10 +164,10 @@ async def test_domain_admin_creates_no_user_of_higher_role(ada: Client) -> None:
 
 
 async def test_domain_admin_creates_users_only_in_own_domains(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await make_user(
-        world,
+        environment,
         "far",
     )
     ctx = await domain_admin_context(ada)
@@ -191,7 +191,7 @@ async def test_domain_admin_creates_users_only_in_own_domains(
         )
 
 
-async def test_unlimited_quota_needs_permission(ada: Client) -> None:
+async def test_unlimited_quota_needs_permission(ada: GraphQLClient) -> None:
     new_user = NewUser(address="eve@example.org", password_disabled=True, quota=0)
     with pytest.raises(Forbidden) as error_info:
         await creation_create.create_user(await domain_admin_context(ada), new_user)
@@ -219,10 +219,10 @@ async def test_unlimited_quota_needs_permission(ada: Client) -> None:
     ],
 )  # fmt: skip
 async def test_domain_limits_apply_to_user_create(
-    root: Client, limits: dict[str, int], user_input: dict[str, Any], refusal: Any
+    root: GraphQLClient, limits: dict[str, int], user_input: dict[str, Any], refusal: Any
 ) -> None:
     no_limits = {"default_user_quota": None, "max_users": 0, "max_user_quota": 0, "quota": 0}
-    await set_domain_columns(root.world, **limits)
+    await set_domain_columns(root.environment, **limits)
     user, errors = await create(root, address="eve@example.org", **user_input)
     if refusal is None:
         assert errors == []
@@ -230,19 +230,19 @@ async def test_domain_limits_apply_to_user_create(
         assert [{"code": "LIMIT_REACHED", "index": None, **refusal}] == errors
         assert user is None
     await set_domain_columns(
-        root.world, **no_limits, quota_allocated=await load_allocated_quota(root.world)
+        root.environment, **no_limits, quota_allocated=await load_allocated_quota(root.environment)
     )
 
 
-async def load_allocated_quota(world: Environment) -> int:
+async def load_allocated_quota(environment: Environment) -> int:
     """Return the quota that is allocated to users, since the tests change the limits directly."""
-    ((total,),) = await rows(world, "SELECT sum(coalesce(quota, 1073741824)) FROM users")
+    ((total,),) = await rows(environment, "SELECT sum(coalesce(quota, 1073741824)) FROM users")
     return int(total)
 
 
 @pytest.mark.usefixtures("ada")
-async def test_new_user_counts_for_max_users(root: Client) -> None:
-    await set_domain_columns(root.world, max_users=2)
+async def test_new_user_counts_for_max_users(root: GraphQLClient) -> None:
+    await set_domain_columns(root.environment, max_users=2)
     assert (await create(root, address="eve@example.org"))[1] == []
     _, (error,) = await create(root, address="dan@example.org")
     assert (error["limit"], error["used"]) == (2, 2)
@@ -265,22 +265,22 @@ MAILBOXES_QUERY = "{ viewer { user { mailboxes { path specialUse subscribed uidV
     ],
 )  # fmt: skip
 async def test_new_user_has_special_use_mailboxes(
-    root: Client, names: dict[str, str], paths: dict[str, str]
+    root: GraphQLClient, names: dict[str, str], paths: dict[str, str]
 ) -> None:
     user, errors = await create(root, mailboxes=names)
     assert errors == []
     user_id = global_ids.decode("User", user["id"])
     query = "SELECT special_use, path FROM mailboxes WHERE user_id = :key"
-    mailbox_rows = await rows(root.world, query, key=user_id)
+    mailbox_rows = await rows(root.environment, query, key=user_id)
     assert dict(mailbox_rows) == paths
     assert len(mailbox_rows) == len(paths)
-    validities = await rows(root.world, "SELECT DISTINCT uid_validity FROM mailboxes")
+    validities = await rows(root.environment, "SELECT DISTINCT uid_validity FROM mailboxes")
     assert len(validities) == len(paths)
-    kinds = [kind for kind, _ in await journal(root.world, user_id)]
+    kinds = [kind for kind, _ in await journal(root.environment, user_id)]
     assert kinds == [ChangeKind.ADDRESS_CHANGED, ChangeKind.MAILBOX_CREATED]
 
 
-async def test_create_with_same_idempotency_key_creates_one_user(root: Client) -> None:
+async def test_create_with_same_idempotency_key_creates_one_user(root: GraphQLClient) -> None:
     first, _ = await create(root, options={"idempotencyKey": "k"})
     repeated, _ = await create(root, options={"idempotencyKey": "k"})
     assert first == repeated

@@ -26,7 +26,14 @@ from resolvers.users import loaders as user_loaders
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.selection import UserSelector
-from tests.conftest import Client, Clock, make_client, make_user, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    deliver_to,
+    make_client,
+    make_user,
+    raw_message,
+)
 from tests.support.stores.counter_check import examine, journal, rows
 from tests.support.stores.other_processes import taken_for_dead
 
@@ -51,46 +58,48 @@ query ($by: UserRef!) { deletedUser(by: $by) {
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a password of tests
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def delete_users(client: Client, user: Any, **extra: Any) -> tuple[Any, list[Any]]:
+async def delete_users(client: GraphQLClient, user: Any, **extra: Any) -> tuple[Any, list[Any]]:
     selection = user if isinstance(user, dict) else {"ids": [global_ids.encode("User", user)]}
     payload = (await client(USER_DELETE, input={"users": selection, **extra}))["userDelete"]
     return payload, payload["errors"]
 
 
-async def restore_user(client: Client, **by: Any) -> tuple[Any, list[Any]]:
+async def restore_user(client: GraphQLClient, **by: Any) -> tuple[Any, list[Any]]:
     payload = (await client(USER_RESTORE, input={"by": by}))["userRestore"]
     return payload, payload["errors"]
 
 
-async def load_deleted_user(client: Client, **by: Any) -> Any:
+async def load_deleted_user(client: GraphQLClient, **by: Any) -> Any:
     return (await client(DELETED_USER_QUERY, by=by))["deletedUser"]
 
 
 async def make_domain_admin_outside(
-    world: Environment, http: Any, name: str, domain: str
-) -> Client:
+    environment: Environment, http: Any, name: str, domain: str
+) -> GraphQLClient:
     """Make a domain administrator of this domain who lives in another one."""
-    client = await make_client(world, http, name, role=Role.DOMAIN_ADMIN)
-    ((domain_id,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=domain)
-    async with world.write_session() as session:
+    client = await make_client(environment, http, name, role=Role.DOMAIN_ADMIN)
+    ((domain_id,),) = await rows(
+        environment, "SELECT id FROM domains WHERE name = :name", name=domain
+    )
+    async with environment.write_session() as session:
         session.add(DomainAdmin(user_id=client.user.id, domain_id=domain_id))
-    authentication.drop_cached_credentials(world, client.user.id)
+    authentication.drop_cached_credentials(environment, client.user.id)
     return client
 
 
-async def add_addresses(client: Client, *local_parts: str) -> None:
+async def add_addresses(client: GraphQLClient, *local_parts: str) -> None:
     query = "SELECT domain_id FROM addresses WHERE user_id = :key"
-    ((domain_id,),) = await rows(client.world, query, key=client.user.id)
-    now = client.world.now()
-    async with client.world.write_session(domain_id) as session:
+    ((domain_id,),) = await rows(client.environment, query, key=client.user.id)
+    now = client.environment.now()
+    async with client.environment.write_session(domain_id) as session:
         (await session.get_one(Domain, domain_id)).address_count += len(local_parts)
         for name in local_parts:
             session.add(
                 Address(
-                    id=client.world.new_id(),
+                    id=client.environment.new_id(),
                     local=name,
                     domain_id=domain_id,
                     shown=f"{name}@example.org",
@@ -101,7 +110,9 @@ async def add_addresses(client: Client, *local_parts: str) -> None:
             )
 
 
-async def assert_user_is_unknown(world: Environment, root: Client, user_id: int, name: str) -> None:
+async def assert_user_is_unknown(
+    environment: Environment, root: GraphQLClient, user_id: int, name: str
+) -> None:
     """Check that no query, list, delivery or sign-in finds this user."""
     document = "query ($by: UserRef!) { user(by: $by) { id } }"
     global_id = global_ids.encode("User", user_id)
@@ -112,73 +123,79 @@ async def assert_user_is_unknown(world: Environment, root: Client, user_id: int,
     assert global_id not in [node["id"] for node in user_list["users"]["nodes"]]
     assert user_list["users"]["totalCount"] == len(user_list["users"]["nodes"])
     with pytest.raises(NotFound):
-        await address_resolution.load_recipient_below_limits(world, f"{name}@example.org")
+        await address_resolution.load_recipient_below_limits(environment, f"{name}@example.org")
     with pytest.raises(AuthenticationFailed):
-        await authentication.authenticate(Context(world, Viewer()), name, PASSWORD)
+        await authentication.authenticate(Context(environment, Viewer()), name, PASSWORD)
 
 
 async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
-    root: Client, ada: Client, bob: Client, world: Environment, clock: Clock
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
 ) -> None:
     for n in range(3):
-        await receive(ada, f"Letter {n}")
-        await receive(bob, f"Letter {n}")
+        await deliver_to(ada, f"Letter {n}")
+        await deliver_to(bob, f"Letter {n}")
     document = "mutation ($i: MessageDeleteInput!) { messageDelete(input: $i) { deletedCount } }"
     ((message_id,), *_) = await rows(
-        world, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id
+        environment, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id
     )
     await ada(
         document, i={"select": {"ids": [global_ids.encode("Message", message_id)]}}
     )  # to the archive of deleted messages
-    recipient = await address_resolution.load_recipient_below_limits(world, ada.address)
-    count_before = await rows(world, "SELECT count(*) FROM messages")
+    recipient = await address_resolution.load_recipient_below_limits(environment, ada.address)
+    count_before = await rows(environment, "SELECT count(*) FROM messages")
     payload, errors = await delete_users(root, ada.user.id)
     assert errors == []
     assert payload["deletedIds"] == [global_ids.encode("User", ada.user.id)]
-    await assert_user_is_unknown(world, root, ada.user.id, "ada")
-    assert (await ada.raw("{ viewer { user { id } } }"))["errors"]
+    await assert_user_is_unknown(environment, root, ada.user.id, "ada")
+    assert (await ada.execute("{ viewer { user { id } } }"))["errors"]
     with pytest.raises(NotFound):  # a recipient that was resolved before is refused too
         await received_messages.store_once_for_recipient(
-            world,
+            environment,
             await received_messages.parse_storable_message(raw_message("Late")),
             recipient,
             "x@example.com",
         )
-    new_user = await make_user(world, "ada")  # username and address are free
-    await examine(world)
-    assert count_before == await rows(world, "SELECT count(*) FROM messages")
+    new_user = await make_user(environment, "ada")  # username and address are free
+    await examine(environment)
+    assert count_before == await rows(environment, "SELECT count(*) FROM messages")
 
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
     for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
         query = f"SELECT count(*) FROM {table} WHERE user_id = :key"  # noqa: S608 - our own names
-        assert await rows(world, query, key=ada.user.id) == [(0,)]
+        assert await rows(environment, query, key=ada.user.id) == [(0,)]
     for table in ("users", "streams", "deleted_users"):
         query = f"SELECT count(*) FROM {table} WHERE id = :key"  # noqa: S608 - our own names
-        assert await rows(world, query, key=ada.user.id) == [(0,)]
+        assert await rows(environment, query, key=ada.user.id) == [(0,)]
     clock.tick(days=2)
-    shared = await collect_garbage(world, world.object_store)
+    shared = await collect_garbage(environment, environment.object_store)
     assert shared.row_count == 0  # bob has the same messages
     assert (await delete_users(root, bob.user.id))[1] == []
-    assert await tasks.run_next_task(world)
-    assert (await collect_garbage(world, world.object_store)).row_count > 0
-    assert await rows(world, "SELECT count(*) FROM blobs") == [(0,)]
+    assert await tasks.run_next_task(environment)
+    assert (await collect_garbage(environment, environment.object_store)).row_count > 0
+    assert await rows(environment, "SELECT count(*) FROM blobs") == [(0,)]
     assert (
-        await user_loaders.load_users_by_id(Context(world, Viewer(role=Role.ROOT)), [new_user.id])
+        await user_loaders.load_users_by_id(
+            Context(environment, Viewer(role=Role.ROOT)), [new_user.id]
+        )
     )[0]
-    user_changes = [ids for kind, ids in await journal(world, PLATFORM)
+    user_changes = [ids for kind, ids in await journal(environment, PLATFORM)
             if kind is ChangeKind.USER_CHANGED]  # fmt: skip
     assert [ada.user.id] in user_changes
 
 
 async def test_repeated_delete_changes_the_time_of_the_same_task(
-    root: Client, ada: Client, world: Environment, clock: Clock
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await receive(ada, "Hello")
+    await deliver_to(ada, "Hello")
     first, _ = await delete_users(root, ada.user.id, deleteAfter=LATER)
-    assert not await tasks.run_next_task(world)
+    assert not await tasks.run_next_task(environment)
     for selection in (
         {"ids": [global_ids.encode("User", ada.user.id)]},
         {"usernames": ["A.da"]},
@@ -187,30 +204,34 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
         repeated, errors = await delete_users(root, selection, deleteAfter="2030-03-01T00:00:00Z")
         assert (errors, repeated["task"]["id"]) == ([], first["task"]["id"])
         assert repeated["deletedIds"] == first["deletedIds"]
-    assert await rows(world, "SELECT count(*) FROM tasks") == [(1,)]
+    assert await rows(environment, "SELECT count(*) FROM tasks") == [(1,)]
     clock.tick(days=32)
-    assert not await tasks.run_next_task(world)
+    assert not await tasks.run_next_task(environment)
     deleted_user = await load_deleted_user(root, username="ada")
     assert deleted_user["deleteAfter"] == "2030-03-01T00:00:00Z"
     clock.tick(days=32)
-    assert await tasks.run_next_task(world)
+    assert await tasks.run_next_task(environment)
     assert await load_deleted_user(root, username="ada") is None
     _, (error,) = await delete_users(root, ada.user.id)
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
 
 
 @pytest.mark.usefixtures("bob")
-async def test_restored_user_has_its_old_data(root: Client, world: Environment) -> None:
-    await make_client(world, root.http, "ada", disabled=True, tags=["x"])
-    ada = (await user_loaders.find_user_by_name(Context(world, Viewer(role=Role.ROOT)), "ada")) or 0
-    client = Client(root.http, world, ada, "")  # type: ignore[arg-type]
+async def test_restored_user_has_its_old_data(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    await make_client(environment, root.http, "ada", disabled=True, tags=["x"])
+    ada = (
+        await user_loaders.find_user_by_name(Context(environment, Viewer(role=Role.ROOT)), "ada")
+    ) or 0
+    client = GraphQLClient(root.http, environment, ada, "")  # type: ignore[arg-type]
     await add_addresses(client, "lady", "countess")
     totals_before = await rows(
-        world, "SELECT user_count, address_count, quota_allocated FROM domains"
+        environment, "SELECT user_count, address_count, quota_allocated FROM domains"
     )
     delete_payload, _ = await delete_users(root, client.user.id, deleteAfter=LATER)
-    await assert_user_is_unknown(world, root, client.user.id, "ada")
-    admin_ctx = Context(world, Viewer(role=Role.ROOT))
+    await assert_user_is_unknown(environment, root, client.user.id, "ada")
+    admin_ctx = Context(environment, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="carl", address="l.ady@example.org", password_disabled=True)
     )
@@ -231,10 +252,10 @@ async def test_restored_user_has_its_old_data(root: Client, world: Environment) 
     assert payload["lostAddresses"] == ["lady@example.org"]
     assert await load_deleted_user(root, username="ada") is None
     totals_after = await rows(
-        world, "SELECT user_count, address_count, quota_allocated FROM domains"
+        environment, "SELECT user_count, address_count, quota_allocated FROM domains"
     )
     assert [n - (1, 0, 1 << 30)[i] for i, n in enumerate(totals_after[0])] == list(totals_before[0])
-    assert not await tasks.run_next_task(world)
+    assert not await tasks.run_next_task(environment)
     state = await root("{ tasks { nodes { state } } }")
     assert state["tasks"]["nodes"] == [{"state": "CANCELLED"}]
     _, (error,) = await restore_user(root, username="ada")
@@ -244,18 +265,18 @@ async def test_restored_user_has_its_old_data(root: Client, world: Environment) 
 
 
 async def test_restore_with_taken_name_or_full_domain_is_refused(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await delete_users(root, ada.user.id, deleteAfter=LATER)
-    other_user = await make_user(world, "ada")
+    other_user = await make_user(environment, "ada")
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
     await delete_users(root, other_user.id, deleteAfter=LATER)
     assert (await load_deleted_user(root, username="ada"))["user"] == global_ids.encode(
         "User", other_user.id
     )
-    await make_user(world, "bert")
-    async with world.write_session() as session:
+    await make_user(environment, "bert")
+    async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE domains SET max_users = 1"))
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
@@ -265,11 +286,11 @@ async def test_restore_with_taken_name_or_full_domain_is_refused(
 
 
 async def test_user_is_restored_without_main_address_or_domain(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_addresses(ada, "lady")
     await delete_users(root, ada.user.id, deleteAfter=LATER)
-    admin_ctx = Context(world, Viewer(role=Role.ROOT))
+    admin_ctx = Context(environment, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="x", address="ada@example.org", password_disabled=True)
     )
@@ -281,7 +302,7 @@ async def test_user_is_restored_without_main_address_or_domain(
         admin_ctx, NewUser(username="eve", address="eve@gone.example", password_disabled=True)
     )
     await delete_users(root, eve.id, deleteAfter=LATER)
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         connection = await session.connection()
         await connection.execute(text("DELETE FROM domains WHERE name = 'gone.example'"))
     payload, errors = await restore_user(root, username="eve")
@@ -293,14 +314,14 @@ async def test_user_is_restored_without_main_address_or_domain(
 
 
 async def test_domain_admin_deletes_and_restores_only_own_users(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    admin_ctx = Context(world, Viewer(role=Role.ROOT))
+    admin_ctx = Context(environment, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="far", address="far@new.example", password_disabled=True)
     )
-    own_admin = await make_domain_admin_outside(world, root.http, "here", "example.org")
-    other_admin = await make_domain_admin_outside(world, root.http, "there", "new.example")
+    own_admin = await make_domain_admin_outside(environment, root.http, "here", "example.org")
+    other_admin = await make_domain_admin_outside(environment, root.http, "there", "new.example")
     _, (error,) = await delete_users(other_admin, ada.user.id)
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
     _, (error,) = await delete_users(other_admin, {"usernames": ["ada"]})
@@ -342,26 +363,29 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
 
 
 async def test_purge_does_not_wait_for_delete_after(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada, "Hello")
+    await deliver_to(ada, "Hello")
     delete_payload, _ = await delete_users(root, ada.user.id, deleteAfter=LATER)
     selection = {"ids": [global_ids.encode("User", client.user.id) for client in (ada, bob)]}
     purge_payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
     assert (purge_payload["purged"], purge_payload["errors"]) == (selection["ids"], [])
     assert purge_payload["task"] == {"id": delete_payload["task"]["id"]}
-    assert await tasks.run_next_task(world)
-    assert await tasks.run_next_task(world)
-    assert await rows(world, "SELECT count(*) FROM users") == [(0,)]
+    assert await tasks.run_next_task(environment)
+    assert await tasks.run_next_task(environment)
+    assert await rows(environment, "SELECT count(*) FROM users") == [(0,)]
     _, (error,) = await restore_user(root, username="ada")
     assert error["code"] == "NOT_FOUND"
 
 
 async def test_started_purge_continues_and_cannot_be_restored(
-    root: Client, ada: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for n in range(5):
-        await receive(ada, f"Letter {n}")
+        await deliver_to(ada, f"Letter {n}")
     payload, _ = await delete_users(root, ada.user.id)
     monkeypatch.setattr("resolvers.users.purge.CHUNK_ROWS", 2)
     original_store, calls = tasks._require_lease_and_store_values, list[int]()  # noqa: SLF001 - where a worker may die
@@ -374,34 +398,34 @@ async def test_started_purge_continues_and_cannot_be_restored(
 
     monkeypatch.setattr(tasks, "_require_lease_and_store_values", fail_at_fifth_call)
     with pytest.raises(RuntimeError):
-        await tasks.run_next_task(world)
-    await examine(world)
-    assert 0 < (await rows(world, "SELECT count(*) FROM messages"))[0][0] < 5
+        await tasks.run_next_task(environment)
+    await examine(environment)
+    assert 0 < (await rows(environment, "SELECT count(*) FROM messages"))[0][0] < 5
     _, (error,) = await restore_user(root, username="ada")
     assert (error["code"], error["message"]) == ("CONFLICT", "its data is being removed already")
     _, (error,) = await delete_users(root, ada.user.id, deleteAfter=LATER)
     assert (error["code"], error["path"]) == ("CONFLICT", ["deleteAfter"])
     repeated, errors = await delete_users(root, ada.user.id)
     assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
-    await taken_for_dead(world)
-    assert await tasks.run_next_task(world)
+    await taken_for_dead(environment)
+    assert await tasks.run_next_task(environment)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
-    assert await rows(world, "SELECT count(*) FROM users") == [(0,)]
+    assert await rows(environment, "SELECT count(*) FROM users") == [(0,)]
 
 
 async def test_concurrent_delete_restore_and_delivery_are_consistent(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     message = await received_messages.parse_storable_message(raw_message("Racing"))
-    recipient = await address_resolution.load_recipient_below_limits(world, ada.address)
+    recipient = await address_resolution.load_recipient_below_limits(environment, ada.address)
     selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     outcomes = await asyncio.gather(
         *(delete_users(root, selection, deleteAfter=LATER) for _ in range(4)),
         *(
             received_messages.store_once_for_recipient(
-                world, message, recipient, f"s{n}@example.com"
+                environment, message, recipient, f"s{n}@example.com"
             )
             for n in range(4)
         ),
@@ -413,30 +437,33 @@ async def test_concurrent_delete_restore_and_delivery_are_consistent(
         isinstance(delivery_result, NotFound | message_insert.InsertedMessage)
         for delivery_result in delivered
     )
-    await examine(world)
-    outcomes = await asyncio.gather(restore_user(root, username="ada"), tasks.run_next_task(world),
-                                    restore_user(root, username="ada"))  # fmt: skip
+    await examine(environment)
+    outcomes = await asyncio.gather(
+        restore_user(root, username="ada"),
+        tasks.run_next_task(environment),
+        restore_user(root, username="ada"),
+    )
     assert sorted(len(errors) for _, errors in (outcomes[0], outcomes[2])) == [0, 1]
     assert outcomes[1] is False
     await delete_users(root, ada.user.id)
     restore_result, has_purged = await asyncio.gather(
-        restore_user(root, username="ada"), tasks.run_next_task(world)
+        restore_user(root, username="ada"), tasks.run_next_task(environment)
     )
-    user_rows = await rows(world, "SELECT count(*) FROM users")
+    user_rows = await rows(environment, "SELECT count(*) FROM users")
     assert (user_rows == [(1,)]) is (restore_result[1] == [])
     assert has_purged or restore_result[1] == []
 
 
 async def test_delete_of_many_users_runs_constant_statements(
-    world: Environment, statements: list[str]
+    environment: Environment, statements: list[str]
 ) -> None:
-    all_ids = [(await make_user(world, f"n{n}")).id for n in range(21)]
-    ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    all_ids = [(await make_user(environment, f"n{n}")).id for n in range(21)]
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
 
     async def count_statements(user_ids: list[int]) -> int:
         del statements[:]
         await user_delete.delete_users(
-            ctx, UserSelector(ids=tuple(user_ids)), world.now() + timedelta(days=3)
+            ctx, UserSelector(ids=tuple(user_ids)), environment.now() + timedelta(days=3)
         )
         return len(statements)
 

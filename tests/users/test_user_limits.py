@@ -18,8 +18,8 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest, ResyncReason
-from tests.conftest import Client, Clock, context, make_client, receive
-from tests.support.accounts.user_operations import costs_of_users
+from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
+from tests.support.accounts.user_operations import count_statements_by_user_count
 from tests.support.stores.counter_check import rows
 
 LIMITS_QUERY = """
@@ -32,15 +32,15 @@ MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { id } errors { code ... on RateLimitedError { retryAfter } } } }
 """
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def update_rows(world: Environment, table: type[Any], **values: Any) -> None:
-    async with world.write_session() as session:
+async def update_rows(environment: Environment, table: type[Any], **values: Any) -> None:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(update(table).values(**values))
 
 
-async def send_message(client: Client, *recipients: str, **extra: Any) -> list[Any]:
+async def send_message(client: GraphQLClient, *recipients: str, **extra: Any) -> list[Any]:
     message = {
         "to": [{"address": recipient} for recipient in recipients],
         "subject": "Hi",
@@ -51,14 +51,16 @@ async def send_message(client: Client, *recipients: str, **extra: Any) -> list[A
     return errors
 
 
-async def load_limits(client: Client) -> Any:
+async def load_limits(client: GraphQLClient) -> Any:
     return (await client(LIMITS_QUERY))["user"]["limits"]
 
 
-async def test_limits_have_allowed_and_used_values(ada: Client, world: Environment) -> None:
-    await receive(ada, "Hello")
+async def test_limits_have_allowed_and_used_values(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await deliver_to(ada, "Hello")
     user = (await ada(LIMITS_QUERY))["user"]
-    ((used,),) = await rows(world, "SELECT used FROM users")
+    ((used,),) = await rows(environment, "SELECT used FROM users")
     assert user["limits"] == {
         "quota": {"allowed": 1 << 30, "used": used},
         "recipients": {"allowed": 2000, "used": 0, "ttl": None},
@@ -66,8 +68,8 @@ async def test_limits_have_allowed_and_used_values(ada: Client, world: Environme
     }
     assert user["quotaPercent"] == used * 100 / (1 << 30)
     assert (user["messageCount"], user["localPart"], user["isRelayed"]) == (1, "ada", False)
-    await update_rows(world, User, quota=0, recipients=0, received_max=5)
-    await update_rows(world, Domain, backup_mx=True, quota_allocated=0)
+    await update_rows(environment, User, quota=0, recipients=0, received_max=5)
+    await update_rows(environment, Domain, backup_mx=True, quota_allocated=0)
     user = (await ada(LIMITS_QUERY))["user"]
     assert (user["quotaPercent"], user["isRelayed"]) == (None, True)
     assert user["limits"]["recipients"]["allowed"] == 0
@@ -75,9 +77,9 @@ async def test_limits_have_allowed_and_used_values(ada: Client, world: Environme
 
 
 async def test_recipients_are_counted_for_a_day(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await update_rows(world, User, recipients=3)
+    await update_rows(environment, User, recipients=3)
     assert await send_message(ada, "a@example.net", "b@example.net") == []
     assert await send_message(ada, "c@example.net", isDraft=True) == []  # a draft is not sent
     clock.tick(hours=1)
@@ -88,48 +90,50 @@ async def test_recipients_are_counted_for_a_day(
     )  # one recipient too many
     assert (await load_limits(ada))["recipients"]["used"] == 2
     assert await send_message(ada, "c@example.net") == []
-    count_before = await rows(world, "SELECT count(*) FROM messages")
+    count_before = await rows(environment, "SELECT count(*) FROM messages")
     assert await send_message(ada, "e@example.net") == expected_errors
-    assert await rows(world, "SELECT count(*) FROM messages") == count_before
+    assert await rows(environment, "SELECT count(*) FROM messages") == count_before
     clock.tick(hours=23)
     assert (await load_limits(ada))["recipients"] == {"allowed": 3, "used": 0, "ttl": None}
     assert await send_message(ada, "e@example.net") == []
     assert (await load_limits(ada))["recipients"]["used"] == 1
     clock.tick(days=1)
-    assert (await housekeeping.run_round(world)).usages == 1
-    assert await rows(world, "SELECT count(*) FROM usages") == [(0,)]
+    assert (await housekeeping.run_round(environment)).usages == 1
+    assert await rows(environment, "SELECT count(*) FROM usages") == [(0,)]
 
 
-async def test_recipient_limit_zero_is_unlimited(ada: Client, world: Environment) -> None:
-    await update_rows(world, User, recipients=0)
+async def test_recipient_limit_zero_is_unlimited(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    await update_rows(environment, User, recipients=0)
     for n in range(3):
         assert await send_message(ada, f"{n}@example.net") == []
     assert (await load_limits(ada))["recipients"]["used"] == 3
 
 
 async def test_concurrent_submissions_respect_the_recipient_limit(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    await update_rows(world, User, recipients=3)
+    await update_rows(environment, User, recipients=3)
     answers = await asyncio.gather(*(send_message(ada, f"{n}@example.net") for n in range(8)))
     assert sum(errors == [] for errors in answers) == 3
-    assert await rows(world, "SELECT count(*) FROM submissions") == [(3,)]
-    assert await rows(world, "SELECT used FROM usages") == [(3,)]
+    assert await rows(environment, "SELECT count(*) FROM submissions") == [(3,)]
+    assert await rows(environment, "SELECT used FROM usages") == [(3,)]
 
 
 async def test_message_over_the_received_limit_is_deferred(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await update_rows(world, User, received_max=2)
-    await receive(ada, "One")
+    await update_rows(environment, User, received_max=2)
+    await deliver_to(ada, "One")
     clock.tick(minutes=10)
-    await receive(ada, "Two")
+    await deliver_to(ada, "Two")
     assert (await load_limits(ada))["received"] == {"allowed": 2, "used": 2, "ttl": "PT3000S"}
     with pytest.raises(RateLimited) as error_info:
-        await address_resolution.load_recipient_below_limits(world, ada.address)
+        await address_resolution.load_recipient_below_limits(environment, ada.address)
     assert error_info.value.retry_after == timedelta(minutes=50)
     clock.tick(minutes=50)
-    await receive(ada, "Three")
+    await deliver_to(ada, "Three")
     assert (await load_limits(ada))["received"]["used"] == 1
     document = "mutation ($i: MessageUploadInput!) { messageUpload(input: $i) { message { id } } }"
     await ada(document, i={"mailbox": {"path": "INBOX"}, "raw": "Subject: x\r\n\r\ny\r\n"})
@@ -137,13 +141,13 @@ async def test_message_over_the_received_limit_is_deferred(
 
 
 async def test_temporary_addresses_are_those_with_an_expiry(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     now = clock()
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         for n, days in enumerate((-1, 1, 2)):
             address = Address(
-                id=world.new_id(),
+                id=environment.new_id(),
                 local=f"t{n}",
                 domain_id=ada.user.domain_id,
                 shown=f"t{n}@example.org",
@@ -153,7 +157,7 @@ async def test_temporary_addresses_are_those_with_an_expiry(
                 updated_at=now,
             )
             session.add(address)
-    await update_rows(world, Domain, address_count=4)
+    await update_rows(environment, Domain, address_count=4)
     user = (await ada(LIMITS_QUERY))["user"]
     assert user["temporaryAddressCount"] == 2
     assert user["temporaryAddresses"] == {
@@ -178,16 +182,16 @@ MAX_NEW_QUOTA_QUERY = "query ($by: UserRef) { user(by: $by) { maxNewQuota } }"
 )
 @pytest.mark.usefixtures("bob")
 async def test_max_new_quota_respects_the_domain_limits(
-    root: Client,
-    ada: Client,
-    world: Environment,
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    environment: Environment,
     domain_limits: dict[str, int],
     expected: int | None,
 ) -> None:
-    await update_rows(world, Domain, **{"quota": 0, **domain_limits})
+    await update_rows(environment, Domain, **{"quota": 0, **domain_limits})
     response = await root(MAX_NEW_QUOTA_QUERY, by={"username": "ada"})
     assert response["user"]["maxNewQuota"] == expected
-    refused_response = await ada.raw(MAX_NEW_QUOTA_QUERY)
+    refused_response = await ada.execute(MAX_NEW_QUOTA_QUERY)
     assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
@@ -199,14 +203,14 @@ query ($by: UserRef, $service: String, $fields: [String!], $only: Boolean! = fal
 """
 
 
-async def load_effective_settings(client: Client, **arguments: Any) -> dict[str, str]:
+async def load_effective_settings(client: GraphQLClient, **arguments: Any) -> dict[str, str]:
     response = await client(EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **arguments)
     return {setting["key"]: setting["value"] for setting in response["user"]["effectiveSettings"]}
 
 
 @pytest.mark.usefixtures("ada")
 async def test_effective_settings_have_values_for_services(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     effective = await load_effective_settings(root)
     assert effective["user"] == "ada"
@@ -221,7 +225,7 @@ async def test_effective_settings_have_values_for_services(
         "user": "ada",
         "service/enabled": "yes",
     }
-    await update_rows(world, User, disabled_scopes=["POP3"])
+    await update_rows(environment, User, disabled_scopes=["POP3"])
     assert (await load_effective_settings(root, service="pop3"))["service/enabled"] == "no"
     assert "limit/received" not in await load_effective_settings(root, service="smtp")
     template = "/mail/%{domain}/%{local}/%{user}/100%%"
@@ -238,26 +242,28 @@ async def test_effective_settings_have_values_for_services(
 )  # fmt: skip
 @pytest.mark.usefixtures("ada")
 async def test_unknown_service_and_invalid_template_are_refused(
-    root: Client, invalid_arguments: dict[str, str]
+    root: GraphQLClient, invalid_arguments: dict[str, str]
 ) -> None:
-    response = await root.raw(EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments)
+    response = await root.execute(
+        EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments
+    )
     assert response["errors"][0]["extensions"]["code"] != "INTERNAL_SERVER_ERROR"
 
 
-async def test_effective_settings_need_an_admin(ada: Client) -> None:
-    response = await ada.raw(EFFECTIVE_SETTINGS_QUERY)
+async def test_effective_settings_need_an_admin(ada: GraphQLClient) -> None:
+    response = await ada.execute(EFFECTIVE_SETTINGS_QUERY)
     codes = [error["extensions"]["code"] for error in response["errors"]]
     assert codes == ["FORBIDDEN"] * len(codes)
 
 
 async def test_limits_of_many_users_load_in_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { limits { quota { allowed } recipients { used }
         received { used } } quotaPercent maxNewQuota localPart isRelayed storageFormat
         temporaryAddressCount temporaryAddresses { nodes { id } totalCount }
         effectiveSettings(expand: "%{user}") { key value } } } }"""
-    statement_counts = await costs_of_users(root, document, statements)
+    statement_counts = await count_statements_by_user_count(root, document, statements)
     assert len(set(statement_counts)) == 1
 
 
@@ -268,12 +274,14 @@ mutation ($input: ClientStateResetInput!) { clientStateReset(input: $input) {
 
 
 async def test_client_state_reset_ends_streams_and_cursors(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await receive(ada, "Hello")
-    ((last_position,),) = await rows(world, "SELECT last FROM streams WHERE id = :k", k=ada.user.id)
+    await deliver_to(ada, "Hello")
+    ((last_position,),) = await rows(
+        environment, "SELECT last FROM streams WHERE id = :k", k=ada.user.id
+    )
     change_stream = stream_reader.follow_changes(
-        context(ada), FollowRequest(min_interval=timedelta(0))
+        client_context(ada), FollowRequest(min_interval=timedelta(0))
     )
     pending_batch = asyncio.ensure_future(anext(change_stream))
     await asyncio.sleep(0.05)
@@ -287,19 +295,19 @@ async def test_client_state_reset_ends_streams_and_cursors(
         await change_stream.aclose()
         for position in (0, last_position - 1, last_position):
             stale_stream = stream_reader.follow_changes(
-                context(ada), FollowRequest({ada.user.id: position})
+                client_context(ada), FollowRequest({ada.user.id: position})
             )
             assert (await anext(stale_stream)).resync_reason is ResyncReason.CURSOR_EXPIRED
             await stale_stream.aclose()
     ((kicked, untouched),) = await rows(
-        world,
+        environment,
         "SELECT (SELECT count(*) FROM users WHERE id = :a AND kicked_at IS NOT NULL),"
         " (SELECT count(*) FROM users WHERE id = :b AND kicked_at IS NULL)",
         a=ada.user.id,
         b=bob.user.id,
     )
     assert (kicked, untouched) == (1, 1)
-    await receive(ada, "And on")
+    await deliver_to(ada, "And on")
     both_payload = (await root(CLIENT_STATE_RESET, input={"users": {"usernames": ["ada", "bob"]}}))[
         "clientStateReset"
     ]
@@ -308,9 +316,9 @@ async def test_client_state_reset_ends_streams_and_cursors(
         "clientStateReset"
     ]
     assert refused_payload["errors"][0]["code"] == "NOT_FOUND"
-    await update_rows(world, User, permissions=[])
-    eve = await make_client(world, root.http, "eve")
-    async with world.write_session() as session:
+    await update_rows(environment, User, permissions=[])
+    eve = await make_client(environment, root.http, "eve")
+    async with environment.write_session() as session:
         await session.exec(update(User).where(col(User.id) == eve.user.id).values(permissions=[]))
     refused_payload = (await eve(CLIENT_STATE_RESET, input={}))["clientStateReset"]
     assert refused_payload["errors"][0]["requires"] == "CLIENT_RESET"

@@ -16,7 +16,7 @@ from resolvers.context import Context, Viewer
 from resolvers.users import loaders as user_loaders
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_client, make_user
+from tests.conftest import GraphQLClient, make_client, make_user
 from tests.support.stores.counter_check import rows
 
 ALL_USERNAMES = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
@@ -30,19 +30,19 @@ query ($filter: UserFilter, $first: Int, $after: String, $last: Int, $before: St
   }
 }
 """
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def create_user_of_other_domain(world: Environment) -> int:
+async def create_user_of_other_domain(environment: Environment) -> int:
     """Create a user of another domain."""
-    admin = Context(world, Viewer(role=Role.ROOT))
+    admin = Context(environment, Viewer(role=Role.ROOT))
     new_user = NewUser(address="eve@new.example", password_disabled=True)
     return (await creation_create.create_user(admin, new_user)).id
 
 
 @pytest.fixture
-async def client_with_users(root: Client) -> Client:
-    admin = Context(root.world, Viewer(role=Role.ROOT))
+async def client_with_users(root: GraphQLClient) -> GraphQLClient:
+    admin = Context(root.environment, Viewer(role=Role.ROOT))
     user_fields: tuple[tuple[str, dict[str, Any]], ...] = (
         ("d.an", {"name": "Dän Brown", "suspended": True}),
         ("bert", {"disabled": True, "tags": ["x"]}),
@@ -54,11 +54,11 @@ async def client_with_users(root: Client) -> Client:
         await creation_create.create_user(
             admin, NewUser(name, address=f"{name}@example.org", password_disabled=True, **extra)
         )
-    await create_user_of_other_domain(root.world)
+    await create_user_of_other_domain(root.environment)
     return root
 
 
-async def load_user_page(client: Client, **page_arguments: Any) -> Any:
+async def load_user_page(client: GraphQLClient, **page_arguments: Any) -> Any:
     return (await client(USERS_QUERY, **page_arguments))["users"]
 
 
@@ -108,13 +108,13 @@ def usernames_of_page(page: Any) -> list[str]:
     ],
 )
 async def test_user_list_has_filters(
-    client_with_users: Client, condition: dict[str, Any] | None, expected: list[str]
+    client_with_users: GraphQLClient, condition: dict[str, Any] | None, expected: list[str]
 ) -> None:
     page = await load_user_page(client_with_users, filter=condition)
     assert (usernames_of_page(page), page["totalCount"]) == (expected, len(expected))
 
 
-async def test_pages_have_no_gaps_in_both_directions(client_with_users: Client) -> None:
+async def test_pages_have_no_gaps_in_both_directions(client_with_users: GraphQLClient) -> None:
     forward_pages, page_info = [], {"hasNextPage": True, "endCursor": None}
     while page_info["hasNextPage"]:
         page = await load_user_page(client_with_users, first=2, after=page_info["endCursor"])
@@ -128,7 +128,7 @@ async def test_pages_have_no_gaps_in_both_directions(client_with_users: Client) 
         page_info = page["pageInfo"]
     assert backward_pages == [ALL_USERNAMES[2:], ALL_USERNAMES[:2]]
     await make_user(
-        client_with_users.world, "anna"
+        client_with_users.environment, "anna"
     )  # a new user between two pages does not move the cursor
     first = await load_user_page(client_with_users, first=1)
     assert usernames_of_page(
@@ -145,9 +145,9 @@ async def test_pages_have_no_gaps_in_both_directions(client_with_users: Client) 
     ],
 )
 async def test_each_order_has_pages_without_gaps_in_both_directions(
-    client_with_users: Client, order: str, expected: list[str]
+    client_with_users: GraphQLClient, order: str, expected: list[str]
 ) -> None:
-    async with client_with_users.world.write_session() as session:
+    async with client_with_users.environment.write_session() as session:
         connection = await session.connection()
         for name, used, has_login in (
             ("carl", 9, None),
@@ -157,10 +157,10 @@ async def test_each_order_has_pages_without_gaps_in_both_directions(
         ):
             values = {
                 "used": used,
-                "last_login_at": client_with_users.world.now() if has_login else None,
+                "last_login_at": client_with_users.environment.now() if has_login else None,
             }
             if name == "zoe":
-                values["last_login_at"] = client_with_users.world.now() + timedelta(seconds=1)
+                values["last_login_at"] = client_with_users.environment.now() + timedelta(seconds=1)
             await connection.execute(update(User).where(col(User.username) == name).values(values))
     for size in (1, 2, 4, 6):
         forward_names, page_info = [], {"hasNextPage": True, "endCursor": None}
@@ -179,23 +179,25 @@ async def test_each_order_has_pages_without_gaps_in_both_directions(
             backward_names = usernames_of_page(page) + backward_names
             page_info = page["pageInfo"]
         assert (forward_names, backward_names) == (expected, expected)
-    other_response = await client_with_users.raw(
+    other_response = await client_with_users.execute(
         USERS_QUERY, first=1, after=page["pageInfo"]["startCursor"]
     )
     assert other_response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
-    async with client_with_users.world.write_session() as session:
+    async with client_with_users.environment.write_session() as session:
         await (await session.connection()).execute(update(User).values(used=0))
 
 
-async def test_forged_cursor_and_large_filter_are_refused(client_with_users: Client) -> None:
+async def test_forged_cursor_and_large_filter_are_refused(client_with_users: GraphQLClient) -> None:
     forged = str(Cursor("users-CREATED", "text", 7))
-    response = await client_with_users.raw(USERS_QUERY, first=1, after=forged, orderBy="CREATED")
+    response = await client_with_users.execute(
+        USERS_QUERY, first=1, after=forged, orderBy="CREATED"
+    )
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     for condition in (
         {"query": "x" * 1001}, {"masks": ["x" * 129]}, {"masks": ["x"] * 101},
         {"tags": ["x"] * 101}, {"requiredTags": ["x"] * 101},
     ):  # fmt: skip
-        response = await client_with_users.raw(USERS_QUERY, filter=condition or None)
+        response = await client_with_users.execute(USERS_QUERY, filter=condition or None)
         assert response["errors"], condition
 
 
@@ -212,22 +214,24 @@ async def test_forged_cursor_and_large_filter_are_refused(client_with_users: Cli
     ],
 )
 async def test_invalid_page_arguments_have_an_error_code(
-    root: Client, page_arguments: dict[str, Any], code: str
+    root: GraphQLClient, page_arguments: dict[str, Any], code: str
 ) -> None:
-    response = await root.raw(USERS_QUERY, **page_arguments)
+    response = await root.execute(USERS_QUERY, **page_arguments)
     assert response["errors"][0]["extensions"] == {"code": code}
 
 
-async def test_cursor_of_other_filter_is_refused(client_with_users: Client) -> None:
+async def test_cursor_of_other_filter_is_refused(client_with_users: GraphQLClient) -> None:
     cursor = (await load_user_page(client_with_users, first=1))["pageInfo"]["endCursor"]
-    response = await client_with_users.raw(
+    response = await client_with_users.execute(
         USERS_QUERY, first=1, after=cursor, filter={"suspended": False}
     )
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
 @pytest.mark.usefixtures("ada")
-async def test_user_list_runs_constant_statements(root: Client, statements: list[str]) -> None:
+async def test_user_list_runs_constant_statements(
+    root: GraphQLClient, statements: list[str]
+) -> None:
     document = """{ users { totalCount nodes { username cursor limits { quota { allowed } }
         domain { name } address { address domain { name } user { username } }
         mailboxes { path } addresses { totalCount nodes { address } } } } }"""
@@ -239,7 +243,7 @@ async def test_user_list_runs_constant_statements(root: Client, statements: list
 
     count_before = await count_statements()
     for n in range(20):
-        await make_user(root.world, f"user{n}")
+        await make_user(root.environment, f"user{n}")
     assert await count_statements() == count_before
 
 
@@ -254,7 +258,7 @@ USER_QUERY = """query ($by: UserRef) { user(by: $by) { username } }"""
     ],
 )  # fmt: skip
 async def test_user_is_found_by_any_name_only_by_owner_and_admins(
-    root: Client, ada: Client, bob: Client, user_ref: dict[str, str]
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, user_ref: dict[str, str]
 ) -> None:
     for client, is_visible in ((root, True), (bob, True), (ada, False)):
         assert await client(USER_QUERY, by=user_ref) == {
@@ -269,41 +273,43 @@ async def test_user_is_found_by_any_name_only_by_owner_and_admins(
 
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize("unknown_name", ["", "nobody", "*@example.org", "@", "é@example.org"])
-async def test_unknown_username_returns_null(root: Client, unknown_name: str) -> None:
+async def test_unknown_username_returns_null(root: GraphQLClient, unknown_name: str) -> None:
     assert await root(USER_QUERY, by={"username": unknown_name}) == {"user": None}
 
 
-async def test_user_without_argument_is_the_viewer(root: Client, ada: Client) -> None:
+async def test_user_without_argument_is_the_viewer(root: GraphQLClient, ada: GraphQLClient) -> None:
     assert await ada(USER_QUERY) == {"user": {"username": "ada"}}
-    response = await root.raw(USER_QUERY)
+    response = await root.execute(USER_QUERY)
     assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
-async def test_id_of_other_type_is_refused(ada: Client) -> None:
-    response = await ada.raw(USER_QUERY, by={"id": global_ids.encode("Mailbox", 7)})
+async def test_id_of_other_type_is_refused(ada: GraphQLClient) -> None:
+    response = await ada.execute(USER_QUERY, by={"id": global_ids.encode("Mailbox", 7)})
     assert response["errors"][0]["extensions"] == {"code": "BAD_ID"}
 
 
 NODES_QUERY = """query ($ids: [ID!]!) { nodes(ids: $ids) { __typename id } }"""
 
 
-async def test_nodes_of_other_users_are_hidden(ada: Client, bob: Client) -> None:
+async def test_nodes_of_other_users_are_hidden(ada: GraphQLClient, bob: GraphQLClient) -> None:
     query = """SELECT 'Mailbox', id FROM mailboxes WHERE user_id = :key
         UNION SELECT 'Address', id FROM addresses WHERE user_id = :key
         UNION SELECT 'User', id FROM users WHERE id = :key"""
-    node_ids = [global_ids.encode(*row) for row in await rows(ada.world, query, key=bob.user.id)]
+    node_ids = [
+        global_ids.encode(*row) for row in await rows(ada.environment, query, key=bob.user.id)
+    ]
     assert len(node_ids) == 7
     assert await ada(NODES_QUERY, ids=node_ids) == {"nodes": [None] * 7}
     assert None not in (await bob(NODES_QUERY, ids=node_ids))["nodes"]
 
 
 async def test_domain_is_visible_to_its_users_and_admins(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await create_user_of_other_domain(world)
+    await create_user_of_other_domain(environment)
     query = "SELECT id FROM domains WHERE name = :name"
     domain_ids = [
-        global_ids.encode("Domain", (await rows(world, query, name=name))[0][0])
+        global_ids.encode("Domain", (await rows(environment, query, name=name))[0][0])
         for name in ("example.org", "new.example")
     ]
     own_domain, other_domain = (await ada(NODES_QUERY, ids=domain_ids))["nodes"]
@@ -311,25 +317,29 @@ async def test_domain_is_visible_to_its_users_and_admins(
     assert [node["id"] for node in (await root(NODES_QUERY, ids=domain_ids))["nodes"]] == domain_ids
 
 
-async def test_user_list_needs_an_admin(ada: Client) -> None:
-    response = await ada.raw("{ users { nodes { username } } }")
+async def test_user_list_needs_an_admin(ada: GraphQLClient) -> None:
+    response = await ada.execute("{ users { nodes { username } } }")
     assert (response["data"], response["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
 
 
-async def test_internal_data_is_hidden_from_its_user(root: Client, world: Environment) -> None:
-    eve = await make_client(world, root.http, "eve", internal_data={"debt": 7})
+async def test_internal_data_is_hidden_from_its_user(
+    root: GraphQLClient, environment: Environment
+) -> None:
+    eve = await make_client(environment, root.http, "eve", internal_data={"debt": 7})
     document = "query ($by: UserRef) { user(by: $by) { username internalData } }"
-    refused_response = await eve.raw(document)
+    refused_response = await eve.execute(document)
     assert refused_response["data"] == {"user": {"username": "eve", "internalData": None}}
     assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
     response = await root(document, by={"username": "eve"})
     assert response["user"]["internalData"] == {"debt": 7}
 
 
-async def test_domain_admin_sees_users_of_own_domains(ada: Client, world: Environment) -> None:
+async def test_domain_admin_sees_users_of_own_domains(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     other_user_id, inside = (
-        await create_user_of_other_domain(world),
-        await make_user(world, "inside"),
+        await create_user_of_other_domain(environment),
+        await make_user(environment, "inside"),
     )
     assert ada.user.domain_id
     viewer = Viewer(
@@ -339,6 +349,6 @@ async def test_domain_admin_sees_users_of_own_domains(ada: Client, world: Enviro
         administered_domains=frozenset({ada.user.domain_id}),
     )
     user_rows = await user_loaders.load_users_by_id(
-        Context(world, viewer), [ada.user.id, other_user_id, inside.id]
+        Context(environment, viewer), [ada.user.id, other_user_id, inside.id]
     )
     assert [row and row.username for row in user_rows] == ["ada", None, "inside"]

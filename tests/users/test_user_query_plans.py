@@ -24,7 +24,7 @@ USER_COUNT = 6000
 class ManyUsers:
     """Many users, and the plans of queries for them."""
 
-    world: Environment
+    environment: Environment
     domains: dict[str, int]
     plans: Plans
 
@@ -37,17 +37,19 @@ class ManyUsers:
 
     def make_context(self, role: Role = Role.ADMIN, *domains: str) -> Context:
         administers = frozenset(self.domains[name] for name in domains)
-        return Context(self.world, Viewer(role=role, user_id=0, administered_domains=administers))
+        return Context(
+            self.environment, Viewer(role=role, user_id=0, administered_domains=administers)
+        )
 
 
 @pytest.fixture
-async def many_users(world: Environment) -> AsyncIterator[ManyUsers]:
-    await insert_users(world, USER_COUNT)
-    async with world.database.engine.connect() as connection:
+async def many_users(environment: Environment) -> AsyncIterator[ManyUsers]:
+    await insert_users(environment, USER_COUNT)
+    async with environment.database.engine.connect() as connection:
         domain_rows = await connection.execute(text("SELECT name, id FROM domains"))
         domains = {name: int(domain_id) for name, domain_id in domain_rows}
-    with explained(world) as plans:
-        yield ManyUsers(world, domains, plans)
+    with explained(environment) as plans:
+        yield ManyUsers(environment, domains, plans)
 
 
 def scans_all_users(plan: str) -> bool:
@@ -119,7 +121,7 @@ async def test_each_filter_uses_an_index(many_users: ManyUsers) -> None:
 
 async def check_index(many_users: ManyUsers, filter_name: str) -> None:
     conditions, index = FILTERS_WITH_INDEX[filter_name]
-    index = INDEX_BY_DIALECT[many_users.world.database.dialect].get(index, index)
+    index = INDEX_BY_DIALECT[many_users.environment.database.dialect].get(index, index)
     page = await user_listing.load_user_page(
         many_users.make_context(), conditions, PageRequest("x"), {"username"}
     )
@@ -156,7 +158,9 @@ async def test_domain_admin_list_reads_each_domain_by_index(many_users: ManyUser
     wide_viewer = replace(
         ctx.viewer, administered_domains=ctx.viewer.administered_domains | set(range(1, 100))
     )
-    wide_context = Context(many_users.world, wide_viewer)  # too many domains to be read separately
+    wide_context = Context(
+        many_users.environment, wide_viewer
+    )  # too many domains to be read separately
     assert user_ids == [
         row.id
         for row in (
@@ -173,7 +177,7 @@ async def test_user_count_uses_an_index(many_users: ManyUsers) -> None:
     plan = await many_users.explain_users(
         user_listing.count_users(many_users.make_context(), UserConditions())
     )
-    if many_users.world.database.dialect == "sqlite":
+    if many_users.environment.database.dialect == "sqlite":
         assert "USING COVERING INDEX" in plan, plan
     domain_count = await user_listing.count_users(
         many_users.make_context(), UserConditions(domain="d0.crowd.example")

@@ -6,23 +6,30 @@ from typing import Any
 import pytest
 
 from models.users.roles import AdminPermission, Role, UserPermission
-from tests.conftest import Client, make_client, make_user
-from tests.support.accounts.user_operations import change, chief, create, id_of, row_of, run
+from tests.conftest import GraphQLClient, make_client, make_user
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    load_user_row,
+    make_admin_of_domain,
+    try_create_user,
+    try_update_users,
+    user_global_id,
+)
 from tests.support.stores.counter_check import rows
 
 ROLE_FIELDS = "users { username role adminPermissions administers { name } }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def set_role(
-    client: Client, *targets: Client, **arguments: Any
+    client: GraphQLClient, *targets: GraphQLClient, **arguments: Any
 ) -> tuple[list[Any], list[Any]]:
-    users = {"ids": [id_of(target) for target in targets]}
-    payload = await run(client, "userRoleSet", ROLE_FIELDS, users=users, **arguments)
+    users = {"ids": [user_global_id(target) for target in targets]}
+    payload = await execute_mutation(client, "userRoleSet", ROLE_FIELDS, users=users, **arguments)
     return payload["users"], payload["errors"]
 
 
-async def load_domain_node_id(root: Client, name: str) -> str:
+async def load_domain_node_id(root: GraphQLClient, name: str) -> str:
     response = await root("{ users { nodes { domain { id name } } } }")
     return str(
         {node["domain"]["name"]: node["domain"]["id"] for node in response["users"]["nodes"]}[name]
@@ -30,9 +37,9 @@ async def load_domain_node_id(root: Client, name: str) -> str:
 
 
 async def test_role_set_sets_and_clears_domains_and_permissions(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    await create(root, address="x@elsewhere.example")
+    await try_create_user(root, address="x@elsewhere.example")
     other_domain_id = await load_domain_node_id(root, "elsewhere.example")
     (user,), errors = await set_role(
         root, ada, role="DOMAIN_ADMIN", adminPermissions=["LOGIN_AS", "FILTERS", "LOGIN_AS"],
@@ -52,22 +59,22 @@ async def test_role_set_sets_and_clears_domains_and_permissions(
     assert errors == []
     assert [first["role"], second["role"]] == ["USER", "USER"]
     assert (first["adminPermissions"], first["administers"]) == ([], [])
-    assert await rows(root.world, "SELECT * FROM domain_admins") == []
+    assert await rows(root.environment, "SELECT * FROM domain_admins") == []
     log_rows = await rows(
-        root.world, "SELECT before, after FROM admin_log WHERE mutation = 'userRoleSet'"
+        root.environment, "SELECT before, after FROM admin_log WHERE mutation = 'userRoleSet'"
     )
     assert len(log_rows) == 3  # the role of bob did not change
     assert "administers" in str(log_rows[1])
 
 
-async def test_new_role_applies_at_once(root: Client, ada: Client) -> None:
-    admin = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
-    assert "errors" not in await admin.raw("{ users { totalCount } }")
+async def test_new_role_applies_at_once(root: GraphQLClient, ada: GraphQLClient) -> None:
+    admin = await make_client(root.environment, root.http, "boss", role=Role.ADMIN)
+    assert "errors" not in await admin.execute("{ users { totalCount } }")
     await set_role(root, admin, role="USER")
-    response = await admin.raw("{ users { totalCount } }")
+    response = await admin.execute("{ users { totalCount } }")
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert (await admin("{ viewer { role } }"))["viewer"]["role"] == "USER"
-    _, (error,) = await change(admin, ada, name="X")
+    _, (error,) = await try_update_users(admin, ada, name="X")
     assert error["code"] == "NOT_FOUND"
 
 
@@ -84,19 +91,19 @@ async def test_new_role_applies_at_once(root: Client, ada: Client) -> None:
     ],
 )  # fmt: skip
 async def test_invalid_role_change_is_refused(
-    root: Client, ada: Client, arguments: dict[str, Any], code: str, path: list[str]
+    root: GraphQLClient, ada: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    admin = await make_client(root.world, root.http, "admin2", role=Role.ADMIN)
-    row_before = await row_of(root.world, ada)
+    admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)
+    row_before = await load_user_row(root.environment, ada)
     users, (error,) = await set_role(admin, ada, **arguments)
     assert (users, error["code"], error["path"]) == ([], code, path)
-    assert await row_of(root.world, ada) == row_before
+    assert await load_user_row(root.environment, ada) == row_before
 
 
-async def test_role_above_the_own_role_is_refused(root: Client, ada: Client) -> None:
-    domain_admin = await chief(root, *AdminPermission)
-    admin = await make_client(root.world, root.http, "admin2", role=Role.ADMIN)
-    root_user = await make_client(root.world, root.http, "top", role=Role.ROOT)
+async def test_role_above_the_own_role_is_refused(root: GraphQLClient, ada: GraphQLClient) -> None:
+    domain_admin = await make_admin_of_domain(root, *AdminPermission)
+    admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)
+    root_user = await make_client(root.environment, root.http, "top", role=Role.ROOT)
     for client, role in (
         (ada, "DOMAIN_ADMIN"),
         (domain_admin, "ADMIN"),
@@ -113,38 +120,44 @@ async def test_role_above_the_own_role_is_refused(root: Client, ada: Client) -> 
     assert (await set_role(admin, root_user, role="USER"))[1] == []
 
 
-async def test_user_permissions_are_replaced(root: Client, ada: Client, bob: Client) -> None:
-    domain_admin = await chief(root)
-    both_users = {"ids": [id_of(ada), id_of(bob)]}
+async def test_user_permissions_are_replaced(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    domain_admin = await make_admin_of_domain(root)
+    both_users = {"ids": [user_global_id(ada), user_global_id(bob)]}
     fields = "users { permissions }"
 
-    async def set_permissions(client: Client, permissions: Sequence[str], **users: Any) -> Any:
-        return await run(client, "userPermissionsSet", fields, users=users, permissions=permissions)
+    async def set_permissions(
+        client: GraphQLClient, permissions: Sequence[str], **users: Any
+    ) -> Any:
+        return await execute_mutation(
+            client, "userPermissionsSet", fields, users=users, permissions=permissions
+        )
 
     payload = await set_permissions(
         domain_admin, ["SPAM_SCORE", "APP_PASSWDS", "SPAM_SCORE"], **both_users
     )
     assert payload == {"users": [{"permissions": ["APP_PASSWDS", "SPAM_SCORE"]}] * 2, "errors": []}
     all_permissions = sorted(UserPermission)
-    assert (await set_permissions(domain_admin, all_permissions, ids=[id_of(ada)]))["users"] == [
-        {"permissions": all_permissions}
-    ]
-    await create(root, address="x@elsewhere.example")
+    assert (await set_permissions(domain_admin, all_permissions, ids=[user_global_id(ada)]))[
+        "users"
+    ] == [{"permissions": all_permissions}]
+    await try_create_user(root, address="x@elsewhere.example")
     assert (await set_permissions(root, [], domains=["elsewhere.example"]))["users"] == [
         {"permissions": []}
     ]
     payload = await set_permissions(domain_admin, all_permissions, domains=["elsewhere.example"])
     assert payload == {"users": [], "errors": []}
-    assert (await set_permissions(ada, all_permissions, ids=[id_of(ada)]))["errors"][0][
+    assert (await set_permissions(ada, all_permissions, ids=[user_global_id(ada)]))["errors"][0][
         "requires"
     ] == "DOMAIN_ADMIN"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_administered_domains_are_visible_within_own_domains(root: Client) -> None:
-    await create(root, address="x@elsewhere.example")
-    domain_admin = await chief(root)
-    other_admin = await chief(root, domain="elsewhere.example", name="other")
+async def test_administered_domains_are_visible_within_own_domains(root: GraphQLClient) -> None:
+    await try_create_user(root, address="x@elsewhere.example")
+    domain_admin = await make_admin_of_domain(root)
+    other_admin = await make_admin_of_domain(root, domain="elsewhere.example", name="other")
     document = "query ($by: UserRef) { user(by: $by) { administers { name } } }"
     response = await domain_admin(document, by={"username": "other"})  # who lives in example.org
     assert response["user"]["administers"] == []
@@ -158,15 +171,15 @@ USERS_QUERY = """{ users(first: 50) { nodes { username permissions spam { level 
 
 
 async def test_roles_of_many_users_load_in_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
         await root(USERS_QUERY)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await make_user(root.world, "first")
+    await make_user(root.environment, "first")
     count_before = await count_statements()
     for number in range(10):
-        await chief(root, AdminPermission.FILTERS, name=f"c{number}")
+        await make_admin_of_domain(root, AdminPermission.FILTERS, name=f"c{number}")
     assert [await count_statements(), await count_statements()] == [count_before, count_before]

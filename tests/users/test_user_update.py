@@ -10,30 +10,30 @@ from graph.types import global_ids
 from models.events.journal import PLATFORM, ChangeKind
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import Usage, UsageKind
-from tests.conftest import Client, make_client, make_key, make_user
+from tests.conftest import GraphQLClient, make_api_key, make_client, make_user
 from tests.support.accounts.legacy_password_hashes import LEGACY_HASHES
-from tests.support.accounts.openpgp_keys import SIGNS_ONLY, key_of
+from tests.support.accounts.openpgp_keys import SIGN_ONLY_KEY, make_public_key
 from tests.support.accounts.user_operations import (
-    NEW,
-    UPDATE,
-    change,
-    chief,
-    create,
-    events,
-    id_of,
-    row_of,
-    run,
+    NEW_PASSWORD,
+    UPDATE_USERS_MUTATION,
+    execute_mutation,
+    load_journal_changes,
+    load_user_row,
+    make_admin_of_domain,
+    try_create_user,
+    try_update_users,
+    user_global_id,
 )
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.stores.counter_check import examine, reached, rows
 
 GIB = 1 << 30
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def test_update_sets_named_fields_and_clears_null_fields(ada: Client) -> None:
-    public_key = key_of("Ada <ada@example.org>")
-    (user,), errors = await change(
+async def test_update_sets_named_fields_and_clears_null_fields(ada: GraphQLClient) -> None:
+    public_key = make_public_key("Ada <ada@example.org>")
+    (user,), errors = await try_update_users(
         ada,
         name="Ada L.",
         language="de",
@@ -46,9 +46,9 @@ async def test_update_sets_named_fields_and_clears_null_fields(ada: Client) -> N
     assert (user["name"], user["language"], user["retention"]) == ("Ada L.", "de", "P1D")
     assert (user["metaData"], user["spam"]["level"]) == ({"a": 1}, 7)
     assert user["keyInfo"]["address"] == "ada@example.org"
-    (user,), errors = await change(ada, name="Ada")
+    (user,), errors = await try_update_users(ada, name="Ada")
     assert (user["language"], user["pubKey"] is None) == ("de", False)
-    (user,), errors = await change(
+    (user,), errors = await try_update_users(
         ada, name=None, language=None, retention=None, pubKey=None, metaData=None, spamLevel=None
     )
     assert errors == []
@@ -57,49 +57,58 @@ async def test_update_sets_named_fields_and_clears_null_fields(ada: Client) -> N
     assert user["spam"]["level"] == 50
 
 
-async def test_update_is_journaled_for_user_and_domain(ada: Client, root: Client) -> None:
-    world, domain = ada.world, ada.user.domain_id or 0
-    user_position, domain_position = await reached(world, ada.user.id), await reached(world, domain)
-    assert (await change(ada, name="New", language="de"))[1] == []
+async def test_update_is_journaled_for_user_and_domain(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    environment, domain = ada.environment, ada.user.domain_id or 0
+    user_position, domain_position = (
+        await reached(environment, ada.user.id),
+        await reached(environment, domain),
+    )
+    assert (await try_update_users(ada, name="New", language="de"))[1] == []
     expected = (ChangeKind.USER_CHANGED, [ada.user.id], [["language", "name"]])
-    assert await events(world, ada.user.id, user_position) == [expected]
-    assert await events(world, domain, domain_position) == [expected]
-    user_position = await reached(world, ada.user.id)
-    assert (await change(ada, name="New"))[1] == []  # an unchanged value is not journaled
-    assert await events(world, ada.user.id, user_position) == []
-    assert await rows(world, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'") == []
-    dan, _ = await create(root, username="dan", address=None, emptyAddress=True)
-    platform_position = await reached(world, PLATFORM)
+    assert await load_journal_changes(environment, ada.user.id, user_position) == [expected]
+    assert await load_journal_changes(environment, domain, domain_position) == [expected]
+    user_position = await reached(environment, ada.user.id)
+    assert (await try_update_users(ada, name="New"))[1] == []  # an unchanged value is not journaled
+    assert await load_journal_changes(environment, ada.user.id, user_position) == []
+    assert await rows(environment, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'") == []
+    dan, _ = await try_create_user(root, username="dan", address=None, emptyAddress=True)
+    platform_position = await reached(environment, PLATFORM)
     user_id = global_ids.decode("User", dan["id"])
-    assert (await change(root, user_id, name="D"))[1] == []
-    assert await events(world, PLATFORM, platform_position) == [
+    assert (await try_update_users(root, user_id, name="D"))[1] == []
+    assert await load_journal_changes(environment, PLATFORM, platform_position) == [
         (ChangeKind.USER_CHANGED, [user_id], [["name"]])
     ]
 
 
-async def test_update_of_many_users_is_all_or_nothing(root: Client, statements: list[str]) -> None:
-    new_users = [await make_user(root.world, f"n{number}") for number in range(30)]
+async def test_update_of_many_users_is_all_or_nothing(
+    root: GraphQLClient, statements: list[str]
+) -> None:
+    new_users = [await make_user(root.environment, f"n{number}") for number in range(30)]
     user_ids = [user.id for user in new_users]
     patch = {"tags": ["a", "B"], "quota": 5, "spamLevel": 3, "suspended": True, "recipients": 9}
 
     async def count_statements(ids: list[int]) -> int:
         del statements[:]
-        users, errors = await change(root, *ids, **patch)
+        users, errors = await try_update_users(root, *ids, **patch)
         assert (len(users), errors) == (len(ids), [])
         return len([statement for statement in statements if "api_keys" not in statement])
 
     assert await count_statements(user_ids[:1]) == await count_statements(user_ids[1:])
-    ((allocated,),) = await rows(root.world, "SELECT quota_allocated FROM domains")
+    ((allocated,),) = await rows(root.environment, "SELECT quota_allocated FROM domains")
     assert allocated == 150
-    ((tag_count,),) = await rows(root.world, "SELECT count(*) FROM user_tags")
+    ((tag_count,),) = await rows(root.environment, "SELECT count(*) FROM user_tags")
     assert tag_count == 60
-    await set_domain_columns(root.world, quota=200)
-    rows_before = await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id")
-    users, (error,) = await change(root, *user_ids, quota=7, name="X")
+    await set_domain_columns(root.environment, quota=200)
+    rows_before = await rows(root.environment, "SELECT id, quota, name FROM users ORDER BY id")
+    users, (error,) = await try_update_users(root, *user_ids, quota=7, name="X")
     assert (users, error["code"], error["path"]) == ([], "LIMIT_REACHED", ["set", "quota"])
-    users, (error,) = await change(root, *user_ids, 77, name="X")
+    users, (error,) = await try_update_users(root, *user_ids, 77, name="X")
     assert (users, error["code"]) == ([], "NOT_FOUND")
-    assert await rows(root.world, "SELECT id, quota, name FROM users ORDER BY id") == rows_before
+    assert (
+        await rows(root.environment, "SELECT id, quota, name FROM users ORDER BY id") == rows_before
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,8 +124,8 @@ async def test_update_of_many_users_is_all_or_nothing(root: Client, statements: 
         ({"password": "x" * 257}, "password", "max"),
         ({"password": "password1", "allowUnsafe": False}, "password", "breached"),
         ({"password": "$9$x", "hashedPassword": True}, "password", "hash"),
-        ({"password": NEW, "passwordDisabled": True}, "password", "exclusive"),
-        ({"pubKey": SIGNS_ONLY}, "pubKey", "key"),
+        ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "exclusive"),
+        ({"pubKey": SIGN_ONLY_KEY}, "pubKey", "key"),
         ({"metaData": [1]}, "metaData", "object"),
         ({"recipients": -1}, "recipients", "range"),
         ({"tags": [""]}, "tags", "length"),
@@ -125,40 +134,42 @@ async def test_update_of_many_users_is_all_or_nothing(root: Client, statements: 
     ],
 )
 async def test_invalid_update_names_field_and_rule(
-    root: Client, ada: Client, patch: dict[str, Any], path: str, rule: str
+    root: GraphQLClient, ada: GraphQLClient, patch: dict[str, Any], path: str, rule: str
 ) -> None:
-    row_before = await row_of(root.world, ada)
-    users, (error,) = await change(root, ada, **patch)
+    row_before = await load_user_row(root.environment, ada)
+    users, (error,) = await try_update_users(root, ada, **patch)
     expected_path = ["set", *filter(None, [path])]
     assert (users, error["path"], error["constraint"]) == ([], expected_path, rule)
-    assert await row_of(root.world, ada) == row_before
+    assert await load_user_row(root.environment, ada) == row_before
 
 
 async def test_username_change_updates_key_and_search_words(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    (user,), errors = await change(root, ada, username="Ada.Byron")
+    (user,), errors = await try_update_users(root, ada, username="Ada.Byron")
     assert (errors, user["username"]) == ([], "ada.byron")
-    row = await row_of(root.world, ada)
+    row = await load_user_row(root.environment, ada)
     assert (row.username_key, row.words) == ("adabyron", "ada.byron\nada@example.org\nadabyron")
     for taken_name in ("adabyron", "a.dabyron", "ADA.byron"):
-        users, (error,) = await change(root, bob, username=taken_name)
+        users, (error,) = await try_update_users(root, bob, username=taken_name)
         assert (users, error["code"], error["path"]) == ([], "CONFLICT", ["set", "username"])
     # another spelling of the own name
-    assert (await change(root, ada, username="adabyron"))[1] == []
+    assert (await try_update_users(root, ada, username="adabyron"))[1] == []
     response = await root('{ user(by: {username: "ada.byron"}) { username } }')
     assert response["user"] == {"username": "adabyron"}
-    users, (error,) = await change(root, ada, bob, username="both")
+    users, (error,) = await try_update_users(root, ada, bob, username="both")
     assert (error["constraint"], error["path"]) == ("exclusive", ["set", "username"])
-    (user,), _ = await change(root, ada, name="Ada Ö")
-    assert (await row_of(root.world, ada)).words == "adabyron\nada ö\nada@example.org"
+    (user,), _ = await try_update_users(root, ada, name="Ada Ö")
+    assert (await load_user_row(root.environment, ada)).words == "adabyron\nada ö\nada@example.org"
 
 
-async def test_one_of_concurrent_username_changes_succeeds(root: Client, ada: Client) -> None:
-    other_user, _ = await create(root, address="x@elsewhere.example")
+async def test_one_of_concurrent_username_changes_succeeds(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    other_user, _ = await try_create_user(root, address="x@elsewhere.example")
     user_ids = [ada.user.id, global_ids.decode("User", other_user["id"])]
     results = await asyncio.gather(
-        *(change(root, user_id, username="ra.ce") for user_id in user_ids)
+        *(try_update_users(root, user_id, username="ra.ce") for user_id in user_ids)
     )
     assert sorted(len(errors) for _, errors in results) == [0, 1]
     ((error,),) = [errors for _, errors in results if errors]
@@ -166,11 +177,11 @@ async def test_one_of_concurrent_username_changes_succeeds(root: Client, ada: Cl
 
 
 async def test_quota_changes_respect_the_domain_limits(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    async def set_quota(quota: Any, *targets: Client) -> Any:
-        users, errors = await change(root, *targets, quota=quota)
-        await examine(root.world)
+    async def set_quota(quota: Any, *targets: GraphQLClient) -> Any:
+        users, errors = await try_update_users(root, *targets, quota=quota)
+        await examine(root.environment)
         return (
             (errors[0]["limit"], errors[0]["used"])
             if errors
@@ -179,7 +190,7 @@ async def test_quota_changes_respect_the_domain_limits(
 
     assert await set_quota("3 GiB", ada) == 3 * GIB
     assert await set_quota(None, ada) == GIB
-    await set_domain_columns(root.world, quota=4 * GIB, max_user_quota=3 * GIB)
+    await set_domain_columns(root.environment, quota=4 * GIB, max_user_quota=3 * GIB)
     assert await set_quota(3 * GIB, ada) == 3 * GIB  # at the limit
     assert await set_quota(GIB + 1, bob) == (4 * GIB, 4 * GIB)
     assert await set_quota(3 * GIB + 1, ada) == (3 * GIB, 3 * GIB + 1)
@@ -187,31 +198,33 @@ async def test_quota_changes_respect_the_domain_limits(
     assert await set_quota(2 * GIB, ada, bob) == 2 * GIB
     assert await set_quota(2 * GIB + 1, ada, bob) == (4 * GIB, 4 * GIB)
     # less than the allocated quota
-    await set_domain_columns(root.world, quota=GIB, max_user_quota=0)
+    await set_domain_columns(root.environment, quota=GIB, max_user_quota=0)
     assert await set_quota(GIB, ada) == GIB  # less than before
     assert await set_quota(GIB + 1, ada) == (GIB, 3 * GIB)
-    await set_domain_columns(root.world, quota=0)
+    await set_domain_columns(root.environment, quota=0)
     assert await set_quota(0, ada) == 0
     changes = [asyncio.create_task(set_quota(n * 1000, ada if n % 2 else bob)) for n in range(1, 9)]
     await asyncio.gather(*changes)
 
 
-async def test_changed_limit_resets_its_counter(root: Client, ada: Client, bob: Client) -> None:
-    window_end = root.world.now() + timedelta(hours=1)
-    async with root.world.write_session() as session:
+async def test_changed_limit_resets_its_counter(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    window_end = root.environment.now() + timedelta(hours=1)
+    async with root.environment.write_session() as session:
         for client in (ada, bob):
             kind = UsageKind.RECIPIENTS  # the other counters are in the row of the user
             session.add(Usage(user_id=client.user.id, kind=kind, used=3, until=window_end))
 
     async def load_counters() -> set[tuple[int, str]]:
-        return set(await rows(root.world, "SELECT user_id, kind FROM usages"))
+        return set(await rows(root.environment, "SELECT user_id, kind FROM usages"))
 
     counters_before = await load_counters()
-    assert (await change(root, ada, recipients=5))[1] == []
+    assert (await try_update_users(root, ada, recipients=5))[1] == []
     assert counters_before - await load_counters() == {(ada.user.id, "RECIPIENTS")}
-    assert (await change(root, ada, bob, receivedMax=5, recipients=5))[1] == []
+    assert (await try_update_users(root, ada, bob, receivedMax=5, recipients=5))[1] == []
     assert await load_counters() == {(bob.user.id, "RECIPIENTS")} - {(bob.user.id, "RECIPIENTS")}
-    assert (await row_of(root.world, bob)).received_max == 5
+    assert (await load_user_row(root.environment, bob)).received_max == 5
 
 
 OWN_FIELDS: dict[str, Any] = {
@@ -247,23 +260,25 @@ ADMIN_FIELDS: dict[str, Any] = {
 }
 
 
-async def test_user_changes_only_permitted_own_fields(ada: Client) -> None:
+async def test_user_changes_only_permitted_own_fields(ada: GraphQLClient) -> None:
     for name, value in OWN_FIELDS.items():
-        assert (await change(ada, **{name: value}))[1] == [], name
-    row_before = await row_of(ada.world, ada)
+        assert (await try_update_users(ada, **{name: value}))[1] == [], name
+    row_before = await load_user_row(ada.environment, ada)
     for name, value in ADMIN_FIELDS.items():
-        users, (error,) = await change(ada, name="X", **{name: value})
+        users, (error,) = await try_update_users(ada, name="X", **{name: value})
         assert (users, error["code"], error["requires"]) == ([], "FORBIDDEN", "DOMAIN_ADMIN"), name
         assert error["path"] == ["set", name]
-    _, (error,) = await change(ada, password=LEGACY_HASHES[0][1], hashedPassword=True)
+    _, (error,) = await try_update_users(ada, password=LEGACY_HASHES[0][1], hashedPassword=True)
     assert error["requires"] == "DOMAIN_ADMIN"
-    assert await row_of(ada.world, ada) == row_before
-    assert (await run(ada, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=[]))[
-        "errors"
-    ][0]["requires"]
+    assert await load_user_row(ada.environment, ada) == row_before
+    assert (
+        await execute_mutation(
+            ada, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=[]
+        )
+    )["errors"][0]["requires"]
 
 
-async def test_all_patch_fields_are_covered_by_these_tests(root: Client) -> None:
+async def test_all_patch_fields_are_covered_by_these_tests(root: GraphQLClient) -> None:
     response = await root('{ __type(name: "UserPatch") { inputFields { name } } }')
     field_names = {field["name"] for field in response["__type"]["inputFields"]}
     password_fields = {
@@ -276,38 +291,51 @@ async def test_all_patch_fields_are_covered_by_these_tests(root: Client) -> None
     assert field_names == {*OWN_FIELDS, *ADMIN_FIELDS, *password_fields}
 
 
-async def test_user_without_permission_cannot_change_field(root: Client, ada: Client) -> None:
-    payload = await run(root, "userPermissionsSet", users={"ids": [id_of(ada)]}, permissions=[])
+async def test_user_without_permission_cannot_change_field(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    payload = await execute_mutation(
+        root, "userPermissionsSet", users={"ids": [user_global_id(ada)]}, permissions=[]
+    )
     assert payload["errors"] == []
-    _, (error,) = await change(ada, spamLevel=1)
+    _, (error,) = await try_update_users(ada, spamLevel=1)
     assert (error["requires"], error["path"]) == ("SPAM_SCORE", ["set", "spamLevel"])
 
 
-async def test_settings_scope_changes_only_own_settings(root: Client, ada: Client) -> None:
-    async def make_scoped_client(target: Client, scope: Scope) -> Client:
+async def test_settings_scope_changes_only_own_settings(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    async def make_scoped_client(target: GraphQLClient, scope: Scope) -> GraphQLClient:
         name = f"{target.user.username}{scope}"
-        secret = await make_key(
-            root.world, name, user_id=target.user.id, role=target.user.role, scopes=[scope]
+        secret = await make_api_key(
+            root.environment, name, user_id=target.user.id, role=target.user.role, scopes=[scope]
         )
-        return Client(root.http, root.world, target.user, secret)
+        return GraphQLClient(root.http, root.environment, target.user, secret)
 
-    admin = await make_client(root.world, root.http, "boss", role=Role.ADMIN)
+    admin = await make_client(root.environment, root.http, "boss", role=Role.ADMIN)
     settings_client = await make_scoped_client(admin, Scope.SETTINGS)
-    assert (await change(settings_client, name="B"))[1] == []
-    for target, patch in ((ada, {"name": "X"}), (admin, {"quota": 0}), (admin, {"password": NEW})):
-        _, (error,) = await change(settings_client, target, **patch)
+    assert (await try_update_users(settings_client, name="B"))[1] == []
+    for target, patch in (
+        (ada, {"name": "X"}),
+        (admin, {"quota": 0}),
+        (admin, {"password": NEW_PASSWORD}),
+    ):
+        _, (error,) = await try_update_users(settings_client, target, **patch)
         assert error["requires"] == "MASTER"
-    _, (error,) = await change(await make_scoped_client(admin, Scope.MAIL), name="B")
+    _, (error,) = await try_update_users(await make_scoped_client(admin, Scope.MAIL), name="B")
     assert error["requires"] == "SETTINGS"
 
 
 async def test_update_of_unmanaged_users_changes_nothing(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    far_user, _ = await create(root, address="x@elsewhere.example", tags=["t"])
+    far_user, _ = await try_create_user(root, address="x@elsewhere.example", tags=["t"])
     far_user_id = global_ids.decode("User", far_user["id"])
-    domain_admin = await chief(root, *AdminPermission)
-    rows_before = await row_of(root.world, far_user_id), await row_of(root.world, bob)
+    domain_admin = await make_admin_of_domain(root, *AdminPermission)
+    rows_before = (
+        await load_user_row(root.environment, far_user_id),
+        await load_user_row(root.environment, bob),
+    )
     error_texts = set()
     for client, target in (
         (ada, bob.user.id),
@@ -316,46 +344,57 @@ async def test_update_of_unmanaged_users_changes_nothing(
         (domain_admin, far_user_id),
         (domain_admin, 12345),
     ):
-        users, (error,) = await change(client, target, name="X")
+        users, (error,) = await try_update_users(client, target, name="X")
         error_texts.add((error["code"], error["message"], *error["path"]))
         assert users == []
     assert error_texts == {("NOT_FOUND", "no such object", "users", "ids")}
     for selection in ({"usernames": ["x@elsewhere.example"]}, {"usernames": ["nobody"]}):
-        response = await domain_admin(UPDATE, input={"users": selection, "set": {"name": "X"}})
+        response = await domain_admin(
+            UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
+        )
         assert response["userUpdate"]["errors"][0]["code"] == "NOT_FOUND"
     for selection in ({"domains": ["elsewhere.example"]}, {"masks": ["x*"]}, {"tags": ["t"]}):
-        response = await domain_admin(UPDATE, input={"users": selection, "set": {"name": "X"}})
+        response = await domain_admin(
+            UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
+        )
         assert response["userUpdate"] == {"users": [], "errors": []}
-    response = await domain_admin(UPDATE, input={"users": {"all": True}, "set": {"name": "X"}})
+    response = await domain_admin(
+        UPDATE_USERS_MUTATION, input={"users": {"all": True}, "set": {"name": "X"}}
+    )
     assert response["userUpdate"]["errors"][0]["requires"] == "ADMIN"
-    assert (await row_of(root.world, far_user_id), await row_of(root.world, bob)) == rows_before
+    assert (
+        await load_user_row(root.environment, far_user_id),
+        await load_user_row(root.environment, bob),
+    ) == rows_before
 
 
-async def test_domain_admin_updates_users_but_no_admins(root: Client, ada: Client) -> None:
-    domain_admin = await chief(root, *AdminPermission)
+async def test_domain_admin_updates_users_but_no_admins(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    domain_admin = await make_admin_of_domain(root, *AdminPermission)
     patch = {**ADMIN_FIELDS, "fromWhitelist": ["x@example.org"], "quota": 0, "disabled": False}
-    (user,), errors = await change(domain_admin, ada, **patch)
+    (user,), errors = await try_update_users(domain_admin, ada, **patch)
     assert (errors, user["username"], user["limits"]["quota"]["allowed"]) == ([], "other", 0)
-    assert (await change(domain_admin, ada, password=NEW))[1] == []
+    assert (await try_update_users(domain_admin, ada, password=NEW_PASSWORD))[1] == []
     for role in (Role.DOMAIN_ADMIN, Role.ADMIN, Role.ROOT):
-        higher_user = await make_client(root.world, root.http, f"o{role.lower()}", role=role)
-        for refused_patch in ({"name": "X"}, {"password": NEW}, {"disabled": True}):
-            users, (error,) = await change(domain_admin, higher_user, **refused_patch)
+        higher_user = await make_client(root.environment, root.http, f"o{role.lower()}", role=role)
+        for refused_patch in ({"name": "X"}, {"password": NEW_PASSWORD}, {"disabled": True}):
+            users, (error,) = await try_update_users(domain_admin, higher_user, **refused_patch)
             assert (users, error["code"], error["requires"]) == ([], "FORBIDDEN", role)
-    admin = await make_client(root.world, root.http, "admin2", role=Role.ADMIN)
-    _, (error,) = await change(admin, higher_user, password=NEW)  # of role ROOT
+    admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)
+    _, (error,) = await try_update_users(admin, higher_user, password=NEW_PASSWORD)  # of role ROOT
     assert error["requires"] == "ROOT"
-    _, (error,) = await change(domain_admin, ada, fromWhitelist=["*"])
+    _, (error,) = await try_update_users(domain_admin, ada, fromWhitelist=["*"])
     assert (error["requires"], error["path"]) == ("ADMIN", ["set", "fromWhitelist"])
 
 
 @pytest.mark.usefixtures("ada")
-async def test_domain_admin_of_other_domain_is_a_plain_user_at_home(root: Client) -> None:
-    await create(root, address="x@elsewhere.example")
-    domain_admin = await chief(root, *AdminPermission, domain="elsewhere.example")
-    assert (await change(domain_admin, name="Me"))[1] == []
+async def test_domain_admin_of_other_domain_is_a_plain_user_at_home(root: GraphQLClient) -> None:
+    await try_create_user(root, address="x@elsewhere.example")
+    domain_admin = await make_admin_of_domain(root, *AdminPermission, domain="elsewhere.example")
+    assert (await try_update_users(domain_admin, name="Me"))[1] == []
     for name, value in ADMIN_FIELDS.items():
-        _, (error,) = await change(domain_admin, **{name: value})
+        _, (error,) = await try_update_users(domain_admin, **{name: value})
         assert error["requires"] == "ADMIN", name
 
 
@@ -364,7 +403,9 @@ MESSAGE_SEND = """mutation ($input: MessageSendInput!) {
 
 
 @pytest.mark.usefixtures("bob")
-async def test_from_whitelist_allows_further_senders(root: Client, ada: Client) -> None:
+async def test_from_whitelist_allows_further_senders(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     async def can_send(address: str, **extra: Any) -> bool:
         message = {"from": {"address": address}, "to": [{"address": "c@x.example"}], "text": "Hi"}
         payload = (await ada(MESSAGE_SEND, input={**message, **extra}))["messageSend"]
@@ -382,27 +423,29 @@ async def test_from_whitelist_allows_further_senders(root: Client, ada: Client) 
     }
     for patterns, allowed_sender, refused_sender in cases.values():
         assert not await can_send(allowed_sender)
-        assert (await change(root, ada, fromWhitelist=patterns))[1] == []
+        assert (await try_update_users(root, ada, fromWhitelist=patterns))[1] == []
         assert await can_send(allowed_sender), patterns
         assert refused_sender is None or not await can_send(refused_sender), patterns
         envelope = {"from": {"address": allowed_sender}, "to": [{"address": "c@x.example"}]}
         assert await can_send("ada@example.org", envelope=envelope)
-        assert (await change(root, ada, fromWhitelist=None))[1] == []
+        assert (await try_update_users(root, ada, fromWhitelist=None))[1] == []
     assert not await can_send("bob@example.org")
 
 
 async def test_spam_policy_set_changes_levels_and_scores(
-    root: Client, ada: Client, bob: Client
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     fields = "users { spam { level junkScore rejectScore } }"
-    payload = await run(ada, "spamPolicySet", fields, level=10, junkScore=4.5)
+    payload = await execute_mutation(ada, "spamPolicySet", fields, level=10, junkScore=4.5)
     assert payload == {
         "users": [{"spam": {"level": 10, "junkScore": 4.5, "rejectScore": 15}}],
         "errors": [],
     }
-    payload = await run(ada, "spamPolicySet", fields, level=None, junkScore=None, rejectScore=8)
+    payload = await execute_mutation(
+        ada, "spamPolicySet", fields, level=None, junkScore=None, rejectScore=8
+    )
     assert payload["users"] == [{"spam": {"level": 50, "junkScore": 8, "rejectScore": 8}}]
-    both_users = {"ids": [id_of(ada), id_of(bob)]}
+    both_users = {"ids": [user_global_id(ada), user_global_id(bob)]}
     for policy, path in (
         ({"junkScore": 9}, "rejectScore"),  # the reject score of ada is 8
         ({"junkScore": 0}, "junkScore"),
@@ -411,16 +454,24 @@ async def test_spam_policy_set_changes_levels_and_scores(
         ({"level": 101}, "level"),
         ({}, "level"),
     ):
-        payload = await run(root, "spamPolicySet", fields, users=both_users, **policy)
+        payload = await execute_mutation(root, "spamPolicySet", fields, users=both_users, **policy)
         assert (payload["users"], payload["errors"][0]["path"]) == ([], [path])
-    payload = await run(root, "spamPolicySet", fields, users=both_users, junkScore=7)
+    payload = await execute_mutation(root, "spamPolicySet", fields, users=both_users, junkScore=7)
     assert [user["spam"]["junkScore"] for user in payload["users"]] == [7, 7]
     assert (
-        len(await rows(root.world, "SELECT id FROM admin_log WHERE mutation = 'spamPolicySet'"))
+        len(
+            await rows(
+                root.environment, "SELECT id FROM admin_log WHERE mutation = 'spamPolicySet'"
+            )
+        )
         == 2
     )
-    payload = await run(ada, "spamPolicySet", users={"ids": [id_of(bob)]}, level=1)
+    payload = await execute_mutation(
+        ada, "spamPolicySet", users={"ids": [user_global_id(bob)]}, level=1
+    )
     assert payload["errors"][0]["code"] == "NOT_FOUND"
-    domain_admin = await chief(root)
-    payload = await run(domain_admin, "spamPolicySet", users={"ids": [id_of(bob)]}, level=1)
+    domain_admin = await make_admin_of_domain(root)
+    payload = await execute_mutation(
+        domain_admin, "spamPolicySet", users={"ids": [user_global_id(bob)]}, level=1
+    )
     assert payload["errors"][0]["requires"] == "SPAM_POLICY"

@@ -22,7 +22,7 @@ from resolvers.users.creation.create import NewUser
 from resolvers.users.listing import UserConditions
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector, load_selected_users
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 USERNAMES_AND_ADDRESSES = {  # username and address
     "ada": ("a.da-x", "ada.lovelace@bücher.example"),
@@ -57,8 +57,8 @@ def spellings(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def user_ids(world: Environment) -> dict[str, int]:
-    ctx = Context(world, Viewer(role=Role.ROOT))
+async def user_ids(environment: Environment) -> dict[str, int]:
+    ctx = Context(environment, Viewer(role=Role.ROOT))
     return {
         user: (
             await creation_create.create_user(
@@ -70,13 +70,13 @@ async def user_ids(world: Environment) -> dict[str, int]:
 
 
 async def test_all_spellings_find_the_same_user(
-    world: Environment, root: Client, user_ids: dict[str, int]
+    environment: Environment, root: GraphQLClient, user_ids: dict[str, int]
 ) -> None:
     loop = asyncio.get_running_loop()
-    ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
 
     async def check_spelling(user: str, name: str) -> None:
-        assert await find_sign_in_user_id(world, name) == user_ids[user]
+        assert await find_sign_in_user_id(environment, name) == user_ids[user]
         user_row = await user_loaders.find_user_by_name(ctx.fresh_copy(), name)
         assert user_row is not None
         assert user_row.id == user_ids[user]
@@ -114,9 +114,9 @@ def test_username_key_is_idempotent(spelled: tuple[str, str]) -> None:
 
 
 async def test_masks_and_deleted_users_use_the_normal_form(
-    world: Environment, user_ids: dict[str, int]
+    environment: Environment, user_ids: dict[str, int]
 ) -> None:
-    ctx = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     for mask in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
         page = await user_listing.load_user_page(
             ctx, UserConditions(masks=(mask,)), PageRequest("x"), {"id"}

@@ -16,8 +16,13 @@ from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import bulk_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client
-from tests.support.accounts.user_operations import chief, create, run, signs_in
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    make_admin_of_domain,
+    try_create_user,
+    try_sign_in,
+)
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.counter_check import rows
@@ -26,7 +31,7 @@ from tests.support.stores.row_counts import user_table_row_counts
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
 SLOW_HASH = "$pbkdf2-sha256$i=2000000$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"
 PAYLOAD_FIELDS = "userCount users { id username hasPasswordSet domain { name userCount } }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 def user_with_hash(address: str, **extra: Any) -> dict[str, Any]:
@@ -41,14 +46,14 @@ def cpu_time() -> float:
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-async def create_all(client: Client, *users: dict[str, Any], **extra: Any) -> Any:
-    return await run(client, "usersCreate", PAYLOAD_FIELDS, users=list(users), **extra)
+async def create_all(client: GraphQLClient, *users: dict[str, Any], **extra: Any) -> Any:
+    return await execute_mutation(client, "usersCreate", PAYLOAD_FIELDS, users=list(users), **extra)
 
 
-async def test_users_are_created_in_input_order(root: Client) -> None:
+async def test_users_are_created_in_input_order(root: GraphQLClient) -> None:
     names = [f"n{number}@{'ab'[number % 2]}.example" for number in range(20)]
-    await create(root, address="x@a.example")
-    await create(root, address="x@b.example")
+    await try_create_user(root, address="x@a.example")
+    await try_create_user(root, address="x@b.example")
     without_address = {"username": "nobody", "emptyAddress": True, "passwordDisabled": True}
     payload = await create_all(root, *map(user_with_hash, names), without_address)
     assert (payload["errors"], payload["userCount"]) == ([], 21)
@@ -59,20 +64,20 @@ async def test_users_are_created_in_input_order(root: Client) -> None:
         "a.example": 11,
         "b.example": 11,
     }
-    assert await signs_in(root.world, names[7], "secret")
-    assert await signs_in(root.world, names[7], "wrong") is None
+    assert await try_sign_in(root.environment, names[7], "secret")
+    assert await try_sign_in(root.environment, names[7], "wrong") is None
     mailbox_count_query = "SELECT count(*) FROM mailboxes WHERE user_id = :key"
     user_id = global_ids.decode("User", payload["users"][-1]["id"])
-    assert await rows(root.world, mailbox_count_query, key=user_id) == [(5,)]
+    assert await rows(root.environment, mailbox_count_query, key=user_id) == [(5,)]
     log_query = "SELECT count(*) FROM admin_log WHERE mutation = 'usersCreate'"
-    assert await rows(root.world, log_query) == [(21,)]
+    assert await rows(root.environment, log_query) == [(21,)]
 
 
 @pytest.mark.usefixtures("ada")
 async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
-    root: Client,
+    root: GraphQLClient,
 ) -> None:
-    counts_before = await user_table_row_counts(root.world)
+    counts_before = await user_table_row_counts(root.environment)
     payload = await create_all(
         root,
         user_with_hash("one@example.org"),
@@ -92,14 +97,14 @@ async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
         ("VALIDATION", 3, ["users", "3", "tags", "1"]),
         ("NOT_FOUND", 4, ["users", "4", "administers", "0"]),
     ]
-    assert await user_table_row_counts(root.world) == counts_before
+    assert await user_table_row_counts(root.environment) == counts_before
 
 
 @pytest.mark.usefixtures("ada")
-async def test_users_over_the_domain_limit_are_refused(root: Client) -> None:
-    await set_domain_columns(root.world, max_users=3)
-    domain_admin = await chief(root)  # the second user
-    counts_before = await user_table_row_counts(root.world)
+async def test_users_over_the_domain_limit_are_refused(root: GraphQLClient) -> None:
+    await set_domain_columns(root.environment, max_users=3)
+    domain_admin = await make_admin_of_domain(root)  # the second user
+    counts_before = await user_table_row_counts(root.environment)
     payload = await create_all(
         domain_admin, *(user_with_hash(f"n{number}@example.org") for number in range(3))
     )
@@ -107,12 +112,12 @@ async def test_users_over_the_domain_limit_are_refused(root: Client) -> None:
         ("LIMIT_REACHED", 1, 3),
         ("LIMIT_REACHED", 2, 3),
     ]
-    assert await user_table_row_counts(root.world) == counts_before
+    assert await user_table_row_counts(root.environment) == counts_before
     assert (await create_all(domain_admin, user_with_hash("n0@example.org")))["errors"] == []
 
 
 @pytest.mark.usefixtures("ada")
-async def test_number_of_users_and_passwords_per_call_is_limited(root: Client) -> None:
+async def test_number_of_users_and_passwords_per_call_is_limited(root: GraphQLClient) -> None:
     too_many_users = [
         user_with_hash(f"n{number}@example.org") for number in range(bulk_create.MAX_USERS + 1)
     ]
@@ -128,19 +133,19 @@ async def test_number_of_users_and_passwords_per_call_is_limited(root: Client) -
     payload = await create_all(root, *too_many_passwords[:2], options={"validateOnly": True})
     assert (payload["errors"], payload["userCount"]) == ([], 2)
     assert (await create_all(root, *too_many_passwords[:2]))["errors"] == []
-    assert await signs_in(root.world, "p1@example.org", "correct horse")
+    assert await try_sign_in(root.environment, "p1@example.org", "correct horse")
 
 
 @pytest.mark.usefixtures("ada")
 async def test_refused_user_costs_no_password_hash(
-    root: Client,
+    root: GraphQLClient,
 ) -> None:
     """Five refusals take less CPU time than one creation, most of which is the hash."""
-    set_options(root.world, argon2_memory=1 << 14, argon2_time=60)
+    set_options(root.environment, argon2_memory=1 << 14, argon2_time=60)
     started_at = cpu_time()
-    assert (await create(root, address="room@example.org"))[1] == []
+    assert (await try_create_user(root, address="room@example.org"))[1] == []
     creation_time = cpu_time() - started_at
-    await set_domain_columns(root.world, max_users=1)
+    await set_domain_columns(root.environment, max_users=1)
     started_at = cpu_time()
     for invalid_input, code in (
         ({"address": "eve@example.org"}, "LIMIT_REACHED"),
@@ -150,18 +155,18 @@ async def test_refused_user_costs_no_password_hash(
           "role": "DOMAIN_ADMIN"}, "NOT_FOUND"),
         ({"address": "eve@example.org", "targets": ["x"]}, "VALIDATION"),
     ):  # fmt: skip
-        user, errors = await create(root, **invalid_input)
+        user, errors = await try_create_user(root, **invalid_input)
         assert (user, errors[0]["code"]) == (None, code)
     assert cpu_time() - started_at < creation_time
 
 
-async def test_imported_hash_is_not_computed(root: Client) -> None:
+async def test_imported_hash_is_not_computed(root: GraphQLClient) -> None:
     """A comparison with this hash takes about a second. Ten imports take less than three."""
     started_at = time.process_time()
     foreign_hashes.verify_foreign_hash("secret", SLOW_HASH)
     comparison_time = time.process_time() - started_at
-    ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
-    policy = password_policy.policy_of_domain(root.world, None)
+    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    policy = password_policy.policy_of_domain(root.environment, None)
     started_at = time.monotonic()
     for _ in range(10):
         new_password = NewPassword(SLOW_HASH, is_hash=True)
@@ -171,18 +176,18 @@ async def test_imported_hash_is_not_computed(root: Client) -> None:
     assert time.monotonic() - started_at < 3 * comparison_time
 
 
-async def test_one_of_concurrent_lists_with_a_common_name_is_stored(root: Client) -> None:
+async def test_one_of_concurrent_lists_with_a_common_name_is_stored(root: GraphQLClient) -> None:
     import asyncio
 
-    ctx = Context(root.world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     lists = [
         [NewUser(address=f"{name}@example.org", password_disabled=True) for name in names]
         for names in (("a", "b"), ("c", "b"))
     ]
-    await create(root, address="x@example.org")
+    await try_create_user(root, address="x@example.org")
     results = await asyncio.gather(
         *(bulk_create.create_users(ctx.fresh_copy(), new_users) for new_users in lists),
         return_exceptions=True,
     )
     assert sorted(isinstance(result, Conflict) for result in results) == [False, True]
-    assert await rows(root.world, "SELECT count(*) FROM users") == [(3,)]
+    assert await rows(root.environment, "SELECT count(*) FROM users") == [(3,)]

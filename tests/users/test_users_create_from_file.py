@@ -10,22 +10,27 @@ from graph.types import global_ids
 from models.users.roles import AdminPermission, Role
 from resolvers.admin import tasks
 from resolvers.users.creation import file_create
-from tests.conftest import Client, make_client
-from tests.support.accounts.import_runs import Crashed
-from tests.support.accounts.user_operations import chief, create, run, signs_in
+from tests.conftest import GraphQLClient, make_client
+from tests.support.accounts.import_runs import WorkerCrash
+from tests.support.accounts.user_operations import (
+    execute_mutation,
+    make_admin_of_domain,
+    try_create_user,
+    try_sign_in,
+)
 from tests.support.stores.counter_check import rows
 from tests.support.stores.other_processes import taken_for_dead
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
 TASK_FIELDS = "task { id kind state done total result error }"
 TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done total result error } }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def admin(root: Client) -> Client:
+async def admin(root: GraphQLClient) -> GraphQLClient:
     """An administrator with a user account."""
-    return await make_client(root.world, root.http, "boss", role=Role.ADMIN)
+    return await make_client(root.environment, root.http, "boss", role=Role.ADMIN)
 
 
 def json_lines(*records: Any) -> bytes:
@@ -45,26 +50,26 @@ def numbered_users(*numbers: int) -> bytes:
     )
 
 
-async def upload_file(client: Client, content: bytes) -> str:
+async def upload_file(client: GraphQLClient, content: bytes) -> str:
     response = await client.http.post("/rest/uploads", content=content, headers=client.headers)
     return str(response.json()["id"])
 
 
-async def start_creation(client: Client, content: bytes, **extra: Any) -> Any:
-    return await run(
+async def start_creation(client: GraphQLClient, content: bytes, **extra: Any) -> Any:
+    return await execute_mutation(
         client, "usersCreateFromFile", TASK_FIELDS, file=await upload_file(client, content), **extra
     )
 
 
-async def run_creation(client: Client, content: bytes, **extra: Any) -> Any:
+async def run_creation(client: GraphQLClient, content: bytes, **extra: Any) -> Any:
     payload = await start_creation(client, content, **extra)
     assert payload["errors"] == []
-    while await tasks.run_next_task(client.world):
+    while await tasks.run_next_task(client.environment):
         pass
     return (await client(TASK_QUERY, id=payload["task"]["id"]))["task"]
 
 
-async def test_csv_file_has_the_fields_of_the_schema(admin: Client) -> None:
+async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> None:
     content = (
         "\ufeffaddress,password,hashedPassword,name,tags,quota,role,administers,"
         "adminPermissions,retention,metaData,mailboxes.sent,smtpAllowedNetworks,spamLevel\r\n"
@@ -98,17 +103,17 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: Client) -> None:
         "spam": {"level": 7},
         "limits": {"quota": {"allowed": 3 << 30}},
     }
-    assert await signs_in(admin.world, "dan@example.org", "secret")
+    assert await try_sign_in(admin.environment, "dan@example.org", "secret")
     log_query = (
         "SELECT target_kind, count(*) FROM admin_log WHERE mutation = :name GROUP BY 1 ORDER BY 1"
     )
-    assert await rows(admin.world, log_query, name="usersCreateFromFile") == [
+    assert await rows(admin.environment, log_query, name="usersCreateFromFile") == [
         ("Task", 1),
         ("User", 2),
     ]
 
 
-async def test_refused_lines_are_reported_and_others_are_created(admin: Client) -> None:
+async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLClient) -> None:
     valid_line = numbered_users(1)
     content = valid_line + b"\n".join(
         [
@@ -142,9 +147,9 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: Client) 
         (9, "NOT_FOUND", ["administers"]),
     ]
     assert "no hash" not in str(result)
-    assert await signs_in(admin.world, "n5@example.org", "correct horse")
-    assert await rows(admin.world, "SELECT count(*) FROM uploads") == [(0,)]
-    assert await rows(admin.world, "SELECT count(*) FROM import_archives") == [(0,)]
+    assert await try_sign_in(admin.environment, "n5@example.org", "correct horse")
+    assert await rows(admin.environment, "SELECT count(*) FROM uploads") == [(0,)]
+    assert await rows(admin.environment, "SELECT count(*) FROM import_archives") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -156,51 +161,51 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: Client) 
     ],
 )
 async def test_file_with_unknown_columns_is_refused_at_once(
-    admin: Client, content: bytes, constraint: str
+    admin: GraphQLClient, content: bytes, constraint: str
 ) -> None:
     payload = await start_creation(admin, content, format="CSV")
     (error,) = payload["errors"]
     assert (payload["task"], error["code"], error["path"], error["constraint"]) == (
         None, "VALIDATION", ["file"], constraint,
     )  # fmt: skip
-    assert "NOT_FOUND" in str(await run(admin, "usersCreateFromFile", TASK_FIELDS,
+    assert "NOT_FOUND" in str(await execute_mutation(admin, "usersCreateFromFile", TASK_FIELDS,
                                         file=str(global_ids.encode("Upload", 7))))  # fmt: skip
 
 
-async def test_file_that_is_not_utf8_fails(admin: Client) -> None:
+async def test_file_that_is_not_utf8_fails(admin: GraphQLClient) -> None:
     task = await run_creation(admin, b"address,passwordDisabled\na@example.org,true\n\xff,true\n")
     assert (task["state"], task["error"]) == ("FAILED", "the file is not UTF-8")
 
 
 async def test_crashed_creation_continues_and_creates_each_user_once(
-    admin: Client, monkeypatch: pytest.MonkeyPatch
+    admin: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_create, "CHUNK_USERS", 3)  # so small that there are several chunks
-    world = admin.world
+    environment = admin.environment
     payload = await start_creation(admin, numbered_users(*range(10)))
 
     def fail(fault_point: str) -> None:
         if fault_point == "users stored" and next(countdown) == 0:
-            raise Crashed
+            raise WorkerCrash
 
     countdown = iter((2, 1, 0))
-    object.__setattr__(world, "reach_fault_point", fail)
-    with pytest.raises(Crashed):
-        await tasks.run_next_task(world)
-    assert await rows(world, "SELECT count(*) FROM users") == [(1 + 2 * 3,)]
-    object.__setattr__(world, "reach_fault_point", lambda _: None)
-    await taken_for_dead(world)
-    assert await tasks.run_next_task(world)
+    object.__setattr__(environment, "reach_fault_point", fail)
+    with pytest.raises(WorkerCrash):
+        await tasks.run_next_task(environment)
+    assert await rows(environment, "SELECT count(*) FROM users") == [(1 + 2 * 3,)]
+    object.__setattr__(environment, "reach_fault_point", lambda _: None)
+    await taken_for_dead(environment)
+    assert await tasks.run_next_task(environment)
     task = (await admin(TASK_QUERY, id=payload["task"]["id"]))["task"]
     assert (task["state"], task["done"], task["total"]) == ("SUCCEEDED", 10, 10)
     assert task["result"]["created"] == 10
-    assert await rows(world, "SELECT count(*) FROM users") == [(11,)]
+    assert await rows(environment, "SELECT count(*) FROM users") == [(11,)]
 
 
 @pytest.mark.usefixtures("admin")
-async def test_domain_admin_creates_users_of_own_domains_only(root: Client) -> None:
-    domain_admin = await chief(root, AdminPermission.LOGIN_AS)
-    await create(root, address="x@elsewhere.example")
+async def test_domain_admin_creates_users_of_own_domains_only(root: GraphQLClient) -> None:
+    domain_admin = await make_admin_of_domain(root, AdminPermission.LOGIN_AS)
+    await try_create_user(root, address="x@elsewhere.example")
     content = numbered_users(1) + json_lines(
         {"address": "y@elsewhere.example", "passwordDisabled": True},
         {"address": "z@example.org", "passwordDisabled": True, "role": "ADMIN"},
@@ -213,18 +218,20 @@ async def test_domain_admin_creates_users_of_own_domains_only(root: Client) -> N
     ]  # fmt: skip
 
 
-async def test_creation_fails_after_the_loss_of_the_role(root: Client, admin: Client) -> None:
+async def test_creation_fails_after_the_loss_of_the_role(
+    root: GraphQLClient, admin: GraphQLClient
+) -> None:
     payload = await start_creation(admin, numbered_users(1))
-    async with root.world.write_session() as session:
+    async with root.environment.write_session() as session:
         await (await session.connection()).execute(
             text("UPDATE users SET role = 'USER' WHERE id = :key"), {"key": admin.user.id}
         )
-    assert await tasks.run_next_task(root.world)
+    assert await tasks.run_next_task(root.environment)
     task = (await root(TASK_QUERY, id=payload["task"]["id"]))["task"]
     assert (task["state"], task["done"]) == ("FAILED", 0)
     assert "may no longer create accounts" in task["error"]
 
 
-async def test_creation_from_file_needs_an_admin(ada: Client) -> None:
+async def test_creation_from_file_needs_an_admin(ada: GraphQLClient) -> None:
     payload = await start_creation(ada, numbered_users(1))
     assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("autoreplySet", {"set": {"text": "Away"}}),
@@ -20,14 +20,16 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "input_fields"), CASES)
 @pytest.mark.usefixtures("ada", "bob")
 async def test_validate_only_counts_the_users(
-    over: Client, name: str, input_fields: dict[str, Any]
+    admin_client: GraphQLClient, name: str, input_fields: dict[str, Any]
 ) -> None:
     async def run_document(*usernames: str, only: bool) -> Any:
         options = {"validateOnly": only, "reason": "a trial"}
         document = f"mutation ($input: {name[0].upper()}{name[1:]}Input!) {{ done: {name}("
         document += "input: $input) { userCount errors { code message path } } }"
         users = {"users": {"usernames": list(usernames)}}
-        return (await over(document, input={**input_fields, **users, "options": options}))["done"]
+        return (await admin_client(document, input={**input_fields, **users, "options": options}))[
+            "done"
+        ]
 
     expected_for_both = {"userCount": 2, "errors": []}
     assert await run_document("ada", "bob", only=True) == expected_for_both

@@ -4,8 +4,9 @@ import typer
 
 from merganser.commands.domains import dkim_key_operations
 from merganser.commands.domains.dkim_key_declarations import DkimAlgorithmChoice
-from merganser.commands.domains.domain_output import print_table_or_json, print_txt_records
+from merganser.commands.domains.domain_output import cell_text, print_txt_records
 from merganser.commands.environment_run import run_in_environment
+from merganser.commands.terminal_output import print_table_or_json
 from models.domains.dkim_keys import DkimAlgorithm
 from resolvers.domains.dkim_key_mutations import NewDkimKey
 
@@ -18,7 +19,7 @@ def list_dkim_keys(name: str | None, check: bool, as_json: bool) -> None:
         )
     )
     columns = ("domain", "selector", "algorithm", "bits", "state", "dns")
-    print_table_or_json(keys, columns, as_json=as_json)
+    print_table_or_json(keys, columns, cell_text, as_json=as_json)
 
 
 def add_dkim_key(

@@ -3,9 +3,11 @@
 
 import typer
 
-from merganser.commands.domains import domain_operations, domain_output
+from merganser.commands.domains import domain_operations
+from merganser.commands.domains.domain_output import cell_text, print_txt_records
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.option_values import parse_bytes
+from merganser.commands.terminal_output import print_table_or_json
 from merganser.errors import EXIT_FAILURE
 
 
@@ -38,7 +40,7 @@ def add_domain(
     )
     typer.echo(f"{name} is made: {key}")
     if keys:
-        domain_output.print_txt_records(keys)
+        print_txt_records(keys)
 
 
 def list_domains(as_json: bool) -> None:
@@ -47,7 +49,7 @@ def list_domains(as_json: bool) -> None:
         lambda environment, _settings: domain_operations.list_domains(environment)
     )
     columns = ("name", "active", "users", "max_users", "addresses", "allocated", "quota", "used")
-    domain_output.print_table_or_json(domains, columns, as_json=as_json)
+    print_table_or_json(domains, columns, cell_text, as_json=as_json)
 
 
 def rename_domain(old: str, new: str, dry_run: bool) -> None:
@@ -82,6 +84,6 @@ def print_dns_records(name: str, check: bool, as_json: bool) -> None:
         )
     )
     columns = ("state", "type", "name", "value", "found", "problem")
-    domain_output.print_table_or_json(records, columns, as_json=as_json)
+    print_table_or_json(records, columns, cell_text, as_json=as_json)
     if any(record["state"] in ("MISSING", "DIFFERENT") for record in records):
         raise typer.Exit(EXIT_FAILURE)

@@ -4,19 +4,7 @@ from typing import Any
 
 import typer
 
-from merganser.commands.terminal_output import print_json, print_table
 from merganser.settings.units import format_size
-
-
-def print_table_or_json(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool
-) -> None:
-    """Print these columns of the rows as a table, or all columns as JSON."""
-    if as_json:
-        print_json(rows)
-        return
-    titles = [name.replace("_", " ") for name in columns]
-    print_table(titles, [[_cell_text(name, each[name]) for name in columns] for each in rows])
 
 
 def print_txt_records(keys: list[dict[str, Any]]) -> None:
@@ -32,7 +20,8 @@ def _zone_file_string(text: str) -> str:
     return " ".join(f'"{part}"' for part in parts)
 
 
-def _cell_text(column: str, value: object) -> str:
+def cell_text(column: str, value: object) -> str:
+    """Return the text of a value in a table of domains, DNS records or DKIM keys."""
     if isinstance(value, list):
         return " | ".join(map(str, value))
     if isinstance(value, bool):

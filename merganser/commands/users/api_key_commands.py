@@ -5,8 +5,9 @@ import typer
 
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.option_values import parse_end_time
+from merganser.commands.terminal_output import print_table_or_json
 from merganser.commands.users import user_operations
-from merganser.commands.users.user_output import print_table_or_json
+from merganser.commands.users.user_output import cell_text
 from models.users.roles import Role, Scope
 
 
@@ -40,7 +41,7 @@ def list_api_keys(as_json: bool) -> None:
         lambda environment, _settings: user_operations.list_api_keys(environment)
     )
     columns = ("id", "name", "user", "role", "scopes", "read_only", "expires_at")
-    print_table_or_json(keys, columns, as_json=as_json)
+    print_table_or_json(keys, columns, cell_text, as_json=as_json)
 
 
 def revoke_api_keys(ids: list[str]) -> None:

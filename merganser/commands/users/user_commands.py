@@ -7,8 +7,9 @@ import typer
 
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.option_values import parse_bytes, parse_end_time
+from merganser.commands.terminal_output import print_table_or_json
 from merganser.commands.users import user_operations
-from merganser.commands.users.user_output import print_table_or_json
+from merganser.commands.users.user_output import cell_text
 from merganser.errors import EXIT_USAGE, CommandError
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
@@ -72,7 +73,7 @@ def list_users(
         lambda environment, _settings: user_operations.list_users(environment, conditions)
     )
     columns = ("username", "address", "role", "messages", "used")
-    print_table_or_json(users, columns, as_json=as_json)
+    print_table_or_json(users, columns, cell_text, as_json=as_json)
 
 
 def delete_user(name: str, after: str | None, yes: bool) -> None:

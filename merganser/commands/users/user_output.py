@@ -1,22 +1,8 @@
-"""Print the results of commands about users and API keys."""
-
-from typing import Any
-
-from merganser.commands.terminal_output import print_json, print_table
+"""The text of users and API keys in tables."""
 
 
-def print_table_or_json(
-    rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool
-) -> None:
-    """Print these columns of the rows as a table, or all columns as JSON."""
-    if as_json:
-        print_json(rows)
-        return
-    titles = [name.replace("_", " ") for name in columns]
-    print_table(titles, [[_cell_text(each[name]) for name in columns] for each in rows])
-
-
-def _cell_text(value: object) -> str:
+def cell_text(_column: str, value: object) -> str:
+    """Return the text of a value in a table of users or API keys. An empty list means all."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "all"
     if isinstance(value, bool):

@@ -21,19 +21,19 @@ def sha1_digest(password: str) -> str:
     return hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
 
 
-def environment_with_options(world: Environment, **options: Any) -> Environment:
-    return replace(world, options=replace(world.options, **options))
+def environment_with_options(environment: Environment, **options: Any) -> Environment:
+    return replace(environment, options=replace(environment.options, **options))
 
 
-async def test_common_passwords_are_breached_without_a_list(world: Environment) -> None:
+async def test_common_passwords_are_breached_without_a_list(environment: Environment) -> None:
     for password in ("password123", "Passw0rd!", "12345678", "QWERTYUIOP"):
-        assert await breached_passwords.is_breached(world, password)
-    assert not await breached_passwords.is_breached(world, UNLISTED_PHRASE)
+        assert await breached_passwords.is_breached(environment, password)
+    assert not await breached_passwords.is_breached(environment, UNLISTED_PHRASE)
 
 
 @pytest.mark.parametrize("file_format", ["hashes", "counted", "lower", "words", "crlf"])
 async def test_breached_password_is_found_in_sorted_file(
-    world: Environment, tmp_path: Path, file_format: str
+    environment: Environment, tmp_path: Path, file_format: str
 ) -> None:
     passwords = [f"{UNLISTED_PHRASE} {number}" for number in range(257)]
     lines = (
@@ -50,7 +50,7 @@ async def test_breached_password_is_found_in_sorted_file(
     file = tmp_path / "known"
     for last_line_end in ("", line_end):
         file.write_bytes((line_end.join(lines) + last_line_end).encode())
-        configured_environment = environment_with_options(world, breached_list=file)
+        configured_environment = environment_with_options(environment, breached_list=file)
         for password in passwords:
             assert await breached_passwords.is_breached(configured_environment, password), (
                 password,
@@ -70,13 +70,13 @@ async def test_breached_password_is_found_in_sorted_file(
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\n\n\n", b"\xff\xfe"])
 async def test_unreadable_file_contains_no_password(
-    world: Environment, tmp_path: Path, content: bytes | None
+    environment: Environment, tmp_path: Path, content: bytes | None
 ) -> None:
     file = tmp_path / "known"
     if content is not None:
         file.write_bytes(content)
     assert not await breached_passwords.is_breached(
-        environment_with_options(world, breached_list=file), UNLISTED_PHRASE
+        environment_with_options(environment, breached_list=file), UNLISTED_PHRASE
     )
 
 
@@ -114,12 +114,12 @@ def service() -> Iterator[tuple[type[RangeServiceHandler], str]]:
 
 
 async def test_range_service_receives_five_digits_of_the_hash(
-    world: Environment, service: Any
+    environment: Environment, service: Any
 ) -> None:
     handler, url = service
     digest = sha1_digest(UNLISTED_PHRASE)
     handler.answer = f"{'0' * 35}:7\r\n{digest[5:]}:3\r\n"
-    configured_environment = environment_with_options(world, breached_range=url)
+    configured_environment = environment_with_options(environment, breached_range=url)
     assert await breached_passwords.is_breached(configured_environment, UNLISTED_PHRASE)
     assert handler.requested_paths == [f"/range/{digest[:5]}"]
     handler.answer = f"{digest[5:]}:0\r\nnonsense\r\n"  # a line of padding has the count 0
@@ -128,7 +128,7 @@ async def test_range_service_receives_five_digits_of_the_hash(
 
 @pytest.mark.parametrize("failure", ["down", "slow", "broken", "away"])
 async def test_failing_range_service_is_ignored(
-    world: Environment, service: Any, failure: str, monkeypatch: pytest.MonkeyPatch
+    environment: Environment, service: Any, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler, url = service
     monkeypatch.setattr(breached_passwords, "RANGE_TIMEOUT", 0.3)
@@ -138,5 +138,5 @@ async def test_failing_range_service_is_ignored(
     handler.pause = 1.0 if failure == "slow" else 0.0
     handler.status = {"broken": 503, "away": 302}.get(failure, 200)
     assert not await breached_passwords.is_breached(
-        environment_with_options(world, breached_range=url), UNLISTED_PHRASE
+        environment_with_options(environment, breached_range=url), UNLISTED_PHRASE
     )

@@ -22,15 +22,15 @@ async def test_legacy_hash_accepts_only_its_password(
     sign_in_environment: SignInEnvironment, password: str, stored: str
 ) -> None:
     assert foreign_hashes.validate_foreign_hash(f" {stored}\n") == stored
-    assert await password_hashes.check_password(sign_in_environment.world, stored, password)
+    assert await password_hashes.check_password(sign_in_environment.environment, stored, password)
     assert not await password_hashes.check_password(
-        sign_in_environment.world, stored, f"x{password}"
+        sign_in_environment.environment, stored, f"x{password}"
     )
     assert not await password_hashes.check_password(
-        sign_in_environment.world, stored, f"{password[:-1]}x"
+        sign_in_environment.environment, stored, f"{password[:-1]}x"
     )
     if not stored.startswith("$argon2id$"):
-        assert password_hashes.is_outdated(sign_in_environment.world, stored)
+        assert password_hashes.is_outdated(sign_in_environment.environment, stored)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def test_sign_in_replaces_bcrypt_hash_of_first_72_bytes(
 
     password = "ü" * 50
     stored = bcrypt.hashpw(password.encode()[:72], bcrypt.gensalt(4)).decode()
-    assert await password_hashes.check_password(sign_in_environment.world, stored, password)
+    assert await password_hashes.check_password(sign_in_environment.environment, stored, password)
     await sign_in_environment.change_user("ada", password=stored)
     await sign_in_environment.sign_in("ada", password)
     with pytest.raises(AuthenticationFailed):
@@ -145,7 +145,9 @@ async def test_bcrypt_hash_of_unnormalized_password_is_accepted(
 
     unnormalized = "Gru\u0308ße sehr"
     stored = bcrypt.hashpw(unnormalized.encode(), bcrypt.gensalt(4)).decode()
-    assert await password_hashes.check_password(sign_in_environment.world, stored, unnormalized)
+    assert await password_hashes.check_password(
+        sign_in_environment.environment, stored, unnormalized
+    )
 
 
 def test_schema_import_loads_no_rarely_used_module() -> None:

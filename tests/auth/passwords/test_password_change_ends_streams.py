@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resolvers.auth import authentication
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.servers.live_server import PLAIN, House, until
 
@@ -17,12 +17,12 @@ CREATE = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input
   password errors { code } } }"""
 
 
-async def set_password(client: Client) -> None:
+async def set_password(client: GraphQLClient) -> None:
     arguments = {"users": {"usernames": ["ada"]}, "set": {"password": "correct horse battery"}}
     assert (await client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
 
 
-async def make_credential_clients(client: Client) -> dict[str, Client]:
+async def make_credential_clients(client: GraphQLClient) -> dict[str, GraphQLClient]:
     """Make an API key, an application password and an access token of the same user."""
     arguments = {"description": "Phone", "scopes": ["MAIL_READ"]}
     password = (await client(CREATE, input=arguments))["appPasswordCreate"]["password"]
@@ -30,51 +30,55 @@ async def make_credential_clients(client: Client) -> dict[str, Client]:
     return {
         "key": client,
         "app password": replace(client, secret=f"Basic {basic}"),
-        "token": replace(client, secret=await make_access_token(client.world, client.user)),
+        "token": replace(client, secret=await make_access_token(client.environment, client.user)),
     }
 
 
 async def test_password_change_ends_only_token_streams(
-    live: House, ada: Client, over: Client
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     clients = await make_credential_clients(ada)
     basic = {"authorization": clients.pop("app password").secret}
-    app_password_viewer = await authentication.authenticate_request(ada.world, basic)
-    sockets = {name: await live.follow(client, PLAIN) for name, client in clients.items()}
-    await until(lambda: len(live.endpoint.connection_watch.connections) == len(clients))
-    await set_password(over)
-    await live.endpoint.connection_watch.disconnect_ended_and_kicked()
+    app_password_viewer = await authentication.authenticate_request(ada.environment, basic)
+    sockets = {name: await live_server.follow(client, PLAIN) for name, client in clients.items()}
+    await until(lambda: len(live_server.endpoint.connection_watch.connections) == len(clients))
+    await set_password(admin_client)
+    await live_server.endpoint.connection_watch.disconnect_ended_and_kicked()
     token = sockets["token"]
     await until(lambda: token.ws and token.ws.close_code)
     assert token.ws
     assert token.ws.close_code == 4403
     assert not sockets["key"].over
-    assert not await authentication.has_credential_ended_or_narrowed(ada.world, app_password_viewer)
+    assert not await authentication.has_credential_ended_or_narrowed(
+        ada.environment, app_password_viewer
+    )
     await sockets["key"].leave()
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}])
 async def test_stream_of_api_key_ends_if_user_is_disabled(
-    live: House, ada: Client, over: Client, change: dict[str, Any]
+    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, change: dict[str, Any]
 ) -> None:
-    socket = await live.follow(ada, PLAIN)
-    await until(lambda: live.endpoint.connection_watch.connections)
+    socket = await live_server.follow(ada, PLAIN)
+    await until(lambda: live_server.endpoint.connection_watch.connections)
     arguments = {"users": {"usernames": ["ada"]}, "set": change}
-    assert (await over(UPDATE, input=arguments))["userUpdate"]["errors"] == []
-    await live.endpoint.connection_watch.disconnect_ended_and_kicked()
+    assert (await admin_client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
+    await live_server.endpoint.connection_watch.disconnect_ended_and_kicked()
     await until(lambda: socket.ws and socket.ws.close_code)
     assert socket.ws
     assert socket.ws.close_code == 4403
 
 
-async def test_token_that_sets_password_keeps_its_streams(ada: Client) -> None:
-    secrets = [await make_access_token(ada.world, ada.user) for _ in range(2)]
+async def test_token_that_sets_password_keeps_its_streams(ada: GraphQLClient) -> None:
+    secrets = [await make_access_token(ada.environment, ada.user) for _ in range(2)]
     token_client = replace(ada, secret=secrets[0])
     viewer, other_viewer = [
-        await authentication.authenticate_request(ada.world, {"authorization": f"Bearer {secret}"})
+        await authentication.authenticate_request(
+            ada.environment, {"authorization": f"Bearer {secret}"}
+        )
         for secret in secrets
     ]
     arguments = {"set": {"password": "correct horse battery"}}
     assert (await token_client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
-    assert not await authentication.has_credential_ended_or_narrowed(ada.world, viewer)
-    assert await authentication.has_credential_ended_or_narrowed(ada.world, other_viewer)
+    assert not await authentication.has_credential_ended_or_narrowed(ada.environment, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(ada.environment, other_viewer)

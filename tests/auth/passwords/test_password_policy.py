@@ -12,16 +12,16 @@ from models.users.roles import AdminPermission, Role
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.password_policy import EffectivePasswordPolicy
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, make_client, make_user
+from tests.conftest import GraphQLClient, make_client, make_user
 from tests.support.accounts.legacy_password_hashes import LEGACY_HASHES
 from tests.support.accounts.user_operations import (
     PASSWORD,
-    change,
-    chief,
-    create,
-    row_of,
-    run,
-    signs_in,
+    execute_mutation,
+    load_user_row,
+    make_admin_of_domain,
+    try_create_user,
+    try_sign_in,
+    try_update_users,
 )
 from tests.support.operations.domain_operations import CREATE, UPDATE, done
 from tests.support.operations.setting_operations import put
@@ -35,7 +35,7 @@ STRONG_PHRASE = "Fourteen signs 1"
 
 
 async def set_domain_policy(
-    root: Client, policy: Any = STRICT_POLICY, name: str = "example.org"
+    root: GraphQLClient, policy: Any = STRICT_POLICY, name: str = "example.org"
 ) -> list[Any]:
     arguments = {"domains": [{"name": name}], "set": {"passwordPolicy": policy}}
     _, errors = await done(root, UPDATE, **arguments)
@@ -49,12 +49,14 @@ def policy_values(policy: dict[str, Any]) -> list[Any]:
 
 
 @pytest.fixture
-async def eve(root: Client) -> Client:
+async def eve(root: GraphQLClient) -> GraphQLClient:
     """A user with a password that is older than the policy."""
-    return await make_client(root.world, root.http, "eve", password=PASSWORD)
+    return await make_client(root.environment, root.http, "eve", password=PASSWORD)
 
 
-async def test_domain_policy_inherits_unset_values_from_platform(root: Client, ada: Client) -> None:
+async def test_domain_policy_inherits_unset_values_from_platform(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     async def load_policy() -> list[Any]:
         by = {"name": "example.org"}
         values = policy_values((await root(DOMAIN_POLICY_QUERY, by=by))["domain"]["passwordPolicy"])
@@ -80,12 +82,12 @@ async def test_domain_policy_inherits_unset_values_from_platform(root: Client, a
     assert await set_domain_policy(root, None) == []
     assert await load_policy() == [10, 2, None, None]
     log_query = "SELECT before, after FROM admin_log WHERE mutation = 'domainUpdate' ORDER BY id"
-    logged = await rows(root.world, log_query)
+    logged = await rows(root.environment, log_query)
     assert "password_min" in str(logged[0])
     assert "password_classes" in str(logged[1])
 
 
-async def test_domain_create_sets_password_policy(root: Client) -> None:
+async def test_domain_create_sets_password_policy(root: GraphQLClient) -> None:
     _, errors = await done(root, CREATE, name="new.example", passwordPolicy=STRICT_POLICY)
     assert errors == []
     result = await root(DOMAIN_POLICY_QUERY, by={"name": "new.example"})
@@ -103,7 +105,7 @@ async def test_domain_create_sets_password_policy(root: Client) -> None:
 )
 @pytest.mark.usefixtures("ada")
 async def test_invalid_password_policy_is_refused(
-    root: Client, policy: dict[str, int], invalid_fields: list[str]
+    root: GraphQLClient, policy: dict[str, int], invalid_fields: list[str]
 ) -> None:
     errors = await set_domain_policy(root, policy)
     expected = [(["set", "passwordPolicy", name], "range") for name in invalid_fields]
@@ -111,7 +113,7 @@ async def test_invalid_password_policy_is_refused(
     (error,) = await set_domain_policy(root, {})
     assert (error["path"], error["constraint"]) == (["set"], "required")
     policy_query = "SELECT password_min, password_classes FROM domains"
-    assert await rows(root.world, policy_query) == [(None, None)]
+    assert await rows(root.environment, policy_query) == [(None, None)]
 
 
 @pytest.mark.parametrize(
@@ -152,74 +154,80 @@ def test_policy_counts_characters_and_character_classes(
     [("Short 1", "min"), ("fourteen signs", "classes"), (STRONG_PHRASE, None)],
 )
 async def test_policy_applies_to_every_way_to_set_a_password(
-    root: Client, eve: Client, password: str, rule: str | None
+    root: GraphQLClient, eve: GraphQLClient, password: str, rule: str | None
 ) -> None:
     assert await set_domain_policy(root) == []
-    domain_admin = await chief(root, *AdminPermission)
+    domain_admin = await make_admin_of_domain(root, *AdminPermission)
     attempts = [
-        await create(root, address="new@example.org", password=password),
-        await create(domain_admin, address="other@EXAMPLE.org", password=password),
-        await create(root, username="dan@example.org", address=None, password=password),
-        await change(eve, password=password, existingPassword=PASSWORD),
-        await change(root, eve, password=password),
-        await change(domain_admin, eve, password=password, allowUnsafe=False),
+        await try_create_user(root, address="new@example.org", password=password),
+        await try_create_user(domain_admin, address="other@EXAMPLE.org", password=password),
+        await try_create_user(root, username="dan@example.org", address=None, password=password),
+        await try_update_users(eve, password=password, existingPassword=PASSWORD),
+        await try_update_users(root, eve, password=password),
+        await try_update_users(domain_admin, eve, password=password, allowUnsafe=False),
     ]
     for _, errors in attempts:
         assert [(error["path"][-1], error["constraint"]) for error in errors] == (
             [("password", rule)] if rule else []
         )
         assert password not in str(errors)
-    assert bool(await signs_in(eve.world, "eve", PASSWORD)) is bool(rule)
+    assert bool(await try_sign_in(eve.environment, "eve", PASSWORD)) is bool(rule)
 
 
-async def test_platform_policy_applies_outside_of_the_domain(root: Client) -> None:
+async def test_platform_policy_applies_outside_of_the_domain(root: GraphQLClient) -> None:
     await set_domain_policy(root)
-    assert (await create(root, address="a@elsewhere.example", password="8 signs."))[1] == []
+    assert (await try_create_user(root, address="a@elsewhere.example", password="8 signs."))[
+        1
+    ] == []
     user_input = {"username": "bot", "address": None, "emptyAddress": True}
-    user, errors = await create(root, **user_input, password="8 signs.")
+    user, errors = await try_create_user(root, **user_input, password="8 signs.")
     assert errors == []
     user_id = global_ids.decode("User", user["id"])
-    assert (await change(root, user_id, password="signs. 8"))[1] == []
-    _, (error,) = await change(root, user_id, password="7 signs")
+    assert (await try_update_users(root, user_id, password="signs. 8"))[1] == []
+    _, (error,) = await try_update_users(root, user_id, password="7 signs")
     assert error["constraint"] == "min"
 
 
-async def test_imported_hashes_and_older_passwords_stay_valid(root: Client, eve: Client) -> None:
-    imported, errors = await create(
+async def test_imported_hashes_and_older_passwords_stay_valid(
+    root: GraphQLClient, eve: GraphQLClient
+) -> None:
+    imported, errors = await try_create_user(
         root, address="old@example.org", password=LEGACY_HASHES[0][1], hashedPassword=True
     )
     assert errors == []
     assert await set_domain_policy(root, {"minLength": 40, "minClasses": 4}) == []
     user_id = global_ids.decode("User", imported["id"])
-    assert (await change(root, user_id, password=LEGACY_HASHES[0][1], hashedPassword=True))[1] == []
-    assert await signs_in(
-        root.world, "old@example.org", LEGACY_HASHES[0][0]
+    assert (
+        await try_update_users(root, user_id, password=LEGACY_HASHES[0][1], hashedPassword=True)
+    )[1] == []
+    assert await try_sign_in(
+        root.environment, "old@example.org", LEGACY_HASHES[0][0]
     )  # the sign-in replaces the hash
-    assert (await row_of(root.world, user_id)).password.startswith("$argon2id$")
-    assert await signs_in(root.world, "old@example.org", LEGACY_HASHES[0][0])
-    assert await signs_in(root.world, "eve", PASSWORD)
-    assert (await change(eve, name="Eve"))[1] == []
-    _, (error,) = await change(eve, password=PASSWORD, existingPassword=PASSWORD)
+    assert (await load_user_row(root.environment, user_id)).password.startswith("$argon2id$")
+    assert await try_sign_in(root.environment, "old@example.org", LEGACY_HASHES[0][0])
+    assert await try_sign_in(root.environment, "eve", PASSWORD)
+    assert (await try_update_users(eve, name="Eve"))[1] == []
+    _, (error,) = await try_update_users(eve, password=PASSWORD, existingPassword=PASSWORD)
     assert error["constraint"] == "min"
 
 
-async def test_temporary_password_meets_policy(root: Client, eve: Client) -> None:
+async def test_temporary_password_meets_policy(root: GraphQLClient, eve: GraphQLClient) -> None:
     for policy, length in ((STRICT_POLICY, 14), ({"minLength": 2, "minClasses": 4}, 14),
                            ({"minLength": 20, "minClasses": 1}, 21)):  # fmt: skip
         assert await set_domain_policy(root, policy) == []
-        password = (await run(root, "passwordReset", "password", user={"username": "eve"}))[
-            "password"
-        ]
+        password = (
+            await execute_mutation(root, "passwordReset", "password", user={"username": "eve"})
+        )["password"]
         assert len(password) == length
         EffectivePasswordPolicy(length, policy["minClasses"]).require_strong(password, ["password"])
-        assert await signs_in(eve.world, "eve", password)
+        assert await try_sign_in(eve.environment, "eve", password)
 
 
-def test_generated_password_meets_every_policy(world: Environment) -> None:
+def test_generated_password_meets_every_policy(environment: Environment) -> None:
     for length in (1, 12, 13, 14, 15, 20, 255, 256):
         for classes in range(1, 5):
             policy = EffectivePasswordPolicy(length, classes)
-            passwords = {new_passwords.generate_password(world, policy) for _ in range(20)}
+            passwords = {new_passwords.generate_password(environment, policy) for _ in range(20)}
             assert len(passwords) == 20
             for password in passwords:
                 policy.require_strong(password, ["password"])
@@ -227,12 +235,14 @@ def test_generated_password_meets_every_policy(world: Environment) -> None:
                 assert password.isalnum() is (length <= 12 and classes < 4)
 
 
-async def test_policy_of_other_domain_is_hidden_and_unchangeable(root: Client, ada: Client) -> None:
-    await create(root, address="far@elsewhere.example")
+async def test_policy_of_other_domain_is_hidden_and_unchangeable(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await try_create_user(root, address="far@elsewhere.example")
     await set_domain_policy(root, name="elsewhere.example")
-    domain_admin = await chief(root, *AdminPermission)
+    domain_admin = await make_admin_of_domain(root, *AdminPermission)
     for client in (ada, domain_admin):
-        response = await client.raw(DOMAIN_POLICY_QUERY, by={"name": "elsewhere.example"})
+        response = await client.execute(DOMAIN_POLICY_QUERY, by={"name": "elsewhere.example"})
         assert not (response.get("data") or {}).get("domain")
         response = await client(f"query ($by: UserRef) {{ user(by: $by) {{ {POLICY_FIELDS} }} }}",
                               by={"address": "far@elsewhere.example"})  # fmt: skip
@@ -245,17 +255,19 @@ async def test_policy_of_other_domain_is_hidden_and_unchangeable(root: Client, a
     )
     assert (error["code"], error["requires"]) == ("FORBIDDEN", Role.ADMIN)
     assert error["path"] == ["set", "passwordPolicy", "minLength"]
-    _, (error,) = await create(domain_admin, address="x@elsewhere.example", password="8 signs.")
+    _, (error,) = await try_create_user(
+        domain_admin, address="x@elsewhere.example", password="8 signs."
+    )
     assert error["code"] == "NOT_FOUND"  # the error does not reveal the password policy
-    ctx = Context(root.world, Viewer(domain_admin.user.id, Role.DOMAIN_ADMIN))
-    (other_user,) = await rows(root.world, "SELECT id FROM users WHERE username LIKE 'far%'")
+    ctx = Context(root.environment, Viewer(domain_admin.user.id, Role.DOMAIN_ADMIN))
+    (other_user,) = await rows(root.environment, "SELECT id FROM users WHERE username LIKE 'far%'")
     assert await password_policy.load_policies_of_users(ctx, [other_user[0]]) == [
         EffectivePasswordPolicy(8, 1)
     ]
 
 
 async def test_policies_of_many_users_load_in_constant_statements(
-    root: Client, statements: list[str]
+    root: GraphQLClient, statements: list[str]
 ) -> None:
     list_query = (
         f"{{ users(first: 50) {{ nodes {{ {POLICY_FIELDS} }} }} "
@@ -267,14 +279,16 @@ async def test_policies_of_many_users_load_in_constant_statements(
         await root(list_query)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await make_user(root.world, "one")
+    await make_user(root.environment, "one")
     count_before = await count_statements()
     for n in range(20):
-        await create(root, address=f"n{n}@elsewhere{n % 3}.example")
+        await try_create_user(root, address=f"n{n}@elsewhere{n % 3}.example")
     assert await count_statements() == count_before
 
 
-async def test_effective_settings_contain_password_policy(root: Client, ada: Client) -> None:
+async def test_effective_settings_contain_password_policy(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     await set_domain_policy(root)
     settings_query = """query ($by: UserRef) { user(by: $by) {
       effectiveSettings(service: "api") { key value } } }"""

@@ -36,13 +36,15 @@ MAILBOX = AddressKind.MAILBOX
 async def test_password_hash_is_argon2id_of_normalized_text(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    stored = await password_hashes.hash_password(sign_in_environment.world, "Grüße")
+    stored = await password_hashes.hash_password(sign_in_environment.environment, "Grüße")
     assert stored.startswith("$argon2id$v=19$m=8,t=1,p=1$")
     assert await password_hashes.check_password(
-        sign_in_environment.world, stored, "Gru\u0308ße"
+        sign_in_environment.environment, stored, "Gru\u0308ße"
     )  # decomposed characters
-    assert not await password_hashes.check_password(sign_in_environment.world, stored, "Grusse")
-    assert not await password_hashes.check_password(sign_in_environment.world, None, "Grüße")
+    assert not await password_hashes.check_password(
+        sign_in_environment.environment, stored, "Grusse"
+    )
+    assert not await password_hashes.check_password(sign_in_environment.environment, None, "Grüße")
 
 
 @pytest.mark.parametrize("password", ["", "x" * 257, "nul\0", "half \ud800"])
@@ -50,7 +52,7 @@ async def test_invalid_password_text_is_refused(
     sign_in_environment: SignInEnvironment, password: str
 ) -> None:
     with pytest.raises(InvalidInput):
-        await password_hashes.hash_password(sign_in_environment.world, password)
+        await password_hashes.hash_password(sign_in_environment.environment, password)
     with pytest.raises(AuthenticationFailed):
         await sign_in_environment.sign_in("ada", password)
 
@@ -60,9 +62,9 @@ async def test_password_checks_over_queue_limit_are_refused(
 ) -> None:
     # a check takes some milliseconds
     stored = PasswordHasher(time_cost=1, memory_cost=8192).hash(PASSWORD)
-    check_count = password_hashes.worker_pool(sign_in_environment.world).job_limit.limit + 5
+    check_count = password_hashes.worker_pool(sign_in_environment.environment).job_limit.limit + 5
     checks = (
-        password_hashes.check_password(sign_in_environment.world, stored, PASSWORD)
+        password_hashes.check_password(sign_in_environment.environment, stored, PASSWORD)
         for _ in range(check_count)
     )
     answers = await asyncio.gather(*checks, return_exceptions=True)
@@ -70,7 +72,7 @@ async def test_password_checks_over_queue_limit_are_refused(
     assert 0 < refused_count <= 5
     assert answers.count(True) == check_count - refused_count
     assert await password_hashes.check_password(
-        sign_in_environment.world, stored, PASSWORD
+        sign_in_environment.environment, stored, PASSWORD
     )  # the queue has room again
 
 
@@ -78,8 +80,10 @@ async def test_sign_in_over_slot_limit_runs_no_statement(
     sign_in_environment: SignInEnvironment, statements: list[str]
 ) -> None:
     with ExitStack() as slots:
-        for _ in range(password_hashes.worker_pool(sign_in_environment.world).sign_in_limit.limit):
-            slots.enter_context(password_hashes.sign_in_slot(sign_in_environment.world))
+        for _ in range(
+            password_hashes.worker_pool(sign_in_environment.environment).sign_in_limit.limit
+        ):
+            slots.enter_context(password_hashes.sign_in_slot(sign_in_environment.environment))
         statements.clear()
         for name in ("ada", "nobody"):
             with pytest.raises(RateLimited):
@@ -92,13 +96,15 @@ async def test_password_check_survives_killed_worker_process(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     stored = sha512_crypt.hash(PASSWORD)  # helper processes check hashes of this kind
-    assert await password_hashes.check_password(sign_in_environment.world, stored, PASSWORD)
+    assert await password_hashes.check_password(sign_in_environment.environment, stored, PASSWORD)
     children = multiprocessing.active_children()
     assert children
     for process in children:
         process.kill()
     for _ in range(3):
-        assert await password_hashes.check_password(sign_in_environment.world, stored, PASSWORD)
+        assert await password_hashes.check_password(
+            sign_in_environment.environment, stored, PASSWORD
+        )
 
 
 async def test_sign_in_replaces_hash_of_other_cost(
@@ -126,21 +132,21 @@ async def test_sign_in_sets_last_login_and_creates_no_token(
     assert (
         await sign_in_environment.load_user_row("ada")
     ).last_login_at == sign_in_environment.clock()
-    assert await row_count(sign_in_environment.world, AccessToken) == 0
+    assert await row_count(sign_in_environment.environment, AccessToken) == 0
 
 
 async def test_username_and_addresses_sign_in_the_same_user(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     now, ada = sign_in_environment.clock(), sign_in_environment.users["ada"]
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         for local_part, kind in (
             ("adal", MAILBOX),
             ("any*", MAILBOX),
             ("away", AddressKind.FORWARD),
         ):
             address = Address(
-                id=sign_in_environment.world.new_id(),
+                id=sign_in_environment.environment.new_id(),
                 local=local_part,
                 shown=local_part,
                 kind=kind,
@@ -188,7 +194,7 @@ async def test_unknown_username_runs_the_same_statements(
             await sign_in_environment.sign_in(name, "wrong")
         statement_lists.append([statement.partition("\n")[0] for statement in statements])
         await authentication.wait_for_background_tasks(
-            sign_in_environment.world
+            sign_in_environment.environment
         )  # entries that are written after the response
     assert statement_lists[0] == statement_lists[1]
     assert len(statement_lists[0]) > 3
@@ -215,7 +221,7 @@ async def test_sign_in_reports_required_password_change(
 async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    ctx = Context(sign_in_environment.world, Viewer())
+    ctx = Context(sign_in_environment.environment, Viewer())
     async with ctx.combined_transaction(commit=False):
         authenticated = await authentication.authenticate(ctx, "ada", PASSWORD, TOKEN_REQUEST)
     assert authenticated.token
@@ -224,7 +230,7 @@ async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(
         async with ctx.combined_transaction(commit=False):
             await authentication.authenticate(ctx, "ada", "wrong", TOKEN_REQUEST)
     assert (
-        await row_count(sign_in_environment.world, Throttle) == 2
+        await row_count(sign_in_environment.environment, Throttle) == 2
     )  # per account, and per account and network
 
 

@@ -16,7 +16,7 @@ from models.store.columns import core_table
 from resolvers.auth import authentication
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.throttles import FailureLimit, ThrottleCounts
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 from tests.support.accounts.sign_in_environment import SignInEnvironment, fail_sign_ins
 from tests.support.stores.row_counts import row_count
 
@@ -54,8 +54,8 @@ async def test_success_or_day_without_failures_resets_wait(
     await fail_sign_ins(sign_in_environment, "ada", 12)
     assert await expect_rate_limit(sign_in_environment) == 2 * MINUTE
     sign_in_environment.clock.tick(days=1, minutes=2)
-    await run_round(sign_in_environment.world)
-    assert await row_count(sign_in_environment.world, Throttle) == 0
+    await run_round(sign_in_environment.environment)
+    assert await row_count(sign_in_environment.environment, Throttle) == 0
     await fail_sign_ins(sign_in_environment, "ada", 12)
     assert await expect_rate_limit(sign_in_environment) == 2 * MINUTE
 
@@ -65,7 +65,7 @@ async def test_housekeeping_keeps_active_throttles(
 ) -> None:
     await fail_sign_ins(sign_in_environment, "ada", 12)
     sign_in_environment.clock.tick(minutes=2)
-    await run_round(sign_in_environment.world)
+    await run_round(sign_in_environment.environment)
     await fail_sign_ins(sign_in_environment, "ada", 12)
     assert await expect_rate_limit(sign_in_environment) == 4 * MINUTE
 
@@ -86,13 +86,13 @@ async def test_throttle_is_shared_between_processes(
 ) -> None:
     await fail_sign_ins(sign_in_environment, "ada", 12)
     other_environment = SignInEnvironment(
-        replace(sign_in_environment.world),
+        replace(sign_in_environment.environment),
         sign_in_environment.clock,
         sign_in_environment.domain_id,
         sign_in_environment.users,
     )
     assert await expect_rate_limit(other_environment) == 2 * MINUTE
-    rows = await sign_in_environment.world.database.read(select(core_table(Throttle)))
+    rows = await sign_in_environment.environment.database.read(select(core_table(Throttle)))
     assert sorted((row.failures, row.times) for row in rows) == [(12, 0), (12, 1)]
 
 
@@ -102,7 +102,7 @@ async def test_failed_sign_in_of_any_name_runs_four_statements(
     statement_counts = []
     for name in ("ada", "ada@example.com", "nobody", "nobody@example.org", "nobody@nowhere"):
         await fail_sign_ins(sign_in_environment, name, 1)
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
         del statements[:]
         with pytest.raises(AuthenticationFailed):
             await sign_in_environment.sign_in(name, "wrong")
@@ -119,16 +119,16 @@ async def test_failed_sign_in_of_any_name_runs_four_statements(
                 ]
             )
         )
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     assert statement_counts == [4] * 5  # user, failure count, lock, increment
 
 
 async def test_allowed_network_is_never_blocked_but_account_is(
-    world: Environment, sign_in_environment: SignInEnvironment
+    environment: Environment, sign_in_environment: SignInEnvironment
 ) -> None:
-    options = replace(world.options, login_allow=("192.0.2.0/24",), network_failures=3)
+    options = replace(environment.options, login_allow=("192.0.2.0/24",), network_failures=3)
     allowing_environment = SignInEnvironment(
-        replace(world, options=options),
+        replace(environment, options=options),
         sign_in_environment.clock,
         sign_in_environment.domain_id,
         sign_in_environment.users,
@@ -151,7 +151,7 @@ def test_network_for_limits_is_ipv4_24_or_ipv6_64() -> None:
         assert ip_networks.is_in_networks(invalid_ip, ("0.0.0.0/0", "::/0")) is False
 
 
-def test_wait_never_exceeds_maximum(clock: Clock) -> None:
+def test_wait_never_exceeds_maximum(clock: ManualClock) -> None:
     limit = FailureLimit(1, MINUTE, timedelta(minutes=5))
     row = Throttle(key="x", failures=1, times=10**6, until=clock())
     counts = limit.counts_after_failure(row, clock())  # type: ignore[arg-type]
@@ -166,10 +166,10 @@ async def test_failures_of_any_username_text_are_counted(
         await expect_rate_limit(sign_in_environment, name)
 
 
-async def test_login_memory_limits_concurrent_hashes(world: Environment) -> None:
+async def test_login_memory_limits_concurrent_hashes(environment: Environment) -> None:
     def worker_count(memory: int, hash_memory: int) -> int:
-        options = replace(world.options, login_memory=memory, argon2_memory=hash_memory)
-        pool = password_hashes.worker_pool(replace(world, options=options))
+        options = replace(environment.options, login_memory=memory, argon2_memory=hash_memory)
+        pool = password_hashes.worker_pool(replace(environment, options=options))
         return pool.thread_queue.size + pool.process_queue.size
 
     assert worker_count(1 << 30, 64 << 10) >= 2
@@ -180,12 +180,15 @@ async def test_login_memory_limits_concurrent_hashes(world: Environment) -> None
 async def test_concurrent_guesses_of_one_network_are_limited(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    world = replace(
-        sign_in_environment.world,
-        options=replace(sign_in_environment.world.options, network_failures=12),
+    environment = replace(
+        sign_in_environment.environment,
+        options=replace(sign_in_environment.environment.options, network_failures=12),
     )
     limited_environment = SignInEnvironment(
-        world, sign_in_environment.clock, sign_in_environment.domain_id, sign_in_environment.users
+        environment,
+        sign_in_environment.clock,
+        sign_in_environment.domain_id,
+        sign_in_environment.users,
     )
     guesses = (
         limited_environment.sign_in(f"name{number}", "wrong", ip="192.0.2.1")

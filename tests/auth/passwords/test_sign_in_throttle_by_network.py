@@ -17,7 +17,7 @@ from models.users.roles import Scope
 from resolvers.admin import tasks
 from resolvers.auth import authentication
 from resolvers.auth.sign_in import SignInRequest
-from tests.conftest import Clock, make_user
+from tests.conftest import ManualClock, make_user
 from tests.support.accounts.sign_in_environment import SignInEnvironment, fail_sign_ins
 
 ATTACKER_IP, HOME_IPV4, HOME_IPV6 = "203.0.113.5", "198.51.100.7", "2001:db8:1:2::7"
@@ -47,7 +47,7 @@ async def test_guesses_from_many_networks_block_unknown_networks(
     sign_in_environment: SignInEnvironment, home_ip: str
 ) -> None:
     await sign_in_environment.sign_in("ada", ip=home_ip)
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     for ip in network_ips(10):
         await fail_sign_ins(sign_in_environment, "ada", 10, ip=ip)
     with pytest.raises(RateLimited):
@@ -64,12 +64,15 @@ async def test_guesses_from_many_networks_block_unknown_networks(
 async def test_token_use_makes_its_network_known(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    world = replace(
-        sign_in_environment.world,
-        options=replace(sign_in_environment.world.options, authlog_for=timedelta()),
+    environment = replace(
+        sign_in_environment.environment,
+        options=replace(sign_in_environment.environment.options, authlog_for=timedelta()),
     )
     unlogged_environment = SignInEnvironment(
-        world, sign_in_environment.clock, sign_in_environment.domain_id, sign_in_environment.users
+        environment,
+        sign_in_environment.clock,
+        sign_in_environment.domain_id,
+        sign_in_environment.users,
     )
     await unlogged_environment.create_token("ada")  # from 192.0.2.1
     for ip in network_ips(10):
@@ -90,7 +93,7 @@ async def test_failures_of_all_protocols_count_together(
     basic = base64.b64encode(b"ada:wrong").decode()
     with pytest.raises(RateLimited):
         await authentication.authenticate_request(
-            sign_in_environment.world, {"authorization": f"Basic {basic}"}, ip=ATTACKER_IP
+            sign_in_environment.environment, {"authorization": f"Basic {basic}"}, ip=ATTACKER_IP
         )
     with pytest.raises(RateLimited):
         await sign_in_environment.sign_in(
@@ -98,13 +101,15 @@ async def test_failures_of_all_protocols_count_together(
         )
 
 
-async def test_user_is_notified_of_guesses_once_a_day(world: Environment, clock: Clock) -> None:
-    eve = await make_user(world, "eve", password=OLD_PHRASE)
-    sign_in_environment = SignInEnvironment(world, clock)
+async def test_user_is_notified_of_guesses_once_a_day(
+    environment: Environment, clock: ManualClock
+) -> None:
+    eve = await make_user(environment, "eve", password=OLD_PHRASE)
+    sign_in_environment = SignInEnvironment(environment, clock)
 
     async def count_notifications() -> tuple[int, int]:
-        await authentication.wait_for_background_tasks(world)
-        while await tasks.run_next_task(world):
+        await authentication.wait_for_background_tasks(environment)
+        while await tasks.run_next_task(environment):
             pass
         event_query: Any = select(col(SecurityEvent.count).label("many")).where(
             col(SecurityEvent.user_id) == eve.id, col(SecurityEvent.action) == "password guessing"
@@ -113,8 +118,8 @@ async def test_user_is_notified_of_guesses_once_a_day(world: Environment, clock:
             col(Message.user_id) == eve.id,
             col(Message.subject) == "Somebody tries to guess your password",
         )
-        events = [row.many for row in await world.database.read(event_query)]
-        return sum(events), len(await world.database.read(message_query))
+        events = [row.many for row in await environment.database.read(event_query)]
+        return sum(events), len(await environment.database.read(message_query))
 
     await fail_sign_ins(sign_in_environment, "eve", 11, ip=ATTACKER_IP)
     assert await count_notifications() == (0, 0)

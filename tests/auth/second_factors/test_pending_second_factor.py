@@ -16,7 +16,7 @@ from resolvers.auth.sign_in import SignInRequest
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, Clock, make_key
+from tests.conftest import GraphQLClient, ManualClock, make_api_key
 from tests.support.accounts import authenticators
 from tests.support.accounts.sign_in_environment import (
     MASTER_SCOPES,
@@ -52,7 +52,7 @@ async def test_pending_token_has_no_user_and_no_role(
     assert (viewer.role, viewer.user_id, viewer.scopes) == (Role.PUBLIC, 0, frozenset())
     assert viewer.pending_user_id == sign_in_environment.users["ada"]
     assert (await sign_in_environment.load_user_row("ada")).last_login_at is None
-    ctx = Context(sign_in_environment.world, viewer)
+    ctx = Context(sign_in_environment.environment, viewer)
     assert await access_tokens.revoke_own_access_tokens(ctx, all=True) == 0
     assert await access_tokens.load_own_tokens_by_user(ctx, [sign_in_environment.users["ada"]]) != [
         []
@@ -69,7 +69,7 @@ async def test_pending_token_expires_after_ten_minutes_despite_use(
     for _ in range(9):
         sign_in_environment.clock.tick(seconds=66)
         assert (await sign_in_environment.authenticate(secret)).pending_user_id
-        await authentication.wait_for_background_tasks(sign_in_environment.world)
+        await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(seconds=6)
     assert await sign_in_environment.is_refused(secret)
 
@@ -79,7 +79,7 @@ async def test_completed_token_has_requested_lifetime(
 ) -> None:
     secret, viewer = await make_pending_token(sign_in_environment, ttl=timedelta(hours=1))
     sign_in_environment.clock.tick(minutes=5)
-    ctx = Context(sign_in_environment.world, viewer)
+    ctx = Context(sign_in_environment.environment, viewer)
     async with ctx.write_session(sign_in_environment.users["ada"]) as session:
         await authentication.complete_pending_token(ctx, session)
     completed_viewer = await sign_in_environment.authenticate(secret)
@@ -95,10 +95,12 @@ async def test_completed_token_has_requested_lifetime(
     assert (
         await sign_in_environment.load_user_row("ada")
     ).last_login_at == sign_in_environment.clock()
-    assert await authentication.has_credential_ended_or_narrowed(sign_in_environment.world, viewer)
+    assert await authentication.has_credential_ended_or_narrowed(
+        sign_in_environment.environment, viewer
+    )
     sign_in_environment.clock.tick(minutes=59)
     assert not await sign_in_environment.is_refused(secret)
-    await authentication.wait_for_background_tasks(sign_in_environment.world)
+    await authentication.wait_for_background_tasks(sign_in_environment.environment)
     sign_in_environment.clock.tick(hours=1)
     assert await sign_in_environment.is_refused(secret)
 
@@ -109,7 +111,7 @@ async def test_pending_token_of_blocked_user_is_not_completed(
 ) -> None:
     secret, viewer = await make_pending_token(sign_in_environment)
     await sign_in_environment.change_user("ada", **change)
-    ctx = Context(sign_in_environment.world, viewer)
+    ctx = Context(sign_in_environment.environment, viewer)
     with pytest.raises(AuthenticationFailed):
         async with ctx.write_session(sign_in_environment.users["ada"]) as session:
             await authentication.complete_pending_token(ctx, session)
@@ -121,7 +123,7 @@ async def test_completing_a_full_token_changes_nothing(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     ctx = Context(
-        sign_in_environment.world,
+        sign_in_environment.environment,
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada")),
     )
     async with ctx.write_session(sign_in_environment.users["ada"]) as session:
@@ -146,7 +148,7 @@ async def test_application_key_signs_in_without_custom_factor(
     ).pending_user_id
     application_viewer = Viewer(role=Role.ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
     authenticated = await authentication.authenticate(
-        Context(sign_in_environment.world, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
+        Context(sign_in_environment.environment, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
     )
     assert authenticated.require2fa == ["CUSTOM"]
     assert authenticated.token
@@ -156,16 +158,18 @@ async def test_application_key_signs_in_without_custom_factor(
 
 
 async def test_second_factor_in_the_sign_in_request_or_later(
-    world: Environment, http: httpx.AsyncClient, clock: Clock
+    environment: Environment, http: httpx.AsyncClient, clock: ManualClock
 ) -> None:
-    root_context = Context(world, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
     new_user = NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     user = await creation_create.create_user(root_context, new_user)
-    eve = Client(http, world, user, await make_key(world, "eve", user_id=user.id))
-    totp_secret, (recovery_code, *_) = await authenticators.totp_on(eve)
+    eve = GraphQLClient(
+        http, environment, user, await make_api_key(environment, "eve", user_id=user.id)
+    )
+    totp_secret, (recovery_code, *_) = await authenticators.enable_totp(eve)
 
     def code(steps: int) -> str:
-        return authenticators.code_of(world, totp_secret, steps)
+        return authenticators.totp_code(environment, totp_secret, steps)
 
     clock.tick(minutes=5)
     wrong_code_payload = (await post_document(http, SIGN_IN, name="eve", totp="000000"))["data"][
@@ -203,7 +207,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
         "UNAUTHENTICATED"
     ]
     clock.tick(seconds=60)
-    check_document = authenticators.document("totpCheck", "valid")
+    check_document = authenticators.mutation_document("totpCheck", "valid")
     check_response = await post_document(
         http, check_document, pending_payload["token"], input={"token": code(0)}
     )

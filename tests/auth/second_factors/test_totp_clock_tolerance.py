@@ -5,63 +5,78 @@ from datetime import datetime, timedelta
 import pytest
 
 from resolvers.auth.second_factors import totp
-from tests.conftest import Client, Clock
-from tests.support.accounts.authenticators import code_of, seed_of, totp_on
-from tests.support.accounts.two_factor_operations import codes
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.accounts.authenticators import create_totp_secret, enable_totp, totp_code
+from tests.support.accounts.two_factor_operations import mutation_error_codes
 from tests.support.operations.setting_operations import put, refused
 
 
 @pytest.mark.parametrize("max_steps", [0, 3, 10])
 async def test_totp_steps_setting_applies_at_once(
-    ada: Client, root: Client, clock: Clock, max_steps: int
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, max_steps: int
 ) -> None:
     await put(root, "auth.totpSteps", max_steps)
     secret = await _create_secret_with_unique_codes(ada)
     for steps in (-max_steps - 1, max_steps + 1):
-        error_codes = await codes(ada, "totpEnable", token=code_of(ada.world, secret, steps))
+        error_codes = await mutation_error_codes(
+            ada, "totpEnable", token=totp_code(ada.environment, secret, steps)
+        )
         assert error_codes == ["AUTHENTICATION_FAILED"]
-    assert await codes(ada, "totpEnable", token=code_of(ada.world, secret, -max_steps)) == []
+    assert (
+        await mutation_error_codes(
+            ada, "totpEnable", token=totp_code(ada.environment, secret, -max_steps)
+        )
+        == []
+    )
     clock.tick(minutes=30)
     for steps in (-max_steps - 1, max_steps + 1):
-        assert await codes(ada, "totpCheck", token=code_of(ada.world, secret, steps)) == [
-            "AUTHENTICATION_FAILED"
-        ]
+        assert await mutation_error_codes(
+            ada, "totpCheck", token=totp_code(ada.environment, secret, steps)
+        ) == ["AUTHENTICATION_FAILED"]
     used_steps = range(-max_steps, max_steps + 1)
     for steps in used_steps:
-        assert await codes(ada, "totpCheck", token=code_of(ada.world, secret, steps)) == []
+        assert (
+            await mutation_error_codes(
+                ada, "totpCheck", token=totp_code(ada.environment, secret, steps)
+            )
+            == []
+        )
     await put(root, "auth.totpSteps", 10)  # used codes stay used
     clock.tick(minutes=5)  # the counted failures expire
     checked_at = clock() - timedelta(minutes=5)
     for steps in used_steps[-10:]:
         code = totp.code_at(totp.decode_secret(secret), totp.step_at(checked_at) + steps)
-        assert await codes(ada, "totpCheck", token=code) == ["AUTHENTICATION_FAILED"]
+        assert await mutation_error_codes(ada, "totpCheck", token=code) == ["AUTHENTICATION_FAILED"]
 
 
-async def _create_secret_with_unique_codes(ada: Client) -> str:
+async def _create_secret_with_unique_codes(ada: GraphQLClient) -> str:
     """Create a TOTP secret with different codes in this hour.
 
     About one of 300 secrets has equal codes.
     """
     while True:
-        secret = await seed_of(ada)
-        totp_codes = [code_of(ada.world, secret, steps) for steps in range(-11, 72)]
+        secret = await create_totp_secret(ada)
+        totp_codes = [totp_code(ada.environment, secret, steps) for steps in range(-11, 72)]
         if len(set(totp_codes)) == len(totp_codes):
             return secret
 
 
 @pytest.mark.parametrize("steps", [-1, 11])
-async def test_totp_steps_setting_out_of_range_is_refused(root: Client, steps: int) -> None:
+async def test_totp_steps_setting_out_of_range_is_refused(root: GraphQLClient, steps: int) -> None:
     error = await refused(root, "auth.totpSteps", steps)
     assert (error["path"], error["constraint"]) == (["value"], "min" if steps < 0 else "max")
 
 
 async def test_last_use_is_not_in_the_future_if_clock_is_fast(
-    ada: Client, root: Client, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     await put(root, "auth.totpSteps", 10)
-    secret, _ = await totp_on(ada)
+    secret, _ = await enable_totp(ada)
     clock.tick(minutes=30)
-    assert await codes(ada, "totpCheck", token=code_of(ada.world, secret, 10)) == []
+    assert (
+        await mutation_error_codes(ada, "totpCheck", token=totp_code(ada.environment, secret, 10))
+        == []
+    )
     response = await ada("{ user { twoFactors { lastUsedAt } } }")
     (factor,) = response["user"]["twoFactors"]
     assert datetime.fromisoformat(factor["lastUsedAt"]) == clock()

@@ -3,53 +3,63 @@
 import pytest
 
 from models.runtime.environment import Environment
-from tests.conftest import Client
-from tests.support.accounts.authenticators import totp_on
+from tests.conftest import GraphQLClient
+from tests.support.accounts.authenticators import enable_totp
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.accounts.user_operations import change
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.stores.counter_check import rows
 
 REASON_OPTIONS = {"reason": "the telephone is lost"}
 FACTORS_QUERY = (
     "{ viewer { user { twoFactors { method } recoveryCodesLeft authLog { nodes { action } } } } }"
 )
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def test_admin_disables_all_factors_of_users(
-    ada: Client, bob: Client, root: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    await totp_on(ada)
-    _, errors = await change(root, ada, bob, name="X", disable2fa=True, options=REASON_OPTIONS)
+    await enable_totp(ada)
+    _, errors = await try_update_users(
+        root, ada, bob, name="X", disable2fa=True, options=REASON_OPTIONS
+    )
     assert errors == []
     user = (await ada(FACTORS_QUERY))["viewer"]["user"]
     assert (user["twoFactors"], user["recoveryCodesLeft"]) == ([], 0)
     assert {"action": "2fa disable"} in user["authLog"]["nodes"]
     for table in ("totp_seeds", "recovery_codes"):
-        assert await rows(world, f"SELECT user_id FROM {table}") == []  # noqa: S608
+        assert await rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
     log_query = "SELECT target_id, before FROM admin_log WHERE mutation = 'userUpdate' ORDER BY id"
-    before_by_user_id = {user_id: str(before) for user_id, before in await rows(world, log_query)}
+    before_by_user_id = {
+        user_id: str(before) for user_id, before in await rows(environment, log_query)
+    }
     assert "second_factors" in before_by_user_id[ada.user.id]
     assert "second_factors" not in before_by_user_id[bob.user.id]
-    _, errors = await change(root, ada, disable2fa=True)  # no factor is enabled
+    _, errors = await try_update_users(root, ada, disable2fa=True)  # no factor is enabled
     assert errors == []
 
 
 async def test_disable2fa_without_reason_proof_or_right_is_refused(
-    ada: Client, bob: Client, over: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world = root.world
-    domain_admin = await make_domain_admin(world, root.http, "chief")
-    for client in (ada, over):
-        await totp_on(client)
+    environment = root.environment
+    domain_admin = await make_domain_admin(environment, root.http, "chief")
+    for client in (ada, admin_client):
+        await enable_totp(client)
     cases = [
         (root, ada, {}, "VALIDATION", ["options", "reason"]),
         (ada, ada, {"options": REASON_OPTIONS}, "FORBIDDEN", ["set", "disable2fa"]),
-        (over, over, {"options": REASON_OPTIONS}, "AUTHENTICATION_FAILED", ["set", "disable2fa"]),
-        (domain_admin, over, {"options": REASON_OPTIONS}, "FORBIDDEN", ["users"]),
+        (
+            admin_client,
+            admin_client,
+            {"options": REASON_OPTIONS},
+            "AUTHENTICATION_FAILED",
+            ["set", "disable2fa"],
+        ),
+        (domain_admin, admin_client, {"options": REASON_OPTIONS}, "FORBIDDEN", ["users"]),
         (bob, ada, {"options": REASON_OPTIONS}, "NOT_FOUND", ["users", "ids"]),
     ]
     for client, target, extra, code, path in cases:
-        _, errors = await change(client, target, name="X", disable2fa=True, **extra)
+        _, errors = await try_update_users(client, target, name="X", disable2fa=True, **extra)
         assert [(error["code"], error["path"]) for error in errors] == [(code, path)]
-    assert len(await rows(world, "SELECT user_id FROM totp_seeds")) == 2
+    assert len(await rows(environment, "SELECT user_id FROM totp_seeds")) == 2

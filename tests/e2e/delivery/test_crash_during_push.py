@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from tests.conftest import raw_message
-from tests.support.accounts.demo_account import send
+from tests.support.accounts.demo_account import send_by_lmtp
 from tests.support.operations.push_receivers import SET
 from tests.support.servers.merganser_server import Server
 from tests.support.servers.webhook_receiver import OK, Got, receiving
@@ -40,7 +40,7 @@ async def test_push_of_killed_server_is_sent_again_after_restart(tmp_path: Path)
                 headers={"Authorization": f"Bearer {API_KEY}"},
             )
             assert response.json()["data"]["pushChannelSet"]["errors"] == []
-            await asyncio.to_thread(send, server, "ada@example.org", raw_message("Once"))
+            await asyncio.to_thread(send_by_lmtp, server, "ada@example.org", raw_message("Once"))
             async with asyncio.timeout(10):
                 await receiver.wait(1)
             server.kill()

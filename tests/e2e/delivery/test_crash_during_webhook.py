@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 
 from tests.conftest import raw_message
-from tests.support.accounts.demo_account import send
+from tests.support.accounts.demo_account import send_by_lmtp
 from tests.support.servers.merganser_server import Server
 from tests.support.servers.webhook_receiver import CREATE, Got, receiving
 
@@ -37,7 +37,7 @@ async def test_webhook_of_killed_server_is_sent_again_after_restart(tmp_path: Pa
             secret = response.json()["data"]["webhookCreate"]["secret"]
             for number in range(3):
                 await asyncio.to_thread(
-                    send, server, "ada@example.org", raw_message(f"No. {number}")
+                    send_by_lmtp, server, "ada@example.org", raw_message(f"No. {number}")
                 )
             async with asyncio.timeout(10):
                 await receiver.wait(1)

@@ -8,8 +8,15 @@ from typing import Any
 import httpx
 
 from tests.conftest import raw_message
-from tests.support.mail.multipart_message import BINARY, FILES, HTML, LARGE, TEXT, raw
-from tests.support.mail.trace_header_lines import below
+from tests.support.mail.multipart_message import (
+    ATTACHMENTS,
+    BINARY_CONTENT,
+    HTML_TEXT,
+    LARGE_CONTENT,
+    PLAIN_TEXT,
+    build_message,
+)
+from tests.support.mail.trace_header_lines import without_trace_fields
 from tests.support.mail_servers.smtp_and_dns_servers import Server as Hop
 from tests.support.mail_servers.smtp_and_dns_servers import listening
 from tests.support.servers.merganser_server import Client, Server, Socket, kinds
@@ -50,31 +57,36 @@ async def _assert_message_is_read_completely(
         "from": "carol@example.com",
         "rcpt": [{"value": "ada@example.org"}],
     }
-    assert message["text"].strip() == TEXT
-    assert [html.strip() for html in message["html"]] == [HTML.decode()]
+    assert message["text"].strip() == PLAIN_TEXT
+    assert [html.strip() for html in message["html"]] == [HTML_TEXT.decode()]
 
     attachments_by_name = {
         attachment["filename"]: attachment for attachment in message["attachments"]
     }
-    assert attachments_by_name["large.pdf"]["size"] == len(LARGE)
+    assert attachments_by_name["large.pdf"]["size"] == len(LARGE_CONTENT)
     url = attachments_by_name["large.pdf"]["url"]
     async with httpx.AsyncClient(
         base_url=client.http.base_url, timeout=30
     ) as anonymous:  # the signature of the URL is sufficient
         full_response = await anonymous.get(url)
         assert full_response.status_code == 200
-        assert full_response.content == LARGE
+        assert full_response.content == LARGE_CONTENT
         range_response = await anonymous.get(url, headers={"Range": "bytes=1000-1999"})
-        assert (range_response.status_code, range_response.content) == (206, LARGE[1000:2000])
-        assert range_response.headers["content-range"] == f"bytes 1000-1999/{len(LARGE)}"
-        beyond_response = await anonymous.get(url, headers={"Range": f"bytes={len(LARGE)}-"})
+        assert (range_response.status_code, range_response.content) == (
+            206,
+            LARGE_CONTENT[1000:2000],
+        )
+        assert range_response.headers["content-range"] == f"bytes 1000-1999/{len(LARGE_CONTENT)}"
+        beyond_response = await anonymous.get(
+            url, headers={"Range": f"bytes={len(LARGE_CONTENT)}-"}
+        )
         assert beyond_response.status_code == 416
         not_modified_response = await anonymous.get(
             url, headers={"If-None-Match": full_response.headers["etag"]}
         )
         assert not_modified_response.status_code == 304
         source_response = await anonymous.get(message["sourceUrl"])
-        assert below(source_response.content) == source
+        assert without_trace_fields(source_response.content) == source
         assert message["size"] == len(source_response.content)
         forged_response = await anonymous.get(url[:-1] + ("A" if url[-1] != "A" else "B"))
         assert forged_response.status_code in {401, 403, 404}
@@ -84,7 +96,9 @@ async def test_delivered_message_is_sent_to_subscribers_and_read_completely(
     server: Server,
 ) -> None:
     # BINARY contains NULs
-    source = raw([file for file in FILES if file.content != BINARY]) + b"\r\n"
+    source = (
+        build_message([file for file in ATTACHMENTS if file.content != BINARY_CONTENT]) + b"\r\n"
+    )
     async with AsyncExitStack() as stack:
         ada = await stack.enter_async_context(server.client("ada"))
         bob = await stack.enter_async_context(server.client("bob"))

@@ -107,10 +107,10 @@ def strace() -> str:
 async def trace_server(strace: str, folder: Path) -> list[str]:
     """Trace a server that receives a message with a large attachment and an upload part."""
     server, log = MerganserServer(folder), folder / "trace"
-    async with open_environment(Settings(data=folder), migrate=True) as world:
-        user = await create_user(world, RECEIVER_ADDRESS)
+    async with open_environment(Settings(data=folder), migrate=True) as environment:
+        user = await create_user(environment, RECEIVER_ADDRESS)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("piece", user_id=user.id)
+            root_context(environment), NewApiKey("piece", user_id=user.id)
         )
     strace_command = (strace, "-f", "-y", "-s", "64", "-e", f"trace={TRACED_CALLS}", "-o", str(log))
     process = await server.start(command_prefix=strace_command)

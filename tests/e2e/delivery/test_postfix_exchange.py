@@ -22,9 +22,9 @@ from mail.tls.server_tls import CertificateFiles
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.user_operations import run
-from tests.support.mail.signed_messages import pair, signed
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.user_operations import execute_mutation
+from tests.support.mail.signed_messages import make_rsa_key, sign_message
 from tests.support.mail.stored_messages import stored_messages_by_path
 from tests.support.mail_servers.queue_worker import (
     bodies,
@@ -92,16 +92,18 @@ def message_parts(message: Any) -> list[Any]:
 
 def has_valid_signature(raw: bytes) -> bool:
     """True if the DKIM signature of the message is valid."""
-    text = pair()[1].encode()
+    text = make_rsa_key()[1].encode()
     return bool(dkim.verify(raw, dnsfunc=lambda *_a, **_k: text))
 
 
-async def test_postfix_receives_stored_message_over_tls(ada: Client, world: Environment) -> None:
-    async with run_postfix() as server, working(world, relay_to(server, "?tls=required")):
+async def test_postfix_receives_stored_message_over_tls(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with run_postfix() as server, working(environment, relay_to(server, "?tls=required")):
         submission_id = await send(ada, NamedAddress("dave@example.net"))
         (mail,) = await wait_for_mails(server)
-        rows = await settled(world, submission_id)
-        (raw,) = await bodies(world)
+        rows = await settled(environment, submission_id)
+        (raw,) = await bodies(environment)
     assert (mail.sender, mail.to, mail.raw) == ("ada@example.org", "dave@example.net", raw)
     assert "with ESMTPS" in mail.received
     assert rows["dave"].tls.startswith("TLSv1.3")
@@ -109,56 +111,63 @@ async def test_postfix_receives_stored_message_over_tls(ada: Client, world: Envi
 
 
 async def test_eight_bit_content_and_utf8_addresses_are_delivered(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with run_postfix() as server, working(world, relay_to(server)):
+    async with run_postfix() as server, working(environment, relay_to(server)):
         await send(
             ada,
             NamedAddress("dave@example.net", "Dävid"),
             NamedAddress("jürgen@example.net", "Jürgen"),
         )
         mails = await wait_for_mails(server, 2)
-        (raw,) = await bodies(world)
+        (raw,) = await bodies(environment)
     assert {mail.to for mail in mails} == {"dave@example.net", "jürgen@example.net"}
     assert {mail.raw for mail in mails} == {raw}
     assert "jürgen@example.net".encode() in raw
     assert "SMTPUTF8" in server.log or "UTF8SMTP" in mails[0].received
 
 
-async def test_large_message_is_delivered_unchanged(ada: Client, world: Environment) -> None:
+async def test_large_message_is_delivered_unchanged(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     raw = raw_message("Large", body="Grüße, in Zeilen.\r\n.\r\n..\r\n" * 250_000, From=ada.address)
     submitter = SmtpSubmitter(ada.user.id, "ada", ada.user.auth_version, None)
-    async with run_postfix() as server, working(world, relay_to(server)):
-        await SmtpSubmissionService(world).submit(
+    async with run_postfix() as server, working(environment, relay_to(server)):
+        await SmtpSubmissionService(environment).submit(
             submitter, raw, ada.address, [("dave@example.net", DEFAULT_REPORTS)]
         )
         (mail,) = await wait_for_mails(server)
-        (queued_raw,) = await bodies(world)
+        (queued_raw,) = await bodies(environment)
     assert len(raw) > 5 << 20
     assert mail.raw == queued_raw == raw
 
 
-async def test_each_of_many_recipients_gets_one_message(ada: Client, world: Environment) -> None:
+async def test_each_of_many_recipients_gets_one_message(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     recipients = [f"n{number:03}@example.net" for number in range(150)]
-    async with run_postfix() as server, working(world, relay_to(server)):
+    async with run_postfix() as server, working(environment, relay_to(server)):
         submission_id = await send(ada, *map(NamedAddress, recipients))
         mails = await wait_for_mails(server, 150)
-        rows = await settled(world, submission_id)
+        rows = await settled(environment, submission_id)
     assert sorted(mail.to for mail in mails) == recipients
     assert {row.state for row in rows.values()} == {DeliveryState.RELAYED}
     assert len({mail.received for mail in mails}) < 10  # few messages for all recipients
 
 
 async def test_refused_recipient_is_bounced_and_others_get_message(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     refused_replies = {"nobody@example.net": "550 5.1.1 Nobody is here by that name"}
-    async with run_postfix(refused=refused_replies) as server, working(world, relay_to(server)):
+    async with (
+        run_postfix(refused=refused_replies) as server,
+        working(environment, relay_to(server)),
+    ):
         submission_id = await send(
             ada, NamedAddress("dave@example.net"), NamedAddress("nobody@example.net")
         )
         (mail,) = await wait_for_mails(server)
-        rows = await settled(world, submission_id)
+        rows = await settled(environment, submission_id)
 
         async def has_report() -> bool:
             return bool(await inbox(ada))
@@ -181,49 +190,51 @@ async def test_refused_recipient_is_bounced_and_others_get_message(
     assert "Nobody is here by that name" in fields["Diagnostic-Code"]
 
 
-async def test_deferred_recipient_is_retried(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_deferred_recipient_is_retried(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     policy_server = Policy({"dave": ["defer_if_permit Greylisted: come again"]})
     async with (
         policy_server.listening(),
         run_postfix(policy=policy_server.port) as server,
-        working(world, relay_to(server)),
+        working(environment, relay_to(server)),
     ):
         submission_id = await send(
             ada, NamedAddress("dave@example.net"), NamedAddress("erin@example.net")
         )
-        rows = await settled(world, submission_id)
+        rows = await settled(environment, submission_id)
         assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.DEFERRED, 450)
         assert "Greylisted: come again" in rows["dave"].last_response
         assert rows["erin"].state is DeliveryState.RELAYED
         (mail,) = await wait_for_mails(server)
         assert mail.to == "erin@example.net"
         clock.time = rows["dave"].next_at
-        ring(world)
-        await until(lambda: is_now(world, submission_id, "dave", DeliveryState.RELAYED))
+        ring(environment)
+        await until(lambda: is_now(environment, submission_id, "dave", DeliveryState.RELAYED))
         mails = await wait_for_mails(server, 2)
     assert [mail.to for mail in mails] == ["erin@example.net", "dave@example.net"]
     assert mails[0].raw == mails[1].raw
-    assert (await deliveries(world, submission_id))["dave"].attempts == 2
+    assert (await deliveries(environment, submission_id))["dave"].attempts == 2
     assert policy_server.asked.count("dave") == 2
 
 
 async def test_message_above_size_limit_of_postfix_is_bounced(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     async with (
         run_postfix(more={"message_size_limit": "2000"}) as server,
-        working(world, relay_to(server)),
+        working(environment, relay_to(server)),
     ):
         submission_id = await send(ada, NamedAddress("dave@example.net"), html="<p>" + "x" * 4000)
-        rows = await settled(world, submission_id)
+        rows = await settled(environment, submission_id)
     assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.BOUNCED, 552)
     assert server.mails() == []
 
 
 @pytest.fixture
-async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+async def mx(environment: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
     config = SmtpListenerConfig(certificates=CertificateFiles(Authority(tmp_path).issue()))
-    mx_listener = MxListener(world, tmp_path / "spool-mx", config)
+    mx_listener = MxListener(environment, tmp_path / "spool-mx", config)
     await mx_listener.start(host="127.0.0.1", port=0)
     yield mx_listener
     await mx_listener.close(1)
@@ -231,12 +242,12 @@ async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
 
 @pytest.fixture(params=["smtp", "lmtp"])
 def routes_to_server(
-    request: pytest.FixtureRequest, mx: MxListener, listener: LmtpListener
+    request: pytest.FixtureRequest, mx: MxListener, lmtp_listener: LmtpListener
 ) -> dict[str, str]:
     """The routes of Postfix to our MX or LMTP listener."""
     if request.param == "smtp":
         return {"example.org": f"smtp:[127.0.0.1]:{mx.port}"}
-    return {"example.org": f"lmtp:inet:127.0.0.1:{listener.port}"}
+    return {"example.org": f"lmtp:inet:127.0.0.1:{lmtp_listener.port}"}
 
 
 RAW_MESSAGES = {
@@ -248,7 +259,7 @@ RAW_MESSAGES = {
 }  # fmt: skip
 
 
-async def wait_for_inbox(client: Client, count: int = 1) -> list[Any]:
+async def wait_for_inbox(client: GraphQLClient, count: int = 1) -> list[Any]:
     """Wait until the INBOX has this number of messages, and return them."""
 
     async def has_messages() -> bool:
@@ -260,16 +271,16 @@ async def wait_for_inbox(client: Client, count: int = 1) -> list[Any]:
     return await inbox(client)
 
 
-async def inbox_message_source(client: Client) -> bytes:
+async def inbox_message_source(client: GraphQLClient) -> bytes:
     """Return the bytes of the message in the INBOX."""
     return (await stored_messages_by_path(client))["INBOX"][1]
 
 
 @pytest.mark.parametrize("name", RAW_MESSAGES)
 async def test_message_from_postfix_keeps_valid_signature(
-    ada: Client, routes_to_server: dict[str, str], name: str
+    ada: GraphQLClient, routes_to_server: dict[str, str], name: str
 ) -> None:
-    raw = signed(RAW_MESSAGES[name], "example.com")
+    raw = sign_message(RAW_MESSAGES[name], "example.com")
     assert has_valid_signature(raw)
     async with run_postfix(routes=routes_to_server) as server:
         await asyncio.to_thread(submit_to_postfix, server, raw, ada.address)
@@ -284,7 +295,7 @@ async def test_message_from_postfix_keeps_valid_signature(
 
 
 async def test_postfix_delivers_to_several_recipients_at_once(
-    ada: Client, bob: Client, routes_to_server: dict[str, str]
+    ada: GraphQLClient, bob: GraphQLClient, routes_to_server: dict[str, str]
 ) -> None:
     async with run_postfix(routes=routes_to_server) as server:
         await asyncio.to_thread(
@@ -294,7 +305,7 @@ async def test_postfix_delivers_to_several_recipients_at_once(
 
 
 async def test_postfix_dsn_for_refused_recipient_reaches_sender(
-    ada: Client, bob: Client, routes_to_server: dict[str, str]
+    ada: GraphQLClient, bob: GraphQLClient, routes_to_server: dict[str, str]
 ) -> None:
     async with run_postfix(routes=routes_to_server) as server:
         recipients = (ada.address, "nobody@example.org")
@@ -314,9 +325,12 @@ async def test_postfix_dsn_for_refused_recipient_reaches_sender(
 
 
 async def test_postfix_retries_deferred_recipient(
-    ada: Client, world: Environment, clock: Clock, routes_to_server: dict[str, str]
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    routes_to_server: dict[str, str],
 ) -> None:
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         user = await session.get_one(type(ada.user), ada.user.id)
         user.received_max, user.received = 1, 1
         user.received_until = clock().replace(hour=1)
@@ -330,7 +344,7 @@ async def test_postfix_retries_deferred_recipient(
 
 
 async def test_dsn_of_next_hop_of_postfix_is_received(
-    ada: Client, world: Environment, mx: MxListener
+    ada: GraphQLClient, environment: Environment, mx: MxListener
 ) -> None:
     """Postfix accepts the message, its next hop refuses it, and the DSN arrives by SMTP."""
     mx_route = f"smtp:[127.0.0.1]:{mx.port}"
@@ -341,27 +355,27 @@ async def test_dsn_of_next_hop_of_postfix_is_received(
     settings = {"relay_domains": "example.org nowhere.example"}
     async with (
         run_postfix(routes=routes, more=settings) as server,
-        working(world, relay_to(server)),
+        working(environment, relay_to(server)),
     ):
         submission_id = await send(ada, NamedAddress("zoe@nowhere.example"))
-        rows = await settled(world, submission_id)
+        rows = await settled(environment, submission_id)
         assert rows["zoe"].state is DeliveryState.RELAYED
         (row,) = await wait_for_inbox(ada)
     assert row.subject == "Undelivered Mail Returned to Sender"
-    (sent,) = await bodies(world)
+    (sent,) = await bodies(environment)
     message_id = message_from_bytes(sent)["Message-ID"]
     assert message_id.encode() in await inbox_message_source(ada)
 
 
 async def test_forwarded_message_keeps_valid_signature(
-    ada: Client, world: Environment, mx: MxListener
+    ada: GraphQLClient, environment: Environment, mx: MxListener
 ) -> None:
     """The message comes from Postfix and is forwarded to Postfix by the targets of the account."""
     target_input = {"targets": ["dave@example.net"]}
-    assert (await run(ada, "userUpdate", set=target_input))["errors"] == []
+    assert (await execute_mutation(ada, "userUpdate", set=target_input))["errors"] == []
     routes = {"example.org": f"smtp:[127.0.0.1]:{mx.port}"}
-    raw = signed(RAW_MESSAGES["eight bits"], "example.com")
-    async with run_postfix(routes=routes) as server, working(world, relay_to(server)):
+    raw = sign_message(RAW_MESSAGES["eight bits"], "example.com")
+    async with run_postfix(routes=routes) as server, working(environment, relay_to(server)):
         await asyncio.to_thread(submit_to_postfix, server, raw, ada.address)
         (mail,) = await wait_for_mails(server)
     assert mail.to == "dave@example.net"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import raw_message
 from tests.support.attacks import document_attacks, http_attacks, slow_attacks, websocket_attacks
-from tests.support.attacks.attack_runner import Attack, Siege
+from tests.support.attacks.attack_runner import AttackedServer, ServerAttack
 from tests.support.servers.merganser_server import Server
 
 SETTINGS = {
@@ -38,19 +38,19 @@ SECRET_WORDS = "password", "mgk_", "evil", "pwned", "msg_", "nope", "Traceback"
 
 
 @pytest.fixture(scope="module")
-def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
+def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedServer]:
     server = Server(tmp_path_factory.mktemp("siege"), more=SETTINGS)
     server.make("ada", "bob", "dora", "eve", "fay")
     server.start()
     asyncio.run(server.deliver(raw_message("Private"), "dora@example.org"))
-    yield Siege(server)
+    yield AttackedServer(server)
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def initial_usage(siege: Siege) -> tuple[int, int]:
+def initial_usage(siege: AttackedServer) -> tuple[int, int]:
     """KiB and sockets of the process before the first attack."""
-    return siege.memory(), siege.connections()
+    return siege.memory_kib(), siege.socket_count()
 
 
 @pytest.mark.usefixtures("initial_usage")
@@ -58,25 +58,25 @@ def initial_usage(siege: Siege) -> tuple[int, int]:
     "attack", SEQUENTIAL_ATTACKS + QUICK_ATTACKS, ids=lambda attack: attack.name
 )
 async def test_attack_is_answered_within_limits_and_leaves_nothing(
-    siege: Siege, attack: Attack
+    siege: AttackedServer, attack: ServerAttack
 ) -> None:
-    assert await attack.fought(siege) in attack.expected
-    row = siege.rows[-1]
-    assert row.work < attack.ms
-    assert row.kib < attack.kib
-    await siege.served()
+    assert await attack.run_and_measure(siege) in attack.expected
+    row = siege.results[-1]
+    assert row.cpu_ms < attack.max_ms
+    assert row.growth_kib < attack.max_growth_kib
+    await siege.assert_others_are_served()
 
 
-async def test_slow_attackers_are_disconnected_and_others_are_served(siege: Siege) -> None:
+async def test_slow_attackers_are_disconnected_and_others_are_served(siege: AttackedServer) -> None:
     """The attacks run concurrently, so that each is measured with the time of all."""
-    outcomes = asyncio.gather(*(attack.fought(siege) for attack in SLOW_ATTACKS))
+    outcomes = asyncio.gather(*(attack.run_and_measure(siege) for attack in SLOW_ATTACKS))
     async for _ in poll_until_done(outcomes):
-        await siege.served()
+        await siege.assert_others_are_served()
     for attack, outcome in zip(SLOW_ATTACKS, await outcomes, strict=True):
         assert (attack.name, outcome in attack.expected) == (attack.name, True), outcome
-    for row in siege.rows[-len(SLOW_ATTACKS) :]:
+    for row in siege.results[-len(SLOW_ATTACKS) :]:
         (attack,) = (slow_attack for slow_attack in SLOW_ATTACKS if slow_attack.name == row.name)
-        assert row.ms < attack.ms, row
+        assert row.duration_ms < attack.max_ms, row
 
 
 async def poll_until_done(future: "asyncio.Future[list[str]]") -> AsyncIterator[None]:
@@ -87,16 +87,16 @@ async def poll_until_done(future: "asyncio.Future[list[str]]") -> AsyncIterator[
 
 
 async def test_attacks_leave_no_memory_sockets_or_secrets(
-    siege: Siege, initial_usage: tuple[int, int]
+    siege: AttackedServer, initial_usage: tuple[int, int]
 ) -> None:
     assert len(ATTACK_NAMES) == len(set(ATTACK_NAMES)) >= 60
-    assert sorted(row.name for row in siege.rows) == sorted(ATTACK_NAMES)
+    assert sorted(row.name for row in siege.results) == sorted(ATTACK_NAMES)
     kib, sockets = initial_usage
     async with asyncio.timeout(10):
-        while siege.connections() > sockets:  # noqa: ASYNC110 - another process has them
+        while siege.socket_count() > sockets:  # noqa: ASYNC110 - another process has them
             await asyncio.sleep(0.1)
-    assert siege.memory() - kib < MAX_GROWTH
-    await siege.served()
+    assert siege.memory_kib() - kib < MAX_GROWTH
+    await siege.assert_others_are_served()
     expected_complaint = "Rejected WebSocket connection from origin"
     assert [
         line for line in siege.server.complaints() if expected_complaint not in line["event"]
@@ -105,15 +105,15 @@ async def test_attacks_leave_no_memory_sockets_or_secrets(
     log = siege.server.log.replace("https://evil.example", "")
     assert [word for word in (*SECRET_WORDS, *secrets) if word in log] == []
     if path := os.environ.get("ATTACKS"):
-        _write_page(Path(path), siege, siege.memory() - kib)
+        _write_page(Path(path), siege, siege.memory_kib() - kib)
 
 
-def _write_page(path: Path, siege: Siege, kib: int) -> None:
+def _write_page(path: Path, siege: AttackedServer, kib: int) -> None:
     environment = f"CPython {platform.python_version()}, {os.cpu_count()} cores"
     page_head = PAGE_HEAD.format(
-        where=environment, kib=kib, count=len(siege.rows), slowest=siege.slowest * 1e3
+        where=environment, kib=kib, count=len(siege.results), slowest=siege.max_wait_of_others * 1e3
     )
-    path.write_text(f"{page_head}\n{siege.table()}\n")
+    path.write_text(f"{page_head}\n{siege.results_table()}\n")
 
 
 PAGE_HEAD = """# Attacks

@@ -30,9 +30,14 @@ from models.store.database import Database
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
 from resolvers.auth import authentication
-from tests.conftest import CHEAP, Clock, make_client, make_key, receive
-from tests.support.attacks.random_requests import ODD, Known, json_value, requests
-from tests.support.mail.multipart_message import FILES, raw
+from tests.conftest import TEST_OPTIONS, ManualClock, deliver_to, make_api_key, make_client
+from tests.support.attacks.random_requests import (
+    ODD_TEXTS,
+    KnownValues,
+    draw_json_value,
+    random_requests,
+)
+from tests.support.mail.multipart_message import ATTACHMENTS, build_message
 from tests.support.stores import store_fixtures
 
 IS_LONG_RUN = "LONG" in os.environ
@@ -120,9 +125,9 @@ class ErrorRecorder(logging.Handler):
 class FuzzTarget:
     """A database with two accounts and their mail, and an app on it."""
 
-    world: Environment
+    environment: Environment
     app: Starlette
-    known: Known
+    known: KnownValues
     headers_by_user: dict[str, dict[str, str]]
     error_recorder: ErrorRecorder = field(default_factory=ErrorRecorder)
     failures: dict[str, str] = field(default_factory=dict)
@@ -134,13 +139,19 @@ class FuzzTarget:
         if database.dialect != "sqlite":
             await store_fixtures.emptied(database)
         blobs = FolderStore(folder / "blobs")
-        world = Environment(database, blobs, signing_secret=b"s" * 32, options=CHEAP, now=Clock())
-        app = create_app(world, spool_folder=folder / "spool")
+        environment = Environment(
+            database, blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=ManualClock()
+        )
+        app = create_app(environment, spool_folder=folder / "spool")
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
-        ada, bob = [await make_client(world, http, name) for name in ("ada", "bob")]
-        received = [await receive(client, f"News {n}") for client in (ada, bob) for n in range(3)]
-        received.append(await receive(ada, raw(FILES[2:7])))
-        mailboxes = [await client.box(path) for client in (ada, bob) for path in ("INBOX", "Trash")]
+        ada, bob = [await make_client(environment, http, name) for name in ("ada", "bob")]
+        received = [
+            await deliver_to(client, f"News {n}") for client in (ada, bob) for n in range(3)
+        ]
+        received.append(await deliver_to(ada, build_message(ATTACHMENTS[2:7])))
+        mailboxes = [
+            await client.load_mailbox(path) for client in (ada, bob) for path in ("INBOX", "Trash")
+        ]
         result = await ada(
             "{ viewer { user { cursor messages { nodes { guid thread { id } "
             "attachments { id } } } } } }"
@@ -158,9 +169,9 @@ class FuzzTarget:
             ),
         ]
         guids = [node["guid"] for node in user["messages"]["nodes"]]
-        root_key = await make_key(world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+        root_key = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.MASTER])
         reader_options = {"user_id": ada.user.id, "role": Role.USER, "scopes": [Scope.MASTER]}
-        reader_key = await make_key(world, "reader", read_only=True, **reader_options)
+        reader_key = await make_api_key(environment, "reader", read_only=True, **reader_options)
         headers_by_user = {
             "ada": ada.headers,
             "root": {"Authorization": f"Bearer {root_key}"},
@@ -169,20 +180,22 @@ class FuzzTarget:
         }
         await http.aclose()
         return cls(
-            world,
+            environment,
             app,
-            Known(tuple(global_id_values), (user["cursor"],), tuple(guids)),
+            KnownValues(tuple(global_id_values), (user["cursor"],), tuple(guids)),
             headers_by_user,
         )
 
     async def close(self) -> None:
-        await authentication.wait_for_background_tasks(self.world)
-        await self.world.object_store.close()
-        await self.world.database.close()
+        await authentication.wait_for_background_tasks(self.environment)
+        await self.environment.object_store.close()
+        await self.environment.database.close()
 
     async def count_events(self) -> int:
         """Return the number of events in the journal."""
-        (row,) = await self.world.database.read(select(func.sum(col(Stream.last)).label("all")))
+        (row,) = await self.environment.database.read(
+            select(func.sum(col(Stream.last)).label("all"))
+        )
         return int(row.all)
 
     async def check_request(self, user: str, request: Any, body: bytes, events: str = "") -> None:
@@ -237,9 +250,9 @@ class FuzzTarget:
     async def assert_consistent(self) -> None:
         """Assert that the requests have left the database consistent."""
         async with asyncio.timeout(60):
-            while await tasks.run_next_task(self.world):
+            while await tasks.run_next_task(self.environment):
                 pass
-        report = (await check_consistency(self.world)).to_json()
+        report = (await check_consistency(self.environment)).to_json()
         assert report["whole"], report["findings"]
         assert not self.error_recorder.messages, self.error_recorder.messages
 
@@ -294,7 +307,7 @@ def test_random_values_for_any_field_are_answered_or_refused(url: str, tmp_path:
         @SETTINGS
         @given(some.data())
         def check_example(data: some.DataObject) -> None:
-            request = data.draw(requests(GRAPHQL, target.known))
+            request = data.draw(random_requests(GRAPHQL, target.known))
             events = "text/event-stream" if request["query"].startswith("subscription") else ""
             body = json.dumps(request).encode()
             run(target.check_request(data.draw(users), request, body, events))
@@ -304,17 +317,17 @@ def test_random_values_for_any_field_are_answered_or_refused(url: str, tmp_path:
 
 
 BODY_MEMBERS = ("query", "variables", "operationName", "extensions", "query", "\0")
-QUERIES = ("{ __typename }", "{ viewer { role } }", "{ nope }", "mutation", *ODD)
+QUERIES = ("{ __typename }", "{ viewer { role } }", "{ nope }", "mutation", *ODD_TEXTS)
 
 
 @some.composite
 def random_bodies(draw: some.DrawFn) -> bytes:
     """Valid, nearly valid and invalid JSON bodies."""
     names = draw(some.lists(some.sampled_from(BODY_MEMBERS), max_size=4))
-    value: Any = {name: json_value(draw) for name in names}
+    value: Any = {name: draw_json_value(draw) for name in names}
     match draw(some.integers(0, 3)):
         case 0:
-            value = json_value(draw)
+            value = draw_json_value(draw)
         case 1:
             value["query"] = draw(some.sampled_from(QUERIES))
         case 2:

@@ -483,8 +483,8 @@ def test_draining_server_is_not_ready_but_answers_until_second_signal(
     assert observed_server.wait_for_exit() == 0
 
 
-async def test_drain_ends_after_its_time_limit(world: Environment, tmp_path: Path) -> None:
-    app = create_app(world, spool_folder=tmp_path)
+async def test_drain_ends_after_its_time_limit(environment: Environment, tmp_path: Path) -> None:
+    app = create_app(environment, spool_folder=tmp_path)
     web_server = http_server.create_http_server(app, Settings())
     shutdown = GracefulShutdown(0.1, http_server=web_server)
     shutdown.handle_signal(signal.SIGINT)

@@ -55,8 +55,8 @@ def _seconds_since_commit(event: Any) -> float:
 
 async def test_change_of_other_process_reaches_subscriber_within_a_second(server: Server) -> None:
     async with subscribed_socket(server, "ada") as ada, subscribed_socket(server, "bob") as bob:
-        async with server.world() as world:
-            context = user_context(world, await user_id_of_name(world, "ada"))
+        async with server.environment() as environment:
+            context = user_context(environment, await user_id_of_name(environment, "ada"))
             for path in ("One", "Two", "Three"):
                 hindered_before = server.hindered()
                 await mailbox_loaders.create_mailboxes(context, NewMailboxes([path]))

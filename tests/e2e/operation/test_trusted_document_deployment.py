@@ -37,7 +37,7 @@ async def test_documents_added_by_other_process_are_trusted_at_once(
         trusted_only_server.socket(trusted_only_server.secrets["ada"]) as socket,
     ):
         assert (await ada.raw(QUERY))["errors"][0]["extensions"]["code"] == "DOCUMENT_NOT_TRUSTED"
-        async with trusted_only_server.world() as environment:  # as the command opens it
+        async with trusted_only_server.environment() as environment:  # as the command opens it
             new_documents = [NewTrustedDocument(text) for text in (QUERY, CHANGES_SUBSCRIPTION)]
             assert (
                 await trusted_documents.add_documents_and_count_new(

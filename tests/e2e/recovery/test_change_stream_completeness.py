@@ -8,12 +8,12 @@ import pytest
 from bench.change_stream.change_stream_proof import ProofPlan, prove_change_stream
 from bench.servers.bus_servers import InterruptibleBus, PostgresNotifyBus, SocketBus
 from bench.servers.merganser_process import MerganserServer
-from tests.support.run_scope import ALL
+from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.servers.bus_servers import BROKERS
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
-CHANGE_COUNT = 300 if ALL else 150
+CHANGE_COUNT = 300 if RUNS_ALL_TESTS else 150
 SEED = 7
 FAILURES_BY_KIND = {  # by database and number of processes: the event bus and the failures
     "sqlite-1": ("", ("cut", "kill", "mend", "trim")),

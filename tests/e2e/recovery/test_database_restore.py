@@ -23,7 +23,7 @@ from mail.maintenance.restore_mark import CHANGES_LOST, CHECK_INTERVAL, read_mar
 from models.events.incarnation import MARK_OBJECT_NAME
 from models.events.journal import Stream
 from models.users.tables import User
-from tests.support.accounts.account_rows import letter
+from tests.support.accounts.account_rows import message_with_subject
 from tests.support.servers.merganser_server import ROOT, Client, Server
 from tests.support.servers.postgres_cluster import Cluster
 from tests.support.stores import store_fixtures
@@ -64,20 +64,24 @@ async def events_after(client: Client, after: str) -> list[Any]:
 
 async def deliver(server: Server, *subjects: str) -> None:
     for subject in subjects:
-        reply = await server.deliver(letter(subject, attached=9000), "ada@example.org")
+        reply = await server.deliver(
+            message_with_subject(subject, attachment_size=9000), "ada@example.org"
+        )
         assert reply.startswith("250"), reply
 
 
 async def wait_for_incarnation_mark(server: Server) -> None:
     """Wait until an incarnation mark covers the streams of all users."""
-    async with server.world() as world:
+    async with server.environment() as environment:
         query = select(col(Stream.id), col(Stream.last)).join(User, col(User.id) == Stream.id)
-        positions = {row.id: row.last for row in await world.database.read(query)}
+        positions = {row.id: row.last for row in await environment.database.read(query)}
         async with asyncio.timeout(PATIENCE):
             marked_positions = dict[int, int]()
             while not positions.items() <= marked_positions.items():
                 await asyncio.sleep(0.05)
-                marked_positions = dict(mark.streams) if (mark := await read_mark(world)) else {}
+                marked_positions = (
+                    dict(mark.streams) if (mark := await read_mark(environment)) else {}
+                )
 
 
 async def wait_for_new_incarnation(server: Server) -> None:

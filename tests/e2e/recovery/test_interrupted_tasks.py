@@ -44,27 +44,29 @@ def stopped_server(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
 
 @asynccontextmanager
 async def open_accounts(server: Server) -> AsyncGenerator[tuple[Environment, dict[str, int]]]:
-    async with server.world() as world:
-        rows = await world.database.read(select(col(User.id), col(User.username)))
-        yield world, {row.username: row.id for row in rows}
+    async with server.environment() as environment:
+        rows = await environment.database.read(select(col(User.id), col(User.username)))
+        yield environment, {row.username: row.id for row in rows}
 
 
-async def queue_export(world: Environment, user_id: int) -> None:
-    await exports.create_export(user_context(world, user_id), NewExport(user_id, ExportFormat.MBOX))
+async def queue_export(environment: Environment, user_id: int) -> None:
+    await exports.create_export(
+        user_context(environment, user_id), NewExport(user_id, ExportFormat.MBOX)
+    )
 
 
-async def queue_flagging(world: Environment, user_id: int) -> None:
+async def queue_flagging(environment: Environment, user_id: int) -> None:
     bulk_request = BulkRequest(
         MessageSelector(conditions=MessageConditions()),
         FlagChanges.from_flag_names({"flagged": True}),
         always_as_task=True,
     )
-    await bulk_changes.apply_bulk_request(user_context(world, user_id), bulk_request)
+    await bulk_changes.apply_bulk_request(user_context(environment, user_id), bulk_request)
 
 
-async def task_states(world: Environment) -> dict[tuple[int, str], TaskState]:
+async def task_states(environment: Environment) -> dict[tuple[int, str], TaskState]:
     columns = col(Task.user_id), col(Task.kind), col(Task.state)
-    rows = await world.database.read(select(*columns))
+    rows = await environment.database.read(select(*columns))
     return {(row.user_id, row.kind): TaskState(row.state) for row in rows}
 
 
@@ -80,28 +82,28 @@ def run_until_killed(server: Server) -> None:
 
 async def test_task_that_kills_server_runs_after_other_tasks(stopped_server: Server) -> None:
     """Each start of the server works first on tasks that have not killed a server."""
-    async with open_accounts(stopped_server) as (world, users):
-        await queue_export(world, users["ada"])
+    async with open_accounts(stopped_server) as (environment, users):
+        await queue_export(environment, users["ada"])
         for name in ("ada", "bob"):
-            await queue_flagging(world, users[name])
+            await queue_flagging(environment, users[name])
         await asyncio.to_thread(run_until_killed, stopped_server)
         export = users["ada"], exports.TASK_KIND
         flag_tasks = [(users[name], "MESSAGE_UPDATE") for name in ("ada", "bob")]
-        assert (await task_states(world))[export] is TaskState.RUNNING
+        assert (await task_states(environment))[export] is TaskState.RUNNING
         await asyncio.to_thread(run_until_killed, stopped_server)
-        current_states = await task_states(world)
+        current_states = await task_states(environment)
         assert [current_states[task] for task in flag_tasks] == [TaskState.SUCCEEDED] * 2
         assert current_states[export] is TaskState.RUNNING
 
         await asyncio.to_thread(stopped_server.start)  # without the fault
         try:
-            await _wait_until_ended(world, export)
-            assert (await task_states(world))[export] is TaskState.SUCCEEDED
+            await _wait_until_ended(environment, export)
+            assert (await task_states(environment))[export] is TaskState.SUCCEEDED
         finally:
             await asyncio.to_thread(stopped_server.stop)
 
 
-async def _wait_until_ended(world: Environment, task: tuple[int, str]) -> None:
+async def _wait_until_ended(environment: Environment, task: tuple[int, str]) -> None:
     async with asyncio.timeout(TASK_LIMIT):
-        while (await task_states(world))[task] in (TaskState.QUEUED, TaskState.RUNNING):  # noqa: ASYNC110 - rows
+        while (await task_states(environment))[task] in (TaskState.QUEUED, TaskState.RUNNING):  # noqa: ASYNC110 - rows
             await asyncio.sleep(0.05)

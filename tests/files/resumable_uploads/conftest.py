@@ -11,7 +11,7 @@ import pytest
 
 from graph.http.upload_body import UploadLimits
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.clients.resumable_upload_client import (
     UPLOAD_MAX,
     ResumableUploadClient,
@@ -22,9 +22,9 @@ from tests.support.servers.http_server import served
 
 
 @pytest.fixture
-def limited_world(world: Environment) -> Environment:
+def limited_world(environment: Environment) -> Environment:
     """The environment with uploads of at most 6 MiB."""
-    return replace(world, options=replace(world.options, upload_max=UPLOAD_MAX))
+    return replace(environment, options=replace(environment.options, upload_max=UPLOAD_MAX))
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ async def connect(limited_world: Environment, tmp_path: Path) -> AsyncIterator[U
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect_client(
-            client: Client | str,
+            client: GraphQLClient | str,
             limits: UploadLimits | None = None,
             machine: str = "spool",
-            world: Environment | None = None,
+            environment: Environment | None = None,
             **options: Any,
         ) -> ResumableUploadClient:
-            app = make_upload_app(world or limited_world, tmp_path / machine, limits)
+            app = make_upload_app(environment or limited_world, tmp_path / machine, limits)
             port = await stack.enter_async_context(served(app))
             url = f"http://127.0.0.1:{port}"
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))

@@ -14,7 +14,7 @@ from graph.types import global_ids
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from resolvers.files import resumable_uploads, uploads
-from tests.conftest import context
+from tests.conftest import client_context
 from tests.support.clients.resumable_upload_client import (
     CHUNK_HEADERS,
     UPLOAD_MAX,
@@ -75,7 +75,7 @@ async def test_unsupported_tus_version_is_refused(carol: ResumableUploadClient) 
             await http.delete(path, headers=version_headers),
         ):
             assert (response.status_code, response.headers["tus-version"]) == (412, "1.0.0")
-    assert len(await load_upload_rows(carol.client.world)) == 1
+    assert len(await load_upload_rows(carol.client.environment)) == 1
     assert await carol.load_offset(path) == 0
 
 
@@ -103,7 +103,7 @@ async def test_invalid_creation_headers_are_refused(carol: ResumableUploadClient
         response = await carol.request("POST", UPLOADS_PATH, headers=headers)
         assert response.status_code == status, headers
     accepted_count = sum(status == 201 for _, status in CREATION_CASES)
-    assert len(await load_upload_rows(carol.client.world)) == accepted_count
+    assert len(await load_upload_rows(carol.client.environment)) == accepted_count
 
 
 async def test_unsupported_content_type_is_refused(carol: ResumableUploadClient) -> None:
@@ -119,7 +119,7 @@ async def test_unsupported_content_type_is_refused(carol: ResumableUploadClient)
         for response in (patched, created):
             assert (response.status_code, error_code(response)) == (415, "BAD_USER_INPUT")
     assert await carol.load_offset(path) == 0
-    assert len(await load_upload_rows(carol.client.world)) == 1
+    assert len(await load_upload_rows(carol.client.environment)) == 1
 
 
 async def test_multipart_forms_are_refused(limited_world: Environment, tmp_path: Path) -> None:
@@ -198,14 +198,14 @@ async def test_required_scopes_equal_those_of_simple_uploads(connect: UploadClie
         reader = await connect(name, **options)
         assert (await reader.request_upload(1)).status_code == 403
         row = await resumable_uploads.create_upload(
-            context(reader.client), resumable_uploads.AnnouncedUpload(5, "a/b")
+            client_context(reader.client), resumable_uploads.AnnouncedUpload(5, "a/b")
         )
         path = f"{UPLOADS_PATH}/{global_ids.encode('Upload', row.id)}"
         assert (await reader.request("HEAD", path)).status_code == 403
         assert (await reader.append_chunk(path, 0, b"12345")).status_code == 403
         assert (await reader.request("DELETE", path)).status_code == 403
         assert (
-            await resumable_uploads.read_own_upload_row(context(reader.client), row.id)
+            await resumable_uploads.read_own_upload_row(client_context(reader.client), row.id)
         ).received == 0
 
 

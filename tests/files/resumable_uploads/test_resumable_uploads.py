@@ -18,7 +18,7 @@ from mail.smtp import spool_file
 from models.errors import NotFound
 from models.runtime.environment import Environment
 from resolvers.files import uploads
-from tests.conftest import Clock, context, raw_message
+from tests.conftest import ManualClock, client_context, raw_message
 from tests.support.clients.resumable_upload_client import (
     CHUNK_HEADERS,
     UPLOAD_MAX,
@@ -40,7 +40,7 @@ from tests.support.clients.upload_client import (
     load_upload_rows,
     make_upload_client,
 )
-from tests.support.mail.multipart_message import noise
+from tests.support.mail.multipart_message import pseudo_random_bytes
 from tests.support.servers.http_server import served
 
 
@@ -56,9 +56,9 @@ async def test_options_returns_capabilities_without_sign_in(carol: ResumableUplo
 
 
 async def test_file_sent_in_chunks_is_complete(
-    carol: ResumableUploadClient, tmp_path: Path, clock: Clock
+    carol: ResumableUploadClient, tmp_path: Path, clock: ManualClock
 ) -> None:
-    content = noise(3 * MIB + 5)
+    content = pseudo_random_bytes(3 * MIB + 5)
     metadata = upload_metadata(filename="C:\\x\\ü.png", filetype="Image/PNG") + ",is_confidential"
     response = await carol.request_upload(len(content), **{"Upload-Metadata": metadata})
     path = response.headers["location"]
@@ -83,7 +83,9 @@ async def test_file_sent_in_chunks_is_complete(
         assert ("repr-digest" in append_response.headers) is (offset == len(content))
         if offset < len(content):
             with pytest.raises(NotFound):
-                await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path))
+                await uploads.read_and_verify_upload(
+                    client_context(carol.client), upload_row_id(path)
+                )
     assert append_response.headers["repr-digest"] == sha256_digest(content)
     head_response = await carol.request("HEAD", path)
     assert (
@@ -97,11 +99,12 @@ async def test_file_sent_in_chunks_is_complete(
     )
     assert (await carol.append_chunk(path, len(content), b"")).status_code == 204
     assert (await carol.append_chunk(path, len(content), iterate_chunks(b"x"))).status_code == 413
-    (row,) = await uploads.load_uploads_by_id(context(carol.client), [upload_row_id(path)])
+    (row,) = await uploads.load_uploads_by_id(client_context(carol.client), [upload_row_id(path)])
     assert row
     assert (row.content_type, row.filename) == ("image/png", "ü.png")
     assert (
-        await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path)) == content
+        await uploads.read_and_verify_upload(client_context(carol.client), upload_row_id(path))
+        == content
     )
     assert file_names(tmp_path / "spool") == []
 
@@ -151,7 +154,7 @@ async def _check_cors_headers(carol: ResumableUploadClient, path: str) -> None:
 async def test_bytes_before_connection_loss_are_kept(
     carol: ResumableUploadClient, tmp_path: Path
 ) -> None:
-    content = noise(3 * MIB)
+    content = pseudo_random_bytes(3 * MIB)
     path = await carol.create_upload(len(content))
     half = len(content) // 2
     _, writer = await carol.start_append(path, 0, len(content), content[:half])
@@ -167,7 +170,7 @@ async def test_bytes_before_connection_loss_are_kept(
 async def test_other_server_continues_upload(
     carol: ResumableUploadClient, connect: UploadClientFactory
 ) -> None:
-    content = noise(2 * MIB)
+    content = pseudo_random_bytes(2 * MIB)
     path = await carol.create_upload(len(content))
     await carol.append_chunk(path, 0, content[:MIB])
     other_server_client = await connect(carol.client)
@@ -178,9 +181,9 @@ async def test_other_server_continues_upload(
 
 
 async def test_expired_upload_is_deleted_from_database_and_disk(
-    carol: ResumableUploadClient, clock: Clock, tmp_path: Path
+    carol: ResumableUploadClient, clock: ManualClock, tmp_path: Path
 ) -> None:
-    world, folder = carol.client.world, tmp_path / "spool"
+    environment, folder = carol.client.environment, tmp_path / "spool"
     old_path = await carol.create_upload(10)
     await carol.append_chunk(old_path, 0, b"12345")
     clock.tick(hours=23)
@@ -194,17 +197,17 @@ async def test_expired_upload_is_deleted_from_database_and_disk(
     ):
         assert response.status_code == 404
     assert len(file_names(folder)) == 2
-    assert (await run_round(world, sweep=False)).uploads == 1
-    assert await delete_orphaned_upload_files(world, folder) == 1
+    assert (await run_round(environment, sweep=False)).uploads == 1
+    assert await delete_orphaned_upload_files(environment, folder) == 1
     assert file_names(folder) == [resumable_file.file_path(folder, upload_row_id(new_path)).name]
     assert (await carol.append_chunk(new_path, 5, b"67890")).status_code == 204
-    assert await delete_orphaned_upload_files(world, folder) == 0
+    assert await delete_orphaned_upload_files(environment, folder) == 0
 
 
 async def test_concurrent_append_is_locked(
     carol: ResumableUploadClient, connect: UploadClientFactory
 ) -> None:
-    content = noise(2 * MIB)
+    content = pseudo_random_bytes(2 * MIB)
     path = await carol.create_upload(len(content))
     reader, writer = await carol.start_append(path, 0, len(content), content[:MIB])
     file = resumable_file.file_path(spool_folder(carol), upload_row_id(path))
@@ -243,7 +246,7 @@ async def test_idle_request_yields_to_new_request(
         assert (await reader.readline()).startswith(b"HTTP/1.1 503")
     writer.close()
     assert (
-        await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path))
+        await uploads.read_and_verify_upload(client_context(carol.client), upload_row_id(path))
         == b"1234567890"
     )
 
@@ -266,7 +269,7 @@ async def test_stalled_body_times_out_and_bytes_are_kept(
 async def test_creation_request_can_contain_bytes(
     carol: ResumableUploadClient, tmp_path: Path
 ) -> None:
-    content = noise(MIB)
+    content = pseudo_random_bytes(MIB)
     creation_headers = {**CHUNK_HEADERS, "Upload-Length": str(len(content))}
     complete_response = await carol.request(
         "POST", UPLOADS_PATH, content=content, headers=creation_headers
@@ -289,14 +292,17 @@ async def test_creation_request_can_contain_bytes(
         ),
     ):
         assert refused.status_code == 413
-    assert len(await load_upload_rows(carol.client.world)) == 2
+    assert len(await load_upload_rows(carol.client.environment)) == 2
     assert file_names(tmp_path / "spool") == []
 
 
 async def test_empty_file_is_complete_at_creation(carol: ResumableUploadClient) -> None:
     path = await carol.create_upload(0)
     assert await carol.load_offset(path) == 0
-    assert await uploads.read_and_verify_upload(context(carol.client), upload_row_id(path)) == b""
+    assert (
+        await uploads.read_and_verify_upload(client_context(carol.client), upload_row_id(path))
+        == b""
+    )
 
 
 async def test_deleted_uploads_leave_nothing(carol: ResumableUploadClient, tmp_path: Path) -> None:
@@ -310,7 +316,7 @@ async def test_deleted_uploads_leave_nothing(carol: ResumableUploadClient, tmp_p
         assert (await carol.request("DELETE", path)).status_code == 204
         assert (await carol.request("DELETE", path)).status_code == 404
         assert (await carol.request("HEAD", path)).status_code == 404
-    await assert_nothing_left(carol.client.world, tmp_path / "spool")
+    await assert_nothing_left(carol.client.environment, tmp_path / "spool")
 
 
 async def test_delete_ends_concurrent_append(carol: ResumableUploadClient, tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ async def test_delete_ends_concurrent_append(carol: ResumableUploadClient, tmp_p
     async with asyncio.timeout(10):
         assert (await reader.readline()).startswith(b"HTTP/1.1 404")
     writer.close()
-    await assert_nothing_left(carol.client.world, tmp_path / "spool")
+    await assert_nothing_left(carol.client.environment, tmp_path / "spool")
 
 
 async def test_last_byte_is_acknowledged_after_storing(
@@ -333,7 +339,7 @@ async def test_last_byte_is_acknowledged_after_storing(
 
     path = await carol.create_upload(10)
     with monkeypatch.context() as full_disk:
-        full_disk.setattr(carol.client.world.object_store, "put_file", raise_disk_full)
+        full_disk.setattr(carol.client.environment.object_store, "put_file", raise_disk_full)
         assert (await carol.append_chunk(path, 0, b"1234567890")).status_code == 507
     assert await carol.load_offset(path) == 9
     assert (await carol.append_chunk(path, 9, b"0")).headers["repr-digest"] == sha256_digest(
@@ -353,7 +359,9 @@ async def test_crash_loses_only_unacknowledged_bytes(carol: ResumableUploadClien
     assert (await carol.append_chunk(path, 5, b"67")).status_code == 204
     assert file.read_bytes() == b"1234567"
     file.write_bytes(b"1234")
-    if carol.client.world.database.dialect == "postgresql":  # all bytes are in the object store
+    if (
+        carol.client.environment.database.dialect == "postgresql"
+    ):  # all bytes are in the object store
         assert await carol.load_offset(path) == 7
         completed = await carol.append_chunk(path, 7, b"890")
         assert completed.headers["repr-digest"] == sha256_digest(b"1234567890")
@@ -364,7 +372,7 @@ async def test_crash_loses_only_unacknowledged_bytes(carol: ResumableUploadClien
 
 async def test_bytes_are_acknowledged_during_request(connect: UploadClientFactory) -> None:
     carol = await connect("carol", UploadLimits(checkpoint_bytes=MIB))
-    content = noise(3 * MIB)
+    content = pseudo_random_bytes(3 * MIB)
     path = await carol.create_upload(len(content))
     _, writer = await carol.start_append(path, 0, len(content), content[: 2 * MIB + MIB // 2])
     await carol.wait_for_offset(path, 2 * MIB)

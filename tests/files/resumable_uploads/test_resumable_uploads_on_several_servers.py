@@ -23,7 +23,7 @@ from mail.storage.blobs.object_stores import open_store
 from models.files.blobs import UploadPart
 from models.runtime.environment import Environment
 from resolvers.files import resumable_uploads, uploads
-from tests.conftest import Clock, context
+from tests.conftest import ManualClock, client_context
 from tests.support.clients.resumable_upload_client import (
     ResumableUploadClient,
     UploadClientFactory,
@@ -37,7 +37,7 @@ from tests.support.clients.upload_client import (
     file_names,
     load_upload_rows,
 )
-from tests.support.mail.multipart_message import noise
+from tests.support.mail.multipart_message import pseudo_random_bytes
 
 SMALL_CHECKPOINTS = UploadLimits(checkpoint_bytes=MIB)
 
@@ -51,26 +51,28 @@ class ServerPair:
     folder: Path
 
     @property
-    def world(self) -> Environment:
-        return self.first.client.world
+    def environment(self) -> Environment:
+        return self.first.client.environment
 
     def spool(self, name: str) -> Path:
         return self.folder / name
 
     async def objects(self) -> list[str]:
-        return sorted([stored.name async for stored in self.world.object_store.list()])
+        return sorted([stored.name async for stored in self.environment.object_store.list()])
 
     async def part_count(self) -> int:
         statement = select(func.count()).select_from(UploadPart)
-        return int((await self.world.database.read(statement))[0][0])
+        return int((await self.environment.database.read(statement))[0][0])
 
     async def content(self, path: str) -> bytes:
-        return await uploads.read_and_verify_upload(context(self.first.client), upload_row_id(path))
+        return await uploads.read_and_verify_upload(
+            client_context(self.first.client), upload_row_id(path)
+        )
 
     async def sweep(self) -> None:
         """Delete the orphaned files in the spool folders of both servers."""
         for name in ("first", "second"):
-            await delete_orphaned_upload_files(self.world, self.spool(name))
+            await delete_orphaned_upload_files(self.environment, self.spool(name))
 
 
 @pytest.fixture
@@ -83,9 +85,9 @@ async def servers(
 
 
 async def _connect_servers(
-    connect: UploadClientFactory, folder: Path, world: Environment | None = None
+    connect: UploadClientFactory, folder: Path, environment: Environment | None = None
 ) -> ServerPair:
-    options: dict[str, Any] = {"limits": SMALL_CHECKPOINTS, "world": world}
+    options: dict[str, Any] = {"limits": SMALL_CHECKPOINTS, "environment": environment}
     first = await connect("carol", machine="first", **options)
     second = await connect(first.client, machine="second", **options)
     return ServerPair(first, second, folder)
@@ -109,7 +111,7 @@ async def servers_on_s3(
     connected = await _connect_servers(
         connect, tmp_path, replace(limited_world, object_store=bucket)
     )
-    connected.first.client.world = connected.second.client.world = replace(
+    connected.first.client.environment = connected.second.client.environment = replace(
         limited_world, object_store=bucket
     )
     yield connected
@@ -117,7 +119,7 @@ async def servers_on_s3(
 
 
 async def _check_alternating_requests(servers: ServerPair) -> None:
-    content = noise(5 * MIB + 3)
+    content = pseudo_random_bytes(5 * MIB + 3)
     path = await servers.first.create_upload(len(content))
     offset = 0
     senders = [servers.first, servers.second, servers.second, servers.first, servers.second]
@@ -138,7 +140,7 @@ async def _check_alternating_requests(servers: ServerPair) -> None:
     assert await servers.content(path) == content
     await servers.sweep()
     assert file_names(servers.spool("first")) == file_names(servers.spool("second")) == []
-    (row,) = await load_upload_rows(servers.world)
+    (row,) = await load_upload_rows(servers.environment)
     assert await servers.objects() == [row.blob_name], "no part is left"
     assert await servers.part_count() == 0
 
@@ -152,7 +154,7 @@ async def test_requests_of_an_upload_can_reach_any_server_on_s3(servers_on_s3: S
 
 
 async def test_other_server_completes_upload_of_lost_machine(servers: ServerPair) -> None:
-    content = noise(4 * MIB)
+    content = pseudo_random_bytes(4 * MIB)
     path = await servers.first.create_upload(len(content))
     _, writer = await servers.first.start_append(path, 0, len(content), content[: 3 * MIB + 9])
     await servers.first.wait_for_offset(path, 2 * MIB)
@@ -165,7 +167,7 @@ async def test_other_server_completes_upload_of_lost_machine(servers: ServerPair
 
 
 async def test_unacknowledged_bytes_of_crashed_server_are_not_used(servers: ServerPair) -> None:
-    content = noise(MIB)
+    content = pseudo_random_bytes(MIB)
     path = await servers.first.create_upload(len(content))
     await servers.first.append_chunk(path, 0, content[:1000])
     file = resumable_file.file_path(servers.spool("first"), upload_row_id(path))
@@ -204,7 +206,7 @@ async def test_one_of_two_concurrent_requests_succeeds(servers: ServerPair, size
     if size > 10:  # the loser's disk has other bytes than the store
         assert (await refused_sender.append_chunk(path, 10, b"3" * 10)).status_code == 204
     assert await servers.content(path) == contents[accepted[0]] + b"3" * (size - 10)
-    (row,) = await load_upload_rows(servers.world)
+    (row,) = await load_upload_rows(servers.environment)
     assert await servers.objects() == [row.blob_name]
 
 
@@ -212,7 +214,9 @@ async def test_mutation_on_another_server_reads_upload(servers: ServerPair) -> N
     path = await servers.first.create_upload(10)
     await servers.first.append_chunk(path, 0, b"12345")
     await servers.second.append_chunk(path, 5, b"67890")
-    (row,) = await uploads.load_uploads_by_id(context(servers.first.client), [upload_row_id(path)])
+    (row,) = await uploads.load_uploads_by_id(
+        client_context(servers.first.client), [upload_row_id(path)]
+    )
     assert row
     assert row.size == 10
     stale = await servers.first.append_chunk(path, 5, b"67890")
@@ -246,7 +250,7 @@ async def test_upload_has_maximum_number_of_parts(
 
 async def test_cancelled_upload_leaves_no_object(servers: ServerPair) -> None:
     path = await servers.first.create_upload(3 * MIB)
-    await servers.first.append_chunk(path, 0, noise(MIB + 1))
+    await servers.first.append_chunk(path, 0, pseudo_random_bytes(MIB + 1))
     reader, writer = await servers.first.start_append(path, MIB + 1, 10, b"12345")
     assert len(await servers.objects()) == await servers.part_count() > 0
     assert (await servers.second.request("DELETE", path)).status_code == 204
@@ -255,33 +259,33 @@ async def test_cancelled_upload_leaves_no_object(servers: ServerPair) -> None:
         assert (await reader.readline()).startswith(b"HTTP/1.1 404")
     writer.close()
     for name in ("first", "second"):
-        await assert_nothing_left(servers.world, servers.spool(name))
+        await assert_nothing_left(servers.environment, servers.spool(name))
     assert await servers.part_count() == 0
 
 
-async def test_expired_upload_leaves_no_object(servers: ServerPair, clock: Clock) -> None:
+async def test_expired_upload_leaves_no_object(servers: ServerPair, clock: ManualClock) -> None:
     path = await servers.first.create_upload(10)
     await servers.first.append_chunk(path, 0, b"123")
     await servers.second.append_chunk(path, 3, b"45")
     clock.tick(hours=24)
-    assert (await run_round(servers.world, sweep=False)).uploads == 1
+    assert (await run_round(servers.environment, sweep=False)).uploads == 1
     await servers.sweep()
     for name in ("first", "second"):
-        await assert_nothing_left(servers.world, servers.spool(name))
+        await assert_nothing_left(servers.environment, servers.spool(name))
     assert await servers.part_count() == 0
 
 
 async def test_garbage_collection_keeps_parts_of_unfinished_upload(servers: ServerPair) -> None:
-    world, content = servers.world, noise(3 * MIB)
+    environment, content = servers.environment, pseudo_random_bytes(3 * MIB)
     path = await servers.first.create_upload(len(content))
     await servers.first.append_chunk(path, 0, content[: 2 * MIB + 1])
     before = await servers.objects()
-    await world.object_store.put("ab/abc.1", b"of no row")
-    report = await check_consistency(world)
+    await environment.object_store.put("ab/abc.1", b"of no row")
+    report = await check_consistency(environment)
     assert report.findings == []
     assert report.figures["garbage_objects"] == 1
     assert (
-        await collect_garbage(world, world.object_store, grace_period=timedelta(0))
+        await collect_garbage(environment, environment.object_store, grace_period=timedelta(0))
     ).object_count == 1
     assert await servers.objects() == before
     assert len(before) == await servers.part_count() > 1
@@ -298,14 +302,14 @@ async def test_damaged_or_lost_part_is_reported_and_not_used(servers: ServerPair
     (name,) = await servers.objects()
     for damage in (b"54321", b"123", None):
         if damage is None:
-            await servers.world.object_store.delete([name])
+            await servers.environment.object_store.delete([name])
         else:
-            await servers.world.object_store.put(name, damage)
+            await servers.environment.object_store.put(name, damage)
         refused = await servers.second.append_chunk(path, 5, b"67890")
         assert (refused.status_code, error_code(refused)) == (404, "NOT_FOUND")
-    assert {finding.rule for finding in (await check_consistency(servers.world)).findings} == {
-        "object"
-    }
+    assert {
+        finding.rule for finding in (await check_consistency(servers.environment)).findings
+    } == {"object"}
     completed = await servers.first.append_chunk(path, 5, b"67890")
     assert completed.headers["repr-digest"] == sha256_digest(b"1234567890"), (
         "its own disk has the bytes"
@@ -318,11 +322,11 @@ async def test_bytes_refused_by_object_store_are_not_acknowledged(
     async def raise_disk_full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    content = noise(3 * MIB)
+    content = pseudo_random_bytes(3 * MIB)
     path = await servers.first.create_upload(len(content))
     await servers.first.append_chunk(path, 0, content[:100])
     with monkeypatch.context() as full_disk:
-        full_disk.setattr(servers.world.object_store, "put", raise_disk_full)
+        full_disk.setattr(servers.environment.object_store, "put", raise_disk_full)
         assert (await servers.first.append_chunk(path, 100, content[100:])).status_code == 507
     assert await servers.second.load_offset(path) == 100
     completed = await servers.second.append_chunk(path, 100, content[100:])

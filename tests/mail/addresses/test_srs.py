@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mail.addresses import srs
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 
 OUR_DOMAIN, OTHER_DOMAIN = "example.org", "other.example"
 
@@ -25,31 +25,33 @@ def local_part(address: str) -> str:
 @given(local_parts, domains, st.sampled_from([str.upper, str.lower, str]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_original_sender_is_restored_in_any_letter_case(
-    world: Environment, sender_local_part: str, sender_domain: str, change_case: Any
+    environment: Environment, sender_local_part: str, sender_domain: str, change_case: Any
 ) -> None:
     if srs.is_srs(sender_local_part):
         return
-    srs_address = srs.rewrite_sender(world, f"{sender_local_part}@{sender_domain}", OUR_DOMAIN)
+    srs_address = srs.rewrite_sender(
+        environment, f"{sender_local_part}@{sender_domain}", OUR_DOMAIN
+    )
     assert srs_address.endswith(f"@{OUR_DOMAIN}")
     assert srs.is_srs(local_part(srs_address))
     assert (
-        srs.verified_original_sender(world, change_case(local_part(srs_address))).lower()
+        srs.verified_original_sender(environment, change_case(local_part(srs_address))).lower()
         == f"{sender_local_part}@{sender_domain}"
     )
 
 
-def test_second_forward_keeps_the_first_forwarder(world: Environment) -> None:
-    first = srs.rewrite_sender(world, "carol@example.com", OTHER_DOMAIN)
-    second = srs.rewrite_sender(world, first, OUR_DOMAIN)
+def test_second_forward_keeps_the_first_forwarder(environment: Environment) -> None:
+    first = srs.rewrite_sender(environment, "carol@example.com", OTHER_DOMAIN)
+    second = srs.rewrite_sender(environment, first, OUR_DOMAIN)
     assert second.startswith("SRS1=")
-    assert srs.verified_original_sender(world, local_part(second)) == first
-    third = srs.rewrite_sender(world, second.replace(OUR_DOMAIN, "third.example"), OUR_DOMAIN)
+    assert srs.verified_original_sender(environment, local_part(second)) == first
+    third = srs.rewrite_sender(environment, second.replace(OUR_DOMAIN, "third.example"), OUR_DOMAIN)
     # not the forwarder between them
-    assert srs.verified_original_sender(world, local_part(third)) == first
+    assert srs.verified_original_sender(environment, local_part(third)) == first
 
 
-def test_empty_sender_stays_empty(world: Environment) -> None:
-    assert srs.rewrite_sender(world, "", OUR_DOMAIN) == ""
+def test_empty_sender_stays_empty(environment: Environment) -> None:
+    assert srs.rewrite_sender(environment, "", OUR_DOMAIN) == ""
 
 
 @pytest.mark.parametrize(
@@ -64,18 +66,20 @@ def test_empty_sender_stays_empty(world: Environment) -> None:
     ],
 )
 def test_local_part_without_valid_signature_is_refused(
-    world: Environment, srs_local_part: str
+    environment: Environment, srs_local_part: str
 ) -> None:
     with pytest.raises(InvalidInput):
-        srs.verified_original_sender(world, srs_local_part)
+        srs.verified_original_sender(environment, srs_local_part)
 
 
-def test_changed_or_expired_srs_address_is_refused(world: Environment, clock: Clock) -> None:
-    srs_local_part = local_part(srs.rewrite_sender(world, "carol@example.com", OUR_DOMAIN))
+def test_changed_or_expired_srs_address_is_refused(
+    environment: Environment, clock: ManualClock
+) -> None:
+    srs_local_part = local_part(srs.rewrite_sender(environment, "carol@example.com", OUR_DOMAIN))
     with pytest.raises(InvalidInput):
-        srs.verified_original_sender(world, re.sub("carol$", "dave", srs_local_part))
+        srs.verified_original_sender(environment, re.sub("carol$", "dave", srs_local_part))
     clock.tick(days=20)
-    assert srs.verified_original_sender(world, srs_local_part) == "carol@example.com"
+    assert srs.verified_original_sender(environment, srs_local_part) == "carol@example.com"
     clock.tick(days=2)
     with pytest.raises(InvalidInput):
-        srs.verified_original_sender(world, srs_local_part)
+        srs.verified_original_sender(environment, srs_local_part)

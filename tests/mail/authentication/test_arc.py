@@ -17,13 +17,14 @@ from mail.authentication.dkim import AuthResult, SignedMessage
 from mail.authentication.dns_queries import MessageDns
 from models.runtime.environment import Environment
 from tests.support.mail import signed_messages
-from tests.support.mail.signed_messages import LETTER, pair, signed
+from tests.support.mail.signed_messages import UNSIGNED_MESSAGE, make_rsa_key, sign_message
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 
 NOW = 1_900_000_000
 RESULTS = "mx.example.org; spf=pass smtp.mailfrom=far.example; dmarc=pass header.from=far.example"
 DNS_TXT_RECORDS = {
-    f"s._domainkey.{name}": pair()[1] for name in ("example.org", "list.example", "x.example")
+    f"s._domainkey.{name}": make_rsa_key()[1]
+    for name in ("example.org", "list.example", "x.example")
 }
 
 
@@ -38,7 +39,7 @@ def key_folder(tmp_path: Path) -> Path:
 
 def write_key(key_folder: Path, name: str, pem: bytes | None = None, mode: int = 0o600) -> Path:
     path = key_folder / f"{name}.pem"
-    path.write_bytes(pair()[0] if pem is None else pem)
+    path.write_bytes(make_rsa_key()[0] if pem is None else pem)
     path.chmod(mode)
     return path
 
@@ -51,13 +52,16 @@ async def dns_server() -> AsyncIterator[Zone]:
 
 
 def environment_with_arc_keys(
-    world: Environment, key_folder: Path | None, dns_server: Zone
+    environment: Environment, key_folder: Path | None, dns_server: Zone
 ) -> Environment:
     dns_address = f"127.0.0.1:{dns_server.port}"
     options = replace(
-        world.options, arc_keys=key_folder, dns_resolver=dns_address, hostname="mx.example.org"
+        environment.options,
+        arc_keys=key_folder,
+        dns_resolver=dns_address,
+        hostname="mx.example.org",
     )
-    return replace(world, options=options)
+    return replace(environment, options=options)
 
 
 async def check_arc_chain(dns_server: Zone, raw: bytes) -> ArcChain:
@@ -77,16 +81,17 @@ def dkimpy_arc_result(raw: bytes, txt_records: Mapping[str, str] = DNS_TXT_RECOR
 
 
 async def test_dkimpy_accepts_each_seal_of_a_chain(
-    world: Environment, key_folder: Path, dns_server: Zone
+    environment: Environment, key_folder: Path, dns_server: Zone
 ) -> None:
     # dkimpy reads the system clock, and the clock of tests is ahead.
-    environment = replace(
-        environment_with_arc_keys(world, key_folder, dns_server), now=lambda: datetime.now(UTC)
+    arc_environment = replace(
+        environment_with_arc_keys(environment, key_folder, dns_server),
+        now=lambda: datetime.now(UTC),
     )
-    raw = signed()
+    raw = sign_message()
     assert (await check_arc_chain(dns_server, raw)).result is AuthResult.NONE
     for seal_count in range(1, 5):
-        fields = await make_arc_fields(environment, raw, "example.org", RESULTS)
+        fields = await make_arc_fields(arc_environment, raw, "example.org", RESULTS)
         assert all(len(line) <= 100 for line in fields.split(b"\r\n"))
         raw = fields + raw
         arc_chain = await check_arc_chain(dns_server, raw)
@@ -95,17 +100,20 @@ async def test_dkimpy_accepts_each_seal_of_a_chain(
             ["example.org"] * seal_count,
         )
         assert dkimpy_arc_result(raw) == "pass"
-    raw = signed_messages.sealed(raw, "list.example", "arc=pass; dmarc=pass")
+    raw = signed_messages.seal_message(raw, "list.example", "arc=pass; dmarc=pass")
     arc_chain = await check_arc_chain(dns_server, raw)
     assert (arc_chain.result, arc_chain.sealer_domains[-1]) == (AuthResult.PASS, "list.example")
-    assert b"i=6;" in await make_arc_fields(environment, raw, "EXAMPLE.org", None)
+    assert b"i=6;" in await make_arc_fields(arc_environment, raw, "EXAMPLE.org", None)
 
 
 async def test_seal_adds_all_arc_fields_and_no_other(
-    world: Environment, key_folder: Path, dns_server: Zone
+    environment: Environment, key_folder: Path, dns_server: Zone
 ) -> None:
     fields = await make_arc_fields(
-        environment_with_arc_keys(world, key_folder, dns_server), LETTER, "example.org", RESULTS
+        environment_with_arc_keys(environment, key_folder, dns_server),
+        UNSIGNED_MESSAGE,
+        "example.org",
+        RESULTS,
     )
     message = SignedMessage.from_bytes(fields + b"\r\n")
     assert [field.name for field in message.fields] == [
@@ -118,22 +126,32 @@ async def test_seal_adds_all_arc_fields_and_no_other(
         f"dkim=fail header.d=d{n}.example" for n in range(50)
     )
     long_fields = await make_arc_fields(
-        environment_with_arc_keys(world, key_folder, dns_server), LETTER, "example.org", results
+        environment_with_arc_keys(environment, key_folder, dns_server),
+        UNSIGNED_MESSAGE,
+        "example.org",
+        results,
     )
     assert max(map(len, long_fields.split(b"\r\n"))) <= 100
     text = b" ".join(long_fields.split())
     assert b"i=1; front; spf=pass; smtp" not in text
     assert b"dkim=pass; dkim=fail header.d=d0.example;" in text
-    assert (await check_arc_chain(dns_server, long_fields + LETTER)).result is AuthResult.PASS
+    assert (
+        await check_arc_chain(dns_server, long_fields + UNSIGNED_MESSAGE)
+    ).result is AuthResult.PASS
     fields_without_results = await make_arc_fields(
-        environment_with_arc_keys(world, key_folder, dns_server), LETTER, "example.org", None
+        environment_with_arc_keys(environment, key_folder, dns_server),
+        UNSIGNED_MESSAGE,
+        "example.org",
+        None,
     )
     assert b"mx.example.org; none" in fields_without_results
 
 
 async def test_changed_message_breaks_the_chain_here_and_in_dkimpy(dns_server: Zone) -> None:
-    raw = signed_messages.sealed(
-        signed_messages.sealed(signed(), "list.example", "dmarc=pass"), "x.example", "arc=pass"
+    raw = signed_messages.seal_message(
+        signed_messages.seal_message(sign_message(), "list.example", "dmarc=pass"),
+        "x.example",
+        "arc=pass",
     )
     assert (await check_arc_chain(dns_server, raw)).result is AuthResult.PASS
     generator = random.Random(3)  # noqa: S311 - reproducible
@@ -149,8 +167,8 @@ async def test_changed_message_breaks_the_chain_here_and_in_dkimpy(dns_server: Z
 
 
 async def test_missing_repeated_or_failed_arc_sets_fail(dns_server: Zone) -> None:
-    sealed_once = signed_messages.sealed(LETTER, "list.example", "dmarc=pass")
-    raw = signed_messages.sealed(sealed_once, "x.example", "arc=pass")
+    sealed_once = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
+    raw = signed_messages.seal_message(sealed_once, "x.example", "arc=pass")
     fields = [field.raw for field in SignedMessage.from_bytes(raw).fields]
     for index in range(6):
         rest = b"".join(fields[:index] + fields[index + 1 :]) + b"\r\nHi\r\n"
@@ -167,7 +185,7 @@ async def test_missing_repeated_or_failed_arc_sets_fail(dns_server: Zone) -> Non
 
 
 async def test_oversized_chains_and_invalid_fields_fail(dns_server: Zone) -> None:
-    sealed_once = signed_messages.sealed(LETTER, "list.example", "dmarc=pass")
+    sealed_once = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
     many_sets = b"".join(
         b"".join(
             field.raw
@@ -177,27 +195,33 @@ async def test_oversized_chains_and_invalid_fields_fail(dns_server: Zone) -> Non
         )
         for n in range(1, 400)
     )
-    assert (await check_arc_chain(dns_server, many_sets + LETTER)).result is AuthResult.FAIL
+    assert (
+        await check_arc_chain(dns_server, many_sets + UNSIGNED_MESSAGE)
+    ).result is AuthResult.FAIL
     for junk in (b"", b";;", b"\xff", b"i=1" * 10_000, b"i=1; a=rsa-sha256; d=x; s=y; b=!"):
         fields = b"".join(name.encode() + b": " + junk + b"\r\n" for name in arc.ARC_FIELDS)
-        assert (await check_arc_chain(dns_server, fields + LETTER)).result is AuthResult.FAIL
+        assert (
+            await check_arc_chain(dns_server, fields + UNSIGNED_MESSAGE)
+        ).result is AuthResult.FAIL
 
 
 async def test_failed_or_unverifiable_chain_is_not_sealed(
-    world: Environment, key_folder: Path, dns_server: Zone
+    environment: Environment, key_folder: Path, dns_server: Zone
 ) -> None:
-    environment = environment_with_arc_keys(world, key_folder, dns_server)
-    raw = signed_messages.sealed(LETTER, "list.example", "dmarc=pass")
+    arc_environment = environment_with_arc_keys(environment, key_folder, dns_server)
+    raw = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
     counts_before = [SEALS.value("chain"), SEALS.value("dns")]
     assert (
-        await make_arc_fields(environment, raw.replace(b"Hello", b"Hullo"), "example.org", RESULTS)
+        await make_arc_fields(
+            arc_environment, raw.replace(b"Hello", b"Hullo"), "example.org", RESULTS
+        )
         == b""
     )
     assert [SEALS.value("chain"), SEALS.value("dns")] == [counts_before[0] + 1, counts_before[1]]
     del dns_server.records["s._domainkey.x.example", "TXT"]
     dns_server.broken.add("s._domainkey.x.example")
-    raw = signed_messages.sealed(LETTER, "x.example", "dmarc=pass")
-    assert await make_arc_fields(environment, raw, "example.org", RESULTS) == b""
+    raw = signed_messages.seal_message(UNSIGNED_MESSAGE, "x.example", "dmarc=pass")
+    assert await make_arc_fields(arc_environment, raw, "example.org", RESULTS) == b""
     assert [SEALS.value("chain"), SEALS.value("dns")] == [
         counts_before[0] + 1,
         counts_before[1] + 1,
@@ -205,14 +229,17 @@ async def test_failed_or_unverifiable_chain_is_not_sealed(
 
 
 async def test_unusable_key_is_logged_and_the_message_is_not_sealed(
-    world: Environment, key_folder: Path, dns_server: Zone, caplog: pytest.LogCaptureFixture
+    environment: Environment, key_folder: Path, dns_server: Zone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    environment = environment_with_arc_keys(world, key_folder, dns_server)
+    arc_environment = environment_with_arc_keys(environment, key_folder, dns_server)
     caplog.set_level(logging.WARNING)
-    assert await make_arc_fields(environment, LETTER, "other.example", None) == b""
+    assert await make_arc_fields(arc_environment, UNSIGNED_MESSAGE, "other.example", None) == b""
     assert (
         await make_arc_fields(
-            environment_with_arc_keys(world, None, dns_server), LETTER, "example.org", None
+            environment_with_arc_keys(environment, None, dns_server),
+            UNSIGNED_MESSAGE,
+            "example.org",
+            None,
         )
         == b""
     )
@@ -221,12 +248,19 @@ async def test_unusable_key_is_logged_and_the_message_is_not_sealed(
         ("readable", None, 0o644),
         ("text", b"no key", 0o600),
         ("large", b"x" * 20_000, 0o600),
-        ("short", pair(1024)[0].replace(b"A", b"B", 9), 0o600),
+        ("short", make_rsa_key(1024)[0].replace(b"A", b"B", 9), 0o600),
     ):
         write_key(key_folder, f"s._domainkey.{name}.example", pem, mode)
-        assert await make_arc_fields(environment, LETTER, f"{name}.example", None) == b""
-    environment_without_folder = environment_with_arc_keys(world, key_folder / "gone", dns_server)
-    assert await make_arc_fields(environment_without_folder, LETTER, "example.org", None) == b""
+        assert (
+            await make_arc_fields(arc_environment, UNSIGNED_MESSAGE, f"{name}.example", None) == b""
+        )
+    environment_without_folder = environment_with_arc_keys(
+        environment, key_folder / "gone", dns_server
+    )
+    assert (
+        await make_arc_fields(environment_without_folder, UNSIGNED_MESSAGE, "example.org", None)
+        == b""
+    )
     assert len(caplog.records) == 5
     assert "BEGIN" not in caplog.text
 

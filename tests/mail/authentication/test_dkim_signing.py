@@ -13,7 +13,7 @@ from mail.authentication.dkim import AuthResult, SignedMessage, verify_signature
 from mail.authentication.dkim_signature import make_signature_fields
 from mail.authentication.dns_queries import MessageDns
 from mail.authentication.private_keys import Algorithm, DkimPrivateKey, DkimSigner, UnusableKey
-from tests.support.mail.signed_messages import LETTER
+from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
 from tests.support.mail_servers.dns_zone_server import asking, zone
 
 NOW = 1_700_000_000  # dkimpy accepts no signature time in the future
@@ -55,15 +55,15 @@ BOTH_PASS = {"rsa-sha256": AuthResult.PASS, "ed25519-sha256": AuthResult.PASS}
 @pytest.mark.parametrize(
     "raw",
     [
-        LETTER,
-        LETTER.replace(b"\r\n", b"\n"),
+        UNSIGNED_MESSAGE,
+        UNSIGNED_MESSAGE.replace(b"\r\n", b"\n"),
         b"From: a@far.example\r\n\r\n",
         b"From: a@far.example\r\n\r\n\r\n\r\n",
         b"From: a@far.example\r\nSubject: " + b"x" * 5000 + b"\r\n\r\n" + b"y" * 20_000,
         b"From: =?utf-8?b?w7w=?= <a@far.example>\r\nTo: b@c.de,\r\n\td@e.fr\r\n\r\n \t x \r\n\t\r",
         b"From: a@far.example\r\nSubject: \xc3\xbcber\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n",
         b"from:a@far.example\r\nTO:b@c.de\r\nCc:\r\n\r\nText without an end",
-        LETTER.replace(b"\r\n\r\n", b"\r\nTo: twice@example.org\r\n\r\n", 1),
+        UNSIGNED_MESSAGE.replace(b"\r\n\r\n", b"\r\nTo: twice@example.org\r\n\r\n", 1),
     ],
 )
 async def test_signatures_are_valid_for_us_and_for_dkimpy(raw: bytes) -> None:
@@ -79,7 +79,7 @@ async def test_signatures_are_valid_for_us_and_for_dkimpy(raw: bytes) -> None:
 
 
 async def test_file_and_its_bytes_get_the_same_signature(tmp_path: Path) -> None:
-    raw = LETTER + b"line\r\n" * 100_000
+    raw = UNSIGNED_MESSAGE + b"line\r\n" * 100_000
     path = tmp_path / "letter"
     path.write_bytes(raw)
     signature_fields = await make_signature_fields(SIGNERS[:1], path, NOW)
@@ -94,10 +94,10 @@ async def test_file_and_its_bytes_get_the_same_signature(tmp_path: Path) -> None
 )  # fmt: skip
 @pytest.mark.parametrize("above", [True, False])
 async def test_added_visible_field_breaks_the_signature(field: bytes, *, above: bool) -> None:
-    signature_fields = await make_signature_fields(SIGNERS, LETTER, NOW)
-    head, _, body = LETTER.partition(b"\r\n\r\n")
+    signature_fields = await make_signature_fields(SIGNERS, UNSIGNED_MESSAGE, NOW)
+    head, _, body = UNSIGNED_MESSAGE.partition(b"\r\n\r\n")
     changed = (
-        field + b"\r\n" + signature_fields + LETTER
+        field + b"\r\n" + signature_fields + UNSIGNED_MESSAGE
         if above
         else signature_fields + head + b"\r\n" + field
     )
@@ -106,31 +106,42 @@ async def test_added_visible_field_breaks_the_signature(field: bytes, *, above: 
 
 
 async def test_changed_message_fails_and_added_trace_fields_do_not() -> None:
-    signature_fields = await make_signature_fields(SIGNERS, LETTER, NOW)
-    for changed in (LETTER.replace(b"Ada", b"Eve"), LETTER.replace(b"A \t letter", b"A later")):
+    signature_fields = await make_signature_fields(SIGNERS, UNSIGNED_MESSAGE, NOW)
+    for changed in (
+        UNSIGNED_MESSAGE.replace(b"Ada", b"Eve"),
+        UNSIGNED_MESSAGE.replace(b"A \t letter", b"A later"),
+    ):
         assert set((await verify_with_our_verifier(signature_fields + changed)).values()) == {
             AuthResult.FAIL
         }
     trace_fields = b"X-Spam: no\r\nReceived: by somebody\r\nDKIM-Signature: v=1; a=none\r\n"
     assert (
         BOTH_PASS.items()
-        <= (await verify_with_our_verifier(trace_fields + signature_fields + LETTER)).items()
+        <= (
+            await verify_with_our_verifier(trace_fields + signature_fields + UNSIGNED_MESSAGE)
+        ).items()
     )
     # The first signature stays valid.
-    second_signature_fields = await make_signature_fields(SIGNERS, signature_fields + LETTER, NOW)
+    second_signature_fields = await make_signature_fields(
+        SIGNERS, signature_fields + UNSIGNED_MESSAGE, NOW
+    )
     assert (
-        await verify_with_our_verifier(second_signature_fields + signature_fields + LETTER)
+        await verify_with_our_verifier(
+            second_signature_fields + signature_fields + UNSIGNED_MESSAGE
+        )
     ) == BOTH_PASS
 
 
 async def test_signature_with_a_lifetime_expires() -> None:
-    signature_fields = await make_signature_fields(SIGNERS[:1], LETTER, NOW, lifetime=100)
-    assert await verify_with_our_verifier(signature_fields + LETTER, NOW + 50) == {
+    signature_fields = await make_signature_fields(SIGNERS[:1], UNSIGNED_MESSAGE, NOW, lifetime=100)
+    assert await verify_with_our_verifier(signature_fields + UNSIGNED_MESSAGE, NOW + 50) == {
         "rsa-sha256": AuthResult.PASS
     }
     assert (
         AuthResult.PASS
-        not in (await verify_with_our_verifier(signature_fields + LETTER, NOW + 1000)).values()
+        not in (
+            await verify_with_our_verifier(signature_fields + UNSIGNED_MESSAGE, NOW + 1000)
+        ).values()
     )
 
 

@@ -21,7 +21,12 @@ from mail.authentication.dkim import (
 from mail.authentication.dns_queries import TOTAL_TIMEOUT, MessageDns
 from mail.authentication.header_fields import parse_tags
 from mail.authentication.public_keys import DkimPublicKey, KeyNotFound, WeakKey, parse_record
-from tests.support.mail.signed_messages import LETTER, edwards, pair, signed
+from tests.support.mail.signed_messages import (
+    UNSIGNED_MESSAGE,
+    make_ed25519_key,
+    make_rsa_key,
+    sign_message,
+)
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 
 NOW = 1_900_000_000
@@ -84,7 +89,7 @@ async def verify_message(
 
 
 async def verify_one_signature(raw: bytes, record: str | None = None) -> AuthResult:
-    (verified,) = await verify_message(raw, {KEY_RECORD_NAME: record or pair()[1]})
+    (verified,) = await verify_message(raw, {KEY_RECORD_NAME: record or make_rsa_key()[1]})
     return verified.result
 
 
@@ -127,7 +132,7 @@ def test_simple_and_relaxed_body_canonicalization(
 async def test_dkimpy_signed_messages_get_the_same_results_as_in_dkimpy() -> None:
     """Intact messages and messages with one changed bit."""
     generator = random.Random(1)  # noqa: S311 - reproducible
-    pem, record = pair(1024)
+    pem, record = make_rsa_key(1024)
     fragments = [
         b"a",
         b" ",
@@ -145,7 +150,7 @@ async def test_dkimpy_signed_messages_get_the_same_results_as_in_dkimpy() -> Non
     async with asking(dns_server) as dns_address:
         for _ in range(50):
             body = b"".join(generator.choices(fragments, k=generator.randrange(30))) + b"\r\n"
-            raw = LETTER[: LETTER.index(b"\r\n\r\n") + 4] + body
+            raw = UNSIGNED_MESSAGE[: UNSIGNED_MESSAGE.index(b"\r\n\r\n") + 4] + body
             canonicalizations = generator.choices([b"relaxed", b"simple"], k=2)
             signed_raw = (
                 dkim.sign(raw, b"s", b"far.example", pem, canonicalize=tuple(canonicalizations))
@@ -177,7 +182,7 @@ def is_valid_for_dkimpy(raw: bytes, record: str) -> bool:
 
 
 async def test_added_author_or_text_fails_and_unsigned_field_passes() -> None:
-    raw = signed()
+    raw = sign_message()
     assert await verify_one_signature(raw) is AuthResult.PASS
     assert await verify_one_signature(b"X-Spam: no\r\n" + raw) is AuthResult.PASS
     assert await verify_one_signature(
@@ -187,7 +192,7 @@ async def test_added_author_or_text_fails_and_unsigned_field_passes() -> None:
 
 
 async def test_length_tag_does_not_allow_appended_text() -> None:
-    raw = signed(length=True)
+    raw = sign_message(length=True)
     assert b"l=" in raw
     assert await verify_one_signature(raw) is AuthResult.PASS
     assert await verify_one_signature(raw + b"<a href=https://evil.example>\r\n") is AuthResult.FAIL
@@ -215,8 +220,8 @@ async def test_length_tag_does_not_allow_appended_text() -> None:
     ],
 )
 async def test_key_record_decides_the_result(record: str, expected: AuthResult) -> None:
-    key = pair()[1].partition("p=")[2]
-    assert await verify_one_signature(signed(), record.replace("{p}", key)) is expected
+    key = make_rsa_key()[1].partition("p=")[2]
+    assert await verify_one_signature(sign_message(), record.replace("{p}", key)) is expected
 
 
 def test_too_short_or_too_costly_keys_are_refused() -> None:
@@ -232,7 +237,7 @@ def test_too_short_or_too_costly_keys_are_refused() -> None:
     slow_key = base64.b64encode(pkcs1_public_key(2048, (1 << 2000) + 1)).decode()
     with pytest.raises((WeakKey, KeyNotFound)):
         parse_record(f"v=DKIM1; p={slow_key}")
-    assert isinstance(parse_record(pair(1024)[1]), DkimPublicKey)
+    assert isinstance(parse_record(make_rsa_key(1024)[1]), DkimPublicKey)
 
 
 def pkcs1_public_key(bits: int, exponent: int) -> bytes:
@@ -251,15 +256,15 @@ def der_length(size: int) -> bytes:
 
 
 async def test_rsa_1024_passes_and_rsa_sha1_does_not() -> None:
-    pem, record = pair(1024)
-    raw = dkim.sign(LETTER, b"s", b"far.example", pem) + LETTER
+    pem, record = make_rsa_key(1024)
+    raw = dkim.sign(UNSIGNED_MESSAGE, b"s", b"far.example", pem) + UNSIGNED_MESSAGE
     assert await verify_one_signature(raw, record) is AuthResult.PASS
-    sha1_signed = signed().replace(b"rsa-sha256", b"rsa-sha1")
+    sha1_signed = sign_message().replace(b"rsa-sha256", b"rsa-sha1")
     assert await verify_one_signature(sha1_signed) is AuthResult.POLICY
 
 
 async def test_signature_outside_of_its_time_or_domain_is_invalid() -> None:
-    raw = signed()
+    raw = sign_message()
     time_tag = re.search(rb"t=(\d+);", raw)
     assert time_tag
     expired = raw.replace(time_tag[0], time_tag[0] + b" x=%d;" % (NOW - 1))
@@ -271,17 +276,17 @@ async def test_signature_outside_of_its_time_or_domain_is_invalid() -> None:
     assert await verify_one_signature(
         raw.replace(b"d=far.example", b"d=far.example; i=@other.example")
     ) is (AuthResult.PERMERROR)
-    strict_record = pair()[1].replace("v=DKIM1;", "v=DKIM1; t=s;")
+    strict_record = make_rsa_key()[1].replace("v=DKIM1;", "v=DKIM1; t=s;")
     assert await verify_one_signature(raw, strict_record) is AuthResult.PASS
-    subdomain_signed = signed(identity=b"@news.far.example")
+    subdomain_signed = sign_message(identity=b"@news.far.example")
     assert await verify_one_signature(subdomain_signed) is AuthResult.PASS
     assert await verify_one_signature(subdomain_signed, strict_record) is AuthResult.PERMERROR
 
 
 async def test_ed25519_signature_is_verified() -> None:
     """The RSA signature of a signed message is replaced by an Ed25519 signature."""
-    key, record = edwards()
-    raw = signed().replace(b"a=rsa-sha256", b"a=ed25519-sha256")
+    key, record = make_ed25519_key()
+    raw = sign_message().replace(b"a=rsa-sha256", b"a=ed25519-sha256")
     unsigned_raw = re.sub(rb"b=[A-Za-z0-9+/=\s]+\r\n(?=From)", b"b=AA==\r\n", raw, count=1)
     message = SignedMessage.from_bytes(unsigned_raw)
     signature = parse_signature(message.fields[0], parse_tags(message.fields[0].value))
@@ -300,16 +305,19 @@ async def test_dns_failure_is_temperror() -> None:
     for failure_kind in ("broken", "silent"):
         dns_server = zone({}, A={"far.example": "192.0.2.1"})
         getattr(dns_server, failure_kind).add(KEY_RECORD_NAME)
-        (verified,) = await verify_message(signed(), dns_server)
+        (verified,) = await verify_message(sign_message(), dns_server)
         assert verified.result is AuthResult.TEMPERROR
-    (verified,) = await verify_message(signed(), {})
+    (verified,) = await verify_message(sign_message(), {})
     assert verified.result is AuthResult.PERMERROR
 
 
 async def test_only_ten_signatures_are_verified() -> None:
-    signature_field = signed().removesuffix(LETTER)
-    raw = b"".join(signature_field.replace(b"s=s;", b"s=s%d;" % n) for n in range(100)) + LETTER
-    dns_server = zone({f"s{n}._domainkey.far.example": pair()[1] for n in range(100)})
+    signature_field = sign_message().removesuffix(UNSIGNED_MESSAGE)
+    raw = (
+        b"".join(signature_field.replace(b"s=s;", b"s=s%d;" % n) for n in range(100))
+        + UNSIGNED_MESSAGE
+    )
+    dns_server = zone({f"s{n}._domainkey.far.example": make_rsa_key()[1] for n in range(100)})
     results = await verify_message(raw, dns_server)
     assert len(results) == MAX_SIGNATURES
     assert len(dns_server.asked) == MAX_SIGNATURES
@@ -331,8 +339,8 @@ async def test_only_ten_signatures_are_verified() -> None:
     ],
 )  # fmt: skip
 async def test_invalid_signature_field_does_not_change_the_other_result(field: bytes) -> None:
-    raw = b"DKIM-Signature: " + field + b"\r\n" + signed()
-    results = await verify_message(raw, {KEY_RECORD_NAME: pair()[1]})
+    raw = b"DKIM-Signature: " + field + b"\r\n" + sign_message()
+    results = await verify_message(raw, {KEY_RECORD_NAME: make_rsa_key()[1]})
     assert sorted(result.result for result in results) == [AuthResult.PASS, AuthResult.PERMERROR]
 
 
@@ -348,7 +356,7 @@ async def test_arbitrary_bytes_never_pass(raw: bytes) -> None:
 async def test_large_hostile_body_is_verified_in_linear_time() -> None:
     """Blanks, line ends, and blanks between letters."""
     for body in (b" " * 8_000_000, b"\r\n" * 4_000_000, b"a \t" * 2_000_000, b"\r" * 4_000_000):
-        raw = signed()[:-4] + body + b"x\r\n"
+        raw = sign_message()[:-4] + body + b"x\r\n"
         assert await verify_one_signature(raw) is AuthResult.FAIL
 
 
@@ -359,4 +367,4 @@ async def test_large_hostile_header_is_verified_in_linear_time() -> None:
         (b"A: " + b" \t" * 400_000 + b"\r\n", AuthResult.PASS),
         (b"A: b\r\n" * 9000, AuthResult.PASS),
     ):
-        assert await verify_one_signature(header + signed()) is expected
+        assert await verify_one_signature(header + sign_message()) is expected

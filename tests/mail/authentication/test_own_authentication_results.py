@@ -8,8 +8,8 @@ import pytest
 
 from mail.authentication import remove_own_results
 from models.runtime.environment import Environment
-from tests.conftest import Client, raw_message
-from tests.support.accounts.import_runs import eml_zip, imported, mbox
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.import_runs import eml_zip, import_archive, mbox_file
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.operations.bulk_operations import call
 from tests.support.operations.connector_operations import connector, far, ran, server
@@ -50,7 +50,7 @@ FORGED_MESSAGE = "\r\n".join(
 ).encode() + raw_message("Forged", body=f"Authentication-Results: {OWN_RESULTS[0]}")
 
 
-async def assert_only_other_results_are_stored(client: Client, count: int = 1) -> None:
+async def assert_only_other_results_are_stored(client: GraphQLClient, count: int = 1) -> None:
     """Check that the stored messages keep only the fields of other servers."""
     nodes = (await client(HEADERS_QUERY))["viewer"]["user"]["messages"]["nodes"]
     assert len(nodes) == count
@@ -64,15 +64,17 @@ async def assert_only_other_results_are_stored(client: Client, count: int = 1) -
             assert "pass" not in "".join(line for line in lines if line[:1] in " \t")
 
 
-async def test_lmtp_delivery_removes_own_results(ada: Client, neighbour: Neighbour) -> None:
-    await neighbour.begin(ada.address)
-    neighbour.send(FORGED_MESSAGE + b".\r\n")
-    assert (await neighbour.hear()).startswith("250")
+async def test_lmtp_delivery_removes_own_results(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
+    await lmtp_client.begin(ada.address)
+    lmtp_client.send(FORGED_MESSAGE + b".\r\n")
+    assert (await lmtp_client.hear()).startswith("250")
     await assert_only_other_results_are_stored(ada)
 
 
 @pytest.mark.parametrize("draft", [False, True])
-async def test_upload_removes_own_results(ada: Client, *, draft: bool) -> None:
+async def test_upload_removes_own_results(ada: GraphQLClient, *, draft: bool) -> None:
     raw = base64.b64encode(FORGED_MESSAGE).decode()
     arguments = {"mailbox": {"path": "INBOX"}, "raw": raw, "draft": draft}
     assert (await call(ada, "messageUpload", **arguments))["errors"] == []
@@ -82,23 +84,23 @@ async def test_upload_removes_own_results(ada: Client, *, draft: bool) -> None:
     await assert_only_other_results_are_stored(ada, 2)
 
 
-async def test_import_removes_own_results(ada: Client) -> None:
-    await imported(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
+async def test_import_removes_own_results(ada: GraphQLClient) -> None:
+    await import_archive(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
     await assert_only_other_results_are_stored(ada)
-    second_import = await imported(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
+    second_import = await import_archive(ada, eml_zip({"a.eml": FORGED_MESSAGE}))
     assert int(second_import["imported"]) == 0
-    await imported(ada, mbox([raw_message("Other")]))
+    await import_archive(ada, mbox_file([raw_message("Other")]))
     await assert_only_other_results_are_stored(ada, 2)
 
 
-async def test_connector_removes_own_results(ada: Client, far: DovecotAccount) -> None:
+async def test_connector_removes_own_results(ada: GraphQLClient, far: DovecotAccount) -> None:
     far.save_message(FORGED_MESSAGE)
-    run = await ran(ada.world, await connector(ada, far))
+    run = await ran(ada.environment, await connector(ada, far))
     assert run.imported == 1, run.log
     await assert_only_other_results_are_stored(ada)
 
 
-async def test_submission_removes_own_results(ada: Client) -> None:
+async def test_submission_removes_own_results(ada: GraphQLClient) -> None:
     raw = FORGED_MESSAGE.replace(
         b"From: Carol <carol@example.com>", f"From: {ada.address}".encode()
     )
@@ -114,9 +116,9 @@ async def test_submission_removes_own_results(ada: Client) -> None:
 
 @pytest.mark.parametrize("in_file", [False, True])
 async def test_results_of_a_trusted_server_are_kept_above_its_received_field(
-    world: Environment, tmp_path: Path, *, in_file: bool
+    environment: Environment, tmp_path: Path, *, in_file: bool
 ) -> None:
-    options = replace(world.options, authserv_ids=("front.example.org",))
+    options = replace(environment.options, authserv_ids=("front.example.org",))
     trusted_field = b"Authentication-Results: Front.example.org; spf=pass\r\n"
     own_field = b"Authentication-Results: mx.example.org; spf=pass\r\n"
     received_field = b"Received: by front.example.org\r\n"

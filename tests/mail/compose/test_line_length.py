@@ -17,7 +17,7 @@ from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import relay, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 
@@ -105,20 +105,20 @@ def test_long_header_fields_are_folded_at_spaces() -> None:
 
 @pytest.mark.parametrize("extra_size", [0, 2 << 20])
 async def test_sent_message_has_no_long_lines(
-    ada: Client, world: Environment, extra_size: int
+    ada: GraphQLClient, environment: Environment, extra_size: int
 ) -> None:
     body = LONG_LINE.encode() + b"\r\n" + (b"line " * 100 + b"\r\n") * (extra_size // 500)
     raw = HEADER.replace(b"a@", b"ada@") + b"To: carol@example.net\r\n" + html_part(body=body)
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        user_rows = await world.database.read(
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        user_rows = await environment.database.read(
             select(col(User.auth_version)).where(col(User.id) == ada.user.id)
         )
         submitter = SmtpSubmitter(ada.user.id, "ada", user_rows[0].auth_version, None)
-        queue_id = await SmtpSubmissionService(world).submit(
+        queue_id = await SmtpSubmissionService(environment).submit(
             submitter, raw, "ada@example.org", [("carol@example.net", DEFAULT_REPORTS)]
         )
         statement = select(col(Submission.id)).where(col(Submission.queue_id) == queue_id)
-        entries = await settled(world, (await world.database.read(statement))[0].id)
+        entries = await settled(environment, (await environment.database.read(statement))[0].id)
     assert {user_rows.state for user_rows in entries.values()} == {DeliveryState.RELAYED}
     (message,) = smtp_server.mails
     assert longest_line(message.raw) <= MAX_LINE_BYTES

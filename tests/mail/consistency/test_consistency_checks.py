@@ -21,7 +21,12 @@ from models.runtime.environment import Environment
 from models.search.text_index import TABLE_NAME
 from models.store.columns import select_columns
 from models.submission.tables import Submission, SubmissionState
-from tests.support.accounts.account_rows import Home, domain_of, home_of, letter
+from tests.support.accounts.account_rows import (
+    StoredAccount,
+    make_domain,
+    make_stored_account,
+    message_with_subject,
+)
 from tests.support.stores.store_damage import HARMS, UPDATE_FIRST_MESSAGE, UPDATE_INBOX, Harm
 
 
@@ -29,9 +34,9 @@ from tests.support.stores.store_damage import HARMS, UPDATE_FIRST_MESSAGE, UPDAT
 class TwoAccountsWithMail:
     """Two accounts with several kinds of messages and a submission."""
 
-    world: Environment
-    ada: Home
-    bob: Home
+    environment: Environment
+    ada: StoredAccount
+    bob: StoredAccount
     messages: list[int]  # Ada's: plain, a reply to it, with an attachment, sent to both
     thread: int  # of the third message
     submission: int
@@ -40,20 +45,20 @@ class TwoAccountsWithMail:
     async def damage_rows(self, *templates: str, **names: Any) -> None:
         """Execute statements without foreign key checks and without journal entries."""
         statements = [template.format(**{**vars(self), **names}) for template in templates]
-        if self.world.database.dialect == "sqlite":
-            with sqlite3.connect(str(self.world.database.engine.url.database)) as connection:
+        if self.environment.database.dialect == "sqlite":
+            with sqlite3.connect(str(self.environment.database.engine.url.database)) as connection:
                 for statement in statements:
                     connection.execute(statement)
             connection.close()
             return
-        async with self.world.database.engine.begin() as connection_:
+        async with self.environment.database.engine.begin() as connection_:
             await connection_.execute(text("SET LOCAL session_replication_role = replica"))
             for statement in statements:
                 await connection_.execute(text(statement))
 
     async def failed_rules(self, **options: Any) -> set[str]:
         """Run the consistency check and return the failed rules as `subject.rule`."""
-        return unrepaired_rules(await check_consistency(self.world, **options))
+        return unrepaired_rules(await check_consistency(self.environment, **options))
 
     async def find_attachment_blob(self) -> Any:
         """Return the blob of Ada's attachment."""
@@ -61,7 +66,7 @@ class TwoAccountsWithMail:
             MessageBlob, col(MessageBlob.blob_id) == col(Blob.id)
         )
         is_of_message = col(MessageBlob.message_id) == self.messages[2]
-        rows = await self.world.database.read(
+        rows = await self.environment.database.read(
             statement.where(is_of_message, col(Blob.name).is_not(None))
         )
         return rows[0]
@@ -72,28 +77,35 @@ def unrepaired_rules(report: ConsistencyReport) -> set[str]:
 
 
 @pytest.fixture
-async def two_accounts(world: Environment, tmp_path: Path) -> TwoAccountsWithMail:
-    domain = await domain_of(world)
-    ada, bob = [await home_of(world, domain, name) for name in ("ada", "bob")]
-    shared = letter("to both", attached=3000)
-    raws = [letter("one"), letter("two", answers="one"), letter("file", attached=9000), shared]
-    deliveries = [await ada.receive(raw) for raw in raws]
-    for raw in (shared, letter("for bob")):
-        await bob.receive(raw)
+async def two_accounts(environment: Environment, tmp_path: Path) -> TwoAccountsWithMail:
+    domain = await make_domain(environment)
+    ada, bob = [await make_stored_account(environment, domain, name) for name in ("ada", "bob")]
+    shared = message_with_subject("to both", attachment_size=3000)
+    raws = [
+        message_with_subject("one"),
+        message_with_subject("two", in_reply_to="one"),
+        message_with_subject("file", attachment_size=9000),
+        shared,
+    ]
+    deliveries = [await ada.deliver(raw) for raw in raws]
+    for raw in (shared, message_with_subject("for bob")):
+        await bob.deliver(raw)
     submission = await add_submission(
-        world, ada, deliveries[2].layout_blob_id, deliveries[2].blob_ids
+        environment, ada, deliveries[2].layout_blob_id, deliveries[2].blob_ids
     )
-    rows = await world.database.read(select(col(Message.id), col(Message.thread_id)))
+    rows = await environment.database.read(select(col(Message.id), col(Message.thread_id)))
     messages = [delivery.message_id for delivery in deliveries]
     (thread,) = [row.thread_id for row in rows if row.id == messages[2]]
-    return TwoAccountsWithMail(world, ada, bob, messages, thread, submission, tmp_path / "blobs")
+    return TwoAccountsWithMail(
+        environment, ada, bob, messages, thread, submission, tmp_path / "blobs"
+    )
 
 
 async def add_submission(
-    world: Environment, account: Home, layout_blob_id: int, blob_ids: Any
+    environment: Environment, account: StoredAccount, layout_blob_id: int, blob_ids: Any
 ) -> int:
-    now, submission_id = world.now(), world.new_id()
-    async with world.write_session(account.user_id) as session:
+    now, submission_id = environment.now(), environment.new_id()
+    async with environment.write_session(account.user_id) as session:
         session.add(
             Submission(
                 id=submission_id,
@@ -113,7 +125,7 @@ async def add_submission(
         for state in (DeliveryState.PENDING, DeliveryState.DELIVERED):
             session.add(
                 QueueEntry(
-                    id=world.new_id(),
+                    id=environment.new_id(),
                     user_id=account.user_id,
                     submission_id=submission_id,
                     recipient="dan@example.net",
@@ -129,7 +141,7 @@ async def add_submission(
 
 async def test_intact_store_has_no_findings(two_accounts: TwoAccountsWithMail) -> None:
     for reads_blobs in (True, False):
-        report = await check_consistency(two_accounts.world, reads_blobs=reads_blobs)
+        report = await check_consistency(two_accounts.environment, reads_blobs=reads_blobs)
         assert report.findings == []
         assert report.to_json()["whole"]
         assert report.checked_counts["messages"] == 6
@@ -137,15 +149,15 @@ async def test_intact_store_has_no_findings(two_accounts: TwoAccountsWithMail) -
         assert report.checked_counts["objects"] == 1
 
 
-async def test_empty_store_has_no_findings(world: Environment) -> None:
-    assert (await check_consistency(world)).findings == []
+async def test_empty_store_has_no_findings(environment: Environment) -> None:
+    assert (await check_consistency(environment)).findings == []
 
 
 @pytest.mark.parametrize("damage", HARMS, ids=lambda damage: damage.name)
 async def test_damage_is_found_and_repaired_if_possible(
     two_accounts: TwoAccountsWithMail, damage: Harm
 ) -> None:
-    (bob_thread_row,) = await two_accounts.world.database.read(
+    (bob_thread_row,) = await two_accounts.environment.database.read(
         select(col(Message.thread_id))
         .where(col(Message.user_id) == two_accounts.bob.user_id)
         .limit(1)
@@ -161,7 +173,7 @@ async def test_damage_is_found_and_repaired_if_possible(
 async def test_two_messages_with_one_uid_are_found(two_accounts: TwoAccountsWithMail) -> None:
     await two_accounts.damage_rows(
         "DROP INDEX messages_by_uid",
-        "UPDATE messages SET uid = 1 WHERE mailbox_id = {ada.inbox}",
+        "UPDATE messages SET uid = 1 WHERE mailbox_id = {ada.inbox_id}",
     )
     try:
         assert await two_accounts.failed_rules() == {"counters.messages_of_one_uid"}
@@ -176,17 +188,17 @@ async def test_two_messages_with_one_uid_are_found(two_accounts: TwoAccountsWith
 
 async def test_repair_is_recorded_in_the_journal(two_accounts: TwoAccountsWithMail) -> None:
     await two_accounts.damage_rows("UPDATE mailboxes SET total = 77", "UPDATE users SET used = 77")
-    report = await check_consistency(two_accounts.world, repair=True)
+    report = await check_consistency(two_accounts.environment, repair=True)
     assert all(finding.repaired for finding in report.findings)
     assert len(report.findings) == 6
 
     statement = select(*select_columns(Change)).where(
         col(Change.stream_id) == two_accounts.ada.user_id
     )
-    changes = await two_accounts.world.database.read(statement.order_by(col(Change.last)))
+    changes = await two_accounts.environment.database.read(statement.order_by(col(Change.last)))
     mailbox_change, user_change = changes[-2:]
     assert mailbox_change.kind is ChangeKind.MAILBOX_UPDATED
-    assert set(mailbox_change.ids) == {two_accounts.ada.inbox, two_accounts.ada.notes}
+    assert set(mailbox_change.ids) == {two_accounts.ada.inbox_id, two_accounts.ada.notes_id}
     assert (user_change.kind, user_change.ids) == (
         ChangeKind.USER_CHANGED,
         [two_accounts.ada.user_id],
@@ -197,13 +209,13 @@ async def test_finding_names_object_expected_and_found_value(
     two_accounts: TwoAccountsWithMail,
 ) -> None:
     await two_accounts.damage_rows(UPDATE_INBOX.format("total = 9"))
-    (finding,) = json.loads(json.dumps((await check_consistency(two_accounts.world)).to_json()))[
-        "findings"
-    ]
+    (finding,) = json.loads(
+        json.dumps((await check_consistency(two_accounts.environment)).to_json())
+    )["findings"]
     assert finding == {
         "subject": "counters",
         "rule": "total",
-        "object": f"mailboxes/{two_accounts.ada.inbox}",
+        "object": f"mailboxes/{two_accounts.ada.inbox_id}",
         "expected": 4,
         "found": 9,
         "repairable": True,
@@ -239,7 +251,7 @@ async def test_damaged_object_is_found_with_its_message(
 ) -> None:
     blob = await two_accounts.find_attachment_blob()
     damage_file(two_accounts.folder / blob.name)
-    report = await check_consistency(two_accounts.world, repair=True)
+    report = await check_consistency(two_accounts.environment, repair=True)
     rules_and_objects = {(finding.rule, finding.object) for finding in report.unrepaired_findings}
     assert rules_and_objects == {
         (expected_rule, f"blobs/{blob.id}"),
@@ -250,9 +262,9 @@ async def test_damaged_object_is_found_with_its_message(
 
 
 async def test_missing_object_of_an_upload_is_found(two_accounts: TwoAccountsWithMail) -> None:
-    now = two_accounts.world.now()
+    now = two_accounts.environment.now()
     upload = Upload(
-        id=two_accounts.world.new_id(),
+        id=two_accounts.environment.new_id(),
         user_id=two_accounts.ada.user_id,
         size=3,
         digest="",
@@ -261,21 +273,21 @@ async def test_missing_object_of_an_upload_is_found(two_accounts: TwoAccountsWit
         created_at=now,
         expires_at=now,
     )
-    async with two_accounts.world.write_session() as session:
+    async with two_accounts.environment.write_session() as session:
         session.add(upload)
     assert await two_accounts.failed_rules() == {"blobs.object"}
-    await two_accounts.world.object_store.put("ab/abc.1", b"abc")
+    await two_accounts.environment.object_store.put("ab/abc.1", b"abc")
     assert await two_accounts.failed_rules() == set()
 
 
 async def test_garbage_is_counted_and_no_finding(two_accounts: TwoAccountsWithMail) -> None:
-    await two_accounts.world.object_store.put("ab/abc.1", b"abc")
+    await two_accounts.environment.object_store.put("ab/abc.1", b"abc")
     await two_accounts.damage_rows(
         "INSERT INTO receipts (digest, message_id, at) VALUES ('x', 1, '2029-01-01 00:00:00')",
-        search_row_insert(two_accounts.world, 5),
-        search_row_insert(two_accounts.world, two_accounts.messages[0]),
+        search_row_insert(two_accounts.environment, 5),
+        search_row_insert(two_accounts.environment, two_accounts.messages[0]),
     )
-    report = await check_consistency(two_accounts.world)
+    report = await check_consistency(two_accounts.environment)
     assert report.findings == []
     names = ("garbage_objects", "garbage_bytes", "old_receipts", "search_rows", "dead_search_rows")
     assert [report.figures[name] for name in names] == [1, 3, 1, 2, 1]
@@ -285,14 +297,16 @@ async def test_indexed_message_in_the_search_index_has_no_finding(
     two_accounts: TwoAccountsWithMail,
 ) -> None:
     await two_accounts.damage_rows(
-        search_row_insert(two_accounts.world, two_accounts.messages[0]),
+        search_row_insert(two_accounts.environment, two_accounts.messages[0]),
         UPDATE_FIRST_MESSAGE.format("indexed = true"),
     )
     assert await two_accounts.failed_rules() == set()
 
 
-def search_row_insert(world: Environment, row_id: int) -> str:
-    column, value = ("owner", "u1u") if world.database.dialect == "sqlite" else ("words", "u1u")
+def search_row_insert(environment: Environment, row_id: int) -> str:
+    column, value = (
+        ("owner", "u1u") if environment.database.dialect == "sqlite" else ("words", "u1u")
+    )
     return f"INSERT INTO {TABLE_NAME} (rowid, {column}) VALUES ({row_id}, '{value}')"  # noqa: S608
 
 
@@ -313,15 +327,15 @@ async def test_repair_derives_submission_state_from_queue_entries(
         for new, old in zip(states, ("PENDING", "DELIVERED"), strict=True)
     )
     await two_accounts.damage_rows(delivered_update, pending_update)
-    (finding,) = (await check_consistency(two_accounts.world, repair=True)).findings
+    (finding,) = (await check_consistency(two_accounts.environment, repair=True)).findings
     assert (finding.rule, finding.expected, finding.repaired) == ("state", state, True)
-    (row,) = await two_accounts.world.database.read(select(col(Submission.state)))
+    (row,) = await two_accounts.environment.database.read(select(col(Submission.state)))
     assert row.state is state
 
 
 async def test_key_ranges_of_any_size_find_the_same_rows(two_accounts: TwoAccountsWithMail) -> None:
     await two_accounts.damage_rows("UPDATE mailboxes SET total = 77, unseen = 77")
-    check_run = CheckRun(two_accounts.world, None)
+    check_run = CheckRun(two_accounts.environment, None)
     small_range_rows = [
         await find_broken_rows(check_run, replace(check, keys_per_statement=1))
         for check in mailbox_checks()
@@ -340,7 +354,7 @@ async def test_key_ranges_of_any_size_find_the_same_rows(two_accounts: TwoAccoun
 
 async def test_key_ranges_cover_all_rows_once(two_accounts: TwoAccountsWithMail) -> None:
     progress: list[tuple[str, int, int | None]] = []
-    check_run = CheckRun(two_accounts.world, lambda *step: progress.append(step))
+    check_run = CheckRun(two_accounts.environment, lambda *step: progress.append(step))
     ranges = [
         key_range
         async for key_range in iterate_key_ranges_with_progress(check_run, "some", Message, 4)
@@ -355,24 +369,24 @@ async def test_statement_count_does_not_depend_on_message_count(
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
-        await check_consistency(two_accounts.world)
+        await check_consistency(two_accounts.environment)
         return len([statement for statement in statements if "blobs.codec" not in statement])
 
     count_before = await count_statements()
     for number in range(20):
-        await two_accounts.ada.receive(letter(f"more {number}"))
+        await two_accounts.ada.deliver(message_with_subject(f"more {number}"))
     assert await count_statements() == count_before
 
 
 async def test_concurrent_deliveries_cause_no_findings(two_accounts: TwoAccountsWithMail) -> None:
     async def deliver() -> None:
         for number in range(40):
-            await two_accounts.bob.receive(
-                letter(f"more {number}", attached=6000 if number % 9 else 0)
+            await two_accounts.bob.deliver(
+                message_with_subject(f"more {number}", attachment_size=6000 if number % 9 else 0)
             )
 
     deliveries = asyncio.create_task(deliver())
     while not deliveries.done():
         assert await two_accounts.failed_rules() == set()
     await deliveries
-    assert (await check_consistency(two_accounts.world)).checked_counts["messages"] == 46
+    assert (await check_consistency(two_accounts.environment)).checked_counts["messages"] == 46

@@ -13,10 +13,10 @@ from models.addresses.tables import Address, AddressKind
 from models.queue.tables import QueueEntry
 from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.openpgp_keys import key_of
-from tests.support.accounts.quota_accounts import told
-from tests.support.accounts.user_operations import change, create, row_of
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.openpgp_keys import make_public_key
+from tests.support.accounts.quota_accounts import load_limit_events
+from tests.support.accounts.user_operations import load_user_row, try_create_user, try_update_users
 from tests.support.mail.forwarding_addresses import (
     FORWARD_TARGET,
     add_forwarding_address,
@@ -31,29 +31,31 @@ from tests.support.operations.rewrite_and_bcc_operations import REWRITE_CREATE
 from tests.support.stores.counter_check import rows
 from tests.support.stores.row_counts import row_count
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def queued_recipients(world: Environment) -> list[str]:
+async def queued_recipients(environment: Environment) -> list[str]:
     statement = QueueEntry.__table__.select().order_by(col(QueueEntry.id))  # type: ignore[attr-defined]
-    return [row.recipient for row in await world.database.read(statement)]
+    return [row.recipient for row in await environment.database.read(statement)]
 
 
-async def test_forwarded_message_is_stored_and_sent_once(ada: Client, neighbour: Neighbour) -> None:
+async def test_forwarded_message_is_stored_and_sent_once(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
     raw = raw_message("Onward")
-    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
-        assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES
+    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
+        assert await send_transaction(lmtp_client, raw, ada.address) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server)
         # a repeated delivery
-        assert await send_transaction(neighbour, raw, ada.address) == ACCEPTED_REPLIES
+        assert await send_transaction(lmtp_client, raw, ada.address) == ACCEPTED_REPLIES
     (message,) = smtp_server.mails
     assert (message.to, message.raw) == (
         [FORWARD_TARGET],
         b"Delivered-To: ada@example.org\r\n" + raw,
     )
     local_part, _, domain = message.sender.rpartition("@")
-    assert (srs.verified_original_sender(ada.world, local_part), domain) == (
+    assert (srs.verified_original_sender(ada.environment, local_part), domain) == (
         "carol@far.example",
         "example.org",
     )
@@ -65,13 +67,14 @@ async def test_forwarded_message_is_stored_and_sent_once(ada: Client, neighbour:
 
 
 async def test_mutual_forwarding_of_local_accounts_stops(
-    ada: Client, bob: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_account_forwarding(ada, bob.address)
     await set_account_forwarding(bob, ada.address)
-    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
+    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
         assert (
-            await send_transaction(neighbour, raw_message("Pair"), ada.address) == ACCEPTED_REPLIES
+            await send_transaction(lmtp_client, raw_message("Pair"), ada.address)
+            == ACCEPTED_REPLIES
         )
 
         async def has_arrived() -> bool:
@@ -80,81 +83,84 @@ async def test_mutual_forwarding_of_local_accounts_stops(
         await until(has_arrived)
 
         async def is_queue_idle() -> bool:
-            pending = await rows(ada.world, "SELECT id FROM deliveries WHERE state = 'PENDING'")
+            pending = await rows(
+                ada.environment, "SELECT id FROM deliveries WHERE state = 'PENDING'"
+            )
             return not pending
 
         await until(is_queue_idle)
     assert [len(await inbox(client)) for client in (ada, bob)] == [1, 1]
-    assert await queued_recipients(ada.world) == [bob.address]
+    assert await queued_recipients(ada.environment) == [bob.address]
 
 
 async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
-    ada: Client, root: Client, neighbour: Neighbour, clock: Clock
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET, "eve@far.example")
-    assert (await change(root, ada, forwards=3))[1] == []
+    assert (await try_update_users(root, ada, forwards=3))[1] == []
     for number in range(5):
         assert (
-            await send_transaction(neighbour, raw_message(f"n{number}"), ada.address)
+            await send_transaction(lmtp_client, raw_message(f"n{number}"), ada.address)
             == ACCEPTED_REPLIES
         )
     assert len(await inbox(ada)) == 5
-    assert len(await queued_recipients(ada.world)) == 4
-    assert await told(ada) == [
+    assert len(await queued_recipients(ada.environment)) == 4
+    assert await load_limit_events(ada) == [
         ("FORWARDS", "FULL", 4, 3, False),
         ("FORWARDS", "FULL", 4, 3, True),
     ]
     clock.tick(days=1, seconds=1)
     assert (
-        await send_transaction(neighbour, raw_message("next day"), ada.address) == ACCEPTED_REPLIES
+        await send_transaction(lmtp_client, raw_message("next day"), ada.address)
+        == ACCEPTED_REPLIES
     )
-    assert len(await queued_recipients(ada.world)) == 6
-    ((used,),) = await rows(ada.world, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
+    assert len(await queued_recipients(ada.environment)) == 6
+    ((used,),) = await rows(ada.environment, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
     assert used == 2
 
 
 async def test_simultaneous_forwards_are_both_counted(
-    ada: Client, listener: LmtpListener, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_listener: LmtpListener, lmtp_client: Neighbour
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
-    second_connection = await connect(listener.port)
+    second_connection = await connect(lmtp_listener.port)
 
     await asyncio.gather(
-        send_transaction(neighbour, raw_message("a"), ada.address),
+        send_transaction(lmtp_client, raw_message("a"), ada.address),
         send_transaction(second_connection, raw_message("b"), ada.address),
     )
     await second_connection.close()
-    ((used,),) = await rows(ada.world, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
+    ((used,),) = await rows(ada.environment, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
     assert used == 2
 
 
 @pytest.mark.parametrize("flag", ["X-Spam-Flag: YES", "X-Spam-Score: 9.9"])
-async def test_spam_is_not_forwarded(ada: Client, neighbour: Neighbour, flag: str) -> None:
-    world = ada.world
+async def test_spam_is_not_forwarded(ada: GraphQLClient, lmtp_client: Neighbour, flag: str) -> None:
+    environment = ada.environment
     await set_account_forwarding(ada, FORWARD_TARGET)
-    await add_forwarding_address(world, "list", "eve@far.example")
-    await add_forwarding_address(world, "both", "eve@far.example", ada.address)
+    await add_forwarding_address(environment, "list", "eve@far.example")
+    await add_forwarding_address(environment, "both", "eve@far.example", ada.address)
     raw = flag.encode() + b"\r\n" + raw_message("Spam")
     rcpt_replies, data_replies = await send_transaction(
-        neighbour, raw, ada.address, "list@example.org", "both@example.org"
+        lmtp_client, raw, ada.address, "list@example.org", "both@example.org"
     )
     assert (rcpt_replies, data_replies) == (
         ["250 2.1.5"] * 3,
         ["250 2.0.0", "554 5.7.1", "250 2.0.0"],
     )
-    assert await queued_recipients(world) == []
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, spam_forward_max=101), 1)
+    assert await queued_recipients(environment) == []
+    environment.use_options_unless_outdated(
+        CommittedOptions(replace(environment.options, spam_forward_max=101), 1)
     )
-    assert (await change(ada, spamLevel=100))[1] == []
-    assert (await send_transaction(neighbour, raw, ada.address, "list@example.org"))[1] == [
+    assert (await try_update_users(ada, spamLevel=100))[1] == []
+    assert (await send_transaction(lmtp_client, raw, ada.address, "list@example.org"))[1] == [
         "250 2.0.0"
     ] * 2
-    assert sorted(await queued_recipients(world)) == [FORWARD_TARGET, "eve@far.example"]
+    assert sorted(await queued_recipients(environment)) == [FORWARD_TARGET, "eve@far.example"]
 
 
 async def test_message_blocked_by_account_rule_is_not_forwarded(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
     document = """mutation ($input: SenderRuleCreateInput!) {
@@ -163,13 +169,13 @@ async def test_message_blocked_by_account_rule_is_not_forwarded(
     arguments = {"scope": scope, "patterns": ["carol@far.example"], "action": "BLOCK"}
     assert (await ada(document, input=arguments))["senderRuleCreate"]["errors"] == []
     assert (
-        await send_transaction(neighbour, raw_message("Blocked"), ada.address) == ACCEPTED_REPLIES
+        await send_transaction(lmtp_client, raw_message("Blocked"), ada.address) == ACCEPTED_REPLIES
     )
-    assert await queued_recipients(ada.world) == []
+    assert await queued_recipients(ada.environment) == []
 
 
 async def test_relay_password_is_masked_and_stored_encrypted(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     target_url = "smtp://me:s3cret@relay.example.com"
     masked_url = "smtp://me:***@relay.example.com"
@@ -178,18 +184,20 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     assert result["user"]["targets"] == [masked_url, FORWARD_TARGET]
     # The masked target keeps its password.
     await set_account_forwarding(ada, FORWARD_TARGET, masked_url)
-    assert await send_transaction(neighbour, raw_message("Via"), ada.address) == ACCEPTED_REPLIES
-    ((relays,),) = await rows(ada.world, "SELECT relays FROM users WHERE relays IS NOT NULL")
+    assert await send_transaction(lmtp_client, raw_message("Via"), ada.address) == ACCEPTED_REPLIES
+    ((relays,),) = await rows(ada.environment, "SELECT relays FROM users WHERE relays IS NOT NULL")
     assert "s3cret" not in relays
-    ((secret,),) = await rows(ada.world, "SELECT secret FROM deliveries WHERE via IS NOT NULL")
+    ((secret,),) = await rows(
+        ada.environment, "SELECT secret FROM deliveries WHERE via IS NOT NULL"
+    )
     assert secret
     assert "s3cret" not in secret
-    log = await rows(ada.world, "SELECT action, count, detail FROM auth_events")
+    log = await rows(ada.environment, "SELECT action, count, detail FROM auth_events")
     ((action, count, _),) = log
     assert (action, count) == ("forwarding change", 2)
     for name in ("auth_events", "changes", "admin_log"):
-        assert "s3cret" not in str(await rows(ada.world, f"SELECT * FROM {name}")), name  # noqa: S608
-    _, (error,) = await change(ada, targets=["smtp://you:***@relay.example.com"])
+        assert "s3cret" not in str(await rows(ada.environment, f"SELECT * FROM {name}")), name  # noqa: S608
+    _, (error,) = await try_update_users(ada, targets=["smtp://you:***@relay.example.com"])
     assert (error["path"], error["constraint"], error["index"]) == (["set", "targets"], "secret", 0)
 
 
@@ -206,27 +214,27 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     ],
 )
 async def test_invalid_forward_target_is_refused(
-    ada: Client, root: Client, target: str, rule: str
+    ada: GraphQLClient, root: GraphQLClient, target: str, rule: str
 ) -> None:
     document = """mutation ($input: AddressCreateInput!) {
         addressCreate(input: $input) { errors { code } } }"""
     arguments = {"address": "second@example.org", "user": {"username": "ada"}}
     assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
-    users, (error,) = await change(ada, targets=[FORWARD_TARGET, target], name="X")
+    users, (error,) = await try_update_users(ada, targets=[FORWARD_TARGET, target], name="X")
     assert (users, error["path"], error["index"]) == ([], ["set", "targets"], 1)
     assert error["constraint"] == rule
     result = await ada("{ user { targets name } }")
     assert result["user"] == {"targets": [], "name": None}
 
 
-async def test_account_is_created_with_targets(root: Client) -> None:
+async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
     arguments = {
         "username": "eve",
         "targets": [FORWARD_TARGET],
         "forwards": 7,
         "address": "eve@example.org",
     }
-    user, errors = await create(root, **arguments)
+    user, errors = await try_create_user(root, **arguments)
     assert errors == []
     result = await root(
         '{ user(by: {username: "eve"}) { targets limits { forwards { allowed } } } }'
@@ -238,20 +246,22 @@ async def test_account_is_created_with_targets(root: Client) -> None:
         "address": "eva@example.org",
         "targets": ["Eva@example.org"],
     }
-    user, (error,) = await create(root, **self_forward)
+    user, (error,) = await try_create_user(root, **self_forward)
     assert (user, error["constraint"], error["path"]) == (None, "self", ["targets"])
 
 
-async def test_forwarded_message_is_encrypted_if_enabled(ada: Client, neighbour: Neighbour) -> None:
-    _, (error,) = await change(ada, encryptForwarded=True)
+async def test_forwarded_message_is_encrypted_if_enabled(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
+    _, (error,) = await try_update_users(ada, encryptForwarded=True)
     assert (error["path"], error["constraint"]) == (["set", "encryptForwarded"], "required")
-    key = key_of("Ada <ada@example.org>")
+    key = make_public_key("Ada <ada@example.org>")
     await set_account_forwarding(ada, FORWARD_TARGET, pubKey=key, encryptForwarded=True)
-    _, (error,) = await change(ada, pubKey=None)
+    _, (error,) = await try_update_users(ada, pubKey=None)
     assert (error["code"], error["path"]) == ("CONFLICT", ["set", "pubKey"])
-    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
+    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
         assert (
-            await send_transaction(neighbour, raw_message("Sealed", body="hidden"), ada.address)
+            await send_transaction(lmtp_client, raw_message("Sealed", body="hidden"), ada.address)
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server)
@@ -263,9 +273,9 @@ async def test_forwarded_message_is_encrypted_if_enabled(ada: Client, neighbour:
 
 
 async def test_only_authorized_users_set_and_search_targets(
-    ada: Client, bob: Client, root: Client
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    users, (error,) = await change(bob, ada, targets=[FORWARD_TARGET])
+    users, (error,) = await try_update_users(bob, ada, targets=[FORWARD_TARGET])
     assert (users, error["code"]) == ([], "NOT_FOUND")
     await set_account_forwarding(ada, FORWARD_TARGET, "x%_y@far.example")
     document = (
@@ -280,11 +290,11 @@ async def test_only_authorized_users_set_and_search_targets(
         result = (await root(document, f=part))["users"]
         assert [node["username"] for node in result["nodes"]] == names, part
         assert result["totalCount"] == len(names)
-    assert await row_count(ada.world, Submission) == 0
+    assert await row_count(ada.environment, Submission) == 0
 
 
 async def test_message_rewritten_to_remote_address_is_sent(
-    ada: Client, root: Client, neighbour: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     for source, target in (
         ("info@example.org", "in@far.example"),
@@ -293,9 +303,9 @@ async def test_message_rewritten_to_remote_address_is_sent(
         payload, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
         assert errors == []
         assert payload["recipientRewrite"]["to"] == target
-    async with listening(Server()) as smtp_server, working(ada.world, relay(smtp_server)):
+    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
         raw = raw_message("Away")
-        assert (await send_transaction(neighbour, raw, "info@example.org", "Eve@theirs.example"))[
+        assert (await send_transaction(lmtp_client, raw, "info@example.org", "Eve@theirs.example"))[
             1
         ] == [
             "250 2.0.0",
@@ -309,7 +319,7 @@ async def test_message_rewritten_to_remote_address_is_sent(
         bounce_address = messages_by_recipient["Eve@far.example"].sender
         assert bounce_address.endswith("@theirs.example")
         assert (
-            await send_transaction(neighbour, raw_message("Bounce"), bounce_address, sender="")
+            await send_transaction(lmtp_client, raw_message("Bounce"), bounce_address, sender="")
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server, 3)
@@ -319,27 +329,27 @@ async def test_message_rewritten_to_remote_address_is_sent(
 
 
 async def test_targets_and_sender_patterns_follow_a_domain_rename(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     await add_forwarding_address(
-        world, "list", "x@old.example", "x@old.example.net", "smtp://old.example"
+        environment, "list", "x@old.example", "x@old.example.net", "smtp://old.example"
     )
-    _, errors = await create(root, username="eve", address="eve@old.example")
+    _, errors = await try_create_user(root, username="eve", address="eve@old.example")
     assert errors == []
     senders = ["old.example", "*@old.example", "me@old.example", "news*", "very-old.example"]
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
-    assert (await change(root, ada, targets=targets, fromWhitelist=senders))[1] == []
+    assert (await try_update_users(root, ada, targets=targets, fromWhitelist=senders))[1] == []
     _, errors = await done(root, RENAME, oldDomain="old.example", newDomain="new.example")
     assert errors == []
     statement = select(col(Address.targets)).where(col(Address.kind) == AddressKind.FORWARD)
-    ((result,),) = await world.database.read(statement)
+    ((result,),) = await environment.database.read(statement)
     assert result == [
         "x@new.example",
         "x@old.example.net",
         "smtp://old.example",
     ]
-    row = await row_of(world, ada)
+    row = await load_user_row(environment, ada)
     assert row.targets == ["y@new.example", "https://old.example/"]
     assert row.from_whitelist == [
         "new.example",

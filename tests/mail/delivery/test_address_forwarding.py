@@ -16,7 +16,7 @@ from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.mail.forwarding_addresses import add_forwarding_address, allow_private_targets
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
@@ -33,72 +33,76 @@ from tests.support.servers.webhook_receiver import receiving
 from tests.support.stores.row_counts import row_count
 
 LIST_ADDRESS = "list@example.org"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def test_forwarded_message_has_an_srs_sender(ada: Client, neighbour: Neighbour) -> None:
-    world = ada.world
-    await add_forwarding_address(world, "list", "dave@far.example", "eve@far.example")
+async def test_forwarded_message_has_an_srs_sender(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", "dave@far.example", "eve@far.example")
     raw = raw_message("Onward")
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        assert await send_transaction(neighbour, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server)
     statement = select(func.count().label("many")).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
     # one when it is queued, one when it is sent
-    assert (await world.database.read(statement))[0].many == 2
+    assert (await environment.database.read(statement))[0].many == 2
     (message,) = smtp_server.mails
     assert sorted(message.to) == ["dave@far.example", "eve@far.example"]
     assert message.raw == b"Delivered-To: list@example.org\r\n" + raw
     local_part, _, domain = message.sender.rpartition("@")
     assert domain == "example.org"
-    assert srs.verified_original_sender(world, local_part) == "carol@far.example"
+    assert srs.verified_original_sender(environment, local_part) == "carol@far.example"
     assert not await inbox(ada)
 
 
 async def test_local_members_receive_the_message_once(
-    ada: Client, bob: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    await add_forwarding_address(ada.world, "both", ada.address, bob.address)
+    await add_forwarding_address(ada.environment, "both", ada.address, bob.address)
     await add_forwarding_address(
-        ada.world, "list", "both@example.org", ada.address, "list@example.org"
+        ada.environment, "list", "both@example.org", ada.address, "list@example.org"
     )
     rcpt_replies, data_replies = await send_transaction(
-        neighbour, raw_message("All"), LIST_ADDRESS, ada.address, "both@example.org"
+        lmtp_client, raw_message("All"), LIST_ADDRESS, ada.address, "both@example.org"
     )
     assert rcpt_replies == ["250 2.1.5"] * 3
     assert data_replies == ["250 2.0.0"] * 3
     for client in (ada, bob):
         assert [row.subject for row in await inbox(client)] == ["All"]
-    assert await row_count(ada.world, Submission) == 0
+    assert await row_count(ada.environment, Submission) == 0
 
 
 async def test_message_to_dropping_address_is_accepted_and_deleted(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    await add_forwarding_address(ada.world, "hole")
+    await add_forwarding_address(ada.environment, "hole")
     assert (
-        await send_transaction(neighbour, raw_message("Lost"), "hole@example.org")
+        await send_transaction(lmtp_client, raw_message("Lost"), "hole@example.org")
         == ACCEPTED_REPLIES
     )
     assert not await inbox(ada)
-    assert await row_count(ada.world, Submission) == 0
+    assert await row_count(ada.environment, Submission) == 0
 
 
-async def test_repeated_delivery_is_not_forwarded_again(ada: Client, neighbour: Neighbour) -> None:
-    await add_forwarding_address(ada.world, "list", "dave@far.example")
+async def test_repeated_delivery_is_not_forwarded_again(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
+    await add_forwarding_address(ada.environment, "list", "dave@far.example")
     for raw in (raw_message("One"), raw_message("One"), raw_message("Two")):
-        assert await send_transaction(neighbour, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
-    assert await row_count(ada.world, Submission) == 2
-    replies = await deliver_at_once(neighbour, raw_message("At once"), 5)
+        assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
+    assert await row_count(ada.environment, Submission) == 2
+    replies = await deliver_at_once(lmtp_client, raw_message("At once"), 5)
     assert replies == ["250 2.0.0"] * 5
-    assert await row_count(ada.world, Submission) == 3
+    assert await row_count(ada.environment, Submission) == 3
 
 
-async def deliver_at_once(neighbour: Neighbour, raw: bytes, count: int) -> list[str]:
+async def deliver_at_once(lmtp_client: Neighbour, raw: bytes, count: int) -> list[str]:
     """Deliver one message over several connections at the same time."""
-    port = neighbour.writer.get_extra_info("peername")[1]
+    port = lmtp_client.writer.get_extra_info("peername")[1]
 
     async def deliver() -> str:
         client = await connect(port)
@@ -110,87 +114,96 @@ async def deliver_at_once(neighbour: Neighbour, raw: bytes, count: int) -> list[
 
 
 async def test_daily_forward_limit_refuses_more_messages(
-    ada: Client, neighbour: Neighbour, clock: Clock
+    ada: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     await add_forwarding_address(
-        ada.world, "list", "dave@far.example", "eve@far.example", forwards_max=3
+        ada.environment, "list", "dave@far.example", "eve@far.example", forwards_max=3
     )
     # Two of three forwards.
-    assert await send_transaction(neighbour, raw_message("1"), LIST_ADDRESS) == ACCEPTED_REPLIES
-    assert await send_transaction(neighbour, raw_message("2"), LIST_ADDRESS) == ACCEPTED_REPLIES
-    assert await send_transaction(neighbour, raw_message("3"), LIST_ADDRESS) == (["450 4.2.1"], [])
+    assert await send_transaction(lmtp_client, raw_message("1"), LIST_ADDRESS) == ACCEPTED_REPLIES
+    assert await send_transaction(lmtp_client, raw_message("2"), LIST_ADDRESS) == ACCEPTED_REPLIES
+    assert await send_transaction(lmtp_client, raw_message("3"), LIST_ADDRESS) == (
+        ["450 4.2.1"],
+        [],
+    )
     clock.tick(days=1, seconds=1)
-    assert await send_transaction(neighbour, raw_message("3"), LIST_ADDRESS) == ACCEPTED_REPLIES
-    assert await row_count(ada.world, QueueEntry) == 6
+    assert await send_transaction(lmtp_client, raw_message("3"), LIST_ADDRESS) == ACCEPTED_REPLIES
+    assert await row_count(ada.environment, QueueEntry) == 6
 
 
-async def test_mail_loop_is_refused(ada: Client, neighbour: Neighbour) -> None:
-    await add_forwarding_address(ada.world, "list", "dave@far.example")
+async def test_mail_loop_is_refused(ada: GraphQLClient, lmtp_client: Neighbour) -> None:
+    await add_forwarding_address(ada.environment, "list", "dave@far.example")
     looped = b"Delivered-To: list@example.org\r\n" + raw_message("Again")
-    assert await send_transaction(neighbour, looped, LIST_ADDRESS) == (["250 2.1.5"], ["554 5.4.6"])
+    assert await send_transaction(lmtp_client, looped, LIST_ADDRESS) == (
+        ["250 2.1.5"],
+        ["554 5.4.6"],
+    )
     many_hops = b"Received: from a by b\r\n" * 30 + raw_message("Far")
-    assert await send_transaction(neighbour, many_hops, LIST_ADDRESS, ada.address) == (
+    assert await send_transaction(lmtp_client, many_hops, LIST_ADDRESS, ada.address) == (
         ["250 2.1.5", "250 2.1.5"],
         ["554 5.4.6", "250 2.0.0"],
     )
-    assert await row_count(ada.world, Submission) == 0
+    assert await row_count(ada.environment, Submission) == 0
 
 
 async def test_full_mailbox_does_not_delay_other_members(
-    ada: Client, bob: Client, neighbour: Neighbour, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
-    world = ada.world
-    await add_forwarding_address(world, "list", ada.address, bob.address)
-    await set_quota(world, bob, 1)
-    assert await send_transaction(neighbour, raw_message("Room"), LIST_ADDRESS) == ACCEPTED_REPLIES
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", ada.address, bob.address)
+    await set_quota(environment, bob, 1)
+    assert (
+        await send_transaction(lmtp_client, raw_message("Room"), LIST_ADDRESS) == ACCEPTED_REPLIES
+    )
     assert [row.subject for row in await inbox(ada)] == ["Room"]
     assert not await inbox(bob)
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        await until(deferral_condition(world))
-        await set_quota(world, bob, bob.user.quota)
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        await until(deferral_condition(environment))
+        await set_quota(environment, bob, bob.user.quota)
         clock.tick(minutes=10)
-        world.wakeups.announce({QUEUE: world.new_id()})
+        environment.wakeups.announce({QUEUE: environment.new_id()})
         await until(lambda: has_mail(bob))
     assert [row.subject for row in await inbox(bob)] == ["Room"]
     assert len(await inbox(ada)) == 1
 
 
-async def set_quota(world: Environment, client: Client, allowed: int | None) -> None:
-    async with world.write_session() as session:
+async def set_quota(environment: Environment, client: GraphQLClient, allowed: int | None) -> None:
+    async with environment.write_session() as session:
         statement = update(User).where(col(User.id) == client.user.id)
         await session.exec(statement.values(quota=allowed))
 
 
-def deferral_condition(world: Environment) -> Any:
+def deferral_condition(environment: Environment) -> Any:
     async def is_deferred() -> bool:
-        rows = await world.database.read(select(col(QueueEntry.last_code)))
+        rows = await environment.database.read(select(col(QueueEntry.last_code)))
         return [row.last_code for row in rows] == [452]
 
     return is_deferred
 
 
-async def has_mail(client: Client) -> bool:
+async def has_mail(client: GraphQLClient) -> bool:
     return bool(await inbox(client))
 
 
 async def test_forwarding_failure_is_reported_to_the_original_sender(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     """DSNs of our queue and bounces of other servers both reach the original sender."""
-    world = ada.world
-    await add_forwarding_address(world, "list", "dave@far.example")
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", "dave@far.example")
     refusing_server = Server(replies={"dave": "550 5.1.1 Nobody"})
-    async with listening(refusing_server) as smtp_server, working(world, relay(smtp_server)):
+    async with listening(refusing_server) as smtp_server, working(environment, relay(smtp_server)):
         assert (
-            await send_transaction(neighbour, raw_message("Lost"), LIST_ADDRESS) == ACCEPTED_REPLIES
+            await send_transaction(lmtp_client, raw_message("Lost"), LIST_ADDRESS)
+            == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server)
         (dsn,) = smtp_server.mails
         assert (dsn.sender, dsn.to) == ("<>", ["carol@far.example"])
         assert b"550 5.1.1 Nobody" in dsn.raw
-        bounce_address = srs.rewrite_sender(world, "carol@far.example", "example.org")
+        bounce_address = srs.rewrite_sender(environment, "carol@far.example", "example.org")
         assert (
-            await send_transaction(neighbour, raw_message("Bounce"), bounce_address, sender="")
+            await send_transaction(lmtp_client, raw_message("Bounce"), bounce_address, sender="")
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server, 2)
@@ -198,54 +211,56 @@ async def test_forwarding_failure_is_reported_to_the_original_sender(
             "<>",
             ["carol@far.example"],
         )
-    assert await send_transaction(neighbour, raw_message("Spam"), bounce_address) == (
+    assert await send_transaction(lmtp_client, raw_message("Spam"), bounce_address) == (
         ["550 5.1.1"],
         [],
     )
     forged_address = bounce_address.replace("carol", "mallory")
-    assert await send_transaction(neighbour, raw_message("Spam"), forged_address, sender="") == (
+    assert await send_transaction(lmtp_client, raw_message("Spam"), forged_address, sender="") == (
         ["550 5.1.1"],
         [],
     )
 
 
-async def test_submitted_message_is_forwarded_the_same_way(ada: Client, bob: Client) -> None:
-    world = ada.world
-    await add_forwarding_address(world, "list", bob.address, "dave@far.example")
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+async def test_submitted_message_is_forwarded_the_same_way(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", bob.address, "dave@far.example")
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
         await send(ada, NamedAddress(LIST_ADDRESS))
         await wait_for_messages(smtp_server)
         await until(lambda: has_mail(bob))
     assert smtp_server.mails[0].to == ["dave@far.example"]
     assert b"Return-Path" not in smtp_server.mails[0].raw
     local_part = smtp_server.mails[0].sender.rpartition("@")[0]
-    assert srs.verified_original_sender(world, local_part) == ada.address
+    assert srs.verified_original_sender(environment, local_part) == ada.address
 
 
 async def test_resolution_has_few_statements(
-    ada: Client, bob: Client, statements: list[str]
+    ada: GraphQLClient, bob: GraphQLClient, statements: list[str]
 ) -> None:
-    world = ada.world
-    await add_forwarding_address(world, "list", ada.address, bob.address)
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", ada.address, bob.address)
     del statements[:]
-    accepted = await recipient_routes.accept_recipient(world, ada.address, "")
+    accepted = await recipient_routes.accept_recipient(environment, ada.address, "")
     assert [account.recipient.user_id for account in accepted.accounts] == [ada.user.id]
     assert len(statements) == 2
-    await recipient_routes.accept_recipient(world, LIST_ADDRESS, "")
+    await recipient_routes.accept_recipient(environment, LIST_ADDRESS, "")
     # Ada's address, the list, all its targets, two accounts
     assert len(statements) == 2 + 1 + 2 + 2
 
 
 async def test_relay_target_gets_the_message_for_the_list_address(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    world = allow_private_targets(ada.world)
+    environment = allow_private_targets(ada.environment)
     raw = raw_message("Relayed")
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
         await add_forwarding_address(
-            world, "list", f"smtp://127.0.0.1:{smtp_server.port}", "dave@far.example"
+            environment, "list", f"smtp://127.0.0.1:{smtp_server.port}", "dave@far.example"
         )
-        assert await send_transaction(neighbour, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
+        assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server, 2)
     messages_by_sender = {message.sender: message for message in smtp_server.mails}
     message = messages_by_sender.pop("carol@far.example")
@@ -254,16 +269,18 @@ async def test_relay_target_gets_the_message_for_the_list_address(
     assert [message.to for message in messages_by_sender.values()] == [["dave@far.example"]]
 
 
-async def test_webhook_target_gets_the_message_as_body(ada: Client, neighbour: Neighbour) -> None:
-    world = allow_private_targets(ada.world)
+async def test_webhook_target_gets_the_message_as_body(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
+    environment = allow_private_targets(ada.environment)
     raw = raw_message("Posted")
     async with (
         receiving() as receiver,
         listening(Server()) as smtp_server,
-        working(world, relay(smtp_server)),
+        working(environment, relay(smtp_server)),
     ):
-        await add_forwarding_address(world, "list", receiver.url)
-        assert await send_transaction(neighbour, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
+        await add_forwarding_address(environment, "list", receiver.url)
+        assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         async with asyncio.timeout(10):
             await receiver.came.wait()
     (request,) = receiver.got
@@ -276,20 +293,22 @@ async def test_webhook_target_gets_the_message_as_body(ada: Client, neighbour: N
 
 @pytest.mark.parametrize("target", ["smtp://127.0.0.1:{}", "http://127.0.0.1:{}/x"])
 async def test_private_target_is_not_contacted(
-    ada: Client, neighbour: Neighbour, target: str
+    ada: GraphQLClient, lmtp_client: Neighbour, target: str
 ) -> None:
-    world = ada.world
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        await add_forwarding_address(world, "list", target.format(smtp_server.port))
+    environment = ada.environment
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        await add_forwarding_address(environment, "list", target.format(smtp_server.port))
         assert (
-            await send_transaction(neighbour, raw_message("In"), LIST_ADDRESS) == ACCEPTED_REPLIES
+            await send_transaction(lmtp_client, raw_message("In"), LIST_ADDRESS) == ACCEPTED_REPLIES
         )
 
         async def was_tried() -> bool:
-            rows = await world.database.read(select(col(QueueEntry.last_response)))
+            rows = await environment.database.read(select(col(QueueEntry.last_response)))
             return bool(rows[0].last_response)
 
         await until(was_tried)
-        (row,) = await world.database.read(select(col(QueueEntry.last_code), col(QueueEntry.state)))
+        (row,) = await environment.database.read(
+            select(col(QueueEntry.last_code), col(QueueEntry.state))
+        )
     assert (row.last_code, row.state) == (451, DeliveryState.DEFERRED)
     assert not smtp_server.sessions

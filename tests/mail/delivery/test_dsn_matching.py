@@ -15,7 +15,7 @@ from models.events.journal import Change, ChangeKind
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.dsn_servers import Reporter, fate, report, status
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import (
@@ -31,15 +31,15 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import listening
 from tests.support.mail_servers.smtp_client import connect
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 ADA_ADDRESS = "ada@example.org"
 DeliverByMx = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-async def mx(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
-    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig())
+async def mx(environment: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+    listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     yield listener
     await listener.close(1)
@@ -59,39 +59,41 @@ async def deliver_by_mx(mx: MxListener) -> AsyncIterator[DeliverByMx]:
     await neighbour.close()
 
 
-async def relay_message(ada: Client, world: Environment, *to: NamedAddress) -> tuple[int, str]:
+async def relay_message(
+    ada: GraphQLClient, environment: Environment, *to: NamedAddress
+) -> tuple[int, str]:
     """Send a message to a relay. Return the submission ID and the envelope ID."""
     relay_server = Reporter()
-    async with listening(relay_server), working(world, relay(relay_server)):
+    async with listening(relay_server), working(environment, relay(relay_server)):
         submission_id = await send(ada, *to)
-        rows = await settled(world, submission_id)
+        rows = await settled(environment, submission_id)
     assert {row.state for row in rows.values()} == {State.RELAYED}
     return submission_id, relay_server.envid()
 
 
-async def stored_message_id(world: Environment, submission_id: int) -> str:
-    (row,) = await world.database.read(
+async def stored_message_id(environment: Environment, submission_id: int) -> str:
+    (row,) = await environment.database.read(
         select(col(Submission.header_id)).where(col(Submission.id) == submission_id)
     )
     return str(row.header_id)
 
 
-async def journaled_states(world: Environment, user_id: int) -> list[str]:
+async def journaled_states(environment: Environment, user_id: int) -> list[str]:
     """Submission states in the journal of the account."""
     statement = select(col(Change.facts)).where(
         col(Change.stream_id) == user_id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
-    rows = await world.database.read(statement.order_by(col(Change.last)))
+    rows = await environment.database.read(statement.order_by(col(Change.last)))
     return [row.facts["state"] for row in rows]
 
 
 async def test_proven_failure_dsn_changes_entry_and_is_stored(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
+    submission_id, envid = await relay_message(ada, environment)
     status_text = status(fate("carol@example.net"), envid=envid)
     assert (await deliver_by_mx(report(status_text, "Subject: none"))).startswith("250")
-    rows = await deliveries(world, submission_id)
+    rows = await deliveries(environment, submission_id)
     carol, dave = rows["carol"], rows["dave"]
     assert (carol.state, carol.last_code, carol.last_response) == (
         State.BOUNCED,
@@ -99,10 +101,10 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
         "5.1.1 No such user",
     )
     assert (carol.reported_by, carol.report_proven) == ("mx.example.net", True)
-    assert carol.reported_at == world.now()
+    assert carol.reported_at == environment.now()
     assert (dave.state, dave.reported_at) == (State.RELAYED, None)
-    assert await state(world, submission_id) is SubmissionState.PARTIAL
-    assert (await journaled_states(world, ada.user.id))[-2:] == ["SENT", "PARTIAL"]
+    assert await state(environment, submission_id) is SubmissionState.PARTIAL
+    assert (await journaled_states(environment, ada.user.id))[-2:] == ["SENT", "PARTIAL"]
     (stored_dsn,) = await inbox(ada)
     assert stored_dsn.subject == "Undelivered Mail Returned to Sender"
 
@@ -128,48 +130,48 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
 
 
 async def test_envelope_id_in_capitals_is_matched(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
+    submission_id, envid = await relay_message(ada, environment)
     status_text = status(
         fate("forwarded@other.example", original="CAROL@example.net"), envid=envid.upper()
     )
     await deliver_by_mx(report(status_text, "Subject: none"))
-    carol = (await deliveries(world, submission_id))["carol"]
+    carol = (await deliveries(environment, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.BOUNCED, True)
 
 
 async def test_dsn_without_proof_is_recorded_as_unproven(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, _ = await relay_message(ada, world)
-    returned_header = f"Message-ID: {await stored_message_id(world, submission_id)}"
+    submission_id, _ = await relay_message(ada, environment)
+    returned_header = f"Message-ID: {await stored_message_id(environment, submission_id)}"
     await deliver_by_mx(report(status(fate("dave@example.net")), returned_header))
-    dave = (await deliveries(world, submission_id))["dave"]
+    dave = (await deliveries(environment, submission_id))["dave"]
     assert (dave.state, dave.report_proven) == (State.BOUNCED, False)
 
 
 async def test_proof_is_not_valid_for_another_domain(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
     to = [NamedAddress("carol@example.net"), NamedAddress("eve@example.com")]
     # The envelope ID of the last envelope.
-    submission_id, envid = await relay_message(ada, world, *to)
+    submission_id, envid = await relay_message(ada, environment, *to)
     status_text = status(fate("carol@example.net"), fate("eve@example.com"), envid=envid)
     await deliver_by_mx(report(status_text, "Subject: none"))
-    rows = await deliveries(world, submission_id)
+    rows = await deliveries(environment, submission_id)
     assert sorted([rows["carol"].report_proven, rows["eve"].report_proven]) == [False, True]
 
 
 async def test_dsns_update_the_entry_and_never_revert_a_failure(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
+    submission_id, envid = await relay_message(ada, environment)
 
     async def state_after_dsn(action: str, code: str, diagnostic: str) -> tuple[Any, Any]:
         status_text = status(fate("carol@example.net", action, code, diagnostic), envid=envid)
         await deliver_by_mx(report(status_text, "Subject: none"))
-        carol = (await deliveries(world, submission_id))["carol"]
+        carol = (await deliveries(environment, submission_id))["carol"]
         return carol.state, carol.last_response
 
     assert await state_after_dsn("delayed", "4.4.1", "smtp; 450 4.4.1 Away") == (
@@ -178,67 +180,67 @@ async def test_dsns_update_the_entry_and_never_revert_a_failure(
     )
     assert await state_after_dsn("relayed", "2.0.0", "smtp; 250 OK") == (State.RELAYED, "2.0.0 OK")
     assert await state_after_dsn("delivered", "2.1.5", "") == (State.DELIVERED, "2.1.5")
-    assert await state(world, submission_id) is SubmissionState.SENT
+    assert await state(environment, submission_id) is SubmissionState.SENT
     assert await state_after_dsn("failed", "5.2.2", "smtp; 552 Full") == (
         State.BOUNCED,
         "5.2.2 Full",
     )
     assert await state_after_dsn("delivered", "2.1.5", "") == (State.BOUNCED, "5.2.2 Full")
     assert await state_after_dsn("delayed", "4.4.1", "") == (State.BOUNCED, "5.2.2 Full")
-    row = (await deliveries(world, submission_id))["carol"]
+    row = (await deliveries(environment, submission_id))["carol"]
     assert (row.next_at, row.lease) == (None, None)  # nothing is sent again
-    assert await state(world, submission_id) is SubmissionState.PARTIAL
+    assert await state(environment, submission_id) is SubmissionState.PARTIAL
 
 
 async def test_proven_dsn_overrides_an_unproven_one(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
-    returned_header = f"Message-ID: {await stored_message_id(world, submission_id)}"
+    submission_id, envid = await relay_message(ada, environment)
+    returned_header = f"Message-ID: {await stored_message_id(environment, submission_id)}"
     await deliver_by_mx(report(status(fate("carol@example.net")), returned_header))
     recipient_fields = fate("carol@example.net", "delivered", "2.0.0", "")
     await deliver_by_mx(report(status(recipient_fields, envid=envid), returned_header))
-    carol = (await deliveries(world, submission_id))["carol"]
+    carol = (await deliveries(environment, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
     await deliver_by_mx(report(status(fate("carol@example.net")), returned_header + "\nX: again"))
-    carol = (await deliveries(world, submission_id))["carol"]
+    carol = (await deliveries(environment, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
 
 
 async def test_repeated_dsn_records_no_change(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    _, envid = await relay_message(ada, world)
+    _, envid = await relay_message(ada, environment)
     status_text = status(fate("carol@example.net"), envid=envid)
     await deliver_by_mx(report(status_text, "Subject: none"))
-    before = await journaled_states(world, ada.user.id)
+    before = await journaled_states(environment, ada.user.id)
     await deliver_by_mx(report(status_text, "Subject: none"))
     await deliver_by_mx(report(status_text, "Subject: another"))
-    assert await journaled_states(world, ada.user.id) == before
+    assert await journaled_states(environment, ada.user.id) == before
 
 
-async def is_unchanged(world: Environment, submission_id: int) -> bool:
-    rows = (await deliveries(world, submission_id)).values()
+async def is_unchanged(environment: Environment, submission_id: int) -> bool:
+    rows = (await deliveries(environment, submission_id)).values()
     return {(row.state, row.reported_at) for row in rows} == {(State.RELAYED, None)}
 
 
 async def test_dsn_to_another_account_changes_nothing(
-    ada: Client, bob: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
-    returned_header = f"Message-ID: {await stored_message_id(world, submission_id)}"
+    submission_id, envid = await relay_message(ada, environment)
+    returned_header = f"Message-ID: {await stored_message_id(environment, submission_id)}"
     status_text = status(fate("carol@example.net"), envid=envid)
     assert (await deliver_by_mx(report(status_text, returned_header), to=bob.address)).startswith(
         "250"
     )
-    assert await is_unchanged(world, submission_id)
+    assert await is_unchanged(environment, submission_id)
     assert len(await inbox(bob)) == 1
 
 
 async def test_unrelated_or_forged_dsn_changes_nothing(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
+    submission_id, envid = await relay_message(ada, environment)
     queue_id, _, proof = envid.partition(".")
     recipient_fields = fate("carol@example.net")
     for status_text, returned_header in (
@@ -250,29 +252,29 @@ async def test_unrelated_or_forged_dsn_changes_nothing(
         (status(recipient_fields, envid="%"), "Message-ID: <%@%>"),
     ):
         assert (await deliver_by_mx(report(status_text, returned_header))).startswith("250")
-        assert await is_unchanged(world, submission_id)
+        assert await is_unchanged(environment, submission_id)
     assert queue_id
     valid_dsn = report(status(recipient_fields, envid=envid), "Subject: none")
     await deliver_by_mx(valid_dsn, sender="carol@example.net")  # a DSN has an empty sender
     await deliver_by_mx(valid_dsn.replace(b"multipart/report", b"multipart/mixed"))
-    assert await is_unchanged(world, submission_id)
+    assert await is_unchanged(environment, submission_id)
 
 
 async def test_dsn_must_arrive_at_the_envelope_sender(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
-    async with world.write_session(ada.user.id) as session:
+    submission_id, envid = await relay_message(ada, environment)
+    async with environment.write_session(ada.user.id) as session:
         statement = update(Submission).where(col(Submission.id) == submission_id)
         await session.exec(statement.values(envelope_from="sales@example.org"))
     await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
-    assert await is_unchanged(world, submission_id)
+    assert await is_unchanged(environment, submission_id)
 
 
 async def test_dsn_does_not_change_pending_or_finished_entries(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
+    submission_id, envid = await relay_message(ada, environment)
     for entry_state in (
         State.PENDING,
         State.DEFERRED,
@@ -280,23 +282,23 @@ async def test_dsn_does_not_change_pending_or_finished_entries(
         State.EXPIRED,
         State.CANCELLED,
     ):
-        async with world.write_session(ada.user.id) as session:
+        async with environment.write_session(ada.user.id) as session:
             statement = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
             await session.exec(statement.values(state=entry_state))
         for action in ("failed", "delivered", "delayed"):
             status_text = status(fate("carol@example.net", action), envid=envid)
             await deliver_by_mx(report(status_text, f"Subject: {entry_state} {action}"))
-        rows = (await deliveries(world, submission_id)).values()
+        rows = (await deliveries(environment, submission_id)).values()
         assert {(row.state, row.reported_at) for row in rows} == {(entry_state, None)}
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
         await session.exec(statement.values(state=State.RELAYED))
 
 
 async def test_dsn_deleted_by_a_filter_still_changes_the_entry(
-    ada: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    submission_id, envid = await relay_message(ada, world)
+    submission_id, envid = await relay_message(ada, environment)
     document = """
         mutation Drop($input: FilterCreateInput!) {
           filterCreate(input: $input) { errors { message } }
@@ -311,13 +313,13 @@ async def test_dsn_deleted_by_a_filter_still_changes_the_entry(
     assert payload["filterCreate"]["errors"] == []
     await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
     assert await inbox(ada) == []
-    assert (await deliveries(world, submission_id))["carol"].state is State.BOUNCED
+    assert (await deliveries(environment, submission_id))["carol"].state is State.BOUNCED
 
 
 async def test_message_trace_shows_the_dsn(
-    ada: Client, root: Client, world: Environment, deliver_by_mx: DeliverByMx
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
-    _, envid = await relay_message(ada, world)
+    _, envid = await relay_message(ada, environment)
     await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
     document = """
         query Way($id: String!) {

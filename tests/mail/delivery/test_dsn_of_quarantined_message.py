@@ -11,8 +11,8 @@ from mail.delivery.listener_backend import LocalBackend
 from mail.envelope.dsn_parameters import ALL_REPORTS
 from mail.recipients import address_resolution
 from models.runtime.environment import Environment
-from tests.conftest import Client, raw_message
-from tests.support.accounts.user_operations import change
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.queued_deliveries import only_queued_dsn, queued_dsn_requests
@@ -23,14 +23,14 @@ from tests.support.operations.filter_operations import made
 from tests.support.operations.quarantine_operations import RELEASE, WHY, held, set_options
 
 SPAM_MESSAGE = b"X-Spam-Flag: YES\r\n" + raw_message("Offer")
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-def quarantining_client(neighbour: Neighbour, world: Environment) -> Neighbour:
+def quarantining_client(lmtp_client: Neighbour, environment: Environment) -> Neighbour:
     """LMTP client whose spam headers are trusted. Spam is quarantined."""
-    set_options(world, spam_quarantine=1)
-    return neighbour
+    set_options(environment, spam_quarantine=1)
+    return lmtp_client
 
 
 async def deliver_spam(
@@ -44,21 +44,21 @@ async def deliver_spam(
     assert (await quarantining_client.say(SPAM_MESSAGE.decode() + "\r\n.")).startswith("250")
 
 
-async def release_all(ada: Client) -> None:
-    items = [global_ids.encode("QuarantineItem", item.id) for item in await held(ada.world)]
+async def release_all(ada: GraphQLClient) -> None:
+    items = [global_ids.encode("QuarantineItem", item.id) for item in await held(ada.environment)]
     assert items
     assert (await done(ada, RELEASE, ids=items))[1] == []
 
 
 async def test_success_dsn_is_sent_after_release(
-    quarantining_client: Neighbour, ada: Client, world: Environment
+    quarantining_client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
     recipient = f"<{ada.address}> {NOTIFY_ALL} ORCPT=rfc822;first@example.com"
     await deliver_spam(quarantining_client, "ENVID=No+2B1 RET=HDRS", recipient)
-    assert (await queued_dsn_requests(world), await inbox(ada)) == ([], [])
+    assert (await queued_dsn_requests(environment), await inbox(ada)) == ([], [])
     await release_all(ada)
-    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
-    message_fields, (recipient_fields,), subject = await only_queued_dsn(world)
+    assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
+    message_fields, (recipient_fields,), subject = await only_queued_dsn(environment)
     assert subject == "Your message was delivered"
     assert message_fields["Original-Envelope-Id"] == "No+1"
     assert recipient_fields["Original-Recipient"] == "rfc822;first@example.com"
@@ -79,21 +79,25 @@ async def test_success_dsn_is_sent_after_release(
     ],
 )
 async def test_release_sends_no_dsn_without_success_request(
-    quarantining_client: Neighbour, ada: Client, world: Environment, sender: str, notify: str
+    quarantining_client: Neighbour,
+    ada: GraphQLClient,
+    environment: Environment,
+    sender: str,
+    notify: str,
 ) -> None:
     await deliver_spam(quarantining_client, "", f"<{ada.address}> {notify}".rstrip(), sender)
     await release_all(ada)
-    assert await queued_dsn_requests(world) == []
+    assert await queued_dsn_requests(environment) == []
     assert len(await inbox(ada)) == 1
 
 
 async def test_dsn_names_the_address_of_the_sender(
-    quarantining_client: Neighbour, ada: Client, world: Environment
+    quarantining_client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await add_forwarding_address(world, "desk", ada.address)
+    await add_forwarding_address(environment, "desk", ada.address)
     await deliver_spam(quarantining_client, "", f"<desk@example.org> {NOTIFY_ALL}")
     await release_all(ada)
-    _, (recipient_fields,), _ = await only_queued_dsn(world)
+    _, (recipient_fields,), _ = await only_queued_dsn(environment)
     assert recipient_fields["Final-Recipient"] == "rfc822; desk@example.org"
 
 
@@ -101,45 +105,51 @@ async def test_dsn_names_the_address_of_the_sender(
     ("requested", "expected"), [("NOTIFY=NEVER", "NEVER"), (NOTIFY_ALL, "DELAY,FAILURE")]
 )
 async def test_forwarded_message_keeps_the_dsn_request(
-    quarantining_client: Neighbour, ada: Client, world: Environment, requested: str, expected: str
+    quarantining_client: Neighbour,
+    ada: GraphQLClient,
+    environment: Environment,
+    requested: str,
+    expected: str,
 ) -> None:
     await made(ada, {}, {"targets": ["eve@far.example"]})
-    assert (await change(ada, targets=["dave@far.example"]))[1] == []
+    assert (await try_update_users(ada, targets=["dave@far.example"]))[1] == []
     await deliver_spam(quarantining_client, "", f"<{ada.address}> {requested}")
     await release_all(ada)
     notify_by_recipient: Any = {
-        recipient: notify for _, recipient, notify in await queued_dsn_requests(world)
+        recipient: notify for _, recipient, notify in await queued_dsn_requests(environment)
     }
     assert {notify_by_recipient["eve@far.example"], notify_by_recipient["dave@far.example"]} == {
         expected
     }
 
 
-async def test_unverified_sender_gets_no_dsn(ada: Client, world: Environment) -> None:
-    recipient = await address_resolution.load_recipient_below_limits(world, ada.address)
+async def test_unverified_sender_gets_no_dsn(ada: GraphQLClient, environment: Environment) -> None:
+    recipient = await address_resolution.load_recipient_below_limits(environment, ada.address)
     for sender, spf in ((DSN_SENDER, "example.net"), ("carol@unsure.example", None)):
         incoming = await pipeline.read_and_verify_incoming(
-            world, raw_message(spf or "None"), sender
+            environment, raw_message(spf or "None"), sender
         )
         incoming.from_trusted_server = False
         verification = {"spf": spf, "results": f"mx.example.org; spf={spf}"}
         incoming.message = replace(incoming.message, verification=verification)
         incoming.dsn_requests[recipient.user_id, recipient.mailbox_id] = ALL_REPORTS
-        await quarantine.quarantine_message(world, incoming, recipient, WHY)
+        await quarantine.quarantine_message(environment, incoming, recipient, WHY)
     await release_all(ada)
-    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
+    assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
     assert len(await inbox(ada)) == 2
 
 
-async def test_crash_after_delivery_loses_no_dsn(ada: Client, world: Environment) -> None:
-    backend, raw = LocalBackend(world), raw_message("Plain")
+async def test_crash_after_delivery_loses_no_dsn(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    backend, raw = LocalBackend(environment), raw_message("Plain")
     accepted = replace(
         await backend.accept_recipient(ada.address, DSN_SENDER), dsn_request=ALL_REPORTS
     )
-    incoming = await pipeline.read_and_verify_incoming(world, raw, DSN_SENDER)
-    await pipeline.deliver(world, incoming, [accepted])  # the process ends before the reply
-    assert (await queued_dsn_requests(world), len(await inbox(ada))) == ([], 1)
+    incoming = await pipeline.read_and_verify_incoming(environment, raw, DSN_SENDER)
+    await pipeline.deliver(environment, incoming, [accepted])  # the process ends before the reply
+    assert (await queued_dsn_requests(environment), len(await inbox(ada))) == ([], 1)
     for _ in range(2):  # the other server retries
         await backend.deliver(raw, [accepted], DSN_SENDER)
-        assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
+        assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
     assert len(await inbox(ada)) == 1

@@ -10,13 +10,13 @@ from graph.types import global_ids
 from mail.smtp.lmtp import LmtpListener
 from models.messages.tables import Message
 from models.runtime.environment import Environment
-from tests.conftest import Client
-from tests.support.mail.hostile_messages import attached, letters
-from tests.support.mail.trace_header_lines import below
+from tests.conftest import GraphQLClient
+from tests.support.mail.hostile_messages import hostile_messages, message_with_attachment
+from tests.support.mail.trace_header_lines import without_trace_fields
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.stores.counter_check import examine
 
-HOSTILE_MESSAGES = letters()
+HOSTILE_MESSAGES = hostile_messages()
 MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   subject intro date messageId inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
@@ -25,10 +25,10 @@ MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   events { summary } attachments { filename contentType disposition size text } } } }"""
 
 
-async def deliver_message(neighbour: Neighbour, raw: bytes, to: str) -> str:
-    await neighbour.begin(to)
-    neighbour.send(dot_stuff(raw))
-    return await neighbour.hear()
+async def deliver_message(lmtp_client: Neighbour, raw: bytes, to: str) -> str:
+    await lmtp_client.begin(to)
+    lmtp_client.send(dot_stuff(raw))
+    return await lmtp_client.hear()
 
 
 def test_hostile_messages_are_many_and_distinct() -> None:
@@ -37,33 +37,39 @@ def test_hostile_messages_are_many_and_distinct() -> None:
 
 
 async def test_hostile_messages_are_accepted_stored_and_readable(
-    ada: Client, neighbour: Neighbour, world: Environment
+    ada: GraphQLClient, lmtp_client: Neighbour, environment: Environment
 ) -> None:
     replies = {
-        name: await deliver_message(neighbour, raw, ada.address)
+        name: await deliver_message(lmtp_client, raw, ada.address)
         for name, raw in HOSTILE_MESSAGES.items()
     }
     assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
     names_by_digest = {
         hashlib.sha256(raw).hexdigest(): name for name, raw in HOSTILE_MESSAGES.items()
     }
-    rows = await world.database.read(select(col(Message.id)))
+    rows = await environment.database.read(select(col(Message.id)))
     assert len(rows) == len(names_by_digest)  # a repeated message is stored once
     for row in rows:
         message = (await ada(MESSAGE_QUERY, id=global_ids.encode("Message", row.id)))["node"]
         source = await ada.http.get(message["sourceUrl"])
         assert message["size"] == len(source.content)
-        name = names_by_digest.pop(hashlib.sha256(below(source.content)).hexdigest())
+        name = names_by_digest.pop(hashlib.sha256(without_trace_fields(source.content)).hexdigest())
         assert "<script" not in "".join(message["html"]), name
     assert names_by_digest == {}
-    await examine(world)
+    await examine(environment)
 
 
 async def test_large_message_leaves_no_spool_file(
-    ada: Client, listener: LmtpListener, neighbour: Neighbour, world: Environment
+    ada: GraphQLClient,
+    lmtp_listener: LmtpListener,
+    lmtp_client: Neighbour,
+    environment: Environment,
 ) -> None:
     content = hashlib.shake_128(b"large").digest(3_000_000)
-    for raw in (attached(b"x.bin", content), attached(b"y.bin", bytes(3_000_000))):
-        assert (await deliver_message(neighbour, raw, ada.address)).startswith("250")
-    assert list(listener.spool_folder.iterdir()) == []
-    await examine(world)
+    for raw in (
+        message_with_attachment(b"x.bin", content),
+        message_with_attachment(b"y.bin", bytes(3_000_000)),
+    ):
+        assert (await deliver_message(lmtp_client, raw, ada.address)).startswith("250")
+    assert list(lmtp_listener.spool_folder.iterdir()) == []
+    await examine(environment)

@@ -18,15 +18,15 @@ from mail.smtp import lmtp
 from mail.storage import header_prepend
 from models.errors import OverQuota
 from models.runtime.environment import Environment
-from tests.conftest import Client
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.forwarding_addresses import (
     FORWARD_TARGET,
     add_forwarding_address,
     set_account_forwarding,
 )
 from tests.support.mail.inbound_authentication import use_dns_zone
-from tests.support.mail.signed_messages import pair, signed
+from tests.support.mail.signed_messages import make_rsa_key, sign_message
 from tests.support.mail.stored_messages import stored_messages_by_path
 from tests.support.mail_servers.dns_zone_server import asking, zone
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
@@ -35,7 +35,7 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.sieve_operations import put
 
 PART_FILE_NAME = re.compile(r"incoming-1\.[0-9a-f]{64}(\.zst)?")
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 SENDER = "carol@far.example"
 FILE_BASE64 = base64.encodebytes(bytes(range(256)) * 5000).replace(b"\n", b"\r\n")
 FILE_MESSAGE = (
@@ -54,22 +54,22 @@ LARGE_MESSAGES = {
 
 
 @pytest.fixture
-async def neighbour(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def lmtp_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     listener = await lmtp.start_lmtp_listener(
-        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+        environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    neighbour = await connect(listener.port)
-    yield neighbour
-    await neighbour.close()
+    lmtp_client = await connect(listener.port)
+    yield lmtp_client
+    await lmtp_client.close()
     await listener.close(1)
     assert not list((tmp_path / "spool").iterdir())
 
 
-async def deliver_message(neighbour: Neighbour, raw: bytes, to: str = "ada@example.org") -> str:
-    await neighbour.begin(to, sender=SENDER)
+async def deliver_message(lmtp_client: Neighbour, raw: bytes, to: str = "ada@example.org") -> str:
+    await lmtp_client.begin(to, sender=SENDER)
     dot_stuffed = raw.replace(b"\n.", b"\n..")
-    neighbour.send((b"." if raw.startswith(b".") else b"") + dot_stuffed + b".\r\n")
-    return (await neighbour.hear())[:9]
+    lmtp_client.send((b"." if raw.startswith(b".") else b"") + dot_stuffed + b".\r\n")
+    return (await lmtp_client.hear())[:9]
 
 
 async def take_received_message(server: Server) -> bytes:
@@ -86,15 +86,15 @@ def server_without_size_limit() -> Server:
 
 @pytest.mark.parametrize("message_kind", LARGE_MESSAGES)
 async def test_large_message_is_stored_and_forwarded_unchanged(
-    ada: Client, neighbour: Neighbour, message_kind: str, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: Neighbour, message_kind: str, tmp_path: Path
 ) -> None:
     raw = LARGE_MESSAGES[message_kind]
     await set_account_forwarding(ada, FORWARD_TARGET)
     async with (
         listening(server_without_size_limit()) as smtp_server,
-        working(ada.world, relay(smtp_server)),
+        working(ada.environment, relay(smtp_server)),
     ):
-        assert await deliver_message(neighbour, raw) == "250 2.0.0"
+        assert await deliver_message(lmtp_client, raw) == "250 2.0.0"
         assert not list((tmp_path / "spool").iterdir())
         sent = await take_received_message(smtp_server)
     # a leading folded line must not continue our field
@@ -110,7 +110,7 @@ async def test_large_message_is_stored_and_forwarded_unchanged(
 
 
 async def test_sieve_edits_the_header_of_a_large_message(
-    ada: Client, neighbour: Neighbour, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: Neighbour, tmp_path: Path
 ) -> None:
     await put(
         ada,
@@ -119,9 +119,9 @@ async def test_sieve_edits_the_header_of_a_large_message(
     )
     async with (
         listening(server_without_size_limit()) as smtp_server,
-        working(ada.world, relay(smtp_server)),
+        working(ada.environment, relay(smtp_server)),
     ):
-        assert await deliver_message(neighbour, FILE_MESSAGE) == "250 2.0.0"
+        assert await deliver_message(lmtp_client, FILE_MESSAGE) == "250 2.0.0"
         assert not list((tmp_path / "spool").iterdir())
         sent = await take_received_message(smtp_server)
     without_bcc = FILE_MESSAGE.replace(b"Bcc: eve@else.example\r\n", b"")
@@ -134,25 +134,25 @@ async def test_sieve_edits_the_header_of_a_large_message(
 
 
 async def test_arc_seal_of_a_large_message_is_valid(
-    ada: Client, neighbour: Neighbour, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: Neighbour, tmp_path: Path
 ) -> None:
     folder = tmp_path / "keys"
     folder.mkdir()
     key = folder / "s._domainkey.example.org.pem"
-    key.write_bytes(pair()[0])
+    key.write_bytes(make_rsa_key()[0])
     key.chmod(0o600)
     dns_server = zone(
-        {f"s._domainkey.{domain}": pair()[1] for domain in ("far.example", "example.org")}
+        {f"s._domainkey.{domain}": make_rsa_key()[1] for domain in ("far.example", "example.org")}
     )
     async with (
         asking(dns_server) as dns_address,
         listening(server_without_size_limit()) as smtp_server,
     ):
-        use_dns_zone(ada.world, dns_server, authentication_check="all", arc_keys=folder)
-        await add_forwarding_address(ada.world, "list", FORWARD_TARGET)
-        async with working(ada.world, relay(smtp_server)):
-            raw = signed(b"From: a@far.example\r\n" + FILE_MESSAGE)
-            assert await deliver_message(neighbour, raw, "list@example.org") == "250 2.0.0"
+        use_dns_zone(ada.environment, dns_server, authentication_check="all", arc_keys=folder)
+        await add_forwarding_address(ada.environment, "list", FORWARD_TARGET)
+        async with working(ada.environment, relay(smtp_server)):
+            raw = sign_message(b"From: a@far.example\r\n" + FILE_MESSAGE)
+            assert await deliver_message(lmtp_client, raw, "list@example.org") == "250 2.0.0"
             sent = await take_received_message(smtp_server)
         arc_chain = await arc.check_chain(
             MessageDns(dns_address), SignedMessage.from_bytes(sent), 0
@@ -164,16 +164,22 @@ async def test_arc_seal_of_a_large_message_is_valid(
 
 @pytest.mark.parametrize("quota", [None, 1_000_000])
 async def test_temporary_files_are_removed_after_delivery_or_refusal(
-    ada: Client, root: Client, world: Environment, tmp_path: Path, quota: int | None
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    tmp_path: Path,
+    quota: int | None,
 ) -> None:
     await put(ada, 'require "editheader"; addheader "X-Mine" "1"; redirect "dave@far.example";')
     if quota:
         await put(ada, 'require "editheader"; addheader "X-Mine" "1"; keep;')
         user_refs, changes = {"usernames": ["ada"]}, {"quota": quota}
-        assert (await run(root, "userUpdate", users=user_refs, set=changes))["errors"] == []
+        assert (await execute_mutation(root, "userUpdate", users=user_refs, set=changes))[
+            "errors"
+        ] == []
     path = tmp_path / "incoming-1"
     path.write_bytes(FILE_MESSAGE)
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     (outcome,) = await backend.deliver(
         path, [await backend.accept_recipient(ada.address, SENDER)], SENDER
     )

@@ -18,91 +18,96 @@ from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
-from tests.conftest import Client, Clock, make_user, raw_message
-from tests.support.mail.trace_header_lines import top
+from tests.conftest import GraphQLClient, ManualClock, make_user, raw_message
+from tests.support.mail.trace_header_lines import trace_header
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
 
 SENDER = "carol@example.net"
 
 
-async def deliver_to(neighbour: Neighbour, raw: bytes, *to: str) -> list[str]:
+async def deliver_to(lmtp_client: Neighbour, raw: bytes, *to: str) -> list[str]:
     """Deliver a message and return the reply codes, one per recipient."""
-    await neighbour.begin(*to)
-    neighbour.send(raw + b".\r\n")
-    return [(await neighbour.hear())[:9] for _ in to]
+    await lmtp_client.begin(*to)
+    lmtp_client.send(raw + b".\r\n")
+    return [(await lmtp_client.hear())[:9] for _ in to]
 
 
-async def stored_rows(world: Environment) -> Sequence[Any]:
+async def stored_rows(environment: Environment) -> Sequence[Any]:
     statement = select(col(Message.user_id), col(Message.subject), col(Message.size))
-    return await world.database.read(statement.order_by(col(Message.id)))
+    return await environment.database.read(statement.order_by(col(Message.id)))
 
 
-async def update_user(world: Environment, client: Client, **columns: object) -> None:
-    async with world.write_session() as session:
+async def update_user(environment: Environment, client: GraphQLClient, **columns: object) -> None:
+    async with environment.write_session() as session:
         await session.exec(update(User).where(col(User.id) == client.user.id).values(**columns))
 
 
-async def rename_message_column(world: Environment, column: str, new_name: str) -> None:
+async def rename_message_column(environment: Environment, column: str, new_name: str) -> None:
     statement = text(f"ALTER TABLE messages RENAME COLUMN {column} TO {new_name}")
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(statement)
 
 
 async def test_each_recipient_gets_the_message(
-    world: Environment, ada: Client, bob: Client, neighbour: Neighbour
+    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     raw = raw_message("Both of you")
-    codes = await deliver_to(neighbour, raw, ada.address, bob.address)
+    codes = await deliver_to(lmtp_client, raw, ada.address, bob.address)
     assert codes == ["250 2.0.0"] * 2
-    assert sorted(await stored_rows(world)) == sorted(
-        (client.user.id, "Both of you", len(top(client.address, SENDER) + raw))
+    assert sorted(await stored_rows(environment)) == sorted(
+        (client.user.id, "Both of you", len(trace_header(client.address, SENDER) + raw))
         for client in (ada, bob)
     )
 
 
 async def test_repeated_recipient_gets_one_message_and_every_reply(
-    world: Environment, ada: Client, neighbour: Neighbour
+    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     recipients = (ada.address, "A.da+news@example.org", ada.address)
-    assert await deliver_to(neighbour, raw_message(), *recipients) == ["250 2.0.0"] * 3
-    assert len(await stored_rows(world)) == 1
+    assert await deliver_to(lmtp_client, raw_message(), *recipients) == ["250 2.0.0"] * 3
+    assert len(await stored_rows(environment)) == 1
 
 
 async def test_repeated_delivery_is_stored_once_within_a_day(
-    world: Environment, ada: Client, neighbour: Neighbour, clock: Clock
+    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
 ) -> None:
     for _ in range(2):
-        assert await deliver_to(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
-    assert len(await stored_rows(world)) == 1
+        assert await deliver_to(lmtp_client, raw_message(), ada.address) == ["250 2.0.0"]
+    assert len(await stored_rows(environment)) == 1
     clock.tick(days=1, seconds=1)
-    await deliver_to(neighbour, raw_message(), ada.address)
-    assert len(await stored_rows(world)) == 2
+    await deliver_to(lmtp_client, raw_message(), ada.address)
+    assert len(await stored_rows(environment)) == 2
 
 
 async def test_two_messages_with_one_message_id_are_both_stored(
-    world: Environment, ada: Client, neighbour: Neighbour
+    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     for body in ("one", "two"):
         raw = raw_message(body=body, Message_ID="<same@example.com>")
-        assert await deliver_to(neighbour, raw, ada.address) == ["250 2.0.0"]
-    assert len(await stored_rows(world)) == 2
+        assert await deliver_to(lmtp_client, raw, ada.address) == ["250 2.0.0"]
+    assert len(await stored_rows(environment)) == 2
 
 
 async def test_large_message_is_stored_and_leaves_no_spool_file(
-    world: Environment, ada: Client, neighbour: Neighbour, listener: LmtpListener
+    environment: Environment,
+    ada: GraphQLClient,
+    lmtp_client: Neighbour,
+    lmtp_listener: LmtpListener,
 ) -> None:
     raw = raw_message("Large", body="Line of text\r\n" * 200_000)
-    assert await deliver_to(neighbour, raw, ada.address) == ["250 2.0.0"]
-    assert await stored_rows(world) == [(ada.user.id, "Large", len(top(ada.address, SENDER) + raw))]
-    assert not await asyncio.to_thread(lambda: list(listener.spool_folder.iterdir()))
+    assert await deliver_to(lmtp_client, raw, ada.address) == ["250 2.0.0"]
+    assert await stored_rows(environment) == [
+        (ada.user.id, "Large", len(trace_header(ada.address, SENDER) + raw))
+    ]
+    assert not await asyncio.to_thread(lambda: list(lmtp_listener.spool_folder.iterdir()))
 
 
 async def test_invalid_recipient_is_refused_at_rcpt(
-    world: Environment, ada: Client, bob: Client, neighbour: Neighbour
+    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    await update_user(world, ada, disabled=True)
-    await update_user(world, bob, quota=100, used=100)
-    await neighbour.say("MAIL FROM:<>")
+    await update_user(environment, ada, disabled=True)
+    await update_user(environment, bob, quota=100, used=100)
+    await lmtp_client.say("MAIL FROM:<>")
     for address, reply in (
         (ada.address, "550 5.1.1"),
         (bob.address, "452 4.2.2"),
@@ -111,81 +116,86 @@ async def test_invalid_recipient_is_refused_at_rcpt(
         ("ada", "55"),
         ("@example.org", "55"),
     ):
-        assert (await neighbour.say(f"RCPT TO:<{address}>")).startswith(reply)
+        assert (await lmtp_client.say(f"RCPT TO:<{address}>")).startswith(reply)
 
 
-async def test_byte_budget_allows_the_largest_message(world: Environment, tmp_path: Path) -> None:
+async def test_byte_budget_allows_the_largest_message(
+    environment: Environment, tmp_path: Path
+) -> None:
     for message_max in (1 << 20, 1 << 30):
-        options = replace(world.options, message_max=message_max)
-        limits = LmtpListener(replace(world, options=options), tmp_path / "spool").limits
+        options = replace(environment.options, message_max=message_max)
+        limits = LmtpListener(replace(environment, options=options), tmp_path / "spool").limits
         assert limits.max_message_size == message_max <= limits.byte_budget
 
 
-async def test_limits_are_divided_among_processes(world: Environment, tmp_path: Path) -> None:
-    single_process_limits = LmtpListener(world, tmp_path / "spool").limits
-    shared_listener = LmtpListener(world, tmp_path / "spool", process_count=4)
+async def test_limits_are_divided_among_processes(environment: Environment, tmp_path: Path) -> None:
+    single_process_limits = LmtpListener(environment, tmp_path / "spool").limits
+    shared_listener = LmtpListener(environment, tmp_path / "spool", process_count=4)
     assert (shared_listener.limits.max_connections, shared_listener.limits.byte_budget) == (
         single_process_limits.max_connections // 4,
         single_process_limits.byte_budget // 4,
     )
     assert shared_listener.byte_budget.limit == single_process_limits.byte_budget // 4
-    minimum_limits = LmtpListener(world, tmp_path / "spool", process_count=100).limits
+    minimum_limits = LmtpListener(environment, tmp_path / "spool", process_count=100).limits
     assert (minimum_limits.max_connections, minimum_limits.byte_budget) == (
         20,
-        world.options.message_max,
+        environment.options.message_max,
     )
 
 
 async def test_suspended_user_receives_mail(
-    world: Environment, ada: Client, neighbour: Neighbour
+    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    await update_user(world, ada, suspended=True)
-    assert await deliver_to(neighbour, raw_message(), ada.address) == ["250 2.0.0"]
+    await update_user(environment, ada, suspended=True)
+    assert await deliver_to(lmtp_client, raw_message(), ada.address) == ["250 2.0.0"]
 
 
 async def test_full_mailbox_does_not_prevent_the_other_delivery(
-    world: Environment, ada: Client, bob: Client, neighbour: Neighbour
+    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    await update_user(world, ada, quota=100)
-    codes = await deliver_to(neighbour, raw_message(), ada.address, bob.address)
+    await update_user(environment, ada, quota=100)
+    codes = await deliver_to(lmtp_client, raw_message(), ada.address, bob.address)
     assert codes == ["452 4.2.2", "250 2.0.0"]
-    assert [row.user_id for row in await stored_rows(world)] == [bob.user.id]
+    assert [row.user_id for row in await stored_rows(environment)] == [bob.user.id]
 
 
 async def test_user_deleted_after_rcpt_is_refused(
-    world: Environment, neighbour: Neighbour, ada: Client
+    environment: Environment, lmtp_client: Neighbour, ada: GraphQLClient
 ) -> None:
-    eve = await make_user(world, "eve")
-    await neighbour.begin("eve@example.org", ada.address)
-    async with world.write_session() as session:
+    eve = await make_user(environment, "eve")
+    await lmtp_client.begin("eve@example.org", ada.address)
+    async with environment.write_session() as session:
         await session.exec(delete(Address).where(col(Address.user_id) == eve.id))
         await session.exec(delete(Mailbox).where(col(Mailbox.user_id) == eve.id))
         await session.exec(delete(User).where(col(User.id) == eve.id))
-    neighbour.send(raw_message() + b".\r\n")
-    assert [(await neighbour.hear())[:9] for _ in range(2)] == ["550 5.1.1", "250 2.0.0"]
+    lmtp_client.send(raw_message() + b".\r\n")
+    assert [(await lmtp_client.hear())[:9] for _ in range(2)] == ["550 5.1.1", "250 2.0.0"]
 
 
 async def test_disconnect_during_data_leaves_no_rows_and_no_blobs(
-    world: Environment, ada: Client, listener: LmtpListener
+    environment: Environment, ada: GraphQLClient, lmtp_listener: LmtpListener
 ) -> None:
-    neighbour = await connect(listener.port)
-    await neighbour.begin(ada.address)
-    neighbour.send(raw_message(body="x\r\n" * 1_000_000))
-    neighbour.writer.write_eof()
-    assert await neighbour.ended() == b""
-    await neighbour.close()
-    assert not await stored_rows(world)
-    assert await world.database.read(select(func.count()).select_from(Blob)) == [(0,)]
+    lmtp_client = await connect(lmtp_listener.port)
+    await lmtp_client.begin(ada.address)
+    lmtp_client.send(raw_message(body="x\r\n" * 1_000_000))
+    lmtp_client.writer.write_eof()
+    assert await lmtp_client.ended() == b""
+    await lmtp_client.close()
+    assert not await stored_rows(environment)
+    assert await environment.database.read(select(func.count()).select_from(Blob)) == [(0,)]
 
 
 async def test_database_error_is_logged_without_message_content(
-    world: Environment, ada: Client, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
+    environment: Environment,
+    ada: GraphQLClient,
+    lmtp_client: Neighbour,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await rename_message_column(world, "subject", "away")
-    assert await deliver_to(neighbour, raw_message("Top secret"), ada.address) == ["451 4.3.0"]
+    await rename_message_column(environment, "subject", "away")
+    assert await deliver_to(lmtp_client, raw_message("Top secret"), ada.address) == ["451 4.3.0"]
     (error_record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert vars(error_record)["user"] == ada.user.id
     assert "Top secret" not in caplog.text
     assert ada.address not in caplog.text
-    await rename_message_column(world, "away", "subject")
-    assert await deliver_to(neighbour, raw_message("Top secret"), ada.address) == ["250 2.0.0"]
+    await rename_message_column(environment, "away", "subject")
+    assert await deliver_to(lmtp_client, raw_message("Top secret"), ada.address) == ["250 2.0.0"]

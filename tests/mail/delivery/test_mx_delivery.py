@@ -21,12 +21,12 @@ from models.runtime.environment import Environment
 from models.spam.greylist import GreylistEntry
 from models.submission.tables import Submission
 from models.users.tables import User
-from tests.conftest import Client, Clock, raw_message
+from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import inbox, ring, settled, working
 from tests.support.mail_servers.smtp_client import Authority, connect, secured, send_rcpt
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 LARGE_MESSAGE = raw_message("Large", body="x" * 5000)
 
@@ -37,9 +37,11 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-async def mx(world: Environment, tmp_path: Path, authority: Authority) -> AsyncIterator[MxListener]:
+async def mx(
+    environment: Environment, tmp_path: Path, authority: Authority
+) -> AsyncIterator[MxListener]:
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    listener = MxListener(world, tmp_path / "spool", config)
+    listener = MxListener(environment, tmp_path / "spool", config)
     await listener.start(host="127.0.0.1", port=0)
     yield listener
     await listener.close(1)
@@ -58,20 +60,20 @@ async def deliver_to(mx_client: Neighbour, raw: bytes, *to: str) -> str:
     return await mx_client.hear()
 
 
-async def update_user(user_client: Client, **columns: Any) -> None:
-    async with user_client.world.write_session() as session:
+async def update_user(user_client: GraphQLClient, **columns: Any) -> None:
+    async with user_client.environment.write_session() as session:
         await session.exec(
             update(User).where(col(User.id) == user_client.user.id).values(**columns)
         )
 
 
-async def count_rows(world: Environment, table: Any) -> int:
-    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
+async def count_rows(environment: Environment, table: Any) -> int:
+    (row,) = await environment.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
 async def test_message_is_delivered_once_although_repeated(
-    mx_client: Neighbour, clock: Clock, ada: Client, bob: Client
+    mx_client: Neighbour, clock: ManualClock, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     raw = raw_message("Hello")
     for _ in range(2):  # the second one gets another Received field
@@ -84,7 +86,7 @@ async def test_message_is_delivered_once_although_repeated(
         assert (message.subject, message.envelope_from) == ("Hello", "carol@example.net")
 
 
-async def test_mx_listener_does_not_relay(mx_client: Neighbour, ada: Client) -> None:
+async def test_mx_listener_does_not_relay(mx_client: Neighbour, ada: GraphQLClient) -> None:
     for address in (
         "carol@example.net",
         "nobody@example.org",
@@ -98,22 +100,22 @@ async def test_mx_listener_does_not_relay(mx_client: Neighbour, ada: Client) -> 
     ):
         assert (await send_rcpt(mx_client, address))[:3] in {"550", "553"}, address
     assert (await send_rcpt(mx_client, "ADA+news@Example.ORG")).startswith("250")
-    assert await count_rows(ada.world, Submission) == 0
+    assert await count_rows(ada.environment, Submission) == 0
 
 
 async def test_foreign_authentication_results_and_spam_flag_are_ignored(
-    world: Environment, mx_client: Neighbour, ada: Client
+    environment: Environment, mx_client: Neighbour, ada: GraphQLClient
 ) -> None:
     forged = "localhost; spf=pass smtp.mailfrom=bank.example; dmarc=pass"
     raw = raw_message("Hello", Authentication_Results=forged, X_Spam_Flag="YES")
     assert (await deliver_to(mx_client, raw, "ada@example.org")).startswith("250")
-    (row,) = await world.database.read(select(col(Message.verification)))
+    (row,) = await environment.database.read(select(col(Message.verification)))
     assert not (row.verification or {}).get("spf")
     assert len(await inbox(ada)) == 1  # not in Junk
 
 
 async def test_delivery_to_full_mailbox_is_queued_and_the_other_stored(
-    world: Environment, mx_client: Neighbour, ada: Client, bob: Client
+    environment: Environment, mx_client: Neighbour, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await update_user(ada, quota=100)
     for _ in range(2):  # a repeat is queued once
@@ -121,28 +123,28 @@ async def test_delivery_to_full_mailbox_is_queued_and_the_other_stored(
         assert reply.startswith("250 2.0.0")
     assert (len(await inbox(ada)), len(await inbox(bob))) == (0, 1)
     statement = select(col(Submission.id), col(Submission.envelope_from))
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     assert row.envelope_from == "carol@example.net"
     await update_user(ada, quota=1 << 20)
-    async with working(world, OutboundSettings()):
-        ring(world)
-        assert (await settled(world, row.id))["ada"].state is DeliveryState.DELIVERED
+    async with working(environment, OutboundSettings()):
+        ring(environment)
+        assert (await settled(environment, row.id))["ada"].state is DeliveryState.DELIVERED
     assert len(await inbox(ada)) == 1
     assert len(await inbox(bob)) == 1
     await update_user(ada, quota=None)
 
 
 async def test_only_recipient_with_full_mailbox_is_refused_temporarily(
-    mx_client: Neighbour, ada: Client
+    mx_client: Neighbour, ada: GraphQLClient
 ) -> None:
     await update_user(ada, quota=100)
     assert (await deliver_to(mx_client, LARGE_MESSAGE, "ada@example.org")).startswith("452 4.2.2")
-    assert await count_rows(ada.world, Submission) == 0
+    assert await count_rows(ada.environment, Submission) == 0
     await update_user(ada, quota=None)
 
 
 async def test_recipient_that_requires_tls_is_refused_without_tls(
-    mx_client: Neighbour, authority: Authority, ada: Client
+    mx_client: Neighbour, authority: Authority, ada: GraphQLClient
 ) -> None:
     await update_user(ada, tls_enforce_in=True)
     assert (await send_rcpt(mx_client, "ada@example.org")).startswith("530 5.7.0")
@@ -151,9 +153,9 @@ async def test_recipient_that_requires_tls_is_refused_without_tls(
     assert len(await inbox(ada)) == 1
 
 
-async def test_greylist_delays_unknown_senders_once(clock: Clock, ada: Client) -> None:
-    world = ada.world
-    greylist = Greylist(world, timedelta(minutes=5), timedelta(days=30), ("192.0.2.0/24",))
+async def test_greylist_delays_unknown_senders_once(clock: ManualClock, ada: GraphQLClient) -> None:
+    environment = ada.environment
+    greylist = Greylist(environment, timedelta(minutes=5), timedelta(days=30), ("192.0.2.0/24",))
 
     async def record_attempt(
         ip: str, sender: str = "c@example.net", to: str = "ada@example.org"
@@ -174,32 +176,32 @@ async def test_greylist_delays_unknown_senders_once(clock: Clock, ada: Client) -
     assert await record_attempt("198.51.100.1") == 0
     assert await record_attempt("198.51.100.1", to="bob@example.org") == 300
     clock.tick(days=29)
-    await run_round(world)
+    await run_round(environment)
     # Entries without a second attempt are deleted.
-    assert await count_rows(world, GreylistEntry) == 1
+    assert await count_rows(environment, GreylistEntry) == 1
     assert await record_attempt("198.51.100.1") == 0
     clock.tick(days=29)
     assert await record_attempt("198.51.100.1") == 0
     clock.tick(days=31)
-    await run_round(world)
-    assert await count_rows(world, GreylistEntry) == 0
+    await run_round(environment)
+    assert await count_rows(environment, GreylistEntry) == 0
     assert await record_attempt("198.51.100.1") == 300
 
 
-async def test_greylist_entries_of_one_network_are_limited(ada: Client) -> None:
-    greylist = Greylist(ada.world, timedelta(minutes=5), timedelta(days=30))
+async def test_greylist_entries_of_one_network_are_limited(ada: GraphQLClient) -> None:
+    greylist = Greylist(ada.environment, timedelta(minutes=5), timedelta(days=30))
     for n in range(1010):
         await greylist.record_attempt_and_get_wait(
             "198.51.100.1", f"{n}@example.net", "ada@example.org"
         )
-    assert await count_rows(ada.world, GreylistEntry) == 1000
+    assert await count_rows(ada.environment, GreylistEntry) == 1000
 
 
 async def test_mx_listener_applies_greylisting(
-    world: Environment, tmp_path: Path, clock: Clock, ada: Client
+    environment: Environment, tmp_path: Path, clock: ManualClock, ada: GraphQLClient
 ) -> None:
-    rules = MxRules(greylist=Greylist(world, timedelta(minutes=5), timedelta(days=30)))
-    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig(), rules)
+    rules = MxRules(greylist=Greylist(environment, timedelta(minutes=5), timedelta(days=30)))
+    listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
     mx_client = await connect(listener.port)
     assert await send_rcpt(mx_client, "nobody@example.org") == "550 5.1.1 No such user here"
@@ -213,10 +215,10 @@ async def test_mx_listener_applies_greylisting(
 
 
 async def test_trace_of_the_message_shows_the_greylisted_recipient(
-    tmp_path: Path, clock: Clock, ada: Client, bob: Client, root: Client
+    tmp_path: Path, clock: ManualClock, ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    rules = MxRules(greylist=Greylist(ada.world, timedelta(minutes=5), timedelta(days=30)))
-    listener = MxListener(ada.world, tmp_path / "spool", SmtpListenerConfig(), rules)
+    rules = MxRules(greylist=Greylist(ada.environment, timedelta(minutes=5), timedelta(days=30)))
+    listener = MxListener(ada.environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
     mx_client = await connect(listener.port)
     assert (await send_rcpt(mx_client, ada.address)).startswith("451 4.7.1")

@@ -18,7 +18,7 @@ from models.files.blobs import SubmissionBlob
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail.dsn_messages import (
     dsn_fields,
     send_with_dsn_request,
@@ -46,17 +46,17 @@ class SimulatedCrash(BaseException):
     """The simulated end of the process."""
 
 
-def crashing_environment(world: Environment, fault_point: str = "owed") -> Environment:
+def crashing_environment(environment: Environment, fault_point: str = "owed") -> Environment:
     def reach_fault_point(reached_point: str) -> None:
         if reached_point == fault_point:
             raise SimulatedCrash
 
-    return replace(world, reach_fault_point=reach_fault_point)
+    return replace(environment, reach_fault_point=reach_fault_point)
 
 
-async def are_delivered(world: Environment, *local_parts: str) -> bool:
+async def are_delivered(environment: Environment, *local_parts: str) -> bool:
     """True if the recipients have their mail and no process holds a lease on it."""
-    rows = await world.database.read(
+    rows = await environment.database.read(
         select(col(QueueEntry.recipient), col(QueueEntry.delivered_at))
     )
     delivered_local_parts = {
@@ -65,59 +65,61 @@ async def are_delivered(world: Environment, *local_parts: str) -> bool:
     return set(local_parts) <= delivered_local_parts
 
 
-async def crash_after_delivery(world: Environment, server: Server, *local_parts: str) -> None:
+async def crash_after_delivery(environment: Environment, server: Server, *local_parts: str) -> None:
     """Let a worker crash right after it has recorded the deliveries."""
-    async with working(crashing_environment(world), relay(server)):
-        await until(lambda: are_delivered(world, *local_parts))
-    assert await count_owed_reports(world) == len(local_parts)
+    async with working(crashing_environment(environment), relay(server)):
+        await until(lambda: are_delivered(environment, *local_parts))
+    assert await count_owed_reports(environment) == len(local_parts)
 
 
-async def send_and_crash(ada: Client, world: Environment) -> int:
+async def send_and_crash(ada: GraphQLClient, environment: Environment) -> int:
     """Send to Carol and Dave and crash before the DSN. Return the submission ID."""
     async with listening(Server()) as smtp_server:
         submission_id = await send_with_dsn_request(ada)
-        await crash_after_delivery(world, smtp_server, "carol", "dave")
+        await crash_after_delivery(environment, smtp_server, "carol", "dave")
     return submission_id
 
 
-async def count_owed_reports(world: Environment) -> int:
+async def count_owed_reports(environment: Environment) -> int:
     statement = select(col(QueueEntry.id)).where(col(QueueEntry.success_owed).is_not(None))
-    return len(await world.database.read(statement))
+    return len(await environment.database.read(statement))
 
 
-async def is_no_report_owed(world: Environment) -> bool:
-    return not await count_owed_reports(world)
+async def is_no_report_owed(environment: Environment) -> bool:
+    return not await count_owed_reports(environment)
 
 
-async def send_owed_reports(world: Environment) -> None:
+async def send_owed_reports(environment: Environment) -> None:
     """Search for owed reports twice, and send those that no worker is sending."""
     await pending_reports.send_reports_still_owed(
-        world, await pending_reports.send_reports_still_owed(world, ())
+        environment, await pending_reports.send_reports_still_owed(environment, ())
     )
 
 
 async def test_owed_report_is_sent_once_by_a_later_search(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     async with listening(Server()) as smtp_server:
         submission_id = await send_with_dsn_request(ada)
-        await crash_after_delivery(world, smtp_server, "carol", "dave")
-        rows = await deliveries(world, submission_id)
+        await crash_after_delivery(environment, smtp_server, "carol", "dave")
+        rows = await deliveries(environment, submission_id)
         assert {(row.state, row.success_owed) for row in rows.values()} == {
             (State.RELAYED, "relayed")
         }
         assert await inbox(ada) == []
-        async with working(world, relay(smtp_server)):  # another worker may still be sending it
+        async with working(
+            environment, relay(smtp_server)
+        ):  # another worker may still be sending it
             await asyncio.sleep(0.2)
             assert await inbox(ada) == []
         clock.tick(hours=-1)
         worker_options = replace(PACE, report_poll_interval=0.1)
         async with (
-            working(world, relay(smtp_server), worker_options),
-            working(world, relay(smtp_server), worker_options),
+            working(environment, relay(smtp_server), worker_options),
+            working(environment, relay(smtp_server), worker_options),
         ):
-            await until(lambda: is_no_report_owed(world))
-        async with working(world, relay(smtp_server)):
+            await until(lambda: is_no_report_owed(environment))
+        async with working(environment, relay(smtp_server)):
             await asyncio.sleep(0.2)
     assert len(smtp_server.mails) == 1
     (dsn,) = await inbox(ada)
@@ -130,77 +132,79 @@ async def test_owed_report_is_sent_once_by_a_later_search(
 
 
 async def test_running_worker_sends_an_owed_report(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     """The worker sends it at its second search, whatever the time of day is."""
     worker_options = replace(PACE, report_poll_interval=3.0)
     async with listening(Server()) as smtp_server:
         await send_with_dsn_request(ada)
-        await crash_after_delivery(world, smtp_server, "carol", "dave")
+        await crash_after_delivery(environment, smtp_server, "carol", "dave")
         started_at = time.monotonic()
-        async with working(world, relay(smtp_server), worker_options):
+        async with working(environment, relay(smtp_server), worker_options):
             clock.tick(hours=1)
             await asyncio.sleep(0.3)
             assert await inbox(ada) == []
             clock.tick(hours=-2)
-            await until(lambda: is_no_report_owed(world))
+            await until(lambda: is_no_report_owed(environment))
         assert time.monotonic() - started_at >= worker_options.report_poll_interval
     assert len(await inbox(ada)) == 1
 
 
 async def test_slow_worker_does_not_report_again(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await send_with_dsn_request(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
     results = {to.delivery_id: DeliveryResult(State.RELAYED, 250, "OK") for to in job.recipients}
     with pytest.raises(SimulatedCrash):
-        await record_results_and_report(crashing_environment(world), job, results, b"")
+        await record_results_and_report(crashing_environment(environment), job, results, b"")
     clock.tick(minutes=3)
-    await send_owed_reports(world)
+    await send_owed_reports(environment)
     assert len(await inbox(ada)) == 1
     # The slow worker continues.
-    await record_with_reports(world, job, {}, {NotifyCondition.SUCCESS: results}, b"")
+    await record_with_reports(environment, job, {}, {NotifyCondition.SUCCESS: results}, b"")
     assert len(await inbox(ada)) == 1
 
 
 async def test_simultaneous_searches_send_one_report(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     async with listening(Server()) as smtp_server:
         await send_with_dsn_request(ada)
-        await crash_after_delivery(world, smtp_server, "carol", "dave")
+        await crash_after_delivery(environment, smtp_server, "carol", "dave")
     clock.tick(minutes=3)
-    await asyncio.gather(*(send_owed_reports(world) for _ in range(3)))
+    await asyncio.gather(*(send_owed_reports(environment) for _ in range(3)))
     assert len(await inbox(ada)) == 1
 
 
 async def test_refused_recipient_beside_an_owed_report_is_reported(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     """The crash comes before the refusal is recorded, so that recipient is tried again."""
     async with listening(Server({"dave": "550 5.1.1 No"})) as smtp_server:
         submission_id = await send_with_dsn_request(ada)
-        await crash_after_delivery(world, smtp_server, "carol")
+        await crash_after_delivery(environment, smtp_server, "carol")
         clock.tick(minutes=3)
-        async with working(world, relay(smtp_server), replace(PACE, report_poll_interval=0.2)):
-            await until(lambda: is_now(world, submission_id, "dave", State.BOUNCED))
-            await until(lambda: is_no_report_owed(world))
+        async with working(
+            environment, relay(smtp_server), replace(PACE, report_poll_interval=0.2)
+        ):
+            await until(lambda: is_now(environment, submission_id, "dave", State.BOUNCED))
+            await until(lambda: is_no_report_owed(environment))
     subjects = sorted(dsn.subject for dsn in await inbox(ada))
     assert subjects == ["Your message could not be delivered", "Your message went on"]
 
 
 async def test_report_of_local_and_forwarded_delivery_is_correct(
-    ada: Client, bob: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await add_forwarding_address(world, "list", "far@far.example", bob.address)
+    await add_forwarding_address(environment, "list", "far@far.example", bob.address)
     async with listening(Server()) as smtp_server:
         await send_with_dsn_request(
             ada, NamedAddress(bob.address), NamedAddress("list@example.org")
         )
-        await crash_after_delivery(world, smtp_server, "bob", "list")
+        await crash_after_delivery(environment, smtp_server, "bob", "list")
     clock.tick(minutes=3)
-    await send_owed_reports(world)
+    await send_owed_reports(environment)
     assert [dsn.subject for dsn in await inbox(ada)] == [
         "Your message was delivered",
         "Your message went on",
@@ -210,90 +214,90 @@ async def test_report_of_local_and_forwarded_delivery_is_correct(
 
 
 async def test_remote_sender_gets_the_owed_report(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     """The platform forwards the message, and no local inbox gets a report."""
     submission_id = await submit_with_dsn_request(ada, ALL_REPORTS, sender="far@far.example")
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         await session.exec(
             update(Submission).where(col(Submission.id) == submission_id).values(user_id=None)
         )
     async with listening(Server()) as smtp_server:
-        await crash_after_delivery(world, smtp_server, "carol", "dave")
+        await crash_after_delivery(environment, smtp_server, "carol", "dave")
     clock.tick(minutes=3)
-    await send_owed_reports(world)
+    await send_owed_reports(environment)
     assert await inbox(ada) == []
-    dsn_body = (await bodies(world))[-1]
+    dsn_body = (await bodies(environment))[-1]
     assert b"Action: relayed" in dsn_body
     assert b"To: far@far.example" in dsn_body
-    assert await count_owed_reports(world) == 0
+    assert await count_owed_reports(environment) == 0
 
 
 @pytest.mark.parametrize("reason", ["nobody", "copy", "unasked"])
 async def test_no_report_is_owed_without_a_sender_or_request(
-    ada: Client, world: Environment, clock: Clock, reason: str
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, reason: str
 ) -> None:
     dsn_request = DsnRequest() if reason == "unasked" else ALL_REPORTS
     submission_id = await submit_with_dsn_request(
         ada, dsn_request, sender="" if reason == "nobody" else "ada@example.org"
     )
     if reason == "copy":
-        async with world.write_session(ada.user.id) as session:
+        async with environment.write_session(ada.user.id) as session:
             statement = update(Submission).where(col(Submission.id) == submission_id)
             await session.exec(statement.values(copy_of=1))
     async with (
         listening(Server()) as smtp_server,
-        working(crashing_environment(world), relay(smtp_server)),
+        working(crashing_environment(environment), relay(smtp_server)),
     ):
-        await settled(world, submission_id)
-    assert await count_owed_reports(world) == 0
+        await settled(environment, submission_id)
+    assert await count_owed_reports(environment) == 0
     clock.tick(minutes=3)
-    await send_owed_reports(world)
+    await send_owed_reports(environment)
     assert await inbox(ada) == []
 
 
 async def test_message_blobs_are_kept_until_the_report_is_sent(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send_and_crash(ada, world)
+    submission_id = await send_and_crash(ada, environment)
     clock.tick(minutes=3)
     statement = select(col(SubmissionBlob.blob_id)).where(
         col(SubmissionBlob.submission_id) == submission_id
     )
-    await housekeeping.run_round(world)
-    assert await world.database.read(statement)
-    await send_owed_reports(world)
-    await housekeeping.run_round(world)
-    assert not await world.database.read(statement)
+    await housekeeping.run_round(environment)
+    assert await environment.database.read(statement)
+    await send_owed_reports(environment)
+    await housekeeping.run_round(environment)
+    assert not await environment.database.read(statement)
 
 
 async def test_report_without_message_blobs_is_sent(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send_and_crash(ada, world)
-    async with world.write_session(ada.user.id) as session:
+    submission_id = await send_and_crash(ada, environment)
+    async with environment.write_session(ada.user.id) as session:
         condition = col(SubmissionBlob.submission_id) == submission_id
         await session.exec(delete(SubmissionBlob).where(condition))
         await session.exec(
             update(Submission).where(col(Submission.id) == submission_id).values(blob_id=1)
         )
     clock.tick(minutes=3)
-    await send_owed_reports(world)
+    await send_owed_reports(environment)
     assert len(list(parse_smtp_message(await newest_inbox_message(ada)).iter_parts())) == 2
 
 
 async def test_recipient_that_bounced_meanwhile_is_not_reported_as_success(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send_and_crash(ada, world)
-    async with world.write_session(ada.user.id) as session:
+    submission_id = await send_and_crash(ada, environment)
+    async with environment.write_session(ada.user.id) as session:
         condition = col(QueueEntry.recipient) == "carol@example.net"
         statement = update(QueueEntry).where(
             col(QueueEntry.submission_id) == submission_id, condition
         )
         await session.exec(statement.values(state=State.BOUNCED))
     clock.tick(minutes=3)
-    await send_owed_reports(world)
+    await send_owed_reports(environment)
     _, (row,) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert row["Final-Recipient"] == "rfc822; dave@example.net"
-    assert await count_owed_reports(world) == 0
+    assert await count_owed_reports(environment) == 0

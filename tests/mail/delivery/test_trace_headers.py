@@ -23,9 +23,9 @@ from models.events.journal import ChangeKind
 from models.files.blobs import Blob
 from models.runtime.environment import Environment
 from models.users.tables import DelimiterAction
-from tests.conftest import Client, raw_message
-from tests.support.accounts.openpgp_keys import key_of
-from tests.support.accounts.user_operations import change
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.openpgp_keys import make_public_key
+from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.inbound_messages import SPAM_FLAG_HEADER, deliver_to_users
 from tests.support.mail.stored_messages import stored_messages_by_path
@@ -59,8 +59,8 @@ UNUSUAL_MESSAGES = [
 ]
 
 
-async def deliver_to_address(world: Environment, address: str, raw: bytes) -> None:
-    backend = LocalBackend(world)
+async def deliver_to_address(environment: Environment, address: str, raw: bytes) -> None:
+    backend = LocalBackend(environment)
     (outcome,) = await backend.deliver(raw, [await backend.accept_recipient(address, CAROL)], CAROL)
     assert not isinstance(outcome, BaseException), outcome
 
@@ -100,12 +100,12 @@ def test_sender_with_line_breaks_adds_no_field() -> None:
     assert b"\r\nBcc" not in fields
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_recipients_have_own_delivery_fields_and_shared_blobs(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await add_forwarding_address(world, "list", ada.address)
-    backend = LocalBackend(world)
+    await add_forwarding_address(environment, "list", ada.address)
+    backend = LocalBackend(environment)
     recipients = [
         await backend.accept_recipient(address, CAROL)
         for address in ("list@example.org", "B.ob+x@example.org")
@@ -118,24 +118,26 @@ async def test_recipients_have_own_delivery_fields_and_shared_blobs(
     ((_, bob_stored),) = (await stored_messages_by_path(bob)).values()
     assert bob_stored == DELIVERY_FIELDS.replace(b"ada", b"B.ob+x") + MULTIPART_MESSAGE
     statement = select(func.count().label("many")).select_from(Blob)
-    assert (await world.database.read(statement))[0].many == 3  # two root blobs, one attachment
+    assert (await environment.database.read(statement))[
+        0
+    ].many == 3  # two root blobs, one attachment
     repeated_results = await backend.deliver(MULTIPART_MESSAGE, recipients, CAROL)
     assert next(delivery.message_id for delivery in repeated_results) == row.id  # type: ignore[attr-defined]
     assert len(await stored_messages_by_path(ada)) == 1
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_encrypted_message_has_delivery_fields_in_plain_text(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    key = key_of("Ada <ada@example.org>")
-    assert (await change(ada, pubKey=key, encryptMessages=True))[1] == []
-    await deliver_to_users(world, ada, raw=raw_message("Sealed", body="hidden"))
+    key = make_public_key("Ada <ada@example.org>")
+    assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
+    await deliver_to_users(environment, ada, raw=raw_message("Sealed", body="hidden"))
     ((row, stored),) = (await stored_messages_by_path(ada)).values()
     assert stored.startswith(DELIVERY_FIELDS)
     assert (b"hidden" in stored, row.encrypted) == (False, True)
-    await deliver_to_users(world, ada, raw=raw_message("Sealed", body="hidden"))
-    assert len(await rows(world, "SELECT id FROM messages")) == 1
+    await deliver_to_users(environment, ada, raw=raw_message("Sealed", body="hidden"))
+    assert len(await rows(environment, "SELECT id FROM messages")) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ async def test_encrypted_message_has_delivery_fields_in_plain_text(
     ],
 )
 async def test_label_is_the_part_after_the_delimiter(
-    root: Client, ada: Client, bob: Client, case: tuple[str, str, str]
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, case: tuple[str, str, str]
 ) -> None:
     address, delimiters, label = case
     document = """mutation ($input: AddressCreateInput!) {
@@ -158,79 +160,88 @@ async def test_label_is_the_part_after_the_delimiter(
     for extra_address in ("ada-x@example.org", "*@example.org"):
         arguments = {"address": extra_address, "user": {"username": "ada"}, "allowWildcard": True}
         assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
-    assert (await change(root, ada, bob, delimiterAction="SUBJECT"))[1] == []
-    world = ada.world
-    object.__setattr__(world, "options", replace(world.options, delimiters=delimiters))
-    assert (await load_recipient_below_limits(world, address)).label == label
+    assert (await try_update_users(root, ada, bob, delimiterAction="SUBJECT"))[1] == []
+    environment = ada.environment
+    object.__setattr__(environment, "options", replace(environment.options, delimiters=delimiters))
+    assert (await load_recipient_below_limits(environment, address)).label == label
 
 
-@pytest.mark.usefixtures("examined")
-async def test_label_is_written_before_the_subject(ada: Client, world: Environment) -> None:
-    assert (await change(ada, delimiterAction="SUBJECT"))[1] == []
+@pytest.mark.usefixtures("verify_consistency")
+async def test_label_is_written_before_the_subject(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    assert (await try_update_users(ada, delimiterAction="SUBJECT"))[1] == []
     raw = b"To: x\r\nSubject: Long\r\n subject\r\nsubject: second\r\nX: y\r\n\r\nSubject: body\r\n"
-    await deliver_to_address(world, "ada+Caf\u00e9@example.org", raw)
+    await deliver_to_address(environment, "ada+Caf\u00e9@example.org", raw)
     ((row, stored),) = (await stored_messages_by_path(ada)).values()
     assert row.subject == "[Caf\u00e9] second"
     assert stored.endswith(b"\r\nX: y\r\n\r\nSubject: body\r\n")
     assert stored.lower().count(b"subject") == 2
-    await deliver_to_address(world, "ada@example.org", raw_message("No label"))
-    await deliver_to_address(world, "ada+x@example.org", b"To: y\r\n\r\nnone")
-    subjects = await rows(world, "SELECT subject FROM messages ORDER BY id")
+    await deliver_to_address(environment, "ada@example.org", raw_message("No label"))
+    await deliver_to_address(environment, "ada+x@example.org", b"To: y\r\n\r\nnone")
+    subjects = await rows(environment, "SELECT subject FROM messages ORDER BY id")
     assert [subject for (subject,) in subjects] == ["[Caf\u00e9] second", "No label", "[x]"]
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_label_selects_a_mailbox_below_inbox(
-    ada: Client, bob: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert (await change(ada, delimiterAction="SUBFOLDER"))[1] == []
-    last_position = await reached(world, ada.user.id)
-    await deliver_to_address(world, "ada+News@example.org", raw_message("a"))
-    await deliver_to_address(world, "ada+nEWS@example.org", raw_message("b"))
-    await deliver_to_address(world, "bob+news@example.org", raw_message("c"))
-    kinds = [kind for kind, _ in await journal(world, ada.user.id, last_position)]
+    assert (await try_update_users(ada, delimiterAction="SUBFOLDER"))[1] == []
+    last_position = await reached(environment, ada.user.id)
+    await deliver_to_address(environment, "ada+News@example.org", raw_message("a"))
+    await deliver_to_address(environment, "ada+nEWS@example.org", raw_message("b"))
+    await deliver_to_address(environment, "bob+news@example.org", raw_message("c"))
+    kinds = [kind for kind, _ in await journal(environment, ada.user.id, last_position)]
     assert kinds == [
         ChangeKind.MAILBOX_CREATED, ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_ADDED,
     ]  # fmt: skip
     assert list(await stored_messages_by_path(bob)) == ["INBOX"]
     statement = "SELECT m.path, m.total FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"
-    assert await rows(world, statement) == [("INBOX/news", 2)]
+    assert await rows(environment, statement) == [("INBOX/news", 2)]
     monkeypatch.setattr(subaddress_mailbox, "MAX_MAILBOXES", 2)
     spam = raw_message("spam", **SPAM_FLAG_HEADER)
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     await backend.deliver(
         spam, [await backend.accept_recipient("ada+spam@example.org", CAROL)], CAROL
     )
     for label in ("two", "three", "a/b", ".", "x" * 40):
-        await deliver_to_address(world, f"ada+{label}@example.org", raw_message(label))
-    mailboxes = await rows(world, statement + " ORDER BY m.path")
+        await deliver_to_address(environment, f"ada+{label}@example.org", raw_message(label))
+    mailboxes = await rows(environment, statement + " ORDER BY m.path")
     assert mailboxes == [("INBOX/news", 2), ("INBOX/two", 1)]
     ((total,),) = await rows(
-        world, "SELECT total FROM mailboxes WHERE path = 'INBOX' AND user_id = :u", u=ada.user.id
+        environment,
+        "SELECT total FROM mailboxes WHERE path = 'INBOX' AND user_id = :u",
+        u=ada.user.id,
     )
     assert total == 4
 
 
-@pytest.mark.usefixtures("examined")
-async def test_simultaneous_deliveries_create_one_mailbox(ada: Client, world: Environment) -> None:
-    assert (await change(ada, delimiterAction="SUBFOLDER"))[1] == []
+@pytest.mark.usefixtures("verify_consistency")
+async def test_simultaneous_deliveries_create_one_mailbox(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    assert (await try_update_users(ada, delimiterAction="SUBFOLDER"))[1] == []
     await asyncio.gather(
         *(
-            deliver_to_address(world, "ada+many@example.org", raw_message(f"n{number}"))
+            deliver_to_address(environment, "ada+many@example.org", raw_message(f"n{number}"))
             for number in range(8)
         )
     )
-    result = await rows(world, "SELECT total FROM mailboxes WHERE path = 'INBOX/many'")
+    result = await rows(environment, "SELECT total FROM mailboxes WHERE path = 'INBOX/many'")
     assert result == [(8,)]
 
 
-async def test_delimiter_action_needs_a_permission(root: Client, ada: Client) -> None:
+async def test_delimiter_action_needs_a_permission(root: GraphQLClient, ada: GraphQLClient) -> None:
     document = """mutation ($input: UserPermissionsSetInput!) {
         userPermissionsSet(input: $input) { errors { code } } }"""
     arguments = {"users": {"usernames": ["ada"]}, "permissions": ["SPAM_SCORE"]}
     assert (await root(document, input=arguments))["userPermissionsSet"]["errors"] == []
-    _, (error,) = await change(ada, delimiterAction="SUBJECT")
+    _, (error,) = await try_update_users(ada, delimiterAction="SUBJECT")
     assert (error["requires"], error["path"]) == ("DELIMITER_ACTION", ["set", "delimiterAction"])
-    assert (await change(root, ada, delimiterAction="SUBJECT"))[1] == []
+    assert (await try_update_users(root, ada, delimiterAction="SUBJECT"))[1] == []
     result = await ada("{ user { delimiterAction } }")
     assert result["user"]["delimiterAction"] == DelimiterAction.SUBJECT.value

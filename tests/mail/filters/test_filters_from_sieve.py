@@ -29,7 +29,7 @@ from mail.sieve import (
     SieveEnvironment,
     SieveError,
 )
-from tests.support.mail.random_sieve_scripts import SCRIPTS, SOUPS
+from tests.support.mail.random_sieve_scripts import COMPILING_SCRIPTS, TOKEN_SEQUENCES
 
 MAILBOX_PATHS = {1: "Lists", 2: "Lists/A b", 3: "Größe"}
 DAY = 86_400
@@ -535,7 +535,7 @@ def test_filters_without_warning_do_what_the_script_does(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(SCRIPTS.map(sieve.print_script) | SOUPS)
+@given(COMPILING_SCRIPTS.map(sieve.print_script) | TOKEN_SEQUENCES)
 def test_any_script_is_imported_or_refused(text: str) -> None:
     try:
         imported = import_script(text, reply_interval=DAY, max_filters=400)

@@ -22,7 +22,7 @@ from mail.filters.filter_compiler import (
 from mail.filters.filter_result import FilterReplyContent, FilterTarget
 from mail.mime import parse_structure
 from mail.sieve import ParsedSieveMessage, SieveEnvelope, SieveEnvironment
-from tests.support.mail.sieve_runs import told
+from tests.support.mail.sieve_runs import action_texts
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NAMES = ScriptNames({1: "Lists", 2: "Lists/A b", 3: "Größe"}, 7200)
@@ -212,7 +212,7 @@ def test_filter_script_does_what_the_filter_does(
     message = ParsedSieveMessage(RAW_MESSAGE, parse_structure(RAW_MESSAGE))
     plan = sieve.run_script(sieve.compile_script(script), message, envelope, environment)
     matches = filter_message().matches_and_steps(query)[0]
-    assert set(told(plan)) == set(expected_steps(action) if matches else ["keep"])
+    assert set(action_texts(plan)) == set(expected_steps(action) if matches else ["keep"])
 
 
 def expected_steps(action: Mapping[str, Any]) -> list[str]:

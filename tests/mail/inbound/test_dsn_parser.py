@@ -264,9 +264,11 @@ async def test_large_dsn_is_parsed_from_a_file(tmp_path: Path) -> None:
 
 
 def build_own_dsn(
-    world: Environment, *local_parts: str, action: DsnAction = DsnAction.FAILED
+    environment: Environment, *local_parts: str, action: DsnAction = DsnAction.FAILED
 ) -> bytes:
-    message = ReportedMessage("ada@example.org", world.now(), "q", DsnRequest(envid="q.proof"))
+    message = ReportedMessage(
+        "ada@example.org", environment.now(), "q", DsnRequest(envid="q.proof")
+    )
     is_failure = action is DsnAction.FAILED
     state = DeliveryState.BOUNCED if is_failure else DeliveryState.DEFERRED
     delivery_result = DeliveryResult(state, 550 if is_failure else 450, "No", "mx.example.net")
@@ -277,12 +279,12 @@ def build_own_dsn(
         for local_part in local_parts
     ]
     return build_report(
-        world, message, recipients, b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nText"
+        environment, message, recipients, b"Message-ID: <1@example.org>\r\nSubject: Hi\r\n\r\nText"
     )
 
 
-async def test_own_dsn_is_parsed(world: Environment) -> None:
-    dsn = await parse_valid_dsn(build_own_dsn(world, "gone", "away"))
+async def test_own_dsn_is_parsed(environment: Environment) -> None:
+    dsn = await parse_valid_dsn(build_own_dsn(environment, "gone", "away"))
     assert (dsn.reporting_mta, dsn.envid, dsn.original_message_id) == (
         "mx.example.org",
         "q.proof",
@@ -294,12 +296,15 @@ async def test_own_dsn_is_parsed(world: Environment) -> None:
     ]
 
 
-def test_own_dsn_is_parsed_by_flufl_bounce(world: Environment) -> None:
+def test_own_dsn_is_parsed_by_flufl_bounce(environment: Environment) -> None:
     def failures(raw: bytes) -> set[bytes]:
         message: Any = email.message_from_bytes(raw, policy=policy.compat32)
         permanent, failed = all_failures(message)
         assert permanent <= failed or not failed
         return {address.lower() for address in failed}
 
-    assert failures(build_own_dsn(world, "gone", "away")) == {b"gone@b.example", b"away@b.example"}
+    assert failures(build_own_dsn(environment, "gone", "away")) == {
+        b"gone@b.example",
+        b"away@b.example",
+    }
     assert failures((VECTORS / "postfix-failed.eml").read_bytes()) == {b"first+@example.com"}

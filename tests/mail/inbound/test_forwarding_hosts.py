@@ -18,13 +18,13 @@ from mail.spam.greylist import Greylist
 from mail.spam.verdict import VerdictReason
 from models.errors import InvalidInput, ServiceUnavailable
 from models.runtime.environment import CommittedOptions, Environment
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.mail.inbound_authentication import (
     deliver_from_peer,
     message_verification,
     use_dns_zone,
 )
-from tests.support.mail.signed_messages import LETTER
+from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.mail_servers.scanner_servers import report, rude, says
 from tests.support.mail_servers.smtp_client import connect, send_rcpt
@@ -35,7 +35,7 @@ CREATE = """mutation ($input: ForwardingHostCreateInput!) { forwardingHostCreate
 DELETE = """mutation ($input: ForwardingHostDeleteInput!) { forwardingHostDelete(input: $input) {
   deletedIds errors { code message path index } } }"""
 FORWARDING_PEER = Peer("198.51.100.7", "mx.hop.example")
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
@@ -47,23 +47,23 @@ async def dns_server() -> AsyncIterator[Zone]:
         yield dns_zone
 
 
-async def add_forwarding_host(root: Client, name: str, **arguments: Any) -> list[str]:
+async def add_forwarding_host(root: GraphQLClient, name: str, **arguments: Any) -> list[str]:
     payload, errors = await done(root, CREATE, hostname=name, **arguments)
     assert errors == []
     return [host["host"] for host in payload["hosts"]]
 
 
 async def test_forwarding_host_is_exempt_from_dmarc_rejection(
-    ada: Client, root: Client, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
 ) -> None:
-    use_dns_zone(ada.world, dns_server, dmarc_policy="reject")
+    use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
     with pytest.raises(RejectedByDmarc):
-        await deliver_from_peer(ada, LETTER, FORWARDING_PEER)
+        await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
     assert await add_forwarding_host(root, "198.51.100.0/24", filterSpam=True) == [
         "198.51.100.0/24"
     ]
     verification = await message_verification(
-        ada, await deliver_from_peer(ada, LETTER, FORWARDING_PEER)
+        ada, await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
     )
     assert verification["specialUse"] == "INBOX"
     # The results are recorded nevertheless.
@@ -72,59 +72,63 @@ async def test_forwarding_host_is_exempt_from_dmarc_rejection(
         "fail",
     )
     with pytest.raises(RejectedByDmarc):
-        await deliver_from_peer(ada, LETTER + b"x\r\n", Peer("198.51.101.7", "mx.hop.example"))
+        await deliver_from_peer(
+            ada, UNSIGNED_MESSAGE + b"x\r\n", Peer("198.51.101.7", "mx.hop.example")
+        )
     _, errors = await done(root, DELETE, hosts=["198.51.100.0/24"])
     assert errors == []
     with pytest.raises(RejectedByDmarc):  # immediately
-        await deliver_from_peer(ada, LETTER + b"y\r\n", FORWARDING_PEER)
+        await deliver_from_peer(ada, UNSIGNED_MESSAGE + b"y\r\n", FORWARDING_PEER)
 
 
 @pytest.mark.parametrize(("filters_spam", "folder"), [(True, "JUNK"), (False, "INBOX")])
 async def test_spam_of_a_forwarding_host_is_filtered_if_enabled(
-    ada: Client, root: Client, dns_server: Zone, filters_spam: bool, folder: str
+    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone, filters_spam: bool, folder: str
 ) -> None:
     await add_forwarding_host(root, FORWARDING_PEER.ip_address or "", filterSpam=filters_spam)
     async with rude(says(report(12.0, action="add header"))) as port:
-        use_dns_zone(ada.world, dns_server, rspamd=f"http://127.0.0.1:{port}")
+        use_dns_zone(ada.environment, dns_server, rspamd=f"http://127.0.0.1:{port}")
         verification = await message_verification(
-            ada, await deliver_from_peer(ada, LETTER, FORWARDING_PEER)
+            ada, await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
         )
     assert verification["specialUse"] == folder
 
 
 async def test_spam_of_a_forwarding_host_is_not_rejected(
-    ada: Client, root: Client, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
 ) -> None:
     async with rude(says(report(99.0, action="reject"))) as port:
-        use_dns_zone(ada.world, dns_server, rspamd=f"http://127.0.0.1:{port}")
+        use_dns_zone(ada.environment, dns_server, rspamd=f"http://127.0.0.1:{port}")
         with pytest.raises(Exception, match="spam"):
-            await deliver_from_peer(ada, LETTER, Peer("192.0.2.1", "mx.far.example"))
+            await deliver_from_peer(ada, UNSIGNED_MESSAGE, Peer("192.0.2.1", "mx.far.example"))
         await add_forwarding_host(root, FORWARDING_PEER.ip_address or "")
         verification = await message_verification(
-            ada, await deliver_from_peer(ada, LETTER, FORWARDING_PEER)
+            ada, await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
         )
     assert verification["specialUse"] == "INBOX"
 
 
 async def test_sender_rules_apply_to_a_forwarding_host(
-    ada: Client, root: Client, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
 ) -> None:
-    use_dns_zone(ada.world, dns_server)
+    use_dns_zone(ada.environment, dns_server)
     await add_forwarding_host(root, FORWARDING_PEER.ip_address or "")
     block = """mutation { senderRuleCreate(input: {scope: {user: {username: "ada"}}, action: BLOCK,
       patterns: ["far.example"]}) { errors { message } } }"""
     assert (await ada(block))["senderRuleCreate"]["errors"] == []
     verification = await message_verification(
-        ada, await deliver_from_peer(ada, LETTER, FORWARDING_PEER)
+        ada, await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
     )
     assert verification["specialUse"] == "JUNK"
     assert VerdictReason.RULE == "RULE"
 
 
-async def test_forwarding_host_is_not_greylisted(ada: Client, root: Client, tmp_path: Path) -> None:
-    world = ada.world
-    rules = MxRules(greylist=Greylist(world, timedelta(minutes=5), timedelta(days=30)))
-    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig(), rules)
+async def test_forwarding_host_is_not_greylisted(
+    ada: GraphQLClient, root: GraphQLClient, tmp_path: Path
+) -> None:
+    environment = ada.environment
+    rules = MxRules(greylist=Greylist(environment, timedelta(minutes=5), timedelta(days=30)))
+    listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
     client = await connect(listener.port)
     assert (await send_rcpt(client, ada.address)).startswith("451 4.7.1")
@@ -139,7 +143,7 @@ async def test_forwarding_host_is_not_greylisted(ada: Client, root: Client, tmp_
 
 
 async def test_narrowest_network_of_forwarding_hosts_is_used(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     await add_forwarding_host(root, "203.0.113.0/24", filterSpam=True)
     await add_forwarding_host(root, "203.0.113.9")
@@ -150,14 +154,14 @@ async def test_narrowest_network_of_forwarding_hosts_is_used(
         ("::ffff:203.0.113.8", "203.0.113.0/24"),
         ("2001:db8:1::5", "2001:db8::/32"),
     ):
-        forwarding_host = await find_forwarder(world, ip)
+        forwarding_host = await find_forwarder(environment, ip)
         assert forwarding_host is not None, ip
         assert (forwarding_host.host, forwarding_host.filter_spam) == (
             host,
             host == "203.0.113.0/24",
         )
     for other_ip in ("203.0.114.1", "2001:db9::1", "nonsense", "", None):
-        assert await find_forwarder(world, other_ip) is None
+        assert await find_forwarder(environment, other_ip) is None
 
 
 SPF_NAMES: dict[str, tuple[dict[str, str], list[str]]] = {
@@ -219,12 +223,15 @@ async def test_hostname_without_usable_networks_is_refused() -> None:
         assert len(dns_zone.asked) < 100
 
 
-async def test_hostname_is_resolved_when_it_is_added(root: Client, world: Environment) -> None:
+async def test_hostname_is_resolved_when_it_is_added(
+    root: GraphQLClient, environment: Environment
+) -> None:
     dns_zone = zone({"hop.example": "v=spf1 ip4:192.0.2.0/28 ip4:192.0.2.77 -all"})
     async with asking(dns_zone) as dns_address:
-        world.use_options_unless_outdated(
+        environment.use_options_unless_outdated(
             CommittedOptions(
-                replace(world.options, dns_resolver=dns_address), world.options_position + 1
+                replace(environment.options, dns_resolver=dns_address),
+                environment.options_position + 1,
             )
         )
         payload, errors = await done(root, CREATE, hostname="Hop.Example")

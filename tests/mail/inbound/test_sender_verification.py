@@ -23,7 +23,7 @@ from mail.inbound.sender_verification import RejectedByDmarc
 from mail.smtp.replies import reply_from_error
 from models.messages.tables import Message
 from models.runtime.environment import CommittedOptions
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail import signed_messages
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.inbound_authentication import (
@@ -33,8 +33,8 @@ from tests.support.mail.inbound_authentication import (
     message_verification,
     use_dns_zone,
 )
-from tests.support.mail.signed_messages import LETTER, pair, signed
-from tests.support.mail.trace_header_lines import below
+from tests.support.mail.signed_messages import UNSIGNED_MESSAGE, make_rsa_key, sign_message
+from tests.support.mail.trace_header_lines import without_trace_fields
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import relay, until, working
@@ -42,7 +42,7 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.operations.setting_operations import put, refused
 
 STRANGER_PEER = Peer("198.51.100.1", "mx.evil.example", "TLSv1.3 TLS_AES_256_GCM_SHA384")
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
@@ -54,18 +54,18 @@ async def dns_server() -> AsyncIterator[Zone]:
             "_dmarc.far.example": "v=DMARC1; p=reject",
             "_dmarc.mild.example": "v=DMARC1; p=quarantine",
             "_dmarc.lax.example": "v=DMARC1; p=none",
-            "s._domainkey.far.example": pair()[1],
-            "s._domainkey.list.example": pair()[1],
-            "s._domainkey.example.org": pair()[1],
+            "s._domainkey.far.example": make_rsa_key()[1],
+            "s._domainkey.list.example": make_rsa_key()[1],
+            "s._domainkey.example.org": make_rsa_key()[1],
         }
     )
     async with asking(server):
         yield server
 
 
-async def test_passing_results_are_written_on_top(ada: Client, dns_server: Zone) -> None:
-    use_dns_zone(ada.world, dns_server)
-    verification = await message_verification(ada, await deliver_from_peer(ada, signed()))
+async def test_passing_results_are_written_on_top(ada: GraphQLClient, dns_server: Zone) -> None:
+    use_dns_zone(ada.environment, dns_server)
+    verification = await message_verification(ada, await deliver_from_peer(ada, sign_message()))
     assert verification["specialUse"] == "INBOX"
     assert [verification[name] for name in ("spf", "dkim", "dmarc", "arc", "tls")] == [
         *("far.example", "far.example", "pass", "none"),
@@ -78,7 +78,7 @@ async def test_passing_results_are_written_on_top(ada: Client, dns_server: Zone)
         r"arc=none",
         results,
     )
-    source = below(verification["source"].encode()).decode()
+    source = without_trace_fields(verification["source"].encode()).decode()
     head, _, rest = source.partition("\r\nDKIM-Signature:")
     assert " ".join(head.split()) == f"Authentication-Results: {results}"
     assert rest.startswith(" v=1")
@@ -101,10 +101,10 @@ async def test_passing_results_are_written_on_top(ada: Client, dns_server: Zone)
     ],
 )  # fmt: skip
 async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
-    ada: Client, dns_server: Zone, author: str, policy: str, folder: str
+    ada: GraphQLClient, dns_server: Zone, author: str, policy: str, folder: str
 ) -> None:
-    use_dns_zone(ada.world, dns_server, dmarc_policy=policy)
-    raw = LETTER.replace(b"far.example", author.encode())
+    use_dns_zone(ada.environment, dns_server, dmarc_policy=policy)
+    raw = UNSIGNED_MESSAGE.replace(b"far.example", author.encode())
     verification = await message_verification(
         ada, await deliver_from_peer(ada, raw, STRANGER_PEER, "x@evil.example")
     )
@@ -114,25 +114,27 @@ async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
     assert verification["spf"] is None
 
 
-async def test_forged_sender_is_refused_with_reject_policy(ada: Client, dns_server: Zone) -> None:
-    use_dns_zone(ada.world, dns_server, dmarc_policy="reject")
+async def test_forged_sender_is_refused_with_reject_policy(
+    ada: GraphQLClient, dns_server: Zone
+) -> None:
+    use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
     with pytest.raises(RejectedByDmarc):
-        await deliver_from_peer(ada, LETTER, STRANGER_PEER, "x@evil.example")
+        await deliver_from_peer(ada, UNSIGNED_MESSAGE, STRANGER_PEER, "x@evil.example")
     assert reply_from_error(RejectedByDmarc("x")).startswith("550 5.7.1")
-    await deliver_from_peer(ada, signed(), STRANGER_PEER, "x@evil.example")
+    await deliver_from_peer(ada, sign_message(), STRANGER_PEER, "x@evil.example")
 
 
 async def test_second_author_does_not_hide_a_forged_first_author(
-    ada: Client, dns_server: Zone
+    ada: GraphQLClient, dns_server: Zone
 ) -> None:
-    use_dns_zone(ada.world, dns_server)
+    use_dns_zone(ada.environment, dns_server)
     dns_server.records["_dmarc.evil.example", "TXT"] = ['"v=DMARC1; p=none"']
     dns_server.records["evil.example", "TXT"] = ['"v=spf1 +all"']
     for author in (
         b"From: x@evil.example, Carol <carol@far.example>",
         b"From: x@evil.example\r\nFrom: carol@far.example",
     ):
-        raw = LETTER.replace(b"From: Carol <carol@far.example>", author)
+        raw = UNSIGNED_MESSAGE.replace(b"From: Carol <carol@far.example>", author)
         verification = await message_verification(
             ada, await deliver_from_peer(ada, raw, STRANGER_PEER, "x@evil.example")
         )
@@ -143,10 +145,14 @@ async def test_second_author_does_not_hide_a_forged_first_author(
         )
 
 
-async def test_trusted_arc_seal_overrules_dmarc_failure(ada: Client, dns_server: Zone) -> None:
-    changed = signed().replace(b"Hello", b"[list] Hello")
-    raw = signed_messages.sealed(changed, "list.example", "dmarc=pass header.from=far.example")
-    use_dns_zone(ada.world, dns_server)
+async def test_trusted_arc_seal_overrules_dmarc_failure(
+    ada: GraphQLClient, dns_server: Zone
+) -> None:
+    changed = sign_message().replace(b"Hello", b"[list] Hello")
+    raw = signed_messages.seal_message(
+        changed, "list.example", "dmarc=pass header.from=far.example"
+    )
+    use_dns_zone(ada.environment, dns_server)
     verification = await message_verification(
         ada, await deliver_from_peer(ada, raw, STRANGER_PEER, "list@list.example")
     )
@@ -155,7 +161,7 @@ async def test_trusted_arc_seal_overrules_dmarc_failure(ada: Client, dns_server:
         "fail",
         "pass",
     )
-    use_dns_zone(ada.world, dns_server, arc_trusted=("list.example",), dmarc_policy="reject")
+    use_dns_zone(ada.environment, dns_server, arc_trusted=("list.example",), dmarc_policy="reject")
     changed_after_seal = raw + b"again\r\n"
     with pytest.raises(RejectedByDmarc):  # the seal does not cover the added text
         await deliver_from_peer(ada, changed_after_seal, STRANGER_PEER, "list@list.example")
@@ -168,7 +174,7 @@ async def test_trusted_arc_seal_overrules_dmarc_failure(ada: Client, dns_server:
         "pass",
     )
     assert "overruled by the seal of list.example" in verification["authenticationResults"]
-    sealed_failure = signed_messages.sealed(
+    sealed_failure = signed_messages.seal_message(
         changed, "list.example", "dmarc=fail header.from=far.example"
     )
     with pytest.raises(RejectedByDmarc):
@@ -185,13 +191,13 @@ FORGED_RESULTS = (
 
 
 async def test_forged_own_results_are_removed(
-    ada: Client, dns_server: Zone, tmp_path: Path
+    ada: GraphQLClient, dns_server: Zone, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
-    use_dns_zone(ada.world, dns_server, authserv_ids=("front",))
+    use_dns_zone(ada.environment, dns_server, authserv_ids=("front",))
     other_results = b"Authentication-Results: else.example; dkim=pass\r\nX: y\r\n"
-    raw = b"".join(FORGED_RESULTS) + other_results + signed()
+    raw = b"".join(FORGED_RESULTS) + other_results + sign_message()
     for source in (raw, spool / "incoming-1"):
         if isinstance(source, Path):
             source.write_bytes(b"X-Large: yes\r\n" + raw)
@@ -216,17 +222,21 @@ def test_remove_results_removes_only_the_given_authserv_ids() -> None:
     assert remove_results(long, {"front"}) == b"\r\n"
 
 
-async def test_repeat_is_recognized_although_dns_has_changed(ada: Client, dns_server: Zone) -> None:
-    use_dns_zone(ada.world, dns_server)
-    raw = signed()
+async def test_repeat_is_recognized_although_dns_has_changed(
+    ada: GraphQLClient, dns_server: Zone
+) -> None:
+    use_dns_zone(ada.environment, dns_server)
+    raw = sign_message()
     first = await deliver_from_peer(ada, raw)
     dns_server.records.clear()
     async with asking(zone({})) as dns_address:  # a server without cached records
-        options = replace(ada.world.options, dns_resolver=dns_address)
-        ada.world.use_options_unless_outdated(
-            CommittedOptions(options, ada.world.options_position + 1)
+        options = replace(ada.environment.options, dns_resolver=dns_address)
+        ada.environment.use_options_unless_outdated(
+            CommittedOptions(options, ada.environment.options_position + 1)
         )
-        incoming = await pipeline.read_and_verify_incoming(ada.world, raw, FAR_SENDER, FAR_PEER)
+        incoming = await pipeline.read_and_verify_incoming(
+            ada.environment, raw, FAR_SENDER, FAR_PEER
+        )
         assert incoming.message.verification is not None
         assert incoming.message.verification["dmarc"] == "none"
         assert await deliver_from_peer(ada, raw) == first
@@ -241,22 +251,22 @@ async def test_repeat_is_recognized_although_dns_has_changed(ada: Client, dns_se
     ],
 )  # fmt: skip
 async def test_authentication_check_setting_selects_what_is_verified(
-    ada: Client, dns_server: Zone, setting: str, peer: Peer | None, *, is_verified: bool
+    ada: GraphQLClient, dns_server: Zone, setting: str, peer: Peer | None, *, is_verified: bool
 ) -> None:
-    use_dns_zone(ada.world, dns_server, authentication_check=setting)
-    raw = signed()
-    incoming = await pipeline.read_and_verify_incoming(ada.world, raw, FAR_SENDER, peer)
+    use_dns_zone(ada.environment, dns_server, authentication_check=setting)
+    raw = sign_message()
+    incoming = await pipeline.read_and_verify_incoming(ada.environment, raw, FAR_SENDER, peer)
     assert (incoming.message.verification is not None) is is_verified
     assert (incoming.raw_message != raw) is is_verified
     assert bool(dns_server.asked) is is_verified
 
 
 async def test_authentication_settings_apply_without_restart(
-    ada: Client, root: Client, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
 ) -> None:
-    use_dns_zone(ada.world, dns_server)
+    use_dns_zone(ada.environment, dns_server)
     await put(root, "authentication.check", "all")
-    incoming = await pipeline.read_and_verify_incoming(ada.world, signed(), FAR_SENDER)
+    incoming = await pipeline.read_and_verify_incoming(ada.environment, sign_message(), FAR_SENDER)
     assert incoming.message.verification is not None
     await put(root, "authentication.dmarc", "ignore")
     for key in ("authentication.check", "authentication.dmarc"):
@@ -264,29 +274,29 @@ async def test_authentication_settings_apply_without_restart(
 
 
 async def test_spf_result_of_trusted_server_is_used_without_client_ip(
-    ada: Client, dns_server: Zone
+    ada: GraphQLClient, dns_server: Zone
 ) -> None:
     trusted_fields = (
         b"Authentication-Results: front; spf=pass smtp.mailfrom=carol@far.example; dmarc=fail\r\n"
         b"Received: from far.example by front; Tue, 01 Jan 2030 10:00:00 +0000\r\n"
     )
-    use_dns_zone(ada.world, dns_server, authentication_check="all")
+    use_dns_zone(ada.environment, dns_server, authentication_check="all")
     verification = await message_verification(
-        ada, await deliver_from_peer(ada, trusted_fields + LETTER, None)
+        ada, await deliver_from_peer(ada, trusted_fields + UNSIGNED_MESSAGE, None)
     )
     # No authserv-id is trusted.
     assert (verification["spf"], verification["dmarc"]) == (
         None,
         "none",
     )
-    use_dns_zone(ada.world, dns_server, authentication_check="all", authserv_ids=("front",))
+    use_dns_zone(ada.environment, dns_server, authentication_check="all", authserv_ids=("front",))
     verification = await message_verification(
-        ada, await deliver_from_peer(ada, trusted_fields + LETTER + b"2\r\n", None)
+        ada, await deliver_from_peer(ada, trusted_fields + UNSIGNED_MESSAGE + b"2\r\n", None)
     )
     assert (verification["spf"], verification["dmarc"]) == ("far.example", "pass")
     failed_fields = trusted_fields.replace(b"spf=pass", b"spf=fail")
     verification = await message_verification(
-        ada, await deliver_from_peer(ada, failed_fields + LETTER + b"3\r\n", None)
+        ada, await deliver_from_peer(ada, failed_fields + UNSIGNED_MESSAGE + b"3\r\n", None)
     )
     assert (verification["spf"], verification["dmarc"], verification["specialUse"]) == (
         None,
@@ -295,12 +305,12 @@ async def test_spf_result_of_trusted_server_is_used_without_client_ip(
     )
 
 
-async def test_dns_failure_does_not_reject_mail(ada: Client, dns_server: Zone) -> None:
-    use_dns_zone(ada.world, dns_server, dmarc_policy="reject")
+async def test_dns_failure_does_not_reject_mail(ada: GraphQLClient, dns_server: Zone) -> None:
+    use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
     dns_server.broken |= {name for name, _ in dns_server.records}
     dns_server.records.clear()
     verification = await message_verification(
-        ada, await deliver_from_peer(ada, signed(), STRANGER_PEER)
+        ada, await deliver_from_peer(ada, sign_message(), STRANGER_PEER)
     )
     assert (verification["specialUse"], verification["dmarc"], verification["dkim"]) == (
         "INBOX",
@@ -311,9 +321,9 @@ async def test_dns_failure_does_not_reject_mail(ada: Client, dns_server: Zone) -
 
 
 async def test_hostile_message_causes_at_most_twenty_dns_queries(
-    ada: Client, dns_server: Zone
+    ada: GraphQLClient, dns_server: Zone
 ) -> None:
-    use_dns_zone(ada.world, dns_server)
+    use_dns_zone(ada.environment, dns_server)
     dns_server.records["evil.example", "TXT"] = [
         '"v=spf1 ' + " ".join(f"include:i{n}.evil.example" for n in range(10)) + '"'
     ]
@@ -324,10 +334,10 @@ async def test_hostile_message_causes_at_most_twenty_dns_queries(
         ]
         for number in range(10):
             dns_server.records[f"m{number}.evil.example", "A"] = ["192.0.2.9"]
-    signature_field = signed().partition(b"\r\nFrom")[0]
+    signature_field = sign_message().partition(b"\r\nFrom")[0]
     raw = (
         b"".join(signature_field.replace(b"s=s;", b"s=x%d;" % n) + b"\r\n" for n in range(100))
-        + LETTER
+        + UNSIGNED_MESSAGE
     )
     del dns_server.asked[:]
     verification = await message_verification(
@@ -339,8 +349,8 @@ async def test_hostile_message_causes_at_most_twenty_dns_queries(
     assert verification["authenticationResults"].count("dkim=") == 10
 
 
-async def test_any_bytes_are_accepted(ada: Client, dns_server: Zone) -> None:
-    use_dns_zone(ada.world, dns_server)
+async def test_any_bytes_are_accepted(ada: GraphQLClient, dns_server: Zone) -> None:
+    use_dns_zone(ada.environment, dns_server)
     for n, raw in enumerate(
         (b"\r\n", b"no header", b"\xff\xfe" * 500, b"From: <\r\n\r\n", b"A" * 9000)
     ):
@@ -351,23 +361,24 @@ async def test_any_bytes_are_accepted(ada: Client, dns_server: Zone) -> None:
 
 
 async def test_small_and_large_lmtp_messages_are_verified(
-    ada: Client, dns_server: Zone, neighbour: Neighbour, tmp_path: Path
+    ada: GraphQLClient, dns_server: Zone, lmtp_client: Neighbour, tmp_path: Path
 ) -> None:
-    use_dns_zone(ada.world, dns_server, authentication_check="all", dmarc_policy="reject")
-    large = LETTER + b"A long line of a long letter.\r\n" * 60_000
+    use_dns_zone(ada.environment, dns_server, authentication_check="all", dmarc_policy="reject")
+    large = UNSIGNED_MESSAGE + b"A long line of a long letter.\r\n" * 60_000
     for raw, expected_reply in (
-        (signed(), "250 2.0.0"),
-        (signed(large), "250 2.0.0"),
-        (signed(large) + b"more\r\n", "250 2.0.0"),
+        (sign_message(), "250 2.0.0"),
+        (sign_message(large), "250 2.0.0"),
+        (sign_message(large) + b"more\r\n", "250 2.0.0"),
     ):
-        await neighbour.begin(ada.address, sender=FAR_SENDER)
-        neighbour.send(raw + b".\r\n")
-        assert (await neighbour.hear()).startswith(expected_reply)
+        await lmtp_client.begin(ada.address, sender=FAR_SENDER)
+        lmtp_client.send(raw + b".\r\n")
+        assert (await lmtp_client.hear()).startswith(expected_reply)
     statement = select(col(Message.verification), col(Message.size)).where(
         col(Message.user_id) == ada.user.id
     )
     rows = sorted(
-        await ada.world.database.read(statement.order_by(col(Message.id))), key=lambda row: row.size
+        await ada.environment.database.read(statement.order_by(col(Message.id))),
+        key=lambda row: row.size,
     )
     assert [row.verification["dkim"] for row in rows] == ["far.example", "far.example", None]
     assert [row.verification["dmarc"] for row in rows] == ["pass", "pass", "none"]
@@ -375,37 +386,38 @@ async def test_small_and_large_lmtp_messages_are_verified(
 
 
 async def test_forwarded_message_is_sealed(
-    ada: Client, dns_server: Zone, neighbour: Neighbour, tmp_path: Path
+    ada: GraphQLClient, dns_server: Zone, lmtp_client: Neighbour, tmp_path: Path
 ) -> None:
-    world, folder = ada.world, tmp_path / "keys"
+    environment, folder = ada.environment, tmp_path / "keys"
     folder.mkdir()
     key = folder / "s._domainkey.example.org.pem"
-    key.write_bytes(pair()[0])
+    key.write_bytes(make_rsa_key()[0])
     key.chmod(0o600)
-    use_dns_zone(world, dns_server, authentication_check="all", arc_keys=folder)
-    await add_forwarding_address(world, "list", "dave@else.example")
+    use_dns_zone(environment, dns_server, authentication_check="all", arc_keys=folder)
+    await add_forwarding_address(environment, "list", "dave@else.example")
 
     async def forward(raw: bytes) -> bytes:
-        await neighbour.begin("list@example.org", sender=FAR_SENDER)
-        neighbour.send(raw + b".\r\n")
-        assert (await neighbour.hear()).startswith("250")
+        await lmtp_client.begin("list@example.org", sender=FAR_SENDER)
+        lmtp_client.send(raw + b".\r\n")
+        assert (await lmtp_client.hear()).startswith("250")
         await until(has_arrived)
         return smtp_server.mails.pop().raw
 
     async def has_arrived() -> bool:
         return bool(smtp_server.mails)
 
-    async with listening(Server()) as smtp_server, working(world, relay(smtp_server)):
-        raw = await forward(signed())
+    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+        raw = await forward(sign_message())
         broken = await forward(
-            signed_messages.sealed(LETTER, "list.example", "dmarc=pass") + b"changed\r\n"
+            signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
+            + b"changed\r\n"
         )
         key.chmod(0o644)
-        unsealed = await forward(LETTER)
+        unsealed = await forward(UNSIGNED_MESSAGE)
     fields = [field.name for field in Signed.from_bytes(raw).fields]
     assert fields[:5] == ["delivered-to", *reversed(arc.ARC_FIELDS), "authentication-results"]
     arc_chain = await arc.check_chain(
-        MessageDns(world.options.dns_resolver), Signed.from_bytes(raw), 0
+        MessageDns(environment.options.dns_resolver), Signed.from_bytes(raw), 0
     )
     assert (arc_chain.result, arc_chain.sealer_domains) == (AuthResult.PASS, ["example.org"])
     assert b"dkim=pass header.d=far.example" in b" ".join(arc_chain.arc_sets[0].results.raw.split())

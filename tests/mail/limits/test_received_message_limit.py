@@ -14,19 +14,21 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.spam.quarantine import QuarantineItem
 from models.users.tables import User
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.quota_accounts import bounded, told
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.quota_accounts import load_limit_events, set_user_limits
 from tests.support.mail_servers.lmtp_client import Neighbour, connect
 from tests.support.operations.quarantine_operations import SPAM, set_options
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 LIMIT = 10
 SESSIONS = 14
 ACCEPTED, REFUSED = "250 2.0.0", "450 4.2.1"
 
 
-async def deliver_at_once(ada: Client, port: int, count: int, **headers: str) -> Counter[str]:
+async def deliver_at_once(
+    ada: GraphQLClient, port: int, count: int, **headers: str
+) -> Counter[str]:
     """Send messages in parallel sessions. All pass RCPT before the first one sends its message."""
     sessions = [await connect(port) for _ in range(count)]
     for session in sessions:
@@ -43,46 +45,48 @@ async def deliver_at_once(ada: Client, port: int, count: int, **headers: str) ->
     return Counter(replies)
 
 
-async def count_rows(world: Environment, table: Any) -> int:
-    (row,) = await world.database.read(select(func.count().label("number")).select_from(table))
+async def count_rows(environment: Environment, table: Any) -> int:
+    (row,) = await environment.database.read(
+        select(func.count().label("number")).select_from(table)
+    )
     return int(row.number)
 
 
 @pytest.mark.parametrize("quarantined", [False, True])
 async def test_simultaneous_deliveries_stop_at_the_account_limit(
-    ada: Client, clock: Clock, tmp_path: Path, quarantined: bool
+    ada: GraphQLClient, clock: ManualClock, tmp_path: Path, quarantined: bool
 ) -> None:
-    world = ada.world
+    environment = ada.environment
     if quarantined:
-        set_options(world, spam_quarantine=75)
-    await bounded(ada, received_max=LIMIT)
+        set_options(environment, spam_quarantine=75)
+    await set_user_limits(ada, received_max=LIMIT)
     listener = await lmtp.start_lmtp_listener(
-        world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+        environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
     headers = SPAM if quarantined else {}
     table = QuarantineItem.__table__ if quarantined else Message.__table__  # type: ignore[attr-defined]
     replies = await deliver_at_once(ada, listener.port, SESSIONS, **headers)
     assert replies == {ACCEPTED: LIMIT, REFUSED: SESSIONS - LIMIT}
-    assert await count_rows(world, table) == LIMIT
-    (user,) = await world.database.read(
+    assert await count_rows(environment, table) == LIMIT
+    (user,) = await environment.database.read(
         select(col(User.received)).where(col(User.id) == ada.user.id)
     )
     assert user.received == LIMIT  # a refused message is not counted
     at_limit = ("RECEIVED", "FULL", LIMIT, LIMIT)
-    assert sorted(await told(ada)) == [(*at_limit, False), (*at_limit, True)]
+    assert sorted(await load_limit_events(ada)) == [(*at_limit, False), (*at_limit, True)]
     clock.tick(hours=1)
     assert await deliver_at_once(ada, listener.port, 1, **headers) == {ACCEPTED: 1}
     await listener.close(1)
 
 
 async def test_simultaneous_deliveries_stop_at_the_platform_limit(
-    ada: Client, tmp_path: Path
+    ada: GraphQLClient, tmp_path: Path
 ) -> None:
-    set_options(ada.world, received_hourly=2)
+    set_options(ada.environment, received_hourly=2)
     listener = await lmtp.start_lmtp_listener(
-        ada.world, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
+        ada.environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
     assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 2, REFUSED: 3}
-    await bounded(ada, received_max=0)  # unlimited
+    await set_user_limits(ada, received_max=0)  # unlimited
     assert await deliver_at_once(ada, listener.port, 5) == {ACCEPTED: 5}
     await listener.close(1)

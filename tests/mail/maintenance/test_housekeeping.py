@@ -23,157 +23,176 @@ from models.runtime.environment import Environment
 from models.runtime.idempotency import IdempotentPayload
 from models.store.columns import core_table, select_columns
 from models.users.tables import User
-from tests.conftest import Clock
-from tests.support.accounts.account_rows import Home, domain_of, home_of, letter
+from tests.conftest import ManualClock
+from tests.support.accounts.account_rows import (
+    StoredAccount,
+    make_domain,
+    make_stored_account,
+    message_with_subject,
+)
 
 DAY = timedelta(days=1)
 
 
 @pytest.fixture
-async def ada(world: Environment) -> Home:
-    return await home_of(world, await domain_of(world), "ada")
+async def ada(environment: Environment) -> StoredAccount:
+    return await make_stored_account(environment, await make_domain(environment), "ada")
 
 
-async def count_rows(world: Environment, table: type[SQLModel]) -> int:
-    (row,) = await world.database.read(select(func.count()).select_from(table))
+async def count_rows(environment: Environment, table: type[SQLModel]) -> int:
+    (row,) = await environment.database.read(select(func.count()).select_from(table))
     return int(row[0])
 
 
-async def load_row(world: Environment, table: type[SQLModel], row_id: int) -> Any:
+async def load_row(environment: Environment, table: type[SQLModel], row_id: int) -> Any:
     statement = select(*select_columns(table)).where(core_table(table).c.id == row_id)
-    return (await world.database.read(statement))[0]
+    return (await environment.database.read(statement))[0]
 
 
-async def add_rows(world: Environment, *rows: SQLModel) -> None:
-    async with world.write_session() as session:
+async def add_rows(environment: Environment, *rows: SQLModel) -> None:
+    async with environment.write_session() as session:
         session.add_all(rows)
 
 
-async def assert_consistent(world: Environment) -> None:
-    assert (await check_consistency(world)).findings == []
+async def assert_consistent(environment: Environment) -> None:
+    assert (await check_consistency(environment)).findings == []
 
 
 async def test_expired_message_is_moved_to_the_archive(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    kept = await ada.receive(letter("stays"))
-    await ada.keep(3600)
-    expiring = await ada.receive(letter("goes", answers="stays"))
-    assert (await run_round(world)).expired == 0
+    kept = await ada.deliver(message_with_subject("stays"))
+    await ada.set_retention(3600)
+    expiring = await ada.deliver(message_with_subject("goes", in_reply_to="stays"))
+    assert (await run_round(environment)).expired == 0
     clock.tick(hours=1)
-    assert (await run_round(world)).expired == 1
+    assert (await run_round(environment)).expired == 1
 
-    message = await load_row(world, Message, expiring.message_id)
+    message = await load_row(environment, Message, expiring.message_id)
     assert (message.mailbox_id, message.archived_from) == (None, "INBOX")
     assert message.archived_at == clock()
-    assert message.purge_at == clock() + world.options.archive_for
-    assert (await load_row(world, Message, kept.message_id)).mailbox_id == ada.inbox
+    assert message.purge_at == clock() + environment.options.archive_for
+    assert (await load_row(environment, Message, kept.message_id)).mailbox_id == ada.inbox_id
     mailbox, user = (
-        await load_row(world, Mailbox, ada.inbox),
-        await load_row(world, User, ada.user_id),
+        await load_row(environment, Mailbox, ada.inbox_id),
+        await load_row(environment, User, ada.user_id),
     )
     assert (mailbox.total, mailbox.unseen, mailbox.modseq) == (1, 1, message.modseq)
     assert (user.message_count, user.used) == (1, mailbox.size)
-    await assert_consistent(world)
+    await assert_consistent(environment)
 
 
 async def test_follower_is_woken_and_gets_the_archived_messages(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    await ada.keep(60)
-    deliveries = [await ada.receive(letter(name)) for name in ("one", "two")]
+    await ada.set_retention(60)
+    deliveries = [await ada.deliver(message_with_subject(name)) for name in ("one", "two")]
     clock.tick(minutes=2)
-    with world.wakeups.follow([ada.user_id]) as wakeup:
-        await run_round(world)
+    with environment.wakeups.follow([ada.user_id]) as wakeup:
+        await run_round(environment)
         assert wakeup.is_set()
     statement = select(*select_columns(Change)).order_by(col(Change.last).desc()).limit(1)
-    (change,) = await world.database.read(statement.where(col(Change.stream_id) == ada.user_id))
+    (change,) = await environment.database.read(
+        statement.where(col(Change.stream_id) == ada.user_id)
+    )
     assert change.kind is ChangeKind.MESSAGE_ARCHIVED
     assert change.ids == [delivery.message_id for delivery in deliveries]
-    assert change.facts["mailbox"] == [ada.inbox, ada.inbox]
+    assert change.facts["mailbox"] == [ada.inbox_id, ada.inbox_id]
     assert change.facts["uid"] == [1, 2]
 
 
 async def test_expired_draft_is_kept_for_the_undo_window(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    await ada.keep(60)
-    delivery = await ada.receive(letter("draft"))
-    async with world.write_session(ada.user_id) as session:
+    await ada.set_retention(60)
+    delivery = await ada.deliver(message_with_subject("draft"))
+    async with environment.write_session(ada.user_id) as session:
         (await session.get_one(Message, delivery.message_id)).draft = True
     clock.tick(minutes=2)
-    await run_round(world)
-    message = await load_row(world, Message, delivery.message_id)
-    assert message.purge_at == clock() + world.options.undo_window
+    await run_round(environment)
+    message = await load_row(environment, Message, delivery.message_id)
+    assert message.purge_at == clock() + environment.options.undo_window
 
 
 async def test_purge_deletes_messages_threads_and_blobs(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    kept = await ada.receive(letter("stays"))
-    await ada.keep(60)
-    await ada.receive(letter("in a conversation that stays", answers="stays"))
-    await ada.receive(letter("alone", attached=9000))
+    kept = await ada.deliver(message_with_subject("stays"))
+    await ada.set_retention(60)
+    await ada.deliver(message_with_subject("in a conversation that stays", in_reply_to="stays"))
+    await ada.deliver(message_with_subject("alone", attachment_size=9000))
     clock.tick(minutes=1)
-    assert (await run_round(world)).expired == 2
+    assert (await run_round(environment)).expired == 2
     clock.tick(days=24)
-    assert (await run_round(world)).purged == 0
-    await assert_consistent(world)
+    assert (await run_round(environment)).purged == 0
+    await assert_consistent(environment)
     clock.tick(days=1)
 
-    result = await run_round(world)
+    result = await run_round(environment)
     assert (result.purged, result.threads, result.blobs, result.objects) == (2, 1, 3, 1)
     assert (
-        await count_rows(world, Message)
-        == await count_rows(world, Thread)
-        == await count_rows(world, Blob)
+        await count_rows(environment, Message)
+        == await count_rows(environment, Thread)
+        == await count_rows(environment, Blob)
         == 1
     )
-    thread_keys = await world.database.read(select(col(ThreadKey.thread_id)).distinct())
-    thread = (await load_row(world, Message, kept.message_id)).thread_id
+    thread_keys = await environment.database.read(select(col(ThreadKey.thread_id)).distinct())
+    thread = (await load_row(environment, Message, kept.message_id)).thread_id
     assert [row.thread_id for row in thread_keys] == [thread]
-    assert [stored.name async for stored in world.object_store.list()] == []
-    await assert_consistent(world)
+    assert [stored.name async for stored in environment.object_store.list()] == []
+    await assert_consistent(environment)
 
 
 async def test_large_round_is_split_into_batches(
-    world: Environment, clock: Clock, ada: Home, monkeypatch: pytest.MonkeyPatch
+    environment: Environment,
+    clock: ManualClock,
+    ada: StoredAccount,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(row_batches, "BATCH_SIZE", 3)
-    await ada.keep(60)
+    await ada.set_retention(60)
     for number in range(7):
-        await ada.receive(letter(f"letter {number}"))
+        await ada.deliver(message_with_subject(f"letter {number}"))
     clock.tick(minutes=2)
-    assert (await run_round(world)).expired == 7
-    await assert_consistent(world)
+    assert (await run_round(environment)).expired == 7
+    await assert_consistent(environment)
     clock.tick(days=40)
-    result = await run_round(world)
+    result = await run_round(environment)
     assert (result.purged, result.threads, result.receipts, result.changes) == (7, 7, 7, 10)
-    await assert_consistent(world)
+    await assert_consistent(environment)
 
 
-async def test_restored_message_is_not_purged(world: Environment, clock: Clock, ada: Home) -> None:
-    delivery = await ada.receive(letter("back"))
-    async with world.write_session(ada.user_id) as session:
-        (await session.get_one(Message, delivery.message_id)).purge_at = world.now()
+async def test_restored_message_is_not_purged(
+    environment: Environment, clock: ManualClock, ada: StoredAccount
+) -> None:
+    delivery = await ada.deliver(message_with_subject("back"))
+    async with environment.write_session(ada.user_id) as session:
+        (await session.get_one(Message, delivery.message_id)).purge_at = environment.now()
     clock.tick(days=1)
-    assert (await run_round(world)).purged == 0
-    assert await count_rows(world, Message) == 1
+    assert (await run_round(environment)).purged == 0
+    assert await count_rows(environment, Message) == 1
 
 
-async def test_empty_thread_is_deleted_by_the_daily_sweep(world: Environment, ada: Home) -> None:
-    await ada.receive(letter("stays"))
+async def test_empty_thread_is_deleted_by_the_daily_sweep(
+    environment: Environment, ada: StoredAccount
+) -> None:
+    await ada.deliver(message_with_subject("stays"))
     await add_rows(
-        world, Thread(id=world.new_id(), user_id=ada.user_id, subject="", created_at=world.now())
+        environment,
+        Thread(
+            id=environment.new_id(), user_id=ada.user_id, subject="", created_at=environment.now()
+        ),
     )
-    assert (await run_round(world, sweep=False)).threads == 0
-    assert (await run_round(world)).threads == 1
-    await assert_consistent(world)
+    assert (await run_round(environment, sweep=False)).threads == 0
+    assert (await run_round(environment)).threads == 1
+    await assert_consistent(environment)
 
 
-async def test_only_expired_rows_are_deleted(world: Environment, clock: Clock, ada: Home) -> None:
+async def test_only_expired_rows_are_deleted(
+    environment: Environment, clock: ManualClock, ada: StoredAccount
+) -> None:
     now, past = clock(), clock() - timedelta(seconds=1)
-    user_id, options = ada.user_id, world.options
+    user_id, options = ada.user_id, environment.options
     for number, (expires_at, age_margin) in enumerate(
         [(past, timedelta()), (now + DAY, timedelta(minutes=1))]
     ):
@@ -181,14 +200,14 @@ async def test_only_expired_rows_are_deleted(world: Environment, clock: Clock, a
         replay = now - options.replays_for + age_margin
         finished = now - timedelta(days=7) + age_margin
         await add_rows(
-            world,
+            environment,
             DeliveryReceipt(digest=f"r{number}", message_id=1, at=receipt),
             IdempotentPayload(principal="p", key=f"k{number}", asked="", at=replay),
             UndoRecord(
-                id=world.new_id(), user_id=user_id, digest=f"u{number}", expires_at=expires_at
+                id=environment.new_id(), user_id=user_id, digest=f"u{number}", expires_at=expires_at
             ),
             AccessToken(
-                id=world.new_id(),
+                id=environment.new_id(),
                 user_id=user_id,
                 digest=f"t{number}",
                 auth_version=1,
@@ -197,11 +216,13 @@ async def test_only_expired_rows_are_deleted(world: Environment, clock: Clock, a
                 expires_at=expires_at,
             ),
             Throttle(key=f"x{number}", until=expires_at - THROTTLE_RESET),
-            Task(id=world.new_id(), kind="some", created_at=past, finished_at=finished),
+            Task(id=environment.new_id(), kind="some", created_at=past, finished_at=finished),
         )
-    await add_rows(world, Task(id=world.new_id(), kind="some", created_at=past))  # still running
+    await add_rows(
+        environment, Task(id=environment.new_id(), kind="some", created_at=past)
+    )  # still running
     expected = HousekeepingResult(receipts=1, replays=1, undos=1, tokens=1, throttles=1, tasks=1)
-    assert await run_round(world) == expected
+    assert await run_round(environment) == expected
     tables: list[tuple[type[SQLModel], int]] = [
         (DeliveryReceipt, 1),
         (IdempotentPayload, 1),
@@ -211,36 +232,38 @@ async def test_only_expired_rows_are_deleted(world: Environment, clock: Clock, a
         (Task, 2),
     ]
     for table, remaining in tables:
-        assert await count_rows(world, table) == remaining
-    assert await run_round(world) == HousekeepingResult()
+        assert await count_rows(environment, table) == remaining
+    assert await run_round(environment) == HousekeepingResult()
 
 
 async def test_unused_upload_is_deleted_with_its_object(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
     for name, hours in (("ab/old.1", 1), ("ab/young.1", 3)):
-        await world.object_store.put(name, b"abc")
-        await add_rows(world, make_upload(ada, name, clock() + timedelta(hours=hours)))
+        await environment.object_store.put(name, b"abc")
+        await add_rows(environment, make_upload(ada, name, clock() + timedelta(hours=hours)))
     clock.tick(hours=2)
-    assert (await run_round(world, sweep=False)).uploads == 1
-    assert [stored.name async for stored in world.object_store.list()] == ["ab/young.1"]
-    await assert_consistent(world)
+    assert (await run_round(environment, sweep=False)).uploads == 1
+    assert [stored.name async for stored in environment.object_store.list()] == ["ab/young.1"]
+    await assert_consistent(environment)
 
 
 async def test_object_of_a_blob_stays_when_its_upload_is_deleted(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    delivery = await ada.receive(letter("file", attached=9000))
-    rows = await world.database.read(select(col(Blob.name)).where(col(Blob.name).is_not(None)))
-    await add_rows(world, make_upload(ada, rows[0].name, clock()))
-    assert (await run_round(world)).uploads == 1
-    await assert_consistent(world)
-    assert (await load_row(world, Message, delivery.message_id)).mailbox_id == ada.inbox
+    delivery = await ada.deliver(message_with_subject("file", attachment_size=9000))
+    rows = await environment.database.read(
+        select(col(Blob.name)).where(col(Blob.name).is_not(None))
+    )
+    await add_rows(environment, make_upload(ada, rows[0].name, clock()))
+    assert (await run_round(environment)).uploads == 1
+    await assert_consistent(environment)
+    assert (await load_row(environment, Message, delivery.message_id)).mailbox_id == ada.inbox_id
 
 
-def make_upload(account: Home, name: str, expires_at: datetime) -> Upload:
+def make_upload(account: StoredAccount, name: str, expires_at: datetime) -> Upload:
     return Upload(
-        id=account.world.new_id(),
+        id=account.environment.new_id(),
         user_id=account.user_id,
         size=3,
         digest="",
@@ -251,59 +274,63 @@ def make_upload(account: Home, name: str, expires_at: datetime) -> Upload:
     )
 
 
-async def record_events(account: Home, event_count: int) -> None:
-    async with account.world.write_session(account.user_id) as session:
+async def record_events(account: StoredAccount, event_count: int) -> None:
+    async with account.environment.write_session(account.user_id) as session:
         entry = JournalEntry(ChangeKind.USER_CHANGED, [account.user_id] * event_count)
-        await record_entry(session, account.user_id, entry, at=account.world.now())
+        await record_entry(session, account.user_id, entry, at=account.environment.now())
 
 
-async def test_old_journal_events_are_deleted(world: Environment, clock: Clock, ada: Home) -> None:
+async def test_old_journal_events_are_deleted(
+    environment: Environment, clock: ManualClock, ada: StoredAccount
+) -> None:
     await record_events(ada, 3)
     await record_events(ada, 2)
     clock.tick(days=20)
     await record_events(ada, 4)
     clock.tick(days=11)
-    assert (await run_round(world)).changes == 2
-    stream = await load_row(world, Stream, ada.user_id)
+    assert (await run_round(environment)).changes == 2
+    stream = await load_row(environment, Stream, ada.user_id)
     assert (stream.gone, stream.last) == (5, 9)
-    await assert_consistent(world)
-    assert (await run_round(world)).changes == 0
+    await assert_consistent(environment)
+    assert (await run_round(environment)).changes == 0
     clock.tick(days=20)
-    assert (await run_round(world)).changes == 1
-    stream = await load_row(world, Stream, ada.user_id)
+    assert (await run_round(environment)).changes == 1
+    stream = await load_row(environment, Stream, ada.user_id)
     assert (stream.gone, stream.last) == (9, 9)
-    await assert_consistent(world)
+    await assert_consistent(environment)
 
 
 async def test_journal_above_its_limit_is_shortened_by_whole_entries(
-    world: Environment, ada: Home, monkeypatch: pytest.MonkeyPatch
+    environment: Environment, ada: StoredAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_batches, "BATCH_SIZE", 2)
-    limited_environment = replace(world, options=replace(world.options, journal_events=5))
+    limited_environment = replace(
+        environment, options=replace(environment.options, journal_events=5)
+    )
     for event_count in (3, 3, 3, 3, 3):
         await record_events(ada, event_count)
     # Deleting a fourth entry would keep too few events.
     assert (await run_round(limited_environment)).changes == 3
-    stream = await load_row(world, Stream, ada.user_id)
+    stream = await load_row(environment, Stream, ada.user_id)
     assert (stream.gone, stream.last) == (9, 15)
-    await assert_consistent(world)
+    await assert_consistent(environment)
 
 
 async def test_simultaneous_rounds_process_every_row_once(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
-    await ada.keep(60)
+    await ada.set_retention(60)
     for number in range(5):
-        await ada.receive(letter(f"letter {number}", attached=6000))
+        await ada.deliver(message_with_subject(f"letter {number}", attachment_size=6000))
     clock.tick(days=1)
-    first_results = await asyncio.gather(*(run_round(world) for _ in range(3)))
+    first_results = await asyncio.gather(*(run_round(environment) for _ in range(3)))
     assert sum(result.expired for result in first_results) == 5
-    await assert_consistent(world)
+    await assert_consistent(environment)
     clock.tick(days=60)
-    second_results = await asyncio.gather(*(run_round(world) for _ in range(3)))
+    second_results = await asyncio.gather(*(run_round(environment) for _ in range(3)))
     assert sum(result.purged for result in second_results) == 5
     assert sum(result.changes for result in second_results) == 6
-    await assert_consistent(world)
+    await assert_consistent(environment)
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
@@ -313,13 +340,16 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 async def test_rounds_repeat_until_stopped(
-    world: Environment, ada: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    environment: Environment,
+    ada: StoredAccount,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(housekeeping, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(housekeeping, "ROUND_INTERVAL", 0.01)
     stop = asyncio.Event()
     with caplog.at_level(logging.INFO, "mail.maintenance.housekeeping"):
-        housekeeping_task = asyncio.create_task(housekeeping.run_until_stopped(world, stop))
+        housekeeping_task = asyncio.create_task(housekeeping.run_until_stopped(environment, stop))
         await wait_until(lambda: len(caplog.records) > 2)
         stop.set()
         await asyncio.wait_for(housekeeping_task, 5)
@@ -329,16 +359,19 @@ async def test_rounds_repeat_until_stopped(
 
 
 async def test_failed_round_is_followed_by_another(
-    world: Environment, ada: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    environment: Environment,
+    ada: StoredAccount,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(housekeeping, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(housekeeping, "ROUND_INTERVAL", 0.01)
-    assert isinstance(world.object_store, FolderStore)
-    shard = world.object_store.folder / "00"
+    assert isinstance(environment.object_store, FolderStore)
+    shard = environment.object_store.folder / "00"
     shard.touch()  # the sweep fails on a path that is not a folder
     stop = asyncio.Event()
     with caplog.at_level(logging.INFO, "mail.maintenance.housekeeping"):
-        housekeeping_task = asyncio.create_task(housekeeping.run_until_stopped(world, stop))
+        housekeeping_task = asyncio.create_task(housekeeping.run_until_stopped(environment, stop))
         await wait_until(lambda: bool(caplog.records))
         shard.unlink()
         await wait_until(lambda: caplog.records[-1].getMessage() == "tidied")
@@ -348,30 +381,30 @@ async def test_failed_round_is_followed_by_another(
     assert ada.user_id
 
 
-async def test_stop_before_the_first_round_is_respected(world: Environment) -> None:
+async def test_stop_before_the_first_round_is_respected(environment: Environment) -> None:
     stop = asyncio.Event()
-    housekeeping_task = asyncio.create_task(housekeeping.run_until_stopped(world, stop))
+    housekeeping_task = asyncio.create_task(housekeeping.run_until_stopped(environment, stop))
     await asyncio.sleep(0)
     stop.set()
     await asyncio.wait_for(housekeeping_task, 5)
 
 
 async def test_counters_are_correct_with_concurrent_deliveries(
-    world: Environment, clock: Clock, ada: Home
+    environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
     async def deliver(name: str) -> None:
         for number in range(15):
-            await ada.receive(letter(f"{name} {number}"))
+            await ada.deliver(message_with_subject(f"{name} {number}"))
 
-    await ada.keep(60)
+    await ada.set_retention(60)
     await deliver("before")
     clock.tick(minutes=2)
-    async with world.write_session(ada.user_id) as session:
+    async with environment.write_session(ada.user_id) as session:
         await (await session.connection()).execute(
             update(Message).where(col(Message.uid) % 2 == 0).values(keywords=["x"])
         )
-    rounds = (run_round(world) for _ in range(3))
+    rounds = (run_round(environment) for _ in range(3))
     results, *_ = await asyncio.gather(asyncio.gather(*rounds), deliver("during"))
     assert sum(result.expired for result in results) == 15
-    await assert_consistent(world)
-    assert (await load_row(world, Mailbox, ada.inbox)).total == 15
+    await assert_consistent(environment)
+    assert (await load_row(environment, Mailbox, ada.inbox_id)).total == 15

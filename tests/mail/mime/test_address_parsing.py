@@ -4,7 +4,7 @@ import pytest
 
 from mail.authentication import author_domains
 from mail.mime import parse_address_list
-from tests.conftest import Client, raw_message, receive
+from tests.conftest import GraphQLClient, deliver_to, raw_message
 
 FIELDS = "{ name address }"
 QUERY = f"""{{ viewer {{ user {{ messages(first: 50) {{ nodes {{ from {FIELDS} sender {FIELDS}
@@ -68,12 +68,12 @@ def test_invalid_address_is_returned_as_name(text: str) -> None:
     ]
 
 
-async def test_invalid_address_is_null_in_every_address_field(ada: Client) -> None:
+async def test_invalid_address_is_null_in_every_address_field(ada: GraphQLClient) -> None:
     invalid_address = "ceo@bank.example:a@evil.example"
     fields = dict.fromkeys(("From", "Reply_To", "To", "Cc", "Bcc"), f"<{invalid_address}>")
     fields["Sender"] = f"Boss <{invalid_address}>"
-    await receive(ada, raw_message("Bad", **fields))
-    await receive(ada, raw_message("Good"))
+    await deliver_to(ada, raw_message("Bad", **fields))
+    await deliver_to(ada, raw_message("Good"))
     for _ in range(2):
         nodes = (await ada(QUERY))["viewer"]["user"]["messages"]["nodes"]
         good_message, bad_message = nodes

@@ -16,7 +16,7 @@ from mail.network.outbound_http import (
 )
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications import webhook_worker
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.mail_servers.queue_worker import until
 from tests.support.servers.webhook_receiver import log_of, made, receiving
@@ -81,9 +81,9 @@ def webhook_zone(address: str) -> Zone:
     return zone({}, A={"hooks.example.net": address}, AAAA={"six.example.net": "2606:4700::1111"})
 
 
-async def test_host_is_resolved_by_configured_name_server(world: Environment) -> None:
+async def test_host_is_resolved_by_configured_name_server(environment: Environment) -> None:
     async with receiving() as receiver, asking(webhook_zone("127.0.0.1")) as resolver_address:
-        options = replace(world.options, dns_resolver=resolver_address)
+        options = replace(environment.options, dns_resolver=resolver_address)
         target = HttpTarget(False, "hooks.example.net", receiver.port, "/")
         assert (
             await post(target, {}, b"{}", NetworkPolicy.from_options(options, allows_private=True))
@@ -100,15 +100,17 @@ async def test_host_is_resolved_by_configured_name_server(world: Environment) ->
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.0.0.8"])
 async def test_webhook_worker_uses_configured_name_server(
-    ada: Client, root: Client, world: Environment, address: str
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, address: str
 ) -> None:
     dns_zone = webhook_zone(address)
     async with receiving() as receiver, asking(dns_zone) as resolver_address:
-        options = replace(world.options, dns_resolver=resolver_address)
-        world.use_options_unless_outdated(CommittedOptions(options, world.options_position))
+        options = replace(environment.options, dns_resolver=resolver_address)
+        environment.use_options_unless_outdated(
+            CommittedOptions(options, environment.options_position)
+        )
         key, _ = await made(root, f"http://hooks.example.net:{receiver.port}/x", "message.received")
-        await receive(ada)
-        task = asyncio.create_task(webhook_worker.run_worker(world, delivery_body))
+        await deliver_to(ada)
+        task = asyncio.create_task(webhook_worker.run_worker(environment, delivery_body))
         try:
 
             async def has_failed_delivery() -> bool:

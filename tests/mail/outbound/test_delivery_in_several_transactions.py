@@ -10,7 +10,7 @@ from aiosmtpd.smtp import SMTP
 from mail.mime.header_encoding import NamedAddress
 from mail.routing.mx_hosts import OutboundSettings
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import (
     PACE,
     State,
@@ -63,7 +63,7 @@ def received_recipients(*servers: Server) -> list[str]:
 
 
 async def test_accepted_recipients_are_not_sent_to_next_mx(
-    ada: Client, world: Environment, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient, environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = OneMessageServer(stops_after_message=True), Server()
     dns_names = Names(
@@ -78,12 +78,12 @@ async def test_accepted_recipients_are_not_sent_to_next_mx(
         listening(second, "127.0.0.2", first.port),
         answering(dns_names),
         working(
-            world,
+            environment,
             OutboundSettings(make_resolver=dns_names.resolver, mx_port=first.port),
             LARGE_CLAIMS,
         ),
     ):
-        rows = await settled(world, await send(ada, *RECIPIENTS))
+        rows = await settled(environment, await send(ada, *RECIPIENTS))
     assert {(row.state, row.attempts, row.lease) for row in rows.values()} == {
         (State.DELIVERED, 1, None)
     }
@@ -94,12 +94,14 @@ async def test_accepted_recipients_are_not_sent_to_next_mx(
     assert "a lease was lost" not in caplog.text
 
 
-async def test_only_unsent_recipients_are_deferred(ada: Client, world: Environment) -> None:
+async def test_only_unsent_recipients_are_deferred(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     async with (
         listening(OneMessageServer(stops_after_message=True)) as server,
-        working(world, relay(server), LARGE_CLAIMS),
+        working(environment, relay(server), LARGE_CLAIMS),
     ):
-        rows = await settled(world, await send(ada, *RECIPIENTS))
+        rows = await settled(environment, await send(ada, *RECIPIENTS))
     states = [row.state for row in rows.values()]
     assert (states.count(State.RELAYED), states.count(State.DEFERRED)) == (100, 30)
     assert received_recipients(server) == sorted(
@@ -108,28 +110,28 @@ async def test_only_unsent_recipients_are_deferred(ada: Client, world: Environme
 
 
 async def test_connection_is_reopened_after_each_transaction(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     recipients = [NamedAddress(f"n{nth}@example.net") for nth in range(250)]
     async with (
         listening(OneMessageServer()) as server,
-        working(world, relay(server), replace(PACE, claim_size=300)),
+        working(environment, relay(server), replace(PACE, claim_size=300)),
     ):
-        rows = await settled(world, await send(ada, *recipients))
+        rows = await settled(environment, await send(ada, *recipients))
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert [len(mail.to) for mail in server.mails] == [100, 100, 50]
     assert server.sessions == 3
 
 
 async def test_refusal_of_first_transaction_does_not_stop_the_rest(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     replies = {f"n{nth}": "550 5.1.1 No" for nth in range(100)}
     async with (
         listening(Server(replies=replies)) as server,
-        working(world, relay(server), LARGE_CLAIMS),
+        working(environment, relay(server), LARGE_CLAIMS),
     ):
-        rows = await settled(world, await send(ada, *RECIPIENTS))
+        rows = await settled(environment, await send(ada, *RECIPIENTS))
     states = [row.state for row in rows.values()]
     assert (states.count(State.BOUNCED), states.count(State.RELAYED)) == (100, 30)
     assert server.sessions == 1
@@ -202,8 +204,8 @@ class DsnOfferingServer(Server):
     ],
 )
 async def test_transaction_is_repeated_without_rejected_dsn_parameters(
-    ada: Client,
-    world: Environment,
+    ada: GraphQLClient,
+    environment: Environment,
     *,
     commands_without_dsn: tuple[str, ...],
     expected: list[str],
@@ -213,10 +215,10 @@ async def test_transaction_is_repeated_without_rejected_dsn_parameters(
         listening(
             DsnOfferingServer(commands_without_dsn=commands_without_dsn, pipelining=pipelining)
         ) as server,
-        working(world, relay(server)),
+        working(environment, relay(server)),
     ):
         assert isinstance(server, DsnOfferingServer)
-        rows = await settled(world, await send(ada))
+        rows = await settled(environment, await send(ada))
     assert {(row.state, row.attempts) for row in rows.values()} == {(State.RELAYED, 1)}
     assert [mail.to for mail in server.mails] == [["carol@example.net", "dave@example.net"]]
     assert server.sessions == 1
@@ -228,14 +230,14 @@ async def test_transaction_is_repeated_without_rejected_dsn_parameters(
 
 
 async def test_recipient_refused_with_501_bounces_and_others_are_sent_once(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     replies = {"carol": "501 5.1.3 No such form"}
     async with (
         listening(DsnOfferingServer(replies=replies)) as server,
-        working(world, relay(server)),
+        working(environment, relay(server)),
     ):
-        rows = await settled(world, await send(ada))
+        rows = await settled(environment, await send(ada))
     assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 501)
     assert rows["dave"].state is State.RELAYED
     assert [mail.to for mail in server.mails] == [["dave@example.net"]]
@@ -243,13 +245,13 @@ async def test_recipient_refused_with_501_bounces_and_others_are_sent_once(
 
 @pytest.mark.parametrize("commands_without_dsn", [(), ("RCPT",)])
 async def test_requested_dsn_is_written_if_server_rejects_parameters(
-    ada: Client, world: Environment, commands_without_dsn: tuple[str, ...]
+    ada: GraphQLClient, environment: Environment, commands_without_dsn: tuple[str, ...]
 ) -> None:
     async with (
         listening(DsnOfferingServer(commands_without_dsn=commands_without_dsn)) as server,
-        working(world, relay(server)),
+        working(environment, relay(server)),
     ):
-        await settled(world, await send(ada, request_dsn=True))
+        await settled(environment, await send(ada, request_dsn=True))
 
         async def has_dsn() -> bool:
             return bool(await inbox(ada)) or not commands_without_dsn

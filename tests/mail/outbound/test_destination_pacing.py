@@ -14,7 +14,7 @@ from mail.outbound import destination_pacing
 from mail.queue import bulk_updates
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.misbehaving_smtp_server import QUICK, Bad
 from tests.support.mail_servers.queue_worker import (
     State,
@@ -37,101 +37,106 @@ def long_destination_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destination_pacing, "FIRST_PAUSE", 250.0)
 
 
-async def wait_until_deferred(world: Environment, key: int) -> Any:
+async def wait_until_deferred(environment: Environment, key: int) -> Any:
     """Wait until the queue entry of carol is deferred and without lease, and return it."""
-    await until(lambda: is_now(world, key, "carol", State.DEFERRED))
-    return (await deliveries(world, key))["carol"]
+    await until(lambda: is_now(environment, key, "carol", State.DEFERRED))
+    return (await deliveries(environment, key))["carol"]
 
 
-async def test_failing_destination_is_paused(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_failing_destination_is_paused(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route, working(world, route, QUICK):
+    async with server.listening() as route, working(environment, route, QUICK):
         keys = [await send(ada, CAROL) for _ in range(5)]
-        rows = [await wait_until_deferred(world, key) for key in keys]
+        rows = [await wait_until_deferred(environment, key) for key in keys]
         attempted = [row for row in rows if row.attempts]
         assert 1 <= len(attempted) == server.connections < 5
         assert {(row.attempts, row.last_response) for row in attempted} == {(1, "4.3.2 Later")}
         server.times = 0
         async with asyncio.timeout(60):
             for key in keys:
-                while not await is_now(world, key, "carol", State.RELAYED):
+                while not await is_now(environment, key, "carol", State.RELAYED):
                     # Pauses of destinations don't follow the clock of the test.
                     await asyncio.sleep(0.5)
                     clock.tick(minutes=5)
-                    ring(world)
+                    ring(environment)
 
 
 @pytest.mark.usefixtures("long_destination_pause")
 async def test_paused_entry_counts_no_attempt_and_waits_longer_with_age(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route, working(world, route, QUICK):
-        await wait_until_deferred(world, await send(ada, CAROL))
+    async with server.listening() as route, working(environment, route, QUICK):
+        await wait_until_deferred(environment, await send(ada, CAROL))
         assert server.connections == 1
         key = await send(ada, CAROL)
-        row = await wait_until_deferred(world, key)
+        row = await wait_until_deferred(environment, key)
         assert (row.attempts, row.last_code, row.last_response, row.mx) == (0, None, None, None)
         assert row.turn_at is None
         assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST_PAUSE
-        assert await state(world, key) is SubmissionState.SENDING
+        assert await state(environment, key) is SubmissionState.SENDING
 
         clock.tick(hours=2)
-        ring(world)
+        ring(environment)
         expected_time = clock() + timedelta(minutes=30)
-        await until(lambda: is_deferred_until(world, key, expected_time))
-        row = (await deliveries(world, key))["carol"]
+        await until(lambda: is_deferred_until(environment, key, expected_time))
+        row = (await deliveries(environment, key))["carol"]
         assert (row.attempts, row.last_response) == (0, None)
     assert server.connections == 1
 
 
-async def is_deferred_until(world: Environment, key: int, next_at: datetime) -> bool:
-    row = (await deliveries(world, key))["carol"]
+async def is_deferred_until(environment: Environment, key: int, next_at: datetime) -> bool:
+    row = (await deliveries(environment, key))["carol"]
     return bool(row.next_at == next_at and row.lease is None)
 
 
 @pytest.mark.usefixtures("long_destination_pause")
 async def test_pause_keeps_last_response_of_entry(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server, options = (
         Bad("RCPT", "450 4.2.1 Not now"),
-        replace(world.options, send_connections_kept=0),
+        replace(environment.options, send_connections_kept=0),
     )
-    async with server.listening() as route, working(replace(world, options=options), route, QUICK):
+    async with (
+        server.listening() as route,
+        working(replace(environment, options=options), route, QUICK),
+    ):
         key = await send(ada, CAROL)
-        row_before = await wait_until_deferred(world, key)
+        row_before = await wait_until_deferred(environment, key)
         server.step, server.what = "GREETING", "421 4.3.2 Later"
-        await wait_until_deferred(world, await send(ada, CAROL))
+        await wait_until_deferred(environment, await send(ada, CAROL))
         clock.tick(minutes=20)
-        ring(world)
-        await until(lambda: is_rescheduled(world, key, row_before.next_at))
-        row = (await deliveries(world, key))["carol"]
+        ring(environment)
+        await until(lambda: is_rescheduled(environment, key, row_before.next_at))
+        row = (await deliveries(environment, key))["carol"]
     assert (row.attempts, row.last_response) == (1, "4.2.1 Not now")
     assert server.connections == 2
 
 
-async def is_rescheduled(world: Environment, key: int, old_next_at: datetime) -> bool:
-    row = (await deliveries(world, key))["carol"]
+async def is_rescheduled(environment: Environment, key: int, old_next_at: datetime) -> bool:
+    row = (await deliveries(environment, key))["carol"]
     return bool(row.next_at and row.next_at != old_next_at and row.lease is None)
 
 
 @pytest.mark.usefixtures("long_destination_pause")
 @pytest.mark.parametrize("report_kind", ["delay", "end"])
 async def test_delay_notice_and_expiry_are_on_time_during_pause(
-    ada: Client, world: Environment, clock: Clock, report_kind: str
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, report_kind: str
 ) -> None:
     server = Bad("GREETING", "421 4.3.2 Later")
     async with server.listening() as route:
         first_key = await send(ada, CAROL)
-        async with working(world, route, QUICK):
-            await wait_until_deferred(world, first_key)
+        async with working(environment, route, QUICK):
+            await wait_until_deferred(environment, first_key)
             key = await send(ada, CAROL)
-            await wait_until_deferred(world, key)
+            await wait_until_deferred(environment, key)
             clock.tick(**({"hours": 4.5} if report_kind == "delay" else {"days": 5}))
-            ring(world)
+            ring(environment)
             await until(lambda: has_inbox_messages(ada, 2))
-    row = (await deliveries(world, key))["carol"]
+    row = (await deliveries(environment, key))["carol"]
     (dsn, _) = await inbox(ada)
     assert (row.attempts, server.connections) == (0, 1)
     if report_kind == "delay":
@@ -143,19 +148,24 @@ async def test_delay_notice_and_expiry_are_on_time_during_pause(
         assert (row.state, row.last_response) == (State.EXPIRED, "4.3.2 Later")
 
 
-async def has_inbox_messages(ada: Client, count: int) -> bool:
+async def has_inbox_messages(ada: GraphQLClient, count: int) -> bool:
     return len(await inbox(ada)) >= count
 
 
 async def test_destination_gets_limited_messages_per_minute(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    options = replace(world.options, send_per_minute=6)
+    options = replace(environment.options, send_per_minute=6)
     server = Bad()
-    async with server.listening() as route, working(replace(world, options=options), route, QUICK):
+    async with (
+        server.listening() as route,
+        working(replace(environment, options=options), route, QUICK),
+    ):
         keys = [await send(ada, CAROL) for _ in range(4)]
-        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=1))
-        waiting = [row for key in keys if (row := (await deliveries(world, key))["carol"]).next_at]
+        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
+        waiting = [
+            row for key in keys if (row := (await deliveries(environment, key))["carol"]).next_at
+        ]
         assert [row.attempts for row in waiting] == [0, 0, 0]
         waits = sorted((row.next_at - clock()).total_seconds() for row in waiting)
         assert [round(wait / 10) for wait in waits] == [1, 2, 3]
@@ -163,10 +173,10 @@ async def test_destination_gets_limited_messages_per_minute(
 
 
 async def test_processes_share_delivery_slots_of_destination(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    options = replace(world.options, send_per_minute=6)
-    first_process, second_process = (replace(world, options=options) for _ in range(2))
+    options = replace(environment.options, send_per_minute=6)
+    first_process, second_process = (replace(environment, options=options) for _ in range(2))
     server = Bad()
     async with (
         server.listening() as route,
@@ -174,18 +184,18 @@ async def test_processes_share_delivery_slots_of_destination(
         working(second_process, route, QUICK),
     ):
         keys = [await send(ada, CAROL) for _ in range(6)]
-        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=1))
-        rows = [(await deliveries(world, key))["carol"] for key in keys]
+        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
+        rows = [(await deliveries(environment, key))["carol"] for key in keys]
     waits = sorted((row.next_at - clock()).total_seconds() for row in rows if row.next_at)
     assert [round(wait / 10) for wait in waits] == [1, 2, 3, 4, 5]
     assert server.taken == 1
 
 
 async def are_sent_or_deferred(
-    world: Environment, keys: list[int], now: datetime, *, sent_count: int
+    environment: Environment, keys: list[int], now: datetime, *, sent_count: int
 ) -> bool:
     """True if `sent_count` messages are sent and all others are deferred and without lease."""
-    rows = [(await deliveries(world, key))["carol"] for key in keys]
+    rows = [(await deliveries(environment, key))["carol"] for key in keys]
     deferred = [row.next_at is not None and row.next_at > now for row in rows]
     sent = [row.state is State.RELAYED for row in rows]
     has_no_lease = all(row.lease is None for row in rows)
@@ -193,10 +203,11 @@ async def are_sent_or_deferred(
 
 
 async def test_delivery_slots_are_consecutive_and_deleted_later(
-    world: Environment, clock: Clock
+    environment: Environment, clock: ManualClock
 ) -> None:
     assert [
-        await destination_pacing.reserve_slot_and_get_wait(world, "there", 60) for _ in range(4)
+        await destination_pacing.reserve_slot_and_get_wait(environment, "there", 60)
+        for _ in range(4)
     ] == [
         0,
         1,
@@ -205,42 +216,42 @@ async def test_delivery_slots_are_consecutive_and_deleted_later(
     ]
     clock.tick(seconds=1)
     # Deferred entries come again.
-    assert await destination_pacing.reserve_slot_and_get_wait(world, "there", 60) == 1
-    assert await destination_pacing.reserve_slot_and_get_wait(world, "elsewhere", 60) == 0
-    assert await housekeeping.run_round(world) == HousekeepingResult()
+    assert await destination_pacing.reserve_slot_and_get_wait(environment, "there", 60) == 1
+    assert await destination_pacing.reserve_slot_and_get_wait(environment, "elsewhere", 60) == 0
+    assert await housekeeping.run_round(environment) == HousekeepingResult()
     clock.tick(seconds=10)
-    assert (await housekeeping.run_round(world)).turns == 2
-    assert await destination_pacing.reserve_slot_and_get_wait(world, "there", 60) == 0
+    assert (await housekeeping.run_round(environment)).turns == 2
+    assert await destination_pacing.reserve_slot_and_get_wait(environment, "there", 60) == 0
 
 
 @pytest.mark.usefixtures("long_destination_pause")
 async def test_flush_tries_paused_destination_once(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route, working(world, route, QUICK):
+    async with server.listening() as route, working(environment, route, QUICK):
         keys = [await send(ada, CAROL)]
-        await wait_until_deferred(world, keys[0])
+        await wait_until_deferred(environment, keys[0])
         keys += [await send(ada, CAROL) for _ in range(2)]
-        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=0))
+        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=0))
         assert server.connections == 1
         clock.tick(seconds=1)
         await flush_entries(ada, keys)
-        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=0))
+        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=0))
         assert server.connections == 2
-        rows = [(await deliveries(world, key))["carol"] for key in keys]
+        rows = [(await deliveries(environment, key))["carol"] for key in keys]
         assert sorted(row.attempts for row in rows) in ([0, 0, 2], [0, 1, 1])
         assert {row.hurried_at for row in rows} == {None}
 
         server.step = ""
         clock.tick(seconds=1)
         await flush_entries(ada, keys)
-        await until(lambda: are_sent_or_deferred(world, keys, clock(), sent_count=3))
+        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=3))
     assert server.taken == 3
 
 
-async def flush_entries(ada: Client, keys: list[int]) -> None:
-    async with ada.world.write_session(ada.user.id) as session:
-        await ada.world.run_in_session(
+async def flush_entries(ada: GraphQLClient, keys: list[int]) -> None:
+    async with ada.environment.write_session(ada.user.id) as session:
+        await ada.environment.run_in_session(
             session, lambda transaction: bulk_updates.flush_deferred(transaction, keys)
         )

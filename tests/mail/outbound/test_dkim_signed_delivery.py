@@ -23,8 +23,8 @@ from models.domains.dkim_keys import DkimKey
 from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
-from tests.conftest import Client, Clock, context, raw_message
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.dns_zone_server import asking, zone
 from tests.support.mail_servers.queue_worker import relay, ring, send, settled, working
 from tests.support.mail_servers.scanner_servers import program
@@ -55,7 +55,7 @@ dkim {{ enabled = true; }}
 
 
 @pytest.fixture(autouse=True)
-def set_clock_to_now(clock: Clock) -> None:
+def set_clock_to_now(clock: ManualClock) -> None:
     """Rspamd and dkimpy refuse signatures that are dated in the future."""
     clock.time = datetime.now(UTC)
 
@@ -88,19 +88,19 @@ async def run_rspamd(resolver_address: str, folder: Path) -> AsyncIterator[str]:
 
 
 async def send_and_receive(
-    client: Client, server: Server, *recipients: NamedAddress, **send_options: Any
+    client: GraphQLClient, server: Server, *recipients: NamedAddress, **send_options: Any
 ) -> bytes:
     """Send a message and return it as the server received it."""
-    async with working(client.world, relay(server)):
+    async with working(client.environment, relay(server)):
         submission_id = await send(
             client, *(recipients or [NamedAddress("carol@example.net")]), **send_options
         )
-        await settled(client.world, submission_id)
+        await settled(client.environment, submission_id)
     return server.mails[-1].raw
 
 
 async def test_rsa_and_ed25519_signatures_pass_other_verifiers(
-    ada: Client, root: Client, clock: Clock, tmp_path: Path
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, tmp_path: Path
 ) -> None:
     keys = await dkim_key_operations.both(root)
     async with listening(Server()) as server:
@@ -126,20 +126,22 @@ async def test_rsa_and_ed25519_signatures_pass_other_verifiers(
     assert "R_DKIM_ALLOW" not in changed_result["symbols"]
 
 
-async def test_message_without_signing_key_is_not_signed(ada: Client) -> None:
+async def test_message_without_signing_key_is_not_signed(ada: GraphQLClient) -> None:
     async with listening(Server()) as server:
         raw = await send_and_receive(ada, server)
     assert b"DKIM-Signature" not in raw
     assert raw.endswith(b"dots\r\n")
 
 
-async def test_large_message_is_signed(ada: Client, root: Client, clock: Clock) -> None:
+async def test_large_message_is_signed(
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
+) -> None:
     keys = await dkim_key_operations.both(root)
     text = "".join(f"line {n}  with \t blanks \r\n" for n in range(30_000)) + "\r\n \r\n\r\n"
     async with listening(Server(features={"data_size_limit": 1 << 25})) as server:
-        async with working(ada.world, relay(server)):
+        async with working(ada.environment, relay(server)):
             submission_id = await send_large_message(ada, text)
-            await settled(ada.world, submission_id)
+            await settled(ada.environment, submission_id)
         raw = server.mails[-1].raw
     assert len(raw) > 2 << 20
     assert await dkim_key_operations.by_us(
@@ -148,23 +150,25 @@ async def test_large_message_is_signed(ada: Client, root: Client, clock: Clock) 
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
 
 
-async def send_large_message(ada: Client, text: str) -> int:
+async def send_large_message(ada: GraphQLClient, text: str) -> int:
     file = OutgoingFile(bytes(range(256)) * 8000)
     request = SendRequest(to=[NamedAddress("carol@example.net")], text=text, attachments=[file])
-    payload = await submission_create.send_message(context(ada), request)
+    payload = await submission_create.send_message(client_context(ada), request)
     assert payload.submission is not None
     return int(payload.submission.id)
 
 
-async def test_retry_is_signed_with_current_key(ada: Client, root: Client, clock: Clock) -> None:
+async def test_retry_is_signed_with_current_key(
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
+) -> None:
     (old_key, _) = await dkim_key_operations.both(root)
     async with listening(Server(after_dot=["451 4.7.1 Later"])) as server:
-        async with working(ada.world, relay(server)):
+        async with working(ada.environment, relay(server)):
             submission_id = await send(ada, NamedAddress("carol@example.net"))
-            await settled(ada.world, submission_id)
+            await settled(ada.environment, submission_id)
             new_key = await dkim_key_operations.key(root, selector="new")
             clock.tick(hours=1)
-            ring(ada.world)
+            ring(ada.environment)
             async with asyncio.timeout(10):
                 while not server.mails:  # noqa: ASYNC110 - a server has no event
                     await asyncio.sleep(0.01)
@@ -177,13 +181,13 @@ async def test_retry_is_signed_with_current_key(ada: Client, root: Client, clock
     ) == [True, True]
 
 
-async def find_signing_key(root: Client, selector: str) -> Any:
+async def find_signing_key(root: GraphQLClient, selector: str) -> Any:
     nodes = (await root(dkim_key_operations.LIST))["dkimKeys"]["nodes"]
     return next(signing_key for signing_key in nodes if signing_key["selector"] == selector)
 
 
 async def test_wildcard_key_signs_only_if_dns_record_is_published(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     signing_key = await dkim_key_operations.key(root, domains=["*"], selector="any")
     assert signing_key["dnsTxt"]["name"] == "any._domainkey"
@@ -192,7 +196,7 @@ async def test_wildcard_key_signs_only_if_dns_record_is_published(
         async with asking(zone({"example.org": "nothing"})) as resolver_address:
             dkim_key_operations.asks(ada, resolver_address)
             assert b"DKIM-Signature" not in await send_and_receive(ada, server)
-        ada.world.byte_cache.remove(("dkim record", "any._domainkey.example.org"))
+        ada.environment.byte_cache.remove(("dkim record", "any._domainkey.example.org"))
         async with asking(zone(records)) as resolver_address:
             dkim_key_operations.asks(ada, resolver_address)
             raw = await send_and_receive(ada, server)
@@ -200,21 +204,23 @@ async def test_wildcard_key_signs_only_if_dns_record_is_published(
     assert b"d=example.org;\r\n s=any;" in raw
 
 
-async def test_domain_of_hostname_signs_too_if_enabled(ada: Client, root: Client) -> None:
+async def test_domain_of_hostname_signs_too_if_enabled(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     await domain_made(root, "mx.example.org")
     keys = [
         await dkim_key_operations.key(root),
         await dkim_key_operations.key(root, domains=["mx.example.org"]),
     ]
-    options = replace(ada.world.options, dkim_host=True)
-    object.__setattr__(ada.world, "options", options)
+    options = replace(ada.environment.options, dkim_host=True)
+    object.__setattr__(ada.environment, "options", options)
     async with listening(Server()) as server:
         raw = await send_and_receive(ada, server)
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
     assert b"d=mx.example.org" in raw
 
 
-async def create_team_forward(root: Client) -> None:
+async def create_team_forward(root: GraphQLClient) -> None:
     """Create team@example.org, which forwards to another server."""
     address_input = {"address": "team@example.org", "targets": ["carol@example.net"]}
     document = """mutation ($input: AddressCreateInput!) {
@@ -223,13 +229,13 @@ async def create_team_forward(root: Client) -> None:
 
 
 async def test_forwarded_remote_message_is_arc_sealed_and_not_signed(
-    ada: Client, root: Client
+    ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     (signing_key, _) = await dkim_key_operations.both(root)
     await create_team_forward(root)
-    async with listening(Server()) as server, working(ada.world, relay(server)):
+    async with listening(Server()) as server, working(ada.environment, relay(server)):
         raw = raw_message("Forged", From="Ada <ada@example.org>")
-        await come(ada.world, "team@example.org", raw=raw)
+        await come(ada.environment, "team@example.org", raw=raw)
         async with asyncio.timeout(10):
             while not server.mails:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
@@ -239,11 +245,13 @@ async def test_forwarded_remote_message_is_arc_sealed_and_not_signed(
     assert f"s={signing_key['selector']}".encode() in raw
 
 
-async def test_forwarded_message_of_local_user_is_signed(ada: Client, root: Client) -> None:
+async def test_forwarded_message_of_local_user_is_signed(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
     keys = await dkim_key_operations.both(root)
     await create_team_forward(root)
-    async with listening(Server()) as server, working(ada.world, relay(server)):
-        await settled(ada.world, await send(ada, NamedAddress("team@example.org")))
+    async with listening(Server()) as server, working(ada.environment, relay(server)):
+        await settled(ada.environment, await send(ada, NamedAddress("team@example.org")))
         async with asyncio.timeout(10):
             while not server.mails:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
@@ -252,10 +260,13 @@ async def test_forwarded_message_of_local_user_is_signed(ada: Client, root: Clie
 
 
 async def test_undecryptable_signing_key_does_not_block_delivery(
-    ada: Client, root: Client, world: Environment, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    environment: Environment,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await dkim_key_operations.key(root)
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(DkimKey).values(private="gone." + col(DkimKey.private)))
     async with listening(Server()) as server:
         raw = await send_and_receive(ada, server)
@@ -264,18 +275,20 @@ async def test_undecryptable_signing_key_does_not_block_delivery(
     assert "PRIVATE" not in caplog.text
 
 
-async def test_submitted_draft_is_signed(ada: Client, root: Client) -> None:
+async def test_submitted_draft_is_signed(ada: GraphQLClient, root: GraphQLClient) -> None:
     keys = await dkim_key_operations.both(root)
     draft_input = {"draft": True, "text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
     draft = (await upload(ada, **draft_input))["message"]
-    async with listening(Server()) as server, working(ada.world, relay(server)):
-        payload = await run(ada, "messageSubmit", "submission { id }", message={"id": draft["id"]})
-        await settled(ada.world, global_ids.decode("Submission", payload["submission"]["id"]))
+    async with listening(Server()) as server, working(ada.environment, relay(server)):
+        payload = await execute_mutation(
+            ada, "messageSubmit", "submission { id }", message={"id": draft["id"]}
+        )
+        await settled(ada.environment, global_ids.decode("Submission", payload["submission"]["id"]))
         raw = server.mails[-1].raw
     assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
 
 
-async def test_autoreply_and_dsn_are_signed(ada: Client, root: Client) -> None:
+async def test_autoreply_and_dsn_are_signed(ada: GraphQLClient, root: GraphQLClient) -> None:
     await domain_made(root, "mx.example.org")
     keys = [
         await dkim_key_operations.key(root),
@@ -286,9 +299,9 @@ async def test_autoreply_and_dsn_are_signed(ada: Client, root: Client) -> None:
     assert (await ada(document))["autoreplySet"]["errors"] == []
     await create_team_forward(root)
     refusing_server = Server(replies={"carol": "550 5.1.1 Nobody"})
-    async with listening(refusing_server) as server, working(ada.world, relay(server)):
-        await come(ada.world, ada.address, sender="dave@example.com")
-        await come(ada.world, "team@example.org", sender="erin@example.com")
+    async with listening(refusing_server) as server, working(ada.environment, relay(server)):
+        await come(ada.environment, ada.address, sender="dave@example.com")
+        await come(ada.environment, "team@example.org", sender="erin@example.com")
         async with asyncio.timeout(20):
             while len(server.mails) < 2:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)

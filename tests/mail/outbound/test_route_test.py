@@ -24,14 +24,14 @@ SENDER, RECIPIENT = "ada@example.org", "carol@example.net"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_route_test_ends_after_rcpt(world: Environment) -> None:
+async def test_route_test_ends_after_rcpt(environment: Environment) -> None:
     dns_names = exchanged("example.net", "mx1.example.net")
     server = Server({"gone": "550 5.1.1 No such user"}, features={"tls_context": server_tls()})
     async with answering(dns_names), listening(server) as running_server:
         settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=running_server.port)
-        accepted = await run_route_test(world, settings, SENDER, RECIPIENT)
-        refused = await run_route_test(world, settings, SENDER, "gone@example.net")
-        unknown_domain = await run_route_test(world, settings, SENDER, "carol@example.com")
+        accepted = await run_route_test(environment, settings, SENDER, RECIPIENT)
+        refused = await run_route_test(environment, settings, SENDER, "gone@example.net")
+        unknown_domain = await run_route_test(environment, settings, SENDER, "carol@example.com")
     assert accepted.is_accepted
     assert accepted.log_lines == [
         "example.net: MX 10 mx1.example.net (127.0.0.1)",
@@ -56,26 +56,26 @@ async def test_route_test_ends_after_rcpt(world: Environment) -> None:
 
 @pytest.mark.usefixtures("ada")
 async def test_relay_host_test_signs_in_without_logging_password(
-    world: Environment,
+    environment: Environment,
 ) -> None:
     features = {"tls_context": server_tls(), "auth_require_tls": True}
     async with listening(Server()) as server:
         server.features = {**features, "authenticator": server.authenticate}
         for password, expected in (("secret", True), ("hunter2", False)):
-            relay_id = world.new_id()
+            relay_id = environment.new_id()
             relay = RelayHost(
                 id=relay_id,
                 host="127.0.0.1",
                 port=server.port,
                 username="us",
-                secret=world.secret_box.encrypt(password, relay_host_context(relay_id)),
+                secret=environment.secret_box.encrypt(password, relay_host_context(relay_id)),
                 active=False,
-                created_at=world.now(),
+                created_at=environment.now(),
             )
-            async with world.write_session() as session:
+            async with environment.write_session() as session:
                 session.add(relay)
             result = await run_route_test(
-                world,
+                environment,
                 OutboundSettings(trusted_context=trust()),
                 SENDER,
                 RECIPIENT,
@@ -89,24 +89,26 @@ async def test_relay_host_test_signs_in_without_logging_password(
 
 
 @pytest.mark.usefixtures("ada")
-async def test_transport_is_tested_without_recipient(world: Environment) -> None:
+async def test_transport_is_tested_without_recipient(environment: Environment) -> None:
     async with listening(Server()) as server:
-        row_id = world.new_id()
+        row_id = environment.new_id()
         row = Transport(
             id=row_id,
             destination="example.com",
             next_hop=f"[127.0.0.1]:{server.port}",
-            created_at=world.now(),
+            created_at=environment.now(),
         )
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             session.add(row)
-        result = await run_route_test(world, OutboundSettings(), transport_id=row_id)
-        async with world.write_session() as session:
+        result = await run_route_test(environment, OutboundSettings(), transport_id=row_id)
+        async with environment.write_session() as session:
             stored_row = await session.get(Transport, row_id)
             assert stored_row is not None
             stored_row.username = "us"
-            stored_row.secret = world.secret_box.encrypt("secret", transport_context(row_id))
-        result_without_tls = await run_route_test(world, OutboundSettings(), transport_id=row_id)
+            stored_row.secret = environment.secret_box.encrypt("secret", transport_context(row_id))
+        result_without_tls = await run_route_test(
+            environment, OutboundSettings(), transport_id=row_id
+        )
     assert result.is_accepted
     assert result.log_lines[-4:] == ["> MAIL FROM:<>", "< 250 OK", "> RSET", "< 250 OK"]
     assert not result_without_tls.is_accepted
@@ -115,22 +117,22 @@ async def test_transport_is_tested_without_recipient(world: Environment) -> None
 
 
 @pytest.mark.usefixtures("ada")
-async def test_unknown_route_raises_not_found(world: Environment) -> None:
+async def test_unknown_route_raises_not_found(environment: Environment) -> None:
     for relay_host, transport in ((1, None), (None, 1), (None, None)):
         with pytest.raises(NotFound):
             await run_route_test(
-                world, OutboundSettings(), relay_host_id=relay_host, transport_id=transport
+                environment, OutboundSettings(), relay_host_id=relay_host, transport_id=transport
             )
-    local_result = await run_route_test(world, OutboundSettings(), SENDER, "bob@example.org")
+    local_result = await run_route_test(environment, OutboundSettings(), SENDER, "bob@example.org")
     assert (local_result.is_accepted, len(local_result.log_lines)) == (True, 1)
 
 
-async def test_outbound_settings_come_from_options(world: Environment) -> None:
+async def test_outbound_settings_come_from_options(environment: Environment) -> None:
     hop = SecretStr("smtp://us:secret@relay.example:2525")
     options = replace(
-        world.options, next_hop=hop, dns_resolver="127.0.0.1:5353", dns_validates=True
+        environment.options, next_hop=hop, dns_resolver="127.0.0.1:5353", dns_validates=True
     )
-    settings = outbound_settings_from_options(replace(world, options=options))
+    settings = outbound_settings_from_options(replace(environment, options=options))
     assert settings.next_hop == parse_next_hop(hop.get_secret_value())
     assert settings.trusts_dnssec
     assert settings.make_resolver().port == 5353

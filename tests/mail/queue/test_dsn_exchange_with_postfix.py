@@ -17,22 +17,22 @@ from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.mail_servers.queue_worker import State, deliveries, inbox, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.servers.postfix_server import postfix
 
 
 @pytest.fixture
-async def mx_listener(world: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
-    listener = MxListener(world, tmp_path / "spool", SmtpListenerConfig())
+async def mx_listener(environment: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
+    listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     yield listener
     await listener.close(1)
 
 
 async def test_dsns_of_postfix_are_matched_to_submission(
-    ada: Client, world: Environment, mx_listener: MxListener
+    ada: GraphQLClient, environment: Environment, mx_listener: MxListener
 ) -> None:
     replies = {"gone": "550 5.1.1 Nobody", "slow": "450 4.2.1 Busy"}
     recipients = [NamedAddress(f"{name}@far.example") for name in ("gone", "slow", "good")]
@@ -42,14 +42,14 @@ async def test_dsns_of_postfix_are_matched_to_submission(
         postfix_settings = {"relay_domains": "far.example example.org", "delay_warning_time": "1s"}
         with postfix(free_port(), routes=routes, more=postfix_settings) as postfix_server:
             request = SendRequest(to=recipients, subject="Hi", text="Hi", request_dsn=True)
-            async with working(world, outbound_settings(postfix_server.port)):
-                payload = await submission_create.send_message(context(ada), request)
+            async with working(environment, outbound_settings(postfix_server.port)):
+                payload = await submission_create.send_message(client_context(ada), request)
                 assert payload.submission is not None
                 key = int(payload.submission.id)
                 async with asyncio.timeout(60):
-                    while not await has_all_reports(world, key):  # noqa: ASYNC110 - rows have no event
+                    while not await has_all_reports(environment, key):  # noqa: ASYNC110 - rows have no event
                         await asyncio.sleep(0.1)
-    rows = await deliveries(world, key)
+    rows = await deliveries(environment, key)
     assert {name: (row.state, row.last_code, row.last_response) for name, row in rows.items()} == {
         "gone": (State.BOUNCED, 550, "5.1.1 Nobody"),
         "slow": (State.RELAYED, 450, "4.2.1 Busy"),
@@ -69,8 +69,8 @@ def outbound_settings(port: int) -> OutboundSettings:
     return OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{port}?tls=never"))
 
 
-async def has_all_reports(world: Environment, key: int) -> bool:
+async def has_all_reports(environment: Environment, key: int) -> bool:
     """True if a DSN has arrived for each recipient."""
     query = select(col(QueueEntry.reported_at)).where(col(QueueEntry.submission_id) == key)
-    rows = await world.database.read(query)
+    rows = await environment.database.read(query)
     return all(row.reported_at is not None for row in rows)

@@ -27,7 +27,7 @@ from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import Client, make_user, raw_message
+from tests.conftest import GraphQLClient, make_user, raw_message
 from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.inbound_authentication import use_dns_zone
@@ -155,12 +155,12 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 async def submission_client(
-    world: Environment, tmp_path: Path, authority: Authority
+    environment: Environment, tmp_path: Path, authority: Authority
 ) -> AsyncIterator[Neighbour]:
     """A signed-in client of the submission listener."""
-    await make_user(world, "ada", password=PASSWORD)
+    await make_user(environment, "ada", password=PASSWORD)
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
     client = await connect(listener.port)
     await secured(client, authority.client())
@@ -182,9 +182,9 @@ async def submit_message(
     return await client.hear()
 
 
-async def queued_columns(world: Environment) -> tuple[Any, list[Any]]:
+async def queued_columns(environment: Environment) -> tuple[Any, list[Any]]:
     """Read the DSN columns of the only submission and of its queue entries."""
-    (row,) = await world.database.read(
+    (row,) = await environment.database.read(
         select(
             col(Submission.envid),
             col(Submission.ret),
@@ -194,12 +194,13 @@ async def queued_columns(world: Environment) -> tuple[Any, list[Any]]:
     )
     query = select(col(QueueEntry.recipient), col(QueueEntry.notify), col(QueueEntry.orcpt))
     return row, [
-        tuple(entry) for entry in await world.database.read(query.order_by(col(QueueEntry.id)))
+        tuple(entry)
+        for entry in await environment.database.read(query.order_by(col(QueueEntry.id)))
     ]
 
 
 async def test_dsn_request_of_submission_is_queued_and_passed_on(
-    submission_client: Neighbour, world: Environment
+    submission_client: Neighbour, environment: Environment
 ) -> None:
     reply = await submit_message(
         submission_client,
@@ -210,7 +211,7 @@ async def test_dsn_request_of_submission_is_queued_and_passed_on(
         "<frank@example.net>",
     )
     assert reply.startswith("250")
-    row, deliveries = await queued_columns(world)
+    row, deliveries = await queued_columns(environment)
     assert (row.envid, row.ret) == ("My Id", "FULL")
     assert row.header_id.endswith("@example.com>")
     assert deliveries == [
@@ -219,7 +220,7 @@ async def test_dsn_request_of_submission_is_queued_and_passed_on(
         ("frank@example.net", None, None),
     ]
     remote_server = Reporter()
-    async with listening(remote_server), working(world, relay(remote_server)):
+    async with listening(remote_server), working(environment, relay(remote_server)):
         await until(lambda: has_received(remote_server))
     assert remote_server.asked == [
         ("MAIL", ["RET=FULL", "ENVID=My+20Id"]),
@@ -234,30 +235,30 @@ async def has_received(server: Server, count: int = 1) -> bool:
 
 
 async def test_submission_with_null_sender_requests_no_dsn(
-    submission_client: Neighbour, world: Environment
+    submission_client: Neighbour, environment: Environment
 ) -> None:
     assert (
         await submit_message(
             submission_client, "ENVID=1", f"<dave@example.net> {NOTIFY_ALL}", sender=""
         )
     ).startswith("250")
-    _, deliveries = await queued_columns(world)
+    _, deliveries = await queued_columns(environment)
     assert deliveries == [("dave@example.net", "NEVER", None)]
 
 
 @pytest.fixture
-async def client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     """A connection to the MX listener that passes SPF for example.net."""
     dns_zone = zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
     async with asking(dns_zone):
-        use_dns_zone(world, dns_zone)
-        async with open_mx_session(world, tmp_path) as mx_client:
+        use_dns_zone(environment, dns_zone)
+        async with open_mx_session(environment, tmp_path) as mx_client:
             yield mx_client
 
 
-@pytest.mark.usefixtures("bob", "examined")
+@pytest.mark.usefixtures("bob", "verify_consistency")
 async def test_remote_sender_gets_success_dsn_once(
-    client: Neighbour, ada: Client, world: Environment
+    client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
     for _ in range(2):  # the second message is a duplicate
         reply = await submit_message(
@@ -268,8 +269,8 @@ async def test_remote_sender_gets_success_dsn_once(
             sender=DSN_SENDER,
         )
         assert reply.startswith("250")
-    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
-    message_fields, (row,), subject = await only_queued_dsn(world)
+    assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
+    message_fields, (row,), subject = await only_queued_dsn(environment)
     assert subject == "Your message was delivered"
     assert (message_fields["Original-Envelope-Id"], message_fields["Reporting-MTA"]) == (
         "No+1",
@@ -281,7 +282,7 @@ async def test_remote_sender_gets_success_dsn_once(
     assert len(await inbox(ada)) == 1
 
 
-@pytest.mark.usefixtures("ada", "examined")
+@pytest.mark.usefixtures("ada", "verify_consistency")
 @pytest.mark.parametrize(
     ("sender", "parameters"),
     [
@@ -292,39 +293,39 @@ async def test_remote_sender_gets_success_dsn_once(
     ],
 )
 async def test_success_dsn_needs_sender_and_request(
-    client: Neighbour, world: Environment, sender: str, parameters: str
+    client: Neighbour, environment: Environment, sender: str, parameters: str
 ) -> None:
     reply = await submit_message(
         client, "", f"<ada@example.org> {parameters}".rstrip(), sender=sender
     )
     assert reply.startswith("250")
-    assert await queued_dsn_requests(world) == []
+    assert await queued_dsn_requests(environment) == []
 
 
-@pytest.mark.usefixtures("ada", "examined")
+@pytest.mark.usefixtures("ada", "verify_consistency")
 async def test_success_dsn_is_sent_for_lmtp_delivery(
-    neighbour: Neighbour, world: Environment
+    lmtp_client: Neighbour, environment: Environment
 ) -> None:
     assert (
-        await submit_message(neighbour, "", f"<ada@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
+        await submit_message(lmtp_client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
     ).startswith("250")
-    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
+    assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_forward_to_one_target_passes_dsn_request_on(
-    client: Neighbour, ada: Client, world: Environment
+    client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await add_forwarding_address(world, "list", "dave@far.example")
+    await add_forwarding_address(environment, "list", "dave@far.example")
     await submit_message(
         client, "ENVID=1 RET=FULL", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER
     )
-    row, deliveries = await queued_columns(world)
+    row, deliveries = await queued_columns(environment)
     assert (row.envid, row.ret, row.user_id) == ("1", "FULL", None)
     assert deliveries == [("dave@far.example", "DELAY,FAILURE,SUCCESS", "rfc822;list@example.org")]
     assert await inbox(ada) == []
     remote_server = Server()  # without DSN, so that our queue writes the DSN
-    async with listening(remote_server), working(world, relay(remote_server)):
+    async with listening(remote_server), working(environment, relay(remote_server)):
         await until(lambda: has_received(remote_server, 2))
     (report,) = [mail for mail in remote_server.mails if mail.to == [DSN_SENDER]]
     assert b"Action: relayed" in report.raw
@@ -332,31 +333,33 @@ async def test_forward_to_one_target_passes_dsn_request_on(
     assert b"Original-Envelope-Id: 1" in report.raw
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_forward_to_several_targets_sends_expanded_dsn(
-    client: Neighbour, ada: Client, world: Environment
+    client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await add_forwarding_address(world, "list", "dave@far.example", ada.address)
+    await add_forwarding_address(environment, "list", "dave@far.example", ada.address)
     await submit_message(client, "ENVID=1", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
-    queued = await queued_dsn_requests(world)
+    queued = await queued_dsn_requests(environment)
     assert [(recipient, notify) for _, recipient, notify in queued] == [
         ("dave@far.example", "DELAY,FAILURE"),
         (DSN_SENDER, "NEVER"),
     ]
-    raw = (await bodies(world))[1]
+    raw = (await bodies(environment))[1]
     assert b"Action: expanded" in raw
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_forward_of_user_sends_success_dsn_and_keeps_never(
-    client: Neighbour, ada: Client, world: Environment
+    client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         statement = update(User).where(col(User.id) == ada.user.id)
         await session.exec(statement.values(targets=["dave@far.example"]))
     await submit_message(client, "", "<ada@example.org> NOTIFY=NEVER", sender=DSN_SENDER)
     await submit_message(client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=f"x{DSN_SENDER}")
-    queued = [(recipient, notify) for _, recipient, notify in await queued_dsn_requests(world)]
+    queued = [
+        (recipient, notify) for _, recipient, notify in await queued_dsn_requests(environment)
+    ]
     assert queued == [
         ("dave@far.example", "NEVER"),
         ("dave@far.example", "DELAY,FAILURE"),
@@ -364,30 +367,32 @@ async def test_forward_of_user_sends_success_dsn_and_keeps_never(
     ]
 
 
-@pytest.mark.usefixtures("examined")
+@pytest.mark.usefixtures("verify_consistency")
 async def test_sender_without_spf_pass_gets_no_dsn(
-    client: Neighbour, ada: Client, world: Environment
+    client: Neighbour, ada: GraphQLClient, environment: Environment
 ) -> None:
     reply = await submit_message(
         client, "", f"<{ada.address}> {NOTIFY_ALL}", sender="carol@unsure.example"
     )
     assert reply.startswith("250")
-    assert await queued_dsn_requests(world) == []
+    assert await queued_dsn_requests(environment) == []
     assert len(await inbox(ada)) == 1
 
 
-async def test_local_sender_gets_dsn_of_failed_forward(ada: Client, world: Environment) -> None:
+async def test_local_sender_gets_dsn_of_failed_forward(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     """The DSN of the forwarded message is matched to the submission of the user."""
-    await add_forwarding_address(world, "list", "gone@far.example")
+    await add_forwarding_address(environment, "list", "gone@far.example")
     refusing_server = Server({"gone": "550 5.1.1 Gone"})
-    async with listening(refusing_server), working(world, relay(refusing_server)):
+    async with listening(refusing_server), working(environment, relay(refusing_server)):
         key = await send(ada, NamedAddress("list@example.org"))
 
         async def is_bounced() -> bool:
             query = select(col(QueueEntry.state), col(QueueEntry.report_proven)).where(
                 col(QueueEntry.submission_id) == key
             )
-            (row,) = await world.database.read(query)
+            (row,) = await environment.database.read(query)
             return tuple(row) == (DeliveryState.BOUNCED, True)
 
         await until(is_bounced)

@@ -21,7 +21,7 @@ from mail.queue.dsn_writer import (
 from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail.dsn_messages import (
     SUBMITTED_MESSAGE,
     dsn_fields,
@@ -50,30 +50,33 @@ TEMPORARY_REPLIES = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
 
 
 async def test_delay_notice_is_sent_once_after_four_hours(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server(dict(TEMPORARY_REPLIES))) as server, working(world, relay(server)):
+    async with (
+        listening(Server(dict(TEMPORARY_REPLIES))) as server,
+        working(environment, relay(server)),
+    ):
         key = await send(ada)
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
         assert await inbox(ada) == []
 
         clock.tick(hours=3, minutes=59)
-        ring(world)
-        await until(lambda: has_attempts(world, key, 2))
-        rows = await deliveries(world, key)
+        ring(environment)
+        await until(lambda: has_attempts(environment, key, 2))
+        rows = await deliveries(environment, key)
         assert await inbox(ada) == []
         created_at = rows["carol"].created_at
         assert {row.next_at for row in rows.values()} == {created_at + timedelta(hours=4)}
 
         clock.tick(minutes=2)
-        ring(world)
-        await until(lambda: has_attempts(world, key, 3))
+        ring(environment)
+        await until(lambda: has_attempts(environment, key, 3))
         (notice,) = await inbox(ada)
-        rows = await deliveries(world, key)
-        assert {row.delay_told_at for row in rows.values()} == {world.now()}
+        rows = await deliveries(environment, key)
+        assert {row.delay_told_at for row in rows.values()} == {environment.now()}
         clock.tick(hours=10)
-        ring(world)
-        await until(lambda: has_attempts(world, key, 4))
+        ring(environment)
+        await until(lambda: has_attempts(environment, key, 4))
     assert len(await inbox(ada)) == 1
     assert (notice.subject, notice.envelope_from) == ("Your message is delayed", "")
     assert "carol@example.net" in notice.preview
@@ -88,40 +91,48 @@ async def test_delay_notice_is_sent_once_after_four_hours(
     assert "450 4.2.1 Later" in raw.decode()
 
 
-async def has_attempts(world: Environment, key: int, count: int) -> bool:
-    rows = (await deliveries(world, key)).values()
+async def has_attempts(environment: Environment, key: int, count: int) -> bool:
+    rows = (await deliveries(environment, key)).values()
     return all(row.attempts == count and row.lease is None for row in rows)
 
 
 async def test_delay_notice_setting_of_0_sends_none(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    options = replace(world.options, queue_delay_notice=timedelta(0))
-    world.use_options_unless_outdated(CommittedOptions(options, 1))
-    async with listening(Server(dict(TEMPORARY_REPLIES))) as server, working(world, relay(server)):
+    options = replace(environment.options, queue_delay_notice=timedelta(0))
+    environment.use_options_unless_outdated(CommittedOptions(options, 1))
+    async with (
+        listening(Server(dict(TEMPORARY_REPLIES))) as server,
+        working(environment, relay(server)),
+    ):
         key = await send(ada)
-        await settled(world, key)
+        await settled(environment, key)
         clock.tick(hours=30)
-        ring(world)
-        await until(lambda: has_attempts(world, key, 2))
+        ring(environment)
+        await until(lambda: has_attempts(environment, key, 2))
     assert await inbox(ada) == []
 
 
 async def test_delay_of_scheduled_message_counts_from_send_time(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server(dict(TEMPORARY_REPLIES))) as server, working(world, relay(server)):
-        key = await send(ada, send_time=world.now() + timedelta(days=1))
+    async with (
+        listening(Server(dict(TEMPORARY_REPLIES))) as server,
+        working(environment, relay(server)),
+    ):
+        key = await send(ada, send_time=environment.now() + timedelta(days=1))
         clock.tick(days=1, minutes=1)
-        ring(world)
-        await settled(world, key)
+        ring(environment)
+        await settled(environment, key)
     assert await inbox(ada) == []
 
 
-async def test_relayed_dsn_is_sent_for_server_without_dsn(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as server, working(world, relay(server)):
+async def test_relayed_dsn_is_sent_for_server_without_dsn(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with listening(Server()) as server, working(environment, relay(server)):
         key = await send_with_dsn_request(ada)
-        await settled(world, key)
+        await settled(environment, key)
         await until(lambda: has_inbox_messages(ada))
     (dsn,) = await inbox(ada)  # one DSN for both recipients
     assert dsn.subject == "Your message went on"
@@ -131,16 +142,16 @@ async def test_relayed_dsn_is_sent_for_server_without_dsn(ada: Client, world: En
     assert "carol@example.net" in dsn.preview
 
 
-async def has_inbox_messages(client: Client, count: int = 1) -> bool:
+async def has_inbox_messages(client: GraphQLClient, count: int = 1) -> bool:
     return len(await inbox(client)) >= count
 
 
 async def test_delivered_dsn_is_sent_for_local_delivery(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(world, relay(server)):
+    async with listening(Server()) as server, working(environment, relay(server)):
         key = await send_with_dsn_request(ada, NamedAddress(bob.address))
-        await settled(world, key)
+        await settled(environment, key)
         await until(lambda: has_inbox_messages(ada))
     (dsn,) = await inbox(ada)
     assert dsn.subject == "Your message was delivered"
@@ -148,60 +159,68 @@ async def test_delivered_dsn_is_sent_for_local_delivery(
     assert (row["Action"], row["Status"], row["Diagnostic-Code"]) == ("delivered", "2.0.0", None)
 
 
-async def test_dsn_request_is_passed_to_server_with_dsn(ada: Client, world: Environment) -> None:
+async def test_dsn_request_is_passed_to_server_with_dsn(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     reporter = Reporter()
-    async with listening(reporter), working(world, relay(reporter)):
+    async with listening(reporter), working(environment, relay(reporter)):
         key = await send_with_dsn_request(ada)
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert await inbox(ada) == []
     (_, mail), (_, carol), (_, dave) = reporter.asked
     assert mail[0] == "RET=HDRS"
-    (queue_id,) = await queue_ids(world)
+    (queue_id,) = await queue_ids(environment)
     assert mail[1].startswith(f"ENVID={queue_id}.")
     assert carol == ["NOTIFY=DELAY,FAILURE,SUCCESS", "ORCPT=rfc822;carol@example.net"]
     assert dave == ["NOTIFY=DELAY,FAILURE,SUCCESS", "ORCPT=rfc822;dave@example.net"]
 
 
-async def queue_ids(world: Environment) -> list[str]:
-    return [row.queue_id for row in await world.database.read(select(col(Submission.queue_id)))]
+async def queue_ids(environment: Environment) -> list[str]:
+    return [
+        row.queue_id for row in await environment.database.read(select(col(Submission.queue_id)))
+    ]
 
 
 async def test_message_without_dsn_request_has_envid_and_orcpt(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     reporter = Reporter()
-    async with listening(reporter), working(world, relay(reporter)):
-        await settled(world, await send(ada, NamedAddress("a+b=c@example.net")))
+    async with listening(reporter), working(environment, relay(reporter)):
+        await settled(environment, await send(ada, NamedAddress("a+b=c@example.net")))
     (_, mail), (_, rcpt) = reporter.asked
     assert [word.partition("=")[0] for word in mail] == ["ENVID"]
     assert rcpt == ["ORCPT=rfc822;a+2Bb+3Dc@example.net"]
 
 
-async def test_notify_never_sends_no_dsn(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_notify_never_sends_no_dsn(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     replies = {"carol": "550 5.1.1 No", "dave": "450 4.2.1 Later"}
-    async with listening(Server(replies)) as server, working(world, relay(server)):
+    async with listening(Server(replies)) as server, working(environment, relay(server)):
         key = await submit_with_dsn_request(ada, NO_REPORTS)
-        await settled(world, key)
+        await settled(environment, key)
         clock.tick(hours=5)
-        ring(world)
-        await until(lambda: has_second_attempt(world, key))
+        ring(environment)
+        await until(lambda: has_second_attempt(environment, key))
         clock.tick(days=5)
-        ring(world)
-        await until(lambda: is_now(world, key, "dave", State.EXPIRED))
+        ring(environment)
+        await until(lambda: is_now(environment, key, "dave", State.EXPIRED))
     assert await inbox(ada) == []
 
 
-async def has_second_attempt(world: Environment, key: int) -> bool:
-    row = (await deliveries(world, key))["dave"]
+async def has_second_attempt(environment: Environment, key: int) -> bool:
+    row = (await deliveries(environment, key))["dave"]
     return bool(row.attempts == 2 and row.lease is None)
 
 
-async def test_notify_success_sends_no_failure_dsn(ada: Client, world: Environment) -> None:
+async def test_notify_success_sends_no_failure_dsn(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     replies = {"carol": "550 5.1.1 No"}
-    async with listening(Server(replies)) as server, working(world, relay(server)):
+    async with listening(Server(replies)) as server, working(environment, relay(server)):
         await settled(
-            world,
+            environment,
             await submit_with_dsn_request(ada, DsnRequest(frozenset({NotifyCondition.SUCCESS}))),
         )
         await until(lambda: has_inbox_messages(ada))
@@ -210,85 +229,100 @@ async def test_notify_success_sends_no_failure_dsn(ada: Client, world: Environme
     assert "carol" not in dsn.preview
 
 
-async def test_null_sender_gets_no_dsn(ada: Client, world: Environment) -> None:
+async def test_null_sender_gets_no_dsn(ada: GraphQLClient, environment: Environment) -> None:
     reporter = Reporter({"carol": "550 No"})
-    async with listening(reporter), working(world, relay(reporter)):
-        await settled(world, await submit_with_dsn_request(ada, ALL_REPORTS, sender=""))
+    async with listening(reporter), working(environment, relay(reporter)):
+        await settled(environment, await submit_with_dsn_request(ada, ALL_REPORTS, sender=""))
     assert await inbox(ada) == []
-    assert await bodies(world) == [SUBMITTED_MESSAGE]
+    assert await bodies(environment) == [SUBMITTED_MESSAGE]
     (_, mail), (_, carol), (_, dave) = reporter.asked
     assert (mail, carol[0], dave[0]) == ([], "NOTIFY=NEVER", "NOTIFY=NEVER")
 
 
 async def test_notify_failure_sends_no_delay_notice(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server(dict(TEMPORARY_REPLIES))) as server, working(world, relay(server)):
+    async with (
+        listening(Server(dict(TEMPORARY_REPLIES))) as server,
+        working(environment, relay(server)),
+    ):
         key = await submit_with_dsn_request(ada, DsnRequest(frozenset({NotifyCondition.FAILURE})))
-        await settled(world, key)
+        await settled(environment, key)
         clock.tick(hours=9)
-        ring(world)
-        await until(lambda: has_attempts(world, key, 2))
+        ring(environment)
+        await until(lambda: has_attempts(environment, key, 2))
     assert await inbox(ada) == []
 
 
 def build_failure_dsn(
-    world: Environment,
+    environment: Environment,
     dsn_request: DsnRequest,
     *,
     sender: str = "ada@example.org",
     raw: bytes = SUBMITTED_MESSAGE,
 ) -> bytes:
-    now = world.now()
+    now = environment.now()
     recipients = [JobRecipient(1, "gone@example.net", 1, now, dsn_request=dsn_request)]
     job = DeliveryJob(1, 2, "q", 3, 4, 5, sender, "example.net", now, recipients)
     return report_from_results(
-        world, job, {1: DeliveryResult.from_refusal(550, "5.1.1 No", "mx.example.net")}, raw
+        environment, job, {1: DeliveryResult.from_refusal(550, "5.1.1 No", "mx.example.net")}, raw
     )
 
 
-def test_dsn_contains_envid_and_original_recipient(world: Environment) -> None:
+def test_dsn_contains_envid_and_original_recipient(environment: Environment) -> None:
     dsn_request = DsnRequest(None, "rfc822;first@example.com", "A B+C=1")
-    message_fields, (row,) = dsn_fields(parse_smtp_message(build_failure_dsn(world, dsn_request)))
+    message_fields, (row,) = dsn_fields(
+        parse_smtp_message(build_failure_dsn(environment, dsn_request))
+    )
     assert message_fields["Original-Envelope-Id"] == "A B+C=1"
     assert row["Original-Recipient"] == "rfc822;first@example.com"
     assert (row["Remote-MTA"], row["Final-Log-ID"]) == ("dns; mx.example.net", "q")
 
 
 def test_ret_full_returns_whole_message_if_small(
-    world: Environment,
+    environment: Environment,
 ) -> None:
-    *_, original = parse_smtp_message(build_failure_dsn(world, DsnRequest(ret=FULL))).iter_parts()
+    *_, original = parse_smtp_message(
+        build_failure_dsn(environment, DsnRequest(ret=FULL))
+    ).iter_parts()
     assert original.get_content_type() == "message/rfc822"
     assert original.get_content().get_content() == "secret\r\n"
     large_message = SUBMITTED_MESSAGE + b"x" * 900 * 2000
     for raw in (SUBMITTED_MESSAGE.partition(b"\r\n\r\n")[0], large_message):
         *_, header_part = parse_smtp_message(
-            build_failure_dsn(world, DsnRequest(ret=FULL), raw=raw)
+            build_failure_dsn(environment, DsnRequest(ret=FULL), raw=raw)
         ).iter_parts()
         assert header_part.get_content_type() == "text/rfc822-headers"
-    *_, header_part = parse_smtp_message(build_failure_dsn(world, DsnRequest())).iter_parts()
+    *_, header_part = parse_smtp_message(build_failure_dsn(environment, DsnRequest())).iter_parts()
     assert "secret" not in header_part.as_string()
     assert (
-        len(list(parse_smtp_message(build_failure_dsn(world, DsnRequest(), raw=b"")).iter_parts()))
+        len(
+            list(
+                parse_smtp_message(
+                    build_failure_dsn(environment, DsnRequest(), raw=b"")
+                ).iter_parts()
+            )
+        )
         == 2
     )
 
 
-def test_dsn_of_non_ascii_message_is_ascii(world: Environment) -> None:
+def test_dsn_of_non_ascii_message_is_ascii(environment: Environment) -> None:
     raw = "Message-ID: <1@example.org>\r\nSubject: Grüße\r\n\r\nHallo\r\n".encode()
-    report = build_failure_dsn(world, DsnRequest(), raw=raw)
+    report = build_failure_dsn(environment, DsnRequest(), raw=raw)
     assert report.isascii()
     header_part: Any = list(parse_smtp_message(report).iter_parts())[2]
     assert "Subject: Grüße" in header_part.get_payload(decode=True).decode()
 
 
-def test_dsn_to_non_ascii_address_is_global(world: Environment) -> None:
-    reported_message = ReportedMessage("jörg@example.org", world.now(), "q", DsnRequest())
+def test_dsn_to_non_ascii_address_is_global(environment: Environment) -> None:
+    reported_message = ReportedMessage("jörg@example.org", environment.now(), "q", DsnRequest())
     result = DeliveryResult.from_refusal(550, "5.1.1 No", "mx.example.net")
     reported_recipients = [ReportedRecipient("çelik@bücher.example", DsnAction.FAILED, result)]
     raw = "Subject: Grüße\r\n\r\nHallo\r\n".encode()
-    message = parse_smtp_message(build_report(world, reported_message, reported_recipients, raw))
+    message = parse_smtp_message(
+        build_report(environment, reported_message, reported_recipients, raw)
+    )
     content_types = [part.get_content_type() for part in message.iter_parts()]
     assert content_types == [
         "text/plain",
@@ -297,18 +331,18 @@ def test_dsn_to_non_ascii_address_is_global(world: Environment) -> None:
     ]
     assert (
         "Final-Recipient: utf-8; çelik@bücher.example"
-        in build_report(world, reported_message, reported_recipients, raw).decode()
+        in build_report(environment, reported_message, reported_recipients, raw).decode()
     )
 
 
-def test_server_response_adds_no_dsn_field(world: Environment) -> None:
+def test_server_response_adds_no_dsn_field(environment: Environment) -> None:
     result = DeliveryResult.from_refusal(
         550, "No\r\nFinal-Recipient: rfc822; eve@x\r\n\r\n--\x00\x1b", "mx"
     )
     reported_recipients = [ReportedRecipient("gone@example.net", DsnAction.FAILED, result)]
-    reported_message = ReportedMessage("ada@example.org", world.now(), "q", DsnRequest())
+    reported_message = ReportedMessage("ada@example.org", environment.now(), "q", DsnRequest())
     message = parse_smtp_message(
-        build_report(world, reported_message, reported_recipients, SUBMITTED_MESSAGE)
+        build_report(environment, reported_message, reported_recipients, SUBMITTED_MESSAGE)
     )
     _, rows = dsn_fields(message)
     assert [row["Final-Recipient"] for row in rows] == ["rfc822; gone@example.net"]
@@ -328,27 +362,30 @@ def test_server_response_adds_no_dsn_field(world: Environment) -> None:
     ],
 )
 def test_dsn_status_of_each_delivery_result(
-    world: Environment, result: DeliveryResult, action: DsnAction, expected_status: str
+    environment: Environment, result: DeliveryResult, action: DsnAction, expected_status: str
 ) -> None:
-    reported_message = ReportedMessage("ada@example.org", world.now(), "q", DsnRequest())
+    reported_message = ReportedMessage("ada@example.org", environment.now(), "q", DsnRequest())
     reported_recipients = [ReportedRecipient("gone@example.net", action, result)]
     _, (row,) = dsn_fields(
         parse_smtp_message(
-            build_report(world, reported_message, reported_recipients, SUBMITTED_MESSAGE)
+            build_report(environment, reported_message, reported_recipients, SUBMITTED_MESSAGE)
         )
     )
     assert row["Status"] == expected_status
 
 
-async def test_copy_by_bcc_rule_gets_no_dsn(ada: Client, world: Environment) -> None:
+async def test_copy_by_bcc_rule_gets_no_dsn(ada: GraphQLClient, environment: Environment) -> None:
     key = await submit_with_dsn_request(ada, ALL_REPORTS)
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         statement = update(Submission).where(col(Submission.id) == key).values(copy_of=1)
         await session.exec(statement)
-    async with listening(Server({"carol": "550 No"})) as server, working(world, relay(server)):
-        await settled(world, key)
+    async with (
+        listening(Server({"carol": "550 No"})) as server,
+        working(environment, relay(server)),
+    ):
+        await settled(environment, key)
     assert await inbox(ada) == []
-    assert len(await world.database.read(select(col(QueueEntry.id)))) == 2
+    assert len(await environment.database.read(select(col(QueueEntry.id)))) == 2
 
 
 MESSAGE_SEND = """mutation ($input: MessageSendInput!) {
@@ -359,10 +396,10 @@ MESSAGE_SEND = """mutation ($input: MessageSendInput!) {
     ("request_dsn", "notify"), [(True, "DELAY,FAILURE,SUCCESS"), (False, None)]
 )
 async def test_request_dsn_of_message_send_is_queued(
-    ada: Client, world: Environment, request_dsn: bool, notify: str | None
+    ada: GraphQLClient, environment: Environment, request_dsn: bool, notify: str | None
 ) -> None:
     send_input = {"to": [{"address": "carol@example.net"}], "text": "Hi", "requestDsn": request_dsn}
     payload = (await ada(MESSAGE_SEND, input=send_input))["messageSend"]
     assert payload["errors"] == []
-    rows = await world.database.read(select(col(QueueEntry.notify), col(QueueEntry.orcpt)))
+    rows = await environment.database.read(select(col(QueueEntry.notify), col(QueueEntry.orcpt)))
     assert [tuple(row) for row in rows] == [(notify, None)]

@@ -23,7 +23,7 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from resolvers.submission import mutations as submission_mutations
-from tests.conftest import Client, Clock, context
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.mail_servers.queue_worker import PACE, State, deliveries, send
 from tests.support.stores.other_processes import taken_for_dead
 
@@ -31,15 +31,15 @@ CAPACITY = ClaimCapacity(max_recipients=100, max_destinations=20, max_last_rank=
 
 
 async def add_queue_entries(
-    ada: Client, counts: dict[str, int], *, rank: int = 1, due_in_seconds: int = 0
+    ada: GraphQLClient, counts: dict[str, int], *, rank: int = 1, due_in_seconds: int = 0
 ) -> None:
     """Add this number of queue entries for each domain."""
-    world = ada.world
-    submission_id = await send(ada, send_time=world.now() + timedelta(days=300))
-    due_at = world.now() + timedelta(seconds=due_in_seconds)
+    environment = ada.environment
+    submission_id = await send(ada, send_time=environment.now() + timedelta(days=300))
+    due_at = environment.now() + timedelta(seconds=due_in_seconds)
     rows = [
         {
-            "id": world.new_id(),
+            "id": environment.new_id(),
             "user_id": ada.user.id,
             "submission_id": submission_id,
             "recipient": f"n{nth}@{domain}",
@@ -49,13 +49,13 @@ async def add_queue_entries(
             "next_at": due_at,
             "turn_at": None if due_in_seconds else due_at,
             "rank": rank,
-            "created_at": world.now(),
-            "expires_at": world.now() + timedelta(days=5),
+            "created_at": environment.now(),
+            "expires_at": environment.now() + timedelta(days=5),
         }
         for domain, count in counts.items()
         for nth in range(count)
     ]
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         connection = await session.connection()
         await connection.execute(insert(QueueEntry), rows)
         statement = (
@@ -72,7 +72,9 @@ def recipient_counts(claimed: ClaimedJobs) -> Counter[str]:
     return counts
 
 
-async def test_each_destination_is_claimed_in_turn(ada: Client, world: Environment) -> None:
+async def test_each_destination_is_claimed_in_turn(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     small = {f"d{nth:02}.example": 3 for nth in range(30)}
     await add_queue_entries(ada, {"big.example": 3000, **small})
     capacity, cursor, claimed_counts = (
@@ -81,41 +83,43 @@ async def test_each_destination_is_claimed_in_turn(ada: Client, world: Environme
         Counter[str](),
     )
     for _ in range(4):
-        claimed = await recipient_leases.claim_due_jobs(world, PACE, capacity, cursor)
+        claimed = await recipient_leases.claim_due_jobs(environment, PACE, capacity, cursor)
         assert claimed.recipient_count <= 100 + MAX_TRANSACTION_RECIPIENTS
         claimed_counts |= recipient_counts(claimed)
     assert claimed_counts.keys() == {"big.example", *small}
 
 
 async def test_busy_destination_is_skipped_without_extra_statements(
-    ada: Client, world: Environment, statements: list[str]
+    ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     await add_queue_entries(ada, {"a.example": 5, "big.example": 2000, "z.example": 5})
-    await leases.ensure_registered(world)
+    await leases.ensure_registered(environment)
     del statements[:]
     claimed = await recipient_leases.claim_due_jobs(
-        world, PACE, replace(CAPACITY, busy_domains=["big.example"]), LineCursor()
+        environment, PACE, replace(CAPACITY, busy_domains=["big.example"]), LineCursor()
     )
     assert recipient_counts(claimed) == {"a.example": 5, "z.example": 5}
     assert claimed.has_more_blocked
     assert len(statements) <= 7
 
 
-async def test_entries_are_claimed_when_due(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_entries_are_claimed_when_due(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     await add_queue_entries(ada, {"a.example": 250, "b.example": 3}, due_in_seconds=60)
-    first_claim = await recipient_leases.claim_due_jobs(world, PACE)
+    first_claim = await recipient_leases.claim_due_jobs(environment, PACE)
     assert (first_claim.recipient_count, first_claim.has_more) == (0, False)
-    assert first_claim.next_at == world.now() + timedelta(seconds=60)
+    assert first_claim.next_at == environment.now() + timedelta(seconds=60)
     clock.tick(seconds=61)
     claimed_counts = Counter[str]()
     for _ in range(4):
-        claimed = await recipient_leases.claim_due_jobs(world, PACE)
+        claimed = await recipient_leases.claim_due_jobs(environment, PACE)
         claimed_counts += recipient_counts(claimed)
     assert claimed_counts == {"a.example": 250, "b.example": 3}
 
 
 async def test_entries_of_same_message_and_destination_are_one_job(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_queue_entries(
         ada, {"a.example": 1, "big.example": 130, "c.example": 90, "d.example": 1}
@@ -125,7 +129,7 @@ async def test_entries_of_same_message_and_destination_are_one_job(
     for _ in range(6):
         jobs += (
             await recipient_leases.claim_due_jobs(
-                world, PACE, replace(CAPACITY, max_recipients=8), cursor
+                environment, PACE, replace(CAPACITY, max_recipients=8), cursor
             )
         ).jobs
     large_jobs = [(job.domain, len(job.recipients)) for job in jobs if len(job.recipients) > 1]
@@ -139,7 +143,7 @@ async def test_entries_of_same_message_and_destination_are_one_job(
 
 @pytest.mark.parametrize("counts", [{"a.example": 100}, {"a.example": 99, "b.example": 40}])
 async def test_entries_due_at_same_time_are_one_job(
-    ada: Client, world: Environment, clock: Clock, counts: dict[str, int]
+    ada: GraphQLClient, environment: Environment, clock: ManualClock, counts: dict[str, int]
 ) -> None:
     await add_queue_entries(ada, counts, due_in_seconds=60)
     await add_queue_entries(ada, {"z.example": 500}, due_in_seconds=60)
@@ -148,7 +152,7 @@ async def test_entries_due_at_same_time_are_one_job(
     for _ in range(3):
         jobs += (
             await recipient_leases.claim_due_jobs(
-                world, PACE, replace(CAPACITY, max_recipients=8), cursor
+                environment, PACE, replace(CAPACITY, max_recipients=8), cursor
             )
         ).jobs
     assert jobs[0].domain == "a.example"
@@ -156,13 +160,15 @@ async def test_entries_due_at_same_time_are_one_job(
 
 
 async def test_claim_statement_count_does_not_grow_with_queue(
-    ada: Client, world: Environment, statements: list[str]
+    ada: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
-    await leases.ensure_registered(world)
+    await leases.ensure_registered(environment)
 
     async def count_claim_statements() -> int:
         del statements[:]
-        await recipient_leases.claim_due_jobs(world, PACE, replace(CAPACITY, max_recipients=4))
+        await recipient_leases.claim_due_jobs(
+            environment, PACE, replace(CAPACITY, max_recipients=4)
+        )
         return len(statements)
 
     await add_queue_entries(ada, {f"d{nth}.example": 1 for nth in range(5)})
@@ -174,7 +180,7 @@ async def test_claim_statement_count_does_not_grow_with_queue(
 
 
 async def test_high_rank_is_claimed_first_without_starving_low_rank(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     for rank in (0, 1, 2):
         await add_queue_entries(
@@ -186,33 +192,37 @@ async def test_high_rank_is_claimed_first_without_starving_low_rank(
         Counter[int](),
     )
     for _ in range(14):
-        claimed = await recipient_leases.claim_due_jobs(world, PACE, capacity, cursor)
+        claimed = await recipient_leases.claim_due_jobs(environment, PACE, capacity, cursor)
         ranks.update(job.rank for job in claimed.jobs)
     assert ranks[0] > ranks[2] > 0
     assert ranks[1] > ranks[2]
 
 
-async def test_low_rank_is_claimed_within_one_destination(ada: Client, world: Environment) -> None:
+async def test_low_rank_is_claimed_within_one_destination(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await add_queue_entries(ada, {"one.example": 500}, rank=0)
     await add_queue_entries(ada, {"one.example": 5}, rank=2)
     cursor, ranks = LineCursor(), list[int]()
     for _ in range(7):
         claimed = await recipient_leases.claim_due_jobs(
-            world, PACE, replace(CAPACITY, max_recipients=10, max_destinations=1), cursor
+            environment, PACE, replace(CAPACITY, max_recipients=10, max_destinations=1), cursor
         )
         ranks += [job.rank for job in claimed.jobs]
     assert set(ranks) == {0, 2}
 
 
-async def test_last_rank_leaves_capacity_for_new_entries(ada: Client, world: Environment) -> None:
+async def test_last_rank_leaves_capacity_for_new_entries(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await add_queue_entries(ada, {f"dead{nth}.example": 1 for nth in range(50)}, rank=LAST_RANK)
     claimed = await recipient_leases.claim_due_jobs(
-        world, PACE, replace(CAPACITY, max_last_rank=6), LineCursor()
+        environment, PACE, replace(CAPACITY, max_last_rank=6), LineCursor()
     )
     assert (len(claimed.jobs), claimed.has_more_blocked, claimed.has_more) == (6, True, False)
     await add_queue_entries(ada, {"alive.example": 1})
     claimed = await recipient_leases.claim_due_jobs(
-        world, PACE, replace(CAPACITY, max_destinations=5, max_last_rank=0), LineCursor()
+        environment, PACE, replace(CAPACITY, max_destinations=5, max_last_rank=0), LineCursor()
     )
     assert recipient_counts(claimed) == {"alive.example": 1}
 
@@ -222,22 +232,31 @@ async def test_last_rank_leaves_capacity_for_new_entries(ada: Client, world: Env
     [(Priority.HIGH, [0, 1, 2]), (Priority.NORMAL, [1, 2, 2]), (Priority.LOW, [2, 2, 2])],
 )
 async def test_rank_is_lowered_after_attempt(
-    ada: Client, world: Environment, clock: Clock, priority: Priority, ranks: Sequence[int]
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    priority: Priority,
+    ranks: Sequence[int],
 ) -> None:
     key = await send(ada, NamedAddress("carol@example.net"), priority=priority)
     claimed_ranks = []
     for _ in ranks:
-        (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+        (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
         claimed_ranks.append(job.rank)
         await record_results_and_report(
-            world, job, {job.recipients[0].delivery_id: DeliveryResult.from_refusal(450, "No")}, b""
+            environment,
+            job,
+            {job.recipients[0].delivery_id: DeliveryResult.from_refusal(450, "No")},
+            b"",
         )
         clock.tick(days=1)
     assert claimed_ranks == list(ranks)
-    assert (await deliveries(world, key))["carol"].attempts == 3
+    assert (await deliveries(environment, key))["carol"].attempts == 3
 
 
-async def test_concurrent_workers_claim_each_entry_once(ada: Client, world: Environment) -> None:
+async def test_concurrent_workers_claim_each_entry_once(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await add_queue_entries(ada, {f"d{nth}.example": 20 for nth in range(20)})
     claimed_ids = list[int]()
 
@@ -245,7 +264,7 @@ async def test_concurrent_workers_claim_each_entry_once(ada: Client, world: Envi
         cursor = LineCursor()
         while (
             claimed := await recipient_leases.claim_due_jobs(
-                world, PACE, replace(CAPACITY, max_destinations=4), cursor
+                environment, PACE, replace(CAPACITY, max_destinations=4), cursor
             )
         ).recipient_count:
             claimed_ids.extend(
@@ -259,26 +278,30 @@ async def test_concurrent_workers_claim_each_entry_once(ada: Client, world: Envi
     assert len(claimed_ids) == 400
 
 
-async def test_stale_lease_is_replaced_by_next_claim(ada: Client, world: Environment) -> None:
+async def test_stale_lease_is_replaced_by_next_claim(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
-    await taken_for_dead(world)
-    (new_job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    await taken_for_dead(environment)
+    (new_job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
     assert new_job.lease != job.lease
     entry_ids = [recipient.delivery_id for recipient in job.recipients]
-    assert not await recipient_leases.mark_final_dot(world, job, entry_ids)
-    assert await recipient_leases.mark_final_dot(world, new_job, entry_ids)
+    assert not await recipient_leases.mark_final_dot(environment, job, entry_ids)
+    assert await recipient_leases.mark_final_dot(environment, new_job, entry_ids)
 
 
-async def test_uncertain_deliveries_are_counted(ada: Client, world: Environment) -> None:
+async def test_uncertain_deliveries_are_counted(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     count_before = uncertain_count()
     await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
     assert await recipient_leases.mark_final_dot(
-        world, job, [recipient.delivery_id for recipient in job.recipients]
+        environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    await taken_for_dead(world)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).uncertain_count == 2
+    await taken_for_dead(environment)
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).uncertain_count == 2
     assert uncertain_count() == count_before + 2
 
 
@@ -288,7 +311,7 @@ def uncertain_count() -> float:
 
 
 async def test_concurrent_send_and_cancel_exclude_each_other(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     final_states = set[str]()
     for nth in range(20):
@@ -297,15 +320,15 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
         async def try_send(yield_count: int) -> bool:
             for _ in range(yield_count):
                 await asyncio.sleep(0)
-            jobs = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+            jobs = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
             if not jobs:
                 return False
             (job,) = jobs
             ids = [recipient.delivery_id for recipient in job.recipients]
-            if not await recipient_leases.mark_final_dot(world, job, ids):
+            if not await recipient_leases.mark_final_dot(environment, job, ids):
                 return False
             await record_results_and_report(
-                world, job, {ids[0]: DeliveryResult(State.RELAYED, 250, "OK")}, b""
+                environment, job, {ids[0]: DeliveryResult(State.RELAYED, 250, "OK")}, b""
             )
             return True
 
@@ -313,7 +336,7 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
             for _ in range(yield_count):
                 await asyncio.sleep(0)
             try:
-                await submission_mutations.cancel_submissions(context(ada), [key])
+                await submission_mutations.cancel_submissions(client_context(ada), [key])
             except Conflict:
                 return False
             return True
@@ -322,31 +345,37 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
             try_send(nth % 5), try_cancel(key, 4 - nth % 5)
         )
         assert is_sent is not is_cancelled
-        row = (await deliveries(world, key))["carol"]
+        row = (await deliveries(environment, key))["carol"]
         assert row.state is (State.RELAYED if is_sent else State.CANCELLED)
         final_states.add(row.state)
     assert final_states
 
 
-async def test_stale_lease_cannot_send_cancelled_message(ada: Client, world: Environment) -> None:
+async def test_stale_lease_cannot_send_cancelled_message(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     key = await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
     with pytest.raises(Conflict):
-        await submission_mutations.cancel_submissions(context(ada), [key])
-    await taken_for_dead(world)
-    await submission_mutations.cancel_submissions(context(ada), [key])
+        await submission_mutations.cancel_submissions(client_context(ada), [key])
+    await taken_for_dead(environment)
+    await submission_mutations.cancel_submissions(client_context(ada), [key])
     assert not await recipient_leases.mark_final_dot(
-        world, job, [recipient.delivery_id for recipient in job.recipients]
+        environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
 
 
-async def test_held_entries_do_not_block_others(ada: Client, world: Environment) -> None:
+async def test_held_entries_do_not_block_others(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await add_queue_entries(ada, {"a.example": 50})
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.domain) == "a.example")
         await (await session.connection()).execute(
-            statement.values(held_at=world.now(), turn_at=None, next_at=world.now())
+            statement.values(held_at=environment.now(), turn_at=None, next_at=environment.now())
         )
     await add_queue_entries(ada, {"b.example": 5})
-    assert recipient_counts(await recipient_leases.claim_due_jobs(world, PACE)) == {"b.example": 5}
+    assert recipient_counts(await recipient_leases.claim_due_jobs(environment, PACE)) == {
+        "b.example": 5
+    }
     assert bulk_updates.MAX_SUBMISSIONS <= 1000

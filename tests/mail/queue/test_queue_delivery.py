@@ -32,7 +32,7 @@ from models.submission.tables import Submission, SubmissionState
 from models.users.tables import User
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
-from tests.conftest import Client, Clock, context
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.mail_servers.queue_worker import (
     FAR,
     State,
@@ -52,16 +52,27 @@ from tests.support.mail_servers.smtp_and_dns_servers import Server, listening, s
 from tests.support.stores.counter_check import rows
 
 
-async def test_message_is_relayed_unchanged_without_bcc(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as server, working(world, relay(server)):
+async def test_message_is_relayed_unchanged_without_bcc(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with listening(Server()) as server, working(environment, relay(server)):
         key = await send(ada, bcc=[NamedAddress("eve@example.org.example")])
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
         job = DeliveryJob(
-            0, key, "", 0, ada.user.tenant_id, await blob_of(world, key), "", "", world.now(), []
+            0,
+            key,
+            "",
+            0,
+            ada.user.tenant_id,
+            await blob_of(environment, key),
+            "",
+            "",
+            environment.now(),
+            [],
         )
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert (await state(world, key)) is SubmissionState.SENT
-    sent = without_bcc(await message_body.read_message(world, job))
+    assert (await state(environment, key)) is SubmissionState.SENT
+    sent = without_bcc(await message_body.read_message(environment, job))
     assert {mail.raw for mail in server.mails} == {sent}
     assert b"Bcc" not in sent
     assert b"\r\n.\r\n..dots\r\n" in sent
@@ -72,35 +83,35 @@ async def test_message_is_relayed_unchanged_without_bcc(ada: Client, world: Envi
     assert {(mail.sender, mail.helo) for mail in server.mails} == {
         ("ada@example.org", "mx.example.org")
     }
-    assert rows["carol"].delivered_at == world.now()
+    assert rows["carol"].delivered_at == environment.now()
     assert (rows["carol"].next_at, rows["carol"].holder) == (None, None)
 
 
 async def test_each_recipient_has_own_delivery_result(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     replies = {"slow": "450 4.2.1 Later", "gone": "550 5.1.1 No such user"}
     recipients = [NamedAddress(f"{name}@example.net") for name in ("good", "slow", "gone")]
-    async with listening(Server(replies)) as server, working(world, relay(server)):
+    async with listening(Server(replies)) as server, working(environment, relay(server)):
         key = await send(ada, *recipients)
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
         assert {name: (row.state, row.last_code) for name, row in rows.items()} == {
             "good": (State.RELAYED, 250),
             "slow": (State.DEFERRED, 450),
             "gone": (State.BOUNCED, 550),
         }
         assert server.sessions == 1
-        assert (await state(world, key)) is SubmissionState.SENDING
-        retry_delay_time = rows["slow"].next_at - world.now()
+        assert (await state(environment, key)) is SubmissionState.SENDING
+        retry_delay_time = rows["slow"].next_at - environment.now()
         assert timedelta(seconds=48) <= retry_delay_time <= timedelta(seconds=72)
 
         del server.replies["slow"]
         clock.tick(seconds=73)
-        ring(world)
-        await until(lambda: is_now(world, key, "slow", State.RELAYED))
-    rows = await deliveries(world, key)
+        ring(environment)
+        await until(lambda: is_now(environment, key, "slow", State.RELAYED))
+    rows = await deliveries(environment, key)
     assert (rows["slow"].attempts, rows["good"].attempts) == (2, 1)
-    assert (await state(world, key)) is SubmissionState.PARTIAL
+    assert (await state(environment, key)) is SubmissionState.PARTIAL
     assert [mail.to for mail in server.mails] == [["good@example.net"], ["slow@example.net"]]
     (bounce,) = await inbox(ada)
     assert bounce.content_type == "multipart/report"
@@ -109,28 +120,35 @@ async def test_each_recipient_has_own_delivery_result(
     assert "slow" not in bounce.preview
 
 
-async def test_submission_states_are_in_user_journal(ada: Client, world: Environment) -> None:
-    async with listening(Server({"carol": "550 No"})) as server, working(world, relay(server)):
+async def test_submission_states_are_in_user_journal(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with (
+        listening(Server({"carol": "550 No"})) as server,
+        working(environment, relay(server)),
+    ):
         key = await send(ada)
-        await settled(world, key)
+        await settled(environment, key)
     query = select(col(Change.facts)).where(
         col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
-    rows = await world.database.read(query.order_by(col(Change.last)))
+    rows = await environment.database.read(query.order_by(col(Change.last)))
     assert [row.facts["state"] for row in rows] == ["QUEUED", "SENDING", "PARTIAL"]
 
 
-async def test_entry_expires_after_five_days(ada: Client, world: Environment, clock: Clock) -> None:
+async def test_entry_expires_after_five_days(
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
+) -> None:
     replies = {"carol": "451 4.3.0 Never", "dave": "451 4.3.0 Never"}
-    async with listening(Server(replies)) as server, working(world, relay(server)):
+    async with listening(Server(replies)) as server, working(environment, relay(server)):
         key = await send(ada)
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
         assert {row.state for row in rows.values()} == {State.DEFERRED}
         clock.tick(days=5)
-        ring(world)
-        await until(lambda: is_now(world, key, "carol", State.EXPIRED))
-        await settled(world, key)
-    assert (await state(world, key)) is SubmissionState.FAILED
+        ring(environment)
+        await until(lambda: is_now(environment, key, "carol", State.EXPIRED))
+        await settled(environment, key)
+    assert (await state(environment, key)) is SubmissionState.FAILED
     (bounce,) = await inbox(ada)
     assert "nobody took it in time" in bounce.preview
 
@@ -140,44 +158,48 @@ async def test_entry_expires_after_five_days(ada: Client, world: Environment, cl
     [("451 4.3.0 Full", State.DEFERRED, 0), ("554 5.6.0 Unwanted", State.BOUNCED, 1)],
 )
 async def test_reply_after_dot_applies_to_all_recipients(
-    ada: Client, world: Environment, reply: str, expected_state: DeliveryState, dsn_count: int
+    ada: GraphQLClient,
+    environment: Environment,
+    reply: str,
+    expected_state: DeliveryState,
+    dsn_count: int,
 ) -> None:
-    async with listening(Server(after_dot=[reply])) as server, working(world, relay(server)):
+    async with listening(Server(after_dot=[reply])) as server, working(environment, relay(server)):
         key = await send(ada)
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
     assert [(row.state, row.final_dot_at) for row in rows.values()] == [(expected_state, None)] * 2
     assert len(await inbox(ada)) == dsn_count
 
 
 async def test_connection_lost_after_dot_is_retried_and_marked(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server(hang_up=True)) as server, working(world, relay(server)):
+    async with listening(Server(hang_up=True)) as server, working(environment, relay(server)):
         key = await send(ada)
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
         for row in rows.values():
-            assert (row.state, row.final_dot_at) == (State.DEFERRED, world.now())
+            assert (row.state, row.final_dot_at) == (State.DEFERRED, environment.now())
             assert "did not say" in row.last_response
         clock.tick(minutes=2)
-        ring(world)
-        await until(lambda: is_now(world, key, "dave", State.RELAYED))
+        ring(environment)
+        await until(lambda: is_now(environment, key, "dave", State.RELAYED))
     first_copy, second_copy = server.mails
     # The same Message-ID lets the recipient detect the duplicate.
     assert first_copy.raw == second_copy.raw
 
 
 async def test_local_recipients_are_delivered_without_next_hop(
-    ada: Client, bob: Client, world: Environment
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     unreachable = OutboundSettings(parse_next_hop("127.0.0.1:1"))
-    async with working(world, unreachable):
+    async with working(environment, unreachable):
         recipients = [
             NamedAddress("bob@example.org"),
             NamedAddress("nobody@example.org"),
             NamedAddress("b.ob+x@Example.org"),
         ]
         key = await send(ada, *recipients, bcc=[NamedAddress(ada.address)])
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
     assert {name: row.state for name, row in rows.items()} == {
         "bob": State.DELIVERED,
         "b.ob+x": State.DELIVERED,
@@ -193,43 +215,47 @@ async def test_local_recipients_are_delivered_without_next_hop(
 
 
 async def test_full_quota_prevents_dsn_but_not_submission_state(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     key = await send(ada, NamedAddress("nobody@example.org"))
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=10))
-    with world.wakeups.follow([ada.user.id]) as follower:
-        async with working(world, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
-            await settled(world, key)
+    with environment.wakeups.follow([ada.user.id]) as follower:
+        async with working(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
+            await settled(environment, key)
         follower.clear()
-        async with world.write_session(ada.user.id) as session:
+        async with environment.write_session(ada.user.id) as session:
             entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [key])
-            await record_entry(session, ada.user.id, entry, at=world.now())
+            await record_entry(session, ada.user.id, entry, at=environment.now())
         # The position of the dropped DSN is free again and caused no wake-up.
         assert follower.is_set()
-    assert (await state(world, key)) is SubmissionState.FAILED
+    assert (await state(environment, key)) is SubmissionState.FAILED
     assert await inbox(ada) == []
 
 
-async def test_undeliverable_bounce_is_not_bounced(ada: Client, world: Environment) -> None:
+async def test_undeliverable_bounce_is_not_bounced(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     key = await send(ada, NamedAddress("nobody@example.org"))
-    async with world.write_session(ada.user.id) as session:
+    async with environment.write_session(ada.user.id) as session:
         statement = update(Submission).where(col(Submission.id) == key).values(envelope_from="")
         await session.exec(statement)
-    async with working(world, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
-        rows = await settled(world, key)
+    async with working(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
+        rows = await settled(environment, key)
     assert rows["nobody"].state is State.BOUNCED
     assert await inbox(ada) == []
 
 
-async def test_large_message_with_dots_arrives_unchanged(ada: Client, world: Environment) -> None:
+async def test_large_message_with_dots_arrives_unchanged(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     text = "".join(f"{'.' * (n % 5)}{n}\n.\n" for n in range(120_000))[: 1 << 20]
-    async with listening(Server()) as server, working(world, relay(server)):
-        file = OutgoingFile(world.random_bytes(9 << 20))
+    async with listening(Server()) as server, working(environment, relay(server)):
+        file = OutgoingFile(environment.random_bytes(9 << 20))
         request = SendRequest(to=FAR, text=text, attachments=[file])
-        payload = await submission_create.send_message(context(ada), request)
+        payload = await submission_create.send_message(client_context(ada), request)
         assert payload.submission is not None
-        await settled(world, payload.submission.id)
+        await settled(environment, payload.submission.id)
     (mail,) = server.mails
     parsed = email.message_from_bytes(mail.raw, policy=policy.default)
     text_part, file_part = parsed.iter_parts()
@@ -245,18 +271,24 @@ async def test_large_message_with_dots_arrives_unchanged(ada: Client, world: Env
     ],
 )
 async def test_message_that_server_does_not_support_bounces(
-    ada: Client, world: Environment, features: dict[str, Any], recipient: str, status_code: str
+    ada: GraphQLClient,
+    environment: Environment,
+    features: dict[str, Any],
+    recipient: str,
+    status_code: str,
 ) -> None:
-    async with listening(Server(features=features)) as server, working(world, relay(server)):
-        (row,) = (await settled(world, await send(ada, NamedAddress(recipient)))).values()
+    async with listening(Server(features=features)) as server, working(environment, relay(server)):
+        (row,) = (await settled(environment, await send(ada, NamedAddress(recipient)))).values()
     assert (row.state, row.last_response[:5]) == (State.BOUNCED, status_code)
     assert server.mails == []
     assert len(await inbox(ada)) == 1
 
 
-async def test_non_ascii_address_is_sent_with_smtputf8(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as server, working(world, relay(server)):
-        await settled(world, await send(ada, NamedAddress("jörg@bücher.example")))
+async def test_non_ascii_address_is_sent_with_smtputf8(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with listening(Server()) as server, working(environment, relay(server)):
+        await settled(environment, await send(ada, NamedAddress("jörg@bücher.example")))
     (mail,) = server.mails
     assert mail.to == ["jörg@xn--bcher-kva.example"]
     assert {"SMTPUTF8", "BODY=8BITMIME"} <= set(mail.options)
@@ -264,32 +296,39 @@ async def test_non_ascii_address_is_sent_with_smtputf8(ada: Client, world: Envir
 
 
 @pytest.mark.parametrize("query", ["?tls=required", "?tls=never", ""])
-async def test_tls_follows_next_hop_parameter(ada: Client, world: Environment, query: str) -> None:
+async def test_tls_follows_next_hop_parameter(
+    ada: GraphQLClient, environment: Environment, query: str
+) -> None:
     server = Server(features={"tls_context": server_tls()})
-    async with listening(server) as running_server, working(world, relay(running_server, query)):
-        rows = await settled(world, await send(ada))
+    async with (
+        listening(server) as running_server,
+        working(environment, relay(running_server, query)),
+    ):
+        rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert running_server.mails[0].encrypted is (query != "?tls=never")
 
 
-async def test_required_tls_without_starttls_defers(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as server, working(world, relay(server, "?tls=required")):
-        rows = await settled(world, await send(ada))
+async def test_required_tls_without_starttls_defers(
+    ada: GraphQLClient, environment: Environment
+) -> None:
+    async with listening(Server()) as server, working(environment, relay(server, "?tls=required")):
+        rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert rows["carol"].last_response.startswith("4.7.5")
     assert server.mails == []
 
 
 async def test_required_tls_with_untrusted_certificate_defers(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     server = Server(features={"tls_context": server_tls()})
     async with listening(server) as running_server:
         settings = OutboundSettings(
             parse_next_hop(f"smtp://127.0.0.1:{running_server.port}?tls=required")
         )
-        async with working(world, settings):
-            rows = await settled(world, await send(ada))
+        async with working(environment, settings):
+            rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert running_server.mails == []
 
@@ -299,33 +338,39 @@ async def test_required_tls_with_untrusted_certificate_defers(
     [("secret", State.RELAYED, "2.0.0 Taken"), ("wrong", State.DEFERRED, "4.7.0 Our password")],
 )
 async def test_sign_in_to_next_hop(
-    ada: Client, world: Environment, password: str, expected_state: DeliveryState, response: str
+    ada: GraphQLClient,
+    environment: Environment,
+    password: str,
+    expected_state: DeliveryState,
+    response: str,
 ) -> None:
     server = Server()
     server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
     async with listening(server, tls=True) as running_server:
         hop = parse_next_hop(f"smtps://us%40here:{password}@127.0.0.1:{running_server.port}")
-        async with working(world, OutboundSettings(hop, trusted_context=trust())):
-            rows = await settled(world, await send(ada))
+        async with working(environment, OutboundSettings(hop, trusted_context=trust())):
+            rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {expected_state}
     assert rows["carol"].last_response.startswith(response)
     assert running_server.logins[0] == "us@here"
 
 
-async def test_password_is_not_sent_without_tls(ada: Client, world: Environment) -> None:
+async def test_password_is_not_sent_without_tls(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     server = Server()
     server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
     async with listening(server) as running_server:
         hop = parse_next_hop(f"smtp://us:secret@127.0.0.1:{running_server.port}")
-        async with working(world, OutboundSettings(hop, trusted_context=trust())):
-            rows = await settled(world, await send(ada))
+        async with working(environment, OutboundSettings(hop, trusted_context=trust())):
+            rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert (running_server.logins, running_server.mails) == ([], [])
 
 
-async def test_unreachable_next_hop_defers(ada: Client, world: Environment) -> None:
-    async with working(world, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
-        rows = await settled(world, await send(ada))
+async def test_unreachable_next_hop_defers(ada: GraphQLClient, environment: Environment) -> None:
+    async with working(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
+        rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert await inbox(ada) == []
 
@@ -380,8 +425,8 @@ def test_submission_state_follows_entry_states(
     )
 
 
-def test_dsn_is_machine_readable(world: Environment) -> None:
-    now = world.now()
+def test_dsn_is_machine_readable(environment: Environment) -> None:
+    now = environment.now()
     recipients = [
         JobRecipient(1, "jörg@bücher.example", 1, now),
         JobRecipient(2, "gone@example.net", 1, now),
@@ -393,7 +438,7 @@ def test_dsn_is_machine_readable(world: Environment) -> None:
     }
     raw = b"Message-ID: <1@example.org>\r\nBcc: eve@example.net\r\nSubject: Hi\r\n\r\nsecret"
     message = email.message_from_bytes(
-        report_from_results(world, job, results, raw), policy=policy.default
+        report_from_results(environment, job, results, raw), policy=policy.default
     )
     assert message["Auto-Submitted"] == "auto-replied"
     assert message["References"] == "<1@example.org>"
@@ -413,30 +458,37 @@ def test_dsn_is_machine_readable(world: Environment) -> None:
     assert "eve@" not in original.get_payload()
 
 
-async def test_blobs_of_sent_submission_are_deleted(ada: Client, world: Environment) -> None:
+async def test_blobs_of_sent_submission_are_deleted(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     deferring_server = Server({"later": "451 4.3.0 Later"})
-    async with listening(deferring_server) as server, working(world, relay(server)):
+    async with listening(deferring_server) as server, working(environment, relay(server)):
         sent_key = await send(ada, NamedAddress("carol@example.net"))
         waiting_key = await send(
             ada, NamedAddress("carol@example.net"), NamedAddress("later@example.net")
         )
         for key in (sent_key, waiting_key):
-            await settled(world, key)
-    assert (await housekeeping.run_round(world)).sent > 0
-    remaining = await world.database.read(select(col(SubmissionBlob.submission_id)).distinct())
+            await settled(environment, key)
+    assert (await housekeeping.run_round(environment)).sent > 0
+    remaining = await environment.database.read(
+        select(col(SubmissionBlob.submission_id)).distinct()
+    )
     assert [row.submission_id for row in remaining] == [waiting_key]
-    assert (await check_consistency(world)).findings == []
+    assert (await check_consistency(environment)).findings == []
 
 
 async def test_damaged_message_is_deferred_until_repair(
-    ada: Client, world: Environment, clock: Clock, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with listening(Server()) as server:
         key = await send(ada)
-        blobs = await rows(world, "SELECT id, data FROM blobs ORDER BY id")
-        await set_blob_data(world, {key: data[:-1] for key, data in blobs})
-        async with working(world, relay(server)):
-            delivery_rows = await settled(world, key)
+        blobs = await rows(environment, "SELECT id, data FROM blobs ORDER BY id")
+        await set_blob_data(environment, {key: data[:-1] for key, data in blobs})
+        async with working(environment, relay(server)):
+            delivery_rows = await settled(environment, key)
             assert {(row.state, row.last_response) for row in delivery_rows.values()} == {
                 (State.DEFERRED, "4.3.0 The stored message is damaged")
             }
@@ -445,14 +497,14 @@ async def test_damaged_message_is_deferred_until_repair(
             ]
             assert lines
             assert not [record for record in caplog.records if record.exc_info]
-            await set_blob_data(world, dict(blobs))
+            await set_blob_data(environment, dict(blobs))
             clock.tick(hours=1)
-            ring(world)
-            await until(partial(is_now, world, key, "carol", State.RELAYED))
+            ring(environment)
+            await until(partial(is_now, environment, key, "carol", State.RELAYED))
 
 
-async def set_blob_data(world: Environment, data: dict[int, bytes]) -> None:
-    async with world.write_session() as session:
+async def set_blob_data(environment: Environment, data: dict[int, bytes]) -> None:
+    async with environment.write_session() as session:
         for key, content in data.items():
             change = update(Blob).where(col(Blob.id) == key).values(data=content)
             await (await session.connection()).execute(change)

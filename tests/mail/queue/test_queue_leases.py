@@ -17,7 +17,7 @@ from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
 from models.queue.tables import QueueEntry
 from models.runtime import leases
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import (
     PACE,
     SLOW,
@@ -39,46 +39,48 @@ from tests.support.stores.other_processes import (
 )
 
 
-async def test_new_submission_wakes_worker(ada: Client, world: Environment) -> None:
-    async with listening(Server()) as server, working(world, relay(server)):
+async def test_new_submission_wakes_worker(ada: GraphQLClient, environment: Environment) -> None:
+    async with listening(Server()) as server, working(environment, relay(server)):
         await asyncio.sleep(0.1)  # the worker has found no entries and waits for a wake-up
         key = await send(ada)
         async with asyncio.timeout(5):
-            await settled(world, key)
+            await settled(environment, key)
 
 
 async def test_lease_of_dead_worker_is_claimed_again(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await send(ada)
-    first_claim = await recipient_leases.claim_due_jobs(world, PACE)
+    first_claim = await recipient_leases.claim_due_jobs(environment, PACE)
     (job,) = first_claim.jobs
     assert len(job.recipients) == 2
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).jobs == []
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).jobs == []
     clock.tick(days=1)
-    assert (await recipient_leases.claim_due_jobs(world, PACE)).jobs == []
+    assert (await recipient_leases.claim_due_jobs(environment, PACE)).jobs == []
     assert await recipient_leases.mark_final_dot(
-        world, job, [recipient.delivery_id for recipient in job.recipients]
+        environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    await taken_for_dead(world)
+    await taken_for_dead(environment)
     assert not await recipient_leases.mark_final_dot(
-        world, job, [recipient.delivery_id for recipient in job.recipients]
+        environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    second_claim = await recipient_leases.claim_due_jobs(world, PACE)
+    second_claim = await recipient_leases.claim_due_jobs(environment, PACE)
     assert (len(second_claim.jobs), second_claim.uncertain_count) == (1, 2)
 
     # The first worker was not dead, only slow.
     late_result = DeliveryResult(State.RELAYED, 250, "OK")
     await record_results_and_report(
-        world, job, {recipient.delivery_id: late_result for recipient in job.recipients}, b""
+        environment, job, {recipient.delivery_id: late_result for recipient in job.recipients}, b""
     )
-    rows = await deliveries(world, job.submission_id)
+    rows = await deliveries(environment, job.submission_id)
     assert {(row.state, row.lease) for row in rows.values()} == {
         (State.PENDING, second_claim.jobs[0].lease)
     }
 
 
-async def test_stop_before_dot_releases_leases(ada: Client, world: Environment) -> None:
+async def test_stop_before_dot_releases_leases(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     rcpt_received = asyncio.Event()
 
     async def ignore_rcpt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,18 +94,21 @@ async def test_stop_before_dot_releases_leases(ada: Client, world: Environment) 
 
     listener = await asyncio.start_server(ignore_rcpt, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    async with listener, working(world, OutboundSettings(parse_next_hop(f"127.0.0.1:{port}"))):
+    async with (
+        listener,
+        working(environment, OutboundSettings(parse_next_hop(f"127.0.0.1:{port}"))),
+    ):
         key = await send(ada)
         await asyncio.wait_for(rcpt_received.wait(), 5)
-    for row in (await deliveries(world, key)).values():
+    for row in (await deliveries(environment, key)).values():
         assert (row.state, row.lease, row.attempts) == (State.PENDING, None, 0)
-        assert row.next_at == world.now()
+        assert row.next_at == environment.now()
 
 
-async def test_stop_waits_for_reply_after_dot(ada: Client, world: Environment) -> None:
+async def test_stop_waits_for_reply_after_dot(ada: GraphQLClient, environment: Environment) -> None:
     async with listening(Server(gate=asyncio.Event())) as server:
         assert server.gate is not None
-        async with working(world, relay(server)) as stop:
+        async with working(environment, relay(server)) as stop:
             key = await send(ada)
 
             async def has_received_dot() -> bool:
@@ -113,55 +118,63 @@ async def test_stop_waits_for_reply_after_dot(ada: Client, world: Environment) -
             stop.set()
             await asyncio.sleep(0.1)
             server.gate.set()
-    rows = await deliveries(world, key)
+    rows = await deliveries(environment, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert len(server.mails) == 1
 
 
 async def test_leases_are_kept_during_slow_reply(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    other_process = another_process(world, name="far")
+    other_process = another_process(environment, name="far")
     async with (
         listening(Server(gate=asyncio.Event())) as server,
         leases.registered_process(other_process),
     ):
         assert server.gate is not None
         slow_pace = replace(PACE, final_reply_timeout=SLOW)  # longer than the test takes
-        async with working(another_process(world), relay(server), slow_pace):
+        async with working(another_process(environment), relay(server), slow_pace):
             key = await send(ada)
             for _ in range(4):
                 await asyncio.sleep(DEAD_AFTER_SECONDS)
                 clock.tick(minutes=3)
                 assert (await recipient_leases.claim_due_jobs(other_process, PACE)).jobs == []
             server.gate.set()
-            rows = await settled(world, key)
+            rows = await settled(environment, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert server.dots == 1
 
 
 @pytest.mark.parametrize(("failing_point", "sent_before"), [("dot", 0), ("sent", 1)])
 async def test_internal_error_near_dot_is_retried_and_marked(
-    ada: Client, world: Environment, clock: Clock, failing_point: str, sent_before: int
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    failing_point: str,
+    sent_before: int,
 ) -> None:
     def fail_at_fault_point(fault_point: str) -> None:
         if fault_point == failing_point:
             raise OSError("broken")
 
     async with listening(Server()) as server:
-        async with working(replace(world, reach_fault_point=fail_at_fault_point), relay(server)):
+        async with working(
+            replace(environment, reach_fault_point=fail_at_fault_point), relay(server)
+        ):
             key = await send(ada, NamedAddress("carol@example.net"))
-            row = (await settled(world, key))["carol"]
+            row = (await settled(environment, key))["carol"]
         assert (row.state, len(server.mails)) == (State.DEFERRED, sent_before)
         assert (row.final_dot_at is not None) is bool(sent_before)
         clock.tick(minutes=2)
-        async with working(world, relay(server)):
-            await until(lambda: is_now(world, key, "carol", State.RELAYED))
+        async with working(environment, relay(server)):
+            await until(lambda: is_now(environment, key, "carol", State.RELAYED))
     assert len(server.mails) == sent_before + 1
     assert len({mail.raw for mail in server.mails}) == 1
 
 
-async def test_slow_domain_does_not_delay_another(ada: Client, world: Environment) -> None:
+async def test_slow_domain_does_not_delay_another(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     dns_names = Names(
         {
             ("slow.example", "MX"): ["1 mx.slow.example."],
@@ -178,43 +191,45 @@ async def test_slow_domain_does_not_delay_another(ada: Client, world: Environmen
         listening(slow_server),
         listening(fast_server, "127.0.0.2", slow_server.port),
         working(
-            world,
+            environment,
             OutboundSettings(make_resolver=dns_names.resolver, mx_port=slow_server.port),
             pace,
         ),
     ):
         keys = [await send(ada, NamedAddress(f"n{nth}@slow.example")) for nth in range(6)]
         fast_key = await send(ada, NamedAddress("carol@fast.example"))
-        await settled(world, fast_key)
+        await settled(environment, fast_key)
         assert slow_server.sessions == 2
         slow_server.gate.set()
         for key in keys:
-            await settled(world, key)
+            await settled(environment, key)
     assert sorted(mail.to[0][:2] for mail in slow_server.mails) == [f"n{nth}" for nth in range(6)]
 
 
-async def test_two_workers_send_each_message_once(ada: Client, world: Environment) -> None:
+async def test_two_workers_send_each_message_once(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     async with listening(Server()) as server:
         keys = [await send(ada, NamedAddress(f"n{nth}@example.net")) for nth in range(20)]
         small_pace = replace(PACE, claim_size=3, max_destinations=4)
         async with (
-            working(world, relay(server), small_pace),
-            working(world, relay(server), small_pace),
+            working(environment, relay(server), small_pace),
+            working(environment, relay(server), small_pace),
         ):
             for key in keys:
-                await settled(world, key)
+                await settled(environment, key)
     assert sorted(mail.to[0] for mail in server.mails) == sorted(
         f"n{nth}@example.net" for nth in range(20)
     )
 
 
 async def test_accepted_message_is_not_resent_if_database_is_busy(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     """The result is kept until the database can store it."""
-    if world.database.dialect != "sqlite":
+    if environment.database.dialect != "sqlite":
         pytest.skip("another writer holds the whole store, as only SQLite lets it")
-    path, timers = str(make_url(world.database.url).database), list[threading.Timer]()
+    path, timers = str(make_url(environment.database.url).database), list[threading.Timer]()
 
     def lock_database(fault_point: str) -> None:
         if fault_point == "sent" and not timers:
@@ -226,46 +241,54 @@ async def test_accepted_message_is_not_resent_if_database_is_busy(
 
     async with (
         listening(Server()) as server,
-        working(replace(world, reach_fault_point=lock_database), relay(server)),
+        working(replace(environment, reach_fault_point=lock_database), relay(server)),
     ):
         key = await send(ada, NamedAddress("carol@example.net"))
         async with asyncio.timeout(60):
-            while not await is_now(world, key, "carol", State.RELAYED):  # noqa: ASYNC110 - a row
+            while not await is_now(environment, key, "carol", State.RELAYED):  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.1)
     assert timers
-    row = (await deliveries(world, key))["carol"]
+    row = (await deliveries(environment, key))["carol"]
     assert (row.attempts, len(server.mails)) == (1, 1)
 
 
-async def test_recipient_with_lost_result_is_sent_again(ada: Client, world: Environment) -> None:
+async def test_recipient_with_lost_result_is_sent_again(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     """A standby database can have the claim of a recipient without its result."""
-    process = another_process(world)
+    process = another_process(environment)
     async with listening(Server()) as server, working(process, relay(server)):
         key = await send(ada, NamedAddress("carol@example.net"))
-        row = (await settled(world, key))["carol"]
-        values = {"state": State.PENDING, "lease": world.new_id(), "holder": process.process.id}
+        row = (await settled(environment, key))["carol"]
+        values = {
+            "state": State.PENDING,
+            "lease": environment.new_id(),
+            "holder": process.process.id,
+        }
         statement = update(QueueEntry).where(col(QueueEntry.id) == row.id)
         statement = statement.values(**values, next_at=row.created_at, last_code=None)
-        await world.run_transaction(
+        await environment.run_transaction(
             lambda transaction: transaction.connection.execute(statement).close()
         )
-        await settled(world, key)
-    row = (await deliveries(world, key))["carol"]
+        await settled(environment, key)
+    row = (await deliveries(environment, key))["carol"]
     assert (row.state, row.attempts, len(server.mails)) == (State.RELAYED, 2, 2)
 
 
-async def test_only_unused_leases_are_released(ada: Client, world: Environment) -> None:
+async def test_only_unused_leases_are_released(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(world, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
     ids = [recipient.delivery_id for recipient in job.recipients]
-    world.process.sending_entry_ids.append(lambda: ids[:1])
-    assert await free_after_two_looks(world) == 1
-    assert not await recipient_leases.mark_final_dot(world, job, ids)
-    assert await recipient_leases.mark_final_dot(world, job, ids[:1])
-    world.process.sending_entry_ids.clear()
-    recipient_leases.release_after_error(world, job)
-    assert await free_after_two_looks(world) == 0
-    world.process.abandoned_leases.clear()
-    assert await free_after_two_looks(world) == 1
-    jobs = (await recipient_leases.claim_due_jobs(another_process(world), PACE)).jobs
+    environment.process.sending_entry_ids.append(lambda: ids[:1])
+    assert await free_after_two_looks(environment) == 1
+    assert not await recipient_leases.mark_final_dot(environment, job, ids)
+    assert await recipient_leases.mark_final_dot(environment, job, ids[:1])
+    environment.process.sending_entry_ids.clear()
+    recipient_leases.release_after_error(environment, job)
+    assert await free_after_two_looks(environment) == 0
+    environment.process.abandoned_leases.clear()
+    assert await free_after_two_looks(environment) == 1
+    jobs = (await recipient_leases.claim_due_jobs(another_process(environment), PACE)).jobs
     assert sum(len(claimed_job.recipients) for claimed_job in jobs) == 2

@@ -22,7 +22,7 @@ from models.runtime.clock_steps import (
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.server_processes import ServerClock
 from models.store.columns import core_table
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import PACE, State, is_now, relay, send, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.stores.other_processes import another_process
@@ -33,26 +33,28 @@ BACKOFF = timedelta(minutes=10)  # longer than the first pauses of a retry
 
 
 @asynccontextmanager
-async def deferred_recipient(ada: Client, world: Environment) -> AsyncGenerator[tuple[int, Server]]:
+async def deferred_recipient(
+    ada: GraphQLClient, environment: Environment
+) -> AsyncGenerator[tuple[int, Server]]:
     """Defer a recipient once. The server accepts it from then on."""
     async with listening(Server({"carol": "451 4.3.0 Later"})) as smtp_server:
-        async with working(world, relay(smtp_server)):
+        async with working(environment, relay(smtp_server)):
             key = await send(ada, NamedAddress("carol@example.net"))
-            await until(lambda: is_now(world, key, "carol", State.DEFERRED))
+            await until(lambda: is_now(environment, key, "carol", State.DEFERRED))
         smtp_server.replies.clear()
         yield key, smtp_server
 
 
-async def wait_for_retry(world: Environment, key: int, smtp_server: Server) -> None:
-    async with working(world, relay(smtp_server)):
-        await until(lambda: is_now(world, key, "carol", State.RELAYED))
+async def wait_for_retry(environment: Environment, key: int, smtp_server: Server) -> None:
+    async with working(environment, relay(smtp_server)):
+        await until(lambda: is_now(environment, key, "carol", State.RELAYED))
 
 
 async def test_retry_is_on_time_after_clock_set_back_while_running(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     clock.time += HOUR
-    server = another_process(world)
+    server = another_process(environment)
     async with (
         leases.registered_process(server),
         deferred_recipient(ada, server) as (key, smtp_server),
@@ -71,9 +73,9 @@ async def send_two_heartbeats(server: Environment) -> None:
 
 
 async def test_retry_committed_after_heartbeat_follows_clock(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = another_process(world)
+    server = another_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     clock.time += HOUR
@@ -90,15 +92,19 @@ async def test_retry_committed_after_heartbeat_follows_clock(
 
 @pytest.mark.parametrize("boot", ["the same boot", "another boot"])
 async def test_retry_is_on_time_after_clock_set_back_before_restart(
-    ada: Client, world: Environment, clock: Clock, monkeypatch: pytest.MonkeyPatch, boot: str
+    ada: GraphQLClient,
+    environment: Environment,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    boot: str,
 ) -> None:
     clock.time += HOUR
-    old_process = another_process(world)
+    old_process = another_process(environment)
     async with deferred_recipient(ada, old_process) as (key, smtp_server):
         clock.time -= HOUR
         if boot == "another boot":
             monkeypatch.setattr(clock_steps, "boot_id", lambda: boot)
-        new_process = another_process(world)
+        new_process = another_process(environment)
         new_process.process.server_id = old_process.process.server_id
         await leases.ensure_registered(new_process)
         clock.time += BACKOFF
@@ -106,11 +112,11 @@ async def test_retry_is_on_time_after_clock_set_back_before_restart(
 
 
 async def test_retry_of_stopped_server_does_not_follow_its_clock(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server_ahead, other_server = (
-        another_process(world, ahead=HOUR),
-        another_process(world, name="heir"),
+        another_process(environment, ahead=HOUR),
+        another_process(environment, name="heir"),
     )
     async with (
         leases.registered_process(other_server),
@@ -118,7 +124,7 @@ async def test_retry_of_stopped_server_does_not_follow_its_clock(
     ):
 
         async def is_clock_deleted() -> bool:
-            return await server_ids_with_clock(world) == {other_server.process.server_id}
+            return await server_ids_with_clock(environment) == {other_server.process.server_id}
 
         await until(is_clock_deleted)
         clock.time += BACKOFF
@@ -126,9 +132,9 @@ async def test_retry_of_stopped_server_does_not_follow_its_clock(
 
 
 async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = another_process(world)
+    server = another_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     await leases.send_heartbeat(server)
@@ -142,10 +148,10 @@ async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
 
 
 async def test_clocks_of_several_servers_set_back_shorten_waits_once(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    servers = [another_process(world, name=name) for name in ("one", "two")]
-    servers.append(another_process(world, name="three"))
+    servers = [another_process(environment, name=name) for name in ("one", "two")]
+    servers.append(another_process(environment, name="three"))
     servers[2].process.server_id = servers[1].process.server_id  # a second process of a server
     for server in servers:
         server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
@@ -154,67 +160,71 @@ async def test_clocks_of_several_servers_set_back_shorten_waits_once(
     for server in servers[1:]:
         await leases.send_heartbeat(server)
     async with deferred_recipient(ada, servers[0]) as (key, _smtp_server):
-        planned = await next_attempt_time(world, key)
+        planned = await next_attempt_time(environment, key)
         clock.time -= HOUR
         for server in servers * 2:
             await leases.send_heartbeat(server)
-        moved_by = planned - await next_attempt_time(world, key)
+        moved_by = planned - await next_attempt_time(environment, key)
         assert abs(moved_by - HOUR) < timedelta(seconds=30)
 
 
-async def server_ids_with_clock(world: Environment) -> set[str]:
-    return {row.server for row in await world.database.read(select(col(ServerClock.server)))}
+async def server_ids_with_clock(environment: Environment) -> set[str]:
+    return {row.server for row in await environment.database.read(select(col(ServerClock.server)))}
 
 
 async def test_small_or_forward_clock_step_changes_no_wait(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = another_process(world)
+    server = another_process(environment)
     async with deferred_recipient(ada, server) as (key, _smtp_server):
         await leases.ensure_registered(server)
-        planned = await next_attempt_time(world, key)
+        planned = await next_attempt_time(environment, key)
         for step in (HOUR, -timedelta(seconds=20), HOUR):
             clock.time += step
             await send_two_heartbeats(server)
-        assert await next_attempt_time(world, key) == planned
+        assert await next_attempt_time(environment, key) == planned
 
 
-async def next_attempt_time(world: Environment, key: int) -> datetime:
+async def next_attempt_time(environment: Environment, key: int) -> datetime:
     query = select(col(QueueEntry.next_at)).where(col(QueueEntry.submission_id) == key)
-    (row,) = await world.database.read(query)
+    (row,) = await environment.database.read(query)
     planned: datetime = row.next_at
     return planned
 
 
 async def test_scheduled_message_keeps_its_send_time(
-    ada: Client, world: Environment, clock: Clock
+    ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server, send_time = another_process(world), clock.time + 3 * HOUR
+    server, send_time = another_process(environment), clock.time + 3 * HOUR
     await leases.ensure_registered(server)
     key = await send(ada, NamedAddress("carol@example.net"), send_time=send_time)
     clock.time -= HOUR
     await send_two_heartbeats(server)
-    assert await next_attempt_time(world, key) == send_time
+    assert await next_attempt_time(environment, key) == send_time
     assert (await recipient_leases.claim_due_jobs(server, PACE)).jobs == []
 
 
 @pytest.mark.parametrize("wait", WAIT_COLUMNS, ids=lambda wait: str(wait.column))
-async def test_each_wait_column_is_shortened_exactly(world: Environment, wait: WaitColumn) -> None:
-    now, table = world.now(), core_table(wait.table)
+async def test_each_wait_column_is_shortened_exactly(
+    environment: Environment, wait: WaitColumn
+) -> None:
+    now, table = environment.now(), core_table(wait.table)
     ends = now + 2 * HOUR + timedelta(milliseconds=345)
     row = sample_row(wait.table) | {wait.column.key: ends}
     if table.name == "submissions":
         row |= {"release_at": ends}
     if table.name == "dkim_keys":
         row |= {"state": "PENDING"}
-    async with world.database.engine.begin() as connection:
-        if world.database.dialect == "sqlite":
+    async with environment.database.engine.begin() as connection:
+        if environment.database.dialect == "sqlite":
             await connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
         else:
             await connection.exec_driver_sql("SET session_replication_role = replica")
         await connection.execute(insert(table), row)
         await connection.run_sync(
-            lambda sync_connection: shorten_waits(DatabaseTransaction(sync_connection, world), HOUR)
+            lambda sync_connection: shorten_waits(
+                DatabaseTransaction(sync_connection, environment), HOUR
+            )
         )
         stored_times = (await connection.execute(select(table.c[wait.column.key]))).scalars().all()
         await connection.rollback()
@@ -267,7 +277,7 @@ def test_wait_beyond_its_limit_is_over() -> None:
     assert [is_plausible_wait_running(end, now, HOUR) for end in ends] == [False, True, True, False]
 
 
-def test_rate_limit_in_memory_ends_if_clock_is_set_back(clock: Clock) -> None:
+def test_rate_limit_in_memory_ends_if_clock_is_set_back(clock: ManualClock) -> None:
     counter = HourlyCounter(1, clock)
     counter.count_event("network")
     assert counter.is_limit_reached("network")

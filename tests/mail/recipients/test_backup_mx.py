@@ -21,7 +21,7 @@ from models.errors import NotFound
 from models.queue.tables import QueueEntry
 from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.mail_servers.queue_worker import State, inbox, ring, send, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
 from tests.support.mail_servers.smtp_client import connect
@@ -31,19 +31,21 @@ ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{ address {{ id }} {ERRORS} }} }}"""
 DOMAIN = "held.example"
 HOSTNAME = "mx2.held.example"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def set_up_backup_mx(world: Environment, root: Client, **flags: bool) -> None:
+async def set_up_backup_mx(environment: Environment, root: GraphQLClient, **flags: bool) -> None:
     """Make this server the backup MX of a domain."""
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, hostname=HOSTNAME), world.options_position + 1)
+    environment.use_options_unless_outdated(
+        CommittedOptions(
+            replace(environment.options, hostname=HOSTNAME), environment.options_position + 1
+        )
     )
     await made(root, DOMAIN, backupMx=True, **UNLIMITED, **flags)
 
 
 async def create_address(
-    root: Client, text: str, user: Client | None = None, **fields: Any
+    root: GraphQLClient, text: str, user: GraphQLClient | None = None, **fields: Any
 ) -> None:
     """Create an address of a user or with targets."""
     owner = {"user": {"username": user.user.username}} if user else {}
@@ -72,9 +74,9 @@ async def running_primary_mx(
         yield server, OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port)
 
 
-async def send_to_mx(world: Environment, folder: Path, raw: bytes, *recipients: str) -> str:
+async def send_to_mx(environment: Environment, folder: Path, raw: bytes, *recipients: str) -> str:
     """Send a message to the MX listener and return the last reply."""
-    listener = MxListener(world, folder / "spool", SmtpListenerConfig())
+    listener = MxListener(environment, folder / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     try:
         client = await connect(listener.port)
@@ -87,15 +89,17 @@ async def send_to_mx(world: Environment, folder: Path, raw: bytes, *recipients: 
     return reply
 
 
-async def queued_submission_ids(world: Environment) -> list[int]:
+async def queued_submission_ids(environment: Environment) -> list[int]:
     query = select(col(Submission.id)).order_by(col(Submission.id))
-    return [row.id for row in await world.database.read(query)]
+    return [row.id for row in await environment.database.read(query)]
 
 
-async def handling(world: Environment, recipient: str) -> str:
+async def handling(environment: Environment, recipient: str) -> str:
     """Return how mail for an address is handled."""
     try:
-        accepted = await recipient_routes.accept_recipient(world, recipient, "carol@example.net")
+        accepted = await recipient_routes.accept_recipient(
+            environment, recipient, "carol@example.net"
+        )
     except NotFound:
         return "refused"
     if accepted.is_relayed_unchanged:
@@ -112,38 +116,46 @@ async def handling(world: Environment, recipient: str) -> str:
     ],
 )
 async def test_relayed_addresses_depend_on_domain_settings(
-    flags: dict[str, bool], expected: tuple[str, str], root: Client, ada: Client, world: Environment
+    flags: dict[str, bool],
+    expected: tuple[str, str],
+    root: GraphQLClient,
+    ada: GraphQLClient,
+    environment: Environment,
 ) -> None:
     known, unknown = expected
-    await set_up_backup_mx(world, root, **flags)
+    await set_up_backup_mx(environment, root, **flags)
     await create_address(root, f"ada@{DOMAIN}", ada)
     await create_address(root, f"off@{DOMAIN}", ada, active=False)
     await create_address(root, f"info@{DOMAIN}", targets=[ada.address])
-    assert await handling(world, f"A.da+x@{DOMAIN}") == known
-    assert await handling(world, f"eve@{DOMAIN}") == unknown
-    assert await handling(world, f"off@{DOMAIN}") == "refused"  # a known address that is disabled
-    assert await handling(world, f"info@{DOMAIN}") == "stays"  # for the target of the address
-    assert await handling(world, f"@{DOMAIN}") == "refused"
-    assert await handling(world, f"e\0ve@{DOMAIN}") == "refused"
-    assert await handling(world, "eve@example.org") == "refused"
-    assert await handling(world, ada.address) == "stays"
-    async with world.write_session() as session:
+    assert await handling(environment, f"A.da+x@{DOMAIN}") == known
+    assert await handling(environment, f"eve@{DOMAIN}") == unknown
+    assert (
+        await handling(environment, f"off@{DOMAIN}") == "refused"
+    )  # a known address that is disabled
+    assert await handling(environment, f"info@{DOMAIN}") == "stays"  # for the target of the address
+    assert await handling(environment, f"@{DOMAIN}") == "refused"
+    assert await handling(environment, f"e\0ve@{DOMAIN}") == "refused"
+    assert await handling(environment, "eve@example.org") == "refused"
+    assert await handling(environment, ada.address) == "stays"
+    async with environment.write_session() as session:
         statement = update(Domain).where(col(Domain.name) == DOMAIN).values(active=False)
         await session.exec(statement)
-    assert await handling(world, f"eve@{DOMAIN}") == "refused"
+    assert await handling(environment, f"eve@{DOMAIN}") == "refused"
 
 
 async def test_message_is_relayed_unchanged_to_primary_mx(
-    root: Client, ada: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    await set_up_backup_mx(world, root, relayAllRecipients=True)
+    await set_up_backup_mx(environment, root, relayAllRecipients=True)
     raw = raw_message("Held")
-    reply = await send_to_mx(world, tmp_path, raw, f"eve@{DOMAIN}", f"Bob@{DOMAIN}", ada.address)
+    reply = await send_to_mx(
+        environment, tmp_path, raw, f"eve@{DOMAIN}", f"Bob@{DOMAIN}", ada.address
+    )
     assert reply.startswith("250")
     assert [row.subject for row in await inbox(ada)] == ["Held"]
-    async with running_primary_mx() as (server, settings), working(world, settings):
-        for key in await queued_submission_ids(world):
-            rows = await settled(world, key)
+    async with running_primary_mx() as (server, settings), working(environment, settings):
+        for key in await queued_submission_ids(environment):
+            rows = await settled(environment, key)
             assert {row.state for row in rows.values()} == {State.DELIVERED}
     assert sorted(recipient for mail in server.mails for recipient in mail.to) == [
         f"Bob@{DOMAIN}",
@@ -159,14 +171,14 @@ async def test_message_is_relayed_unchanged_to_primary_mx(
 
 
 async def test_submission_is_delivered_locally_or_to_primary_mx(
-    root: Client, ada: Client, bob: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     flags = {"relayAllRecipients": True, "relayUnknownOnly": True}
-    await set_up_backup_mx(world, root, **flags)
+    await set_up_backup_mx(environment, root, **flags)
     await create_address(root, f"bob@{DOMAIN}", bob)
     key = await send(ada, NamedAddress(f"bob@{DOMAIN}"), NamedAddress(f"eve@{DOMAIN}"))
-    async with running_primary_mx() as (server, settings), working(world, settings):
-        rows = await settled(world, key)
+    async with running_primary_mx() as (server, settings), working(environment, settings):
+        rows = await settled(environment, key)
     assert {name: row.state for name, row in rows.items()} == dict.fromkeys(
         ("bob", "eve"), State.DELIVERED
     )
@@ -176,35 +188,37 @@ async def test_submission_is_delivered_locally_or_to_primary_mx(
 
 
 async def test_unreachable_primary_mx_defers_and_missing_one_bounces(
-    root: Client, ada: Client, world: Environment
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await set_up_backup_mx(world, root, relayAllRecipients=True)
+    await set_up_backup_mx(environment, root, relayAllRecipients=True)
     key = await send(ada, NamedAddress(f"eve@{DOMAIN}"))
     async with running_primary_mx() as (server, settings):
-        async with working(world, replace(settings, mx_port=1)):
-            rows = await settled(world, key)
+        async with working(environment, replace(settings, mx_port=1)):
+            rows = await settled(environment, key)
         assert (rows["eve"].state, server.mails) == (State.DEFERRED, [])
-        async with world.write_session() as session:
-            await session.exec(update(QueueEntry).values(next_at=world.now(), last_code=None))
-        async with working(world, settings):
-            ring(world)
-            rows = await settled(world, key)
+        async with environment.write_session() as session:
+            await session.exec(update(QueueEntry).values(next_at=environment.now(), last_code=None))
+        async with working(environment, settings):
+            ring(environment)
+            rows = await settled(environment, key)
         assert rows["eve"].state is State.DELIVERED
     key = await send(ada, NamedAddress(f"eve@{DOMAIN}"))
     async with (
         running_primary_mx(in_mx_record=False) as (server, settings),
-        working(world, settings),
+        working(environment, settings),
     ):
-        rows = await settled(world, key)
+        rows = await settled(environment, key)
     assert (rows["eve"].state, rows["eve"].last_code) == (State.BOUNCED, 550)
     assert "come back to us" in rows["eve"].last_response
     assert server.mails == []
 
 
-async def test_mail_loop_is_refused(root: Client, ada: Client, world: Environment) -> None:
-    await set_up_backup_mx(world, root, relayAllRecipients=True)
+async def test_mail_loop_is_refused(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
+) -> None:
+    await set_up_backup_mx(environment, root, relayAllRecipients=True)
     backend, received_field = (
-        LocalBackend(world),
+        LocalBackend(environment),
         b"Received: from a by b; Tue, 6 Jan 2026 10:00:00 +0000\r\n",
     )
     recipient = await backend.accept_recipient(f"eve@{DOMAIN}", "carol@example.net")
@@ -214,14 +228,14 @@ async def test_mail_loop_is_refused(root: Client, ada: Client, world: Environmen
             received_field * count + raw, [recipient], "carol@example.net"
         )
         assert isinstance(result, recipient_routes.MailLoop) is expected
-    assert len(await queued_submission_ids(world)) == 1
+    assert len(await queued_submission_ids(environment)) == 1
     assert await inbox(ada) == []
 
 
 async def test_alias_forward_and_rewrite_lead_to_primary_mx(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
-    await set_up_backup_mx(world, root, relayAllRecipients=True)
+    await set_up_backup_mx(environment, root, relayAllRecipients=True)
     alias = """mutation { domainAliasCreate(input: {
       alias: "second.example", domain: "held.example"}) { errors { message } } }"""
     assert (await root(alias))["domainAliasCreate"]["errors"] == []
@@ -229,15 +243,15 @@ async def test_alias_forward_and_rewrite_lead_to_primary_mx(
       from: "old@example.org", to: "new@held.example"}) { errors { message } } }"""
     assert (await root(rewrite))["recipientRewriteCreate"]["errors"] == []
     await create_address(root, "list@example.org", targets=[f"far@{DOMAIN}"])
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     for recipient in ("eve@second.example", "old@example.org", "list@example.org"):
         accepted = await backend.accept_recipient(recipient, "carol@example.net")
         raw = raw_message(recipient)
         (result,) = await backend.deliver(raw, [accepted], "carol@example.net")
         assert not isinstance(result, BaseException)
-    async with running_primary_mx() as (server, settings), working(world, settings):
-        for key in await queued_submission_ids(world):
-            await settled(world, key)
+    async with running_primary_mx() as (server, settings), working(environment, settings):
+        for key in await queued_submission_ids(environment):
+            await settled(environment, key)
     assert sorted(recipient for mail in server.mails for recipient in mail.to) == [
         "eve@second.example",
         f"far@{DOMAIN}",
@@ -248,8 +262,10 @@ async def test_alias_forward_and_rewrite_lead_to_primary_mx(
     assert senders[f"far@{DOMAIN}"].startswith("SRS0=")  # forwarding rewrites the sender
 
 
-async def test_address_trace_shows_backup_mx(root: Client, ada: Client, world: Environment) -> None:
-    await set_up_backup_mx(world, root, relayAllRecipients=True, relayUnknownOnly=True)
+async def test_address_trace_shows_backup_mx(
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment
+) -> None:
+    await set_up_backup_mx(environment, root, relayAllRecipients=True, relayUnknownOnly=True)
     await create_address(root, f"ada@{DOMAIN}", ada)
     document = "query ($a: String!) { addressTrace(address: $a) { stage output } }"
 

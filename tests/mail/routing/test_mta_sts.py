@@ -18,8 +18,13 @@ from mail.routing.route_selection import RouteRequest, select_route
 from models.errors import InvalidInput
 from models.routing.mta_sts import MtaStsMode
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock
-from tests.support.mail.tls_certificates import Pair, made, shown, trusting
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.mail.tls_certificates import (
+    CertificatePair,
+    client_tls_context,
+    make_certificate,
+    server_tls_context,
+)
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 from tests.support.mail_servers.route_rows import exchanged
 from tests.support.mail_servers.smtp_and_dns_servers import Server, answering, listening
@@ -60,12 +65,12 @@ class MtaStsTestDomain:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.authority = made("authority", authority=True)
+        self.authority = make_certificate("authority", is_authority=True)
         self.dns_names = exchanged("example.net", MX)
         self.dns_names.records["mta-sts.example.net", "A"] = ["127.0.0.1"]
         self.set_policy_id("1")
         self.server = Server()
-        self.set_certificate(made(MX, by=self.authority))
+        self.set_certificate(make_certificate(MX, issuer=self.authority))
         self.policy_server = PolicyServer()
 
     def set_policy_id(self, policy_id: str) -> None:
@@ -74,18 +79,21 @@ class MtaStsTestDomain:
             '"other"',
         ]
 
-    def set_certificate(self, certificate: Pair) -> None:
-        self.server.features = {"tls_context": shown(self.folder, certificate)}
+    def set_certificate(self, certificate: CertificatePair) -> None:
+        self.server.features = {"tls_context": server_tls_context(self.folder, certificate)}
 
     def policy_server_context(self, *names: str) -> ssl.SSLContext:
-        return shown(self.folder, made(*(names or ("mta-sts.example.net",)), by=self.authority))
+        return server_tls_context(
+            self.folder,
+            make_certificate(*(names or ("mta-sts.example.net",)), issuer=self.authority),
+        )
 
     @property
     def settings(self) -> OutboundSettings:
         return OutboundSettings(
             make_resolver=self.dns_names.resolver,
             mx_port=self.server.port,
-            trusted_context=trusting(self.authority),
+            trusted_context=client_tls_context(self.authority),
             mta_sts_port=self.policy_server.port,
             allows_private_sts_hosts=True,
         )
@@ -98,32 +106,34 @@ async def domain(tmp_path: Path) -> AsyncGenerator[MtaStsTestDomain]:
         yield domain
 
 
-async def policy_line(world: Environment, settings: OutboundSettings) -> str:
+async def policy_line(environment: Environment, settings: OutboundSettings) -> str:
     """Select a route and return its log line about the MTA-STS policy."""
-    route = await select_route(world, settings, ROUTE_REQUEST)
+    route = await select_route(environment, settings, ROUTE_REQUEST)
     (line,) = [line for line in route.route_log if line.startswith("MTA-STS of")]
     return line.removeprefix("MTA-STS of example.net: ")
 
 
 async def deliver_message(
-    ada: Client, world: Environment, settings: OutboundSettings
+    ada: GraphQLClient, environment: Environment, settings: OutboundSettings
 ) -> tuple[State, Any]:
-    async with working(world, settings):
-        row = (await settled(world, await send(ada, NamedAddress("carol@example.net"))))["carol"]
+    async with working(environment, settings):
+        row = (await settled(environment, await send(ada, NamedAddress("carol@example.net"))))[
+            "carol"
+        ]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
 async def test_enforced_policy_is_applied(
-    ada: Client, world: Environment, domain: MtaStsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: MtaStsTestDomain
 ) -> None:
     async with domain.policy_server.serve(domain.policy_server_context()):
-        state, tls = await deliver_message(ada, world, domain.settings)
+        state, tls = await deliver_message(ada, environment, domain.settings)
         assert (state, tls.endswith("(MTA-STS)")) == (State.DELIVERED, True)
-        domain.set_certificate(made("elsewhere.example", by=domain.authority))
-        state, response = await deliver_message(ada, world, domain.settings)
+        domain.set_certificate(make_certificate("elsewhere.example", issuer=domain.authority))
+        state, response = await deliver_message(ada, environment, domain.settings)
         assert (state, response[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
         domain.server.features = {}
-        state, response = await deliver_message(ada, world, domain.settings)
+        state, response = await deliver_message(ada, environment, domain.settings)
         assert (state, response) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
     assert len(domain.policy_server.requests) == 1
     assert domain.policy_server.requests[0].startswith("GET /.well-known/mta-sts.txt HTTP/1.1\r\n")
@@ -132,42 +142,51 @@ async def test_enforced_policy_is_applied(
 
 
 async def test_mx_host_outside_policy_is_not_used(
-    ada: Client, world: Environment, domain: MtaStsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: MtaStsTestDomain
 ) -> None:
     domain.dns_names.records["example.net", "MX"] = [f"20 {MX}.", "10 evil.example."]
     domain.dns_names.records["evil.example", "A"] = ["127.0.0.1"]
     async with domain.policy_server.serve(domain.policy_server_context()):
-        route = await select_route(world, domain.settings, ROUTE_REQUEST)
+        route = await select_route(environment, domain.settings, ROUTE_REQUEST)
         assert [next_hop.name for next_hop in route.next_hops] == [MX]
         del domain.dns_names.records["example.net", "MX"][0]
-        state, response = await deliver_message(ada, world, domain.settings)
+        state, response = await deliver_message(ada, environment, domain.settings)
     assert (state, response) == (State.DEFERRED, "4.7.5 MTA-STS does not name evil.example")
 
 
 async def test_cached_policy_is_used_until_it_expires(
-    world: Environment, domain: MtaStsTestDomain, clock: Clock
+    environment: Environment, domain: MtaStsTestDomain, clock: ManualClock
 ) -> None:
     async with domain.policy_server.serve(domain.policy_server_context()):
-        assert await policy_line(world, domain.settings) == "its policy 1, read just now (enforce)"
-        assert await policy_line(world, domain.settings) == "its policy 1 (enforce)"
+        assert (
+            await policy_line(environment, domain.settings)
+            == "its policy 1, read just now (enforce)"
+        )
+        assert await policy_line(environment, domain.settings) == "its policy 1 (enforce)"
         domain.policy_server.policy_text = POLICY_TEXT.format(
             mode="testing", mx="*.example.net", age=86400 * 7
         )
         domain.set_policy_id("2")
-        assert await policy_line(world, domain.settings) == "its policy 2, read just now (testing)"
+        assert (
+            await policy_line(environment, domain.settings)
+            == "its policy 2, read just now (testing)"
+        )
         domain.policy_server.policy_text = POLICY_TEXT.format(
             mode="enforce", mx="*.example.net", age=86400 * 7
         )
         domain.set_policy_id("3")
-        assert await policy_line(world, domain.settings) == "its policy 3, read just now (enforce)"
+        assert (
+            await policy_line(environment, domain.settings)
+            == "its policy 3, read just now (enforce)"
+        )
         domain.policy_server.response_head = "HTTP/1.1 301 Moved\r\nLocation: https://evil.example/"
         domain.set_policy_id("4")
-        assert (await policy_line(world, domain.settings)).startswith(
+        assert (await policy_line(environment, domain.settings)).startswith(
             "its policy as it was read before: status"
         )
         request_count = len(domain.policy_server.requests)
         assert (
-            await policy_line(world, domain.settings)
+            await policy_line(environment, domain.settings)
             == "its policy as it was read before (enforce)"
         )
         # No request follows a failed one at once.
@@ -175,31 +194,37 @@ async def test_cached_policy_is_used_until_it_expires(
         del domain.dns_names.records["_mta-sts.example.net", "TXT"]
         clock.tick(days=6)
         assert (
-            await policy_line(world, domain.settings)
+            await policy_line(environment, domain.settings)
             == "its policy as it was read before (enforce)"
         )
         clock.tick(days=2)
-        assert await policy_line(world, domain.settings) == "no policy"
+        assert await policy_line(environment, domain.settings) == "no policy"
         domain.set_policy_id("5")
-        assert (await policy_line(world, domain.settings)).startswith(
+        assert (await policy_line(environment, domain.settings)).startswith(
             "its policy could not be read: status 301"
         )
-        assert await policy_line(world, domain.settings) == "its policy could not be read"
+        assert await policy_line(environment, domain.settings) == "its policy could not be read"
         domain.policy_server.response_head = "HTTP/1.1 200 OK"
         clock.tick(minutes=6)
-        assert await policy_line(world, domain.settings) == "its policy 5, read just now (enforce)"
+        assert (
+            await policy_line(environment, domain.settings)
+            == "its policy 5, read just now (enforce)"
+        )
 
 
 async def test_policy_is_refreshed_before_it_expires(
-    world: Environment, domain: MtaStsTestDomain, clock: Clock
+    environment: Environment, domain: MtaStsTestDomain, clock: ManualClock
 ) -> None:
     async with domain.policy_server.serve(domain.policy_server_context()):
-        await policy_line(world, domain.settings)
+        await policy_line(environment, domain.settings)
         clock.tick(days=2)
-        assert await policy_line(world, domain.settings) == "its policy 1, read just now (enforce)"
+        assert (
+            await policy_line(environment, domain.settings)
+            == "its policy 1, read just now (enforce)"
+        )
     clock.tick(days=6)
     # The policy server is stopped.
-    assert "as it was read before" in await policy_line(world, domain.settings)
+    assert "as it was read before" in await policy_line(environment, domain.settings)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +239,7 @@ async def test_policy_is_refreshed_before_it_expires(
     ids=["large", "version", "missing", "certificate", "garbage"],
 )
 async def test_unreadable_policy_is_not_applied(
-    world: Environment,
+    environment: Environment,
     domain: MtaStsTestDomain,
     policy_text: str,
     response_head: str,
@@ -225,26 +250,27 @@ async def test_unreadable_policy_is_not_applied(
         response_head,
     )
     async with domain.policy_server.serve(domain.policy_server_context(*names)):
-        assert (await policy_line(world, domain.settings)).startswith(
+        assert (await policy_line(environment, domain.settings)).startswith(
             "its policy could not be read"
         )
 
 
 async def test_policy_host_with_private_address_is_refused(
-    world: Environment, domain: MtaStsTestDomain
+    environment: Environment, domain: MtaStsTestDomain
 ) -> None:
     async with domain.policy_server.serve(domain.policy_server_context()):
         settings = replace(domain.settings, allows_private_sts_hosts=False)
         assert (
-            await policy_line(world, settings) == "its policy could not be read: the host is inside"
+            await policy_line(environment, settings)
+            == "its policy could not be read: the host is inside"
         )
     assert domain.policy_server.requests == []
 
 
 async def test_dane_takes_precedence_over_mta_sts(
-    ada: Client, world: Environment, domain: MtaStsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: MtaStsTestDomain
 ) -> None:
-    certificate = made("elsewhere.example")
+    certificate = make_certificate("elsewhere.example")
     domain.set_certificate(certificate)
     record = f"_{domain.server.port}._tcp.{MX}", "TLSA"
     domain.dns_names.records[record] = [f"3 1 1 {certificate.digest()}"]
@@ -254,33 +280,33 @@ async def test_dane_takes_precedence_over_mta_sts(
             trusts_dnssec=True,
             make_resolver=lambda: enable_dnssec(domain.dns_names.resolver()),
         )
-        state, tls = await deliver_message(ada, world, settings)
+        state, tls = await deliver_message(ada, environment, settings)
     assert (state, tls.endswith("(DANE)")) == (State.DELIVERED, True)
     assert domain.policy_server.requests == []
 
 
 @pytest.mark.parametrize("mode", ["testing", "none"])
 async def test_policy_in_testing_or_none_mode_is_not_enforced(
-    ada: Client, world: Environment, domain: MtaStsTestDomain, mode: str
+    ada: GraphQLClient, environment: Environment, domain: MtaStsTestDomain, mode: str
 ) -> None:
     domain.policy_server.policy_text = POLICY_TEXT.format(mode=mode, mx="other.example", age=600)
     domain.server.features = {}
     async with domain.policy_server.serve(domain.policy_server_context()):
-        assert await deliver_message(ada, world, domain.settings) == (
+        assert await deliver_message(ada, environment, domain.settings) == (
             State.DELIVERED,
             None,
         )
 
 
 async def test_policy_without_matching_mx_host_is_temporary_failure(
-    world: Environment, domain: MtaStsTestDomain
+    environment: Environment, domain: MtaStsTestDomain
 ) -> None:
     domain.policy_server.policy_text = POLICY_TEXT.format(
         mode="enforce", mx="other.example", age=600
     )
     async with domain.policy_server.serve(domain.policy_server_context()):
         with pytest.raises(Unroutable) as problem:
-            await select_route(world, domain.settings, ROUTE_REQUEST)
+            await select_route(environment, domain.settings, ROUTE_REQUEST)
     assert (problem.value.reply_code, problem.value.reply_text[:5]) == (451, "4.7.5")
 
 

@@ -6,7 +6,7 @@ from mail.routing.mx_hosts import NextHop, OutboundSettings, TlsLevel, Unroutabl
 from mail.routing.route_selection import RouteRequest, select_route
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 from tests.support.mail_servers.smtp_and_dns_servers import (
     Names,
@@ -18,15 +18,17 @@ from tests.support.mail_servers.smtp_and_dns_servers import (
 
 
 async def find_next_hops(
-    world: Environment, settings: OutboundSettings, domain: str
+    environment: Environment, settings: OutboundSettings, domain: str
 ) -> list[NextHop]:
     """Return the next hops of mail for a domain."""
     return (
-        await select_route(world, settings, RouteRequest("", f"carol@{domain}", domain))
+        await select_route(environment, settings, RouteRequest("", f"carol@{domain}", domain))
     ).next_hops
 
 
-async def test_mx_hosts_are_tried_in_order_of_preference(ada: Client, world: Environment) -> None:
+async def test_mx_hosts_are_tried_in_order_of_preference(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     dns_names = Names(
         {
             ("example.net", "MX"): ["10 dead.example.net.", "20 mx1.example.net.", "5 nix."],
@@ -37,12 +39,14 @@ async def test_mx_hosts_are_tried_in_order_of_preference(ada: Client, world: Env
     server = Server(features={"tls_context": server_tls()})
     async with answering(dns_names), listening(server) as running_server:
         settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=running_server.port)
-        assert [host.name for host in await find_next_hops(world, settings, "example.net")] == [
+        assert [
+            host.name for host in await find_next_hops(environment, settings, "example.net")
+        ] == [
             "dead.example.net",
             "mx1.example.net",
         ]
-        async with working(world, settings):
-            rows = await settled(world, await send(ada))
+        async with working(environment, settings):
+            rows = await settled(environment, await send(ada))
     assert {(row.state, row.mx) for row in rows.values()} == {(State.DELIVERED, "mx1.example.net")}
     assert rows["carol"].tls.startswith("TLSv1.")
     assert running_server.mails[0].encrypted
@@ -63,7 +67,7 @@ async def test_mx_hosts_are_tried_in_order_of_preference(ada: Client, world: Env
     ],
 )
 async def test_domain_without_mx_host_has_specific_error(
-    world: Environment, domain: str, code: int, status: str
+    environment: Environment, domain: str, code: int, status: str
 ) -> None:
     dns_names = Names(
         {
@@ -77,11 +81,13 @@ async def test_domain_without_mx_host_has_specific_error(
     )
     async with answering(dns_names):
         with pytest.raises(Unroutable) as problem:
-            await find_next_hops(world, OutboundSettings(make_resolver=dns_names.resolver), domain)
+            await find_next_hops(
+                environment, OutboundSettings(make_resolver=dns_names.resolver), domain
+            )
     assert (problem.value.reply_code, problem.value.reply_text[: len(status)]) == (code, status)
 
 
-async def test_domain_without_mx_record_is_its_own_host(world: Environment) -> None:
+async def test_domain_without_mx_record_is_its_own_host(environment: Environment) -> None:
     dns_names = Names(
         {
             ("xn--bcher-kva.example", "A"): ["192.0.2.1"],
@@ -90,7 +96,7 @@ async def test_domain_without_mx_record_is_its_own_host(world: Environment) -> N
     )
     async with answering(dns_names):
         next_hops = await find_next_hops(
-            world, OutboundSettings(make_resolver=dns_names.resolver), "bücher.example"
+            environment, OutboundSettings(make_resolver=dns_names.resolver), "bücher.example"
         )
     assert [(host.name, host.address, host.port) for host in next_hops] == [
         ("xn--bcher-kva.example", "192.0.2.1", 25),

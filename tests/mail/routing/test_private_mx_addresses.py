@@ -12,7 +12,7 @@ from mail.outbound.route_test import run_route_test
 from mail.routing.mx_hosts import OutboundSettings, Unroutable
 from mail.routing.route_selection import RouteRequest, select_route
 from models.runtime.environment import CommittedOptions, Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 from tests.support.mail_servers.route_rows import exchanged, transport
 from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
@@ -30,18 +30,20 @@ PRIVATE_ADDRESSES = [
 
 
 @pytest.fixture(autouse=True)
-def forbid_private_mx(world: Environment) -> None:
+def forbid_private_mx(environment: Environment) -> None:
     """Set the default of the setting, which the test environment changes."""
-    set_mx_private(world, private=False)
+    set_mx_private(environment, private=False)
 
 
-def set_mx_private(world: Environment, *, private: bool) -> None:
-    options = replace(world.options, mx_private=private)
-    world.use_options_unless_outdated(CommittedOptions(options, world.options_position + 1))
+def set_mx_private(environment: Environment, *, private: bool) -> None:
+    options = replace(environment.options, mx_private=private)
+    environment.use_options_unless_outdated(
+        CommittedOptions(options, environment.options_position + 1)
+    )
 
 
 async def find_addresses(
-    world: Environment, dns_names: Names, domain: str = "example.net"
+    environment: Environment, dns_names: Names, domain: str = "example.net"
 ) -> tuple[list[str], Any]:
     """Return the addresses of the next hops and the log lines of the route."""
     log_lines: list[str] = []
@@ -50,33 +52,36 @@ async def find_addresses(
             OutboundSettings(make_resolver=dns_names.resolver),
             RouteRequest(SENDER, f"carol@{domain}", domain),
         )
-        route = await select_route(world, settings, request, log_lines)
+        route = await select_route(environment, settings, request, log_lines)
     return [next_hop.address for next_hop in route.next_hops], log_lines
 
 
-async def routing_error(world: Environment, dns_names: Names, domain: str = "example.net") -> str:
+async def routing_error(
+    environment: Environment, dns_names: Names, domain: str = "example.net"
+) -> str:
     with pytest.raises(Unroutable) as problem:
-        await find_addresses(world, dns_names, domain)
+        await find_addresses(environment, dns_names, domain)
     return f"{problem.value.reply_code} {problem.value.reply_text}"
 
 
 @pytest.mark.parametrize(("kind", "address"), PRIVATE_ADDRESSES)
 @pytest.mark.parametrize("by_mx", [True, False])
 async def test_private_address_is_used_only_if_allowed(
-    world: Environment, kind: str, address: str, *, by_mx: bool
+    environment: Environment, kind: str, address: str, *, by_mx: bool
 ) -> None:
     name = MX if by_mx else "example.net"
     records = {(name, kind): [address]} | ({("example.net", "MX"): [f"10 {MX}."]} if by_mx else {})
     assert (
-        await routing_error(world, Names(records)) == f"550 5.4.4 {name} has private addresses only"
+        await routing_error(environment, Names(records))
+        == f"550 5.4.4 {name} has private addresses only"
     )
-    set_mx_private(world, private=True)
-    addresses, log_lines = await find_addresses(world, Names(records))
+    set_mx_private(environment, private=True)
+    addresses, log_lines = await find_addresses(environment, Names(records))
     assert len(addresses) == 1
     assert "left out" not in "".join(log_lines)
 
 
-async def test_only_public_addresses_of_mx_hosts_are_used(world: Environment) -> None:
+async def test_only_public_addresses_of_mx_hosts_are_used(environment: Environment) -> None:
     dns_names = Names(
         {
             ("example.net", "MX"): ["10 in.example.net.", f"20 {MX}.", "30 gone.example.net."],
@@ -85,7 +90,7 @@ async def test_only_public_addresses_of_mx_hosts_are_used(world: Environment) ->
             (MX, "AAAA"): ["::1", "2606:4700::1111"],
         }
     )
-    addresses, log_lines = await find_addresses(world, dns_names)
+    addresses, log_lines = await find_addresses(environment, dns_names)
     assert addresses == ["8.8.8.8", "2606:4700::1111"]
     reason = "left out, it is inside, and MERGANSER_MX_PRIVATE is off"
     assert log_lines[0] == f"in.example.net (10.0.0.1): {reason}"
@@ -95,7 +100,7 @@ async def test_only_public_addresses_of_mx_hosts_are_used(world: Environment) ->
 
 @pytest.mark.parametrize("silent", [MX, "mx2.example.net"])
 async def test_dns_failure_beside_private_address_is_temporary(
-    world: Environment, silent: str
+    environment: Environment, silent: str
 ) -> None:
     """An address that DNS fails to return can be public, so that a retry is useful."""
     dns_names = NamesWithoutAaaa(
@@ -106,7 +111,7 @@ async def test_dns_failure_beside_private_address_is_temporary(
         },
         silent,
     )
-    assert (await routing_error(world, dns_names)).startswith("451 4.4.3 DNS does not answer")
+    assert (await routing_error(environment, dns_names)).startswith("451 4.4.3 DNS does not answer")
 
 
 class NamesWithoutAaaa(Names):
@@ -125,25 +130,27 @@ class NamesWithoutAaaa(Names):
         super().datagram_received(data, addr)
 
 
-async def test_message_to_domain_with_private_mx_bounces(ada: Client, world: Environment) -> None:
+async def test_message_to_domain_with_private_mx_bounces(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     async with answering(exchanged("example.net", MX)) as dns_names, listening(Server()) as server:
         settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port)
-        async with working(world, settings):
-            rows = await settled(world, await send(ada, NamedAddress(RECIPIENT)))
+        async with working(environment, settings):
+            rows = await settled(environment, await send(ada, NamedAddress(RECIPIENT)))
             assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 550)
             assert rows["carol"].last_response == f"5.4.4 {MX} has private addresses only"
             assert server.sessions == 0
-            set_mx_private(world, private=True)
-            rows = await settled(world, await send(ada, NamedAddress(RECIPIENT)))
+            set_mx_private(environment, private=True)
+            rows = await settled(environment, await send(ada, NamedAddress(RECIPIENT)))
             assert rows["carol"].state is State.DELIVERED
     assert len(server.mails) == 1
 
 
 @pytest.mark.usefixtures("ada")
-async def test_route_test_reports_private_address(world: Environment) -> None:
+async def test_route_test_reports_private_address(environment: Environment) -> None:
     async with answering(exchanged("example.net", MX)) as dns_names, listening(Server()) as server:
         result = await run_route_test(
-            world,
+            environment,
             OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port),
             SENDER,
             RECIPIENT,
@@ -158,20 +165,27 @@ async def test_route_test_reports_private_address(world: Environment) -> None:
     )
 
 
-async def test_transport_to_private_address_is_used(ada: Client, world: Environment) -> None:
+async def test_transport_to_private_address_is_used(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     dns_names = exchanged("far.example", "mx1.far.example")
     async with answering(dns_names), listening(Server()) as server:
-        await transport(world, RECIPIENT, f"[127.0.0.1]:{server.port}")
-        await transport(world, "dave@example.net", f"far.example:{server.port}", lookup_mx=True)
-        async with working(world, OutboundSettings(make_resolver=dns_names.resolver)):
+        await transport(environment, RECIPIENT, f"[127.0.0.1]:{server.port}")
+        await transport(
+            environment, "dave@example.net", f"far.example:{server.port}", lookup_mx=True
+        )
+        async with working(environment, OutboundSettings(make_resolver=dns_names.resolver)):
             rows = await settled(
-                world, await send(ada, NamedAddress(RECIPIENT), NamedAddress("dave@example.net"))
+                environment,
+                await send(ada, NamedAddress(RECIPIENT), NamedAddress("dave@example.net")),
             )
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert sorted(mail.to[0] for mail in server.mails) == [RECIPIENT, "dave@example.net"]
 
 
-async def test_backup_mx_domain_can_have_private_mx(root: Client, world: Environment) -> None:
+async def test_backup_mx_domain_can_have_private_mx(
+    root: GraphQLClient, environment: Environment
+) -> None:
     """An alias of the domain can't, since its maker need not be an ADMIN."""
     await made(root, "held.example", backupMx=True, relayAllRecipients=True, **UNLIMITED)
     document = f"""mutation ($input: DomainAliasCreateInput!) {{
@@ -180,5 +194,5 @@ async def test_backup_mx_domain_can_have_private_mx(root: Client, world: Environ
     assert (await done(root, document, **alias_input))[1] == []
     dns_names = exchanged("held.example", "mx1.held.example")
     dns_names.records["second.example", "MX"] = ["10 mx1.held.example."]
-    assert (await find_addresses(world, dns_names, "held.example"))[0] == ["127.0.0.1"]
-    assert (await routing_error(world, dns_names, "second.example")).startswith("550 5.4.4")
+    assert (await find_addresses(environment, dns_names, "held.example"))[0] == ["127.0.0.1"]
+    assert (await routing_error(environment, dns_names, "second.example")).startswith("550 5.4.4")

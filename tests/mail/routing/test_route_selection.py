@@ -14,7 +14,7 @@ from models.domains.tables import Domain
 from models.routing.tables import RelayHost, TlsPolicyLevel
 from models.runtime.environment import Environment
 from models.users.tables import User
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import State, send, settled, working
 from tests.support.mail_servers.route_rows import exchanged, policy, transport
 from tests.support.mail_servers.smtp_and_dns_servers import (
@@ -32,98 +32,102 @@ ROUTE_REQUEST = RouteRequest(
 
 
 async def first_next_hop(
-    world: Environment,
+    environment: Environment,
     request: RouteRequest = ROUTE_REQUEST,
     settings: OutboundSettings | None = None,
 ) -> NextHop:
     return (
         await select_route(
-            world, settings or OutboundSettings(parse_next_hop("hop.example")), request
+            environment, settings or OutboundSettings(parse_next_hop("hop.example")), request
         )
     ).next_hops[0]
 
 
-async def add_relay_host(world: Environment, domain: str, **columns: Any) -> int:
+async def add_relay_host(environment: Environment, domain: str, **columns: Any) -> int:
     """Add a relay host and assign it to a domain."""
-    relay_host_id = world.new_id()
+    relay_host_id = environment.new_id()
     secret = (
-        world.secret_box.encrypt("secret", relay_host_context(relay_host_id))
+        environment.secret_box.encrypt("secret", relay_host_context(relay_host_id))
         if columns.get("username")
         else None
     )
     defaults = {"host": "relay.example", "secret": secret}
-    row = RelayHost(id=relay_host_id, created_at=world.now(), **(defaults | columns))
-    async with world.write_session() as session:
+    row = RelayHost(id=relay_host_id, created_at=environment.now(), **(defaults | columns))
+    async with environment.write_session() as session:
         session.add(row)
         statement = update(Domain).where(col(Domain.name) == domain)
         await session.exec(statement.values(relay_host_id=relay_host_id))
     return relay_host_id
 
 
-async def test_most_specific_transport_is_used(world: Environment) -> None:
-    await transport(world, "/^carol@.*example\\.net$/", "pattern.example")
-    assert (await first_next_hop(world)).name == "pattern.example"
+async def test_most_specific_transport_is_used(environment: Environment) -> None:
+    await transport(environment, "/^carol@.*example\\.net$/", "pattern.example")
+    assert (await first_next_hop(environment)).name == "pattern.example"
     for destination in (".net", ".example.net", ".mail.example.net", "deep.mail.example.net"):
-        await transport(world, destination, f"by{destination.replace('.', '-')}.example")
-        assert (await first_next_hop(world)).name == f"by{destination.replace('.', '-')}.example"
-    await transport(world, "carol@deep.mail.example.net", "[192.0.2.1]:2525")
-    next_hop = await first_next_hop(world)
+        await transport(environment, destination, f"by{destination.replace('.', '-')}.example")
+        assert (
+            await first_next_hop(environment)
+        ).name == f"by{destination.replace('.', '-')}.example"
+    await transport(environment, "carol@deep.mail.example.net", "[192.0.2.1]:2525")
+    next_hop = await first_next_hop(environment)
     assert (next_hop.name, next_hop.port, next_hop.is_relay) == ("192.0.2.1", 2525, True)
     other_recipient = RouteRequest("", "dave@deep.mail.example.net", "deep.mail.example.net")
-    assert (await first_next_hop(world, other_recipient)).name == "bydeep-mail-example-net.example"
+    assert (
+        await first_next_hop(environment, other_recipient)
+    ).name == "bydeep-mail-example-net.example"
     other_domain = RouteRequest("", "dave@mail.example.com", "mail.example.com")
-    assert (await first_next_hop(world, other_domain)).name == "hop.example"
+    assert (await first_next_hop(environment, other_domain)).name == "hop.example"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_inactive_transport_and_relay_host_are_ignored(world: Environment) -> None:
-    await transport(world, "deep.mail.example.net", "there.example", active=False)
-    await add_relay_host(world, "example.org", active=False)
-    assert (await first_next_hop(world)).name == "hop.example"
+async def test_inactive_transport_and_relay_host_are_ignored(environment: Environment) -> None:
+    await transport(environment, "deep.mail.example.net", "there.example", active=False)
+    await add_relay_host(environment, "example.org", active=False)
+    assert (await first_next_hop(environment)).name == "hop.example"
 
 
-async def test_subdomain_transport_does_not_match_domain_itself(world: Environment) -> None:
-    await transport(world, ".example.net", "above.example")
+async def test_subdomain_transport_does_not_match_domain_itself(environment: Environment) -> None:
+    await transport(environment, ".example.net", "above.example")
     domain_request = RouteRequest("", "dave@example.net", "example.net")
-    assert (await first_next_hop(world, domain_request)).name == "hop.example"
+    assert (await first_next_hop(environment, domain_request)).name == "hop.example"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_relay_host_of_sender_domain_is_used(world: Environment) -> None:
-    await add_relay_host(world, "example.org", username="us", port=587)
-    next_hop = await first_next_hop(world)
+async def test_relay_host_of_sender_domain_is_used(environment: Environment) -> None:
+    await add_relay_host(environment, "example.org", username="us", port=587)
+    next_hop = await first_next_hop(environment)
     assert next_hop == NextHop(
         "relay.example", 587, "relay.example", TlsLevel.REQUIRED, "us", "secret", is_relay=True
     )
     assert "secret" not in repr(next_hop)
     for sender in ("", "eve@example.com"):
         request = RouteRequest(sender, ROUTE_REQUEST.recipient, ROUTE_REQUEST.domain)
-        assert (await first_next_hop(world, request)).name == "hop.example"
-    await transport(world, ROUTE_REQUEST.domain, "there.example")
-    assert (await first_next_hop(world)).name == "there.example"
+        assert (await first_next_hop(environment, request)).name == "hop.example"
+    await transport(environment, ROUTE_REQUEST.domain, "there.example")
+    assert (await first_next_hop(environment)).name == "there.example"
 
 
 @pytest.mark.usefixtures("ada")
-async def test_relay_host_with_password_requires_tls(world: Environment) -> None:
-    relay_host_id = await add_relay_host(world, "example.org", username="us", tls=False)
-    assert (await first_next_hop(world)).tls_level is TlsLevel.REQUIRED
-    await policy(world, "[relay.example]:25", TlsPolicyLevel.NONE)
-    assert (await first_next_hop(world)).tls_level is TlsLevel.REQUIRED
-    async with world.write_session() as session:
+async def test_relay_host_with_password_requires_tls(environment: Environment) -> None:
+    relay_host_id = await add_relay_host(environment, "example.org", username="us", tls=False)
+    assert (await first_next_hop(environment)).tls_level is TlsLevel.REQUIRED
+    await policy(environment, "[relay.example]:25", TlsPolicyLevel.NONE)
+    assert (await first_next_hop(environment)).tls_level is TlsLevel.REQUIRED
+    async with environment.write_session() as session:
         row = await session.get(RelayHost, relay_host_id)
         assert row is not None
-        row.secret = world.secret_box.encrypt("secret", transport_context(relay_host_id))
+        row.secret = environment.secret_box.encrypt("secret", transport_context(relay_host_id))
     with pytest.raises(Unroutable) as problem:
-        await first_next_hop(world)
+        await first_next_hop(environment)
     assert problem.value.reply_code == 451
 
 
-async def test_transport_with_lookup_mx_uses_mx_hosts(world: Environment) -> None:
+async def test_transport_with_lookup_mx_uses_mx_hosts(environment: Environment) -> None:
     dns_names = exchanged("far.example", "mx1.far.example", "mx2.far.example")
-    await transport(world, ROUTE_REQUEST.domain, "far.example:2525", lookup_mx=True)
+    await transport(environment, ROUTE_REQUEST.domain, "far.example:2525", lookup_mx=True)
     async with answering(dns_names):
         route = await select_route(
-            world, OutboundSettings(make_resolver=dns_names.resolver), ROUTE_REQUEST
+            environment, OutboundSettings(make_resolver=dns_names.resolver), ROUTE_REQUEST
         )
     assert [(next_hop.name, next_hop.address, next_hop.port) for next_hop in route.next_hops] == [
         ("mx1.far.example", "127.0.0.1", 2525),
@@ -153,26 +157,28 @@ def test_invalid_host_port_is_refused(text: str) -> None:
 
 
 async def test_recipients_of_one_message_use_different_routes(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
     async with listening(Server()) as default_server, listening(Server()) as transport_server:
-        await transport(world, "dave@example.net", f"[127.0.0.1]:{transport_server.port}")
+        await transport(environment, "dave@example.net", f"[127.0.0.1]:{transport_server.port}")
         settings = OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{default_server.port}"))
-        async with working(world, settings):
-            rows = await settled(world, await send(ada))
+        async with working(environment, settings):
+            rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert [mail.to for mail in default_server.mails] == [["carol@example.net"]]
     assert [mail.to for mail in transport_server.mails] == [["dave@example.net"]]
 
 
-async def test_delivery_signs_in_to_relay_host(ada: Client, world: Environment) -> None:
+async def test_delivery_signs_in_to_relay_host(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     async with listening(Server()) as server:
         server.features = {"tls_context": server_tls(), "authenticator": server.authenticate}
         await add_relay_host(
-            world, "example.org", username="us", host="127.0.0.1", port=server.port
+            environment, "example.org", username="us", host="127.0.0.1", port=server.port
         )
-        async with working(world, OutboundSettings(trusted_context=trust())):
-            rows = await settled(world, await send(ada))
+        async with working(environment, OutboundSettings(trusted_context=trust())):
+            rows = await settled(environment, await send(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert server.logins == ["us"]
     assert server.mails[0].encrypted
@@ -180,31 +186,31 @@ async def test_delivery_signs_in_to_relay_host(ada: Client, world: Environment) 
 
 
 async def test_user_with_enforced_tls_never_sends_in_cleartext(
-    ada: Client, world: Environment
+    ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         statement = update(User).where(col(User.id) == ada.user.id)
         await session.exec(statement.values(tls_enforce_out=True))
     dns_names = exchanged("example.net", "mx1.example.net", "mx2.example.net")
     cleartext_server = Server()
     async with answering(dns_names), listening(cleartext_server):
         settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=cleartext_server.port)
-        async with working(world, settings):
-            rows = await settled(world, await send(ada, NamedAddress("carol@example.net")))
+        async with working(environment, settings):
+            rows = await settled(environment, await send(ada, NamedAddress("carol@example.net")))
             assert (rows["carol"].state, rows["carol"].last_code) == (State.DEFERRED, 451)
             assert cleartext_server.mails == []
         tls_server = Server(features={"tls_context": server_tls()})
         async with (
             listening(tls_server, "127.0.0.2", cleartext_server.port),
-            working(world, settings),
+            working(environment, settings),
         ):
-            rows = await settled(world, await send(ada, NamedAddress("dave@example.net")))
+            rows = await settled(environment, await send(ada, NamedAddress("dave@example.net")))
     assert (rows["dave"].state, rows["dave"].mx) == (State.DELIVERED, "mx2.example.net")
     assert rows["dave"].tls.startswith("TLSv1.3 ")
     assert cleartext_server.mails == []
 
 
-async def test_own_hostname_in_mx_leaves_only_preferred_hosts(world: Environment) -> None:
+async def test_own_hostname_in_mx_leaves_only_preferred_hosts(environment: Environment) -> None:
     records = {
         ("backup.example", "MX"): ["10 main.example.", "20 mx.example.org.", "20 other.example."],
         ("main.example", "A"): ["127.0.0.1"],
@@ -214,6 +220,6 @@ async def test_own_hostname_in_mx_leaves_only_preferred_hosts(world: Environment
     async with answering(dns_names):
         request = RouteRequest("", "carol@backup.example", "backup.example")
         route = await select_route(
-            world, OutboundSettings(make_resolver=dns_names.resolver), request
+            environment, OutboundSettings(make_resolver=dns_names.resolver), request
         )
     assert [next_hop.name for next_hop in route.next_hops] == ["main.example"]

@@ -12,8 +12,13 @@ from mail.network.dns_resolver import enable_dnssec
 from mail.routing.mx_hosts import OutboundSettings
 from models.routing.tables import TlsPolicyLevel
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock
-from tests.support.mail.tls_certificates import Pair, made, shown, trusting
+from tests.conftest import GraphQLClient, ManualClock
+from tests.support.mail.tls_certificates import (
+    CertificatePair,
+    client_tls_context,
+    make_certificate,
+    server_tls_context,
+)
 from tests.support.mail_servers.queue_worker import (
     State,
     deliveries,
@@ -36,13 +41,13 @@ class TlsTestDomain:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.authority = made("authority", authority=True)
-        self.certificate = made(MX, by=self.authority)
+        self.authority = make_certificate("authority", is_authority=True)
+        self.certificate = make_certificate(MX, issuer=self.authority)
         self.dns_names = exchanged("example.net", MX)
         self.server = Server()
 
-    def set_certificate(self, certificate: Pair | None, *chain: Pair) -> None:
-        context = shown(self.folder, certificate, *chain) if certificate else None
+    def set_certificate(self, certificate: CertificatePair | None, *chain: CertificatePair) -> None:
+        context = server_tls_context(self.folder, certificate, *chain) if certificate else None
         self.server.features = {"tls_context": context} if context else {}
 
     def set_tlsa_records(self, port: int, *records: str) -> None:
@@ -56,7 +61,7 @@ class TlsTestDomain:
         return OutboundSettings(
             make_resolver=resolver,
             mx_port=self.server.port,
-            trusted_context=trusting(self.authority),
+            trusted_context=client_tls_context(self.authority),
             trusts_dnssec=validates,
         )
 
@@ -67,11 +72,13 @@ def domain(tmp_path: Path) -> TlsTestDomain:
 
 
 async def deliver_message(
-    ada: Client, world: Environment, settings: OutboundSettings
+    ada: GraphQLClient, environment: Environment, settings: OutboundSettings
 ) -> tuple[State, str]:
     """Send a message and return its state with the TLS session or the failure response."""
-    async with working(world, settings):
-        row = (await settled(world, await send(ada, NamedAddress("carol@example.net"))))["carol"]
+    async with working(environment, settings):
+        row = (await settled(environment, await send(ada, NamedAddress("carol@example.net"))))[
+            "carol"
+        ]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
@@ -106,8 +113,8 @@ async def deliver_message(
     ],
 )
 async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
-    ada: Client,
-    world: Environment,
+    ada: GraphQLClient,
+    environment: Environment,
     domain: TlsTestDomain,
     level: TlsPolicyLevel,
     parameters: str | None,
@@ -116,14 +123,14 @@ async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
 ) -> None:
     certificates = {
         "own": domain.certificate,
-        "other": made("other.example"),
-        "expired": made(MX, by=domain.authority, days=-1),
+        "other": make_certificate("other.example"),
+        "expired": make_certificate(MX, issuer=domain.authority, days=-1),
         "": None,
     }
     domain.set_certificate(certificates[certificate_name])
-    await policy(world, "example.net", level, parameters)
+    await policy(environment, "example.net", level, parameters)
     async with answering(domain.dns_names), listening(domain.server):
-        state, detail = await deliver_message(ada, world, domain.settings())
+        state, detail = await deliver_message(ada, environment, domain.settings())
     expected_state = (
         State.DELIVERED if expected is None or expected in ("256", "(policy)") else State.DEFERRED
     )
@@ -142,9 +149,9 @@ async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
 
 @pytest.mark.parametrize("digest_kind", ["certificate", "key", "sha1"])
 async def test_fingerprint_policy_matches_certificate_or_key(
-    ada: Client, world: Environment, domain: TlsTestDomain, digest_kind: str
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain, digest_kind: str
 ) -> None:
-    certificate = made("elsewhere.example", days=-5)
+    certificate = make_certificate("elsewhere.example", days=-5)
     domain.set_certificate(certificate)
     digests = {
         "certificate": hashlib.sha256(certificate.der).hexdigest(),
@@ -152,31 +159,31 @@ async def test_fingerprint_policy_matches_certificate_or_key(
         "sha1": hashlib.sha1(certificate.der, usedforsecurity=False).hexdigest(),
     }
     parameters = f"match={'00' * 32}|{digests[digest_kind].upper()}"
-    await policy(world, ".net", Level.FINGERPRINT, parameters)
+    await policy(environment, ".net", Level.FINGERPRINT, parameters)
     async with answering(domain.dns_names), listening(domain.server):
-        state, detail = await deliver_message(ada, world, domain.settings())
+        state, detail = await deliver_message(ada, environment, domain.settings())
     assert (state, detail.endswith("(policy)")) == (State.DELIVERED, True)
 
 
 async def test_expired_tls_failure_bounces_with_5_7_5(
-    ada: Client, world: Environment, domain: TlsTestDomain, clock: Clock
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain, clock: ManualClock
 ) -> None:
-    await policy(world, "example.net", Level.ENCRYPT)
+    await policy(environment, "example.net", Level.ENCRYPT)
     async with (
         answering(domain.dns_names),
         listening(domain.server),
-        working(world, domain.settings()),
+        working(environment, domain.settings()),
     ):
         key = await send(ada, NamedAddress("carol@example.net"))
-        await settled(world, key)
+        await settled(environment, key)
         clock.tick(days=6)
-        ring(world)
+        ring(environment)
 
         async def is_expired() -> bool:
-            return (await deliveries(world, key))["carol"].state is State.EXPIRED
+            return (await deliveries(environment, key))["carol"].state is State.EXPIRED
 
         await until(is_expired)
-        row = (await deliveries(world, key))["carol"]
+        row = (await deliveries(environment, key))["carol"]
     assert row.last_response.startswith("5.7.5 ")
     (bounce,) = await inbox(ada)
     assert "5.7.5" in bounce.preview
@@ -184,13 +191,15 @@ async def test_expired_tls_failure_bounces_with_5_7_5(
 
 
 async def test_dane_checks_certificate_of_tlsa_record(
-    ada: Client, world: Environment, domain: TlsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain
 ) -> None:
-    certificate = made("elsewhere.example", days=-5)  # usage 3 ignores host name and validity time
+    certificate = make_certificate(
+        "elsewhere.example", days=-5
+    )  # usage 3 ignores host name and validity time
     domain.set_certificate(certificate)
     async with answering(domain.dns_names), listening(domain.server):
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {certificate.digest()}")
-        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+        state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
         assert (state, detail.endswith("(DANE)")) == (State.DELIVERED, True)
         for record in (
             f"3 0 1 {certificate.digest(spki=False)}",
@@ -200,39 +209,39 @@ async def test_dane_checks_certificate_of_tlsa_record(
             domain.set_tlsa_records(
                 domain.server.port, f"3 1 1 {domain.certificate.digest()}", record
             )
-            state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+            state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
             assert (state, detail.endswith("(DANE)")) == (State.DELIVERED, True), detail
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
-        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+        state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
     assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
     assert len(domain.server.mails) == 4
 
 
 async def test_dane_usage_2_accepts_chain_to_named_authority(
-    ada: Client, world: Environment, domain: TlsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain
 ) -> None:
-    root = made("root", authority=True)
-    intermediate = made("between", by=root, authority=True)
-    certificate = made(MX, by=intermediate)
+    root = make_certificate("root", is_authority=True)
+    intermediate = make_certificate("between", issuer=root, is_authority=True)
+    certificate = make_certificate(MX, issuer=intermediate)
     cases = [
         ((certificate, intermediate, root), f"2 0 1 {root.digest(spki=False)}", True),
         ((certificate, intermediate), f"2 1 1 {intermediate.digest()}", True),
         ((certificate, intermediate), f"2 0 0 {root.der.hex()}", True),
         ((certificate, intermediate), f"2 1 1 {root.digest()}", False),
         (
-            (made("other.example", by=intermediate), intermediate),
+            (make_certificate("other.example", issuer=intermediate), intermediate),
             f"2 1 1 {intermediate.digest()}",
             False,
         ),
         (
-            (made(MX, by=intermediate, days=-1), intermediate),
+            (make_certificate(MX, issuer=intermediate, days=-1), intermediate),
             f"2 1 1 {intermediate.digest()}",
             False,
         ),
-        ((made(MX), intermediate), f"2 1 1 {intermediate.digest()}", False),
+        ((make_certificate(MX), intermediate), f"2 1 1 {intermediate.digest()}", False),
         # This certificate is no authority.
         (
-            (made(MX, by=certificate), certificate),
+            (make_certificate(MX, issuer=certificate), certificate),
             f"2 1 1 {certificate.digest()}",
             False,
         ),
@@ -241,13 +250,13 @@ async def test_dane_usage_2_accepts_chain_to_named_authority(
         for chain, record, is_valid in cases:
             domain.set_certificate(*chain)
             domain.set_tlsa_records(domain.server.port, record)
-            state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+            state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
             assert state is (State.DELIVERED if is_valid else State.DEFERRED), (record[:8], detail)
             assert detail.endswith("(DANE)") if is_valid else detail.startswith("4.7.5 TLS failed:")
 
 
 async def test_dane_does_not_fall_back_to_cleartext(
-    ada: Client, world: Environment, domain: TlsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain
 ) -> None:
     async with answering(domain.dns_names), listening(domain.server):
         for record in (
@@ -256,62 +265,62 @@ async def test_dane_does_not_fall_back_to_cleartext(
             "3 9 1 " + "00" * 32,
         ):
             domain.set_tlsa_records(domain.server.port, record)
-            state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+            state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
             assert (state, detail) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
         # Unusable TLSA records require encryption only.
-        domain.set_certificate(made("elsewhere.example"))
-        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+        domain.set_certificate(make_certificate("elsewhere.example"))
+        state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
         assert (state, detail[:7]) == (State.DELIVERED, "TLSv1.3")
         domain.dns_names.broken.add(f"_{domain.server.port}._tcp.{MX}")
-        state, detail = await deliver_message(ada, world, domain.settings(validates=True))
+        state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
     assert (state, detail[:22]) == (State.DEFERRED, "4.7.5 DNS does not say")
     assert all(mail.encrypted for mail in domain.server.mails)
 
 
 @pytest.mark.parametrize("unsigned", ["example.net", MX, "TLSA", "resolver"])
 async def test_dane_needs_complete_dnssec_chain(
-    ada: Client, world: Environment, domain: TlsTestDomain, unsigned: str
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain, unsigned: str
 ) -> None:
-    domain.set_certificate(made("elsewhere.example"))
+    domain.set_certificate(make_certificate("elsewhere.example"))
     async with answering(domain.dns_names), listening(domain.server):
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
         record = f"_{domain.server.port}._tcp.{MX}"
         signed = {"example.net", MX, record}
         domain.dns_names.signed = signed - {record if unsigned == "TLSA" else unsigned}
         state, detail = await deliver_message(
-            ada, world, domain.settings(validates=unsigned != "resolver")
+            ada, environment, domain.settings(validates=unsigned != "resolver")
         )
     assert (state, "DANE" in detail) == (State.DELIVERED, False)
 
 
 async def test_next_mx_host_is_used_if_first_violates_policy(
-    ada: Client, world: Environment, tmp_path: Path
+    ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    authority = made("authority", authority=True)
-    certificate = made("mx2.example.net", by=authority)
+    authority = make_certificate("authority", is_authority=True)
+    certificate = make_certificate("mx2.example.net", issuer=authority)
     cleartext_server = Server()
     dns_names: Names = exchanged("example.net", MX, "mx2.example.net")
-    await policy(world, "example.net", Level.SECURE, "match=.example.net")
+    await policy(environment, "example.net", Level.SECURE, "match=.example.net")
     async with answering(dns_names), listening(cleartext_server):
-        tls_server = Server(features={"tls_context": shown(tmp_path, certificate)})
+        tls_server = Server(features={"tls_context": server_tls_context(tmp_path, certificate)})
         settings = OutboundSettings(
             make_resolver=dns_names.resolver,
             mx_port=cleartext_server.port,
-            trusted_context=trusting(authority),
+            trusted_context=client_tls_context(authority),
         )
         async with listening(tls_server, "127.0.0.2", cleartext_server.port):
-            state, detail = await deliver_message(ada, world, settings)
+            state, detail = await deliver_message(ada, environment, settings)
     assert (state, detail.endswith("(policy)")) == (State.DELIVERED, True)
     assert (len(cleartext_server.mails), len(tls_server.mails)) == (0, 1)
 
 
 async def test_server_with_protocol_below_policy_defers(
-    ada: Client, world: Environment, domain: TlsTestDomain
+    ada: GraphQLClient, environment: Environment, domain: TlsTestDomain
 ) -> None:
-    context = shown(domain.folder, domain.certificate)
+    context = server_tls_context(domain.folder, domain.certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     domain.server.features = {"tls_context": context}
-    await policy(world, "example.net", Level.ENCRYPT, "protocols=>=TLSv1.3")
+    await policy(environment, "example.net", Level.ENCRYPT, "protocols=>=TLSv1.3")
     async with answering(domain.dns_names), listening(domain.server):
-        state, detail = await deliver_message(ada, world, domain.settings())
+        state, detail = await deliver_message(ada, environment, domain.settings())
     assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")

@@ -18,8 +18,8 @@ from mail.scanners.http_client import post_to_scanner
 from mail.scanners.rspamd import RspamdEndpoint, ScanEnvelope
 from mail.scanners.rspamd_training import TRAINED_MESSAGES
 from models.mailboxes.tables import SpecialUse
-from tests.conftest import Client, raw_message, receive
-from tests.support.accounts.key_value_operations import limit
+from tests.conftest import GraphQLClient, deliver_to, raw_message
+from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
 from tests.support.mail.inbound_authentication import use_dns_zone
 from tests.support.mail.queued_deliveries import only_queued_dsn, queued_dsn_requests
@@ -38,7 +38,7 @@ from tests.support.operations.spam_operations import (
     stored_training_verdicts,
 )
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 VIRUS_MESSAGE = raw_message(
     "Ill", body=base64.encodebytes(EICAR).decode(), MIME_Version="1.0",
     Content_Type="application/octet-stream; name=x.com", Content_Transfer_Encoding="base64",
@@ -71,14 +71,14 @@ def clamd_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerPr
 
 
 async def test_rspamd_verdict_decides_delivery(
-    ada: Client, neighbour: Neighbour, rspamd_urls: tuple[str, str]
+    ada: GraphQLClient, lmtp_client: Neighbour, rspamd_urls: tuple[str, str]
 ) -> None:
-    limit(ada.world, rspamd=rspamd_urls[0], rspamd_down="defer")
+    change_options(ada.environment, rspamd=rspamd_urls[0], rspamd_down="defer")
     assert await deliver_for_reply_codes(
-        neighbour, raw_message("Dawn", body=HARMLESS_TEXT), ada.address
+        lmtp_client, raw_message("Dawn", body=HARMLESS_TEXT), ada.address
     ) == ["250 2.0.0"]
     assert await deliver_for_reply_codes(
-        neighbour, raw_message("Test", body=GTUBE), ada.address
+        lmtp_client, raw_message("Test", body=GTUBE), ada.address
     ) == ["550 5.7.1"]
     assert await message_special_use(ada, "Dawn") is SpecialUse.INBOX
     assert await message_special_use(ada, "Test") is None
@@ -101,33 +101,33 @@ async def submit_spam(client: Neighbour, mail_parameters: str, rcpt: str, sender
 
 
 async def test_release_from_quarantine_sends_requested_dsn(
-    ada: Client, rspamd_urls: tuple[str, str], tmp_path: Path
+    ada: GraphQLClient, rspamd_urls: tuple[str, str], tmp_path: Path
 ) -> None:
     """The sender passed SPF, so that a success DSN can be sent after the release."""
-    world, dns_zone = ada.world, zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
+    environment, dns_zone = ada.environment, zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
     async with asking(dns_zone):
         use_dns_zone(
-            world, dns_zone, rspamd=rspamd_urls[0], rspamd_down="defer", spam_quarantine=10
+            environment, dns_zone, rspamd=rspamd_urls[0], rspamd_down="defer", spam_quarantine=10
         )
-        async with open_mx_session(world, tmp_path) as client:
+        async with open_mx_session(environment, tmp_path) as client:
             rcpt = f"<{ada.address}> {NOTIFY_ALL} ORCPT=rfc822;first@example.com"
             await submit_spam(client, "ENVID=No+2B1 RET=HDRS", rcpt, DSN_SENDER)
             await submit_spam(client, "ENVID=2", f"<{ada.address}> NOTIFY=NEVER", DSN_SENDER)
             await submit_spam(
                 client, "ENVID=3", f"<{ada.address}> {NOTIFY_ALL}", "eve@unsure.example"
             )
-    items = await held(world)
+    items = await held(environment)
     assert [(item.subject, item.score >= 10) for item in items] == [
         ("ENVID=No+2B1 RET=HDRS", True), ("ENVID=2", True), ("ENVID=3", True)
     ]  # fmt: skip
     assert "GTUBE" in {symbol["name"] for symbol in items[0].symbols}
-    assert (await queued_dsn_requests(world), await inbox(ada)) == ([], [])
+    assert (await queued_dsn_requests(environment), await inbox(ada)) == ([], [])
     for item in items:
         item_ids = [global_ids.encode("QuarantineItem", item.id)]
         assert (await done(ada, RELEASE, ids=item_ids))[1] == []
     assert len(await inbox(ada)) == 3
-    assert await queued_dsn_requests(world) == [("", DSN_SENDER, "NEVER")]
-    message_fields, (row,), subject = await only_queued_dsn(world)
+    assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
+    message_fields, (row,), subject = await only_queued_dsn(environment)
     assert (subject, message_fields["Original-Envelope-Id"]) == (
         "Your message was delivered",
         "No+1",
@@ -151,16 +151,16 @@ async def test_rspamd_receives_sender_and_recipients(rspamd_urls: tuple[str, str
     assert [item & envelope_symbols for item in symbol_names] == [set(), envelope_symbols]
 
 
-async def test_rspamd_learns_from_move(ada: Client, rspamd_urls: tuple[str, str]) -> None:
-    world, (_, training_url) = ada.world, rspamd_urls
-    limit(world, rspamd_learn=training_url, rspamd_password=SecretStr(PASSWORD))
+async def test_rspamd_learns_from_move(ada: GraphQLClient, rspamd_urls: tuple[str, str]) -> None:
+    environment, (_, training_url) = ada.environment, rspamd_urls
+    change_options(environment, rspamd_learn=training_url, rspamd_password=SecretStr(PASSWORD))
     spam_words = " ".join(f"pill{nth} bargain{nth}" for nth in range(40))
     offer = raw_message("Bargain", body=spam_words)
-    await receive(ada, offer)
+    await deliver_to(ada, offer)
     count_before = TRAINED_MESSAGES.value("spam", "learned")
     await move_message_by_subject(ada, "Bargain", specialUse="JUNK")
-    assert await training_worker.train_batch(world)
-    assert await stored_training_verdicts(world) == []
+    assert await training_worker.train_batch(environment)
+    assert await stored_training_verdicts(environment) == []
     assert TRAINED_MESSAGES.value("spam", "learned") == count_before + 1
     endpoint = RspamdEndpoint(training_url, SecretStr(PASSWORD))
     response = await post_to_scanner(
@@ -168,7 +168,7 @@ async def test_rspamd_learns_from_move(ada: Client, rspamd_urls: tuple[str, str]
     )
     assert (response.status, b"already learned as spam" in response.body) == (208, True)
     await move_message_by_subject(ada, "Bargain", path="INBOX")
-    assert await training_worker.train_batch(world)
+    assert await training_worker.train_batch(environment)
     response = await post_to_scanner(
         endpoint.command_target("learnham"), endpoint.auth_fields, scan_body(offer, len(offer))
     )
@@ -185,15 +185,19 @@ async def test_rspamd_training_needs_password(rspamd_urls: tuple[str, str]) -> N
 
 
 async def test_virus_found_by_clamd_is_refused(
-    ada: Client, neighbour: Neighbour, clamd_process: BrokerProcess
+    ada: GraphQLClient, lmtp_client: Neighbour, clamd_process: BrokerProcess
 ) -> None:
     for clamd_address in (clamd_process.url, f"unix:{clamd_process.folder}/clamd.sock"):
-        limit(ada.world, clamd=clamd_address, clamd_down="defer")
-        assert await deliver_for_reply_codes(neighbour, VIRUS_MESSAGE, ada.address) == ["550 5.7.1"]
+        change_options(ada.environment, clamd=clamd_address, clamd_down="defer")
+        assert await deliver_for_reply_codes(lmtp_client, VIRUS_MESSAGE, ada.address) == [
+            "550 5.7.1"
+        ]
         clean_message = raw_message(f"Well {clamd_address}")
-        assert await deliver_for_reply_codes(neighbour, clean_message, ada.address) == ["250 2.0.0"]
-    limit(ada.world, virus="tag")
-    assert await deliver_for_reply_codes(neighbour, VIRUS_MESSAGE, ada.address) == ["250 2.0.0"]
+        assert await deliver_for_reply_codes(lmtp_client, clean_message, ada.address) == [
+            "250 2.0.0"
+        ]
+    change_options(ada.environment, virus="tag")
+    assert await deliver_for_reply_codes(lmtp_client, VIRUS_MESSAGE, ada.address) == ["250 2.0.0"]
     assert await message_special_use(ada, "Ill") is SpecialUse.JUNK
 
 
@@ -205,23 +209,23 @@ async def test_clamd_size_limit_raises_message_too_large(clamd_process: BrokerPr
 
 
 async def test_stopped_scanner_loses_no_message(
-    ada: Client, neighbour: Neighbour, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: Neighbour, tmp_path: Path
 ) -> None:
     (tmp_path / "dying").mkdir()
     process = clamd(tmp_path / "dying")
     process.start()
     try:
-        limit(ada.world, clamd=process.url)
-        assert await deliver_for_reply_codes(neighbour, raw_message("Before"), ada.address) == [
+        change_options(ada.environment, clamd=process.url)
+        assert await deliver_for_reply_codes(lmtp_client, raw_message("Before"), ada.address) == [
             "250 2.0.0"
         ]
     finally:
         process.stop()
-    assert await deliver_for_reply_codes(neighbour, raw_message("Behind"), ada.address) == [
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Behind"), ada.address) == [
         "250 2.0.0"
     ]
-    limit(ada.world, clamd_down="defer")
-    assert await deliver_for_reply_codes(neighbour, raw_message("Later"), ada.address) == [
+    change_options(ada.environment, clamd_down="defer")
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
         "451 4.3.0"
     ]
     assert [

@@ -18,9 +18,9 @@ from mail.scanners.circuit_breaker import MAX_FAILURES, OPEN_FOR, SCANS, breaker
 from models.mailboxes.tables import SpecialUse
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, Clock, raw_message
-from tests.support.accounts.key_value_operations import limit
-from tests.support.accounts.openpgp_keys import pair_of, public_of
+from tests.conftest import GraphQLClient, ManualClock, raw_message
+from tests.support.accounts.key_value_operations import change_options
+from tests.support.accounts.openpgp_keys import armored_public_key, make_secret_key
 from tests.support.accounts.user_operations import set_user_columns
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.stored_messages import message_special_use
@@ -40,20 +40,24 @@ from tests.support.mail_servers.scanner_servers import (
 from tests.support.operations.spam_operations import SPAM_VERDICT_QUERY
 from tests.support.servers.webhook_receiver import Got, Receiver, receiving
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 
 
 @pytest.fixture
-async def rspamd_server(world: Environment) -> AsyncIterator[Receiver]:
+async def rspamd_server(environment: Environment) -> AsyncIterator[Receiver]:
     """A server that responds like rspamd."""
     async with receiving() as receiver:
-        limit(world, rspamd=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
 async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
-    ada: Client, bob: Client, root: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    root: GraphQLClient,
+    rspamd_server: Receiver,
+    lmtp_client: Neighbour,
 ) -> None:
     recipients = (ada.address, bob.address)
     result = await root(
@@ -73,7 +77,7 @@ async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
     ):
         rspamd_server.answer = report(points)
         subject = f"Points {points}"
-        reply_codes = await deliver_for_reply_codes(neighbour, raw_message(subject), *recipients)
+        reply_codes = await deliver_for_reply_codes(lmtp_client, raw_message(subject), *recipients)
         assert [code[:3] for code in reply_codes] == replies, points
         assert [
             await message_special_use(ada, subject),
@@ -84,7 +88,7 @@ async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
 
 
 async def test_spam_level_100_and_allow_rule_deliver_to_inbox(
-    ada: Client, bob: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
 ) -> None:
     rspamd_server.answer = report(40.0)
     await set_user_columns(ada, spam_level=100)
@@ -99,7 +103,7 @@ async def test_spam_level_100_and_allow_rule_deliver_to_inbox(
     )
     assert result["senderRuleCreate"]["errors"] == []
     reply_codes = await deliver_for_reply_codes(
-        neighbour, raw_message("Much"), ada.address, bob.address
+        lmtp_client, raw_message("Much"), ada.address, bob.address
     )
     assert reply_codes == ["250 2.0.0"] * 2
     assert [await message_special_use(ada, "Much"), await message_special_use(bob, "Much")] == [
@@ -109,10 +113,10 @@ async def test_spam_level_100_and_allow_rule_deliver_to_inbox(
 
 
 async def test_spam_verdict_is_stored_and_shown_only_to_owner(
-    ada: Client, bob: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
 ) -> None:
     rspamd_server.answer = report(2.5, action="no action")
-    await deliver_for_reply_codes(neighbour, raw_message("Kept"), ada.address)
+    await deliver_for_reply_codes(lmtp_client, raw_message("Kept"), ada.address)
     result = await ada("query { messages(first: 5) { nodes { id spam { score } } } }")
     ((node),) = result["messages"]["nodes"]
     assert node["spam"] == {"score": 2.5}
@@ -127,18 +131,18 @@ async def test_spam_verdict_is_stored_and_shown_only_to_owner(
 
 
 async def test_rspamd_request_has_envelope_and_client(
-    ada: Client, bob: Client, rspamd_server: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: Receiver
 ) -> None:
-    world, raw = ada.world, raw_message("Way", body="x" * (PIECE_SIZE + 10))
-    limit(world, rspamd_password=SecretStr("hush"))
+    environment, raw = ada.environment, raw_message("Way", body="x" * (PIECE_SIZE + 10))
+    change_options(environment, rspamd_password=SecretStr("hush"))
     rspamd_server.answer = report(0.0)
-    mail = await read_and_verify_incoming(world, raw, "carol@far.example")
+    mail = await read_and_verify_incoming(environment, raw, "carol@far.example")
     mail.client = Remote("192.0.2.7", "mx.far.example\r\nPassword: x", username="carol")
     recipients = [
-        await accept_recipient(world, address, mail.envelope_sender)
+        await accept_recipient(environment, address, mail.envelope_sender)
         for address in (ada.address, bob.address)
     ]
-    await deliver(world, mail, recipients)
+    await deliver(environment, mail, recipients)
     (request,) = rspamd_server.got
     assert (request.path, request.raw) == ("/checkv2", raw)
     headers = {name: request.headers[name] for name in ("from", "ip", "helo", "user", "password")}
@@ -153,22 +157,22 @@ async def test_rspamd_request_has_envelope_and_client(
 
 
 async def test_large_message_is_sent_completely_to_rspamd(
-    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
 ) -> None:
     rspamd_server.answer = report(0.0)
     raw = raw_message("Large", body="\r\n".join(["y" * 900] * 3000))
-    assert await deliver_for_reply_codes(neighbour, raw, ada.address) == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(lmtp_client, raw, ada.address) == ["250 2.0.0"]
     assert rspamd_server.got[0].raw == raw
 
 
 async def test_message_above_rspamd_limit_is_not_scanned(
-    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
 ) -> None:
-    limit(ada.world, rspamd_max=1000, rspamd_down="defer")
+    change_options(ada.environment, rspamd_max=1000, rspamd_down="defer")
     rspamd_server.answer = report(40.0)
     count_before = SCANS.value("rspamd", "too_large")
     assert await deliver_for_reply_codes(
-        neighbour, raw_message("Big", body="x" * 900), ada.address
+        lmtp_client, raw_message("Big", body="x" * 900), ada.address
     ) == ["250 2.0.0"]
     assert not rspamd_server.got
     assert SCANS.value("rspamd", "too_large") == count_before + 1
@@ -200,17 +204,19 @@ BAD_RSPAMD_RESPONSES: dict[str, Rude] = {
 
 @pytest.mark.parametrize("behaviour", BAD_RSPAMD_RESPONSES.values(), ids=BAD_RSPAMD_RESPONSES)
 async def test_bad_rspamd_response_loses_no_message(
-    behaviour: Rude, ada: Client, neighbour: Neighbour
+    behaviour: Rude, ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     async with rude(behaviour) as port:
-        limit(ada.world, rspamd=f"http://127.0.0.1:{port}", rspamd_timeout=timedelta(seconds=1))
+        change_options(
+            ada.environment, rspamd=f"http://127.0.0.1:{port}", rspamd_timeout=timedelta(seconds=1)
+        )
         count_before = SCANS.value("rspamd", "failed")
-        assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
+        assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
             "250 2.0.0"
         ]
         assert await message_special_use(ada, "Taken") is INBOX
-        limit(ada.world, rspamd_down="defer")
-        assert await deliver_for_reply_codes(neighbour, raw_message("Later"), ada.address) == [
+        change_options(ada.environment, rspamd_down="defer")
+        assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
             "451 4.3.0"
         ]
         assert await message_special_use(ada, "Later") is None
@@ -230,16 +236,18 @@ BAD_CLAMD_RESPONSES: dict[str, Rude] = {
 
 @pytest.mark.parametrize("behaviour", BAD_CLAMD_RESPONSES.values(), ids=BAD_CLAMD_RESPONSES)
 async def test_bad_clamd_response_loses_no_message(
-    behaviour: Rude, ada: Client, neighbour: Neighbour
+    behaviour: Rude, ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     async with rude(behaviour) as port:
-        limit(ada.world, clamd=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1))
+        change_options(
+            ada.environment, clamd=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1)
+        )
         count_before = SCANS.value("clamd", "failed")
-        assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
+        assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
             "250 2.0.0"
         ]
-        limit(ada.world, clamd_down="defer")
-        assert await deliver_for_reply_codes(neighbour, raw_message("Later"), ada.address) == [
+        change_options(ada.environment, clamd_down="defer")
+        assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
             "451 4.3.0"
         ]
         assert [await message_special_use(ada, subject) for subject in ("Taken", "Later")] == [
@@ -258,18 +266,18 @@ async def test_bad_clamd_response_loses_no_message(
     ],
 )
 async def test_unreachable_scanners_do_not_stop_delivery(
-    rspamd_url: str, clamd_address: str, ada: Client, neighbour: Neighbour
+    rspamd_url: str, clamd_address: str, ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
-    limit(ada.world, rspamd=rspamd_url, clamd=clamd_address)
-    assert await deliver_for_reply_codes(neighbour, raw_message("Taken"), ada.address) == [
+    change_options(ada.environment, rspamd=rspamd_url, clamd=clamd_address)
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
         "250 2.0.0"
     ]
 
 
 async def test_circuit_breaker_opens_after_failures_and_logs_once(
-    ada: Client,
-    neighbour: Neighbour,
-    clock: Clock,
+    ada: GraphQLClient,
+    lmtp_client: Neighbour,
+    clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     requests: list[int] = []
@@ -284,12 +292,12 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
     async def deliver_messages(count: int) -> None:
         for nth in range(count):
             subject = f"Number {len(requests)} {nth} {clock.time}"
-            assert await deliver_for_reply_codes(neighbour, raw_message(subject), ada.address) == [
-                "250 2.0.0"
-            ]
+            assert await deliver_for_reply_codes(
+                lmtp_client, raw_message(subject), ada.address
+            ) == ["250 2.0.0"]
 
     async with rude(respond) as port:
-        limit(ada.world, rspamd=f"http://127.0.0.1:{port}")
+        change_options(ada.environment, rspamd=f"http://127.0.0.1:{port}")
         caplog.set_level(logging.INFO, "mail.scanners")
         await deliver_messages(MAX_FAILURES + 5)
         assert len(requests) == MAX_FAILURES
@@ -304,7 +312,9 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
     assert log_messages == ["a scanner does not answer", "a scanner answers again"]
 
 
-async def test_rspamd_and_clamd_scan_at_same_time(ada: Client, neighbour: Neighbour) -> None:
+async def test_rspamd_and_clamd_scan_at_same_time(
+    ada: GraphQLClient, lmtp_client: Neighbour
+) -> None:
     both_connected = asyncio.Barrier(2)
 
     async def respond_as_rspamd(_got: Got, writer: asyncio.StreamWriter) -> None:
@@ -319,30 +329,30 @@ async def test_rspamd_and_clamd_scan_at_same_time(ada: Client, neighbour: Neighb
 
     async with receiving() as receiver, rude(respond_as_clamd) as port:
         receiver.answer = respond_as_rspamd
-        limit(
-            ada.world, rspamd=f"http://127.0.0.1:{receiver.port}", clamd=f"127.0.0.1:{port}",
+        change_options(
+            ada.environment, rspamd=f"http://127.0.0.1:{receiver.port}", clamd=f"127.0.0.1:{port}",
             rspamd_down="defer", clamd_down="defer",
         )  # fmt: skip
         async with asyncio.timeout(10):
-            assert await deliver_for_reply_codes(neighbour, raw_message("Met"), ada.address) == [
+            assert await deliver_for_reply_codes(lmtp_client, raw_message("Met"), ada.address) == [
                 "250 2.0.0"
             ]
 
 
 async def test_virus_is_refused_or_stored_in_junk(
-    ada: Client, bob: Client, neighbour: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     await set_user_columns(bob, spam_level=100)
     recipients = (ada.address, bob.address)
     async with rude(clamd_says(b"stream: Win.Test FOUND\0")) as port:
-        limit(ada.world, clamd=f"127.0.0.1:{port}")
+        change_options(ada.environment, clamd=f"127.0.0.1:{port}")
         assert (
-            await deliver_for_reply_codes(neighbour, raw_message("Ill"), *recipients)
+            await deliver_for_reply_codes(lmtp_client, raw_message("Ill"), *recipients)
             == ["550 5.7.1"] * 2
         )
-        limit(ada.world, virus="tag")
+        change_options(ada.environment, virus="tag")
         assert (
-            await deliver_for_reply_codes(neighbour, raw_message("Tagged"), *recipients)
+            await deliver_for_reply_codes(lmtp_client, raw_message("Tagged"), *recipients)
             == ["250 2.0.0"] * 2
         )
     assert [await message_special_use(client, "Ill") for client in (ada, bob)] == [None, None]
@@ -352,7 +362,7 @@ async def test_virus_is_refused_or_stored_in_junk(
 
 
 async def test_clamd_size_limit_does_not_open_circuit_breaker(
-    ada: Client, neighbour: Neighbour
+    ada: GraphQLClient, lmtp_client: Neighbour
 ) -> None:
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(100)
@@ -360,49 +370,50 @@ async def test_clamd_size_limit_does_not_open_circuit_breaker(
         await writer.drain()
 
     async with rude(respond) as port:
-        limit(ada.world, clamd=f"127.0.0.1:{port}", clamd_down="defer")
+        change_options(ada.environment, clamd=f"127.0.0.1:{port}", clamd_down="defer")
         raw = raw_message("Much", body="\r\n".join(["y" * 900] * 8000))
         for _ in range(MAX_FAILURES + 1):  # the circuit breaker stays closed
             count_before = SCANS.value("clamd", "too_large")
-            assert await deliver_for_reply_codes(neighbour, raw, ada.address) == ["250 2.0.0"]
+            assert await deliver_for_reply_codes(lmtp_client, raw, ada.address) == ["250 2.0.0"]
             assert SCANS.value("clamd", "too_large") == count_before + 1
         assert (
-            breaker_of_scanner(ada.world.database, "clamd", f"127.0.0.1:{port}").open_until is None
+            breaker_of_scanner(ada.environment.database, "clamd", f"127.0.0.1:{port}").open_until
+            is None
         )
 
 
 async def test_spam_to_forwarding_address_is_refused(
-    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
 ) -> None:
-    world = ada.world
-    await add_forwarding_address(world, "list", ada.address)
-    await add_forwarding_address(world, "away", "someone@far.example")
+    environment = ada.environment
+    await add_forwarding_address(environment, "list", ada.address)
+    await add_forwarding_address(environment, "away", "someone@far.example")
     recipients = ("list@example.org", "away@example.org")
     rspamd_server.answer = report(15.0)
     assert (
-        await deliver_for_reply_codes(neighbour, raw_message("Bad"), *recipients)
+        await deliver_for_reply_codes(lmtp_client, raw_message("Bad"), *recipients)
         == ["550 5.7.1"] * 2
     )
-    assert not await world.database.read(select(col(Submission.id)))
+    assert not await environment.database.read(select(col(Submission.id)))
     rspamd_server.answer = report(14.0)
     assert (
-        await deliver_for_reply_codes(neighbour, raw_message("Doubtful"), *recipients)
+        await deliver_for_reply_codes(lmtp_client, raw_message("Doubtful"), *recipients)
         == ["250 2.0.0"] * 2
     )
     assert await message_special_use(ada, "Doubtful") is JUNK
-    assert len(await world.database.read(select(col(Submission.id)))) == 1
+    assert len(await environment.database.read(select(col(Submission.id)))) == 1
 
 
 async def test_message_encrypted_on_arrival_has_spam_score(
-    ada: Client, rspamd_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
 ) -> None:
     rspamd_server.answer = report(3.0)
     await set_user_columns(
         ada,
         encrypt_messages=True,
-        pub_key=public_of(pair_of("Ada <ada@example.org>", seconds=400_000_000)),
+        pub_key=armored_public_key(make_secret_key("Ada <ada@example.org>", seconds=400_000_000)),
     )
-    assert await deliver_for_reply_codes(neighbour, raw_message("Sealed"), ada.address) == [
+    assert await deliver_for_reply_codes(lmtp_client, raw_message("Sealed"), ada.address) == [
         "250 2.0.0"
     ]
     result = await ada("query { messages(first: 5) { nodes { encrypted spam { score } } } }")
@@ -410,15 +421,15 @@ async def test_message_encrypted_on_arrival_has_spam_score(
 
 
 async def test_scan_adds_no_sql_statement_to_delivery(
-    ada: Client, rspamd_server: Receiver, neighbour: Neighbour, statements: list[str]
+    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour, statements: list[str]
 ) -> None:
     rspamd_server.answer = report(1.0)
 
     async def count_statements(subject: str) -> int:
         del statements[:]
-        await deliver_for_reply_codes(neighbour, raw_message(subject), ada.address)
+        await deliver_for_reply_codes(lmtp_client, raw_message(subject), ada.address)
         return len(statements)
 
     count_with_scanner = await count_statements("With")
-    limit(ada.world, rspamd="")
+    change_options(ada.environment, rspamd="")
     assert await count_statements("Without") == count_with_scanner

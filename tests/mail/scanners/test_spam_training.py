@@ -9,8 +9,8 @@ import pytest
 from mail.scanners import training_worker
 from models.addresses.tables import Address, AddressKind
 from models.runtime.environment import Environment
-from tests.conftest import Client, Clock, raw_message, receive
-from tests.support.accounts.key_value_operations import limit
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
+from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
@@ -23,62 +23,66 @@ from tests.support.operations.spam_operations import (
 )
 from tests.support.servers.webhook_receiver import Receiver, receiving
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 MESSAGE_UPDATE = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
 messages { id } errors { message } } }"""
 LEARNED_RESPONSE = http(b'{"success":true}')
 
 
 @pytest.fixture
-async def training_server(world: Environment) -> AsyncIterator[Receiver]:
+async def training_server(environment: Environment) -> AsyncIterator[Receiver]:
     """A server that accepts training requests like rspamd."""
     async with receiving() as receiver:
         receiver.answer = LEARNED_RESPONSE
-        limit(world, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
 async def test_moves_into_and_out_of_junk_are_learned(
-    ada: Client, training_server: Receiver
+    ada: GraphQLClient, training_server: Receiver
 ) -> None:
     raw = raw_message("Offer")
-    await receive(ada, raw)
+    await deliver_to(ada, raw)
     await move_message_by_subject(ada, "Offer", specialUse="JUNK")
     assert not training_server.got  # the move does not wait for training
-    assert await training_worker.train_batch(ada.world)
+    assert await training_worker.train_batch(ada.environment)
     assert [(request.path, request.raw) for request in training_server.got] == [("/learnspam", raw)]
     await move_message_by_subject(ada, "Offer", path="INBOX")
-    assert await training_worker.train_batch(ada.world)
+    assert await training_worker.train_batch(ada.environment)
     assert training_server.got[1].path == "/learnham"
-    assert not await training_worker.train_batch(ada.world)
+    assert not await training_worker.train_batch(ada.environment)
     assert len(training_server.got) == 2
 
 
 @pytest.mark.usefixtures("training_server")
-async def test_moves_between_other_mailboxes_are_not_learned(ada: Client) -> None:
+async def test_moves_between_other_mailboxes_are_not_learned(ada: GraphQLClient) -> None:
     for subject in ("One", "Two"):
-        await receive(ada, subject)
+        await deliver_to(ada, subject)
     await move_message_by_subject(ada, "One", specialUse="SENT")
     await move_message_by_subject(ada, "Two", specialUse="JUNK")
-    await training_worker.train_batch(ada.world)
+    await training_worker.train_batch(ada.environment)
     await move_message_by_subject(ada, "Two", specialUse="TRASH")
-    assert await stored_training_verdicts(ada.world) == []
-    limit(ada.world, rspamd_learn="")
+    assert await stored_training_verdicts(ada.environment) == []
+    change_options(ada.environment, rspamd_learn="")
     await move_message_by_subject(ada, "One", specialUse="JUNK")
-    assert await stored_training_verdicts(ada.world) == []
+    assert await stored_training_verdicts(ada.environment) == []
 
 
-async def test_last_move_before_training_is_learned(ada: Client, training_server: Receiver) -> None:
-    await receive(ada, "Wavering")
+async def test_last_move_before_training_is_learned(
+    ada: GraphQLClient, training_server: Receiver
+) -> None:
+    await deliver_to(ada, "Wavering")
     await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
     await move_message_by_subject(ada, "Wavering", path="INBOX")
-    assert await stored_training_verdicts(ada.world) == [False]
-    await training_worker.train_batch(ada.world)
+    assert await stored_training_verdicts(ada.environment) == [False]
+    await training_worker.train_batch(ada.environment)
     assert [request.path for request in training_server.got] == ["/learnham"]
 
 
-async def test_move_during_training_is_learned_next(ada: Client, training_server: Receiver) -> None:
-    await receive(ada, "Wavering")
+async def test_move_during_training_is_learned_next(
+    ada: GraphQLClient, training_server: Receiver
+) -> None:
+    await deliver_to(ada, "Wavering")
     await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
     request_received, may_respond = asyncio.Event(), asyncio.Event()
 
@@ -89,13 +93,13 @@ async def test_move_during_training_is_learned_next(ada: Client, training_server
         await writer.drain()
 
     training_server.answer = respond_when_allowed
-    training_task = asyncio.create_task(training_worker.train_batch(ada.world))
+    training_task = asyncio.create_task(training_worker.train_batch(ada.environment))
     await request_received.wait()
     await move_message_by_subject(ada, "Wavering", path="INBOX")
     may_respond.set()
     assert await training_task
-    assert await stored_training_verdicts(ada.world) == [False]
-    await training_worker.train_batch(ada.world)
+    assert await stored_training_verdicts(ada.environment) == [False]
+    await training_worker.train_batch(ada.environment)
     assert [request.path for request in training_server.got] == ["/learnspam", "/learnham"]
 
 
@@ -109,21 +113,21 @@ async def test_move_during_training_is_learned_next(ada: Client, training_server
     ],
 )
 async def test_junk_keywords_are_learned(
-    ada: Client, training_server: Receiver, keywords: list[str], path: str | None
+    ada: GraphQLClient, training_server: Receiver, keywords: list[str], path: str | None
 ) -> None:
-    await receive(ada, "Marked")
+    await deliver_to(ada, "Marked")
     ids = list((await message_id_by_subject(ada)).values())
     result = await ada(
         MESSAGE_UPDATE, input={"select": {"ids": ids}, "set": {"addFlags": keywords}}
     )
     assert result["messageUpdate"]["errors"] == []
-    assert await training_worker.train_batch(ada.world) is (path is not None)
+    assert await training_worker.train_batch(ada.environment) is (path is not None)
     assert [request.path for request in training_server.got] == ([f"/{path}"] if path else [])
 
 
 @pytest.mark.usefixtures("training_server")
-async def test_message_of_other_user_is_not_learned(ada: Client, bob: Client) -> None:
-    await receive(ada, "Hers")
+async def test_message_of_other_user_is_not_learned(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    await deliver_to(ada, "Hers")
     ids = list((await message_id_by_subject(ada)).values())
     moved = await bob(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}})
     assert [error["message"] for error in moved["messageMove"]["errors"]] == ["no such object"]
@@ -131,47 +135,49 @@ async def test_message_of_other_user_is_not_learned(ada: Client, bob: Client) ->
         MESSAGE_UPDATE, input={"select": {"ids": ids}, "set": {"addFlags": ["$Junk"]}}
     )
     assert [error["message"] for error in marked["messageUpdate"]["errors"]] == ["no such object"]
-    assert await stored_training_verdicts(ada.world) == []
+    assert await stored_training_verdicts(ada.environment) == []
 
 
 async def test_failed_training_is_retried(
-    ada: Client, training_server: Receiver, clock: Clock
+    ada: GraphQLClient, training_server: Receiver, clock: ManualClock
 ) -> None:
-    await receive(ada, "Later")
+    await deliver_to(ada, "Later")
     await move_message_by_subject(ada, "Later", specialUse="JUNK")
     training_server.answer = http(b"", "503 Busy")
     for retry_delay in (60, 120, 240):
-        assert not await training_worker.train_batch(ada.world)
+        assert not await training_worker.train_batch(ada.environment)
         request_count = len(training_server.got)
         clock.tick(seconds=retry_delay - 1)
-        assert not await training_worker.train_batch(ada.world)
+        assert not await training_worker.train_batch(ada.environment)
         assert len(training_server.got) == request_count
         clock.tick(seconds=1)
     training_server.answer = LEARNED_RESPONSE
-    assert await training_worker.train_batch(ada.world)
-    assert await stored_training_verdicts(ada.world) == []
+    assert await training_worker.train_batch(ada.environment)
+    assert await stored_training_verdicts(ada.environment) == []
 
 
 async def test_training_ends_after_refusal_or_last_attempt(
-    ada: Client, training_server: Receiver, clock: Clock
+    ada: GraphQLClient, training_server: Receiver, clock: ManualClock
 ) -> None:
     for subject in ("Refused", "Lost"):
-        await receive(ada, subject)
+        await deliver_to(ada, subject)
     await move_message_by_subject(ada, "Refused", specialUse="JUNK")
     training_server.answer = http(b'{"error":"all learn conditions denied"}', "404 Not found")
-    assert await training_worker.train_batch(ada.world)
-    assert await stored_training_verdicts(ada.world) == []
+    assert await training_worker.train_batch(ada.environment)
+    assert await stored_training_verdicts(ada.environment) == []
     await move_message_by_subject(ada, "Lost", specialUse="JUNK")
     training_server.answer = http(b"", "500 Broken")
     for _ in range(training_worker.MAX_ATTEMPTS):
-        assert await stored_training_verdicts(ada.world) == [True]
-        assert not await training_worker.train_batch(ada.world)
+        assert await stored_training_verdicts(ada.environment) == [True]
+        assert not await training_worker.train_batch(ada.environment)
         clock.tick(seconds=training_worker.MAX_RETRY_DELAY.total_seconds())
-    assert await stored_training_verdicts(ada.world) == []
+    assert await stored_training_verdicts(ada.environment) == []
 
 
-async def test_deleted_message_is_not_learned(ada: Client, training_server: Receiver) -> None:
-    await receive(ada, "Gone")
+async def test_deleted_message_is_not_learned(
+    ada: GraphQLClient, training_server: Receiver
+) -> None:
+    await deliver_to(ada, "Gone")
     await move_message_by_subject(ada, "Gone", specialUse="JUNK")
     ids = list((await message_id_by_subject(ada)).values())
     result = await ada(
@@ -180,42 +186,46 @@ async def test_deleted_message_is_not_learned(ada: Client, training_server: Rece
         input={"select": {"ids": ids}, "permanent": True},
     )
     assert result["messageDelete"]["errors"] == []
-    assert await stored_training_verdicts(ada.world) == []
-    assert not await training_worker.train_batch(ada.world)
+    assert await stored_training_verdicts(ada.environment) == []
+    assert not await training_worker.train_batch(ada.environment)
     assert not training_server.got
 
 
-async def test_encrypted_message_is_not_learned(ada: Client, training_server: Receiver) -> None:
+async def test_encrypted_message_is_not_learned(
+    ada: GraphQLClient, training_server: Receiver
+) -> None:
     content_type = "application/pkcs7-mime; smime-type=enveloped-data; name=smime.p7m"
-    await receive(
+    await deliver_to(
         ada, raw_message("Sealed", body="AAAA", Content_Type=content_type, MIME_Version="1.0")
     )
     await move_message_by_subject(ada, "Sealed", specialUse="JUNK")
-    assert await training_worker.train_batch(ada.world)
+    assert await training_worker.train_batch(ada.environment)
     assert not training_server.got
-    assert await stored_training_verdicts(ada.world) == []
+    assert await stored_training_verdicts(ada.environment) == []
 
 
-async def test_worker_is_woken_by_move_to_junk(ada: Client, training_server: Receiver) -> None:
-    worker = asyncio.create_task(training_worker.run_worker(ada.world))
+async def test_worker_is_woken_by_move_to_junk(
+    ada: GraphQLClient, training_server: Receiver
+) -> None:
+    worker = asyncio.create_task(training_worker.run_worker(ada.environment))
     try:
-        await receive(ada, "Offer")
+        await deliver_to(ada, "Offer")
         await move_message_by_subject(ada, "Offer", specialUse="JUNK")
         async with asyncio.timeout(10):
             await training_server.wait(1)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-    await training_worker.train_batch(ada.world)
+    await training_worker.train_batch(ada.environment)
 
 
 @pytest.mark.usefixtures("training_server")
 async def test_move_statement_count_does_not_grow_with_messages(
-    ada: Client, statements: list[str]
+    ada: GraphQLClient, statements: list[str]
 ) -> None:
     async def count_statements(message_count: int) -> int:
         for nth in range(message_count):
-            await receive(ada, f"Of {message_count}: {nth}")
+            await deliver_to(ada, f"Of {message_count}: {nth}")
         ids_by_subject = await message_id_by_subject(ada)
         ids = [
             message_id
@@ -231,23 +241,23 @@ async def test_move_statement_count_does_not_grow_with_messages(
 
     await count_statements(2)  # fills the caches
     assert await count_statements(1) == await count_statements(20)
-    assert len(await stored_training_verdicts(ada.world)) == 23
+    assert len(await stored_training_verdicts(ada.environment)) == 23
 
 
-async def create_learning_address(world: Environment, name: str, kind: AddressKind) -> None:
-    address_id = await add_forwarding_address(world, name)
-    async with world.write_session() as session:
+async def create_learning_address(environment: Environment, name: str, kind: AddressKind) -> None:
+    address_id = await add_forwarding_address(environment, name)
+    async with environment.write_session() as session:
         address = await session.get_one(Address, address_id)
         address.kind = kind
 
 
 async def test_messages_to_learning_address_are_learned(
-    ada: Client, training_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, training_server: Receiver, lmtp_client: Neighbour
 ) -> None:
-    await create_learning_address(ada.world, "spam", AddressKind.LEARN_SPAM)
-    await create_learning_address(ada.world, "ham", AddressKind.LEARN_HAM)
+    await create_learning_address(ada.environment, "spam", AddressKind.LEARN_SPAM)
+    await create_learning_address(ada.environment, "ham", AddressKind.LEARN_HAM)
     raw = raw_message("Report")
-    reply_codes = await deliver_for_reply_codes(neighbour, raw, "spam@example.org", ada.address)
+    reply_codes = await deliver_for_reply_codes(lmtp_client, raw, "spam@example.org", ada.address)
     assert reply_codes == ["250 2.0.0"] * 2
     assert [(request.path, request.raw) for request in training_server.got] == [("/learnspam", raw)]
     assert list(await message_id_by_subject(ada)) == ["Report"]
@@ -261,35 +271,35 @@ async def test_messages_to_learning_address_are_learned(
         + body
         + b"--b--\r\n"
     )
-    assert await deliver_for_reply_codes(neighbour, multipart, "ham@example.org") == ["250 2.0.0"]
+    assert await deliver_for_reply_codes(lmtp_client, multipart, "ham@example.org") == ["250 2.0.0"]
     assert [(request.path, request.raw) for request in training_server.got[1:]] == [
         ("/learnham", part) for part in parts
     ]
 
 
 async def test_learning_address_defers_if_training_fails(
-    ada: Client, training_server: Receiver, neighbour: Neighbour
+    ada: GraphQLClient, training_server: Receiver, lmtp_client: Neighbour
 ) -> None:
-    await create_learning_address(ada.world, "spam", AddressKind.LEARN_SPAM)
-    await add_forwarding_address(ada.world, "abuse", "spam@example.org")
+    await create_learning_address(ada.environment, "spam", AddressKind.LEARN_SPAM)
+    await add_forwarding_address(ada.environment, "abuse", "spam@example.org")
     training_server.answer = http(b"", "500 Broken")
     raw = raw_message("Report")
-    assert await deliver_for_reply_codes(neighbour, raw, "spam@example.org") == ["451 4.3.0"]
+    assert await deliver_for_reply_codes(lmtp_client, raw, "spam@example.org") == ["451 4.3.0"]
     training_server.answer = LEARNED_RESPONSE
-    assert await deliver_for_reply_codes(neighbour, raw, "abuse@example.org") == ["250 2.0.0"]
-    limit(ada.world, rspamd_learn="")
-    await neighbour.say("MAIL FROM:<carol@example.net>")
-    assert (await neighbour.say("RCPT TO:<spam@example.org>"))[:9] == "550 5.1.1"
+    assert await deliver_for_reply_codes(lmtp_client, raw, "abuse@example.org") == ["250 2.0.0"]
+    change_options(ada.environment, rspamd_learn="")
+    await lmtp_client.say("MAIL FROM:<carol@example.net>")
+    assert (await lmtp_client.say("RCPT TO:<spam@example.org>"))[:9] == "550 5.1.1"
 
 
 @pytest.mark.usefixtures("ada", "training_server")
-async def test_learning_address_needs_training_server(root: Client) -> None:
+async def test_learning_address_needs_training_server(root: GraphQLClient) -> None:
     create = """mutation ($input: AddressCreateInput!) { addressCreate(input: $input) {
     address { kind } errors { message path } } }"""
     address_input = {"address": "spam@example.org", "kind": "LEARN_SPAM"}
     payload = (await root(create, input=address_input))["addressCreate"]
     assert payload == {"address": {"kind": "LEARN_SPAM"}, "errors": []}
-    limit(root.world, rspamd_learn="")
+    change_options(root.environment, rspamd_learn="")
     second_input = {"address": "more@example.org", "kind": "LEARN_SPAM"}
     refused_payload = (await root(create, input=second_input))["addressCreate"]
     assert refused_payload["address"] is None

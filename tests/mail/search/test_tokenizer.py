@@ -17,7 +17,7 @@ from tests.support.mail.charset_samples import (
     MULTISCRIPT_TEXT,
     text_in_codec,
 )
-from tests.support.mail.hostile_messages import letters
+from tests.support.mail.hostile_messages import hostile_messages
 
 ENGLISH_TEXT = "Please find attached the minutes of our last meeting, as agreed.\n"
 BLOCK_SIZE = 1024  # characters
@@ -53,8 +53,8 @@ CORPUS = [
     MULTISCRIPT_TEXT,
     *(text_in_codec(codec) for codec in CHARSET_CODECS),
     *MESSAGE_TEXT_BY_SUBJECT.values(),
-    *(raw[:SAMPLE_BYTES].decode(errors="replace") for raw in letters().values()),
-    *(raw[:SAMPLE_BYTES].decode("latin-1") for raw in letters().values()),
+    *(raw[:SAMPLE_BYTES].decode(errors="replace") for raw in hostile_messages().values()),
+    *(raw[:SAMPLE_BYTES].decode("latin-1") for raw in hostile_messages().values()),
     "\xa0", "\xb4 \xa8", "A\u030a e\u0301", "a_b\uff3fc", "x\u2028y\x85z\x1cw", "\ud800 a\udfffb é",
     "1️⃣ #️⃣ ≠ =\u0338", "\u0e33 \u0903a", "ﷺ", "İstanbul ẞ ﬁn", "é" * 100, "ab" * 50 + " é",
 ]  # fmt: skip

@@ -24,8 +24,8 @@ from mail.sieve import (
     VacationReply,
     print_script,
 )
-from tests.support.mail.random_sieve_scripts import Writer
-from tests.support.mail.sieve_runs import ENVELOPE, run
+from tests.support.mail.random_sieve_scripts import RandomSieveWriter
+from tests.support.mail.sieve_runs import SAMPLE_ENVELOPE, run_script
 from tests.support.run_scope import CI
 
 MESSAGE = b"""\
@@ -111,8 +111,8 @@ class Pigeonhole:
         """Run a script and return its actions, or the error that ends it."""
         self._write_file("x.sieve", script.encode())
         result = subprocess.run(
-            [self.program, "-c", "dovecot.conf", "-C", "-f", ENVELOPE.sender,
-             "-a", ENVELOPE.recipient, "-r", "bob@example.com", "-x", "+editheader",
+            [self.program, "-c", "dovecot.conf", "-C", "-f", SAMPLE_ENVELOPE.sender,
+             "-a", SAMPLE_ENVELOPE.recipient, "-r", "bob@example.com", "-x", "+editheader",
              "x.sieve", "letter.eml"],
             cwd=self.folder, capture_output=True, text=True, check=False, timeout=60,
             env={**os.environ, "TZ": "UTC"},
@@ -151,7 +151,7 @@ def parse_actions(output: str) -> list[ActionSummary]:
 def run_our_sieve(script: str) -> list[ActionSummary] | str:
     try:
         return summarize_plan(
-            run(script, MESSAGE, addresses={"bob@example.com"}, mailboxes={"INBOX"})
+            run_script(script, MESSAGE, addresses={"bob@example.com"}, mailboxes={"INBOX"})
         )
     except SieveError as error:
         return f"does not compile: {error}"
@@ -196,8 +196,11 @@ def pigeonhole() -> Iterator[Pigeonhole]:
 def test_random_scripts_act_like_in_pigeonhole(pigeonhole: Pigeonhole) -> None:
     kind_counts: Counter[str] = Counter()
     for seed in range(CASE_COUNT):
-        writer = Writer(
-            seed, without=EXCLUDED_TESTS, leave_out=EXCLUDED_TAGS, extensions=EXTENSIONS
+        writer = RandomSieveWriter(
+            seed,
+            excluded_commands=EXCLUDED_TESTS,
+            excluded_tags=EXCLUDED_TAGS,
+            extensions=EXTENSIONS,
         )
         script = print_script(writer.script())
         if CRASHING_SCRIPT.search(script):

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 
 from mail.sieve import SieveEnvelope, SieveRunError, VacationReply, limits
-from tests.support.mail.sieve_runs import ENVELOPE, LETTER, acts, is_true, run
+from tests.support.mail.sieve_runs import (
+    SAMPLE_ENVELOPE,
+    SAMPLE_MESSAGE,
+    is_test_true,
+    run_script,
+    script_actions,
+)
 
 ACTION_CASES = [
     ("", ["keep"]),
@@ -38,7 +44,7 @@ ACTION_CASES = [
 
 @pytest.mark.parametrize(("script", "expected"), ACTION_CASES)
 def test_script_actions(script: str, expected: list[str]) -> None:
-    assert acts(script) == expected
+    assert script_actions(script) == expected
 
 
 TEST_CASES = [
@@ -51,8 +57,8 @@ TEST_CASES = [
     ("size :over 500", True),
     ("size :over 1K", False),
     ("size :under 1M", True),
-    (f"size :over {len(LETTER)}", False),
-    (f"size :under {len(LETTER)}", False),
+    (f"size :over {len(SAMPLE_MESSAGE)}", False),
+    (f"size :under {len(SAMPLE_MESSAGE)}", False),
     ('exists "x-number"', True),
     ('exists ["from", "x-none"]', False),
     ('header "x-number" "7"', True),
@@ -85,7 +91,7 @@ TEST_CASES = [
 
 @pytest.mark.parametrize(("test", "expected"), TEST_CASES)
 def test_base_tests(test: str, expected: bool) -> None:
-    assert is_true(test) is expected
+    assert is_test_true(test) is expected
 
 
 EXTENSION_TEST_CASES = [
@@ -133,7 +139,7 @@ EXTENSION_TEST_CASES = [
 
 @pytest.mark.parametrize(("test", "extension", "expected"), EXTENSION_TEST_CASES)
 def test_extension_tests(test: str, extension: str, expected: bool) -> None:
-    assert is_true(test, extension, mailboxes={"INBOX", "Old/2025"}) is expected
+    assert is_test_true(test, extension, mailboxes={"INBOX", "Old/2025"}) is expected
 
 
 NUMERIC_CASES = [  # text, relation, key
@@ -147,13 +153,13 @@ NUMERIC_CASES = [  # text, relation, key
 def test_numeric_comparator(text: str, relation: str, key: str, expected: bool) -> None:
     numeric = "comparator-i;ascii-numeric"
     test = f'string :value "{relation}" :comparator "i;ascii-numeric" "{text}" "{key}"'
-    assert is_true(test, "variables", "relational", numeric) is expected
+    assert is_test_true(test, "variables", "relational", numeric) is expected
 
 
 def test_bounce_has_empty_envelope_sender() -> None:
     bounce = SieveEnvelope("", "bob@example.com")
     for part in ("", ":localpart", ":domain"):
-        assert is_true(f'envelope {part} :is "from" ""', "envelope", envelope=bounce)
+        assert is_test_true(f'envelope {part} :is "from" ""', "envelope", envelope=bounce)
 
 
 SET_CASES = [
@@ -178,7 +184,7 @@ SET_CASES = [
 def test_variable_expansion(commands: str, source: str, value: str) -> None:
     test = f'string :comparator "i;octet" "{source}" "{value}"'
     script = f'require ["variables"]; {commands} if {test} {{ discard; }}'
-    assert acts(script) == ["discard"]
+    assert script_actions(script) == ["discard"]
 
 
 WILDCARD_CASES = [  # pattern, text, text of each wildcard
@@ -204,7 +210,7 @@ def test_wildcards_match_shortest_text(pattern: str, text: str, matches: list[st
     script = f"""require ["variables"];
         if string :matches "{text}" ["zzz", "{pattern}"] {{
             if string :is "{numbers}" "{expected_text}" {{ discard; }} }}"""
-    assert acts(script) == ["discard"]
+    assert script_actions(script) == ["discard"]
 
 
 def test_match_variables_stay_until_next_match() -> None:
@@ -212,13 +218,13 @@ def test_match_variables_stay_until_next_match() -> None:
         if header :matches "x-number" "*" { }
         if header :matches "x-none" "*" { }
         if not header :matches "subject" "?" { fileinto "${1}"; }"""
-    assert acts(script) == ["into 7"]
+    assert script_actions(script) == ["into 7"]
 
 
 def test_body_test_sets_no_match_variables() -> None:
     script = """require ["variables", "fileinto", "body"];
         if body :matches "*caf*" { fileinto "x${1}"; }"""
-    assert acts(script) == ["into x"]
+    assert script_actions(script) == ["into x"]
 
 
 FLAG_CASES = [
@@ -242,7 +248,7 @@ FLAG_CASES = [
 @pytest.mark.parametrize(("script", "expected"), FLAG_CASES)
 def test_flag_actions(script: str, expected: list[str]) -> None:
     requirements = 'require ["imap4flags", "fileinto", "variables", "relational"];'
-    assert acts(requirements + script) == expected
+    assert script_actions(requirements + script) == expected
 
 
 IHAVE_CASES = [
@@ -256,12 +262,12 @@ IHAVE_CASES = [
 
 @pytest.mark.parametrize(("script", "expected"), IHAVE_CASES)
 def test_ihave_skips_missing_extension(script: str, expected: list[str]) -> None:
-    assert acts(f'require "ihave"; {script}') == expected
+    assert script_actions(f'require "ihave"; {script}') == expected
 
 
 def test_error_command_ends_script() -> None:
     with pytest.raises(SieveRunError, match="the script says: no copy") as error:
-        run('require "ihave"; if true { error "no copy"; }')
+        run_script('require "ihave"; if true { error "no copy"; }')
     assert [step.text for step in error.value.trace] == ["true: true"]
 
 
@@ -269,9 +275,9 @@ VACATION_SCRIPT = 'require "vacation"; vacation {} "away";'
 OWN_ADDRESSES = {"bob@example.com"}
 
 
-def run_vacation_script(tags: str, raw: bytes = LETTER, **options: Any) -> list[str]:
+def run_vacation_script(tags: str, raw: bytes = SAMPLE_MESSAGE, **options: Any) -> list[str]:
     options = {"addresses": OWN_ADDRESSES, **options}
-    return acts(VACATION_SCRIPT.format(tags), raw, **options)
+    return script_actions(VACATION_SCRIPT.format(tags), raw, **options)
 
 
 def test_vacation_reply() -> None:
@@ -286,14 +292,14 @@ def test_vacation_reply() -> None:
 
 
 def test_vacation_seconds() -> None:
-    actions = acts(
+    actions = script_actions(
         'require "vacation-seconds"; vacation :seconds 0 "away";', addresses=OWN_ADDRESSES
     )
     assert actions[0].startswith("answer ada@example.org 0 ")
 
 
 def vacation_reply(tags: str) -> VacationReply:
-    (reply, _) = run(VACATION_SCRIPT.format(tags), addresses=OWN_ADDRESSES).actions
+    (reply, _) = run_script(VACATION_SCRIPT.format(tags), addresses=OWN_ADDRESSES).actions
     assert isinstance(reply, VacationReply)
     return reply
 
@@ -317,7 +323,7 @@ def test_different_vacation_replies_have_different_handles() -> None:
     ],
 )  # fmt: skip
 def test_automatic_message_gets_no_vacation_reply(field: bytes) -> None:
-    assert run_vacation_script("", field + b"\n" + LETTER) == ["keep"]
+    assert run_vacation_script("", field + b"\n" + SAMPLE_MESSAGE) == ["keep"]
 
 
 @pytest.mark.parametrize(
@@ -326,11 +332,11 @@ def test_automatic_message_gets_no_vacation_reply(field: bytes) -> None:
      "noreply@x.org", "x-bounces@x.org"],
 )  # fmt: skip
 def test_automatic_sender_gets_no_vacation_reply(sender: str) -> None:
-    assert run_vacation_script("", envelope=replace(ENVELOPE, sender=sender)) == ["keep"]
+    assert run_vacation_script("", envelope=replace(SAMPLE_ENVELOPE, sender=sender)) == ["keep"]
 
 
 def test_message_to_other_address_gets_no_vacation_reply() -> None:
-    message_to_other_address = LETTER.replace(b"bob@", b"rob@")
+    message_to_other_address = SAMPLE_MESSAGE.replace(b"bob@", b"rob@")
     assert run_vacation_script("", message_to_other_address) == ["keep"]
     assert (
         len(
@@ -340,7 +346,9 @@ def test_message_to_other_address_gets_no_vacation_reply() -> None:
         )
         == 2
     )
-    trace = [step.text for step in run(VACATION_SCRIPT.format(""), message_to_other_address).trace]
+    trace = [
+        step.text for step in run_script(VACATION_SCRIPT.format(""), message_to_other_address).trace
+    ]
     assert trace == ["vacation: no answer, because it is not addressed to this account"]
 
 
@@ -370,13 +378,13 @@ def test_run_error_ends_script(script: str, expected_error: str) -> None:
     # A variable hides the invalid address until the script runs.
     script = script.replace('redirect "a@b.cd\n"', 'set "x" "a@b.cd\n"; redirect "${x}"')
     with pytest.raises(SieveRunError, match=expected_error) as error:
-        run(f"require [{requirements}];\n{script}", addresses=OWN_ADDRESSES)
+        run_script(f"require [{requirements}];\n{script}", addresses=OWN_ADDRESSES)
     assert error.value.line >= 2
 
 
 def test_trace_has_steps_with_positions() -> None:
     script = 'require "fileinto";\nif not header "x-number" ["8"] {\n    fileinto "A";\n}'
-    assert [(*step.position, step.text) for step in run(script).trace] == [
+    assert [(*step.position, step.text) for step in run_script(script).trace] == [
         (2, 8, "header: false"),
         (2, 4, "not: true"),
         (3, 5, "fileinto: A"),

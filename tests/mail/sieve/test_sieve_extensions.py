@@ -24,7 +24,14 @@ from mail.sieve import (
     edit_header_block,
     limits,
 )
-from tests.support.mail.sieve_runs import LETTER, acts, is_true, problems, run, told
+from tests.support.mail.sieve_runs import (
+    SAMPLE_MESSAGE,
+    action_texts,
+    is_test_true,
+    run_script,
+    script_actions,
+    script_problems,
+)
 
 DATE_CASES = [
     ('date "date" "date" "2026-03-04"', True),  # in UTC
@@ -58,16 +65,16 @@ DATE_CASES = [
 
 @pytest.mark.parametrize(("test", "expected"), DATE_CASES)
 def test_date_tests(test: str, expected: bool) -> None:
-    assert is_true(test, "date", "relational", "index") is expected
+    assert is_test_true(test, "date", "relational", "index") is expected
 
 
 def test_dates_use_time_zone_of_user() -> None:
     summer = datetime(2026, 7, 1, 22, 0, tzinfo=UTC)
     berlin = ZoneInfo("Europe/Berlin")
-    assert is_true(
+    assert is_test_true(
         'currentdate "iso8601" "2026-07-02T00:00:00+02:00"', "date", now=summer, zone=berlin
     )
-    assert is_true('date "date" "zone" "+0100"', "date", zone=berlin)
+    assert is_test_true('date "date" "zone" "+0100"', "date", zone=berlin)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_dates_use_time_zone_of_user() -> None:
 def test_extreme_dates_do_not_raise(date: bytes) -> None:
     raw = b"Date: " + date + b"\n\n"
     for tag in ("", ":originalzone", ':zone "+2359"', ':zone "-2359"'):
-        acts(f'require "date"; if date {tag} "date" "std11" "x" {{ }}', raw)
+        script_actions(f'require "date"; if date {tag} "date" "std11" "x" {{ }}', raw)
 
 
 INDEX_CASES = [
@@ -94,7 +101,7 @@ INDEX_CASES = [
 
 @pytest.mark.parametrize(("test", "expected"), INDEX_CASES)
 def test_index_selects_field(test: str, expected: bool) -> None:
-    assert is_true(test, "index") is expected
+    assert is_test_true(test, "index") is expected
 
 
 REGEX_CASES = [  # pattern, text, ${0} and the groups
@@ -116,28 +123,28 @@ REGEX_CASES = [  # pattern, text, ${0} and the groups
 @pytest.mark.parametrize(("pattern", "text", "matches"), REGEX_CASES)
 def test_regex_sets_match_variables(pattern: str, text: str, matches: Sequence[str] | None) -> None:
     if not pattern:
-        assert problems('require ["regex"]; if header :regex "x" "" { }')
+        assert script_problems('require ["regex"]; if header :regex "x" "" { }')
         return
     numbers = "|".join(f"${{{number}}}" for number in range(len(matches or ()) + 1))
     script = f"""require ["regex", "variables", "fileinto"];
         if string :regex "{text}" "{pattern}" {{ fileinto "{numbers}"; }}"""
-    assert acts(script) == [f"into {'|'.join([*matches, ''])}" if matches else "keep"]
+    assert script_actions(script) == [f"into {'|'.join([*matches, ''])}" if matches else "keep"]
 
 
 def test_regex_follows_comparator() -> None:
-    assert is_true('header :regex "subject" "LONDON"', "regex")
-    assert not is_true('header :regex :comparator "i;octet" "subject" "LONDON"', "regex")
-    assert is_true('header :regex "x-number" ["^8$", "^7$"]', "regex")
+    assert is_test_true('header :regex "subject" "LONDON"', "regex")
+    assert not is_test_true('header :regex :comparator "i;octet" "subject" "LONDON"', "regex")
+    assert is_test_true('header :regex "x-number" ["^8$", "^7$"]', "regex")
     quoted = 'set :quoteregex "v" "a.b(c)"; if string :regex "xa.b(c)" "${v}$" { fileinto "yes"; }'
-    assert acts(f'require ["regex", "variables", "fileinto"]; {quoted}') == ["into yes"]
+    assert script_actions(f'require ["regex", "variables", "fileinto"]; {quoted}') == ["into yes"]
 
 
 @pytest.mark.parametrize("pattern", ["^((((a*)*)*)*)*$", "^(a|a)*$", "(a?){40}a{40}b", "(.*){9}x"])
 def test_hostile_regex_ends_in_time(pattern: str) -> None:
-    raw = LETTER.replace(b"X-Number: 7", b"X-Number: " + b"a" * 50_000)
+    raw = SAMPLE_MESSAGE.replace(b"X-Number: 7", b"X-Number: " + b"a" * 50_000)
     script = f'require "regex"; if header :regex "x-number" "{pattern}" {{ discard; }}'
     try:
-        assert acts(script, raw)
+        assert script_actions(script, raw)
     except SieveRunError as error:
         assert error.message == "the script takes too long"  # noqa: PT017 - an error is allowed
 
@@ -145,27 +152,29 @@ def test_hostile_regex_ends_in_time(pattern: str) -> None:
 def test_regex_from_variable_is_checked_at_run_time() -> None:
     script = 'set "v" "("; if header :regex "subject" "${v}" { }'
     with pytest.raises(SieveRunError, match="cannot be read"):
-        run(f'require ["regex", "variables"]; {script}')
+        run_script(f'require ["regex", "variables"]; {script}')
 
 
 NEW_MESSAGE = b"Message-ID: <1@x>\nSubject: x\n\nbody\n"
 
 
 def checked_duplicate_keys(script: str, raw: bytes = NEW_MESSAGE) -> frozenset[str]:
-    return run(f'require ["duplicate", "variables"]; {script}', raw).checked_duplicate_keys
+    return run_script(f'require ["duplicate", "variables"]; {script}', raw).checked_duplicate_keys
 
 
 def test_duplicate_test_tracks_message_id() -> None:
     script = 'require "duplicate"; if duplicate { discard; }'
-    first_plan = run(script, NEW_MESSAGE)
-    assert told(first_plan) == ["keep"]
+    first_plan = run_script(script, NEW_MESSAGE)
+    assert action_texts(first_plan) == ["keep"]
     (tracked,) = first_plan.tracked_duplicates
     assert first_plan.checked_duplicate_keys == {tracked.key}
     assert tracked.seconds == 7 * 86400
-    second_plan = run(script, NEW_MESSAGE, seen={tracked.key})
-    assert (told(second_plan), second_plan.tracked_duplicates) == (["discard"], ())
+    second_plan = run_script(script, NEW_MESSAGE, seen={tracked.key})
+    assert (action_texts(second_plan), second_plan.tracked_duplicates) == (["discard"], ())
     assert second_plan.checked_duplicate_keys == {tracked.key}
-    assert run(script, LETTER).checked_duplicate_keys == set()  # the message has no Message-ID
+    assert (
+        run_script(script, SAMPLE_MESSAGE).checked_duplicate_keys == set()
+    )  # the message has no Message-ID
 
 
 def test_duplicate_key_depends_on_tags() -> None:
@@ -180,7 +189,7 @@ def test_duplicate_key_depends_on_tags() -> None:
     assert checked_duplicate_keys('if duplicate :header "x-none" { }') == set()
     assert len(checked_duplicate_keys("if anyof (duplicate, duplicate) { }")) == 1
     seconds = (
-        run('require "duplicate"; if duplicate :seconds 60 { }', NEW_MESSAGE)
+        run_script('require "duplicate"; if duplicate :seconds 60 { }', NEW_MESSAGE)
         .tracked_duplicates[0]
         .seconds
     )
@@ -190,8 +199,8 @@ def test_duplicate_key_depends_on_tags() -> None:
 def test_duplicate_last_extends_tracking() -> None:
     (key,) = checked_duplicate_keys("if duplicate { }")
     script = 'require "duplicate"; if duplicate :last :seconds 60 { discard; }'
-    plan = run(script, NEW_MESSAGE, seen={key})
-    assert (told(plan), [duplicate.seconds for duplicate in plan.tracked_duplicates]) == (
+    plan = run_script(script, NEW_MESSAGE, seen={key})
+    assert (action_texts(plan), [duplicate.seconds for duplicate in plan.tracked_duplicates]) == (
         ["discard"],
         [60],
     )
@@ -213,7 +222,7 @@ def run_with_includes(script: str, **others: str) -> list[str]:
     def find(location: str, name: str) -> SieveProgram | None:
         return programs.get(name if location == "personal" else f"global_{name}")
 
-    return acts(names + script, script=find)
+    return script_actions(names + script, script=find)
 
 
 INCLUDE_CASES = [
@@ -276,7 +285,7 @@ EDIT_REQUIRE = 'require ["editheader", "fileinto", "index", "variables"];'
 
 
 def test_header_edits_are_visible_to_later_tests() -> None:
-    plan = run(
+    plan = run_script(
         f"""{EDIT_REQUIRE} fileinto "Before";
         addheader "X-New" "gr\u00fcn"; addheader :last "X-Many" "four";
         deleteheader :index 1 "x-many"; deleteheader "subject";
@@ -301,14 +310,14 @@ def test_edits_change_only_header() -> None:
     script = (
         f'{EDIT_REQUIRE} addheader "X-New" "gr\u00fcn"; deleteheader :matches "x-many" "t*"; keep;'
     )
-    plan = run(script)
-    end = LETTER.index(b"\n\n") + 2
-    header = edit_header_block(LETTER[:end], plan.edits)
-    assert header == b"X-New: =?utf-8?B?Z3LDvG4=?=\r\n" + LETTER[:end].replace(
+    plan = run_script(script)
+    end = SAMPLE_MESSAGE.index(b"\n\n") + 2
+    header = edit_header_block(SAMPLE_MESSAGE[:end], plan.edits)
+    assert header == b"X-New: =?utf-8?B?Z3LDvG4=?=\r\n" + SAMPLE_MESSAGE[:end].replace(
         b"X-Many: two\nX-Many: three\n", b""
     )
     assert plan.actions == (Keep(edit_count=3),)
-    assert edit_header_block(LETTER[:end], []) == LETTER[:end]
+    assert edit_header_block(SAMPLE_MESSAGE[:end], []) == SAMPLE_MESSAGE[:end]
     edited = edit_header_block(b"A: b\r\n\r\n", [AddHeader("C", "d", at_end=True), DeleteHeader(0)])
     assert edited == b"C: d\r\n\r\n"
 
@@ -338,18 +347,18 @@ def test_edit_positions_match_parsed_fields(block: bytes, data: st.DataObject) -
 
 @pytest.mark.parametrize("name", ["Received", "auto-submitted", "Content-Type", "MIME-Version"])
 def test_protected_header_fields_are_not_edited(name: str) -> None:
-    plan = run(f'{EDIT_REQUIRE} deleteheader "{name}"; addheader "{name}" "x";')
-    assert (plan.edits, told(plan)) == ((), ["keep"])
+    plan = run_script(f'{EDIT_REQUIRE} deleteheader "{name}"; addheader "{name}" "x";')
+    assert (plan.edits, action_texts(plan)) == ((), ["keep"])
 
 
 def test_added_header_value_has_no_line_break() -> None:
-    plan = run(f'{EDIT_REQUIRE} addheader "X-A" "b\r\nX-C: d\n\nbody";')
+    plan = run_script(f'{EDIT_REQUIRE} addheader "X-A" "b\r\nX-C: d\n\nbody";')
     assert plan.edits == (AddHeader("X-A", "b X-C: d body"),)
     assert edit_header_block(b"\r\n", plan.edits) == b"X-A: b X-C: d body\r\n\r\n"
     with pytest.raises(SieveRunError, match="no name of a field"):
-        run(f'{EDIT_REQUIRE} set "v" "X-A: b\r\nX"; addheader "${{v}}" "c";')
+        run_script(f'{EDIT_REQUIRE} set "v" "X-A: b\r\nX"; addheader "${{v}}" "c";')
     with pytest.raises(SieveRunError, match="changes of the header"):
-        run(EDIT_REQUIRE + 'addheader "X" "y";' * (limits.MAX_EDITS + 1))
+        run_script(EDIT_REQUIRE + 'addheader "X" "y";' * (limits.MAX_EDITS + 1))
 
 
 ENVIRONMENT_CASES = [
@@ -368,7 +377,7 @@ ENVIRONMENT_CASES = [
 def test_environment_spam_and_virus_tests(test: str, expected: bool) -> None:
     names = ("environment", "spamtestplus", "virustest", "relational", "comparator-i;ascii-numeric")
     options: dict[str, Any] = {"items": {"name": "Merganser", "version": "1.2"}}
-    assert is_true(test, *names, spam=80.0, virus=3, **options) is expected
+    assert is_test_true(test, *names, spam=80.0, virus=3, **options) is expected
 
 
 VENDOR_EXTENSION_CASES = [
@@ -384,14 +393,14 @@ VENDOR_EXTENSION_CASES = [
 @pytest.mark.parametrize(("test", "expected"), VENDOR_EXTENSION_CASES)
 def test_vendor_extensions(test: str, expected: bool) -> None:
     names = ("comparator-vnd.merganser.plain", "vnd.merganser.attachments", "body")
-    assert is_true(test, *names) is expected
+    assert is_test_true(test, *names) is expected
 
 
 @pytest.mark.parametrize("match_type", [":matches", ":regex", ':value "eq"', ':count "eq"'])
 def test_vendor_comparator_supports_only_is_and_contains(match_type: str) -> None:
     names = '"comparator-vnd.merganser.plain", "regex", "relational"'
     test = f'header {match_type} :comparator "vnd.merganser.plain" "subject" "1"'
-    (problem,) = problems(f"require [{names}]; if {test} {{ keep; }}")
+    (problem,) = script_problems(f"require [{names}]; if {test} {{ keep; }}")
     assert problem.endswith(" vnd.merganser.plain compares with :is and :contains")
 
 
@@ -407,27 +416,27 @@ def test_image_in_multipart_related_is_no_attachment() -> None:
             + image_part
         )
         script = 'require "vnd.merganser.attachments"; if hasattachment { discard; }'
-        assert (acts(script, raw) == ["discard"]) is expected
+        assert (script_actions(script, raw) == ["discard"]) is expected
 
 
 @pytest.mark.parametrize(
     ("percent", "score"), [(None, 0), (0, 1), (50, 5), (99.9, 9), (100, 10), (500, 10)]
 )
 def test_spam_score_is_mapped_to_range_of_spamtest(percent: float | None, score: int) -> None:
-    assert is_true(f'spamtest "{score}"', "spamtest", spam=percent)
+    assert is_test_true(f'spamtest "{score}"', "spamtest", spam=percent)
 
 
 def test_spamtest_and_virustest_without_scan() -> None:
     for name in ("spamtest", "virustest"):
-        assert is_true(f'{name} "0"', name)
-        assert is_true(f'{name} :count "eq" "0"', name, "relational")
+        assert is_test_true(f'{name} "0"', name)
+        assert is_test_true(f'{name} :count "eq" "0"', name, "relational")
 
 
 NOTIFY_REQUIRE = 'require ["enotify", "variables", "fileinto", "fcc", "mailbox", "imap4flags"];'
 
 
 def run_notify(script: str) -> MailNotification:
-    (notification, _) = run(NOTIFY_REQUIRE + script).actions
+    (notification, _) = run_script(NOTIFY_REQUIRE + script).actions
     assert isinstance(notification, MailNotification)
     return notification
 
@@ -443,27 +452,27 @@ def test_notify_action() -> None:
     )  # fmt: skip
     assert run_notify('notify "MAILTO:a@b.cd";').importance == 2
     script = 'notify "mailto:a@b.cd"; notify :message "x" "mailto:A@b.cd,c@d.ef";'
-    assert acts(NOTIFY_REQUIRE + script) == ["notify a@b.cd ", "notify c@d.ef x", "keep"]
+    assert script_actions(NOTIFY_REQUIRE + script) == ["notify a@b.cd ", "notify c@d.ef x", "keep"]
 
 
 def test_notify_methods() -> None:
-    assert is_true('valid_notify_method ["mailto:a@b.cd", "mailto:c@d.ef?body=x"]', "enotify")
+    assert is_test_true('valid_notify_method ["mailto:a@b.cd", "mailto:c@d.ef?body=x"]', "enotify")
     for uri in ("xmpp:a@b.cd", "mailto:", "mailto:a", "mailto:a@b.cd?%zz=a", "mailto:a@b.cd?x"):
-        assert not is_true(f'valid_notify_method ["mailto:a@b.cd", "{uri}"]', "enotify")
-        assert problems(f'require "enotify"; notify "{uri}";')
+        assert not is_test_true(f'valid_notify_method ["mailto:a@b.cd", "{uri}"]', "enotify")
+        assert script_problems(f'require "enotify"; notify "{uri}";')
         with pytest.raises(SieveRunError):
-            run(f'{NOTIFY_REQUIRE} set "v" "{uri}"; notify "${{v}}";')
+            run_script(f'{NOTIFY_REQUIRE} set "v" "{uri}"; notify "${{v}}";')
     capability_test = 'notify_method_capability "mailto:a@b.cd" "Online" ["yes", "MAYBE"]'
-    assert is_true(capability_test, "enotify")
-    assert not is_true(capability_test.replace("Online", "colour"), "enotify")
+    assert is_test_true(capability_test, "enotify")
+    assert not is_test_true(capability_test.replace("Online", "colour"), "enotify")
     script = 'set :encodeurl "v" "a b/\u00fc"; fileinto "${v}";'
-    assert acts(NOTIFY_REQUIRE + script) == ["into a%20b%2F%C3%BC"]
+    assert script_actions(NOTIFY_REQUIRE + script) == ["into a%20b%2F%C3%BC"]
 
 
 def test_notification_count_is_limited() -> None:
     script = "".join(f'notify "mailto:a{n}@b.cd";' for n in range(limits.MAX_REDIRECTS + 1))
     with pytest.raises(SieveRunError, match="are notified"):
-        run(NOTIFY_REQUIRE + script)
+        run_script(NOTIFY_REQUIRE + script)
 
 
 def test_fcc_of_notification_and_vacation_reply() -> None:
@@ -473,7 +482,7 @@ def test_fcc_of_notification_and_vacation_reply() -> None:
     assert notification.fcc == FccCopy("Sent", ("\\Seen", "a", "b"), create_mailbox=True)
     script = """require ["vacation", "fcc", "special-use"];
         vacation :fcc "Sent" :specialuse "\\\\Sent" "x";"""
-    (reply, _) = run(script, addresses={"bob@example.com"}).actions
+    (reply, _) = run_script(script, addresses={"bob@example.com"}).actions
     assert isinstance(reply, VacationReply)
     assert reply.fcc == FccCopy("Sent", special_use="\\Sent")
 
@@ -491,13 +500,13 @@ SPECIAL_USE_CASES = [
 
 @pytest.mark.parametrize(("test", "expected"), SPECIAL_USE_CASES)
 def test_specialuse_exists(test: str, expected: bool) -> None:
-    assert is_true(test, "special-use", special_uses=SPECIAL_USES) is expected
+    assert is_test_true(test, "special-use", special_uses=SPECIAL_USES) is expected
 
 
 def test_fileinto_by_special_use() -> None:
     script = """require ["fileinto", "special-use", "mailbox"];
         fileinto :specialuse "\\\\Junk" :create "Spam";"""
-    assert acts(script) == ["into Spam :create \\Junk"]
+    assert script_actions(script) == ["into Spam :create \\Junk"]
 
 
 METADATA = {("INBOX", "/private/comment"): "Mine", ("", "/shared/admin"): "mailto:x@y.zz"}
@@ -516,7 +525,7 @@ METADATA_CASES = [
 
 @pytest.mark.parametrize(("test", "expected"), METADATA_CASES)
 def test_metadata_tests(test: str, expected: bool) -> None:
-    assert is_true(test, "mboxmetadata", "servermetadata", metadata=METADATA) is expected
+    assert is_test_true(test, "mboxmetadata", "servermetadata", metadata=METADATA) is expected
 
 
 INVALID_SCRIPTS = [
@@ -548,6 +557,6 @@ INVALID_SCRIPTS = [
 
 @pytest.mark.parametrize(("extension", "script", "problem"), INVALID_SCRIPTS)
 def test_invalid_use_of_extension_has_problem(extension: str, script: str, problem: str) -> None:
-    (message,) = problems(f'require "{extension}";\n{script}')
+    (message,) = script_problems(f'require "{extension}";\n{script}')
     assert message.startswith("2:")
     assert problem in message

@@ -8,19 +8,24 @@ from hypothesis import strategies as st
 
 from mail.sieve import SieveError, SieveRunError, limits, print_script
 from mail.sieve.syntax.syntax_tree import Tree
-from tests.support.mail.random_sieve_scripts import SCRIPTS
-from tests.support.mail.sieve_runs import LETTER, acts, problems, run
+from tests.support.mail.random_sieve_scripts import COMPILING_SCRIPTS
+from tests.support.mail.sieve_runs import (
+    SAMPLE_MESSAGE,
+    run_script,
+    script_actions,
+    script_problems,
+)
 
 REQUIRE = 'require ["variables", "body", "relational", "fileinto"];\n'
-LONG_HEADER_MESSAGE = LETTER.replace(b"X-Number: 7", b"X-Number: " + b"a" * 500_000)
-LONG_BODY_MESSAGE = LETTER.replace(b"The caf", b"a" * 2_000_000)
+LONG_HEADER_MESSAGE = SAMPLE_MESSAGE.replace(b"X-Number: 7", b"X-Number: " + b"a" * 500_000)
+LONG_BODY_MESSAGE = SAMPLE_MESSAGE.replace(b"The caf", b"a" * 2_000_000)
 
 
-@given(SCRIPTS)
+@given(COMPILING_SCRIPTS)
 @settings(max_examples=80, deadline=None)
 def test_random_script_stays_within_limits(tree: Tree) -> None:
     with suppress(SieveError, SieveRunError):
-        plan = run(print_script(tree), addresses={"bob@example.com"})
+        plan = run_script(print_script(tree), addresses={"bob@example.com"})
         assert plan.steps <= limits.MAX_STEPS
         assert len(plan.actions) <= limits.MAX_ACTIONS + 1
 
@@ -31,7 +36,7 @@ def test_matches_equals_backtracking_search(pattern: str, text: str) -> None:
     quoted = [part.replace("\\", "\\\\") for part in (pattern, text)]
     test = f'string :comparator "i;octet" :matches "{quoted[1]}" "{quoted[0]}"'
     script = f"{REQUIRE} if {test} {{ discard; }}"
-    assert (acts(script) == ["discard"]) is matches_by_backtracking(pattern, text)
+    assert (script_actions(script) == ["discard"]) is matches_by_backtracking(pattern, text)
 
 
 def matches_by_backtracking(pattern: str, text: str) -> bool:
@@ -70,24 +75,24 @@ HOSTILE_SCRIPTS = [
 @pytest.mark.parametrize("script", HOSTILE_SCRIPTS, ids=range(len(HOSTILE_SCRIPTS)))
 def test_hostile_pattern_stays_within_limits(script: str) -> None:
     with suppress(SieveRunError):  # most of them need too many steps
-        assert run(REQUIRE + script, LONG_HEADER_MESSAGE).steps <= limits.MAX_STEPS
+        assert run_script(REQUIRE + script, LONG_HEADER_MESSAGE).steps <= limits.MAX_STEPS
 
 
 def test_long_body_costs_steps() -> None:
     script = 'if body :contains "{}" {{ }}'
-    assert run(REQUIRE + script.format("x"), LONG_BODY_MESSAGE).steps > 100
+    assert run_script(REQUIRE + script.format("x"), LONG_BODY_MESSAGE).steps > 100
     with pytest.raises(SieveRunError, match="takes too long"):
-        run(REQUIRE + "".join(script.format(f"x{n}") for n in range(50)), LONG_BODY_MESSAGE)
+        run_script(REQUIRE + "".join(script.format(f"x{n}") for n in range(50)), LONG_BODY_MESSAGE)
 
 
 def test_regex_count_of_script_is_limited() -> None:
     keys = '", "'.join(f"(a{{50}}){{3}}{n}" for n in range(limits.MAX_REGEXES))
     script = 'require "regex"; if header :regex "subject" ["{}"] {{ }}'
-    assert problems(script.format(keys)) == []
+    assert script_problems(script.format(keys)) == []
     expected = "at most 100 regular expressions in a script"
-    assert problems(script.format(f'{keys}", "a')) == [f"1:21 {expected}"]
+    assert script_problems(script.format(f'{keys}", "a')) == [f"1:21 {expected}"]
     with pytest.raises(SieveRunError, match="takes too long"):
-        run(script.format(keys) + " if true { }" * 4000)
+        run_script(script.format(keys) + " if true { }" * 4000)
 
 
 def test_variable_length_is_limited() -> None:
@@ -95,12 +100,12 @@ def test_variable_length_is_limited() -> None:
     script = (
         f'{REQUIRE} set "a" "xy"; {growing_commands} set :length "n" "${{a}}"; fileinto "${{n}}";'
     )
-    assert acts(script) == [f"into {limits.MAX_VARIABLE_LENGTH}"]
+    assert script_actions(script) == [f"into {limits.MAX_VARIABLE_LENGTH}"]
     references = "${a}" * 100
     with pytest.raises(SieveRunError, match="a string grows too long"):
-        run(f'{REQUIRE} set "a" "xy"; {growing_commands} set "b" "{references}";')
+        run_script(f'{REQUIRE} set "a" "xy"; {growing_commands} set "b" "{references}";')
     with pytest.raises(SieveRunError, match="takes too long"):
-        run(
+        run_script(
             f'{REQUIRE} set "a" "xy"; {growing_commands}'
             + 'set "b" "${a}${a}${a}${a}${a}${a}${a}${a}";' * 800
         )
@@ -109,5 +114,5 @@ def test_variable_length_is_limited() -> None:
 def test_long_script_raises_too_long() -> None:
     script = f"if anyof (false{', false' * 60}) {{ }}\n" * 100
     with pytest.raises(SieveRunError, match="takes too long") as error:
-        run(script)
+        run_script(script)
     assert error.value.line > 1

@@ -3,7 +3,7 @@
 import pytest
 
 from mail.sieve import SieveRunError
-from tests.support.mail.sieve_runs import acts, problems
+from tests.support.mail.sieve_runs import script_actions, script_problems
 
 REQUIRE = (
     'require ["foreverypart", "mime", "extracttext", "variables", "fileinto", "relational"];\n'
@@ -53,7 +53,7 @@ ADD_ID = 'if header :mime :matches "content-id" "*" { set "n" "${n}${1}"; } set 
 
 def run_and_collect(script: str, raw: bytes = MULTIPART_MESSAGE) -> str:
     """Run a script and return the value of its variable n."""
-    (action,) = acts(f'{REQUIRE} {script} fileinto "n${{n}}";', raw)
+    (action,) = script_actions(f'{REQUIRE} {script} fileinto "n${{n}}";', raw)
     return action.removeprefix("into n")
 
 
@@ -116,7 +116,7 @@ WHOLE_MESSAGE_CASES = [
 
 @pytest.mark.parametrize(("test", "expected"), WHOLE_MESSAGE_CASES)
 def test_mime_tag_outside_loop_applies_to_whole_message(test: str, expected: bool) -> None:
-    assert acts(f"{REQUIRE} if {test} {{ discard; }}", MULTIPART_MESSAGE) == (
+    assert script_actions(f"{REQUIRE} if {test} {{ discard; }}", MULTIPART_MESSAGE) == (
         ["discard"] if expected else ["keep"]
     )
 
@@ -136,13 +136,13 @@ def test_message_without_parts_is_one_part() -> None:
 def test_extracttext_reads_only_beginning_of_large_part() -> None:
     raw = MULTIPART_MESSAGE.replace(b"Hello text", b"Hello" + b" text" * 1_000_000)
     script = 'foreverypart { extracttext "v"; if string :matches "${v}" "Hello*" { discard; } }'
-    assert acts(REQUIRE + script, raw) == ["discard"]
+    assert script_actions(REQUIRE + script, raw) == ["discard"]
 
 
 def test_too_many_parts_raise() -> None:
     raw = b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * 6_000
     with pytest.raises(SieveRunError, match="takes too long"):
-        acts(f"{REQUIRE} foreverypart {{ }}", raw)
+        script_actions(f"{REQUIRE} foreverypart {{ }}", raw)
 
 
 INVALID_SCRIPTS = [
@@ -160,5 +160,5 @@ INVALID_SCRIPTS = [
 
 @pytest.mark.parametrize(("script", "problem"), INVALID_SCRIPTS)
 def test_invalid_script_has_problem(script: str, problem: str) -> None:
-    (message,) = problems(REQUIRE + script)
+    (message,) = script_problems(REQUIRE + script)
     assert problem in message

@@ -32,11 +32,11 @@ from mail.sieve.syntax.syntax_tree import (
     string_list,
 )
 from mail.sieve.syntax.syntax_tree import TestNode as Condition
-from tests.support.mail.random_sieve_scripts import SCRIPTS, SOUPS, TREES
-from tests.support.mail.sieve_runs import problems
+from tests.support.mail.random_sieve_scripts import COMPILING_SCRIPTS, SYNTAX_TREES, TOKEN_SEQUENCES
+from tests.support.mail.sieve_runs import script_problems
 
 
-@given(TREES)
+@given(SYNTAX_TREES)
 @settings(max_examples=60, deadline=None)
 def test_printed_tree_is_parsed_to_same_tree(tree: Tree) -> None:
     assert parse_script(print_script(tree)) == tree
@@ -132,7 +132,7 @@ SYNTAX_ERRORS = [
 
 @pytest.mark.parametrize(("script", "problem"), SYNTAX_ERRORS, ids=range(len(SYNTAX_ERRORS)))
 def test_syntax_error_has_position(script: str | bytes, problem: str) -> None:
-    assert problems(script) == [problem]
+    assert script_problems(script) == [problem]
 
 
 INVALID_SCRIPTS = [
@@ -184,7 +184,7 @@ INVALID_SCRIPTS = [
 
 @pytest.mark.parametrize(("script", "problem"), INVALID_SCRIPTS)
 def test_invalid_script_has_problem_with_position(script: str, problem: str) -> None:
-    assert problems(script) == [problem]
+    assert script_problems(script) == [problem]
 
 
 INVALID_EXTENSION_SCRIPTS = [
@@ -223,14 +223,14 @@ INVALID_EXTENSION_SCRIPTS = [
 
 @pytest.mark.parametrize(("extension", "script", "problem"), INVALID_EXTENSION_SCRIPTS)
 def test_invalid_use_of_extension_has_problem(extension: str, script: str, problem: str) -> None:
-    (message,) = problems(f'require "{extension}";\n{script}')
+    (message,) = script_problems(f'require "{extension}";\n{script}')
     assert message.startswith("2:")
     assert any(text in message for text in problem.split("|"))
 
 
 def test_all_problems_are_reported_up_to_limit() -> None:
     script = 'a;\nif b { c; }\nelse { keep :d; }\nfileinto "x";\nredirect "";\n'
-    assert [problem.split()[0] for problem in problems(script)] == [
+    assert [problem.split()[0] for problem in script_problems(script)] == [
         "1:1",
         "2:4",
         "2:8",
@@ -238,11 +238,11 @@ def test_all_problems_are_reported_up_to_limit() -> None:
         "4:1",
         "5:1",
     ]
-    assert len(problems("keep 1;\n" * 500)) == limits.MAX_PROBLEMS
-    assert len(problems("a;" * 500)) == 1  # an unknown command is reported once
+    assert len(script_problems("keep 1;\n" * 500)) == limits.MAX_PROBLEMS
+    assert len(script_problems("a;" * 500)) == 1  # an unknown command is reported once
 
 
-@given(st.binary(max_size=300) | st.text(max_size=200) | SOUPS)
+@given(st.binary(max_size=300) | st.text(max_size=200) | TOKEN_SEQUENCES)
 @settings(max_examples=200, deadline=None)
 def test_random_script_compiles_or_has_problems(script: str | bytes) -> None:
     for problem in compile_problems(script):
@@ -259,7 +259,7 @@ def compile_problems(script: str | bytes) -> Sequence[ScriptProblem]:
     return ()
 
 
-@given(SCRIPTS)
+@given(COMPILING_SCRIPTS)
 @settings(max_examples=60, deadline=None)
 def test_printed_script_compiles_to_same_program(tree: Tree) -> None:
     parsed = parse_script(print_script(tree))
@@ -286,4 +286,4 @@ def test_documentation_lists_every_extension_and_compiles() -> None:
     blocks = re.findall(r"^```sieve\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for script in blocks:
-        assert problems(script) == []
+        assert script_problems(script) == []

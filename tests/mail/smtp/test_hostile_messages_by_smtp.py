@@ -23,22 +23,22 @@ from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from resolvers.submission.smtp_submission import SmtpSubmissionService
-from tests.conftest import Client, make_user
+from tests.conftest import GraphQLClient, make_user
 from tests.support.mail.forwarding_addresses import add_forwarding_address
-from tests.support.mail.hostile_messages import letters
+from tests.support.mail.hostile_messages import hostile_messages
 from tests.support.mail.smuggled_messages import FALSE_END_SEQUENCES, SMUGGLED_TRANSACTION
-from tests.support.mail.trace_header_lines import bare, below
+from tests.support.mail.trace_header_lines import without_blank_line, without_trace_fields
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.queue_worker import relay, until, working
 from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
 from tests.support.mail_servers.smtp_client import Authority, connect, secured
 from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_auth_plain
-from tests.support.run_scope import ALL
+from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.stores.counter_check import examine
 
-HOSTILE_MESSAGES = letters()
+HOSTILE_MESSAGES = hostile_messages()
 # The tests of LMTP use all of them, and the same code stores both.
-INBOUND_MESSAGES = HOSTILE_MESSAGES if ALL else dict(list(HOSTILE_MESSAGES.items())[::3])
+INBOUND_MESSAGES = HOSTILE_MESSAGES if RUNS_ALL_TESTS else dict(list(HOSTILE_MESSAGES.items())[::3])
 SOURCE_URL_QUERY = "query ($id: ID!) { node(id: $id) { ... on Message { sourceUrl } } }"
 TRACE_FIELDS = re.compile(
     rb"Authentication-Results: mx\.example\.org;(?:\r\n [^\r\n]+)*\r\n"
@@ -58,10 +58,10 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 @pytest.fixture
-async def mx_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     """A client of an MX listener without rate limits."""
     listener = MxListener(
-        world,
+        environment,
         tmp_path / "spool",
         SmtpListenerConfig(),
         MxRules(network_hourly=0, network_hourly_per_account=0),
@@ -76,12 +76,12 @@ async def mx_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbo
 
 
 @pytest.fixture
-async def submission_client(world: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def submission_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
     """A client of the submission listener, signed in as ada."""
-    await make_user(world, "ada", password=PASSWORD, recipients=100_000)
+    await make_user(environment, "ada", password=PASSWORD, recipients=100_000)
     authority = Authority(tmp_path)
     config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
-    listener = Listener(world, tmp_path / "spool", config, SmtpSubmissionService(world))
+    listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
     client = await connect(listener.port)
     await secured(client, authority.client())
@@ -106,7 +106,7 @@ def sha256_hex(raw: bytes) -> str:
 
 
 async def test_hostile_messages_are_accepted_and_stored_unchanged(
-    ada: Client, mx_client: Neighbour, world: Environment
+    ada: GraphQLClient, mx_client: Neighbour, environment: Environment
 ) -> None:
     sender = "carol@example.com"
     replies = {
@@ -116,18 +116,18 @@ async def test_hostile_messages_are_accepted_and_stored_unchanged(
     assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
     assert await mx_client.say("NOOP") == "250 2.0.0 Fine"
     names_by_digest = {sha256_hex(raw): name for name, raw in INBOUND_MESSAGES.items()}
-    rows = await world.database.read(select(col(Message.id)))
+    rows = await environment.database.read(select(col(Message.id)))
     assert len(rows) == len(names_by_digest)  # a duplicate would be dropped
     for row in rows:
         node = (await ada(SOURCE_URL_QUERY, id=global_ids.encode("Message", row.id)))["node"]
-        stored = below((await ada.http.get(node["sourceUrl"])).content)
+        stored = without_trace_fields((await ada.http.get(node["sourceUrl"])).content)
         trace_fields = TRACE_FIELDS.match(stored)
         assert trace_fields
-        assert names_by_digest.pop(sha256_hex(bare(stored[trace_fields.end() :])), None), stored[
-            :500
-        ]
+        assert names_by_digest.pop(
+            sha256_hex(without_blank_line(stored[trace_fields.end() :])), None
+        ), stored[:500]
     assert names_by_digest == {}
-    await examine(world)
+    await examine(environment)
 
 
 def replace_sender(raw: bytes) -> bytes:
@@ -135,18 +135,18 @@ def replace_sender(raw: bytes) -> bytes:
     return FROM_FIELD.sub(rb"\1ada@example.org", raw, count=1)
 
 
-async def queued_messages(world: Environment) -> dict[str, bytes]:
+async def queued_messages(environment: Environment) -> dict[str, bytes]:
     """Read the messages of the queue by queue ID."""
     columns = col(Submission.id), col(Submission.blob_id), col(Submission.queue_id)
     messages = {}
-    for row in await world.database.read(select(*columns)):
+    for row in await environment.database.read(select(*columns)):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        messages[str(row.queue_id)] = await message_body.read_message(world, job)
+        messages[str(row.queue_id)] = await message_body.read_message(environment, job)
     return messages
 
 
 async def test_hostile_submission_is_queued_unchanged_or_refused(
-    submission_client: Neighbour, world: Environment
+    submission_client: Neighbour, environment: Environment
 ) -> None:
     """Line ends become CRLF and the header can be corrected. The body is unchanged."""
     replies = {}
@@ -157,7 +157,7 @@ async def test_hostile_submission_is_queued_unchanged_or_refused(
         assert reply.startswith(("250 2.0.0 Queued as ", *REFUSALS)), name
         replies[name] = reply
     assert await submission_client.say("NOOP") == "250 2.0.0 Fine"
-    messages_by_queue_id = await queued_messages(world)
+    messages_by_queue_id = await queued_messages(environment)
     queue_ids = {
         name: reply.rpartition(" ")[2] for name, reply in replies.items() if reply[0] == "2"
     }
@@ -172,12 +172,12 @@ async def test_hostile_submission_is_queued_unchanged_or_refused(
         assert messages_by_queue_id[queue_id].startswith(
             b"Received: by mx.example.org with ESMTPSA"
         )
-    await examine(world)
+    await examine(environment)
 
 
-async def check_delivered_messages(world: Environment, count: int, recipient: str) -> None:
+async def check_delivered_messages(environment: Environment, count: int, recipient: str) -> None:
     """Deliver the queue and check the number of messages received and their line ends."""
-    async with listening(Server()) as server, working(world, relay(server)):
+    async with listening(Server()) as server, working(environment, relay(server)):
 
         async def has_received_all() -> bool:
             return len(server.mails) >= count
@@ -186,7 +186,7 @@ async def check_delivered_messages(world: Environment, count: int, recipient: st
         states = select(col(QueueEntry.state)).distinct()
 
         async def are_all_relayed() -> bool:
-            return [row.state for row in await world.database.read(states)] == ["RELAYED"]
+            return [row.state for row in await environment.database.read(states)] == ["RELAYED"]
 
         await until(are_all_relayed)
     assert len(server.mails) == count
@@ -197,20 +197,20 @@ async def check_delivered_messages(world: Environment, count: int, recipient: st
 
 
 async def test_forwarded_smuggling_attempt_is_one_message(
-    ada: Client, mx_client: Neighbour, world: Environment
+    ada: GraphQLClient, mx_client: Neighbour, environment: Environment
 ) -> None:
-    await add_forwarding_address(world, "list", "dave@far.example")
+    await add_forwarding_address(environment, "list", "dave@far.example")
     for end in FALSE_END_SEQUENCES:
         raw = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
         mx_client.send(b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n")
         assert [(await mx_client.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
         mx_client.send(raw + b".\r\n")
         assert (await mx_client.hear()).startswith("250 2.0.0"), end
-    await check_delivered_messages(ada.world, len(FALSE_END_SEQUENCES), "dave@far.example")
+    await check_delivered_messages(ada.environment, len(FALSE_END_SEQUENCES), "dave@far.example")
 
 
 async def test_submitted_smuggling_attempt_is_one_message(
-    submission_client: Neighbour, world: Environment
+    submission_client: Neighbour, environment: Environment
 ) -> None:
     accepted_count = 0
     for end in FALSE_END_SEQUENCES:
@@ -220,4 +220,4 @@ async def test_submitted_smuggling_attempt_is_one_message(
         reply = await submission_client.hear()
         assert reply.startswith("554 5.6.0" if b"\0" in end else "250 2.0.0"), end
         accepted_count += reply.startswith("250")
-    await check_delivered_messages(world, accepted_count, "dave@far.example")
+    await check_delivered_messages(environment, accepted_count, "dave@far.example")

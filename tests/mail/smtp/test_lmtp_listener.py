@@ -36,12 +36,12 @@ async def open_listener(tmp_path: Path, backend: Memory) -> AsyncIterator[OpenLm
         async def start_listener(
             reach_fault_point: Callable[[str], None] = lambda _place: None, **limits: Any
         ) -> LmtpListener:
-            world, session_limits = (
-                listener_factory.world(reach_fault_point=reach_fault_point),
+            environment, session_limits = (
+                listener_factory.environment(reach_fault_point=reach_fault_point),
                 replace(SessionLimits(), **limits),
             )
             return await listener_factory.begun(
-                LmtpListener(world, tmp_path / "spool", session_limits, backend)
+                LmtpListener(environment, tmp_path / "spool", session_limits, backend)
             )
 
         yield start_listener

@@ -19,7 +19,7 @@ from mail.smtp.smtp_server import SmtpListenerConfig
 from mail.tls.server_tls import CertificateFiles
 from models.errors import Forbidden, NotFound, OverQuota, ServiceUnavailable
 from models.runtime.options import MIB
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 from tests.support.mail_servers.empty_store_listeners import listeners
 from tests.support.mail_servers.lmtp_client import Memory, Neighbour, until
 from tests.support.mail_servers.smtp_client import Authority, connect, secured, wrapped
@@ -76,7 +76,7 @@ def backend() -> RecordingBackend:
 
 @pytest.fixture
 async def open_listener(
-    tmp_path: Path, backend: RecordingBackend, authority: Authority, clock: Clock
+    tmp_path: Path, backend: RecordingBackend, authority: Authority, clock: ManualClock
 ) -> AsyncIterator[OpenMxListener]:
     """Return a function that starts a listener with these rules and limits."""
     async with listeners(tmp_path) as listener_factory:
@@ -92,9 +92,9 @@ async def open_listener(
                 certificates=CertificateFiles(authority.issue()) if tls else None,
                 **options,
             )
-            world = listener_factory.world(now=clock)
+            environment = listener_factory.environment(now=clock)
             return await listener_factory.begun(
-                MxListener(world, tmp_path / "spool", config, rules, backend)
+                MxListener(environment, tmp_path / "spool", config, rules, backend)
             )
 
         yield start_listener
@@ -462,7 +462,7 @@ async def test_proxy_header_is_read_before_implicit_tls(
 
 
 async def test_messages_per_network_and_hour_are_limited(
-    open_listener: OpenMxListener, backend: RecordingBackend, clock: Clock
+    open_listener: OpenMxListener, backend: RecordingBackend, clock: ManualClock
 ) -> None:
     mx_listener = await open_listener(MxRules(network_hourly=3, network_hourly_per_account=2))
     client = await connect(mx_listener.port)

@@ -364,39 +364,43 @@ def test_pattern_count_of_any_sender_is_limited(sender: str) -> None:
 
 
 async def insert_rules(
-    world: Environment, place: str, action: SenderAction, *patterns: str
+    environment: Environment, place: str, action: SenderAction, *patterns: str
 ) -> list[int]:
     """Insert sender rules without validation."""
     rows: list[dict[str, Any]] = [
         {
-            "id": world.new_id(), "place": place, "pattern": pattern, "action": action,
-            "created_at": world.now(),
+            "id": environment.new_id(), "place": place, "pattern": pattern, "action": action,
+            "created_at": environment.now(),
         }
         for pattern in patterns
     ]  # fmt: skip
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(core_table(SenderRule)), rows)
     return [row["id"] for row in rows]
 
 
 async def test_rules_of_all_recipients_are_loaded_by_one_statement(
-    world: Environment, statements: list[str]
+    environment: Environment, statements: list[str]
 ) -> None:
-    ada, bob = await make_user(world, "ada"), await make_user(world, "bob")
-    (user_rule,) = await insert_rules(world, place_of_user(ada.id), BLOCK, "shop.example")
+    ada, bob = await make_user(environment, "ada"), await make_user(environment, "bob")
+    (user_rule,) = await insert_rules(environment, place_of_user(ada.id), BLOCK, "shop.example")
     (tag_rule,) = await insert_rules(
-        world, place_of_tag("straße".casefold()), ALLOW, "news@shop.example"
+        environment, place_of_tag("straße".casefold()), ALLOW, "news@shop.example"
     )
-    (domain_rule,) = await insert_rules(world, f"domain:{ada.domain_id}", BLOCK, "*.example")
-    (platform_rule,) = await insert_rules(world, PLATFORM_PLACE, ALLOW, "far.example")
-    await insert_rules(world, place_of_user(bob.id), BLOCK, "other.example", "news@other.example")
+    (domain_rule,) = await insert_rules(environment, f"domain:{ada.domain_id}", BLOCK, "*.example")
+    (platform_rule,) = await insert_rules(environment, PLATFORM_PLACE, ALLOW, "far.example")
+    await insert_rules(
+        environment, place_of_user(bob.id), BLOCK, "other.example", "news@other.example"
+    )
     recipients = [
         SenderRuleRecipient(ada.id, ada.domain_id),
         SenderRuleRecipient(bob.id, None, ("STRASSE", "x")),
         *(SenderRuleRecipient(n, ada.domain_id) for n in range(1, 19)),
     ]
     del statements[:]
-    matches = await load_matching_rules(world, recipients, "news+7@shop.example", "ceo@far.example")
+    matches = await load_matching_rules(
+        environment, recipients, "news+7@shop.example", "ceo@far.example"
+    )
     assert len(statements) == 1
     assert matches[0] == [
         SenderRuleMatch(user_rule, BLOCK, USER, matches_only_header=False),
@@ -409,30 +413,32 @@ async def test_rules_of_all_recipients_are_loaded_by_one_statement(
     ]
     assert matches[2:] == [[matches[0][1], matches[0][2]]] * 18
     del statements[:]
-    assert await load_matching_rules(world, recipients[:1], "x@none.test", "") == [[]]
+    assert await load_matching_rules(environment, recipients[:1], "x@none.test", "") == [[]]
     assert len(statements) == 1
-    assert await load_matching_rules(world, recipients, "", "no address") == [[]] * 20
-    assert await load_matching_rules(world, [], "a@b.example", "a@b.example") == []
+    assert await load_matching_rules(environment, recipients, "", "no address") == [[]] * 20
+    assert await load_matching_rules(environment, [], "a@b.example", "a@b.example") == []
     assert len(statements) == 1
 
 
-async def test_rule_query_uses_index(world: Environment) -> None:
-    ada = await make_user(world, "ada")
+async def test_rule_query_uses_index(environment: Environment) -> None:
+    ada = await make_user(environment, "ada")
     for n in range(40):
         patterns = [f"{m}.shop.example" for m in range(50)]
         await insert_rules(
-            world, place_of_user(1000 + n), BLOCK, *patterns, "shop.example", "*.example"
+            environment, place_of_user(1000 + n), BLOCK, *patterns, "shop.example", "*.example"
         )
-    await insert_rules(world, place_of_user(ada.id), ALLOW, "shop.example")
-    if world.database.dialect == "postgresql":
-        async with world.database.engine.begin() as connection:
+    await insert_rules(environment, place_of_user(ada.id), ALLOW, "shop.example")
+    if environment.database.dialect == "postgresql":
+        async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE sender_rules"))
     recipients = [
         SenderRuleRecipient(ada.id, 5, ["vip"]),
         *(SenderRuleRecipient(1000 + n, 5) for n in range(20)),
     ]
-    with explained(world) as plans:
-        query = load_matching_rules(world, recipients, "news@eu.shop.example", "a@b.far.example")
+    with explained(environment) as plans:
+        query = load_matching_rules(
+            environment, recipients, "news@eu.shop.example", "a@b.far.example"
+        )
         plan = await plans.of(query, "sender_rules")
     assert "uq_sender_rules_place" in plan or "ix_sender_rules_pattern" in plan, plan
     assert "SCAN sender_rules" not in plan, plan
@@ -441,20 +447,24 @@ async def test_rule_query_uses_index(world: Environment) -> None:
     assert uses_both_columns, plan
 
 
-async def test_verdict_of_message_for_recipient(world: Environment) -> None:
-    ada = await make_user(world, "ada")
+async def test_verdict_of_message_for_recipient(environment: Environment) -> None:
+    ada = await make_user(environment, "ada")
     facts = read_facts(raw_message("Offer", X_Spam_Flag="YES", X_Spam_Score="6.5"))
-    message_facts = spam_facts(facts.spam_headers, world.options.spam_headers, "bounce@lists.test")
+    message_facts = spam_facts(
+        facts.spam_headers, environment.options.spam_headers, "bounce@lists.test"
+    )
     recipient = SenderRuleRecipient(ada.id, ada.domain_id, ada.tags)
 
     async def compute() -> SpamVerdict:
         (rules,) = await load_matching_rules(
-            world, [recipient], "bounce@lists.test", facts.from_[0].address
+            environment, [recipient], "bounce@lists.test", facts.from_[0].address
         )
         return compute_verdict(message_facts, rules, ada.spam_level)
 
     assert await compute() == spam_verdict(True, BY_SCORE, score=65)
-    (allow_rule,) = await insert_rules(world, place_of_user(ada.id), ALLOW, "carol@example.com")
+    (allow_rule,) = await insert_rules(
+        environment, place_of_user(ada.id), ALLOW, "carol@example.com"
+    )
     assert await compute() == spam_verdict(False, BY_RULE, allow_rule, 65)
-    (block_rule,) = await insert_rules(world, place_of_user(ada.id), BLOCK, "lists.test")
+    (block_rule,) = await insert_rules(environment, place_of_user(ada.id), BLOCK, "lists.test")
     assert await compute() == spam_verdict(True, BY_RULE, block_rule, 65)

@@ -10,7 +10,7 @@ import pytest
 
 from mail.storage import openpgp_encryption, openpgp_short_rsa
 from models.runtime.environment import Environment
-from tests.support.accounts.openpgp_keys import RSA_1024, SIGNS_ONLY, key_of
+from tests.support.accounts.openpgp_keys import RSA_1024_KEY, SIGN_ONLY_KEY, make_public_key
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -48,7 +48,7 @@ def gpg(tmp_path: Path) -> GnuPgKeyring:
     ],
 )
 async def test_gnupg_decrypts_message_for_short_rsa_key(
-    gpg: GnuPgKeyring, world: Environment, key_parameters: tuple[str, str, str], bits: int
+    gpg: GnuPgKeyring, environment: Environment, key_parameters: tuple[str, str, str], bits: int
 ) -> None:
     gpg("--quick-gen-key", "Eve <eve@example.org>", *key_parameters)
     if key_parameters[1] == "default":
@@ -64,7 +64,7 @@ async def test_gnupg_decrypts_message_for_short_rsa_key(
     for content in (b"", b"Hello\r\n", bytes(range(256)) * 1000):
         assert gpg("--decrypt", stdin_data=openpgp_short_rsa.encrypt(content, key)) == content
     raw = b"Subject: Hi\r\nContent-Type: text/plain\r\n\r\nSecret\r\n"
-    encrypted = await openpgp_encryption.encrypt_to_keys(world, raw, [armored])
+    encrypted = await openpgp_encryption.encrypt_to_keys(environment, raw, [armored])
     pgp_message = encrypted[
         encrypted.index(b"-----BEGIN PGP MESSAGE") : encrypted.index(b"\r\n--=_", 400)
     ]
@@ -73,7 +73,7 @@ async def test_gnupg_decrypts_message_for_short_rsa_key(
 
 
 def test_other_keys_are_not_parsed_as_short_rsa() -> None:
-    for armored in (SIGNS_ONLY, key_of("Eve <eve@example.org>")):
+    for armored in (SIGN_ONLY_KEY, make_public_key("Eve <eve@example.org>")):
         assert openpgp_short_rsa.parse_encryption_key(armored, NOW) is None
 
 
@@ -83,10 +83,10 @@ def test_other_keys_are_not_parsed_as_short_rsa() -> None:
 )
 def test_subkey_without_valid_signature_is_not_used(position: int, expected: str | None) -> None:
     """The primary key is used if a bit of the subkey or of its signature differs."""
-    original = openpgp_short_rsa.parse_encryption_key(RSA_1024, NOW)
+    original = openpgp_short_rsa.parse_encryption_key(RSA_1024_KEY, NOW)
     assert original is not None
     assert original.key_id.hex() == "cb1e4887ec0d9762"
-    head, body, tail = split_armor(RSA_1024)
+    head, body, tail = split_armor(RSA_1024_KEY)
     damaged = bytearray(body)
     damaged[position] ^= 1
     key = openpgp_short_rsa.parse_encryption_key(

@@ -28,7 +28,12 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from tests.conftest import make_user
 from tests.support.mail import multipart_message
-from tests.support.mail.multipart_message import EDGES, FILES, LOG, RICH
+from tests.support.mail.multipart_message import (
+    ATTACHMENT_OFFSETS,
+    ATTACHMENTS,
+    LOG_CONTENT,
+    MULTIPART_MESSAGE,
+)
 
 MIB = 1 << 20
 FIXTURE_SETTINGS = settings(
@@ -40,16 +45,16 @@ FIXTURE_SETTINGS = settings(
 class MessageStore:
     """A writer and reader of the stored messages of one user."""
 
-    world: Environment
+    environment: Environment
 
     async def store(self, raw: bytes) -> int:
         message = await received_messages.parse_storable_message(raw)
         recipient = await address_resolution.load_recipient_below_limits(
-            self.world, "ada@example.org"
+            self.environment, "ada@example.org"
         )
         return (
             await received_messages.store_once_for_recipient(
-                self.world, message, recipient, "carol@example.com"
+                self.environment, message, recipient, "carol@example.com"
             )
         ).message_id
 
@@ -59,19 +64,19 @@ class MessageStore:
             .where(col(Message.id).in_(ids))
             .order_by(col(Message.id))
         )
-        return await open_messages(self.world, await self.world.database.read(query))
+        return await open_messages(self.environment, await self.environment.database.read(query))
 
 
 @pytest.fixture
-async def message_store(world: Environment) -> MessageStore:
-    await make_user(world, "ada")
-    return MessageStore(world)
+async def message_store(environment: Environment) -> MessageStore:
+    await make_user(environment, "ada")
+    return MessageStore(environment)
 
 
 @pytest.fixture
 async def stored_message(message_store: MessageStore) -> StoredMessage:
     """The stored message RICH."""
-    (message,) = await message_store.load(await message_store.store(RICH))
+    (message,) = await message_store.load(await message_store.store(MULTIPART_MESSAGE))
     return message
 
 
@@ -84,19 +89,23 @@ def file_parts(stored_message: StoredMessage) -> list[ParsedPart]:
 
 
 OFFSETS = st.one_of(
-    st.integers(0, len(RICH) + 9),
-    st.builds(lambda edge, by: max(0, edge + by), st.sampled_from(EDGES), st.integers(-200, 200)),
+    st.integers(0, len(MULTIPART_MESSAGE) + 9),
+    st.builds(
+        lambda edge, by: max(0, edge + by),
+        st.sampled_from(ATTACHMENT_OFFSETS),
+        st.integers(-200, 200),
+    ),
 )
 
 
 @FIXTURE_SETTINGS
 @given(OFFSETS, OFFSETS)
-@example(0, len(RICH))
+@example(0, len(MULTIPART_MESSAGE))
 @example(5, 5)
 async def test_any_range_of_stored_message_is_unchanged(
     stored_message: StoredMessage, start: int, end: int
 ) -> None:
-    assert await read_all(stored_message.stream_raw(start, end)) == RICH[start:end]
+    assert await read_all(stored_message.stream_raw(start, end)) == MULTIPART_MESSAGE[start:end]
 
 
 @settings(deadline=None, max_examples=300)
@@ -109,7 +118,7 @@ async def test_any_range_of_stored_message_is_unchanged(
 async def test_base64_of_any_width_is_encoded_from_any_offset(
     width: int, eol: bytes, size: int, data: st.DataObject
 ) -> None:
-    content, wrapping = multipart_message.noise(size), LineWrapping(width, eol)
+    content, wrapping = multipart_message.pseudo_random_bytes(size), LineWrapping(width, eol)
     length = encoded_length(size, wrapping)
     text = encode_range(content, wrapping, 0, length)
     lines = Base64LineOffsets(BlobSpan(0, length, "", size, wrapping))
@@ -126,19 +135,19 @@ async def test_every_attachment_is_read_decoded(
     stored_message: StoredMessage,
 ) -> None:
     parts = file_parts(stored_message)
-    assert len(parts) == len(FILES)
+    assert len(parts) == len(ATTACHMENTS)
     assert len(stored_message.layout.blob_spans) == 7, "all but the small one"
-    for part, file in zip(parts, FILES, strict=True):
+    for part, file in zip(parts, ATTACHMENTS, strict=True):
         assert await stored_message.read_part(part) == file.content
         assert (await stored_message.open_part(part)).size == len(file.content)
 
 
 @FIXTURE_SETTINGS
-@given(st.integers(0, len(FILES) - 1), st.data())
+@given(st.integers(0, len(ATTACHMENTS) - 1), st.data())
 async def test_any_range_of_attachment_is_read(
     stored_message: StoredMessage, nth: int, data: st.DataObject
 ) -> None:
-    content = FILES[nth].content
+    content = ATTACHMENTS[nth].content
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, len(content) + 5))
     part = file_parts(stored_message)[nth]
@@ -154,7 +163,7 @@ async def test_half_of_extracted_part_is_decoded(
             full_part, body_end=full_part.body_start + 4 * ((full_part.size - 1) // 8)
         )
         expected = decode_transfer_encoding(
-            RICH[half_part.body_start : half_part.body_end], "base64"
+            MULTIPART_MESSAGE[half_part.body_start : half_part.body_end], "base64"
         )
         assert await stored_message.read_part(half_part) == expected
 
@@ -166,7 +175,7 @@ async def test_part_inside_extracted_message_is_read(
     part = mime.find_part(stored_message.structure, section)
     assert part
     assert part.content_type == "application/zip"
-    assert await stored_message.read_part(part) == multipart_message.INNER
+    assert await stored_message.read_part(part) == multipart_message.INNER_ATTACHMENT
 
 
 async def test_examine_rebuilds_extracted_part(stored_message: StoredMessage) -> None:
@@ -179,7 +188,7 @@ async def test_blob_is_read_by_digest_only_for_its_message(
     message_store: MessageStore, stored_message: StoredMessage
 ) -> None:
     digest = stored_message.layout.blob_spans[0].digest
-    assert await stored_message.read_blob(digest) == multipart_message.LARGE
+    assert await stored_message.read_blob(digest) == multipart_message.LARGE_CONTENT
     (other_message,) = await message_store.load(
         await message_store.store(b"Subject: Other\r\n\r\nHello\r\n")
     )
@@ -190,8 +199,8 @@ async def test_blob_is_read_by_digest_only_for_its_message(
 async def test_loading_many_messages_takes_two_statements(
     message_store: MessageStore, statements: list[str]
 ) -> None:
-    large_message = b"Subject: Large\r\n\r\n" + multipart_message.BINARY * 4
-    raws = [b"", b"Subject: One\r\n\r\nHello", large_message, RICH]
+    large_message = b"Subject: Large\r\n\r\n" + multipart_message.BINARY_CONTENT * 4
+    raws = [b"", b"Subject: One\r\n\r\nHello", large_message, MULTIPART_MESSAGE]
     ids = [await message_store.store(raw) for raw in raws]
     del statements[:]
     messages = await message_store.load(*ids)
@@ -200,21 +209,23 @@ async def test_loading_many_messages_takes_two_statements(
     assert [message.size for message in messages] == [len(raw) for raw in raws]
 
 
-async def flip_bit_of_object(world: Environment, digest: str) -> None:
+async def flip_bit_of_object(environment: Environment, digest: str) -> None:
     """Flip one bit of a stored object."""
-    (row,) = await world.database.read(
+    (row,) = await environment.database.read(
         select(*select_columns(Blob)).where(col(Blob.digest) == digest)
     )
-    data = bytearray(await world.object_store.get(row.name))
+    data = bytearray(await environment.object_store.get(row.name))
     data[len(data) // 2] ^= 1
-    await world.object_store.put(row.name, bytes(data))
+    await environment.object_store.put(row.name, bytes(data))
 
 
 @pytest.mark.parametrize("nth", [0, 1, 2, 3])
 async def test_damage_is_detected_before_last_bytes(
     message_store: MessageStore, stored_message: StoredMessage, nth: int
 ) -> None:
-    await flip_bit_of_object(message_store.world, stored_message.layout.blob_spans[nth].digest)
+    await flip_bit_of_object(
+        message_store.environment, stored_message.layout.blob_spans[nth].digest
+    )
     received = bytearray()
 
     async def read_chunks() -> None:
@@ -223,18 +234,18 @@ async def test_damage_is_detected_before_last_bytes(
 
     with pytest.raises(CorruptBlob):
         await read_chunks()
-    assert len(received) < len(FILES[nth].content)
+    assert len(received) < len(ATTACHMENTS[nth].content)
 
 
 async def test_lost_object_or_row_raises_corrupt_blob(
     message_store: MessageStore, stored_message: StoredMessage
 ) -> None:
-    world, part = message_store.world, file_parts(stored_message)[0]
-    names = [stored_object.name async for stored_object in world.object_store.list()]
-    await world.object_store.delete(names)
+    environment, part = message_store.environment, file_parts(stored_message)[0]
+    names = [stored_object.name async for stored_object in environment.object_store.list()]
+    await environment.object_store.delete(names)
     with pytest.raises(CorruptBlob, match="lost"):
         await stored_message.read_part(part)
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(delete(MessageBlob))
     with pytest.raises(CorruptBlob, match="lacks its piece"):
         await stored_message.read_part(part)
@@ -243,7 +254,7 @@ async def test_lost_object_or_row_raises_corrupt_blob(
 async def test_message_deleted_while_read_raises_not_found(
     message_store: MessageStore, stored_message: StoredMessage
 ) -> None:
-    async with message_store.world.write_session() as session:
+    async with message_store.environment.write_session() as session:
         await session.exec(delete(Message))
     with pytest.raises(NotFound):
         await stored_message.read_part(file_parts(stored_message)[0])
@@ -256,7 +267,7 @@ async def test_damaged_message_does_not_affect_others(
         await message_store.store(b"Subject: %d\r\n\r\nHello" % n) for n in range(2)
     ]
     _, row = (message.row for message in await message_store.load(intact_id, damaged_id))
-    async with message_store.world.write_session() as session:
+    async with message_store.environment.write_session() as session:
         statement = update(Blob).where(col(Blob.id) == row.blob_id).values(data=b"spoilt")
         await session.exec(statement)
     intact_message, damaged_message = await message_store.load(intact_id, damaged_id)
@@ -280,19 +291,21 @@ async def measure_peak_memory(chunks: AsyncIterator[bytes]) -> int:
 @pytest.mark.parametrize(
     "content",
     [
-        multipart_message.noise(24 * MIB),
+        multipart_message.pseudo_random_bytes(24 * MIB),
         bytes(24 * MIB),
-        LOG * 10,
-        base64.b64encode(multipart_message.noise(9 * MIB)),
+        LOG_CONTENT * 10,
+        base64.b64encode(multipart_message.pseudo_random_bytes(9 * MIB)),
     ],
     ids=["raw", "zeros", "dense", "sparse"],
 )
 async def test_large_attachment_is_streamed_in_bounded_memory(
     message_store: MessageStore, content: bytes
 ) -> None:
-    file = multipart_message.base64_file("filename=a", content, multipart_message.wrapped(content))
+    file = multipart_message.base64_attachment(
+        "filename=a", content, multipart_message.base64_lines(content)
+    )
     (stored_message,) = await message_store.load(
-        await message_store.store(multipart_message.raw([file]))
+        await message_store.store(multipart_message.build_message([file]))
     )
     part = file_parts(stored_message)[0]
     assert await measure_peak_memory(stored_message.stream_part(part)) < 8 * MIB

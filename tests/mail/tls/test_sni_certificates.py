@@ -25,7 +25,7 @@ from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from resolvers.certificates import certificate_reload
 from resolvers.certificates.certificates import find_served_spki_sha256
-from tests.conftest import Client, Clock
+from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import until
 from tests.support.mail_servers.smtp_client import Authority, connect
 from tests.support.operations.certificate_operations import (
@@ -77,14 +77,19 @@ def new_insecure_context() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def run_listener(
-    world: Environment, folder: Path, file: CertificateFiles | None = None, **config_options: Any
+    environment: Environment,
+    folder: Path,
+    file: CertificateFiles | None = None,
+    **config_options: Any,
 ) -> AsyncIterator[SniListener]:
     """Run a listener that serves the stored certificates and follows their changes."""
-    keyring = certificate_reload.new_empty_keyring(world, file)
-    await certificate_reload.update_keyring_from_database(world, keyring)
-    follow_task = asyncio.create_task(certificate_reload.keep_keyring_up_to_date(world, keyring))
+    keyring = certificate_reload.new_empty_keyring(environment, file)
+    await certificate_reload.update_keyring_from_database(environment, keyring)
+    follow_task = asyncio.create_task(
+        certificate_reload.keep_keyring_up_to_date(environment, keyring)
+    )
     listener = MxListener(
-        world,
+        environment,
         folder / "spool",
         SmtpListenerConfig(SessionLimits(), certificates=keyring, **config_options),
         MxRules(0, 0),
@@ -98,7 +103,7 @@ async def run_listener(
 
 
 async def test_each_name_gets_its_certificate(
-    root: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     own_fingerprint = (await stored(root, NAME))["fingerprintSha256"]
     shop = await stored(root, "shop.example", names=["shop.example", "*.shop.example", "b.example"])
@@ -106,7 +111,7 @@ async def test_each_name_gets_its_certificate(
     odd_fingerprint = (await stored(root, "odd.example", names=["other.example"]))[
         "fingerprintSha256"
     ]
-    async with run_listener(world, tmp_path) as sni_listener:
+    async with run_listener(environment, tmp_path) as sni_listener:
         for name, expected in (
             (NAME, own_fingerprint),
             ("MX.Example.ORG", own_fingerprint),
@@ -127,7 +132,7 @@ async def test_each_name_gets_its_certificate(
 
 
 async def test_longest_valid_of_several_certificates_is_served(
-    root: Client, world: Environment, clock: Clock, tmp_path: Path
+    root: GraphQLClient, environment: Environment, clock: ManualClock, tmp_path: Path
 ) -> None:
     names = ["a.example", "b.example"]
     await stored(root, "short.example", names=names, days=60)
@@ -135,7 +140,7 @@ async def test_longest_valid_of_several_certificates_is_served(
         "fingerprintSha256"
     ]
     own_fingerprint = (await stored(root, "b.example", days=40))["fingerprintSha256"]
-    async with run_listener(world, tmp_path) as sni_listener:
+    async with run_listener(environment, tmp_path) as sni_listener:
         assert [await sni_listener.served_fingerprint(name) for name in names] == [
             long_fingerprint,
             own_fingerprint,
@@ -148,12 +153,12 @@ async def test_longest_valid_of_several_certificates_is_served(
 
 
 async def test_certificate_file_is_served_for_other_names(
-    root: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
     file = CertificateFiles(authority.issue("file.example"))
     stored_fingerprint = (await stored(root, NAME))["fingerprintSha256"]
-    async with run_listener(world, tmp_path, file) as sni_listener:
+    async with run_listener(environment, tmp_path, file) as sni_listener:
         assert await sni_listener.served_fingerprint(NAME) == stored_fingerprint
         file_fingerprint = await sni_listener.served_fingerprint("nobody.example")
         assert file_fingerprint == await sni_listener.served_fingerprint(None) != stored_fingerprint
@@ -164,9 +169,9 @@ async def test_certificate_file_is_served_for_other_names(
 
 
 async def test_certificate_change_needs_no_restart(
-    root: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    async with run_listener(world, tmp_path) as sni_listener:
+    async with run_listener(environment, tmp_path) as sni_listener:
         client = await connect(sni_listener.listener.port, greet=False)
         await client.hear()
         assert "STARTTLS" not in await client.say("EHLO x")
@@ -195,11 +200,11 @@ async def test_certificate_change_needs_no_restart(
 
 
 async def test_certificate_stored_by_other_process_is_served(
-    root: Client, world: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate_reload, "POLL_SECONDS", 0.05)
     # Without wake-ups of the first process.
-    other_world = replace(world, wakeups=type(world.wakeups)())
+    other_world = replace(environment, wakeups=type(environment.wakeups)())
     async with run_listener(other_world, tmp_path) as sni_listener:
         certificate = await stored(root)
 
@@ -211,9 +216,9 @@ async def test_certificate_stored_by_other_process_is_served(
 
 
 async def test_implicit_tls_waits_for_certificate(
-    root: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    async with run_listener(world, tmp_path, implicit_tls=True) as sni_listener:
+    async with run_listener(environment, tmp_path, implicit_tls=True) as sni_listener:
         port = sni_listener.listener.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await reader.read() == b""
@@ -234,7 +239,7 @@ async def test_implicit_tls_waits_for_certificate(
 
 
 async def test_undecryptable_certificate_is_skipped(
-    root: Client, world: Environment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: GraphQLClient, environment: Environment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["a.example"]
     good_fingerprint = (await stored(root, "good.example", names=names, days=60))[
@@ -242,23 +247,23 @@ async def test_undecryptable_certificate_is_skipped(
     ]
     await stored(root, "lost.example", names=names, days=80)
     statement = "UPDATE certificates SET private_key = 'x.AAAA' WHERE server_name = 'lost.example'"
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).exec_driver_sql(statement)
-    async with run_listener(world, tmp_path) as sni_listener:
+    async with run_listener(environment, tmp_path) as sni_listener:
         assert await sni_listener.served_fingerprint("a.example") == good_fingerprint
         assert await sni_listener.served_fingerprint("lost.example") == good_fingerprint
     assert caplog.text.count("certificate cannot be used") == 1
 
 
 async def test_cached_contexts_are_limited(
-    root: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    root: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_CONTEXTS >= 100
     monkeypatch.setattr("mail.tls.sni_certificates.MAX_CONTEXTS", 2)
     for name in ("a.example", "b.example", "c.example"):
         await stored(root, name)
-    keyring = certificate_reload.new_empty_keyring(world)
-    await certificate_reload.update_keyring_from_database(world, keyring)
+    keyring = certificate_reload.new_empty_keyring(environment)
+    await certificate_reload.update_keyring_from_database(environment, keyring)
     first_context = keyring.context_for_name("a.example")
     assert first_context is keyring.context_for_name("a.example")
     for name in ("b.example", "c.example"):
@@ -266,9 +271,11 @@ async def test_cached_contexts_are_limited(
     assert keyring.context_for_name("a.example") is not first_context  # built again
 
 
-async def test_tls_sessions_are_resumed(root: Client, world: Environment, tmp_path: Path) -> None:
+async def test_tls_sessions_are_resumed(
+    root: GraphQLClient, environment: Environment, tmp_path: Path
+) -> None:
     await stored(root)
-    async with run_listener(world, tmp_path) as sni_listener:
+    async with run_listener(environment, tmp_path) as sni_listener:
         context = new_insecure_context()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         session, port = None, sni_listener.listener.port
@@ -307,26 +314,26 @@ def test_private_key_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 async def test_submission_needs_stored_or_pending_certificate(
-    root: Client, world: Environment
+    root: GraphQLClient, environment: Environment
 ) -> None:
     settings = Settings(submission="127.0.0.1:587")
     with pytest.raises(CommandError, match="MERGANSER_SUBMISSION takes a certificate"):
-        await smtp_listeners.check_certificate_available(settings, world)
-    await smtp_listeners.check_certificate_available(Settings(smtp="127.0.0.1:25"), world)
+        await smtp_listeners.check_certificate_available(settings, environment)
+    await smtp_listeners.check_certificate_available(Settings(smtp="127.0.0.1:25"), environment)
     await put(root, serverName=NAME, acme=True)
-    await smtp_listeners.check_certificate_available(settings, world)
+    await smtp_listeners.check_certificate_available(settings, environment)
 
 
 async def test_tlsa_digest_is_of_served_certificate(
-    root: Client, world: Environment, tmp_path: Path
+    root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    assert await find_served_spki_sha256(world, NAME) is None
+    assert await find_served_spki_sha256(environment, NAME) is None
     file = Authority(tmp_path).issue()
-    with_file = replace(world, options=replace(world.options, tls_cert=file))
+    with_file = replace(environment, options=replace(environment.options, tls_cert=file))
     file_digest = await find_served_spki_sha256(with_file, NAME)
     assert file_digest is not None
     await stored(root, "other.example")
-    other_digest = await find_served_spki_sha256(world, NAME)
+    other_digest = await find_served_spki_sha256(environment, NAME)
     assert other_digest not in (None, file_digest)
     assert await find_served_spki_sha256(with_file, NAME) == file_digest
     await stored(root, "wild.example", names=["*.example.org"])

@@ -16,44 +16,48 @@ from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
-from tests.conftest import Client, context, make_client, raw_message, receive
+from tests.conftest import GraphQLClient, client_context, deliver_to, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.bulk_operations import call, inbox, nodes, of, places, take_back
 from tests.support.stores.counter_check import journal, reached, rows
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def two_users(ada: Client, bob: Client) -> list[Client]:
+async def two_users(ada: GraphQLClient, bob: GraphQLClient) -> list[GraphQLClient]:
     """Two users with two messages each and a mailbox Keep."""
     for client in (ada, bob):
         for subject in "ab":
-            await receive(client, subject)
-        await create_mailboxes(context(client), NewMailboxes(["Keep"]))
+            await deliver_to(client, subject)
+        await create_mailboxes(client_context(client), NewMailboxes(["Keep"]))
     return [ada, bob]
 
 
 @pytest.fixture
-async def mail_admin(world: Environment, http: httpx.AsyncClient) -> Client:
-    return await make_client(world, http, "boss", role=Role.ADMIN)
+async def mail_admin(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
+    return await make_client(environment, http, "boss", role=Role.ADMIN)
 
 
-def client_with_task_threshold(client: Client, spool: Path, *, bulk: int = 2) -> Client:
+def client_with_task_threshold(
+    client: GraphQLClient, spool: Path, *, bulk: int = 2
+) -> GraphQLClient:
     """Return a client of an environment that runs bulk requests over `bulk` messages as tasks."""
-    environment = replace(client.world, options=replace(client.world.options, bulk=bulk))
+    environment = replace(
+        client.environment, options=replace(client.environment.options, bulk=bulk)
+    )
     transport = httpx.ASGITransport(app=create_app(environment, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
-async def message_admin_log(world: Environment) -> list[tuple[Any, ...]]:
+async def message_admin_log(environment: Environment) -> list[tuple[Any, ...]]:
     mail_mutations = "mutation LIKE 'message%' OR mutation = 'undo'"
     sql = f"SELECT mutation, target_id FROM admin_log WHERE {mail_mutations} ORDER BY 1, 2"  # noqa: S608
-    return await rows(world, sql)
+    return await rows(environment, sql)
 
 
-async def load_flags(client: Client) -> list[list[str]]:
+async def load_flags(client: GraphQLClient) -> list[list[str]]:
     return [node["flags"] for node in await nodes(client)]
 
 
@@ -67,22 +71,25 @@ async def load_flags(client: Client) -> list[list[str]]:
     ],
 )
 async def test_bulk_update_changes_mail_of_selected_users(
-    two_users: list[Client], mail_admin: Client, world: Environment, users: dict[str, Any]
+    two_users: list[GraphQLClient],
+    mail_admin: GraphQLClient,
+    environment: Environment,
+    users: dict[str, Any],
 ) -> None:
-    before = [await reached(world, client.user.id) for client in two_users]
+    before = [await reached(environment, client.user.id) for client in two_users]
     arguments = {"select": {**inbox("2:*"), "users": users}, "set": {"addFlags": ["x"]}}
     answer = await call(mail_admin, "messageUpdate", **arguments)
     assert (answer["errors"], answer["updatedCount"]) == ([], 2)
     for client, last in zip(two_users, before, strict=True):
         assert await load_flags(client) == [[], ["x"]]
-        ((kind, changed_ids),) = await journal(world, client.user.id, last)
+        ((kind, changed_ids),) = await journal(environment, client.user.id, last)
         assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_UPDATED, 1)
     targets = sorted(client.user.id for client in two_users)
-    assert await message_admin_log(world) == [("messageUpdate", target) for target in targets]
+    assert await message_admin_log(environment) == [("messageUpdate", target) for target in targets]
 
 
 async def test_mailbox_path_is_resolved_in_each_account(
-    two_users: list[Client], mail_admin: Client
+    two_users: list[GraphQLClient], mail_admin: GraphQLClient
 ) -> None:
     users = {"users": of(*two_users)}
     arguments = {"select": {**inbox("1"), **users}, "to": {"path": "Keep"}}
@@ -106,16 +113,16 @@ async def test_mailbox_path_is_resolved_in_each_account(
 
 
 async def test_move_requires_target_only_in_accounts_with_selected_mail(
-    two_users: list[Client], root: Client
+    two_users: list[GraphQLClient], root: GraphQLClient
 ) -> None:
     ada, bob = two_users
-    await create_mailboxes(context(bob), NewMailboxes(["Only"]))
+    await create_mailboxes(client_context(bob), NewMailboxes(["Only"]))
     arguments = {"to": {"path": "Only"}}
     answer = await call(
         root, "messageMove", select={**inbox("1"), "users": of(*two_users)}, **arguments
     )
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
-    assert (await ada.box()).total == (await bob.box()).total == 2
+    assert (await ada.load_mailbox()).total == (await bob.load_mailbox()).total == 2
     await call(ada, "messageDelete", select=ALL_MESSAGES)
     answer = await call(
         root, "messageMove", select={**inbox("1"), "users": of(*two_users)}, **arguments
@@ -124,32 +131,37 @@ async def test_move_requires_target_only_in_accounts_with_selected_mail(
 
 
 async def test_large_move_across_accounts_runs_as_platform_task(
-    two_users: list[Client], mail_admin: Client, tmp_path: Path
+    two_users: list[GraphQLClient], mail_admin: GraphQLClient, tmp_path: Path
 ) -> None:
-    world, client = mail_admin.world, client_with_task_threshold(mail_admin, tmp_path, bulk=3)
+    environment, client = (
+        mail_admin.environment,
+        client_with_task_threshold(mail_admin, tmp_path, bulk=3),
+    )
     arguments = {"select": {**ALL_MESSAGES, "users": of(*two_users)}, "to": {"path": "Keep"}}
     task = (await call(client, "messageMove", **arguments))["task"]
     assert (task["state"], task["total"]) == ("QUEUED", 4)
     document = "query ($id: ID!) { task(id: $id) { state done user { id } } }"
     assert (await two_users[0](document, id=task["id"]))["task"] is None
-    last = await reached(world, PLATFORM)
-    assert await tasks.run_next_task(world)
+    last = await reached(environment, PLATFORM)
+    assert await tasks.run_next_task(environment)
     assert (await mail_admin(document, id=task["id"]))["task"] == {
         "state": "SUCCEEDED", "done": 4, "user": None,
     }  # fmt: skip
     assert [await places(user) for user in two_users] == [{"a": "Keep", "b": "Keep"}] * 2
-    kinds = {kind for kind, _ in await journal(world, PLATFORM, last)}
+    kinds = {kind for kind, _ in await journal(environment, PLATFORM, last)}
     assert kinds == {ChangeKind.TASK_CHANGED}
     targets = sorted(user.user.id for user in two_users)
-    assert await message_admin_log(world) == [("messageMove", target) for target in targets]
+    assert await message_admin_log(environment) == [("messageMove", target) for target in targets]
 
 
 async def test_bulk_actions_need_login_as_permission_for_the_account(
-    two_users: list[Client], world: Environment, http: httpx.AsyncClient
+    two_users: list[GraphQLClient], environment: Environment, http: httpx.AsyncClient
 ) -> None:
     ada, bob = two_users
-    without_permission = await make_domain_admin(world, http, "plain")
-    with_permission = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
+    without_permission = await make_domain_admin(environment, http, "plain")
+    with_permission = await make_domain_admin(
+        environment, http, "acting", [AdminPermission.LOGIN_AS]
+    )
     arguments: dict[str, Any] = {
         "select": {**inbox("1"), "users": of(ada)},
         "set": {"flagged": True},
@@ -174,15 +186,15 @@ async def test_bulk_actions_need_login_as_permission_for_the_account(
 
 
 async def test_undo_is_refused_after_admin_lost_rights(
-    two_users: list[Client], world: Environment, http: httpx.AsyncClient
+    two_users: list[GraphQLClient], environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
     answer = await call(
         domain_admin, "messageDelete", select={**ALL_MESSAGES, "users": of(*two_users)}
     )
     assert (answer["deletedCount"], answer["errors"]) == (4, [])
     assert [e["code"] for e in (await take_back(two_users[0], answer))["errors"]] == ["NOT_FOUND"]
-    async with world.write_session(two_users[1].user.id) as session:
+    async with environment.write_session(two_users[1].user.id) as session:
         (await session.get_one(User, two_users[1].user.id)).role = Role.DOMAIN_ADMIN
     (error,) = (await take_back(domain_admin, answer))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN", ["token"])
@@ -190,17 +202,17 @@ async def test_undo_is_refused_after_admin_lost_rights(
 
 
 async def test_bulk_update_hides_message_content_from_admin(
-    two_users: list[Client], mail_admin: Client
+    two_users: list[GraphQLClient], mail_admin: GraphQLClient
 ) -> None:
     document = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
         messages { subject } errors { code } } }"""
     arguments = {"select": {**inbox("1"), "users": of(two_users[0])}, "set": {"seen": True}}
-    (error,) = (await mail_admin.raw(document, input=arguments))["errors"]
+    (error,) = (await mail_admin.execute(document, input=arguments))["errors"]
     assert error["extensions"]["code"] == "FORBIDDEN"
 
 
 async def test_if_unchanged_since_is_refused_for_several_accounts(
-    two_users: list[Client], root: Client
+    two_users: list[GraphQLClient], root: GraphQLClient
 ) -> None:
     arguments = {
         "select": {**ALL_MESSAGES, "users": of(*two_users)},
@@ -211,8 +223,10 @@ async def test_if_unchanged_since_is_refused_for_several_accounts(
     assert (error["constraint"], error["path"]) == ("exclusive", ["ifUnchangedSince"])
 
 
-async def test_user_mask_without_match_selects_no_messages(root: Client, ada: Client) -> None:
-    await receive(ada)
+async def test_user_mask_without_match_selects_no_messages(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
+    await deliver_to(ada)
     no_ids: dict[str, Any] = {"ids": []}
     for select in (ALL_MESSAGES, inbox("1:*"), no_ids):
         arguments = {"select": {**select, "users": {"masks": ["x*"]}}}  # matches no user
@@ -221,9 +235,12 @@ async def test_user_mask_without_match_selects_no_messages(root: Client, ada: Cl
 
 
 async def test_upload_to_many_accounts_stores_all_or_none(
-    two_users: list[Client], mail_admin: Client, world: Environment, http: httpx.AsyncClient
+    two_users: list[GraphQLClient],
+    mail_admin: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
-    user_without_keep = await make_client(world, http, "far")
+    user_without_keep = await make_client(environment, http, "far")
     arguments: dict[str, Any] = {"raw": "Subject: news\n\nAll.\n", "mailbox": {"path": "Keep"}}
     answer = await call(
         mail_admin, "messageUpload", users=of(*two_users, user_without_keep), **arguments
@@ -234,7 +251,7 @@ async def test_upload_to_many_accounts_stores_all_or_none(
     for client in two_users:
         assert (await places(client))["news"] == "Keep"
     targets = sorted(client.user.id for client in two_users)
-    assert await message_admin_log(world) == [("messageUpload", target) for target in targets]
+    assert await message_admin_log(environment) == [("messageUpload", target) for target in targets]
     (error,) = (await call(two_users[0], "messageUpload", users=of(two_users[1]), **arguments))[
         "errors"
     ]
@@ -242,12 +259,14 @@ async def test_upload_to_many_accounts_stores_all_or_none(
 
 
 async def test_move_to_another_account_moves_messages_and_threads(
-    two_users: list[Client], root: Client, world: Environment
+    two_users: list[GraphQLClient], root: GraphQLClient, environment: Environment
 ) -> None:
     ada, bob = two_users
     message_id = f"<{'0' * 16}@example.com>"
-    await receive(ada, raw_message("Re: b", In_Reply_To=message_id, Message_ID="<x@example.com>"))
-    await receive(bob, raw_message("b", Message_ID=message_id))
+    await deliver_to(
+        ada, raw_message("Re: b", In_Reply_To=message_id, Message_ID="<x@example.com>")
+    )
+    await deliver_to(bob, raw_message("b", Message_ID=message_id))
     arguments = {"sourceUser": {"username": "ada"}, "to": {"path": "Keep"}}
     select: dict[str, Any] = {"users": of(bob), "mailbox": {"path": "INBOX"}}
     answer = await call(root, "messageMove", select=select, set={"addFlags": ["x"]}, **arguments)
@@ -266,16 +285,19 @@ async def test_move_to_another_account_moves_messages_and_threads(
     message = (await bob(document, id=moved_by_subject["Re: b"]["id"]))["message"]
     assert (message["thread"]["messageCount"], message["text"].strip()) == (2, "Hi there.")
     targets = sorted(client.user.id for client in two_users)
-    assert await message_admin_log(world) == [("messageMove", target) for target in targets]
+    assert await message_admin_log(environment) == [("messageMove", target) for target in targets]
     actions = "SELECT action, user_id FROM auth_events WHERE action LIKE 'mail given%'"
-    assert await rows(world, actions) == [("mail given to another account", ada.user.id)]
+    assert await rows(environment, actions) == [("mail given to another account", ada.user.id)]
 
 
 async def test_concurrent_moves_between_accounts_move_each_message_once(
-    two_users: list[Client], root: Client, world: Environment, http: httpx.AsyncClient
+    two_users: list[GraphQLClient],
+    root: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     ada, bob = two_users
-    carl = await make_client(world, http, "carl")
+    carl = await make_client(environment, http, "carl")
     arguments = {"sourceUser": {"username": "ada"}, "to": {"path": "INBOX"}}
     answers = await asyncio.gather(
         *(call(root, "messageMove", select={"users": of(user), **ALL_MESSAGES}, **arguments)
@@ -287,18 +309,20 @@ async def test_concurrent_moves_between_accounts_move_each_message_once(
     assert sorted([len(await nodes(bob)), len(await nodes(carl))]) in ([0, 4], [2, 2])
 
 
-async def test_copy_to_another_account_keeps_source(two_users: list[Client], root: Client) -> None:
+async def test_copy_to_another_account_keeps_source(
+    two_users: list[GraphQLClient], root: GraphQLClient
+) -> None:
     ada, bob = two_users
     arguments = {"sourceUser": {"username": "ada"}, "to": {"specialUse": "INBOX"}}
     answer = await call(root, "messageCopy", select={"users": of(bob), **ALL_MESSAGES}, **arguments)
     assert (answer["errors"], answer["copiedCount"]) == ([], 2)
     assert (len(await nodes(ada)), len(await nodes(bob))) == (2, 4)
-    threads = await rows(root.world, "SELECT count(*), count(DISTINCT user_id) FROM threads")
+    threads = await rows(root.environment, "SELECT count(*), count(DISTINCT user_id) FROM threads")
     assert threads == [(4, 2)]
 
 
 async def test_large_move_to_another_account_runs_as_task(
-    two_users: list[Client], mail_admin: Client, tmp_path: Path
+    two_users: list[GraphQLClient], mail_admin: GraphQLClient, tmp_path: Path
 ) -> None:
     ada, bob = two_users
     arguments = {"sourceUser": {"username": "ada"}, "to": {"path": "Keep"}}
@@ -312,17 +336,20 @@ async def test_large_move_to_another_account_runs_as_task(
         )
     )["task"]
     assert task["total"] == 2
-    assert await tasks.run_next_task(mail_admin.world)
+    assert await tasks.run_next_task(mail_admin.environment)
     assert (await places(ada), sorted((await places(bob)).values())) == ({}, ["Keep", "Keep"])
 
 
 async def test_move_from_another_account_needs_full_rights(
-    two_users: list[Client], mail_admin: Client, world: Environment, http: httpx.AsyncClient
+    two_users: list[GraphQLClient],
+    mail_admin: GraphQLClient,
+    environment: Environment,
+    http: httpx.AsyncClient,
 ) -> None:
     _, bob = two_users
-    other_user = await make_client(world, http, "far")
+    other_user = await make_client(environment, http, "far")
     source: dict[str, Any] = {"sourceUser": {"username": "ada"}, "to": {"path": "INBOX"}}
-    domain_admin = await make_domain_admin(world, http, "acting", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
     for client, code in (
         (bob, "NOT_FOUND"),
         (mail_admin, "FORBIDDEN"),

@@ -10,24 +10,31 @@ from models.events.journal import ChangeKind
 from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from resolvers.messages.bulk import bulk_tasks
-from tests.conftest import Client, Clock, context, few_of, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    client_with_small_bulk_limit,
+    deliver_to,
+    raw_message,
+)
 from tests.support.operations.bulk_operations import call, inbox, nodes, of, take_back
 from tests.support.stores.counter_check import journal, reached
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
 INBOX_MESSAGES: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
 MAILBOX_PATHS_QUERY = "{ viewer { user { mailboxes { path } } } }"
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def user_with_duplicates(ada: Client, clock: Clock) -> Client:
+async def user_with_duplicates(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient:
     """A user with duplicates.
 
     INBOX has a, a, b, a and a message with the Message-ID of b. Keep has one a. Two messages have
     no Message-ID.
     """
-    await create_mailboxes(context(ada), NewMailboxes(["Keep"]))
+    await create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
     same_message_id = raw_message("c", Message_ID="<b@example.com>")
     b = raw_message("b", Message_ID="<b@example.com>")
     without_message_id = [b"Subject: d\r\n\r\nx\r\n", b"Subject: e\r\n\r\nx\r\n"]
@@ -40,32 +47,34 @@ async def user_with_duplicates(ada: Client, clock: Clock) -> Client:
         *without_message_id,
     )
     for nth, raw in enumerate(raw_messages):
-        await receive(ada, raw, sender=f"from{nth}@example.com")
+        await deliver_to(ada, raw, sender=f"from{nth}@example.com")
         clock.tick(seconds=1)
     await call(ada, "messageCopy", select=inbox("1"), to={"path": "Keep"})
     return ada
 
 
-async def load_positions(client: Client) -> list[tuple[str, str, int]]:
+async def load_positions(client: GraphQLClient) -> list[tuple[str, str, int]]:
     positions = [(n["mailbox"]["path"], n["subject"], n["uid"]) for n in await nodes(client)]
     return sorted(positions)
 
 
-async def load_mailbox_paths(client: Client) -> list[str]:
+async def load_mailbox_paths(client: GraphQLClient) -> list[str]:
     mailboxes = (await client(MAILBOX_PATHS_QUERY))["viewer"]["user"]["mailboxes"]
     return [mailbox["path"] for mailbox in mailboxes]
 
 
 async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
-    user_with_duplicates: Client,
+    user_with_duplicates: GraphQLClient,
 ) -> None:
     before = await load_positions(user_with_duplicates)
-    last = await reached(user_with_duplicates.world, user_with_duplicates.user.id)
+    last = await reached(user_with_duplicates.environment, user_with_duplicates.user.id)
     answer = await call(user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES)
     assert (answer["errors"], answer["deletedCount"], answer["deletedMailboxes"]) == ([], 2, [])
     kinds = [
         kind
-        for kind, _ in await journal(user_with_duplicates.world, user_with_duplicates.user.id, last)
+        for kind, _ in await journal(
+            user_with_duplicates.environment, user_with_duplicates.user.id, last
+        )
     ]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED]
     after = [("INBOX", "a", 1), ("INBOX", "b", 3), ("INBOX", "c", 5), ("INBOX", "d", 6),
@@ -79,7 +88,9 @@ async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
     ]
 
 
-async def test_deduplicate_by_message_id_ignores_content(user_with_duplicates: Client) -> None:
+async def test_deduplicate_by_message_id_ignores_content(
+    user_with_duplicates: GraphQLClient,
+) -> None:
     answer = await call(
         user_with_duplicates, "messageDeduplicate", select=INBOX_MESSAGES, byMessageId=True
     )
@@ -94,7 +105,7 @@ async def test_deduplicate_by_message_id_ignores_content(user_with_duplicates: C
 
 
 async def test_deduplicate_compares_only_selected_messages(
-    user_with_duplicates: Client, bob: Client
+    user_with_duplicates: GraphQLClient, bob: GraphQLClient
 ) -> None:
     for uids, deleted_count in (("1,3", 0), ("2,4", 1)):
         answer = await call(user_with_duplicates, "messageDeduplicate", select=inbox(uids))
@@ -111,17 +122,19 @@ async def test_deduplicate_compares_only_selected_messages(
 
 
 async def test_deduplicate_task_keeps_last_copy(
-    user_with_duplicates: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    user_with_duplicates: GraphQLClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(3):
-        await receive(user_with_duplicates, raw_message("a"), sender=f"{n}@example.com")
+        await deliver_to(user_with_duplicates, raw_message("a"), sender=f"{n}@example.com")
     answer = await call(
-        few_of(user_with_duplicates, tmp_path), "messageDeduplicate", select=INBOX_MESSAGES
+        client_with_small_bulk_limit(user_with_duplicates, tmp_path),
+        "messageDeduplicate",
+        select=INBOX_MESSAGES,
     )
     assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
     await call(user_with_duplicates, "messageDelete", select=inbox("1"), permanent=True)
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 2)
-    assert await tasks.run_next_task(user_with_duplicates.world)
+    assert await tasks.run_next_task(user_with_duplicates.environment)
     assert [
         position
         for position in await load_positions(user_with_duplicates)
@@ -130,22 +143,24 @@ async def test_deduplicate_task_keeps_last_copy(
 
 
 async def test_admin_deduplicates_mail_of_several_users(
-    user_with_duplicates: Client, bob: Client, root: Client
+    user_with_duplicates: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     for n in range(2):
-        await receive(bob, raw_message("a"), sender=f"{n}@example.com")
+        await deliver_to(bob, raw_message("a"), sender=f"{n}@example.com")
     select = {**ALL_MESSAGES, "users": of(user_with_duplicates, bob)}
     answer = await call(root, "messageDeduplicate", select=select)
     assert (answer["errors"], answer["deletedCount"]) == ([], 3)
     assert len(await load_positions(bob)) == 1
 
 
-async def test_delete_empty_mailbox_removes_emptied_mailbox(user_with_duplicates: Client) -> None:
-    await create_mailboxes(context(user_with_duplicates), NewMailboxes(["A/B/C"]))
+async def test_delete_empty_mailbox_removes_emptied_mailbox(
+    user_with_duplicates: GraphQLClient,
+) -> None:
+    await create_mailboxes(client_context(user_with_duplicates), NewMailboxes(["A/B/C"]))
     for path in ("A/B", "A/B/C", "Sent"):
         await call(user_with_duplicates, "messageCopy", select=inbox("1"), to={"path": path})
     before = await load_mailbox_paths(user_with_duplicates)
-    keep_id = global_ids.encode("Mailbox", (await user_with_duplicates.box("Keep")).id)
+    keep_id = global_ids.encode("Mailbox", (await user_with_duplicates.load_mailbox("Keep")).id)
     for path, permanent, deleted_mailboxes in (
         ("Keep", True, [keep_id]),
         ("A/B", False, []),
@@ -158,7 +173,7 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(user_with_duplicates
     assert await load_mailbox_paths(user_with_duplicates) == [
         path for path in before if path != "Keep"
     ]
-    last = await reached(user_with_duplicates.world, user_with_duplicates.user.id)
+    last = await reached(user_with_duplicates.environment, user_with_duplicates.user.id)
     arguments = {"select": {"filter": {"not": {"mailbox": {"path": "INBOX"}}}}}
     answer = await call(user_with_duplicates, "messageDelete", **arguments, deleteEmptyMailbox=True)
     assert len(answer["deletedMailboxes"]) == 1
@@ -167,7 +182,9 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(user_with_duplicates
     ]
     kinds = [
         kind
-        for kind, _ in await journal(user_with_duplicates.world, user_with_duplicates.user.id, last)
+        for kind, _ in await journal(
+            user_with_duplicates.environment, user_with_duplicates.user.id, last
+        )
     ]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MAILBOX_DELETED]
     empty = {"select": {"mailbox": {"path": "A/B"}}, "deleteEmptyMailbox": True}
@@ -188,7 +205,7 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(user_with_duplicates
 
 
 async def test_delete_empty_mailbox_keeps_mailbox_with_messages(
-    user_with_duplicates: Client,
+    user_with_duplicates: GraphQLClient,
 ) -> None:
     await call(user_with_duplicates, "messageCopy", select=inbox("3"), to={"path": "Keep"})
     select = {"mailbox": {"path": "Keep"}, "uids": "1"}
@@ -200,16 +217,19 @@ async def test_delete_empty_mailbox_keeps_mailbox_with_messages(
 
 
 async def test_delete_task_removes_mailboxes_it_emptied(
-    user_with_duplicates: Client, tmp_path: Path
+    user_with_duplicates: GraphQLClient, tmp_path: Path
 ) -> None:
     await call(user_with_duplicates, "messageMove", select=inbox("1:*"), to={"path": "Keep"})
-    client, select = few_of(user_with_duplicates, tmp_path), {"mailbox": {"path": "Keep"}}
+    client, select = (
+        client_with_small_bulk_limit(user_with_duplicates, tmp_path),
+        {"mailbox": {"path": "Keep"}},
+    )
     arguments = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
     assert (await call(client, "messageDelete", **arguments))["task"]["total"] == 8
-    assert await tasks.run_next_task(user_with_duplicates.world)
+    assert await tasks.run_next_task(user_with_duplicates.environment)
     assert "Keep" not in await load_mailbox_paths(user_with_duplicates)
-    await create_mailboxes(context(user_with_duplicates), NewMailboxes(["Keep"]))
+    await create_mailboxes(client_context(user_with_duplicates), NewMailboxes(["Keep"]))
     answer = await call(client, "messageDelete", **arguments, **{"async": True})
     assert answer["task"]["total"] == 0
-    assert await tasks.run_next_task(user_with_duplicates.world)
+    assert await tasks.run_next_task(user_with_duplicates.environment)
     assert "Keep" not in await load_mailbox_paths(user_with_duplicates)

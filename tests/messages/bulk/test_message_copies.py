@@ -14,44 +14,44 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.admin import tasks
 from resolvers.messages.bulk import bulk_tasks
-from tests.conftest import Client, Clock, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
 from tests.support.accounts.user_operations import set_quota
 from tests.support.operations.bulk_operations import call, inbox, keys, nodes, places
 from tests.support.stores.counter_check import journal, reached, rows
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def load_message_rows(client: Client) -> list[tuple[Any, ...]]:
+async def load_message_rows(client: GraphQLClient) -> list[tuple[Any, ...]]:
     columns = "user_id, mailbox_id, subject"
-    return await rows(client.world, f"SELECT {columns} FROM messages ORDER BY 1, 2, 3")  # noqa: S608
+    return await rows(client.environment, f"SELECT {columns} FROM messages ORDER BY 1, 2, 3")  # noqa: S608
 
 
-async def load_used_bytes(world: Environment, user: User) -> int:
-    ((used_bytes,),) = await rows(world, f"SELECT used FROM users WHERE id = {user.id}")  # noqa: S608
+async def load_used_bytes(environment: Environment, user: User) -> int:
+    ((used_bytes,),) = await rows(environment, f"SELECT used FROM users WHERE id = {user.id}")  # noqa: S608
     return int(used_bytes)
 
 
-async def test_copy_has_same_content_but_new_id_and_uid(post: Client) -> None:
-    a, _, c = await keys(post)
+async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLClient) -> None:
+    a, _, c = await keys(ada_with_mail)
     flags = {"flags": ["\\Seen", "x"], "metaData": {"a": 1}, "expires": "2031-01-01T00:00:00Z"}
-    await call(post, "messageUpdate", select={"ids": [c]}, set=flags)
-    last = await reached(post.world, post.user.id)
-    answer = await call(post, "messageCopy", select={"ids": [c, a]}, to={"path": "Brief"})
+    await call(ada_with_mail, "messageUpdate", select={"ids": [c]}, set=flags)
+    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    answer = await call(ada_with_mail, "messageCopy", select={"ids": [c, a]}, to={"path": "Brief"})
     assert (answer["copiedCount"], answer["errors"], answer["task"]) == (2, [], None)
     assert [(item["oldUid"], item["newUid"]) for item in answer["copied"]] == [(1, 1), (3, 2)]
     copy = answer["copied"][1]["message"]
     assert copy["id"] not in (a, c)
     assert copy["mailbox"] == {"path": "Brief", "total": 2, "unseen": 1}
     assert (copy["flags"], copy["expires"]) == (["\\Seen", "x"], "2030-01-02T00:00:03Z")
-    ((kind, added_ids),) = await journal(post.world, post.user.id, last)
+    ((kind, added_ids),) = await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
     assert (kind, [global_ids.encode("Message", key) for key in added_ids]) == (
         ChangeKind.MESSAGE_ADDED,
         [item["message"]["id"] for item in answer["copied"]],
     )
     document = """query ($id: ID!) { message(by: {id: $id}) {
         subject source receivedAt metaData modseq thread { id messageCount } } }"""
-    old, new = [(await post(document, id=key))["message"] for key in (c, copy["id"])]
+    old, new = [(await ada_with_mail(document, id=key))["message"] for key in (c, copy["id"])]
     assert new.pop("modseq") == last + 2
     assert old.pop("modseq") < last + 1
     assert old == new
@@ -59,87 +59,97 @@ async def test_copy_has_same_content_but_new_id_and_uid(post: Client) -> None:
 
 
 async def test_copy_shares_body_which_stays_while_referenced(
-    post: Client, world: Environment, clock: Clock
+    ada_with_mail: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await receive(post, raw_message("long", body="0123456789" * 60_000))
-    blobs = await rows(world, "SELECT count(*) FROM blobs")
-    answer = await call(post, "messageCopy", select={"filter": {"subject": "long"}},
+    await deliver_to(ada_with_mail, raw_message("long", body="0123456789" * 60_000))
+    blobs = await rows(environment, "SELECT count(*) FROM blobs")
+    answer = await call(ada_with_mail, "messageCopy", select={"filter": {"subject": "long"}},
                         to={"path": "Keep"})  # fmt: skip
     key = answer["copied"][0]["message"]["id"]
-    assert await rows(world, "SELECT count(*) FROM blobs") == blobs
-    await call(post, "messageDelete", select={"mailbox": {"path": "INBOX"}}, permanent=True)
+    assert await rows(environment, "SELECT count(*) FROM blobs") == blobs
+    await call(
+        ada_with_mail, "messageDelete", select={"mailbox": {"path": "INBOX"}}, permanent=True
+    )
     clock.tick(days=2)
-    await garbage_collector.collect_garbage(world, world.object_store)
+    await garbage_collector.collect_garbage(environment, environment.object_store)
     document = "query ($id: ID!) { message(by: {id: $id}) { text } }"
-    text = (await post(document, id=key))["message"]["text"]
+    text = (await ada_with_mail(document, id=key))["message"]["text"]
     assert len(text.strip()) == 600_000
 
 
-async def test_copy_is_found_by_text_search(post: Client, world: Environment) -> None:
-    await call(post, "messageCopy", select=inbox("1"), to={"path": "Keep"})
+async def test_copy_is_found_by_text_search(
+    ada_with_mail: GraphQLClient, environment: Environment
+) -> None:
+    await call(ada_with_mail, "messageCopy", select=inbox("1"), to={"path": "Keep"})
     document = """{ messages(filter: {query: "a", mailbox: {path: "Keep"}}) { totalCount } }"""
-    assert (await post(document))["messages"]["totalCount"] == 1
-    while await index_worker.index_next_batch(world):
+    assert (await ada_with_mail(document))["messages"]["totalCount"] == 1
+    while await index_worker.index_next_batch(environment):
         pass
-    assert (await post(document))["messages"]["totalCount"] == 1
+    assert (await ada_with_mail(document))["messages"]["totalCount"] == 1
 
 
-async def test_mailbox_is_copied_into_itself_once(post: Client) -> None:
+async def test_mailbox_is_copied_into_itself_once(ada_with_mail: GraphQLClient) -> None:
     select = {"mailbox": {"path": "INBOX"}}
-    answer = await call(post, "messageCopy", select=select, to={"path": "INBOX"})
+    answer = await call(ada_with_mail, "messageCopy", select=select, to={"path": "INBOX"})
     assert [(item["oldUid"], item["newUid"]) for item in answer["copied"]] == [
         (1, 4),
         (2, 5),
         (3, 6),
     ]
-    assert sorted(node["subject"] for node in await nodes(post)) == list("aabbcc")
+    assert sorted(node["subject"] for node in await nodes(ada_with_mail)) == list("aabbcc")
 
 
 async def test_copy_over_quota_copies_nothing(
-    post: Client, few: Client, world: Environment
+    ada_with_mail: GraphQLClient, small_bulk_client: GraphQLClient, environment: Environment
 ) -> None:
-    used_bytes = await load_used_bytes(world, post.user)
-    for client, free_bytes in ((post, 1), (few, used_bytes - 1)):
-        await set_quota(world, post.user, used_bytes + free_bytes)
+    used_bytes = await load_used_bytes(environment, ada_with_mail.user)
+    for client, free_bytes in ((ada_with_mail, 1), (small_bulk_client, used_bytes - 1)):
+        await set_quota(environment, ada_with_mail.user, used_bytes + free_bytes)
         arguments = {"select": {"all": True}, "to": {"path": "Keep"}}
         answer = await call(client, "messageCopy", **arguments)
         assert [(e["code"], e["used"], e["allowed"]) for e in answer["errors"]] == [
             ("QUOTA_EXCEEDED", used_bytes, used_bytes + free_bytes)
         ]
         assert (answer["copiedCount"], answer["task"]) == (0, None)
-    assert len(await load_message_rows(post)) == 3
-    await set_quota(world, post.user, 2 * used_bytes)
-    assert (await call(post, "messageCopy", **arguments))["copiedCount"] == 3
-    assert await load_used_bytes(world, post.user) == 2 * used_bytes
-    await set_quota(world, post.user, None)
+    assert len(await load_message_rows(ada_with_mail)) == 3
+    await set_quota(environment, ada_with_mail.user, 2 * used_bytes)
+    assert (await call(ada_with_mail, "messageCopy", **arguments))["copiedCount"] == 3
+    assert await load_used_bytes(environment, ada_with_mail.user) == 2 * used_bytes
+    await set_quota(environment, ada_with_mail.user, None)
 
 
 async def test_copy_task_copies_once_and_fails_over_quota(
-    post: Client, few: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada_with_mail: GraphQLClient,
+    small_bulk_client: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "INBOX"}}
-    assert (await call(few, "messageCopy", **arguments))["task"]["total"] == 3
-    assert await tasks.run_next_task(world)
-    assert len(await load_message_rows(post)) == 6
-    assert (await call(few, "messageCopy", **arguments))["task"]["total"] == 6
-    used_bytes = await load_used_bytes(world, post.user)
-    await set_quota(world, post.user, used_bytes + used_bytes // 3)
+    assert (await call(small_bulk_client, "messageCopy", **arguments))["task"]["total"] == 3
+    assert await tasks.run_next_task(environment)
+    assert len(await load_message_rows(ada_with_mail)) == 6
+    assert (await call(small_bulk_client, "messageCopy", **arguments))["task"]["total"] == 6
+    used_bytes = await load_used_bytes(environment, ada_with_mail.user)
+    await set_quota(environment, ada_with_mail.user, used_bytes + used_bytes // 3)
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
-    assert await tasks.run_next_task(world)
-    assert len(await load_message_rows(post)) == 8
+    assert await tasks.run_next_task(environment)
+    assert len(await load_message_rows(ada_with_mail)) == 8
     columns = "state, done, total, error"
-    task_rows = await rows(world, f"SELECT {columns} FROM tasks ORDER BY created_at, id")  # noqa: S608
+    task_rows = await rows(environment, f"SELECT {columns} FROM tasks ORDER BY created_at, id")  # noqa: S608
     assert task_rows[0] == ("SUCCEEDED", 3, 3, None)
     assert task_rows[1][:3] == ("FAILED", 2, 6)
     assert "bytes are in use" in task_rows[1][3]
-    await set_quota(world, post.user, None)
+    await set_quota(environment, ada_with_mail.user, None)
 
 
 async def test_cancelled_copy_task_keeps_copied_messages(
-    post: Client, few: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada_with_mail: GraphQLClient,
+    small_bulk_client: GraphQLClient,
+    environment: Environment,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arguments = {"select": inbox("1:*"), "to": {"path": "Keep"}}
-    task = (await call(few, "messageCopy", **arguments))["task"]["id"]
+    task = (await call(small_bulk_client, "messageCopy", **arguments))["task"]["id"]
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
     apply_chunk = bulk_tasks.apply_task_chunk
 
@@ -150,16 +160,16 @@ async def test_cancelled_copy_task_keeps_copied_messages(
         return int(copied_count)
 
     monkeypatch.setattr(bulk_tasks, "apply_task_chunk", apply_chunk_and_cancel)
-    assert await tasks.run_next_task(world)
-    assert await rows(world, "SELECT state, done, total FROM tasks") == [("CANCELLED", 1, 3)]
-    assert len(await load_message_rows(post)) == 4
+    assert await tasks.run_next_task(environment)
+    assert await rows(environment, "SELECT state, done, total FROM tasks") == [("CANCELLED", 1, 3)]
+    assert len(await load_message_rows(ada_with_mail)) == 4
 
 
-async def test_copy_with_same_idempotency_key_runs_once(post: Client) -> None:
+async def test_copy_with_same_idempotency_key_runs_once(ada_with_mail: GraphQLClient) -> None:
     arguments = {"select": inbox("1"), "to": {"path": "Keep"}, "options": {"idempotencyKey": "k"}}
-    first = await call(post, "messageCopy", **arguments)
-    repeated = await call(post, "messageCopy", **arguments)
-    assert (first["copied"], len(await keys(post))) == (repeated["copied"], 4)
+    first = await call(ada_with_mail, "messageCopy", **arguments)
+    repeated = await call(ada_with_mail, "messageCopy", **arguments)
+    assert (first["copied"], len(await keys(ada_with_mail))) == (repeated["copied"], 4)
 
 
 @pytest.mark.parametrize(
@@ -174,41 +184,49 @@ async def test_copy_with_same_idempotency_key_runs_once(post: Client) -> None:
     ],
 )  # fmt: skip
 async def test_invalid_copy_request_is_refused(
-    post: Client, arguments: dict[str, Any], code: str, path: list[str]
+    ada_with_mail: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
-    answer = await call(post, "messageCopy", **arguments)
+    answer = await call(ada_with_mail, "messageCopy", **arguments)
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
-    assert len(await keys(post)) == 3
+    assert len(await keys(ada_with_mail)) == 3
 
 
-async def test_copy_from_or_to_foreign_mailbox_is_refused(post: Client, bob: Client) -> None:
-    foreign_copy = {"select": {"ids": [(await keys(post))[0]]}, "to": {"path": "INBOX"}}
+async def test_copy_from_or_to_foreign_mailbox_is_refused(
+    ada_with_mail: GraphQLClient, bob: GraphQLClient
+) -> None:
+    foreign_copy = {"select": {"ids": [(await keys(ada_with_mail))[0]]}, "to": {"path": "INBOX"}}
     assert (await call(bob, "messageCopy", **foreign_copy))["errors"][0]["code"] == "NOT_FOUND"
-    foreign_mailbox = {"id": global_ids.encode("Mailbox", (await post.box()).id)}
-    await receive(bob)
+    foreign_mailbox = {"id": global_ids.encode("Mailbox", (await ada_with_mail.load_mailbox()).id)}
+    await deliver_to(bob)
     answer = await call(bob, "messageCopy", select=inbox("1"), to=foreign_mailbox)
     assert (answer["errors"][0]["code"], answer["errors"][0]["path"]) == ("NOT_FOUND", ["to"])
-    assert len(await load_message_rows(post)) == 4
+    assert len(await load_message_rows(ada_with_mail)) == 4
 
 
 @pytest.mark.parametrize("uids", ["1:4294967295", "1:4294967295,*", "*:1", "3:1,2,2,1:3"])
-async def test_wide_uid_sets_select_existing_messages(post: Client, uids: str) -> None:
-    answer = await call(post, "messageCopy", select=inbox(uids), to={"path": "Keep"})
+async def test_wide_uid_sets_select_existing_messages(
+    ada_with_mail: GraphQLClient, uids: str
+) -> None:
+    answer = await call(ada_with_mail, "messageCopy", select=inbox(uids), to={"path": "Keep"})
     assert (answer["errors"], answer["copiedCount"]) == ([], 3)
-    assert sorted((await places(post)).items()) == [("a", "Keep"), ("b", "Keep"), ("c", "Keep")]
+    assert sorted((await places(ada_with_mail)).items()) == [
+        ("a", "Keep"),
+        ("b", "Keep"),
+        ("c", "Keep"),
+    ]
 
 
 async def test_copy_statement_count_is_independent_of_message_count(
-    post: Client, statements: list[str], clock: Clock
+    ada_with_mail: GraphQLClient, statements: list[str], clock: ManualClock
 ) -> None:
     async def count_statements() -> int:
         del statements[:]
         arguments = {"select": {"mailbox": {"path": "INBOX"}}, "to": {"path": "Keep"}}
-        assert (await call(post, "messageCopy", **arguments))["errors"] == []
+        assert (await call(ada_with_mail, "messageCopy", **arguments))["errors"] == []
         return len([statement for statement in statements if "api_keys" not in statement])
 
     expected = await count_statements()
     for n in range(40):
-        await receive(post, f"more {n}")
+        await deliver_to(ada_with_mail, f"more {n}")
         clock.tick(seconds=1)
     assert await count_statements() == expected

@@ -19,36 +19,47 @@ from resolvers.messages.bulk.bulk_requests import BulkOutcome, BulkRequest
 from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
-from tests.conftest import Client, Clock, context
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.mail_servers.queue_worker import until
 from tests.support.operations.bulk_operations import TASK, call, inbox, keys, nodes, places
 from tests.support.stores.counter_check import journal, reached, rows
 from tests.support.stores.other_processes import taken_for_dead
 
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def create_flag_task(post: Client, world: Environment, **extra: Any) -> Task:
+async def create_flag_task(
+    ada_with_mail: GraphQLClient, environment: Environment, **extra: Any
+) -> Task:
     """Create a task that flags all messages."""
     changes = FlagChanges.from_flag_names({"flagged": True}, added=["x"])
     request = BulkRequest(
         MessageSelector(conditions=MessageConditions()), changes, always_as_task=True, **extra
     )
-    outcome: BulkOutcome = await apply_bulk_request(context(replace(post, world=world)), request)
+    outcome: BulkOutcome = await apply_bulk_request(
+        client_context(replace(ada_with_mail, environment=environment)), request
+    )
     assert outcome.task
     return outcome.task
 
 
-async def load_task_state(world: Environment) -> tuple[Any, ...]:
+async def load_task_state(environment: Environment) -> tuple[Any, ...]:
     columns = "state, done, total, checkpoint, error"
-    (row,) = await rows(world, f"SELECT {columns} FROM tasks")  # noqa: S608
+    (row,) = await rows(environment, f"SELECT {columns} FROM tasks")  # noqa: S608
     return row
 
 
 @pytest.mark.parametrize("trigger", ["all", "ids", "async"])
-async def test_large_or_async_update_runs_as_task(post: Client, few: Client, trigger: str) -> None:
-    client, world = post if trigger == "async" else few, post.world
-    select: dict[str, Any] = {"ids": await keys(post)} if trigger == "ids" else {"all": True}
+async def test_large_or_async_update_runs_as_task(
+    ada_with_mail: GraphQLClient, small_bulk_client: GraphQLClient, trigger: str
+) -> None:
+    client, environment = (
+        ada_with_mail if trigger == "async" else small_bulk_client,
+        ada_with_mail.environment,
+    )
+    select: dict[str, Any] = (
+        {"ids": await keys(ada_with_mail)} if trigger == "ids" else {"all": True}
+    )
     extra = {"async": trigger == "async"}
     answer = await call(client, "messageUpdate", select=select, set={"seen": True}, **extra)
     task = answer["task"]
@@ -56,12 +67,12 @@ async def test_large_or_async_update_runs_as_task(post: Client, few: Client, tri
     assert (task["kind"], task["state"], task["done"], task["total"]) == (
         "MESSAGE_UPDATE", "QUEUED", 0, 3,
     )  # fmt: skip
-    assert (await post.box()).unseen == 3
-    assert await tasks.run_next_task(world) is True
-    assert await tasks.run_next_task(world) is False
-    assert (await post.box()).unseen == 0
+    assert (await ada_with_mail.load_mailbox()).unseen == 3
+    assert await tasks.run_next_task(environment) is True
+    assert await tasks.run_next_task(environment) is False
+    assert (await ada_with_mail.load_mailbox()).unseen == 0
     document = f"query ($id: ID!) {{ task(id: $id) {{ {TASK[7:-2]} user {{ username }} }} }}"
-    finished_task = (await post(document, id=task["id"]))["task"]
+    finished_task = (await ada_with_mail(document, id=task["id"]))["task"]
     assert (finished_task["state"], finished_task["done"], finished_task["result"]) == (
         "SUCCEEDED",
         3,
@@ -70,56 +81,64 @@ async def test_large_or_async_update_runs_as_task(post: Client, few: Client, tri
     assert finished_task["user"] == {"username": "ada"}
 
 
-async def test_move_and_delete_tasks_skip_deleted_messages(post: Client, few: Client) -> None:
-    world = post.world
-    moved = await call(few, "messageMove", select={"all": True}, to={"path": "Brief"})
-    deleted = await call(few, "messageDelete", select={"all": True})
-    await call(post, "messageDelete", select=inbox("2"), permanent=True)
-    assert await tasks.run_next_task(world)
-    assert await places(post) == {"a": "Brief", "c": "Brief"}
-    assert await tasks.run_next_task(world)
-    assert await places(post) == {}
+async def test_move_and_delete_tasks_skip_deleted_messages(
+    ada_with_mail: GraphQLClient, small_bulk_client: GraphQLClient
+) -> None:
+    environment = ada_with_mail.environment
+    moved = await call(small_bulk_client, "messageMove", select={"all": True}, to={"path": "Brief"})
+    deleted = await call(small_bulk_client, "messageDelete", select={"all": True})
+    await call(ada_with_mail, "messageDelete", select=inbox("2"), permanent=True)
+    assert await tasks.run_next_task(environment)
+    assert await places(ada_with_mail) == {"a": "Brief", "c": "Brief"}
+    assert await tasks.run_next_task(environment)
+    assert await places(ada_with_mail) == {}
     for answer, kind in ((moved, "MESSAGE_MOVE"), (deleted, "MESSAGE_DELETE")):
         document = "query ($id: ID!) { task(id: $id) { kind state done total } }"
-        assert (await post(document, id=answer["task"]["id"]))["task"] == {
+        assert (await ada_with_mail(document, id=answer["task"]["id"]))["task"] == {
             "kind": kind, "state": "SUCCEEDED", "done": 2, "total": 3,
         }  # fmt: skip
 
 
-async def test_move_task_fails_if_target_was_deleted(few: Client, world: Environment) -> None:
-    await call(few, "messageMove", select={"all": True}, to={"path": "Keep"})
-    await few("""mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }""")
-    assert await tasks.run_next_task(world)
-    assert (await load_task_state(world))[0::4] == ("FAILED", "no such object")
-    assert len(await places(few)) == 3
+async def test_move_task_fails_if_target_was_deleted(
+    small_bulk_client: GraphQLClient, environment: Environment
+) -> None:
+    await call(small_bulk_client, "messageMove", select={"all": True}, to={"path": "Keep"})
+    await small_bulk_client(
+        """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }"""
+    )
+    assert await tasks.run_next_task(environment)
+    assert (await load_task_state(environment))[0::4] == ("FAILED", "no such object")
+    assert len(await places(small_bulk_client)) == 3
 
 
 async def test_task_is_cancelled_before_and_between_chunks(
-    post: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada_with_mail: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = await create_flag_task(post, world)
+    task = await create_flag_task(ada_with_mail, environment)
     document = """mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) {
         tasks { state } errors { code path index } } }"""
     task_id = global_ids.encode("Task", task.id)
-    answer = (await post(document, ids=[task_id]))["taskCancel"]
+    answer = (await ada_with_mail(document, ids=[task_id]))["taskCancel"]
     assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
-    assert await tasks.run_next_task(world) is False
-    unknown = (await post(document, ids=[task_id, global_ids.encode("Task", 7)]))["taskCancel"]
+    assert await tasks.run_next_task(environment) is False
+    unknown = (await ada_with_mail(document, ids=[task_id, global_ids.encode("Task", 7)]))[
+        "taskCancel"
+    ]
     assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["ids"], "index": 1}]
 
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))
-    await post(document, ids=[task_id])
+    await ada_with_mail(document, ids=[task_id])
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
-    assert await tasks.run_next_task(world)
-    assert (await load_task_state(world))[0] == "CANCELLED"
-    assert (await post.box()).unseen == 3
+    assert await tasks.run_next_task(environment)
+    assert (await load_task_state(environment))[0] == "CANCELLED"
+    assert (await ada_with_mail.load_mailbox()).unseen == 3
 
 
 async def test_task_of_killed_worker_resumes_at_checkpoint(
-    post: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada_with_mail: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await create_flag_task(post, world)
+    await create_flag_task(ada_with_mail, environment)
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 1)
     apply_chunk, call_count = bulk_tasks.apply_task_chunk, 0
 
@@ -132,36 +151,40 @@ async def test_task_of_killed_worker_resumes_at_checkpoint(
 
     monkeypatch.setattr(bulk_tasks, "apply_task_chunk", apply_chunk_and_die)
     with pytest.raises(KeyboardInterrupt):
-        await tasks.run_next_task(world)
-    assert (await load_task_state(world))[:3] == ("RUNNING", 2, 3)
-    assert await tasks.run_next_task(world) is False  # the dead worker still holds the lease
-    last = await reached(world, post.user.id)
-    await taken_for_dead(world)
-    assert await tasks.run_next_task(world) is True
-    assert (await load_task_state(world))[:3] == ("SUCCEEDED", 3, 3)
-    kinds = [kind for kind, _ in await journal(world, post.user.id, last)]
+        await tasks.run_next_task(environment)
+    assert (await load_task_state(environment))[:3] == ("RUNNING", 2, 3)
+    assert await tasks.run_next_task(environment) is False  # the dead worker still holds the lease
+    last = await reached(environment, ada_with_mail.user.id)
+    await taken_for_dead(environment)
+    assert await tasks.run_next_task(environment) is True
+    assert (await load_task_state(environment))[:3] == ("SUCCEEDED", 3, 3)
+    kinds = [kind for kind, _ in await journal(environment, ada_with_mail.user.id, last)]
     assert kinds == [ChangeKind.MESSAGE_UPDATED, ChangeKind.TASK_CHANGED, ChangeKind.TASK_CHANGED]
 
 
-async def test_interrupted_task_runs_after_fresh_tasks(post: Client, world: Environment) -> None:
+async def test_interrupted_task_runs_after_fresh_tasks(
+    ada_with_mail: GraphQLClient, environment: Environment
+) -> None:
     """Of the interrupted tasks, those that made progress since then run first."""
-    stuck, progressed, fresh = [await create_flag_task(post, world) for _ in range(3)]
-    async with world.write_session() as session:
+    stuck, progressed, fresh = [
+        await create_flag_task(ada_with_mail, environment) for _ in range(3)
+    ]
+    async with environment.write_session() as session:
         for task, attempts in ((stuck, 2), (progressed, 0)):
             task_update = update(Task).where(col(Task.id) == task.id)
             await session.exec(task_update.values(state=TaskState.RUNNING, attempts=attempts))
     finished_ids = []
-    while await tasks.run_next_task(world):
-        succeeded = await rows(world, "SELECT id FROM tasks WHERE state = 'SUCCEEDED'")
+    while await tasks.run_next_task(environment):
+        succeeded = await rows(environment, "SELECT id FROM tasks WHERE state = 'SUCCEEDED'")
         finished_ids += [key for (key,) in succeeded if key not in finished_ids]
     assert finished_ids == [fresh.id, progressed.id, stuck.id]
 
 
 async def test_failing_task_does_not_delay_next_task(
-    post: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada_with_mail: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await create_flag_task(post, world)
-    await create_flag_task(post, world)
+    await create_flag_task(ada_with_mail, environment)
+    await create_flag_task(ada_with_mail, environment)
     apply_chunk = bulk_tasks.apply_task_chunk
 
     async def fail_once(*_: Any) -> int:
@@ -171,21 +194,24 @@ async def test_failing_task_does_not_delay_next_task(
     monkeypatch.setattr(bulk_tasks, "apply_task_chunk", fail_once)
 
     async def has_succeeded_task() -> bool:
-        return ("SUCCEEDED",) in await rows(world, "SELECT state FROM tasks")
+        return ("SUCCEEDED",) in await rows(environment, "SELECT state FROM tasks")
 
-    worker = asyncio.create_task(tasks.run_worker(world))
+    worker = asyncio.create_task(tasks.run_worker(environment))
     try:
         await until(has_succeeded_task)  # earlier than the worker's poll interval
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-    assert sorted(await rows(world, "SELECT state FROM tasks")) == [("RUNNING",), ("SUCCEEDED",)]
+    assert sorted(await rows(environment, "SELECT state FROM tasks")) == [
+        ("RUNNING",),
+        ("SUCCEEDED",),
+    ]
 
 
 async def test_worker_that_lost_its_lease_changes_nothing(
-    post: Client, world: Environment, monkeypatch: pytest.MonkeyPatch
+    ada_with_mail: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await create_flag_task(post, world)
+    await create_flag_task(ada_with_mail, environment)
     apply_chunk = bulk_tasks.apply_task_chunk
 
     async def lose_lease_and_apply_chunk(*arguments: Any) -> int:
@@ -196,72 +222,84 @@ async def test_worker_that_lost_its_lease_changes_nothing(
 
     monkeypatch.setattr(bulk_tasks, "apply_task_chunk", lose_lease_and_apply_chunk)
     with pytest.raises(tasks.TaskLeaseLost):
-        await tasks.run_next_task(world)
-    assert {tuple(node["flags"]) for node in await nodes(post)} == {()}
-    await taken_for_dead(world)
-    assert await tasks.run_next_task(world)
-    assert (await load_task_state(world))[:2] == ("SUCCEEDED", 3)
+        await tasks.run_next_task(environment)
+    assert {tuple(node["flags"]) for node in await nodes(ada_with_mail)} == {()}
+    await taken_for_dead(environment)
+    assert await tasks.run_next_task(environment)
+    assert (await load_task_state(environment))[:2] == ("SUCCEEDED", 3)
 
 
-async def test_task_fails_after_max_attempts(post: Client, world: Environment) -> None:
-    await create_flag_task(post, world)
-    async with world.write_session() as session:
+async def test_task_fails_after_max_attempts(
+    ada_with_mail: GraphQLClient, environment: Environment
+) -> None:
+    await create_flag_task(ada_with_mail, environment)
+    async with environment.write_session() as session:
         await session.exec(update(Task).values(attempts=tasks.MAX_ATTEMPTS))
-    assert await tasks.run_next_task(world)
-    assert (await load_task_state(world))[0::4] == ("FAILED", "it broke on our side")
+    assert await tasks.run_next_task(environment)
+    assert (await load_task_state(environment))[0::4] == ("FAILED", "it broke on our side")
 
 
-async def test_task_skips_messages_changed_since_request(post: Client, world: Environment) -> None:
-    await create_flag_task(post, world, unchanged_since_modseq=await reached(world, post.user.id))
-    await call(post, "messageUpdate", select=inbox("2"), set={"seen": True})
-    assert await tasks.run_next_task(world)
-    assert [node["flags"] for node in await nodes(post)] == [
+async def test_task_skips_messages_changed_since_request(
+    ada_with_mail: GraphQLClient, environment: Environment
+) -> None:
+    await create_flag_task(
+        ada_with_mail,
+        environment,
+        unchanged_since_modseq=await reached(environment, ada_with_mail.user.id),
+    )
+    await call(ada_with_mail, "messageUpdate", select=inbox("2"), set={"seen": True})
+    assert await tasks.run_next_task(environment)
+    assert [node["flags"] for node in await nodes(ada_with_mail)] == [
         ["\\Flagged", "x"], ["\\Seen"], ["\\Flagged", "x"],
     ]  # fmt: skip
 
 
 async def test_task_is_visible_to_owner_and_root_only(
-    post: Client, bob: Client, root: Client, world: Environment
+    ada_with_mail: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    task_id = global_ids.encode("Task", (await create_flag_task(post, world)).id)
+    task_id = global_ids.encode("Task", (await create_flag_task(ada_with_mail, environment)).id)
     document = "query ($id: ID!) { task(id: $id) { kind } tasks { totalCount nodes { id } } }"
     expected = {
         "task": {"kind": "MESSAGE_UPDATE"},
         "tasks": {"totalCount": 1, "nodes": [{"id": task_id}]},
     }
-    assert await post(document, id=task_id) == expected
+    assert await ada_with_mail(document, id=task_id) == expected
     assert await root(document, id=task_id) == expected
     not_visible = {"task": None, "tasks": {"totalCount": 0, "nodes": []}}
     assert await bob(document, id=task_id) == not_visible
 
 
-async def test_task_list_is_filtered_and_paged(post: Client, clock: Clock) -> None:
+async def test_task_list_is_filtered_and_paged(
+    ada_with_mail: GraphQLClient, clock: ManualClock
+) -> None:
     for n in range(5):
-        await create_flag_task(post, post.world)
+        await create_flag_task(ada_with_mail, ada_with_mail.environment)
         clock.tick(seconds=n % 2)
-    assert await tasks.run_next_task(post.world)
+    assert await tasks.run_next_task(ada_with_mail.environment)
     document = """query ($filter: TaskFilter, $first: Int, $after: String) {
         tasks(filter: $filter, first: $first, after: $after) { totalCount
         nodes { id state user { username } } pageInfo { hasNextPage endCursor } } }"""
-    queued = (await post(document, filter={"states": ["QUEUED", "RUNNING"]}))["tasks"]
+    queued = (await ada_with_mail(document, filter={"states": ["QUEUED", "RUNNING"]}))["tasks"]
     assert (queued["totalCount"], len(queued["nodes"])) == (4, 4)
-    assert (await post(document, filter={"kind": "MESSAGE_MOVE"}))["tasks"]["totalCount"] == 0
+    assert (await ada_with_mail(document, filter={"kind": "MESSAGE_MOVE"}))["tasks"][
+        "totalCount"
+    ] == 0
     task_ids, page_info = [], {"hasNextPage": True, "endCursor": None}
     while page_info["hasNextPage"]:
-        page = (await post(document, first=2, after=page_info["endCursor"]))["tasks"]
+        page = (await ada_with_mail(document, first=2, after=page_info["endCursor"]))["tasks"]
         task_ids += [node["id"] for node in page["nodes"]]
         page_info = page["pageInfo"]
     assert len(set(task_ids)) == 5
 
 
 async def test_worker_claims_one_task_with_outdated_statistics(
-    post: Client, world: Environment
+    ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
-    await create_flag_task(post, world)
+    await create_flag_task(ada_with_mail, environment)
     # The statistics then describe a table with one row.
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).exec_driver_sql("ANALYZE tasks")
-    await create_flag_task(post, world)
-    await create_flag_task(post, world)
-    assert [await tasks.run_next_task(world) for _ in range(4)] == [True, True, True, False]
-    assert await rows(world, "SELECT DISTINCT state FROM tasks") == [("SUCCEEDED",)]
+    await create_flag_task(ada_with_mail, environment)
+    await create_flag_task(ada_with_mail, environment)
+    assert [await tasks.run_next_task(environment) for _ in range(4)] == [True, True, True, False]
+    assert await rows(environment, "SELECT DISTINCT state FROM tasks") == [("SUCCEEDED",)]

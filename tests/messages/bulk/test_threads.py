@@ -12,7 +12,7 @@ from mail.storage import thread_assignment
 from models.events.journal import ChangeKind
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
-from tests.conftest import Client, Clock, make_key, raw_message, receive
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
 from tests.support.stores.counter_check import journal, reached, rows
 
 THREAD_UPDATE = """
@@ -31,7 +31,7 @@ UNDO_MUTATION = """
 mutation ($token: String!) { undo(input: {token: $token}) {
   restoredCount errors { code } } }
 """
-pytestmark = pytest.mark.usefixtures("examined")
+pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 def thread_message(name: str, *parents: str, subject: str = "Pond") -> bytes:
@@ -41,21 +41,21 @@ def thread_message(name: str, *parents: str, subject: str = "Pond") -> bytes:
     return raw_message(subject, body=name, From=f"{name}@x.example", **headers)
 
 
-async def load_messages(client: Client) -> list[Any]:
+async def load_messages(client: GraphQLClient) -> list[Any]:
     messages: list[Any] = (await client(MESSAGES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     return messages
 
 
-async def update_threads(client: Client, *thread_ids: str, **fields: Any) -> Any:
+async def update_threads(client: GraphQLClient, *thread_ids: str, **fields: Any) -> Any:
     return (await client(THREAD_UPDATE, input={"ids": thread_ids, **fields}))["threadUpdate"]
 
 
-async def load_thread(client: Client, nth: int = 0) -> Any:
+async def load_thread(client: GraphQLClient, nth: int = 0) -> Any:
     return (await load_messages(client))[nth]["thread"]
 
 
 @pytest.fixture
-async def user_with_threads(ada: Client, clock: Clock) -> Client:
+async def user_with_threads(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient:
     """A user with two threads, of three messages and of one."""
     for raw in (
         thread_message("a"),
@@ -63,12 +63,14 @@ async def user_with_threads(ada: Client, clock: Clock) -> Client:
         thread_message("c", "b"),
         thread_message("z", subject="Other"),
     ):
-        await receive(ada, raw)
+        await deliver_to(ada, raw)
         clock.tick(seconds=1)
     return ada
 
 
-async def test_thread_has_participants_mailboxes_and_counts(user_with_threads: Client) -> None:
+async def test_thread_has_participants_mailboxes_and_counts(
+    user_with_threads: GraphQLClient,
+) -> None:
     thread = await load_thread(user_with_threads)
     assert thread["participants"] == [{"address": f"{name}@x.example"} for name in "abc"]
     assert thread["mailboxes"] == [{"path": "INBOX"}]
@@ -76,7 +78,9 @@ async def test_thread_has_participants_mailboxes_and_counts(user_with_threads: C
     assert figures == (3, 3, False)
 
 
-async def test_thread_update_changes_all_messages_and_is_undone(user_with_threads: Client) -> None:
+async def test_thread_update_changes_all_messages_and_is_undone(
+    user_with_threads: GraphQLClient,
+) -> None:
     first_id, second_id = (
         (await load_thread(user_with_threads))["id"],
         (await load_thread(user_with_threads, 3))["id"],
@@ -100,25 +104,27 @@ async def test_thread_update_changes_all_messages_and_is_undone(user_with_thread
     ]
 
 
-async def test_muting_writes_one_journal_entry_and_is_undone(user_with_threads: Client) -> None:
+async def test_muting_writes_one_journal_entry_and_is_undone(
+    user_with_threads: GraphQLClient,
+) -> None:
     thread = (await load_thread(user_with_threads))["id"]
-    last = await reached(user_with_threads.world, user_with_threads.user.id)
+    last = await reached(user_with_threads.environment, user_with_threads.user.id)
     answer = await update_threads(user_with_threads, thread, muted=True)
     await update_threads(user_with_threads, thread, muted=True)
     thread_id = global_ids.decode("Thread", thread)
-    assert await journal(user_with_threads.world, user_with_threads.user.id, last) == [
+    assert await journal(user_with_threads.environment, user_with_threads.user.id, last) == [
         (ChangeKind.THREAD_CHANGED, [thread_id])
     ]
     await user_with_threads(UNDO_MUTATION, token=answer["undo"]["token"])
     assert (await load_thread(user_with_threads))["muted"] is False
 
 
-async def test_new_message_of_muted_thread_is_marked_seen(user_with_threads: Client) -> None:
+async def test_new_message_of_muted_thread_is_marked_seen(user_with_threads: GraphQLClient) -> None:
     await update_threads(
         user_with_threads, (await load_thread(user_with_threads))["id"], muted=True
     )
-    await receive(user_with_threads, thread_message("d", "c"))
-    await receive(user_with_threads, thread_message("y", "z", subject="Other"))
+    await deliver_to(user_with_threads, thread_message("d", "c"))
+    await deliver_to(user_with_threads, thread_message("y", "z", subject="Other"))
     subject_by_seen = {
         node["flags"] == ["\\Seen"]: node["subject"]
         for node in (await load_messages(user_with_threads))[4:]
@@ -128,7 +134,9 @@ async def test_new_message_of_muted_thread_is_marked_seen(user_with_threads: Cli
     assert (thread["messageCount"], thread["unseenCount"]) == (4, 3)
 
 
-async def test_thread_is_snoozed_and_returns_whole(user_with_threads: Client, clock: Clock) -> None:
+async def test_thread_is_snoozed_and_returns_whole(
+    user_with_threads: GraphQLClient, clock: ManualClock
+) -> None:
     thread = (await load_thread(user_with_threads))["id"]
     until = "2030-01-02T00:00:00Z"
     answer = await update_threads(user_with_threads, thread, set={"snoozedUntil": until})
@@ -138,7 +146,7 @@ async def test_thread_is_snoozed_and_returns_whole(user_with_threads: Client, cl
         "INBOX",
     ]
     clock.tick(days=2)
-    await snooze_worker.return_due_messages(user_with_threads.world)
+    await snooze_worker.return_due_messages(user_with_threads.environment)
     assert [node["subject"] for node in await load_messages(user_with_threads)] == [
         "Other",
         "Pond",
@@ -147,14 +155,14 @@ async def test_thread_is_snoozed_and_returns_whole(user_with_threads: Client, cl
     ]
 
 
-async def test_large_thread_update_runs_as_task(user_with_threads: Client) -> None:
+async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient) -> None:
     thread = (await load_thread(user_with_threads))["id"]
-    options = user_with_threads.world.options
-    object.__setattr__(user_with_threads.world, "options", replace(options, bulk=2))
+    options = user_with_threads.environment.options
+    object.__setattr__(user_with_threads.environment, "options", replace(options, bulk=2))
     answer = await update_threads(user_with_threads, thread, set={"flagged": True}, muted=True)
     assert (answer["task"], answer["undo"]) == ({"state": "QUEUED", "total": 3}, None)
     assert answer["threads"][0]["muted"] is True
-    while await tasks.run_next_task(user_with_threads.world):
+    while await tasks.run_next_task(user_with_threads.environment):
         pass
     assert [node["flags"] for node in (await load_messages(user_with_threads))[:3]] == [
         ["\\Flagged"]
@@ -172,18 +180,20 @@ async def test_large_thread_update_runs_as_task(user_with_threads: Client) -> No
     ],
 )
 async def test_invalid_thread_update_changes_nothing(
-    user_with_threads: Client, arguments: dict[str, Any], path: list[str], constraint: str
+    user_with_threads: GraphQLClient, arguments: dict[str, Any], path: list[str], constraint: str
 ) -> None:
     thread = (await load_thread(user_with_threads))["id"]
-    last = await reached(user_with_threads.world, user_with_threads.user.id)
+    last = await reached(user_with_threads.environment, user_with_threads.user.id)
     answer = (await user_with_threads(THREAD_UPDATE, input={"ids": [thread], **arguments}))[
         "threadUpdate"
     ]
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
-    assert await reached(user_with_threads.world, user_with_threads.user.id) == last
+    assert await reached(user_with_threads.environment, user_with_threads.user.id) == last
 
 
-async def test_thread_update_accepts_duplicate_ids_up_to_limit(user_with_threads: Client) -> None:
+async def test_thread_update_accepts_duplicate_ids_up_to_limit(
+    user_with_threads: GraphQLClient,
+) -> None:
     thread = (await load_thread(user_with_threads))["id"]
     answer = await update_threads(user_with_threads, thread, thread, muted=True)
     assert ([item["id"] for item in answer["threads"]], answer["errors"]) == ([thread], [])
@@ -192,54 +202,58 @@ async def test_thread_update_accepts_duplicate_ids_up_to_limit(user_with_threads
     assert (await load_thread(user_with_threads))["muted"] is True
 
 
-async def test_thread_of_another_user_is_not_found(user_with_threads: Client, bob: Client) -> None:
+async def test_thread_of_another_user_is_not_found(
+    user_with_threads: GraphQLClient, bob: GraphQLClient
+) -> None:
     foreign_id, unknown_id = (
         (await load_thread(user_with_threads))["id"],
         global_ids.encode("Thread", 1),
     )
-    await receive(bob, thread_message("q"))
+    await deliver_to(bob, thread_message("q"))
     own_id = (await load_thread(bob))["id"]
-    last = await reached(user_with_threads.world, user_with_threads.user.id)
+    last = await reached(user_with_threads.environment, user_with_threads.user.id)
     for wrong_id in (foreign_id, unknown_id):
         answer = await update_threads(bob, own_id, wrong_id, muted=True, set={"seen": True})
         assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
             ("NOT_FOUND", ["ids"], 1)
         ]
     assert (await load_thread(bob))["muted"] is False
-    assert await reached(user_with_threads.world, user_with_threads.user.id) == last
+    assert await reached(user_with_threads.environment, user_with_threads.user.id) == last
     assert (await bob("query ($id: ID!) { node(id: $id) { id } }", id=foreign_id))["node"] is None
 
 
-async def test_read_only_key_cannot_update_thread(user_with_threads: Client) -> None:
+async def test_read_only_key_cannot_update_thread(user_with_threads: GraphQLClient) -> None:
     thread = (await load_thread(user_with_threads))["id"]
-    secret = await make_key(
-        user_with_threads.world,
+    secret = await make_api_key(
+        user_with_threads.environment,
         "eyes",
         user_id=user_with_threads.user.id,
         role=Role.USER,
         scopes=[Scope.MAIL_READ],
     )
-    reader = Client(user_with_threads.http, user_with_threads.world, user_with_threads.user, secret)
+    reader = GraphQLClient(
+        user_with_threads.http, user_with_threads.environment, user_with_threads.user, secret
+    )
     answer = await update_threads(reader, thread, muted=True)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN"]
 
 
-async def test_late_parent_merges_threads(ada: Client, clock: Clock) -> None:
-    await receive(ada, thread_message("root"))
+async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock) -> None:
+    await deliver_to(ada, thread_message("root"))
     clock.tick(seconds=1)
-    await receive(ada, thread_message("leaf", "middle"))
+    await deliver_to(ada, thread_message("leaf", "middle"))
     first_thread, second_thread = await load_thread(ada, 0), await load_thread(ada, 1)
     assert first_thread["id"] != second_thread["id"]
     await update_threads(ada, second_thread["id"], muted=True)
     clock.tick(seconds=1)
-    last = await reached(ada.world, ada.user.id)
-    await receive(ada, thread_message("middle", "root"))
+    last = await reached(ada.environment, ada.user.id)
+    await deliver_to(ada, thread_message("middle", "root"))
     messages = await load_messages(ada)
     assert {node["thread"]["id"] for node in messages} == {first_thread["id"]}
     assert (messages[0]["thread"]["messageCount"], messages[0]["thread"]["muted"]) == (3, True)
     # it was added to a muted thread
     assert [node["seen"] for node in messages] == [False, False, True]
-    journal_entries = await journal(ada.world, ada.user.id, last)
+    journal_entries = await journal(ada.environment, ada.user.id, last)
     keys = [
         global_ids.decode("Thread", first_thread["id"]),
         global_ids.decode("Thread", second_thread["id"]),
@@ -249,45 +263,50 @@ async def test_late_parent_merges_threads(ada: Client, clock: Clock) -> None:
         ChangeKind.THREAD_CHANGED,
     ]
     assert journal_entries[1][1] == keys
-    await receive(ada, thread_message("more", "leaf"))
+    await deliver_to(ada, thread_message("more", "leaf"))
     assert {node["thread"]["id"] for node in await load_messages(ada)} == {first_thread["id"]}
     assert (await ada("query ($id: ID!) { thread(id: $id) { id } }", id=second_thread["id"])) == {
         "thread": None
     }
 
 
-async def test_large_thread_is_not_merged(ada: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_thread_is_not_merged(
+    ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(thread_assignment, "MAX_MERGED_MESSAGES", 2)
     for raw in (thread_message("a"), thread_message("b", "a"), thread_message("leaf", "middle")):
-        await receive(ada, raw)
-    await receive(ada, thread_message("middle", "a"))
+        await deliver_to(ada, raw)
+    await deliver_to(ada, thread_message("middle", "a"))
     assert len({node["thread"]["id"] for node in await load_messages(ada)}) == 2
 
 
-async def test_threads_of_two_users_are_not_merged(ada: Client, bob: Client) -> None:
+async def test_threads_of_two_users_are_not_merged(ada: GraphQLClient, bob: GraphQLClient) -> None:
     for client in (ada, bob):
-        await receive(client, thread_message("root"))
-        await receive(client, thread_message("leaf", "middle"))
-    await receive(ada, thread_message("middle", "root"))
+        await deliver_to(client, thread_message("root"))
+        await deliver_to(client, thread_message("leaf", "middle"))
+    await deliver_to(ada, thread_message("middle", "root"))
     assert len({node["thread"]["id"] for node in await load_messages(ada)}) == 1
     assert len({node["thread"]["id"] for node in await load_messages(bob)}) == 2
 
 
-async def test_other_subject_starts_new_thread(ada: Client) -> None:
-    await receive(ada, thread_message("a"))
-    await receive(ada, thread_message("b", "a", subject="Re: [list] Pond"))
-    await receive(ada, thread_message("c", "a", subject="AW: Fwd: Pond"))
-    await receive(ada, thread_message("d", "a", subject="Something else"))
-    assert sorted(await rows(ada.world, "SELECT count(*) FROM messages GROUP BY thread_id")) == [
-        (1,), (3,),
-    ]  # fmt: skip
+async def test_other_subject_starts_new_thread(ada: GraphQLClient) -> None:
+    await deliver_to(ada, thread_message("a"))
+    await deliver_to(ada, thread_message("b", "a", subject="Re: [list] Pond"))
+    await deliver_to(ada, thread_message("c", "a", subject="AW: Fwd: Pond"))
+    await deliver_to(ada, thread_message("d", "a", subject="Something else"))
+    assert sorted(
+        await rows(ada.environment, "SELECT count(*) FROM messages GROUP BY thread_id")
+    ) == [
+        (1,),
+        (3,),
+    ]
 
 
 THREAD_IDS_QUERY = "{ viewer { user { messages(first: 50) { nodes { id threadId %s } } } } }"
 
 
 async def test_thread_id_is_read_from_the_message_row(
-    user_with_threads: Client, statements: list[str]
+    user_with_threads: GraphQLClient, statements: list[str]
 ) -> None:
     messages = await load_messages(user_with_threads)
     PLAN_COUNTERS.fell.clear()

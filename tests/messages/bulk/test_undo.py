@@ -11,17 +11,17 @@ from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
-from tests.conftest import Client, Clock, context
+from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.operations.bulk_operations import call, keys, places, take_back
 from tests.support.operations.send_operations import send_with_undo_window
 
 SUBMISSION_STATE = "query ($by: SubmissionRef!) { submission(by: $by) { state } }"
 
 
-pytestmark = pytest.mark.usefixtures("counted")
+pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
-async def load_state(client: Client, sent: Any) -> str:
+async def load_state(client: GraphQLClient, sent: Any) -> str:
     answer = await client(SUBMISSION_STATE, by={"id": sent["submission"]["id"]})
     return str(answer["submission"]["state"])
 
@@ -30,7 +30,7 @@ def error_codes(payload: Any) -> list[str]:
     return [error["code"] for error in payload["errors"]]
 
 
-async def test_undo_cancels_held_submission(ada: Client) -> None:
+async def test_undo_cancels_held_submission(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
     assert sent["submission"]["state"] == "HELD_FOR_UNDO"
     assert sent["undo"]["expiresAt"] == sent["submission"]["undoUntil"]
@@ -41,15 +41,19 @@ async def test_undo_cancels_held_submission(ada: Client) -> None:
     assert error_codes(await take_back(ada, sent)) == ["NOT_FOUND"]  # the token works once
 
 
-async def test_send_without_undo_window_has_no_undo_token(ada: Client, world: Environment) -> None:
+async def test_send_without_undo_window_has_no_undo_token(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     assert (await send_with_undo_window(ada))["undo"] is None
     assert (await send_with_undo_window(ada, window="PT0S"))["undo"] is None
     validated = await send_with_undo_window(ada, window="PT30S", options={"validateOnly": True})
     assert (error_codes(validated), validated["undo"]) == ([], None)
-    assert not await world.database.read(select(col(UndoRecord.id)))
+    assert not await environment.database.read(select(col(UndoRecord.id)))
 
 
-async def test_undo_window_of_scheduled_submission_ends(ada: Client, clock: Clock) -> None:
+async def test_undo_window_of_scheduled_submission_ends(
+    ada: GraphQLClient, clock: ManualClock
+) -> None:
     sent = await send_with_undo_window(ada, window="PT30S", later="2031-01-01T00:00:00Z")
     assert sent["submission"]["state"] == "SCHEDULED"
     clock.tick(seconds=31)
@@ -57,33 +61,37 @@ async def test_undo_window_of_scheduled_submission_ends(ada: Client, clock: Cloc
     assert await load_state(ada, sent) == "SCHEDULED"
 
 
-async def test_undo_of_submission_by_another_user_is_not_found(ada: Client, bob: Client) -> None:
+async def test_undo_of_submission_by_another_user_is_not_found(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
     assert error_codes(await take_back(bob, sent)) == ["NOT_FOUND"]
     assert await load_state(ada, sent) == "HELD_FOR_UNDO"
     assert error_codes(await take_back(ada, sent)) == []
 
 
-async def test_undo_of_cancelled_submission_is_conflict(ada: Client, world: Environment) -> None:
+async def test_undo_of_cancelled_submission_is_conflict(
+    ada: GraphQLClient, environment: Environment
+) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
     (row,) = await submission_loaders.load_submissions_by_queue_id(
-        context(ada), [await load_queue_id(ada, sent)]
+        client_context(ada), [await load_queue_id(ada, sent)]
     )
     assert row
-    await submission_mutations.cancel_submissions(context(ada), [row.id])
+    await submission_mutations.cancel_submissions(client_context(ada), [row.id])
     undone = await take_back(ada, sent)
     assert (error_codes(undone), undone["errors"][0]["path"]) == (["CONFLICT"], ["token"])
-    queue_entries = await world.database.read(select(col(QueueEntry.state)))
+    queue_entries = await environment.database.read(select(col(QueueEntry.state)))
     assert [entry.state for entry in queue_entries] == [DeliveryState.CANCELLED]
 
 
-async def load_queue_id(client: Client, sent: Any) -> str:
+async def load_queue_id(client: GraphQLClient, sent: Any) -> str:
     document = "query ($by: SubmissionRef!) { submission(by: $by) { queueId } }"
     answer = await client(document, by={"id": sent["submission"]["id"]})
     return str(answer["submission"]["queueId"])
 
 
-async def test_repeated_send_with_idempotency_key_has_same_undo_token(ada: Client) -> None:
+async def test_repeated_send_with_idempotency_key_has_same_undo_token(ada: GraphQLClient) -> None:
     once = {"idempotencyKey": "once"}
     first = await send_with_undo_window(ada, window="PT30S", options=once)
     repeated = await send_with_undo_window(ada, window="PT30S", options=once)
@@ -92,28 +100,30 @@ async def test_repeated_send_with_idempotency_key_has_same_undo_token(ada: Clien
     assert await load_state(ada, first) == "CANCELLED"
 
 
-async def test_undo_of_move_skips_messages_moved_again(post: Client) -> None:
-    moved = await call(post, "messageMove", select={"all": True}, to={"path": "Keep"})
-    first, *_ = await keys(post)
-    await call(post, "messageMove", select={"ids": [first]}, to={"specialUse": "TRASH"})
-    undone = await take_back(post, moved)
+async def test_undo_of_move_skips_messages_moved_again(ada_with_mail: GraphQLClient) -> None:
+    moved = await call(ada_with_mail, "messageMove", select={"all": True}, to={"path": "Keep"})
+    first, *_ = await keys(ada_with_mail)
+    await call(ada_with_mail, "messageMove", select={"ids": [first]}, to={"specialUse": "TRASH"})
+    undone = await take_back(ada_with_mail, moved)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 2)
-    assert sorted((await places(post)).values()) == ["INBOX", "INBOX", "Trash"]
+    assert sorted((await places(ada_with_mail)).values()) == ["INBOX", "INBOX", "Trash"]
 
 
-async def test_undo_of_delete_skips_messages_restored_and_moved(post: Client) -> None:
-    first, *_ = await keys(post)
-    deleted = await call(post, "messageDelete", select={"ids": [first]})
+async def test_undo_of_delete_skips_messages_restored_and_moved(
+    ada_with_mail: GraphQLClient,
+) -> None:
+    first, *_ = await keys(ada_with_mail)
+    deleted = await call(ada_with_mail, "messageDelete", select={"ids": [first]})
     restore = (
         "mutation ($id: ID!) { archivedMessageRestore(input: {ids: [$id]}) { errors { code } } }"
     )
     archived = "{ viewer { user { archivedMessages(first: 9) { nodes { id } } } } }"
-    (node,) = (await post(archived))["viewer"]["user"]["archivedMessages"]["nodes"]
-    assert not error_codes((await post(restore, id=node["id"]))["archivedMessageRestore"])
-    await call(post, "messageMove", select={"all": True}, to={"path": "Keep"})
-    undone = await take_back(post, deleted)
+    (node,) = (await ada_with_mail(archived))["viewer"]["user"]["archivedMessages"]["nodes"]
+    assert not error_codes((await ada_with_mail(restore, id=node["id"]))["archivedMessageRestore"])
+    await call(ada_with_mail, "messageMove", select={"all": True}, to={"path": "Keep"})
+    undone = await take_back(ada_with_mail, deleted)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 0)
-    assert set((await places(post)).values()) == {"Keep"}
+    assert set((await places(ada_with_mail)).values()) == {"Keep"}
 
 
 @pytest.mark.parametrize(
@@ -129,12 +139,14 @@ async def test_undo_of_delete_skips_messages_restored_and_moved(post: Client) ->
     ],
 )  # fmt: skip
 async def test_undo_of_update_keeps_later_flag_changes(
-    post: Client, before: list[str], first: Any, later: Any, after: list[str]
+    ada_with_mail: GraphQLClient, before: list[str], first: Any, later: Any, after: list[str]
 ) -> None:
-    select_ = {"ids": [(await keys(post))[0]]}
-    await call(post, "messageUpdate", select=select_, set={"flags": before})
-    changed = await call(post, "messageUpdate", select=select_, set=first)
-    await call(post, "messageUpdate", select=select_, set=later)
-    assert error_codes(await take_back(post, changed)) == []
-    current = await call(post, "messageUpdate", select=select_, set={"removeFlags": ["none"]})
+    select_ = {"ids": [(await keys(ada_with_mail))[0]]}
+    await call(ada_with_mail, "messageUpdate", select=select_, set={"flags": before})
+    changed = await call(ada_with_mail, "messageUpdate", select=select_, set=first)
+    await call(ada_with_mail, "messageUpdate", select=select_, set=later)
+    assert error_codes(await take_back(ada_with_mail, changed)) == []
+    current = await call(
+        ada_with_mail, "messageUpdate", select=select_, set={"removeFlags": ["none"]}
+    )
     assert sorted(current["messages"][0]["flags"]) == sorted(after)

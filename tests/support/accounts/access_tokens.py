@@ -8,14 +8,14 @@ from models.users.tables import User
 from resolvers.auth.credential_status import TOKEN_PREFIX, generate_secret, secret_digest
 
 
-async def make_access_token(world: Environment, user: User, **columns: Any) -> str:
+async def make_access_token(environment: Environment, user: User, **columns: Any) -> str:
     """Add an access token of a user and return its secret."""
-    secret, now = generate_secret(world, TOKEN_PREFIX), world.now()
+    secret, now = generate_secret(environment, TOKEN_PREFIX), environment.now()
     row = AccessToken(
-        id=world.new_id(), user_id=user.id, digest=secret_digest(secret), auth_version=1,
-        created_at=now, last_used_at=now, expires_at=now + world.options.token_idle,
+        id=environment.new_id(), user_id=user.id, digest=secret_digest(secret), auth_version=1,
+        created_at=now, last_used_at=now, expires_at=now + environment.options.token_idle,
         **columns,
     )  # fmt: skip
-    async with world.write_session(user.id) as session:
+    async with environment.write_session(user.id) as session:
         session.add(row)
     return secret

@@ -21,15 +21,17 @@ from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.messages import content as message_content
 from resolvers.messages.bulk import flags, row_changes
 from resolvers.transfer.export_writer import SETTING_COLUMNS
-from tests.conftest import Client, Clock, context, raw_message
-from tests.support.accounts.openpgp_keys import key_of
-from tests.support.accounts.user_operations import row_of, run
+from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
+from tests.support.accounts.openpgp_keys import make_public_key
+from tests.support.accounts.user_operations import execute_mutation, load_user_row
 from tests.support.stores.counter_check import rows
 
-EXPORT = "export { id state format size expiresAt url user { username } task { id done total } }"
-TASK = "task { id kind state }"
-FULL = ("EML_ZIP", "MAILDIR_TAR", "JSON")
-HOSTILE = [
+EXPORT_FIELDS = (
+    "export { id state format size expiresAt url user { username } task { id done total } }"
+)
+TASK_FIELDS = "task { id kind state }"
+FULL_EXPORT_FORMATS = ("EML_ZIP", "MAILDIR_TAR", "JSON")
+HOSTILE_MESSAGES = [
     b"Subject: a\r\n\r\nFrom here\r\n>From there\r\n>>From x Tue Jan  6 10:00:00 2026\r\n",
     b"Subject: b\n\nFrom a@b.example Tue Jan  6 10:00:00 2026\n\nbare\nline ends\n",
     b"Subject: c\r\n\r\nno end, and a NUL\0, and \xff\xfe",
@@ -40,18 +42,23 @@ HOSTILE = [
 ]
 
 
-async def place(client: Client, raw: bytes, path: str = "INBOX", **placement_values: Any) -> int:
+async def store_raw_message(
+    client: GraphQLClient, raw: bytes, path: str = "INBOX", **placement_values: Any
+) -> int:
     """Store exactly these bytes as a message, and return its id."""
-    mailbox, world = await client.box(path), client.world
+    mailbox, environment = await client.load_mailbox(path), client.environment
     parsed = await received_messages.parse_storable_message(raw)
     tenant_query = "SELECT tenant_id FROM users WHERE id = :u"
-    ((tenant,),) = await rows(world, tenant_query, u=client.user.id)
-    stored_blobs = await received_messages.store_blobs(world, tenant, parsed)
+    ((tenant,),) = await rows(environment, tenant_query, u=client.user.id)
+    stored_blobs = await received_messages.store_blobs(environment, tenant, parsed)
     placement = MessagePlacement(
-        client.user.id, mailbox.id, placement_values.pop("at", world.now()), **placement_values
+        client.user.id,
+        mailbox.id,
+        placement_values.pop("at", environment.now()),
+        **placement_values,
     )
     return (
-        await world.run_transaction(
+        await environment.run_transaction(
             lambda transaction: message_insert.insert_message(
                 transaction, parsed, stored_blobs, placement
             ),
@@ -60,8 +67,8 @@ async def place(client: Client, raw: bytes, path: str = "INBOX", **placement_val
     ).message_id
 
 
-async def flag(client: Client, message_id: int, *names: str, **values: Any) -> None:
-    ctx = context(client)
+async def change_flags(client: GraphQLClient, message_id: int, *names: str, **values: Any) -> None:
+    ctx = client_context(client)
     async with ctx.write_session(client.user.id) as session:
         message_rows = await row_changes.load_rows_in_transaction(
             session, [message_id], extra_columns=frozenset({"meta_data"})
@@ -74,9 +81,9 @@ async def flag(client: Client, message_id: int, *names: str, **values: Any) -> N
         )
 
 
-async def furnish(client: Client, clock: Clock) -> None:
+async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
     """Add data of every kind that an export contains to an account."""
-    ctx = context(client)
+    ctx = client_context(client)
     deep_path = "/".join(["Tief"] * 128)
     for path in ("Archive/2019/Über .. uns", "a.b/c\\d:e", "日本語", deep_path, "Empty"):
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes([path]))
@@ -84,34 +91,42 @@ async def furnish(client: Client, clock: Clock) -> None:
         ctx,
         NewMailboxes(["Kept"], is_hidden=True, retention=timedelta(days=9), is_subscribed=False),
     )
-    await run(client, "userUpdate", set={"pubKey": key_of("Ada"), "encryptMessages": True})
+    await execute_mutation(
+        client, "userUpdate", set={"pubKey": make_public_key("Ada"), "encryptMessages": True}
+    )
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
     await metadata.set_annotation(ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む"))
-    for number, raw in enumerate(HOSTILE):
+    for number, raw in enumerate(HOSTILE_MESSAGES):
         clock.tick(seconds=61, microseconds=7)
-        key = await place(client, raw, seen=bool(number % 2), envelope_from="carol@example.com")
+        key = await store_raw_message(
+            client, raw, seen=bool(number % 2), envelope_from="carol@example.com"
+        )
         if number == 1:
             data = {"meta_data": {"x": ["ä", 1]}, "expires": clock() + timedelta(days=90)}
-            await flag(client, key, "\\Answered", "\\Deleted", "wörk", "$Forwarded", **data)
+            await change_flags(client, key, "\\Answered", "\\Deleted", "wörk", "$Forwarded", **data)
     for path in (deep_path, "a.b/c\\d:e", "日本語"):
-        await place(client, raw_message(path[:9]), path, at=clock() - timedelta(days=9000))
-    await place(client, raw_message("twice"), "日本語", flagged=True)
-    await place(client, raw_message("twice"), "日本語", draft=True)
-    await run(client, "userUpdate", set={"name": "Ada", "language": "de", "metaData": {"a": 1}})
+        await store_raw_message(
+            client, raw_message(path[:9]), path, at=clock() - timedelta(days=9000)
+        )
+    await store_raw_message(client, raw_message("twice"), "日本語", flagged=True)
+    await store_raw_message(client, raw_message("twice"), "日本語", draft=True)
+    await execute_mutation(
+        client, "userUpdate", set={"name": "Ada", "language": "de", "metaData": {"a": 1}}
+    )
     autoreply = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
-    await run(client, "autoreplySet", "users { username }", set=autoreply)
+    await execute_mutation(client, "autoreplySet", "users { username }", set=autoreply)
     for name, active in (("lists", False), ("main", True)):
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
-        await run(client, "sieveScriptPut", "scripts { name }", **script)
+        await execute_mutation(client, "sieveScriptPut", "scripts { name }", **script)
     value = NewKeyValue("dark", timedelta(days=5))
     await key_values.set_value(
-        context(client), KeyValueNamespace(client.user.id), "ui/theme", value
+        client_context(client), KeyValueNamespace(client.user.id), "ui/theme", value
     )
 
 
-async def told(client: Client) -> Any:
+async def load_account_state(client: GraphQLClient) -> Any:
     """All data of an account that an export contains, without ids, UIDs and MODSEQs."""
-    ctx = context(client)
+    ctx = client_context(client)
     mailboxes = await ctx.read(
         select(*select_columns(Mailbox)).where(col(Mailbox.user_id) == client.user.id)
     )
@@ -131,8 +146,8 @@ async def told(client: Client) -> Any:
         messages.append(
             (path_by_id[row.mailbox_id], raw, sorted(message_flags.imap_flags(row)), columns)
         )
-    user = await row_of(client.world, client)
-    world, user_id = client.world, client.user.id
+    user = await load_user_row(client.environment, client)
+    environment, user_id = client.environment, client.user.id
     value_query = "SELECT store, key, value FROM key_values WHERE stream_id = :u"
     script_query = (
         "SELECT name, content, active FROM sieve_scripts WHERE user_id = :u ORDER BY name"
@@ -146,53 +161,53 @@ async def told(client: Client) -> Any:
                         if a.mailbox_id in path_by_id),
         "mail": sorted(messages, key=repr),
         "settings": {name: getattr(user, name) for name in SETTING_COLUMNS},
-        "values": sorted(await rows(world, value_query, u=user_id)),
-        "scripts": await rows(world, script_query, u=user_id),
-        "answer": await rows(world, autoreply_query, u=user_id),
+        "values": sorted(await rows(environment, value_query, u=user_id)),
+        "scripts": await rows(environment, script_query, u=user_id),
+        "answer": await rows(environment, autoreply_query, u=user_id),
     }  # fmt: skip
 
 
-async def exported(client: Client, **options: Any) -> Any:
+async def export_account(client: GraphQLClient, **options: Any) -> Any:
     """Export an account, and return the export node with the downloaded `content`."""
-    payload = await run(client, "accountExport", EXPORT, **options)
+    payload = await execute_mutation(client, "accountExport", EXPORT_FIELDS, **options)
     assert payload["errors"] == []
     assert payload["export"]["url"] is None
-    while await tasks.run_next_task(client.world):
+    while await tasks.run_next_task(client.environment):
         pass
     export_id = payload["export"]["id"]
-    export = await node(client, export_id)
+    export = await load_export(client, export_id)
     download = await client.http.get(export["url"])
     assert (download.status_code, len(download.content)) == (200, export["size"])
     return {**export, "content": download.content}
 
 
-async def node(client: Client, export_id: str) -> Any:
+async def load_export(client: GraphQLClient, export_id: str) -> Any:
     document = f"""query ($id: ID!) {{ node(id: $id) {{ ... on AccountExport {{
-      {EXPORT[len("export {") :]} }} }}"""
+      {EXPORT_FIELDS[len("export {") :]} }} }}"""
     return (await client(document, id=export_id))["node"]
 
 
-async def listed(client: Client) -> list[str]:
+async def list_export_ids(client: GraphQLClient) -> list[str]:
     data = await client("{ viewer { user { exports { id } } } }")
     return [export["id"] for export in data["viewer"]["user"]["exports"]]
 
 
-async def imported(client: Client, content: bytes, **options: Any) -> Any:
+async def import_account(client: GraphQLClient, content: bytes, **options: Any) -> Any:
     """Import an archive, and return the finished task."""
     archive = {"text": base64.b64encode(content).decode()}
-    payload = await run(
-        client, "accountImport", TASK, archive=archive, encoding="BASE64", **options
+    payload = await execute_mutation(
+        client, "accountImport", TASK_FIELDS, archive=archive, encoding="BASE64", **options
     )
     assert payload["errors"] == []
-    while await tasks.run_next_task(client.world):
+    while await tasks.run_next_task(client.environment):
         pass
-    return await ended(client, payload["task"]["id"])
+    return await load_task(client, payload["task"]["id"])
 
 
-async def ended(client: Client, task_id: str) -> Any:
+async def load_task(client: GraphQLClient, task_id: str) -> Any:
     document = "query ($id: ID!) { task(id: $id) { kind state done total result error } }"
     return (await client(document, id=task_id))["task"]
 
 
-def codes(payload: Any) -> list[tuple[str, list[str]]]:
+def error_codes_and_paths(payload: Any) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in payload["errors"]]

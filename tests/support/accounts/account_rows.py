@@ -15,49 +15,49 @@ from models.users.tables import User
 
 
 @dataclass(frozen=True)
-class Home:
+class StoredAccount:
     """An account of example.org with the mailboxes INBOX and Notes."""
 
-    world: Environment
+    environment: Environment
     user_id: int
     domain_id: int
-    inbox: int
-    notes: int
+    inbox_id: int
+    notes_id: int
     address: str
 
-    async def receive(self, raw: bytes) -> message_insert.InsertedMessage:
+    async def deliver(self, raw: bytes) -> message_insert.InsertedMessage:
         """Store a message as LMTP delivery does."""
         parsed = await received_messages.parse_storable_message(raw)
-        recipient = LocalRecipient(self.user_id, self.domain_id, self.inbox, 0, self.address)
+        recipient = LocalRecipient(self.user_id, self.domain_id, self.inbox_id, 0, self.address)
         return await received_messages.store_once_for_recipient(
-            self.world, parsed, recipient, "carol@example.com"
+            self.environment, parsed, recipient, "carol@example.com"
         )
 
-    async def keep(self, retention: int, *, mailbox_id: int | None = None) -> None:
+    async def set_retention(self, retention: int, *, mailbox_id: int | None = None) -> None:
         """Set the retention of a mailbox in seconds; by default of INBOX."""
-        async with self.world.write_session(self.user_id) as session:
-            mailbox = await session.get_one(Mailbox, mailbox_id or self.inbox)
+        async with self.environment.write_session(self.user_id) as session:
+            mailbox = await session.get_one(Mailbox, mailbox_id or self.inbox_id)
             mailbox.retention = retention
 
 
-async def domain_of(world: Environment, name: str = "example.org") -> Domain:
+async def make_domain(environment: Environment, name: str = "example.org") -> Domain:
     """Add a domain without users."""
-    now = world.now()
-    domain = Domain(id=world.new_id(), name=name, created_at=now, updated_at=now)
-    async with world.write_session() as session:
+    now = environment.now()
+    domain = Domain(id=environment.new_id(), name=name, created_at=now, updated_at=now)
+    async with environment.write_session() as session:
         session.add_all([domain, Stream(id=domain.id)])
     return domain
 
 
-async def home_of(world: Environment, domain: Domain, name: str) -> Home:
+async def make_stored_account(environment: Environment, domain: Domain, name: str) -> StoredAccount:
     """Add an account with an address, INBOX and Notes, and update the counters of its domain."""
-    now, user_id, address = world.now(), world.new_id(), f"{name}@{domain.name}"
-    inbox_id, notes_id = world.new_id(), world.new_id()
-    async with world.write_session(domain.id) as session:
+    now, user_id, address = environment.now(), environment.new_id(), f"{name}@{domain.name}"
+    inbox_id, notes_id = environment.new_id(), environment.new_id()
+    async with environment.write_session(domain.id) as session:
         stored_domain = await session.get_one(Domain, domain.id)
         stored_domain.user_count += 1
         stored_domain.address_count += 1
-        stored_domain.quota_allocated += world.options.default_quota
+        stored_domain.quota_allocated += environment.options.default_quota
         session.add_all([stored_domain, Stream(id=user_id)])
         user = User(
             id=user_id,
@@ -88,7 +88,7 @@ async def home_of(world: Environment, domain: Domain, name: str) -> Home:
             )
         session.add(
             Address(
-                id=world.new_id(),
+                id=environment.new_id(),
                 local=name,
                 domain_id=domain.id,
                 shown=address,
@@ -98,22 +98,24 @@ async def home_of(world: Environment, domain: Domain, name: str) -> Home:
                 updated_at=now,
             )
         )
-    return Home(world, user_id, domain.id, inbox_id, notes_id, address)
+    return StoredAccount(environment, user_id, domain.id, inbox_id, notes_id, address)
 
 
-def letter(subject: str, *, answers: str | None = None, attached: int = 0, to: str = "x") -> bytes:
+def message_with_subject(
+    subject: str, *, in_reply_to: str | None = None, attachment_size: int = 0, recipient: str = "x"
+) -> bytes:
     """A message with a Message-ID made from its subject, and an attachment of random bytes."""
     header = [
         "From: Carol <carol@example.com>",
-        f"To: {to}@example.org",
-        f"Subject: {'Re: ' if answers else ''}{answers or subject}",
+        f"To: {recipient}@example.org",
+        f"Subject: {'Re: ' if in_reply_to else ''}{in_reply_to or subject}",
         f"Message-ID: <{subject.replace(' ', '.')}@example.com>",
-        *([f"In-Reply-To: <{answers.replace(' ', '.')}@example.com>"] if answers else []),
+        *([f"In-Reply-To: <{in_reply_to.replace(' ', '.')}@example.com>"] if in_reply_to else []),
         "MIME-Version: 1.0",
     ]
-    if not attached:
+    if not attachment_size:
         return "\r\n".join([*header, "", f"This is {subject}.", ""]).encode()
-    content = random.Random(subject).randbytes(attached)  # noqa: S311 - any bytes will do
+    content = random.Random(subject).randbytes(attachment_size)  # noqa: S311 - any bytes will do
     lines = base64.encodebytes(content).decode().splitlines()
     body = [
         "--b",

@@ -16,14 +16,14 @@ from merganser.demo.credentials import USERNAME, read_account
 from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.auth import authentication
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.servers.merganser_server import Server
 
 DEMO_MESSAGE_COUNT = 120
 
 
 @contextmanager
-def serving(folder: Path) -> Generator[Server]:
+def run_demo_server(folder: Path) -> Generator[Server]:
     """Run `merganser serve` on free ports with its data in `folder`, until the block ends.
 
     The store contains the demo account, and the users ada and bob with one message each.
@@ -39,34 +39,36 @@ def serving(folder: Path) -> Generator[Server]:
     server.start()
     try:
         for name in ("ada", "bob"):
-            send(server, f"{name}@example.org", raw_message(f"Hello {name}"))
+            send_by_lmtp(server, f"{name}@example.org", raw_message(f"Hello {name}"))
         yield server
     finally:
         server.stop()
 
 
-def send(server: Server, to: str, raw: bytes, sender: str = "carol@example.com") -> None:
+def send_by_lmtp(server: Server, to: str, raw: bytes, sender: str = "carol@example.com") -> None:
     """Deliver a message by LMTP."""
     with smtplib.LMTP("127.0.0.1", server.lmtp) as client:
         client.sendmail(sender, to, raw)
 
 
-async def demo_client(world: Environment, http: httpx.AsyncClient, folder: Path) -> Client:
+async def make_demo_client(
+    environment: Environment, http: httpx.AsyncClient, folder: Path
+) -> GraphQLClient:
     """Create the demo account as `merganser demo` does, and return a client of it."""
     account = await ensure_demo_account(
-        world, folder, DEMO_MESSAGE_COUNT // 3, lambda _done, _total: None
+        environment, folder, DEMO_MESSAGE_COUNT // 3, lambda _done, _total: None
     )
     assert account.key
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         user = (await session.exec(select(User).where(User.username == USERNAME))).one()
-    return Client(http, world, user, account.key)
+    return GraphQLClient(http, environment, user, account.key)
 
 
-async def subscribed(client: Client, document: str) -> AsyncGenerator[Any]:
+async def subscription_results(client: GraphQLClient, document: str) -> AsyncGenerator[Any]:
     """Yield the results of a subscription of this client."""
     viewer = await authentication.authenticate_request(
-        client.world, {"authorization": f"Bearer {client.secret}"}
+        client.environment, {"authorization": f"Bearer {client.secret}"}
     )
-    context = OperationContext(client.world, viewer)
+    context = OperationContext(client.environment, viewer)
     async for result in await schema.stream(document, context_value=context):
         yield result

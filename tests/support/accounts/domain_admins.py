@@ -12,25 +12,25 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
 from resolvers.context import Context, Viewer
-from tests.conftest import Client, make_client
+from tests.conftest import GraphQLClient, make_client
 from tests.support.stores.counter_check import rows
 
 
 async def make_domain_admin(
-    world: Environment,
+    environment: Environment,
     http: httpx.AsyncClient,
     name: str,
     permissions: Sequence[AdminPermission] = (),
     *,
     domains: Sequence[str] = ("example.org",),
     **columns: Any,
-) -> Client:
+) -> GraphQLClient:
     """Create a user of example.org who administers these existing domains."""
-    client = await make_client(world, http, name, role=Role.DOMAIN_ADMIN, **columns)
+    client = await make_client(environment, http, name, role=Role.DOMAIN_ADMIN, **columns)
     domain_query = select(col(Domain.id)).where(col(Domain.name).in_(domains))
-    domain_ids = [row.id for row in await world.database.read(domain_query)]
+    domain_ids = [row.id for row in await environment.database.read(domain_query)]
     assert len(domain_ids) == len(domains)
-    async with world.write_session(client.user.id) as session:
+    async with environment.write_session(client.user.id) as session:
         session.add_all(
             DomainAdmin(user_id=client.user.id, domain_id=domain_id) for domain_id in domain_ids
         )
@@ -40,11 +40,13 @@ async def make_domain_admin(
 
 
 async def domain_admin_context(
-    client: Client, *permissions: AdminPermission, administers: tuple[str, ...] = ("example.org",)
+    client: GraphQLClient,
+    *permissions: AdminPermission,
+    administers: tuple[str, ...] = ("example.org",),
 ) -> Context:
     """The context of a request by a DOMAIN_ADMIN of these domains, who is the client's user."""
     id_by_name = {
-        name: key for key, name in await rows(client.world, "SELECT id, name FROM domains")
+        name: key for key, name in await rows(client.environment, "SELECT id, name FROM domains")
     }
     viewer = Viewer(
         client.user.id,
@@ -53,4 +55,4 @@ async def domain_admin_context(
         frozenset(permissions),
         frozenset(id_by_name[name] for name in administers),
     )
-    return Context(client.world, viewer)
+    return Context(client.environment, viewer)

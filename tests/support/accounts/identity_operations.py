@@ -9,8 +9,8 @@ from models.addresses.tables import Address
 from models.domains.tables import Domain
 from models.runtime.environment import Environment
 from models.users.tables import User
-from tests.conftest import Client
-from tests.support.accounts.user_operations import ERRORS
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import ERROR_FIELDS
 
 IDENTITY_FIELDS = (
     "id name address default replyTo bcc signatureText signatureHtml sentMailbox { path }"
@@ -18,8 +18,10 @@ IDENTITY_FIELDS = (
 IDENTITIES_QUERY = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
   identities(first: $first, after: $after) {{
     totalCount nodes {{ {IDENTITY_FIELDS} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
-SHORT = "{ viewer { user { identities { nodes { address } } } } }"
-NODE = f"query ($id: ID!) {{ node(id: $id) {{ ... on Identity {{ {IDENTITY_FIELDS} }} }} }}"
+IDENTITY_ADDRESSES_QUERY = "{ viewer { user { identities { nodes { address } } } } }"
+IDENTITY_NODE_QUERY = (
+    f"query ($id: ID!) {{ node(id: $id) {{ ... on Identity {{ {IDENTITY_FIELDS} }} }} }}"
+)
 SEND_MUTATION = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { envelopeFrom recipients { recipient } }
   message { id mailbox { path } from { name address } replyTo { address } bcc { address } }
@@ -28,7 +30,7 @@ SEND_MUTATION = """mutation ($input: MessageSendInput!) { messageSend(input: $in
 
 def _mutation(name: str, fields: str) -> str:
     input_type = "IdsInput" if name == "identityDelete" else f"{name[0].upper()}{name[1:]}Input"
-    selection = f"{fields} {ERRORS}"
+    selection = f"{fields} {ERROR_FIELDS}"
     return f"mutation ($input: {input_type}!) {{ {name}(input: $input) {{ {selection} }} }}"
 
 
@@ -37,47 +39,48 @@ UPDATE_MUTATION = _mutation("identityUpdate", f"identities {{ {IDENTITY_FIELDS} 
 DELETE_MUTATION = _mutation("identityDelete", "deletedIds")
 
 
-async def listed(client: Client, **page: Any) -> Any:
+async def list_identities(client: GraphQLClient, **page: Any) -> Any:
     return (await client(IDENTITIES_QUERY, **page))["viewer"]["user"]["identities"]
 
 
-async def known(client: Client) -> dict[str, Any]:
+async def load_identities_by_address(client: GraphQLClient) -> dict[str, Any]:
     """Load the viewer's identities by address."""
     return {
-        identity["address"]: identity for identity in (await listed(client, first=250))["nodes"]
+        identity["address"]: identity
+        for identity in (await list_identities(client, first=250))["nodes"]
     }
 
 
-async def create(client: Client, email_address: str, **values: Any) -> Any:
+async def try_create_identity(client: GraphQLClient, email_address: str, **values: Any) -> Any:
     payload = (await client(CREATE_MUTATION, input={"address": email_address, **values}))[
         "identityCreate"
     ]
     return payload["identities"][0] if payload["identities"] else None, payload["errors"]
 
 
-async def change(client: Client, *ids: str, **values: Any) -> tuple[Any, Any]:
+async def try_update_identities(client: GraphQLClient, *ids: str, **values: Any) -> tuple[Any, Any]:
     payload = (await client(UPDATE_MUTATION, input={"ids": ids, "set": values}))["identityUpdate"]
     return payload["identities"], payload["errors"]
 
 
-async def remove(client: Client, *ids: str) -> Any:
+async def delete_identities(client: GraphQLClient, *ids: str) -> Any:
     return (await client(DELETE_MUTATION, input={"ids": ids}))["identityDelete"]
 
 
-async def made(client: Client, email_address: str, **values: Any) -> Any:
+async def create_identity(client: GraphQLClient, email_address: str, **values: Any) -> Any:
     """Create an identity and require that the mutation succeeds."""
-    identity, errors = await create(client, email_address, **values)
+    identity, errors = await try_create_identity(client, email_address, **values)
     assert errors == []
     return identity
 
 
-async def address(world: Environment, written: str, **columns: Any) -> int:
+async def add_address(environment: Environment, written: str, **columns: Any) -> int:
     """Add the row of an address or catch-all of an existing domain, and return its id."""
     local, _, domain_name = written.partition("@")
-    (domain,) = await world.database.read(
+    (domain,) = await environment.database.read(
         select(col(Domain.id)).where(col(Domain.name) == domain_name)
     )
-    address_id, now = world.new_id(), world.now()
+    address_id, now = environment.new_id(), environment.now()
     row = Address(
         id=address_id,
         local=local.replace(".", "").lower(),
@@ -87,23 +90,23 @@ async def address(world: Environment, written: str, **columns: Any) -> int:
         updated_at=now,
         **columns,
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         session.add(row)
     return address_id
 
 
-async def readdress(world: Environment, address_id: int, **values: Any) -> None:
-    async with world.write_session() as session:
+async def change_address(environment: Environment, address_id: int, **values: Any) -> None:
+    async with environment.write_session() as session:
         await session.exec(update(Address).where(col(Address.id) == address_id).values(**values))
 
 
-async def whitelist(client: Client, *patterns: str) -> None:
-    async with client.world.write_session() as session:
+async def set_from_whitelist(client: GraphQLClient, *patterns: str) -> None:
+    async with client.environment.write_session() as session:
         own_row = update(User).where(col(User.id) == client.user.id)
         await session.exec(own_row.values(from_whitelist=list(patterns)))
 
 
-async def sent(client: Client, **message_input: Any) -> Any:
+async def send_message(client: GraphQLClient, **message_input: Any) -> Any:
     """Send a message, by default to carol@example.net, and return the payload."""
     message_input = {"to": [{"address": "carol@example.net"}], "text": "Hi", **message_input}
     return (await client(SEND_MUTATION, input=message_input))["messageSend"]

@@ -17,8 +17,8 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
-from tests.conftest import Client, raw_message
-from tests.support.accounts.user_operations import ERRORS, run
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation
 
 RUN_FIELDS = """id state trial connector { id } stage folder seen imported skipped bytes error log
 startedAt finishedAt"""
@@ -28,14 +28,14 @@ INPUT_TYPES = {
     "connectorRun": "ConnectorRunInput",
 }
 IMPORT_FIELDS = f"replayed run {{ id }} runs {{ {RUN_FIELDS} }}"
-MANY = [f"{number:02}" for number in range(10)]
+TEN_SUBJECTS = [f"{number:02}" for number in range(10)]
 
 
-class Crashed(BaseException):
+class WorkerCrash(BaseException):
     """The simulated crash of a connector worker; the worker stores nothing after it."""
 
 
-def mbox(messages: Iterable[bytes]) -> bytes:
+def mbox_file(messages: Iterable[bytes]) -> bytes:
     """An mbox file with LF line ends, as mail programs store it."""
     return b"".join(
         b"From carol@example.com Tue Jan  6 10:00:00 2026\n" + raw.replace(b"\r\n", b"\n") + b"\n"
@@ -43,9 +43,9 @@ def mbox(messages: Iterable[bytes]) -> bytes:
     )
 
 
-def many(size: int = 0) -> bytes:
+def ten_message_mbox(size: int = 0) -> bytes:
     """An mbox file of ten messages."""
-    return mbox(raw_message(subject, body="y" * size) for subject in MANY)
+    return mbox_file(raw_message(subject, body="y" * size) for subject in TEN_SUBJECTS)
 
 
 def maildir_tar(folders: Mapping[str, Iterable[tuple[str, bytes]]]) -> bytes:
@@ -75,28 +75,30 @@ def eml_zip(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-async def sent(client: Client, content: bytes) -> str:
+async def upload_content(client: GraphQLClient, content: bytes) -> str:
     """Upload content and return the id of the upload."""
     response = await client.http.post("/rest/uploads", content=content, headers=client.headers)
     return str(response.json()["id"])
 
 
-async def begin(client: Client, source: Mapping[str, Any], **options: Any) -> Any:
+async def start_import(client: GraphQLClient, source: Mapping[str, Any], **options: Any) -> Any:
     """Run `mailImport` and return its payload."""
-    return await run(client, "mailImport", IMPORT_FIELDS, source=source, **options)
+    return await execute_mutation(client, "mailImport", IMPORT_FIELDS, source=source, **options)
 
 
-async def begun(client: Client, content: bytes, **options: Any) -> list[str]:
+async def start_import_runs(client: GraphQLClient, content: bytes, **options: Any) -> list[str]:
     """Upload an archive, start its import, and return the ids of the queued runs."""
-    payload = await begin(client, {"upload": await sent(client, content)}, **options)
+    payload = await start_import(
+        client, {"upload": await upload_content(client, content)}, **options
+    )
     assert payload["errors"] == []
     assert all(import_run["state"] == "QUEUED" for import_run in payload["runs"])
     return [import_run["id"] for import_run in payload["runs"]]
 
 
-async def work(world: Environment) -> None:
+async def run_due_imports(environment: Environment) -> None:
     """Work on due runs until no run is due."""
-    worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
+    worker = ConnectorWorker(environment, NetworkPolicy(allows_private=True))
     while True:
         await connector_worker.start_due_runs(worker)
         if not worker.running:
@@ -105,7 +107,9 @@ async def work(world: Environment) -> None:
             await task
 
 
-async def crash(world: Environment, crash_at: int, fault_point: str = "brought") -> None:
+async def crash_worker(
+    environment: Environment, crash_at: int, fault_point: str = "brought"
+) -> None:
     """Work on due runs until the worker crashes at the `crash_at`-th pass of a fault point."""
     reached_count = 0
 
@@ -113,33 +117,33 @@ async def crash(world: Environment, crash_at: int, fault_point: str = "brought")
         nonlocal reached_count
         reached_count += reached_point == fault_point
         if reached_count == crash_at:
-            raise Crashed
+            raise WorkerCrash
 
-    with pytest.raises(Crashed):
-        await work(replace(world, reach_fault_point=fault))
+    with pytest.raises(WorkerCrash):
+        await run_due_imports(replace(environment, reach_fault_point=fault))
 
 
-async def upon(client: Client, mutation: str, object_id: str) -> Any:
+async def run_mutation_on_id(client: GraphQLClient, mutation: str, object_id: str) -> Any:
     """Run a mutation of connectors or runs on one id, and return its payload."""
     document = f"""mutation ($input: {INPUT_TYPES[mutation]}!) {{
-      {mutation}(input: $input) {{ {ERRORS} }} }}"""
+      {mutation}(input: $input) {{ {ERROR_FIELDS} }} }}"""
     return (await client(document, input={"ids": [object_id]}))[mutation]
 
 
-async def ended(client: Client, run_id: str) -> Any:
+async def load_run(client: GraphQLClient, run_id: str) -> Any:
     """Load a run as its owner sees it."""
     document = f"query ($id: ID!) {{ connectorRun(id: $id) {{ {RUN_FIELDS} }} }}"
     return (await client(document, id=run_id))["connectorRun"]
 
 
-async def imported(client: Client, content: bytes, **options: Any) -> Any:
+async def import_archive(client: GraphQLClient, content: bytes, **options: Any) -> Any:
     """Import an archive as one run, and return the finished run."""
-    (run_id,) = await begun(client, content, **options)
-    await work(client.world)
-    return await ended(client, run_id)
+    (run_id,) = await start_import_runs(client, content, **options)
+    await run_due_imports(client.environment)
+    return await load_run(client, run_id)
 
 
-async def held(client: Client) -> dict[str, list[str]]:
+async def load_subjects_by_mailbox(client: GraphQLClient) -> dict[str, list[str]]:
     """Load the subjects of messages by mailbox path, without the server's own notices."""
     query = (
         select(col(Mailbox.path), col(Message.subject))
@@ -151,11 +155,11 @@ async def held(client: Client) -> dict[str, list[str]]:
         )
     )
     subjects: dict[str, list[str]] = {}
-    for row in await client.world.database.read(query.order_by(col(Message.id))):
+    for row in await client.environment.database.read(query.order_by(col(Message.id))):
         subjects.setdefault(row.path, []).append(row.subject)
     return subjects
 
 
-def counted(import_run: Any) -> tuple[int, int, int]:
+def message_counts(import_run: Any) -> tuple[int, int, int]:
     """The numbers of messages that a run has seen, imported and skipped."""
     return int(import_run["seen"]), int(import_run["imported"]), int(import_run["skipped"])

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from models.runtime.environment import Environment
 from models.store.database import POSTGRES_READ_SETTINGS
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.stores.query_plans import recorded_statements
 
 NUMBER_SERIES = (
@@ -24,17 +24,20 @@ PROGRESS_INTERVAL = 100  # SQLite virtual machine instructions between two progr
 INSTRUCTIONS_PER_ROW = 60  # instructions per row that SQLite reads, approximately
 
 
-async def fill(client: Client, count: int, *, base: int) -> None:
+async def copy_message(client: GraphQLClient, count: int, *, base: int) -> None:
     """Insert copies of the only message in a client's INBOX, two per thread."""
-    world, timestamp_sql = client.world, TIMESTAMP_SQL[client.world.database.dialect]
+    environment, timestamp_sql = (
+        client.environment,
+        TIMESTAMP_SQL[client.environment.database.dialect],
+    )
     number_series = NUMBER_SERIES.format(count)
-    mailbox_id = (await client.box()).id
+    mailbox_id = (await client.load_mailbox()).id
     sql_by_column = {
         "id": f"{base} + value", "thread_id": f"{base} + value / 2", "uid": "value + 1000",
         "listed_at": timestamp_sql, "received_at": timestamp_sql, "seen": "value % 100 > 0",
         "indexed": "true",
     }  # fmt: skip
-    async with world.database.engine.begin() as connection:
+    async with environment.database.engine.begin() as connection:
         message_query = f"SELECT * FROM messages WHERE mailbox_id = {mailbox_id} LIMIT 1"  # noqa: S608
         column_names = (await connection.execute(text(message_query))).keys()
         values = ", ".join(sql_by_column.get(name, f'm."{name}"') for name in column_names)
@@ -51,32 +54,32 @@ async def fill(client: Client, count: int, *, base: int) -> None:
 
 
 @dataclass
-class Effort:
+class SelectCostRecorder:
     """The recorded SELECT statements, and the number of rows that each one reads."""
 
-    world: Environment
-    sent: list[tuple[str, Any]] = field(default_factory=list)
+    environment: Environment
+    statements: list[tuple[str, Any]] = field(default_factory=list)
 
-    async def of(self, work: Awaitable[Any]) -> dict[str, int]:
+    async def count_rows_read(self, work: Awaitable[Any]) -> dict[str, int]:
         """Await `work`; return by SELECT how many rows of the message tables it reads."""
-        del self.sent[:]
+        del self.statements[:]
         await work
-        selects = self.of_messages
+        selects = self.message_selects
         return {sql: await self._count_rows_read(sql, parameters) for sql, parameters in selects}
 
     @property
-    def of_messages(self) -> list[tuple[str, Any]]:
+    def message_selects(self) -> list[tuple[str, Any]]:
         """The recorded SELECT statements on the message tables."""
         return [
             statement
-            for statement in self.sent
+            for statement in self.statements
             if "messages" in statement[0] and "SELECT" in statement[0]
         ]
 
     async def _count_rows_read(self, sql: str, parameters: Any) -> int:
-        if self.world.database.dialect == "sqlite":
+        if self.environment.database.dialect == "sqlite":
             return await self._count_sqlite_rows_read(sql, parameters)
-        async with self.world.database.engine.connect() as connection:
+        async with self.environment.database.engine.connect() as connection:
             for setting in POSTGRES_READ_SETTINGS:
                 await connection.exec_driver_sql(f"SET LOCAL {setting}")
             explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}"
@@ -92,7 +95,7 @@ class Effort:
             instructions += PROGRESS_INTERVAL
             return 0
 
-        async with self.world.database.engine.connect() as connection:
+        async with self.environment.database.engine.connect() as connection:
             raw: Any = (await connection.get_raw_connection()).driver_connection
             await raw.set_progress_handler(count_instructions, PROGRESS_INTERVAL)
             (await connection.exec_driver_sql(sql, parameters)).all()
@@ -109,8 +112,8 @@ def _rows_read_by_plan(plan: dict[str, Any]) -> int:
 
 
 @contextmanager
-def measured(world: Environment) -> Iterator[Effort]:
+def record_select_costs(environment: Environment) -> Iterator[SelectCostRecorder]:
     """Record the SQL statements of the block, to count the rows that they read."""
-    recorder = Effort(world)
-    with recorded_statements(world, recorder.sent):
+    recorder = SelectCostRecorder(environment)
+    with recorded_statements(environment, recorder.statements):
         yield recorder

@@ -7,22 +7,22 @@ from email.message import EmailMessage
 import pysequoia
 
 
-def key_of(name: str, *, seconds: int = 10**9) -> str:
+def make_public_key(name: str, *, seconds: int = 10**9) -> str:
     """Make a key pair and return its public key, armored. It expires after `seconds`."""
-    return public_of(pair_of(name, seconds=seconds))
+    return armored_public_key(make_secret_key(name, seconds=seconds))
 
 
-def pair_of(name: str, *, seconds: int = 10**9) -> pysequoia.Tsk:
+def make_secret_key(name: str, *, seconds: int = 10**9) -> pysequoia.Tsk:
     """Make a secret key that expires after `seconds`."""
     return pysequoia.Tsk.generate(user_id=name, validity_seconds=seconds)
 
 
-def public_of(secret_key: pysequoia.Tsk) -> str:
+def armored_public_key(secret_key: pysequoia.Tsk) -> str:
     """The public key of a secret key, armored."""
     return str(secret_key.extract_certificate())
 
 
-def opened(raw: bytes, secret_key: pysequoia.Tsk) -> bytes:
+def decrypt_message(raw: bytes, secret_key: pysequoia.Tsk) -> bytes:
     """Decrypt a PGP/MIME message (RFC 3156) and return the inner message."""
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, EmailMessage)
@@ -37,7 +37,7 @@ def opened(raw: bytes, secret_key: pysequoia.Tsk) -> bytes:
     return inner
 
 
-SIGNS_ONLY = """
+SIGN_ONLY_KEY = """
 -----BEGIN PGP PUBLIC KEY BLOCK-----
 
 mDMEawBrhhYJKwYBBAHaRw8BAQdA4FiZg7xqWOQh+/p0yQ7u6qwbjLtrfovUA+E7
@@ -48,7 +48,7 @@ EYt/1WJGxYWIUQ9aAfoPyv6o9Nnxg2mu4i+xrHiNDQg=
 =X5ZX
 -----END PGP PUBLIC KEY BLOCK-----
 """
-RSA_1024 = """
+RSA_1024_KEY = """
 -----BEGIN PGP PUBLIC KEY BLOCK-----
 
 mI0EawBrhgEEALpb+7FfCnfbogN2qkaSggwB2rG8djtfZlqTIyW8aWG1XvhuEcjj

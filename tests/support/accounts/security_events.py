@@ -12,37 +12,39 @@ from models.store.columns import select_columns
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, Viewer
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 
-def stranger(world: Environment, ip: str | None = "192.0.2.7", **context_values: Any) -> Context:
-    return Context(world, Viewer(), client_ip=ip, **context_values)
+def anonymous_context(
+    environment: Environment, ip: str | None = "192.0.2.7", **context_values: Any
+) -> Context:
+    return Context(environment, Viewer(), client_ip=ip, **context_values)
 
 
-def failed(user_id: int | None, **columns: Any) -> NewSecurityEvent:
+def failed_sign_in_event(user_id: int | None, **columns: Any) -> NewSecurityEvent:
     return NewSecurityEvent(
         "authenticate", user_id, **{"result": "fail", "protocol": "API", **columns}
     )
 
 
-async def events(world: Environment) -> list[Any]:
+async def load_security_events(environment: Environment) -> list[Any]:
     query = select(*select_columns(SecurityEvent)).order_by(
         col(SecurityEvent.created_at), col(SecurityEvent.id)
     )
-    return list(await world.database.read(query))
+    return list(await environment.database.read(query))
 
 
-async def told(client: Client) -> list[int]:
+async def load_journaled_event_ids(client: GraphQLClient) -> list[int]:
     """Load the ids of security events from the journal of a user, one per journal entry."""
     query = select(col(Change.ids)).where(
         col(Change.stream_id) == client.user.id, col(Change.kind) == ChangeKind.SECURITY_EVENT
     )
-    rows = await client.world.database.read(query.order_by(col(Change.last)))
+    rows = await client.environment.database.read(query.order_by(col(Change.last)))
     return [event_id for row in rows for event_id in row.ids]
 
 
-async def noted(
-    client: Client, *new_events: NewSecurityEvent, ip: str | None = "192.0.2.7"
+async def log_events(
+    client: GraphQLClient, *new_events: NewSecurityEvent, ip: str | None = "192.0.2.7"
 ) -> None:
     for event in new_events:
-        await security_log.log_event_separately(stranger(client.world, ip), event)
+        await security_log.log_event_separately(anonymous_context(client.environment, ip), event)

@@ -3,28 +3,32 @@
 from typing import Any
 
 from graph.types import global_ids
-from tests.conftest import Client
-from tests.support.accounts.user_operations import ERRORS
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import ERROR_FIELDS
 from tests.support.operations.mailbox_operations import append_unread_messages
 
-READ = ["READ"]
+READ_RIGHTS = ["READ"]
 ACL_FIELDS = "mailboxes { path acl { grantee { username } rights } }"
 
 
-async def mutate(
-    client: Client, name: str, selection: str = "mailboxes { path }", **input_values: Any
+async def run_mailbox_mutation(
+    client: GraphQLClient, name: str, selection: str = "mailboxes { path }", **input_values: Any
 ) -> Any:
     """Run a mutation and return its payload."""
     input_type = name[0].upper() + name[1:]
     document = (
         f"mutation ($input: {input_type}Input!) "
-        f"{{ {name}(input: $input) {{ {selection} {ERRORS} }} }}"
+        f"{{ {name}(input: $input) {{ {selection} {ERROR_FIELDS} }} }}"
     )
     return (await client(document, input=input_values))[name]
 
 
-async def share(
-    owner: Client, grantee: Client | str, *rights: str, path: str = "Team", **mailbox_ref: Any
+async def share_mailbox(
+    owner: GraphQLClient,
+    grantee: GraphQLClient | str,
+    *rights: str,
+    path: str = "Team",
+    **mailbox_ref: Any,
 ) -> list[str]:
     """Share a mailbox and return the error codes."""
     username = grantee if isinstance(grantee, str) else grantee.user.username
@@ -33,22 +37,22 @@ async def share(
         "user": {"username": username},
         "rights": rights,
     }
-    payload = await mutate(owner, "mailboxShareSet", ACL_FIELDS, **input_values)
+    payload = await run_mailbox_mutation(owner, "mailboxShareSet", ACL_FIELDS, **input_values)
     return [error["code"] for error in payload["errors"]]
 
 
-async def team(owner: Client, *subjects: str) -> str:
+async def create_team_mailbox(owner: GraphQLClient, *subjects: str) -> str:
     """Create the mailbox Team with unread messages, and return its global id."""
-    await mutate(owner, "mailboxCreate", paths=["Team"])
+    await run_mailbox_mutation(owner, "mailboxCreate", paths=["Team"])
     await append_unread_messages(owner, "Team", *subjects)
-    return box_id((await owner.box("Team")).id)
+    return mailbox_global_id((await owner.load_mailbox("Team")).id)
 
 
-def box_id(mailbox_id: int) -> str:
+def mailbox_global_id(mailbox_id: int) -> str:
     return str(global_ids.encode("Mailbox", mailbox_id))
 
 
-async def keys(client: Client, path: str) -> list[str]:
+async def list_message_ids(client: GraphQLClient, path: str) -> list[str]:
     """List the ids of the messages of a mailbox as its owner, the newest first."""
     document = """query ($p: String!) { mailbox(by: {path: $p}) { messages { nodes { id } } } }"""
     return [

@@ -21,7 +21,7 @@ from resolvers.auth.authentication import AuthenticatedUser
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.sign_in import SignInRequest
 from resolvers.context import Context, Viewer
-from tests.conftest import Clock
+from tests.conftest import ManualClock
 
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
 MASTER_SCOPES = frozenset({Scope.MASTER})
@@ -33,18 +33,18 @@ APP_PASSWORD = "qwkzjvhxpbmfytrn"  # noqa: S105 - a test's
 class SignInEnvironment:
     """A store with a clock and a domain of users who sign in by password."""
 
-    world: Environment
-    clock: Clock
+    environment: Environment
+    clock: ManualClock
     domain_id: int = 0
     users: dict[str, int] = field(default_factory=dict)
 
     async def add_user(self, name: str, **columns: Any) -> int:
         """Add a user with these column values and return its id."""
-        user_id = self.world.new_id()
+        user_id = self.environment.new_id()
         now = self.clock()
-        password_hash = await password_hashes.hash_password(self.world, PASSWORD)
+        password_hash = await password_hashes.hash_password(self.environment, PASSWORD)
         row = {"password": password_hash, "tenant_id": self.domain_id, "created_at": now, **columns}
-        async with self.world.write_session() as session:
+        async with self.environment.write_session() as session:
             session.add(Stream(id=user_id))
             session.add(User(id=user_id, username=name, username_key=name, updated_at=now, **row))
         self.users[name] = user_id
@@ -52,21 +52,21 @@ class SignInEnvironment:
 
     async def change_user(self, name: str, **columns: Any) -> None:
         """Change columns of a user without a wake-up, as another process does."""
-        async with self.world.write_session() as session:
+        async with self.environment.write_session() as session:
             is_user = col(User.id) == self.users[name]
             await session.exec(update(User).where(is_user).values(**columns))
 
     async def load_user_row(self, name: str) -> Any:
         """Load the row of a user."""
         query = select(core_table(User)).where(col(User.id) == self.users[name])
-        (row,) = await self.world.database.read(query)
+        (row,) = await self.environment.database.read(query)
         return row
 
     def user_context(
         self, name: str, role: Role = Role.USER, scopes: frozenset[Scope] = MASTER_SCOPES
     ) -> Context:
         """The context of a request by a user."""
-        return Context(self.world, Viewer(self.users[name], role, scopes))
+        return Context(self.environment, Viewer(self.users[name], role, scopes))
 
     async def sign_in(
         self,
@@ -76,7 +76,7 @@ class SignInEnvironment:
         ip: str | None = "192.0.2.1",
     ) -> AuthenticatedUser:
         """Sign a user in by password."""
-        ctx = Context(self.world, Viewer(), client_ip=ip)
+        ctx = Context(self.environment, Viewer(), client_ip=ip)
         return await authentication.authenticate(ctx, name, password, attempt)
 
     async def create_token(self, name: str, **request_values: Any) -> str:
@@ -89,7 +89,7 @@ class SignInEnvironment:
         """Authenticate a request with this bearer token."""
         headers = {"authorization": f"Bearer {secret}"}
         return await authentication.authenticate_request(
-            self.world, headers, ip="192.0.2.1", **options
+            self.environment, headers, ip="192.0.2.1", **options
         )
 
     async def is_refused(self, secret: str) -> bool:
@@ -115,7 +115,9 @@ async def sign_in_by_token(
 ) -> tuple[Context, str]:
     """Sign in for a token; return the context of a request with it, and the token."""
     token = await sign_in_environment.create_token(name)
-    return Context(sign_in_environment.world, await sign_in_environment.authenticate(token)), token
+    return Context(
+        sign_in_environment.environment, await sign_in_environment.authenticate(token)
+    ), token
 
 
 async def make_domain_admin_context(
@@ -126,18 +128,18 @@ async def make_domain_admin_context(
     user_id = await sign_in_environment.add_user(
         name, role=Role.DOMAIN_ADMIN, admin_permissions=permissions, **columns
     )
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         session.add(DomainAdmin(user_id=user_id, domain_id=sign_in_environment.domain_id))
     return Context(
-        sign_in_environment.world,
+        sign_in_environment.environment,
         await sign_in_environment.authenticate(await sign_in_environment.create_token(name)),
     )
 
 
 async def add_other_domain(sign_in_environment: SignInEnvironment) -> int:
     """Add the domain other.example and return its id."""
-    domain_id = sign_in_environment.world.new_id()
-    async with sign_in_environment.world.write_session() as session:
+    domain_id = sign_in_environment.environment.new_id()
+    async with sign_in_environment.environment.write_session() as session:
         session.add(
             Domain(
                 id=domain_id,
@@ -159,7 +161,7 @@ async def sign_in_by_basic_auth(
 ) -> Viewer:
     """Authenticate a request by HTTP Basic authentication."""
     return await authentication.authenticate_request(
-        sign_in_environment.world, basic_auth_header(name, password), ip="192.0.2.1"
+        sign_in_environment.environment, basic_auth_header(name, password), ip="192.0.2.1"
     )
 
 
@@ -167,18 +169,18 @@ async def add_app_password(
     sign_in_environment: SignInEnvironment, scopes: list[str], **columns: Any
 ) -> int:
     """Add an app password of ada with these scopes and return its id."""
-    password_id, now = sign_in_environment.world.new_id(), sign_in_environment.clock()
+    password_id, now = sign_in_environment.environment.new_id(), sign_in_environment.clock()
     row = ApplicationPassword(
         id=password_id,
         user_id=sign_in_environment.users["ada"],
         description="Phone",
         selector=app_passwords.password_selector(APP_PASSWORD),
-        password=await password_hashes.hash_password(sign_in_environment.world, APP_PASSWORD),
+        password=await password_hashes.hash_password(sign_in_environment.environment, APP_PASSWORD),
         scopes=scopes,
         created_at=now,
         **columns,
     )
-    async with sign_in_environment.world.write_session() as session:
+    async with sign_in_environment.environment.write_session() as session:
         session.add(row)
     return password_id
 
@@ -196,6 +198,6 @@ async def make_admin_context(sign_in_environment: SignInEnvironment) -> Context:
     """Add the administrator rex and return the context of a request by that user."""
     await sign_in_environment.add_user("rex", role=Role.ADMIN)
     return Context(
-        sign_in_environment.world,
+        sign_in_environment.environment,
         await sign_in_environment.authenticate(await sign_in_environment.create_token("rex")),
     )

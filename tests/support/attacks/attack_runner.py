@@ -72,19 +72,19 @@ class AttackResult:
 
     name: str
     summary: str
-    ms: float  # until the response, without the time in which the server waited for a CPU
-    kib: int
-    work: float  # CPU time of the server in ms; unlike `ms`, other processes don't affect it
+    duration_ms: float  # until the response, without the time in which the server waited for a CPU
+    growth_kib: int
+    cpu_ms: float  # CPU time of the server in ms; unlike `ms`, other processes don't affect it
 
 
 @dataclass
-class Siege:
+class AttackedServer:
     """A server process under attack, and the results of the attacks."""
 
     server: Server
-    rows: list[AttackResult] = field(default_factory=list)
+    results: list[AttackResult] = field(default_factory=list)
     last_number: int = 0
-    slowest: float = 0.0  # seconds until the slowest response to another client
+    max_wait_of_others: float = 0.0  # seconds until the slowest response to another client
 
     @property
     def user_headers(self) -> dict[str, str]:
@@ -148,22 +148,24 @@ class Siege:
         body = json.dumps({"query": query, "variables": variables}).encode()
         return await self.post(body, **(self.user_headers if credential is None else credential))
 
-    async def served(self) -> None:
+    async def assert_others_are_served(self) -> None:
         """Require that the server answers another client within the limit."""
         started_at = time.monotonic() - self.server.hindered()
         response = await self.post_document(
             "{ viewer { user { username } } }", self.credential_headers("dora")
         )
         assert json.loads(response.body)["data"] == {"viewer": {"user": {"username": "dora"}}}
-        self.slowest = max(self.slowest, time.monotonic() - self.server.hindered() - started_at)
-        assert self.slowest < MAX_WAIT_OF_OTHERS
+        self.max_wait_of_others = max(
+            self.max_wait_of_others, time.monotonic() - self.server.hindered() - started_at
+        )
+        assert self.max_wait_of_others < MAX_WAIT_OF_OTHERS
 
-    def memory(self) -> int:
+    def memory_kib(self) -> int:
         """The proportional set size of the process in KiB."""
         lines = Path(f"/proc/{self.server.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
-    def work(self) -> float:
+    def cpu_ms(self) -> float:
         """The CPU time of the process in milliseconds."""
         nanoseconds = 0
         for file in Path(f"/proc/{self.server.pid}/task").glob("*/schedstat"):
@@ -171,7 +173,7 @@ class Siege:
                 nanoseconds += int(file.read_text().split()[0])
         return nanoseconds / 1e6
 
-    def connections(self) -> int:
+    def socket_count(self) -> int:
         """The number of open sockets of the process."""
         count = 0
         for link in Path(f"/proc/{self.server.pid}/fd").iterdir():
@@ -179,48 +181,48 @@ class Siege:
                 count += str(link.readlink()).startswith("socket:")
         return count
 
-    def table(self) -> str:
+    def results_table(self) -> str:
         lines = ["| attack | answer | ms | KiB |", "|---|---|---:|---:|"]
         lines += [
-            f"| {result.name} | {result.summary} | {result.ms:.0f} | {result.kib} |"
-            for result in self.rows
+            f"| {result.name} | {result.summary} | {result.duration_ms:.0f} | {result.growth_kib} |"
+            for result in self.results
         ]
         return "\n".join(lines)
 
 
-AttackFunction = Callable[[Siege], Awaitable[str | RawHttpResponse]]
+AttackFunction = Callable[[AttackedServer], Awaitable[str | RawHttpResponse]]
 
 
 @dataclass(frozen=True)
-class Attack:
+class ServerAttack:
     """An attack, the expected response summaries, and the limits of its costs."""
 
     name: str
     expected: tuple[str, ...]
     run: AttackFunction
-    ms: float = MAX_ATTACK_MS
-    kib: int = MAX_GROWTH_KIB
-    times: int = 1
+    max_ms: float = MAX_ATTACK_MS
+    max_growth_kib: int = MAX_GROWTH_KIB
+    repeat_count: int = 1
 
-    async def fought(self, target: Siege) -> str:
+    async def run_and_measure(self, target: AttackedServer) -> str:
         """Run the attack, add its result to the table, and return the summary of the response."""
-        memory_before, worst_ms, worst_cpu_ms = target.memory(), 0.0, 0.0
-        for _ in range(self.times):
-            started_at, cpu_before = time.perf_counter() - target.server.hindered(), target.work()
+        memory_before, worst_ms, worst_cpu_ms = target.memory_kib(), 0.0, 0.0
+        for _ in range(self.repeat_count):
+            started_at, cpu_before = time.perf_counter() - target.server.hindered(), target.cpu_ms()
             response = await self.run(target)
             duration = time.perf_counter() - target.server.hindered() - started_at
             worst_ms = max(worst_ms, duration * 1e3)
-            worst_cpu_ms = max(worst_cpu_ms, target.work() - cpu_before)
+            worst_cpu_ms = max(worst_cpu_ms, target.cpu_ms() - cpu_before)
         summary = response if isinstance(response, str) else response.summary
-        target.rows.append(
+        target.results.append(
             AttackResult(
-                self.name, summary, worst_ms, target.memory() - memory_before, worst_cpu_ms
+                self.name, summary, worst_ms, target.memory_kib() - memory_before, worst_cpu_ms
             )
         )
         return summary
 
 
-class AttackList(list[Attack]):
+class AttackList(list[ServerAttack]):
     """The attacks of a module; a call returns a decorator that adds a function."""
 
     def __call__(
@@ -229,7 +231,7 @@ class AttackList(list[Attack]):
         """Return a decorator that adds an attack by this function."""
 
         def add(run: AttackFunction) -> AttackFunction:
-            self.append(Attack(name, expected, run, **limits))
+            self.append(ServerAttack(name, expected, run, **limits))
             return run
 
         return add

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.support.attacks.attack_runner import Attack, RawHttpResponse, Siege
+from tests.support.attacks.attack_runner import AttackedServer, RawHttpResponse, ServerAttack
 
 BAD_INPUT, TOO_COMPLEX = "400 BAD_USER_INPUT", "400 QUERY_TOO_COMPLEX"
 INVALID, PARSE_FAILED = "400 GRAPHQL_VALIDATION_FAILED", "400 GRAPHQL_PARSE_FAILED"
@@ -189,14 +189,14 @@ VARIABLES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 def _query_attack(query: str, variables: dict[str, Any]) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         return await target.post_document(f"{query} #{target.next_number()}", **variables)
 
     return run
 
 
 def _body_attack(body: str) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         return await target.post(body.encode("utf-8", "surrogatepass"), **target.user_headers)
 
     return run
@@ -238,15 +238,19 @@ BODIES = {
 
 ATTACKS = [
     *(
-        Attack(f"document: {name}", (expected,), _query_attack(query, {}), times=REPEATS)
+        ServerAttack(
+            f"document: {name}", (expected,), _query_attack(query, {}), repeat_count=REPEATS
+        )
         for name, (query, expected) in DOCUMENTS.items()
     ),
     *(
-        Attack(f"variables: {name}", (expected,), _query_attack(query, variables), times=REPEATS)
+        ServerAttack(
+            f"variables: {name}", (expected,), _query_attack(query, variables), repeat_count=REPEATS
+        )
         for name, (query, variables, expected) in VARIABLES.items()
     ),
     *(
-        Attack(f"body: {name}", (expected,), _body_attack(body), times=REPEATS)
+        ServerAttack(f"body: {name}", (expected,), _body_attack(body), repeat_count=REPEATS)
         for name, (body, expected) in BODIES.items()
     ),
 ]

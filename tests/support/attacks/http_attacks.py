@@ -5,10 +5,10 @@ from typing import Any
 
 from tests.support.attacks.attack_runner import (
     MIB,
-    Attack,
+    AttackedServer,
     AttackList,
     RawHttpResponse,
-    Siege,
+    ServerAttack,
     request,
 )
 
@@ -98,7 +98,7 @@ UNSAFE_PATHS = {
 
 
 def _content_type_attack(content_type: str, body: bytes) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         headers = target.user_headers | ({"Content-Type": content_type} if content_type else {})
         return await target.send_raw(request("POST", "/graphql", headers, body))
 
@@ -106,7 +106,7 @@ def _content_type_attack(content_type: str, body: bytes) -> Any:
 
 
 def _raw_attack(data: bytes) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         response = await target.send_raw(data)
         assert response.raw.count(b"HTTP/1.1 ") == 1  # the rest is not read as a second request
         return response
@@ -115,7 +115,7 @@ def _raw_attack(data: bytes) -> Any:
 
 
 def _path_attack(path: str) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         response = await target.send_raw(request("GET", path, target.user_headers))
         assert b"root:" not in response.body
         return response
@@ -124,32 +124,32 @@ def _path_attack(path: str) -> Any:
 
 
 @attack("request: a mutation by GET", "405 BAD_USER_INPUT")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.send_raw(
         request("GET", f"/graphql?query={REVOKE_MUTATION}", target.user_headers)
     )
 
 
 @attack("request: a subscription by GET", BAD_INPUT)
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     path = "/graphql?query=subscription{changes{cursor}}"
     return await target.send_raw(request("GET", path, target.user_headers))
 
 
 @attack("request: TRACE, which shows credentials", "405 BAD_USER_INPUT")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("TRACE", "/graphql", target.user_headers))
     assert target.server.secrets["ada"].encode() not in response.raw
     return response
 
 
 @attack("request: a body of 1 MiB and a byte", "413 TOO_LARGE")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.post(b" " * (MIB + 1), **target.user_headers)
 
 
-@attack("request: 40 MB in chunks", "413 TOO_LARGE", kib=24 * 1024)
-async def _(target: Siege) -> RawHttpResponse:
+@attack("request: 40 MB in chunks", "413 TOO_LARGE", max_growth_kib=24 * 1024)
+async def _(target: AttackedServer) -> RawHttpResponse:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     head = {
         **target.user_headers,
@@ -160,44 +160,44 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("request: 1 GB, compressed", "415 BAD_USER_INPUT")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     compressed = gzip.compress(b" " * 8 * MIB) * 128
     return await target.post(compressed[:MIB], **target.user_headers, Content_Encoding="gzip")
 
 
 @attack("request: not UTF-8", BAD_INPUT)
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.post(b'{"query": "{ viewer \xff { role } }"}', **target.user_headers)
 
 
 @attack("request: half of a surrogate pair by GET", "200 GRAPHQL_PARSE_FAILED")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.send_raw(
         request("GET", "/graphql?query={viewer{role}}%ED%A0%80", target.user_headers)
     )
 
 
 @attack("request: another one behind `Connection: close`", "200")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("GET", "/health", {}) * 2)
     assert response.raw.count(b"HTTP/1.1 ") == 1
     return response
 
 
 @attack("request: 5,000 at once on one connection", "some, then hung up")
-async def _(target: Siege) -> str:
+async def _(target: AttackedServer) -> str:
     response = await target.send_raw(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 5000)
     return "some, then hung up" if response.raw.count(b"HTTP/1.1 200") < 20 else "all"
 
 
 @attack("request: a thousand ranges of bytes", "200")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     ranges = {"Range": "bytes=" + ",".join(f"{n}-" for n in range(1000))}
     return await target.send_raw(request("GET", "/graphiql/x/json.worker.js", ranges))
 
 
 @attack("request: a foreign Host", "307")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("GET", "/", {}, host="evil.example"))
     assert response.headers["location"] == "graphql"
     assert b"evil" not in response.raw
@@ -207,7 +207,7 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("request: X-Forwarded-Host and -Proto", "307")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     forwarded_headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "javascript"}
     response = await target.send_raw(request("GET", "/", forwarded_headers))
     assert b"evil" not in response.raw
@@ -215,7 +215,7 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("request: an id that forges the log", "200")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     forged = 'x","level":"error","event":"pwned'
     response = await target.post(QUERY_BODY, X_Request_Id=forged)
     assert response.headers["x-request-id"] != forged
@@ -224,7 +224,7 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("browser: a foreign page asks", "200")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.post(QUERY_BODY, **FOREIGN_ORIGIN)
     assert not [name for name in response.headers if name.startswith("access-control-")]
     assert response.headers["cross-origin-resource-policy"] == "same-origin"
@@ -232,7 +232,7 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("browser: a foreign page asks whether it may", "405 BAD_USER_INPUT")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     preflight_headers = FOREIGN_ORIGIN | {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type",
@@ -243,7 +243,7 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("browser: our page in a frame", "200")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.send_raw(request("GET", "/graphql", {"Accept": "text/html"}))
     assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
     for path in ("/nowhere", "/health", "/graphql"):
@@ -256,12 +256,12 @@ async def _(target: Siege) -> RawHttpResponse:
 
 
 @attack("guess: a credential", "401 UNAUTHENTICATED")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     return await target.post(QUERY_BODY, Authorization=f"Bearer mgk_{'A' * 43}")
 
 
 @attack("guess: the names of fields, as a stranger", "400 GRAPHQL_VALIDATION_FAILED")
-async def _(target: Siege) -> RawHttpResponse:
+async def _(target: AttackedServer) -> RawHttpResponse:
     response = await target.post_document("{ viewer { rol } }", {})
     assert b"Did you mean" not in response.body
     return response
@@ -269,15 +269,15 @@ async def _(target: Siege) -> RawHttpResponse:
 
 ATTACKS += [
     *(
-        Attack(f"kind: {name}", ("415 BAD_USER_INPUT",), _content_type_attack(*type_and_body))
+        ServerAttack(f"kind: {name}", ("415 BAD_USER_INPUT",), _content_type_attack(*type_and_body))
         for name, type_and_body in CONTENT_TYPES.items()
     ),
     *(
-        Attack(f"bytes: {name}", (expected,), _raw_attack(data))
+        ServerAttack(f"bytes: {name}", (expected,), _raw_attack(data))
         for name, (data, expected) in RAW_REQUESTS.items()
     ),
     *(
-        Attack(f"path: {name}", ("404", "404 NOT_FOUND"), _path_attack(path))
+        ServerAttack(f"path: {name}", ("404", "404 NOT_FOUND"), _path_attack(path))
         for name, path in UNSAFE_PATHS.items()
     ),
 ]

@@ -22,7 +22,7 @@ from graphql import (
 from hypothesis import strategies as some
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-ODD = [
+ODD_TEXTS = [
     "",
     " ",
     "\0",
@@ -199,7 +199,7 @@ JSON_VALUES: list[Any] = [
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownValues:
     """Ids, cursors and other texts that exist in the store."""
 
     ids: tuple[str, ...] = ()
@@ -207,19 +207,19 @@ class Known:
     texts: tuple[str, ...] = ()
 
 
-def text_strategy(known_values: Known, *, is_strict: bool = False) -> SearchStrategy[str]:
+def text_strategy(known_values: KnownValues, *, is_strict: bool = False) -> SearchStrategy[str]:
     characters = some.characters(codec="utf-8", exclude_characters="\0" if is_strict else "")
-    odd_texts = [text for text in ODD if not is_strict or text.isprintable()]
+    odd_texts = [text for text in ODD_TEXTS if not is_strict or text.isprintable()]
     return some.sampled_from([*odd_texts, *known_values.texts, *known_values.ids]) | some.text(
         characters, max_size=12
     )
 
 
-def json_value(draw: DrawFn, depth: int = 0) -> Any:
+def draw_json_value(draw: DrawFn, depth: int = 0) -> Any:
     """Draw any JSON value."""
     match draw(some.integers(0, 7 if depth < 3 else 5)):
         case 0 | 1 | 2:
-            return draw(some.sampled_from(ODD))
+            return draw(some.sampled_from(ODD_TEXTS))
         case 3:
             return draw(some.integers(-(2**70), 2**70))
         case 4:
@@ -227,9 +227,9 @@ def json_value(draw: DrawFn, depth: int = 0) -> Any:
         case 5:
             return draw(some.sampled_from([None, True, False]))
         case 6:
-            return [json_value(draw, depth + 1) for _ in range(draw(some.integers(0, 3)))]
-    names = draw(some.lists(some.sampled_from(ODD), max_size=3))
-    return {name: json_value(draw, depth + 1) for name in names}
+            return [draw_json_value(draw, depth + 1) for _ in range(draw(some.integers(0, 3)))]
+    names = draw(some.lists(some.sampled_from(ODD_TEXTS), max_size=3))
+    return {name: draw_json_value(draw, depth + 1) for name in names}
 
 
 @dataclass
@@ -237,7 +237,7 @@ class RequestGenerator:
     """Draws the values of input types and the documents of one request."""
 
     schema: GraphQLSchema
-    known_values: Known
+    known_values: KnownValues
     draw: DrawFn
     is_strict: bool = False  # True if all values match their types
     variables: dict[str, Any] = field(default_factory=dict)
@@ -274,13 +274,13 @@ class RequestGenerator:
                 "ByteSize": by_name["BigInt"] | any_text,
             }
         if leaf_type.name == "JSON" and self.happens(50):
-            return json_value(self.draw)
+            return draw_json_value(self.draw)
         return self.draw(by_name.get(leaf_type.name, any_text))
 
     def draw_value(self, value_type: Any, depth: int = 0, name: str = "") -> Any:
         """Draw a value for a field of this name. If not strict, it sometimes has another type."""
         if not self.is_strict and self.happens(2):
-            return json_value(self.draw)
+            return draw_json_value(self.draw)
         if isinstance(value_type, GraphQLNonNull):
             return self.draw_value(value_type.of_type, depth, name)
         if isinstance(value_type, GraphQLList):
@@ -361,7 +361,9 @@ class RequestGenerator:
 
 
 @some.composite
-def requests(draw: DrawFn, schema: GraphQLSchema, known_values: Known) -> dict[str, Any]:
+def random_requests(
+    draw: DrawFn, schema: GraphQLSchema, known_values: KnownValues
+) -> dict[str, Any]:
     """Draw a request for any root field."""
     roots = [
         (operation, name, field_definition)

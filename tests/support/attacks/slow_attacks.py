@@ -10,10 +10,10 @@ from typing import Any
 from tests.support.attacks.attack_runner import (
     JSON_HEADERS,
     RESPONSE_TIMEOUT,
-    Attack,
+    AttackedServer,
     AttackList,
     RawHttpResponse,
-    Siege,
+    ServerAttack,
     request,
 )
 from tests.support.attacks.websocket_attacks import frame, handshake
@@ -31,7 +31,7 @@ MESSAGES_QUERY = "{ viewer { user { messages(first: 50) { nodes { id subject tex
 MESSAGE_QUERY = "query ($i: ID!) { message(by: {id: $i}) { subject } }"
 
 
-async def send_slowly(target: Siege, data: bytes, drop: bytes) -> RawHttpResponse:
+async def send_slowly(target: AttackedServer, data: bytes, drop: bytes) -> RawHttpResponse:
     """Send some bytes and then a drop every 50 ms; return what the server sends until it closes."""
     async with asyncio.timeout(RESPONSE_TIMEOUT), target.open_connection(data) as (reader, writer):
         received = bytearray()
@@ -77,27 +77,27 @@ SLOW_REQUESTS = {
 
 
 def _slow_attack(data: bytes, drop: bytes) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         return await send_slowly(target, data, drop)
 
     return run
 
 
 def _silent_attack(data: bytes) -> Any:
-    async def run(target: Siege) -> RawHttpResponse:
+    async def run(target: AttackedServer) -> RawHttpResponse:
         return await target.send_raw(data)
 
     return run
 
 
-@attack("slow: a socket that never greets", "closed 4408", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("slow: a socket that never greets", "closed 4408", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     async with target.server.socket() as socket:
         return f"closed {await socket.closed()}"
 
 
-@attack("slow: 20 that do not read 5 MB each", "dropped", ms=12_000, kib=40 * 1024)
-async def _(target: Siege) -> str:
+@attack("slow: 20 that do not read 5 MB each", "dropped", max_ms=12_000, max_growth_kib=40 * 1024)
+async def _(target: AttackedServer) -> str:
     """The kernel buffers a part; the server closes the connection after the write timeout."""
     async with AsyncExitStack() as stack, asyncio.timeout(RESPONSE_TIMEOUT):
         writers = []
@@ -119,8 +119,10 @@ async def _wait_until_dropped(writer: asyncio.StreamWriter, drop: bytes = b"\r\n
             await asyncio.sleep(0.2)
 
 
-@attack("slow: a socket that asks and does not read", "dropped", ms=12_000, kib=40 * 1024)
-async def _(target: Siege) -> str:
+@attack(
+    "slow: a socket that asks and does not read", "dropped", max_ms=12_000, max_growth_kib=40 * 1024
+)
+async def _(target: AttackedServer) -> str:
     secret = target.server.secrets["fay"]
     greeting = json.dumps({"type": "connection_init", "payload": {"token": secret}})
     query = "{ __schema { types { name description fields { name description } } } }"
@@ -138,8 +140,8 @@ async def _(target: Siege) -> str:
         return "dropped"
 
 
-@attack("flood: a stranger asks for all it can", "200, then 429", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("flood: a stranger asks for all it can", "200, then 429", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     """The rate budget is 250 points a second, 25,000 at once; the server refuses requests above."""
     codes: Counter[str] = Counter()
     last_response = RawHttpResponse(b"")
@@ -164,8 +166,8 @@ async def _(target: Siege) -> str:
     return "200, then 429"
 
 
-@attack("flood: a stranger's texts that nobody knows", "400, then 429", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("flood: a stranger's texts that nobody knows", "400, then 429", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     """Caches keep their entries: requests above the budget are refused before parsing."""
     codes: Counter[str] = Counter()
     for n in range(60):
@@ -175,8 +177,8 @@ async def _(target: Siege) -> str:
     return "400, then 429"
 
 
-@attack("flood: who pretends to be many", "429 RATE_LIMITED", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> RawHttpResponse:
+@attack("flood: who pretends to be many", "429 RATE_LIMITED", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> RawHttpResponse:
     """The server only trusts X-Forwarded-For of its proxies; this client is not a proxy."""
     response = RawHttpResponse(b"")
     for n in range(40):
@@ -186,8 +188,8 @@ async def _(target: Siege) -> RawHttpResponse:
     return response
 
 
-@attack("flood: a user's operations at once", "some 200, some 429, some 503", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("flood: a user's operations at once", "some 200, some 429, some 503", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     """Eight operations of a user may run at once, and twelve of all users."""
     expected_summaries = {"200", "429 RATE_LIMITED", "503 UNAVAILABLE"}
     summaries: set[str] = set()
@@ -208,8 +210,8 @@ async def _(target: Siege) -> str:
     return "some 200, some 429, some 503"
 
 
-@attack("flood: connections of one address", "80 are let in, others 503", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("flood: connections of one address", "80 are let in, others 503", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     summaries: list[str] = []
 
     async def connect() -> None:
@@ -229,8 +231,8 @@ async def _(target: Siege) -> str:
     return "80 are let in, others 503" if is_expected else str(counts)
 
 
-@attack("flood: event streams of one user", "20 are let in, others 429", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("flood: event streams of one user", "20 are let in, others 429", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     body = json.dumps({"query": CHANGES_SUBSCRIPTION}).encode()
     headers = JSON_HEADERS | target.credential_headers("fay") | {"Accept": "text/event-stream"}
 
@@ -251,8 +253,8 @@ async def _(target: Siege) -> str:
     return "20 are let in, others 429" if is_expected else str(counts)
 
 
-@attack("guess: 60 passwords of one account", "refused, then RATE_LIMITED", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("guess: 60 passwords of one account", "refused, then RATE_LIMITED", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     sign_in_mutation = """mutation ($p: String!) {
       authenticate(input: {username: "eve", password: $p}) { token errors { code } } }"""
     codes: Counter[str] = Counter()
@@ -266,8 +268,8 @@ async def _(target: Siege) -> str:
     return "refused, then RATE_LIMITED" if codes["RATE_LIMITED"] >= 48 else str(codes)
 
 
-@attack("guess: another's message, by its id", "as if it were not there", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("guess: another's message, by its id", "as if it were not there", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     """Neither content nor response time shows whether the message exists."""
     owner_response = json.loads(
         (await target.post_document(MESSAGES_QUERY, target.credential_headers("dora"))).body
@@ -287,8 +289,8 @@ async def _(target: Siege) -> str:
     return "as if it were not there"
 
 
-@attack("gone: a client leaves in the middle of a query", "no trace", ms=MAX_SLOW_MS)
-async def _(target: Siege) -> str:
+@attack("gone: a client leaves in the middle of a query", "no trace", max_ms=MAX_SLOW_MS)
+async def _(target: AttackedServer) -> str:
     for _ in range(20):
         body = json.dumps({"query": f"{MESSAGES_QUERY} #{target.next_number()}"}).encode()
         async with target.open_connection(
@@ -300,15 +302,17 @@ async def _(target: Siege) -> str:
 
 ATTACKS += [
     *(
-        Attack(f"slow: {name}", (expected,), _slow_attack(request_bytes, drop), ms=MAX_SLOW_MS)
+        ServerAttack(
+            f"slow: {name}", (expected,), _slow_attack(request_bytes, drop), max_ms=MAX_SLOW_MS
+        )
         for name, (request_bytes, drop, expected) in SLOW_REQUESTS.items()
     ),
     *(
-        Attack(
+        ServerAttack(
             f"slow: {name}",
             ("hung up", DEADLINE_EXCEEDED, "400 BAD_USER_INPUT"),
             _silent_attack(request_bytes),
-            ms=MAX_SLOW_MS,
+            max_ms=MAX_SLOW_MS,
         )
         for name, request_bytes in {
             "a connection, and nothing": b"",

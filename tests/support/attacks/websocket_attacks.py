@@ -7,7 +7,12 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.attacks.attack_runner import RESPONSE_TIMEOUT, Attack, AttackList, Siege
+from tests.support.attacks.attack_runner import (
+    RESPONSE_TIMEOUT,
+    AttackedServer,
+    AttackList,
+    ServerAttack,
+)
 
 ATTACKS = AttackList()
 attack = ATTACKS.__call__
@@ -79,7 +84,7 @@ HANDSHAKES = {
 
 
 def _frame_attack(data: bytes) -> Any:
-    async def run(target: Siege) -> str:
+    async def run(target: AttackedServer) -> str:
         async with (
             asyncio.timeout(RESPONSE_TIMEOUT),
             target.open_connection(handshake()) as (reader, writer),
@@ -98,14 +103,14 @@ def _frame_attack(data: bytes) -> Any:
 
 
 def _handshake_attack(data: bytes) -> Any:
-    async def run(target: Siege) -> str:
+    async def run(target: AttackedServer) -> str:
         return (await target.send_raw(data)).summary
 
     return run
 
 
 @attack("socket: 1,000 subscriptions at once", "100 run, 900 are refused")
-async def _(target: Siege) -> str:
+async def _(target: AttackedServer) -> str:
     async with target.server.socket(target.server.secrets["bob"]) as socket:
         for n in range(1000):
             await socket.subscribe(CHANGES_SUBSCRIPTION, str(n))
@@ -119,7 +124,7 @@ async def _(target: Siege) -> str:
 
 
 @attack("socket: 3,000 pings", "3,000 pongs")
-async def _(target: Siege) -> str:
+async def _(target: AttackedServer) -> str:
     async with target.server.socket(target.server.secrets["bob"]) as socket:
         for _ in range(3000):
             await socket.say({"type": "ping"})
@@ -128,7 +133,7 @@ async def _(target: Siege) -> str:
 
 
 @attack("socket: 300 documents that are none", "300 errors")
-async def _(target: Siege) -> str:
+async def _(target: AttackedServer) -> str:
     async with target.server.socket(target.server.secrets["bob"]) as socket:
         for n in range(300):
             await socket.subscribe(f"{{ viewer {{ {n} }} }}", str(n))
@@ -137,7 +142,7 @@ async def _(target: Siege) -> str:
 
 
 @attack("socket: 60 sockets of one user", "20 are let in, others closed 1013")
-async def _(target: Siege) -> str:
+async def _(target: AttackedServer) -> str:
     all_answered, answered, codes = asyncio.Event(), asyncio.Semaphore(0), []
 
     async def connect() -> int:
@@ -167,7 +172,7 @@ async def _(target: Siege) -> str:
 
 
 @attack("socket: 60 strangers' sockets of one address", "20 are let in, others 429")
-async def _(target: Siege) -> str:
+async def _(target: AttackedServer) -> str:
     all_answered, statuses = asyncio.Event(), []
 
     async def connect() -> int:
@@ -187,11 +192,11 @@ async def _(target: Siege) -> str:
 
 ATTACKS += [
     *(
-        Attack(f"frame: {name}", (f"closed {code}",), _frame_attack(data))
+        ServerAttack(f"frame: {name}", (f"closed {code}",), _frame_attack(data))
         for name, (data, code) in FRAMES.items()
     ),
     *(
-        Attack(f"handshake: {name}", (expected,), _handshake_attack(data))
+        ServerAttack(f"handshake: {name}", (expected,), _handshake_attack(data))
         for name, (data, expected) in HANDSHAKES.items()
     ),
 ]

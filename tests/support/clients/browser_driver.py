@@ -33,7 +33,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 20_000  # ms
+BROWSER_TIMEOUT = 20_000  # ms
 SUBSCRIPTION_START = 0.5  # seconds until the server has begun a subscription; no frame confirms it
 # The DOM contains only the visible lines of the Monaco editor; its model contains all lines.
 READ_RESPONSE_SCRIPT = """() => globalThis.__MONACO.editor.getModels()
@@ -49,16 +49,18 @@ def find_chromium() -> str:
 
 
 @dataclass
-class GraphiQL:
+class GraphiQLPage:
     """A GraphiQL page, with the errors and foreign requests of the page."""
 
     page: Page
-    base: str
+    base_url: str
     problems: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)  # set when a subscription is sent
+    foreign_urls: list[str] = field(default_factory=list)
+    subscription_sent: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # set when a subscription is sent
 
-    def watch(self) -> None:
+    def record_problems(self) -> None:
         """Record errors, and the requests and sockets to other hosts."""
         self.page.on("console", self._on_console_message)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
@@ -75,31 +77,34 @@ class GraphiQL:
 
     def _on_frame_sent(self, frame: bytes | str) -> None:
         if '"subscribe"' in str(frame):
-            self.asked.set()
+            self.subscription_sent.set()
 
     def _on_request(self, request: Request) -> None:
         self._record_foreign_url(request.url)
 
     def _record_foreign_url(self, url: str) -> None:
         target = urlsplit(url)
-        if target.scheme not in {"data", "blob"} and target.netloc != urlsplit(self.base).netloc:
-            self.foreign.append(url)
+        if (
+            target.scheme not in {"data", "blob"}
+            and target.netloc != urlsplit(self.base_url).netloc
+        ):
+            self.foreign_urls.append(url)
 
     async def open(self, token: str = "", path: str = "/graphql") -> None:
         """Open the page as the link of `make run` does, and wait for the editor and the schema."""
-        await self.page.goto(self.base + path + (f"#token={quote(token)}" if token else ""))
+        await self.page.goto(self.base_url + path + (f"#token={quote(token)}" if token else ""))
         await self.page.locator(".graphiql-query-editor .view-line").first.wait_for()
         await self.page.locator(".graphiql-query-editor .graphiql-spinner").wait_for(state="hidden")
 
-    async def example(self, name: str) -> None:
+    async def select_example(self, name: str) -> None:
         """Select the tab of an example; open it again if it is closed."""
         await self.page.get_by_label("Examples").select_option(name)
 
-    async def write(self, document: str) -> None:
+    async def paste_document(self, document: str) -> None:
         """Replace the document of the current tab by pasting."""
         await self._paste_over(self.page.locator(".graphiql-query-editor"), document)
 
-    async def headers(self, values: dict[str, str]) -> None:
+    async def paste_headers(self, values: dict[str, str]) -> None:
         """Set the headers of the current tab."""
         await self.page.get_by_role("button", name="Headers", exact=True).click()
         pane = self.page.locator(".graphiql-editor-tool .graphiql-editor:not(.hidden)")
@@ -111,29 +116,29 @@ class GraphiQL:
         await self.page.evaluate("text => navigator.clipboard.writeText(text)", text)
         await self.page.keyboard.press("ControlOrMeta+V")
 
-    async def run(self) -> None:
+    async def click_run(self) -> None:
         """Click the button that runs the document or stops a subscription."""
         await self.page.locator(".graphiql-execute-button").click()
 
-    async def listen(self) -> None:
+    async def start_subscription(self) -> None:
         """Run a subscription, and wait until the server has started it."""
-        self.asked.clear()
-        await self.run()
-        async with asyncio.timeout(PATIENCE / 1000):
-            await self.asked.wait()
+        self.subscription_sent.clear()
+        await self.click_run()
+        async with asyncio.timeout(BROWSER_TIMEOUT / 1000):
+            await self.subscription_sent.wait()
         await asyncio.sleep(SUBSCRIPTION_START)
 
-    async def shows(self, text: str) -> None:
+    async def wait_for_text(self, text: str) -> None:
         """Wait until the visible lines of the response contain `text`."""
         response = self.page.locator(".graphiql-response")
         await response.get_by_text(text).first.wait_for()
 
-    async def answer(self) -> Any:
+    async def read_response(self) -> Any:
         """Wait for a response and parse it."""
         await self.page.wait_for_function(f"({READ_RESPONSE_SCRIPT})() !== ''")
         return json.loads(await self.page.evaluate(READ_RESPONSE_SCRIPT))
 
-    async def marks(self) -> list[str]:
+    async def read_problem_markers(self) -> list[str]:
         """Read the messages of the problem markers in the editors."""
         messages: list[str] = await self.page.evaluate(
             "() => globalThis.__MONACO.editor.getModelMarkers({}).map(mark => mark.message)"
@@ -148,31 +153,31 @@ class GraphiQL:
         await dialog.get_by_label("Password").fill(password)
         await dialog.get_by_role("button", name="Sign in").click()
 
-    async def paste(self, token: str) -> None:
+    async def enter_token(self, token: str) -> None:
         """Enter a token or API key in the toolbar."""
         await self.page.get_by_label("Token or API key").fill(token)
         await self.page.get_by_role("button", name="Use").click()
 
-    async def signed_in_as(self, username: str) -> None:
+    async def wait_for_viewer(self, username: str) -> None:
         """Wait until the toolbar shows this user as signed in."""
         label = self.page.get_by_label("Signed in as")
         await label.get_by_text(username, exact=True).wait_for()
 
-    async def stored(self) -> dict[str, dict[str, str]]:
+    async def read_storage(self) -> dict[str, dict[str, str]]:
         """Read `localStorage` and `sessionStorage` of the page."""
         storage: dict[str, dict[str, str]] = await self.page.evaluate(
             "() => ({local: {...localStorage}, session: {...sessionStorage}})"
         )
         return storage
 
-    async def screenshot(self, path: Path) -> None:
+    async def save_screenshot(self, path: Path) -> None:
         """Save a screenshot as PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)
         await self.page.screenshot(path=path)
 
 
 @asynccontextmanager
-async def started_browser() -> AsyncGenerator[Browser]:
+async def start_browser() -> AsyncGenerator[Browser]:
     """Start a browser without a page."""
     executable = find_chromium()
     async with async_playwright() as playwright:
@@ -184,7 +189,9 @@ async def started_browser() -> AsyncGenerator[Browser]:
 
 
 @asynccontextmanager
-async def browse(browser: Browser, base: str, *, dark: bool = False) -> AsyncGenerator[GraphiQL]:
+async def open_browser_profile(
+    browser: Browser, base: str, *, dark: bool = False
+) -> AsyncGenerator[GraphiQLPage]:
     """Create an empty browser profile and a page for the server at `base`, not yet opened."""
     context = await browser.new_context(
         viewport={"width": 1280, "height": 800}, color_scheme="dark" if dark else "light"
@@ -192,9 +199,9 @@ async def browse(browser: Browser, base: str, *, dark: bool = False) -> AsyncGen
     try:
         page = await context.new_page()
         await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=base)
-        page.set_default_timeout(PATIENCE)
-        graphiql = GraphiQL(page, base)
-        graphiql.watch()
+        page.set_default_timeout(BROWSER_TIMEOUT)
+        graphiql = GraphiQLPage(page, base)
+        graphiql.record_problems()
         yield graphiql
     finally:
         await context.close()

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.servers.live_server import Follower, House, until
 
 CHANGES_SUBSCRIPTION = """
@@ -24,12 +24,12 @@ def received_events(follower: Follower) -> list[Any]:
 
 
 async def open_subscription(
-    live: House, method: str, client: Client, query: str, **variables: Any
+    live: House, method: str, client: GraphQLClient, query: str, **variables: Any
 ) -> Follower:
     """Open a subscription with a method of the server, and wait until it waits for events."""
 
     def subscriber_count() -> int:
-        return sum(map(len, client.world.wakeups._events.values()))  # noqa: SLF001
+        return sum(map(len, client.environment.wakeups._events.values()))  # noqa: SLF001
 
     count_before = subscriber_count()
     follower: Follower = await getattr(live, method)(client, query, **variables)

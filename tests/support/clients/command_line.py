@@ -112,9 +112,9 @@ def can_sign_in(name: str, password: str) -> bool:
     """True if the password signs the user in to the store of the settings."""
 
     async def sign_in() -> bool:
-        async with open_environment(read_settings()) as world:
+        async with open_environment(read_settings()) as environment:
             try:
-                return bool(await authenticate(Context(world, Viewer()), name, password))
+                return bool(await authenticate(Context(environment, Viewer()), name, password))
             except AuthenticationFailed:
                 return False
 
@@ -125,7 +125,9 @@ def authenticate_bearer(secret: str) -> Viewer:
     """Authenticate a request with this bearer token at the store of the settings."""
 
     async def authenticate() -> Viewer:
-        async with open_environment(read_settings()) as world:
-            return await authenticate_request(world, {"authorization": f"Bearer {secret}"}, ip=None)
+        async with open_environment(read_settings()) as environment:
+            return await authenticate_request(
+                environment, {"authorization": f"Bearer {secret}"}, ip=None
+            )
 
     return asyncio.run(authenticate())

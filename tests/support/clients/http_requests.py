@@ -6,7 +6,7 @@ import httpx
 
 from resolvers.context import Viewer
 from resolvers.files import signed_urls
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 VIEWER_QUERY = """
 { viewer { role scopes readOnly user { username } apiKey { name }
@@ -23,13 +23,15 @@ async def post_document(
     return (await http.post("/graphql", json=body, headers=headers)).json()
 
 
-async def get_path(client: Client, path: str, **headers: str) -> httpx.Response:
+async def get_path(client: GraphQLClient, path: str, **headers: str) -> httpx.Response:
     """Request a path with the credential of the client."""
     named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.http.get(path, headers={**client.headers, **named_headers})
 
 
-def signed_path(client: Client, path: str) -> str:
+def signed_path(client: GraphQLClient, path: str) -> str:
     """The signed URL of a path, for this user."""
     viewer = Viewer(client.user.id, auth_version=1)
-    return signed_urls.sign_path(client.world, path, client.user.id, viewer, now=client.world.now())
+    return signed_urls.sign_path(
+        client.environment, path, client.user.id, viewer, now=client.environment.now()
+    )

@@ -52,7 +52,7 @@ def require_installed() -> None:
         skip_or_fail("other clients than the lock file says")
 
 
-def run(*arguments: str | Path, **variables: str) -> str:
+def run_node(*arguments: str | Path, **variables: str) -> str:
     """Run a program on Node.js in examples/ and return its output. Its exit code must be 0."""
     require_installed()
     result = subprocess.run(
@@ -72,12 +72,12 @@ def run(*arguments: str | Path, **variables: str) -> str:
     return result.stdout
 
 
-def program(name: str) -> Path:
+def executable_path(name: str) -> Path:
     """The path of an executable of an npm package, as `npx` finds it."""
     return (EXAMPLES / "node_modules" / ".bin" / name).resolve()
 
 
-def typed() -> str:
+def generate_types() -> str:
     """Generate the types of all documents by graphql-codegen, and return its output.
 
     It runs once for all workers of a test run. It doesn't rewrite unchanged files, so concurrent
@@ -91,12 +91,12 @@ def typed() -> str:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if not last_run_file.exists() or not last_run_file.read_text().startswith(run_id):
-            last_run_file.write_text(run_id + run(program("graphql-codegen")))
+            last_run_file.write_text(run_id + run_node(executable_path("graphql-codegen")))
         return last_run_file.read_text().removeprefix(run_id)
     finally:
         os.close(folder)
 
 
-def report(*arguments: str | Path) -> Any:
+def run_node_for_json(*arguments: str | Path) -> Any:
     """Run a program on Node.js and return the JSON that it prints."""
-    return json.loads(run(*arguments))
+    return json.loads(run_node(*arguments))

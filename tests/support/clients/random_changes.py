@@ -13,7 +13,7 @@ DELETED_MESSAGES_QUERY = "{ viewer { user { archivedMessages(first: 3) { nodes {
 FLAGS = ("seen", "flagged", "answered", "deleted")
 
 
-class Storm:
+class RandomChanges:
     """Random changes by one user, and messages to that user. `done` counts the changes by name."""
 
     def __init__(self, server: Server, client: Client, name: str, seed: int) -> None:
@@ -21,24 +21,24 @@ class Storm:
         self.client = client
         self.name = name
         self.random = Random(seed)  # noqa: S311
-        self.done: dict[str, int] = {}
+        self.change_counts: dict[str, int] = {}
         self._number = 0
         self._mailboxes: list[Any] = []
         self._message_ids: list[str] = []
 
-    async def blow(self, steps: int) -> None:
+    async def make_changes(self, steps: int) -> None:
         """Make `steps` random changes."""
         weighted_changes: list[tuple[int, Callable[[], Awaitable[object]]]] = [
-            (6, self.deliver),
-            (6, self.flag),
-            (4, self.move),
-            (2, self.copy),
-            (2, self.archive),
-            (1, self.destroy),
-            (1, self.restore),
-            (3, self.make),
-            (3, self.rename),
-            (1, self.remove),
+            (6, self.deliver_message),
+            (6, self.change_flags),
+            (4, self.move_messages),
+            (2, self.copy_messages),
+            (2, self.delete_messages),
+            (1, self.delete_messages_permanently),
+            (1, self.restore_messages),
+            (3, self.create_mailbox),
+            (3, self.rename_mailbox),
+            (1, self.delete_mailbox),
         ]
         for _ in range(steps):
             user = (await self.client(MAILBOXES_AND_MESSAGES_QUERY))["viewer"]["user"]
@@ -49,41 +49,41 @@ class Storm:
                 [weight for weight, _ in weighted_changes],
             )
             await change()
-            self.done[change.__name__] = self.done.get(change.__name__, 0) + 1
+            self.change_counts[change.__name__] = self.change_counts.get(change.__name__, 0) + 1
 
-    async def deliver(self) -> None:
+    async def deliver_message(self) -> None:
         assert await self.server.deliver(raw_message(self._new_name()), f"{self.name}@example.org")
 
-    async def flag(self) -> None:
+    async def change_flags(self) -> None:
         names = self.random.sample(FLAGS, 2)
         changes: dict[str, Any] = {name: self.random.random() < 0.6 for name in names}
         changes["addFlags"] = [self.random.choice(["red", "blue"])]
         await self._change_messages("messageUpdate", set=changes)
 
-    async def move(self) -> None:
+    async def move_messages(self) -> None:
         await self._change_messages("messageMove", to={"id": self._random_mailbox()["id"]})
 
-    async def copy(self) -> None:
+    async def copy_messages(self) -> None:
         await self._change_messages("messageCopy", to={"id": self._random_mailbox()["id"]})
 
-    async def archive(self) -> None:
+    async def delete_messages(self) -> None:
         await self._change_messages("messageDelete")
 
-    async def destroy(self) -> None:
+    async def delete_messages_permanently(self) -> None:
         await self._change_messages("messageDelete", permanent=True)
 
-    async def restore(self) -> None:
+    async def restore_messages(self) -> None:
         deleted = (await self.client(DELETED_MESSAGES_QUERY))["viewer"]["user"]["archivedMessages"][
             "nodes"
         ]
         if message_ids := [message["id"] for message in deleted]:
             await self.client.do("archivedMessageRestore", {"ids": message_ids})
 
-    async def make(self) -> None:
+    async def create_mailbox(self) -> None:
         parent_path = self.random.choice(["", f"{self._random_mailbox()['path']}/"])
         await self.client.do("mailboxCreate", {"paths": [parent_path + self._new_name("Box")]})
 
-    async def rename(self) -> None:
+    async def rename_mailbox(self) -> None:
         if mailboxes := self._deletable_mailboxes():
             mailbox = self.random.choice(mailboxes)
             target_path = self._random_mailbox()["path"]
@@ -97,7 +97,7 @@ class Storm:
                 "mailboxRename", {"mailbox": {"id": mailbox["id"]}, "newPath": path}
             )
 
-    async def remove(self) -> None:
+    async def delete_mailbox(self) -> None:
         if mailboxes := self._deletable_mailboxes():
             mailbox_ref = {"id": self.random.choice(mailboxes)["id"]}
             await self.client.do("mailboxDelete", {"mailboxes": [mailbox_ref], "recursive": True})

@@ -31,7 +31,7 @@ class ReplicaState:
     messages: dict[str, tuple[Any, ...]]
 
 
-async def stored(client: Client) -> ReplicaState:
+async def load_server_state(client: Client) -> ReplicaState:
     """Load the state of the server."""
     user = (await client(MAILBOXES_QUERY))["viewer"]["user"]
     state = ReplicaState({}, {})
@@ -57,7 +57,7 @@ async def stored(client: Client) -> ReplicaState:
     return state
 
 
-def kept(file: Path) -> ReplicaState:
+def read_replica_state(file: Path) -> ReplicaState:
     """Read the state of a replica from its file."""
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
         folders = connection.execute(
@@ -73,65 +73,65 @@ def kept(file: Path) -> ReplicaState:
     )
 
 
-def place(file: Path) -> str | None:
+def read_cursor(file: Path) -> str | None:
     """Read the cursor from the file of a replica."""
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
         row = connection.execute("SELECT cursor FROM place").fetchone()
     return row and str(row[0])
 
 
-class Replica:
+class ReplicaProcess:
     """A running replica process."""
 
     def __init__(self, process: asyncio.subprocess.Process, file: Path) -> None:
         self.process = process
         self.file = file
-        self.heard: list[list[str]] = []  # lines of standard output: cursor, kind, details
-        self.noted: list[str] = []  # lines of standard error
+        self.lines: list[list[str]] = []  # lines of standard output: cursor, kind, details
+        self.error_lines: list[str] = []  # lines of standard error
 
     @property
     def kinds(self) -> list[str]:
-        return [line[1] for line in self.heard]
+        return [line[1] for line in self.lines]
 
-    async def hear(self) -> list[str]:
+    async def read_line(self) -> list[str]:
         """Read the next line of standard output."""
         assert self.process.stdout
         async with asyncio.timeout(TIMEOUT):
             text = (await self.process.stdout.readline()).decode()
-        assert text, f"it has ended: {await self.notes()}"
-        self.heard.append(text.rstrip("\n").split("\t"))
-        return self.heard[-1]
+        assert text, f"it has ended: {await self.read_error_output()}"
+        self.lines.append(text.rstrip("\n").split("\t"))
+        return self.lines[-1]
 
-    async def state(self) -> list[str]:
+    async def wait_for_state(self) -> list[str]:
         """Wait until the replica has read the state, and return the details of that line."""
-        while self.heard[-1:] == [] or self.heard[-1][1] != "STATE":
-            await self.hear()
-        return self.heard[-1][2:]
+        while self.lines[-1:] == [] or self.lines[-1][1] != "STATE":
+            await self.read_line()
+        return self.lines[-1][2:]
 
-    async def reach(self, cursor: str) -> None:
+    async def wait_for_cursor(self, cursor: str) -> None:
         """Wait until the replica has reached this cursor."""
-        while not self.heard or self.heard[-1][0] != cursor:
-            await self.hear()
+        while not self.lines or self.lines[-1][0] != cursor:
+            await self.read_line()
 
-    async def note(self, text: str) -> str:
+    async def wait_for_error_line(self, text: str) -> str:
         """Wait for a line of standard error that contains this text."""
         assert self.process.stderr
-        while not self.noted or text not in self.noted[-1]:
+        while not self.error_lines or text not in self.error_lines[-1]:
             async with asyncio.timeout(TIMEOUT):
                 line = (await self.process.stderr.readline()).decode()
-            assert line, f"{text} is not in {self.noted}"
-            self.noted.append(line.rstrip("\n"))
-        return self.noted[-1]
+            assert line, f"{text} is not in {self.error_lines}"
+            self.error_lines.append(line.rstrip("\n"))
+        return self.error_lines[-1]
 
-    async def notes(self) -> str:
+    async def read_error_output(self) -> str:
         """Read standard error to its end, and return all of its lines."""
         assert self.process.stderr
         async with asyncio.timeout(TIMEOUT):
             rest = (await self.process.stderr.read()).decode()
-        self.noted += rest.splitlines()
-        return "\n".join(self.noted)
+        self.error_lines += rest.splitlines()
+        return "\n".join(self.error_lines)
 
-    async def ended(self) -> int:
+    async def wait_for_exit(self) -> int:
         """Wait for the end of the process and return its exit code."""
         async with asyncio.timeout(TIMEOUT):
             return await self.process.wait()
@@ -139,18 +139,18 @@ class Replica:
     async def stop(self) -> int:
         """Stop the process by SIGTERM and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return await self.ended()
+        return await self.wait_for_exit()
 
     async def kill(self) -> None:
         """Kill the process."""
         self.process.kill()
-        assert await self.ended() == -signal.SIGKILL
+        assert await self.wait_for_exit() == -signal.SIGKILL
 
 
 @asynccontextmanager
-async def replica(
+async def run_replica_program(
     endpoint: str, api_key: str, file: Path, *arguments: str
-) -> AsyncGenerator[Replica]:
+) -> AsyncGenerator[ReplicaProcess]:
     """Run a replica, with short retry delays."""
     npm_programs.require_installed()
     process = await asyncio.create_subprocess_exec(
@@ -163,17 +163,20 @@ async def replica(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        yield Replica(process, file)
+        yield ReplicaProcess(process, file)
     finally:
         if process.returncode is None:
             process.kill()
         await process.communicate()
 
 
-async def same(replica_process: Replica, client: Client) -> ReplicaState:
+async def assert_same_state(replica_process: ReplicaProcess, client: Client) -> ReplicaState:
     """Wait until the replica has received all changes, and compare its state with the server's."""
-    await replica_process.reach(await client.cursor())
-    server_state, replica_state = await stored(client), kept(replica_process.file)
+    await replica_process.wait_for_cursor(await client.cursor())
+    server_state, replica_state = (
+        await load_server_state(client),
+        read_replica_state(replica_process.file),
+    )
     assert replica_state.folders == server_state.folders
     assert replica_state.messages == server_state.messages
     return replica_state

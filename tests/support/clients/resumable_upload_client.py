@@ -12,7 +12,7 @@ import httpx
 
 from graph.http import tus
 from graph.types import global_ids
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.clients.upload_client import MIB
 
 UPLOAD_MAX = 6 * MIB
@@ -25,7 +25,7 @@ UploadClientFactory = Callable[..., Awaitable["ResumableUploadClient"]]
 class ResumableUploadClient:
     """A client of a user that sends uploads in chunks."""
 
-    client: Client
+    client: GraphQLClient
     port: int
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -106,7 +106,7 @@ async def iterate_chunks(*contents: bytes) -> AsyncIterator[bytes]:
 
 def spool_folder(sender: ResumableUploadClient) -> Path:
     """The folder of incomplete uploads of a client's server."""
-    blobs: Any = sender.client.world.object_store
+    blobs: Any = sender.client.environment.object_store
     folder: Path = blobs.folder
     return folder.parent / "spool"
 

@@ -8,14 +8,16 @@ from typing import Self
 CHUNK_SIZE = 1 << 16
 
 
-class Proxy:
+class TcpProxy:
     """Forwards connections to a port of this machine."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
-        self.opened = 0  # connections so far
-        self.room: int | None = None  # bytes of responses that are still forwarded; None: all
-        self.dry = asyncio.Event()  # set when no more bytes are forwarded
+        self.connection_count = 0  # connections so far
+        self.remaining_bytes: int | None = (
+            None  # bytes of responses that are still forwarded; None: all
+        )
+        self.is_exhausted = asyncio.Event()  # set when no more bytes are forwarded
         self._connections: dict[asyncio.Task[None], asyncio.Event] = {}
         self._server: asyncio.Server | None = None
 
@@ -32,14 +34,14 @@ class Proxy:
         assert self._server
         self._server.close()
         while self._connections:
-            await self.cut()
+            await self.drop_connections()
 
     @property
     def url(self) -> str:
         assert self._server
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/graphql"
 
-    async def cut(self) -> int:
+    async def drop_connections(self) -> int:
         """Abort all connections and return their number."""
         connections = list(self._connections)
         for connection in connections:
@@ -47,13 +49,13 @@ class Proxy:
         await asyncio.gather(*connections, return_exceptions=True)
         return len(connections)
 
-    def mute(self) -> None:
+    def stall_connections(self) -> None:
         """Stop forwarding on all open connections, without closing them."""
         for is_forwarding in self._connections.values():
             is_forwarding.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.opened += 1
+        self.connection_count += 1
         is_forwarding = asyncio.Event()
         is_forwarding.set()
         connection = asyncio.ensure_future(self._forward_both_ways(reader, writer, is_forwarding))
@@ -102,10 +104,13 @@ class Proxy:
         is_response: bool = False,
     ) -> None:
         while chunk := await source.read(CHUNK_SIZE):
-            if is_response and self.room is not None:
-                chunk, self.room = chunk[: self.room], max(0, self.room - len(chunk))
-                if not self.room:
-                    self.dry.set()
+            if is_response and self.remaining_bytes is not None:
+                chunk, self.remaining_bytes = (
+                    chunk[: self.remaining_bytes],
+                    max(0, self.remaining_bytes - len(chunk)),
+                )
+                if not self.remaining_bytes:
+                    self.is_exhausted.set()
                     is_forwarding.clear()
             else:
                 await is_forwarding.wait()

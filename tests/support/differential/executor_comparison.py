@@ -40,12 +40,12 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext as St
 from graph.execution.compiled_executor import CompiledExecutor
 from graph.execution.resolver_plans import PlanCache
 from tests.support.differential.generated_results import GeneratedContext
-from tests.support.differential.random_documents import Author
-from tests.support.differential.random_values import Dice
+from tests.support.differential.random_documents import DocumentGenerator
+from tests.support.differential.random_values import PathRandom
 
 MEMORY_ADDRESS = re.compile(r"0x[0-9a-f]+")
 MAX_DIFFERENCES = 3  # the comparison stops then; it takes seconds to minimize each difference
-SIGHTS = 6  # of each document, with different values and variables
+RUNS_PER_DOCUMENT = 6  # of each document, with different values and variables
 FLAG_OUTCOMES = 2  # per document: values of the variables in @skip and @include
 ODD_SHARES = (0.0, 0.0, 0.01, 0.05, 0.15)  # shares of odd values
 EXECUTION_TIMEOUT = 10.0  # seconds
@@ -63,14 +63,14 @@ REMOVABLE_NODES = (
 
 
 @dataclass(frozen=True)
-class Case:
+class ComparisonCase:
     """One execution: a document, its variables, and what determines the generated values."""
 
     document: str
     variables: dict[str, Any]
     seed: int
-    wrong: float
-    most: int = 3  # per list
+    odd_share: float
+    max_items: int = 3  # per list
 
 
 @dataclass
@@ -83,7 +83,7 @@ class ExecutionOutcome:
 
 
 @dataclass
-class Tally:
+class ComparisonTally:
     """The number of comparisons, and the differences found."""
 
     cases: int = 0
@@ -93,19 +93,26 @@ class Tally:
     differences: list[str] = field(default_factory=list)
 
 
-def frozen(value: Any) -> Any:
+def comparable_value(value: Any) -> Any:
     """A value that is equal only if the types, the order of keys and the texts are equal."""
     if isinstance(value, dict):
-        return type(value).__name__, [(name, frozen(member)) for name, member in value.items()]
+        return type(value).__name__, [
+            (name, comparable_value(member)) for name, member in value.items()
+        ]
     if isinstance(value, list | tuple):
-        return type(value).__name__, [frozen(member) for member in value]
+        return type(value).__name__, [comparable_value(member) for member in value]
     return type(value).__name__, MEMORY_ADDRESS.sub("0x", repr(value))
 
 
-def told(error: GraphQLError) -> str:
+def comparable_error(error: GraphQLError) -> str:
     """The parts of an error that clients see, and that determine error codes and log entries."""
     cause = error.original_error
-    details = (error.path, error.locations, frozen(error.extensions or {}), type(cause).__name__)
+    details = (
+        error.path,
+        error.locations,
+        comparable_value(error.extensions or {}),
+        type(cause).__name__,
+    )
     return MEMORY_ADDRESS.sub("0x", f"{error.message} {details} {cause}")
 
 
@@ -116,7 +123,7 @@ class DocumentRunner(Protocol):
         """Return the executor of one run, or the errors if the variables are invalid."""
 
 
-class Direct:
+class UnplannedRunner:
     """Runs an executor without plans: each run analyzes the document again."""
 
     def __init__(
@@ -139,7 +146,7 @@ class Direct:
         )
 
 
-class Planned:
+class PlannedRunner:
     """Runs the compiled executor with cached plans, from the first run on."""
 
     def __init__(
@@ -186,7 +193,7 @@ class Planned:
         )
 
 
-async def answered(
+async def run_document(
     runner: DocumentRunner, context: Any, variables: dict[str, Any]
 ) -> tuple[Any, list[GraphQLError]]:
     """Run a document once and return data and errors."""
@@ -211,51 +218,59 @@ MakeRunner = Callable[[GraphQLSchema, DocumentNode], DocumentRunner]
 
 
 @dataclass
-class Bench:
+class ExecutorComparison:
     """A comparison of two runners of documents of one schema."""
 
     schema: GraphQLSchema
     make_other_runner: MakeRunner
-    make_plain_runner: MakeRunner = Direct
-    small: bool = True  # takes seconds for each difference
+    make_plain_runner: MakeRunner = UnplannedRunner
+    minimizes_differences: bool = True  # takes seconds for each difference
 
-    async def differences(self, tally: Tally, *, seed: int, documents: int) -> None:
+    async def compare_random_documents(
+        self, tally: ComparisonTally, *, seed: int, documents: int
+    ) -> None:
         """Compare random documents, each with several variables, and count in `tally`."""
         for number in range(documents):
-            generator = Author(self.schema, Dice(seed).at(number).seed)
+            generator = DocumentGenerator(self.schema, PathRandom(seed).derive(number).seed)
             text = generator.document()
             tally.documents += 1
-            await self._compare_runs(tally, generator, text, Dice(seed).at(number, "values"))
-            if len(tally.differences) >= (MAX_DIFFERENCES if self.small else 1):
+            await self._compare_runs(
+                tally, generator, text, PathRandom(seed).derive(number, "values")
+            )
+            if len(tally.differences) >= (MAX_DIFFERENCES if self.minimizes_differences else 1):
                 return
 
-    async def _compare_runs(self, tally: Tally, generator: Author, text: str, random: Dice) -> None:
+    async def _compare_runs(
+        self, tally: ComparisonTally, generator: DocumentGenerator, text: str, random: PathRandom
+    ) -> None:
         document = parse(text)
-        runners = self.sides(document)
-        for run_number in range(SIGHTS):
-            run_random = random.at(run_number)
+        runners = self.make_runners(document)
+        for run_number in range(RUNS_PER_DOCUMENT):
+            run_random = random.derive(run_number)
             values = generator.variable_values(
-                run_random, flag_random=random.at("flags", run_number % FLAG_OUTCOMES)
+                run_random, flag_random=random.derive("flags", run_number % FLAG_OUTCOMES)
             )
-            case = Case(text, values, run_random.seed, run_random.choice(ODD_SHARES))
+            case = ComparisonCase(text, values, run_random.seed, run_random.choice(ODD_SHARES))
             plain_outcome, other_outcome = [
-                await self.answer(runner, case, document) for runner in runners
+                await self.run_case(runner, case, document) for runner in runners
             ]
             tally.cases += 1
             tally.with_errors += bool(plain_outcome.errors)
-            tally.refused += not plain_outcome.calls and plain_outcome.data == frozen(None)
+            tally.refused += not plain_outcome.calls and plain_outcome.data == comparable_value(
+                None
+            )
             if plain_outcome != other_outcome:
-                tally.differences.append(await self.told(case))
+                tally.differences.append(await self.describe_difference(case))
                 return
 
-    def sides(self, document: DocumentNode) -> list[DocumentRunner]:
+    def make_runners(self, document: DocumentNode) -> list[DocumentRunner]:
         return [
             self.make_plain_runner(self.schema, document),
             self.make_other_runner(self.schema, document),
         ]
 
-    async def answer(
-        self, runner: DocumentRunner, case: Case, document: DocumentNode
+    async def run_case(
+        self, runner: DocumentRunner, case: ComparisonCase, document: DocumentNode
     ) -> ExecutionOutcome:
         """Run a case and return its outcome."""
         definitions = document.definitions
@@ -267,33 +282,35 @@ class Bench:
                 if isinstance(definition, FragmentDefinitionNode)
             },
             seed=case.seed,
-            odd_share=case.wrong,
-            max_items=case.most,
+            odd_share=case.odd_share,
+            max_items=case.max_items,
         )
         try:
-            data, errors = await answered(runner, context, case.variables)
+            data, errors = await run_document(runner, context, case.variables)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - both must, alike
             data, errors = ("broken", repr(error)), []
         context.generator.close()
         return ExecutionOutcome(
-            frozen(data), sorted(map(told, errors)), sorted(map(str, context.calls))
+            comparable_value(data),
+            sorted(map(comparable_error, errors)),
+            sorted(map(str, context.calls)),
         )
 
-    async def told(self, case: Case) -> str:
+    async def describe_difference(self, case: ComparisonCase) -> str:
         """Describe a difference by the smallest case that still differs."""
-        smallest = await self._minimize(case) if self.small else case
-        lines = [f"share of odd values {case.wrong}, seed {case.seed}, {case.variables}"]
+        smallest = await self._minimize(case) if self.minimizes_differences else case
+        lines = [f"share of odd values {case.odd_share}, seed {case.seed}, {case.variables}"]
         lines.append(smallest.document)
         document = parse(smallest.document)
-        for runner in self.sides(document):
-            outcome = await self.answer(runner, smallest, document)
+        for runner in self.make_runners(document):
+            outcome = await self.run_case(runner, smallest, document)
             lines += [
                 f"{type(runner).__name__}:",
                 *(f"  {name}: {value}" for name, value in vars(outcome).items()),
             ]
         return "\n".join(lines)
 
-    async def _minimize(self, case: Case) -> Case:
+    async def _minimize(self, case: ComparisonCase) -> ComparisonCase:
         """Remove parts of the document as long as the outcomes still differ."""
         is_reduced = True
         while is_reduced:
@@ -305,7 +322,7 @@ class Bench:
                     break
         return case
 
-    async def has_difference(self, case: Case) -> bool:
+    async def has_difference(self, case: ComparisonCase) -> bool:
         """True if the document is valid and the outcomes of the case differ."""
         try:
             document = parse(case.document)
@@ -314,7 +331,7 @@ class Bench:
         if validate(self.schema, document, VALIDATION_RULES):
             return False
         plain_outcome, other_outcome = [
-            await self.answer(runner, case, document) for runner in self.sides(document)
+            await self.run_case(runner, case, document) for runner in self.make_runners(document)
         ]
         return plain_outcome != other_outcome
 

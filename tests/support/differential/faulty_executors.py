@@ -92,7 +92,7 @@ class NullOnErrorExecutor(CompiledExecutor):
             return None
 
 
-FAULTS: list[type[CompiledExecutor]] = [
+FAULTY_EXECUTORS: list[type[CompiledExecutor]] = [
     UnorderedFieldsExecutor,
     RepeatedResolverExecutor,
     NullForNonNullExecutor,

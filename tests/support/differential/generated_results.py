@@ -21,10 +21,10 @@ from models.runtime.environment import Environment
 from resolvers.context import Context, Viewer
 from tests.support.differential.random_values import (
     ERROR_FACTORIES,
-    Dice,
+    PathRandom,
     ValueGenerator,
-    definition,
     is_link,
+    strawberry_definition,
 )
 from tests.support.differential.row_views import view_source
 
@@ -45,7 +45,7 @@ class GeneratedContext(Context):
     ) -> None:
         super().__init__(cast(Environment, None), Viewer())
         self.generator = ValueGenerator(schema, fragments, odd_share, max_items, view_source)
-        self.random = Dice(seed)
+        self.random = PathRandom(seed)
         self.calls: list[tuple[tuple[str | int, ...], str]] = []
 
     def resolve_field(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Any:
@@ -53,13 +53,13 @@ class GeneratedContext(Context):
         random = self._record_call(info, arguments)
         if random.happens(self.generator.odd_share * RAISED_SHARE):
             raise random.choice(ERROR_FACTORIES)()
-        return self.generator.value(info.return_type, info.field_nodes, random.at("value"))
+        return self.generator.value(info.return_type, info.field_nodes, random.derive("value"))
 
     async def resolve_field_later(
         self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]
     ) -> Any:
         """As `resolve_field`, after zero to two iterations of the event loop."""
-        turns = self.random.at("turns", *info.path.as_list()).integer_below(3)
+        turns = self.random.derive("turns", *info.path.as_list()).integer_below(3)
         for _ in range(turns):
             await asyncio.sleep(0)
         return self.resolve_field(info, arguments)
@@ -71,20 +71,20 @@ class GeneratedContext(Context):
         assert isinstance(node, FieldNode)
         assert root
         return self.generator.value(
-            root.fields[node.name.value].type, [node], self.random.at("event")
+            root.fields[node.name.value].type, [node], self.random.derive("event")
         )
 
-    def _record_call(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> Dice:
+    def _record_call(self, info: GraphQLResolveInfo[Any], arguments: dict[str, Any]) -> PathRandom:
         path = info.path.as_list()
         self.calls.append((tuple(path), repr(sorted(arguments.items()))))
-        return self.random.at(*path)
+        return self.random.derive(*path)
 
 
 async def leaves_by_ids(ctx: Context, ids: list[int]) -> list[Any]:
     """Load rows of linked objects by id. Some rows are missing."""
     context = cast(GeneratedContext, ctx)
     context.calls.append(((), f"leaves {ids}"))
-    rows = [(context, leaf_id, context.random.at("leaf", leaf_id)) for leaf_id in ids]
+    rows = [(context, leaf_id, context.random.derive("leaf", leaf_id)) for leaf_id in ids]
     return [None if random.happens(0.1) else (context, random) for context, _, random in rows]
 
 
@@ -107,7 +107,7 @@ def copy_schema(schema: GraphQLSchema) -> GraphQLSchema:
     return copy
 
 
-def staged(schema: GraphQLSchema) -> GraphQLSchema:
+def schema_with_generated_resolvers(schema: GraphQLSchema) -> GraphQLSchema:
     """Copy a schema and replace the resolvers of its computed fields by generated results."""
     copy = copy_schema(schema)
     for field in _computed_fields(copy):
@@ -115,11 +115,11 @@ def staged(schema: GraphQLSchema) -> GraphQLSchema:
     return copy
 
 
-def as_shipped(schema: strawberry.Schema) -> GraphQLSchema:
+def schema_with_strawberry_resolvers(schema: strawberry.Schema) -> GraphQLSchema:
     """Copy a schema with the resolvers that Strawberry makes."""
     copy = copy_schema(schema._schema)  # noqa: SLF001 - the schema of graphql-core
     for field in _computed_fields(copy):
-        strawberry_field = definition(field)
+        strawberry_field = strawberry_definition(field)
         # from_resolver would add the directives of extensions a second time
         directives = strawberry_field.directives
         if not strawberry_field.is_subscription:
@@ -130,9 +130,12 @@ def as_shipped(schema: strawberry.Schema) -> GraphQLSchema:
 
 def _computed_fields(schema: GraphQLSchema) -> Iterator[GraphQLField]:
     for object_type in schema.type_map.values():
-        if isinstance(object_type, GraphQLObjectType) and definition(object_type) is not None:
+        if (
+            isinstance(object_type, GraphQLObjectType)
+            and strawberry_definition(object_type) is not None
+        ):
             for field in object_type.fields.values():
-                if not definition(field).is_basic_field:
+                if not strawberry_definition(field).is_basic_field:
                     yield field
 
 
@@ -143,9 +146,9 @@ def _resolve(
     info: GraphQLResolveInfo[Any],
     **arguments: Any,
 ) -> Any:
-    strawberry_field, context = definition(field), info.context
+    strawberry_field, context = strawberry_definition(field), info.context
     if is_link(strawberry_field) and strawberry_field.python_name in vars(source):
         return original_resolver(source, info, **arguments)
-    if context.random.at("how", *info.path.as_list()).happens(0.5):
+    if context.random.derive("how", *info.path.as_list()).happens(0.5):
         return context.generator.track_coroutine(context.resolve_field_later(info, arguments))
     return context.resolve_field(info, arguments)

@@ -21,8 +21,8 @@ from graphql import (
 )
 
 from bench.load import documents
-from tests.support.differential.random_documents import Author
-from tests.support.differential.random_values import Dice
+from tests.support.differential.random_documents import DocumentGenerator
+from tests.support.differential.random_values import PathRandom
 
 PROJECT_FOLDER = Path(__file__).parents[3]
 GRAPHQL_BLOCK = re.compile(r"^```graphql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,7 +33,7 @@ EXAMPLES_FILE = PROJECT_FOLDER / "graph" / "static" / "examples.json"
 class ProjectQuery:
     """A query in a file of this project."""
 
-    place: str
+    location: str
     document: DocumentNode
 
     @property
@@ -61,7 +61,7 @@ def document_candidates() -> Iterator[tuple[str, str]]:
                 yield f"{file.name}:{node.lineno}", node.value
 
 
-def queries(schema: GraphQLSchema) -> list[ProjectQuery]:
+def load_queries(schema: GraphQLSchema) -> list[ProjectQuery]:
     """Load the distinct queries that are valid for the schema."""
     query_by_text: dict[str, ProjectQuery] = {}
     for location, text in document_candidates():
@@ -83,11 +83,11 @@ def queries(schema: GraphQLSchema) -> list[ProjectQuery]:
     return list(query_by_text.values())
 
 
-def values(
-    schema: GraphQLSchema, query: ProjectQuery, known_ids: dict[str, str], random: Dice
+def variable_values(
+    schema: GraphQLSchema, query: ProjectQuery, known_ids: dict[str, str], random: PathRandom
 ) -> dict[str, Any]:
     """Generate variables; the ids are of existing objects."""
-    generator, variables = Author(schema, random.seed), {}
+    generator, variables = DocumentGenerator(schema, random.seed), {}
     for variable in query.operation.variable_definitions or ():
         name = variable.variable.name.value
         variable_type = type_from_ast(schema, variable.type)
@@ -97,7 +97,7 @@ def values(
         if (variable.default_value or not required) and random.happens(0.5):
             continue
         variables[name] = _variable_value(
-            name, str(variable_type), generator.input(variable_type, 2), known_ids
+            name, str(variable_type), generator.input_value(variable_type, 2), known_ids
         )
     return variables
 

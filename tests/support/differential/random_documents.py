@@ -24,7 +24,7 @@ from graphql import (
     is_required_input_field,
 )
 
-from tests.support.differential.random_values import Dice, definition
+from tests.support.differential.random_values import PathRandom, strawberry_definition
 
 LEVELS_AND_WIDTHS = [(2, 6), (3, 5), (3, 8), (4, 4), (5, 3), (6, 2), (14, 1)]
 MAX_ROOT_FIELDS = 3
@@ -88,12 +88,12 @@ def graphql_literal(value: Any, input_type: Any) -> str:
             return orjson.dumps(value).decode()
 
 
-class Author:
+class DocumentGenerator:
     """Generates one document. Fields never conflict: a response name belongs to one field."""
 
     def __init__(self, schema: GraphQLSchema, seed: int) -> None:
         self.schema = schema
-        self.random = Dice(seed)
+        self.random = PathRandom(seed)
         self.field_key_by_response_name: dict[str, tuple[str, ...]] = {}
         self.variables: dict[str, VariableDefinition] = {}
         self.fragments: dict[str, tuple[str, str, int]] = {}  # name: type, text, levels
@@ -187,7 +187,7 @@ class Author:
         return f"({', '.join(arguments)})" if arguments else ""
 
     def _argument(self, argument_type: Any, *, has_default: bool) -> str:
-        value = self.input(argument_type, 3)
+        value = self.input_value(argument_type, 3)
         if self.random.happens(0.6):
             return graphql_literal(value, argument_type)
         name, declared_type = f"v{len(self.variables)}", str(argument_type)
@@ -198,7 +198,7 @@ class Author:
         self.variables[name] = VariableDefinition(declared_type, default, argument_type)
         return f"${name}"
 
-    def input(self, input_type: Any, levels: int) -> Any:
+    def input_value(self, input_type: Any, levels: int) -> Any:
         """A JSON value for an input type."""
         if is_non_null_type(input_type):
             input_type = input_type.of_type
@@ -206,7 +206,7 @@ class Author:
             return None
         if is_list_type(input_type):
             return [
-                self.input(input_type.of_type, levels - 1)
+                self.input_value(input_type.of_type, levels - 1)
                 for _ in range(self.random.integer_below(3))
             ]
         if isinstance(input_type, GraphQLEnumType):
@@ -214,15 +214,15 @@ class Author:
         if not is_input_object_type(input_type):
             return self.random.choice(INPUT_SAMPLES[input_type.name])
         # lexicographic_sort_schema drops is_one_of
-        if input_type.is_one_of or definition(input_type).is_one_of:
+        if input_type.is_one_of or strawberry_definition(input_type).is_one_of:
             name = self.random.choice(list(input_type.fields))
             member_type = input_type.fields[name].type
             value = None
             while value is None:
-                value = self.input(member_type, levels - 1)
+                value = self.input_value(member_type, levels - 1)
             return {name: value}
         return {
-            name: self.input(field.type, levels - 1)
+            name: self.input_value(field.type, levels - 1)
             for name, field in input_type.fields.items()
             if is_required_input_field(field) or (levels > 0 and self.random.happens(0.3))
         }
@@ -295,17 +295,19 @@ class Author:
             if is_abstract_type(named_type)
         ]
 
-    def variable_values(self, random: Dice, flag_random: Dice) -> dict[str, Any]:
+    def variable_values(self, random: PathRandom, flag_random: PathRandom) -> dict[str, Any]:
         """Values for the variables: some are missing, null or of a wrong type."""
         values: dict[str, Any] = {}
         for name, variable in self.variables.items():
-            variable_random = (flag_random if variable.type is None else random).at(name)
+            variable_random = (flag_random if variable.type is None else random).derive(name)
             if variable.default and variable_random.happens(0.4):
                 continue
             if variable.type is None:
                 values[name] = variable_random.choice([True, False])
             else:
-                values[name] = Author(self.schema, variable_random.seed).input(variable.type, 3)
+                values[name] = DocumentGenerator(self.schema, variable_random.seed).input_value(
+                    variable.type, 3
+                )
             if not variable.declared_type.endswith("!") and random.happens(0.1):
                 values[name] = None
             if random.happens(0.01):

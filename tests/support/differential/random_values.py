@@ -56,7 +56,7 @@ VIEW_WITHOUT_ROW_SHARE = 0.05  # of views, if values can be odd
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
-class Dice:
+class PathRandom:
     """Random numbers that depend only on a seed and a path, not on the numbers of other paths."""
 
     __slots__ = ("seed", "state")
@@ -64,7 +64,7 @@ class Dice:
     def __init__(self, seed: int) -> None:
         self.seed = self.state = seed & MASK_64_BITS
 
-    def at(self, *path: object) -> "Dice":
+    def derive(self, *path: object) -> "PathRandom":
         """The random numbers of a child path."""
         path_bytes = repr(path).encode()
         mixed_seed = (
@@ -72,7 +72,7 @@ class Dice:
             ^ zlib.adler32(path_bytes)
             ^ self.seed
         )
-        return Dice(mixed_seed * 0x9E3779B97F4A7C15)
+        return PathRandom(mixed_seed * 0x9E3779B97F4A7C15)
 
     def integer_below(self, count: int) -> int:
         self.state = (self.state * 6364136223846793005 + 1442695040888963407) & MASK_64_BITS
@@ -286,17 +286,17 @@ OTHER_ITERABLES: list[Callable[[list[Any]], Any]] = [
 ]
 
 
-def random_text(random: Dice) -> str:
+def random_text(random: PathRandom) -> str:
     return random.choice(["", "a", "Grüße 🦆", 'say "hi"\n', "x" * 40, "\u2028\u0000"])
 
 
-def random_json(random: Dice) -> Any:
+def random_json(random: PathRandom) -> Any:
     return random.choice(
         [{"a": [1, None, {"b": 1.5}]}, [], "text", 7, 2.5, False, {"z": 1, "a": 2}]
     )
 
 
-VALID_VALUES: dict[str, Callable[[Dice], Any]] = {  # by name of the scalar
+VALID_VALUES: dict[str, Callable[[PathRandom], Any]] = {  # by name of the scalar
     "String": random_text,
     "ID": lambda random: random.choice(["1", "msg_AAAAAAAAAAE", ""]),
     "Int": lambda random: random.choice([0, 1, -1, 2**31 - 1, -(2**31)]),
@@ -319,7 +319,7 @@ VALID_VALUES: dict[str, Callable[[Dice], Any]] = {  # by name of the scalar
 }
 
 
-def definition(type_or_field: GraphQLNamedType | GraphQLField) -> Any:
+def strawberry_definition(type_or_field: GraphQLNamedType | GraphQLField) -> Any:
     """The Strawberry definition of a type or field; None if Strawberry didn't define it."""
     return type_or_field.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
 
@@ -345,7 +345,7 @@ def _plain_subclass(cls: type) -> type:
 
 def _python_class(object_type: GraphQLObjectType) -> type:
     """The Python class of an object type. For a generic type, the class without parameters."""
-    strawberry_type = definition(object_type)
+    strawberry_type = strawberry_definition(object_type)
     python_class: type = (strawberry_type.concrete_of or strawberry_type).origin
     return python_class
 
@@ -371,7 +371,7 @@ class ValueGenerator:
         self.source = source  # makes the row or pair that a view reads
         self.coroutines: list[Any] = []  # closed at the end, if nothing has awaited them
 
-    def value(self, value_type: Any, nodes: Sequence[FieldNode], random: Dice) -> Any:
+    def value(self, value_type: Any, nodes: Sequence[FieldNode], random: PathRandom) -> Any:
         """Generate a value of this type, with all fields that the nodes select in it."""
         valid_value, named_type = (
             self._valid_value(value_type, nodes, random),
@@ -389,7 +389,7 @@ class ValueGenerator:
             return random.choice(NEARLY_VALID_VALUES[named_type.name])
         return self.odd_value(valid_value, random)
 
-    def odd_value(self, valid_value: Any, random: Dice) -> Any:
+    def odd_value(self, valid_value: Any, random: PathRandom) -> Any:
         """Generate a value that differs from the valid one, or an error."""
         if random.happens(0.3):
             error = random.choice(ERROR_FACTORIES)()
@@ -407,7 +407,7 @@ class ValueGenerator:
         for coroutine in self.coroutines:
             coroutine.close()
 
-    def _valid_value(self, value_type: Any, nodes: Sequence[FieldNode], random: Dice) -> Any:
+    def _valid_value(self, value_type: Any, nodes: Sequence[FieldNode], random: PathRandom) -> Any:
         if is_non_null_type(value_type):
             value_type = value_type.of_type
         elif random.happens(NULL_SHARE):
@@ -415,16 +415,16 @@ class ValueGenerator:
         if is_list_type(value_type):
             return self._list(value_type.of_type, nodes, random)
         if isinstance(value_type, GraphQLEnumType):
-            return random.choice(list(definition(value_type).wrapped_cls))
+            return random.choice(list(strawberry_definition(value_type).wrapped_cls))
         if is_abstract_type(value_type):
             value_type = random.choice(sorted(self.schema.get_possible_types(value_type), key=str))
         if is_object_type(value_type):
             return self.object(value_type, nodes, random)
         return VALID_VALUES[value_type.name](random)
 
-    def _list(self, item_type: Any, nodes: Sequence[FieldNode], random: Dice) -> Any:
+    def _list(self, item_type: Any, nodes: Sequence[FieldNode], random: PathRandom) -> Any:
         items = [
-            self.value(item_type, nodes, random.at(number))
+            self.value(item_type, nodes, random.derive(number))
             for number in range(random.integer_below(self.max_items + 1))
         ]
         if self.odd_share and random.happens(OTHER_ITERABLE_SHARE):
@@ -432,7 +432,7 @@ class ValueGenerator:
         return items
 
     def object(
-        self, object_type: GraphQLObjectType, nodes: Sequence[FieldNode], random: Dice
+        self, object_type: GraphQLObjectType, nodes: Sequence[FieldNode], random: PathRandom
     ) -> Any:
         """Generate an object of the class of a type, with only the selected attributes."""
         cls = _python_class(object_type)
@@ -444,15 +444,15 @@ class ValueGenerator:
             self.odd_share and random.happens(VIEW_WITHOUT_ROW_SHARE)
         )
         if is_view:
-            instance.row = self.source(self, object_type, selected_fields, random.at("row"))
+            instance.row = self.source(self, object_type, selected_fields, random.derive("row"))
         elif not issubclass(cls, View):
-            instance.row = self.source(self, object_type, {}, random.at("row"))
+            instance.row = self.source(self, object_type, {}, random.derive("row"))
         for name, field_nodes in selected_fields.items():
             field = object_type.fields.get(name)
-            strawberry_field = field and definition(field)
+            strawberry_field = field and strawberry_definition(field)
             if not field or not strawberry_field:
                 continue
-            field_random = random.at(name)
+            field_random = random.derive(name)
             is_linked = is_link(strawberry_field)
             if (strawberry_field.is_basic_field and not is_view) or (
                 is_linked and field_random.happens(PRESET_LINK_SHARE)
@@ -462,17 +462,17 @@ class ValueGenerator:
                 setattr(
                     instance,
                     strawberry_field.python_name,
-                    self.value(field.type, field_nodes, field_random.at("value")),
+                    self.value(field.type, field_nodes, field_random.derive("value")),
                 )
         return instance
 
-    def plain_object(self, object_type: GraphQLObjectType, random: Dice) -> Any:
+    def plain_object(self, object_type: GraphQLObjectType, random: PathRandom) -> Any:
         """Generate an object with all fields that have no resolver."""
         instance: Any = object.__new__(_python_class(object_type))
         for name, field in object_type.fields.items():
-            if definition(field).is_basic_field:
-                value = self.value(field.type, (), random.at(name))
-                setattr(instance, definition(field).python_name, value)
+            if strawberry_definition(field).is_basic_field:
+                value = self.value(field.type, (), random.derive(name))
+                setattr(instance, strawberry_definition(field).python_name, value)
         return instance
 
     def selected_fields(self, nodes: Sequence[FieldNode]) -> dict[str, list[FieldNode]]:

@@ -15,7 +15,12 @@ from mail.mime.mime_tree import json_rows_from_tree
 from mail.mime.parser import parse_structure_and_fields
 from models.store.keyset_pages import Cursor, Page
 from models.users.roles import Scope
-from tests.support.differential.random_values import NULL_SHARE, Dice, definition, random_text
+from tests.support.differential.random_values import (
+    NULL_SHARE,
+    PathRandom,
+    random_text,
+    strawberry_definition,
+)
 
 CURSOR_FACTORIES = [
     lambda row: Cursor("x", row, 7),
@@ -34,17 +39,17 @@ def message_structure() -> bytes:
     return orjson.dumps(json_rows_from_tree(parse_structure_and_fields(MESSAGE)[0]))
 
 
-def name_and_address(random: Dice) -> Any:
+def name_and_address(random: PathRandom) -> Any:
     """A name and an address, as a list or a tuple."""
     parts = [random.choice([None, "Ada", ""]), random.choice(["ada@example.org", None, ""])]
     return tuple(parts) if random.happens(0.3) else parts
 
 
-def names_and_addresses(random: Dice) -> list[Any]:
-    return [name_and_address(random.at(number)) for number in range(random.integer_below(3))]
+def names_and_addresses(random: PathRandom) -> list[Any]:
+    return [name_and_address(random.derive(number)) for number in range(random.integer_below(3))]
 
 
-def attachment_rows(random: Dice) -> list[dict[str, Any]]:
+def attachment_rows(random: PathRandom) -> list[dict[str, Any]]:
     attachment = {
         "part": "2",
         "hash": "00",
@@ -59,7 +64,7 @@ def attachment_rows(random: Dice) -> list[dict[str, Any]]:
     return [attachment] * random.integer_below(3)
 
 
-COLUMNS: Mapping[str, Callable[[Dice], Any]] = {  # columns that derived fields of views read
+COLUMNS: Mapping[str, Callable[[PathRandom], Any]] = {  # columns that derived fields of views read
     "id": lambda random: random.integer_below(2**62),
     "user_id": lambda random: random.integer_below(2**62),
     "shown": lambda random: random.choice(["ada@example.org", "*@example.org", ""]),
@@ -105,7 +110,9 @@ class ColumnField(NamedTuple):
 class GeneratedRow:
     """A row that generates each column at the first read."""
 
-    def __init__(self, generator: Any, random: Dice, fields: Mapping[str, ColumnField]) -> None:
+    def __init__(
+        self, generator: Any, random: PathRandom, fields: Mapping[str, ColumnField]
+    ) -> None:
         self._generator = generator
         self._random = random
         self._fields = fields
@@ -118,7 +125,7 @@ class GeneratedRow:
         return value
 
     def _generate_column(self, name: str) -> Any:
-        column_random = self._random.at("column", name)
+        column_random = self._random.derive("column", name)
         if column_random.happens(self._generator.odd_share / 8):
             raise ValueError(f"no {name} to be had")
         if name in COLUMNS:
@@ -131,7 +138,7 @@ class GeneratedRow:
             return [valid_value] if _is_iterator(value) else value
         if name in self._fields:
             field = self._fields[name]
-            value = self._generator.value(field.type, field.nodes, column_random.at("value"))
+            value = self._generator.value(field.type, field.nodes, column_random.derive("value"))
             return [] if _is_iterator(value) else value
         # the id of a linked row
         return None if column_random.happens(NULL_SHARE) else column_random.integer_below(1000)
@@ -146,10 +153,10 @@ def view_source(
     generator: Any,
     view_type: GraphQLObjectType,
     selected_fields: Mapping[str, Sequence[FieldNode]],
-    random: Dice,
+    random: PathRandom,
 ) -> Any:
     """Generate the source of a view of this type: a row, a pair or a page."""
-    strawberry_type = definition(view_type)
+    strawberry_type = strawberry_definition(view_type)
     python_class = (strawberry_type.concrete_of or strawberry_type).origin
     if python_class is MailAddress:
         return name_and_address(random)
@@ -163,7 +170,7 @@ def view_source(
             generator.value(node_type, selected_fields.get("node", ()), random),
         )
     fields = {
-        definition(field).python_name: ColumnField(field.type, selected_fields[name])
+        strawberry_definition(field).python_name: ColumnField(field.type, selected_fields[name])
         for name, field in view_type.fields.items()
         if name in selected_fields
     }
@@ -174,13 +181,13 @@ def page_source(
     generator: Any,
     view_type: GraphQLObjectType,
     selected_fields: Mapping[str, Sequence[FieldNode]],
-    random: Dice,
+    random: PathRandom,
 ) -> ConnectionSource:
     """Generate a page of a connection. If values can be odd, it can have too few or many items."""
     nodes = list(selected_fields.get("nodes", ()))
     nodes += generator.selected_fields(selected_fields.get("edges", ())).get("node", ())
     if "nodes" in view_type.fields:
-        items = generator.value(_node_type(view_type, "nodes"), nodes, random.at("items"))
+        items = generator.value(_node_type(view_type, "nodes"), nodes, random.derive("items"))
     else:
         items = []
     if "edges" in selected_fields and not isinstance(items, list):

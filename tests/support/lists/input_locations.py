@@ -17,15 +17,15 @@ from graphql import (
 )
 
 from graph.schema import schema as strawberry_schema
-from tests.conftest import Client
-from tests.support.differential.random_values import definition
+from tests.conftest import GraphQLClient
+from tests.support.differential.random_values import strawberry_definition
 
 schema = strawberry_schema._schema  # noqa: SLF001 - the schema of graphql-core
 ERROR_FIELDS = "errors { code path message }"
 
 
 @dataclass(frozen=True)
-class Place:
+class InputLocation:
     """A location of an input type: a root field and the path of an argument or input field."""
 
     root: str
@@ -38,7 +38,7 @@ class Place:
         return f"{self.root}.{self.field}:{'.'.join(self.path)}"
 
 
-def places(input_types: Collection[str]) -> Iterator[Place]:
+def input_locations(input_types: Collection[str]) -> Iterator[InputLocation]:
     """Yield every location of one of these input types in queries and mutations."""
     for root in ("Query", "Mutation", "User", "Mailbox"):
         root_type: Any = schema.type_map[root]
@@ -51,11 +51,11 @@ def places(input_types: Collection[str]) -> Iterator[Place]:
 
 def _locations_in_argument(
     root: str, field: str, path: tuple[str, ...], argument_type: Any, outer_types: tuple[str, ...]
-) -> Iterator[Place]:
+) -> Iterator[InputLocation]:
     input_type: Any = get_named_type(argument_type)
     if not is_input_object_type(input_type) or input_type.name in outer_types:
         return
-    yield Place(root, field, path, input_type.name)
+    yield InputLocation(root, field, path, input_type.name)
     for name, input_field in input_type.fields.items():
         field_path = (
             (*path, name, "0")
@@ -84,7 +84,7 @@ def _value_at_path(value_type: Any, path: tuple[str, ...], inner: Any) -> Any:
         return [_value_at_path(value_type.of_type, path[1:], inner)]
     name, remaining_path = path[0], path[1:]
     required_values = {
-        other_name: sample(input_field.type)
+        other_name: sample_value(input_field.type)
         for other_name, input_field in value_type.fields.items()
         if is_required_input_field(input_field) and other_name != name
     }
@@ -93,22 +93,22 @@ def _value_at_path(value_type: Any, path: tuple[str, ...], inner: Any) -> Any:
     }
 
 
-def sample(value_type: Any) -> Any:
+def sample_value(value_type: Any) -> Any:
     """A valid value of this type."""
     value_type = get_nullable_type(value_type)
     if is_list_type(value_type):
-        return [sample(value_type.of_type)]
+        return [sample_value(value_type.of_type)]
     if is_enum_type(value_type):
         return next(iter(value_type.values))
     if is_leaf_type(value_type):
         return SAMPLE_VALUES[value_type.name]
-    if value_type.is_one_of or definition(value_type).is_one_of:
+    if value_type.is_one_of or strawberry_definition(value_type).is_one_of:
         name = next(iter(value_type.fields))
-        return {name: sample(value_type.fields[name].type)}
+        return {name: sample_value(value_type.fields[name].type)}
     if not any(map(is_required_input_field, value_type.fields.values())):
         return _input_with_one_field(value_type)
     return {
-        field_name: sample(input_field.type)
+        field_name: sample_value(input_field.type)
         for field_name, input_field in value_type.fields.items()
         if is_required_input_field(input_field)
     }
@@ -122,10 +122,10 @@ def _input_with_one_field(input_type: GraphQLInputObjectType) -> dict[str, Any]:
         if str(get_named_type(input_field.type)) == "String"
     ]
     name = next(iter(string_fields or input_type.fields))
-    return {name: sample(input_type.fields[name].type)}
+    return {name: sample_value(input_type.fields[name].type)}
 
 
-def _request_at_location(location: Place, inner: Any) -> tuple[str, dict[str, Any]]:
+def _request_at_location(location: InputLocation, inner: Any) -> tuple[str, dict[str, Any]]:
     """A document and variables that pass this value at the location."""
     root_type: Any = schema.type_map[location.root]
     field: Any = root_type.fields[location.field]
@@ -137,7 +137,7 @@ def _request_at_location(location: Place, inner: Any) -> tuple[str, dict[str, An
     values = {
         name: _value_at_path(argument.type, location.path[1:], inner)
         if name == location.path[0]
-        else sample(argument.type)
+        else sample_value(argument.type)
         for name, argument in arguments
     }
     variable_definitions = ", ".join(f"${name}: {argument.type}" for name, argument in arguments)
@@ -172,14 +172,14 @@ def _count_selection(field: Any) -> str:
     return " ".join(selections)
 
 
-async def answers(
-    clients: list[Client], location: Place, inner: Any
+async def run_at_location(
+    clients: list[GraphQLClient], location: InputLocation, inner: Any
 ) -> tuple[Any, list[tuple[str, Any]]]:
     """Run the request by the first client that may use the field; return value and errors."""
     value, errors = None, list[tuple[str, Any]]()
     for client in clients:
         document, values = _request_at_location(location, inner)
-        response = await client.raw(document, **values)
+        response = await client.execute(document, **values)
         value = response.get("data")
         for name in {"User": ("viewer", "user"), "Mailbox": ("mailbox",)}.get(location.root, ()):
             value = value and value[name]
@@ -192,12 +192,12 @@ async def answers(
     return value, errors
 
 
-def with_member(location: Place, name: str, value: Any) -> dict[str, Any]:
+def input_with_field(location: InputLocation, name: str, value: Any) -> dict[str, Any]:
     """An input for the location with this field and its required fields."""
     input_type: Any = schema.type_map[location.input]
     fields = input_type.fields
     return {
-        field_name: sample(input_field.type)
+        field_name: sample_value(input_field.type)
         for field_name, input_field in fields.items()
         if is_required_input_field(input_field)
     } | {name: value}

@@ -13,14 +13,14 @@ from graphql import (
     is_required_argument,
 )
 
-from tests.support.differential.random_documents import Author, graphql_literal
+from tests.support.differential.random_documents import DocumentGenerator, graphql_literal
 from tests.support.lists.list_rows import SETTINGS
 
 PAGE_ARGUMENTS = ("first", "after", "last", "before")
 USER_SELECTIONS = [f'user(by: {{username: "{name}"}}) {{ %s }}' for name in ("ada", "bob")]
 VIEWER_SELECTION = "viewer { user { %s } }"
 # By type: the selections that contain a list of the type, with %s for the list.
-PARENTS = {
+PARENT_SELECTIONS = {
     "Query": ["%s"],
     "User": [*USER_SELECTIONS, VIEWER_SELECTION],
     "Domain": [
@@ -93,7 +93,7 @@ class ListField:
         return f"{self.parent}.{self.name}"
 
     @property
-    def connected(self) -> bool:
+    def is_connection(self) -> bool:
         """True if the field returns a connection, not a plain list."""
         return "edges" in self.fields
 
@@ -103,9 +103,9 @@ class ListField:
         return dict(named_type.fields)
 
     @property
-    def node(self) -> Any:
+    def node_type(self) -> Any:
         named_type: Any = get_named_type(self.field.type)
-        return get_named_type(named_type.fields["nodes"].type) if self.connected else named_type
+        return get_named_type(named_type.fields["nodes"].type) if self.is_connection else named_type
 
 
 def list_fields(schema: GraphQLSchema) -> Iterator[ListField]:
@@ -116,32 +116,36 @@ def list_fields(schema: GraphQLSchema) -> Iterator[ListField]:
                 yield ListField(parent_type.name, name, field)
 
 
-def selection(list_field: ListField, random: Random) -> str:
+def page_selection(list_field: ListField, random: Random) -> str:
     """A random selection of a page: leaf fields of its nodes, cursors, and sometimes the count."""
     leaves = [
         name
-        for name, field in list_field.node.fields.items()
+        for name, field in list_field.node_type.fields.items()
         if is_leaf_type(get_named_type(field.type))
         and not any(map(is_required_argument, field.args.values()))
     ]
     names = " ".join(
         {*(["id"] if "id" in leaves else []), *random.sample(leaves, min(3, len(leaves)))}
     )
-    if not list_field.connected:
+    if not list_field.is_connection:
         return f"{{ {names} }}"
     count = "totalCount" if random.random() < 0.4 and "totalCount" in list_field.fields else ""
     page_info = "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
     return f"{{ nodes {{ {names} }} edges {{ cursor }} {page_info} {count} }}"
 
 
-def required(schema: GraphQLSchema, list_field: ListField, random: Random) -> dict[str, str]:
+def required_arguments(
+    schema: GraphQLSchema, list_field: ListField, random: Random
+) -> dict[str, str]:
     """Random literals for the required arguments."""
     names = [n for n, a in list_field.field.args.items() if is_required_argument(a)]
     names += ["users"] if list_field.name == "searchLookup" else []  # an administrator has no mail
     return {name: _literal(schema, list_field, name, random) for name in names}
 
 
-def narrowing(schema: GraphQLSchema, list_field: ListField, random: Random) -> dict[str, str]:
+def filter_arguments(
+    schema: GraphQLSchema, list_field: ListField, random: Random
+) -> dict[str, str]:
     """Random literals for the required arguments and for some others that don't select the page."""
     names = [
         name
@@ -149,7 +153,7 @@ def narrowing(schema: GraphQLSchema, list_field: ListField, random: Random) -> d
         if name not in PAGE_ARGUMENTS and random.random() < 0.5
     ]
     chosen = {name: _literal(schema, list_field, name, random) for name in names}
-    return required(schema, list_field, random) | chosen
+    return required_arguments(schema, list_field, random) | chosen
 
 
 def _literal(schema: GraphQLSchema, list_field: ListField, name: str, random: Random) -> str:
@@ -158,11 +162,12 @@ def _literal(schema: GraphQLSchema, list_field: ListField, name: str, random: Ra
         if key in ARGUMENT_VALUES:
             return random.choice(ARGUMENT_VALUES[key])
     return graphql_literal(
-        Author(schema, random.randrange(1 << 30)).input(argument_type, 2), argument_type
+        DocumentGenerator(schema, random.randrange(1 << 30)).input_value(argument_type, 2),
+        argument_type,
     )
 
 
-def paging(list_field: ListField, cursors: list[str], random: Random) -> dict[str, str]:
+def page_arguments(list_field: ListField, cursors: list[str], random: Random) -> dict[str, str]:
     """Random paging arguments for a list with these cursors."""
     is_backward = "last" in list_field.field.args and random.random() < 0.4
     arguments = {"last" if is_backward else "first": str(random.choice([0, 1, 2, 3, 5, 50]))}
@@ -171,7 +176,9 @@ def paging(list_field: ListField, cursors: list[str], random: Random) -> dict[st
     return arguments
 
 
-def call(list_field: ListField, alias: str, literals: dict[str, str], selected: str) -> str:
+def aliased_field(
+    list_field: ListField, alias: str, literals: dict[str, str], selected: str
+) -> str:
     """The field with an alias and arguments."""
     arguments = ", ".join(f"{name}: {value}" for name, value in literals.items())
     return f"{alias}: {list_field.name}({arguments}) {selected}"

@@ -41,7 +41,14 @@ from models.store.columns import UtcDateTime, core_table
 from models.submission.tables import Submission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
-from tests.conftest import Client, Clock, context, make_user, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_user,
+    raw_message,
+)
 
 ROWS_PER_LIST = 6
 FIRST_TIME = datetime(2030, 1, 1, tzinfo=UTC)
@@ -49,7 +56,7 @@ SETTINGS = ("submission.maxRecipients", "undo.window")
 TableClass = type[SQLModel]
 
 
-def placeholder(column: Column[Any], row_number: int) -> Any:
+def placeholder_value(column: Column[Any], row_number: int) -> Any:
     """A value for a column that has no default."""
     column_type: Any = column.type
     if enums := getattr(column_type, "enum_class", None):
@@ -66,7 +73,7 @@ def placeholder(column: Column[Any], row_number: int) -> Any:
 
 
 def _row(
-    world: Environment, table: TableClass, row_number: int, values: dict[str, Any]
+    environment: Environment, table: TableClass, row_number: int, values: dict[str, Any]
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for column in core_table(table).c:
@@ -74,35 +81,35 @@ def _row(
             value = values[column.name]
             row[column.name] = value(row_number) if callable(value) else value
         elif column.name == "id":
-            row["id"] = world.new_id()
+            row["id"] = environment.new_id()
         elif column.default is None and not column.nullable:
-            row[column.name] = placeholder(column, row_number)
+            row[column.name] = placeholder_value(column, row_number)
     return row
 
 
 async def add_rows(
-    world: Environment, table: TableClass, count: int = ROWS_PER_LIST, **values: Any
+    environment: Environment, table: TableClass, count: int = ROWS_PER_LIST, **values: Any
 ) -> list[int]:
     """Insert rows with these values. A callable value gets the number of the row."""
-    rows = [_row(world, table, row_number, values) for row_number in range(count)]
-    async with world.write_session() as session:
+    rows = [_row(environment, table, row_number, values) for row_number in range(count)]
+    async with environment.write_session() as session:
         await (await session.connection()).execute(insert(core_table(table)), rows)
     return [row.get("id", 0) for row in rows]
 
 
-async def _domain_id(world: Environment, name: str) -> int:
-    (row,) = await world.database.read(select(col(Domain.id)).where(col(Domain.name) == name))
+async def _domain_id(environment: Environment, name: str) -> int:
+    (row,) = await environment.database.read(select(col(Domain.id)).where(col(Domain.name) == name))
     return int(row.id)
 
 
-async def fill(ada: Client, bob: Client, clock: Clock) -> None:
+async def add_list_rows(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> None:
     """Add rows for every list of ada, bob, their domain and the platform."""
     await _deliver_messages(ada, bob, clock)
-    assert await index_worker.index_next_batch(ada.world)
-    await receive(ada, raw_message("Waits", body="word1 is not in the index yet"))
-    await _add_user_rows(ada.world, [ada.user.id, bob.user.id])
+    assert await index_worker.index_next_batch(ada.environment)
+    await deliver_to(ada, raw_message("Waits", body="word1 is not in the index yet"))
+    await _add_user_rows(ada.environment, [ada.user.id, bob.user.id])
     await add_rows(
-        ada.world,
+        ada.environment,
         DeliveryTraceStep,
         at=lambda n: FIRST_TIME + timedelta(minutes=n),
         compared="ada@example.org",
@@ -112,17 +119,19 @@ async def fill(ada: Client, bob: Client, clock: Clock) -> None:
         sender_domain="example.com",
     )
     await _add_shares(ada, bob)
-    await _add_domain_and_platform_rows(ada.world, ada.user.id)
+    await _add_domain_and_platform_rows(ada.environment, ada.user.id)
 
 
-async def _deliver_messages(ada: Client, bob: Client, clock: Clock) -> None:
+async def _deliver_messages(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> None:
     """Deliver messages and one thread; move some to other mailboxes, and delete some."""
     first_id = hashlib.sha256(b"Letter 0word0 0").hexdigest()[:16]
     for client in (ada, bob):
-        await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(["Keep", "More"]))
-        keep_mailbox = await client.box("Keep")
+        await mailbox_loaders.create_mailboxes(
+            client_context(client), NewMailboxes(["Keep", "More"])
+        )
+        keep_mailbox = await client.load_mailbox("Keep")
         for number in range(ROWS_PER_LIST):
-            await receive(
+            await deliver_to(
                 client, raw_message(f"Letter {number}", body=f"word{number % 3} {number}")
             )
             clock.tick(seconds=60)
@@ -131,39 +140,41 @@ async def _deliver_messages(ada: Client, bob: Client, clock: Clock) -> None:
             reply = raw_message(
                 "Re: Letter 0", body=f"word{number % 3} answer {number}", References=references
             )
-            await receive(client, reply)
+            await deliver_to(client, reply)
             clock.tick(seconds=60)
         own_messages = select(col(Message.id)).where(col(Message.user_id) == client.user.id)
         ids = [
             row.id
-            for row in await client.world.database.read(own_messages.order_by(col(Message.id)))
+            for row in await client.environment.database.read(
+                own_messages.order_by(col(Message.id))
+            )
         ]
-        await _update_messages(client.world, ids[::3], seen=True, flagged=True)
-        await _update_messages(client.world, ids[10:16], mailbox_id=keep_mailbox.id)
+        await _update_messages(client.environment, ids[::3], seen=True, flagged=True)
+        await _update_messages(client.environment, ids[10:16], mailbox_id=keep_mailbox.id)
         for number, key in enumerate(ids[18:]):
             deleted_columns = {
                 "archived_at": FIRST_TIME + timedelta(days=1, hours=number),
                 "archived_from": "INBOX",
                 "purge_at": FIRST_TIME + timedelta(days=99),
             }
-            await _update_messages(client.world, [key], mailbox_id=None, **deleted_columns)
+            await _update_messages(client.environment, [key], mailbox_id=None, **deleted_columns)
 
 
-async def _update_messages(world: Environment, ids: Sequence[int], **values: Any) -> None:
-    async with world.write_session() as session:
+async def _update_messages(environment: Environment, ids: Sequence[int], **values: Any) -> None:
+    async with environment.write_session() as session:
         message_update = update(core_table(Message)).where(col(Message.id).in_(ids))
         await (await session.connection()).execute(message_update.values(**values))
 
 
-async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
+async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None:
     """Add rows to the lists of users."""
-    domain = await _domain_id(world, "example.org")
+    domain = await _domain_id(environment, "example.org")
     message_query = select(col(Message.blob_id), col(Message.structure), col(Message.size)).limit(1)
-    (message,) = await world.database.read(message_query)
+    (message,) = await environment.database.read(message_query)
     for user in users:
         owner_columns: dict[str, Any] = {"user_id": user, "blob_id": message.blob_id}
         await add_rows(
-            world,
+            environment,
             SecurityEvent,
             action=lambda n: ["LOGIN", "LOGOUT"][n % 2],
             result="SUCCESS",
@@ -172,7 +183,7 @@ async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
         )
         temporary: dict[str, Any] = {"expires_at": FIRST_TIME + timedelta(days=99), "masked": True}
         await add_rows(
-            world,
+            environment,
             Address,
             local=lambda n, user=user: f"t{n}u{user}",
             shown=lambda n, user=user: f"t{n}u{user}@example.org",
@@ -181,21 +192,25 @@ async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
             **temporary,
         )
         await add_rows(
-            world,
+            environment,
             Address,
             local=lambda n, user=user: f"a{n}u{user}",
             shown=lambda n, user=user: f"a{n}u{user}@example.org",
             domain_id=domain,
             **owner_columns,
         )
-        await add_rows(world, Filter, name=lambda n: f"filter {n}", **owner_columns)
-        await add_rows(world, File, content_type="text/plain", **owner_columns)
-        await add_rows(world, SieveScript, content="keep;", **owner_columns)
+        await add_rows(environment, Filter, name=lambda n: f"filter {n}", **owner_columns)
+        await add_rows(environment, File, content_type="text/plain", **owner_columns)
+        await add_rows(environment, SieveScript, content="keep;", **owner_columns)
         await add_rows(
-            world, SavedSearch, filter={"seen": False}, folded=lambda n: f"name{n}", **owner_columns
+            environment,
+            SavedSearch,
+            filter={"seen": False},
+            folded=lambda n: f"name{n}",
+            **owner_columns,
         )
         await add_rows(
-            world,
+            environment,
             QuarantineItem,
             domain_id=domain,
             queue_id=lambda n, user=user: f"q{user}{n}",
@@ -205,19 +220,25 @@ async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
             digest="",
             **owner_columns,
         )
-        await add_rows(world, Contact, key=lambda n: f"address{n}", **owner_columns)
-        await add_rows(world, KeyValue, stream_id=user, store="default", value='"1"', level="")
-        for row_id in (await add_rows(world, Connector, host="imap.example.com", **owner_columns))[
-            :2
-        ]:
-            await add_rows(world, ConnectorRun, connector_id=row_id, **owner_columns)
+        await add_rows(environment, Contact, key=lambda n: f"address{n}", **owner_columns)
+        await add_rows(
+            environment, KeyValue, stream_id=user, store="default", value='"1"', level=""
+        )
+        for row_id in (
+            await add_rows(environment, Connector, host="imap.example.com", **owner_columns)
+        )[:2]:
+            await add_rows(environment, ConnectorRun, connector_id=row_id, **owner_columns)
         for row_id in (
             await add_rows(
-                world, Webhook, types=["messageAdded"], url="https://example.com/", **owner_columns
+                environment,
+                Webhook,
+                types=["messageAdded"],
+                url="https://example.com/",
+                **owner_columns,
             )
         )[:2]:
             await add_rows(
-                world,
+                environment,
                 WebhookDelivery,
                 webhook_id=row_id,
                 number=lambda n: n,
@@ -229,7 +250,7 @@ async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
                 },
             )  # fmt: skip
         submission_ids = await add_rows(
-            world,
+            environment,
             Submission,
             tenant_id=user,
             queue_id=lambda n, user=user: f"s{user}{n}",
@@ -238,7 +259,7 @@ async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
         )
         for row_id in submission_ids:
             await add_rows(
-                world,
+                environment,
                 QueueEntry,
                 1,
                 submission_id=row_id,
@@ -247,23 +268,27 @@ async def _add_user_rows(world: Environment, users: Sequence[int]) -> None:
                 next_at=FIRST_TIME,
                 **owner_columns,
             )
-        for row_id in (await add_rows(world, Audit, username="ada", copied=True, **owner_columns))[
-            :2
-        ]:
-            await add_rows(world, AuditAccess, audit_id=row_id, action="list")
+        for row_id in (
+            await add_rows(environment, Audit, username="ada", copied=True, **owner_columns)
+        )[:2]:
+            await add_rows(environment, AuditAccess, audit_id=row_id, action="list")
             await add_rows(
-                world, AuditCopy, audit_id=row_id, position=lambda n: n + 1, origin_id=lambda n: n
+                environment,
+                AuditCopy,
+                audit_id=row_id,
+                position=lambda n: n + 1,
+                origin_id=lambda n: n,
             )
 
 
-async def _add_shares(ada: Client, bob: Client) -> None:
+async def _add_shares(ada: GraphQLClient, bob: GraphQLClient) -> None:
     """Let ada and bob share mailboxes with each other."""
     for owner, grantee in ((ada, bob), (bob, ada)):
         paths = [f"Shared {number}" for number in range(ROWS_PER_LIST)]
-        await mailbox_loaders.create_mailboxes(context(owner), NewMailboxes(paths))
-        mailbox_ids = [(await owner.box(path)).id for path in paths]
+        await mailbox_loaders.create_mailboxes(client_context(owner), NewMailboxes(paths))
+        mailbox_ids = [(await owner.load_mailbox(path)).id for path in paths]
         await add_rows(
-            owner.world,
+            owner.environment,
             MailboxShare,
             mailbox_id=mailbox_ids.__getitem__,
             user_id=grantee.user.id,
@@ -273,27 +298,27 @@ async def _add_shares(ada: Client, bob: Client) -> None:
         )
 
 
-async def _add_domain_and_platform_rows(world: Environment, user: int) -> None:
+async def _add_domain_and_platform_rows(environment: Environment, user: int) -> None:
     """Add rows to the lists of domains and of the platform."""
-    domain_id = await _domain_id(world, "example.org")
-    other_domain_id = (await add_rows(world, Domain, 2, name=lambda n: f"d{n}.example"))[0]
-    users = [(await make_user(world, f"user{number}")).id for number in range(ROWS_PER_LIST)]
+    domain_id = await _domain_id(environment, "example.org")
+    other_domain_id = (await add_rows(environment, Domain, 2, name=lambda n: f"d{n}.example"))[0]
+    users = [(await make_user(environment, f"user{number}")).id for number in range(ROWS_PER_LIST)]
     for owner_domain_id in (domain_id, other_domain_id):
         await add_rows(
-            world,
+            environment,
             SenderRule,
             place=place_of_domain(owner_domain_id),
             pattern=lambda n: f"p{n}.example",
             domain_id=owner_domain_id,
         )
-        await add_rows(world, BccRule, local=lambda n: f"l{n}", domain_id=owner_domain_id)
+        await add_rows(environment, BccRule, local=lambda n: f"l{n}", domain_id=owner_domain_id)
         await add_rows(
-            world,
+            environment,
             AliasDomain,
             alias=lambda n, owner_domain_id=owner_domain_id: f"alias{n}d{owner_domain_id}.example",
             domain_id=owner_domain_id,
         )
-    await add_rows(world, Domain, name=lambda n: f"more{n}.example")
+    await add_rows(environment, Domain, name=lambda n: f"more{n}.example")
     for table in (
         AdminLogEntry,
         ApiKey,
@@ -303,11 +328,15 @@ async def _add_domain_and_platform_rows(world: Environment, user: int) -> None:
         TlsPolicy,
         Transport,
     ):
-        await add_rows(world, table)
-    await add_rows(world, DkimKey, domain_id=domain_id, public="AAAA")
-    await add_rows(world, RecipientRewrite, target="eve@example.com")
-    await add_rows(world, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
-    await add_rows(world, RateHold, id=users.__getitem__, until=FIRST_TIME + timedelta(days=9))
-    await add_rows(world, Task, user_id=user, kind="export")
+        await add_rows(environment, table)
+    await add_rows(environment, DkimKey, domain_id=domain_id, public="AAAA")
+    await add_rows(environment, RecipientRewrite, target="eve@example.com")
+    await add_rows(environment, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
+    await add_rows(
+        environment, RateHold, id=users.__getitem__, until=FIRST_TIME + timedelta(days=9)
+    )
+    await add_rows(environment, Task, user_id=user, kind="export")
     for setting in SETTINGS:
-        await add_rows(world, SettingChange, key=setting, before={"value": 1}, after={"value": 2})
+        await add_rows(
+            environment, SettingChange, key=setting, before={"value": 1}, after={"value": 2}
+        )

@@ -8,7 +8,7 @@ from mail.mime.header_encoding import NamedAddress
 from resolvers.submission import composition
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import ComposedMessage, SendRequest
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.mail_servers.queue_worker import FAR
 
 DSN_SENDER = "carol@example.net"
@@ -23,19 +23,19 @@ def dsn_fields(message: EmailMessage) -> tuple[Any, list[Any]]:
     return message_fields, recipient_fields
 
 
-async def send_with_dsn_request(ada: Client, *to: NamedAddress) -> int:
+async def send_with_dsn_request(ada: GraphQLClient, *to: NamedAddress) -> int:
     """Send a message that requests DSNs and return the id of its submission."""
     outgoing = SendRequest(to=to or FAR, subject="Hello", text="Hi.", request_dsn=True)
-    result = await submission_create.send_message(context(ada), outgoing)
+    result = await submission_create.send_message(client_context(ada), outgoing)
     assert result.submission is not None
     return int(result.submission.id)
 
 
 async def submit_with_dsn_request(
-    ada: Client, request: DsnRequest, *, sender: str | None = None
+    ada: GraphQLClient, request: DsnRequest, *, sender: str | None = None
 ) -> int:
     """Submit a message with this DSN request for each recipient; return the submission's id."""
-    ctx = context(ada)
+    ctx = client_context(ada)
     account = await composition.read_account(ctx, ada.user.id)
     to = ["carol@example.net", "dave@example.net"]
     requests = dict.fromkeys(to, request)

@@ -93,7 +93,7 @@ def _attributes(size: int) -> bytes:
     return message_with_body(b"text/html", b"<p " + names + b">Hello")
 
 
-SHAPES: dict[str, Callable[[int], bytes]] = {
+EXPENSIVE_SHAPES: dict[str, Callable[[int], bytes]] = {
     "addresses": _field(b"Cc", b"a@b.c, "),
     "addresses in groups": _field(b"Cc", b"g: a@b.c;, "),
     "comments inside comments": _field(b"Cc", b"("),
@@ -168,5 +168,5 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
 
 def expensive_messages(size: int) -> Iterator[tuple[str, bytes]]:
     """Yield a message of each shape, with about `size` bytes."""
-    for name, shape in SHAPES.items():
+    for name, shape in EXPENSIVE_SHAPES.items():
         yield name, shape(size)

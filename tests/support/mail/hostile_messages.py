@@ -35,7 +35,7 @@ def _mixed(*parts: bytes, end: bytes = b"--x--\r\n", parameters: bytes = b"bound
     return message_of_type(b"multipart/mixed; " + parameters, b"".join(parts) + end)
 
 
-def attached(
+def message_with_attachment(
     name: bytes, content: bytes, content_type: bytes = b"application/octet-stream"
 ) -> bytes:
     """A message with this attachment."""
@@ -251,7 +251,7 @@ def _file_name_messages() -> NamedMessages:
         b"%2e%2e%2fx", b" ", b"x.txt.", b"-rf", b"\xff\xfe.bin",
     )  # fmt: skip
     for number, name in enumerate(names):
-        yield f"file name {number}", attached(name, b"content")
+        yield f"file name {number}", message_with_attachment(name, b"content")
 
 
 def _boundary_messages() -> NamedMessages:
@@ -421,7 +421,7 @@ def _attachment_messages() -> NamedMessages:
         "an empty file": (b"empty.bin", b"", b"application/octet-stream"),
     }  # fmt: skip
     for name, (file, content, content_type) in files.items():
-        yield name, attached(file, content, content_type)
+        yield name, message_with_attachment(file, content, content_type)
 
 
 def _deeply_nested_messages() -> NamedMessages:
@@ -514,7 +514,7 @@ FAMILIES: dict[str, Callable[[], NamedMessages]] = {
 }
 
 
-def letters() -> dict[str, bytes]:
+def hostile_messages() -> dict[str, bytes]:
     """All messages, by family and name."""
     return {
         f"{family}: {name}": raw

@@ -9,7 +9,7 @@ from mail.delivery import pipeline
 from mail.envelope.client import SmtpClientInfo
 from mail.recipients import recipient_routes
 from models.runtime.environment import CommittedOptions, Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.dns_zone_server import Zone
 
 FAR_SENDER = "carol@far.example"
@@ -18,29 +18,33 @@ VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { source mailb
   verification { tls { name version } spf dkim dmarc arc authenticationResults } } }"""
 
 
-def use_dns_zone(world: Environment, zone: Zone, **changes: Any) -> None:
+def use_dns_zone(environment: Environment, zone: Zone, **changes: Any) -> None:
     """Let the server resolve names in this zone, with these options."""
     resolver = f"127.0.0.1:{zone.port}"
-    options = replace(world.options, dns_resolver=resolver, hostname="mx.example.org", **changes)
-    world.use_options_unless_outdated(CommittedOptions(options, world.options_position + 1))
+    options = replace(
+        environment.options, dns_resolver=resolver, hostname="mx.example.org", **changes
+    )
+    environment.use_options_unless_outdated(
+        CommittedOptions(options, environment.options_position + 1)
+    )
 
 
 async def deliver_from_peer(
-    client: Client,
+    client: GraphQLClient,
     raw: bytes | Path,
     peer: SmtpClientInfo | None = FAR_PEER,
     sender: str = FAR_SENDER,
 ) -> str:
     """Deliver a message as a listener does and return its id."""
-    mail = await pipeline.read_and_verify_incoming(client.world, raw, sender, peer)
-    recipient = await recipient_routes.accept_recipient(client.world, client.address, sender)
-    (outcome,) = await pipeline.deliver(client.world, mail, [recipient])
+    mail = await pipeline.read_and_verify_incoming(client.environment, raw, sender, peer)
+    recipient = await recipient_routes.accept_recipient(client.environment, client.address, sender)
+    (outcome,) = await pipeline.deliver(client.environment, mail, [recipient])
     if isinstance(outcome, BaseException):
         raise outcome
     return global_ids.encode("Message", outcome.message_id)  # type: ignore[attr-defined]
 
 
-async def message_verification(client: Client, message_id: str) -> dict[str, Any]:
+async def message_verification(client: GraphQLClient, message_id: str) -> dict[str, Any]:
     """The verification of a message, its source and the special use of its mailbox."""
     message = (await client(VERIFICATION_QUERY, id=message_id))["message"]
     return {**message["verification"], "source": message["source"], **message["mailbox"]}

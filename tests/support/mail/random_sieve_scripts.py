@@ -47,7 +47,7 @@ def _command_nodes(inner: some.SearchStrategy[CommandNode]) -> some.SearchStrate
     return some.builds(CommandNode, NAMES, ARGUMENTS, tests, blocks)
 
 
-TREES = some.lists(
+SYNTAX_TREES = some.lists(
     some.recursive(some.builds(CommandNode, NAMES, ARGUMENTS), _command_nodes, max_leaves=6),
     max_size=4,
 ).map(tuple)
@@ -65,7 +65,7 @@ TOKENS = [
     *COMMANDS, *TESTS, "elsif", "else", *_TAGS, *_STRINGS, "(", ")", "{", "}", "[", "]", ",", ";",
     "0", "1", "30", "1K", "9999999999", "\n", "#x\n", "/* x */",
 ]  # fmt: skip
-SOUPS = some.lists(some.sampled_from(TOKENS), max_size=40).map(
+TOKEN_SEQUENCES = some.lists(some.sampled_from(TOKENS), max_size=40).map(
     lambda words: _REQUIRE + " ".join(words)
 )
 
@@ -137,29 +137,29 @@ _TEST_COMBINATORS = ("allof", "anyof", "not")
 _CONTROL_COMMANDS = ("if", "require", "error", "foreverypart", "break", "extracttext")
 
 
-class Writer:
+class RandomSieveWriter:
     """Writes random scripts that mostly compile. A seed always gives the same script."""
 
     def __init__(
         self,
         seed: int,
         *,
-        without: Collection[str] = (),  # commands and tests
-        leave_out: Collection[str] = (),  # tags
+        excluded_commands: Collection[str] = (),  # commands and tests
+        excluded_tags: Collection[str] = (),  # tags
         extensions: Sequence[str] = EXTENSIONS,
     ) -> None:
         self.random = Random(seed)  # noqa: S311
         self.last_tags: set[str] = set()  # the tags of the call that is written
-        self.leave_out, self.extensions = leave_out, extensions
+        self.excluded_tags, self.extensions = excluded_tags, extensions
         tests = [
             signature
             for name, signature in TESTS.items()
-            if name not in (*without, *_TEST_COMBINATORS)
+            if name not in (*excluded_commands, *_TEST_COMBINATORS)
         ]
         commands = [
             signature
             for name, signature in COMMANDS.items()
-            if name not in (*without, *_CONTROL_COMMANDS)
+            if name not in (*excluded_commands, *_CONTROL_COMMANDS)
         ]
         self.tests, self.commands = (
             [signature for signature in signatures if self.is_usable(signature)]
@@ -247,7 +247,7 @@ class Writer:
         """True if scripts can use this tag, command or test."""
         extensions = element.extension or ()
         extensions = (extensions,) if isinstance(extensions, str) else extensions
-        return element.name not in self.leave_out and set(extensions) <= set(self.extensions)
+        return element.name not in self.excluded_tags and set(extensions) <= set(self.extensions)
 
     def value(
         self, argument_type: ArgumentType, command: str, name: str, match_type: str
@@ -293,4 +293,4 @@ class Writer:
         return by_match_type.get((match_type, name)) or by_owner.get((command, name), ())
 
 
-SCRIPTS = some.integers(0, 2**32).map(lambda seed: Writer(seed).script())
+COMPILING_SCRIPTS = some.integers(0, 2**32).map(lambda seed: RandomSieveWriter(seed).script())

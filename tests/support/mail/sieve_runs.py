@@ -20,8 +20,8 @@ from mail.sieve import (
 )
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone(timedelta(hours=2)))
-ENVELOPE = SieveEnvelope("ada@example.org", "bob+news@example.com")
-LETTER = b"""\
+SAMPLE_ENVELOPE = SieveEnvelope("ada@example.org", "bob+news@example.com")
+SAMPLE_MESSAGE = b"""\
 Received: from a by b; Wed, 04 Mar 2026 01:00:00 +0000
 Received: from c by d; Tue, 03 Mar 2026 23:30:00 -0300
 From: Ada Lovelace <Ada@Example.ORG>
@@ -65,11 +65,11 @@ behind
 """
 
 
-def run(
+def run_script(
     script: str,
-    raw: bytes = LETTER,
+    raw: bytes = SAMPLE_MESSAGE,
     /,
-    envelope: SieveEnvelope = ENVELOPE,
+    envelope: SieveEnvelope = SAMPLE_ENVELOPE,
     now: datetime = NOW,
     **environment: Any,
 ) -> SievePlan:
@@ -80,12 +80,12 @@ def run(
     )
 
 
-def acts(script: str, raw: bytes = LETTER, /, **options: Any) -> list[str]:
+def script_actions(script: str, raw: bytes = SAMPLE_MESSAGE, /, **options: Any) -> list[str]:
     """Run a script and return its actions as strings."""
-    return told(run(script, raw, **options))
+    return action_texts(run_script(script, raw, **options))
 
 
-def told(plan: SievePlan) -> list[str]:
+def action_texts(plan: SievePlan) -> list[str]:
     return [_action_text(action) for action in plan.actions]
 
 
@@ -116,7 +116,7 @@ def _action_text(action: sieve.Action) -> str:
     return " ".join(words)
 
 
-def problems(script: str | bytes) -> list[str]:
+def script_problems(script: str | bytes) -> list[str]:
     """The errors of a script with line, column and message; [] if the script compiles."""
     try:
         sieve.compile_script(script)
@@ -125,8 +125,8 @@ def problems(script: str | bytes) -> list[str]:
     return []
 
 
-def is_true(test: str, *extensions: str, before: str = "", **options: Any) -> bool:
+def is_test_true(test: str, *extensions: str, setup: str = "", **options: Any) -> bool:
     """True if a test is true for SAMPLE_MESSAGE."""
     extension_list = ", ".join(f'"{name}"' for name in ("fileinto", *extensions))
-    script = f'require [{extension_list}]; {before} if {test} {{ fileinto "yes"; }}'
-    return acts(script, **options) == ["into yes"]
+    script = f'require [{extension_list}]; {setup} if {test} {{ fileinto "yes"; }}'
+    return script_actions(script, **options) == ["into yes"]

@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CertificatePair:
     """A certificate and its private key."""
 
     certificate: x509.Certificate
@@ -39,7 +39,9 @@ class Pair:
         return digest.finalize().hex()
 
 
-def made(*names: str, by: Pair | None = None, days: int = 30, authority: bool = False) -> Pair:
+def make_certificate(
+    *names: str, issuer: CertificatePair | None = None, days: int = 30, is_authority: bool = False
+) -> CertificatePair:
     """Make a certificate for these names, self-signed or signed by `by`; expired if `days` < 0."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
@@ -47,18 +49,20 @@ def made(*names: str, by: Pair | None = None, days: int = 30, authority: bool = 
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(by.certificate.subject if by else subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_after - 60 * DAY)
         .not_valid_after(not_after)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), True)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), True)
     )
-    return Pair(builder.sign(by.key if by else key, hashes.SHA256()), key)
+    return CertificatePair(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 
 
-def shown(folder: Path, certificate: Pair, *chain: Pair) -> ssl.SSLContext:
+def server_tls_context(
+    folder: Path, certificate: CertificatePair, *chain: CertificatePair
+) -> ssl.SSLContext:
     """The TLS context of a server with this certificate and chain."""
     file = folder / f"{certificate.certificate.serial_number}.pem"
     parts = [pair.certificate.public_bytes(Encoding.PEM) for pair in (certificate, *chain)]
@@ -69,7 +73,7 @@ def shown(folder: Path, certificate: Pair, *chain: Pair) -> ssl.SSLContext:
     return context
 
 
-def trusting(*authorities: Pair) -> ssl.SSLContext:
+def client_tls_context(*authorities: CertificatePair) -> ssl.SSLContext:
     """The TLS context of a client that trusts these authorities."""
     context = ssl.create_default_context(cadata=authorities[0].der)
     for authority in authorities[1:]:

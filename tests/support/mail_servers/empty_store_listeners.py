@@ -23,7 +23,7 @@ class Listeners:
     folder: Path
     opened: list[SmtpFamilyListener] = field(default_factory=list)
 
-    def world(self, **components: Any) -> Environment:
+    def environment(self, **components: Any) -> Environment:
         """An environment with the empty database."""
         options = Options(hostname="mx.example.org")
         blobs = FolderStore(self.folder / "blobs")

@@ -121,7 +121,7 @@ async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
     authority, post = Authority(folder), Post()
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
     options = Options(hostname="mx.example.org")
-    world = Environment(database, FolderStore(folder / "blobs"), b"secret", options=options)
+    environment = Environment(database, FolderStore(folder / "blobs"), b"secret", options=options)
     connections_per_network = limits.pop(
         "max_connections_per_network", SmtpListenerConfig().max_connections_per_network
     )
@@ -133,11 +133,11 @@ async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
     )
     listener: SmtpFamilyListener
     if kind == "lmtp":
-        listener = LmtpListener(world, folder / "spool", session_limits, post)
+        listener = LmtpListener(environment, folder / "spool", session_limits, post)
     elif kind == "mx":
-        listener = MxListener(world, folder / "spool", config, MxRules(0, 0), post)
+        listener = MxListener(environment, folder / "spool", config, MxRules(0, 0), post)
     else:
-        listener = SubmissionListener(world, folder / "spool", config, post)
+        listener = SubmissionListener(environment, folder / "spool", config, post)
     await listener.start(host="127.0.0.1", port=0)
     try:
         yield Door(kind, listener, post, authority)

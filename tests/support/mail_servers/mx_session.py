@@ -12,9 +12,9 @@ from tests.support.mail_servers.smtp_client import connect
 
 
 @asynccontextmanager
-async def open_mx_session(world: Environment, tmp_path: Path) -> AsyncGenerator[Neighbour]:
+async def open_mx_session(environment: Environment, tmp_path: Path) -> AsyncGenerator[Neighbour]:
     """Start an MX listener and open a session with it."""
-    listener = MxListener(world, tmp_path / "spool-mx", SmtpListenerConfig())
+    listener = MxListener(environment, tmp_path / "spool-mx", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     client = await connect(listener.port)
     yield client

@@ -22,7 +22,7 @@ from models.store.columns import core_table
 from models.submission.tables import Submission, SubmissionState
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.mail_servers.smtp_and_dns_servers import Server, trust
 
 SLOW = 60.0  # seconds; tests wake the worker instead
@@ -36,11 +36,11 @@ State = DeliveryState
 
 @asynccontextmanager
 async def working(
-    world: Environment, route: OutboundSettings, limits: QueueLimits = PACE
+    environment: Environment, route: OutboundSettings, limits: QueueLimits = PACE
 ) -> AsyncGenerator[asyncio.Event]:
     """Run a queue worker in the background, and stop it at the end."""
     stop = asyncio.Event()
-    task = asyncio.create_task(run_until_stopped(world, route, stop=stop, limits=limits))
+    task = asyncio.create_task(run_until_stopped(environment, route, stop=stop, limits=limits))
     try:
         yield stop
     finally:
@@ -48,26 +48,28 @@ async def working(
         await asyncio.wait_for(task, 10)
 
 
-async def send(client: Client, *recipients: NamedAddress, **fields: Any) -> int:
+async def send(client: GraphQLClient, *recipients: NamedAddress, **fields: Any) -> int:
     """Queue a message and return the id of its submission."""
     request = SendRequest(to=recipients or FAR, subject="Hello", text="Hi.\n.\n..dots\n", **fields)
-    sent = await submission_create.send_message(context(client), request)
+    sent = await submission_create.send_message(client_context(client), request)
     assert sent.submission is not None
     return int(sent.submission.id)
 
 
-async def deliveries(world: Environment, submission_id: int) -> dict[str, Any]:
+async def deliveries(environment: Environment, submission_id: int) -> dict[str, Any]:
     """Read the queue entries of a submission by the local part of the recipient."""
     statement = select(*core_table(QueueEntry).c).where(
         col(QueueEntry.submission_id) == submission_id
     )
-    return {row.recipient.partition("@")[0]: row for row in await world.database.read(statement)}
+    return {
+        row.recipient.partition("@")[0]: row for row in await environment.database.read(statement)
+    }
 
 
-async def state(world: Environment, submission_id: int) -> SubmissionState:
+async def state(environment: Environment, submission_id: int) -> SubmissionState:
     """Read the state of a submission."""
     statement = select(col(Submission.state)).where(col(Submission.id) == submission_id)
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     return SubmissionState(row.state)
 
 
@@ -78,20 +80,20 @@ async def until(is_true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def settled(world: Environment, submission_id: int) -> dict[str, Any]:
+async def settled(environment: Environment, submission_id: int) -> dict[str, Any]:
     """Return the queue entries when each was tried and none has a lease."""
 
     async def is_idle() -> bool:
-        rows = (await deliveries(world, submission_id)).values()
+        rows = (await deliveries(environment, submission_id)).values()
         return all(row.lease is None and row.last_code is not None for row in rows)
 
     await until(is_idle)
-    return await deliveries(world, submission_id)
+    return await deliveries(environment, submission_id)
 
 
-def ring(world: Environment) -> None:
+def ring(environment: Environment) -> None:
     """Wake the queue worker."""
-    world.wakeups.announce({QUEUE: world.new_id()})
+    environment.wakeups.announce({QUEUE: environment.new_id()})
 
 
 def relay(server: Server, query: str = "") -> OutboundSettings:
@@ -101,7 +103,7 @@ def relay(server: Server, query: str = "") -> OutboundSettings:
     )
 
 
-async def inbox(client: Client) -> list[Any]:
+async def inbox(client: GraphQLClient) -> list[Any]:
     """Read the rows of the messages in the inbox."""
     statement = select(
         col(Message.subject),
@@ -110,32 +112,32 @@ async def inbox(client: Client) -> list[Any]:
         col(Message.preview),
         col(Message.bcc),
         col(Message.blob_id),
-    ).where(col(Message.mailbox_id) == (await client.box()).id)
-    return list(await client.world.database.read(statement.order_by(col(Message.id))))
+    ).where(col(Message.mailbox_id) == (await client.load_mailbox()).id)
+    return list(await client.environment.database.read(statement.order_by(col(Message.id))))
 
 
-async def bodies(world: Environment) -> list[bytes]:
+async def bodies(environment: Environment) -> list[bytes]:
     """Read all messages of the queue, byte for byte, the oldest first."""
     columns = col(Submission.id), col(Submission.blob_id)
     messages = []
-    for row in await world.database.read(select(*columns).order_by(col(Submission.id))):
+    for row in await environment.database.read(select(*columns).order_by(col(Submission.id))):
         job: Any = SimpleNamespace(submission_id=row.id, blob_id=row.blob_id)
-        messages.append(await message_body.read_message(world, job))
+        messages.append(await message_body.read_message(environment, job))
     return messages
 
 
-async def blob_of(world: Environment, submission_id: int) -> int:
+async def blob_of(environment: Environment, submission_id: int) -> int:
     """Read the blob id of a submission."""
     statement = select(col(Submission.blob_id)).where(col(Submission.id) == submission_id)
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     return int(row.blob_id)
 
 
 async def is_now(
-    world: Environment, submission_id: int, name: str, expected_state: DeliveryState
+    environment: Environment, submission_id: int, name: str, expected_state: DeliveryState
 ) -> bool:
     """True if the entry of the recipient with this local part is in this state."""
-    return (await deliveries(world, submission_id))[name].state is expected_state
+    return (await deliveries(environment, submission_id))[name].state is expected_state
 
 
 async def wait_for_messages(server: Server, count: int = 1) -> None:

@@ -15,29 +15,31 @@ def exchanged(domain: str, *mx_hosts: str, **options: Any) -> Names:
     return Names(records | options.pop("records", {}), **options)
 
 
-async def transport(world: Environment, destination: str, next_hop: str, **values: Any) -> None:
+async def transport(
+    environment: Environment, destination: str, next_hop: str, **values: Any
+) -> None:
     """Store a transport."""
     row = Transport(
-        id=world.new_id(),
+        id=environment.new_id(),
         destination=destination,
         next_hop=next_hop,
-        created_at=world.now(),
+        created_at=environment.now(),
         **values,
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         session.add(row)
 
 
 async def policy(
-    world: Environment, destination: str, level: TlsPolicyLevel, parameters: str | None = None
+    environment: Environment, destination: str, level: TlsPolicyLevel, parameters: str | None = None
 ) -> None:
     """Store a TLS policy."""
     row = TlsPolicy(
-        id=world.new_id(),
+        id=environment.new_id(),
         destination=destination,
         policy=level,
         parameters=parameters,
-        created_at=world.now(),
+        created_at=environment.now(),
     )
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         session.add(row)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import ERRORS, done
 
 FIELDS = """id address localPart kind name targets main active sendAs isWildcard isCatchAll
@@ -28,44 +28,44 @@ query ($filter: AddressFilter, $first: Int, $after: String, $last: Int, $before:
 """
 
 
-async def create(client: Client, address: str, **fields: Any) -> tuple[Any, list[Any]]:
+async def create(client: GraphQLClient, address: str, **fields: Any) -> tuple[Any, list[Any]]:
     """Create an address and return it with the errors."""
     payload, errors = await done(client, ADDRESS_CREATE, address=address, **fields)
     return payload["address"], errors
 
 
-async def made(client: Client, address: str, **fields: Any) -> Any:
+async def made(client: GraphQLClient, address: str, **fields: Any) -> Any:
     """Create an address and return it; fails on errors."""
     created, errors = await create(client, address, **fields)
     assert errors == []
     return created
 
 
-async def temporary(client: Client, **fields: Any) -> tuple[Any, list[Any]]:
+async def temporary(client: GraphQLClient, **fields: Any) -> tuple[Any, list[Any]]:
     """Create a temporary address and return it with the errors."""
     payload, errors = await done(client, ADDRESS_CREATE_TEMPORARY, **fields)
     return payload["address"], errors
 
 
-async def change(client: Client, *addresses: str, **values: Any) -> tuple[Any, list[Any]]:
+async def change(client: GraphQLClient, *addresses: str, **values: Any) -> tuple[Any, list[Any]]:
     """Change addresses and return them with the errors."""
     refs = [{"address": address} for address in addresses]
     payload, errors = await done(client, ADDRESS_UPDATE, addresses=refs, set=values)
     return payload["addresses"], errors
 
 
-async def delete(client: Client, *rows: Any) -> tuple[Any, list[Any]]:
+async def delete(client: GraphQLClient, *rows: Any) -> tuple[Any, list[Any]]:
     """Delete addresses and return the deleted ids with the errors."""
     payload, errors = await done(client, ADDRESS_DELETE, ids=[row["id"] for row in rows])
     return payload["deletedIds"], errors
 
 
-async def of(client: Client, address: str, *, wild: bool = False) -> Any:
+async def of(client: GraphQLClient, address: str, *, wild: bool = False) -> Any:
     """Read an address as this client sees it."""
     return (await client(ADDRESS, by={"address": address}, wild=wild))["address"]
 
 
-async def names(client: Client, **filter_fields: Any) -> list[str]:
+async def names(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """List the addresses that match a filter."""
     page = (await client(LIST, filter=filter_fields or None))["addresses"]
     assert page["totalCount"] == len(page["nodes"])

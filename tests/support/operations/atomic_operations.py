@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 PAYLOAD_ERRORS = "errors { __typename code message path index }"
 FAILING_RENAME = (
@@ -19,7 +19,7 @@ def entry_field(key: str, *, by: str = "", options: str = "", value: str = "1") 
     return f"{name}keyValueSet(input: {entry_input}) {{ {fields} }}"
 
 
-async def load_key_values(client: Client) -> dict[str, str]:
+async def load_key_values(client: GraphQLClient) -> dict[str, str]:
     """Load the entries of the key-value store of a user."""
     data = await client("{ keyValues(first: 100) { nodes { key value } } }")
     return {entry["key"]: entry["value"] for entry in data["keyValues"]["nodes"]}

@@ -3,8 +3,8 @@
 from typing import Any
 
 from resolvers.admin import tasks
-from tests.conftest import Client
-from tests.support.accounts.user_operations import id_of, run
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import execute_mutation, user_global_id
 
 AUDIT_EXPIRES = "2035-01-01T00:00:00Z"
 AUDIT_FIELDS = """id username start end expires endedAt reason createdBy messageCount size state
@@ -13,18 +13,18 @@ AUDIT_PAYLOAD = f"audit {{ {AUDIT_FIELDS} }}"
 
 
 async def start_audit(
-    administrator: Client, user_client: Client, *, work: bool = True, **fields: Any
+    administrator: GraphQLClient, user_client: GraphQLClient, *, work: bool = True, **fields: Any
 ) -> str:
     """Start an audit of a user and return its id; run its first task if `runs_task` is true."""
-    payload = await run(
+    payload = await execute_mutation(
         administrator,
         "auditCreate",
         AUDIT_PAYLOAD,
-        user={"id": id_of(user_client)},
+        user={"id": user_global_id(user_client)},
         **{"expires": AUDIT_EXPIRES, **fields},
     )
     assert payload["errors"] == []
     if work:
-        assert await tasks.run_next_task(administrator.world)
+        assert await tasks.run_next_task(administrator.environment)
     audit_id: str = payload["audit"]["id"]
     return audit_id

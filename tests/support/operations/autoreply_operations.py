@@ -3,8 +3,8 @@
 from itertools import count
 from typing import Any
 
-from tests.conftest import Client, raw_message
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient, raw_message
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail_servers.lmtp_client import Neighbour
 from tests.support.mail_servers.lmtp_transactions import deliver_message
 from tests.support.operations.address_operations import made
@@ -14,10 +14,10 @@ AUTOREPLY_ADDRESS = "info@example.org"
 AUTOREPLY_SETTINGS = {"enabled": True, "text": "We have it."}
 
 
-async def set_autoreply(client: Client, **settings: Any) -> Any:
+async def set_autoreply(client: GraphQLClient, **settings: Any) -> Any:
     """Turn the autoreply of the signed-in user on."""
     settings = {"enabled": True, "text": "I am away.", **settings}
-    payload = await run(client, "autoreplySet", "autoreplies { id }", set=settings)
+    payload = await execute_mutation(client, "autoreplySet", "autoreplies { id }", set=settings)
     assert payload["errors"] == []
     return payload
 
@@ -40,7 +40,7 @@ async def send_unique_message(
 
 
 async def make_autoreply_address(
-    root: Client, address: str = AUTOREPLY_ADDRESS, **values: Any
+    root: GraphQLClient, address: str = AUTOREPLY_ADDRESS, **values: Any
 ) -> Any:
     """Create an address that forwards to dave@far.example and sends autoreplies."""
     fields = {"targets": ["dave@far.example"], "autoreply": AUTOREPLY_SETTINGS, **values}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
@@ -59,33 +59,33 @@ MUTATIONS_BY_NAME = {
 }
 
 
-async def call(client: Client, name: str, **input_fields: Any) -> Any:
+async def call(client: GraphQLClient, name: str, **input_fields: Any) -> Any:
     """Run a mutation of messages and return its payload."""
     return (await client(MUTATIONS_BY_NAME[name], input=input_fields))[name]
 
 
-async def take_back(client: Client, payload: Any) -> Any:
+async def take_back(client: GraphQLClient, payload: Any) -> Any:
     """Undo a mutation by the token of its payload."""
     return (await client(TAKE_BACK, token=payload["undo"]["token"]))["undo"]
 
 
-async def nodes(client: Client) -> list[Any]:
+async def nodes(client: GraphQLClient) -> list[Any]:
     """List all messages of the signed-in user."""
     messages: list[Any] = (await client(ALL_MESSAGES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     return messages
 
 
-async def keys(client: Client) -> list[str]:
+async def keys(client: GraphQLClient) -> list[str]:
     """List the ids of all messages of the signed-in user."""
     return [node["id"] for node in await nodes(client)]
 
 
-async def places(client: Client) -> dict[str, str]:
+async def places(client: GraphQLClient) -> dict[str, str]:
     """Read the mailbox path of each message by its subject."""
     return {node["subject"]: node["mailbox"]["path"] for node in await nodes(client)}
 
 
-def of(*clients: Client) -> dict[str, Any]:
+def of(*clients: GraphQLClient) -> dict[str, Any]:
     """The selection of these users."""
     return {"usernames": [client.user.username for client in clients]}
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 NAME = "mx.example.org"
 DAY = datetime.timedelta(days=1)
@@ -114,12 +114,12 @@ class Signer:
         return pem_of(self.certificate)
 
 
-async def put(client: Client, **input_fields: Any) -> Any:
+async def put(client: GraphQLClient, **input_fields: Any) -> Any:
     """Run certificateSet and return its payload."""
     return (await client(SET, input=input_fields))["certificateSet"]
 
 
-async def stored(client: Client, name: str = NAME, **options: Any) -> Any:
+async def stored(client: GraphQLClient, name: str = NAME, **options: Any) -> Any:
     """Issue and store a certificate, and return it."""
     certificate, key = Signer().issue(options.pop("names", (name,)), **options)
     payload = await put(client, serverName=name, cert=certificate, privateKey=key)

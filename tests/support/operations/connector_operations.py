@@ -21,7 +21,7 @@ from resolvers.connectors import credentials
 from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
 from resolvers.context import Context
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, dovecot
 
 USER_NUMBERS = iter(range(1_000_000))
@@ -43,9 +43,9 @@ def far(server: DovecotAccount) -> DovecotAccount:
     return server.for_user(f"ada{next(USER_NUMBERS)}")
 
 
-async def connector(client: Client, account: DovecotAccount, **values: Any) -> int:
+async def connector(client: GraphQLClient, account: DovecotAccount, **values: Any) -> int:
     """Store a connector that is due, and return its id."""
-    world, connector_id = client.world, client.world.new_id()
+    environment, connector_id = client.environment, client.environment.new_id()
     protocol = values.get("protocol", ConnectorProtocol.IMAP)
     secret = {"password": values.pop("password", PASSWORD)}
     row = Connector(**{
@@ -58,54 +58,54 @@ async def connector(client: Client, account: DovecotAccount, **values: Any) -> i
         "security": ConnectorSecurity.PLAIN,
         "mechanism": "PLAIN",
         "username": account.user,
-        "secret": credentials.encrypt_secret(world, connector_id, secret),
+        "secret": credentials.encrypt_secret(environment, connector_id, secret),
         "remote_timeout": 10,
-        "created_at": world.now(),
-        "next_run_at": world.now(),
+        "created_at": environment.now(),
+        "next_run_at": environment.now(),
         **values,
     })  # fmt: skip
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         session.add(row)
     return connector_id
 
 
-async def ran(world: Environment, connector_id: int) -> Any:
+async def ran(environment: Environment, connector_id: int) -> Any:
     """Run the due connectors and return the newest run of this one."""
-    worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
+    worker = ConnectorWorker(environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     for task in list(worker.running):
         await task
-    return await newest(world, connector_id)
+    return await newest(environment, connector_id)
 
 
-async def newest(world: Environment, connector_id: int) -> Any:
+async def newest(environment: Environment, connector_id: int) -> Any:
     """Read the newest run of a connector."""
     statement = select(*select_columns(ConnectorRun)).where(
         col(ConnectorRun.connector_id) == connector_id
     )
-    return (await world.database.read(statement.order_by(col(ConnectorRun.id).desc())))[0]
+    return (await environment.database.read(statement.order_by(col(ConnectorRun.id).desc())))[0]
 
 
-async def again(world: Environment, connector_id: int, **values: Any) -> Any:
+async def again(environment: Environment, connector_id: int, **values: Any) -> Any:
     """Run a connector again, with these columns changed."""
-    await changed(world, connector_id, next_run_at=world.now(), **values)
-    return await ran(world, connector_id)
+    await changed(environment, connector_id, next_run_at=environment.now(), **values)
+    return await ran(environment, connector_id)
 
 
-async def changed(world: Environment, connector_id: int, **values: Any) -> None:
+async def changed(environment: Environment, connector_id: int, **values: Any) -> None:
     """Change columns of a connector."""
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         statement = update(Connector).where(col(Connector.id) == connector_id)
         await (await session.connection()).execute(statement.values(values))
 
 
-async def row_of(world: Environment, connector_id: int) -> Any:
+async def row_of(environment: Environment, connector_id: int) -> Any:
     """Read the row of a connector."""
     statement = select(*select_columns(Connector)).where(col(Connector.id) == connector_id)
-    return (await world.database.read(statement))[0]
+    return (await environment.database.read(statement))[0]
 
 
-async def stored(world: Environment) -> dict[str, list[str]]:
+async def stored(environment: Environment) -> dict[str, list[str]]:
     """Read the subjects of messages by mailbox, in the order of delivery."""
     statement = (
         select(col(Mailbox.path), col(Message.subject))
@@ -113,37 +113,37 @@ async def stored(world: Environment) -> dict[str, list[str]]:
         .where(col(Message.archived_at).is_(None))
     )
     subjects: dict[str, list[str]] = {}
-    for row in await world.database.read(statement.order_by(col(Message.id))):
+    for row in await environment.database.read(statement.order_by(col(Message.id))):
         subjects.setdefault(row.path, []).append(row.subject)
     return subjects
 
 
-async def message(world: Environment, subject: str) -> Any:
+async def message(environment: Environment, subject: str) -> Any:
     """Read the row of the only message with this subject."""
     statement = select(*select_columns(Message)).where(col(Message.subject) == subject)
-    (row,) = await world.database.read(statement)
+    (row,) = await environment.database.read(statement)
     return row
 
 
-async def trial(world: Environment, user_id: int, connector_id: int) -> None:
+async def trial(environment: Environment, user_id: int, connector_id: int) -> None:
     """Make the next run of a connector a trial run."""
-    run_id = world.new_id()
-    async with world.write_session() as session:
+    run_id = environment.new_id()
+    async with environment.write_session() as session:
         session.add(
             ConnectorRun(
                 id=run_id,
                 connector_id=connector_id,
                 user_id=user_id,
                 trial=True,
-                created_at=world.now(),
+                created_at=environment.now(),
             )
         )
-    await changed(world, connector_id, run_id=run_id, next_run_at=world.now())
+    await changed(environment, connector_id, run_id=run_id, next_run_at=environment.now())
 
 
-def may(client: Client) -> Context:
+def may(client: GraphQLClient) -> Context:
     """The context of an operation of a user that can have connectors."""
-    operation_context = context(client)
+    operation_context = client_context(client)
     permissions = frozenset({UserPermission.SYNCJOBS})
     return replace(
         operation_context, viewer=replace(operation_context.viewer, permissions=permissions)
@@ -168,13 +168,13 @@ def fault_at_nth_pass(times: int, place: str = "fetched") -> Callable[[str], Non
 
 
 async def run_connectors_until_killed(
-    world: Environment, times: int, place: str = "fetched"
+    environment: Environment, times: int, place: str = "fetched"
 ) -> None:
     """Start the due connector runs, whose process ends at the nth pass of a fault point."""
-    object.__setattr__(world, "reach_fault_point", fault_at_nth_pass(times, place))
-    worker = ConnectorWorker(world, NetworkPolicy(allows_private=True))
+    object.__setattr__(environment, "reach_fault_point", fault_at_nth_pass(times, place))
+    worker = ConnectorWorker(environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     for task in list(worker.running):
         with pytest.raises(ProcessKilled):
             await task
-    object.__setattr__(world, "reach_fault_point", lambda _: None)
+    object.__setattr__(environment, "reach_fault_point", lambda _: None)

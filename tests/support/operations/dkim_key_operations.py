@@ -9,7 +9,7 @@ import dkim
 
 from mail.authentication.dkim import AuthResult, SignedMessage, verify_signatures
 from mail.authentication.dns_queries import MessageDns
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
 from tests.support.operations.domain_operations import ERRORS
 
@@ -35,7 +35,7 @@ query ($query: String, $first: Int, $after: String, $last: Int, $before: String)
 """
 
 
-async def key(client: Client, **input_fields: Any) -> Any:
+async def key(client: GraphQLClient, **input_fields: Any) -> Any:
     """Create a DKIM key, by default of example.org, and return it."""
     payload = (await client(SET, input={"domains": ["example.org"], **input_fields}))["dkimKeySet"]
     assert payload["errors"] == [], payload
@@ -43,7 +43,7 @@ async def key(client: Client, **input_fields: Any) -> Any:
     return created
 
 
-async def both(client: Client, domain: str = "example.org") -> list[Any]:
+async def both(client: GraphQLClient, domain: str = "example.org") -> list[Any]:
     """Create a key of each algorithm."""
     return [
         await key(client, domains=[domain], selector="r"),
@@ -61,10 +61,10 @@ def published(keys: Iterable[Any]) -> Zone:
     return zone(texts(keys))
 
 
-def asks(client: Client, server_address: str) -> None:
+def asks(client: GraphQLClient, server_address: str) -> None:
     """Let the environment of a client ask this DNS server."""
-    options = replace(client.world.options, dns_resolver=server_address)
-    object.__setattr__(client.world, "options", options)
+    options = replace(client.environment.options, dns_resolver=server_address)
+    object.__setattr__(client.environment, "options", options)
 
 
 async def by_us(raw: bytes, records: dict[str, str], now: int) -> list[tuple[str, str, AuthResult]]:

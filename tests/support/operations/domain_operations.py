@@ -13,7 +13,7 @@ from models.users.tables import DomainAdmin, User
 from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
-from tests.conftest import Client, make_key
+from tests.conftest import GraphQLClient, make_api_key
 from tests.support.stores.counter_check import rows
 
 ERRORS = """errors { __typename code message path index
@@ -55,13 +55,13 @@ UNLIMITED = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUse
              "quota": 0}  # fmt: skip
 
 
-async def done(client: Client, document: str, **input_fields: Any) -> tuple[Any, list[Any]]:
+async def done(client: GraphQLClient, document: str, **input_fields: Any) -> tuple[Any, list[Any]]:
     """Run a document with one mutation. Returns its payload without errors, and the errors."""
     payload = next(iter((await client(document, input=input_fields)).values()))
     return payload, payload.pop("errors")
 
 
-async def made(client: Client, name: str, **fields: Any) -> Any:
+async def made(client: GraphQLClient, name: str, **fields: Any) -> Any:
     """Create a domain with limits, and without a DKIM key by default, since keys take time."""
     fields = {"createDkim": False, **LIMITED, **fields}
     payload, errors = await done(client, CREATE, name=name, **fields)
@@ -69,43 +69,45 @@ async def made(client: Client, name: str, **fields: Any) -> Any:
     return payload["domain"]
 
 
-async def of(client: Client, name: str) -> Any:
+async def of(client: GraphQLClient, name: str) -> Any:
     """Read a domain as this client sees it."""
     return (await client(DOMAIN, by={"name": name}))["domain"]
 
 
-async def live(world: Environment, name: str, /, **values: Any) -> User:
+async def live(environment: Environment, name: str, /, **values: Any) -> User:
     """Create a user of any domain."""
     new_user = NewUser(name, address=values.pop("address", name), password_disabled=True, **values)
-    return await creation_create.create_user(Context(world, Viewer(role=Role.ROOT)), new_user)
+    return await creation_create.create_user(Context(environment, Viewer(role=Role.ROOT)), new_user)
 
 
-async def key_of(world: Environment, name: str) -> int:
+async def key_of(environment: Environment, name: str) -> int:
     """Read the id of a domain."""
-    ((domain_id,),) = await rows(world, "SELECT id FROM domains WHERE name = :name", name=name)
+    ((domain_id,),) = await rows(
+        environment, "SELECT id FROM domains WHERE name = :name", name=name
+    )
     return int(domain_id)
 
 
 async def administrator(
-    world: Environment,
+    environment: Environment,
     http: httpx.AsyncClient,
     name: str,
     *domain_names: str,
     permissions: Any = (),
-) -> Client:
+) -> GraphQLClient:
     """Create a DOMAIN_ADMIN with an address in the first of these domains."""
-    user = await live(world, f"{name}@{domain_names[0]}", role=Role.DOMAIN_ADMIN)
-    async with world.write_session() as session:
+    user = await live(environment, f"{name}@{domain_names[0]}", role=Role.DOMAIN_ADMIN)
+    async with environment.write_session() as session:
         permission_values = [AdminPermission(permission).value for permission in permissions]
         await session.exec(
             update(User).where(col(User.id) == user.id).values(admin_permissions=permission_values)
         )
         for domain in domain_names:
-            session.add(DomainAdmin(user_id=user.id, domain_id=await key_of(world, domain)))
-    secret = await make_key(
-        world, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
+            session.add(DomainAdmin(user_id=user.id, domain_id=await key_of(environment, domain)))
+    secret = await make_api_key(
+        environment, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
     )
-    return Client(http, world, user, secret)
+    return GraphQLClient(http, environment, user, secret)
 
 
 def told(errors: list[Any]) -> tuple[Any, ...]:
@@ -115,20 +117,20 @@ def told(errors: list[Any]) -> tuple[Any, ...]:
     return error["code"], error["path"], error["index"], detail
 
 
-async def change(client: Client, name: str, **values: Any) -> tuple[Any, list[Any]]:
+async def change(client: GraphQLClient, name: str, **values: Any) -> tuple[Any, list[Any]]:
     """Change a domain and return the domains with the errors."""
     payload, errors = await done(client, UPDATE, domains=[{"name": name}], set=values)
     return payload["domains"], errors
 
 
-async def names(client: Client, **filter_fields: Any) -> list[str]:
+async def names(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """List the names of the domains that match a filter."""
     page = (await client(LIST, filter=filter_fields or None))["domains"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["name"] for node in page["nodes"]]
 
 
-async def set_domain_columns(world: Environment, **values: Any) -> None:
+async def set_domain_columns(environment: Environment, **values: Any) -> None:
     """Change columns in the rows of all domains."""
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await session.exec(update(Domain).values(**values))

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tests.conftest import Client
-from tests.support.accounts.user_operations import ERRORS, id_of
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import ERROR_FIELDS, user_global_id
 
 QUERY_FIELDS = "from to subject listId text hasAttachment size query header { key value raw } "
 QUERY_FIELDS += "regex { key pattern }"
@@ -25,7 +25,7 @@ NODE = f"query ($id: ID!) {{ filter(id: $id) {{ {FILTER_FIELDS} }} }}"
 
 def _mutation(name: str, payload: str) -> str:
     kind = "IdsInput" if name == "filterDelete" else f"{name[0].upper()}{name[1:]}Input"
-    return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERRORS} }} }}"
+    return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERROR_FIELDS} }} }}"
 
 
 FILTER_CREATE = _mutation("filterCreate", f"filter {{ {FILTER_FIELDS} }}")
@@ -37,47 +37,49 @@ FILTER_IMPORT = _mutation(
 FILTER_APPLY = _mutation("filterApply", "task { id kind state total }")
 
 
-async def create(client: Client, query: Any, action: Any, **input_fields: Any) -> tuple[Any, Any]:
+async def create(
+    client: GraphQLClient, query: Any, action: Any, **input_fields: Any
+) -> tuple[Any, Any]:
     """Create a filter and return it with the errors."""
     input_fields = {"query": query, "action": action, **input_fields}
     payload = (await client(FILTER_CREATE, input=input_fields))["filterCreate"]
     return payload["filter"], payload["errors"]
 
 
-async def made(client: Client, query: Any, action: Any, **fields: Any) -> Any:
+async def made(client: GraphQLClient, query: Any, action: Any, **fields: Any) -> Any:
     """Create a filter and return it; fails on errors."""
     created, errors = await create(client, query, action, **fields)
     assert errors == []
     return created
 
 
-async def change(client: Client, *ids: str, **fields: Any) -> tuple[Any, Any]:
+async def change(client: GraphQLClient, *ids: str, **fields: Any) -> tuple[Any, Any]:
     """Change filters and return them with the errors."""
     payload = (await client(FILTER_UPDATE, input={"ids": ids, "set": fields}))["filterUpdate"]
     return payload["filters"], payload["errors"]
 
 
-async def remove(client: Client, *ids: str) -> Any:
+async def remove(client: GraphQLClient, *ids: str) -> Any:
     """Delete filters and return the payload."""
     return (await client(FILTER_DELETE, input={"ids": ids}))["filterDelete"]
 
 
-async def imported(client: Client, content: str, **fields: Any) -> Any:
+async def imported(client: GraphQLClient, content: str, **fields: Any) -> Any:
     """Import filters from a Sieve script and return the payload."""
     return (await client(FILTER_IMPORT, input={"content": content, **fields}))["filterImport"]
 
 
-async def listed(client: Client, **page: Any) -> Any:
+async def listed(client: GraphQLClient, **page: Any) -> Any:
     """List the filters of the signed-in user, or a page of them."""
     return (await client(FILTERS_QUERY, **page))["viewer"]["user"]["filters"]
 
 
-async def looked_at(client: Client, **arguments: Any) -> Any:
+async def looked_at(client: GraphQLClient, **arguments: Any) -> Any:
     """Test the filters with a message and return the results."""
     return (await client(TEST, **arguments))["filterTest"]
 
 
-async def apply(client: Client, *ids: str, **select: Any) -> tuple[Any, Any]:
+async def apply(client: GraphQLClient, *ids: str, **select: Any) -> tuple[Any, Any]:
     """Apply filters to messages; return the task and the errors."""
     payload = (await client(FILTER_APPLY, input={"ids": ids, "select": select}))["filterApply"]
     return payload["task"], payload["errors"]
@@ -88,6 +90,6 @@ def error_codes_and_paths(errors: Sequence[Any]) -> list[tuple[str, list[str]]]:
     return [(error["code"], error["path"]) for error in errors]
 
 
-def user_ref(client: Client) -> dict[str, str]:
+def user_ref(client: GraphQLClient) -> dict[str, str]:
     """The reference to a user by id."""
-    return {"id": id_of(client)}
+    return {"id": user_global_id(client)}

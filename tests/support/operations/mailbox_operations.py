@@ -8,7 +8,7 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.messages import upload
 from resolvers.messages.upload import NewMessage
-from tests.conftest import Client, context, raw_message
+from tests.conftest import GraphQLClient, client_context, raw_message
 
 MUTATION_ERRORS = "errors { code message path index }"
 MAILBOX_ERRORS = "errors { __typename code path index ... on ValidationError { constraint } }"
@@ -38,13 +38,13 @@ MAILBOX_PATHS = (
 DEFAULT_MAILBOXES = ["INBOX", "Drafts", "Junk", "Sent", "Trash"]
 
 
-async def add_mailboxes(client: Client, *paths: str) -> None:
+async def add_mailboxes(client: GraphQLClient, *paths: str) -> None:
     """Create mailboxes without a request."""
-    await mailbox_loaders.create_mailboxes(context(client), NewMailboxes(paths))
+    await mailbox_loaders.create_mailboxes(client_context(client), NewMailboxes(paths))
 
 
 async def run_mailbox_mutation(
-    client: Client, name: str, selection: str = "mailboxes { path }", **input_fields: Any
+    client: GraphQLClient, name: str, selection: str = "mailboxes { path }", **input_fields: Any
 ) -> Any:
     """Run a mutation of mailboxes and return its payload."""
     input_type = {"mailboxUnsubscribe": "mailboxSubscribe"}.get(name, name)
@@ -55,7 +55,7 @@ async def run_mailbox_mutation(
 
 
 async def create_mailboxes(
-    client: Client, *paths: str, **fields: Any
+    client: GraphQLClient, *paths: str, **fields: Any
 ) -> tuple[list[Any], list[Any]]:
     """Create mailboxes by mutation; return the mailboxes and the errors."""
     payload = (await client(MAILBOX_CREATE, input={"paths": list(paths), **fields}))[
@@ -64,36 +64,38 @@ async def create_mailboxes(
     return payload["mailboxes"], payload["errors"]
 
 
-async def rename_mailbox(client: Client, mailbox: str | dict[str, Any], to: str) -> Any:
+async def rename_mailbox(client: GraphQLClient, mailbox: str | dict[str, Any], to: str) -> Any:
     """Rename a mailbox and return the payload."""
     ref = {"path": mailbox} if isinstance(mailbox, str) else mailbox
     return (await client(MAILBOX_RENAME, mailbox=ref, to=to))["mailboxRename"]
 
 
-async def delete_mailboxes(client: Client, *paths: str, **fields: Any) -> Any:
+async def delete_mailboxes(client: GraphQLClient, *paths: str, **fields: Any) -> Any:
     """Delete mailboxes and return the payload."""
     refs = [{"path": path} for path in paths]
     return (await client(MAILBOX_DELETE, input={"mailboxes": refs, **fields}))["mailboxDelete"]
 
 
-async def list_mailbox_paths(client: Client, **variables: bool) -> list[str]:
+async def list_mailbox_paths(client: GraphQLClient, **variables: bool) -> list[str]:
     """List the paths of the mailboxes of the signed-in user."""
     user = (await client(MAILBOX_PATHS, **variables))["viewer"]["user"]
     return [box["path"] for box in user["mailboxes"]]
 
 
-async def append_unread_messages(client: Client, path: str, *subjects: str) -> None:
+async def append_unread_messages(client: GraphQLClient, path: str, *subjects: str) -> None:
     """Store an unread message for each subject in a mailbox."""
     for subject in subjects:
         message = NewMessage(
             MailboxSelector(path=path), raw_message(subject).decode(), is_seen=False
         )
-        assert await upload.store_message(context(client), message)
+        assert await upload.store_message(client_context(client), message)
 
 
-def context_with_options(client: Client, **options: Any) -> Context:
+def context_with_options(client: GraphQLClient, **options: Any) -> Context:
     """The context of a request in the same store with other options."""
-    environment = replace(client.world, options=replace(client.world.options, **options))
+    environment = replace(
+        client.environment, options=replace(client.environment.options, **options)
+    )
     return Context(
-        environment, Viewer(client.user.id, client.user.role, context(client).viewer.scopes)
+        environment, Viewer(client.user.id, client.user.role, client_context(client).viewer.scopes)
     )

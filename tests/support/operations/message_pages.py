@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 PAGE = """
 query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC,
@@ -16,12 +16,12 @@ query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC,
 """
 
 
-async def page(client: Client, **variables: Any) -> Any:
+async def page(client: GraphQLClient, **variables: Any) -> Any:
     """Read a page of messages."""
     return (await client(PAGE, **variables))["viewer"]["user"]["messages"]
 
 
-async def found(client: Client, **filter_fields: Any) -> list[str]:
+async def found(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """Return the subjects of all messages that a filter finds, sorted."""
     messages = await page(client, filter=filter_fields or None, first=250)
     assert messages["totalCount"] == len(messages["nodes"])

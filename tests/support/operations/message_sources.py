@@ -7,7 +7,7 @@ from email.message import EmailMessage
 from email.utils import getaddresses
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 MESSAGE_UPLOAD = """
 mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
@@ -22,18 +22,18 @@ query ($id: ID!) { message(by: {id: $id}) { source(maxBytes: 16777216) } }
 """
 
 
-async def upload(client: Client, **fields: Any) -> Any:
+async def upload(client: GraphQLClient, **fields: Any) -> Any:
     """Upload a message, by default to Drafts, and return the payload."""
     fields = {"mailbox": {"specialUse": "DRAFTS"}, **fields}
     return (await client(MESSAGE_UPLOAD, input=fields))["messageUpload"]
 
 
-async def source(client: Client, message_id: str) -> str:
+async def source(client: GraphQLClient, message_id: str) -> str:
     """Read the source of a message."""
     return str((await client(MESSAGE_SOURCE_QUERY, id=message_id))["message"]["source"])
 
 
-async def read_back(client: Client, payload: Any) -> EmailMessage:
+async def read_back(client: GraphQLClient, payload: Any) -> EmailMessage:
     """Parse the message of a payload; fails on defects."""
     assert payload["errors"] == []
     raw = await source(client, payload["message"]["id"])
@@ -55,7 +55,7 @@ def names(message: EmailMessage, header: str) -> list[tuple[str, str]]:
     ]
 
 
-async def files(client: Client, payload: Any) -> list[tuple[Any, ...]]:
+async def files(client: GraphQLClient, payload: Any) -> list[tuple[Any, ...]]:
     """Filename, content type, Content-ID and content of each attachment of a message."""
     return [
         (
@@ -67,7 +67,7 @@ async def files(client: Client, payload: Any) -> list[tuple[Any, ...]]:
     ]
 
 
-async def put(client: Client, content: bytes, **headers: str) -> str:
+async def put(client: GraphQLClient, content: bytes, **headers: str) -> str:
     """Upload bytes by HTTP and return the id of the upload."""
     header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
     response = await client.http.post(

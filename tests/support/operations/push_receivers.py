@@ -17,7 +17,7 @@ from mail.recipients import address_resolution
 from mail.storage import message_insert, received_messages
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications.push_worker import PushWorker, start_pushes
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.servers.webhook_receiver import Got, Receiver
 
 PUSH_CHANNELS_PAYLOAD = """channels { id kind active title text senders sendersRegex
@@ -29,15 +29,15 @@ PUSH_CHANNELS_QUERY = """{ viewer { user { pushChannels { id kind active lastErr
   mailboxes { path } } } } }"""
 
 
-def loose(world: Environment, **changes: Any) -> None:
+def loose(environment: Environment, **changes: Any) -> None:
     """Allow push notifications to this machine."""
-    options = replace(world.options, **{"push_private": True, **changes})
-    world.use_options_unless_outdated(CommittedOptions(options, world.options_position))
+    options = replace(environment.options, **{"push_private": True, **changes})
+    environment.use_options_unless_outdated(CommittedOptions(options, environment.options_position))
 
 
-def worker_of(world: Environment, **policy_options: Any) -> PushWorker:
+def worker_of(environment: Environment, **policy_options: Any) -> PushWorker:
     """Make a push worker, as a process has one."""
-    return PushWorker(world, global_ids.encode, NetworkPolicy(**policy_options))
+    return PushWorker(environment, global_ids.encode, NetworkPolicy(**policy_options))
 
 
 async def pump(worker: PushWorker) -> None:
@@ -49,12 +49,12 @@ async def pump(worker: PushWorker) -> None:
         await asyncio.gather(*(push.task for push in worker.served.values()))
 
 
-async def set_(client: Client, **fields: Any) -> Any:
+async def set_(client: GraphQLClient, **fields: Any) -> Any:
     """Run pushChannelSet and return its payload."""
     return (await client(SET, input=fields))["pushChannelSet"]
 
 
-async def made(client: Client, **fields: Any) -> str:
+async def made(client: GraphQLClient, **fields: Any) -> str:
     """Create a push channel and return its id."""
     payload = await set_(client, **fields)
     assert payload["errors"] == []
@@ -62,28 +62,30 @@ async def made(client: Client, **fields: Any) -> str:
     return channel_id
 
 
-async def channel(client: Client) -> Any:
+async def channel(client: GraphQLClient) -> Any:
     """Read the only push channel of a user."""
     (only_channel,) = (await client(PUSH_CHANNELS_QUERY))["viewer"]["user"]["pushChannels"]
     return only_channel
 
 
 async def come(
-    client: Client, subject: str = "Hello", *, into: str = "INBOX", **header_fields: str
+    client: GraphQLClient, subject: str = "Hello", *, into: str = "INBOX", **header_fields: str
 ) -> message_insert.InsertedMessage:
     """Deliver a message from another server to a mailbox, as a filter does."""
     message = await received_messages.parse_storable_message(raw_message(subject, **header_fields))
-    recipient = await address_resolution.load_recipient_below_limits(client.world, client.address)
+    recipient = await address_resolution.load_recipient_below_limits(
+        client.environment, client.address
+    )
     sender = "carol@example.com"
     placement = message_insert.MessagePlacement(
         recipient.user_id,
-        (await client.box(into)).id,
-        client.world.now(),
+        (await client.load_mailbox(into)).id,
+        client.environment.now(),
         envelope_from=sender,
         envelope_to=[recipient.address],
     )
     return await received_messages.store_once_for_recipient(
-        client.world, message, recipient, sender, placement=placement
+        client.environment, message, recipient, sender, placement=placement
     )
 
 

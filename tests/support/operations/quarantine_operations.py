@@ -16,7 +16,7 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import CommittedOptions, Environment
 from models.spam.quarantine import QuarantineItem
 from models.store.columns import ColumnRow, core_table
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.operations.domain_operations import ERRORS
 from tests.support.sample_mutations.mutation_call import Call
 
@@ -50,15 +50,15 @@ WHY = QuarantineReason(
 )
 
 
-async def held(world: Environment) -> list[ColumnRow]:
+async def held(environment: Environment) -> list[ColumnRow]:
     """Read the rows of all quarantined messages, by id."""
     table = core_table(QuarantineItem)
-    async with world.database.engine.connect() as connection:
+    async with environment.database.engine.connect() as connection:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
 
 
 async def hold(
-    client: Client,
+    client: GraphQLClient,
     raw: bytes | str = "Offer",
     reason: QuarantineReason = WHY,
     sender: str = CAROL,
@@ -69,29 +69,31 @@ async def hold(
     A text is the subject of a new message. The default address is that of the client.
     """
     message = raw_message(raw) if isinstance(raw, str) else raw
-    incoming = await pipeline.read_and_verify_incoming(client.world, message, sender)
+    incoming = await pipeline.read_and_verify_incoming(client.environment, message, sender)
     recipient = await address_resolution.load_recipient_below_limits(
-        client.world, address or client.address
+        client.environment, address or client.address
     )
-    await quarantine.quarantine_message(client.world, incoming, recipient, reason)
-    return global_ids.encode("QuarantineItem", (await held(client.world))[-1].id)
+    await quarantine.quarantine_message(client.environment, incoming, recipient, reason)
+    return global_ids.encode("QuarantineItem", (await held(client.environment))[-1].id)
 
 
-async def come(world: Environment, *clients: Client, raw: bytes, sender: str = CAROL) -> list[Any]:
+async def come(
+    environment: Environment, *clients: GraphQLClient, raw: bytes, sender: str = CAROL
+) -> list[Any]:
     """Deliver a message by the listener backend and return the result for each recipient."""
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     recipients = [await backend.accept_recipient(client.address, sender) for client in clients]
     return list(await backend.deliver(raw, recipients, sender))
 
 
-def set_options(world: Environment, **options: Any) -> None:
+def set_options(environment: Environment, **options: Any) -> None:
     """Change options of the environment."""
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, **options), world.options_position + 1)
+    environment.use_options_unless_outdated(
+        CommittedOptions(replace(environment.options, **options), environment.options_position + 1)
     )
 
 
-async def listed(client: Client, **filter_fields: Any) -> list[str]:
+async def listed(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """List the subjects of the quarantined messages that a user sees."""
     page = (await client(LIST, filter=filter_fields or None))["quarantine"]
     subjects = [node["subject"] for node in page["nodes"]]
@@ -99,20 +101,20 @@ async def listed(client: Client, **filter_fields: Any) -> list[str]:
     return subjects
 
 
-async def inbox(client: Client) -> list[str]:
+async def inbox(client: GraphQLClient) -> list[str]:
     """List the subjects of the messages in the INBOX."""
     nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     return [node["subject"] for node in nodes]
 
 
-def stamps(client: Client) -> bytes:
+def stamps(client: GraphQLClient) -> bytes:
     """The header fields that are added before a message from Carol when it is delivered."""
     address = client.address
     recipient_fields = f"Delivered-To: {address}\r\nX-Original-Rcpt: {address}\r\n"
     return f"Return-Path: <{CAROL}>\r\n{recipient_fields}".encode()
 
 
-async def permit(root: Client, *permissions: str) -> None:
+async def permit(root: GraphQLClient, *permissions: str) -> None:
     """Give ada exactly these permissions."""
     input_fields = {"users": {"usernames": ["ada"]}, "permissions": permissions}
     assert (await Call("userPermissionsSet", input_fields)(root))["errors"] == []

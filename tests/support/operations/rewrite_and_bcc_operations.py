@@ -9,7 +9,7 @@ from mail.delivery.listener_backend import LocalBackend
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from tests.conftest import Client, raw_message
+from tests.conftest import GraphQLClient, raw_message
 from tests.support.operations.domain_operations import ERRORS, done
 
 BCC_RULE_FIELDS = "id match bccTo direction domain { name } active createdAt updatedAt"
@@ -46,7 +46,7 @@ REWRITES = RULES.replace("bccRules", "recipientRewrites").replace(
 )
 
 
-async def rule(client: Client, match: str, bcc_to: str, direction: str = "RECIPIENT") -> str:
+async def rule(client: GraphQLClient, match: str, bcc_to: str, direction: str = "RECIPIENT") -> str:
     """Create a BCC rule and return its id."""
     payload, errors = await done(
         client, RULE_CREATE, match=match, bccTo=bcc_to, direction=direction
@@ -55,7 +55,7 @@ async def rule(client: Client, match: str, bcc_to: str, direction: str = "RECIPI
     return str(payload["bccRule"]["id"])
 
 
-async def rewrite(client: Client, match: str, target: str, **fields: Any) -> str:
+async def rewrite(client: GraphQLClient, match: str, target: str, **fields: Any) -> str:
     """Create a recipient rewrite and return its id."""
     payload, errors = await done(client, REWRITE_CREATE, **{"from": match, "to": target, **fields})
     assert errors == []
@@ -63,16 +63,16 @@ async def rewrite(client: Client, match: str, target: str, **fields: Any) -> str
 
 
 async def come(
-    world: Environment, *addresses: str, raw: bytes = b"", sender: str = "carol@example.com"
+    environment: Environment, *addresses: str, raw: bytes = b"", sender: str = "carol@example.com"
 ) -> None:
     """Deliver a message from another server, as LMTP does."""
-    backend = LocalBackend(world)
+    backend = LocalBackend(environment)
     recipients = [await backend.accept_recipient(address, sender) for address in addresses]
     results = await backend.deliver(raw or raw_message("Hello"), recipients, sender)
     assert not [result for result in results if isinstance(result, BaseException)]
 
 
-async def copied(world: Environment) -> list[tuple[str, str]]:
+async def copied(environment: Environment) -> list[tuple[str, str]]:
     """Read the recipients of copies with the envelope senders."""
     statement = (
         select(col(QueueEntry.recipient), col(Submission.envelope_from))
@@ -80,4 +80,6 @@ async def copied(world: Environment) -> list[tuple[str, str]]:
         .where(col(Submission.copy_of).is_not(None))
         .order_by(col(QueueEntry.recipient))
     )
-    return [(row.recipient, row.envelope_from) for row in await world.database.read(statement)]
+    return [
+        (row.recipient, row.envelope_from) for row in await environment.database.read(statement)
+    ]

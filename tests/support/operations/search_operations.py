@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 SEARCH_QUERY = """
 query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: Int,
@@ -14,7 +14,7 @@ query ($users: UserSelection, $query: String, $filter: MessageFilter, $first: In
 """
 
 
-async def search_subjects(client: Client, query: str, **variables: Any) -> list[str]:
+async def search_subjects(client: GraphQLClient, query: str, **variables: Any) -> list[str]:
     """Search messages and return their subjects."""
     messages = (await client(SEARCH_QUERY, query=query, **variables))["messages"]
     assert messages["totalCount"] == len(messages["nodes"])

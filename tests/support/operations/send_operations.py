@@ -6,7 +6,7 @@ from typing import Any
 from mail.mime.header_encoding import NamedAddress
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest, SentMessage
-from tests.conftest import Client, context
+from tests.conftest import GraphQLClient, client_context
 
 MESSAGE_FORWARD = """
 mutation ($input: MessageForwardInput!) { messageForward(input: $input) {
@@ -28,12 +28,12 @@ def forward_errors(payload: Any) -> list[tuple[Any, ...]]:
 
 
 async def send_outgoing_message(
-    client: Client, request: SendRequest = SHORT_MESSAGE, **changes: Any
+    client: GraphQLClient, request: SendRequest = SHORT_MESSAGE, **changes: Any
 ) -> SentMessage:
     """Send a message with these changes, without a request."""
-    return await submission_create.send_message(context(client), replace(request, **changes))
+    return await submission_create.send_message(client_context(client), replace(request, **changes))
 
 
-async def send_with_undo_window(client: Client, **variables: Any) -> Any:
+async def send_with_undo_window(client: GraphQLClient, **variables: Any) -> Any:
     """Send a message that can be undone and return the payload."""
     return (await client(SEND_WITH_UNDO, **variables))["messageSend"]

@@ -9,7 +9,7 @@ from models.admin.settings import SettingValue
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope
 from resolvers.context import Context, Viewer
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 SET = """mutation ($key: String!, $value: JSON, $options: MutationOptions) {
   settingSet(input: {key: $key, value: $value, options: $options}) {
@@ -21,29 +21,29 @@ UNSET = """mutation ($keys: [String!]!) { settingDelete(input: {keys: $keys}) {
 MOST = "submission.maxRecipients"
 
 
-async def put(client: Client, key: str, value: Any, **options: Any) -> Any:
+async def put(client: GraphQLClient, key: str, value: Any, **options: Any) -> Any:
     """Set a setting and return it."""
     payload = (await client(SET, key=key, value=value, options=options))["settingSet"]
     assert payload["errors"] == []
     return payload["setting"]
 
 
-async def refused(client: Client, key: str, value: Any) -> Any:
+async def refused(client: GraphQLClient, key: str, value: Any) -> Any:
     """Return the error of a setting that can't be set; nothing is stored."""
-    stored_before = await stored(client.world)
+    stored_before = await stored(client.environment)
     payload = (await client(SET, key=key, value=value))["settingSet"]
     assert payload["setting"] is None
-    assert await stored(client.world) == stored_before
+    assert await stored(client.environment) == stored_before
     (error,) = payload["errors"]
     return error
 
 
-async def stored(world: Environment) -> dict[str, Any]:
+async def stored(environment: Environment) -> dict[str, Any]:
     """Read all stored settings."""
     statement = select(col(SettingValue.key), col(SettingValue.value))
-    return {row.key: row.value["value"] for row in await world.database.read(statement)}
+    return {row.key: row.value["value"] for row in await environment.database.read(statement)}
 
 
-def operator(world: Environment) -> Context:
+def operator(environment: Environment) -> Context:
     """The context of an operation by ROOT."""
-    return Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    return Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))

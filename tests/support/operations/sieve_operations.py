@@ -3,24 +3,26 @@
 from typing import Any
 
 from models.runtime.environment import Environment
-from tests.conftest import Client
-from tests.support.accounts.user_operations import run
+from tests.conftest import GraphQLClient
+from tests.support.accounts.user_operations import execute_mutation
 from tests.support.stores.counter_check import rows
 
 SHOWN = "scripts { id name content active size requires lastError }"
 SIEVE_PUT_PAYLOAD = f"{SHOWN} warnings {{ code message }}"
 
 
-async def put(client: Client, content: str, *, name: str = "main", activate: bool = True) -> Any:
+async def put(
+    client: GraphQLClient, content: str, *, name: str = "main", activate: bool = True
+) -> Any:
     """Store a Sieve script and return the payload."""
-    payload = await run(
+    payload = await execute_mutation(
         client, "sieveScriptPut", SIEVE_PUT_PAYLOAD, name=name, content=content, activate=activate
     )
     assert payload["errors"] == []
     return payload
 
 
-async def active_script_error(world: Environment) -> Any:
+async def active_script_error(environment: Environment) -> Any:
     """The last error of the active script."""
-    error_rows = await rows(world, "SELECT last_error FROM sieve_scripts WHERE active")
+    error_rows = await rows(environment, "SELECT last_error FROM sieve_scripts WHERE active")
     return error_rows[0][0]

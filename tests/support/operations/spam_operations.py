@@ -10,7 +10,7 @@ from sqlmodel import col
 from models.runtime.environment import Environment
 from models.spam.training import TrainingMessage
 from models.users.roles import Role
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import ERRORS, done
 
 MESSAGE_MOVE = """mutation ($input: MessageMoveInput!) { messageMove(input: $input) {
@@ -25,22 +25,22 @@ SENDER_RULE_CREATE = f"""mutation ($input: SenderRuleCreateInput!) {{
     rules {{ {SENDER_RULE_FIELDS} }} journalCursor {ERRORS} }} }}"""
 
 
-async def message_id_by_subject(client: Client) -> dict[str, str]:
+async def message_id_by_subject(client: GraphQLClient) -> dict[str, str]:
     """The ids of the messages of a user by subject."""
     data = await client("query { messages(first: 50) { nodes { id subject } } }")
     return {node["subject"]: node["id"] for node in data["messages"]["nodes"]}
 
 
-async def move_message_by_subject(client: Client, subject: str, **to: Any) -> None:
+async def move_message_by_subject(client: GraphQLClient, subject: str, **to: Any) -> None:
     """Move the message with this subject to another mailbox."""
     ids = [(await message_id_by_subject(client))[subject]]
     data = await client(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": to})
     assert data["messageMove"]["errors"] == []
 
 
-async def stored_training_verdicts(world: Environment) -> list[bool]:
+async def stored_training_verdicts(environment: Environment) -> list[bool]:
     """Spam or not, for each message that waits for training, by message id."""
-    rows = await world.database.read(
+    rows = await environment.database.read(
         select(col(TrainingMessage.spam)).order_by(col(TrainingMessage.message_id))
     )
     return [row.spam for row in rows]
@@ -57,7 +57,7 @@ class SenderRuleRecipient:
 
 
 async def create_sender_rules(
-    client: Client, scope: Any, *patterns: str, action: str = "BLOCK", **values: Any
+    client: GraphQLClient, scope: Any, *patterns: str, action: str = "BLOCK", **values: Any
 ) -> Any:
     """Create sender rules for these patterns and return them."""
     fields = {"scope": scope, "action": action, "patterns": patterns, **values}

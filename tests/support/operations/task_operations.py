@@ -3,13 +3,13 @@
 from typing import Any
 
 from resolvers.admin import tasks
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 TASK_QUERY = "query ($id: ID!) { task(id: $id) { state done total result error } }"
 
 
-async def run_task(client: Client, task: Any) -> Any:
+async def run_task(client: GraphQLClient, task: Any) -> Any:
     """Run all due tasks and return the task with its state."""
-    while await tasks.run_next_task(client.world):
+    while await tasks.run_next_task(client.environment):
         pass
     return (await client(TASK_QUERY, id=task["id"]))["task"]

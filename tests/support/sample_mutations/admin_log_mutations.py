@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from graph.types import global_ids
-from tests.conftest import Client, receive
+from tests.conftest import GraphQLClient, deliver_to
 from tests.support.sample_mutations import CALLS, Call, connector_mutations
 
-PrepareCall = Callable[[Client, Client], Awaitable[Call]]
+PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[Call]]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class AdminLogExpectation:
     prepare: PrepareCall | None = None  # if the sample call is on the caller's own objects
 
 
-async def _delete_key_of_ada(ada: Client, root: Client) -> Call:
+async def _delete_key_of_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     sample = await (CALLS["apiKeyDelete"])(ada, root)
     return Call(sample.name, sample.input, sample.payload, journaled=False, by_root=True)
 
 
-async def _create_key_for_ada(ada: Client, _root: Client) -> Call:
+async def _create_key_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"name": "reports", "user": {"id": global_ids.encode("User", ada.user.id)}}
     return Call("apiKeyCreate", input_fields, "apiKey { name }", journaled=False, by_root=True)
 
@@ -38,7 +38,7 @@ async def _create_key_for_ada(ada: Client, _root: Client) -> Call:
 def _call_on_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
     """A call on the account ada."""
 
-    async def prepare(ada: Client, _root: Client) -> Call:
+    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> Call:
         users = {"users": {"ids": [global_ids.encode("User", ada.user.id)]}}
         return Call(mutation, {**users, **input_fields}, by_root=True)
 
@@ -48,7 +48,7 @@ def _call_on_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
 def _call_on_shared_entry(name: str, **input_fields: Any) -> PrepareCall:
     """A call on an entry that all users can read."""
 
-    async def prepare(_ada: Client, root: Client) -> Call:
+    async def prepare(_ada: GraphQLClient, root: GraphQLClient) -> Call:
         entry = {"key": "motd", "shared": True}
         payload = await Call("keyValueSet", {**entry, "value": "1"})(root)
         assert payload["errors"] == []
@@ -57,18 +57,18 @@ def _call_on_shared_entry(name: str, **input_fields: Any) -> PrepareCall:
     return prepare
 
 
-async def _create_connector_for_ada(ada: Client, _root: Client) -> Call:
+async def _create_connector_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     user = {"id": global_ids.encode("User", ada.user.id)}
     return Call("connectorCreate", {**connector_mutations.ACCOUNT, "user": user}, by_root=True)
 
 
-async def _import_for_ada(ada: Client, root: Client) -> Call:
+async def _import_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     sample = await CALLS["mailImport"](ada, root)
     users = {"ids": [global_ids.encode("User", ada.user.id)]}
     return Call("mailImport", {**sample.input, "users": users}, by_root=True)
 
 
-async def _set_push_channel_of_ada(ada: Client, _root: Client) -> Call:
+async def _set_push_channel_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     users = {"usernames": [ada.user.username]}
     input_fields = {"users": users, "kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
     return Call("pushChannelSet", input_fields, by_root=True)
@@ -77,14 +77,14 @@ async def _set_push_channel_of_ada(ada: Client, _root: Client) -> Call:
 def _call_on_object_of_ada(name: str) -> PrepareCall:
     """The sample call on an object of ada, by the platform key."""
 
-    async def prepare(ada: Client, root: Client) -> Call:
+    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> Call:
         sample = await CALLS[name](ada, root)
         return Call(sample.name, sample.input, sample.payload, by_root=True)
 
     return prepare
 
 
-async def _reset_password_of_ada(ada: Client, _root: Client) -> Call:
+async def _reset_password_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     return Call("passwordReset", input_fields, "password", by_root=True)
 
@@ -95,28 +95,28 @@ MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
 def _call_on_account_of_ada(name: str, **input_fields: Any) -> PrepareCall:
     """A call on the account ada as `user`, by the platform key."""
 
-    async def prepare(ada: Client, _root: Client) -> Call:
+    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> Call:
         user = {"id": global_ids.encode("User", ada.user.id)}
         return Call(name, {"user": user, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _create_identity_for_ada(ada: Client, _root: Client) -> Call:
+async def _create_identity_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     user = {"id": global_ids.encode("User", ada.user.id)}
     input_fields = {"user": user, "address": ada.address, "name": "Ada"}
     return Call("identityCreate", input_fields, by_root=True)
 
 
-async def _create_filter_for_ada(ada: Client, root: Client) -> Call:
+async def _create_filter_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     return await _sample_call_for_ada("filterCreate", ada, root)
 
 
-async def _import_filters_for_ada(ada: Client, root: Client) -> Call:
+async def _import_filters_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     return await _sample_call_for_ada("filterImport", ada, root)
 
 
-async def _sample_call_for_ada(name: str, ada: Client, root: Client) -> Call:
+async def _sample_call_for_ada(name: str, ada: GraphQLClient, root: GraphQLClient) -> Call:
     sample = await CALLS[name](ada, root)
     user = {"id": global_ids.encode("User", ada.user.id)}
     return Call(sample.name, {**sample.input, "user": user}, by_root=True)
@@ -125,7 +125,7 @@ async def _sample_call_for_ada(name: str, ada: Client, root: Client) -> Call:
 def _call_on_mailbox_of_ada(name: str) -> PrepareCall:
     """A call on a mailbox of ada that exists."""
 
-    async def prepare(ada: Client, root: Client) -> Call:
+    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> Call:
         create = await _call_on_ada("mailboxCreate", paths=["A"])(ada, root)
         assert (await create(root))["errors"] == []
         return await _call_on_ada(name, mailboxes=[{"path": "A"}])(ada, root)
@@ -133,7 +133,7 @@ def _call_on_mailbox_of_ada(name: str) -> PrepareCall:
     return prepare
 
 
-async def _update_mailbox_of_ada(ada: Client, _root: Client) -> Call:
+async def _update_mailbox_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {
         "user": {"id": global_ids.encode("User", ada.user.id)},
         "mailboxes": [{"path": "Sent"}],
@@ -144,9 +144,9 @@ async def _update_mailbox_of_ada(ada: Client, _root: Client) -> Call:
 def _call_on_messages_of_ada(name: str, **input_fields: Any) -> PrepareCall:
     """A call on all messages of ada."""
 
-    async def prepare(ada: Client, _root: Client) -> Call:
-        await receive(ada)
-        await receive(ada, sender="dave@example.com")
+    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+        await deliver_to(ada)
+        await deliver_to(ada, sender="dave@example.com")
         message_selection = {
             "users": {"ids": [global_ids.encode("User", ada.user.id)]},
             "all": True,
@@ -156,25 +156,25 @@ def _call_on_messages_of_ada(name: str, **input_fields: Any) -> PrepareCall:
     return prepare
 
 
-async def _delete_autoreply_of_ada(ada: Client, root: Client) -> Call:
+async def _delete_autoreply_of_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     autoreply = {"set": {"enabled": True, "text": "I am away."}}
     set_autoreply = await _call_on_ada("autoreplySet", **autoreply)(ada, root)
     assert (await set_autoreply(root))["errors"] == []
     return await _call_on_ada("autoreplyDelete")(ada, root)
 
 
-async def _delete_ada(ada: Client, root: Client) -> None:
+async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
     delete = await _call_on_ada("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
 
 
-async def _restore_ada(ada: Client, root: Client) -> Call:
+async def _restore_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     await _delete_ada(ada, root)
     input_fields = {"by": {"id": global_ids.encode("User", ada.user.id)}}
     return Call("userRestore", input_fields, by_root=True)
 
 
-async def _purge_ada(ada: Client, root: Client) -> Call:
+async def _purge_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
     await _delete_ada(ada, root)
     return await _call_on_ada("userPurge")(ada, root)
 
@@ -182,7 +182,7 @@ async def _purge_ada(ada: Client, root: Client) -> Call:
 def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
     """A call on an active Sieve script of ada."""
 
-    async def prepare(ada: Client, root: Client) -> Call:
+    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> Call:
         put_script = await _call_on_ada("sieveScriptPut", name="a", content="keep;", activate=True)(
             ada, root
         )

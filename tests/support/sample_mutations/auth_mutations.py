@@ -2,58 +2,58 @@
 
 from models.auth.credentials import AccessToken
 from models.users.roles import Role
-from tests.conftest import Client, make_client
+from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts import authenticators
 from tests.support.sample_mutations.mutation_call import Call, call
 from tests.support.sample_mutations.user_mutations import user_create
 
 
 @call
-async def api_key_create(_ada: Client, _root: Client) -> Call:
+async def api_key_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("apiKeyCreate", {"name": "reports"}, "apiKey { name }")
 
 
 @call
-async def act_as(ada: Client, _root: Client) -> Call:
-    administrator = await make_client(ada.world, ada.http, "boss", role=Role.ADMIN)
+async def act_as(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    administrator = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
     return Call("actAs", {"user": {"username": "ada"}}, "user { username } scope", by=administrator)
 
 
 @call
-async def api_key_delete(ada: Client, _root: Client) -> Call:
+async def api_key_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("apiKeyDelete", {"ids": [await _create_api_key(ada)]}, "deletedIds")
 
 
 @call
-async def api_key_update(ada: Client, _root: Client) -> Call:
+async def api_key_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"ids": [await _create_api_key(ada)], "name": "y", "active": False}
     return Call("apiKeyUpdate", input_fields, "apiKeys { name active }")
 
 
 @call
-async def auth_cache_flush(_ada: Client, _root: Client) -> Call:
+async def auth_cache_flush(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"users": {"usernames": ["ada"]}}
     return Call("authCacheFlush", input_fields, "entries", journaled=False, by_root=True)
 
 
 @call
-async def app_password_create(_ada: Client, _root: Client) -> Call:
+async def app_password_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("appPasswordCreate", {"description": "Phone"}, "appPassword { description }")
 
 
 @call
-async def app_password_delete(ada: Client, _root: Client) -> Call:
+async def app_password_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("appPasswordDelete", {"ids": [await _create_app_password(ada)]}, "deletedIds")
 
 
 @call
-async def app_password_update(ada: Client, _root: Client) -> Call:
+async def app_password_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"ids": [await _create_app_password(ada)], "active": False}
     return Call("appPasswordUpdate", input_fields, "appPasswords { active }")
 
 
 @call
-async def authenticate(_ada: Client, root: Client) -> Call:
+async def authenticate(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     payload = await (await user_create(_ada, root))(root)
     assert payload["errors"] == []
     input_fields = {"username": "eve@example.org", "password": "correct horse", "token": True}
@@ -61,7 +61,7 @@ async def authenticate(_ada: Client, root: Client) -> Call:
 
 
 @call
-async def custom_two_factor_disable(ada: Client, root: Client) -> Call:
+async def custom_two_factor_disable(ada: GraphQLClient, root: GraphQLClient) -> Call:
     await (await custom_two_factor_enable(ada, root))(root)
     input_fields = {"user": {"username": "ada"}, "options": {"reason": "the application is gone"}}
     payload = "user { enabled2fa }"
@@ -69,24 +69,24 @@ async def custom_two_factor_disable(ada: Client, root: Client) -> Call:
 
 
 @call
-async def custom_two_factor_enable(_ada: Client, _root: Client) -> Call:
+async def custom_two_factor_enable(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"user": {"username": "ada"}}
     return Call("customTwoFactorEnable", input_fields, "user { enabled2fa }", by_root=True)
 
 
 @call
-async def recovery_codes_create(ada: Client, _root: Client) -> Call:
-    proof = {"totp": await authenticators.code_on(ada)}
+async def recovery_codes_create(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    proof = {"totp": await authenticators.enable_totp_and_return_code(ada)}
     return Call("recoveryCodesCreate", {"proof": proof})
 
 
 @call
-async def session_kick(ada: Client, _root: Client) -> Call:
-    now, world = ada.world.now(), ada.world
-    async with world.write_session(ada.user.id) as session:
+async def session_kick(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    now, environment = ada.environment.now(), ada.environment
+    async with environment.write_session(ada.user.id) as session:
         session.add(
             AccessToken(
-                id=world.new_id(),
+                id=environment.new_id(),
                 user_id=ada.user.id,
                 digest="x",
                 auth_version=1,
@@ -99,75 +99,83 @@ async def session_kick(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def token_revoke(_ada: Client, _root: Client) -> Call:
+async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("tokenRevoke", {"all": True}, "revoked", journaled=False)
 
 
 @call
-async def totp_check(ada: Client, _root: Client) -> Call:
-    return Call("totpCheck", {"token": await authenticators.code_on(ada)}, "valid")
+async def totp_check(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    return Call(
+        "totpCheck", {"token": await authenticators.enable_totp_and_return_code(ada)}, "valid"
+    )
 
 
 @call
-async def totp_disable(ada: Client, _root: Client) -> Call:
-    input_fields = {"proof": {"totp": await authenticators.code_on(ada)}}
+async def totp_disable(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    input_fields = {"proof": {"totp": await authenticators.enable_totp_and_return_code(ada)}}
     return Call("totpDisable", input_fields, "user { enabled2fa }")
 
 
 @call
-async def totp_enable(ada: Client, _root: Client) -> Call:
-    code = authenticators.code_of(ada.world, await authenticators.seed_of(ada))
+async def totp_enable(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    code = authenticators.totp_code(ada.environment, await authenticators.create_totp_secret(ada))
     return Call("totpEnable", {"token": code}, "user { enabled2fa }")
 
 
 @call
-async def totp_import(_ada: Client, _root: Client) -> Call:
+async def totp_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
     return Call("totpImport", input_fields, "user { enabled2fa }", by_root=True)
 
 
 @call
-async def totp_setup(_ada: Client, _root: Client) -> Call:
+async def totp_setup(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("totpSetup", {"label": "Ada"})
 
 
 @call
-async def two_factor_disable(ada: Client, _root: Client) -> Call:
-    input_fields = {"proof": {"totp": await authenticators.code_on(ada)}}
+async def two_factor_disable(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    input_fields = {"proof": {"totp": await authenticators.enable_totp_and_return_code(ada)}}
     return Call("twoFactorDisable", input_fields, "user { enabled2fa }")
 
 
 @call
-async def webauthn_challenge(_ada: Client, _root: Client) -> Call:
+async def webauthn_challenge(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("webauthnChallenge", journaled=False)
 
 
 @call
-async def webauthn_check(ada: Client, _root: Client) -> Call:
-    key = await authenticators.key_on(ada)
-    return Call("webauthnCheck", {"response": await authenticators.signed(ada, key)}, "valid")
+async def webauthn_check(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    key = await authenticators.register_security_key(ada)
+    return Call(
+        "webauthnCheck",
+        {"response": await authenticators.make_assertion_response(ada, key)},
+        "valid",
+    )
 
 
 @call
-async def webauthn_delete(ada: Client, _root: Client) -> Call:
-    key = await authenticators.key_on(ada)
-    proof = {"webauthn": await authenticators.signed(ada, key)}
-    return Call("webauthnDelete", {"ids": [key.global_id], "proof": proof}, "deletedIds")
+async def webauthn_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    key = await authenticators.register_security_key(ada)
+    proof = {"webauthn": await authenticators.make_assertion_response(ada, key)}
+    return Call("webauthnDelete", {"ids": [key.node_id], "proof": proof}, "deletedIds")
 
 
 @call
-async def webauthn_register(ada: Client, _root: Client) -> Call:
-    response = await authenticators.made(ada, authenticators.SoftKey())
+async def webauthn_register(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    response = await authenticators.make_registration_response(
+        ada, authenticators.SoftwareAuthenticator()
+    )
     input_fields = {"name": "Blue", "response": response}
     return Call("webauthnRegister", input_fields, "webauthnKey { name } user { enabled2fa }")
 
 
-async def _create_api_key(ada: Client) -> str:
+async def _create_api_key(ada: GraphQLClient) -> str:
     document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } } }'
     return str((await ada(document))["apiKeyCreate"]["apiKey"]["id"])
 
 
-async def _create_app_password(ada: Client) -> str:
+async def _create_app_password(ada: GraphQLClient) -> str:
     data = await ada(
         'mutation { appPasswordCreate(input: {description: "Phone"}) { appPassword { id } } }'
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import Call, call
 
 ACCOUNT: dict[str, Any] = {
@@ -13,7 +13,7 @@ ACCOUNT: dict[str, Any] = {
 }
 
 
-async def made(ada: Client, **fields: Any) -> str:
+async def made(ada: GraphQLClient, **fields: Any) -> str:
     """Create a connector and return its id."""
     payload = await Call("connectorCreate", {**ACCOUNT, **fields}, "connector { id }")(ada)
     assert payload["errors"] == []
@@ -21,34 +21,34 @@ async def made(ada: Client, **fields: Any) -> str:
 
 
 @call
-async def connector_create(_ada: Client, _root: Client) -> Call:
+async def connector_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("connectorCreate", ACCOUNT, "connector { name host running }")
 
 
 @call
-async def connector_update(ada: Client, _root: Client) -> Call:
+async def connector_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"ids": [await made(ada)], "set": {"name": "old account", "active": False}}
     return Call("connectorUpdate", input_fields, "connectors { name active }")
 
 
 @call
-async def connector_delete(ada: Client, _root: Client) -> Call:
+async def connector_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("connectorDelete", {"ids": [await made(ada)]}, "deletedIds")
 
 
 @call
-async def connector_run(ada: Client, _root: Client) -> Call:
+async def connector_run(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("connectorRun", {"ids": [await made(ada)]}, "runs { state trial }")
 
 
 @call
-async def connector_cancel(ada: Client, _root: Client) -> Call:
+async def connector_cancel(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     payload = await Call("connectorRun", {"ids": [await made(ada)]}, "runs { id }")(ada)
     return Call("connectorCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
 
 
 @call
-async def connector_check(_ada: Client, _root: Client) -> Call:
+async def connector_check(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {
         "protocol": "IMAP",
         "security": "TLS",
@@ -61,6 +61,6 @@ async def connector_check(_ada: Client, _root: Client) -> Call:
 
 
 @call
-async def mail_import(_ada: Client, _root: Client) -> Call:
+async def mail_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     source = {"remote": {name: ACCOUNT[name] for name in ("host", "username", "password")}}
     return Call("mailImport", {"source": source}, "run { state } runs { state }")

@@ -3,33 +3,33 @@
 import base64
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import Call, call
 
 RAW = base64.b64encode(bytes(range(32))).decode()
 KEY_INPUT: dict[str, Any] = {"domains": ["example.org"], "privateKey": RAW}
 
 
-async def _create_dkim_key(root: Client, **fields: Any) -> str:
+async def _create_dkim_key(root: GraphQLClient, **fields: Any) -> str:
     payload = await Call("dkimKeySet", KEY_INPUT | fields, "keys { id }")(root)
     return str(payload["keys"][0]["id"])
 
 
 @call
-async def dkim_key_set(_ada: Client, root: Client) -> Call:
+async def dkim_key_set(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     await _create_dkim_key(root, selector="old")  # this key is retired
     return Call("dkimKeySet", KEY_INPUT, "keys { domain selector }", by_root=True)
 
 
 @call
-async def dkim_key_rotate(_ada: Client, root: Client) -> Call:
+async def dkim_key_rotate(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     await _create_dkim_key(root)
     input_fields = {"domains": ["example.org"], "selector": "new"}
     return Call("dkimKeyRotate", input_fields, "keys { domain selector }", by_root=True)
 
 
 @call
-async def dkim_key_activate(ada: Client, root: Client) -> Call:
+async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> Call:
     rotate = await dkim_key_rotate(ada, root)
     payload = await Call(rotate.name, rotate.input, "keys { id }")(root)
     return Call(
@@ -38,7 +38,7 @@ async def dkim_key_activate(ada: Client, root: Client) -> Call:
 
 
 @call
-async def dkim_key_copy(_ada: Client, root: Client) -> Call:
+async def dkim_key_copy(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     await _create_dkim_key(root)
     await Call("domainCreate", {"name": "copied.example"})(root)
     input_fields = {"from": "example.org", "to": ["copied.example"]}
@@ -46,7 +46,7 @@ async def dkim_key_copy(_ada: Client, root: Client) -> Call:
 
 
 @call
-async def dkim_key_delete(_ada: Client, root: Client) -> Call:
+async def dkim_key_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     return Call(
         "dkimKeyDelete", {"ids": [await _create_dkim_key(root)]}, "deletedIds", by_root=True
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import Call, call
 
 FILTER_SELECTION = """{ name order active metaData matchCount queryText actionText
@@ -16,18 +16,18 @@ FILTER_INPUT: dict[str, Any] = {
 
 
 @call
-async def filter_create(_ada: Client, _root: Client) -> Call:
+async def filter_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {**FILTER_INPUT, "action": {**ACTION, "targets": ["eve@example.net"]}}
     return Call("filterCreate", input_fields, f"filter {FILTER_SELECTION}")
 
 
 @call
-async def filter_delete(ada: Client, _root: Client) -> Call:
+async def filter_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("filterDelete", {"ids": [await _create_filter(ada)]}, "deletedIds")
 
 
 @call
-async def filter_import(_ada: Client, _root: Client) -> Call:
+async def filter_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     script = """require ["fileinto", "imap4flags"];
     # Lists
     if header :contains ["from", "sender"] "ada" { addflag "news"; fileinto "INBOX"; stop; }"""
@@ -37,7 +37,7 @@ async def filter_import(_ada: Client, _root: Client) -> Call:
 
 
 @call
-async def filter_update(ada: Client, _root: Client) -> Call:
+async def filter_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     patch = {"name": "All", "query": {"from": None, "size": 5}, "action": {"stop": True}}
     return Call(
         "filterUpdate",
@@ -47,13 +47,13 @@ async def filter_update(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def filter_apply(ada: Client, _root: Client) -> Call:
+async def filter_apply(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     action = {"labels": ["news"], "copyTo": [{"path": "Sent"}], "spam": True}
     payload = await Call("filterCreate", {"query": {}, "action": action}, "filter { id }")(ada)
     input_fields = {"ids": [payload["filter"]["id"]], "select": {"mailbox": {"path": "INBOX"}}}
     return Call("filterApply", input_fields, "task { kind state total }")
 
 
-async def _create_filter(ada: Client) -> str:
+async def _create_filter(ada: GraphQLClient) -> str:
     create = Call("filterCreate", FILTER_INPUT, "filter { id }")
     return str((await create(ada))["filter"]["id"])

@@ -1,13 +1,13 @@
 """Sample calls of mutations of identities."""
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import Call, call
 
 IDENTITIES_SELECTION = "identities { name address default bcc signatureHtml }"
 
 
 @call
-async def identity_create(ada: Client, _root: Client) -> Call:
+async def identity_create(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {
         "address": ada.address,
         "name": "Ada",
@@ -18,19 +18,19 @@ async def identity_create(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def identity_delete(ada: Client, _root: Client) -> Call:
+async def identity_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("identityDelete", {"ids": [await _create_identity(ada)]}, "deletedIds")
 
 
 @call
-async def identity_update(ada: Client, _root: Client) -> Call:
+async def identity_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     patch = {"name": "Ada L.", "signatureHtml": "<b>Ada</b>", "sentMailbox": {"path": "Sent"}}
     return Call(
         "identityUpdate", {"ids": [await _create_identity(ada)], "set": patch}, IDENTITIES_SELECTION
     )
 
 
-async def _create_identity(ada: Client) -> str:
+async def _create_identity(ada: GraphQLClient) -> str:
     input_fields = {"address": ada.address, "name": "Ada"}
     create = Call("identityCreate", input_fields, "identities { id }")
     return str((await create(ada))["identities"][0]["id"])

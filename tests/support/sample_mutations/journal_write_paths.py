@@ -27,9 +27,9 @@ from models.users.tables import User
 from resolvers.admin import tasks
 from resolvers.certificates import acme_worker
 from resolvers.domains import dkim_rotation
-from tests.conftest import Client, Clock, raw_message, receive
-from tests.support.accounts.key_value_operations import limit
-from tests.support.accounts.quota_accounts import bounded, fill
+from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
+from tests.support.accounts.key_value_operations import change_options
+from tests.support.accounts.quota_accounts import receive_messages_of_sizes, set_user_limits
 from tests.support.mail_servers.dns_zone_server import asking
 from tests.support.mail_servers.imap_and_pop3_servers import SECRET, open_at, three
 from tests.support.mail_servers.lmtp_client import connect
@@ -52,17 +52,17 @@ LETTERS = 3
 class Stage:
     """Two accounts with messages, and other objects that a write path needs."""
 
-    ada: Client
-    bob: Client
-    root: Client
-    clock: Clock
+    ada: GraphQLClient
+    bob: GraphQLClient
+    root: GraphQLClient
+    clock: ManualClock
     folder: Path
     stack: AsyncExitStack
     monkeypatch: pytest.MonkeyPatch
 
     @property
-    def world(self) -> Environment:
-        return self.ada.world
+    def environment(self) -> Environment:
+        return self.ada.environment
 
 
 WriteAction = Callable[[], Awaitable[Any]]
@@ -114,7 +114,7 @@ def register_write_path(
 
 async def change(stage: Stage, table: Any, values: dict[str, Any], *conditions: Any) -> None:
     """Change rows without code of the product."""
-    async with stage.world.write_session(stage.ada.user.id, stage.bob.user.id) as session:
+    async with stage.environment.write_session(stage.ada.user.id, stage.bob.user.id) as session:
         await (await session.connection()).execute(
             update(table).where(*conditions).values(**values)
         )
@@ -122,7 +122,7 @@ async def change(stage: Stage, table: Any, values: dict[str, Any], *conditions: 
 
 async def _deliver_by_lmtp(stage: Stage, raw: bytes, *to: str) -> WriteAction:
     listener = await lmtp.start_lmtp_listener(
-        stage.world, "127.0.0.1", 0, spool_folder=stage.folder / "lmtp"
+        stage.environment, "127.0.0.1", 0, spool_folder=stage.folder / "lmtp"
     )
     stage.stack.push_async_callback(listener.close, 1)
     client = await connect(listener.port)
@@ -171,12 +171,12 @@ async def deliver_message_twice(stage: Stage) -> WriteAction:
 
 @register_write_path("LMTP")
 async def deliver_message_near_quota(stage: Stage) -> WriteAction:
-    await bounded(stage.ada, quota=10_000)
-    await fill(stage.ada, 6_000)
+    await set_user_limits(stage.ada, quota=10_000)
+    await receive_messages_of_sizes(stage.ada, 6_000)
     return await _deliver_by_lmtp(stage, raw_message("Full", body="x" * 2_000), stage.ada.address)
 
 
-async def _run_without_errors(client: Client, document: str) -> None:
+async def _run_without_errors(client: GraphQLClient, document: str) -> None:
     (payload,) = (await client(document)).values()
     assert payload["errors"] == []
 
@@ -230,7 +230,7 @@ async def run_filter(stage: Stage) -> WriteAction:
 
 @register_write_path("LMTP")
 async def quarantine_spam(stage: Stage) -> WriteAction:
-    set_options(stage.world, spam_quarantine=75, quarantine_items=1)
+    set_options(stage.environment, spam_quarantine=75, quarantine_items=1)
     await hold(stage.ada, "Earlier")  # it is deleted, since only one is kept
     return await _deliver_by_lmtp(stage, raw_message("Offer", **SPAM), stage.ada.address)
 
@@ -269,8 +269,8 @@ async def _deliver_queue(stage: Stage, replies: dict[str, str]) -> WriteAction:
     submission_id = await send(stage.ada)
 
     async def action() -> None:
-        async with working(stage.world, relay(server)):
-            await settled(stage.world, submission_id)
+        async with working(stage.environment, relay(server)):
+            await settled(stage.environment, submission_id)
 
     return action
 
@@ -297,7 +297,7 @@ async def bounce_message(stage: Stage) -> WriteAction:
 
 
 async def _run_housekeeping(stage: Stage) -> WriteAction:
-    return lambda: housekeeping.run_round(stage.world)
+    return lambda: housekeeping.run_round(stage.environment)
 
 
 @register_write_path("mail.maintenance.housekeeping.run_until_stopped")
@@ -374,13 +374,13 @@ async def return_snoozed_messages(stage: Stage) -> WriteAction:
     }
     assert (await Call("messageUpdate", input_fields)(stage.ada))["errors"] == []
     stage.clock.tick(days=2)
-    return lambda: snooze_worker.return_due_messages(stage.world)
+    return lambda: snooze_worker.return_due_messages(stage.environment)
 
 
 @register_write_path("mail.search.index_worker.run", is_journaled=False)
 async def index_messages(stage: Stage) -> WriteAction:
     async def action() -> None:
-        while await index_worker.index_next_batch(stage.world):
+        while await index_worker.index_next_batch(stage.environment):
             pass
 
     return action
@@ -392,7 +392,7 @@ async def repair_counters(stage: Stage) -> WriteAction:
     await change(stage, Mailbox, wrong_values, col(Mailbox.path) == "INBOX")
 
     async def action() -> None:
-        report = await consistency.check_consistency(stage.world, repair=True)
+        report = await consistency.check_consistency(stage.environment, repair=True)
         assert report.findings
 
     return action
@@ -400,12 +400,12 @@ async def repair_counters(stage: Stage) -> WriteAction:
 
 @register_write_path("the command line", fully_journaled_tables=["mailboxes"])
 async def repair_modseqs(stage: Stage) -> WriteAction:
-    async with stage.world.write_session(stage.ada.user.id) as session:
+    async with stage.environment.write_session(stage.ada.user.id) as session:
         statement = update(Message).where(col(Message.user_id) == stage.ada.user.id)
         await (await session.connection()).execute(statement.values(modseq=10**6))
 
     async def action() -> None:
-        report = await consistency.check_consistency(stage.world, repair=True)
+        report = await consistency.check_consistency(stage.environment, repair=True)
         assert report.findings
 
     return action
@@ -413,11 +413,11 @@ async def repair_modseqs(stage: Stage) -> WriteAction:
 
 @register_write_path("resolvers.notifications.push_worker.run_worker", is_journaled=False)
 async def push_new_message(stage: Stage) -> WriteAction:
-    push_receivers.loose(stage.world)
+    push_receivers.loose(stage.environment)
     receiver = await stage.stack.enter_async_context(webhook_receiver.receiving())
     await push_receivers.made(stage.ada, **push_receivers.http(receiver))
-    await receive(stage.ada, "News")
-    worker = push_receivers.worker_of(stage.world)
+    await deliver_to(stage.ada, "News")
+    worker = push_receivers.worker_of(stage.environment)
 
     async def action() -> None:
         await push_receivers.pump(worker)
@@ -429,7 +429,7 @@ async def push_new_message(stage: Stage) -> WriteAction:
 @register_write_path("mail.scanners.training_worker.run_worker", is_journaled=False)
 async def train_spam_filter(stage: Stage) -> WriteAction:
     receiver = await stage.stack.enter_async_context(webhook_receiver.receiving())
-    limit(stage.world, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+    change_options(stage.environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
     input_fields = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
         "to": {"specialUse": "JUNK"},
@@ -437,7 +437,7 @@ async def train_spam_filter(stage: Stage) -> WriteAction:
     assert (await Call("messageMove", input_fields)(stage.ada))["errors"] == []
 
     async def action() -> None:
-        assert await training_worker.train_batch(stage.world)
+        assert await training_worker.train_batch(stage.environment)
         assert len(receiver.got) == 2
 
     return action
@@ -454,13 +454,13 @@ async def disable_webhook(stage: Stage) -> WriteAction:
 
 
 async def _post_webhook(stage: Stage, response: bytes) -> WriteAction:
-    webhook_receiver.inward(stage.world)
+    webhook_receiver.inward(stage.environment)
     receiver = await stage.stack.enter_async_context(webhook_receiver.receiving())
     receiver.answer = response
     stage.clock.tick(seconds=1)
     await webhook_receiver.made(stage.root, receiver.url, "message.received")
-    await receive(stage.ada, "News")
-    worker = webhook_receiver.worker_of(stage.world)
+    await deliver_to(stage.ada, "News")
+    worker = webhook_receiver.worker_of(stage.environment)
 
     async def action() -> None:
         await webhook_receiver.pump(worker)
@@ -469,9 +469,9 @@ async def _post_webhook(stage: Stage, response: bytes) -> WriteAction:
     return action
 
 
-async def _run_tasks(world: Environment) -> None:
-    assert await tasks.run_next_task(world)
-    while await tasks.run_next_task(world):
+async def _run_tasks(environment: Environment) -> None:
+    assert await tasks.run_next_task(environment)
+    while await tasks.run_next_task(environment):
         pass
 
 
@@ -484,10 +484,10 @@ def register_task_path(
         sample = await CALLS[mutation_name](stage.ada, stage.root)
         sample = replace(sample, input={**sample.input, **fields})
         client = sample.by or (stage.root if sample.by_root else stage.ada)
-        while await tasks.run_next_task(client.world):
+        while await tasks.run_next_task(client.environment):
             pass
         assert (await sample(client))["errors"] == []
-        return lambda: _run_tasks(client.world)
+        return lambda: _run_tasks(client.environment)
 
     ROADS[f"the task {task_kind}"] = Road(prepare, task_kind, is_journaled)
 
@@ -518,10 +518,10 @@ register_task_path("QUEUE_DELETE", "queueDelete", notifySender=True)
 @register_write_path("QUEUE_FLUSH")
 async def flush_large_queue(stage: Stage) -> WriteAction:
     samples = [await CALLS["queueFlush"](stage.ada, stage.root) for _ in range(2)]
-    set_options(stage.world, bulk=1)
+    set_options(stage.environment, bulk=1)
     payload = await replace(samples[0], input={"all": True})(stage.root)
     assert payload["task"] == {"kind": "QUEUE_FLUSH"}
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("USER_DELETE", "users", "addresses", "mailboxes", "messages", "files",
@@ -534,29 +534,29 @@ async def purge_account(stage: Stage) -> WriteAction:
     client = purge.by or (stage.root if purge.by_root else stage.ada)
     assert (await purge(client))["errors"] == []
     stage.clock.tick(days=90)
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("LIMIT_LETTER")
 async def send_quota_warning(stage: Stage) -> WriteAction:
-    await bounded(stage.ada, quota=10_000)
-    await fill(stage.ada, 7_500, 600)
-    return lambda: _run_tasks(stage.world)
+    await set_user_limits(stage.ada, quota=10_000)
+    await receive_messages_of_sizes(stage.ada, 7_500, 600)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("SECURITY_LETTER")
 async def send_password_reset_notice(stage: Stage) -> WriteAction:
     reset = await CALLS["passwordReset"](stage.ada, stage.root)
     assert (await reset(stage.root))["errors"] == []
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("QUARANTINE_LETTER")
 async def send_quarantine_digest(stage: Stage) -> WriteAction:
     await hold(stage.ada)
     stage.clock.tick(days=1)
-    assert await quarantine.insert_due_notification_tasks(stage.world) == 1
-    return lambda: _run_tasks(stage.world)
+    assert await quarantine.insert_due_notification_tasks(stage.environment) == 1
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("resolvers.connectors.worker.run_worker")
@@ -564,7 +564,7 @@ async def fetch_remote_messages(stage: Stage) -> WriteAction:
     remote = await stage.stack.enter_async_context(open_at(three()))
     account = DovecotAccount(stage.folder, {"imap": remote.port})
     connector_id = await connector_operations.connector(stage.ada, account, password=SECRET)
-    return lambda: connector_operations.ran(stage.world, connector_id)
+    return lambda: connector_operations.ran(stage.environment, connector_id)
 
 
 @register_write_path("resolvers.domains.dkim_rotation.run_worker")
@@ -586,7 +586,7 @@ async def rotate_dkim_keys(stage: Stage) -> WriteAction:
     dkim_key_operations.asks(stage.root, server_address)
 
     async def action() -> None:
-        assert await dkim_rotation.activate_or_delete_due_keys(stage.world) == 2
+        assert await dkim_rotation.activate_or_delete_due_keys(stage.environment) == 2
 
     return action
 
@@ -594,12 +594,14 @@ async def rotate_dkim_keys(stage: Stage) -> WriteAction:
 @register_write_path("resolvers.certificates.acme_worker.run_worker")
 async def fail_certificate_order(stage: Stage) -> WriteAction:
     dns_server = await stage.stack.enter_async_context(answering(Names({})))
-    set_options(stage.world, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{dns_server.port}")
+    set_options(
+        stage.environment, acme_terms_agreed=True, dns_resolver=f"127.0.0.1:{dns_server.port}"
+    )
     set_certificate = Call("certificateSet", {"serverName": "mx.example.org", "acme": True})
     assert (await set_certificate(stage.root))["errors"] == []
 
     async def action() -> None:
-        assert await acme_worker.order_or_query_next_certificate(stage.world)
+        assert await acme_worker.order_or_query_next_certificate(stage.environment)
 
     return action
 
@@ -609,7 +611,7 @@ async def repair_mailboxes(stage: Stage) -> WriteAction:
     await change(stage, Mailbox, {"total": 77}, col(Mailbox.path) == "INBOX")
     input_fields = {"users": {"all": True}, "mailboxMasks": ["*"]}
     assert (await Call("mailboxRepair", input_fields)(stage.root))["errors"] == []
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("QUOTA_RECALCULATE", fully_journaled_tables=["users"])
@@ -617,14 +619,14 @@ async def recalculate_quota(stage: Stage) -> WriteAction:
     await change(stage, User, {"used": 5}, col(User.id) == stage.ada.user.id)
     input_fields = {"users": {"all": True}}
     assert (await Call("quotaRecalculate", input_fields)(stage.root))["errors"] == []
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("SEARCH_INDEX_BUILD")
 async def build_search_index(stage: Stage) -> WriteAction:
     input_fields = {"users": {"all": True}, "mailboxMasks": ["*"], "queue": True}
     assert (await Call("searchIndexBuild", input_fields)(stage.root))["errors"] == []
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("MESSAGE_TIER_MOVE")
@@ -634,7 +636,7 @@ async def move_blobs_to_other_tier(stage: Stage) -> WriteAction:
     assert move.by
     client = move.by
     assert (await move(client))["errors"] == []
-    return lambda: _run_tasks(client.world)
+    return lambda: _run_tasks(client.environment)
 
 
 @register_write_path("MAILBOX_RETENTION")
@@ -647,19 +649,19 @@ async def apply_retention_to_old_messages(stage: Stage) -> WriteAction:
     assert (await Call("mailboxUpdate", input_fields)(_client_with_bulk_limit(stage, 1)))[
         "errors"
     ] == []
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
 @register_write_path("MESSAGE_DEDUPLICATE")
 async def deduplicate_messages(stage: Stage) -> WriteAction:
     deduplicate = await CALLS["messageDeduplicate"](stage.ada, stage.root)
     assert (await deduplicate(_client_with_bulk_limit(stage, 0)))["errors"] == []
-    return lambda: _run_tasks(stage.world)
+    return lambda: _run_tasks(stage.environment)
 
 
-def _client_with_bulk_limit(stage: Stage, bulk: int) -> Client:
+def _client_with_bulk_limit(stage: Stage, bulk: int) -> GraphQLClient:
     """The client ada of an app where more messages than `bulk` are the work of a task."""
-    world = replace(stage.world, options=replace(stage.world.options, bulk=bulk))
-    transport = httpx.ASGITransport(app=create_app(world, spool_folder=stage.folder / "few"))
+    environment = replace(stage.environment, options=replace(stage.environment.options, bulk=bulk))
+    transport = httpx.ASGITransport(app=create_app(environment, spool_folder=stage.folder / "few"))
     http = httpx.AsyncClient(transport=transport, base_url="http://test")
-    return Client(http, world, stage.ada.user, stage.ada.secret)
+    return GraphQLClient(http, environment, stage.ada.user, stage.ada.secret)

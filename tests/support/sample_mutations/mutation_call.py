@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
@@ -46,7 +46,7 @@ class Call:
     journaled: bool = True  # False if no change is written to the journal
     nudges: bool = False  # True if it writes an event without a change
     by_root: bool = False  # True if it is called with the platform key
-    by: Client | None = None  # the caller, if it is neither ada nor the platform key
+    by: GraphQLClient | None = None  # the caller, if it is neither ada nor the platform key
 
     def document(self) -> str:
         """The document, with the input in `$input`."""
@@ -66,7 +66,7 @@ class Call:
         """The field of the mutation, with the input in this variable."""
         return f"{self.name}(input: ${variable}) {{ {self.payload} {PAYLOAD_FIELDS} }}"
 
-    async def __call__(self, client: Client, **options: Any) -> Any:
+    async def __call__(self, client: GraphQLClient, **options: Any) -> Any:
         """Run the mutation and return its payload."""
         own_options = self.input.get("options", {})
         input_fields = (
@@ -81,7 +81,7 @@ class Calls:
 
     each: Sequence[Call]
 
-    async def __call__(self, client: Client) -> list[Any]:
+    async def __call__(self, client: GraphQLClient) -> list[Any]:
         """Run the mutations and return their payloads."""
         variables = ", ".join(f"$i{n}: {call_.kind}!" for n, call_ in enumerate(self.each))
         fields = " ".join(f"f{n}: {call_.field(f'i{n}')}" for n, call_ in enumerate(self.each))
@@ -90,7 +90,7 @@ class Calls:
         return list(payloads.values())
 
 
-PrepareCall = Callable[[Client, Client], Awaitable[Call]]
+PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[Call]]
 CALLS: dict[str, PrepareCall] = {}
 
 

@@ -1,29 +1,29 @@
 """Sample calls of mutations of push channels."""
 
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import Call, call
 
 
 @call
-async def push_channel_delete(ada: Client, _root: Client) -> Call:
+async def push_channel_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call(
         "pushChannelDelete", {"ids": [await _create_push_channel(ada)]}, "deletedIds", nudges=True
     )
 
 
 @call
-async def push_channel_set(_ada: Client, _root: Client) -> Call:
+async def push_channel_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
     return Call("pushChannelSet", input_fields, "channels { kind active title }", nudges=True)
 
 
 @call
-async def push_channel_test(ada: Client, _root: Client) -> Call:
+async def push_channel_test(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"ids": [await _create_push_channel(ada)]}
     return Call("pushChannelTest", input_fields, "channels { id }", journaled=False)
 
 
-async def _create_push_channel(ada: Client) -> str:
+async def _create_push_channel(ada: GraphQLClient) -> str:
     payload = await (await push_channel_set(ada, ada))(ada)
     assert payload["errors"] == []
     data = await ada("{ viewer { user { pushChannels { id } } } }")

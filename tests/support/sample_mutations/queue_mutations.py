@@ -6,14 +6,14 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from models.queue.tables import DeliveryState, QueueEntry
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.sample_mutations import mailbox_and_message_mutations
 from tests.support.sample_mutations.mutation_call import Call, call
 
 SEND_TIME = "2031-01-01T00:00:00Z"
 
 
-async def send_later(ada: Client, root: Client) -> dict[str, Any]:
+async def send_later(ada: GraphQLClient, root: GraphQLClient) -> dict[str, Any]:
     """Create a submission with a future send time; return its id and queue id."""
     send = await mailbox_and_message_mutations.message_send(ada, root)
     send_at_time = Call(
@@ -24,15 +24,15 @@ async def send_later(ada: Client, root: Client) -> dict[str, Any]:
 
 
 @call
-async def queue_delete(ada: Client, root: Client) -> Call:
+async def queue_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
     input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
     return Call("queueDelete", input_fields, "deletedCount task { kind }")
 
 
 @call
-async def queue_flush(ada: Client, root: Client) -> Call:
+async def queue_flush(ada: GraphQLClient, root: GraphQLClient) -> Call:
     input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
-    async with ada.world.write_session(ada.user.id) as session:
+    async with ada.environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.user_id) == ada.user.id)
         values = {"state": DeliveryState.DEFERRED, "attempts": 1}
         await (await session.connection()).execute(statement.values(**values))
@@ -40,13 +40,13 @@ async def queue_flush(ada: Client, root: Client) -> Call:
 
 
 @call
-async def queue_hold(ada: Client, root: Client) -> Call:
+async def queue_hold(ada: GraphQLClient, root: GraphQLClient) -> Call:
     input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]], "hold": True}
     return Call("queueHold", input_fields, "entries { queueName }", by_root=True)
 
 
 @call
-async def submission_reschedule(ada: Client, root: Client) -> Call:
+async def submission_reschedule(ada: GraphQLClient, root: GraphQLClient) -> Call:
     input_fields = {
         "ids": [(await send_later(ada, root))["id"]],
         "sendTime": "2032-01-01T00:00:00Z",

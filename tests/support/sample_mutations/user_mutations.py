@@ -2,13 +2,13 @@
 
 from graph.types import global_ids
 from models.users.roles import Role
-from tests.conftest import Client, make_client, receive
+from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.sample_mutations.mailbox_and_message_mutations import message_send
 from tests.support.sample_mutations.mutation_call import Call, call
 
 
 @call
-async def audit_create(ada: Client, _root: Client) -> Call:
+async def audit_create(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {
         "user": _user_ref(ada),
         "expires": "2031-01-01T00:00:00Z",
@@ -18,7 +18,7 @@ async def audit_create(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def audit_delete(ada: Client, root: Client) -> Call:
+async def audit_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
     create = await audit_create(ada, root)
     payload = await Call(create.name, create.input, "audit { id }")(root)
     input_fields = {"ids": [payload["audit"]["id"]]}
@@ -26,37 +26,37 @@ async def audit_delete(ada: Client, root: Client) -> Call:
 
 
 @call
-async def autoreply_set(_ada: Client, _root: Client) -> Call:
+async def autoreply_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"set": {"enabled": True, "text": "I am away."}}
     return Call("autoreplySet", input_fields, "autoreplies { enabled text } users { username }")
 
 
 @call
-async def autoreply_delete(ada: Client, root: Client) -> Call:
+async def autoreply_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
     assert (await (await autoreply_set(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     return Call("autoreplyDelete", input_fields, "users { username }")
 
 
 @call
-async def client_state_reset(_ada: Client, _root: Client) -> Call:
+async def client_state_reset(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("clientStateReset", {}, "users { username }", nudges=True)
 
 
 @call
-async def quota_recalculate(ada: Client, _root: Client) -> Call:
+async def quota_recalculate(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     payload = "results { storageUsed }"  # the stored numbers are correct
     return Call("quotaRecalculate", input_fields, payload, journaled=False, by_root=True)
 
 
 @call
-async def password_reset(ada: Client, _root: Client) -> Call:
+async def password_reset(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("passwordReset", {"user": _user_ref(ada)}, by_root=True)
 
 
 @call
-async def rate_limit_reset(ada: Client, root: Client) -> Call:
+async def rate_limit_reset(ada: GraphQLClient, root: GraphQLClient) -> Call:
     assert (await (await rate_limit_set(ada, root))(root))["errors"] == []
     assert (await (await message_send(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
@@ -64,19 +64,19 @@ async def rate_limit_reset(ada: Client, root: Client) -> Call:
 
 
 @call
-async def rate_limit_set(ada: Client, _root: Client) -> Call:
+async def rate_limit_set(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "value": 100, "frame": "DAY"}
     return Call("rateLimitSet", input_fields, "rateLimits { value frame }", by_root=True)
 
 
 @call
-async def spam_policy_set(_ada: Client, _root: Client) -> Call:
+async def spam_policy_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
 
 
 @call
-async def usage_reset(ada: Client, root: Client) -> Call:
-    await receive(ada, "Hello")
+async def usage_reset(ada: GraphQLClient, root: GraphQLClient) -> Call:
+    await deliver_to(ada, "Hello")
     assert (await (await message_send(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     payload = "users { limits { recipients { used } received { used } } }"
@@ -84,21 +84,21 @@ async def usage_reset(ada: Client, root: Client) -> Call:
 
 
 @call
-async def user_create(_ada: Client, _root: Client) -> Call:
+async def user_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"address": "eve@example.org", "password": "correct horse"}
     return Call("userCreate", input_fields, "user { username }", by_root=True)
 
 
 @call
-async def users_create(_ada: Client, _root: Client) -> Call:
+async def users_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     users = [{"address": f"n{nth}@example.org", "passwordDisabled": True} for nth in range(2)]
     payload = "userCount users { username }"
     return Call("usersCreate", {"users": users}, payload, by_root=True)
 
 
 @call
-async def users_create_from_file(ada: Client, _root: Client) -> Call:
-    administrator = await make_client(ada.world, ada.http, "filer", role=Role.ADMIN)
+async def users_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    administrator = await make_client(ada.environment, ada.http, "filer", role=Role.ADMIN)
     content = b"address,passwordDisabled\nn@example.org,true\n"
     response = await ada.http.post("/rest/uploads", content=content, headers=administrator.headers)
     input_fields = {"file": response.json()["id"]}
@@ -106,61 +106,61 @@ async def users_create_from_file(ada: Client, _root: Client) -> Call:
 
 
 @call
-async def user_delete(ada: Client, _root: Client) -> Call:
+async def user_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
     return Call("userDelete", input_fields, "deletedIds", by_root=True)
 
 
 @call
-async def user_purge(ada: Client, _root: Client) -> Call:
+async def user_purge(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     return Call("userPurge", {"users": {"ids": [_user_ref(ada)["id"]]}}, "purged", by_root=True)
 
 
 @call
-async def user_restore(ada: Client, root: Client) -> Call:
+async def user_restore(ada: GraphQLClient, root: GraphQLClient) -> Call:
     assert (await (await user_delete(ada, root))(root))["errors"] == []
     input_fields = {"by": {"username": "ada"}}
     return Call("userRestore", input_fields, "user { username } recoveredAddresses", by_root=True)
 
 
 @call
-async def user_permissions_set(ada: Client, _root: Client) -> Call:
+async def user_permissions_set(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
     return Call("userPermissionsSet", input_fields, "users { permissions }", by_root=True)
 
 
 @call
-async def user_role_set(ada: Client, _root: Client) -> Call:
+async def user_role_set(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     role_fields = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, **role_fields}
     return Call("userRoleSet", input_fields, "users { role administers { name } }", by_root=True)
 
 
 @call
-async def user_update(_ada: Client, _root: Client) -> Call:
+async def user_update(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     changes = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
     return Call("userUpdate", {"set": changes}, "users { username name }")
 
 
-def _user_ref(client: Client) -> dict[str, str]:
+def _user_ref(client: GraphQLClient) -> dict[str, str]:
     return {"id": global_ids.encode("User", client.user.id)}
 
 
 @call
-async def address_create(_ada: Client, _root: Client) -> Call:
+async def address_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"address": "Sales.Team@example.org", "user": {"username": "ada"}, "main": True}
     return Call("addressCreate", input_fields, "address { address main }", by_root=True)
 
 
 @call
-async def address_create_temporary(ada: Client, _root: Client) -> Call:
+async def address_create_temporary(ada: GraphQLClient, _root: GraphQLClient) -> Call:
     input_fields = {"user": _user_ref(ada), "validity": "P30D", "forDomain": "shop.example"}
     payload = "address { forDomain expiresAt }"
     return Call("addressCreateTemporary", input_fields, payload)
 
 
 @call
-async def address_update(_ada: Client, root: Client) -> Call:
+async def address_update(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     await _create_forwarding_address(root)
     changes = {"active": False, "targets": ["smtps://u:secret@relay.example:465"]}
     input_fields = {"addresses": [{"address": "list@example.org"}], "set": changes}
@@ -168,12 +168,12 @@ async def address_update(_ada: Client, root: Client) -> Call:
 
 
 @call
-async def address_delete(_ada: Client, root: Client) -> Call:
+async def address_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
     input_fields = {"ids": [await _create_forwarding_address(root)]}
     return Call("addressDelete", input_fields, "deletedIds", by_root=True)
 
 
-async def _create_forwarding_address(root: Client) -> str:
+async def _create_forwarding_address(root: GraphQLClient) -> str:
     input_fields = {"address": "list@example.org", "targets": ["carol@far.example"]}
     payload = await Call("addressCreate", input_fields, "address { id }")(root)
     assert payload["errors"] == []

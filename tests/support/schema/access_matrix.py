@@ -24,7 +24,7 @@ from models.users.tables import User
 from resolvers.auth import app_passwords, authentication
 from resolvers.auth.app_passwords import AppPasswordScope, NewAppPassword
 from resolvers.context import Context, Viewer
-from tests.conftest import make_client, make_key, make_user, raw_message
+from tests.conftest import make_api_key, make_client, make_user, raw_message
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.schema.printed_schema import SDL
@@ -85,56 +85,62 @@ def field_coordinates() -> Iterator[tuple[str, str]]:
                     yield type_.name, name
 
 
-async def make_credentials(world: Environment, http: httpx.AsyncClient) -> dict[str, str | None]:
+async def make_credentials(
+    environment: Environment, http: httpx.AsyncClient
+) -> dict[str, str | None]:
     """Create the users and keys of the matrix and return the credential of each caller."""
-    ada, bare = await make_user(world, "ada"), await make_user(world, "bare")
-    async with world.write_session(bare.id) as session:
+    ada, bare = await make_user(environment, "ada"), await make_user(environment, "bare")
+    async with environment.write_session(bare.id) as session:
         (await session.get_one(User, bare.id)).permissions = []
-    administrator = await make_client(world, http, "over", role=Role.ADMIN)
-    full_domain_admin = await make_domain_admin(world, http, "every", list(AdminPermission))
-    bare_domain_admin = await make_domain_admin(world, http, "none")
+    administrator = await make_client(environment, http, "over", role=Role.ADMIN)
+    full_domain_admin = await make_domain_admin(environment, http, "every", list(AdminPermission))
+    bare_domain_admin = await make_domain_admin(environment, http, "none")
     for name in ("ada", "bare", "none"):
         recipient = await address_resolution.load_recipient_below_limits(
-            world, f"{name}@example.org"
+            environment, f"{name}@example.org"
         )
         await received_messages.store_once_for_recipient(
-            world,
+            environment,
             await received_messages.parse_storable_message(raw_message()),
             recipient,
             "carol@example.com",
         )
         incoming = await pipeline.read_and_verify_incoming(
-            world, raw_message("Held"), "carol@example.com"
+            environment, raw_message("Held"), "carol@example.com"
         )
         await quarantine.quarantine_message(
-            world, incoming, recipient, quarantine.QuarantineReason(9.0)
+            environment, incoming, recipient, quarantine.QuarantineReason(9.0)
         )
     ada_key = {"user_id": ada.id, "role": Role.USER}
     scoped_keys = {
-        name: await make_key(world, name, **ada_key, scopes=[Scope[name.upper().replace("-", "_")]])
+        name: await make_api_key(
+            environment, name, **ada_key, scopes=[Scope[name.upper().replace("-", "_")]]
+        )
         for name in SCOPED_CALLERS
     }
-    ada_context = Context(world, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
+    ada_context = Context(environment, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
     new_password = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
     password = (await app_passwords.create_app_password(ada_context, None, new_password)).password
     basic = base64.b64encode(f"ada:{password}".encode()).decode()
     return {
         "nobody": None,
-        "user": await make_access_token(world, ada),
-        "pending": await make_access_token(world, ada, pending=True),
-        "acting": await make_access_token(world, ada, actor_id=administrator.user.id),
-        "user-key": await make_key(world, "user-key", **ada_key),
-        "read-only": await make_key(world, "read-only", **ada_key, read_only=True),
-        "bare": await make_access_token(world, bare),
+        "user": await make_access_token(environment, ada),
+        "pending": await make_access_token(environment, ada, pending=True),
+        "acting": await make_access_token(environment, ada, actor_id=administrator.user.id),
+        "user-key": await make_api_key(environment, "user-key", **ada_key),
+        "read-only": await make_api_key(environment, "read-only", **ada_key, read_only=True),
+        "bare": await make_access_token(environment, bare),
         **scoped_keys,
-        "one-operation": await make_key(world, "one", **ada_key, operations=["viewer"]),
+        "one-operation": await make_api_key(environment, "one", **ada_key, operations=["viewer"]),
         "app-password": f"Basic {basic}",
-        "domain-admin": await make_access_token(world, full_domain_admin.user),
-        "domain-bare": await make_access_token(world, bare_domain_admin.user),
-        "admin": await make_access_token(world, administrator.user),
-        "admin-key": await make_key(world, "admin-key", role=Role.ADMIN),
-        "admin-reader": await make_key(world, "admin-reader", role=Role.ADMIN, read_only=True),
-        "root-key": await make_key(world, "root-key", role=Role.ROOT),
+        "domain-admin": await make_access_token(environment, full_domain_admin.user),
+        "domain-bare": await make_access_token(environment, bare_domain_admin.user),
+        "admin": await make_access_token(environment, administrator.user),
+        "admin-key": await make_api_key(environment, "admin-key", role=Role.ADMIN),
+        "admin-reader": await make_api_key(
+            environment, "admin-reader", role=Role.ADMIN, read_only=True
+        ),
+        "root-key": await make_api_key(environment, "root-key", role=Role.ROOT),
         "bootstrap": BOOTSTRAP_KEY,
     }
 
@@ -157,15 +163,15 @@ async def request_verdict(
 
 
 async def subscription_verdict(
-    world: Environment, secret: str | None, document: str, variables: dict[str, Any]
+    environment: Environment, secret: str | None, document: str, variables: dict[str, Any]
 ) -> str:
     """Start a subscription; return ALLOWED or the code of the refusal."""
     viewer = await authentication.authenticate_request(
-        world, credential_header(secret), bootstrap=BOOTSTRAP_KEY
+        environment, credential_header(secret), bootstrap=BOOTSTRAP_KEY
     )
     request = GraphqlRequest(document, variables, None, None)
     async with aclosing(
-        result_stream.stream_results(schema, request, OperationContext(world, viewer))
+        result_stream.stream_results(schema, request, OperationContext(environment, viewer))
     ) as results:
         try:
             first = await asyncio.wait_for(anext(results), 0.05)

@@ -14,7 +14,7 @@ from bench.servers.ports import free_port
 from graph.app import create_app
 from mail.tls import acme_library_client
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
 from tests.support.operations.certificate_operations import NAME, ONE
 from tests.support.servers.live_server import house
@@ -37,8 +37,8 @@ class Ahead:
 class Place:
     """A platform that the ACME server can reach."""
 
-    world: Environment
-    root: Client
+    environment: Environment
+    root: GraphQLClient
     clock: Ahead
     there: Pebble
 
@@ -49,20 +49,20 @@ class Place:
 
     def options(self, **values: Any) -> None:
         """Change options of the environment."""
-        object.__setattr__(self.world, "options", replace(self.world.options, **values))
+        object.__setattr__(self.environment, "options", replace(self.environment.options, **values))
 
 
-def ready(world: Environment, pebble_server: Pebble, dns_port: int) -> Environment:
+def ready(environment: Environment, pebble_server: Pebble, dns_port: int) -> Environment:
     """Return the environment with options for this ACME server, and a clock with an offset."""
     options = replace(
-        world.options,
+        environment.options,
         acme_directory=pebble_server.directory,
         acme_ca=pebble_server.ca,
         acme_terms_agreed=True,
         acme_contact="postmaster@example.org",
         dns_resolver=f"127.0.0.1:{dns_port}",
     )
-    return replace(world, options=options, now=Ahead())
+    return replace(environment, options=options, now=Ahead())
 
 
 @asynccontextmanager
@@ -75,8 +75,8 @@ async def _short_pauses() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def placed(
-    world: Environment,
-    root: Client,
+    environment: Environment,
+    root: GraphQLClient,
     folder: Path,
     records: Mapping[Any, list[str]] = RECORDS,
     *,
@@ -87,7 +87,7 @@ async def placed(
     for name in ("spool", "ours"):
         (folder / name).mkdir()
     async with answering(Names(dict(records))) as dns_server:
-        server_environment = replace(world, now=Ahead())
+        server_environment = replace(environment, now=Ahead())
         async with house(server_environment, folder / "spool") as live_server:
             port = live_server.port if reached else free_port()
             async with (
@@ -95,21 +95,21 @@ async def placed(
                 _short_pauses(),
             ):
                 # this app shares only the database with the server, as another process does
-                environment = ready(world, pebble_server, dns_server.port)
+                environment = ready(environment, pebble_server, dns_server.port)
                 app = create_app(environment, spool_folder=folder / "ours")
                 transport = httpx.ASGITransport(app=app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-                    client = Client(http, environment, root.user, root.secret)
+                    client = GraphQLClient(http, environment, root.user, root.secret)
                     assert isinstance(environment.clock.read, Ahead)
                     yield Place(environment, client, environment.clock.read, pebble_server)
                 await app.end_subscriptions()
 
 
-def alone(world: Environment, dns_port: int, **changes: Any) -> Environment:
+def alone(environment: Environment, dns_port: int, **changes: Any) -> Environment:
     """Return an environment whose ACME server does not answer."""
     options: dict[str, Any] = {
         "acme_directory": f"https://localhost:{free_port()}/dir",
         "acme_terms_agreed": True,
         "dns_resolver": f"127.0.0.1:{dns_port}",
     }
-    return replace(world, options=replace(world.options, **(options | changes)))
+    return replace(environment, options=replace(environment.options, **(options | changes)))

@@ -168,9 +168,9 @@ async def run_clock_controlled_servers(
     blobs = str(folder / "blobs")
     settings = Settings(data=first_folder, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
     secret = await create_account(settings)
-    async with open_environment(settings) as world:
+    async with open_environment(settings) as environment:
         _, root = await api_keys.create_api_key(
-            root_context(world), NewApiKey("root", role=Role.ROOT)
+            root_context(environment), NewApiKey("root", role=Role.ROOT)
         )
     clocks = [folder / f"clock{server_index}" for server_index in range(len(skews))]
     servers = []

@@ -25,7 +25,7 @@ from merganser.settings.settings import Settings
 from models.events import journal
 from models.events.journal import ChangeKind, JournalEntry
 from models.runtime.environment import Environment
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 from tests.support.servers.http_server import Quiet
 
 MADE = 6  # journal events of a new account
@@ -40,7 +40,7 @@ RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) 
 PROTOCOLS: list[Any] = ["graphql-transport-ws"]
 
 
-def cursor(client: Client, position: int) -> str:
+def cursor(client: GraphQLClient, position: int) -> str:
     """The cursor after this position in the stream of an account."""
     serialize: Any = SCALARS[Cursor].serialize
     return str(serialize({client.user.id: position}))
@@ -53,12 +53,12 @@ async def until(is_true: Any, seconds: float = 5) -> None:
             await asyncio.sleep(0.005)
 
 
-async def note(client: Client, kind: ChangeKind, ids: list[int], **values: Any) -> int:
+async def note(client: GraphQLClient, kind: ChangeKind, ids: list[int], **values: Any) -> int:
     """Write an entry to the journal of an account; return the position of its last event."""
-    world = client.world
-    async with world.write_session(client.user.id) as session:
+    environment = client.environment
+    async with environment.write_session(client.user.id) as session:
         entry = JournalEntry(kind, ids, values)
-        return await journal.record_entry(session, client.user.id, entry, at=world.now())
+        return await journal.record_entry(session, client.user.id, entry, at=environment.now())
 
 
 @dataclass
@@ -118,7 +118,9 @@ class House:
         """The number of subscribers in all groups."""
         return sum(len(group.members) for group in self.groups)
 
-    async def socket(self, client: Client, secret: str = "", host: str = "") -> ClientConnection:
+    async def socket(
+        self, client: GraphQLClient, secret: str = "", host: str = ""
+    ) -> ClientConnection:
         """Open a WebSocket connection and sign in."""
         url = f"ws://{host or '127.0.0.1'}:{self.port}/graphql"
         ws = await connect(url, host="127.0.0.1", subprotocols=PROTOCOLS, compression=None)
@@ -128,7 +130,13 @@ class House:
         return ws
 
     async def follow(
-        self, client: Client, query: str, *, secret: str = "", host: str = "", **variables: Any
+        self,
+        client: GraphQLClient,
+        query: str,
+        *,
+        secret: str = "",
+        host: str = "",
+        **variables: Any,
     ) -> Follower:
         """Subscribe over a new WebSocket connection."""
         ws = await self.socket(client, secret, host)
@@ -139,7 +147,7 @@ class House:
         follower.task = asyncio.create_task(_collect_frames(ws, follower))
         return follower
 
-    async def stream(self, client: Client, query: str, **variables: Any) -> Follower:
+    async def stream(self, client: GraphQLClient, query: str, **variables: Any) -> Follower:
         """Subscribe by server-sent events."""
         follower, is_open = Follower(), asyncio.Event()
         body = {"query": query, "variables": variables}
@@ -150,7 +158,7 @@ class House:
             await is_open.wait()
         return follower
 
-    async def refused(self, client: Client, query: str, **variables: Any) -> str:
+    async def refused(self, client: GraphQLClient, query: str, **variables: Any) -> str:
         """Subscribe, and return the error code of the refusal."""
         follower = await self.follow(client, query, **variables)
         await until(lambda: follower.got or follower.over)
@@ -170,7 +178,7 @@ async def _collect_frames(ws: ClientConnection, follower: Follower) -> None:
 
 
 async def _collect_sse_events(
-    port: int, client: Client, body: Any, follower: Follower, is_open: asyncio.Event
+    port: int, client: GraphQLClient, body: Any, follower: Follower, is_open: asyncio.Event
 ) -> None:
     headers = {**client.headers, "Accept": "text/event-stream"}
     async with (
@@ -192,10 +200,10 @@ async def _collect_sse_events(
 
 @contextlib.asynccontextmanager
 async def house(
-    world: Environment, spool: Path, settings: Settings | None = None
+    environment: Environment, spool: Path, settings: Settings | None = None
 ) -> AsyncGenerator[House]:
     """Run the whole app on a free port, as `merganser serve` does."""
-    app = create_app(world, spool_folder=spool)
+    app = create_app(environment, spool_folder=spool)
     (endpoint,) = (
         route.endpoint
         for route in app.routes
@@ -238,7 +246,7 @@ class Slow:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    async def ask(self, client: Client, query: str, *, by_socket: bool) -> None:
+    async def ask(self, client: GraphQLClient, query: str, *, by_socket: bool) -> None:
         """Subscribe over WebSocket or by server-sent events."""
         request = {"query": query}
         if not by_socket:

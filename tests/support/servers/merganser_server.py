@@ -180,28 +180,28 @@ class Server:
         return Said(completed.returncode, completed.stdout, completed.stderr)
 
     @asynccontextmanager
-    async def world(self) -> AsyncGenerator[Environment]:
+    async def environment(self) -> AsyncGenerator[Environment]:
         """Open the same database in this process, as a command does."""
         env = {name.removeprefix("MERGANSER_").lower(): value for name, value in self.env.items()}
         settings = Settings(**{k: v for k, v in env.items() if k in Settings.model_fields})  # type: ignore[arg-type]
-        async with open_environment(settings, migrate=True) as world:
-            yield world
+        async with open_environment(settings, migrate=True) as environment:
+            yield environment
 
     def make(self, *names: str) -> None:
         """Create users of example.org, each with an API key, and the platform key `root`."""
 
         async def create_all() -> None:
-            async with self.world() as world:
+            async with self.environment() as environment:
                 for name in names:
                     address = f"{name}@example.org"
                     await user_operations.create_user(
-                        world, NewUser(name, address=address, password=PASSWORD)
+                        environment, NewUser(name, address=address, password=PASSWORD)
                     )
                     _, self.secrets[name] = await user_operations.create_api_key(
-                        world, ApiKeyRequest(name, name)
+                        environment, ApiKeyRequest(name, name)
                     )
                 _, self.secrets["root"] = await user_operations.create_api_key(
-                    world, ApiKeyRequest("root", role=Role.ROOT)
+                    environment, ApiKeyRequest("root", role=Role.ROOT)
                 )
 
         store_fixtures.run(create_all())

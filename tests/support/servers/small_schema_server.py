@@ -350,10 +350,10 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    world: Environment, settings: EndpointSettings, **limits: Any
+    environment: Environment, settings: EndpointSettings, **limits: Any
 ) -> AsyncGenerator[Server]:
     """Run a server with the small schema and these cost limits."""
-    endpoint = GraphqlEndpoint(make_schema(**limits), world, sign_in, settings)
+    endpoint = GraphqlEndpoint(make_schema(**limits), environment, sign_in, settings)
     config = uvicorn.Config(
         app_of(endpoint),
         ws="websockets-sansio",
@@ -368,7 +368,7 @@ async def serving(
     task = asyncio.create_task(server.serve([listener]))
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(0.01)
-    clock: Any = world.clock.read
+    clock: Any = environment.clock.read
     yield Server(endpoint, listener.getsockname()[1], clock)
     server.should_exit = True
     await task

@@ -16,7 +16,7 @@ from mail.network.outbound_http import NetworkPolicy
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_worker import WebhookWorker, start_lanes
-from tests.conftest import Client
+from tests.conftest import GraphQLClient
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,18 @@ async def receiving(tls_context: ssl.SSLContext | None = None) -> AsyncIterator[
         server.close()
 
 
-def inward(world: Environment) -> None:
+def inward(environment: Environment) -> None:
     """Allow webhooks to this machine."""
-    world.use_options_unless_outdated(
-        CommittedOptions(replace(world.options, webhooks_private=True), world.options_position)
+    environment.use_options_unless_outdated(
+        CommittedOptions(
+            replace(environment.options, webhooks_private=True), environment.options_position
+        )
     )
 
 
-def worker_of(world: Environment, **policy_options: Any) -> WebhookWorker:
+def worker_of(environment: Environment, **policy_options: Any) -> WebhookWorker:
     """Make a webhook worker, as a process has one."""
-    return WebhookWorker(world, delivery_body, NetworkPolicy(**policy_options))
+    return WebhookWorker(environment, delivery_body, NetworkPolicy(**policy_options))
 
 
 async def pump(worker: WebhookWorker) -> None:
@@ -136,19 +138,19 @@ LOG = """query ($id: ID!) { node(id: $id) { ... on Webhook {
     id type state attempt status error nextAttemptAt body } } } } }"""
 
 
-async def create(client: Client, url: str, *types: str, **fields: Any) -> Any:
+async def create(client: GraphQLClient, url: str, *types: str, **fields: Any) -> Any:
     """Run webhookCreate and return its payload."""
     input_fields = {"url": url, "types": list(types or "*"), **fields}
     return (await client(CREATE, input=input_fields))["webhookCreate"]
 
 
-async def made(client: Client, url: str, *types: str, **fields: Any) -> tuple[str, str]:
+async def made(client: GraphQLClient, url: str, *types: str, **fields: Any) -> tuple[str, str]:
     """Create a webhook and return its id and secret."""
     payload = await create(client, url, *types, **fields)
     assert payload["errors"] == []
     return payload["webhook"]["id"], payload["secret"]
 
 
-async def log_of(client: Client, webhook_id: str) -> Any:
+async def log_of(client: GraphQLClient, webhook_id: str) -> Any:
     """Read a webhook with its deliveries."""
     return (await client(LOG, id=webhook_id))["node"]

@@ -28,42 +28,44 @@ FROM domains d
 """
 
 
-async def rows(world: Environment, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+async def rows(environment: Environment, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
     """Select rows by SQL, without code of the product."""
-    async with world.database.engine.connect() as connection:
+    async with environment.database.engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(text(sql), parameters)]
 
 
-async def recount(world: Environment) -> None:
+async def recount(environment: Environment) -> None:
     """Check that all counters equal the numbers of rows."""
-    for _, total, unseen, size, *counted, uids, modseqs in await rows(world, MAILBOX_COUNTS):
+    for _, total, unseen, size, *counted, uids, modseqs in await rows(environment, MAILBOX_COUNTS):
         assert [total, unseen, size] == [int(number) for number in counted]
         assert (uids, modseqs) == (True, True)
-    for _, used, message_count, *counted in await rows(world, USER_COUNTS):
+    for _, used, message_count, *counted in await rows(environment, USER_COUNTS):
         assert [used, message_count] == [int(number) for number in counted]
-    for _, users, addresses, *counted in await rows(world, DOMAIN_COUNTS):
+    for _, users, addresses, *counted in await rows(environment, DOMAIN_COUNTS):
         assert [users, addresses] == counted
 
 
-async def examine(world: Environment) -> None:
+async def examine(environment: Environment) -> None:
     """Check all counters; in CI also that the consistency check has no findings."""
-    await recount(world)
+    await recount(environment)
     if CI:
-        assert (await check_consistency(world)).findings == []
+        assert (await check_consistency(environment)).findings == []
 
 
 async def journal(
-    world: Environment, stream_id: int, after_position: int = 0
+    environment: Environment, stream_id: int, after_position: int = 0
 ) -> list[tuple[ChangeKind, list[int]]]:
     """Read the entries of a stream: their kind and ids."""
     table = core_table(Change)
     statement = table.select().where(table.c.stream_id == stream_id, table.c.last > after_position)
-    async with world.database.engine.connect() as connection:
+    async with environment.database.engine.connect() as connection:
         change_rows = await connection.execute(statement.order_by(table.c.last))
         return [(row.kind, row.ids) for row in change_rows]
 
 
-async def reached(world: Environment, stream_id: int) -> int:
+async def reached(environment: Environment, stream_id: int) -> int:
     """Read the last position of a stream."""
-    ((position,),) = await rows(world, "SELECT last FROM streams WHERE id = :id", id=stream_id)
+    ((position,),) = await rows(
+        environment, "SELECT last FROM streams WHERE id = :id", id=stream_id
+    )
     return int(position)

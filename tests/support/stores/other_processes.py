@@ -12,25 +12,25 @@ DEAD_AFTER_SECONDS = 4.0  # a heartbeat can be late on a busy machine
 
 
 def another_process(
-    world: Environment, *, ahead: timedelta = timedelta(0), name: str = "other"
+    environment: Environment, *, ahead: timedelta = timedelta(0), name: str = "other"
 ) -> Environment:
     """Make the environment of another process, whose clock is `ahead`."""
 
     def now() -> datetime:
-        return world.now() + ahead
+        return environment.now() + ahead
 
     process = ProcessRegistration(
         name=name, heartbeat_seconds=HEARTBEAT_SECONDS, dead_after_seconds=DEAD_AFTER_SECONDS
     )
-    return replace(world, process=process, now=now)
+    return replace(environment, process=process, now=now)
 
 
-async def taken_for_dead(world: Environment) -> None:
+async def taken_for_dead(environment: Environment) -> None:
     """Deregister this process and free its leases, as others do when its heartbeats stop."""
-    await leases.deregister_process(world)
+    await leases.deregister_process(environment)
 
 
-async def free_after_two_looks(world: Environment) -> int:
+async def free_after_two_looks(environment: Environment) -> int:
     """Free stale leases in two rounds, as a process does; return how many the second one freed."""
-    assert await leases.free_own_stale_leases(world) == 0
-    return await leases.free_own_stale_leases(world)
+    assert await leases.free_own_stale_leases(environment) == 0
+    return await leases.free_own_stale_leases(environment)

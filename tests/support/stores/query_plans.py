@@ -15,7 +15,7 @@ from models.store.database import POSTGRES_READ_SETTINGS
 class Plans:
     """Records statements, and explains their plans."""
 
-    world: Environment
+    environment: Environment
     sent: list[tuple[str, Any]] = field(default_factory=list)
 
     async def of(self, action: Awaitable[Any], table: str, *, asking: str = "") -> str:
@@ -36,9 +36,9 @@ class Plans:
 
     async def _explain(self, statement: str, parameters: Any) -> str:
         """Explain a statement and return the plan as text."""
-        is_sqlite = self.world.database.dialect == "sqlite"
+        is_sqlite = self.environment.database.dialect == "sqlite"
         explain = "EXPLAIN QUERY PLAN " if is_sqlite else "EXPLAIN "
-        async with self.world.database.engine.connect() as connection:
+        async with self.environment.database.engine.connect() as connection:
             for setting in () if is_sqlite else POSTGRES_READ_SETTINGS:
                 await connection.exec_driver_sql(f"SET LOCAL {setting}")
             plan_rows = await connection.exec_driver_sql(explain + statement, parameters)
@@ -46,22 +46,24 @@ class Plans:
 
 
 @contextmanager
-def recorded_statements(world: Environment, statements: list[tuple[str, Any]]) -> Iterator[None]:
+def recorded_statements(
+    environment: Environment, statements: list[tuple[str, Any]]
+) -> Iterator[None]:
     """Append each statement to a list, with its parameters."""
 
     def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         statements.append((statement, parameters))
 
-    for engine in world.database.engines:
+    for engine in environment.database.engines:
         event.listen(engine, "before_cursor_execute", record)
     yield
-    for engine in world.database.engines:
+    for engine in environment.database.engines:
         event.remove(engine, "before_cursor_execute", record)
 
 
 @contextmanager
-def explained(world: Environment) -> Iterator[Plans]:
+def explained(environment: Environment) -> Iterator[Plans]:
     """Record statements, to explain their plans."""
-    recorder = Plans(world)
-    with recorded_statements(world, recorder.sent):
+    recorder = Plans(environment)
+    with recorded_statements(environment, recorder.sent):
         yield recorder

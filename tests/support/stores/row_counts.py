@@ -10,13 +10,13 @@ from tests.support.stores.counter_check import rows
 USER_TABLES = ("users", "mailboxes", "addresses", "domains", "streams", "changes", "replays")
 
 
-async def row_count(world: Environment, table: Any) -> int:
+async def row_count(environment: Environment, table: Any) -> int:
     """Count the rows of a table."""
-    (row,) = await world.database.read(select(func.count().label("many")).select_from(table))
+    (row,) = await environment.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
-async def user_table_row_counts(world: Environment) -> list[int]:
+async def user_table_row_counts(environment: Environment) -> list[int]:
     """Count the rows of each table that creating a user changes."""
     statements = (f"SELECT count(*) FROM {table}" for table in USER_TABLES)  # noqa: S608
-    return [(await rows(world, statement))[0][0] for statement in statements]
+    return [(await rows(environment, statement))[0][0] for statement in statements]

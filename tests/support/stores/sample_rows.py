@@ -33,16 +33,16 @@ def _sample(column: Any) -> Any:
     return _SAMPLES[type(column.type).__name__]
 
 
-async def insert_unchecked(world: Environment, table: Any, row: dict[str, Any]) -> None:
+async def insert_unchecked(environment: Environment, table: Any, row: dict[str, Any]) -> None:
     """Store a row without its referenced rows."""
-    url, statement = world.database.engine.url, insert(core_table(table))
-    if world.database.dialect == "sqlite":
+    url, statement = environment.database.engine.url, insert(core_table(table))
+    if environment.database.dialect == "sqlite":
         engine = create_engine(url.set(drivername="sqlite"))  # it does not check foreign keys
         with engine.begin() as connection:
             connection.execute(statement, row)
         engine.dispose()
     else:
-        async with world.database.engine.begin() as connection_without_checks:
+        async with environment.database.engine.begin() as connection_without_checks:
             await connection_without_checks.exec_driver_sql(
                 "SET LOCAL session_replication_role = replica"
             )

@@ -15,7 +15,7 @@ class Harm:
     stays: str = ""
 
 
-UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE id = {{ada.inbox}}"
+UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE id = {{ada.inbox_id}}"
 UPDATE_FIRST_MESSAGE = "UPDATE messages SET {} WHERE id = {{messages[0]}}"
 UPDATE_SUBMISSION = "UPDATE submissions SET {} WHERE id = {{submission}}"
 COUNTER_CHECKS = "counters.total counters.unseen counters.size"
@@ -30,7 +30,7 @@ HARMS = [
     Harm("folder ahead", UPDATE_INBOX.format("modseq = 900"), "counters.modseq"),
     Harm(
         "another's folder",
-        "UPDATE messages SET mailbox_id = {bob.notes} WHERE id = {messages[0]}",
+        "UPDATE messages SET mailbox_id = {bob.notes_id} WHERE id = {messages[0]}",
         f"{COUNTER_CHECKS} counters.uid_next counters.modseq counters.modify_index counters.owner",
         "counters.owner",
     ),
@@ -192,7 +192,7 @@ HARMS = [
 ]
 
 
-async def rename_table(world: Environment, old: str, new: str) -> None:
+async def rename_table(environment: Environment, old: str, new: str) -> None:
     """Rename a table."""
-    async with world.write_session() as session:
+    async with environment.write_session() as session:
         await (await session.connection()).exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")

@@ -24,9 +24,9 @@ class TableRead(NamedTuple):
     key: list[str]
 
 
-async def everything(world: Environment) -> Rows:
+async def everything(environment: Environment) -> Rows:
     """Read all rows of the database, by table and key."""
-    database = world.database
+    database = environment.database
     if database.dialect == "sqlite":
         reader = database.engines[1]
         with reader.connect() as connection:

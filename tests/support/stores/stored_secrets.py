@@ -10,15 +10,15 @@ from models.runtime.environment import Environment
 from resolvers.auth.second_factors import totp
 
 
-async def stored_text(world: Environment) -> str:
+async def stored_text(environment: Environment) -> str:
     """Read the whole database as text: its file and write-ahead log, or all rows."""
-    if world.database.dialect == "sqlite":
-        path = Path(str(world.database.engine.url.database))
+    if environment.database.dialect == "sqlite":
+        path = Path(str(environment.database.engine.url.database))
         files = [file for file in path.parent.iterdir() if file.name.startswith(path.name)]
         return "".join(file.read_bytes().decode("latin-1") for file in files)
     return repr(
         [
-            list(await world.database.read(select(table)))
+            list(await environment.database.read(select(table)))
             for table in SQLModel.metadata.sorted_tables
         ]
     )

@@ -19,7 +19,7 @@ from resolvers.users import delete as user_delete
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from resolvers.users.selection import UserSelector
-from tests.conftest import make_client, make_key, make_user
+from tests.conftest import make_api_key, make_client, make_user
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.servers.live_server import House, house
@@ -77,9 +77,11 @@ class Server:
         return await self.http.post("/graphql", json=body, headers=headers)
 
 
-async def _delete_accounts(world: Environment, objects_by_username: dict[str, Specimens]) -> None:
+async def _delete_accounts(
+    environment: Environment, objects_by_username: dict[str, Specimens]
+) -> None:
     """For each target, create and delete an account of the same role and domain."""
-    root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
     for name in ("bob", "over", "top", "faraway"):
         target = objects_by_username[name]
         domain = target.address.split("@")[1]
@@ -118,40 +120,42 @@ async def _create_signing_keys(server: Server) -> None:
 
 
 @contextlib.asynccontextmanager
-async def furnished(world: Environment, folder: Path) -> AsyncGenerator[Server]:
+async def furnished(environment: Environment, folder: Path) -> AsyncGenerator[Server]:
     """Run a server whose accounts have one object of each kind."""
     async with (
-        house(world, folder) as live,
+        house(environment, folder) as live,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=60) as http,
     ):
-        bare_domain_admin = await make_domain_admin(world, http, "bare")
-        full_domain_admin = await make_domain_admin(world, http, "every", list(AdminPermission))
-        administrator = await make_client(world, http, "over", role=Role.ADMIN)
-        ada = await make_user(world, "ada")
-        root = Context(world, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+        bare_domain_admin = await make_domain_admin(environment, http, "bare")
+        full_domain_admin = await make_domain_admin(
+            environment, http, "every", list(AdminPermission)
+        )
+        administrator = await make_client(environment, http, "over", role=Role.ADMIN)
+        ada = await make_user(environment, "ada")
+        root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
         other_user = NewUser(
             username="faraway", address="faraway@far.example", password_disabled=True
         )
         await creation_create.create_user(root, other_user)
         for name, role in (("bob", Role.USER), ("top", Role.ROOT), ("sharer", Role.USER)):
-            await make_user(world, name, role=role)
-        users = await world.database.read(select(*select_columns(User)))
+            await make_user(environment, name, role=role)
+        users = await environment.database.read(select(*select_columns(User)))
         users_by_name = {row.username: row for row in users}
         objects_by_username = {}
         for name in ("ada", "bob", "bare", "every", "over", "top", "faraway"):
             domain = "far.example" if name == "faraway" else "example.org"
             objects_by_username[name] = await furnish(
-                world, users_by_name[name], f"{name}@{domain}", users_by_name["sharer"]
+                environment, users_by_name[name], f"{name}@{domain}", users_by_name["sharer"]
             )
-        await _delete_accounts(world, objects_by_username)
-        while await index_worker.index_next_batch(world):
+        await _delete_accounts(environment, objects_by_username)
+        while await index_worker.index_next_batch(environment):
             pass
         secrets = {
-            "user": await make_access_token(world, ada),
-            "domain-bare": await make_access_token(world, bare_domain_admin.user),
-            "domain-admin": await make_access_token(world, full_domain_admin.user),
-            "admin": await make_access_token(world, administrator.user),
-            "root-key": await make_key(world, "root-key", role=Role.ROOT),
+            "user": await make_access_token(environment, ada),
+            "domain-bare": await make_access_token(environment, bare_domain_admin.user),
+            "domain-admin": await make_access_token(environment, full_domain_admin.user),
+            "admin": await make_access_token(environment, administrator.user),
+            "root-key": await make_api_key(environment, "root-key", role=Role.ROOT),
         }
         server = Server(
             live, http, secrets, objects_by_username, await _upload_mailboxes(http, secrets)

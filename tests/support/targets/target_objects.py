@@ -56,7 +56,7 @@ from resolvers.context import Context, Viewer
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message
-from tests.support.lists.list_rows import placeholder
+from tests.support.lists.list_rows import placeholder_value
 
 PAST, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 Table = type[SQLModel]
@@ -66,7 +66,7 @@ Table = type[SQLModel]
 class Specimens:
     """The objects of one account: their ids by type, and other values by name."""
 
-    world: Environment
+    environment: Environment
     user: ColumnRow
     address: str
     keys: dict[str, int] = field(default_factory=dict)
@@ -107,11 +107,11 @@ class Specimens:
             elif column.name == "user_id":
                 row["user_id"] = self.user.id
             elif column.name == "id":
-                row["id"] = self.world.new_id()
+                row["id"] = self.environment.new_id()
             elif column.default is None and not column.nullable:
-                value = placeholder(column, 0)
+                value = placeholder_value(column, 0)
                 row[column.name] = self.mark if type(value) is str else value
-        async with self.world.write_session() as session:
+        async with self.environment.write_session() as session:
             await (await session.connection()).execute(insert(core_table(table)), row)
         if object_type:
             self.keys[object_type] = row["id"]
@@ -119,10 +119,10 @@ class Specimens:
 
 
 async def furnish(
-    world: Environment, user: ColumnRow, address: str, sharer: ColumnRow
+    environment: Environment, user: ColumnRow, address: str, sharer: ColumnRow
 ) -> Specimens:
     """Create one object of each kind for this account. `sharer` shares a mailbox with it."""
-    target = Specimens(world, user, address, {"User": user.id})
+    target = Specimens(environment, user, address, {"User": user.id})
     await _mail(target)
     await _sharing(target, sharer)
     await _rules(target)
@@ -136,21 +136,21 @@ async def furnish(
 
 async def _mail(target: Specimens) -> None:
     """Create a mailbox, messages of each kind, files and searches."""
-    world, user = target.world, target.user
-    owner_context = Context(world, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
+    environment, user = target.environment, target.user
+    owner_context = Context(environment, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
     await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.mark]))
     mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
         owner_context, mailbox_loaders.MailboxSelector(path=target.mark)
     )
     target.keys["Mailbox"] = mailbox.id
-    recipient = await address_resolution.load_recipient_below_limits(world, target.address)
+    recipient = await address_resolution.load_recipient_below_limits(environment, target.address)
     stored: list[int] = []
     for name in ("kept", "draft", "archived"):
         sender = target.address if name == "draft" else "Carol <carol@example.com>"
         text = f"{target.mark} text {name}"
         raw = raw_message(f"{target.mark} {name}", body=text, From=sender)
         inserted = await received_messages.store_once_for_recipient(
-            world,
+            environment,
             await received_messages.parse_storable_message(raw),
             recipient,
             "carol@example.com",
@@ -158,13 +158,17 @@ async def _mail(target: Specimens) -> None:
         stored.append(inserted.message_id)
     kept, draft, archived = stored
     target.keys |= {"Message": kept, "ArchivedMessage": archived}
-    (first,) = await world.database.read(
+    (first,) = await environment.database.read(
         select(*select_columns(Message)).where(col(Message.id) == kept)
     )
     target.texts["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
     target.texts["uid"] = str(first.uid)
     target.texts["draft"] = str(global_ids.encode("Message", draft))
-    deleted_columns = {"archived_at": world.now(), "archived_from": "INBOX", "purge_at": LATER}
+    deleted_columns = {
+        "archived_at": environment.now(),
+        "archived_from": "INBOX",
+        "purge_at": LATER,
+    }
     await _change(target, archived, mailbox_id=None, **deleted_columns)
     await _change(target, draft, draft=True, seen=True)
     statement = select(
@@ -174,7 +178,7 @@ async def _mail(target: Specimens) -> None:
         col(Message.size),
         col(Message.digest),
     )
-    (row,) = await world.database.read(statement.where(col(Message.id) == kept))
+    (row,) = await environment.database.read(statement.where(col(Message.id) == kept))
     target.keys["Thread"] = row.thread_id
     blob = {"blob_id": row.blob_id}
     message_columns: Any = {
@@ -220,7 +224,7 @@ async def _mail(target: Specimens) -> None:
 
 async def _change(target: Specimens, message_id: int, **values: Any) -> None:
     """Change columns of a message."""
-    async with target.world.write_session(target.user.id) as session:
+    async with target.environment.write_session(target.user.id) as session:
         statement = (
             update(core_table(Message)).where(col(Message.id) == message_id).values(**values)
         )
@@ -230,12 +234,12 @@ async def _change(target: Specimens, message_id: int, **values: Any) -> None:
 async def _sharing(target: Specimens, sharer: ColumnRow) -> None:
     """Share a mailbox of another account with this one."""
     sharer_context = Context(
-        target.world, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER}))
+        target.environment, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER}))
     )
     path = f"{target.mark} shared"
     await mailbox_loaders.create_mailboxes(sharer_context, NewMailboxes([path]))
     statement = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
-    (row,) = await target.world.database.read(statement)
+    (row,) = await target.environment.database.read(statement)
     rights = {"rights": encode_rights(ALL_RIGHTS), "since": 0, "owner_id": sharer.id}
     await target.add("", MailboxShare, mailbox_id=row.id, **rights)
 
@@ -315,7 +319,7 @@ async def _credentials(target: Specimens) -> None:
 async def _sending(target: Specimens) -> None:
     """Create a submission with a deferred queue entry, and rate limits."""
     statement = select(col(Message.blob_id)).where(col(Message.id) == target.keys["Message"])
-    (row,) = await target.world.database.read(statement)
+    (row,) = await target.environment.database.read(statement)
     submission_id = await target.add(
         "Submission",
         Submission,
@@ -341,7 +345,7 @@ async def _sending(target: Specimens) -> None:
     await target.add(
         "",
         DeliveryTraceStep,
-        at=target.world.now(),
+        at=target.environment.now(),
         detail=target.mark,
         submission_id=submission_id,
         address=target.address,
@@ -381,7 +385,7 @@ async def _account(target: Specimens) -> None:
             "expires_at": None,
         },
     }
-    async with target.world.write_session(target.user.id) as session:
+    async with target.environment.write_session(target.user.id) as session:
         statement = update(core_table(User)).where(col(User.id) == target.user.id).values(**values)
         await (await session.connection()).execute(statement)
 
@@ -391,7 +395,7 @@ async def _domain(target: Specimens) -> None:
     domain = target.user.domain_id
     assert domain is not None
     target.keys["Domain"] = domain
-    async with target.world.write_session() as session:
+    async with target.environment.write_session() as session:
         statement = update(core_table(Domain)).where(col(Domain.id) == domain)
         await (await session.connection()).execute(statement.values(max_user_quota=10**15))
     await target.add("DomainAlias", AliasDomain, alias=f"{target.mark}.example", domain_id=domain)

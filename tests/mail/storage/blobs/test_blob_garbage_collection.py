@@ -32,13 +32,13 @@ OLD_AGE, YOUNG_AGE = timedelta(hours=25), timedelta(hours=23)
 class BlobStoreFiller:
     """A database and an object store, with methods that fill them."""
 
-    world: Environment
+    environment: Environment
     store: FolderStore
     user_id: int
 
     async def add_blob(self, content: bytes, age: timedelta, *, inline: bool = False) -> Blob:
         """Add a blob without references. With `inline` it has no object."""
-        blob_id = self.world.new_id()
+        blob_id = self.environment.new_id()
         blob = Blob(
             id=blob_id,
             tenant_id=1,
@@ -48,7 +48,7 @@ class BlobStoreFiller:
             codec="raw",
             name=None if inline else object_name(content_digest(content), blob_id),
             data=content if inline else None,
-            created_at=self.world.now() - age,
+            created_at=self.environment.now() - age,
         )
         if blob.name:
             await self.put_object(blob.name, content, age)
@@ -57,26 +57,26 @@ class BlobStoreFiller:
 
     async def put_object(self, name: str, content: bytes, age: timedelta) -> str:
         await self.store.put(name, content)
-        modified_at = (self.world.now() - age).timestamp()
+        modified_at = (self.environment.now() - age).timestamp()
         os.utime(self.store.folder / name, (modified_at, modified_at))
         return name
 
     async def add_rows(self, *rows: SQLModel) -> None:
-        async with self.world.write_session() as session:
+        async with self.environment.write_session() as session:
             for row in rows:
                 session.add(row)
                 await session.flush()
 
     async def list_remaining(self) -> tuple[set[int], set[str]]:
         """Return the IDs of the blob rows and the names of the objects that exist."""
-        rows = await self.world.database.read(select(col(Blob.id)))
+        rows = await self.environment.database.read(select(col(Blob.id)))
         return {row.id for row in rows}, {stored.name async for stored in self.store.list()}
 
     async def add_message(self, blob: Blob) -> Message:
-        now = self.world.now()
-        thread = Thread(id=self.world.new_id(), user_id=self.user_id, created_at=now)
+        now = self.environment.now()
+        thread = Thread(id=self.environment.new_id(), user_id=self.user_id, created_at=now)
         message = Message(
-            id=self.world.new_id(),
+            id=self.environment.new_id(),
             user_id=self.user_id,
             uid=1,
             modseq=1,
@@ -95,23 +95,23 @@ class BlobStoreFiller:
 
     async def add_submission(self, blob: Blob) -> Submission:
         submission = Submission(
-            id=self.world.new_id(),
+            id=self.environment.new_id(),
             user_id=self.user_id,
             tenant_id=0,
             queue_id="1",
             blob_id=blob.id,
             size=blob.size,
             envelope_from="ada@example.org",
-            created_at=self.world.now(),
+            created_at=self.environment.now(),
         )
         reference = SubmissionBlob(submission_id=submission.id, blob_id=blob.id)
         await self.add_rows(submission, reference)
         return submission
 
     def new_upload(self, name: str) -> Upload:
-        now = self.world.now()
+        now = self.environment.now()
         return Upload(
-            id=self.world.new_id(),
+            id=self.environment.new_id(),
             user_id=self.user_id,
             size=1,
             digest="",
@@ -126,16 +126,18 @@ class BlobStoreFiller:
 async def filler(database: Database, tmp_path: Path) -> AsyncIterator[BlobStoreFiller]:
     store = FolderStore(tmp_path / "blobs")
     now = datetime.now(UTC)  # since files have the system time
-    world = Environment(database, object_store=store, signing_secret=bytes(32), now=lambda: now)
+    environment = Environment(
+        database, object_store=store, signing_secret=bytes(32), now=lambda: now
+    )
     user = User(
-        id=world.new_id(),
+        id=environment.new_id(),
         username="ada",
         username_key="ada",
         tenant_id=1,
         created_at=now,
         updated_at=now,
     )
-    new_filler = BlobStoreFiller(world, store, user.id)
+    new_filler = BlobStoreFiller(environment, store, user.id)
     await new_filler.add_rows(user)
     yield new_filler
     await store.close()
@@ -144,17 +146,17 @@ async def filler(database: Database, tmp_path: Path) -> AsyncIterator[BlobStoreF
 async def test_unreferenced_blob_is_deleted_with_its_object(filler: BlobStoreFiller) -> None:
     await filler.add_blob(b"in the store", OLD_AGE)
     await filler.add_blob(b"in the row", OLD_AGE, inline=True)
-    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage(2, 1, 22)
+    assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage(2, 1, 22)
     assert await filler.list_remaining() == (set(), set())
 
 
 async def test_young_blobs_and_objects_are_kept(filler: BlobStoreFiller) -> None:
     blob = await filler.add_blob(b"young", YOUNG_AGE)
     name = await filler.put_object(object_name("ab" * 32, 1), b"of a unit under way", YOUNG_AGE)
-    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage()
+    assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage()
     assert await filler.list_remaining() == ({blob.id}, {blob.name, name})
     assert await collect_garbage(
-        filler.world, filler.store, grace_period=timedelta(hours=22)
+        filler.environment, filler.store, grace_period=timedelta(hours=22)
     ) == CollectedGarbage(1, 2, 24)
 
 
@@ -167,7 +169,7 @@ async def test_referenced_blobs_are_kept(filler: BlobStoreFiller) -> None:
         SubmissionBlob(submission_id=submission.id, blob_id=blobs[3].id),
     )
     remaining_before = await filler.list_remaining()
-    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage()
+    assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage()
     assert await filler.list_remaining() == remaining_before
 
 
@@ -191,9 +193,10 @@ async def test_objects_without_row_are_deleted_and_uploads_kept(filler: BlobStor
     await filler.put_object("ab/.part-left", b"abc", OLD_AGE)
     await filler.add_rows(filler.new_upload(uploaded))
     assert (
-        await collect_garbage(filler.world, filler.store, list_objects=False) == CollectedGarbage()
+        await collect_garbage(filler.environment, filler.store, list_objects=False)
+        == CollectedGarbage()
     )
-    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage(0, 2, 6)
+    assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage(0, 2, 6)
     assert await filler.list_remaining() == ({blob.id}, {blob.name, uploaded})
 
 
@@ -207,7 +210,7 @@ async def test_garbage_is_collected_in_batches(
     for index in range(7):
         await filler.add_blob(bytes([100 + index]), OLD_AGE)
         await filler.put_object(object_name("cd" * 32, index), b"x", OLD_AGE)
-    assert await collect_garbage(filler.world, filler.store) == CollectedGarbage(7, 14, 14)
+    assert await collect_garbage(filler.environment, filler.store) == CollectedGarbage(7, 14, 14)
     assert await filler.list_remaining() == (
         {blob.id for blob in kept_blobs},
         {blob.name for blob in kept_blobs},
@@ -218,10 +221,10 @@ async def test_blob_referenced_during_collection_is_kept(filler: BlobStoreFiller
     referenced_blob = await filler.add_blob(b"needed", OLD_AGE)
     blob = await filler.add_blob(b"taken up", OLD_AGE)
     message = await filler.add_message(referenced_blob)
-    async with filler.world.write_session() as session:
+    async with filler.environment.write_session() as session:
         session.add(MessageBlob(message_id=message.id, blob_id=blob.id))
         await session.flush()
-        collect_task = asyncio.create_task(collect_garbage(filler.world, filler.store))
+        collect_task = asyncio.create_task(collect_garbage(filler.environment, filler.store))
         await asyncio.sleep(0.2)
     assert await asyncio.wait_for(collect_task, 10) == CollectedGarbage()
     assert await filler.store.get(str(blob.name)) == b"taken up"

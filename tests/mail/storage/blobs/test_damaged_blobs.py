@@ -24,8 +24,13 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.files import stored_files
 from resolvers.files.uploads import ReceivedFile
-from tests.conftest import Client, context
-from tests.support.accounts.account_rows import Home, domain_of, home_of, letter
+from tests.conftest import GraphQLClient, client_context
+from tests.support.accounts.account_rows import (
+    StoredAccount,
+    make_domain,
+    make_stored_account,
+    message_with_subject,
+)
 from tests.support.stores.blob_damage import BLOB_DAMAGES, BlobDamage, damage_blob
 
 ATTACHMENT_SIZE = 9000
@@ -40,40 +45,47 @@ def flip_last_bit(data: bytes) -> bytes:
 class AccountsOfTwoTenants:
     """Two users of one domain and one user of another, and therefore of two tenants."""
 
-    world: Environment
-    ada: Home
-    bob: Home
-    dan: Home
+    environment: Environment
+    ada: StoredAccount
+    bob: StoredAccount
+    dan: StoredAccount
 
     async def load_object_blobs(self) -> list[Any]:
         """Read all blobs with an object, oldest first."""
         query = (
             select(*select_columns(Blob)).where(col(Blob.name).is_not(None)).order_by(col(Blob.id))
         )
-        return list(await self.world.database.read(query))
+        return list(await self.environment.database.read(query))
 
     async def damage_objects(self, damage: BlobDamage) -> None:
         """Damage all objects that rows name."""
         for row in await self.load_object_blobs():
-            await damage_blob(self.world.object_store, row.name, damage)
+            await damage_blob(self.environment.object_store, row.name, damage)
 
     async def read_raw_message(self, message_id: int) -> bytes:
         """Read the raw bytes of a message."""
         query = select(*select_columns(Message)).where(col(Message.id) == message_id)
-        (message,) = await open_messages(self.world, await self.world.database.read(query))
+        (message,) = await open_messages(
+            self.environment, await self.environment.database.read(query)
+        )
         return await read_all(message.stream_raw())
 
 
-async def create_accounts(world: Environment) -> AccountsOfTwoTenants:
-    domain, other_domain = await domain_of(world), await domain_of(world, "example.net")
-    ada, bob = [await home_of(world, domain, name) for name in ("ada", "bob")]
-    return AccountsOfTwoTenants(world, ada, bob, await home_of(world, other_domain, "dan"))
+async def create_accounts(environment: Environment) -> AccountsOfTwoTenants:
+    domain, other_domain = (
+        await make_domain(environment),
+        await make_domain(environment, "example.net"),
+    )
+    ada, bob = [await make_stored_account(environment, domain, name) for name in ("ada", "bob")]
+    return AccountsOfTwoTenants(
+        environment, ada, bob, await make_stored_account(environment, other_domain, "dan")
+    )
 
 
 @pytest.fixture(params=["folder", "s3"])
 async def accounts(
     request: pytest.FixtureRequest,
-    world: Environment,
+    environment: Environment,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> AccountsOfTwoTenants:
@@ -83,8 +95,8 @@ async def accounts(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
         prefix = f"{tmp_path.name}-{os.urandom(4).hex()}"
         store = open_store(f"s3://bucket/{prefix}?endpoint={endpoint}&region=eu-west-1")
-        world = replace(world, object_store=store)
-    return await create_accounts(world)
+        environment = replace(environment, object_store=store)
+    return await create_accounts(environment)
 
 
 def message_with_large_layout() -> bytes:
@@ -95,8 +107,8 @@ def message_with_large_layout() -> bytes:
 
 
 RAW_MESSAGES = {
-    "piece": letter("file", attached=ATTACHMENT_SIZE),
-    "file": letter("film", attached=LARGE_SIZE),
+    "piece": message_with_subject("file", attachment_size=ATTACHMENT_SIZE),
+    "file": message_with_subject("film", attachment_size=LARGE_SIZE),
     "root": message_with_large_layout(),
 }
 
@@ -106,129 +118,138 @@ RAW_MESSAGES = {
 async def test_new_delivery_stores_damaged_object_again(
     accounts: AccountsOfTwoTenants, damage: str, raw_name: str
 ) -> None:
-    first = await accounts.ada.receive(RAW_MESSAGES[raw_name])
+    first = await accounts.ada.deliver(RAW_MESSAGES[raw_name])
     await accounts.damage_objects(BLOB_DAMAGES[damage])
-    assert (await check_consistency(accounts.world)).unrepaired_findings
-    second = await accounts.bob.receive(RAW_MESSAGES[raw_name])
+    assert (await check_consistency(accounts.environment)).unrepaired_findings
+    second = await accounts.bob.deliver(RAW_MESSAGES[raw_name])
     assert await accounts.read_raw_message(second.message_id) == RAW_MESSAGES[raw_name]
     assert await accounts.read_raw_message(first.message_id) == RAW_MESSAGES[raw_name]
-    assert not (await check_consistency(accounts.world)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
 async def test_intact_object_is_not_stored_again(accounts: AccountsOfTwoTenants) -> None:
-    await accounts.ada.receive(RAW_MESSAGES["piece"])
+    await accounts.ada.deliver(RAW_MESSAGES["piece"])
     (row_before,) = await accounts.load_object_blobs()
-    await accounts.bob.receive(RAW_MESSAGES["piece"])
+    await accounts.bob.deliver(RAW_MESSAGES["piece"])
     (row_after,) = await accounts.load_object_blobs()
     assert row_after.name == row_before.name
-    assert len([stored_object async for stored_object in accounts.world.object_store.list()]) == 1
+    assert (
+        len([stored_object async for stored_object in accounts.environment.object_store.list()])
+        == 1
+    )
 
 
 async def test_concurrent_deliveries_store_damaged_object_again(
     accounts: AccountsOfTwoTenants,
 ) -> None:
-    await accounts.ada.receive(RAW_MESSAGES["piece"])
+    await accounts.ada.deliver(RAW_MESSAGES["piece"])
     await accounts.damage_objects(BLOB_DAMAGES["deleted"])
     homes = [accounts.ada, accounts.bob] * 4
     raws = [RAW_MESSAGES["piece"].replace(b"Subject: file", b"Subject: %d" % n) for n in range(8)]
     stored_messages = await asyncio.gather(
-        *(home.receive(raw_message) for home, raw_message in zip(homes, raws, strict=True))
+        *(home.deliver(raw_message) for home, raw_message in zip(homes, raws, strict=True))
     )
     for stored_message, raw in zip(stored_messages, raws, strict=True):
         assert await accounts.read_raw_message(stored_message.message_id) == raw
-    assert not (await check_consistency(accounts.world)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
 async def test_repair_restores_object_from_other_tenant(accounts: AccountsOfTwoTenants) -> None:
-    first = await accounts.ada.receive(RAW_MESSAGES["piece"])
+    first = await accounts.ada.deliver(RAW_MESSAGES["piece"])
     (row,) = await accounts.load_object_blobs()
-    await damage_blob(accounts.world.object_store, row.name, flip_last_bit)
-    await accounts.dan.receive(RAW_MESSAGES["piece"])
-    report = await check_consistency(accounts.world, repair=True)
+    await damage_blob(accounts.environment.object_store, row.name, flip_last_bit)
+    await accounts.dan.deliver(RAW_MESSAGES["piece"])
+    report = await check_consistency(accounts.environment, repair=True)
     assert [(finding.rule, finding.repaired) for finding in report.findings] == [("digest", True)]
     assert await accounts.read_raw_message(first.message_id) == RAW_MESSAGES["piece"]
-    assert not (await check_consistency(accounts.world)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
 @pytest.mark.parametrize("damage", [*BLOB_DAMAGES, "same size"])
 async def test_repair_restores_object_from_unreferenced_copy(
     accounts: AccountsOfTwoTenants, damage: str
 ) -> None:
-    first = await accounts.ada.receive(RAW_MESSAGES["piece"])
+    first = await accounts.ada.deliver(RAW_MESSAGES["piece"])
     (row,) = await accounts.load_object_blobs()
-    content = await accounts.world.object_store.get(row.name)
-    await accounts.world.object_store.put(
-        object_name(row.digest, accounts.world.new_id()), b"not these bytes"
+    content = await accounts.environment.object_store.get(row.name)
+    await accounts.environment.object_store.put(
+        object_name(row.digest, accounts.environment.new_id()), b"not these bytes"
     )
-    await accounts.world.object_store.put(object_name(row.digest, accounts.world.new_id()), content)
+    await accounts.environment.object_store.put(
+        object_name(row.digest, accounts.environment.new_id()), content
+    )
     await damage_blob(
-        accounts.world.object_store, row.name, {**BLOB_DAMAGES, "same size": flip_last_bit}[damage]
+        accounts.environment.object_store,
+        row.name,
+        {**BLOB_DAMAGES, "same size": flip_last_bit}[damage],
     )
-    assert (await check_consistency(accounts.world, repair=True)).findings
+    assert (await check_consistency(accounts.environment, repair=True)).findings
     assert await accounts.read_raw_message(first.message_id) == RAW_MESSAGES["piece"]
-    assert not (await check_consistency(accounts.world)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
 async def test_new_delivery_replaces_object_that_repair_marked(
     accounts: AccountsOfTwoTenants,
 ) -> None:
-    first = await accounts.ada.receive(RAW_MESSAGES["piece"])
+    first = await accounts.ada.deliver(RAW_MESSAGES["piece"])
     await accounts.damage_objects(flip_last_bit)
-    assert (await check_consistency(accounts.world, repair=True)).unrepaired_findings
+    assert (await check_consistency(accounts.environment, repair=True)).unrepaired_findings
     (row,) = await accounts.load_object_blobs()
     assert row.damaged_at
-    await accounts.bob.receive(RAW_MESSAGES["piece"])
+    await accounts.bob.deliver(RAW_MESSAGES["piece"])
     (row,) = await accounts.load_object_blobs()
     assert row.damaged_at is None
     assert await accounts.read_raw_message(first.message_id) == RAW_MESSAGES["piece"]
-    assert not (await check_consistency(accounts.world)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
 
 
 async def test_repair_removes_mark_of_intact_object(accounts: AccountsOfTwoTenants) -> None:
-    await accounts.ada.receive(RAW_MESSAGES["piece"])
+    await accounts.ada.deliver(RAW_MESSAGES["piece"])
     (row,) = await accounts.load_object_blobs()
-    async with accounts.world.write_session() as session:
-        statement = update(Blob).values(damaged_at=accounts.world.now())
+    async with accounts.environment.write_session() as session:
+        statement = update(Blob).values(damaged_at=accounts.environment.now())
         await (await session.connection()).execute(statement)
-    assert not (await check_consistency(accounts.world, repair=True)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment, repair=True)).unrepaired_findings
     (row,) = await accounts.load_object_blobs()
     assert row.damaged_at is None
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated"])
-@pytest.mark.parametrize("raw", [*RAW_MESSAGES.values(), letter("small", attached=2000)])
+@pytest.mark.parametrize(
+    "raw", [*RAW_MESSAGES.values(), message_with_subject("small", attachment_size=2000)]
+)
 async def test_new_delivery_replaces_damaged_object_of_cold_store(
-    world: Environment, tmp_path: Path, damage: str, raw: bytes
+    environment: Environment, tmp_path: Path, damage: str, raw: bytes
 ) -> None:
     cold = FolderStore(tmp_path / "cold")
     accounts = await create_accounts(
-        replace(world, object_store=TieredStore(world.object_store, cold))
+        replace(environment, object_store=TieredStore(environment.object_store, cold))
     )
-    first = await accounts.ada.receive(raw)
-    moved = await copy_blobs_to_tier(accounts.world, [first.message_id], cold=True)
-    await accounts.world.run_transaction(
+    first = await accounts.ada.deliver(raw)
+    moved = await copy_blobs_to_tier(accounts.environment, [first.message_id], cold=True)
+    await accounts.environment.run_transaction(
         lambda transaction: update_rows_of_moved_blobs(transaction, moved)
     )
     await accounts.damage_objects(BLOB_DAMAGES[damage])
-    second = await accounts.bob.receive(raw)
+    second = await accounts.bob.deliver(raw)
     assert (
         await accounts.read_raw_message(first.message_id)
         == await accounts.read_raw_message(second.message_id)
         == raw
     )
-    assert not (await check_consistency(accounts.world)).unrepaired_findings
+    assert not (await check_consistency(accounts.environment)).unrepaired_findings
     await cold.close()
 
 
-async def test_repair_keeps_storage_tier(world: Environment, tmp_path: Path) -> None:
+async def test_repair_keeps_storage_tier(environment: Environment, tmp_path: Path) -> None:
     cold = FolderStore(tmp_path / "cold")
     accounts = await create_accounts(
-        replace(world, object_store=TieredStore(world.object_store, cold))
+        replace(environment, object_store=TieredStore(environment.object_store, cold))
     )
-    first = await accounts.ada.receive(RAW_MESSAGES["piece"])
-    await accounts.dan.receive(RAW_MESSAGES["piece"])
-    moved = await copy_blobs_to_tier(accounts.world, [first.message_id], cold=True)
-    await accounts.world.run_transaction(
+    first = await accounts.ada.deliver(RAW_MESSAGES["piece"])
+    await accounts.dan.deliver(RAW_MESSAGES["piece"])
+    moved = await copy_blobs_to_tier(accounts.environment, [first.message_id], cold=True)
+    await accounts.environment.run_transaction(
         lambda transaction: update_rows_of_moved_blobs(transaction, moved)
     )
     rows_before = await accounts.load_object_blobs()
@@ -236,8 +257,8 @@ async def test_repair_keeps_storage_tier(world: Environment, tmp_path: Path) -> 
     cold_name = max(
         (row for row in rows_before if row.name.endswith(".cold")), key=lambda row: row.size
     ).name
-    await damage_blob(accounts.world.object_store, cold_name, flip_last_bit)
-    assert (await check_consistency(accounts.world, repair=True)).findings
+    await damage_blob(accounts.environment.object_store, cold_name, flip_last_bit)
+    assert (await check_consistency(accounts.environment, repair=True)).findings
     assert await accounts.read_raw_message(first.message_id) == RAW_MESSAGES["piece"]
     (new_name,) = {row.name for row in await accounts.load_object_blobs()} - names
     assert new_name.endswith(".cold")
@@ -245,28 +266,32 @@ async def test_repair_keeps_storage_tier(world: Environment, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [300_000, LARGE_SIZE])
-async def test_new_file_replaces_damaged_object(ada: Client, tmp_path: Path, size: int) -> None:
-    world, ctx, content = ada.world, context(ada), os.urandom(size)
+async def test_new_file_replaces_damaged_object(
+    ada: GraphQLClient, tmp_path: Path, size: int
+) -> None:
+    environment, ctx, content = ada.environment, client_context(ada), os.urandom(size)
     path = tmp_path / "content"
     path.write_bytes(content)
     source = path if size == LARGE_SIZE else content
     received = ReceivedFile(source, size, content_digest(content), "text/plain", "a.txt")
     for _ in range(2):
         key = await stored_files.store_received_file(ctx, received)
-        (row,) = await world.database.read(select(*select_columns(Blob)))
-        assert len(await world.object_store.get(row.name)) == row.stored_size
-        assert not (await check_consistency(world)).unrepaired_findings
-        await damage_blob(world.object_store, row.name, BLOB_DAMAGES["truncated"])
+        (row,) = await environment.database.read(select(*select_columns(Blob)))
+        assert len(await environment.object_store.get(row.name)) == row.stored_size
+        assert not (await check_consistency(environment)).unrepaired_findings
+        await damage_blob(environment.object_store, row.name, BLOB_DAMAGES["truncated"])
     assert key
 
 
 async def test_known_object_costs_one_statement_and_no_write(
     accounts: AccountsOfTwoTenants, statements: list[str]
 ) -> None:
-    await accounts.ada.receive(RAW_MESSAGES["piece"])
+    await accounts.ada.deliver(RAW_MESSAGES["piece"])
     message = await received_messages.parse_storable_message(RAW_MESSAGES["piece"])
     del statements[:]
-    blobs = await received_messages.store_blobs(accounts.world, accounts.ada.domain_id, message)
+    blobs = await received_messages.store_blobs(
+        accounts.environment, accounts.ada.domain_id, message
+    )
     assert len(statements) == 1
     assert len(blobs.known_digests) == 1
     assert not blobs.damaged_objects

@@ -24,7 +24,14 @@ from resolvers.messages.bulk import storage_tiers
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.users.selection import UserSelector
-from tests.conftest import Client, Clock, context, make_client, raw_message, receive
+from tests.conftest import (
+    GraphQLClient,
+    ManualClock,
+    client_context,
+    deliver_to,
+    make_client,
+    raw_message,
+)
 from tests.support.operations.bulk_operations import call, inbox, of
 from tests.support.stores.counter_check import examine, journal, reached, rows
 
@@ -37,28 +44,30 @@ TIERS_QUERY = """query ($filter: MessageFilter) { messages(filter: $filter, orde
 class TieredEnvironment:
     """An environment with a hot and a cold store, a user and an administrator."""
 
-    world: Environment
-    user_client: Client
-    admin_client: Client
+    environment: Environment
+    user_client: GraphQLClient
+    admin_client: GraphQLClient
     cold_folder: Path
 
 
 @pytest.fixture
 async def tiered_environment(
-    world: Environment, tmp_path: Path, clock: Clock
+    environment: Environment, tmp_path: Path, clock: ManualClock
 ) -> AsyncIterator[TieredEnvironment]:
     cold_store = FolderStore(tmp_path / "cold")
-    world = replace(world, object_store=TieredStore(world.object_store, cold_store))
-    transport = httpx.ASGITransport(app=create_app(world, spool_folder=tmp_path))
+    environment = replace(
+        environment, object_store=TieredStore(environment.object_store, cold_store)
+    )
+    transport = httpx.ASGITransport(app=create_app(environment, spool_folder=tmp_path))
     http = httpx.AsyncClient(transport=transport, base_url="http://tiers")
-    user_client = await make_client(world, http, "ada")
+    user_client = await make_client(environment, http, "ada")
     for subject in ("a", "b"):
-        await receive(user_client, raw_message(subject))
+        await deliver_to(user_client, raw_message(subject))
         clock.tick(seconds=1)
-    await receive(user_client, long_message("long"))
-    admin_client = await make_client(world, http, "boss", role=Role.ADMIN)
-    yield TieredEnvironment(world, user_client, admin_client, tmp_path / "cold")
-    await examine(world)
+    await deliver_to(user_client, long_message("long"))
+    admin_client = await make_client(environment, http, "boss", role=Role.ADMIN)
+    yield TieredEnvironment(environment, user_client, admin_client, tmp_path / "cold")
+    await examine(environment)
     await cold_store.close()
 
 
@@ -94,7 +103,9 @@ async def test_messages_move_to_cold_store_and_back(
     tiered_environment: TieredEnvironment, tmp_path: Path
 ) -> None:
     hot_count = count_files(tmp_path / "blobs")
-    last_position = await reached(tiered_environment.world, tiered_environment.user_client.user.id)
+    last_position = await reached(
+        tiered_environment.environment, tiered_environment.user_client.user.id
+    )
     payload = await move_messages(tiered_environment, inbox("2:*"))
     assert (payload["errors"], payload["movedCount"], payload["task"]) == ([], 2, None)
     assert await subjects_with_tier(tiered_environment) == [
@@ -116,27 +127,29 @@ async def test_messages_move_to_cold_store_and_back(
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"HOT"}
     assert (
         await journal(
-            tiered_environment.world, tiered_environment.user_client.user.id, last_position
+            tiered_environment.environment, tiered_environment.user_client.user.id, last_position
         )
         == []
     )
     object_count = await rows(
-        tiered_environment.world, "SELECT count(*) FROM blobs WHERE data IS NULL"
+        tiered_environment.environment, "SELECT count(*) FROM blobs WHERE data IS NULL"
     )
     assert object_count == [(hot_count,)]
 
 
 async def test_garbage_collector_removes_moved_objects(
-    tiered_environment: TieredEnvironment, tmp_path: Path, clock: Clock
+    tiered_environment: TieredEnvironment, tmp_path: Path, clock: ManualClock
 ) -> None:
     await move_messages(tiered_environment, ALL_MESSAGES)
     assert count_files(tmp_path / "blobs") == 1
     clock.tick(days=800_000 // 1_000)  # later than the files, which have the system time
     await collect_garbage(
-        tiered_environment.world, tiered_environment.world.object_store, grace_period=timedelta(0)
+        tiered_environment.environment,
+        tiered_environment.environment.object_store,
+        grace_period=timedelta(0),
     )
     assert (count_files(tmp_path / "blobs"), count_files(tiered_environment.cold_folder)) == (0, 3)
-    assert (await check_consistency(tiered_environment.world)).findings == []
+    assert (await check_consistency(tiered_environment.environment)).findings == []
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"COLD"}
 
 
@@ -151,7 +164,9 @@ async def test_shared_blob_moves_once(tiered_environment: TieredEnvironment) -> 
     assert (await move_messages(tiered_environment, {"mailbox": {"path": "Sent"}}))[
         "movedCount"
     ] == 0
-    await receive(tiered_environment.user_client, long_message("long"), sender="dave@example.com")
+    await deliver_to(
+        tiered_environment.user_client, long_message("long"), sender="dave@example.com"
+    )
     assert await subjects_with_tier(tiered_environment, subject="long") == [("long", "COLD")] * 3
 
 
@@ -160,17 +175,17 @@ async def test_crash_during_move_loses_nothing(tiered_environment: TieredEnviron
         if fault_point == "tier":
             raise KeyboardInterrupt
 
-    crashing_world = replace(tiered_environment.world, reach_fault_point=crash)
-    admin_client = replace(tiered_environment.admin_client, world=crashing_world)
+    crashing_world = replace(tiered_environment.environment, reach_fault_point=crash)
+    admin_client = replace(tiered_environment.admin_client, environment=crashing_world)
     select = MessageSelector(
         conditions=MessageConditions(),
         users=UserSelector(ids=(tiered_environment.user_client.user.id,)),
     )
     with pytest.raises(KeyboardInterrupt):
-        await storage_tiers.move_to_tier(context(admin_client), select, StorageTier.COLD)
+        await storage_tiers.move_to_tier(client_context(admin_client), select, StorageTier.COLD)
     assert count_files(tiered_environment.cold_folder) == 3
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"HOT"}
-    assert (await check_consistency(tiered_environment.world)).findings == []
+    assert (await check_consistency(tiered_environment.environment)).findings == []
     assert (await move_messages(tiered_environment, ALL_MESSAGES))["movedCount"] == 3
 
 
@@ -184,7 +199,7 @@ async def test_move_of_many_messages_is_task(
     assert payload["task"]["kind"] == "MESSAGE_TIER_MOVE"
     assert count_files(tiered_environment.cold_folder) == 0
     await call(tiered_environment.user_client, "messageDelete", select=inbox("1"), permanent=True)
-    assert await tasks.run_next_task(tiered_environment.world)
+    assert await tasks.run_next_task(tiered_environment.environment)
     assert await subjects_with_tier(tiered_environment) == [("b", "COLD"), ("long", "COLD")]
 
 
@@ -199,15 +214,19 @@ async def test_move_needs_admin_role_and_existing_messages(
 ) -> None:
     document = """mutation ($input: MessageTierMoveInput!) { messageTierMove(input: $input) {
         movedCount errors { code path index } } }"""
-    response = await tiered_environment.user_client.raw(document, input={"select": ALL_MESSAGES})
+    response = await tiered_environment.user_client.execute(
+        document, input={"select": ALL_MESSAGES}
+    )
     assert response["data"]["messageTierMove"]["errors"][0]["code"] == "FORBIDDEN"
     payload = await move_messages(tiered_environment, {"ids": ["msg_00000000000000000000000000"]})
     assert payload["errors"][0]["code"] in ("NOT_FOUND", "VALIDATION")
     assert count_files(tiered_environment.cold_folder) == 0
 
 
-async def test_move_without_cold_store_is_unavailable(ada: Client, root: Client) -> None:
-    await receive(ada)
+async def test_move_without_cold_store_is_unavailable(
+    ada: GraphQLClient, root: GraphQLClient
+) -> None:
+    await deliver_to(ada)
     payload = await call(root, "messageTierMove", select={**ALL_MESSAGES, "users": of(ada)})
     assert [error["code"] for error in payload["errors"]] == ["UNAVAILABLE"]
     assert (await ada("{ messages { nodes { tier } } }"))["messages"]["nodes"] == [{"tier": "HOT"}]
@@ -227,7 +246,7 @@ async def test_damaged_object_is_not_moved(
     change_kinds = {
         kind
         for kind, _ in await journal(
-            tiered_environment.world, tiered_environment.user_client.user.id
+            tiered_environment.environment, tiered_environment.user_client.user.id
         )
     }
     assert ChangeKind.MESSAGE_UPDATED not in change_kinds
