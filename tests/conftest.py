@@ -37,11 +37,11 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.support import item_selection
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.stores import counter_check, store_fixtures
 
 if TYPE_CHECKING:
-    from tests.support.servers.live_server import House
+    from tests.support.servers.live_server import LiveServer
 
 pytest_plugins = ["tests.support.servers.s3_server"]
 
@@ -130,7 +130,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return store_fixtures.sqlite_template(tmp_path_factory.mktemp("template"))
+    return store_fixtures.make_sqlite_template(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture(scope="session")
@@ -142,8 +142,10 @@ def prepare_sqlite_store(
     @cache
     def prepare(names: tuple[str, ...]) -> tuple[Path, PreparedAccounts]:
         folder = tmp_path_factory.mktemp("prepared")
-        accounts = store_fixtures.run(
-            create_accounts(store_fixtures.copied(sqlite_template, folder), names, folder)
+        accounts = store_fixtures.run_in_new_loop(
+            create_accounts(
+                store_fixtures.copy_sqlite_template(sqlite_template, folder), names, folder
+            )
         )
         return folder / "mail.db", accounts
 
@@ -158,15 +160,15 @@ def prepare_postgres_schema(
 
     async def make(names: tuple[str, ...]) -> PreparedAccounts:
         database = Database(postgres)
-        await store_fixtures.emptied(database)
+        await store_fixtures.empty_database(database)
         await database.close()
         accounts = await create_accounts(postgres, names, tmp_path_factory.mktemp("prepared"))
-        await store_fixtures.keep_rows(postgres, "_".join(names))
+        await store_fixtures.copy_rows_to_schema(postgres, "_".join(names))
         return accounts
 
     @cache
     def prepare(names: tuple[str, ...]) -> tuple[str, PreparedAccounts]:
-        return "_".join(names), store_fixtures.run(make(names))
+        return "_".join(names), store_fixtures.run_in_new_loop(make(names))
 
     return prepare
 
@@ -175,12 +177,12 @@ def prepare_postgres_schema(
 def postgres() -> Iterator[str]:
     """The URL of the migrated database of this pytest-xdist worker."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    server = store_fixtures.postgres_server()
-    url = store_fixtures.run(
-        store_fixtures.new_database(server.get_uri(), f"merganser_{worker or 'alone'}")
+    server = store_fixtures.start_postgres_server()
+    url = store_fixtures.run_in_new_loop(
+        store_fixtures.recreate_database(server.get_uri(), f"merganser_{worker or 'alone'}")
     )
-    store_fixtures.run(store_fixtures.migrated(url))
-    store_fixtures.run(store_fixtures.can_be_emptied(url))
+    store_fixtures.run_in_new_loop(store_fixtures.migrate_store(url))
+    store_fixtures.run_in_new_loop(store_fixtures.create_emptying_function(url))
     yield url
     server.cleanup()
 
@@ -195,14 +197,19 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
             template, request.node.stash[PREPARED_ACCOUNTS_KEY] = request.getfixturevalue(
                 "prepare_sqlite_store"
             )(names)
-        database = store_fixtures.warmed(Database(store_fixtures.copied(template, tmp_path)))
+        database = store_fixtures.share_compiled_statements(
+            Database(store_fixtures.copy_sqlite_template(template, tmp_path))
+        )
     else:
-        database, schema = store_fixtures.warmed(Database(request.getfixturevalue("postgres"))), ""
+        database, schema = (
+            store_fixtures.share_compiled_statements(Database(request.getfixturevalue("postgres"))),
+            "",
+        )
         if names:
             schema, request.node.stash[PREPARED_ACCOUNTS_KEY] = request.getfixturevalue(
                 "prepare_postgres_schema"
             )(names)
-        await store_fixtures.emptied(database, schema)
+        await store_fixtures.empty_database(database, schema)
     yield database
     await database.close()
     await asyncio.sleep(0)  # cancelled tasks end in the next iteration of the event loop
@@ -245,14 +252,14 @@ async def environment(
 async def verify_counters(environment: Environment) -> AsyncIterator[None]:
     """Check all stored counters after the test."""
     yield
-    await counter_check.recount(environment)
+    await counter_check.assert_counters_match(environment)
 
 
 @pytest.fixture
 async def verify_consistency(environment: Environment) -> AsyncIterator[None]:
     """Check all counters after the test, and require that the consistency checks find nothing."""
     yield
-    await counter_check.examine(environment)
+    await counter_check.assert_store_consistent(environment)
 
 
 @pytest.fixture
@@ -383,11 +390,11 @@ async def admin_client(
 
 
 @pytest.fixture
-async def live_server(environment: Environment, tmp_path: Path) -> AsyncIterator["House"]:
+async def live_server(environment: Environment, tmp_path: Path) -> AsyncIterator["LiveServer"]:
     """A server that listens on a port, for clients that subscribe."""
-    from tests.support.servers.live_server import house  # live_server imports this module
+    from tests.support.servers.live_server import run_live_server  # live_server imports this module
 
-    async with house(environment, tmp_path) as server:
+    async with run_live_server(environment, tmp_path) as server:
         yield server
 
 
@@ -471,9 +478,9 @@ async def lmtp_listener(environment: Environment, tmp_path: Path) -> AsyncIterat
 
 
 @pytest.fixture
-async def lmtp_client(lmtp_listener: LmtpListener) -> AsyncIterator[Neighbour]:
+async def lmtp_client(lmtp_listener: LmtpListener) -> AsyncIterator[SmtpTestClient]:
     """An LMTP client that is connected to the listener."""
-    lmtp_client = await connect(lmtp_listener.port)
+    lmtp_client = await connect_lmtp(lmtp_listener.port)
     yield lmtp_client
     await lmtp_client.close()
 

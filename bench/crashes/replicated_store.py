@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.servers.postgres_cluster import PROGRAM_TIMEOUT, Cluster
+from tests.support.servers.postgres_cluster import PROGRAM_TIMEOUT, PostgresTestCluster
 
 POLL_SECONDS = 0.05
 CONNECTION_LIMIT = "max_connections = 300"  # three servers, each with its pools
@@ -80,8 +80,8 @@ class LostCommits:
 class ReplicatedStore:
     """A primary, and a standby that replays it asynchronously."""
 
-    primary: Cluster = field(default_factory=Cluster)
-    standby: Cluster = field(default_factory=Cluster)
+    primary: PostgresTestCluster = field(default_factory=PostgresTestCluster)
+    standby: PostgresTestCluster = field(default_factory=PostgresTestCluster)
     frozen: list[int] = field(default_factory=list)  # stopped processes that send WAL
 
     @property
@@ -92,13 +92,13 @@ class ReplicatedStore:
 
     def start_both(self) -> None:
         """Start the primary, and copy it to the standby."""
-        self.primary.make()
+        self.primary.initialize()
         self.primary.configure(CONNECTION_LIMIT)
         self.primary.start()
         self.primary.copy_to(self.standby, "-R")
         self.standby.start()
         _wait_until(
-            lambda: bool(self.primary.sql(SELECT_WAL_SENDERS)), "the standby does not follow"
+            lambda: bool(self.primary.run_sql(SELECT_WAL_SENDERS)), "the standby does not follow"
         )
 
     def stop_replication(self, min_sending: int) -> None:
@@ -106,8 +106,10 @@ class ReplicatedStore:
 
         First waits until the standby has this number of recipients that are being sent to.
         """
-        _wait_until(lambda: int(self.standby.sql(COUNT_SENDING)) >= min_sending, "nothing is sent")
-        self.frozen = [int(pid) for pid in self.primary.sql(SELECT_WAL_SENDERS).split()]
+        _wait_until(
+            lambda: int(self.standby.run_sql(COUNT_SENDING)) >= min_sending, "nothing is sent"
+        )
+        self.frozen = [int(pid) for pid in self.primary.run_sql(SELECT_WAL_SENDERS).split()]
         for pid in self.frozen:
             os.kill(pid, signal.SIGSTOP)
 
@@ -115,14 +117,14 @@ class ReplicatedStore:
         """Kill the primary, promote the standby, and return what the standby lacks."""
         _kill_cluster(self.primary)
         _wait_until(
-            lambda: self.standby.sql(COUNT_WAL_RECEIVERS) == "0", "the standby still receives"
+            lambda: self.standby.run_sql(COUNT_WAL_RECEIVERS) == "0", "the standby still receives"
         )
-        _wait_until(lambda: self.standby.sql(IS_REPLAYED) == "t", "the standby still replays")
-        standby_deliveries = _parse_deliveries(self.standby.sql(SELECT_DELIVERIES))
-        self.standby.run("pg_ctl", "-w", "-D", self.standby.data, "promote")
+        _wait_until(lambda: self.standby.run_sql(IS_REPLAYED) == "t", "the standby still replays")
+        standby_deliveries = _parse_deliveries(self.standby.run_sql(SELECT_DELIVERIES))
+        self.standby.run_program("pg_ctl", "-w", "-D", self.standby.data, "promote")
         with _run_isolated(self.primary) as folder:
             arguments = ("-AtX", "-h", folder, "-d", "postgres", "-c", SELECT_DELIVERIES)
-            last = _parse_deliveries(self.primary.run("psql", *arguments))
+            last = _parse_deliveries(self.primary.run_program("psql", *arguments))
         return LostCommits.from_states(last, standby_deliveries)
 
     def remove(self) -> None:
@@ -135,21 +137,21 @@ class ReplicatedStore:
 
 
 @contextmanager
-def _run_isolated(cluster: Cluster) -> Generator[Path]:
+def _run_isolated(cluster: PostgresTestCluster) -> Generator[Path]:
     """Run a cluster with another socket, and yield the folder of the socket."""
     folder = cluster.home / "apart"
     folder.mkdir()
     folder.chmod(0o777)
     options = f"-c listen_addresses='' -k {folder}"
     arguments = ("-w", "-t", str(int(PROGRAM_TIMEOUT)), "-l", cluster.home / "log", "-o", options)
-    cluster.run("pg_ctl", *arguments, "-D", cluster.data, "start")
+    cluster.run_program("pg_ctl", *arguments, "-D", cluster.data, "start")
     try:
         yield folder
     finally:
         cluster.stop()
 
 
-def _kill_cluster(cluster: Cluster) -> None:
+def _kill_cluster(cluster: PostgresTestCluster) -> None:
     """Kill all processes of a cluster at once, as if its machine had vanished."""
     first = int((cluster.data / "postmaster.pid").read_text().split()[0])
     children = Path(f"/proc/{first}/task/{first}/children").read_text().split()

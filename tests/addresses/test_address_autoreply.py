@@ -8,9 +8,14 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.operations import domain_operations
-from tests.support.operations.address_operations import change, create, delete, made
+from tests.support.operations.address_operations import (
+    create_address,
+    try_create_address,
+    try_delete_addresses,
+    try_update_addresses,
+)
 from tests.support.operations.autoreply_operations import (
     AUTOREPLY_ADDRESS,
     AUTOREPLY_SETTINGS,
@@ -18,8 +23,12 @@ from tests.support.operations.autoreply_operations import (
     send_message_to_address,
     set_autoreply,
 )
-from tests.support.operations.domain_operations import key_of, told
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.domain_operations import error_summary, load_domain_id
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency", "ada")
 
@@ -34,8 +43,8 @@ async def load_autoreply(client: GraphQLClient, address: str = AUTOREPLY_ADDRESS
 
 
 async def change_error(client: GraphQLClient, **arguments: Any) -> Any:
-    _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=arguments)
-    return told(errors)
+    _, errors = await try_update_addresses(client, AUTOREPLY_ADDRESS, autoreply=arguments)
+    return error_summary(errors)
 
 
 async def test_autoreply_is_created_updated_and_removed(root: GraphQLClient) -> None:
@@ -45,7 +54,7 @@ async def test_autoreply_is_created_updated_and_removed(root: GraphQLClient) -> 
     result = await load_autoreply(root)
     assert (result["enabled"], result["text"], result["name"]) == (True, "We have it.", "Info")
     assert (result["interval"], result["activeNow"], result["addresses"]) == ("P7D", True, [])
-    _, errors = await change(
+    _, errors = await try_update_addresses(
         root, AUTOREPLY_ADDRESS, autoreply={"html": "<p>We have it.", "interval": None}
     )
     assert errors == []
@@ -54,15 +63,15 @@ async def test_autoreply_is_created_updated_and_removed(root: GraphQLClient) -> 
     assert (await root(f'{{ node(id: "{result["id"]}") {{ id }} }}'))["node"] == {
         "id": result["id"]
     }
-    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
+    _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
     assert (await load_autoreply(root))["createdAt"] is None
     assert (await root(f'{{ node(id: "{result["id"]}") {{ id }} }}'))["node"] is None
-    assert await rows(root.environment, "SELECT id FROM autoreplies") == []
+    assert await select_rows(root.environment, "SELECT id FROM autoreplies") == []
 
 
 async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -> None:
-    await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
+    await create_address(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     result = await load_autoreply(root)
     assert (result["enabled"], result["text"], result["createdAt"]) == (False, "", None)
     assert await load_autoreply(root, "ada@example.org") is None
@@ -87,33 +96,35 @@ async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -
 async def test_invalid_autoreply_is_refused_by_field_and_rule(
     root: GraphQLClient, arguments: Any, field: str | None, rule: str
 ) -> None:
-    await made(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
+    await create_address(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
     path = ["autoreply", *([field] if field else [])]
     # a list index, since the stored text decides
     index = 0 if field == "text" and rule == "required" else None
     assert await change_error(root, **arguments) == ("VALIDATION", ["set", *path], index, rule)
-    _, errors = await create(
+    _, errors = await try_create_address(
         root, "new@example.org", targets=["x@far.example"], autoreply=arguments
     )
-    assert told(errors) == ("VALIDATION", path, None, rule)
+    assert error_summary(errors) == ("VALIDATION", path, None, rule)
     assert (await load_autoreply(root))["createdAt"] is None
-    assert await rows(root.environment, "SELECT id FROM autoreplies") == []
+    assert await select_rows(root.environment, "SELECT id FROM autoreplies") == []
 
 
 async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -> None:
     for arguments in ({"user": {"username": "ada"}}, {"kind": "DISCARD"}):
-        _, errors = await create(root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **arguments)
-        assert told(errors) == ("VALIDATION", ["autoreply"], None, "exclusive")
-    _, errors = await change(root, "ada@example.org", autoreply=AUTOREPLY_SETTINGS)
-    assert told(errors) == ("VALIDATION", ["set", "autoreply"], 0, "exclusive")
+        _, errors = await try_create_address(
+            root, AUTOREPLY_ADDRESS, autoreply=AUTOREPLY_SETTINGS, **arguments
+        )
+        assert error_summary(errors) == ("VALIDATION", ["autoreply"], None, "exclusive")
+    _, errors = await try_update_addresses(root, "ada@example.org", autoreply=AUTOREPLY_SETTINGS)
+    assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], 0, "exclusive")
     await make_autoreply_address(root)
-    _, errors = await change(
+    _, errors = await try_update_addresses(
         root, AUTOREPLY_ADDRESS, kind="DISCARD"
     )  # deletes the autoreply with the targets
     assert errors == []
-    assert await rows(root.environment, "SELECT id FROM autoreplies") == []
-    assert await rows(root.environment, "SELECT id FROM addresses WHERE answers") == []
-    _, errors = await change(
+    assert await select_rows(root.environment, "SELECT id FROM autoreplies") == []
+    assert await select_rows(root.environment, "SELECT id FROM addresses WHERE answers") == []
+    _, errors = await try_update_addresses(
         root,
         AUTOREPLY_ADDRESS,
         kind="FORWARD",
@@ -125,14 +136,14 @@ async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -
 
 
 async def test_deleting_an_address_deletes_its_autoreply(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     address = await make_autoreply_address(root)
     await send_message_to_address(lmtp_client)
-    assert len(await rows(environment, "SELECT sender FROM autoreply_senders")) == 1
-    assert (await delete(root, address))[1] == []
-    assert await rows(environment, "SELECT id FROM autoreplies") == []
-    assert await rows(environment, "SELECT sender FROM autoreply_senders") == []
+    assert len(await select_rows(environment, "SELECT sender FROM autoreply_senders")) == 1
+    assert (await try_delete_addresses(root, address))[1] == []
+    assert await select_rows(environment, "SELECT id FROM autoreplies") == []
+    assert await select_rows(environment, "SELECT sender FROM autoreply_senders") == []
 
 
 async def test_batch_update_changes_all_autoreplies_or_none(
@@ -141,7 +152,9 @@ async def test_batch_update_changes_all_autoreplies_or_none(
     async def cost(address_count: int, text: str) -> int:
         addresses = [f"n{n}@example.org" for n in range(address_count)]
         del statements[:]
-        _, errors = await change(root, *addresses, autoreply={"enabled": True, "text": text})
+        _, errors = await try_update_addresses(
+            root, *addresses, autoreply={"enabled": True, "text": text}
+        )
         statement_count = len(
             [statement for statement in statements if "api_keys" not in statement]
         )
@@ -150,13 +163,13 @@ async def test_batch_update_changes_all_autoreplies_or_none(
         return statement_count
 
     for number in range(20):
-        await made(root, f"n{number}@example.org", targets=["x@y.example"])
+        await create_address(root, f"n{number}@example.org", targets=["x@y.example"])
     assert await cost(1, "first") == await cost(20, "all")
     assert await cost(1, "second") == await cost(20, "again")
-    _, errors = await change(
+    _, errors = await try_update_addresses(
         root, "n0@example.org", "ada@example.org", autoreply=AUTOREPLY_SETTINGS
     )
-    assert told(errors) == ("VALIDATION", ["set", "autoreply"], 1, "exclusive")
+    assert error_summary(errors) == ("VALIDATION", ["set", "autoreply"], 1, "exclusive")
     assert (await load_autoreply(root, "n0@example.org"))["text"] == "again"
 
 
@@ -182,19 +195,21 @@ async def test_list_loads_autoreplies_with_constant_statements(
 
 
 async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: GraphQLClient) -> None:
-    environment, domain_id = root.environment, await key_of(root.environment, "example.org")
+    environment, domain_id = root.environment, await load_domain_id(root.environment, "example.org")
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
     for arguments in ({"text": "the stork knows"}, {"enabled": False}, None):
-        position = await reached(environment, domain_id)
-        _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=arguments)
+        position = await load_stream_position(environment, domain_id)
+        _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=arguments)
         assert errors == []
-        ((kind, _),) = await journal(environment, domain_id, position)
+        ((kind, _),) = await load_journal_entries(environment, domain_id, position)
         assert kind is ChangeKind.ADDRESS_CHANGED
-    position = await reached(environment, domain_id)
-    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply=None)
+    position = await load_stream_position(environment, domain_id)
+    _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply=None)
     assert errors == []
-    assert await journal(environment, domain_id, position) == []  # already removed
-    log = await rows(environment, "SELECT mutation, before, after FROM admin_log ORDER BY id")
+    assert await load_journal_entries(environment, domain_id, position) == []  # already removed
+    log = await select_rows(
+        environment, "SELECT mutation, before, after FROM admin_log ORDER BY id"
+    )
     text = repr(log)
     assert "heron" not in text
     assert "stork" not in text
@@ -206,24 +221,24 @@ async def test_other_users_cannot_read_or_change_autoreply(
 ) -> None:
     await make_autoreply_address(root)
     autoreply_id = (await load_autoreply(root))["id"]
-    await domain_operations.made(root, "other.example")
-    other_admin = await domain_operations.administrator(
+    await domain_operations.create_domain(root, "other.example")
+    other_admin = await domain_operations.make_admin_of_domains(
         environment, root.http, "chief", "other.example", permissions=list(AdminPermission)
     )
-    before = await rows(environment, "SELECT * FROM autoreplies")
+    before = await select_rows(environment, "SELECT * FROM autoreplies")
     for client in (bob, other_admin):
         assert await load_autoreply(client) is None
         assert (await client(f'{{ node(id: "{autoreply_id}") {{ id }} }}'))["node"] is None
         for arguments in ({"text": "Mine"}, None):
-            _, errors = await change(client, AUTOREPLY_ADDRESS, autoreply=arguments)
+            _, errors = await try_update_addresses(client, AUTOREPLY_ADDRESS, autoreply=arguments)
             assert errors[0]["code"] == "NOT_FOUND"
-        _, errors = await create(
+        _, errors = await try_create_address(
             client, "new@example.org", targets=["x@y.example"], autoreply=AUTOREPLY_SETTINGS
         )
         assert errors[0]["code"] in {"FORBIDDEN", "NOT_FOUND"}
-    _, errors = await change(bob, "bob@example.org", autoreply=AUTOREPLY_SETTINGS)
-    assert told(errors) == ("FORBIDDEN", ["set", "autoreply"], 0, "DOMAIN_ADMIN")
-    assert await rows(environment, "SELECT * FROM autoreplies") == before
+    _, errors = await try_update_addresses(bob, "bob@example.org", autoreply=AUTOREPLY_SETTINGS)
+    assert error_summary(errors) == ("FORBIDDEN", ["set", "autoreply"], 0, "DOMAIN_ADMIN")
+    assert await select_rows(environment, "SELECT * FROM autoreplies") == before
 
 
 async def load_preview(
@@ -237,7 +252,7 @@ async def load_preview(
 
 
 async def test_preview_shows_the_reply_or_why_none_is_sent(
-    root: GraphQLClient, lmtp_client: Neighbour
+    root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await make_autoreply_address(
         root, name="Info", autoreply={**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
@@ -272,7 +287,7 @@ async def test_address_trace_shows_enabled_autoreply(
         assert last_step == {
             "stage": "AUTOREPLY", "output": [address], "record": {"__typename": "Autoreply"},
         }  # fmt: skip
-    await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
+    await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
     stages = [
         step["stage"] for step in (await root(document, address=AUTOREPLY_ADDRESS))["addressTrace"]
     ]

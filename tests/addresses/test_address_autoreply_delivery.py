@@ -15,11 +15,16 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.mail.parsed_messages import body_text, parse_message
 from tests.support.mail.queued_deliveries import queued_reply_recipients
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.mail_servers.lmtp_transactions import deliver_message
-from tests.support.mail_servers.queue_worker import inbox, relay, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.address_operations import change
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    poll_until,
+    relay_settings,
+    run_queue_worker,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.address_operations import try_update_addresses
 from tests.support.operations.autoreply_operations import (
     AUTOREPLY_ADDRESS,
     AUTOREPLY_SETTINGS,
@@ -28,7 +33,7 @@ from tests.support.operations.autoreply_operations import (
     set_autoreply,
 )
 from tests.support.operations.spam_operations import create_sender_rules
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 from tests.support.stores.store_damage import rename_table
 
 pytestmark = pytest.mark.usefixtures("verify_consistency", "ada")
@@ -40,29 +45,32 @@ async def reply_recipients(environment: Environment) -> list[str]:
 
 
 async def test_autoreply_is_sent_from_the_address(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await make_autoreply_address(root, name="Our desk", sendAs=False)
     await send_message_to_address(lmtp_client, Subject="Re: Lunch?", Message_ID="<b@far.example>")
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
 
         async def are_both_sent() -> bool:
-            return len(smtp_server.mails) == 2
+            return len(smtp_server.messages) == 2
 
-        await until(are_both_sent)
-    (sent_reply,) = [message for message in smtp_server.mails if message.sender == "<>"]
+        await poll_until(are_both_sent)
+    (sent_reply,) = [message for message in smtp_server.messages if message.sender == "<>"]
     reply = parse_message(sent_reply.raw)
     assert sent_reply.to == ["carol@far.example"]
     assert (reply["From"], reply["To"]) == (f"Our desk <{AUTOREPLY_ADDRESS}>", "carol@far.example")
     assert (reply["Subject"], reply["In-Reply-To"]) == ("Auto: Re: Lunch?", "<b@far.example>")
     assert reply["Auto-Submitted"] == "auto-replied"
     assert body_text(reply) == "We have it."
-    owners = await rows(environment, "SELECT DISTINCT user_id FROM submissions")
+    owners = await select_rows(environment, "SELECT DISTINCT user_id FROM submissions")
     assert owners == [(None,)]
 
 
 async def test_sender_gets_one_reply_per_interval(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "interval": "P2D"})
     for sender in ("carol@far.example", "Carol+x@FAR.example", "eve@far.example"):
@@ -74,14 +82,16 @@ async def test_sender_gets_one_reply_per_interval(
     assert (await run_round(environment)).autoreply_senders == 2
     await send_message_to_address(lmtp_client)
     assert (await reply_recipients(environment))[2:] == ["carol@far.example"]
-    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"text": "Another absence."})
+    _, errors = await try_update_addresses(
+        root, AUTOREPLY_ADDRESS, autoreply={"text": "Another absence."}
+    )
     assert errors == []
     await send_message_to_address(lmtp_client)
     assert (await reply_recipients(environment))[3:] == ["carol@far.example"]
 
 
 async def test_each_address_replies_once_to_the_same_sender(
-    root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await make_autoreply_address(root)
     await make_autoreply_address(root, "desk@example.org")
@@ -92,20 +102,20 @@ async def test_each_address_replies_once_to_the_same_sender(
 
 
 async def test_repeated_delivery_is_answered_once(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await make_autoreply_address(root)
     raw = raw_message("x", To=AUTOREPLY_ADDRESS)
     for _ in range(2):
         await deliver_message(lmtp_client, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
-    assert len(await rows(environment, "SELECT id FROM submissions")) == 2
+    assert len(await select_rows(environment, "SELECT id FROM submissions")) == 2
     assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_repeated_delivery_sends_reply_that_failed_before(
     root: GraphQLClient,
     environment: Environment,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
@@ -124,7 +134,7 @@ async def test_repeated_delivery_sends_reply_that_failed_before(
         assert secret not in record.exc_text
     assert await reply_recipients(environment) == []
     await deliver_message(lmtp_client, raw, AUTOREPLY_ADDRESS, sender="carol@far.example")
-    assert len(await rows(environment, "SELECT id FROM submissions")) == 2
+    assert len(await select_rows(environment, "SELECT id FROM submissions")) == 2
     assert await reply_recipients(environment) == ["carol@far.example"]
 
 
@@ -135,7 +145,7 @@ async def test_concurrent_deliveries_get_one_reply(
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    clients = [await connect(listener.port) for _ in range(20)]
+    clients = [await connect_lmtp(listener.port) for _ in range(20)]
     try:
         await asyncio.gather(*(send_message_to_address(client) for client in clients))
         assert await reply_recipients(environment) == ["carol@far.example"]
@@ -146,11 +156,11 @@ async def test_concurrent_deliveries_get_one_reply(
 
 
 async def test_replies_per_day_are_limited(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await make_autoreply_address(root)
     await send_message_to_address(lmtp_client)
-    assert await rows(environment, "SELECT replied FROM addresses WHERE answers") == [(1,)]
+    assert await select_rows(environment, "SELECT replied FROM addresses WHERE answers") == [(1,)]
     async with environment.write_session() as session:
         statement = update(Address).where(col(Address.answers))
         await session.exec(statement.values(replied=reply_sender.MAX_REPLIES_PER_DAY - 1))
@@ -160,11 +170,11 @@ async def test_replies_per_day_are_limited(
     clock.tick(days=1)
     await send_message_to_address(lmtp_client, "eve@far.example")
     assert (await reply_recipients(environment))[2:] == ["eve@far.example"]
-    assert await rows(environment, "SELECT replied FROM addresses WHERE answers") == [(1,)]
+    assert await select_rows(environment, "SELECT replied FROM addresses WHERE answers") == [(1,)]
 
 
 async def test_automatic_list_and_bcc_messages_get_no_reply(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await make_autoreply_address(root)
     for sender in ("", "mailer-daemon@far.example", "no-reply@far.example", "x-bounces@a.example"):
@@ -187,7 +197,7 @@ async def test_automatic_list_and_bcc_messages_get_no_reply(
 
 
 async def test_spam_gets_no_reply(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     # its account stores spam in Junk
     await make_autoreply_address(root, targets=["ada@example.org"])
@@ -200,7 +210,7 @@ async def test_spam_gets_no_reply(
 
 
 async def test_refused_message_gets_no_reply(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await make_autoreply_address(root, forwards=1)
     await send_message_to_address(lmtp_client, reply="554 5.4.6", Delivered_To=AUTOREPLY_ADDRESS)
@@ -208,29 +218,29 @@ async def test_refused_message_gets_no_reply(
     assert await reply_recipients(environment) == []
     await send_message_to_address(lmtp_client)
     assert await reply_recipients(environment) == ["carol@far.example"]
-    assert (await lmtp_client.say("MAIL FROM:<eve@far.example>")).startswith("250")
-    assert (await lmtp_client.say(f"RCPT TO:<{AUTOREPLY_ADDRESS}>")).startswith("450 4.2.1")
+    assert (await lmtp_client.run_command("MAIL FROM:<eve@far.example>")).startswith("250")
+    assert (await lmtp_client.run_command(f"RCPT TO:<{AUTOREPLY_ADDRESS}>")).startswith("450 4.2.1")
     assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_target_account_does_not_reply_too(
-    root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
     await make_autoreply_address(root, targets=["ada@example.org"])
     await make_autoreply_address(root, "first@example.org", targets=[AUTOREPLY_ADDRESS])
     await send_message_to_address(lmtp_client)
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
     assert await reply_recipients(environment) == ["carol@far.example"]
     await send_message_to_address(lmtp_client, "eve@far.example", to="first@example.org")
-    assert len(await inbox(ada)) == 2
-    counts = await rows(environment, "SELECT count(*) FROM autoreply_senders")
+    assert len(await load_inbox_rows(ada)) == 2
+    counts = await select_rows(environment, "SELECT count(*) FROM autoreply_senders")
     assert counts == [(2,)]  # the address that received the message, not the one it forwards to
 
 
 @pytest.mark.usefixtures("bob")
 async def test_catch_all_replies_from_the_written_address(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     autoreply = {**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
     targets = ["ada@example.org"]
@@ -239,19 +249,25 @@ async def test_catch_all_replies_from_the_written_address(
     )
     await send_message_to_address(lmtp_client, to="who.ever+x@example.org")
     await send_message_to_address(lmtp_client, "bob@example.org", to="else@example.org")
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
 
         async def is_sent() -> bool:
-            return len(smtp_server.mails) == 1
+            return len(smtp_server.messages) == 1
 
-        await until(is_sent)
-    reply = parse_message(smtp_server.mails[0].raw)
+        await poll_until(is_sent)
+    reply = parse_message(smtp_server.messages[0].raw)
     assert (reply["From"], body_text(reply)) == ("who.ever+x@example.org", "We have it.")
     assert await reply_recipients(environment) == ["carol@far.example", "bob@example.org"]
 
 
 async def test_autoreplies_are_not_read_if_all_are_disabled(
-    root: GraphQLClient, environment: Environment, lmtp_client: Neighbour, statements: list[str]
+    root: GraphQLClient,
+    environment: Environment,
+    lmtp_client: SmtpTestClient,
+    statements: list[str],
 ) -> None:
     async def autoreply_statements() -> list[str]:
         del statements[:]
@@ -260,17 +276,17 @@ async def test_autoreplies_are_not_read_if_all_are_disabled(
 
     await make_autoreply_address(root, autoreply={"text": "We have it."})
     assert await autoreply_statements() == []
-    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": True})
+    _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply={"enabled": True})
     assert errors == []
     assert len(await autoreply_statements()) == 2  # before the reply, and when it is reserved
-    _, errors = await change(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
+    _, errors = await try_update_addresses(root, AUTOREPLY_ADDRESS, autoreply={"enabled": False})
     assert errors == []
     assert await autoreply_statements() == []
     assert await reply_recipients(environment) == ["carol@far.example"]
 
 
 async def test_message_trace_shows_whether_a_reply_was_sent(
-    root: GraphQLClient, lmtp_client: Neighbour
+    root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     document = "query ($id: String!) { messageTrace(messageId: $id) { event address detail } }"
     await make_autoreply_address(root)

@@ -10,8 +10,19 @@ from models.domains.tables import Domain
 from models.users.tables import User
 from tests.conftest import GraphQLClient
 from tests.support.operations import domain_operations
-from tests.support.operations.address_operations import change, made, names, of, temporary
-from tests.support.operations.domain_operations import ALIAS, administrator, done, live
+from tests.support.operations.address_operations import (
+    create_address,
+    list_addresses,
+    load_address,
+    try_create_temporary_address,
+    try_update_addresses,
+)
+from tests.support.operations.domain_operations import (
+    DOMAIN_ALIAS_CREATE,
+    make_admin_of_domains,
+    make_domain_user,
+    run_mutation,
+)
 
 TRACE = """query ($address: String!) { addressTrace(address: $address) {
   stage input output matched record { __typename ... on Address { address }
@@ -28,7 +39,7 @@ async def load_trace(client: GraphQLClient, address: str) -> list[tuple[Any, ...
 
 
 async def create_alias_domain(root: GraphQLClient, name: str, domain: str) -> None:
-    _, errors = await done(root, ALIAS, alias=name, domain=domain)
+    _, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=name, domain=domain)
     assert errors == []
 
 
@@ -60,7 +71,7 @@ async def test_trace_shows_the_sender_rule(
     )  # fmt: skip
     for sender in (None, "x@else.example", "", "no address"):
         assert (await load_last_step(root, ada.address, sender))[0] == "ACCOUNT"
-    domain_admin = await administrator(root.environment, root.http, "boss", "example.org")
+    domain_admin = await make_admin_of_domains(root.environment, root.http, "boss", "example.org")
     assert await load_last_step(domain_admin, bob.address, sender_address) == (
         "SENDER_RULE",
         sender_address,
@@ -77,24 +88,28 @@ async def test_address_is_found_in_every_spelling(root: GraphQLClient, ada: Grap
         (" A.d.a+x@EXAMPLE.org", None),
         ("ada@other.example", "ada@example.org"),
     ):
-        address = await of(ada, text)
+        address = await load_address(ada, text)
         assert (address["address"], address["inPrimaryDomain"]) == ("ada@example.org", primary)
     for text in ("eve@example.org", "ada", "@", "", "*@*", "ada@*", "a@\ud7ff"):
-        assert await of(root, text) is None, text
-        assert await of(root, text, wild=True) is None, text
+        assert await load_address(root, text) is None, text
+        assert await load_address(root, text, allow_wildcard=True) is None, text
     by_id = """query ($id: ID!) { address(by: {id: $id}) { address } }"""
-    address = await of(ada, "ada@example.org")
+    address = await load_address(ada, "ada@example.org")
     assert (await ada(by_id, id=address["id"]))["address"] == {"address": "ada@example.org"}
 
 
 async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient) -> None:
     environment = root.environment
-    await made(root, "list@own.example", targets=["Carol@far.example"], tags=["Red", "blue"])
-    await made(root, "@own.example", kind="DISCARD", allowWildcard=True, tags=["red"])
-    await made(root, "every@*", targets=["dave@far.example"], allowWildcard=True)
-    await made(root, "off@own.example", targets=["smtp://u:secret@relay.example"], active=False)
-    expiring, _ = await temporary(ada)
-    unlimited, _ = await temporary(ada, validity=None)
+    await create_address(
+        root, "list@own.example", targets=["Carol@far.example"], tags=["Red", "blue"]
+    )
+    await create_address(root, "@own.example", kind="DISCARD", allowWildcard=True, tags=["red"])
+    await create_address(root, "every@*", targets=["dave@far.example"], allowWildcard=True)
+    await create_address(
+        root, "off@own.example", targets=["smtp://u:secret@relay.example"], active=False
+    )
+    expiring, _ = await try_create_temporary_address(ada)
+    unlimited, _ = await try_create_temporary_address(ada, validity=None)
     temporary_addresses = sorted([expiring["address"], unlimited["address"]])
     regular_addresses = {
         "list@own.example",
@@ -103,7 +118,7 @@ async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient)
         "off@own.example",
         "ada@example.org",
     }
-    assert set(await names(root)) == regular_addresses | set(temporary_addresses)
+    assert set(await list_addresses(root)) == regular_addresses | set(temporary_addresses)
     for condition, expected in (
         ({"query": "OWN.ex"}, {"list@own.example", "*@own.example", "off@own.example"}),
         ({"query": "%"}, set()),
@@ -121,9 +136,9 @@ async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient)
         ({"active": False}, {"off@own.example"}),
         ({"domain": "nowhere.example"}, set()),
     ):
-        assert set(await names(root, **condition)) == expected, condition
-    domain_admin = await administrator(environment, root.http, "chief", "own.example")
-    assert set(await names(domain_admin)) == {
+        assert set(await list_addresses(root, **condition)) == expected, condition
+    domain_admin = await make_admin_of_domains(environment, root.http, "chief", "own.example")
+    assert set(await list_addresses(domain_admin)) == {
         "list@own.example", "*@own.example", "off@own.example", "chief@own.example",
     }  # fmt: skip
     text = str(["x"] * 101).replace("'", '"')
@@ -133,7 +148,7 @@ async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient)
 
 async def test_pagination_works_in_both_directions(root: GraphQLClient) -> None:
     for n in range(5):
-        await made(root, f"n{n}@own.example", targets=["x@y.example"])
+        await create_address(root, f"n{n}@own.example", targets=["x@y.example"])
     document = """query ($first: Int, $after: String, $last: Int, $before: String) {
       addresses(first: $first, after: $after, last: $last, before: $before) {
         nodes { address } pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }"""
@@ -160,10 +175,10 @@ async def test_list_needs_a_constant_number_of_statements(
         await root(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await live(root.environment, "a@own.example")
+    await make_domain_user(root.environment, "a@own.example")
     costs = [await cost(), await cost()]
     for n in range(20):
-        await live(root.environment, f"n{n}@own.example")
+        await make_domain_user(root.environment, f"n{n}@own.example")
     assert costs[1] == await cost() == await cost()
 
 
@@ -171,7 +186,7 @@ async def test_owner_cannot_read_administrator_fields(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     admin_fields = {"privateComment": "Mine", "internalData": {"n": 1}}
-    await made(root, "second@example.org", user={"username": "ada"}, **admin_fields)
+    await create_address(root, "second@example.org", user={"username": "ada"}, **admin_fields)
     for name in admin_fields:
         answer = await ada.execute(
             f'{{ address(by: {{address: "second@example.org"}}) {{ {name} }} }}'
@@ -198,9 +213,9 @@ async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQ
         ("ADDRESS", "a.da+x@example.org", ["ada@example.org"], "ada@example.org", "Address"),
         ("ACCOUNT", "ada@example.org", ["ada"], None, "User"),
     ]
-    await made(root, "sal*@example.org", allowWildcard=True,
+    await create_address(root, "sal*@example.org", allowWildcard=True,
                targets=["c@far.example", "smtp://u:p@relay.example"])  # fmt: skip
-    await made(root, "@example.org", allowWildcard=True, kind="DISCARD")
+    await create_address(root, "@example.org", allowWildcard=True, kind="DISCARD")
     assert await load_trace(root, "sales@example.org") == [
         ("ADDRESS", "sales@example.org", ["c@far.example", "smtp://u:***@relay.example"],
          "sal*@example.org", "Address"),
@@ -208,7 +223,7 @@ async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQ
     assert await load_trace(root, "any@example.org") == [
         ("ADDRESS", "any@example.org", [], "*@example.org", "Address"),
     ]
-    await change(root, "sal*@example.org", active=False)
+    await try_update_addresses(root, "sal*@example.org", active=False)
     assert await load_trace(root, "sales@example.org") == [
         ("ADDRESS", "sales@example.org", [], "sal*@example.org", "Address"),
     ]
@@ -227,9 +242,9 @@ async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQ
 
 @pytest.mark.usefixtures("ada")
 async def test_domain_admin_can_trace_own_domains_only(root: GraphQLClient) -> None:
-    await domain_operations.made(root, "own.example")
+    await domain_operations.create_domain(root, "own.example")
     await create_alias_domain(root, "other.example", "example.org")
-    domain_admin = await administrator(root.environment, root.http, "chief", "own.example")
+    domain_admin = await make_admin_of_domains(root.environment, root.http, "chief", "own.example")
     assert [step[0] for step in await load_trace(domain_admin, "chief@own.example")] == [
         "ADDRESS",
         "ACCOUNT",
@@ -248,11 +263,13 @@ async def test_forward_target_can_send_as_the_address(
         payload = (await client(send, **{"from": "team@example.org"}))["messageSend"]
         return [error["code"] for error in payload["errors"]]
 
-    await made(root, "team@example.org", targets=["A.da+team@example.org", "smtp://r.example"])
+    await create_address(
+        root, "team@example.org", targets=["A.da+team@example.org", "smtp://r.example"]
+    )
     assert (await send_error_codes(ada), await send_error_codes(bob)) == (
         [],
         ["FORBIDDEN_OPERATION"],
     )
     for values in ({"sendAs": False}, {"sendAs": True, "active": False}):
-        assert (await change(root, "team@example.org", **values))[1] == []
+        assert (await try_update_addresses(root, "team@example.org", **values))[1] == []
         assert await send_error_codes(ada) == ["FORBIDDEN_OPERATION"]

@@ -21,9 +21,21 @@ from resolvers.admin import secret_rotation
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations import domain_operations
-from tests.support.operations.address_operations import change, create, delete, made, of, temporary
-from tests.support.operations.domain_operations import administrator, key_of, live, told
-from tests.support.stores.counter_check import journal, reached
+from tests.support.operations.address_operations import (
+    create_address,
+    load_address,
+    try_create_address,
+    try_create_temporary_address,
+    try_delete_addresses,
+    try_update_addresses,
+)
+from tests.support.operations.domain_operations import (
+    error_summary,
+    load_domain_id,
+    make_admin_of_domains,
+    make_domain_user,
+)
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
@@ -43,11 +55,12 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     environment = root.environment
-    domain_id = await key_of(environment, "example.org")
+    domain_id = await load_domain_id(environment, "example.org")
     positions = {
-        stream_id: await reached(environment, stream_id) for stream_id in (domain_id, ada.user.id)
+        stream_id: await load_stream_position(environment, stream_id)
+        for stream_id in (domain_id, ada.user.id)
     }
-    address = await made(
+    address = await create_address(
         root, "Sales.Team@Example.ORG", user={"username": "ada"}, name="Sales", tags=["b", "a"],
         publicComment="Ours", privateComment="Mine", metaData={"n": 1}, internalData={"m": 2},
     )  # fmt: skip
@@ -67,10 +80,12 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     )
     assert recipient.user_id == ada.user.id
     for stream_id, position in positions.items():
-        ((kind, _),) = await journal(environment, stream_id, position)
+        ((kind, _),) = await load_journal_entries(environment, stream_id, position)
         assert kind is ChangeKind.ADDRESS_CHANGED
-    duplicate, errors = await create(root, "salesteam@example.org", user={"username": "ada"})
-    assert (duplicate, told(errors)) == (None, ("CONFLICT", ["address"], None, None))
+    duplicate, errors = await try_create_address(
+        root, "salesteam@example.org", user={"username": "ada"}
+    )
+    assert (duplicate, error_summary(errors)) == (None, ("CONFLICT", ["address"], None, None))
 
 
 @pytest.mark.usefixtures("ada")
@@ -116,18 +131,18 @@ async def test_invalid_address_is_refused_by_field_and_rule(
 ) -> None:
     arguments = {"address": "new@example.org", "user": {"username": "ada"}, **arguments}
     arguments = {name: value for name, value in arguments.items() if value is not None}
-    result, errors = await create(root, arguments.pop("address"), **arguments)
+    result, errors = await try_create_address(root, arguments.pop("address"), **arguments)
     assert result is None
     assert [("VALIDATION", *expected_error)] == [
         (e["code"], e["path"], e["constraint"]) for e in errors
     ]
-    assert await of(root, "new@example.org") is None
-    assert (await of(root, "ada@example.org"))["main"] is True
+    assert await load_address(root, "new@example.org") is None
+    assert (await load_address(root, "ada@example.org"))["main"] is True
 
 
 async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> None:
     arguments = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
-    _, errors = await create(root, "a+b@example.org", **arguments)
+    _, errors = await try_create_address(root, "a+b@example.org", **arguments)
     assert [(e["path"], e["index"]) for e in errors] == [
         (["address"], None), (["forwards"], None), (["tags"], 0), (["targets"], 0),
     ]  # fmt: skip
@@ -146,25 +161,25 @@ async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> Non
 async def test_wildcard_address_receives_mail(
     pattern: str, asked_address: str, root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    address = await made(root, pattern, user={"username": "ada"}, allowWildcard=True)
+    address = await create_address(root, pattern, user={"username": "ada"}, allowWildcard=True)
     assert address["isWildcard"] is True
     assert address["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
     assert (
         await address_resolution.load_recipient_below_limits(root.environment, asked_address)
     ).user_id == ada.user.id
-    assert (await of(root, pattern))["id"] == address["id"]
-    assert await of(root, asked_address) is None
-    assert (await of(root, asked_address, wild=True))["id"] == address["id"]
-    ((answer,), errors) = await change(root, pattern, name="Pattern")
+    assert (await load_address(root, pattern))["id"] == address["id"]
+    assert await load_address(root, asked_address) is None
+    assert (await load_address(root, asked_address, allow_wildcard=True))["id"] == address["id"]
+    ((answer,), errors) = await try_update_addresses(root, pattern, name="Pattern")
     assert (answer["name"], errors) == ("Pattern", [])
     for values, path, rule in (
         ({"main": True}, "main", "main"),
         ({"address": "x@example.org"}, "address", "wildcard"),
     ):
-        answer, errors = await change(root, pattern, **values)
-        assert (answer, told(errors)) == ([], ("VALIDATION", ["set", path], 0, rule))
-    assert (await delete(root, address))[1] == []
-    assert await of(root, asked_address, wild=True) is None
+        answer, errors = await try_update_addresses(root, pattern, **values)
+        assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", path], 0, rule))
+    assert (await try_delete_addresses(root, address))[1] == []
+    assert await load_address(root, asked_address, allow_wildcard=True) is None
 
 
 async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) -> None:
@@ -176,7 +191,7 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
         "Carol@far.example", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:***@relay.example.com:465", "smtp://[2606:4700::1]",
     ]  # fmt: skip
-    address = await made(root, "list@own.example", targets=targets, forwards=7)
+    address = await create_address(root, "list@own.example", targets=targets, forwards=7)
     assert (address["kind"], address["targets"], address["user"]) == (
         "FORWARD",
         shown_targets,
@@ -191,7 +206,7 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
     )
 
     # a client sends back the target without its password
-    ((answer,), errors) = await change(
+    ((answer,), errors) = await try_update_addresses(
         root, "list@own.example", targets=[shown_targets[2], "x@y.example"]
     )
     assert (errors, answer["targets"]) == ([], [shown_targets[2], "x@y.example"])
@@ -200,15 +215,19 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
         forward_targets.targets_with_passwords(root.environment, row)[0]
         == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
-    _, errors = await change(root, "list@own.example", targets=["smtp://a:***@relay.example.com"])
-    assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
-    ((answer,), errors) = await change(root, "list@own.example", targets=["x@y.example"])
+    _, errors = await try_update_addresses(
+        root, "list@own.example", targets=["smtp://a:***@relay.example.com"]
+    )
+    assert error_summary(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
+    ((answer,), errors) = await try_update_addresses(
+        root, "list@own.example", targets=["x@y.example"]
+    )
     assert (await load_address_row(root.environment, "list@own.example")).relays is None
 
 
 async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -> None:
     environment = root.environment
-    await made(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
+    await create_address(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
     ((name, key),) = environment.secret_box.keys.items()
     rotated = Environment(
         environment.database,
@@ -224,8 +243,8 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
         "smtp://u:word@relay.example.com"
     ]
     # without the key, the client must send the password again
-    _, errors = await change(root, "list@own.example", targets=row.targets)
-    assert told(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
+    _, errors = await try_update_addresses(root, "list@own.example", targets=row.targets)
+    assert error_summary(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
 
 
 @pytest.mark.parametrize(
@@ -242,21 +261,26 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
     ],
 )  # fmt: skip
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
-    await made(root, "list@own.example", targets=["carol@far.example"])
-    _, errors = await domain_operations.done(
-        root, domain_operations.ALIAS, alias="other.example", domain="own.example"
+    await create_address(root, "list@own.example", targets=["carol@far.example"])
+    _, errors = await domain_operations.run_mutation(
+        root, domain_operations.DOMAIN_ALIAS_CREATE, alias="other.example", domain="own.example"
     )
     assert errors == []
-    answer, errors = await change(root, "list@own.example", targets=["ok@far.example", target])
-    assert (answer, told(errors)) == ([], ("VALIDATION", ["set", "targets"], 1, rule))
-    assert (await of(root, "list@own.example"))["targets"] == ["carol@far.example"]
+    answer, errors = await try_update_addresses(
+        root, "list@own.example", targets=["ok@far.example", target]
+    )
+    assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", "targets"], 1, rule))
+    assert (await load_address(root, "list@own.example"))["targets"] == ["carol@far.example"]
 
 
 async def test_number_of_targets_is_limited(root: GraphQLClient) -> None:
     targets = [f"a{n}@far.example" for n in range(101)]
-    _, errors = await create(root, "list@own.example", targets=targets)
-    assert told(errors) == ("VALIDATION", ["targets"], None, "max")
-    assert len((await made(root, "list@own.example", targets=targets[:100]))["targets"]) == 100
+    _, errors = await try_create_address(root, "list@own.example", targets=targets)
+    assert error_summary(errors) == ("VALIDATION", ["targets"], None, "max")
+    assert (
+        len((await create_address(root, "list@own.example", targets=targets[:100]))["targets"])
+        == 100
+    )
 
 
 async def test_number_of_addresses_of_a_domain_is_limited(
@@ -264,8 +288,8 @@ async def test_number_of_addresses_of_a_domain_is_limited(
 ) -> None:
     await update_domains(root.environment, max_addresses=1)
     for _, errors in (
-        await create(root, "b@example.org", targets=["x@y.example"]),
-        await temporary(ada),
+        await try_create_address(root, "b@example.org", targets=["x@y.example"]),
+        await try_create_temporary_address(ada),
     ):
         (error,) = errors
         assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 1)
@@ -274,8 +298,10 @@ async def test_number_of_addresses_of_a_domain_is_limited(
 async def test_kind_changes_only_for_addresses_without_user(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await made(root, "list@own.example", targets=["smtp://u:p@relay.example.com"], forwards=None)
-    ((answer,), errors) = await change(root, "list@own.example", kind="DISCARD")
+    await create_address(
+        root, "list@own.example", targets=["smtp://u:p@relay.example.com"], forwards=None
+    )
+    ((answer,), errors) = await try_update_addresses(root, "list@own.example", kind="DISCARD")
     assert (answer["kind"], answer["targets"], errors) == ("DISCARD", [], [])
     assert (await load_address_row(root.environment, "list@own.example")).relays is None
     for address, kind, path, rule in (
@@ -284,11 +310,11 @@ async def test_kind_changes_only_for_addresses_without_user(
         ("list@own.example", "LEARN_HAM", "kind", "unsupported"),
         (ada.address, "DISCARD", "kind", "kind"),
     ):
-        _, errors = await change(root, address, kind=kind)
+        _, errors = await try_update_addresses(root, address, kind=kind)
         assert ("VALIDATION", ["set", path], 0, rule) in [
-            told([{"constraint": None, **error}]) for error in errors
+            error_summary([{"constraint": None, **error}]) for error in errors
         ]
-    ((answer,), errors) = await change(
+    ((answer,), errors) = await try_update_addresses(
         root, "list@own.example", kind="FORWARD", targets=["x@y.example"], active=False
     )
     assert (answer["kind"], answer["active"], errors) == ("FORWARD", False, [])
@@ -297,30 +323,33 @@ async def test_kind_changes_only_for_addresses_without_user(
 async def test_new_main_address_replaces_the_old_one(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await made(root, "second@example.org", user={"username": "ada"})
-    domain_id = await key_of(root.environment, "example.org")
+    await create_address(root, "second@example.org", user={"username": "ada"})
+    domain_id = await load_domain_id(root.environment, "example.org")
     positions = {
-        stream_id: await reached(root.environment, stream_id)
+        stream_id: await load_stream_position(root.environment, stream_id)
         for stream_id in (domain_id, ada.user.id)
     }
-    ((answer,), errors) = await change(ada, "second@example.org", main=True, name="Ada L.")
+    ((answer,), errors) = await try_update_addresses(
+        ada, "second@example.org", main=True, name="Ada L."
+    )
     assert (answer["main"], answer["name"], errors) == (True, "Ada L.", [])
-    assert (await of(ada, "ada@example.org"))["main"] is False
+    assert (await load_address(ada, "ada@example.org"))["main"] is False
     user = await ada("{ user { address { address } localPart } }")
     assert user["user"] == {"address": {"address": "second@example.org"}, "localPart": "second"}
     listed_users = await root('{ users(filter: {query: "second@"}) { nodes { username } } }')
     assert listed_users["users"]["nodes"] == [{"username": "ada"}]
     for stream_id, position in positions.items():
         kinds = [
-            (kind, len(ids)) for kind, ids in await journal(root.environment, stream_id, position)
+            (kind, len(ids))
+            for kind, ids in await load_journal_entries(root.environment, stream_id, position)
         ]
         expected = [(ChangeKind.ADDRESS_CHANGED, 2), (ChangeKind.USER_CHANGED, 1)]
         assert sorted(kinds) == sorted(expected)
-    _, errors = await change(ada, "second@example.org", main=False)
-    assert told(errors) == ("VALIDATION", ["set", "main"], 0, "main")
-    main_address = await of(root, "second@example.org")
-    _, errors = await delete(root, main_address)
-    assert told(errors) == ("CONFLICT", ["ids"], 0, None)
+    _, errors = await try_update_addresses(ada, "second@example.org", main=False)
+    assert error_summary(errors) == ("VALIDATION", ["set", "main"], 0, "main")
+    main_address = await load_address(root, "second@example.org")
+    _, errors = await try_delete_addresses(root, main_address)
+    assert error_summary(errors) == ("CONFLICT", ["ids"], 0, None)
 
 
 async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQLClient) -> None:
@@ -328,9 +357,11 @@ async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQ
     document = """mutation ($input: UserCreateInput!) {
       userCreate(input: $input) { user { id } errors { code } } }"""
     assert (await root(document, input=arguments))["userCreate"]["errors"] == []
-    pattern = await made(root, "@own.example", user={"username": "eve"}, allowWildcard=True)
-    first = await made(root, "eve@own.example", user={"username": "eve"})
-    second = await made(root, "eva@own.example", user={"username": "eve"})
+    pattern = await create_address(
+        root, "@own.example", user={"username": "eve"}, allowWildcard=True
+    )
+    first = await create_address(root, "eve@own.example", user={"username": "eve"})
+    second = await create_address(root, "eva@own.example", user={"username": "eve"})
     assert [address["main"] for address in (pattern, first, second)] == [False, True, False]
     result = await root("""{ user(by: {username: "eve"}) { domain { name userCount }
       address { address } } }""")
@@ -343,24 +374,24 @@ async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQ
 async def test_main_address_in_other_domain_moves_user_within_limits(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await domain_operations.made(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
-    await made(root, "ada@own.example", user={"username": "ada"})
-    _, errors = await change(ada, "ada@own.example", main=True)
-    assert told(errors) == ("FORBIDDEN", ["set", "main"], None, "DOMAIN_ADMIN")
-    ((answer,), errors) = await change(root, "ada@own.example", main=True)
+    await domain_operations.create_domain(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
+    await create_address(root, "ada@own.example", user={"username": "ada"})
+    _, errors = await try_update_addresses(ada, "ada@own.example", main=True)
+    assert error_summary(errors) == ("FORBIDDEN", ["set", "main"], None, "DOMAIN_ADMIN")
+    ((answer,), errors) = await try_update_addresses(root, "ada@own.example", main=True)
     assert (answer["main"], errors) == (True, [])
     counts = {}
     for name in ("example.org", "own.example"):
-        domain = await domain_operations.of(root, name)
+        domain = await domain_operations.load_domain(root, name)
         counts[name] = (domain["userCount"], domain["addressCount"], int(domain["quotaAllocated"]))
     assert counts["example.org"] == (0, 1, 0)
     assert counts["own.example"][:2] == (1, 1)
-    user = await live(root.environment, "bob@example.org")
-    await made(root, "bob@own.example", user={"address": "bob@example.org"})
-    _, errors = await change(root, "bob@own.example", main=True)
+    user = await make_domain_user(root.environment, "bob@example.org")
+    await create_address(root, "bob@own.example", user={"address": "bob@example.org"})
+    _, errors = await try_update_addresses(root, "bob@own.example", main=True)
     assert (errors[0]["code"], errors[0]["limit"]) == ("LIMIT_REACHED", 1)
-    assert (await of(root, "bob@example.org"))["main"] is True
-    assert user.domain_id == await key_of(root.environment, "example.org")
+    assert (await load_address(root, "bob@example.org"))["main"] is True
+    assert user.domain_id == await load_domain_id(root.environment, "example.org")
 
 
 async def test_renamed_main_address_is_found_by_new_address(
@@ -371,22 +402,26 @@ async def test_renamed_main_address_is_found_by_new_address(
         ("ada@example.org", {"address": "a+b@example.org"}, ("VALIDATION", None, "label")),
         ("ada@example.org", {"address": "a*@example.org"}, ("VALIDATION", None, "wildcard")),
     ):
-        _, errors = await change(root, address, **values)
-        assert told(errors) == (expected_error[0], ["set", "address"], *expected_error[1:])
-    ((answer,), errors) = await change(root, "ada@example.org", **arguments)
+        _, errors = await try_update_addresses(root, address, **values)
+        assert error_summary(errors) == (expected_error[0], ["set", "address"], *expected_error[1:])
+    ((answer,), errors) = await try_update_addresses(root, "ada@example.org", **arguments)
     assert (answer["address"], answer["main"], errors) == ("L.Ada@bücher.example", True, [])
     assert (
         await address_resolution.load_recipient_below_limits(
             root.environment, "lada@bücher.example"
         )
     ).user_id == ada.user.id
-    assert await of(root, "ada@example.org") is None
+    assert await load_address(root, "ada@example.org") is None
     result = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
     assert result["users"]["nodes"] == [{"domain": {"name": "bücher.example"}}]
-    await made(root, "taken@bücher.example", targets=["x@y.example"])
-    _, errors = await change(root, "lada@bücher.example", address="Tak.en@bücher.example")
-    assert told(errors) == ("CONFLICT", ["set", "address"], 0, None)
-    ((answer,), errors) = await change(root, "lada@bücher.example", address="La.da@bücher.example")
+    await create_address(root, "taken@bücher.example", targets=["x@y.example"])
+    _, errors = await try_update_addresses(
+        root, "lada@bücher.example", address="Tak.en@bücher.example"
+    )
+    assert error_summary(errors) == ("CONFLICT", ["set", "address"], 0, None)
+    ((answer,), errors) = await try_update_addresses(
+        root, "lada@bücher.example", address="La.da@bücher.example"
+    )
     assert (answer["address"], errors) == ("La.da@bücher.example", [])
 
 
@@ -396,41 +431,48 @@ async def test_batch_update_changes_all_addresses_or_none(
     async def cost(address_count: int) -> int:
         addresses = [f"n{address_count}x{n}@own.example" for n in range(address_count)]
         for address in addresses:
-            await made(root, address, targets=["x@y.example"])
+            await create_address(root, address, targets=["x@y.example"])
         del statements[:]
-        answer, errors = await change(root, *addresses, active=False, tags=["off"])
+        answer, errors = await try_update_addresses(root, *addresses, active=False, tags=["off"])
         assert ([updated["address"] for updated in answer], errors) == (addresses, [])
         assert not any(updated["active"] for updated in answer)
         return len([statement for statement in statements if "api_keys" not in statement])
 
     assert await cost(1) == await cost(20)
     addresses = ["n1x0@own.example", "nobody@own.example"]
-    answer, errors = await change(root, *addresses, active=True)
-    assert (answer, told(errors)) == ([], ("NOT_FOUND", ["addresses"], 1, "nobody@own.example"))
-    assert (await of(root, addresses[0]))["active"] is False
+    answer, errors = await try_update_addresses(root, *addresses, active=True)
+    assert (answer, error_summary(errors)) == (
+        [],
+        ("NOT_FOUND", ["addresses"], 1, "nobody@own.example"),
+    )
+    assert (await load_address(root, addresses[0]))["active"] is False
     for values, path in (({"main": True}, "main"), ({"address": "q@own.example"}, "address")):
-        _, errors = await change(root, "n1x0@own.example", "n20x1@own.example", **values)
-        assert told(errors) == ("VALIDATION", ["set", path], None, "exclusive")
-    _, errors = await change(root, "n1x0@own.example")
-    assert told(errors) == ("VALIDATION", ["set"], None, "required")
+        _, errors = await try_update_addresses(
+            root, "n1x0@own.example", "n20x1@own.example", **values
+        )
+        assert error_summary(errors) == ("VALIDATION", ["set", path], None, "exclusive")
+    _, errors = await try_update_addresses(root, "n1x0@own.example")
+    assert error_summary(errors) == ("VALIDATION", ["set"], None, "required")
 
 
 async def test_temporary_address_receives_mail_until_it_expires(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    created, errors = await temporary(ada, validity="P2D", comment="Shop", forDomain="SHOP.example")
+    created, errors = await try_create_temporary_address(
+        ada, validity="P2D", comment="Shop", forDomain="SHOP.example"
+    )
     assert errors == []
     assert created["address"].endswith("@example.org")
     assert (created["forDomain"], created["publicComment"], created["main"]) == (
         "shop.example", "Shop", False,
     )  # fmt: skip
     assert created["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
-    other, _ = await temporary(ada)
+    other, _ = await try_create_temporary_address(ada)
     assert other["address"] != created["address"]
     assert (
         await address_resolution.load_recipient_below_limits(ada.environment, created["address"])
     ).user_id == ada.user.id
-    unlimited, _ = await temporary(ada, validity=None)
+    unlimited, _ = await try_create_temporary_address(ada, validity=None)
     assert unlimited["expiresAt"] is None
     document = "{ user { temporaryAddressCount temporaryAddresses { nodes { address } } } }"
     assert (await ada(document))["user"]["temporaryAddressCount"] == 3
@@ -443,10 +485,12 @@ async def test_temporary_address_receives_mail_until_it_expires(
     }  # fmt: skip
 
     # the owner can disable and delete a temporary address
-    ((answer,), errors) = await change(ada, unlimited["address"], active=False, name="Shop")
+    ((answer,), errors) = await try_update_addresses(
+        ada, unlimited["address"], active=False, name="Shop"
+    )
     assert (answer["active"], errors) == (False, [])
-    assert (await delete(ada, unlimited))[1] == []
-    assert await of(ada, unlimited["address"]) is None
+    assert (await try_delete_addresses(ada, unlimited))[1] == []
+    assert await load_address(ada, unlimited["address"]) is None
 
 
 @pytest.mark.parametrize(
@@ -464,9 +508,9 @@ async def test_temporary_address_receives_mail_until_it_expires(
 async def test_invalid_temporary_address_is_refused(
     arguments: dict[str, Any], code: str, path: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    await domain_operations.made(root, "other.example")
-    await live(root.environment, "bob@other.example")
-    result, errors = await temporary(ada, **arguments)
+    await domain_operations.create_domain(root, "other.example")
+    await make_domain_user(root.environment, "bob@other.example")
+    result, errors = await try_create_temporary_address(ada, **arguments)
     assert (result, [(e["code"], e["path"]) for e in errors]) == (None, [(code, [path])])
 
 
@@ -475,8 +519,8 @@ async def test_temporary_addresses_are_limited_and_need_permission(
 ) -> None:
     environment = ada.environment
     object.__setattr__(environment, "options", Options(temporary_addresses=1))
-    temporary_address, _ = await temporary(ada, validity=None)
-    _, errors = await temporary(ada)
+    temporary_address, _ = await try_create_temporary_address(ada, validity=None)
+    _, errors = await try_create_temporary_address(ada)
     assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)
     other_permissions = [
         permission.value
@@ -486,16 +530,16 @@ async def test_temporary_addresses_are_limited_and_need_permission(
     await execute_mutation(
         root, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=other_permissions
     )
-    _, errors = await temporary(ada)
-    assert told(errors) == ("FORBIDDEN", [], None, "SPAM_ALIAS")
-    _, errors = await delete(ada, temporary_address)
-    assert told(errors)[:1] + told(errors)[3:] == ("FORBIDDEN", "SPAM_ALIAS")
+    _, errors = await try_create_temporary_address(ada)
+    assert error_summary(errors) == ("FORBIDDEN", [], None, "SPAM_ALIAS")
+    _, errors = await try_delete_addresses(ada, temporary_address)
+    assert error_summary(errors)[:1] + error_summary(errors)[3:] == ("FORBIDDEN", "SPAM_ALIAS")
 
 
 async def test_owner_changes_few_fields_and_others_none(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    second_address = await made(root, "second@example.org", user={"username": "ada"})
+    second_address = await create_address(root, "second@example.org", user={"username": "ada"})
     for values, name in (
         ({"active": False}, "active"),
         ({"name": "x", "address": "y@example.org"}, "address"),
@@ -503,17 +547,17 @@ async def test_owner_changes_few_fields_and_others_none(
         ({"sendAs": False}, "sendAs"),
         ({"forwards": 1}, "forwards"),
     ):
-        _, errors = await change(ada, "second@example.org", **values)
+        _, errors = await try_update_addresses(ada, "second@example.org", **values)
         expected_error = ("FORBIDDEN", ["set", name], 0, "DOMAIN_ADMIN")
-        assert told(errors) == expected_error
-    _, errors = await delete(ada, second_address)
-    assert told(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
+        assert error_summary(errors) == expected_error
+    _, errors = await try_delete_addresses(ada, second_address)
+    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
     before = await load_address_row(root.environment, "second@example.org")
-    assert await of(bob, "second@example.org") is None
+    assert await load_address(bob, "second@example.org") is None
     assert (await bob(f'{{ node(id: "{second_address["id"]}") {{ id }} }}'))["node"] is None
-    _, errors = await change(bob, "second@example.org", name="Mine")
-    assert told(errors) == ("NOT_FOUND", ["addresses"], 0, "second@example.org")
-    assert (await delete(bob, second_address))[1][0]["code"] == "NOT_FOUND"
+    _, errors = await try_update_addresses(bob, "second@example.org", name="Mine")
+    assert error_summary(errors) == ("NOT_FOUND", ["addresses"], 0, "second@example.org")
+    assert (await try_delete_addresses(bob, second_address))[1][0]["code"] == "NOT_FOUND"
     assert await load_address_row(root.environment, "second@example.org") == before
     answer = await bob.execute("{ addresses { nodes { id } } }")
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
@@ -522,44 +566,48 @@ async def test_owner_changes_few_fields_and_others_none(
 @pytest.mark.usefixtures("ada")
 async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLClient) -> None:
     environment = root.environment
-    await domain_operations.made(root, "a.example")
-    await domain_operations.made(root, "b.example")
-    domain_admin = await administrator(environment, root.http, "chief", "a.example",
+    await domain_operations.create_domain(root, "a.example")
+    await domain_operations.create_domain(root, "b.example")
+    domain_admin = await make_admin_of_domains(environment, root.http, "chief", "a.example",
                                 permissions=list(AdminPermission))  # fmt: skip
-    await live(environment, "user@a.example")
-    created = await made(
+    await make_domain_user(environment, "user@a.example")
+    created = await create_address(
         domain_admin, "info@a.example", user={"address": "user@a.example"}, main=True
     )
     assert created["main"] is True
-    await made(domain_admin, "list@a.example", targets=["x@y.example"])
-    other_address = await made(root, "list@b.example", targets=["x@y.example"])
+    await create_address(domain_admin, "list@a.example", targets=["x@y.example"])
+    other_address = await create_address(root, "list@b.example", targets=["x@y.example"])
     for address, arguments, code in (
         ("list2@b.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
         ("new.domain@c.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
         ("ada2@a.example", {"user": {"username": "ada"}}, "NOT_FOUND"),
         ("every@*", {"targets": ["x@y.example"], "allowWildcard": True}, "FORBIDDEN"),
     ):
-        _, errors = await create(domain_admin, address, **arguments)
+        _, errors = await try_create_address(domain_admin, address, **arguments)
         assert [error["code"] for error in errors] == [code], address
-    assert await of(domain_admin, "list@b.example") is None
-    assert (await change(domain_admin, "list@b.example", active=False))[1][0]["code"] == "NOT_FOUND"
-    assert (await delete(domain_admin, other_address))[1][0]["code"] == "NOT_FOUND"
-    _, errors = await change(domain_admin, "list@a.example", address="list@b.example")
-    assert told(errors) == ("NOT_FOUND", ["set", "address"], 0, "b.example")
+    assert await load_address(domain_admin, "list@b.example") is None
+    assert (await try_update_addresses(domain_admin, "list@b.example", active=False))[1][0][
+        "code"
+    ] == "NOT_FOUND"
+    assert (await try_delete_addresses(domain_admin, other_address))[1][0]["code"] == "NOT_FOUND"
+    _, errors = await try_update_addresses(domain_admin, "list@a.example", address="list@b.example")
+    assert error_summary(errors) == ("NOT_FOUND", ["set", "address"], 0, "b.example")
 
     # nor addresses of users with a higher role in these domains
     platform_admin = await make_client(environment, root.http, "over", role="ADMIN")
-    await made(root, "over@a.example", user={"username": "over"})
-    _, errors = await change(domain_admin, "over@a.example", address="other@a.example")
-    assert told(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
-    admin_address = await of(root, "over@a.example")
-    _, errors = await delete(domain_admin, admin_address)
-    assert told(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
+    await create_address(root, "over@a.example", user={"username": "over"})
+    _, errors = await try_update_addresses(
+        domain_admin, "over@a.example", address="other@a.example"
+    )
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
+    admin_address = await load_address(root, "over@a.example")
+    _, errors = await try_delete_addresses(domain_admin, admin_address)
+    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
     assert platform_admin.user.id
 
     # of a user of another domain, they change the address but not the account
-    await made(root, "ada@a.example", user={"username": "ada"})
-    ((answer,), errors) = await change(domain_admin, "ada@a.example", active=False)
+    await create_address(root, "ada@a.example", user={"username": "ada"})
+    ((answer,), errors) = await try_update_addresses(domain_admin, "ada@a.example", active=False)
     assert (answer["active"], errors) == (False, [])
-    _, errors = await change(domain_admin, "ada@a.example", main=True)
+    _, errors = await try_update_addresses(domain_admin, "ada@a.example", main=True)
     assert errors[0]["code"] == "NOT_FOUND"

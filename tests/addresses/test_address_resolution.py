@@ -238,7 +238,7 @@ def expected_resolution(
 
 @pytest.fixture
 async def sqlite_world(tmp_path: Path, sqlite_template: Path) -> Environment:
-    database = Database(store_fixtures.copied(sqlite_template, tmp_path))
+    database = Database(store_fixtures.copy_sqlite_template(sqlite_template, tmp_path))
     environment = Environment(
         database, FolderStore(tmp_path / "b"), signing_secret=b"s" * 32, now=ManualClock()
     )

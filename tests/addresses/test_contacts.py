@@ -16,10 +16,14 @@ from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox, SpecialUse
 from models.messages.tables import Message
 from tests.conftest import GraphQLClient, ManualClock, raw_message
-from tests.support.operations.address_operations import made, of, temporary
-from tests.support.operations.domain_operations import key_of
-from tests.support.sample_mutations import Call
-from tests.support.stores.counter_check import journal, reached
+from tests.support.operations.address_operations import (
+    create_address,
+    load_address,
+    try_create_temporary_address,
+)
+from tests.support.operations.domain_operations import load_domain_id
+from tests.support.sample_mutations import MutationCall
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 CONTACTS = """query ($query: String!, $first: Int) { user {
   addressRegister(query: $query, first: $first) { id name address lastUsedAt } } }"""
@@ -152,7 +156,7 @@ async def test_special_use_of_mailbox_decides_who_becomes_a_contact(
         await session.exec(update_statement.values(special_use=special_use))
     raw = raw_message(From="carol@far.example", **recipients).decode()
     arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
-    assert (await Call("messageUpload", arguments)(ada))["errors"] == []
+    assert (await MutationCall("messageUpload", arguments)(ada))["errors"] == []
     await index_all(ada)
     assert sorted(await list_used_contacts(ada)) == expected
 
@@ -160,7 +164,7 @@ async def test_special_use_of_mailbox_decides_who_becomes_a_contact(
 async def test_draft_adds_no_contacts(ada: GraphQLClient) -> None:
     raw = raw_message(From=ada.address, To="t@far.example").decode()
     arguments = {"mailbox": {"path": "Sent"}, "raw": raw, "draft": True}
-    assert (await Call("messageUpload", arguments)(ada))["errors"] == []
+    assert (await MutationCall("messageUpload", arguments)(ada))["errors"] == []
     await index_all(ada)
     assert await list_used_contacts(ada) == []
 
@@ -207,43 +211,43 @@ async def test_invalid_contact_query_is_refused(query: str, first: int, ada: Gra
 async def test_address_shows_when_it_last_received_mail(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    await made(root, "@example.org", user={"username": "ada"}, allowWildcard=True)
-    assert (await of(ada, "*@example.org"))["lastReceivedAt"] is None
+    await create_address(root, "@example.org", user={"username": "ada"}, allowWildcard=True)
+    assert (await load_address(ada, "*@example.org"))["lastReceivedAt"] is None
     clock.tick(minutes=1)
     await deliver_and_index(ada, "any@example.org", From="carol@far.example")
     first_time = clock().isoformat().replace("+00:00", "Z")
     clock.tick(minutes=1)
     await deliver_and_index(ada, "A.da+x@example.org", From="carol@far.example", Subject="Again")
-    assert (await of(ada, "*@example.org"))["lastReceivedAt"] == first_time
+    assert (await load_address(ada, "*@example.org"))["lastReceivedAt"] == first_time
     second_time = clock().isoformat().replace("+00:00", "Z")
-    assert (await of(ada, "ada@example.org"))["lastReceivedAt"] == second_time
+    assert (await load_address(ada, "ada@example.org"))["lastReceivedAt"] == second_time
 
     # a message that is indexed late doesn't change it
     async with ada.environment.write_session() as session:
         column_values = {"indexed": False, "received_at": clock() - timedelta(days=1)}
         await session.exec(update(Message).values(**column_values))
     await index_all(ada)
-    assert (await of(ada, "ada@example.org"))["lastReceivedAt"] == second_time
+    assert (await load_address(ada, "ada@example.org"))["lastReceivedAt"] == second_time
 
 
 async def test_expired_temporary_address_is_deleted_after_30_days(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    expiring, _ = await temporary(ada, validity="P1D")
-    unlimited, _ = await temporary(ada, validity=None)
+    expiring, _ = await try_create_temporary_address(ada, validity="P1D")
+    unlimited, _ = await try_create_temporary_address(ada, validity=None)
     clock.tick(days=30)
     assert (await housekeeping.run_round(ada.environment)).addresses == 0
     clock.tick(days=2)
-    domain_id = await key_of(ada.environment, "example.org")
+    domain_id = await load_domain_id(ada.environment, "example.org")
     positions = {
-        stream_id: await reached(ada.environment, stream_id)
+        stream_id: await load_stream_position(ada.environment, stream_id)
         for stream_id in (domain_id, ada.user.id)
     }
     assert (await housekeeping.run_round(ada.environment)).addresses == 1
-    assert await of(root, expiring["address"]) is None
-    assert await of(root, unlimited["address"]) is not None
+    assert await load_address(root, expiring["address"]) is None
+    assert await load_address(root, unlimited["address"]) is not None
     for stream_id, position in positions.items():
-        changes = await journal(ada.environment, stream_id, position)
+        changes = await load_journal_entries(ada.environment, stream_id, position)
         assert [(kind, len(ids)) for kind, ids in changes] == [(ChangeKind.ADDRESS_CHANGED, 1)]
     count_statement = select(func.count()).select_from(Address)
     assert (await ada.environment.database.read(count_statement))[0][0] == 2
@@ -253,7 +257,7 @@ async def test_users_of_the_domain_follow_contacts_if_enabled(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     user_input = {"username": "eve", "address": "eve@far.example", "passwordDisabled": True}
-    assert (await Call("userCreate", user_input)(root))["errors"] == []
+    assert (await MutationCall("userCreate", user_input)(root))["errors"] == []
     assert await list_contact_addresses(ada) == ["bob@example.org"]
     (colleague,) = await list_contacts(ada, "bo")
     assert (colleague["lastUsedAt"], await list_contact_addresses(ada, "bob@ex")) == (
@@ -269,6 +273,6 @@ async def test_users_of_the_domain_follow_contacts_if_enabled(
     assert await list_contact_addresses(bob) == ["ada@example.org"]
     assert await list_contact_addresses(ada, first=1) == ["B.ob@example.org"]
     arguments = {"domains": [{"name": "example.org"}], "set": {"globalAddressList": False}}
-    assert (await Call("domainUpdate", arguments)(root))["errors"] == []
+    assert (await MutationCall("domainUpdate", arguments)(root))["errors"] == []
     assert await list_contact_addresses(bob) == []
     assert (await bob(node))["node"] is None

@@ -20,28 +20,39 @@ from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.mail_servers.lmtp_client import connect
-from tests.support.mail_servers.queue_worker import deliveries, inbox, relay, send, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.lmtp_client import connect_lmtp
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    load_queue_entries,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    DELETE,
-    RENAME,
-    done,
-    key_of,
-    made,
-    told,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_DELETE,
+    DOMAIN_RENAME,
+    create_domain,
+    error_summary,
+    load_domain_id,
+    run_mutation,
 )
 from tests.support.operations.rewrite_and_bcc_operations import (
-    REWRITE_CREATE,
-    REWRITE_DELETE,
-    REWRITE_UPDATE,
-    REWRITES,
-    come,
-    rewrite,
-    rule,
+    RECIPIENT_REWRITE_CREATE,
+    RECIPIENT_REWRITE_DELETE,
+    RECIPIENT_REWRITE_UPDATE,
+    RECIPIENT_REWRITES_QUERY,
+    create_bcc_rule,
+    create_recipient_rewrite,
+    deliver_incoming,
 )
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 NODE = "query ($id: ID!) { node(id: $id) { id } }"
 
@@ -56,8 +67,8 @@ async def find_user_id(environment: Environment, address: str) -> int | None:
 
 @pytest.mark.usefixtures("ada")
 async def test_rewrite_is_created_updated_listed_and_deleted(root: GraphQLClient) -> None:
-    answer, errors = await done(
-        root, REWRITE_CREATE, **{"from": " In.Fo@OLD.example ", "to": "Ada@Example.org"}
+    answer, errors = await run_mutation(
+        root, RECIPIENT_REWRITE_CREATE, **{"from": " In.Fo@OLD.example ", "to": "Ada@Example.org"}
     )
     assert errors == []
     created_rewrite = answer["recipientRewrite"]
@@ -68,33 +79,35 @@ async def test_rewrite_is_created_updated_listed_and_deleted(root: GraphQLClient
     )
     assert answer["recipientRewrites"] == [{"id": created_rewrite["id"]}]
     assert (await root(NODE, id=created_rewrite["id"]))["node"] == {"id": created_rewrite["id"]}
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         root,
-        REWRITE_UPDATE,
+        RECIPIENT_REWRITE_UPDATE,
         **{"ids": [created_rewrite["id"]], "from": "@old.example", "active": False},
     )
     assert errors == []
     assert answer["recipientRewrite"]["from"] == "@old.example"
     assert not answer["recipientRewrites"][0]["active"]
-    page = (await root(REWRITES))["recipientRewrites"]
+    page = (await root(RECIPIENT_REWRITES_QUERY))["recipientRewrites"]
     assert (page["totalCount"], [node["to"] for node in page["nodes"]]) == (1, ["Ada@example.org"])
-    answer, errors = await done(root, REWRITE_DELETE, ids=[created_rewrite["id"]])
+    answer, errors = await run_mutation(root, RECIPIENT_REWRITE_DELETE, ids=[created_rewrite["id"]])
     assert (answer["deletedIds"], errors) == ([created_rewrite["id"]], [])
-    assert (await root(REWRITES))["recipientRewrites"]["nodes"] == []
+    assert (await root(RECIPIENT_REWRITES_QUERY))["recipientRewrites"]["nodes"] == []
     assert (await root(NODE, id=created_rewrite["id"])) == {"node": None}
 
 
 async def test_list_is_paged_from_both_ends(root: GraphQLClient, ada: GraphQLClient) -> None:
-    rewrite_ids = [await rewrite(root, f"{name}@old.example", ada.address) for name in "abcde"]
+    rewrite_ids = [
+        await create_recipient_rewrite(root, f"{name}@old.example", ada.address) for name in "abcde"
+    ]
     seen, after = [], None
     while True:
-        page = (await root(REWRITES, first=2, after=after))["recipientRewrites"]
+        page = (await root(RECIPIENT_REWRITES_QUERY, first=2, after=after))["recipientRewrites"]
         seen += [node["id"] for node in page["nodes"]]
         if not page["pageInfo"]["hasNextPage"]:
             break
         after = page["pageInfo"]["endCursor"]
     assert seen == rewrite_ids
-    page = (await root(REWRITES, last=2))["recipientRewrites"]
+    page = (await root(RECIPIENT_REWRITES_QUERY, last=2))["recipientRewrites"]
     assert [node["id"] for node in page["nodes"]] == rewrite_ids[-2:]
 
 
@@ -119,12 +132,14 @@ INVALID_REWRITES: list[tuple[str, str, tuple[Any, ...]]] = [
 async def test_invalid_rewrite_is_refused_by_field_and_rule(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    first_id = await rewrite(root, "@taken.example", "@example.org")
-    second_id = await rewrite(root, "info@taken.example", "ada@example.org")
-    before = await rows(environment, "SELECT * FROM recipient_rewrites")
+    first_id = await create_recipient_rewrite(root, "@taken.example", "@example.org")
+    second_id = await create_recipient_rewrite(root, "info@taken.example", "ada@example.org")
+    before = await select_rows(environment, "SELECT * FROM recipient_rewrites")
     for source, target, expected_error in INVALID_REWRITES:
-        _, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
-        assert told(errors) == expected_error, (source, target)
+        _, errors = await run_mutation(
+            root, RECIPIENT_REWRITE_CREATE, **{"from": source, "to": target}
+        )
+        assert error_summary(errors) == expected_error, (source, target)
     for fields, expected_error in (
         ({"ids": [first_id], "from": "info@taken.example"}, ("CONFLICT", ["from"], None, None)),
         ({"ids": [first_id, second_id], "from": "@x.example"}, ("CONFLICT", ["from"], None, None)),
@@ -135,33 +150,40 @@ async def test_invalid_rewrite_is_refused_by_field_and_rule(
         ({"ids": [first_id]}, ("VALIDATION", [], None, "required")),
         ({"ids": [], "active": True}, ("VALIDATION", ["ids"], None, "required")),
     ):
-        _, errors = await done(root, REWRITE_UPDATE, **fields)
-        assert told(errors) == expected_error, fields
+        _, errors = await run_mutation(root, RECIPIENT_REWRITE_UPDATE, **fields)
+        assert error_summary(errors) == expected_error, fields
     missing_id = global_ids.encode("RecipientRewrite", environment.new_id())
-    for document, extra in ((REWRITE_UPDATE, {"active": False}), (REWRITE_DELETE, {})):
-        _, errors = await done(root, document, ids=[first_id, missing_id], **extra)
-        assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-    assert await rows(environment, "SELECT * FROM recipient_rewrites") == before
+    for document, extra in (
+        (RECIPIENT_REWRITE_UPDATE, {"active": False}),
+        (RECIPIENT_REWRITE_DELETE, {}),
+    ):
+        _, errors = await run_mutation(root, document, ids=[first_id, missing_id], **extra)
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    assert await select_rows(environment, "SELECT * FROM recipient_rewrites") == before
 
 
 @pytest.mark.usefixtures("ada")
 async def test_rewrite_that_makes_a_loop_is_refused(root: GraphQLClient) -> None:
     for name in ("b.example", "c.example"):
-        await made(root, name)
-    await rewrite(root, "@example.org", "@b.example", active=False)
-    rewrite_id = await rewrite(root, "@b.example", "@c.example")
+        await create_domain(root, name)
+    await create_recipient_rewrite(root, "@example.org", "@b.example", active=False)
+    rewrite_id = await create_recipient_rewrite(root, "@b.example", "@c.example")
     loop_error = ("VALIDATION", ["to"], None, "circle")
-    _, errors = await done(root, REWRITE_CREATE, **{"from": "@c.example", "to": "@example.org"})
-    assert told(errors) == loop_error
-    last_id = await rewrite(root, "x@c.example", "y@c.example")
-    await rewrite(root, "y@c.example", "z@c.example")
+    _, errors = await run_mutation(
+        root, RECIPIENT_REWRITE_CREATE, **{"from": "@c.example", "to": "@example.org"}
+    )
+    assert error_summary(errors) == loop_error
+    last_id = await create_recipient_rewrite(root, "x@c.example", "y@c.example")
+    await create_recipient_rewrite(root, "y@c.example", "z@c.example")
     for document, fields in (
-        (REWRITE_CREATE, {"from": "z@c.example", "to": "x@example.org"}),
-        (REWRITE_UPDATE, {"ids": [last_id], "to": "x@b.example"}),
+        (RECIPIENT_REWRITE_CREATE, {"from": "z@c.example", "to": "x@example.org"}),
+        (RECIPIENT_REWRITE_UPDATE, {"ids": [last_id], "to": "x@b.example"}),
     ):
-        _, errors = await done(root, document, **fields)
-        assert told(errors) == loop_error
-    _, errors = await done(root, REWRITE_UPDATE, ids=[rewrite_id], to="all@b.example")
+        _, errors = await run_mutation(root, document, **fields)
+        assert error_summary(errors) == loop_error
+    _, errors = await run_mutation(
+        root, RECIPIENT_REWRITE_UPDATE, ids=[rewrite_id], to="all@b.example"
+    )
     assert errors == []  # rewriting a domain to one of its own addresses is no loop
 
 
@@ -195,12 +217,12 @@ async def test_rewritten_recipient_reaches_the_expected_user(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     adas_id, bobs_id = ada.user.id, bob.user.id
-    await done(root, ALIAS, alias="also.example", domain="example.org")
-    await rewrite(root, "@old.example", "@example.org")
-    await rewrite(root, "info@old.example", "bob@example.org")
-    await rewrite(root, "@all.example", "b.ob@also.example")
-    await rewrite(root, "bob@example.org", "ada@example.org")
-    await rewrite(root, "off@old.example", "ada@example.org", active=False)
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
+    await create_recipient_rewrite(root, "@old.example", "@example.org")
+    await create_recipient_rewrite(root, "info@old.example", "bob@example.org")
+    await create_recipient_rewrite(root, "@all.example", "b.ob@also.example")
+    await create_recipient_rewrite(root, "bob@example.org", "ada@example.org")
+    await create_recipient_rewrite(root, "off@old.example", "ada@example.org", active=False)
     for address, expected_id in {
         "ada@old.example": adas_id,  # keeps the local part
         "A.da+x@OLD.example": adas_id,
@@ -228,7 +250,7 @@ async def test_rewriting_needs_one_statement_only_if_a_rewrite_exists(
         return len(statements)
 
     assert await count_statements(ada.address) == 2
-    await rewrite(root, "@old.example", "@example.org")
+    await create_recipient_rewrite(root, "@old.example", "@example.org")
     assert await count_statements(ada.address) == 2
     assert await count_statements("ada@old.example") == 3
     for address_count in (1, 20):
@@ -246,43 +268,49 @@ async def test_rewriting_needs_one_statement_only_if_a_rewrite_exists(
 async def test_recipients_of_local_users_are_rewritten(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await rewrite(root, "@old.example", "bob@example.org")
-    submission_id = await send(ada, NamedAddress("any@old.example"))
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
-        await settled(environment, submission_id)
-    assert (await deliveries(environment, submission_id))[
+    await create_recipient_rewrite(root, "@old.example", "bob@example.org")
+    submission_id = await queue_message(ada, NamedAddress("any@old.example"))
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
+        await wait_until_tried(environment, submission_id)
+    assert (await load_queue_entries(environment, submission_id))[
         "any"
     ].last_response == "2.0.0 Delivered here"
-    assert len(await inbox(bob)) == 1
-    assert smtp_server.mails == []
+    assert len(await load_inbox_rows(bob)) == 1
+    assert smtp_server.messages == []
 
 
 async def test_envelope_keeps_the_received_recipient(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await rewrite(root, "info@old.example", ada.address)
-    await come(environment, "Info@old.example")
-    ((envelope_to,),) = await rows(environment, "SELECT envelope_to FROM messages")
+    await create_recipient_rewrite(root, "info@old.example", ada.address)
+    await deliver_incoming(environment, "Info@old.example")
+    ((envelope_to,),) = await select_rows(environment, "SELECT envelope_to FROM messages")
     assert "Info@old.example" in str(envelope_to)
 
 
 async def test_rewrite_change_is_journaled_for_both_domains(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "old.example")
-    old_domain_id, new_domain_id = await key_of(environment, "old.example"), ada.user.domain_id
+    await create_domain(root, "old.example")
+    old_domain_id, new_domain_id = (
+        await load_domain_id(environment, "old.example"),
+        ada.user.domain_id,
+    )
     assert new_domain_id is not None
     positions = {
-        stream_id: await reached(environment, stream_id)
+        stream_id: await load_stream_position(environment, stream_id)
         for stream_id in (old_domain_id, new_domain_id, PLATFORM)
     }
-    await rewrite(root, "@old.example", "@example.org")
+    await create_recipient_rewrite(root, "@old.example", "@example.org")
     for stream, domain_ids in (
         (old_domain_id, [old_domain_id]),
         (new_domain_id, [new_domain_id]),
         (PLATFORM, sorted([old_domain_id, new_domain_id])),
     ):
-        assert await journal(environment, stream, positions[stream]) == [
+        assert await load_journal_entries(environment, stream, positions[stream]) == [
             (ChangeKind.DOMAIN_CHANGED, domain_ids)
         ]
 
@@ -290,42 +318,48 @@ async def test_rewrite_change_is_journaled_for_both_domains(
 async def test_only_admin_reads_or_changes_rewrites(
     root: GraphQLClient, ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    rewrite_id = await rewrite(root, "@old.example", "@example.org")
+    rewrite_id = await create_recipient_rewrite(root, "@old.example", "@example.org")
     domain_admin = await make_domain_admin(environment, root.http, "dora", list(AdminPermission))
-    before = await rows(environment, "SELECT * FROM recipient_rewrites")
+    before = await select_rows(environment, "SELECT * FROM recipient_rewrites")
     for client in (ada, domain_admin):
-        assert (await client.execute(REWRITES))["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+        assert (await client.execute(RECIPIENT_REWRITES_QUERY))["errors"][0]["extensions"][
+            "code"
+        ] == "FORBIDDEN"
         assert (await client(NODE, id=rewrite_id)) == {"node": None}
         for document, fields in (
-            (REWRITE_CREATE, {"from": "x@old.example", "to": "ada@example.org"}),
-            (REWRITE_UPDATE, {"ids": [rewrite_id], "active": False}),
-            (REWRITE_DELETE, {"ids": [rewrite_id]}),
+            (RECIPIENT_REWRITE_CREATE, {"from": "x@old.example", "to": "ada@example.org"}),
+            (RECIPIENT_REWRITE_UPDATE, {"ids": [rewrite_id], "active": False}),
+            (RECIPIENT_REWRITE_DELETE, {"ids": [rewrite_id]}),
         ):
-            _, errors = await done(client, document, **fields)
+            _, errors = await run_mutation(client, document, **fields)
             assert [error["code"] for error in errors] == ["FORBIDDEN"]
-    assert await rows(environment, "SELECT * FROM recipient_rewrites") == before
-    assert (await admin_client(REWRITES))["recipientRewrites"]["totalCount"] == 1
+    assert await select_rows(environment, "SELECT * FROM recipient_rewrites") == before
+    assert (await admin_client(RECIPIENT_REWRITES_QUERY))["recipientRewrites"]["totalCount"] == 1
 
 
 async def test_renamed_domain_keeps_its_rewrites_and_bcc_rules(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await rewrite(root, "info@example.org", "ada@example.org")
-    await rewrite(root, "@old.example", "@example.org")
-    await rule(root, "@example.org", "ada@example.org")
-    await rewrite(root, "@new.example", "@example.org")
-    _, errors = await done(root, RENAME, oldDomain="example.org", newDomain="new.example")
-    assert told(errors)[:2] == ("CONFLICT", ["newDomain"])
-    _, errors = await done(root, RENAME, oldDomain="example.org", newDomain="next.example")
+    await create_recipient_rewrite(root, "info@example.org", "ada@example.org")
+    await create_recipient_rewrite(root, "@old.example", "@example.org")
+    await create_bcc_rule(root, "@example.org", "ada@example.org")
+    await create_recipient_rewrite(root, "@new.example", "@example.org")
+    _, errors = await run_mutation(
+        root, DOMAIN_RENAME, oldDomain="example.org", newDomain="new.example"
+    )
+    assert error_summary(errors)[:2] == ("CONFLICT", ["newDomain"])
+    _, errors = await run_mutation(
+        root, DOMAIN_RENAME, oldDomain="example.org", newDomain="next.example"
+    )
     assert errors == []
-    rewrites = {(row[0], row[1], row[2]) for row in await rows(
+    rewrites = {(row[0], row[1], row[2]) for row in await select_rows(
         environment, "SELECT local, domain, target FROM recipient_rewrites")}  # fmt: skip
     assert rewrites == {
         ("info", "next.example", "ada@next.example"),
         ("", "old.example", "@next.example"),
         ("", "new.example", "@next.example"),
     }
-    assert await rows(environment, "SELECT bcc_to FROM bcc_rules") == [("ada@next.example",)]
+    assert await select_rows(environment, "SELECT bcc_to FROM bcc_rules") == [("ada@next.example",)]
     assert await find_user_id(environment, "info@next.example") == ada.user.id
     assert await find_user_id(environment, "info@example.org") is None
 
@@ -333,23 +367,25 @@ async def test_renamed_domain_keeps_its_rewrites_and_bcc_rules(
 async def test_rewrite_can_be_disabled_after_its_domain_was_deleted(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "brief.example")
-    rewrite_id = await rewrite(root, "@old.example", "@brief.example")
-    _, errors = await done(root, DELETE, domains=[{"name": "brief.example"}])
+    await create_domain(root, "brief.example")
+    rewrite_id = await create_recipient_rewrite(root, "@old.example", "@brief.example")
+    _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "brief.example"}])
     assert errors == []
     assert await find_user_id(environment, "ada@old.example") is None
-    _, errors = await done(root, REWRITE_UPDATE, ids=[rewrite_id], active=False)
+    _, errors = await run_mutation(root, RECIPIENT_REWRITE_UPDATE, ids=[rewrite_id], active=False)
     assert errors == []
-    _, errors = await done(root, REWRITE_DELETE, ids=[rewrite_id])
+    _, errors = await run_mutation(root, RECIPIENT_REWRITE_DELETE, ids=[rewrite_id])
     assert errors == []
 
 
 @pytest.mark.usefixtures("ada")
 async def test_concurrent_rewrites_make_no_duplicate_and_no_loop(root: GraphQLClient) -> None:
-    await made(root, "b.example")
+    await create_domain(root, "b.example")
 
     async def create_rewrite(source: str, target: str) -> list[str]:
-        _, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
+        _, errors = await run_mutation(
+            root, RECIPIENT_REWRITE_CREATE, **{"from": source, "to": target}
+        )
         return [error["code"] for error in errors]
 
     pairs = [("@old.example", "@example.org")] * 2
@@ -366,17 +402,17 @@ async def test_concurrent_rewrites_make_no_duplicate_and_no_loop(root: GraphQLCl
 async def test_lmtp_replies_do_not_reveal_the_rewrite(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    await rewrite(root, "@old.example", "@example.org")
+    await create_recipient_rewrite(root, "@old.example", "@example.org")
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "lmtp"
     )
-    client = await connect(listener.port)
-    assert (await client.say("MAIL FROM:<carol@example.com>")).startswith("250")
-    assert await client.say("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"
-    assert (await client.say("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
-    await client.say("DATA")
-    client.send(raw_message("Hello") + b".\r\n")
-    assert (await client.hear()).startswith("250 2.0.0 Delivered")
-    assert len(await inbox(ada)) == 1
+    client = await connect_lmtp(listener.port)
+    assert (await client.run_command("MAIL FROM:<carol@example.com>")).startswith("250")
+    assert await client.run_command("RCPT TO:<nobody@old.example>") == "550 5.1.1 No such user here"
+    assert (await client.run_command("RCPT TO:<ada@old.example>")).startswith("250 2.1.5")
+    await client.run_command("DATA")
+    client.send_bytes(raw_message("Hello") + b".\r\n")
+    assert (await client.read_reply()).startswith("250 2.0.0 Delivered")
+    assert len(await load_inbox_rows(ada)) == 1
     await client.close()
     await listener.close(1)

@@ -20,9 +20,12 @@ from resolvers.admin import admin_log
 from resolvers.admin.admin_log import NewAdminLogEntry
 from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
-from tests.support.sample_mutations import CALLS, Call
-from tests.support.sample_mutations.admin_log_mutations import LOGGED, UNLOGGED
-from tests.support.schema.naming_rules import auth
+from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
+from tests.support.sample_mutations.admin_log_mutations import (
+    ADMIN_LOG_EXPECTATIONS,
+    UNLOGGED_MUTATIONS,
+)
+from tests.support.schema.naming_rules import auth_arguments
 from tests.support.schema.printed_schema import SDL
 
 LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: DateTime,
@@ -65,22 +68,24 @@ def test_every_administrative_mutation_has_a_log_case() -> None:
     administrative = {
         name
         for name, field in SDL.mutation_type.fields.items()
-        if auth(field).get("role") in ("DOMAIN_ADMIN", "ADMIN", "ROOT")
+        if auth_arguments(field).get("role") in ("DOMAIN_ADMIN", "ADMIN", "ROOT")
     }
-    assert administrative - set(LOGGED) - set(UNLOGGED) == set()
-    assert (set(LOGGED) | set(UNLOGGED)) - set(SDL.mutation_type.fields) == set()
-    assert set(LOGGED) & set(UNLOGGED) == set()
+    assert administrative - set(ADMIN_LOG_EXPECTATIONS) - set(UNLOGGED_MUTATIONS) == set()
+    assert (set(ADMIN_LOG_EXPECTATIONS) | set(UNLOGGED_MUTATIONS)) - set(
+        SDL.mutation_type.fields
+    ) == set()
+    assert set(ADMIN_LOG_EXPECTATIONS) & set(UNLOGGED_MUTATIONS) == set()
 
 
 async def prepare_call(
     name: str, ada: GraphQLClient, root: GraphQLClient
-) -> tuple[Call, GraphQLClient]:
-    logged = LOGGED[name]
-    call = await (logged.prepare or CALLS[name])(ada, root)
-    return call, call.by or root
+) -> tuple[MutationCall, GraphQLClient]:
+    logged = ADMIN_LOG_EXPECTATIONS[name]
+    call = await (logged.prepare or SAMPLE_CALLS[name])(ada, root)
+    return call, call.other_caller or root
 
 
-@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("name", ADMIN_LOG_EXPECTATIONS)
 async def test_mutation_writes_changes_and_reason(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -90,17 +95,17 @@ async def test_mutation_writes_changes_and_reason(
     assert payload["errors"] == []
     new_entries = [row for row in await load_entries(ada.environment) if row.id not in before]
     assert new_entries
-    logged = LOGGED[name]
+    logged = ADMIN_LOG_EXPECTATIONS[name]
     for row in new_entries:
-        assert (row.mutation, row.target_kind) == (name, logged.kind)
-        assert row.actor == (call.by.user.username if call.by else "key root")
+        assert (row.mutation, row.target_kind) == (name, logged.target_type)
+        assert row.actor == (call.other_caller.user.username if call.other_caller else "key root")
         assert row.reason == "asked for by phone"
         assert set(logged.before) <= set(row.before or ())
         assert set(logged.after) <= set(row.after or ())
         assert "correct horse" not in json.dumps([row.before, row.after])
 
 
-@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("name", ADMIN_LOG_EXPECTATIONS)
 async def test_validate_only_and_refused_mutation_write_nothing(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -308,13 +313,15 @@ async def test_client_ip_is_accepted_from_api_keys_only(
     A user can't report another address.
     """
     options = {"clientIp": "198.51.100.7", "sessionId": "panel"}
-    create_user = await CALLS["userCreate"](ada, root)
+    create_user = await SAMPLE_CALLS["userCreate"](ada, root)
     assert (await create_user(root, **options))["errors"] == []
     assert (await load_entries(root.environment))[-1].ip == "198.51.100.7"
     domain_admin = await make_client(root.environment, root.http, "chief", role=Role.DOMAIN_ADMIN)
     async with root.environment.write_session() as session:
         session.add(DomainAdmin(user_id=domain_admin.user.id, domain_id=ada.user.domain_id or 0))
-    create_other_user = Call(create_user.name, {**create_user.input, "address": "zoe@example.org"})
+    create_other_user = MutationCall(
+        create_user.name, {**create_user.input, "address": "zoe@example.org"}
+    )
     assert (await create_other_user(domain_admin, **options))["errors"] == []
     row = (await load_entries(root.environment))[-1]
     assert (row.actor, row.role) == ("chief", Role.DOMAIN_ADMIN)

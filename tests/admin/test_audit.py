@@ -27,9 +27,13 @@ from tests.support.operations.audit_operations import (
     AUDIT_PAYLOAD,
     start_audit,
 )
-from tests.support.operations.bulk_operations import call, inbox
-from tests.support.operations.message_sources import upload
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.operations.message_sources import upload_message
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 COPY = """position road mailboxPath subject from { address } to { address } size digest hash intro
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
@@ -63,8 +67,8 @@ async def test_stored_and_deleted_messages_are_copied(
 ) -> None:
     for name in ("kept", "deleted"):
         await deliver_to(ada, name)
-    await call(ada, "messageDelete", select=inbox("2"))
-    audit_id = await start_audit(admin_client, ada, work=False, reason="as ordered")
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"))
+    audit_id = await start_audit(admin_client, ada, runs_task=False, reason="as ordered")
     queued = await load_audit(admin_client, audit_id)
     assert (queued["state"], queued["messageCount"]) == ("QUEUED", 0)
     assert await tasks.run_next_task(admin_client.environment)
@@ -90,8 +94,13 @@ async def test_later_messages_of_every_origin_are_copied(
     audit_id = await start_audit(admin_client, ada)
     await deliver_to(ada, "by LMTP")
     await deliver_to(bob, "not Ada's")
-    await call(ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: uploaded\n\nx\n",
-               receivedAt="1990-01-01T00:00:00Z")  # fmt: skip
+    await run_message_mutation(
+        ada,
+        "messageUpload",
+        mailbox={"path": "INBOX"},
+        raw="Subject: uploaded\n\nx\n",
+        receivedAt="1990-01-01T00:00:00Z",
+    )
     recipients = [{"address": "carol@example.com"}]
     for subject, extra in (
         ("sent", {}),
@@ -120,11 +129,11 @@ async def test_every_version_of_a_draft_is_copied(
     ada: GraphQLClient, admin_client: GraphQLClient, *, runs_late: bool
 ) -> None:
     """Also if the draft was saved again before the task began."""
-    draft = await upload(ada, subject="first", draft=True)
-    audit_id = await start_audit(admin_client, ada, work=not runs_late)
+    draft = await upload_message(ada, subject="first", draft=True)
+    audit_id = await start_audit(admin_client, ada, runs_task=not runs_late)
     for subject in ("second", "third"):
         previous = {"id": draft["message"]["id"]}
-        payload = await upload(ada, subject=subject, replacePrevious=previous)
+        payload = await upload_message(ada, subject=subject, replacePrevious=previous)
         assert payload["errors"] == []
     if runs_late:
         assert await tasks.run_next_task(admin_client.environment)
@@ -167,13 +176,13 @@ async def test_audits_have_separate_copies_without_duplicates(
     monkeypatch.setattr("resolvers.admin.audits.CHUNK_SIZE", 2)
     for n in range(5):
         await deliver_to(ada, f"{n}")
-    first, second = [await start_audit(admin_client, ada, work=False) for _ in range(2)]
+    first, second = [await start_audit(admin_client, ada, runs_task=False) for _ in range(2)]
     await deliver_to(ada, "between")
     for _ in range(2):
         assert await tasks.run_next_task(admin_client.environment)
     for audit_id in (first, second):
         assert len(await load_copy_origins(admin_client, audit_id)) == 6
-    hashes = await rows(admin_client.environment, "SELECT DISTINCT hash FROM audit_copies")
+    hashes = await select_rows(admin_client.environment, "SELECT DISTINCT hash FROM audit_copies")
     assert len(hashes) == 12
 
 
@@ -187,24 +196,24 @@ async def test_copies_outlive_message_archive_and_account(
     large_raw = raw_message("big", body="x" * 300_000)
     for raw in (large_raw, raw_message("small"), raw_message("late")):
         await deliver_to(ada, raw)
-    audit_id = await start_audit(admin_client, ada, work=False)
-    await call(ada, "messageDelete", select=inbox("1"))
-    await call(ada, "messageDelete", select=inbox("2"), permanent=True)
+    audit_id = await start_audit(admin_client, ada, runs_task=False)
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("1"))
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"), permanent=True)
     # copied before the permanent deletion, whatever the task does
     assert await load_copy_origins(admin_client, audit_id) == {"small": "STORED"}
     clock.tick(days=30)
     await housekeeping.run_round(environment)
     # not deleted, since the audit has not copied it yet
-    assert await rows(environment, "SELECT count(*) FROM messages") == [(2,)]
+    assert await select_rows(environment, "SELECT count(*) FROM messages") == [(2,)]
     assert await tasks.run_next_task(environment)
     await housekeeping.run_round(environment)
-    assert await rows(environment, "SELECT count(*) FROM messages") == [(1,)]
+    assert await select_rows(environment, "SELECT count(*) FROM messages") == [(1,)]
     assert (
         await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass
-    assert await rows(environment, "SELECT count(*) FROM messages") == [(0,)]
+    assert await select_rows(environment, "SELECT count(*) FROM messages") == [(0,)]
     clock.tick(days=3)
     await collect_garbage(environment, environment.object_store)
     assert set(await load_copy_origins(admin_client, audit_id)) == {"small", "big", "late"}
@@ -223,8 +232,8 @@ async def test_purged_messages_are_copied_before_the_task_runs(
 ) -> None:
     await deliver_to(ada, "a")
     await deliver_to(ada, "b")
-    await call(ada, "messageDelete", select=inbox("1"))
-    audit_id = await start_audit(admin_client, ada, work=False)
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("1"))
+    audit_id = await start_audit(admin_client, ada, runs_task=False)
     async with environment.write_session() as session:  # the task of the audit doesn't run
         await (await session.connection()).execute(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
@@ -249,7 +258,7 @@ async def test_expiry_deletes_the_copies_and_sets_ended_at(
     assert (counts.audits, counts.copies) == (1, 1)
     audit = await load_audit(admin_client, audit_id)
     assert (audit["endedAt"], audit["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
-    assert await rows(environment, "SELECT * FROM audit_blobs") == []
+    assert await select_rows(environment, "SELECT * FROM audit_blobs") == []
     path = f"/rest/audits/{audit_id}/export.mbox"
     assert (await admin_client.http.get(path, headers=admin_client.headers)).status_code == 404
 
@@ -269,7 +278,7 @@ async def test_only_root_can_delete_an_audit(
     await deliver_to(ada, "b")
     await housekeeping.run_round(environment)
     for table in ("audits", "audit_copies", "audit_blobs", "audit_accesses"):
-        assert await rows(environment, f"SELECT * FROM {table}") == []  # noqa: S608
+        assert await select_rows(environment, f"SELECT * FROM {table}") == []  # noqa: S608
 
 
 @pytest.mark.parametrize(
@@ -375,7 +384,7 @@ async def test_invalid_audit_is_refused(
         "errors"
     ]
     assert (error["code"], error["path"]) == (code, path)
-    assert await rows(admin_client.environment, "SELECT id FROM audits") == []
+    assert await select_rows(admin_client.environment, "SELECT id FROM audits") == []
 
 
 async def read_all_answers(
@@ -423,19 +432,19 @@ async def test_other_users_cannot_notice_an_audit(
     "AuditAccess",
                                                       "Task")}  # fmt: skip
     answers_before = await read_all_answers(client, missing_ids, name)
-    position = await reached(environment, audited.user.id)
+    position = await load_stream_position(environment, audited.user.id)
     ids_by_kind = {"Audit": await start_audit(admin_client, audited)}
     ids_by_kind["AuditedMessage"] = (await load_audit(admin_client, ids_by_kind["Audit"]))[
         "messages"
     ]["nodes"][0]["id"]
     for kind, table in (("AuditAccess", "audit_accesses"), ("Task", "tasks")):
-        ((row_id,),) = await rows(environment, f"SELECT id FROM {table}")  # noqa: S608
+        ((row_id,),) = await select_rows(environment, f"SELECT id FROM {table}")  # noqa: S608
         ids_by_kind[kind] = global_ids.encode(kind, row_id)
     answers = await read_all_answers(client, ids_by_kind, name)
     for kind, row_id in ids_by_kind.items():
         answers = answers.replace(row_id, missing_ids[kind])
     assert answers == answers_before
-    assert await journal(environment, audited.user.id, position) == []
+    assert await load_journal_entries(environment, audited.user.id, position) == []
 
 
 async def test_delivery_without_audit_needs_no_audit_statements(

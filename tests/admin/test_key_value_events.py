@@ -24,7 +24,7 @@ from tests.support.accounts.key_value_operations import (
     run_key_value_mutation,
     set_value,
 )
-from tests.support.stores.counter_check import reached, rows
+from tests.support.stores.counter_check import load_stream_position, select_rows
 
 FOLLOW = """subscription {
   changes(after: "AFTER", kinds: [KEY_VALUE_CHANGED], batchWindow: "PT0S") {
@@ -61,7 +61,7 @@ async def test_owner_gets_events_and_the_journal_has_no_values(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     start = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
-    bobs_position = await reached(bob.environment, bob.user.id)
+    bobs_position = await load_stream_position(bob.environment, bob.user.id)
     deleted_ids = [(await set_value(ada, key, "my word"))["id"] for key in ("ui/theme", "ui/size")]
     remaining = await set_value(ada, "name", "my word")
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="ui", recursive=True))[
@@ -76,7 +76,7 @@ async def test_owner_gets_events_and_the_journal_has_no_values(
         row.facts for row in await ada.environment.database.read(select(*select_columns(Change)))
     ]
     assert "my word" not in json.dumps(facts)
-    assert await reached(bob.environment, bob.user.id) == bobs_position
+    assert await load_stream_position(bob.environment, bob.user.id) == bobs_position
 
 
 async def test_mail_scope_gets_event_without_the_entry(ada: GraphQLClient) -> None:
@@ -145,7 +145,9 @@ async def test_entries_are_deleted_when_the_user_is_purged(
     delayed = {"users": users, "deleteAfter": "2030-02-01T00:00:00Z"}
     assert (await root(delete, i=delayed))["userDelete"]["errors"] == []
     node = "query ($id: ID!) { node(id: $id) { id } }"
-    ((entry_id, *_), *_) = await rows(environment, "SELECT id FROM key_values WHERE key = 'a/0'")
+    ((entry_id, *_), *_) = await select_rows(
+        environment, "SELECT id FROM key_values WHERE key = 'a/0'"
+    )
     assert (await root(node, id=global_ids.encode("KeyValue", entry_id)))["node"] is None
     restore = "mutation ($i: UserRestoreInput!) { userRestore(input: $i) { errors { code } } }"
     restored = await root(restore, i={"by": {"username": "ada"}})
@@ -161,16 +163,16 @@ async def test_profile_reset_deletes_ui_entries(ada: GraphQLClient, bob: GraphQL
     for client in (ada, bob):
         for key in ("ui/a", "ui/b/c", "ui", "uix", "u"):
             await set_value(client, key)
-    before = await reached(ada.environment, ada.user.id)
+    before = await load_stream_position(ada.environment, ada.user.id)
     payload = await run_key_value_mutation(ada, "profileReset")
     assert payload == {"users": [{"username": "ada"}], "errors": []}
     assert await list_keys(ada, recurse=True) == ["u", "ui", "uix"]
     assert len(await list_keys(bob, recurse=True)) == 5
-    assert await reached(ada.environment, ada.user.id) == before + 2
+    assert await load_stream_position(ada.environment, ada.user.id) == before + 2
     assert (await run_key_value_mutation(ada, "profileReset"))[
         "errors"
     ] == []  # no entries are left
-    assert await reached(ada.environment, ada.user.id) == before + 2
+    assert await load_stream_position(ada.environment, ada.user.id) == before + 2
     refused = await run_key_value_mutation(ada, "profileReset", users={"usernames": ["bob"]})
     assert [error["code"] for error in refused["errors"]] == ["NOT_FOUND"]
     assert len(await list_keys(bob, recurse=True)) == 5
@@ -204,4 +206,4 @@ async def test_profile_reset_needs_a_constant_number_of_statements(
     assert await cost(user_ids[:1]) == await cost(user_ids[1:])
     assert await load_key_value_rows(root.environment) == []
     statement_text = "SELECT count(*) FROM admin_log WHERE mutation = 'profileReset'"
-    assert await rows(root.environment, statement_text) == [(21,)]
+    assert await select_rows(root.environment, statement_text) == [(21,)]

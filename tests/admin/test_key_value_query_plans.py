@@ -13,13 +13,13 @@ from resolvers.admin import key_values
 from resolvers.admin.key_values import KeyValueListConditions, KeyValueNamespace
 from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, make_user
-from tests.support.stores.query_plans import Plans, explained
+from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 ENTRY_COUNT, OTHER_USER_COUNT = 2000, 60  # entries of one account, and accounts with fewer entries
 
 
 @pytest.fixture
-async def explained_plans(ada: GraphQLClient) -> AsyncIterator[Plans]:
+async def explained_plans(ada: GraphQLClient) -> AsyncIterator[QueryPlanRecorder]:
     """Yield a plan recorder. One account has many entries, and other accounts have some."""
     environment, rows = ada.environment, []
     owners = [(ada.user.id, ENTRY_COUNT)]
@@ -39,7 +39,7 @@ async def explained_plans(ada: GraphQLClient) -> AsyncIterator[Plans]:
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE key_values"))
-    with explained(environment) as recorder:
+    with record_query_plans(environment) as recorder:
         yield recorder
 
 
@@ -66,7 +66,7 @@ def make_contexts(environment: Environment, owner_id: int) -> list[Context]:
 
 
 async def test_page_reads_an_index_range_in_both_directions(
-    ada: GraphQLClient, explained_plans: Plans
+    ada: GraphQLClient, explained_plans: QueryPlanRecorder
 ) -> None:
     namespace = KeyValueNamespace(ada.user.id)
     cases: list[tuple[KeyValueListConditions, tuple[str, ...]]] = [
@@ -93,21 +93,27 @@ async def test_page_reads_an_index_range_in_both_directions(
                 query = key_values.read_entry_page(
                     ctx, conditions, page_request, {"value"}, with_values=False
                 )
-                assert_index_range(await explained_plans.of(query, "key_values"), *indexes)
+                assert_index_range(
+                    await explained_plans.explain_select(query, "key_values"), *indexes
+                )
 
 
 async def test_entries_are_found_by_the_key_index(
-    ada: GraphQLClient, explained_plans: Plans
+    ada: GraphQLClient, explained_plans: QueryPlanRecorder
 ) -> None:
     for ctx in make_contexts(ada.environment, ada.user.id):
         namespace = KeyValueNamespace(ada.user.id)
         assert_index_range(
-            await explained_plans.of(key_values.find_entry(ctx, namespace, "a1/1"), "key_values"),
+            await explained_plans.explain_select(
+                key_values.find_entry(ctx, namespace, "a1/1"), "key_values"
+            ),
             KEY_INDEX,
         )
         keys = [(namespace, f"a{n % 7}/{n}") for n in range(0, 600, 3)]
         assert_index_range(
-            await explained_plans.of(key_values.load_entries_by_key(ctx, keys), "key_values"),
+            await explained_plans.explain_select(
+                key_values.load_entries_by_key(ctx, keys), "key_values"
+            ),
             KEY_INDEX,
             LEVEL_INDEX,
         )
@@ -117,17 +123,17 @@ async def test_entries_are_found_by_the_key_index(
             PageRequest("x"),
             {"value"},
         )
-        assert KEY_INDEX in await explained_plans.of(query, "key_values")
+        assert KEY_INDEX in await explained_plans.explain_select(query, "key_values")
 
 
 async def test_recursive_delete_uses_a_key_range(
-    ada: GraphQLClient, explained_plans: Plans
+    ada: GraphQLClient, explained_plans: QueryPlanRecorder
 ) -> None:
     (ctx, _), namespace = (
         make_contexts(ada.environment, ada.user.id),
         KeyValueNamespace(ada.user.id),
     )
-    plan = await explained_plans.of(
+    plan = await explained_plans.explain_select(
         key_values.delete_entries(ctx, namespace, "a3", recursive=True), "key_values"
     )
     assert_index_range(plan, KEY_INDEX)

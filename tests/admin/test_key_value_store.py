@@ -27,7 +27,7 @@ from tests.support.accounts.key_value_operations import (
     run_key_value_mutation,
     set_value,
 )
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -215,7 +215,7 @@ async def test_concurrent_increments_of_two_processes_are_all_counted(
     assert await load_value(ada, "n") == str(max(values)) == str(sum(range(1, 41)))
     assert len(set(values)) == 40
     statement = "SELECT count(*) FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
-    assert await rows(ada.environment, statement) == [(40,)]
+    assert await select_rows(ada.environment, statement) == [(40,)]
 
 
 TREE_KEYS = [
@@ -522,7 +522,7 @@ async def test_admin_log_has_no_values_of_other_users(
     await set_value(root, "a", "my word", **user)
     await set_value(root, "a", "my word", shared=True)
     await run_key_value_mutation(root, "keyValueDelete", key="a", **user)
-    log_rows = await rows(
+    log_rows = await select_rows(
         root.environment,
         "SELECT mutation, target_kind, target_id, before, after FROM admin_log"
         " WHERE mutation LIKE 'keyValue%' ORDER BY id",
@@ -532,7 +532,7 @@ async def test_admin_log_has_no_values_of_other_users(
     ]  # fmt: skip
     assert [row[2] for row in log_rows if row[1] == "User"] == [ada.user.id] * 2
     assert "my word" not in str(log_rows)
-    streams = await rows(
+    streams = await select_rows(
         root.environment, "SELECT stream_id FROM changes WHERE kind = 'KEY_VALUE_CHANGED'"
     )
     assert sorted(stream_id for (stream_id,) in streams) == [PLATFORM, ada.user.id, ada.user.id]

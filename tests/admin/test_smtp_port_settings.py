@@ -10,7 +10,7 @@ from merganser.server import sockets
 from merganser.server.smtp_listeners import check_certificate_available, load_certificate_files
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
-from tests.support.mail_servers.smtp_client import Authority
+from tests.support.mail_servers.smtp_client import CertificateAuthority
 
 
 def certificate_error(**arguments: Any) -> str:
@@ -33,7 +33,7 @@ async def test_submission_needs_a_certificate(
         f"MERGANSER_{name.upper()} takes a certificate: set MERGANSER_TLS_CERT, or store one with "
         "`merganser certificate set`",
     )
-    certificate_file = Authority(tmp_path).issue()
+    certificate_file = CertificateAuthority(tmp_path).issue_certificate()
     await check_certificate_available(Settings(**arguments, tls_cert=certificate_file), environment)
     assert load_certificate_files(Settings(**arguments, tls_cert=certificate_file)) is not None
     assert load_certificate_files(Settings(smtp="127.0.0.1:25")) is None
@@ -45,7 +45,7 @@ def test_unusable_certificate_is_refused(tmp_path: Path) -> None:
     assert certificate_error(tls_cert=missing) == prefix + "No such file or directory"
     missing.write_text("nothing of use")
     assert certificate_error(tls_cert=missing).startswith(prefix)
-    certificate_file = Authority(tmp_path).issue()
+    certificate_file = CertificateAuthority(tmp_path).issue_certificate()
     assert certificate_error(tls_cert=certificate_file, tls_key=missing).startswith(
         "MERGANSER_TLS_CERT cannot be used"
     )

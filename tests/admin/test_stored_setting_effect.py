@@ -18,8 +18,15 @@ from models.runtime.environment import CommittedOptions, Environment
 from models.store.database import Database
 from resolvers.admin import settings as admin_settings
 from tests.conftest import TEST_OPTIONS, GraphQLClient, ManualClock
-from tests.support.operations.setting_operations import MOST, SET, UNSET, operator, put, stored
-from tests.support.servers.live_server import until
+from tests.support.operations.setting_operations import (
+    MAX_RECIPIENTS_KEY,
+    SETTING_DELETE,
+    SETTING_SET,
+    load_stored_settings,
+    make_root_context,
+    set_setting,
+)
+from tests.support.servers.live_server import wait_until
 
 SEND = """mutation ($to: [NamedAddressInput!]!) { messageSend(input: {to: $to, text: "x"}) {
   errors { __typename code } } }"""
@@ -34,10 +41,10 @@ async def test_lower_limit_applies_to_the_next_message(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     assert await send_message(ada, 3) == []
-    await put(root, MOST, 2)
+    await set_setting(root, MAX_RECIPIENTS_KEY, 2)
     assert len(await send_message(ada, 3)) == 1
     assert await send_message(ada, 2) == []
-    await root(UNSET, keys=[MOST])
+    await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY])
     assert await send_message(ada, 3) == []
 
 
@@ -48,36 +55,38 @@ async def test_new_tokens_use_the_stored_lifetime(root: GraphQLClient, clock: Ma
     sign_in = """mutation { authenticate(input: {username: "eve@example.org",
       password: "correct horse", token: true}) { expiresAt errors { message } } }"""
     for value, lifetime in (("PT1H", timedelta(hours=1)), ("P2D", timedelta(days=2))):
-        await put(root, "auth.tokenTtl", value)
+        await set_setting(root, "auth.tokenTtl", value)
         payload = (await root(sign_in))["authenticate"]
         assert payload["expiresAt"] == (clock() + lifetime).isoformat().replace("+00:00", "Z")
 
 
 async def test_validate_only_and_rolled_back_settings_have_no_effect(root: GraphQLClient) -> None:
-    await put(root, MOST, 50)
-    payload = await root(SET, key=MOST, value=7, options={"validateOnly": True})
+    await set_setting(root, MAX_RECIPIENTS_KEY, 50)
+    payload = await root(
+        SETTING_SET, key=MAX_RECIPIENTS_KEY, value=7, options={"validateOnly": True}
+    )
     assert payload["settingSet"]["errors"] == []
     assert root.environment.options.max_recipients == 50
     atomic = """mutation @atomic { a: settingSet(input: {key: "submission.maxRecipients", value: 7})
       { errors { code } } b: settingSet(input: {key: "nothing", value: 7}) { errors { code } } }"""
     await root.execute(atomic)
     assert root.environment.options.max_recipients == 50
-    assert await stored(root.environment) == {MOST: 50}
-    ctx = operator(root.environment)
+    assert await load_stored_settings(root.environment) == {MAX_RECIPIENTS_KEY: 50}
+    ctx = make_root_context(root.environment)
     async with ctx.write_session():
         with contextlib.suppress(ZeroDivisionError):
             async with ctx.write_session():
-                await admin_settings.set_setting(ctx, MOST, 9)
+                await admin_settings.set_setting(ctx, MAX_RECIPIENTS_KEY, 9)
                 raise ZeroDivisionError
     assert root.environment.options.max_recipients == 50
     async with ctx.write_session():
-        await admin_settings.set_setting(ctx, MOST, 11)
+        await admin_settings.set_setting(ctx, MAX_RECIPIENTS_KEY, 11)
         assert root.environment.options.max_recipients == 50  # not before the commit
     assert root.environment.options.max_recipients == 11
 
 
 async def test_newest_options_stay_in_effect(environment: Environment) -> None:
-    await admin_settings.set_setting(operator(environment), MOST, 50)
+    await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
     newest = environment.options
     environment.use_options_unless_outdated(
         CommittedOptions(TEST_OPTIONS, environment.options_position - 1)
@@ -87,16 +96,16 @@ async def test_newest_options_stay_in_effect(environment: Environment) -> None:
 
 
 async def test_concurrent_changes_all_take_effect(environment: Environment) -> None:
-    settings = {MOST: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
+    settings = {MAX_RECIPIENTS_KEY: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
     await asyncio.gather(
         *(
-            admin_settings.set_setting(operator(environment), *setting)
+            admin_settings.set_setting(make_root_context(environment), *setting)
             for setting in settings.items()
         )
     )
     options = environment.options
     assert (options.max_recipients, options.max_mailboxes, options.bulk) == (50, 60, 70)
-    assert await stored(environment) == settings
+    assert await load_stored_settings(environment) == settings
 
 
 async def test_message_size_applies_to_later_sessions(
@@ -104,7 +113,7 @@ async def test_message_size_applies_to_later_sessions(
 ) -> None:
     lmtp = LmtpListener(environment, tmp_path)
     assert lmtp.limits.max_message_size == 64 << 20
-    await admin_settings.set_setting(operator(environment), "message.max", "1 MiB")
+    await admin_settings.set_setting(make_root_context(environment), "message.max", "1 MiB")
     assert lmtp.limits.max_message_size == 1 << 20
 
 
@@ -137,14 +146,14 @@ async def follow_settings(environment: Environment) -> AsyncIterator[None]:
 async def test_other_process_polls_changed_settings(
     environment: Environment, other_process_world: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admin_settings.set_setting(operator(environment), MOST, 50)
+    await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
     async with follow_settings(other_process_world):
-        await until(lambda: other_process_world.options.max_recipients == 50)
-        await admin_settings.set_setting(operator(environment), MOST, 60)
-        await until(lambda: other_process_world.options.max_recipients == 60)
-        await admin_settings.reset_settings(operator(environment), [MOST])
-        await until(lambda: other_process_world.options.max_recipients == 400)
+        await wait_until(lambda: other_process_world.options.max_recipients == 50)
+        await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 60)
+        await wait_until(lambda: other_process_world.options.max_recipients == 60)
+        await admin_settings.reset_settings(make_root_context(environment), [MAX_RECIPIENTS_KEY])
+        await wait_until(lambda: other_process_world.options.max_recipients == 400)
 
 
 async def test_wakeup_applies_settings_at_once(
@@ -167,8 +176,10 @@ async def test_wakeup_applies_settings_at_once(
     ]
     async with follow_settings(worlds[1]):
         await asyncio.sleep(0.1)
-        await admin_settings.set_setting(operator(worlds[0]), MOST, 50)
-        await until(lambda: worlds[1].options.max_recipients == 50, 0.5)  # POLL_SECONDS is longer
+        await admin_settings.set_setting(make_root_context(worlds[0]), MAX_RECIPIENTS_KEY, 50)
+        await wait_until(
+            lambda: worlds[1].options.max_recipients == 50, 0.5
+        )  # POLL_SECONDS is longer
     receive_task.cancel()
     for wakeups in (own_wakeups, other_wakeups):
         await wakeups.close()
@@ -177,7 +188,7 @@ async def test_wakeup_applies_settings_at_once(
 async def test_polling_does_not_read_unchanged_settings(
     environment: Environment, statements: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await admin_settings.set_setting(operator(environment), MOST, 50)
+    await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
     async with follow_settings(environment):
         await asyncio.sleep(0.1)
@@ -195,7 +206,7 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
         "of.another.version": 1,
         "mailboxes.max": "many",
         "auth.tokenTtl": "PT1S",
-        MOST: 50,
+        MAX_RECIPIENTS_KEY: 50,
     }
     async with environment.database.engine.begin() as connection:
         rows = [
@@ -209,12 +220,18 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
     assert len(caplog.records) == 3
     assert other_process_world.options.max_recipients == 50
     assert other_process_world.options.max_mailboxes == TEST_OPTIONS.max_mailboxes
-    setting = await admin_settings.find_setting(operator(other_process_world), "mailboxes.max")
+    setting = await admin_settings.find_setting(
+        make_root_context(other_process_world), "mailboxes.max"
+    )
     assert setting is not None
     assert (setting.value, setting.is_set) == (TEST_OPTIONS.max_mailboxes, False)
     assert (
-        await admin_settings.find_setting(operator(other_process_world), "of.another.version")
+        await admin_settings.find_setting(
+            make_root_context(other_process_world), "of.another.version"
+        )
         is None
     )
-    changed = await admin_settings.set_setting(operator(other_process_world), "mailboxes.max", 70)
+    changed = await admin_settings.set_setting(
+        make_root_context(other_process_world), "mailboxes.max", 70
+    )
     assert (changed.value, other_process_world.options.max_mailboxes) == (70, 70)

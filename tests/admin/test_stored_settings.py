@@ -21,7 +21,14 @@ from resolvers.admin import settings as admin_settings
 from resolvers.admin.setting_definitions import DEFINITIONS
 from resolvers.admin.setting_values import options_with_stored_values
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client, make_user
-from tests.support.operations.setting_operations import MOST, SET, UNSET, put, refused, stored
+from tests.support.operations.setting_operations import (
+    MAX_RECIPIENTS_KEY,
+    SETTING_DELETE,
+    SETTING_SET,
+    expect_refused_setting,
+    load_stored_settings,
+    set_setting,
+)
 
 SETTING_QUERY = "query ($key: String!) { setting(key: $key) { key value default type custom } }"
 SETTINGS_QUERY = "query ($filter: String) { settings(filter: $filter) { key value custom type } }"
@@ -50,7 +57,7 @@ async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> 
     assert [setting["key"] for setting in settings] == sorted(DEFINITIONS)
     assert not any(setting["custom"] for setting in settings)
     values = {setting["key"]: (setting["value"], setting["type"]) for setting in settings}
-    assert values[MOST] == (400, "number")
+    assert values[MAX_RECIPIENTS_KEY] == (400, "number")
     assert values["quota.default"] == (1 << 30, "size")
     assert values["auth.tokenTtl"] == ("P14D", "duration")
     assert values["journal.retention"] == ("P30D", "duration")
@@ -71,8 +78,8 @@ async def test_unknown_setting_is_null(root: GraphQLClient, key: str) -> None:
 
 
 VALID_VALUES: list[tuple[str, Any, Any]] = [
-    (MOST, 50, 50),
-    (MOST, "50", 50),
+    (MAX_RECIPIENTS_KEY, 50, 50),
+    (MAX_RECIPIENTS_KEY, "50", 50),
     ("quota.default", "3 GiB", 3 << 30),
     ("quota.default", 0, 0),
     ("quota.default", "16 TiB", 1 << 44),
@@ -94,7 +101,7 @@ VALID_VALUES: list[tuple[str, Any, Any]] = [
 async def test_value_is_stored_in_normal_form(
     root: GraphQLClient, key: str, arguments: Any, value: Any
 ) -> None:
-    setting_payload = await put(root, key, arguments)
+    setting_payload = await set_setting(root, key, arguments)
     assert (
         setting_payload["value"],
         setting_payload["custom"],
@@ -102,25 +109,25 @@ async def test_value_is_stored_in_normal_form(
     ) == (value, True, type(value))
     setting = (await root(SETTING_QUERY, key=key))["setting"]
     assert (setting["value"], setting["custom"]) == (value, True)
-    assert await stored(root.environment) == {key: value}
+    assert await load_stored_settings(root.environment) == {key: value}
     if key in DEFINITIONS:
         _, invalid_keys = options_with_stored_values(
-            root.environment.initial_options, await stored(root.environment)
+            root.environment.initial_options, await load_stored_settings(root.environment)
         )
         assert invalid_keys == []
 
 
 INVALID_VALUES: list[tuple[str, Any, str]] = [
-    (MOST, 0, "min"),
-    (MOST, -5, "min"),
-    (MOST, 100_001, "max"),
-    (MOST, 2**63, "type"),
-    (MOST, 1.5, "type"),
-    (MOST, True, "type"),
-    (MOST, "many", "type"),
-    (MOST, None, "type"),
-    (MOST, [5], "type"),
-    (MOST, {"value": 5}, "type"),
+    (MAX_RECIPIENTS_KEY, 0, "min"),
+    (MAX_RECIPIENTS_KEY, -5, "min"),
+    (MAX_RECIPIENTS_KEY, 100_001, "max"),
+    (MAX_RECIPIENTS_KEY, 2**63, "type"),
+    (MAX_RECIPIENTS_KEY, 1.5, "type"),
+    (MAX_RECIPIENTS_KEY, True, "type"),
+    (MAX_RECIPIENTS_KEY, "many", "type"),
+    (MAX_RECIPIENTS_KEY, None, "type"),
+    (MAX_RECIPIENTS_KEY, [5], "type"),
+    (MAX_RECIPIENTS_KEY, {"value": 5}, "type"),
     ("quota.default", -1, "type"),
     ("quota.default", 1 + (1 << 44), "max"),
     ("quota.default", "3 GiBi", "type"),
@@ -158,7 +165,7 @@ INVALID_VALUES: list[tuple[str, Any, str]] = [
 async def test_invalid_value_is_refused_by_rule(
     root: GraphQLClient, key: str, value: Any, constraint: str
 ) -> None:
-    error = await refused(root, key, value)
+    error = await expect_refused_setting(root, key, value)
     assert (error["__typename"], error["constraint"]) == ("ValidationError", constraint)
     assert error["path"] == (["key"] if constraint == "unknown" else ["value"])
 
@@ -177,27 +184,27 @@ async def test_number_of_custom_settings_is_limited(root: GraphQLClient) -> None
     ]
     async with root.environment.database.engine.begin() as connection:
         await connection.execute(insert(SettingValue), rows)
-    error = await refused(root, "custom.more", 1)
+    error = await expect_refused_setting(root, "custom.more", 1)
     assert error["__typename"] == "LimitReachedError"
-    await put(root, "custom.n7", "changed")
-    await put(root, MOST, 7)
+    await set_setting(root, "custom.n7", "changed")
+    await set_setting(root, MAX_RECIPIENTS_KEY, 7)
 
 
 async def test_delete_restores_the_default_and_is_idempotent(root: GraphQLClient) -> None:
-    await put(root, MOST, 50)
-    await put(root, "custom.a", 1)
-    keys = ["undo.window", MOST, "custom.a", MOST]
-    payload = (await root(UNSET, keys=keys))["settingDelete"]
+    await set_setting(root, MAX_RECIPIENTS_KEY, 50)
+    await set_setting(root, "custom.a", 1)
+    keys = ["undo.window", MAX_RECIPIENTS_KEY, "custom.a", MAX_RECIPIENTS_KEY]
+    payload = (await root(SETTING_DELETE, keys=keys))["settingDelete"]
     assert payload["errors"] == []
     assert [(item["key"], item["value"]) for item in payload["settings"]] == [
         ("undo.window", "PT600S"),
-        (MOST, 400),
+        (MAX_RECIPIENTS_KEY, 400),
     ]
     assert payload["warnings"] == [{"code": "DEFAULT_ALREADY", "path": ["keys", "0"]}]
-    assert await stored(root.environment) == {}
+    assert await load_stored_settings(root.environment) == {}
     assert await root(SETTING_QUERY, key="custom.a") == {"setting": None}
     changes = await root.environment.database.read(select(func.count()).select_from(SettingChange))
-    repeated = (await root(UNSET, keys=keys))["settingDelete"]
+    repeated = (await root(SETTING_DELETE, keys=keys))["settingDelete"]
     assert [item["path"] for item in repeated["warnings"]] == [["keys", str(n)] for n in range(4)]
     assert (
         await root.environment.database.read(select(func.count()).select_from(SettingChange))
@@ -206,13 +213,13 @@ async def test_delete_restores_the_default_and_is_idempotent(root: GraphQLClient
 
 
 async def test_delete_is_all_or_nothing(root: GraphQLClient) -> None:
-    await put(root, MOST, 50)
-    payload = (await root(UNSET, keys=[MOST, "nothing"]))["settingDelete"]
+    await set_setting(root, MAX_RECIPIENTS_KEY, 50)
+    payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY, "nothing"]))["settingDelete"]
     (error,) = payload["errors"]
     assert (error["constraint"], error["path"], error["index"]) == ("unknown", ["keys"], 1)
-    payload = (await root(UNSET, keys=[MOST] * 101))["settingDelete"]
+    payload = (await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY] * 101))["settingDelete"]
     assert payload["errors"][0]["constraint"] == "max"
-    assert await stored(root.environment) == {MOST: 50}
+    assert await load_stored_settings(root.environment) == {MAX_RECIPIENTS_KEY: 50}
 
 
 async def load_allocated_quotas(environment: Environment) -> dict[str, int]:
@@ -236,11 +243,11 @@ async def test_default_quota_updates_allocated_quota_of_domains(
         session.add(Stream(id=7))
     assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     for value, total in (("3 GiB", 11 * gib), (0, 5 * gib), ("2 GiB", 9 * gib)):
-        await put(root, "quota.default", value)
+        await set_setting(root, "quota.default", value)
         assert (await load_allocated_quotas(environment))["example.org"] == total
         report = await check_consistency(environment)
         assert report.findings == []
-    await root(UNSET, keys=["quota.default"])
+    await root(SETTING_DELETE, keys=["quota.default"])
     assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     document = "{ viewer { user { limits { quota { allowed } } } } }"
     for client in (ada, bob):
@@ -251,14 +258,14 @@ async def test_history_shows_actor_values_and_reason(
     root: GraphQLClient, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     admin = await make_client(root.environment, root.http, "chief", role=Role.ADMIN)
-    await put(root, MOST, 50, reason="spam")
+    await set_setting(root, MAX_RECIPIENTS_KEY, 50, reason="spam")
     clock.tick(hours=1)
-    await put(admin, MOST, 50)  # no change and no history entry
-    await put(admin, MOST, 60)
+    await set_setting(admin, MAX_RECIPIENTS_KEY, 50)  # no change and no history entry
+    await set_setting(admin, MAX_RECIPIENTS_KEY, 60)
     clock.tick(hours=1)
-    await root(UNSET, keys=[MOST])
-    await put(root, "mailboxes.max", 77)
-    history = (await root(HISTORY_QUERY, key=MOST))["setting"]["history"]
+    await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY])
+    await set_setting(root, "mailboxes.max", 77)
+    history = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY))["setting"]["history"]
     changes = [(n["actor"], n["before"], n["after"], n["reason"]) for n in history["nodes"]]
     assert changes == [
         ("key root", 60, None, None),
@@ -266,11 +273,15 @@ async def test_history_shows_actor_values_and_reason(
         ("key root", None, 50, "spam"),
     ]
     assert history["totalCount"] == 3
-    first = (await root(HISTORY_QUERY, key=MOST, first=1))["setting"]["history"]
-    rest = await root(HISTORY_QUERY, key=MOST, first=9, after=first["pageInfo"]["endCursor"])
+    first = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, first=1))["setting"]["history"]
+    rest = await root(
+        HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, first=9, after=first["pageInfo"]["endCursor"]
+    )
     assert [n["after"] for n in rest["setting"]["history"]["nodes"]] == [60, 50]
-    last = (await root(HISTORY_QUERY, key=MOST, last=1))["setting"]["history"]
-    previous = await root(HISTORY_QUERY, key=MOST, last=9, before=last["pageInfo"]["startCursor"])
+    last = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, last=1))["setting"]["history"]
+    previous = await root(
+        HISTORY_QUERY, key=MAX_RECIPIENTS_KEY, last=9, before=last["pageInfo"]["startCursor"]
+    )
     assert [n["after"] for n in previous["setting"]["history"]["nodes"]] == [None, 60]
     answer = await root.execute(
         HISTORY_QUERY, key="mailboxes.max", after=first["pageInfo"]["endCursor"]
@@ -285,14 +296,14 @@ async def test_history_shows_actor_values_and_reason(
 
 
 async def test_change_is_in_the_journal_and_the_admin_log(root: GraphQLClient) -> None:
-    await put(root, MOST, 50, reason="spam", sessionId="panel")
-    await put(root, "custom.smtpPassword", "hunter2")
+    await set_setting(root, MAX_RECIPIENTS_KEY, 50, reason="spam", sessionId="panel")
+    await set_setting(root, "custom.smtpPassword", "hunter2")
     statement = select(*select_columns(Change)).where(
         col(Change.stream_id) == PLATFORM, col(Change.kind) == ChangeKind.SETTING_CHANGED
     )
     rows = await root.environment.database.read(statement.order_by(col(Change.last)))
     assert [(row.facts["key"], row.origin) for row in rows] == [
-        ([MOST], "panel"),
+        ([MAX_RECIPIENTS_KEY], "panel"),
         (["custom.smtpPassword"], None),
     ]
     log_statement = select(*select_columns(AdminLogEntry)).order_by(col(AdminLogEntry.id))
@@ -301,7 +312,7 @@ async def test_change_is_in_the_journal_and_the_admin_log(root: GraphQLClient) -
         for row in await root.environment.database.read(log_statement)
     ]
     assert log_entries == [
-        ("settingSet", None, {MOST: 50}, "spam"),
+        ("settingSet", None, {MAX_RECIPIENTS_KEY: 50}, "spam"),
         ("settingSet", None, {"custom.smtpPassword": "(hidden)"}, None),
     ]
     setting = (await root(SETTING_QUERY, key="custom.smtpPassword"))["setting"]
@@ -320,35 +331,35 @@ async def test_list_needs_a_constant_number_of_statements(
 
     statement_counts = [await cost()]
     for n in range(20):
-        await put(root, f"custom.n{n}", n)
-        await put(root, f"custom.n{n}", -n - 1)
+        await set_setting(root, f"custom.n{n}", n)
+        await set_setting(root, f"custom.n{n}", -n - 1)
     assert [await cost(), await cost()] == statement_counts * 2
 
 
 async def test_only_administrators_read_or_change_settings(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await put(root, "custom.a", "visible")
+    await set_setting(root, "custom.a", "visible")
     domain_admin = await make_client(environment, root.http, "chief", role=Role.DOMAIN_ADMIN)
     secret = await make_api_key(environment, "mail", role=Role.ADMIN, scopes=[Scope.SETTINGS])
     scoped_client = GraphQLClient(root.http, environment, root.user, secret)
-    before = await stored(environment)
+    before = await load_stored_settings(environment)
     for client in (ada, domain_admin, scoped_client):
         for document, arguments in (
             (SETTING_QUERY, {"key": "custom.a"}),
             (SETTINGS_QUERY, {}),
             (HISTORY_QUERY, {"key": "custom.a"}),
-            (SET, {"key": "custom.a", "value": 1}),
-            (UNSET, {"keys": ["custom.a"]}),
+            (SETTING_SET, {"key": "custom.a", "value": 1}),
+            (SETTING_DELETE, {"keys": ["custom.a"]}),
         ):
             answer = await client.execute(document, **arguments)
             assert "forbidden" in str(answer).lower(), document
             assert "visible" not in str(answer)
-    assert await stored(environment) == before
+    assert await load_stored_settings(environment) == before
 
 
 async def test_custom_setting_has_the_type_of_its_value(root: GraphQLClient) -> None:
     for n, (value, kind) in enumerate(
         (("a", "string"), (1, "number"), (1.5, "number"), (True, "boolean"), ([1], "list"))
     ):
-        assert (await put(root, f"custom.n{n}", value))["type"] == kind
+        assert (await set_setting(root, f"custom.n{n}", value))["type"] == kind

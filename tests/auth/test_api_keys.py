@@ -19,7 +19,7 @@ from resolvers.auth import api_keys, authentication
 from resolvers.auth.api_keys import NewApiKey
 from resolvers.context import Context, Viewer
 from tests.support.accounts.sign_in_environment import MASTER_SCOPES, SignInEnvironment
-from tests.support.stores.row_counts import row_count
+from tests.support.stores.row_counts import count_rows
 
 
 async def test_key_has_its_scopes_and_expiry(sign_in_environment: SignInEnvironment) -> None:
@@ -75,7 +75,7 @@ async def test_user_creates_no_key_with_more_rights(sign_in_environment: SignInE
             await api_keys.create_api_key(ctx, new_key)
     with pytest.raises(NotFound):
         await api_keys.create_api_key(sign_in_environment.user_context("ada"), rex_key)
-    assert await row_count(sign_in_environment.environment, ApiKey) == 0
+    assert await count_rows(sign_in_environment.environment, ApiKey) == 0
 
 
 @pytest.mark.parametrize(

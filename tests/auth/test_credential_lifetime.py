@@ -25,7 +25,7 @@ from tests.support.accounts.sign_in_environment import (
     SignInEnvironment,
     sign_in_by_token,
 )
-from tests.support.stores.row_counts import row_count
+from tests.support.stores.row_counts import count_rows
 
 
 async def test_request_without_credential_is_anonymous(
@@ -235,7 +235,7 @@ async def test_revoke_without_token_revokes_nothing(sign_in_environment: SignInE
                 )
                 == 0
             )
-    assert await row_count(sign_in_environment.environment, AccessToken) == 1
+    assert await count_rows(sign_in_environment.environment, AccessToken) == 1
 
 
 async def test_revoke_all_ends_only_tokens_of_the_viewer(

@@ -27,7 +27,7 @@ from tests.support.accounts.security_events import (
     load_security_events,
     log_events,
 )
-from tests.support.servers.live_server import House, until
+from tests.support.servers.live_server import LiveServer, wait_until
 
 
 async def test_equal_events_share_one_row_for_six_hours(
@@ -303,15 +303,15 @@ EVENT_SUBSCRIPTION = """subscription { changes(kinds: [SECURITY_EVENT]) { events
 
 
 async def test_subscribers_get_new_and_counted_events(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
     ada_socket, bob_socket = (
         await live_server.follow(ada, EVENT_SUBSCRIPTION),
         await live_server.follow(bob, EVENT_SUBSCRIPTION),
     )
-    await until(lambda: live_server.seats == 2)
+    await wait_until(lambda: live_server.subscriber_count == 2)
     await log_events(ada, failed_sign_in_event(ada.user.id))
-    await until(lambda: ada_socket.got)
+    await wait_until(lambda: ada_socket.payloads)
     (first_event,) = ada_socket.events
     fields = {"action": "authenticate", "result": "fail", "ip": "192.0.2.7"}
     assert first_event["node"] == {**fields, "count": 1}
@@ -319,11 +319,11 @@ async def test_subscribers_get_new_and_counted_events(
     assert first_event["nodeId"] == global_ids.encode("AuthEvent", row.id)
     clock.tick(seconds=61)
     await log_events(ada, failed_sign_in_event(ada.user.id))
-    await until(lambda: len(ada_socket.events) == 2)
+    await wait_until(lambda: len(ada_socket.events) == 2)
     assert ada_socket.events[1]["node"] == {**fields, "count": 2}
     await log_events(bob, NewSecurityEvent("totp enable", bob.user.id))
-    await until(lambda: bob_socket.got)
+    await wait_until(lambda: bob_socket.payloads)
     assert [item["node"]["action"] for item in bob_socket.events] == ["totp enable"]
     assert len(ada_socket.events) == 2
     for item in (ada_socket, bob_socket):
-        await item.leave()
+        await item.unsubscribe()

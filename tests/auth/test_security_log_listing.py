@@ -23,7 +23,7 @@ from tests.support.accounts.security_events import (
     load_security_events,
     log_events,
 )
-from tests.support.stores.query_plans import Plans, explained
+from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 AUTH_LOG_QUERY = """query ($user: UserRef, $filter: AuthLogFilter, $first: Int, $after: String,
     $last: Int, $before: String) {
@@ -273,12 +273,12 @@ async def full_log(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -
 
 
 @pytest.fixture
-def plans(full_log: GraphQLClient) -> Iterator[Plans]:
-    with explained(full_log.environment) as recorder:
+def plans(full_log: GraphQLClient) -> Iterator[QueryPlanRecorder]:
+    with record_query_plans(full_log.environment) as recorder:
         yield recorder
 
 
-async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: Plans) -> None:
+async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPlanRecorder) -> None:
     day = datetime(2029, 12, 20, tzinfo=UTC)
     filters = {
         "created_at": SecurityEventFilter(),
@@ -296,7 +296,9 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: Plans) 
             page_key = SecurityEventPageKey(
                 PageRequest("x"), frozenset({"action"}), log_filter, user_id
             )
-            plan = await plans.of(security_log.load_event_pages(ctx, [page_key]), "auth_events")
+            plan = await plans.explain_select(
+                security_log.load_event_pages(ctx, [page_key]), "auth_events"
+            )
             assert "Seq Scan" not in plan, (name, plan)
             assert "ix_auth_events" in plan, (name, plan)
             if user_id is None:
@@ -307,14 +309,14 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: Plans) 
 
 
 async def test_page_of_one_user_uses_index_without_sort(
-    full_log: GraphQLClient, plans: Plans
+    full_log: GraphQLClient, plans: QueryPlanRecorder
 ) -> None:
     viewer = Viewer(full_log.user.id, Role.USER, frozenset({Scope.MASTER}))
     page_key = SecurityEventPageKey(
         PageRequest("x"), frozenset({"action"}), SecurityEventFilter(), full_log.user.id
     )
     ctx = Context(full_log.environment, viewer)
-    plan = await plans.of(security_log.load_event_pages(ctx, [page_key]), "auth_events")
+    plan = await plans.explain_select(security_log.load_event_pages(ctx, [page_key]), "auth_events")
     assert "ix_auth_events_user_id" in plan, plan
     assert "B-TREE" not in plan, plan
     assert "Sort" not in plan, plan

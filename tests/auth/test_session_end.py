@@ -20,7 +20,7 @@ from resolvers.users.selection import UserSelector
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import SignInEnvironment
-from tests.support.servers.live_server import PLAIN, House, until
+from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, wait_until
 
 SESSION_KICK = """
 mutation ($input: SessionKickInput!) {
@@ -39,11 +39,14 @@ async def kick_sessions(client: GraphQLClient, **arguments: Any) -> Any:
 
 
 async def test_own_connections_end_with_the_reason(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    socket, stream = await live_server.follow(ada, PLAIN), await live_server.stream(ada, PLAIN)
-    other_socket = await live_server.follow(bob, PLAIN)
-    await until(lambda: len(live_server.endpoint.connection_watch.connections) == 3)
+    socket, stream = (
+        await live_server.follow(ada, CHANGES_SUBSCRIPTION),
+        await live_server.stream(ada, CHANGES_SUBSCRIPTION),
+    )
+    other_socket = await live_server.follow(bob, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: len(live_server.endpoint.connection_watch.connections) == 3)
     validated = await kick_on_live_server(
         live_server, ada, reason="Bye", options={"validateOnly": True}
     )
@@ -51,17 +54,19 @@ async def test_own_connections_end_with_the_reason(
     assert len(live_server.endpoint.connection_watch.connections) == 3
     payload = await kick_on_live_server(live_server, ada, reason="Moving to a new server")
     assert (payload["kicked"], payload["results"], payload["errors"]) == (2, ["ada", "ada"], [])
-    await until(lambda: socket.over and stream.over)
-    assert socket.over["payload"][0]["message"] == "Moving to a new server"
+    await wait_until(lambda: socket.end_frame and stream.end_frame)
+    assert socket.end_frame["payload"][0]["message"] == "Moving to a new server"
     assert socket.ws
-    await until(lambda: socket.ws and socket.ws.close_code)
+    await wait_until(lambda: socket.ws and socket.ws.close_code)
     assert (socket.ws.close_code, socket.ws.close_reason) == (4403, "Moving to a new server")
-    assert stream.got[-1]["errors"][0]["message"] == "Moving to a new server"
-    assert not other_socket.over
-    await other_socket.leave()
+    assert stream.payloads[-1]["errors"][0]["message"] == "Moving to a new server"
+    assert not other_socket.end_frame
+    await other_socket.unsubscribe()
 
 
-async def kick_on_live_server(live_server: House, client: GraphQLClient, **arguments: Any) -> Any:
+async def kick_on_live_server(
+    live_server: LiveServer, client: GraphQLClient, **arguments: Any
+) -> Any:
     """Kick on the server that has the connections. `Client` uses an application of its own."""
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
@@ -71,7 +76,7 @@ async def kick_on_live_server(live_server: House, client: GraphQLClient, **argum
 
 
 async def test_kick_needs_rights_over_the_user(
-    live_server: House,
+    live_server: LiveServer,
     environment: Environment,
     http: httpx.AsyncClient,
     ada: GraphQLClient,
@@ -79,26 +84,26 @@ async def test_kick_needs_rights_over_the_user(
 ) -> None:
     admin = await make_client(environment, http, "boss", role=Role.ADMIN)
     admin_without_domains = await make_domain_admin(environment, http, "rita", domains=())
-    ada_socket = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.endpoint.connection_watch.connections)
+    ada_socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     ada_selector = {"usernames": ["ada"]}
     for client in (bob, admin_without_domains):
         payload = await kick_on_live_server(live_server, client, users=ada_selector)
         assert [error["code"] for error in payload["errors"]] == ["NOT_FOUND"]
     (error,) = (await kick_on_live_server(live_server, bob, users={"all": True}))["errors"]
     assert error["code"] == "FORBIDDEN"
-    assert not ada_socket.over
+    assert not ada_socket.end_frame
     assert (await kick_on_live_server(live_server, admin, users=ada_selector))["kicked"] == 1
-    await until(lambda: ada_socket.over)
+    await wait_until(lambda: ada_socket.end_frame)
 
 
 async def test_purge_is_refused_while_user_is_connected(
-    live_server: House, ada: GraphQLClient, root: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     purge_mutation = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
         purged errors { code ... on InUseError { sessions } } } }"""
-    socket = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.endpoint.connection_watch.connections)
+    socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
     ) as http:
@@ -108,25 +113,29 @@ async def test_purge_is_refused_while_user_is_connected(
         assert refused_payload == {"purged": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
         assert await ada("{ viewer { user { username } } }")
         await kick_sessions(live_client, **arguments)
-        await until(lambda: socket.over)
-        await until(lambda: not live_server.endpoint.connection_watch.connections)
+        await wait_until(lambda: socket.end_frame)
+        await wait_until(lambda: not live_server.endpoint.connection_watch.connections)
         payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
     assert (len(payload["purged"]), payload["errors"]) == (1, [])
 
 
-async def test_client_state_reset_ends_connections(live_server: House, ada: GraphQLClient) -> None:
-    socket = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.endpoint.connection_watch.connections)
+async def test_client_state_reset_ends_connections(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
+    socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     document = "mutation { clientStateReset(input: {}) { errors { code } } }"
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
     ) as http:
         response = await GraphQLClient(http, ada.environment, ada.user, ada.secret)(document)
     assert response["clientStateReset"]["errors"] == []
-    await until(lambda: socket.over)
+    await wait_until(lambda: socket.end_frame)
 
 
-async def test_kick_without_connections_is_an_error(live_server: House, ada: GraphQLClient) -> None:
+async def test_kick_without_connections_is_an_error(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
     (error,) = (await kick_on_live_server(live_server, ada))["errors"]
     assert (error["__typename"], error["code"]) == ("UnavailableError", "NO_SESSION")
     (row,) = await ada.environment.database.read(select(col(User.kicked_at)))
@@ -168,34 +177,34 @@ async def test_kick_revokes_tokens_if_requested(sign_in_environment: SignInEnvir
 
 
 async def test_kick_by_other_process_ends_only_older_connections(
-    live_server: House, ada: GraphQLClient, clock: ManualClock
+    live_server: LiveServer, ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    old_socket = await live_server.follow(ada, PLAIN)
-    await until(lambda: len(live_server.endpoint.connection_watch.connections) == 1)
+    old_socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: len(live_server.endpoint.connection_watch.connections) == 1)
     clock.tick(seconds=1)
     async with ada.environment.write_session() as session:
         is_ada = col(User.id) == ada.user.id
         await session.exec(update(User).where(is_ada).values(kicked_at=clock()))
     clock.tick(seconds=1)
-    new_socket = await live_server.follow(ada, PLAIN)
-    await until(lambda: len(live_server.endpoint.connection_watch.connections) == 2)
+    new_socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: len(live_server.endpoint.connection_watch.connections) == 2)
     await live_server.endpoint.connection_watch.disconnect_ended_and_kicked()
-    await until(lambda: old_socket.over)
-    assert not new_socket.over
-    await new_socket.leave()
+    await wait_until(lambda: old_socket.end_frame)
+    assert not new_socket.end_frame
+    await new_socket.unsubscribe()
 
 
 async def test_kick_is_in_the_security_log(
-    live_server: House, ada: GraphQLClient, root: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    follower = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.endpoint.connection_watch.connections)
+    follower = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     await kick_on_live_server(live_server, root, users={"usernames": ["ada"]})
     rows = await ada.environment.database.read(select(core_table(SecurityEvent)))
     assert [(row.action, row.user_id, bool(row.by)) for row in rows] == [
         ("session kick", ada.user.id, True)
     ]
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
 
 
 async def test_cached_credentials_are_flushed(

@@ -26,12 +26,18 @@ from tests.support.accounts.openpgp_keys import make_public_key
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.parsed_messages import body_text, parse_message
 from tests.support.mail.queued_deliveries import queued_reply_recipients
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.mail_servers.lmtp_transactions import deliver_message
-from tests.support.mail_servers.queue_worker import inbox, relay, settled, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    poll_until,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.autoreply_operations import send_unique_message, set_autoreply
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 from tests.support.stores.store_damage import rename_table
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -65,31 +71,37 @@ async def relay_queued_mail(
     environment: Environment, expected_count: int = 1
 ) -> list[tuple[Any, EmailMessage]]:
     """Deliver the queue to a test server. Return envelope and message of each mail."""
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
 
         async def has_received_all() -> bool:
-            return len(server.mails) >= expected_count
+            return len(server.messages) >= expected_count
 
-        await until(has_received_all)
-        for row in await rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
-            await settled(environment, row[0])
-        return [(envelope, parse_message(envelope.raw)) for envelope in server.mails]
+        await poll_until(has_received_all)
+        for row in await select_rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
+            await wait_until_tried(environment, row[0])
+        return [(envelope, parse_message(envelope.raw)) for envelope in server.messages]
 
 
 async def deliver_to_local_user(environment: Environment, user: GraphQLClient) -> None:
     """Run the queue until a local user has a message."""
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
 
         async def has_message() -> bool:
-            return len(await inbox(user)) == 1
+            return len(await load_inbox_rows(user)) == 1
 
-        await until(has_message)
-        for row in await rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
-            await settled(environment, row[0])
+        await poll_until(has_message)
+        for row in await select_rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
+            await wait_until_tried(environment, row[0])
 
 
 async def test_reply_follows_rfc_3834(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada, html="<p>I am <b>away</b>.</p>", name="Ada")
     await send_unique_message(
@@ -111,14 +123,14 @@ async def test_reply_follows_rfc_3834(
     assert message["Message-ID"].endswith("@example.org>")
     assert body_text(message) == "I am away."
     assert body_text(message, "html") == "<p>I am <b>away</b>.</p>"
-    (received,) = await inbox(ada)
+    (received,) = await load_inbox_rows(ada)
     assert received.subject == "Re: Lunch?"
-    states = await rows(environment, "SELECT state FROM submissions")
+    states = await select_rows(environment, "SELECT state FROM submissions")
     assert [row[0] for row in states] == ["SENT"]
 
 
 async def test_sender_gets_one_reply_per_interval(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await set_autoreply(ada, interval="P7D")
     for sender in ("carol@example.com", "Carol+x@EXAMPLE.com", "dave@example.com"):
@@ -139,7 +151,7 @@ async def test_default_interval_is_a_setting(
     ada: GraphQLClient,
     root: GraphQLClient,
     environment: Environment,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     clock: ManualClock,
 ) -> None:
     await set_autoreply(ada)
@@ -165,7 +177,10 @@ async def test_default_interval_is_a_setting(
     {"startsAt": "2029-12-31T00:00:00Z"},
 ])  # fmt: skip
 async def test_changed_text_or_time_replies_again(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, arguments: dict[str, Any]
+    ada: GraphQLClient,
+    environment: Environment,
+    lmtp_client: SmtpTestClient,
+    arguments: dict[str, Any],
 ) -> None:
     await set_autoreply(ada)
     await send_unique_message(lmtp_client)
@@ -179,7 +194,7 @@ async def test_changed_text_or_time_replies_again(
 
 
 async def test_reenabled_autoreply_replies_again(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     for expected_count in (1, 2):
         await set_autoreply(ada, enabled=False)
@@ -197,11 +212,11 @@ async def test_concurrent_deliveries_get_one_reply(
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    connections = [await connect(listener.port) for _ in range(20)]
+    connections = [await connect_lmtp(listener.port) for _ in range(20)]
     try:
         await asyncio.gather(*(send_unique_message(connection) for connection in connections))
         assert await queued_reply_recipients(environment) == ["carol@example.com"]
-        assert len(await inbox(ada)) == 20
+        assert len(await load_inbox_rows(ada)) == 20
     finally:
         for connection in connections:
             await connection.close()
@@ -209,31 +224,31 @@ async def test_concurrent_deliveries_get_one_reply(
 
 
 async def test_repeated_delivery_gets_one_reply(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
     for _ in range(2):
         await deliver_message(
             lmtp_client, raw_message("x", **TO_HEADER), ada.address, sender="carol@example.com"
         )
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
     assert await queued_reply_recipients(environment) == ["carol@example.com"]
 
 
 async def test_repeated_delivery_sends_missing_reply(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     raw = raw_message("x", **TO_HEADER)
     await deliver_message(lmtp_client, raw, ada.address, sender="carol@example.com")
     assert await queued_reply_recipients(environment) == []  # stored without a reply
     await set_autoreply(ada)
     await deliver_message(lmtp_client, raw, ada.address, sender="carol@example.com")
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
     assert await queued_reply_recipients(environment) == ["carol@example.com"]
 
 
 async def test_replies_over_daily_limit_are_not_sent(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await set_autoreply(ada)
     await send_unique_message(lmtp_client)
@@ -249,7 +264,7 @@ async def test_replies_over_daily_limit_are_not_sent(
 
 
 async def test_automatic_list_and_bcc_mail_gets_no_reply(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
     await send_unique_message(lmtp_client, "")
@@ -261,11 +276,11 @@ async def test_automatic_list_and_bcc_mail_gets_no_reply(
     await deliver_message(lmtp_client, raw, ada.address, sender="carol@example.com")
     await send_unique_message(lmtp_client, "ada@example.org")
     assert await queued_reply_recipients(environment) == []
-    assert len(await inbox(ada)) == 6  # one is spam, and in Junk
+    assert len(await load_inbox_rows(ada)) == 6  # one is spam, and in Junk
 
 
 async def test_any_own_address_in_to_or_cc_gets_reply(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await add_sales_address(ada)
     alias = await execute_mutation(
@@ -285,7 +300,7 @@ async def test_any_own_address_in_to_or_cc_gets_reply(
 
 
 async def test_only_configured_addresses_reply(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await add_sales_address(ada)
     await set_autoreply(ada, addresses=["sales@example.org"])
@@ -303,7 +318,7 @@ async def test_only_configured_addresses_reply(
 
 
 async def test_reply_uses_main_address_without_send_as(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await add_sales_address(ada, send_as=False)
     await set_autoreply(ada)
@@ -313,43 +328,43 @@ async def test_reply_uses_main_address_without_send_as(
 
 
 async def test_internal_senders_get_internal_text(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada, html="<p>", internalText="At home, call me.", internalSubject="Home")
     await send_unique_message(lmtp_client, "bob@example.org")
     await send_unique_message(lmtp_client)
     ((_, outside),) = await relay_queued_mail(environment)
     assert body_text(outside) == "I am away."
-    (inside,) = await inbox(bob)
+    (inside,) = await load_inbox_rows(bob)
     assert (inside.subject, inside.preview) == ("Home", "At home, call me.")
 
 
 async def test_two_autoreplies_do_not_loop(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
     await set_autoreply(bob)
     await send_unique_message(lmtp_client, "bob@example.org")
     await deliver_to_local_user(environment, bob)
     assert await queued_reply_recipients(environment) == ["bob@example.org"]
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_suspended_account_receives_without_reply(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
     async with environment.write_session(ada.user.id) as session:
         await (await session.connection()).execute(update(User).values(suspended=True))
     await send_unique_message(lmtp_client)
     assert await queued_reply_recipients(environment) == []
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_inactive_autoreply_needs_no_extra_statements(
     ada: GraphQLClient,
     environment: Environment,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     clock: ManualClock,
     statements: list[str],
 ) -> None:
@@ -371,7 +386,7 @@ async def test_inactive_autoreply_needs_no_extra_statements(
 async def test_failed_reply_does_not_undo_delivery(
     ada: GraphQLClient,
     environment: Environment,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await set_autoreply(ada, text="the heron knows")
@@ -380,7 +395,7 @@ async def test_failed_reply_does_not_undo_delivery(
         await send_unique_message(lmtp_client, "carol@example.com", Subject="a secret")
     finally:
         await rename_table(environment, "away", "autoreply_senders")
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
     (record,) = [
         log_record for log_record in caplog.records if log_record.message == "not answered"
     ]
@@ -390,18 +405,18 @@ async def test_failed_reply_does_not_undo_delivery(
 
 
 async def test_housekeeping_deletes_expired_senders(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await set_autoreply(ada)
     await send_unique_message(lmtp_client)
     assert (await run_round(environment)).autoreply_senders == 0
     clock.tick(days=1)
     assert (await run_round(environment)).autoreply_senders == 1
-    assert await rows(environment, "SELECT * FROM autoreply_senders") == []
+    assert await select_rows(environment, "SELECT * FROM autoreply_senders") == []
 
 
 async def test_reply_is_copied_to_audit(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     arguments = {
         "user": {"username": "ada"},
@@ -413,7 +428,9 @@ async def test_reply_is_copied_to_audit(
     ] == []
     await set_autoreply(ada)
     await send_unique_message(lmtp_client)
-    copies = await rows(environment, "SELECT road, subject FROM audit_copies ORDER BY position")
+    copies = await select_rows(
+        environment, "SELECT road, subject FROM audit_copies ORDER BY position"
+    )
     assert [row[0] for row in copies] == ["RECEIVED", "SENT"]
     assert copies[1][1].startswith("Auto: Re: Letter")
 
@@ -426,12 +443,12 @@ async def test_mail_of_local_sender_gets_reply(
         client_context(bob), SendRequest(to=[NamedAddress(ADA)], subject="Lunch?", text="Hi.")
     )
     await deliver_to_local_user(environment, bob)
-    (reply,) = await inbox(bob)
+    (reply,) = await load_inbox_rows(bob)
     assert (reply.subject, reply.envelope_from) == ("Auto: Re: Lunch?", "")
 
 
 async def test_account_with_encrypted_mail_replies(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     answer = await execute_mutation(
         ada, "userUpdate", set={"pubKey": make_public_key("Ada"), "encryptMessages": True}
@@ -471,7 +488,7 @@ async def test_concurrent_changes_send_one_reply_per_sender(
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    connections = [await connect(listener.port) for _ in range(8)]
+    connections = [await connect_lmtp(listener.port) for _ in range(8)]
     try:
         senders = [f"s{nth}@example.com" for nth in range(8)]
         deliveries = [send_unique_message(*item) for item in zip(connections, senders, strict=True)]

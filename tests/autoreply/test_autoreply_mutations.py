@@ -17,8 +17,8 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     user_global_id,
 )
-from tests.support.sample_mutations import Call
-from tests.support.stores.counter_check import reached, rows
+from tests.support.sample_mutations import MutationCall
+from tests.support.stores.counter_check import load_stream_position, select_rows
 
 FIELDS = """enabled name subject text html internalSubject internalText internalHtml startsAt endsAt
   addresses interval activeNow createdAt"""
@@ -42,7 +42,7 @@ async def set_autoreply(client: GraphQLClient, users: Any = None, **fields: Any)
 
 async def delete_autoreplies(client: GraphQLClient, *targets: GraphQLClient) -> Any:
     users = {"ids": [user_global_id(target) for target in targets or [client]]}
-    return await Call("autoreplyDelete", {"users": users}, "users { username }")(client)
+    return await MutationCall("autoreplyDelete", {"users": users}, "users { username }")(client)
 
 
 async def load_autoreply(client: GraphQLClient) -> Any:
@@ -160,11 +160,11 @@ async def test_deleted_autoreply_has_defaults_again(
         answer = await delete_autoreplies(ada)
         assert (answer["errors"], answer["users"]) == ([], [{"username": "ada"}])
         assert await load_autoreply(ada) == DEFAULT_AUTOREPLY
-    assert await rows(environment, "SELECT id FROM autoreplies") == []
+    assert await select_rows(environment, "SELECT id FROM autoreplies") == []
 
 
 async def test_changes_write_journal_entries(ada: GraphQLClient, environment: Environment) -> None:
-    last = await reached(environment, ada.user.id)
+    last = await load_stream_position(environment, ada.user.id)
     await set_autoreply(ada, enabled=True, text="x")
     await set_autoreply(ada, enabled=True, text="x")
     await set_autoreply(ada, subject="S")
@@ -220,7 +220,7 @@ async def test_domain_admin_sets_autoreply_of_several_users(
     assert [(autoreply["subject"], autoreply["text"]) for autoreply in answer["autoreplies"]] == [
         ("", "We have moved."), ("Mine", "We have moved."),
     ]  # fmt: skip
-    log_rows = await rows(
+    log_rows = await select_rows(
         environment, "SELECT after FROM admin_log WHERE mutation = 'autoreplySet'"
     )
     assert len(log_rows) == 2
@@ -280,7 +280,7 @@ async def test_preview_shows_reply(ada: GraphQLClient, environment: Environment)
     assert (inside["internal"], inside["text"], inside["html"]) == (True, "Call me.", "")
     assert (inside["from"], inside["silence"]) == ("a.da+x@example.org", None)
     for table in ("autoreply_senders", "submissions", "usages"):
-        assert await rows(environment, f"SELECT 1 FROM {table}") == []  # noqa: S608 - constant names
+        assert await select_rows(environment, f"SELECT 1 FROM {table}") == []  # noqa: S608 - constant names
 
 
 @pytest.mark.parametrize(("arguments", "sender", "silence"), [

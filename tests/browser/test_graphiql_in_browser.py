@@ -15,7 +15,7 @@ from merganser.demo.credentials import ADDRESS
 from tests.conftest import raw_message
 from tests.support.accounts.demo_account import run_demo_server, send_by_lmtp
 from tests.support.clients.browser_driver import GraphiQLPage, open_browser_profile, start_browser
-from tests.support.servers.merganser_server import PASSWORD, Server
+from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # the loop of the browser
 INBOX_QUERY = """query Mine {
@@ -26,7 +26,7 @@ UNKNOWN_TOKEN = f"mgk_{'haddock':o<43}"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
     with run_demo_server(tmp_path_factory.mktemp("house")) as server:
         yield server
 
@@ -38,7 +38,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def graphiql(browser: Browser, server: Server) -> AsyncIterator[GraphiQLPage]:
+async def graphiql(browser: Browser, server: MerganserProcess) -> AsyncIterator[GraphiQLPage]:
     async with open_browser_profile(browser, server.url) as graphiql_page:
         yield graphiql_page
         assert graphiql_page.problems == []
@@ -62,7 +62,7 @@ def postcard_message() -> bytes:
     return message.as_bytes()
 
 
-async def role_of_credential(server: Server, secret: str) -> str | None:
+async def role_of_credential(server: MerganserProcess, secret: str) -> str | None:
     """Return the role of a credential, or None if the server refuses it."""
     async with httpx.AsyncClient(timeout=30) as client:
         response = await client.post(
@@ -75,7 +75,7 @@ async def role_of_credential(server: Server, secret: str) -> str | None:
 
 
 async def test_inbox_is_shown_and_delivery_appears_live(
-    graphiql: GraphiQLPage, server: Server, picture_folder: Path
+    graphiql: GraphiQLPage, server: MerganserProcess, picture_folder: Path
 ) -> None:
     await graphiql.open(server.secrets["demo"])
     await graphiql.wait_for_viewer("demo")
@@ -103,7 +103,7 @@ async def test_inbox_is_shown_and_delivery_appears_live(
 
 
 async def test_link_with_token_signs_in_and_removes_token_from_url(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
@@ -112,7 +112,7 @@ async def test_link_with_token_signs_in_and_removes_token_from_url(
 
 
 async def test_second_link_in_same_window_signs_in_as_other_user(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
@@ -122,7 +122,9 @@ async def test_second_link_in_same_window_signs_in_as_other_user(
     assert graphiql.page.url == f"{graphiql.base_url}/graphql"
 
 
-async def test_typed_query_shows_its_response(graphiql: GraphiQLPage, server: Server) -> None:
+async def test_typed_query_shows_its_response(
+    graphiql: GraphiQLPage, server: MerganserProcess
+) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
     await graphiql.paste_document(INBOX_QUERY)
@@ -132,7 +134,9 @@ async def test_typed_query_shows_its_response(graphiql: GraphiQLPage, server: Se
     assert mailbox["path"] == "INBOX"
 
 
-async def test_unknown_field_is_marked_in_editor(graphiql: GraphiQLPage, server: Server) -> None:
+async def test_unknown_field_is_marked_in_editor(
+    graphiql: GraphiQLPage, server: MerganserProcess
+) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.paste_document("query { viewer { nonsense } }")
     await graphiql.page.locator(".graphiql-query-editor .squiggly-error").first.wait_for()
@@ -164,7 +168,7 @@ async def test_subscription_with_unknown_token_is_not_retried(
 
 
 async def test_header_pane_overrides_token_bar_for_http_and_websocket(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
@@ -182,7 +186,7 @@ async def test_header_pane_overrides_token_bar_for_http_and_websocket(
 
 
 async def test_pasted_token_is_used_and_survives_reload(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open()
     await graphiql.enter_token(server.secrets["ada"])
@@ -205,7 +209,7 @@ async def test_unknown_token_is_reported_and_removed_and_schema_is_loaded(
 
 
 async def test_nothing_is_stored_beyond_the_browser_session(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
@@ -219,7 +223,7 @@ async def test_nothing_is_stored_beyond_the_browser_session(
 
 
 async def test_sign_out_revokes_token_of_password_sign_in(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open()
     await graphiql.sign_in("ada", "wrong")
@@ -240,7 +244,7 @@ async def test_sign_out_revokes_token_of_password_sign_in(
 
 
 async def test_sign_out_does_not_revoke_pasted_api_key(
-    graphiql: GraphiQLPage, server: Server
+    graphiql: GraphiQLPage, server: MerganserProcess
 ) -> None:
     await graphiql.open(server.secrets["ada"])
     await graphiql.wait_for_viewer("ada")
@@ -260,7 +264,9 @@ async def test_closed_example_can_be_opened_again(graphiql: GraphiQLPage) -> Non
     await tab.wait_for()
 
 
-async def test_documentation_shows_schema_in_dark_mode(browser: Browser, server: Server) -> None:
+async def test_documentation_shows_schema_in_dark_mode(
+    browser: Browser, server: MerganserProcess
+) -> None:
     async with open_browser_profile(browser, server.url, dark=True) as graphiql:
         await graphiql.open(server.secrets["ada"])
         await graphiql.page.get_by_label("Show Documentation Explorer").click()

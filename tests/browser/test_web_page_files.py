@@ -20,7 +20,7 @@ WEBUI = Path(__file__).parents[2] / "webui"
 
 @pytest.fixture
 async def http(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    database = Database(store_fixtures.copied(sqlite_template, tmp_path))
+    database = Database(store_fixtures.copy_sqlite_template(sqlite_template, tmp_path))
     blobs = FolderStore(tmp_path / "blobs")
     app = create_app(Environment(database, blobs, signing_secret=b"s" * 32), spool_folder=tmp_path)
     async with httpx.AsyncClient(

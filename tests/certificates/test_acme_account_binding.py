@@ -10,9 +10,13 @@ from pydantic import SecretStr
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_accounts, acme_worker
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import NAME, RENEW, put
-from tests.support.servers.acme_platforms import placed
-from tests.support.stores.counter_check import rows
+from tests.support.operations.certificate_operations import (
+    CERTIFICATE_RENEW,
+    SERVER_NAME,
+    set_certificate,
+)
+from tests.support.servers.acme_platforms import run_acme_platform
+from tests.support.stores.counter_check import select_rows
 
 KEY_ID, HMAC = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 BINDING_REQUIRED: dict[str, Any] = {
@@ -25,17 +29,17 @@ async def test_account_is_bound_and_hmac_key_is_not_disclosed(
     environment: Environment, root: GraphQLClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with placed(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
-        platform.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
-        await put(platform.root, serverName=NAME, acme=True)
+    async with run_acme_platform(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
+        platform.set_options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert certificate["acmeState"].startswith("valid"), certificate
         directory = platform.environment.options.acme_directory
         server = acme_accounts.acme_server(platform.environment, directory)
         stored_rows = [
-            await rows(environment, "SELECT * FROM certificates"),
-            await rows(environment, "SELECT * FROM acme_accounts"),
+            await select_rows(environment, "SELECT * FROM certificates"),
+            await select_rows(environment, "SELECT * FROM acme_accounts"),
         ]
         for output in (
             caplog.text,
@@ -67,27 +71,31 @@ async def test_missing_or_wrong_binding_key_is_reported_until_corrected(  # noqa
     hmac: str | None,
     reason: str,
 ) -> None:
-    async with placed(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
-        platform.options(acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None)
-        certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
+    async with run_acme_platform(environment, root, tmp_path, **BINDING_REQUIRED) as platform:
+        platform.set_options(
+            acme_eab_key_id=key_id, acme_eab_hmac=SecretStr(hmac) if hmac else None
+        )
+        certificate = (await set_certificate(platform.root, serverName=SERVER_NAME, acme=True))[
+            "certificate"
+        ]
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        state = (await platform.state())["acmeState"]
+        state = (await platform.load_certificate())["acmeState"]
         assert state.startswith("failed, tried again 20"), state
         assert reason in state
         assert (hmac or "none") not in state
-        assert await rows(environment, "SELECT url FROM acme_accounts") == [(None,)]
-        platform.options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert await select_rows(environment, "SELECT url FROM acme_accounts") == [(None,)]
+        platform.set_options(acme_eab_key_id=KEY_ID, acme_eab_hmac=SecretStr(HMAC))
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["acmeState"].startswith("valid")
+        assert (await platform.load_certificate())["acmeState"].startswith("valid")
 
 
 async def test_binding_key_is_not_sent_if_server_does_not_require_it(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path) as platform:
-        platform.options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
-        await put(platform.root, serverName=NAME, acme=True)
+    async with run_acme_platform(environment, root, tmp_path) as platform:
+        platform.set_options(acme_eab_key_id="kid-2", acme_eab_hmac=SecretStr("A" * 43))
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["acmeState"].startswith("valid")
+        assert (await platform.load_certificate())["acmeState"].startswith("valid")
     assert "newAccount Binding" not in (tmp_path / "pebble" / "log").read_text()

@@ -17,86 +17,110 @@ from models.runtime.environment import Environment
 from models.runtime.secret_box import SecretBox
 from resolvers.certificates import acme_accounts, acme_worker, certificate_reload, certificates
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
-from tests.support.operations.certificate_operations import DELETE, NAME, ONE, RENEW, Signer, put
-from tests.support.servers.acme_platforms import RECORDS, alone, placed
-from tests.support.stores.counter_check import rows
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
+from tests.support.operations.certificate_operations import (
+    CERTIFICATE_DELETE,
+    CERTIFICATE_QUERY,
+    CERTIFICATE_RENEW,
+    SERVER_NAME,
+    CertificateSigner,
+    set_certificate,
+)
+from tests.support.servers.acme_platforms import (
+    RECORDS,
+    configure_unreachable_authority,
+    run_acme_platform,
+)
+from tests.support.stores.counter_check import select_rows
 
 
 async def test_certificate_is_issued_served_and_renewed_with_its_key(
     environment: Environment, root: GraphQLClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with placed(environment, root, tmp_path) as platform:
-        answer = await put(platform.root, serverName=NAME, acme=True)
+    async with run_acme_platform(environment, root, tmp_path) as platform:
+        answer = await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         assert (answer["errors"], answer["certificate"]["acmeState"]) == (
             [],
             certificates.STATE_WAITING,
         )
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert certificate["acmeState"].startswith("valid, renewed from "), certificate
-        assert certificate["altNames"] == [NAME]
+        assert certificate["altNames"] == [SERVER_NAME]
         assert "Pebble" in certificate["issuer"]
         keyring = certificate_reload.new_empty_keyring(platform.environment)
         await certificate_reload.update_keyring_from_database(platform.environment, keyring)
-        assert keyring.context_for_name(NAME) is not None
-        assert await rows(environment, "SELECT * FROM acme_challenges") == []
+        assert keyring.context_for_name(SERVER_NAME) is not None
+        assert await select_rows(environment, "SELECT * FROM acme_challenges") == []
         query = "SELECT chain, private_key, spki, id FROM certificates"
-        ((chain, encrypted_key, spki, certificate_id),) = await rows(environment, query)
+        ((chain, encrypted_key, spki, certificate_id),) = await select_rows(environment, query)
         assert len(x509.load_pem_x509_certificates(chain.encode())) > 1
         pem = platform.environment.secret_box.decrypt(
             encrypted_key, certificates.encryption_context(certificate_id)
         )
         assert pem.splitlines()[3] not in caplog.text
-        (account,) = await rows(environment, "SELECT directory, url FROM acme_accounts")
+        (account,) = await select_rows(environment, "SELECT directory, url FROM acme_accounts")
         assert account[1].startswith("https://localhost")
 
         renewal_due_at = datetime.fromisoformat(certificate["expiresAt"]) - timedelta(days=30)
-        platform.clock.by = renewal_due_at - datetime.now(UTC) - timedelta(days=2)
+        platform.clock.offset = renewal_due_at - datetime.now(UTC) - timedelta(days=2)
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
-        platform.clock.by = renewal_due_at - datetime.now(UTC) + timedelta(minutes=1)
+        platform.clock.offset = renewal_due_at - datetime.now(UTC) + timedelta(minutes=1)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        renewed = await platform.state()
+        renewed = await platform.load_certificate()
         assert renewed["acmeState"].startswith("valid, renewed from "), renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
-        (renewed_row,) = await rows(environment, "SELECT spki, version FROM certificates")
+        (renewed_row,) = await select_rows(environment, "SELECT spki, version FROM certificates")
         assert renewed_row == (spki, 2)
-        assert await rows(environment, "SELECT directory, url FROM acme_accounts") == [account]
+        assert await select_rows(environment, "SELECT directory, url FROM acme_accounts") == [
+            account
+        ]
         assert "PRIVATE KEY" not in caplog.text
 
 
 async def test_renewal_by_admin_is_immediate_and_keeps_uploaded_key(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path) as platform:
-        cert, key = Signer().issue(begin=datetime.now(UTC) - timedelta(days=1))
-        certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
-        certificate = (await put(platform.root, **certificate_input))["certificate"]
+    async with run_acme_platform(environment, root, tmp_path) as platform:
+        cert, key = CertificateSigner().issue_certificate(
+            begin=datetime.now(UTC) - timedelta(days=1)
+        )
+        certificate_input = {
+            "serverName": SERVER_NAME,
+            "cert": cert,
+            "privateKey": key,
+            "acme": True,
+        }
+        certificate = (await set_certificate(platform.root, **certificate_input))["certificate"]
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
-        (row_before,) = await rows(environment, "SELECT spki FROM certificates")
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        (row_before,) = await select_rows(environment, "SELECT spki FROM certificates")
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        renewed = await platform.state()
+        renewed = await platform.load_certificate()
         assert "Pebble" in renewed["issuer"], renewed
-        assert await rows(environment, "SELECT spki FROM certificates") == [row_before]
+        assert await select_rows(environment, "SELECT spki FROM certificates") == [row_before]
 
 
 async def test_failed_order_is_reported_and_retried_with_growing_delay(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path, reached=False) as platform:
-        certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
+    async with run_acme_platform(environment, root, tmp_path, is_reachable=False) as platform:
+        certificate = (await set_certificate(platform.root, serverName=SERVER_NAME, acme=True))[
+            "certificate"
+        ]
         delays = []
         for _ in range(2):
             assert await acme_worker.order_or_query_next_certificate(platform.environment)
-            state = (await platform.state())["acmeState"]
+            state = (await platform.load_certificate())["acmeState"]
             assert state.startswith("failed, tried again 20"), state
             assert "connection: " in state
             assert not await acme_worker.order_or_query_next_certificate(platform.environment)
-            (row,) = await rows(environment, "SELECT acme_next_at, acme_failures FROM certificates")
-            assert await rows(environment, "SELECT * FROM acme_challenges") == []
+            (row,) = await select_rows(
+                environment, "SELECT acme_next_at, acme_failures FROM certificates"
+            )
+            assert await select_rows(environment, "SELECT * FROM acme_challenges") == []
             next_attempt_at = (
                 row[0] if isinstance(row[0], datetime) else datetime.fromisoformat(row[0])
             )
@@ -104,21 +128,23 @@ async def test_failed_order_is_reported_and_retried_with_growing_delay(
                 next_attempt_at if next_attempt_at.tzinfo else next_attempt_at.replace(tzinfo=UTC)
             )
             delays.append((next_attempt_at - platform.clock()).total_seconds())
-            platform.clock.by += timedelta(seconds=delays[-1] + 1)
+            platform.clock.offset += timedelta(seconds=delays[-1] + 1)
         assert 500 < delays[0] < 700
         assert 1000 < delays[1] < 1400
         assert row[1] == 2
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        (row,) = await rows(environment, "SELECT acme_failures FROM certificates")
+        (row,) = await select_rows(environment, "SELECT acme_failures FROM certificates")
         assert row == (1,)
 
 
 async def test_account_unknown_to_the_authority_is_created_again(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path) as platform:
-        certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
+    async with run_acme_platform(environment, root, tmp_path) as platform:
+        certificate = (await set_certificate(platform.root, serverName=SERVER_NAME, acme=True))[
+            "certificate"
+        ]
         base = platform.environment.options.acme_directory.removesuffix("/dir")
         account = await acme_accounts.load_or_create_account(
             platform.environment, platform.environment.options.acme_directory
@@ -127,77 +153,85 @@ async def test_account_unknown_to_the_authority_is_created_again(
             platform.environment, account.id, f"{base}/my-account/none"
         )
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert "failed" in (await platform.state())["acmeState"]
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert "failed" in (await platform.load_certificate())["acmeState"]
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["acmeState"].startswith("valid")
+        assert (await platform.load_certificate())["acmeState"].startswith("valid")
 
 
 async def test_two_workers_order_once_and_deleted_certificate_stays_deleted(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path) as platform:
-        certificate = (await put(platform.root, serverName=NAME, acme=True))["certificate"]
+    async with run_acme_platform(environment, root, tmp_path) as platform:
+        certificate = (await set_certificate(platform.root, serverName=SERVER_NAME, acme=True))[
+            "certificate"
+        ]
         results = asyncio.gather(
             acme_worker.order_or_query_next_certificate(platform.environment),
             acme_worker.order_or_query_next_certificate(platform.environment),
         )
         assert sorted(await results) == [False, True]
-        assert (await platform.state())["acmeState"].startswith("valid")
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        assert (await platform.load_certificate())["acmeState"].startswith("valid")
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         order = asyncio.create_task(
             acme_worker.order_or_query_next_certificate(platform.environment)
         )
         async with asyncio.timeout(10):
-            while not await rows(  # noqa: ASYNC110
+            while not await select_rows(  # noqa: ASYNC110
                 environment, "SELECT lease FROM certificates WHERE lease IS NOT NULL"
             ):
                 await asyncio.sleep(0.01)
-        await platform.root(DELETE, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]})
         assert await order
-        assert await rows(environment, "SELECT * FROM certificates") == []
-        assert await rows(environment, "SELECT * FROM acme_challenges") == []
+        assert await select_rows(environment, "SELECT * FROM certificates") == []
+        assert await select_rows(environment, "SELECT * FROM acme_challenges") == []
 
 
 async def test_stopped_worker_releases_its_lease(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path) as platform:
-        await put(platform.root, serverName=NAME, acme=True)
+    async with run_acme_platform(environment, root, tmp_path) as platform:
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         worker = asyncio.create_task(acme_worker.run_worker(platform.environment))
         lease_query = "SELECT lease FROM certificates WHERE lease IS NOT NULL"
         async with asyncio.timeout(10):
-            while not await rows(environment, lease_query):  # noqa: ASYNC110 - rows have no event
+            while not await select_rows(environment, lease_query):  # noqa: ASYNC110 - rows have no event
                 await asyncio.sleep(0.01)
         worker.cancel()
         await asyncio.wait([worker])
-        assert await rows(environment, lease_query) == []
+        assert await select_rows(environment, lease_query) == []
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["acmeState"].startswith("valid")
+        assert (await platform.load_certificate())["acmeState"].startswith("valid")
 
 
 async def test_no_order_before_the_terms_are_agreed_to(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await put(root, serverName=NAME, acme=True)
+    await set_certificate(root, serverName=SERVER_NAME, acme=True)
     assert not await acme_worker.order_or_query_next_certificate(environment)
     await root(
         'mutation { settingSet(input: {key: "acme.termsAgreed", value: true}) { replayed } }'
     )
-    async with answering(Names({})) as dns:
-        acme_environment = alone(environment, dns.port)
+    async with run_dns_server(FakeDnsServer({})) as dns:
+        acme_environment = configure_unreachable_authority(environment, dns.port)
         assert await acme_worker.order_or_query_next_certificate(acme_environment)
-    state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
-    assert state.endswith(f"{NAME}: DNS has no address for it: publish A or AAAA")
+    state = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"][
+        "acmeState"
+    ]
+    assert state.endswith(f"{SERVER_NAME}: DNS has no address for it: publish A or AAAA")
 
 
 async def test_unreachable_acme_server_is_reported(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await put(root, serverName=NAME, acme=True)
-    async with answering(Names(dict(RECORDS))) as dns:
-        assert await acme_worker.order_or_query_next_certificate(alone(environment, dns.port))
-    state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
+    await set_certificate(root, serverName=SERVER_NAME, acme=True)
+    async with run_dns_server(FakeDnsServer(dict(RECORDS))) as dns:
+        assert await acme_worker.order_or_query_next_certificate(
+            configure_unreachable_authority(environment, dns.port)
+        )
+    state = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"][
+        "acmeState"
+    ]
     assert "the ACME server does not answer" in state
 
 
@@ -210,28 +244,30 @@ async def test_unreachable_acme_server_is_reported(
         ({("example.org", "CAA"): ['0 issue "other.example"']}, False),
         ({("example.org", "CAA"): ['0 issue ";"']}, False),
         ({("example.org", "CAA"): ['0 iodef "mailto:a@b.example"']}, True),
-        ({(NAME, "CAA"): ['0 issue "ours.example"'],
+        ({(SERVER_NAME, "CAA"): ['0 issue "ours.example"'],
           ("example.org", "CAA"): ['0 issue "other.example"']}, True),
     ],
 )  # fmt: skip
 async def test_caa_records_are_checked_before_the_order(
     environment: Environment, records: Mapping[Any, list[str]], allowed: bool
 ) -> None:
-    async with answering(Names(dict(RECORDS) | dict(records))) as dns:
-        acme_environment = alone(environment, dns.port)
+    async with run_dns_server(FakeDnsServer(dict(RECORDS) | dict(records))) as dns:
+        acme_environment = configure_unreachable_authority(environment, dns.port)
         if allowed:
-            await acme_worker._require_caa_allows(acme_environment, NAME, ("ours.example",))  # noqa: SLF001 - pebble has none
+            await acme_worker._require_caa_allows(acme_environment, SERVER_NAME, ("ours.example",))  # noqa: SLF001 - pebble has none
         else:
             with pytest.raises(acme_client.AcmeError, match=r"CAA of example\.org does not let"):
-                await acme_worker._require_caa_allows(acme_environment, NAME, ("ours.example",))  # noqa: SLF001
+                await acme_worker._require_caa_allows(  # noqa: SLF001
+                    acme_environment, SERVER_NAME, ("ours.example",)
+                )
 
 
 async def test_only_valid_challenge_tokens_are_answered_without_sign_in(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    certificate = (await put(root, serverName=NAME, acme=True))["certificate"]
+    certificate = (await set_certificate(root, serverName=SERVER_NAME, acme=True))["certificate"]
     assert certificate["acme"]
-    ((certificate_id,),) = await rows(environment, "SELECT id FROM certificates")
+    ((certificate_id,),) = await select_rows(environment, "SELECT id FROM certificates")
     expires_at = environment.now() + timedelta(hours=1)
     async with environment.write_session() as session:
         for token, token_expires_at in (("a-_1", expires_at), ("old", environment.now())):

@@ -12,8 +12,8 @@ from models.certificates import AcmeChallenge
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import put
-from tests.support.stores.counter_check import rows
+from tests.support.operations.certificate_operations import set_certificate
+from tests.support.stores.counter_check import select_rows
 
 TOKEN = "a-_1"  # noqa: S105 - a challenge token is public
 PATH = b"/.well-known/acme-challenge/a-_1"
@@ -23,8 +23,8 @@ PATH = b"/.well-known/acme-challenge/a-_1"
 async def listener(
     root: GraphQLClient, environment: Environment
 ) -> AsyncIterator[AcmeHttpListener]:
-    await put(root, serverName="mx.example.org", acme=True)
-    ((certificate_id,),) = await rows(environment, "SELECT id FROM certificates")
+    await set_certificate(root, serverName="mx.example.org", acme=True)
+    ((certificate_id,),) = await select_rows(environment, "SELECT id FROM certificates")
     expires_at = environment.now() + timedelta(hours=1)
     async with environment.write_session() as session:
         session.add(

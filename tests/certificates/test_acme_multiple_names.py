@@ -11,107 +11,119 @@ from mail.tls.acme_client import AcmeError
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker, certificate_reload, certificates
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 from tests.support.operations.certificate_operations import (
-    BEGIN,
-    DAY,
-    NAME,
-    ONE,
-    RENEW,
-    Signer,
-    put,
+    CERTIFICATE_BEGIN,
+    CERTIFICATE_QUERY,
+    CERTIFICATE_RENEW,
+    ONE_DAY,
+    SERVER_NAME,
+    CertificateSigner,
+    set_certificate,
 )
-from tests.support.servers.acme_platforms import alone, placed
-from tests.support.stores.counter_check import rows
+from tests.support.servers.acme_platforms import configure_unreachable_authority, run_acme_platform
+from tests.support.stores.counter_check import select_rows
 
 OTHER_NAMES = ["imap.example.org", "xn--bcher-kva.example", "mail.example.net"]
-RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [NAME, *OTHER_NAMES]}
+RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in [SERVER_NAME, *OTHER_NAMES]}
 
 
 async def test_all_names_are_validated_served_and_kept_on_renewal(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path, RECORDS) as platform:
+    async with run_acme_platform(environment, root, tmp_path, RECORDS) as platform:
         acme_names = [
             "IMAP.example.org.",
             "bücher.example",
-            NAME,
+            SERVER_NAME,
             "imap.example.org",
             OTHER_NAMES[2],
         ]
-        answer = await put(platform.root, serverName=NAME, acme=True, acmeNames=acme_names)
+        answer = await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, acmeNames=acme_names
+        )
         assert (answer["errors"], answer["certificate"]["acmeNames"]) == ([], OTHER_NAMES)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert certificate["acmeState"].startswith("valid, renewed from "), certificate
-        assert sorted(certificate["altNames"]) == sorted([NAME, *OTHER_NAMES])
-        assert await rows(environment, "SELECT * FROM acme_challenges") == []
+        assert sorted(certificate["altNames"]) == sorted([SERVER_NAME, *OTHER_NAMES])
+        assert await select_rows(environment, "SELECT * FROM acme_challenges") == []
         keyring = certificate_reload.new_empty_keyring(platform.environment)
         await certificate_reload.update_keyring_from_database(platform.environment, keyring)
         certificates_by_name = [
-            keyring.certificates_for_name(name) for name in [NAME, *OTHER_NAMES]
+            keyring.certificates_for_name(name) for name in [SERVER_NAME, *OTHER_NAMES]
         ]
         assert [len(name_certificates) for name_certificates in certificates_by_name] == [1] * 4
         assert keyring.certificates_for_name("other.example.org") == []
 
-        await put(platform.root, serverName=NAME, acme=True, description="Of mail")
+        await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, description="Of mail"
+        )
         assert not await acme_worker.order_or_query_next_certificate(
             platform.environment
         )  # the renewal schedule is unchanged
         expires_at = datetime.fromisoformat(certificate["expiresAt"])
-        platform.clock.by = expires_at - datetime.now(UTC) - 29 * DAY
+        platform.clock.offset = expires_at - datetime.now(UTC) - 29 * ONE_DAY
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        renewed = await platform.state()
+        renewed = await platform.load_certificate()
         assert renewed["acmeState"].startswith("valid, renewed from "), renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
-        assert sorted(renewed["altNames"]) == sorted([NAME, *OTHER_NAMES])
+        assert sorted(renewed["altNames"]) == sorted([SERVER_NAME, *OTHER_NAMES])
 
 
 async def test_added_name_is_ordered_at_once_and_removed_name_on_renewal(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path, RECORDS) as platform:
-        await put(platform.root, serverName=NAME, acme=True)
+    async with run_acme_platform(environment, root, tmp_path, RECORDS) as platform:
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        added = await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
+        added = await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES[:1]
+        )
         assert added["certificate"]["acmeState"] == certificates.STATE_WAITING
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        certificate = await platform.state()
-        assert sorted(certificate["altNames"]) == sorted([NAME, OTHER_NAMES[0]])
-        removed = await put(platform.root, serverName=NAME, acme=True, acmeNames=[])
+        certificate = await platform.load_certificate()
+        assert sorted(certificate["altNames"]) == sorted([SERVER_NAME, OTHER_NAMES[0]])
+        removed = await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, acmeNames=[]
+        )
         assert removed["certificate"]["acmeState"].startswith("valid")
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["altNames"] == [NAME]
+        assert (await platform.load_certificate())["altNames"] == [SERVER_NAME]
 
 
 async def test_unvalidated_name_is_reported_and_no_certificate_is_issued(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     records = RECORDS | {(OTHER_NAMES[1], "A"): ["127.0.0.9"], (OTHER_NAMES[2], "A"): ["127.0.0.9"]}
-    async with placed(environment, root, tmp_path, records) as platform:
-        await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
+    async with run_acme_platform(environment, root, tmp_path, records) as platform:
+        await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES
+        )
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert certificate["acmeState"].startswith("failed, tried again 20"), certificate
         reported = [
             f" UTC: {name}: connection: " in certificate["acmeState"] for name in OTHER_NAMES[1:]
         ]
         assert any(reported), certificate
         assert (certificate["altNames"], certificate["expiresAt"]) == ([], None)
-        assert await rows(environment, "SELECT * FROM acme_challenges") == []
+        assert await select_rows(environment, "SELECT * FROM acme_challenges") == []
 
 
 async def test_name_refused_by_the_authority_is_reported(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(
+    async with run_acme_platform(
         environment, root, tmp_path, RECORDS, domainBlocklist=[OTHER_NAMES[0]]
     ) as platform:
-        await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
+        await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES[:1]
+        )
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        state = (await platform.state())["acmeState"]
+        state = (await platform.load_certificate())["acmeState"]
         assert "rejectedIdentifier: " in state
         assert OTHER_NAMES[0] in state
 
@@ -119,11 +131,15 @@ async def test_name_refused_by_the_authority_is_reported(
 async def test_names_without_dns_address_are_reported(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await put(root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
+    await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES)
     known_records = {key: value for key, value in RECORDS.items() if key[0] not in OTHER_NAMES[1:]}
-    async with answering(Names(known_records)) as dns:
-        assert await acme_worker.order_or_query_next_certificate(alone(environment, dns.port))
-    state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
+    async with run_dns_server(FakeDnsServer(known_records)) as dns:
+        assert await acme_worker.order_or_query_next_certificate(
+            configure_unreachable_authority(environment, dns.port)
+        )
+    state = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"][
+        "acmeState"
+    ]
     reason = "DNS has no address for it: publish A or AAAA"
     assert state.endswith(f" UTC: {OTHER_NAMES[1]}: {reason}; and not {OTHER_NAMES[2]}"), state
 
@@ -132,11 +148,18 @@ async def test_failure_reason_is_reported_within_bounds_for_many_names(
     root: GraphQLClient, environment: Environment
 ) -> None:
     acme_names = [f"n{nth}.example.org" for nth in range(99)]
-    await put(root, serverName=NAME, acme=True, acmeNames=acme_names)
-    async with answering(Names({})) as dns:
-        assert await acme_worker.order_or_query_next_certificate(alone(environment, dns.port))
-    state = (await root(ONE, by={"serverName": NAME}))["certificate"]["acmeState"]
-    assert f" UTC: {NAME}: DNS has no address for it: publish A or AAAA; and not n0.exam" in state
+    await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=acme_names)
+    async with run_dns_server(FakeDnsServer({})) as dns:
+        assert await acme_worker.order_or_query_next_certificate(
+            configure_unreachable_authority(environment, dns.port)
+        )
+    state = (await root(CERTIFICATE_QUERY, by={"serverName": SERVER_NAME}))["certificate"][
+        "acmeState"
+    ]
+    assert (
+        f" UTC: {SERVER_NAME}: DNS has no address for it: publish A or AAAA; and not n0.exam"
+        in state
+    )
     assert len(state) < 400
 
 
@@ -144,20 +167,20 @@ async def test_certificate_with_hundred_names_is_issued(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     names = [f"n{nth}.example.org" for nth in range(99)]
-    records = {(name, "A"): ["127.0.0.1"] for name in [NAME, *names]}
-    async with placed(environment, root, tmp_path, records) as platform:
-        await put(platform.root, serverName=NAME, acme=True, acmeNames=names)
+    records = {(name, "A"): ["127.0.0.1"] for name in [SERVER_NAME, *names]}
+    async with run_acme_platform(environment, root, tmp_path, records) as platform:
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True, acmeNames=names)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert certificate["acmeState"].startswith("valid"), certificate
-        assert set(certificate["altNames"]) == {NAME, *names}
+        assert set(certificate["altNames"]) == {SERVER_NAME, *names}
 
 
 async def test_invalid_acme_names_are_refused(
     root: GraphQLClient, environment: Environment
 ) -> None:
     too_many_names = [f"n{nth}.example.org" for nth in range(100)]
-    hundred_names = [NAME, *(f"n{nth}.example.org" for nth in range(99))]
+    hundred_names = [SERVER_NAME, *(f"n{nth}.example.org" for nth in range(99))]
     for names, index, rule in (
         (["a.example", "*.example.org"], 1, "wildcard"),
         (["localhost"], 0, "domain"),
@@ -169,65 +192,78 @@ async def test_invalid_acme_names_are_refused(
         (too_many_names, None, "max"),
         ([*hundred_names, "a.example"], None, "max"),
     ):
-        answer = await put(root, serverName=NAME, acme=True, acmeNames=names)
+        answer = await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=names)
         (error,) = answer["errors"]
         actual = error["code"], error["path"], error["index"], error["constraint"]
         assert actual == ("VALIDATION", ["acmeNames"], index, rule), names
-    cert, key = Signer().issue()
-    certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key}
-    (error,) = (await put(root, **certificate_input, acmeNames=["a.example"]))["errors"]
+    cert, key = CertificateSigner().issue_certificate()
+    certificate_input = {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}
+    (error,) = (await set_certificate(root, **certificate_input, acmeNames=["a.example"]))["errors"]
     assert (error["path"], error["constraint"]) == (["acmeNames"], "acme")
-    assert await rows(environment, "SELECT * FROM certificates") == []
+    assert await select_rows(environment, "SELECT * FROM certificates") == []
     assert (
-        len((await put(root, serverName=NAME, acme=True, acmeNames=hundred_names))["errors"]) == 0
+        len(
+            (
+                await set_certificate(
+                    root, serverName=SERVER_NAME, acme=True, acmeNames=hundred_names
+                )
+            )["errors"]
+        )
+        == 0
     )
 
 
 @pytest.mark.parametrize(
     ("certificate_names", "is_pending"),
-    [([NAME, "a.example.org"], False), (["*.example.org"], False), ([NAME], True)],
+    [([SERVER_NAME, "a.example.org"], False), (["*.example.org"], False), ([SERVER_NAME], True)],
 )
 async def test_uploaded_certificate_is_replaced_at_once_if_a_name_is_missing(
     root: GraphQLClient, certificate_names: list[str], is_pending: bool
 ) -> None:
-    cert, key = Signer().issue(certificate_names, begin=BEGIN)
-    certificate_input = {"serverName": NAME, "cert": cert, "privateKey": key, "acme": True}
-    certificate = (await put(root, **certificate_input, acmeNames=["a.example.org"]))["certificate"]
+    cert, key = CertificateSigner().issue_certificate(certificate_names, begin=CERTIFICATE_BEGIN)
+    certificate_input = {"serverName": SERVER_NAME, "cert": cert, "privateKey": key, "acme": True}
+    certificate = (await set_certificate(root, **certificate_input, acmeNames=["a.example.org"]))[
+        "certificate"
+    ]
     assert (certificate["acmeState"] == certificates.STATE_TERMS_NOT_AGREED) is is_pending
-    answer = await put(root, serverName=NAME)
+    answer = await set_certificate(root, serverName=SERVER_NAME)
     assert (answer["certificate"]["acme"], answer["certificate"]["acmeNames"]) == (False, [])
 
 
 async def test_change_of_names_cancels_the_running_order(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with placed(environment, root, tmp_path, RECORDS) as platform:
-        await put(platform.root, serverName=NAME, acme=True)
+    async with run_acme_platform(environment, root, tmp_path, RECORDS) as platform:
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         order = asyncio.create_task(
             acme_worker.order_or_query_next_certificate(platform.environment)
         )
         async with asyncio.timeout(10):
-            while not await rows(  # noqa: ASYNC110
+            while not await select_rows(  # noqa: ASYNC110
                 environment, "SELECT lease FROM certificates WHERE lease IS NOT NULL"
             ):
                 await asyncio.sleep(0.01)
-        await put(platform.root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES[:1])
+        await set_certificate(
+            platform.root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES[:1]
+        )
         assert await order
-        assert (await platform.state())["expiresAt"] is None
+        assert (await platform.load_certificate())["expiresAt"] is None
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert sorted((await platform.state())["altNames"]) == sorted([NAME, OTHER_NAMES[0]])
+        assert sorted((await platform.load_certificate())["altNames"]) == sorted(
+            [SERVER_NAME, OTHER_NAMES[0]]
+        )
 
 
 async def test_caa_records_are_checked_for_each_name(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await put(root, serverName=NAME, acme=True, acmeNames=OTHER_NAMES)
+    await set_certificate(root, serverName=SERVER_NAME, acme=True, acmeNames=OTHER_NAMES)
     caa = {("example.net", "CAA"): ['0 issue "other.example"']}
-    async with answering(Names(RECORDS | caa)) as dns:
-        acme_environment = alone(environment, dns.port)
+    async with run_dns_server(FakeDnsServer(RECORDS | caa)) as dns:
+        acme_environment = configure_unreachable_authority(environment, dns.port)
 
         async def require_caa(name: str) -> None:
             await acme_worker._require_caa_allows(acme_environment, name, ("ours.example",))  # noqa: SLF001
 
         with pytest.raises(AcmeError, match=r"mail\.example\.net: CAA of example\.net does"):
-            await acme_worker._check_each_name([NAME, *OTHER_NAMES], require_caa)  # noqa: SLF001 - pebble has no names
+            await acme_worker._check_each_name([SERVER_NAME, *OTHER_NAMES], require_caa)  # noqa: SLF001 - pebble has no names

@@ -20,18 +20,25 @@ from models.events.journal import PLATFORM
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import DAY, NAME, RENEW, Signer, pem_of, put
-from tests.support.servers.acme_platforms import Place, placed
-from tests.support.servers.acme_proxy import ORDERS, Front, Said, front
-from tests.support.stores.counter_check import journal, rows
+from tests.support.operations.certificate_operations import (
+    CERTIFICATE_RENEW,
+    ONE_DAY,
+    SERVER_NAME,
+    CertificateSigner,
+    certificate_pem,
+    set_certificate,
+)
+from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
+from tests.support.servers.acme_proxy import NEW_ORDER_PATH, AcmeProxy, AcmeReply, run_acme_proxy
+from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 HOUR = timedelta(hours=1)
 
 
-def renewal_window_response(start: datetime, end: datetime, **headers: str) -> Said:
+def renewal_window_response(start: datetime, end: datetime, **headers: str) -> AcmeReply:
     """Return a renewal information response with this suggested window."""
     suggested_window = {"start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
-    return Said(
+    return AcmeReply(
         {"suggestedWindow": suggested_window},
         headers={k.replace("_", "-"): v for k, v in headers.items()},
     )
@@ -44,7 +51,7 @@ def parse_utc_time(text: Any) -> datetime:
 
 async def renewal_times(environment: Environment) -> tuple[datetime, datetime]:
     """Return the renewal time and the time of the next step."""
-    ((renew_at, next_step_at),) = await rows(
+    ((renew_at, next_step_at),) = await select_rows(
         environment, "SELECT acme_renew_at, acme_next_at FROM certificates"
     )
     return parse_utc_time(renew_at), parse_utc_time(next_step_at)
@@ -52,18 +59,21 @@ async def renewal_times(environment: Environment) -> tuple[datetime, datetime]:
 
 @asynccontextmanager
 async def platform_with_renewal_info(
-    environment: Environment, root: GraphQLClient, folder: Path, renewal_response: Said
-) -> AsyncIterator[tuple[Place, Front]]:
+    environment: Environment, root: GraphQLClient, folder: Path, renewal_response: AcmeReply
+) -> AsyncIterator[tuple[AcmePlatform, AcmeProxy]]:
     """Run an ACME platform with an issued certificate.
 
     Its authority returns this renewal information.
     """
-    async with placed(environment, root, folder) as platform, front(platform.there) as proxy:
-        proxy.renewals = renewal_response
-        platform.options(acme_directory=proxy.directory)
-        await put(platform.root, serverName=NAME, acme=True)
+    async with (
+        run_acme_platform(environment, root, folder) as platform,
+        run_acme_proxy(platform.pebble) as proxy,
+    ):
+        proxy.renewal_reply = renewal_response
+        platform.set_options(acme_directory=proxy.directory_url)
+        await set_certificate(platform.root, serverName=SERVER_NAME, acme=True)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["acmeState"].startswith("valid")
+        assert (await platform.load_certificate())["acmeState"].startswith("valid")
         yield platform, proxy
 
 
@@ -71,7 +81,7 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
-    start, end = now + 5 * DAY, now + 7 * DAY
+    start, end = now + 5 * ONE_DAY, now + 7 * ONE_DAY
     async with platform_with_renewal_info(
         environment, root, tmp_path, renewal_window_response(start, end, Retry_After="7200")
     ) as (
@@ -85,54 +95,56 @@ async def test_certificate_is_renewed_in_the_suggested_window_with_replaces(
         assert (
             2 * HOUR - timedelta(minutes=2) < next_step_at - now < 2 * HOUR + timedelta(minutes=9)
         )
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert (
             certificate["acmeState"]
             == f"valid, renewed on {renew_at:%Y-%m-%d} as its authority asks"
         )
         assert not await acme_worker.order_or_query_next_certificate(platform.environment)
 
-        journal_length = len(await journal(environment, PLATFORM))
-        platform.clock.by = 3 * HOUR
+        journal_length = len(await load_journal_entries(environment, PLATFORM))
+        platform.clock.offset = 3 * HOUR
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await renewal_times(environment))[
             0
         ] == renew_at  # the random time is not chosen again
         assert (
-            len(await journal(environment, PLATFORM)) == journal_length
+            len(await load_journal_entries(environment, PLATFORM)) == journal_length
         )  # no visible change, no journal entry
-        assert len(proxy.looks) == 2
+        assert len(proxy.renewal_queries) == 2
 
-        platform.clock.by = renew_at - datetime.now(UTC) - timedelta(minutes=5)
+        platform.clock.offset = renew_at - datetime.now(UTC) - timedelta(minutes=5)
         assert await acme_worker.order_or_query_next_certificate(
             platform.environment
         )  # fetches it again
-        assert (await platform.state())["fingerprintSha256"] == certificate["fingerprintSha256"]
-        platform.clock.by = renew_at - datetime.now(UTC) + timedelta(minutes=1)
+        assert (await platform.load_certificate())["fingerprintSha256"] == certificate[
+            "fingerprintSha256"
+        ]
+        platform.clock.offset = renew_at - datetime.now(UTC) + timedelta(minutes=1)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        renewed = await platform.state()
+        renewed = await platform.load_certificate()
         assert renewed["acmeState"].startswith("valid"), renewed
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
         (first, second) = proxy.orders
         assert "replaces" not in first
-        assert second["replaces"] == proxy.looks[0]
+        assert second["replaces"] == proxy.renewal_queries[0]
 
 
 async def test_past_window_renews_at_most_once_a_day(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    past = datetime.now(UTC) - 20 * DAY
+    past = datetime.now(UTC) - 20 * ONE_DAY
     async with platform_with_renewal_info(
-        environment, root, tmp_path, renewal_window_response(past, past + DAY)
+        environment, root, tmp_path, renewal_window_response(past, past + ONE_DAY)
     ) as (platform, proxy):
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert not await acme_worker.order_or_query_next_certificate(
             platform.environment
         )  # a new certificate is not renewed for a day
-        platform.clock.by = 2 * DAY
+        platform.clock.offset = 2 * ONE_DAY
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        renewed = await platform.state()
+        renewed = await platform.load_certificate()
         assert renewed["fingerprintSha256"] != certificate["fingerprintSha256"]
         assert len(proxy.orders) == 2
 
@@ -144,8 +156,12 @@ async def test_past_window_renews_at_most_once_a_day(
         ("-5", timedelta(seconds=50), timedelta(minutes=2)),
         ("soon", 6 * HOUR - timedelta(minutes=2), 6 * HOUR + timedelta(minutes=2)),
         ("99999999999999999999", 6 * HOUR - timedelta(minutes=2), 6 * HOUR + timedelta(minutes=2)),
-        ("31536000", DAY - timedelta(minutes=2), DAY + timedelta(minutes=2)),
-        ("Fri, 01 Jan 2100 00:00:00 GMT", DAY - timedelta(minutes=2), DAY + timedelta(minutes=2)),
+        ("31536000", ONE_DAY - timedelta(minutes=2), ONE_DAY + timedelta(minutes=2)),
+        (
+            "Fri, 01 Jan 2100 00:00:00 GMT",
+            ONE_DAY - timedelta(minutes=2),
+            ONE_DAY + timedelta(minutes=2),
+        ),
     ],
 )
 async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, PLR0917 - a table
@@ -158,7 +174,7 @@ async def test_retry_after_of_renewal_information_is_bounded(  # noqa: PLR0913, 
 ) -> None:
     now = datetime.now(UTC)
     renewal_response = renewal_window_response(
-        now + 40 * DAY, now + 42 * DAY, Retry_After=retry_after
+        now + 40 * ONE_DAY, now + 42 * ONE_DAY, Retry_After=retry_after
     )
     async with platform_with_renewal_info(environment, root, tmp_path, renewal_response) as (
         platform,
@@ -174,14 +190,14 @@ PAST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     "renewal_response",
     [
-        Said.problem("serverInternal", 500),
-        Said({}, 404),
-        Said(b"no JSON"),
-        Said({}),
-        Said([]),
-        Said({"suggestedWindow": {}}),
-        Said({"suggestedWindow": {"start": "soon", "end": "later"}}),
-        renewal_window_response(PAST_TIME + DAY, PAST_TIME),
+        AcmeReply.from_problem("serverInternal", 500),
+        AcmeReply({}, 404),
+        AcmeReply(b"no JSON"),
+        AcmeReply({}),
+        AcmeReply([]),
+        AcmeReply({"suggestedWindow": {}}),
+        AcmeReply({"suggestedWindow": {"start": "soon", "end": "later"}}),
+        renewal_window_response(PAST_TIME + ONE_DAY, PAST_TIME),
         renewal_window_response(PAST_TIME, PAST_TIME),
     ],
 )
@@ -189,25 +205,28 @@ async def test_default_renewal_time_is_kept_without_valid_renewal_info(
     environment: Environment,
     root: GraphQLClient,
     tmp_path: Path,
-    renewal_response: Said,
+    renewal_response: AcmeReply,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with platform_with_renewal_info(environment, root, tmp_path, renewal_response) as (
         platform,
         proxy,
     ):
-        (renew_at, _), certificate = await renewal_times(environment), await platform.state()
+        (renew_at, _), certificate = (
+            await renewal_times(environment),
+            await platform.load_certificate(),
+        )
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert "does not say when" in caplog.text
         assert "broke" not in caplog.text
         new_renew_at, next_step_at = await renewal_times(environment)
         assert new_renew_at == renew_at
         assert timedelta(hours=5) < next_step_at - datetime.now(UTC) < timedelta(hours=7)
-        assert await platform.state() == certificate
-        assert len(proxy.looks) == 1
-        assert await rows(environment, "SELECT acme_failures FROM certificates") == [(0,)]
+        assert await platform.load_certificate() == certificate
+        assert len(proxy.renewal_queries) == 1
+        assert await select_rows(environment, "SELECT acme_failures FROM certificates") == [(0,)]
         expires_at = parse_utc_time(certificate["expiresAt"])
-        assert expires_at - 31 * DAY - HOUR < renew_at < expires_at - 30 * DAY + HOUR
+        assert expires_at - 31 * ONE_DAY - HOUR < renew_at < expires_at - 30 * ONE_DAY + HOUR
 
 
 async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
@@ -215,48 +234,57 @@ async def test_earlier_renewal_time_is_kept_if_renewal_info_is_missing(
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * ONE_DAY, now + 10 * ONE_DAY)
     ) as (
         platform,
         proxy,
     ):
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         early_renewal = (await renewal_times(environment))[0]
-        proxy.renewals = Said({}, 503)
-        platform.clock.by = 7 * HOUR
+        proxy.renewal_reply = AcmeReply({}, 503)
+        platform.clock.offset = 7 * HOUR
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert (await renewal_times(environment))[0] == early_renewal
-        expires_at = parse_utc_time((await platform.state())["expiresAt"])
-        proxy.renewals = renewal_window_response(expires_at - 2 * HOUR, expires_at + 900 * DAY)
-        platform.clock.by = 20 * HOUR
+        expires_at = parse_utc_time((await platform.load_certificate())["expiresAt"])
+        proxy.renewal_reply = renewal_window_response(
+            expires_at - 2 * HOUR, expires_at + 900 * ONE_DAY
+        )
+        platform.clock.offset = 20 * HOUR
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         late_renewal = (await renewal_times(environment))[0]
-        assert expires_at - 2 * DAY < late_renewal < expires_at  # before it expires
-        proxy.renewals = Said({}, 503)
-        platform.clock.by = 50 * HOUR
+        assert expires_at - 2 * ONE_DAY < late_renewal < expires_at  # before it expires
+        proxy.renewal_reply = AcmeReply({}, 503)
+        platform.clock.offset = 50 * HOUR
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await renewal_times(environment))[0] < expires_at - 29 * DAY
-        assert (await platform.state())["acmeState"].startswith("valid, renewed from ")
+        assert (await renewal_times(environment))[0] < expires_at - 29 * ONE_DAY
+        assert (await platform.load_certificate())["acmeState"].startswith("valid, renewed from ")
 
 
 @pytest.mark.parametrize(
-    "refusal", [Said({}, 409), Said.problem("alreadyReplaced", 409), Said.problem("malformed", 400)]
+    "refusal",
+    [
+        AcmeReply({}, 409),
+        AcmeReply.from_problem("alreadyReplaced", 409),
+        AcmeReply.from_problem("malformed", 400),
+    ],
 )
 async def test_order_is_repeated_without_replaces_if_refused(
-    environment: Environment, root: GraphQLClient, tmp_path: Path, refusal: Said
+    environment: Environment, root: GraphQLClient, tmp_path: Path, refusal: AcmeReply
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * ONE_DAY, now + 10 * ONE_DAY)
     ) as (
         platform,
         proxy,
     ):
-        certificate = await platform.state()
-        proxy.instead[ORDERS] = [refusal]
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        certificate = await platform.load_certificate()
+        proxy.replies_by_path[NEW_ORDER_PATH] = [refusal]
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        assert (await platform.state())["fingerprintSha256"] != certificate["fingerprintSha256"]
+        assert (await platform.load_certificate())["fingerprintSha256"] != certificate[
+            "fingerprintSha256"
+        ]
         assert ["replaces" in order for order in proxy.orders] == [False, True, False]
 
 
@@ -265,22 +293,22 @@ async def test_rate_limit_is_respected_and_refused_name_is_reported(
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * ONE_DAY, now + 10 * ONE_DAY)
     ) as (
         platform,
         proxy,
     ):
-        certificate = await platform.state()
+        certificate = await platform.load_certificate()
         subproblem = {"type": "urn:ietf:params:acme:error:caa", "detail": "Not here."}
-        identifier = {"identifier": {"type": "dns", "value": NAME}}
-        limit = Said.problem("rateLimited", 429, subproblems=[subproblem | identifier])
-        proxy.instead[ORDERS] = [limit]
-        await platform.root(RENEW, input={"ids": [certificate["id"]]})
+        identifier = {"identifier": {"type": "dns", "value": SERVER_NAME}}
+        limit = AcmeReply.from_problem("rateLimited", 429, subproblems=[subproblem | identifier])
+        proxy.replies_by_path[NEW_ORDER_PATH] = [limit]
+        await platform.root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]})
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
-        state = (await platform.state())["acmeState"]
-        assert state.endswith(f"rateLimited: As told.; {NAME}: Not here."), state
+        state = (await platform.load_certificate())["acmeState"]
+        assert state.endswith(f"rateLimited: As told.; {SERVER_NAME}: Not here."), state
         assert len(proxy.orders) == 2
-        ((next_at,),) = await rows(environment, "SELECT acme_next_at FROM certificates")
+        ((next_at,),) = await select_rows(environment, "SELECT acme_next_at FROM certificates")
         assert parse_utc_time(next_at) - datetime.now(UTC) > timedelta(minutes=50)
 
 
@@ -289,29 +317,31 @@ async def test_former_authority_is_not_asked_for_renewal_info(
 ) -> None:
     now = datetime.now(UTC)
     async with platform_with_renewal_info(
-        environment, root, tmp_path, renewal_window_response(now + 9 * DAY, now + 10 * DAY)
+        environment, root, tmp_path, renewal_window_response(now + 9 * ONE_DAY, now + 10 * ONE_DAY)
     ) as (
         platform,
         proxy,
     ):
         renew_at = (await renewal_times(environment))[0]
-        platform.options(acme_directory=platform.there.directory)
+        platform.set_options(acme_directory=platform.pebble.directory_url)
         assert await acme_worker.order_or_query_next_certificate(platform.environment)
         assert await renewal_times(environment) == (renew_at, renew_at)
-        assert proxy.looks == []
-        cert, key = Signer().issue(begin=datetime.now(UTC) - DAY)
-        await put(platform.root, serverName=NAME, cert=cert, privateKey=key, acme=True)
+        assert proxy.renewal_queries == []
+        cert, key = CertificateSigner().issue_certificate(begin=datetime.now(UTC) - ONE_DAY)
+        await set_certificate(
+            platform.root, serverName=SERVER_NAME, cert=cert, privateKey=key, acme=True
+        )
         query = "SELECT acme_directory FROM certificates"
-        assert await rows(environment, query) == [(None,)]
+        assert await select_rows(environment, query) == [(None,)]
 
 
 def test_renewal_id_matches_example_of_rfc_9773() -> None:
     key_identifier_bytes = bytes.fromhex("69885b6b87464041e1b37b847ba0ae2cde01c8d4")
-    signer = Signer()
+    signer = CertificateSigner()
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    builder = signer.begun(NAME, key)
+    builder = signer.certificate_builder(SERVER_NAME, key)
     without_key_identifier = builder.sign(signer.key, hashes.SHA256())
-    assert acme_client.certificate_renewal_id(pem_of(without_key_identifier)) is None
+    assert acme_client.certificate_renewal_id(certificate_pem(without_key_identifier)) is None
     object.__setattr__(builder, "_serial_number", 0x87654321)
     key_identifier = x509.AuthorityKeyIdentifier(key_identifier_bytes, None, None)
     with_key_identifier = builder.add_extension(key_identifier, critical=False).sign(
@@ -319,6 +349,6 @@ def test_renewal_id_matches_example_of_rfc_9773() -> None:
     )
     # RFC 9773, section 4.1
     assert (
-        acme_client.certificate_renewal_id(pem_of(with_key_identifier))
+        acme_client.certificate_renewal_id(certificate_pem(with_key_identifier))
         == "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE"
     )

@@ -17,13 +17,20 @@ from models.certificates import Certificate
 from models.runtime.environment import Environment
 from resolvers.certificates import acme_worker
 from tests.conftest import GraphQLClient
-from tests.support.operations.certificate_operations import DAY, DELETE, NAME, Signer, put, stored
-from tests.support.servers.acme_platforms import Place, placed
-from tests.support.servers.acme_proxy import REVOKES, Front, Said, front
-from tests.support.stores.counter_check import rows
+from tests.support.operations.certificate_operations import (
+    CERTIFICATE_DELETE,
+    ONE_DAY,
+    SERVER_NAME,
+    CertificateSigner,
+    set_certificate,
+    store_certificate,
+)
+from tests.support.servers.acme_platforms import AcmePlatform, run_acme_platform
+from tests.support.servers.acme_proxy import REVOKE_PATH, AcmeProxy, AcmeReply, run_acme_proxy
+from tests.support.stores.counter_check import select_rows
 
 OTHER_NAME = "imap.example.org"
-RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in (NAME, OTHER_NAME)}
+RECORDS: dict[Any, list[str]] = {(name, "A"): ["127.0.0.1"] for name in (SERVER_NAME, OTHER_NAME)}
 REASON_CODES = [
     ("UNSPECIFIED", 0),
     ("KEY_COMPROMISE", 1),
@@ -35,26 +42,26 @@ REASON_CODES = [
 
 async def delete_certificates(client: GraphQLClient, ids: list[str], **extra: Any) -> Any:
     """Delete certificates and return the payload of certificateDelete."""
-    return (await client(DELETE, input={"ids": ids, **extra}))["certificateDelete"]
+    return (await client(CERTIFICATE_DELETE, input={"ids": ids, **extra}))["certificateDelete"]
 
 
 @asynccontextmanager
 async def platform_with_certificates(
     environment: Environment, root: GraphQLClient, folder: Path, names: list[str]
-) -> AsyncIterator[tuple[Place, Front, list[str], list[x509.Certificate]]]:
+) -> AsyncIterator[tuple[AcmePlatform, AcmeProxy, list[str], list[x509.Certificate]]]:
     """Run an ACME platform with an issued certificate for each name."""
     async with (
-        placed(environment, root, folder, RECORDS) as platform,
-        front(platform.there) as proxy,
+        run_acme_platform(environment, root, folder, RECORDS) as platform,
+        run_acme_proxy(platform.pebble) as proxy,
     ):
-        platform.options(acme_directory=proxy.directory)
+        platform.set_options(acme_directory=proxy.directory_url)
         ids, certificates = [], []
         for name in names:
-            await put(platform.root, serverName=name, acme=True)
+            await set_certificate(platform.root, serverName=name, acme=True)
             assert await acme_worker.order_or_query_next_certificate(platform.environment)
-            ids.append((await platform.state(name))["id"])
+            ids.append((await platform.load_certificate(name))["id"])
         for name in names:
-            ((chain,),) = await rows(
+            ((chain,),) = await select_rows(
                 environment,
                 f"SELECT chain FROM certificates WHERE server_name = '{name}'",  # noqa: S608
             )
@@ -63,11 +70,11 @@ async def platform_with_certificates(
 
 
 async def status_at_pebble(
-    platform: Place, certificate: x509.Certificate
+    platform: AcmePlatform, certificate: x509.Certificate
 ) -> tuple[str, int | None]:
     """Return the status and the revocation reason of a certificate at pebble."""
-    tls_context = ssl.create_default_context(cafile=str(platform.there.ca))
-    base = f"https://localhost:{platform.there.manages}/cert-status-by-serial"
+    tls_context = ssl.create_default_context(cafile=str(platform.pebble.ca))
+    base = f"https://localhost:{platform.pebble.management_port}/cert-status-by-serial"
     async with httpx.AsyncClient(verify=tls_context) as http:
         response = (await http.get(f"{base}/{certificate.serial_number:x}")).json()
     return response["Status"], response.get("Reason")
@@ -77,7 +84,7 @@ async def status_at_pebble(
 async def test_certificate_is_revoked_with_reason_and_deleted(
     environment: Environment, root: GraphQLClient, tmp_path: Path, reason: str, code: int
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [SERVER_NAME]) as (
         platform,
         proxy,
         ids,
@@ -92,9 +99,9 @@ async def test_certificate_is_revoked_with_reason_and_deleted(
         answer = await delete_certificates(platform.root, ids, revoke=reason)
         assert answer == {"deletedIds": ids, "revokedIds": ids, "errors": []}
         assert await status_at_pebble(platform, certificate) == ("Revoked", code)
-        assert [path for path, _ in proxy.posts if path == REVOKES] == [REVOKES]
-        assert await rows(environment, "SELECT * FROM certificates") == []
-        log = await rows(environment, "SELECT mutation, after FROM admin_log ORDER BY id")
+        assert [path for path, _ in proxy.posts if path == REVOKE_PATH] == [REVOKE_PATH]
+        assert await select_rows(environment, "SELECT * FROM certificates") == []
+        log = await select_rows(environment, "SELECT mutation, after FROM admin_log ORDER BY id")
         assert log[-1][0] == "certificateDelete"
         assert reason in str(log[-1][1])
 
@@ -102,7 +109,7 @@ async def test_certificate_is_revoked_with_reason_and_deleted(
 async def test_delete_without_reason_does_not_revoke(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [SERVER_NAME]) as (
         platform,
         _proxy,
         ids,
@@ -116,44 +123,50 @@ async def test_delete_without_reason_does_not_revoke(
 @pytest.mark.parametrize(
     ("revocation_response", "code", "detail"),
     [
-        (Said.problem("badRevocationReason", 400), "VALIDATION", "reason"),
-        (Said.problem("unauthorized", 403), "UNAVAILABLE", "acme"),
-        (Said.problem("serverInternal", 500), "UNAVAILABLE", "acme"),
-        (Said(b"", 502), "UNAVAILABLE", "acme"),
+        (AcmeReply.from_problem("badRevocationReason", 400), "VALIDATION", "reason"),
+        (AcmeReply.from_problem("unauthorized", 403), "UNAVAILABLE", "acme"),
+        (AcmeReply.from_problem("serverInternal", 500), "UNAVAILABLE", "acme"),
+        (AcmeReply(b"", 502), "UNAVAILABLE", "acme"),
     ],
 )
 async def test_failed_revocation_deletes_nothing(  # noqa: PLR0913, PLR0917 - a table
     environment: Environment,
     root: GraphQLClient,
     tmp_path: Path,
-    revocation_response: Said,
+    revocation_response: AcmeReply,
     code: str,
     detail: str,
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [NAME, OTHER_NAME]) as (
+    async with platform_with_certificates(
+        environment, root, tmp_path, [SERVER_NAME, OTHER_NAME]
+    ) as (
         platform,
         proxy,
         ids,
         certificates,
     ):
-        state = await platform.state(OTHER_NAME)
-        proxy.instead[REVOKES] = [revocation_response]
+        state = await platform.load_certificate(OTHER_NAME)
+        proxy.replies_by_path[REVOKE_PATH] = [revocation_response]
         answer = await delete_certificates(platform.root, ids, revoke="SUPERSEDED")
         (error,) = answer["errors"]
         assert (error["code"], error.get("constraint") or error["component"]) == (code, detail)
-        assert error["message"].startswith(f"{NAME} was not revoked, and nothing is deleted: ")
+        assert error["message"].startswith(
+            f"{SERVER_NAME} was not revoked, and nothing is deleted: "
+        )
         assert (answer["deletedIds"], answer["revokedIds"]) == ([], [])
         assert [
             (await status_at_pebble(platform, certificate))[0] for certificate in certificates
         ] == ["Valid", "Valid"]
-        assert await platform.state(OTHER_NAME) == state
+        assert await platform.load_certificate(OTHER_NAME) == state
 
 
 @pytest.mark.parametrize("options", [{}, {"idempotencyKey": "k"}])
 async def test_partial_revocation_is_reported_and_can_be_retried(
     environment: Environment, root: GraphQLClient, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [NAME, OTHER_NAME]) as (
+    async with platform_with_certificates(
+        environment, root, tmp_path, [SERVER_NAME, OTHER_NAME]
+    ) as (
         platform,
         _proxy,
         ids,
@@ -171,9 +184,9 @@ async def test_partial_revocation_is_reported_and_can_be_retried(
         assert error["message"].startswith(
             f"{OTHER_NAME} was not revoked, and nothing is deleted: "
         )
-        assert error["message"].endswith(f"; revoked by now: {NAME}")
+        assert error["message"].endswith(f"; revoked by now: {SERVER_NAME}")
         assert (await status_at_pebble(platform, certificates[0]))[0] == "Revoked"
-        revoked = await platform.state()
+        revoked = await platform.load_certificate()
         assert revoked["acmeState"].startswith("revoked on ")
         assert "SUPERSEDED, and not deleted yet" in revoked["acmeState"]
         answer = await delete_certificates(platform.root, ids[:1], revoke="SUPERSEDED")
@@ -183,67 +196,71 @@ async def test_partial_revocation_is_reported_and_can_be_retried(
 async def test_expired_or_pending_certificate_is_deleted_without_revocation(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [SERVER_NAME]) as (
         platform,
         proxy,
         ids,
         (certificate,),
     ):
-        pending_id = (await put(platform.root, serverName=OTHER_NAME, acme=True))["certificate"][
-            "id"
-        ]
-        platform.clock.by = 3000 * DAY
+        pending_id = (await set_certificate(platform.root, serverName=OTHER_NAME, acme=True))[
+            "certificate"
+        ]["id"]
+        platform.clock.offset = 3000 * ONE_DAY
         answer = await delete_certificates(platform.root, [*ids, pending_id], revoke="SUPERSEDED")
         assert answer == {"deletedIds": [*ids, pending_id], "revokedIds": [], "errors": []}
         assert (await status_at_pebble(platform, certificate))[0] == "Valid"
-        assert REVOKES not in [path for path, _ in proxy.posts]
+        assert REVOKE_PATH not in [path for path, _ in proxy.posts]
 
 
 async def test_certificate_replaced_during_revocation_is_not_deleted(
     environment: Environment, root: GraphQLClient, tmp_path: Path
 ) -> None:
-    async with platform_with_certificates(environment, root, tmp_path, [NAME]) as (
+    async with platform_with_certificates(environment, root, tmp_path, [SERVER_NAME]) as (
         platform,
         proxy,
         ids,
         (certificate,),
     ):
-        cert, key = Signer().issue()
+        cert, key = CertificateSigner().issue_certificate()
 
         async def replace_certificate() -> None:
-            await put(platform.root, serverName=NAME, cert=cert, privateKey=key)
+            await set_certificate(platform.root, serverName=SERVER_NAME, cert=cert, privateKey=key)
 
-        proxy.first[REVOKES] = replace_certificate
+        proxy.actions_by_path[REVOKE_PATH] = replace_certificate
         (error,) = (await delete_certificates(platform.root, ids, revoke="SUPERSEDED"))["errors"]
         assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 0)
         assert (await status_at_pebble(platform, certificate))[0] == "Revoked"
-        assert (await platform.state())["issuer"] == "CN=Test CA"
+        assert (await platform.load_certificate())["issuer"] == "CN=Test CA"
 
 
 async def test_uploaded_certificate_is_not_revoked(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    uploaded = await stored(root)
+    uploaded = await store_certificate(root)
     (error,) = (await delete_certificates(root, [uploaded["id"]], revoke="SUPERSEDED"))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["revoke"])  # terms not agreed to
     await root(
         'mutation { settingSet(input: {key: "acme.termsAgreed", value: true}) { replayed } }'
     )
-    acme_certificate = (await put(root, serverName=OTHER_NAME, acme=True))["certificate"]
+    acme_certificate = (await set_certificate(root, serverName=OTHER_NAME, acme=True))[
+        "certificate"
+    ]
     (error,) = (
         await delete_certificates(
             root, [acme_certificate["id"], uploaded["id"]], revoke="SUPERSEDED"
         )
     )["errors"]
     assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 1)
-    assert len(await rows(environment, "SELECT * FROM certificates")) == 2
+    assert len(await select_rows(environment, "SELECT * FROM certificates")) == 2
 
 
 async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
     root: GraphQLClient, environment: Environment
 ) -> None:
     ids = [
-        (await put(root, serverName=f"n{nth}.example.org", acme=True))["certificate"]["id"]
+        (await set_certificate(root, serverName=f"n{nth}.example.org", acme=True))["certificate"][
+            "id"
+        ]
         for nth in range(21)
     ]
     (error,) = (await delete_certificates(root, ids, revoke="SUPERSEDED"))["errors"]
@@ -254,4 +271,4 @@ async def test_revocation_is_limited_to_twenty_and_refused_in_atomic_request(
         input={"ids": ids[:1], "revoke": "SUPERSEDED"},
     )
     assert answer["data"]["certificateDelete"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
-    assert len(await rows(environment, "SELECT * FROM certificates")) == 21
+    assert len(await select_rows(environment, "SELECT * FROM certificates")) == 21

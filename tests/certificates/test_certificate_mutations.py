@@ -21,28 +21,28 @@ from resolvers.certificates import acme_accounts, certificates
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.operations.certificate_operations import (
-    BEGIN,
-    DAY,
-    DELETE,
-    LIST,
-    NAME,
-    ONE,
-    RENEW,
-    SET,
-    Signer,
-    pem_of_key,
-    put,
+    CERTIFICATE_BEGIN,
+    CERTIFICATE_DELETE,
+    CERTIFICATE_QUERY,
+    CERTIFICATE_RENEW,
+    CERTIFICATE_SET,
+    CERTIFICATES_QUERY,
+    ONE_DAY,
+    SERVER_NAME,
+    CertificateSigner,
+    private_key_pem,
     rsa_key,
-    stored,
+    set_certificate,
+    store_certificate,
 )
-from tests.support.stores.counter_check import journal, rows
+from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 
 async def set_certificate_error(
     client: GraphQLClient, **arguments: Any
 ) -> tuple[str, list[str], int | None, str | None]:
     """Set a certificate and return code, path, index and rule of its only error."""
-    answer = await put(client, **arguments)
+    answer = await set_certificate(client, **arguments)
     assert answer["certificate"] is None, arguments
     (error,) = answer["errors"]
     return error["code"], error["path"], error["index"], error.get("constraint")
@@ -51,13 +51,15 @@ async def set_certificate_error(
 async def test_certificate_is_set_read_and_deleted(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    cert, key = Signer().issue([NAME, "*.example.net", "Mail.Example.ORG"])
+    cert, key = CertificateSigner().issue_certificate(
+        [SERVER_NAME, "*.example.net", "Mail.Example.ORG"]
+    )
     arguments = {"serverName": "MX.example.org.", "cert": cert, "privateKey": key}
-    answer = await put(root, **arguments, description="Of mail")
+    answer = await set_certificate(root, **arguments, description="Of mail")
     assert (answer["errors"], answer["warnings"]) == ([], [])
     certificate = answer["certificate"]
-    assert certificate["serverName"] == NAME
-    assert certificate["altNames"] == [NAME, "*.example.net", "mail.example.org"]
+    assert certificate["serverName"] == SERVER_NAME
+    assert certificate["altNames"] == [SERVER_NAME, "*.example.net", "mail.example.org"]
     assert (certificate["description"], certificate["acme"], certificate["acmeState"]) == (
         "Of mail",
         False,
@@ -69,60 +71,70 @@ async def test_certificate_is_set_read_and_deleted(
         "2030-03-01T00:00:00Z",
     )
     assert [len(certificate[name]) for name in ("fingerprint", "fingerprintSha256")] == [59, 95]
-    assert (await root(ONE, by={"id": certificate["id"]}))["certificate"] == certificate
-    assert (await root(ONE, by={"serverName": "Mx.Example.org"}))["certificate"] == certificate
+    assert (await root(CERTIFICATE_QUERY, by={"id": certificate["id"]}))[
+        "certificate"
+    ] == certificate
+    assert (await root(CERTIFICATE_QUERY, by={"serverName": "Mx.Example.org"}))[
+        "certificate"
+    ] == certificate
     for unknown_name in ("mail.example.org", "a.example.net", "example.org", "", "\1", "a b"):
-        assert (await root(ONE, by={"serverName": unknown_name}))["certificate"] is None, (
-            unknown_name
-        )
-    deleted = (await root(DELETE, input={"ids": [certificate["id"]]}))["certificateDelete"]
+        assert (await root(CERTIFICATE_QUERY, by={"serverName": unknown_name}))[
+            "certificate"
+        ] is None, unknown_name
+    deleted = (await root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]}))[
+        "certificateDelete"
+    ]
     assert (deleted["deletedIds"], deleted["errors"]) == ([certificate["id"]], [])
-    assert (await root(ONE, by={"id": certificate["id"]}))["certificate"] is None
-    assert await rows(environment, "SELECT * FROM certificate_names") == []
+    assert (await root(CERTIFICATE_QUERY, by={"id": certificate["id"]}))["certificate"] is None
+    assert await select_rows(environment, "SELECT * FROM certificate_names") == []
 
 
 async def test_second_set_changes_only_given_fields(root: GraphQLClient) -> None:
-    signer, own_key = Signer(), rsa_key()
-    cert, key = signer.issue(key=own_key)
-    first = await put(root, serverName=NAME, cert=cert, privateKey=key, description="A")
-    later_cert, _ = signer.issue(key=own_key, days=100)
-    second = await put(
-        root, serverName=NAME, cert=later_cert
+    signer, own_key = CertificateSigner(), rsa_key()
+    cert, key = signer.issue_certificate(key=own_key)
+    first = await set_certificate(
+        root, serverName=SERVER_NAME, cert=cert, privateKey=key, description="A"
+    )
+    later_cert, _ = signer.issue_certificate(key=own_key, days=100)
+    second = await set_certificate(
+        root, serverName=SERVER_NAME, cert=later_cert
     )  # a new certificate for the stored key
     assert second["errors"] == []
     assert second["certificate"]["id"] == first["certificate"]["id"]
     assert second["certificate"]["description"] == "A"
     assert second["certificate"]["expiresAt"] > first["certificate"]["expiresAt"]
-    third = await put(root, serverName=NAME, description="")
+    third = await set_certificate(root, serverName=SERVER_NAME, description="")
     expected = second["certificate"] | {"description": None}
     assert third["certificate"] == expected
-    other_cert, _ = signer.issue()
-    assert await set_certificate_error(root, serverName=NAME, cert=other_cert) == (
+    other_cert, _ = signer.issue_certificate()
+    assert await set_certificate_error(root, serverName=SERVER_NAME, cert=other_cert) == (
         "VALIDATION", ["cert"], None, "mismatch",
     )  # fmt: skip
-    assert (await put(root, serverName=NAME, acme=True))["certificate"]["acmeState"] == (
-        "valid, renewed from 2030-02-09"
-    )
-    assert (await put(root, serverName=NAME))["certificate"]["acmeState"] is None
+    assert (await set_certificate(root, serverName=SERVER_NAME, acme=True))["certificate"][
+        "acmeState"
+    ] == ("valid, renewed from 2030-02-09")
+    assert (await set_certificate(root, serverName=SERVER_NAME))["certificate"]["acmeState"] is None
 
 
 async def test_certificate_bundle_is_split_and_sorted(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    top = Signer("Top")
-    middle = Signer("Middle", top)
-    lower = Signer("Lower", middle)
-    cert, key = lower.issue()
-    stray = Signer("Stray")
+    top = CertificateSigner("Top")
+    middle = CertificateSigner("Middle", top)
+    lower = CertificateSigner("Lower", middle)
+    cert, key = lower.issue_certificate()
+    stray = CertificateSigner("Stray")
     bundle = "junk\n" + top.pem + key + "words\n" + middle.pem + cert + stray.pem + lower.pem
-    answer = await put(root, serverName=NAME, cert=bundle)
+    answer = await set_certificate(root, serverName=SERVER_NAME, cert=bundle)
     assert answer["errors"] == []
     assert answer["warnings"] == [{"code": "CERTIFICATES_LEFT_OUT", "path": ["ca"]}]
-    ((chain,),) = await rows(environment, "SELECT chain FROM certificates")
+    ((chain,),) = await select_rows(environment, "SELECT chain FROM certificates")
     assert chain == cert + lower.pem + middle.pem + top.pem
-    answer = await put(root, serverName=NAME, cert=cert, privateKey=key, ca=[middle.pem, lower.pem])
+    answer = await set_certificate(
+        root, serverName=SERVER_NAME, cert=cert, privateKey=key, ca=[middle.pem, lower.pem]
+    )
     assert (answer["errors"], answer["warnings"]) == ([], [])
-    ((chain,),) = await rows(environment, "SELECT chain FROM certificates")
+    ((chain,),) = await select_rows(environment, "SELECT chain FROM certificates")
     assert chain == cert + lower.pem + middle.pem
 
 
@@ -131,41 +143,44 @@ async def test_certificate_bundle_is_split_and_sorted(
     [
         ({"names": ["other.example"]}, "NAME_NOT_IN_CERTIFICATE", "serverName"),
         ({"names": ["*.org"]}, "NAME_NOT_IN_CERTIFICATE", "serverName"),
-        ({"begin": BEGIN - 100 * DAY}, "CERTIFICATE_EXPIRED", "cert"),
-        ({"begin": BEGIN + 50 * DAY}, "CERTIFICATE_NOT_YET_VALID", "cert"),
-        ({"clients": True}, "NOT_FOR_SERVERS", "cert"),
+        ({"begin": CERTIFICATE_BEGIN - 100 * ONE_DAY}, "CERTIFICATE_EXPIRED", "cert"),
+        ({"begin": CERTIFICATE_BEGIN + 50 * ONE_DAY}, "CERTIFICATE_NOT_YET_VALID", "cert"),
+        ({"for_clients": True}, "NOT_FOR_SERVERS", "cert"),
     ],
 )
 async def test_unusual_certificate_is_stored_with_warning(
     root: GraphQLClient, issue_arguments: dict[str, Any], code: str, path: str
 ) -> None:
-    cert, key = Signer().issue(**issue_arguments)
-    answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
+    cert, key = CertificateSigner().issue_certificate(**issue_arguments)
+    answer = await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key)
     assert answer["errors"] == []
     assert answer["warnings"] == [{"code": code, "path": [path]}]
 
 
 async def test_common_name_is_used_without_alternative_names(root: GraphQLClient) -> None:
-    cert, key = Signer().issue((), common=NAME)
-    answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
-    assert (answer["certificate"]["altNames"], answer["warnings"]) == ([NAME], [])
+    cert, key = CertificateSigner().issue_certificate((), common_name=SERVER_NAME)
+    answer = await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key)
+    assert (answer["certificate"]["altNames"], answer["warnings"]) == ([SERVER_NAME], [])
 
 
 async def test_unusable_certificate_is_refused_with_field_and_rule(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    cert, key = Signer().issue()
-    other_cert, other_key = Signer().issue()
+    cert, key = CertificateSigner().issue_certificate()
+    other_cert, other_key = CertificateSigner().issue_certificate()
     weak_curve_key = ec.generate_private_key(ec.SECP224R1())
-    weak_curve, weak_rsa = Signer().issue(key=weak_curve_key), Signer().issue(key=rsa_key(1024))
-    encrypted_key = pem_of_key(ec.generate_private_key(ec.SECP256R1()), b"secret")
+    weak_curve, weak_rsa = (
+        CertificateSigner().issue_certificate(key=weak_curve_key),
+        CertificateSigner().issue_certificate(key=rsa_key(1024)),
+    )
+    encrypted_key = private_key_pem(ec.generate_private_key(ec.SECP256R1()), b"secret")
     old_encrypted_key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         Encoding.PEM,
         PrivateFormat.TraditionalOpenSSL,
         serialization.BestAvailableEncryption(b"secret"),
     )
-    dsa_key = pem_of_key(dsa.generate_private_key(2048))
-    too_many_certs = "".join(Signer().pem for _ in range(21))
+    dsa_key = private_key_pem(dsa.generate_private_key(2048))
+    too_many_certs = "".join(CertificateSigner().pem for _ in range(21))
     broken_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     for arguments, expected in (
         ({}, ("VALIDATION", ["cert"], None, "required")),
@@ -200,7 +215,7 @@ async def test_unusable_certificate_is_refused_with_field_and_rule(
         ({"cert": cert, "privateKey": key, "description": "x" * 501},
          ("VALIDATION", ["description"], None, "length")),
     ):  # fmt: skip
-        assert await set_certificate_error(root, serverName=NAME, **arguments) == expected, (
+        assert await set_certificate_error(root, serverName=SERVER_NAME, **arguments) == expected, (
             arguments
         )
     certificate_input = {"cert": cert, "privateKey": key}
@@ -215,7 +230,7 @@ async def test_unusable_certificate_is_refused_with_field_and_rule(
     assert (await set_certificate_error(root, serverName="localhost", acme=True))[1] == [
         "serverName"
     ]
-    assert await rows(environment, "SELECT * FROM certificates") == []
+    assert await select_rows(environment, "SELECT * FROM certificates") == []
 
 
 async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> None:
@@ -225,10 +240,10 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
         ("c.example.net", ["c.example.net", "mail.example.org"]),
         ("per_cent.example", ["x.example"]),
     ):
-        await stored(root, name, names=names)
+        await store_certificate(root, name, names=names)
 
     async def first_letters(**arguments: Any) -> list[str]:
-        page = (await root(LIST, **arguments))["certificates"]
+        page = (await root(CERTIFICATES_QUERY, **arguments))["certificates"]
         assert (
             page["totalCount"] == len(page["nodes"]) or "first" in arguments or "last" in arguments
         )
@@ -244,13 +259,13 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
     assert await first_letters(last=1) == ["p"]
     letters, after = [], None
     while True:
-        page = (await root(LIST, first=3, after=after))["certificates"]
+        page = (await root(CERTIFICATES_QUERY, first=3, after=after))["certificates"]
         letters += [node["serverName"][:1] for node in page["nodes"]]
         if not page["pageInfo"]["hasNextPage"]:
             break
         after = page["pageInfo"]["endCursor"]
     assert letters == ["a", "b", "c", "p"]
-    answer = await root.execute(LIST, query="x" * 300)
+    answer = await root.execute(CERTIFICATES_QUERY, query="x" * 300)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
@@ -261,18 +276,21 @@ async def test_users_and_domain_admins_cannot_see_or_change_certificates(
     http: httpx.AsyncClient,
     environment: Environment,
 ) -> None:
-    certificate = await stored(root)
+    certificate = await store_certificate(root)
     domain_admin = await make_domain_admin(environment, http, "clerk", list(AdminPermission))
-    cert, key = Signer().issue()
-    before = await rows(environment, "SELECT * FROM certificates")
+    cert, key = CertificateSigner().issue_certificate()
+    before = await select_rows(environment, "SELECT * FROM certificates")
     for client in (ada, domain_admin):
         for document, arguments in (
-            (LIST, {}),
-            (ONE, {"by": {"id": certificate["id"]}}),
-            (ONE, {"by": {"serverName": NAME}}),
-            (SET, {"input": {"serverName": NAME, "cert": cert, "privateKey": key}}),
-            (DELETE, {"input": {"ids": [certificate["id"]]}}),
-            (RENEW, {"input": {"ids": [certificate["id"]]}}),
+            (CERTIFICATES_QUERY, {}),
+            (CERTIFICATE_QUERY, {"by": {"id": certificate["id"]}}),
+            (CERTIFICATE_QUERY, {"by": {"serverName": SERVER_NAME}}),
+            (
+                CERTIFICATE_SET,
+                {"input": {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}},
+            ),
+            (CERTIFICATE_DELETE, {"input": {"ids": [certificate["id"]]}}),
+            (CERTIFICATE_RENEW, {"input": {"ids": [certificate["id"]]}}),
         ):
             answer = await client.execute(document, **arguments)
             errors = answer.get("errors") or next(iter(answer["data"].values()))["errors"]
@@ -280,29 +298,33 @@ async def test_users_and_domain_admins_cannot_see_or_change_certificates(
             assert code == "FORBIDDEN", document
         node = await client("query ($id: ID!) { node(id: $id) { id } }", id=certificate["id"])
         assert node == {"node": None}
-    assert await rows(environment, "SELECT * FROM certificates") == before
-    assert (await admin_client(ONE, by={"id": certificate["id"]}))["certificate"] == certificate
+    assert await select_rows(environment, "SELECT * FROM certificates") == before
+    assert (await admin_client(CERTIFICATE_QUERY, by={"id": certificate["id"]}))[
+        "certificate"
+    ] == certificate
 
 
 async def test_changes_are_journaled_and_logged_without_the_key(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    certificate = await stored(root)
+    certificate = await store_certificate(root)
     missing = global_ids.encode("Certificate", environment.new_id())
-    for document in (DELETE, RENEW):
+    for document in (CERTIFICATE_DELETE, CERTIFICATE_RENEW):
         answer = await root(document, input={"ids": [certificate["id"], missing]})
         (error,) = next(iter(answer.values()))["errors"]
         assert error["code"] == "NOT_FOUND"
-    answer = (await root(RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
+    answer = (await root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
     assert answer["errors"][0]["code"] == "CONFLICT"
-    await root(DELETE, input={"ids": [certificate["id"]]})
+    await root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]})
     entries = [
         certificate
-        for certificate in await journal(environment, PLATFORM)
+        for certificate in await load_journal_entries(environment, PLATFORM)
         if "CERTIFICATE" in str(certificate)
     ]
     assert len(entries) == 2
-    log = await rows(environment, "SELECT mutation, before, after FROM admin_log ORDER BY id")
+    log = await select_rows(
+        environment, "SELECT mutation, before, after FROM admin_log ORDER BY id"
+    )
     assert [entry[0] for entry in log] == ["certificateSet", "certificateDelete"]
     assert "PRIVATE" not in str(log)
 
@@ -311,11 +333,18 @@ async def test_private_keys_are_encrypted_and_not_disclosed(
     root: GraphQLClient, environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    cert, key = Signer().issue()
+    cert, key = CertificateSigner().issue_certificate()
     key_body = "".join(key.splitlines()[1:-1])
-    answer = await root.execute(SET, input={"serverName": NAME, "cert": cert, "privateKey": key})
+    answer = await root.execute(
+        CERTIFICATE_SET, input={"serverName": SERVER_NAME, "cert": cert, "privateKey": key}
+    )
     refused_answer = await root.execute(
-        SET, input={"serverName": NAME, "cert": Signer().issue()[0], "privateKey": key}
+        CERTIFICATE_SET,
+        input={
+            "serverName": SERVER_NAME,
+            "cert": CertificateSigner().issue_certificate()[0],
+            "privateKey": key,
+        },
     )
     assert refused_answer["data"]["certificateSet"]["errors"]
     account = await acme_accounts.load_or_create_account(environment, "https://acme.example/dir")
@@ -323,11 +352,11 @@ async def test_private_keys_are_encrypted_and_not_disclosed(
     assert account.private_key not in repr(account)
     stored_rows: list[Any] = []
     for table in ("certificates", "acme_accounts", "changes", "admin_log", "replays"):
-        stored_rows += await rows(environment, f"SELECT * FROM {table}")  # noqa: S608 - our table names
+        stored_rows += await select_rows(environment, f"SELECT * FROM {table}")  # noqa: S608 - our table names
     for output in (str(answer), str(refused_answer), str(stored_rows), caplog.text):
         assert key_body[20:60] not in output
         assert "PRIVATE KEY" not in output
-    (row,) = await rows(environment, "SELECT id, private_key FROM certificates")
+    (row,) = await select_rows(environment, "SELECT id, private_key FROM certificates")
     assert environment.secret_box.decrypt(
         row[1], certificates.encryption_context(row[0])
     ).startswith("-----BEGIN PRIV")
@@ -338,36 +367,40 @@ async def test_private_keys_are_encrypted_and_not_disclosed(
 async def test_undecryptable_private_key_is_reported(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    signer, own_key = Signer(), rsa_key()
-    cert, key = signer.issue(key=own_key)
-    await put(root, serverName=NAME, cert=cert, privateKey=key)
+    signer, own_key = CertificateSigner(), rsa_key()
+    cert, key = signer.issue_certificate(key=own_key)
+    await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key)
     async with environment.write_session() as session:
         break_keys = update(Certificate).values(private_key="deadbeef.AAAA")
         await (await session.connection()).execute(break_keys.where(col(Certificate.id) > 0))
-    answer = await put(root, serverName=NAME, cert=signer.issue(key=own_key)[0])
+    answer = await set_certificate(
+        root, serverName=SERVER_NAME, cert=signer.issue_certificate(key=own_key)[0]
+    )
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
-    answer = await put(root, serverName=NAME, cert=cert, privateKey=key)
+    answer = await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key)
     assert answer["errors"] == []
 
 
 async def test_acme_certificate_waits_for_agreement_to_the_terms(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    answer = await put(root, serverName="Bücher.example", acme=True)
+    answer = await set_certificate(root, serverName="Bücher.example", acme=True)
     certificate = answer["certificate"]
     assert (answer["errors"], certificate["serverName"]) == ([], "xn--bcher-kva.example")
     assert certificate["acmeState"] == certificates.STATE_TERMS_NOT_AGREED
     assert [certificate[name] for name in ("fingerprint", "expiresAt", "issuer")] == [None] * 3
-    assert (await root(ONE, by={"serverName": "bücher.example"}))["certificate"] == certificate
-    answer = (await root(RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
+    assert (await root(CERTIFICATE_QUERY, by={"serverName": "bücher.example"}))[
+        "certificate"
+    ] == certificate
+    answer = (await root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
     assert answer["errors"] == []
     assert ChangeKind.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
     assert environment.options.acme_terms_agreed is False
 
 
 async def test_validate_only_stores_nothing(root: GraphQLClient, environment: Environment) -> None:
-    cert, key = Signer().issue()
-    arguments = {"serverName": NAME, "cert": cert, "privateKey": key}
-    answer = await put(root, **arguments, options={"validateOnly": True})
+    cert, key = CertificateSigner().issue_certificate()
+    arguments = {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}
+    answer = await set_certificate(root, **arguments, options={"validateOnly": True})
     assert answer["errors"] == []
-    assert await rows(environment, "SELECT * FROM certificates") == []
+    assert await select_rows(environment, "SELECT * FROM certificates") == []

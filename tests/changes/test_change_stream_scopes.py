@@ -32,9 +32,22 @@ from tests.support.clients.change_followers import (
     open_subscription,
     received_events,
 )
-from tests.support.operations.domain_operations import UPDATE, administrator, done, key_of, made
+from tests.support.operations.domain_operations import (
+    DOMAIN_UPDATE,
+    create_domain,
+    load_domain_id,
+    make_admin_of_domains,
+    run_mutation,
+)
 from tests.support.operations.mailbox_operations import append_unread_messages
-from tests.support.servers.live_server import PLAIN, Follower, House, Slow, note, until
+from tests.support.servers.live_server import (
+    CHANGES_SUBSCRIPTION,
+    LiveServer,
+    SlowClient,
+    SubscriptionFollower,
+    record_journal_entry,
+    wait_until,
+)
 
 USER_SUBSCRIPTION = f"""subscription ($user: UserRef, $after: Cursor) {{
   changes(user: $user, after: $after) {CHANGE_BATCH_FIELDS} }}"""
@@ -45,7 +58,7 @@ USERS_SUBSCRIPTION = f"""subscription ($filter: UserFilter, $after: Cursor) {{
 EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 
 
-def kinds_and_names(follower: Follower) -> list[Any]:
+def kinds_and_names(follower: SubscriptionFollower) -> list[Any]:
     """Return the kind and the name of the object of each received event."""
     return [
         (event["kind"], *(event["node"] or {"": None}).values())
@@ -53,7 +66,7 @@ def kinds_and_names(follower: Follower) -> list[Any]:
     ]
 
 
-async def receives_no_event(follower: Follower) -> bool:
+async def receives_no_event(follower: SubscriptionFollower) -> bool:
     """True if no event arrives within 0.2 s."""
     count = len(received_events(follower))
     await asyncio.sleep(0.2)
@@ -62,7 +75,7 @@ async def receives_no_event(follower: Follower) -> bool:
 
 @EACH_TRANSPORT
 async def test_mailbox_subscription_gets_events_of_that_mailbox_only(
-    live_server: House, ada: GraphQLClient, transport: str
+    live_server: LiveServer, ada: GraphQLClient, transport: str
 ) -> None:
     mailbox_id = await create_team_mailbox(ada, "Old")
     follower = await open_subscription(
@@ -70,77 +83,83 @@ async def test_mailbox_subscription_gets_events_of_that_mailbox_only(
     )
     await deliver_to(ada, "Elsewhere")
     await append_unread_messages(ada, "Team", "Here")
-    await until(lambda: received_events(follower))
+    await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
     assert (event["kind"], event["message"]) == ("MESSAGE_ADDED", {"subject": "Here"})
     await run_mailbox_mutation(ada, "mailboxRename", mailbox={"path": "Team"}, newPath="Crew")
-    await until(lambda: len(received_events(follower)) == 2)
+    await wait_until(lambda: len(received_events(follower)) == 2)
     assert received_events(follower)[1]["path"] == "Crew"
     await run_mailbox_mutation(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Crew"}])
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
     assert received_events(follower)[-1]["kind"] == "MAILBOX_DELETED"
-    await follower.leave()
-    assert await live_server.refused(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
+    await follower.unsubscribe()
+    assert (
+        await live_server.follow_until_refused(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id)
+        == "NOT_FOUND"
+    )
 
 
 async def test_mailbox_subscription_starts_at_cursor(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     mailbox_id = await create_team_mailbox(ada, "Old")
     cursor = (await ada("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"]
     await append_unread_messages(ada, "Team", "One", "Two")
     follower = await live_server.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=cursor)
-    await until(lambda: len(received_events(follower)) == 2)
+    await wait_until(lambda: len(received_events(follower)) == 2)
     second_follower = await live_server.follow(
         ada, MAILBOX_SUBSCRIPTION, id=mailbox_id, after=received_events(follower)[0]["cursor"]
     )
-    await until(lambda: received_events(second_follower))
+    await wait_until(lambda: received_events(second_follower))
     assert [event["message"]["subject"] for event in received_events(second_follower)] == ["Two"]
-    await follower.leave()
-    await second_follower.leave()
+    await follower.unsubscribe()
+    await second_follower.unsubscribe()
 
 
 @EACH_TRANSPORT
 async def test_shared_mailbox_subscription_ends_with_the_share(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, transport: str
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, transport: str
 ) -> None:
     mailbox_id = await create_team_mailbox(ada, "Old")
-    assert await live_server.refused(bob, MAILBOX_SUBSCRIPTION, id=mailbox_id) == "NOT_FOUND"
+    assert (
+        await live_server.follow_until_refused(bob, MAILBOX_SUBSCRIPTION, id=mailbox_id)
+        == "NOT_FOUND"
+    )
     await share_mailbox(ada, bob, *READ_RIGHTS)
     follower = await open_subscription(
         live_server, transport, bob, MAILBOX_SUBSCRIPTION, id=mailbox_id
     )
     await append_unread_messages(ada, "Team", "New")
-    await until(lambda: received_events(follower))
+    await wait_until(lambda: received_events(follower))
     await share_mailbox(ada, bob)
     await append_unread_messages(ada, "Team", "Unheard")
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
     assert [event["kind"] for event in received_events(follower)] == [
         "MESSAGE_ADDED",
         "MAILBOX_DELETED",
     ]
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_mailbox_is_read_once_for_all_subscribers(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     mailbox_id = await create_team_mailbox(ada)
     followers = [
         await live_server.follow(ada, MAILBOX_SUBSCRIPTION, id=mailbox_id) for _ in range(5)
     ]
-    await until(lambda: live_server.seats == 5)
+    await wait_until(lambda: live_server.subscriber_count == 5)
     assert len(live_server.groups) == 1
     await append_unread_messages(ada, "Team", "New")
-    await until(lambda: all(received_events(follower) for follower in followers))
-    assert len({str(follower.got) for follower in followers}) == 1
+    await wait_until(lambda: all(received_events(follower) for follower in followers))
+    assert len({str(follower.payloads) for follower in followers}) == 1
     for follower in followers:
-        await follower.leave()
+        await follower.unsubscribe()
 
 
 @EACH_TRANSPORT
 async def test_admin_can_follow_another_account(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, transport: str
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, transport: str
 ) -> None:
     query = USER_SUBSCRIPTION.replace("message { subject }", "message { flags }")
     follower = await open_subscription(
@@ -148,22 +167,26 @@ async def test_admin_can_follow_another_account(
     )
     await deliver_to(admin_client, "Own")
     await deliver_to(ada, "Hello")
-    await until(lambda: received_events(follower))
+    await wait_until(lambda: received_events(follower))
     (event,) = received_events(follower)
     assert (event["kind"], event["message"]) == ("MESSAGE_ADDED", {"flags": []})
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_following_unmanaged_account_is_refused(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, http: httpx.AsyncClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
     environment = ada.environment
     await make_client(environment, http, "over", role=Role.ADMIN)
     variables = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    assert await live_server.refused(bob, USER_SUBSCRIPTION, **variables) == "NOT_FOUND"
+    assert (
+        await live_server.follow_until_refused(bob, USER_SUBSCRIPTION, **variables) == "NOT_FOUND"
+    )
     admin_without_permission = await make_domain_admin(environment, http, "weak")
     assert (
-        await live_server.refused(admin_without_permission, USER_SUBSCRIPTION, **variables)
+        await live_server.follow_until_refused(
+            admin_without_permission, USER_SUBSCRIPTION, **variables
+        )
         == "FORBIDDEN"
     )
     admin_with_permission = await make_domain_admin(
@@ -172,10 +195,10 @@ async def test_following_unmanaged_account_is_refused(
     follower = await open_subscription(
         live_server, "follow", admin_with_permission, USER_SUBSCRIPTION, **variables
     )
-    assert not follower.over
-    await follower.leave()
+    assert not follower.end_frame
+    await follower.unsubscribe()
     assert (
-        await live_server.refused(
+        await live_server.follow_until_refused(
             admin_with_permission, USER_SUBSCRIPTION, user={"username": "over"}
         )
         == "NOT_FOUND"
@@ -183,7 +206,7 @@ async def test_following_unmanaged_account_is_refused(
 
 
 async def test_admin_subscription_ends_when_account_gets_higher_role(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     follower = await open_subscription(
         live_server, "follow", admin_client, USER_SUBSCRIPTION, user={"username": "ada"}
@@ -192,22 +215,22 @@ async def test_admin_subscription_ends_when_account_gets_higher_role(
         role_update = update(User).where(col(User.id) == ada.user.id).values(role=Role.ROOT)
         await (await session.connection()).execute(role_update)
     await deliver_to(ada, "Secret")
-    await until(lambda: follower.over)
-    (last,) = follower.got
+    await wait_until(lambda: follower.end_frame)
+    (last,) = follower.payloads
     assert last["errors"][0]["extensions"]["code"] == "NOT_FOUND"
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 @EACH_TRANSPORT
 @pytest.mark.parametrize("by_admin", [False, True])
 async def test_subscription_ends_when_credential_is_revoked(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     admin_client: GraphQLClient,
     transport: str,
     by_admin: bool,
 ) -> None:
-    client, query = (admin_client, USERS_SUBSCRIPTION) if by_admin else (ada, PLAIN)
+    client, query = (admin_client, USERS_SUBSCRIPTION) if by_admin else (ada, CHANGES_SUBSCRIPTION)
     secret = await make_api_key(
         ada.environment,
         "brief",
@@ -217,8 +240,10 @@ async def test_subscription_ends_when_credential_is_revoked(
     )
     revoked_client = GraphQLClient(client.http, client.environment, client.user, secret)
     remaining_follower = await open_subscription(live_server, transport, client, query)
-    revoked_follower: Follower = await getattr(live_server, transport)(revoked_client, query)
-    await until(lambda: by_admin or live_server.seats == 2)
+    revoked_follower: SubscriptionFollower = await getattr(live_server, transport)(
+        revoked_client, query
+    )
+    await wait_until(lambda: by_admin or live_server.subscriber_count == 2)
     await asyncio.sleep(0.1)
     api_keys = (await client("{ apiKeys { nodes { id name } } }"))["apiKeys"]["nodes"]
     (key_id,) = (item["id"] for item in api_keys if item["name"] == "brief")
@@ -229,51 +254,51 @@ async def test_subscription_ends_when_credential_is_revoked(
         await try_create_user(admin_client)
     else:
         await deliver_to(ada, "New")
-    await until(lambda: received_events(remaining_follower) and revoked_follower.over)
-    assert not [item for item in revoked_follower.got if item.get("data")]
+    await wait_until(lambda: received_events(remaining_follower) and revoked_follower.end_frame)
+    assert not [item for item in revoked_follower.payloads if item.get("data")]
     if transport == "follow":
         assert revoked_follower.ws
         await revoked_follower.ws.wait_closed()
         assert revoked_follower.ws.close_code == 4403
-        assert revoked_follower.over["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+        assert revoked_follower.end_frame["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
     else:
-        assert revoked_follower.got[-1]["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
-    await remaining_follower.leave()
-    await revoked_follower.leave()
+        assert revoked_follower.payloads[-1]["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    await remaining_follower.unsubscribe()
+    await revoked_follower.unsubscribe()
 
 
 async def test_revocation_by_another_process_is_found_by_next_account_change(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     """The key is deleted without an event. The next change of the account ends the subscription."""
     secret = await make_api_key(
         ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
     revoked_follower = await live_server.follow(
-        GraphQLClient(ada.http, ada.environment, ada.user, secret), PLAIN
+        GraphQLClient(ada.http, ada.environment, ada.user, secret), CHANGES_SUBSCRIPTION
     )
-    remaining_follower = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.seats == 2)
+    remaining_follower = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.subscriber_count == 2)
     async with ada.environment.write_session(ada.user.id) as session:
         await session.exec(delete(ApiKey).where(col(ApiKey.name) == "brief"))
     users, errors = await try_update_users(ada, name="Ada")
     assert (users[0]["name"], errors) == ("Ada", [])
-    await until(lambda: remaining_follower.got and revoked_follower.over)
-    assert not revoked_follower.got
-    await remaining_follower.leave()
+    await wait_until(lambda: remaining_follower.payloads and revoked_follower.end_frame)
+    assert not revoked_follower.payloads
+    await remaining_follower.unsubscribe()
 
 
 @EACH_TRANSPORT
 async def test_domain_admin_gets_events_of_own_domains_only(
-    live_server: House,
+    live_server: LiveServer,
     root: GraphQLClient,
     environment: Environment,
     http: httpx.AsyncClient,
     transport: str,
 ) -> None:
     for name in ("a.test", "b.test"):
-        await made(root, name)
-    domain_admin = await administrator(environment, http, "chief", "a.test")
+        await create_domain(root, name)
+    domain_admin = await make_admin_of_domains(environment, http, "chief", "a.test")
     user_follower = await open_subscription(
         live_server, transport, domain_admin, USERS_SUBSCRIPTION
     )
@@ -281,47 +306,47 @@ async def test_domain_admin_gets_events_of_own_domains_only(
         live_server, transport, domain_admin, DOMAIN_CHANGES_SUBSCRIPTION
     )
     await try_create_user(root, address="x@b.test")
-    await done(root, UPDATE, domains=[{"name": "b.test"}], set={"description": "B"})
+    await run_mutation(root, DOMAIN_UPDATE, domains=[{"name": "b.test"}], set={"description": "B"})
     await try_create_user(root, address="x@a.test")
-    await until(lambda: received_events(user_follower) and received_events(domain_follower))
+    await wait_until(lambda: received_events(user_follower) and received_events(domain_follower))
     assert kinds_and_names(user_follower) == [("USER_CHANGED", "x@a.test")]
     assert received_events(user_follower)[0]["origin"] is None
-    await done(root, UPDATE, domains=[{"name": "a.test"}], set={"description": "A"})
-    await until(lambda: len(received_events(domain_follower)) == 2)
+    await run_mutation(root, DOMAIN_UPDATE, domains=[{"name": "a.test"}], set={"description": "A"})
+    await wait_until(lambda: len(received_events(domain_follower)) == 2)
     assert kinds_and_names(domain_follower) == [
         ("USER_CHANGED", "x@a.test"),
         ("DOMAIN_CHANGED", "a.test"),
     ]
     assert await receives_no_event(user_follower)
     for follower in (user_follower, domain_follower):
-        await follower.leave()
+        await follower.unsubscribe()
 
 
 async def test_admin_gets_events_of_all_and_new_domains(
-    live_server: House, root: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, root: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     follower = await open_subscription(
         live_server, "follow", admin_client, DOMAIN_CHANGES_SUBSCRIPTION
     )
-    await made(root, "new.test")
-    await until(lambda: received_events(follower))
+    await create_domain(root, "new.test")
+    await wait_until(lambda: received_events(follower))
     # once, although two streams have the event
     assert kinds_and_names(follower) == [("DOMAIN_CHANGED", "new.test")]
     await try_create_user(root, address="x@new.test")
-    await until(lambda: len(received_events(follower)) == 2)
+    await wait_until(lambda: len(received_events(follower)) == 2)
     assert kinds_and_names(follower)[1] == ("USER_CHANGED", "x@new.test")
     cursor = received_events(follower)[0]["cursor"]
     second_follower = await live_server.follow(
         admin_client, DOMAIN_CHANGES_SUBSCRIPTION, after=cursor
     )
-    await until(lambda: received_events(second_follower))
+    await wait_until(lambda: received_events(second_follower))
     assert kinds_and_names(second_follower) == [("USER_CHANGED", "x@new.test")]
     for subscription in (follower, second_follower):
-        await subscription.leave()
+        await subscription.unsubscribe()
 
 
 async def test_user_filter_applies_except_to_deletions(
-    live_server: House, root: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, root: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     (await try_create_user(root, address="y@example.org", tags=["vip"]))
     follower = await open_subscription(
@@ -329,112 +354,125 @@ async def test_user_filter_applies_except_to_deletions(
     )
     users, _ = await try_create_user(root, address="x@example.org")
     vip, _ = await try_create_user(root, address="z@example.org", tags=["vip"])
-    await until(lambda: received_events(follower))
+    await wait_until(lambda: received_events(follower))
     assert [event["nodeId"] for event in received_events(follower)] == [vip["id"]]
     await run_mailbox_mutation(root, "userDelete", "journalCursor", users={"ids": [users["id"]]})
-    await until(lambda: len(received_events(follower)) > 1)
+    await wait_until(lambda: len(received_events(follower)) > 1)
     assert (users["id"], None) in [
         (event["nodeId"], event["node"]) for event in received_events(follower)
     ]
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_domain_argument_selects_domain_or_is_refused(
-    live_server: House,
+    live_server: LiveServer,
     root: GraphQLClient,
     ada: GraphQLClient,
     environment: Environment,
     http: httpx.AsyncClient,
 ) -> None:
     for name in ("a.test", "b.test"):
-        await made(root, name)
-    domain_admin = await administrator(environment, http, "chief", "a.test", "b.test")
+        await create_domain(root, name)
+    domain_admin = await make_admin_of_domains(environment, http, "chief", "a.test", "b.test")
     follower = await open_subscription(
         live_server, "follow", domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="B.Test"
     )
     await try_create_user(root, address="x@a.test")
     await try_create_user(root, address="x@b.test")
-    await until(lambda: received_events(follower))
+    await wait_until(lambda: received_events(follower))
     assert kinds_and_names(follower) == [("USER_CHANGED", "x@b.test")]
-    await follower.leave()
+    await follower.unsubscribe()
     assert (
-        await live_server.refused(domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org")
+        await live_server.follow_until_refused(
+            domain_admin, DOMAIN_CHANGES_SUBSCRIPTION, domain="example.org"
+        )
         == "NOT_FOUND"
     )
     assert (
-        await live_server.refused(domain_admin, USERS_SUBSCRIPTION, filter={"domain": "none.test"})
+        await live_server.follow_until_refused(
+            domain_admin, USERS_SUBSCRIPTION, filter={"domain": "none.test"}
+        )
         == "NOT_FOUND"
     )
     for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live_server.refused(ada, query) == "FORBIDDEN"
+        assert await live_server.follow_until_refused(ada, query) == "FORBIDDEN"
         serialize_cursor: Any = SCALARS[Cursor].serialize
-        foreign_cursor = serialize_cursor({await key_of(environment, "example.org"): 1})
-        assert await live_server.refused(domain_admin, query, after=foreign_cursor) == "BAD_CURSOR"
-        assert await live_server.refused(domain_admin, query, after="1.x") == "BAD_CURSOR"
+        foreign_cursor = serialize_cursor({await load_domain_id(environment, "example.org"): 1})
+        assert (
+            await live_server.follow_until_refused(domain_admin, query, after=foreign_cursor)
+            == "BAD_CURSOR"
+        )
+        assert (
+            await live_server.follow_until_refused(domain_admin, query, after="1.x") == "BAD_CURSOR"
+        )
 
 
 async def test_domain_admin_without_domain_is_refused(
-    live_server: House, environment: Environment, http: httpx.AsyncClient
+    live_server: LiveServer, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     domain_admin = await make_client(environment, http, "bare", role=Role.DOMAIN_ADMIN)
     for query in (USERS_SUBSCRIPTION, DOMAIN_CHANGES_SUBSCRIPTION):
-        assert await live_server.refused(domain_admin, query) == "FORBIDDEN"
+        assert await live_server.follow_until_refused(domain_admin, query) == "FORBIDDEN"
 
 
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
 async def test_slow_reader_gets_all_events(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, by_socket: bool
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, by_socket: bool
 ) -> None:
     query = """subscription { changes(user: {username: "ada"}, batchWindow: "PT0S") { cursor
       events { ... on MailboxChange { path } } } }"""
-    with Slow(live_server.port) as slow:
-        await slow.ask(admin_client, query, by_socket=by_socket)
-        await until(lambda: ada.environment.wakeups.followed_streams)
+    with SlowClient(live_server.port) as slow:
+        await slow.subscribe(admin_client, query, by_websocket=by_socket)
+        await wait_until(lambda: ada.environment.wakeups.followed_streams)
         await asyncio.sleep(0.1)
         for number in range(60):
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}")
+            await record_journal_entry(
+                ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {'x' * 120_000}"
+            )
             await asyncio.sleep(0)
-        await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="End")
-        received = await slow.read(b'"path":"End"')
+        await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [1], path="End")
+        received = await slow.read_until(b'"path":"End"')
     numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]
     assert numbers == list(range(60))
 
 
 @pytest.mark.parametrize("by_socket", [True, False], ids=["socket", "events"])
 async def test_revoked_client_that_reads_nothing_does_not_delay_others(
-    live_server: House, ada: GraphQLClient, by_socket: bool
+    live_server: LiveServer, ada: GraphQLClient, by_socket: bool
 ) -> None:
     secret = await make_api_key(
         ada.environment, "deaf", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
-    with Slow(live_server.port) as slow:
-        await slow.ask(
-            GraphQLClient(ada.http, ada.environment, ada.user, secret), query, by_socket=by_socket
+    with SlowClient(live_server.port) as slow:
+        await slow.subscribe(
+            GraphQLClient(ada.http, ada.environment, ada.user, secret),
+            query,
+            by_websocket=by_socket,
         )
         healthy = await live_server.follow(ada, query)
-        await until(lambda: live_server.seats == 2)
+        await wait_until(lambda: live_server.subscriber_count == 2)
         (group,), sent = live_server.groups, 0
         # until the sender waits
         while not any(seat.result_queue._task for seat in group.members):  # noqa: SLF001
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path="x" * 500_000)
+            await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [1], path="x" * 500_000)
             sent += 1
-            await until(lambda: len(healthy.events) == sent)  # noqa: B023
+            await wait_until(lambda: len(healthy.events) == sent)  # noqa: B023
             await asyncio.sleep(0.05)
-        assert live_server.seats == 2
+        assert live_server.subscriber_count == 2
         async with ada.environment.write_session(ada.user.id) as session:
             await session.exec(delete(ApiKey).where(col(ApiKey.name) == "deaf"))
         await try_update_users(ada, name="Ada")
-        await until(lambda: len(healthy.events) == sent + 1, 2)
-        await healthy.leave()
+        await wait_until(lambda: len(healthy.events) == sent + 1, 2)
+        await healthy.unsubscribe()
 
 
 async def test_one_socket_can_have_100_subscriptions(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    ws = await live_server.socket(ada)
+    ws = await live_server.open_websocket(ada)
     for number in range(10_000):
-        frame = {"type": "subscribe", "id": str(number), "payload": {"query": PLAIN}}
+        frame = {"type": "subscribe", "id": str(number), "payload": {"query": CHANGES_SUBSCRIPTION}}
         await ws.send(orjson.dumps(frame).decode())
     codes = list[str]()
     async with asyncio.timeout(60):
@@ -443,17 +481,17 @@ async def test_one_socket_can_have_100_subscriptions(
             assert frame["type"] == "error"
             codes.append(frame["payload"][0]["extensions"]["code"])
     assert set(codes) == {"RATE_LIMITED"}
-    await until(lambda: live_server.seats == 100)
+    await wait_until(lambda: live_server.subscriber_count == 100)
     assert len(live_server.groups) == 1
     await deliver_to(ada, "New")
     subscription_ids = {orjson.loads(await ws.recv())["id"] for _ in range(100)}
     assert subscription_ids == {str(number) for number in range(100)}
     await ws.close()
-    await until(lambda: not live_server.groups)
+    await wait_until(lambda: not live_server.groups)
 
 
 async def test_rapid_subscribe_and_complete_leaves_no_tasks(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     mailbox_id, task_count = await create_team_mailbox(ada), len(asyncio.all_tasks())
     user_subscriptions = [
@@ -464,7 +502,9 @@ async def test_rapid_subscribe_and_complete_leaves_no_tasks(
         (admin_client, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
         (admin_client, USERS_SUBSCRIPTION, {}),
     ]
-    sockets = {client.user.id: await live_server.socket(client) for client in (ada, admin_client)}
+    sockets = {
+        client.user.id: await live_server.open_websocket(client) for client in (ada, admin_client)
+    }
     for number in range(300):
         client, query, variables = (user_subscriptions + admin_subscriptions)[number % 4]
         ws = sockets[client.user.id]
@@ -476,12 +516,14 @@ async def test_rapid_subscribe_and_complete_leaves_no_tasks(
             await deliver_to(ada, f"Number {number}")
     for ws in sockets.values():
         await ws.close()
-    await until(lambda: not live_server.groups and not ada.environment.wakeups.followed_streams)
-    await until(lambda: len(asyncio.all_tasks()) <= task_count)
+    await wait_until(
+        lambda: not live_server.groups and not ada.environment.wakeups.followed_streams
+    )
+    await wait_until(lambda: len(asyncio.all_tasks()) <= task_count)
 
 
 async def test_idle_subscriptions_execute_no_statement(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str]
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str]
 ) -> None:
     mailbox_id = await create_team_mailbox(ada)
     followers = [
@@ -501,4 +543,4 @@ async def test_idle_subscriptions_execute_no_statement(
     await asyncio.sleep(0.3)
     assert statements == []
     for follower in followers:
-        await follower.leave()
+        await follower.unsubscribe()

@@ -21,7 +21,7 @@ from tests.support.accounts.shared_mailboxes import (
     share_mailbox,
 )
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
-from tests.support.servers.live_server import MADE, cursor
+from tests.support.servers.live_server import NEW_ACCOUNT_EVENT_COUNT, stream_cursor
 
 CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $kinds: [ChangeKind!], $user: UserRef) {
   changes(after: $after, first: $first, kinds: $kinds, user: $user) { cursor hasMore events {
@@ -49,7 +49,7 @@ async def error_code(client: GraphQLClient, after: Any, **variables: Any) -> str
 
 
 async def test_pages_contain_all_events_in_order(ada: GraphQLClient) -> None:
-    position = cursor(ada, MADE)
+    position = stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)
     for number in range(5):
         await deliver_to(ada, f"Number {number}")
     events = list[Any]()
@@ -59,7 +59,9 @@ async def test_pages_contain_all_events_in_order(ada: GraphQLClient) -> None:
         assert batch["events"][-1]["cursor"] == batch["cursor"]
         events += batch["events"]
         position = batch["cursor"]
-    assert [event["cursor"] for event in events] == [cursor(ada, MADE + n) for n in range(1, 6)]
+    assert [event["cursor"] for event in events] == [
+        stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + n) for n in range(1, 6)
+    ]
     assert {event["kind"] for event in events} == {"MESSAGE_ADDED"}
     assert await load_changes(ada, position) == {"cursor": position, "hasMore": False, "events": []}
     assert position == await current_cursor(ada)
@@ -68,9 +70,13 @@ async def test_pages_contain_all_events_in_order(ada: GraphQLClient) -> None:
 async def test_kind_filter_still_advances_cursor(ada: GraphQLClient) -> None:
     await deliver_to(ada)
     await add_mailboxes(ada, "Box")
-    batch = await load_changes(ada, cursor(ada, MADE), kinds=["MAILBOX_CREATED"])
+    batch = await load_changes(
+        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), kinds=["MAILBOX_CREATED"]
+    )
     assert [event["path"] for event in batch["events"]] == ["Box"]
-    batch = await load_changes(ada, cursor(ada, MADE), kinds=["SUBMISSION_CHANGED"])
+    batch = await load_changes(
+        ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), kinds=["SUBMISSION_CHANGED"]
+    )
     assert (batch["events"], batch["cursor"]) == ([], await current_cursor(ada))
 
 
@@ -127,19 +133,22 @@ async def test_invalid_and_unknown_cursors_have_different_errors(
         "1.0.1" * 99,
     ):
         assert await error_code(ada, invalid_cursor) == "BAD_CURSOR"
-    assert await error_code(ada, cursor(bob, 0)) == "BAD_CURSOR"
-    batch = await load_changes(ada, cursor(ada, 10**6))
+    assert await error_code(ada, stream_cursor(bob, 0)) == "BAD_CURSOR"
+    batch = await load_changes(ada, stream_cursor(ada, 10**6))
     (event,) = batch["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
     assert batch["cursor"] == await current_cursor(ada)
     # the stream of another user in the cursor is ignored
-    combined_cursor = f"{cursor(ada, MADE)}.{bob.user.id}.0"
+    combined_cursor = f"{stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)}.{bob.user.id}.0"
     assert [event["kind"] for event in (await load_changes(ada, combined_cursor))["events"]] == [
         "MESSAGE_ADDED"
     ]
     assert (await load_changes(ada, combined_cursor))["cursor"] == await current_cursor(ada)
     for first in (0, -1, 1001):
-        assert await error_code(ada, cursor(ada, MADE), first=first) == "BAD_PAGINATION"
+        assert (
+            await error_code(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT), first=first)
+            == "BAD_PAGINATION"
+        )
 
 
 async def test_cursor_beyond_event_limit_gets_resync(ada: GraphQLClient) -> None:
@@ -151,10 +160,13 @@ async def test_cursor_beyond_event_limit_gets_resync(ada: GraphQLClient) -> None
     assert (
         await housekeeping.run_round(small_journal_world)
     ).changes == 4  # one row has all mailboxes of a new account
-    (event,) = (await load_changes(ada, cursor(ada, MADE + 1)))["events"]
+    (event,) = (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await current_cursor(ada)
-    assert len((await load_changes(ada, cursor(ada, MADE + 2)))["events"]) == 2
+    assert (
+        len((await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 2)))["events"])
+        == 2
+    )
 
 
 async def test_cursor_older_than_retention_gets_resync(
@@ -165,12 +177,15 @@ async def test_cursor_older_than_retention_gets_resync(
     clock.tick(days=31)
     await deliver_to(ada, "New")
     assert (await housekeeping.run_round(ada.environment)).changes
-    (event,) = (await load_changes(ada, cursor(ada, MADE + 1)))["events"]
+    (event,) = (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)))["events"]
     assert (event["kind"], event["reason"]) == ("RESYNC", "CURSOR_EXPIRED")
     assert event["cursor"] == await current_cursor(ada)
-    assert [e["kind"] for e in (await load_changes(ada, cursor(ada, MADE + 3)))["events"]] == [
-        "MESSAGE_ADDED"
-    ]
+    assert [
+        e["kind"]
+        for e in (await load_changes(ada, stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 3)))[
+            "events"
+        ]
+    ] == ["MESSAGE_ADDED"]
 
 
 async def record_changes(client: GraphQLClient, count: int) -> str:

@@ -16,9 +16,14 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.sample_mutations.journal_write_paths import LETTERS, ROADS, Stage, change
+from tests.support.sample_mutations.journal_write_paths import (
+    MESSAGES_PER_ACCOUNT,
+    WRITE_PATHS,
+    WritePathContext,
+    update_rows,
+)
 from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
-from tests.support.stores.store_snapshot import everything
+from tests.support.stores.store_snapshot import snapshot_rows
 
 READ_ONLY_WORKERS = {
     "resolvers.changes.stream_reader.poll_followed_streams",
@@ -45,7 +50,7 @@ async def test_every_worker_and_task_kind_has_a_write_path(
 ) -> None:
     async with run_all_workers(environment, tmp_path) as workers:
         assert len(workers) > len(READ_ONLY_WORKERS)
-    writers = {write_path.by for write_path in ROADS.values()} - {
+    writers = {write_path.worker for write_path in WRITE_PATHS.values()} - {
         "LMTP",
         "HTTP",
         "the command line",
@@ -58,30 +63,34 @@ async def test_every_worker_and_task_kind_has_a_write_path(
 @pytest.fixture
 async def stage(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, request: pytest.FixtureRequest
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[WritePathContext]:
     """Two accounts with messages."""
     clock, folder, patch = map(request.getfixturevalue, ("clock", "tmp_path", "monkeypatch"))
     async with AsyncExitStack() as stack:
         for client in (ada, bob):
-            for number in range(LETTERS):
+            for number in range(MESSAGES_PER_ACCOUNT):
                 await deliver_to(client, f"Letter {number}")
-        yield Stage(ada, bob, root, clock, folder, stack, patch)
+        yield WritePathContext(ada, bob, root, clock, folder, stack, patch)
 
 
-@pytest.mark.parametrize("name", ROADS)
-async def test_journal_has_exactly_the_changes_of_a_write_path(name: str, stage: Stage) -> None:
-    write_path, environment = ROADS[name], stage.environment
+@pytest.mark.parametrize("name", WRITE_PATHS)
+async def test_journal_has_exactly_the_changes_of_a_write_path(
+    name: str, stage: WritePathContext
+) -> None:
+    write_path, environment = WRITE_PATHS[name], stage.environment
     run = await write_path.prepare(stage)
-    before = await everything(environment)
+    before = await snapshot_rows(environment)
     await run()
-    after = await everything(environment)
-    assert (after != before) is write_path.writes
-    assert_journal_matches_rows(before, after, write_path.goes, write_path.whole)
-    assert bool(new_journal_entries(before, after)) is write_path.told
+    after = await snapshot_rows(environment)
+    assert (after != before) is write_path.changes_rows
+    assert_journal_matches_rows(
+        before, after, write_path.silently_deleted_tables, write_path.fully_journaled_tables
+    )
+    assert bool(new_journal_entries(before, after)) is write_path.is_journaled
 
 
-async def test_change_without_journal_entry_is_detected(stage: Stage) -> None:
-    before = await everything(stage.environment)
-    await change(stage, Message, {"flagged": True}, col(Message.uid) == 1)
+async def test_change_without_journal_entry_is_detected(stage: WritePathContext) -> None:
+    before = await snapshot_rows(stage.environment)
+    await update_rows(stage, Message, {"flagged": True}, col(Message.uid) == 1)
     with pytest.raises(AssertionError, match="messages"):
-        assert_journal_matches_rows(before, await everything(stage.environment))
+        assert_journal_matches_rows(before, await snapshot_rows(stage.environment))

@@ -18,7 +18,7 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from tests.conftest import ManualClock
 from tests.support.accounts.account_rows import StoredAccount, make_domain, make_stored_account
-from tests.support.stores.query_plans import explained
+from tests.support.stores.query_plans import record_query_plans
 
 RETENTION = timedelta(days=30)
 HOUR = timedelta(hours=1)
@@ -257,16 +257,16 @@ async def test_entries_to_delete_are_found_by_primary_key(
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE streams, changes"))
     short_journal_world = with_short_journal(environment)
-    with explained(environment) as plans:
-        excess_plan = await plans.of(
+    with record_query_plans(environment) as plans:
+        excess_plan = await plans.explain_select(
             delete_excess_and_old_entries(short_journal_world, by_age=False),
             "streams",
-            asking="max(changes.last)",
+            containing="max(changes.last)",
         )
-        age_plan = await plans.of(
+        age_plan = await plans.explain_select(
             delete_excess_and_old_entries(short_journal_world),
             "streams",
-            asking="max(changes.last)",
+            containing="max(changes.last)",
         )
     for plan in (excess_plan, age_plan):
         assert "SCAN changes" not in plan, plan

@@ -22,7 +22,7 @@ from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
-from tests.support.stores.counter_check import examine
+from tests.support.stores.counter_check import assert_store_consistent
 
 PATHS = ["INBOX", "Sent", "A", "A/B", "a", "C"]
 Step = tuple[str, int, dict[str, Any]]  # operation, index of the client, arguments
@@ -170,7 +170,7 @@ async def test_counters_match_after_random_operations(
         for step in step_list:
             clock.tick(seconds=1)
             await operations.step(*step)
-        await examine(environment)
+        await assert_store_consistent(environment)
 
     @given(some.lists(steps, min_size=5, max_size=25))
     @settings(
@@ -204,5 +204,5 @@ async def test_counters_match_after_concurrent_operations(
         if n % 11 == 0:
             awaitables.append(operations.step("undo", client_index, {}))
     await asyncio.gather(*awaitables)
-    await examine(environment)
+    await assert_store_consistent(environment)
     assert operations.delivered == 40

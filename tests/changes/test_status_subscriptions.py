@@ -18,7 +18,7 @@ from tests.support.accounts.shared_mailboxes import (
 )
 from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.operations.send_operations import send_outgoing_message
-from tests.support.servers.live_server import Follower, House, until
+from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
 
 COUNTERS_SUBSCRIPTION = (
     "subscription ($user: UserRef) { counters(user: $user) { path total unseen } }"
@@ -28,7 +28,7 @@ SUBMISSION_SUBSCRIPTION = "subscription ($id: ID) { submissionProgress(id: $id) 
 EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 
 
-def latest_counters(follower: Follower) -> dict[str, tuple[int, int]]:
+def latest_counters(follower: SubscriptionFollower) -> dict[str, tuple[int, int]]:
     """Return total and unseen by path, merged from all results."""
     return {
         mailbox["path"]: (mailbox["total"], mailbox["unseen"])
@@ -39,16 +39,18 @@ def latest_counters(follower: Follower) -> dict[str, tuple[int, int]]:
 
 @EACH_TRANSPORT
 async def test_counters_of_all_mailboxes_come_first_then_changed_ones(
-    live_server: House, ada: GraphQLClient, transport: str
+    live_server: LiveServer, ada: GraphQLClient, transport: str
 ) -> None:
     await deliver_to(ada, "Old")
-    follower: Follower = await getattr(live_server, transport)(ada, COUNTERS_SUBSCRIPTION)
-    await until(lambda: follower.got)
+    follower: SubscriptionFollower = await getattr(live_server, transport)(
+        ada, COUNTERS_SUBSCRIPTION
+    )
+    await wait_until(lambda: follower.payloads)
     (first,) = follower.results
     assert len(first) == 5
     assert latest_counters(follower)["INBOX"] == (1, 1)
     await deliver_to(ada, "New")
-    await until(lambda: len(follower.got) == 2)
+    await wait_until(lambda: len(follower.payloads) == 2)
     assert follower.results[1] == [{"path": "INBOX", "total": 2, "unseen": 2}]
     select = {"mailbox": {"path": "INBOX"}}
     await run_mailbox_mutation(
@@ -57,65 +59,65 @@ async def test_counters_of_all_mailboxes_come_first_then_changed_ones(
     await run_mailbox_mutation(
         ada, "messageUpdate", "updatedCount", select=select, set={"seen": True}
     )
-    await until(lambda: latest_counters(follower)["INBOX"] == (2, 0))
-    assert len(follower.got) == 3  # a change of another flag changes no counter
+    await wait_until(lambda: latest_counters(follower)["INBOX"] == (2, 0))
+    assert len(follower.payloads) == 3  # a change of another flag changes no counter
     await run_mailbox_mutation(ada, "mailboxCreate", paths=["Box"])
     await run_mailbox_mutation(ada, "messageMove", "movedCount", select=select, to={"path": "Box"})
-    await until(lambda: latest_counters(follower).get("Box") == (2, 0))
+    await wait_until(lambda: latest_counters(follower).get("Box") == (2, 0))
     assert latest_counters(follower)["INBOX"] == (0, 0)
-    await follower.leave()
+    await follower.unsubscribe()
 
 
-async def test_counter_changes_are_batched(live_server: House, ada: GraphQLClient) -> None:
+async def test_counter_changes_are_batched(live_server: LiveServer, ada: GraphQLClient) -> None:
     follower = await live_server.follow(ada, COUNTERS_SUBSCRIPTION)
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     for number in range(20):
         await deliver_to(ada, f"Number {number}")
-    await until(lambda: latest_counters(follower)["INBOX"] == (20, 20))
-    assert len(follower.got) < 20
+    await wait_until(lambda: latest_counters(follower)["INBOX"] == (20, 20))
+    assert len(follower.payloads) < 20
     assert all(len(result) == 1 for result in follower.results[1:])
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_counters_of_mailbox_are_sent_while_it_is_shared(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await create_team_mailbox(ada, "Old")
     follower = await live_server.follow(bob, COUNTERS_SUBSCRIPTION)
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     assert "Team" not in latest_counters(follower)
     await append_unread_messages(ada, "Team", "Unheard")
     await share_mailbox(ada, bob, *READ_RIGHTS)
-    await until(lambda: latest_counters(follower).get("Team") == (2, 2))
+    await wait_until(lambda: latest_counters(follower).get("Team") == (2, 2))
     await append_unread_messages(ada, "Team", "New")
-    await until(lambda: latest_counters(follower)["Team"] == (3, 3))
+    await wait_until(lambda: latest_counters(follower)["Team"] == (3, 3))
     await deliver_to(ada, "Private")
     await share_mailbox(ada, bob)
-    count = len(follower.got)
+    count = len(follower.payloads)
     await append_unread_messages(ada, "Team", "Unheard too")
     await asyncio.sleep(0.2)
-    assert len(follower.got) == count
+    assert len(follower.payloads) == count
     assert latest_counters(follower)["INBOX"] == (0, 0)
     second_follower = await live_server.follow(bob, COUNTERS_SUBSCRIPTION)
-    await until(lambda: second_follower.got)
+    await wait_until(lambda: second_follower.payloads)
     assert "Team" not in latest_counters(second_follower)
     for subscription in (follower, second_follower):
-        await subscription.leave()
+        await subscription.unsubscribe()
 
 
 async def test_admin_can_follow_counters_of_another_account(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     follower = await live_server.follow(
         admin_client, COUNTERS_SUBSCRIPTION, user={"username": "ada"}
     )
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     await deliver_to(admin_client, "Own")
     await deliver_to(ada, "Theirs")
-    await until(lambda: latest_counters(follower)["INBOX"] == (1, 1))
-    await follower.leave()
+    await wait_until(lambda: latest_counters(follower)["INBOX"] == (1, 1))
+    await follower.unsubscribe()
     assert (
-        await live_server.refused(bob, COUNTERS_SUBSCRIPTION, user={"username": "ada"})
+        await live_server.follow_until_refused(bob, COUNTERS_SUBSCRIPTION, user={"username": "ada"})
         == "NOT_FOUND"
     )
 
@@ -133,91 +135,101 @@ async def create_task(client: GraphQLClient) -> str:
 
 @EACH_TRANSPORT
 async def test_task_subscription_ends_with_the_task(
-    live_server: House, ada: GraphQLClient, environment: Environment, transport: str
+    live_server: LiveServer, ada: GraphQLClient, environment: Environment, transport: str
 ) -> None:
     task_id = await create_task(ada)
-    follower: Follower = await getattr(live_server, transport)(ada, TASK_SUBSCRIPTION, id=task_id)
-    await until(lambda: follower.got)
+    follower: SubscriptionFollower = await getattr(live_server, transport)(
+        ada, TASK_SUBSCRIPTION, id=task_id
+    )
+    await wait_until(lambda: follower.payloads)
     assert follower.results[0]["state"] == "QUEUED"
     assert await tasks.run_next_task(environment)
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
     last = follower.results[-1]
     assert (last["state"], last["done"]) == ("SUCCEEDED", 3)
     states = [(result["state"], result["done"]) for result in follower.results]
     assert len(states) == len(set(states))
-    await follower.leave()
+    await follower.unsubscribe()
     second_follower = await live_server.follow(ada, TASK_SUBSCRIPTION, id=task_id)
-    await until(lambda: second_follower.over)
+    await wait_until(lambda: second_follower.end_frame)
     assert second_follower.results == [last]
-    await second_follower.leave()
+    await second_follower.unsubscribe()
 
 
 async def test_task_can_be_followed_only_by_users_who_can_read_it(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     task_id = await create_task(ada)
-    assert await live_server.refused(bob, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
+    assert await live_server.follow_until_refused(bob, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
     assert (
-        await live_server.refused(ada, TASK_SUBSCRIPTION, id=global_ids.encode("Task", 1))
+        await live_server.follow_until_refused(
+            ada, TASK_SUBSCRIPTION, id=global_ids.encode("Task", 1)
+        )
         == "NOT_FOUND"
     )
-    assert await live_server.refused(ada, TASK_SUBSCRIPTION, id="x") == "BAD_ID"
+    assert await live_server.follow_until_refused(ada, TASK_SUBSCRIPTION, id="x") == "BAD_ID"
     follower = await live_server.follow(admin_client, TASK_SUBSCRIPTION, id=task_id)
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     await run_mailbox_mutation(ada, "taskCancel", "tasks { id }", ids=[task_id])
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
     assert follower.results[-1]["state"] == "CANCELLED"
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_platform_task_can_be_followed_only_by_admins(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+    live_server: LiveServer,
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
 ) -> None:
     created = await run_mailbox_mutation(
         admin_client, "quotaRecalculate", "task { id }", users={"all": True}
     )
     task_id = created["task"]["id"]
-    assert await live_server.refused(ada, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
+    assert await live_server.follow_until_refused(ada, TASK_SUBSCRIPTION, id=task_id) == "NOT_FOUND"
     follower = await live_server.follow(admin_client, TASK_SUBSCRIPTION, id=task_id)
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     assert await tasks.run_next_task(environment)
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
     assert follower.results[-1]["state"] == "SUCCEEDED"
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 @EACH_TRANSPORT
 async def test_submission_subscription_ends_with_the_submission(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, transport: str
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, transport: str
 ) -> None:
     sent = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert sent.submission
     submission_id = global_ids.encode("Submission", sent.submission.id)
-    assert await live_server.refused(bob, SUBMISSION_SUBSCRIPTION, id=submission_id) == "NOT_FOUND"
-    follower: Follower = await getattr(live_server, transport)(
+    assert (
+        await live_server.follow_until_refused(bob, SUBMISSION_SUBSCRIPTION, id=submission_id)
+        == "NOT_FOUND"
+    )
+    follower: SubscriptionFollower = await getattr(live_server, transport)(
         ada, SUBMISSION_SUBSCRIPTION, id=submission_id
     )
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     await submission_mutations.cancel_submissions(client_context(ada), [sent.submission.id])
-    await until(lambda: follower.over)
+    await wait_until(lambda: follower.end_frame)
     assert [result["state"] for result in follower.results] == ["HELD_FOR_UNDO", "CANCELLED"]
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_all_submissions_of_viewer_can_be_followed(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     follower = await live_server.follow(ada, SUBMISSION_SUBSCRIPTION)
-    await until(lambda: ada.environment.wakeups.followed_streams)
+    await wait_until(lambda: ada.environment.wakeups.followed_streams)
     await asyncio.sleep(0.1)
     await send_outgoing_message(bob)
     first = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
-    await until(lambda: follower.got)
+    await wait_until(lambda: follower.payloads)
     second = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert first.submission
     assert second.submission
     await submission_mutations.cancel_submissions(client_context(ada), [first.submission.id])
-    await until(lambda: len(follower.got) >= 3)
+    await wait_until(lambda: len(follower.payloads) >= 3)
     states = [
         (global_ids.decode("Submission", result["id"]), result["state"])
         for result in follower.results
@@ -227,4 +239,4 @@ async def test_all_submissions_of_viewer_can_be_followed(
         (second.submission.id, "HELD_FOR_UNDO"),
         (first.submission.id, "CANCELLED"),
     }
-    await follower.leave()
+    await follower.unsubscribe()

@@ -29,7 +29,7 @@ def shell_without_store(
 def shell(shell_without_store: CommandLine, sqlite_template: Path) -> CommandLine:
     """A command line with a migrated, empty database."""
     shell_without_store.data.mkdir(mode=0o700)
-    store_url = store_fixtures.copied(sqlite_template, shell_without_store.data)
+    store_url = store_fixtures.copy_sqlite_template(sqlite_template, shell_without_store.data)
     shell_without_store.set_settings(store=store_url)
     return shell_without_store
 

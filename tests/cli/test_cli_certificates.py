@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients.command_line import CommandLine
-from tests.support.operations.certificate_operations import DAY, NAME, Signer
+from tests.support.operations.certificate_operations import ONE_DAY, SERVER_NAME, CertificateSigner
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
 def write_certificate(folder: Path, days: int = 90) -> tuple[Path, Path]:
     """Write a certificate that begins yesterday and is valid for `days`, and its key."""
-    cert, key = Signer().issue(begin=NOW - DAY, days=days)
+    cert, key = CertificateSigner().issue_certificate(begin=NOW - ONE_DAY, days=days)
     files = folder / "mx.pem", folder / "mx.key"
     for file, text in zip(files, (cert, key), strict=True):
         file.write_text(text)
@@ -22,17 +22,17 @@ def write_certificate(folder: Path, days: int = 90) -> tuple[Path, Path]:
 
 def test_certificate_is_set_listed_renewed_and_deleted(shell: CommandLine, tmp_path: Path) -> None:
     cert, key = write_certificate(tmp_path)
-    result = shell("certificate", "set", NAME, "--cert", cert, "--key", key)
+    result = shell("certificate", "set", SERVER_NAME, "--cert", cert, "--key", key)
     assert (result.code, result.err) == (0, "")
-    assert result.out.splitlines()[0] == f"{NAME}: valid until {NOW + 89 * DAY:%Y-%m-%d}"
+    assert result.out.splitlines()[0] == f"{SERVER_NAME}: valid until {NOW + 89 * ONE_DAY:%Y-%m-%d}"
     assert result.out.splitlines()[1].startswith("TLSA: 3 1 1 ")
     (certificate,) = shell("certificate", "list", "--json").json
     assert (certificate["server_name"], certificate["alt_names"], certificate["acme"]) == (
-        NAME,
-        [NAME],
+        SERVER_NAME,
+        [SERVER_NAME],
         False,
     )
-    result = shell("certificate", "renew", NAME)
+    result = shell("certificate", "renew", SERVER_NAME)
     assert result.code == 1
     assert "not renewed by ACME" in result.err
     result = shell("certificate", "set", "other.example", "--acme")
@@ -46,7 +46,7 @@ def test_certificate_is_set_listed_renewed_and_deleted(shell: CommandLine, tmp_p
     other = shell("certificate", "list", "--json").json[1]
     assert (other["acme_names"], other["alt_names"]) == (["a.example", "b.example"], [])
     assert "other.example" in shell("certificate", "list").out
-    assert shell("certificate", "delete", NAME).code == 0
+    assert shell("certificate", "delete", SERVER_NAME).code == 0
     assert [
         certificate["server_name"] for certificate in shell("certificate", "list", "--json").json
     ] == ["other.example"]
@@ -56,16 +56,16 @@ def test_certificate_errors_are_reported_in_one_line(shell: CommandLine, tmp_pat
     cert, key = write_certificate(tmp_path)
     assert shell("certificate", "set", "own.example", "--cert", cert, "--key", key).code == 0
     for arguments, error_text in (
-        (["set", NAME], "say --cert FILE, or --acme"),
-        (["set", NAME, "--cert", tmp_path / "none"], "cannot read"),
-        (["set", NAME, "--cert", cert], "its key is missing"),
-        (["set", NAME, "--cert", key, "--key", key], "no certificate stands in it"),
+        (["set", SERVER_NAME], "say --cert FILE, or --acme"),
+        (["set", SERVER_NAME, "--cert", tmp_path / "none"], "cannot read"),
+        (["set", SERVER_NAME, "--cert", cert], "its key is missing"),
+        (["set", SERVER_NAME, "--cert", key, "--key", key], "no certificate stands in it"),
         (["set", "a b", "--cert", cert, "--key", key], "not a domain name"),
-        (["set", NAME, "--acme", "--also", "*.example"], "no wildcard"),
-        (["renew", NAME], f"there is no certificate for {NAME}"),
+        (["set", SERVER_NAME, "--acme", "--also", "*.example"], "no wildcard"),
+        (["renew", SERVER_NAME], f"there is no certificate for {SERVER_NAME}"),
         (["delete", "own.example", "--revoke", "boredom"], "--revoke is one of unspecified, key-"),
         (["delete", "own.example", "--revoke", "superseded"], "terms of the authority are not"),
-        (["delete", NAME], f"there is no certificate for {NAME}"),
+        (["delete", SERVER_NAME], f"there is no certificate for {SERVER_NAME}"),
     ):
         result = shell("certificate", *arguments)
         assert result.code != 0, arguments
@@ -79,13 +79,17 @@ def test_certificate_errors_are_reported_in_one_line(shell: CommandLine, tmp_pat
 
 @pytest.mark.parametrize(
     ("days", "verdict", "text"),
-    [(90, None, ""), (10, "action", f"{NAME} ends on"), (1, "action", f"{NAME} ended on")],
+    [
+        (90, None, ""),
+        (10, "action", f"{SERVER_NAME} ends on"),
+        (1, "action", f"{SERVER_NAME} ended on"),
+    ],
 )
 def test_doctor_reports_certificate_that_expires_soon(
     shell: CommandLine, tmp_path: Path, days: int, verdict: str | None, text: str
 ) -> None:
     cert, key = write_certificate(tmp_path, days)
-    assert shell("certificate", "set", NAME, "--cert", cert, "--key", key).code == 0
+    assert shell("certificate", "set", SERVER_NAME, "--cert", cert, "--key", key).code == 0
     checks = [
         check for check in shell("doctor", "--json").json if check["subject"] == "certificate"
     ]

@@ -28,9 +28,9 @@ from models.connectors import ConnectorProtocol, ConnectorSecurity
 from resolvers.connectors import mutations as connector_mutations
 from tests.conftest import raw_message
 from tests.support.clients.command_line import CommandLine
-from tests.support.mail_servers.smtp_client import Authority
-from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, dovecot
-from tests.support.servers.forked_process import ForkedProcess, Streams, run_forked
+from tests.support.mail_servers.smtp_client import CertificateAuthority
+from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
+from tests.support.servers.forked_process import ForkedProcess, ProcessStreams, run_forked
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90.0  # seconds, on a busy machine
@@ -38,17 +38,17 @@ MESSAGE_BYTES = 40_000  # bytes of a large message
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="module")
-def remote_account(authority: Authority) -> Iterator[DovecotAccount]:
-    certificate_and_key = authority.issue("localhost")
+def remote_account(authority: CertificateAuthority) -> Iterator[DovecotAccount]:
+    certificate_and_key = authority.issue_certificate("localhost")
     with TemporaryDirectory() as folder_name:  # folders of pytest are readable only by the owner
         folder = Path(folder_name)
         folder.chmod(0o755)
-        with dovecot(
+        with run_dovecot(
             folder / "dovecot", certificate_and_key=(certificate_and_key, certificate_and_key)
         ) as account:
             yield account
@@ -104,7 +104,7 @@ class ConnectorCommand:
         self._folder = TemporaryDirectory()
         self._out, self._err = (Path(self._folder.name) / name for name in ("out", "err"))
         self._process = ForkedProcess(
-            ["connector", *words], os.environ, Streams(self._out, self._err)
+            ["connector", *words], os.environ, ProcessStreams(self._out, self._err)
         )
         self.poll, self.kill = self._process.poll, self._process.kill
         self.send_signal = self._process.send_signal
@@ -257,7 +257,7 @@ def parse_stages(out: str) -> list[tuple[str, str]]:
 
 
 def test_check_reports_each_stage(
-    connector_shell: CommandLine, remote_account: DovecotAccount, authority: Authority
+    connector_shell: CommandLine, remote_account: DovecotAccount, authority: CertificateAuthority
 ) -> None:
     remote_account.for_user("check").save_message(raw_message("One"), "Work")
     create_connector(remote_account, "check")

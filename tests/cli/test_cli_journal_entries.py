@@ -9,10 +9,10 @@ import pytest
 from merganser.server.environment_factory import open_environment
 from merganser.settings.settings import Settings
 from tests.support.clients.command_line import CommandLine, all_commands, write_mbox
-from tests.support.operations.certificate_operations import Signer
+from tests.support.operations.certificate_operations import CertificateSigner
 from tests.support.stores import store_fixtures
 from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
-from tests.support.stores.store_snapshot import Rows, everything
+from tests.support.stores.store_snapshot import StoreRows, snapshot_rows
 
 # commands without changes in the database, or with changes that other tests cover
 COMMANDS_WITHOUT_CHANGES = {
@@ -80,13 +80,13 @@ COMMANDS_WITHOUT_ENTRIES = {  # their changes are not sent to clients
 }  # fmt: skip
 
 
-def read_all_rows(shell: CommandLine) -> Rows:
-    async def read_rows() -> Rows:
+def read_all_rows(shell: CommandLine) -> StoreRows:
+    async def read_rows() -> StoreRows:
         settings = Settings(data=shell.data, store=f"sqlite+aiosqlite:///{shell.data}/mail.db")
         async with open_environment(settings) as environment:
-            return await everything(environment)
+            return await snapshot_rows(environment)
 
-    return store_fixtures.run(read_rows())
+    return store_fixtures.run_in_new_loop(read_rows())
 
 
 def test_every_command_is_listed_once() -> None:
@@ -101,7 +101,7 @@ def test_journal_matches_changes_of_command(
     write_mbox(tmp_path / "old.mbox", 5)
     (tmp_path / "good.graphql").write_text(DOCUMENT)
     (tmp_path / "users.csv").write_text("address,passwordDisabled\nbob@example.org,true\n")
-    (tmp_path / "mx.pem").write_text("".join(Signer().issue()))
+    (tmp_path / "mx.pem").write_text("".join(CertificateSigner().issue_certificate()))
     placeholders = {
         "{mbox}": str(tmp_path / "old.mbox"),
         "{document}": str(tmp_path / "good.graphql"),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 def shell(shell_without_store: CommandLine, postgres: str) -> CommandLine:
     async def empty_database() -> None:
         database = Database(postgres)
-        await store_fixtures.emptied(database)
+        await store_fixtures.empty_database(database)
         await database.close()
 
     asyncio.run(empty_database())

@@ -19,7 +19,7 @@ from graphql import (
 from tests.conftest import raw_message
 from tests.support.clients import npm_programs
 from tests.support.schema.printed_schema import SDL
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 
 SUBJECTS = ["One", "Two", "Three"]
 CLIENT_PROGRAMS = [
@@ -43,18 +43,18 @@ DOCUMENTS = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
     """A server with one account."""
-    server = Server(tmp_path_factory.mktemp("clients"))
-    server.make("ada")
+    server = MerganserProcess(tmp_path_factory.mktemp("clients"))
+    server.create_users("ada")
     server.start()
     yield server
     server.stop()
 
 
-async def deliver_messages(server: Server) -> None:
+async def deliver_messages(server: MerganserProcess) -> None:
     for subject in SUBJECTS:
-        assert await server.deliver(raw_message(subject), "ada@example.org")
+        assert await server.deliver_by_lmtp(raw_message(subject), "ada@example.org")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def compiler_output(codegen_output: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def report(compiler_output: str, server: Server) -> Any:
+def report(compiler_output: str, server: MerganserProcess) -> Any:
     """The results of all client programs, which run concurrently."""
     assert compiler_output
     asyncio.run(deliver_messages(server))
@@ -153,9 +153,9 @@ def test_every_audit_passes(report: Any, name: str) -> None:
     assert program_output["strange"] == []  # responses without code, JSON, request ID or similar
 
 
-async def test_server_logs_no_complaints(server: Server, report: Any) -> None:
+async def test_server_logs_no_complaints(server: MerganserProcess, report: Any) -> None:
     assert report
-    assert server.complaints() == []
+    assert server.unexpected_log_records() == []
 
 
 def test_lock_file_has_allowed_licenses_and_no_hosts() -> None:
@@ -176,9 +176,9 @@ def test_example_document_is_valid_in_schema(name: str) -> None:
     assert validate(SDL, parse(DOCUMENTS[name])) == []
 
 
-async def test_example_documents_run_without_errors(server: Server) -> None:
-    await server.deliver(raw_message("Letter with herons"), "ada@example.org")
-    async with server.client("ada") as ada:
+async def test_example_documents_run_without_errors(server: MerganserProcess) -> None:
+    await server.deliver_by_lmtp(raw_message("Letter with herons"), "ada@example.org")
+    async with server.open_client("ada") as ada:
         inbox = (await ada(DOCUMENTS["Inbox"], first=1))["viewer"]["user"]["mailbox"]
         (message,) = inbox["messages"]["nodes"]
         created = await ada(DOCUMENTS["MailboxCreate"], paths=["Ponds"])

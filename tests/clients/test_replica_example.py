@@ -21,7 +21,7 @@ from tests.support.clients.replica_process import (
     run_replica_program,
 )
 from tests.support.clients.tcp_proxy import TcpProxy
-from tests.support.servers.merganser_server import ANSWER, Server
+from tests.support.servers.merganser_server import ANSWER_TIMEOUT, MerganserProcess
 
 USERS = ("ada", "bob", "cleo", "dora", "eve", "fay", "gil", "hal", "ivy", "joe", "kim")
 SOCKET_LIMIT = 3  # subscriptions per user
@@ -31,12 +31,14 @@ API_KEY_DELETE = "mutation ($id: ID!) { apiKeyDelete(input: {ids: [$id]}) { dele
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, codegen_output: str) -> Iterator[Server]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, codegen_output: str
+) -> Iterator[MerganserProcess]:
     """A server with an account for each test."""
     assert codegen_output
     low_limits = {"FOLLOWERS_EACH": str(SOCKET_LIMIT), "CHANGES_OVERFLOW": str(JOURNAL_LIMIT)}
-    server = Server(tmp_path_factory.mktemp("replica"), more=low_limits)
-    server.make(*USERS)
+    server = MerganserProcess(tmp_path_factory.mktemp("replica"), extra_settings=low_limits)
+    server.create_users(*USERS)
     server.start()
     yield server
     server.stop()
@@ -44,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, codegen_output: str) -> Ite
 
 @asynccontextmanager
 async def run_replica(
-    server: Server, name: str, folder: Path, *options: str, proxy_url: str | None = None
+    server: MerganserProcess, name: str, folder: Path, *options: str, proxy_url: str | None = None
 ) -> AsyncGenerator[ReplicaProcess]:
     endpoint = proxy_url or f"{server.url}/graphql"
     async with run_replica_program(
@@ -53,15 +55,20 @@ async def run_replica(
         yield replica_process
 
 
-async def deliver(server: Server, name: str, *subjects: str) -> None:
+async def deliver(server: MerganserProcess, name: str, *subjects: str) -> None:
     for subject in subjects:
-        response = await server.deliver(raw_message(subject), f"{name}@example.org")
+        response = await server.deliver_by_lmtp(raw_message(subject), f"{name}@example.org")
         assert response.startswith("250 2.0.0 Delivered")
 
 
-async def test_replica_equals_server_after_random_changes(server: Server, tmp_path: Path) -> None:
+async def test_replica_equals_server_after_random_changes(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
     await deliver(server, "ada", *(f"Before {number}" for number in range(30)))
-    async with server.client("ada") as ada, run_replica(server, "ada", tmp_path) as replica_process:
+    async with (
+        server.open_client("ada") as ada,
+        run_replica(server, "ada", tmp_path) as replica_process,
+    ):
         assert (await replica_process.wait_for_state())[0] == "NEW"
         state_before = await assert_same_state(replica_process, ada)
         assert len(state_before.messages) == 30
@@ -85,15 +92,20 @@ async def test_replica_equals_server_after_random_changes(server: Server, tmp_pa
         assert await replica_process.read_error_output() == ""
 
 
-async def test_replica_continues_after_server_restart(server: Server, tmp_path: Path) -> None:
-    async with server.client("bob") as bob, run_replica(server, "bob", tmp_path) as replica_process:
+async def test_replica_continues_after_server_restart(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
+    async with (
+        server.open_client("bob") as bob,
+        run_replica(server, "bob", tmp_path) as replica_process,
+    ):
         await replica_process.wait_for_state()
         storm = RandomChanges(server, bob, "bob", seed=3)
         await storm.make_changes(25)
         change_task = asyncio.ensure_future(_change_until_disconnected(storm))
         await replica_process.read_line()
         server.kill()
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             await change_task
         await replica_process.wait_for_error_line("again in")
         server.start()
@@ -111,9 +123,11 @@ async def _change_until_disconnected(storm: RandomChanges) -> None:
         pass
 
 
-async def test_killed_replica_continues_from_its_file(server: Server, tmp_path: Path) -> None:
+async def test_killed_replica_continues_from_its_file(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
     kinds: list[str] = []
-    async with server.client("cleo") as cleo:
+    async with server.open_client("cleo") as cleo:
         await deliver(server, "cleo", "One", "Two", "Three")
         storm = RandomChanges(server, cleo, "cleo", seed=5)
         for run_number in range(6):
@@ -131,13 +145,13 @@ async def test_killed_replica_continues_from_its_file(server: Server, tmp_path: 
     assert (kinds + replica_process.kinds).count("STATE") == 1
 
 
-async def test_partially_read_state_is_not_stored(server: Server, tmp_path: Path) -> None:
+async def test_partially_read_state_is_not_stored(server: MerganserProcess, tmp_path: Path) -> None:
     """A replica that is killed while it reads the state keeps nothing, or the old state."""
     await deliver(server, "dora", *(f"Letter {number}" for number in range(60)))
-    async with server.client("dora") as dora, TcpProxy(server.http) as proxy:
+    async with server.open_client("dora") as dora, TcpProxy(server.http_port) as proxy:
         proxy.remaining_bytes = 5000
         async with run_replica(server, "dora", tmp_path, proxy_url=proxy.url) as replica_process:
-            async with asyncio.timeout(ANSWER):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 await proxy.is_exhausted.wait()
             await replica_process.kill()
             assert replica_process.lines == []
@@ -152,7 +166,7 @@ async def test_partially_read_state_is_not_stored(server: Server, tmp_path: Path
         proxy.is_exhausted.clear()
         proxy.remaining_bytes = 5000
         async with run_replica(server, "dora", tmp_path, proxy_url=proxy.url) as replica_process:
-            async with asyncio.timeout(ANSWER):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 await proxy.is_exhausted.wait()
             assert read_replica_state(tmp_path / "mail.db") == state_before
             await replica_process.kill()
@@ -161,7 +175,7 @@ async def test_partially_read_state_is_not_stored(server: Server, tmp_path: Path
             assert len((await assert_same_state(replica_process, dora)).messages) == 62
 
 
-async def trim_journal(server: Server) -> None:
+async def trim_journal(server: MerganserProcess) -> None:
     """Delete almost the whole journal."""
     async with server.environment() as environment:
         low_limit_environment = replace(
@@ -170,8 +184,10 @@ async def trim_journal(server: Server) -> None:
         assert (await housekeeping.run_round(low_limit_environment)).changes > 0
 
 
-async def test_replica_reads_new_state_after_expired_cursor(server: Server, tmp_path: Path) -> None:
-    async with server.client("eve") as eve:
+async def test_replica_reads_new_state_after_expired_cursor(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
+    async with server.open_client("eve") as eve:
         storm = RandomChanges(server, eve, "eve", seed=6)
         await storm.make_changes(20)
         async with run_replica(server, "eve", tmp_path) as replica_process:
@@ -189,17 +205,17 @@ async def test_replica_reads_new_state_after_expired_cursor(server: Server, tmp_
 
 
 async def test_replica_catches_up_many_changes_without_new_state(
-    server: Server, tmp_path: Path
+    server: MerganserProcess, tmp_path: Path
 ) -> None:
     await deliver(server, "fay", *(f"Letter {number}" for number in range(50)))
-    async with server.client("fay") as fay:
+    async with server.open_client("fay") as fay:
         async with run_replica(server, "fay", tmp_path) as replica_process:
             await replica_process.wait_for_state()
             assert await replica_process.stop() == 0
         inbox = {"mailbox": {"specialUse": "INBOX"}}
         for update_number in range(JOURNAL_LIMIT // 50 * 2 + 1):  # more than one page of changes
             update_input = {"select": inbox, "set": {"flagged": update_number % 2 == 0}}
-            await fay.do("messageUpdate", update_input)
+            await fay.run_mutation("messageUpdate", update_input)
         async with run_replica(server, "fay", tmp_path) as replica_process:
             await assert_same_state(replica_process, fay)
             assert replica_process.kinds == [
@@ -210,10 +226,12 @@ async def test_replica_catches_up_many_changes_without_new_state(
             await assert_same_state(replica_process, fay)
 
 
-async def test_replica_reconnects_after_cut_connection(server: Server, tmp_path: Path) -> None:
+async def test_replica_reconnects_after_cut_connection(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
     async with (
-        server.client("gil") as gil,
-        TcpProxy(server.http) as proxy,
+        server.open_client("gil") as gil,
+        TcpProxy(server.http_port) as proxy,
         run_replica(server, "gil", tmp_path, proxy_url=proxy.url) as replica_process,
     ):
         await replica_process.wait_for_state()
@@ -229,11 +247,13 @@ async def test_replica_reconnects_after_cut_connection(server: Server, tmp_path:
         assert replica_process.kinds.count("STATE") == 1
 
 
-async def test_replica_reconnects_after_silent_connection(server: Server, tmp_path: Path) -> None:
+async def test_replica_reconnects_after_silent_connection(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
     """The peer does not close the connection. The replica can also stop without its answer."""
     async with (
-        server.client("gil") as gil,
-        TcpProxy(server.http) as proxy,
+        server.open_client("gil") as gil,
+        TcpProxy(server.http_port) as proxy,
         run_replica(
             server, "gil", tmp_path, "--alive", "500", proxy_url=proxy.url
         ) as replica_process,
@@ -248,9 +268,13 @@ async def test_replica_reconnects_after_silent_connection(server: Server, tmp_pa
         assert await replica_process.stop() == 0
 
 
-async def test_replica_stops_when_its_api_key_is_deleted(server: Server, tmp_path: Path) -> None:
-    async with server.client("hal") as hal:
-        created_key = await hal.do("apiKeyCreate", {"name": "replica"}, "apiKey { id } secret")
+async def test_replica_stops_when_its_api_key_is_deleted(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
+    async with server.open_client("hal") as hal:
+        created_key = await hal.run_mutation(
+            "apiKeyCreate", {"name": "replica"}, "apiKey { id } secret"
+        )
         server.secrets["lent"] = created_key["secret"]
         async with run_replica(server, "lent", tmp_path) as replica_process:
             await replica_process.wait_for_state()
@@ -269,7 +293,9 @@ async def test_replica_stops_when_its_api_key_is_deleted(server: Server, tmp_pat
         assert read_replica_state(tmp_path / "mail.db") == state_before
 
 
-async def test_replica_stops_with_api_key_without_account(server: Server, tmp_path: Path) -> None:
+async def test_replica_stops_with_api_key_without_account(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
     async with run_replica(server, "root", tmp_path) as replica_process:
         assert await replica_process.wait_for_exit() == 3
         assert (
@@ -279,11 +305,11 @@ async def test_replica_stops_with_api_key_without_account(server: Server, tmp_pa
 
 
 async def test_replica_waits_when_subscription_limit_is_reached(
-    server: Server, tmp_path: Path
+    server: MerganserProcess, tmp_path: Path
 ) -> None:
-    async with AsyncExitStack() as other_sockets, server.client("ivy") as ivy:
+    async with AsyncExitStack() as other_sockets, server.open_client("ivy") as ivy:
         for _ in range(SOCKET_LIMIT):
-            await other_sockets.enter_async_context(server.socket(server.secrets["ivy"]))
+            await other_sockets.enter_async_context(server.open_websocket(server.secrets["ivy"]))
         async with run_replica(server, "ivy", tmp_path) as replica_process:
             await replica_process.wait_for_error_line("1013")
             assert replica_process.lines == []
@@ -292,7 +318,9 @@ async def test_replica_waits_when_subscription_limit_is_reached(
             await assert_same_state(replica_process, ivy)
 
 
-async def test_replica_refuses_file_of_other_account(server: Server, tmp_path: Path) -> None:
+async def test_replica_refuses_file_of_other_account(
+    server: MerganserProcess, tmp_path: Path
+) -> None:
     await deliver(server, "joe", "For joe alone")
     async with run_replica(server, "joe", tmp_path) as replica_process:
         await replica_process.wait_for_state()
@@ -308,22 +336,22 @@ async def test_replica_refuses_file_of_other_account(server: Server, tmp_path: P
 
 
 async def test_shared_mailbox_appears_and_disappears_in_replica(
-    server: Server, tmp_path: Path
+    server: MerganserProcess, tmp_path: Path
 ) -> None:
-    async with server.client("joe") as joe, server.client("kim") as kim:
-        await joe.do("mailboxCreate", {"paths": ["Team", "Other"]})
+    async with server.open_client("joe") as joe, server.open_client("kim") as kim:
+        await joe.run_mutation("mailboxCreate", {"paths": ["Team", "Other"]})
         team_mailbox, other_mailbox = {"path": "Team"}, {"path": "Other"}
         for number in range(3):
             upload_input = {"mailbox": team_mailbox, "subject": f"Old {number}", "text": "Hello."}
-            await joe.do("messageUpload", upload_input)
+            await joe.run_mutation("messageUpload", upload_input)
 
         async def share(mailbox: dict[str, str], rights: list[str]) -> None:
             share_input = {"mailbox": mailbox, "user": {"username": "kim"}, "rights": rights}
-            await joe.do("mailboxShareSet", share_input)
+            await joe.run_mutation("mailboxShareSet", share_input)
 
         async def wait_for_own_change(path: str) -> None:
             """Create a mailbox of kim and wait for its event, and so for all events before it."""
-            await kim.do("mailboxCreate", {"paths": [path]})
+            await kim.run_mutation("mailboxCreate", {"paths": [path]})
             while replica_process.lines[-1][1:] != ["MAILBOX_CREATED", path]:
                 await replica_process.read_line()
 
@@ -338,7 +366,7 @@ async def test_shared_mailbox_appears_and_disappears_in_replica(
                 "Old 1",
                 "Old 2",
             }
-            await joe.do(
+            await joe.run_mutation(
                 "messageMove",
                 {"select": {"mailbox": team_mailbox, "uids": "1"}, "to": other_mailbox},
             )

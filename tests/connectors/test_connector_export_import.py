@@ -41,8 +41,8 @@ from tests.support.accounts.account_exports import (
     load_task,
 )
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.connector_operations import changed
-from tests.support.stores.counter_check import rows
+from tests.support.operations.connector_operations import update_connector_row
+from tests.support.stores.counter_check import select_rows
 from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -224,7 +224,7 @@ async def test_connector_without_password_is_enabled_with_a_password(
 ) -> None:
     await create_connectors(ada)
     await import_account(bob, (await export_account(ada, format="JSON"))["content"])
-    ((connector_id,), *_) = await rows(
+    ((connector_id,), *_) = await select_rows(
         bob.environment, "SELECT id FROM connectors WHERE user_id = :u ORDER BY id", u=bob.user.id
     )
     with pytest.raises(InvalidInput, match="it has no password"):
@@ -265,7 +265,7 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
     )
     assert payload["errors"] == []
     statement_text = 'SELECT CAST("order" AS TEXT) FROM tasks'
-    ((order,),) = await rows(ada.environment, statement_text)
+    ((order,),) = await select_rows(ada.environment, statement_text)
     assert '"passphrase"' in order
     assert PASSPHRASE not in await stored_text(ada.environment)
     content = (await export_account(ada, format=archive_format, passphrase=PASSPHRASE))["content"]
@@ -281,9 +281,9 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
         pass
     assert (await load_task(root, payload["task"]["id"]))["result"]["refused"] == []
     assert len(await load_connectors(bob)) == 2
-    for (text,) in await rows(ada.environment, statement_text):
+    for (text,) in await select_rows(ada.environment, statement_text):
         assert "passphrase" not in text
-    log_rows = await rows(
+    log_rows = await select_rows(
         ada.environment, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id"
     )
     assert [row[0] for row in log_rows][-2:] == ["accountExport", "accountImport"]
@@ -298,7 +298,7 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
 async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: GraphQLClient) -> None:
     statement_text = 'SELECT state, CAST("order" AS TEXT) FROM tasks ORDER BY id'
     payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
-    assert "passphrase" in (await rows(ada.environment, statement_text))[0][1]
+    assert "passphrase" in (await select_rows(ada.environment, statement_text))[0][1]
     cancel = "mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) { errors { code } } }"
     await ada(cancel, ids=[payload["export"]["task"]["id"]])
     damaged = {"text": '{"kind": "account", "format": "merganser", "version": 1}\n{"kind": "x"\n'}
@@ -307,7 +307,7 @@ async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: GraphQLClien
     )
     while await tasks.run_next_task(ada.environment):
         pass
-    task_rows = await rows(ada.environment, statement_text)
+    task_rows = await select_rows(ada.environment, statement_text)
     assert [state for state, _ in task_rows] == ["CANCELLED", "FAILED"]
     assert not [order for _, order in task_rows if "passphrase" in order]
 
@@ -347,7 +347,7 @@ async def test_invalid_passphrase_is_refused(
             ada, "accountImport", TASK_FIELDS, archive=archive, **arguments
         )
         assert [error["path"] for error in payload["errors"]] == [["passphrase"]]
-    assert await rows(ada.environment, "SELECT id FROM tasks") == []
+    assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
     assert passphrases.validate_passphrase("ä" * 12) == "ä" * 12
     assert passphrases.validate_passphrase("x" * 1024)
 
@@ -498,7 +498,7 @@ async def test_one_time_import_is_not_exported(ada: GraphQLClient) -> None:
     connector_id = await connector_mutations.create_connector(
         client_context(ada), None, {**OAUTH_CONNECTOR, "active": False}, "word"
     )
-    await changed(ada.environment, connector_id, once=True)
+    await update_connector_row(ada.environment, connector_id, once=True)
     content = (await export_account(ada, format="JSON", passphrase=PASSPHRASE))["content"]
     assert account_record(content)["connectors"] == []
 

@@ -19,10 +19,10 @@ from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts import user_operations
 from tests.support.accounts.demo_account import subscription_results
-from tests.support.operations.connector_operations import far, server
+from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
 
-__all__ = ["far", "server"]
+__all__ = ["dovecot_account", "shared_dovecot"]
 CONNECTOR_INPUT = {
     "host": "imap.example.net",
     "username": "ada@example.net",
@@ -247,14 +247,19 @@ async def test_number_of_connectors_is_limited(
 
 
 async def test_run_is_queued_once_and_reported_by_subscription(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     allow_private_hosts(ada)
-    far.save_message(raw_message("One"))
+    dovecot_account.save_message(raw_message("One"))
     connector = await create_connector(
-        ada, host="127.0.0.1", port=far.ports["imap"], security="PLAIN", username=far.user,
-        password=PASSWORD, active=False,
-    )  # fmt: skip
+        ada,
+        host="127.0.0.1",
+        port=dovecot_account.ports["imap"],
+        security="PLAIN",
+        username=dovecot_account.user,
+        password=PASSWORD,
+        active=False,
+    )
     first = (await run_mutation(ada, RUN, ids=[connector["id"]]))["runs"][0]
     repeated = (await run_mutation(ada, RUN, ids=[connector["id"]], trial=True))["runs"][0]
     assert first == repeated
@@ -289,15 +294,21 @@ async def test_run_is_queued_once_and_reported_by_subscription(
     assert result["connectors"]["nodes"] == [{"runs": {"totalCount": 2}, "nextRunAt": None}]
 
 
-async def test_check_reports_the_reached_stages(ada: GraphQLClient, far: DovecotAccount) -> None:
+async def test_check_reports_the_reached_stages(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
     check_input = {
-        "protocol": "IMAP", "security": "PLAIN", "host": "127.0.0.1", "port": far.ports["imap"],
-        "username": far.user, "password": PASSWORD,
-    }  # fmt: skip
+        "protocol": "IMAP",
+        "security": "PLAIN",
+        "host": "127.0.0.1",
+        "port": dovecot_account.ports["imap"],
+        "username": dovecot_account.user,
+        "password": PASSWORD,
+    }
     (error,) = (await run_mutation(ada, CHECK, **check_input))["errors"]
     assert error["constraint"] == "private"
     allow_private_hosts(ada)
-    far.save_message(raw_message("One"), "Work")
+    dovecot_account.save_message(raw_message("One"), "Work")
     result = await run_mutation(ada, CHECK, **check_input)
     assert (result["errors"], result["ok"]) == ([], True)
     assert set(result["folders"]) >= {"INBOX", "Work"}

@@ -24,10 +24,25 @@ from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.key_value_operations import change_options
-from tests.support.mail_servers.imap_and_pop3_servers import ImapRemote, Message, PopRemote, open_at
-from tests.support.mail_servers.scanner_servers import http
-from tests.support.operations.connector_operations import changed, may, newest, row_of, stored
-from tests.support.servers.webhook_receiver import Got, Receiver, receiving
+from tests.support.mail_servers.imap_and_pop3_servers import (
+    FakeImapServer,
+    FakePop3Server,
+    FakeRemoteMessage,
+    run_remote_server,
+)
+from tests.support.mail_servers.scanner_servers import http_response
+from tests.support.operations.connector_operations import (
+    context_with_connector_permission,
+    load_connector_row,
+    load_newest_run,
+    load_subjects_by_mailbox,
+    update_connector_row,
+)
+from tests.support.servers.webhook_receiver import (
+    ReceivedRequest,
+    WebhookReceiver,
+    run_webhook_receiver,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 REFRESH_TOKEN, CLIENT_SECRET, OTHER_REFRESH_TOKEN = (
@@ -63,29 +78,31 @@ class TokenVerifier:
 
 
 @dataclass
-class TokenImapServer(ImapRemote):
+class TokenImapServer(FakeImapServer):
     """An IMAP server that checks access tokens."""
 
     verifier: TokenVerifier = field(default_factory=TokenVerifier)
 
-    async def answer(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
+    async def send_reply(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
         if command == "AUTHENTICATE" and (
-            refusal := self.verifier.verify_sasl_line(self.heard[-1])
+            refusal := self.verifier.verify_sasl_line(self.received_lines[-1])
         ):
             response = tag + b" NO " + refusal + b"\r\n"
-        return await super().answer(command, tag, response, *line)
+        return await super().send_reply(command, tag, response, *line)
 
 
 @dataclass
-class TokenPop3Server(PopRemote):
+class TokenPop3Server(FakePop3Server):
     """A POP3 server that checks access tokens."""
 
     verifier: TokenVerifier = field(default_factory=TokenVerifier)
 
-    async def answer(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
-        if command == "SASL" and (refusal := self.verifier.verify_sasl_line(self.heard[-1])):
+    async def send_reply(self, command: str, tag: bytes, response: bytes, *line: Any) -> bool:
+        if command == "SASL" and (
+            refusal := self.verifier.verify_sasl_line(self.received_lines[-1])
+        ):
             response = b"-ERR " + refusal + b"\r\n"
-        return await super().answer(command, tag, response, *line)
+        return await super().send_reply(command, tag, response, *line)
 
 
 @pytest.fixture(params=[TokenImapServer, TokenPop3Server], ids=["IMAP", "POP3"])
@@ -93,39 +110,41 @@ async def remote_server(
     request: pytest.FixtureRequest, environment: Environment
 ) -> AsyncIterator[Any]:
     change_options(environment, connectors_private=True)
-    async with open_at(request.param({1: Message(raw_message("One"))})) as server:
+    async with run_remote_server(
+        request.param({1: FakeRemoteMessage(raw_message("One"))})
+    ) as server:
         yield server
 
 
 @pytest.fixture
 async def imap_server(environment: Environment) -> AsyncIterator[TokenImapServer]:
     change_options(environment, connectors_private=True)
-    server = TokenImapServer({1: Message(raw_message("One"))})
-    async with open_at(server):
+    server = TokenImapServer({1: FakeRemoteMessage(raw_message("One"))})
+    async with run_remote_server(server):
         yield server
 
 
 @pytest.fixture
-async def token_server() -> AsyncIterator[Receiver]:
+async def token_server() -> AsyncIterator[WebhookReceiver]:
     """A token server. Each access token is new and is valid for an hour."""
-    async with receiving() as receiver:
+    async with run_webhook_receiver() as receiver:
 
-        async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
-            writer.write(token_response(f"access-{len(receiver.got)}"))
+        async def answer(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+            writer.write(token_response(f"access-{len(receiver.requests)}"))
 
-        receiver.answer = answer
+        receiver.response = answer
         yield receiver
 
 
 def token_response(access_token: Any, **extra: Any) -> bytes:
     """Return an HTTP response with an access token."""
     fields = {"access_token": access_token, "token_type": "Bearer", "expires_in": 3600, **extra}
-    return http(json.dumps(fields).encode())
+    return http_response(json.dumps(fields).encode())
 
 
 def connector_fields(
     remote_server: TokenImapServer | TokenPop3Server,
-    token_server: Receiver,
+    token_server: WebhookReceiver,
     mechanism: str = "XOAUTH2",
 ) -> dict[str, Any]:
     """Return the fields of a new connector."""
@@ -149,28 +168,30 @@ def connector_fields(
 async def create_connector(
     ada: GraphQLClient,
     remote_server: TokenImapServer | TokenPop3Server,
-    token_server: Receiver,
+    token_server: WebhookReceiver,
     *mechanism: str,
 ) -> int:
     arguments = {**connector_fields(remote_server, token_server, *mechanism), "interval": None}
-    return await connector_mutations.create_connector(may(ada), None, arguments, REFRESH_TOKEN)
+    return await connector_mutations.create_connector(
+        context_with_connector_permission(ada), None, arguments, REFRESH_TOKEN
+    )
 
 
 async def run_connector(environment: Environment, connector_id: int, **policy_options: Any) -> Any:
     """Run the connector now and return the run."""
-    await changed(environment, connector_id, next_run_at=environment.now())
+    await update_connector_row(environment, connector_id, next_run_at=environment.now())
     worker = ConnectorWorker(
         environment, NetworkPolicy(**{"allows_private": True, **policy_options})
     )
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    return await newest(environment, connector_id)
+    return await load_newest_run(environment, connector_id)
 
 
 async def load_secret(environment: Environment, connector_id: int) -> dict[str, Any]:
     """Return the decrypted secret of a connector."""
     return credentials.decrypt_secret(
-        environment, connector_id, (await row_of(environment, connector_id)).secret
+        environment, connector_id, (await load_connector_row(environment, connector_id)).secret
     )
 
 
@@ -179,8 +200,8 @@ async def assert_secrets_hidden(
 ) -> None:
     """Check that the run, the connector and the logs contain no secrets."""
     run, connector = (
-        await newest(environment, connector_id),
-        await row_of(environment, connector_id),
+        await load_newest_run(environment, connector_id),
+        await load_connector_row(environment, connector_id),
     )
     text = f"{run} {connector} {others}"
     text += " ".join(str(vars(record)) for record in caplog.records)
@@ -188,7 +209,7 @@ async def assert_secrets_hidden(
         assert secret not in text
 
 
-def form_fields(request: Got) -> dict[str, str]:
+def form_fields(request: ReceivedRequest) -> dict[str, str]:
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
     return dict(parse_qsl(request.raw.decode(), strict_parsing=True))
 
@@ -197,7 +218,7 @@ def form_fields(request: Got) -> dict[str, str]:
 async def test_access_token_is_stored_until_shortly_before_expiry(
     ada: GraphQLClient,
     remote_server: Any,
-    token_server: Receiver,
+    token_server: WebhookReceiver,
     clock: ManualClock,
     mechanism: str,
 ) -> None:
@@ -207,15 +228,15 @@ async def test_access_token_is_stored_until_shortly_before_expiry(
     )
     run = await run_connector(environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
-    assert await stored(environment) == {"INBOX": ["One"]}
-    assert form_fields(token_server.got[0]) == {
+    assert await load_subjects_by_mailbox(environment) == {"INBOX": ["One"]}
+    assert form_fields(token_server.requests[0]) == {
         "grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN, "client_id": "merganser",
         "client_secret": CLIENT_SECRET, "scope": "mail read",
     }  # fmt: skip
-    assert token_server.got[0].path == "/token?x=1"
+    assert token_server.requests[0].path == "/token?x=1"
     clock.tick(minutes=57, seconds=59)
     assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
-    assert len(token_server.got) == 1
+    assert len(token_server.requests) == 1
     clock.tick(seconds=1)
     remote_server.verifier.accepted_tokens = {"access-2"}
     assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
@@ -227,15 +248,15 @@ async def test_access_token_is_stored_until_shortly_before_expiry(
         "access-2",
     )
     assert datetime.fromisoformat(secret["ends"]) == environment.now() + timedelta(hours=1)
-    encrypted = (await row_of(environment, connector_id)).secret
+    encrypted = (await load_connector_row(environment, connector_id)).secret
     assert not any(part in encrypted for part in ("access", "refresh", "client"))
 
 
 @pytest.mark.parametrize("lifetime", [None, "3600", 0, -1, 1e99, True])
 async def test_invalid_token_lifetime_gets_a_default(
-    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver, lifetime: Any
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver, lifetime: Any
 ) -> None:
-    token_server.answer = token_response("access-1", expires_in=lifetime)
+    token_server.response = token_response("access-1", expires_in=lifetime)
     connector_id = await create_connector(ada, imap_server, token_server)
     run = await run_connector(ada.environment, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
@@ -244,7 +265,10 @@ async def test_invalid_token_lifetime_gets_a_default(
 
 
 async def test_replaced_refresh_token_is_stored(
-    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver, clock: ManualClock
+    ada: GraphQLClient,
+    imap_server: TokenImapServer,
+    token_server: WebhookReceiver,
+    clock: ManualClock,
 ) -> None:
     imap_server.verifier.accepted_tokens = {"access-1", "access-2", "access-3"}
     connector_id = await create_connector(ada, imap_server, token_server)
@@ -254,11 +278,11 @@ async def test_replaced_refresh_token_is_stored(
         {"refresh_token": 7},
     ]
     for number, fields in enumerate(answers, 1):
-        token_server.answer = token_response(f"access-{number}", **fields)
+        token_server.response = token_response(f"access-{number}", **fields)
         assert (await run_connector(ada.environment, connector_id)).state is TaskState.SUCCEEDED
         assert (await load_secret(ada.environment, connector_id))["password"] == OTHER_REFRESH_TOKEN
         clock.tick(hours=1)
-    assert [form_fields(request)["refresh_token"] for request in token_server.got] == [
+    assert [form_fields(request)["refresh_token"] for request in token_server.requests] == [
         REFRESH_TOKEN,
         OTHER_REFRESH_TOKEN,
         OTHER_REFRESH_TOKEN,
@@ -266,7 +290,10 @@ async def test_replaced_refresh_token_is_stored(
 
 
 async def test_refused_stored_token_is_replaced_once(
-    ada: GraphQLClient, remote_server: Any, token_server: Receiver, caplog: pytest.LogCaptureFixture
+    ada: GraphQLClient,
+    remote_server: Any,
+    token_server: WebhookReceiver,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     environment, connector_id = (
         ada.environment,
@@ -283,12 +310,12 @@ async def test_refused_stored_token_is_replaced_once(
     assert (run.state, run.stage) == (TaskState.FAILED, "LOGIN")
     assert "no such token" in run.error
     assert remote_server.verifier.seen_tokens[3:] == ["access-2", "access-3"]
-    assert len(token_server.got) == 3
+    assert len(token_server.requests) == 3
     await assert_secrets_hidden(environment, connector_id, caplog)
 
 
 async def test_new_or_temporarily_refused_token_is_not_replaced(
-    ada: GraphQLClient, remote_server: Any, token_server: Receiver
+    ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
 ) -> None:
     remote_server.verifier.accepted_tokens = set()
     connector_id = await create_connector(ada, remote_server, token_server)
@@ -323,12 +350,12 @@ async def test_new_or_temporarily_refused_token_is_not_replaced(
 async def test_refusal_of_token_server_is_reported_without_secrets(
     ada: GraphQLClient,
     imap_server: TokenImapServer,
-    token_server: Receiver,
+    token_server: WebhookReceiver,
     caplog: pytest.LogCaptureFixture,
     case: tuple[str, dict[str, Any], str],
 ) -> None:
     status, body, expected_text = case
-    token_server.answer = http(json.dumps(body).encode(), status)
+    token_server.response = http_response(json.dumps(body).encode(), status)
     connector_id = await create_connector(ada, imap_server, token_server)
     with caplog.at_level(logging.DEBUG):
         run = await run_connector(ada.environment, connector_id)
@@ -336,7 +363,7 @@ async def test_refusal_of_token_server_is_reported_without_secrets(
     assert run.error.startswith("the server of tokens: ")
     assert expected_text in run.error
     assert run.error.isprintable()
-    row = await row_of(ada.environment, connector_id)
+    row = await load_connector_row(ada.environment, connector_id)
     assert (row.last_error, row.failures) == (run.error, 1)
     assert (
         imap_server.sessions,
@@ -348,7 +375,7 @@ async def test_refusal_of_token_server_is_reported_without_secrets(
     await assert_secrets_hidden(ada.environment, connector_id, caplog)
 
 
-async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
+async def answer_slowly(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
     """Write one byte at a time, without an end."""
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:
@@ -357,7 +384,7 @@ async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
 
 
-async def answer_nothing(_got: Got, _writer: asyncio.StreamWriter) -> None:
+async def answer_nothing(_got: ReceivedRequest, _writer: asyncio.StreamWriter) -> None:
     """Write no response."""
     await asyncio.sleep(5)
 
@@ -370,13 +397,13 @@ REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length:
     [
         (answer_nothing, "no answer within 0.5 seconds"),
         (answer_slowly, "no answer within 0.5 seconds"),
-        (http(b"<html>"), "status 200, and no JSON"),
-        (http(b"[1]"), "status 200, and no JSON"),
-        (http(b"\xff\xfe"), "status 200, and no JSON"),
-        (http(b"[" * 60_000), "status 200, and no JSON"),
-        (http(b""), "status 200, and no JSON"),
+        (http_response(b"<html>"), "status 200, and no JSON"),
+        (http_response(b"[1]"), "status 200, and no JSON"),
+        (http_response(b"\xff\xfe"), "status 200, and no JSON"),
+        (http_response(b"[" * 60_000), "status 200, and no JSON"),
+        (http_response(b""), "status 200, and no JSON"),
         (REDIRECT, "status 302, and no JSON"),
-        (http(b" " * (1 << 20)), "bytes"),
+        (http_response(b" " * (1 << 20)), "bytes"),
         (b"220 mail.example.org ESMTP\r\n\r\n", "the answer is no HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "ends early"),
         (token_response("access-\r\nA1 LOGOUT"), "status 200"),
@@ -389,11 +416,11 @@ REDIRECT = b"HTTP/1.1 302 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length:
 async def test_invalid_token_response_is_reported(
     ada: GraphQLClient,
     imap_server: TokenImapServer,
-    token_server: Receiver,
+    token_server: WebhookReceiver,
     answer: Any,
     expected_text: str,
 ) -> None:
-    token_server.answer = answer
+    token_server.response = answer
     connector_id = await create_connector(ada, imap_server, token_server)
     async with asyncio.timeout(5):
         run = await run_connector(ada.environment, connector_id, timeout_seconds=0.5)
@@ -408,7 +435,7 @@ async def test_invalid_token_response_is_reported(
 
 
 async def test_private_token_server_is_refused(
-    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
 ) -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1"]
@@ -417,14 +444,14 @@ async def test_private_token_server_is_refused(
         ada.environment,
         await create_connector(ada, imap_server, token_server),
     )
-    await changed(environment, connector_id, security=ConnectorSecurity.TLS)
+    await update_connector_row(environment, connector_id, security=ConnectorSecurity.TLS)
     assert "inside" in (await run_connector(environment, connector_id, allows_private=False)).error
-    oauth = {**(await row_of(environment, connector_id)).oauth}
+    oauth = {**(await load_connector_row(environment, connector_id)).oauth}
     oauth["token_url"] = f"http://login.example.com:{token_server.port}/token"
-    await changed(environment, connector_id, oauth=oauth)
+    await update_connector_row(environment, connector_id, oauth=oauth)
     run = await run_connector(environment, connector_id, allows_private=False, resolve=resolve)
     assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
-    assert (token_server.got, imap_server.sessions) == ([], set())
+    assert (token_server.requests, imap_server.sessions) == ([], set())
     change_options(environment, connectors_private=False)
     fields = {
         **connector_fields(imap_server, token_server),
@@ -434,12 +461,14 @@ async def test_private_token_server_is_refused(
     for url in (oauth["token_url"], "https://127.0.0.1/", "https://[::1]/", "https://x.internal/"):
         fields["oauth"]["token_url"] = url
         with pytest.raises(InvalidInput) as raised:
-            await connector_mutations.create_connector(may(ada), None, fields, REFRESH_TOKEN)
+            await connector_mutations.create_connector(
+                context_with_connector_permission(ada), None, fields, REFRESH_TOKEN
+            )
         assert raised.value.path == ["oauth", "tokenUrl"]
 
 
 async def test_new_password_deletes_the_stored_access_token(
-    ada: GraphQLClient, imap_server: TokenImapServer, token_server: Receiver
+    ada: GraphQLClient, imap_server: TokenImapServer, token_server: WebhookReceiver
 ) -> None:
     environment, connector_id = (
         ada.environment,
@@ -447,39 +476,49 @@ async def test_new_password_deletes_the_stored_access_token(
     )
     await run_connector(environment, connector_id)
     assert (await load_secret(environment, connector_id))["access"] == "access-1"
-    await connector_mutations.update_connectors(may(ada), [connector_id], {"name": "Other"}, None)
+    await connector_mutations.update_connectors(
+        context_with_connector_permission(ada), [connector_id], {"name": "Other"}, None
+    )
     assert (await load_secret(environment, connector_id))["access"] == "access-1"
-    await connector_mutations.update_connectors(may(ada), [connector_id], {}, OTHER_REFRESH_TOKEN)
+    await connector_mutations.update_connectors(
+        context_with_connector_permission(ada), [connector_id], {}, OTHER_REFRESH_TOKEN
+    )
     assert await load_secret(environment, connector_id) == {
         "password": OTHER_REFRESH_TOKEN,
         "client": CLIENT_SECRET,
     }
     imap_server.verifier.accepted_tokens = {"access-2"}
     assert (await run_connector(environment, connector_id)).state is TaskState.SUCCEEDED
-    assert form_fields(token_server.got[1])["refresh_token"] == OTHER_REFRESH_TOKEN
+    assert form_fields(token_server.requests[1])["refresh_token"] == OTHER_REFRESH_TOKEN
 
 
 async def test_check_of_new_connector_stores_no_token(
-    ada: GraphQLClient, remote_server: Any, token_server: Receiver
+    ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
 ) -> None:
     report = await check.check_new_connector(
-        may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
+        context_with_connector_permission(ada),
+        connector_fields(remote_server, token_server),
+        REFRESH_TOKEN,
     )
     assert (report.failure, all(stage.ok for stage in report.stages)) == (None, True)
-    assert form_fields(token_server.got[0])["client_secret"] == CLIENT_SECRET
+    assert form_fields(token_server.requests[0])["client_secret"] == CLIENT_SECRET
     assert remote_server.verifier.seen_tokens == ["access-1"]
     remote_server.verifier.accepted_tokens = set()
     report = await check.check_new_connector(
-        may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
+        context_with_connector_permission(ada),
+        connector_fields(remote_server, token_server),
+        REFRESH_TOKEN,
     )
     assert report.failure is not None
     assert [stage.stage for stage in report.stages if not stage.ok] == [ConnectorStage.LOGIN]
     assert "access-" not in f"{report} {report.failure}"
-    assert len(token_server.got) == 2
+    assert len(token_server.requests) == 2
     body = {"error": "invalid_grant", "error_description": f"no {REFRESH_TOKEN}"}
-    token_server.answer = http(json.dumps(body).encode(), "400 Bad")
+    token_server.response = http_response(json.dumps(body).encode(), "400 Bad")
     report = await check.check_new_connector(
-        may(ada), connector_fields(remote_server, token_server), REFRESH_TOKEN
+        context_with_connector_permission(ada),
+        connector_fields(remote_server, token_server),
+        REFRESH_TOKEN,
     )
     assert [(stage.stage, stage.ok) for stage in report.stages] == [(ConnectorStage.LOGIN, False)]
     assert report.failure is not None
@@ -491,24 +530,34 @@ async def test_check_of_new_connector_stores_no_token(
 
 
 async def test_check_of_stored_connector_uses_the_stored_token(
-    ada: GraphQLClient, remote_server: Any, token_server: Receiver
+    ada: GraphQLClient, remote_server: Any, token_server: WebhookReceiver
 ) -> None:
     environment, connector_id = (
         ada.environment,
         await create_connector(ada, remote_server, token_server),
     )
     for _ in range(2):
-        report = await check.check_stored_connector(may(ada), connector_id)
+        report = await check.check_stored_connector(
+            context_with_connector_permission(ada), connector_id
+        )
         assert (report.failure, all(stage.ok for stage in report.stages)) == (None, True)
-    assert len(token_server.got) == 1
+    assert len(token_server.requests) == 1
     remote_server.verifier.accepted_tokens = {"access-2"}
-    assert (await check.check_stored_connector(may(ada), connector_id)).failure is None
+    assert (
+        await check.check_stored_connector(context_with_connector_permission(ada), connector_id)
+    ).failure is None
     assert (await load_secret(environment, connector_id))["access"] == "access-2"
     remote_server.verifier.accepted_tokens = set()
-    report = await check.check_stored_connector(may(ada), connector_id)
+    report = await check.check_stored_connector(
+        context_with_connector_permission(ada), connector_id
+    )
     assert [stage.stage for stage in report.stages if not stage.ok] == [ConnectorStage.LOGIN]
     assert report.stages[0].stage is ConnectorStage.RESOLVE
-    await connector_mutations.update_connectors(may(ada), [connector_id], {}, OTHER_REFRESH_TOKEN)
-    token_server.answer = http(b'{"error": "invalid_grant"}', "400 Bad")
-    report = await check.check_stored_connector(may(ada), connector_id)
+    await connector_mutations.update_connectors(
+        context_with_connector_permission(ada), [connector_id], {}, OTHER_REFRESH_TOKEN
+    )
+    token_server.response = http_response(b'{"error": "invalid_grant"}', "400 Bad")
+    report = await check.check_stored_connector(
+        context_with_connector_permission(ada), connector_id
+    )
     assert [(stage.stage, stage.ok) for stage in report.stages] == [(ConnectorStage.LOGIN, False)]

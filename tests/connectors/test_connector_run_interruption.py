@@ -20,23 +20,23 @@ from resolvers.connectors.worker import ConnectorWorker
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts import user_operations
 from tests.support.operations.connector_operations import (
-    again,
-    changed,
-    connector,
-    far,
-    may,
-    newest,
-    ran,
-    row_of,
+    add_connector,
+    context_with_connector_permission,
+    dovecot_account,
+    load_connector_row,
+    load_newest_run,
+    load_subjects_by_mailbox,
+    rerun_connector,
+    run_connector,
     run_connectors_until_killed,
-    server,
-    stored,
+    shared_dovecot,
+    update_connector_row,
 )
 from tests.support.servers.dovecot_server import DovecotAccount
-from tests.support.stores.other_processes import another_process, taken_for_dead
+from tests.support.stores.other_processes import deregister_as_dead, make_other_process
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-__all__ = ["far", "server"]
+__all__ = ["dovecot_account", "shared_dovecot"]
 MESSAGE_COUNT = 70  # messages of more than two batches
 LONG_MESSAGE_COUNT = 8 * MESSAGE_COUNT  # leaves time for another action during the run
 
@@ -45,130 +45,140 @@ LONG_MESSAGE_COUNT = 8 * MESSAGE_COUNT  # leaves time for another action during 
 @pytest.mark.parametrize("source_retention", [None, 0])
 async def test_killed_run_continues_at_its_checkpoint(
     ada: GraphQLClient,
-    far: DovecotAccount,
+    dovecot_account: DovecotAccount,
     protocol: ConnectorProtocol,
     source_retention: int | None,
 ) -> None:
     names = [f"Nr {number}" for number in range(MESSAGE_COUNT)]
-    far.save_messages([raw_message(name) for name in names])
-    connector_id = await connector(
-        ada, far, protocol=protocol, source_retention=source_retention, remove_duplicates=False
+    dovecot_account.save_messages([raw_message(name) for name in names])
+    connector_id = await add_connector(
+        ada,
+        dovecot_account,
+        protocol=protocol,
+        source_retention=source_retention,
+        remove_duplicates=False,
     )
     async with leases.registered_process(ada.environment):
         await run_connectors_until_killed(ada.environment, 1)
         await kill_again(ada.environment, connector_id)
-        first_run = await newest(ada.environment, connector_id)
+        first_run = await load_newest_run(ada.environment, connector_id)
         assert first_run.state is TaskState.RUNNING
         assert 0 < first_run.imported < MESSAGE_COUNT
-        await taken_for_dead(ada.environment)
-        run = await ran(ada.environment, connector_id)
+        await deregister_as_dead(ada.environment)
+        run = await run_connector(ada.environment, connector_id)
     assert (run.id, run.state) == (first_run.id, TaskState.SUCCEEDED), run.log
-    assert sorted((await stored(ada.environment))["INBOX"]) == sorted(names)
-    assert far.count_messages() == (MESSAGE_COUNT if source_retention is None else 0)
-    assert (await again(ada.environment, connector_id)).imported == 0
+    assert sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == sorted(names)
+    assert dovecot_account.count_messages() == (MESSAGE_COUNT if source_retention is None else 0)
+    assert (await rerun_connector(ada.environment, connector_id)).imported == 0
 
 
 async def kill_again(environment: Environment, connector_id: int) -> None:
     """Check that no process takes the run of a registered process, then kill it again."""
-    assert (await ran(environment, connector_id)).state is TaskState.RUNNING
-    await taken_for_dead(environment)
+    assert (await run_connector(environment, connector_id)).state is TaskState.RUNNING
+    await deregister_as_dead(environment)
     await run_connectors_until_killed(environment, 1)
 
 
 async def test_run_with_a_lost_lease_stores_nothing_more(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
-    far.save_messages([raw_message(f"Nr {number}") for number in range(MESSAGE_COUNT)])
-    connector_id, takeovers = await connector(ada, far), list[Any]()
+    dovecot_account.save_messages([raw_message(f"Nr {number}") for number in range(MESSAGE_COUNT)])
+    connector_id, takeovers = await add_connector(ada, dovecot_account), list[Any]()
 
     def fault(fault_point: str) -> None:
         if fault_point == "fetched" and not takeovers:  # another process takes the lease
-            takeover = changed(ada.environment, connector_id, lease=1, holder=1)
+            takeover = update_connector_row(ada.environment, connector_id, lease=1, holder=1)
             takeovers.append(asyncio.ensure_future(takeover))
 
     object.__setattr__(ada.environment, "reach_fault_point", fault)
-    run = await ran(ada.environment, connector_id)
+    run = await run_connector(ada.environment, connector_id)
     await takeovers[0]
     assert run.state is TaskState.RUNNING
-    before = len((await stored(ada.environment))["INBOX"])
+    before = len((await load_subjects_by_mailbox(ada.environment))["INBOX"])
     assert 0 < before < MESSAGE_COUNT
     await ada.environment.run_transaction(leases.free_orphaned_leases)
-    run = await ran(ada.environment, connector_id)
+    run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, MESSAGE_COUNT)
-    assert len((await stored(ada.environment))["INBOX"]) == MESSAGE_COUNT
+    assert len((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == MESSAGE_COUNT
 
 
 async def test_restarted_server_continues_its_runs_at_once(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
-    far.save_message(raw_message("One"))
-    before, after = another_process(ada.environment), another_process(ada.environment)
+    dovecot_account.save_message(raw_message("One"))
+    before, after = make_other_process(ada.environment), make_other_process(ada.environment)
     after.process.server_id = before.process.server_id
     holder = await leases.ensure_registered(before)
-    connector_id = await connector(ada, far, lease=1, holder=holder)
+    connector_id = await add_connector(ada, dovecot_account, lease=1, holder=holder)
     policy = NetworkPolicy(allows_private=True)
     assert not await connector_worker.run_connector_if_due(ada.environment, connector_id, policy)
     worker_task = asyncio.create_task(connector_worker.run_worker(after, policy))
     try:
         async with asyncio.timeout(30):
-            while not (await row_of(ada.environment, connector_id)).last_success_at:  # noqa: ASYNC110 - a row
+            while not (await load_connector_row(ada.environment, connector_id)).last_success_at:  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.02)
     finally:
         worker_task.cancel()
         await asyncio.gather(worker_task, return_exceptions=True)
-    assert (await newest(ada.environment, connector_id)).imported == 1
+    assert (await load_newest_run(ada.environment, connector_id)).imported == 1
 
 
-async def test_running_connector_can_be_cancelled(ada: GraphQLClient, far: DovecotAccount) -> None:
-    far.save_messages([raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)])
-    connector_id = await connector(ada, far, interval=600)
-    ctx = may(ada)
+async def test_running_connector_can_be_cancelled(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_messages(
+        [raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)]
+    )
+    connector_id = await add_connector(ada, dovecot_account, interval=600)
+    ctx = context_with_connector_permission(ada)
 
     def fault(fault_point: str) -> None:
         if fault_point == "fetched" and not cancel_tasks:
             cancel_tasks.append(asyncio.ensure_future(cancel_run()))
 
     async def cancel_run() -> None:
-        run = await newest(ada.environment, connector_id)
+        run = await load_newest_run(ada.environment, connector_id)
         await connector_mutations.cancel_runs(ctx, [run.id])
 
     cancel_tasks: list[Any] = []
     object.__setattr__(ada.environment, "reach_fault_point", fault)
-    run = await ran(ada.environment, connector_id)
+    run = await run_connector(ada.environment, connector_id)
     await cancel_tasks[0]
     assert (run.state, run.error) == (TaskState.CANCELLED, None), run.log
     assert 0 < run.imported < LONG_MESSAGE_COUNT
-    row = await row_of(ada.environment, connector_id)
+    row = await load_connector_row(ada.environment, connector_id)
     assert (row.run_id, row.failures) == (None, 0)
-    run = await again(ada.environment, connector_id)
-    assert (run.state, len((await stored(ada.environment))["INBOX"])) == (
+    run = await rerun_connector(ada.environment, connector_id)
+    assert (run.state, len((await load_subjects_by_mailbox(ada.environment))["INBOX"])) == (
         TaskState.SUCCEEDED,
         LONG_MESSAGE_COUNT,
     )
 
 
-async def test_idle_fetches_new_messages_at_once(ada: GraphQLClient, far: DovecotAccount) -> None:
-    far.save_message(raw_message("One"))
+async def test_idle_fetches_new_messages_at_once(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_message(raw_message("One"))
     idle = [{"name": "IDLE", "value": ""}]
-    connector_id = await connector(ada, far, interval=600, custom_options=idle)
+    connector_id = await add_connector(ada, dovecot_account, interval=600, custom_options=idle)
     worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     await wait_until(
         lambda: not worker.run_count_by_host
     )  # it listens and occupies no slot of the host
-    assert (await newest(ada.environment, connector_id)).stage == "LISTEN"
-    far.save_message(raw_message("Two"))
+    assert (await load_newest_run(ada.environment, connector_id)).stage == "LISTEN"
+    dovecot_account.save_message(raw_message("Two"))
     await wait_until(lambda: False, lambda: is_in_inbox(ada.environment, "Two"))
-    run = await newest(ada.environment, connector_id)
-    await connector_mutations.cancel_runs(may(ada), [run.id])
+    run = await load_newest_run(ada.environment, connector_id)
+    await connector_mutations.cancel_runs(context_with_connector_permission(ada), [run.id])
     (task,) = worker.running
     await asyncio.wait_for(task, 20)
-    assert (await newest(ada.environment, connector_id)).state is TaskState.CANCELLED
+    assert (await load_newest_run(ada.environment, connector_id)).state is TaskState.CANCELLED
 
 
 async def is_in_inbox(environment: Environment, subject: str) -> bool:
     """True if INBOX has a message with this subject."""
-    return subject in (await stored(environment)).get("INBOX", [])
+    return subject in (await load_subjects_by_mailbox(environment)).get("INBOX", [])
 
 
 async def wait_until(is_done: Callable[[], bool], is_done_async: Any = None) -> None:
@@ -178,8 +188,12 @@ async def wait_until(is_done: Callable[[], bool], is_done_async: Any = None) -> 
             await asyncio.sleep(0.02)
 
 
-async def test_number_of_runs_per_host_is_limited(ada: GraphQLClient, far: DovecotAccount) -> None:
-    connector_ids = [await connector(ada, far, name=str(number)) for number in range(4)]
+async def test_number_of_runs_per_host_is_limited(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    connector_ids = [
+        await add_connector(ada, dovecot_account, name=str(number)) for number in range(4)
+    ]
     worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     assert len(worker.running) == ada.environment.options.connectors_per_host == 2
@@ -188,40 +202,40 @@ async def test_number_of_runs_per_host_is_limited(ada: GraphQLClient, far: Dovec
         await asyncio.sleep(0)
         await connector_worker.start_due_runs(worker)
     for connector_id in connector_ids:
-        assert (await newest(ada.environment, connector_id)).state is TaskState.SUCCEEDED
+        assert (await load_newest_run(ada.environment, connector_id)).state is TaskState.SUCCEEDED
 
 
 async def test_private_address_is_refused_before_connecting(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
-    connector_id = await connector(ada, far)
+    connector_id = await add_connector(ada, dovecot_account)
     worker = ConnectorWorker(ada.environment, NetworkPolicy())
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
-    run = await newest(ada.environment, connector_id)
+    run = await load_newest_run(ada.environment, connector_id)
     assert (run.state, run.stage) == (TaskState.FAILED, "CONNECT")
     assert "without encryption" in run.error
-    run = await again(ada.environment, connector_id, security=ConnectorSecurity.TLS)
+    run = await rerun_connector(ada.environment, connector_id, security=ConnectorSecurity.TLS)
     assert (run.state, run.stage) == (TaskState.FAILED, "TLS")  # connected, but without TLS
-    await changed(ada.environment, connector_id, next_run_at=ada.environment.now())
+    await update_connector_row(ada.environment, connector_id, next_run_at=ada.environment.now())
     worker = ConnectorWorker(ada.environment)
     for allows_private, stage in ((False, "RESOLVE"), (True, "TLS")):  # changed by the setting
         options = replace(ada.environment.options, connectors_private=allows_private)
         object.__setattr__(ada.environment, "options", options)
-        await changed(ada.environment, connector_id, next_run_at=ada.environment.now())
+        await update_connector_row(ada.environment, connector_id, next_run_at=ada.environment.now())
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
-        assert (await newest(ada.environment, connector_id)).stage == stage
+        assert (await load_newest_run(ada.environment, connector_id)).stage == stage
     assert "inside" in next(
         line for line in await load_log_lines(ada.environment, connector_id) if "RESOLVE" in line
     )
 
 
 async def test_connector_of_disabled_user_does_not_run(
-    ada: GraphQLClient, far: DovecotAccount, root: GraphQLClient
+    ada: GraphQLClient, dovecot_account: DovecotAccount, root: GraphQLClient
 ) -> None:
-    far.save_message(raw_message("One"))
-    connector_id = await connector(ada, far)
+    dovecot_account.save_message(raw_message("One"))
+    connector_id = await add_connector(ada, dovecot_account)
     for disabled in (True, False):
         arguments: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
         assert (await user_operations.execute_mutation(root, "userUpdate", **arguments))[
@@ -230,8 +244,8 @@ async def test_connector_of_disabled_user_does_not_run(
         worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
-        assert bool(await stored(ada.environment)) is not disabled
-    assert (await newest(ada.environment, connector_id)).imported == 1
+        assert bool(await load_subjects_by_mailbox(ada.environment)) is not disabled
+    assert (await load_newest_run(ada.environment, connector_id)).imported == 1
 
 
 async def load_log_lines(environment: Environment, connector_id: int) -> list[str]:
@@ -240,13 +254,15 @@ async def load_log_lines(environment: Environment, connector_id: int) -> list[st
     return [line for row in await environment.database.read(statement) for line in row.log]
 
 
-async def test_number_of_stored_runs_is_limited(ada: GraphQLClient, far: DovecotAccount) -> None:
-    connector_id = await connector(ada, far, interval=600)
+async def test_number_of_stored_runs_is_limited(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    connector_id = await add_connector(ada, dovecot_account, interval=600)
     for _ in range(3):
-        await again(ada.environment, connector_id)
+        await rerun_connector(ada.environment, connector_id)
     object.__setattr__(connector_worker, "MAX_STORED_RUNS", 2)
     try:
-        await again(ada.environment, connector_id)
+        await rerun_connector(ada.environment, connector_id)
     finally:
         object.__setattr__(connector_worker, "MAX_STORED_RUNS", 100)
     rows = await ada.environment.database.read(select_runs(connector_id))
@@ -258,10 +274,14 @@ def select_runs(connector_id: int) -> Any:
     return select(col(ConnectorRun.id)).where(col(ConnectorRun.connector_id) == connector_id)
 
 
-async def test_deleting_a_connector_ends_its_run(ada: GraphQLClient, far: DovecotAccount) -> None:
-    far.save_messages([raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)])
-    connector_id = await connector(ada, far)
-    ctx, delete_tasks = may(ada), list[Any]()
+async def test_deleting_a_connector_ends_its_run(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_messages(
+        [raw_message(f"Nr {number}") for number in range(LONG_MESSAGE_COUNT)]
+    )
+    connector_id = await add_connector(ada, dovecot_account)
+    ctx, delete_tasks = context_with_connector_permission(ada), list[Any]()
 
     def fault(fault_point: str) -> None:
         if fault_point == "fetched" and not delete_tasks:
@@ -274,4 +294,4 @@ async def test_deleting_a_connector_ends_its_run(ada: GraphQLClient, far: Doveco
     await connector_worker.start_due_runs(worker)
     await asyncio.gather(*worker.running)
     await delete_tasks[0]
-    assert len((await stored(ada.environment))["INBOX"]) < LONG_MESSAGE_COUNT
+    assert len((await load_subjects_by_mailbox(ada.environment))["INBOX"]) < LONG_MESSAGE_COUNT

@@ -25,31 +25,40 @@ from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_mess
 from tests.support.accounts.user_operations import execute_mutation as call
 from tests.support.accounts.user_operations import set_user_columns
 from tests.support.mail.stored_messages import message_special_use
-from tests.support.mail_servers.scanner_servers import clamd_hears, http, report, rude
-from tests.support.operations.connector_operations import (
-    again,
-    connector,
-    far,
-    message,
-    newest,
-    ran,
-    run_connectors_until_killed,
-    server,
-    stored,
+from tests.support.mail_servers.scanner_servers import (
+    http_response,
+    read_clamd_request,
+    rspamd_reply,
+    run_scripted_server,
 )
-from tests.support.operations.filter_operations import listed, made
-from tests.support.operations.quarantine_operations import CAROL, held
-from tests.support.operations.sieve_operations import put
+from tests.support.operations.connector_operations import (
+    add_connector,
+    dovecot_account,
+    load_message_row,
+    load_newest_run,
+    load_subjects_by_mailbox,
+    rerun_connector,
+    run_connector,
+    run_connectors_until_killed,
+    shared_dovecot,
+)
+from tests.support.operations.filter_operations import add_filter, list_filters
+from tests.support.operations.quarantine_operations import CAROL_ADDRESS, load_quarantine_rows
+from tests.support.operations.sieve_operations import put_sieve_script
 from tests.support.servers.dovecot_server import DovecotAccount
-from tests.support.servers.webhook_receiver import Got, Receiver, receiving
-from tests.support.stores.counter_check import rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.servers.webhook_receiver import (
+    ReceivedRequest,
+    WebhookReceiver,
+    run_webhook_receiver,
+)
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.other_processes import deregister_as_dead
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
-__all__ = ["far", "server"]
+__all__ = ["dovecot_account", "shared_dovecot"]
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 RETENTION = {"source_retention": 0}
-UNAVAILABLE = http(b"no", "500 broken")
+UNAVAILABLE = http_response(b"no", "500 broken")
 MESSAGE_COUNT = 40  # messages of more than one batch
 FILE_SCRIPT = 'require ["fileinto", "mailbox"]; fileinto :create "Lists";'
 
@@ -63,17 +72,17 @@ class FakeClamdServer:
     async def handle_connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        await clamd_hears(reader)
+        await read_clamd_request(reader)
         self.request_count += 1
         writer.write(self.answer)
         await writer.drain()
 
 
 @pytest.fixture
-async def rspamd_server(environment: Environment) -> AsyncIterator[Receiver]:
+async def rspamd_server(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that answers like rspamd."""
-    async with receiving() as receiver:
-        receiver.answer = report(1.0)
+    async with run_webhook_receiver() as receiver:
+        receiver.response = rspamd_reply(1.0)
         change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
@@ -82,7 +91,7 @@ async def rspamd_server(environment: Environment) -> AsyncIterator[Receiver]:
 async def clamd_server(environment: Environment) -> AsyncIterator[FakeClamdServer]:
     """A server that answers like clamd."""
     clamd = FakeClamdServer()
-    async with rude(clamd.handle_connection) as port:
+    async with run_scripted_server(clamd.handle_connection) as port:
         change_options(environment, clamd=f"127.0.0.1:{port}")
         yield clamd
 
@@ -94,38 +103,45 @@ async def load_submission_ids(environment: Environment) -> list[Any]:
 
 async def create_filter(ada: GraphQLClient, **action: Any) -> None:
     """Create a filter that acts on all messages."""
-    await made(ada, {}, action or {"labels": ["work"]}, name="all")
+    await add_filter(ada, {}, action or {"labels": ["work"]}, name="all")
 
 
 async def test_fetched_spam_is_stored_in_junk(
-    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver
+    ada: GraphQLClient, dovecot_account: DovecotAccount, rspamd_server: WebhookReceiver
 ) -> None:
-    far.save_message(raw_message("Offer"))
-    connector_id = await connector(ada, far, **RETENTION)
-    rspamd_server.answer = report(10.0)
-    run = await ran(ada.environment, connector_id)
+    dovecot_account.save_message(raw_message("Offer"))
+    connector_id = await add_connector(ada, dovecot_account, **RETENTION)
+    rspamd_server.response = rspamd_reply(10.0)
+    run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.imported, run.deleted_remote) == (TaskState.SUCCEEDED, 1, 1), run.log
-    rspamd_server.answer = report(3.0)
-    far.save_message(raw_message("Letter"))
-    await again(ada.environment, connector_id)
+    rspamd_server.response = rspamd_reply(3.0)
+    dovecot_account.save_message(raw_message("Letter"))
+    await rerun_connector(ada.environment, connector_id)
     assert [await message_special_use(ada, name) for name in ("Offer", "Letter")] == [JUNK, INBOX]
-    assert (await message(ada.environment, "Offer")).spam["score"] == 10.0
-    assert len(rspamd_server.got) == 2
+    assert (await load_message_row(ada.environment, "Offer")).spam["score"] == 10.0
+    assert len(rspamd_server.requests) == 2
 
 
 @pytest.mark.parametrize("protocol", [ConnectorProtocol.IMAP, ConnectorProtocol.POP3])
 async def test_rejected_message_stays_remote_and_is_not_fetched_again(
-    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver, protocol: ConnectorProtocol
+    ada: GraphQLClient,
+    dovecot_account: DovecotAccount,
+    rspamd_server: WebhookReceiver,
+    protocol: ConnectorProtocol,
 ) -> None:
-    far.save_message(raw_message("Bad"))
-    rspamd_server.answer = report(20.0)
-    connector_id = await connector(ada, far, protocol=protocol, **RETENTION)
+    dovecot_account.save_message(raw_message("Bad"))
+    rspamd_server.response = rspamd_reply(20.0)
+    connector_id = await add_connector(ada, dovecot_account, protocol=protocol, **RETENTION)
     for skipped in (1, 0):
-        run = await again(ada.environment, connector_id)
+        run = await rerun_connector(ada.environment, connector_id)
         assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 0, skipped)
-        assert (run.deleted_remote, far.count_messages(), len(rspamd_server.got)) == (0, 1, 1)
+        assert (
+            run.deleted_remote,
+            dovecot_account.count_messages(),
+            len(rspamd_server.requests),
+        ) == (0, 1, 1)
         assert any("refused: it is spam" in line for line in run.log) is bool(skipped)
-    assert await stored(ada.environment) == {}
+    assert await load_subjects_by_mailbox(ada.environment) == {}
 
 
 @pytest.mark.parametrize(
@@ -134,21 +150,21 @@ async def test_rejected_message_stays_remote_and_is_not_fetched_again(
 )
 async def test_virus_setting_rejects_quarantines_or_tags(
     ada: GraphQLClient,
-    far: DovecotAccount,
+    dovecot_account: DovecotAccount,
     clamd_server: FakeClamdServer,
     virus: str,
     expected: tuple[Any, ...],
 ) -> None:
     change_options(ada.environment, virus=virus)
     clamd_server.answer = b"stream: Win.Test FOUND\0"
-    far.save_message(raw_message("Ill"))
-    connector_id = await connector(ada, far, **RETENTION)
+    dovecot_account.save_message(raw_message("Ill"))
+    connector_id = await add_connector(ada, dovecot_account, **RETENTION)
     for _ in range(2):
-        run = await again(ada.environment, connector_id)
+        run = await rerun_connector(ada.environment, connector_id)
         assert run.state is TaskState.SUCCEEDED, run.log
-        virus_names = [row.virus for row in await held(ada.environment)]
+        virus_names = [row.virus for row in await load_quarantine_rows(ada.environment)]
         assert (
-            far.count_messages(),
+            dovecot_account.count_messages(),
             virus_names,
             await message_special_use(ada, "Ill"),
         ) == expected
@@ -156,53 +172,60 @@ async def test_virus_setting_rejects_quarantines_or_tags(
 
 
 async def test_spam_above_the_quarantine_score_is_quarantined(
-    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver
+    ada: GraphQLClient, dovecot_account: DovecotAccount, rspamd_server: WebhookReceiver
 ) -> None:
     change_options(ada.environment, spam_quarantine=60)
-    rspamd_server.answer = report(14.0)
-    far.save_message(raw_message("Offer"))
-    await ran(ada.environment, await connector(ada, far))
-    (row,) = await held(ada.environment)
-    assert (row.subject, await stored(ada.environment)) == ("Offer", {})
+    rspamd_server.response = rspamd_reply(14.0)
+    dovecot_account.save_message(raw_message("Offer"))
+    await run_connector(ada.environment, await add_connector(ada, dovecot_account))
+    (row,) = await load_quarantine_rows(ada.environment)
+    assert (row.subject, await load_subjects_by_mailbox(ada.environment)) == ("Offer", {})
 
 
 @pytest.mark.parametrize("checks", list(product((True, False), repeat=2)))
 async def test_scanners_run_if_the_connector_enables_them(
     ada: GraphQLClient,
-    far: DovecotAccount,
-    rspamd_server: Receiver,
+    dovecot_account: DovecotAccount,
+    rspamd_server: WebhookReceiver,
     clamd_server: FakeClamdServer,
     checks: tuple[bool, bool],
 ) -> None:
-    rspamd_server.answer = report(10.0)
-    far.save_message(raw_message("Offer"))
-    connector_id = await connector(ada, far, spam_check=checks[0], virus_check=checks[1])
-    run = await ran(ada.environment, connector_id)
+    rspamd_server.response = rspamd_reply(10.0)
+    dovecot_account.save_message(raw_message("Offer"))
+    connector_id = await add_connector(
+        ada, dovecot_account, spam_check=checks[0], virus_check=checks[1]
+    )
+    run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 1), run.log
-    assert (len(rspamd_server.got), clamd_server.request_count) == checks
+    assert (len(rspamd_server.requests), clamd_server.request_count) == checks
     assert await message_special_use(ada, "Offer") is (JUNK if checks[0] else INBOX)
 
 
 async def test_messages_of_other_folders_are_not_scanned_or_filtered(
-    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver
+    ada: GraphQLClient, dovecot_account: DovecotAccount, rspamd_server: WebhookReceiver
 ) -> None:
-    rspamd_server.answer = report(40.0)
-    await put(ada, FILE_SCRIPT)
-    far.save_message(raw_message("Work"), "Work")
-    far.save_message(raw_message("In"))
-    run = await ran(ada.environment, await connector(ada, far, apply_filters=True))
+    rspamd_server.response = rspamd_reply(40.0)
+    await put_sieve_script(ada, FILE_SCRIPT)
+    dovecot_account.save_message(raw_message("Work"), "Work")
+    dovecot_account.save_message(raw_message("In"))
+    run = await run_connector(
+        ada.environment, await add_connector(ada, dovecot_account, apply_filters=True)
+    )
     assert (run.imported, run.skipped) == (1, 1)
-    assert (await stored(ada.environment), len(rspamd_server.got)) == ({"Work": ["Work"]}, 1)
-    other_id = await connector(ada, far, target_folder="Far", apply_filters=True)
-    await ran(ada.environment, other_id)
-    assert (await stored(ada.environment))["Far/INBOX"] == ["In"]
-    assert len(rspamd_server.got) == 1
+    assert (await load_subjects_by_mailbox(ada.environment), len(rspamd_server.requests)) == (
+        {"Work": ["Work"]},
+        1,
+    )
+    other_id = await add_connector(ada, dovecot_account, target_folder="Far", apply_filters=True)
+    await run_connector(ada.environment, other_id)
+    assert (await load_subjects_by_mailbox(ada.environment))["Far/INBOX"] == ["In"]
+    assert len(rspamd_server.requests) == 1
 
 
 @pytest.mark.parametrize("policy", ["defer", "accept"])
 async def test_unavailable_scanner_defers_or_accepts(
     ada: GraphQLClient,
-    far: DovecotAccount,
+    dovecot_account: DovecotAccount,
     clock: ManualClock,
     clamd_server: FakeClamdServer,
     policy: str,
@@ -210,91 +233,126 @@ async def test_unavailable_scanner_defers_or_accepts(
     change_options(ada.environment, clamd_down=policy)
     clamd_server.answer = b"no sense"
     for name in ("One", "Two"):
-        far.save_message(raw_message(name))
-    connector_id = await connector(ada, far, **RETENTION)
-    run = await ran(ada.environment, connector_id)
+        dovecot_account.save_message(raw_message(name))
+    connector_id = await add_connector(ada, dovecot_account, **RETENTION)
+    run = await run_connector(ada.environment, connector_id)
     if policy == "accept":
-        assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), (
-            run.log
-        )
+        assert (run.state, run.imported, dovecot_account.count_messages()) == (
+            TaskState.SUCCEEDED,
+            2,
+            0,
+        ), run.log
         return
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 0)
     assert "scanner" in run.error
-    assert (await stored(ada.environment), far.count_messages()) == ({}, 2)
+    assert (await load_subjects_by_mailbox(ada.environment), dovecot_account.count_messages()) == (
+        {},
+        2,
+    )
     clamd_server.answer = b"stream: OK\0"
     clock.tick(minutes=1)
-    run = await again(ada.environment, connector_id)
-    assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 2, 0), run.log
-    assert {path: sorted(names) for path, names in (await stored(ada.environment)).items()} == {
-        "INBOX": ["One", "Two"]
-    }
+    run = await rerun_connector(ada.environment, connector_id)
+    assert (run.state, run.imported, dovecot_account.count_messages()) == (
+        TaskState.SUCCEEDED,
+        2,
+        0,
+    ), run.log
+    assert {
+        path: sorted(names)
+        for path, names in (await load_subjects_by_mailbox(ada.environment)).items()
+    } == {"INBOX": ["One", "Two"]}
 
 
 async def test_stored_messages_are_not_fetched_again_after_a_failure(
-    ada: GraphQLClient, far: DovecotAccount, clock: ManualClock, rspamd_server: Receiver
+    ada: GraphQLClient,
+    dovecot_account: DovecotAccount,
+    clock: ManualClock,
+    rspamd_server: WebhookReceiver,
 ) -> None:
     is_failing = [True]
 
-    async def answer(request: Got, writer: asyncio.StreamWriter) -> None:
+    async def answer(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         fails = is_failing[0] and b"Nr 1\r\n" in request.raw
-        writer.write(UNAVAILABLE if fails else report(20.0 if b"Nr 2\r\n" in request.raw else 1.0))
+        writer.write(
+            UNAVAILABLE if fails else rspamd_reply(20.0 if b"Nr 2\r\n" in request.raw else 1.0)
+        )
 
-    rspamd_server.answer = answer
+    rspamd_server.response = answer
     change_options(ada.environment, rspamd_down="defer")
     for number in range(4):
-        far.save_message(raw_message(f"Nr {number}"))
-    connector_id = await connector(ada, far, remove_duplicates=False, **RETENTION)
-    run = await ran(ada.environment, connector_id)
+        dovecot_account.save_message(raw_message(f"Nr {number}"))
+    connector_id = await add_connector(ada, dovecot_account, remove_duplicates=False, **RETENTION)
+    run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.stage, run.imported, run.skipped) == (TaskState.FAILED, "STORE", 2, 1)
-    assert (far.count_messages(), sorted((await stored(ada.environment))["INBOX"])) == (
+    assert (
+        dovecot_account.count_messages(),
+        sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]),
+    ) == (
         4,
         ["Nr 0", "Nr 3"],
     )
     is_failing[0] = False
     clock.tick(days=2)  # the delivery receipts have expired
-    run = await again(ada.environment, connector_id)
-    assert (run.state, run.imported, far.count_messages()) == (TaskState.SUCCEEDED, 1, 1), run.log
-    assert sorted((await stored(ada.environment))["INBOX"]) == ["Nr 0", "Nr 1", "Nr 3"]
+    run = await rerun_connector(ada.environment, connector_id)
+    assert (run.state, run.imported, dovecot_account.count_messages()) == (
+        TaskState.SUCCEEDED,
+        1,
+        1,
+    ), run.log
+    assert sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == [
+        "Nr 0",
+        "Nr 1",
+        "Nr 3",
+    ]
 
 
 @pytest.mark.parametrize("spam_check", [True, False])
 async def test_sender_rules_apply_if_spam_check_is_enabled(
-    ada: GraphQLClient, far: DovecotAccount, *, spam_check: bool
+    ada: GraphQLClient, dovecot_account: DovecotAccount, *, spam_check: bool
 ) -> None:
-    rule = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK", "patterns": [CAROL]}
+    rule = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK", "patterns": [CAROL_ADDRESS]}
     assert (await call(ada, "senderRuleCreate", "rules { id }", **rule))["errors"] == []
     await create_filter(ada)
-    far.save_message(raw_message("Hers"))
-    far.save_message(raw_message("His", From="eve@else.example"))
-    connector_id = await connector(ada, far, spam_check=spam_check, apply_filters=True)
-    await ran(ada.environment, connector_id)
+    dovecot_account.save_message(raw_message("Hers"))
+    dovecot_account.save_message(raw_message("His", From="eve@else.example"))
+    connector_id = await add_connector(
+        ada, dovecot_account, spam_check=spam_check, apply_filters=True
+    )
+    await run_connector(ada.environment, connector_id)
     special_uses = [await message_special_use(ada, name) for name in ("Hers", "His")]
     assert special_uses == [JUNK if spam_check else INBOX, INBOX]
 
 
 @pytest.mark.parametrize("apply_filters", [True, False])
 async def test_filters_apply_if_enabled(
-    ada: GraphQLClient, far: DovecotAccount, rspamd_server: Receiver, *, apply_filters: bool
+    ada: GraphQLClient,
+    dovecot_account: DovecotAccount,
+    rspamd_server: WebhookReceiver,
+    *,
+    apply_filters: bool,
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
-    await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
-    await made(ada, {"subject": "bin"}, {"delete": True}, name="b")
-    await made(ada, {"subject": "one"}, {"labels": ["work"], "seen": True}, name="c")
+    await add_filter(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
+    await add_filter(ada, {"subject": "bin"}, {"delete": True}, name="b")
+    await add_filter(ada, {"subject": "one"}, {"labels": ["work"], "seen": True}, name="c")
     for name in ("One", "Bin", "Rest"):
-        far.save_message(raw_message(name))
-    run = await ran(ada.environment, await connector(ada, far, apply_filters=apply_filters))
+        dovecot_account.save_message(raw_message(name))
+    run = await run_connector(
+        ada.environment, await add_connector(ada, dovecot_account, apply_filters=apply_filters)
+    )
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 3), run.log
-    stored_message = await message(ada.environment, "One")
+    stored_message = await load_message_row(ada.environment, "One")
     message_state = (stored_message.flagged, stored_message.seen, stored_message.keywords)
     assert message_state == ((True, True, ["work"]) if apply_filters else (False, False, []))
     filtered, unfiltered = {"A": ["One"], "INBOX": ["Rest"]}, {"INBOX": ["Bin", "One", "Rest"]}
     subjects_by_path = {
-        path: sorted(names) for path, names in (await stored(ada.environment)).items()
+        path: sorted(names)
+        for path, names in (await load_subjects_by_mailbox(ada.environment)).items()
     }
     assert subjects_by_path == (filtered if apply_filters else unfiltered)
-    counts = [filter_node["matchCount"] for filter_node in (await listed(ada))["nodes"]]
+    counts = [filter_node["matchCount"] for filter_node in (await list_filters(ada))["nodes"]]
     assert counts == [int(apply_filters)] * 3
-    assert len(rspamd_server.got) == 3
+    assert len(rspamd_server.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -309,37 +367,40 @@ async def test_filters_apply_if_enabled(
 )
 async def test_sieve_script_applies_to_fetched_messages(
     ada: GraphQLClient,
-    far: DovecotAccount,
+    dovecot_account: DovecotAccount,
     script: str,
     expected: dict[str, list[str]],
     skipped: int,
 ) -> None:
-    await put(ada, script)
-    far.save_message(raw_message("One"))
-    connector_id = await connector(ada, far, apply_filters=True, **RETENTION)
-    run = await ran(ada.environment, connector_id)
+    await put_sieve_script(ada, script)
+    dovecot_account.save_message(raw_message("One"))
+    connector_id = await add_connector(ada, dovecot_account, apply_filters=True, **RETENTION)
+    run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.imported, run.skipped) == (TaskState.SUCCEEDED, 1 - skipped, skipped)
-    assert (await stored(ada.environment), far.count_messages()) == (expected, skipped)
+    assert (await load_subjects_by_mailbox(ada.environment), dovecot_account.count_messages()) == (
+        expected,
+        skipped,
+    )
     if "addflag" in script:
-        stored_message = await message(ada.environment, "One")
+        stored_message = await load_message_row(ada.environment, "One")
         assert (stored_message.flagged, stored_message.keywords) == (True, ["mine"])
     assert await load_submission_ids(ada.environment) == []
-    run = await again(ada.environment, connector_id, apply_filters=False)
+    run = await rerun_connector(ada.environment, connector_id, apply_filters=False)
     assert (run.imported, run.skipped) == (0, 0)
 
 
 async def test_sieve_script_is_ignored_if_filters_are_disabled(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
-    await put(ada, "discard;")
-    far.save_message(raw_message("One"))
-    await ran(ada.environment, await connector(ada, far))
-    assert await stored(ada.environment) == {"INBOX": ["One"]}
+    await put_sieve_script(ada, "discard;")
+    dovecot_account.save_message(raw_message("One"))
+    await run_connector(ada.environment, await add_connector(ada, dovecot_account))
+    assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["One"]}
 
 
 @pytest.mark.parametrize("reply_source", ["account", "filter", "script"])
 async def test_fetched_messages_get_no_automatic_reply(
-    ada: GraphQLClient, far: DovecotAccount, reply_source: str
+    ada: GraphQLClient, dovecot_account: DovecotAccount, reply_source: str
 ) -> None:
     if reply_source == "account":
         autoreply = {"enabled": True, "text": "I am away."}
@@ -349,40 +410,47 @@ async def test_fetched_messages_get_no_automatic_reply(
     elif reply_source == "filter":
         await create_filter(ada, reply={"text": "I am away."})
     else:
-        await put(ada, 'require "vacation"; vacation "I am away.";')
-    far.save_message(raw_message("One", Return_Path=f"<{CAROL}>"))
-    run = await ran(ada.environment, await connector(ada, far, apply_filters=True))
-    assert (run.imported, await stored(ada.environment)) == (1, {"INBOX": ["One"]}), run.log
+        await put_sieve_script(ada, 'require "vacation"; vacation "I am away.";')
+    dovecot_account.save_message(raw_message("One", Return_Path=f"<{CAROL_ADDRESS}>"))
+    run = await run_connector(
+        ada.environment, await add_connector(ada, dovecot_account, apply_filters=True)
+    )
+    assert (run.imported, await load_subjects_by_mailbox(ada.environment)) == (
+        1,
+        {"INBOX": ["One"]},
+    ), run.log
     assert await load_submission_ids(ada.environment) == []
 
 
 async def test_target_domain_sets_the_envelope_recipient(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     condition = 'envelope :is "to" "ada@else.example"'
-    await put(ada, f'require ["envelope", "fileinto", "mailbox"]; if {condition} '
+    await put_sieve_script(ada, f'require ["envelope", "fileinto", "mailbox"]; if {condition} '
               '{ fileinto :create "Else"; }')  # fmt: skip
-    far.save_message(raw_message("One"))
-    connector_id = await connector(ada, far, apply_filters=True)
-    await ran(ada.environment, connector_id)
-    far.save_message(raw_message("Two"))
-    await again(ada.environment, connector_id, target_domain="else.example")
-    assert await stored(ada.environment) == {"INBOX": ["One"], "Else": ["Two"]}
+    dovecot_account.save_message(raw_message("One"))
+    connector_id = await add_connector(ada, dovecot_account, apply_filters=True)
+    await run_connector(ada.environment, connector_id)
+    dovecot_account.save_message(raw_message("Two"))
+    await rerun_connector(ada.environment, connector_id, target_domain="else.example")
+    assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["One"], "Else": ["Two"]}
 
 
 async def test_fetched_message_keeps_date_flags_and_bytes(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     await create_filter(ada)
-    raw = raw_message("One", Return_Path=f"<{CAROL}>")
-    far.save_message(raw)
-    far.run_doveadm(
+    raw = raw_message("One", Return_Path=f"<{CAROL_ADDRESS}>")
+    dovecot_account.save_message(raw)
+    dovecot_account.run_doveadm(
         "flags add", "\\Seen \\Flagged \\Answered \\Draft $Mine", "mailbox", "INBOX", "all"
     )
-    connector_id = await connector(ada, far, apply_filters=True)
-    await ran(ada.environment, connector_id)
-    date_line = far.run_doveadm("fetch", "date.received", "mailbox", "INBOX", "all").decode()
-    stored_message = await message(ada.environment, "One")
+    connector_id = await add_connector(ada, dovecot_account, apply_filters=True)
+    await run_connector(ada.environment, connector_id)
+    date_line = dovecot_account.run_doveadm(
+        "fetch", "date.received", "mailbox", "INBOX", "all"
+    ).decode()
+    stored_message = await load_message_row(ada.environment, "One")
     assert date_line.split(maxsplit=1)[1].startswith(
         f"{stored_message.received_at:%Y-%m-%d %H:%M:%S}"
     )
@@ -399,9 +467,9 @@ async def test_fetched_message_keeps_date_flags_and_bytes(
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     assert node["source"].encode() == raw
     # Flag changes are synchronized.
-    far.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
-    await again(ada.environment, connector_id)
-    stored_message = await message(ada.environment, "One")
+    dovecot_account.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
+    await rerun_connector(ada.environment, connector_id)
+    stored_message = await load_message_row(ada.environment, "One")
     assert (stored_message.seen, stored_message.flagged, sorted(stored_message.keywords)) == (
         True,
         False,
@@ -410,40 +478,40 @@ async def test_fetched_message_keeps_date_flags_and_bytes(
 
 
 async def test_known_message_is_skipped_by_its_content(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     await create_filter(ada)
-    far.save_message(raw_message("One"))
-    first_id = await connector(ada, far, apply_filters=True)
-    assert (await ran(ada.environment, first_id)).imported == 1
+    dovecot_account.save_message(raw_message("One"))
+    first_id = await add_connector(ada, dovecot_account, apply_filters=True)
+    assert (await run_connector(ada.environment, first_id)).imported == 1
     for apply_filters in (True, False):
-        other_id = await connector(ada, far, apply_filters=apply_filters)
-        run = await ran(ada.environment, other_id)
+        other_id = await add_connector(ada, dovecot_account, apply_filters=apply_filters)
+        run = await run_connector(ada.environment, other_id)
         assert (run.imported, run.skipped) == (0, 1)
 
 
 @pytest.mark.parametrize("has_script", [True, False])
 async def test_recent_messages_are_reported_as_received_after_the_first_run(
-    ada: GraphQLClient, far: DovecotAccount, *, has_script: bool
+    ada: GraphQLClient, dovecot_account: DovecotAccount, *, has_script: bool
 ) -> None:
     script = 'require ["copy", "fileinto", "mailbox"]; fileinto :copy :create "Copies";'
     if has_script:
-        await put(ada, script)
+        await put_sieve_script(ada, script)
     now = ada.environment.now()
-    far.save_message(raw_message("Before"))
-    far.save_with_date(raw_message("First"), now - timedelta(hours=1))
-    connector_id = await connector(ada, far, apply_filters=True)
-    await ran(ada.environment, connector_id)
+    dovecot_account.save_message(raw_message("Before"))
+    dovecot_account.save_with_date(raw_message("First"), now - timedelta(hours=1))
+    connector_id = await add_connector(ada, dovecot_account, apply_filters=True)
+    await run_connector(ada.environment, connector_id)
     assert await load_received_subjects(ada) == []
-    far.save_with_date(raw_message("New"), now - timedelta(hours=1))
-    far.save_with_date(raw_message("Old"), now - timedelta(days=2))
-    far.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
-    run = await again(ada.environment, connector_id)
+    dovecot_account.save_with_date(raw_message("New"), now - timedelta(hours=1))
+    dovecot_account.save_with_date(raw_message("Old"), now - timedelta(days=2))
+    dovecot_account.save_with_date(raw_message("Read"), now - timedelta(hours=1), "S")
+    run = await rerun_connector(ada.environment, connector_id)
     assert run.imported == 3, run.log
     assert await load_received_subjects(ada) == ["New"] * (
         1 + has_script
     )  # one event for each copy
-    ((received_count,),) = await rows(
+    ((received_count,),) = await select_rows(
         ada.environment, "SELECT received FROM users WHERE id = :id", id=ada.user.id
     )
     assert received_count == 1  # counted for the hourly limit
@@ -470,14 +538,14 @@ async def load_received_times(environment: Environment, subject: str) -> list[da
 
 @pytest.mark.parametrize("are_checks_enabled", [True, False])
 async def test_fetched_message_is_encrypted_if_the_account_encrypts(
-    ada: GraphQLClient, far: DovecotAccount, *, are_checks_enabled: bool
+    ada: GraphQLClient, dovecot_account: DovecotAccount, *, are_checks_enabled: bool
 ) -> None:
     key_pair = make_secret_key("Ada <ada@example.org>", seconds=400_000_000)
     await set_user_columns(ada, encrypt_messages=True, pub_key=armored_public_key(key_pair))
-    far.save_message(raw_message("One", body="A secret."))
-    far.save_message(raw_message("Two"), "Work")
+    dovecot_account.save_message(raw_message("One", body="A secret."))
+    dovecot_account.save_message(raw_message("Two"), "Work")
     checks = dict.fromkeys(("spam_check", "virus_check"), are_checks_enabled)
-    run = await ran(ada.environment, await connector(ada, far, **checks))
+    run = await run_connector(ada.environment, await add_connector(ada, dovecot_account, **checks))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     document = (
         '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
@@ -490,67 +558,77 @@ async def test_fetched_message_is_encrypted_if_the_account_encrypts(
 @pytest.mark.parametrize("fault_point", ["sifted", "commit", "fetched"])
 @pytest.mark.parametrize("remove_duplicates", [True, False])
 async def test_crash_loses_and_duplicates_no_messages(
-    ada: GraphQLClient, far: DovecotAccount, fault_point: str, *, remove_duplicates: bool
+    ada: GraphQLClient,
+    dovecot_account: DovecotAccount,
+    fault_point: str,
+    *,
+    remove_duplicates: bool,
 ) -> None:
     await create_filter(ada)
     names = [f"Nr {number}" for number in range(MESSAGE_COUNT)]
-    far.save_messages([raw_message(name) for name in names])
-    connector_id = await connector(
-        ada, far, apply_filters=True, remove_duplicates=remove_duplicates, **RETENTION
+    dovecot_account.save_messages([raw_message(name) for name in names])
+    connector_id = await add_connector(
+        ada, dovecot_account, apply_filters=True, remove_duplicates=remove_duplicates, **RETENTION
     )
     await run_connectors_until_killed(
         ada.environment, 5 if fault_point == "commit" else 1, fault_point
     )
-    assert (await newest(ada.environment, connector_id)).state is TaskState.RUNNING
-    before = len((await stored(ada.environment)).get("INBOX", []))
+    assert (await load_newest_run(ada.environment, connector_id)).state is TaskState.RUNNING
+    before = len((await load_subjects_by_mailbox(ada.environment)).get("INBOX", []))
     assert 0 < before < MESSAGE_COUNT
-    assert far.count_messages() == MESSAGE_COUNT
-    await taken_for_dead(ada.environment)
-    run = await ran(ada.environment, connector_id)
+    assert dovecot_account.count_messages() == MESSAGE_COUNT
+    await deregister_as_dead(ada.environment)
+    run = await run_connector(ada.environment, connector_id)
     assert run.state is TaskState.SUCCEEDED, run.log
-    assert sorted((await stored(ada.environment))["INBOX"]) == sorted(names)
-    assert far.count_messages() == 0
+    assert sorted((await load_subjects_by_mailbox(ada.environment))["INBOX"]) == sorted(names)
+    assert dovecot_account.count_messages() == 0
 
 
 async def test_flags_of_messages_before_a_crash_are_synchronized(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     await create_filter(ada)
     for name in ("One", "Two"):
-        far.save_message(raw_message(name))
-    connector_id = await connector(ada, far, apply_filters=True)
+        dovecot_account.save_message(raw_message(name))
+    connector_id = await add_connector(ada, dovecot_account, apply_filters=True)
     await run_connectors_until_killed(ada.environment, 1, "sifted")
-    await taken_for_dead(ada.environment)
-    assert (await ran(ada.environment, connector_id)).imported == 2
-    far.run_doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
-    await again(ada.environment, connector_id)
-    assert [(await message(ada.environment, name)).flagged for name in ("One", "Two")] == [
+    await deregister_as_dead(ada.environment)
+    assert (await run_connector(ada.environment, connector_id)).imported == 2
+    dovecot_account.run_doveadm("flags add", "\\Flagged", "mailbox", "INBOX", "all")
+    await rerun_connector(ada.environment, connector_id)
+    assert [(await load_message_row(ada.environment, name)).flagged for name in ("One", "Two")] == [
         True,
         True,
     ]
 
 
 async def test_full_account_stores_what_fits_and_the_rest_later(
-    ada: GraphQLClient, far: DovecotAccount, clock: ManualClock
+    ada: GraphQLClient, dovecot_account: DovecotAccount, clock: ManualClock
 ) -> None:
     await create_filter(ada)
     for number in range(5):
-        far.save_message(raw_message(f"Nr {number}", body="x" * 50_000))
+        dovecot_account.save_message(raw_message(f"Nr {number}", body="x" * 50_000))
     await set_quota(ada, 170_000)
-    connector_id = await connector(ada, far, apply_filters=True, remove_duplicates=False)
-    run = await ran(ada.environment, connector_id)
+    connector_id = await add_connector(
+        ada, dovecot_account, apply_filters=True, remove_duplicates=False
+    )
+    run = await run_connector(ada.environment, connector_id)
     assert (run.state, run.stage, run.imported) == (TaskState.FAILED, "STORE", 3), run.log
     assert len(await load_fetched_subjects(ada)) == 3
     await set_quota(ada, 1 << 30)
     clock.tick(days=2)  # the delivery receipts have expired
-    run = await again(ada.environment, connector_id)
+    run = await rerun_connector(ada.environment, connector_id)
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     assert await load_fetched_subjects(ada) == [f"Nr {number}" for number in range(5)]
 
 
 async def load_fetched_subjects(client: GraphQLClient) -> list[str]:
     """Return the subjects in INBOX without our messages about the quota."""
-    return sorted(name for name in (await stored(client.environment))["INBOX"] if name[:3] == "Nr ")
+    return sorted(
+        name
+        for name in (await load_subjects_by_mailbox(client.environment))["INBOX"]
+        if name[:3] == "Nr "
+    )
 
 
 async def set_quota(client: GraphQLClient, quota: int) -> None:

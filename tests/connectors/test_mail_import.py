@@ -38,8 +38,12 @@ from tests.support.accounts.import_runs import (
     upload_content,
 )
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.stores.counter_check import journal, reached, rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
+from tests.support.stores.other_processes import deregister_as_dead
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -52,9 +56,9 @@ async def test_mbox_import_skips_known_messages(
 ) -> None:
     (run_id,) = await start_import_runs(ada, mbox_file([raw_message("One"), raw_message("Two")]))
     statement_text = "SELECT user_id FROM import_archives"
-    assert await rows(environment, statement_text) == [(ada.user.id,)]
+    assert await select_rows(environment, statement_text) == [(ada.user.id,)]
     await housekeeping.run_round(environment)  # keeps archives of waiting runs
-    assert await rows(environment, statement_text) == [(ada.user.id,)]
+    assert await select_rows(environment, statement_text) == [(ada.user.id,)]
     await run_due_imports(environment)
     import_run = await load_run(ada, run_id)
     assert (import_run["state"], import_run["error"], import_run["connector"]) == (
@@ -66,8 +70,8 @@ async def test_mbox_import_skips_known_messages(
     assert int(import_run["bytes"]) == len(raw_message("One")) + len(raw_message("Two"))
     assert await load_subjects_by_mailbox(ada) == {"INBOX": ["One", "Two"]}
     assert (
-        await rows(environment, statement_text)
-        == await rows(environment, "SELECT id FROM uploads")
+        await select_rows(environment, statement_text)
+        == await select_rows(environment, "SELECT id FROM uploads")
         == []
     )
     repeated = await import_archive(ada, mbox_file([raw_message("Two"), raw_message("Three")]))
@@ -202,7 +206,7 @@ async def test_run_of_a_dead_worker_continues_at_its_checkpoint(
         "RUNNING",
         4 * step_count if step_count < 3 else len(expected),
     )
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     await run_due_imports(ada.environment)
     import_run = await load_run(ada, run_id)
     assert (import_run["state"], message_counts(import_run)) == (
@@ -220,7 +224,7 @@ async def test_messages_not_stored_at_a_crash_are_imported_once(
     await crash_worker(
         ada.environment, commit_number, "commit"
     )  # the blobs are stored, but no row refers to them yet
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     await run_due_imports(ada.environment)
     assert message_counts(await load_run(ada, run_id)) == (10, 10, 0)
     assert (await load_subjects_by_mailbox(ada))["INBOX"] == TEN_SUBJECTS
@@ -234,7 +238,7 @@ async def test_slow_worker_stores_nothing_after_a_takeover(
     takeovers: list[asyncio.Task[None]] = []
 
     async def take_over() -> None:
-        await taken_for_dead(ada.environment)
+        await deregister_as_dead(ada.environment)
         await run_due_imports(ada.environment)
 
     def reach_fault_point(fault_point: str) -> None:
@@ -252,9 +256,9 @@ async def test_slow_worker_stores_nothing_after_a_takeover(
 async def test_owner_gets_an_event_for_each_step(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    position = await reached(environment, ada.user.id)
+    position = await load_stream_position(environment, ada.user.id)
     await import_archive(ada, ten_message_mbox())
-    kinds = [kind for kind, _ in await journal(environment, ada.user.id, position)]
+    kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, position)]
     # queued, started, steps, finished
     assert kinds.count(ChangeKind.CONNECTOR_CHANGED) == 1 + 1 + 3 + 1
 
@@ -266,12 +270,12 @@ async def test_cancelled_run_keeps_imported_messages(
     (run_id,) = await start_import_runs(ada, ten_message_mbox())
     await crash_worker(environment, 1)
     assert (await run_mutation_on_id(ada, "connectorCancel", run_id))["errors"] == []
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     await run_due_imports(environment)
     import_run = await load_run(ada, run_id)
     assert (import_run["state"], message_counts(import_run)) == ("CANCELLED", (4, 4, 0))
     assert (await load_subjects_by_mailbox(ada))["INBOX"] == TEN_SUBJECTS[:4]
-    assert await rows(environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(environment, "SELECT id FROM import_archives") == []
 
 
 async def test_run_cancelled_before_its_start_imports_nothing(
@@ -282,8 +286,8 @@ async def test_run_cancelled_before_its_start_imports_nothing(
     await run_due_imports(environment)
     assert (await load_run(ada, run_id))["state"] == "CANCELLED"
     assert await load_subjects_by_mailbox(ada) == {}
-    assert await rows(environment, "SELECT id FROM import_archives") == []
-    assert len(await rows(environment, "SELECT id FROM connector_runs")) == 1
+    assert await select_rows(environment, "SELECT id FROM import_archives") == []
+    assert len(await select_rows(environment, "SELECT id FROM connector_runs")) == 1
 
 
 async def test_full_account_imports_what_fits_and_fails(
@@ -309,7 +313,7 @@ async def test_full_account_imports_what_fits_and_fails(
         (10, 10 - stored, stored),
     )
     assert (await load_subjects_by_mailbox(ada))["INBOX"] == TEN_SUBJECTS
-    assert await rows(environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(environment, "SELECT id FROM import_archives") == []
 
 
 async def test_truncated_archive_fails_with_an_error(ada: GraphQLClient) -> None:

@@ -22,10 +22,10 @@ from tests.support.accounts.import_runs import (
     start_import_runs,
 )
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.connector_operations import far, server
+from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
-from tests.support.stores.counter_check import rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.other_processes import deregister_as_dead
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -143,7 +143,7 @@ async def test_filters_select_the_same_from_archives_and_accounts(
         assert int(import_run["imported"]) == len(expected), condition
 
 
-__all__ = ["far", "server"]
+__all__ = ["dovecot_account", "shared_dovecot"]
 
 
 @pytest.fixture
@@ -153,10 +153,10 @@ def allow_private_hosts(ada: GraphQLClient) -> None:
     object.__setattr__(ada.environment, "options", options)
 
 
-def remote_source(far: DovecotAccount, username: str, **extra: Any) -> dict[str, Any]:
+def remote_source(dovecot_account: DovecotAccount, username: str, **extra: Any) -> dict[str, Any]:
     protocol = extra.get("protocol", "IMAP")
     return {"remote": {
-        "protocol": protocol, "host": "127.0.0.1", "port": far.ports[protocol.lower()],
+        "protocol": protocol, "host": "127.0.0.1", "port": dovecot_account.ports[protocol.lower()],
         "security": "PLAIN", "username": username, "password": PASSWORD, **extra,
     }}  # fmt: skip
 
@@ -164,15 +164,15 @@ def remote_source(far: DovecotAccount, username: str, **extra: Any) -> dict[str,
 @pytest.mark.usefixtures("allow_private_hosts")
 @pytest.mark.parametrize("protocol", ["IMAP", "POP3"])
 async def test_remote_account_is_imported_once(
-    ada: GraphQLClient, bob: GraphQLClient, far: DovecotAccount, protocol: str
+    ada: GraphQLClient, bob: GraphQLClient, dovecot_account: DovecotAccount, protocol: str
 ) -> None:
     username = f"{protocol.lower()}{ada.user.id}"
     for subject in ("Good", "Better", "Unwanted"):
-        far.for_user(username).save_message(raw_message(subject))
-    far.for_user(username).save_message(raw_message("Best good"), "Deep/er")
+        dovecot_account.for_user(username).save_message(raw_message(subject))
+    dovecot_account.for_user(username).save_message(raw_message("Best good"), "Deep/er")
     payload = await start_import(
         ada,
-        remote_source(far, username, protocol=protocol),
+        remote_source(dovecot_account, username, protocol=protocol),
         filter={"or": [{"subject": "good"}, {"subject": "better"}]},
         parentMailbox={"path": "Far"},
         subscribe=True,
@@ -194,8 +194,8 @@ async def test_remote_account_is_imported_once(
         None,
         None,
     )
-    assert await rows(ada.environment, "SELECT id FROM connector_folders") == []
-    subscribed = await rows(
+    assert await select_rows(ada.environment, "SELECT id FROM connector_folders") == []
+    subscribed = await select_rows(
         ada.environment, "SELECT subscribed FROM mailboxes WHERE path LIKE 'Far/%'"
     )
     assert {bool(value) for (value,) in subscribed} == {True}
@@ -207,15 +207,15 @@ async def test_remote_account_is_imported_once(
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_filtered_remote_messages_are_not_fetched_again(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
-    remote_account = far.for_user(f"ledger{ada.user.id}")
+    remote_account = dovecot_account.for_user(f"ledger{ada.user.id}")
     for subject, folder in (("In", "INBOX"), ("Out", "INBOX"), ("In, too", "Later")):
         remote_account.save_message(raw_message(subject), folder)
     parent = {"specialUse": "INBOX"}
     payload = await start_import(
         ada,
-        remote_source(far, f"ledger{ada.user.id}"),
+        remote_source(dovecot_account, f"ledger{ada.user.id}"),
         filter={"subject": "In"},
         parentMailbox=parent,
     )
@@ -223,12 +223,12 @@ async def test_filtered_remote_messages_are_not_fetched_again(
     await crash_worker(ada.environment, 2, "commit")  # in the second folder
     statement_text = "SELECT message_id IS NULL FROM connector_messages"
     assert sorted(
-        bool(is_skipped) for (is_skipped,) in await rows(ada.environment, statement_text)
+        bool(is_skipped) for (is_skipped,) in await select_rows(ada.environment, statement_text)
     ) == [
         False,
         True,
     ]
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     await run_due_imports(ada.environment)
     assert message_counts(await load_run(ada, run_id)) == (3, 2, 0)
     assert await load_subjects_by_mailbox(ada) == {
@@ -239,17 +239,19 @@ async def test_filtered_remote_messages_are_not_fetched_again(
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_full_account_stores_what_fits_from_a_remote_account(
-    ada: GraphQLClient, root: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, root: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     names = [f"{number}" for number in range(8)]
     for name in names:
-        far.for_user(f"full{ada.user.id}").save_message(raw_message(name, body="y" * 1000))
+        dovecot_account.for_user(f"full{ada.user.id}").save_message(
+            raw_message(name, body="y" * 1000)
+        )
     for quota, state in ((6000, "FAILED"), (100_000, "SUCCEEDED")):
         payload = await execute_mutation(
             root, "userUpdate", users={"usernames": ["ada"]}, set={"quota": quota}
         )
         assert payload["errors"] == []
-        payload = await start_import(ada, remote_source(far, f"full{ada.user.id}"))
+        payload = await start_import(ada, remote_source(dovecot_account, f"full{ada.user.id}"))
         await run_due_imports(ada.environment)
         import_run = await load_run(ada, payload["run"]["id"])
         stored = (await load_subjects_by_mailbox(ada))["INBOX"]
@@ -261,13 +263,16 @@ async def test_full_account_stores_what_fits_from_a_remote_account(
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_progress_is_stored_between_steps(
-    ada: GraphQLClient, bob: GraphQLClient, far: DovecotAccount, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    dovecot_account: DovecotAccount,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("resolvers.connectors.worker.PROGRESS_SECONDS", 0.0005)
     names = [f"{number}" for number in range(40)]
     for name in names:
-        far.for_user(f"beat{ada.user.id}").save_message(raw_message(name))
-    payload = await start_import(ada, remote_source(far, f"beat{ada.user.id}"))
+        dovecot_account.for_user(f"beat{ada.user.id}").save_message(raw_message(name))
+    payload = await start_import(ada, remote_source(dovecot_account, f"beat{ada.user.id}"))
     (other_run_id,) = await start_import_runs(
         bob, maildir_tar({"": [("S", raw_message(name)) for name in names]})
     )
@@ -282,21 +287,21 @@ async def test_progress_is_stored_between_steps(
 
 @pytest.mark.usefixtures("allow_private_hosts")
 async def test_remote_import_needs_the_permission_and_valid_input(
-    ada: GraphQLClient, far: DovecotAccount
+    ada: GraphQLClient, dovecot_account: DovecotAccount
 ) -> None:
     client_without_permission = await make_client(ada.environment, ada.http, "bare", permissions=[])
-    payload = await start_import(client_without_permission, remote_source(far, "x"))
+    payload = await start_import(client_without_permission, remote_source(dovecot_account, "x"))
     assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
     for fields, path in (
         ({"host": "a b"}, ["host"]),
         ({"password": ""}, ["password"]),
         ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, ["folderRewrites", "pattern"]),
     ):
-        payload = await start_import(ada, remote_source(far, "x", **fields))
+        payload = await start_import(ada, remote_source(dovecot_account, "x", **fields))
         assert error_codes_and_paths(payload) == [("VALIDATION", ["source", "remote", *path])]
-    assert await rows(ada.environment, "SELECT id FROM connectors") == []
-    payload = await start_import(ada, remote_source(far, "x", password="wrong"))  # noqa: S106 - that is the point
+    assert await select_rows(ada.environment, "SELECT id FROM connectors") == []
+    payload = await start_import(ada, remote_source(dovecot_account, "x", password="wrong"))  # noqa: S106 - that is the point
     await run_due_imports(ada.environment)
     import_run = await load_run(ada, payload["run"]["id"])
     assert (import_run["state"], import_run["stage"]) == ("FAILED", "LOGIN")
-    assert await rows(ada.environment, "SELECT secret FROM connectors") == [("",)]
+    assert await select_rows(ada.environment, "SELECT secret FROM connectors") == [("",)]

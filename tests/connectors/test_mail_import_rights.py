@@ -39,8 +39,8 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
-from tests.support.stores.counter_check import rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.other_processes import deregister_as_dead
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -53,14 +53,14 @@ async def test_import_for_many_users_has_one_run_each(
     run_ids = await start_import_runs(
         admin_client, mbox_file([raw_message("All")]), users=users, parentMailbox={"path": "New"}
     )
-    assert len(await rows(admin_client.environment, "SELECT id FROM import_archives")) == 2
+    assert len(await select_rows(admin_client.environment, "SELECT id FROM import_archives")) == 2
     await run_due_imports(admin_client.environment)
     for client, run_id in zip((first, second), run_ids, strict=True):
         assert (await load_run(client, run_id))["state"] == "SUCCEEDED"
         assert await load_subjects_by_mailbox(client) == {"New/INBOX": ["All"]}
     assert await load_run(first, run_ids[1]) is None
     assert (await load_run(admin_client, run_ids[1]))["state"] == "SUCCEEDED"
-    assert await rows(admin_client.environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(admin_client.environment, "SELECT id FROM import_archives") == []
     assert await load_subjects_by_mailbox(admin_client) == {}
     await start_import_runs(
         admin_client, ten_message_mbox(), users=users, parentMailbox={"specialUse": "SENT"}
@@ -130,7 +130,9 @@ async def test_import_for_other_users_needs_rights_over_them(
     adas_source = {"upload": await upload_content(ada, content)}
     payload = await start_import(bob, adas_source)
     assert error_codes_and_paths(payload) == [("NOT_FOUND", ["source", "upload"])]
-    assert await rows(ada.environment, "SELECT id FROM uploads WHERE user_id = :u", u=ada.user.id)
+    assert await select_rows(
+        ada.environment, "SELECT id FROM uploads WHERE user_id = :u", u=ada.user.id
+    )
 
 
 async def test_import_of_another_account_keeps_all_facts(
@@ -167,8 +169,9 @@ async def test_import_of_another_account_keeps_all_facts(
         for mail in (adas_mail, bobs_mail)
     ]
     assert sorted(facts[0], key=repr) == sorted(facts[1], key=repr)
-    events = await rows(root.environment, "SELECT action FROM auth_events WHERE user_id = :u",
-                        u=ada.user.id)  # fmt: skip
+    events = await select_rows(
+        root.environment, "SELECT action FROM auth_events WHERE user_id = :u", u=ada.user.id
+    )
     assert ("read mail",) in events
     repeated = await start_import(root, {"user": {"username": "ada"}}, **arguments)
     await run_due_imports(root.environment)
@@ -191,7 +194,7 @@ async def test_account_that_cannot_be_read_is_not_imported(
     both_users = {"users": {"usernames": ["ada", "bob"]}}
     payload = await start_import(root, {"user": {"username": "bob"}}, **both_users)
     assert error_codes_and_paths(payload) == [("VALIDATION", ["source", "user"])]
-    assert await rows(ada.environment, "SELECT id FROM connectors") == []
+    assert await select_rows(ada.environment, "SELECT id FROM connectors") == []
     await store_raw_message(admin_client, raw_message("Ours"))
     payload = await start_import(admin_client, {"user": {"username": "over"}}, **both_users)
     assert payload["errors"] == []
@@ -243,7 +246,7 @@ async def test_changed_file_fails_the_interrupted_run(
     payload = await start_import(root, {"path": "a.mbox"}, users={"usernames": ["ada"]})
     await crash_worker(ada.environment, 1)
     (tmp_path / "a.mbox").write_bytes(ten_message_mbox(7))
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     await run_due_imports(ada.environment)
     import_run = await load_run(ada, payload["run"]["id"])
     assert (import_run["state"], message_counts(import_run)) == ("FAILED", (4, 4, 0))
@@ -281,8 +284,8 @@ async def test_invalid_import_is_refused_before_it_is_queued(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
     assert (payload["errors"][0]["constraint"], payload["errors"][0]["index"]) == ("unsupported", 1)
-    assert await rows(environment, "SELECT id FROM connectors") == []
-    assert len(await rows(environment, "SELECT id FROM uploads")) == 2
+    assert await select_rows(environment, "SELECT id FROM connectors") == []
+    assert len(await select_rows(environment, "SELECT id FROM uploads")) == 2
 
 
 async def test_validate_only_stores_nothing_and_repeat_runs_once(
@@ -292,13 +295,13 @@ async def test_validate_only_stores_nothing_and_repeat_runs_once(
     payload = await start_import(ada, source, options={"validateOnly": True})
     assert (payload["errors"], len(payload["runs"])) == ([], 1)
     for table in ("connectors", "connector_runs", "import_archives"):
-        assert await rows(environment, f"SELECT id FROM {table}") == []  # noqa: S608 - ours
+        assert await select_rows(environment, f"SELECT id FROM {table}") == []  # noqa: S608 - ours
     idempotent_options = {"options": {"idempotencyKey": "k"}}
     first = await start_import(ada, source, **idempotent_options)
     repeated = await start_import(ada, source, **idempotent_options)
     assert repeated == {**first, "replayed": True}
     assert first["run"]["id"] == first["runs"][0]["id"]
-    assert len(await rows(environment, "SELECT id FROM connectors")) == 1
+    assert len(await select_rows(environment, "SELECT id FROM connectors")) == 1
     assert error_codes_and_paths(await start_import(ada, source)) == [
         ("NOT_FOUND", ["source", "upload"])
     ]
@@ -314,7 +317,7 @@ async def test_imports_are_not_listed_as_connectors(
         assert (await client("{ connectors { nodes { id } totalCount } }"))["connectors"] == {
             "nodes": [], "totalCount": 0
         }  # fmt: skip
-    ((connector_id,),) = await rows(ada.environment, "SELECT id FROM connectors")
+    ((connector_id,),) = await select_rows(ada.environment, "SELECT id FROM connectors")
     for mutation in ("connectorRun", "connectorDelete"):
         payload = await run_mutation_on_id(
             ada, mutation, global_ids.encode("Connector", connector_id)

@@ -12,46 +12,50 @@ from models.runtime.environment import Environment
 from resolvers.domains import dkim_rotation
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.mail_servers.dns_zone_server import asking
+from tests.support.mail_servers.dns_zone_server import run_dns_zone
 from tests.support.operations import dkim_key_operations
-from tests.support.operations.dkim_key_operations import KEY, LIST, ONE
+from tests.support.operations.dkim_key_operations import (
+    DKIM_KEY_FIELDS,
+    DKIM_KEY_QUERY,
+    DKIM_KEYS_QUERY,
+)
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    CREATE,
-    DELETE,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_CREATE,
+    DOMAIN_DELETE,
     ERRORS,
-    done,
-    key_of,
-    made,
-    told,
+    create_domain,
+    error_summary,
+    load_domain_id,
+    run_mutation,
 )
 from tests.support.stores import counter_check
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 NEW_DOMAIN = "new.example"
 DOMAIN_CREATE_WITH_KEY = f"""mutation ($input: DomainCreateInput!) {{ domainCreate(input: $input) {{
-  domain {{ id name dkimKey {{ {KEY} }} dnsRecords {{ name value purpose }} }} journalCursor
-  {ERRORS} }} }}"""
+  domain {{ id name dkimKey {{ {DKIM_KEY_FIELDS} }} dnsRecords {{ name value purpose }} }}
+  journalCursor {ERRORS} }} }}"""
 pytestmark = pytest.mark.usefixtures("ada")
 
 
 async def create_domain_with_key(
     client: GraphQLClient, name: str = NEW_DOMAIN, **arguments: Any
 ) -> Any:
-    payload, errors = await done(client, DOMAIN_CREATE_WITH_KEY, name=name, **arguments)
+    payload, errors = await run_mutation(client, DOMAIN_CREATE_WITH_KEY, name=name, **arguments)
     assert errors == []
     return payload["domain"]
 
 
 async def list_keys(client: GraphQLClient) -> list[tuple[str, str, str]]:
-    nodes = (await client(LIST))["dkimKeys"]["nodes"]
+    nodes = (await client(DKIM_KEYS_QUERY))["dkimKeys"]["nodes"]
     return [(key["domain"], key["selector"], key["state"]) for key in nodes]
 
 
 async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    position_before = await counter_check.reached(environment, PLATFORM)
+    position_before = await counter_check.load_stream_position(environment, PLATFORM)
     domain = await create_domain_with_key(root)
     key = domain["dkimKey"]
     assert (key["domain"], key["selector"], key["state"]) == (NEW_DOMAIN, "dkim", "PENDING")
@@ -67,15 +71,17 @@ async def test_new_domain_has_a_key_that_is_pending_until_dns_has_it(
         global_ids.decode("DkimKey", key["id"]),
     )
     expected = [(ChangeKind.DOMAIN_CHANGED, [domain_id]), (ChangeKind.DKIM_CHANGED, [key_id])]
-    assert await counter_check.journal(environment, domain_id) == expected
-    assert await counter_check.journal(environment, PLATFORM, position_before) == expected
+    assert await counter_check.load_journal_entries(environment, domain_id) == expected
+    assert (
+        await counter_check.load_journal_entries(environment, PLATFORM, position_before) == expected
+    )
     log_query = '{ adminLog(mutation: "domainCreate") { nodes { targetId after } } }'
     (log_entry,) = (await root(log_query))["adminLog"]["nodes"]
     assert log_entry["after"]["dkimKey"]["fingerprint"] == key["fingerprintSha256"]
     assert await signing_keys.load_signers(environment, NEW_DOMAIN) == []
 
-    async with asking(dkim_key_operations.published([key])) as dns_server:
-        dkim_key_operations.asks(root, dns_server)
+    async with run_dns_zone(dkim_key_operations.make_dkim_zone([key])) as dns_server:
+        dkim_key_operations.use_dns_server(root, dns_server)
         clock.tick(minutes=1)
         assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
     assert await list_keys(root) == [(NEW_DOMAIN, "dkim", "ACTIVE")]
@@ -89,8 +95,8 @@ async def test_domain_create_without_dkim_creates_no_key(
     domain = await create_domain_with_key(root, createDkim=False)
     assert domain["dkimKey"] is None
     assert await list_keys(root) == []
-    domain_id = await key_of(environment, NEW_DOMAIN)
-    assert await counter_check.journal(environment, domain_id) == [
+    domain_id = await load_domain_id(environment, NEW_DOMAIN)
+    assert await counter_check.load_journal_entries(environment, domain_id) == [
         (ChangeKind.DOMAIN_CHANGED, [domain_id])
     ]
 
@@ -98,19 +104,19 @@ async def test_domain_create_without_dkim_creates_no_key(
 async def test_wildcard_key_signs_until_domain_key_is_active(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    wildcard_key = await dkim_key_operations.key(root, domains=["*"], selector="all")
+    wildcard_key = await dkim_key_operations.create_dkim_key(root, domains=["*"], selector="all")
     domain = await create_domain_with_key(root, "bücher.example")
     domain_key, ascii_domain = domain["dkimKey"], "xn--bcher-kva.example"
     records = {record["name"]: record["value"] for record in domain["dnsRecords"]}
     assert records[f"all._domainkey.{ascii_domain}"] == wildcard_key["dnsTxt"]["value"]
     assert records[f"dkim._domainkey.{ascii_domain}"] == domain_key["dnsTxt"]["value"]
-    dns_zone = dkim_key_operations.published([domain_key])
+    dns_zone = dkim_key_operations.make_dkim_zone([domain_key])
     dns_zone.records |= {
         (f"all._domainkey.{ascii_domain}", kind): texts
-        for (_, kind), texts in dkim_key_operations.published([wildcard_key]).records.items()
+        for (_, kind), texts in dkim_key_operations.make_dkim_zone([wildcard_key]).records.items()
     }
-    async with asking(dns_zone) as resolver_address:
-        dkim_key_operations.asks(root, resolver_address)
+    async with run_dns_zone(dns_zone) as resolver_address:
+        dkim_key_operations.use_dns_server(root, resolver_address)
         (signer,) = await signing_keys.load_signers(environment, "bücher.example")
         assert signer.selector == "all"
         clock.tick(minutes=1)
@@ -123,29 +129,33 @@ async def test_wildcard_key_signs_until_domain_key_is_active(
 
 
 async def test_wildcard_key_of_equal_selector_has_no_dns_record(root: GraphQLClient) -> None:
-    await dkim_key_operations.key(root, domains=["*"])  # its selector is dkim, too
+    await dkim_key_operations.create_dkim_key(root, domains=["*"])  # its selector is dkim, too
     domain = await create_domain_with_key(root)
     records = [record for record in domain["dnsRecords"] if "_domainkey" in record["name"]]
     assert [record["value"] for record in records] == [domain["dkimKey"]["dnsTxt"]["value"]]
 
 
 async def test_failed_or_validated_domain_create_creates_no_key(root: GraphQLClient) -> None:
-    await made(root, "old.example")
-    assert (await done(root, ALIAS, alias=NEW_DOMAIN, domain="old.example"))[1] == []
+    await create_domain(root, "old.example")
+    assert (await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=NEW_DOMAIN, domain="old.example"))[
+        1
+    ] == []
     for name in ("old.example", NEW_DOMAIN):
-        _, errors = await done(root, CREATE, name=name)
-        assert told(errors)[:2] == ("CONFLICT", ["name"])
-    payload, errors = await done(root, CREATE, name="x.example", options={"validateOnly": True})
+        _, errors = await run_mutation(root, DOMAIN_CREATE, name=name)
+        assert error_summary(errors)[:2] == ("CONFLICT", ["name"])
+    payload, errors = await run_mutation(
+        root, DOMAIN_CREATE, name="x.example", options={"validateOnly": True}
+    )
     assert errors == []
     assert await list_keys(root) == []
-    assert await rows(root.environment, "SELECT count(*) FROM dkim_keys") == [(0,)]
+    assert await select_rows(root.environment, "SELECT count(*) FROM dkim_keys") == [(0,)]
     assert payload["domain"] is None or payload["domain"]["name"] == "x.example"
 
 
 async def test_domain_name_too_long_for_dkim_record_is_refused(root: GraphQLClient) -> None:
     name = ".".join(["a" * 60] * 3 + ["b" * 50, "example"])  # 241 characters
-    _, errors = await done(root, CREATE, name=name)
-    assert told(errors) == ("VALIDATION", ["createDkim"], None, "selector")
+    _, errors = await run_mutation(root, DOMAIN_CREATE, name=name)
+    assert error_summary(errors) == ("VALIDATION", ["createDkim"], None, "selector")
     assert (await create_domain_with_key(root, name, createDkim=False))["name"] == name
 
 
@@ -155,7 +165,7 @@ async def test_key_is_hidden_from_admin_of_other_domain(
     key = (await create_domain_with_key(root))["dkimKey"]
     other_admin = await make_domain_admin(environment, http, "dora")
     for client in (ada, other_admin):
-        assert (await client.execute(ONE, by={"id": key["id"]})).get("data") in (
+        assert (await client.execute(DKIM_KEY_QUERY, by={"id": key["id"]})).get("data") in (
             None,
             {"dkimKey": None},
         )
@@ -166,11 +176,11 @@ async def test_deleting_domain_deletes_key_and_journals_it(
     root: GraphQLClient, environment: Environment
 ) -> None:
     domain = await create_domain_with_key(root)
-    position_before = await counter_check.reached(environment, PLATFORM)
-    assert (await done(root, DELETE, domains=[{"name": NEW_DOMAIN}]))[1] == []
+    position_before = await counter_check.load_stream_position(environment, PLATFORM)
+    assert (await run_mutation(root, DOMAIN_DELETE, domains=[{"name": NEW_DOMAIN}]))[1] == []
     assert await list_keys(root) == []
     key_ids = [global_ids.decode("DkimKey", domain["dkimKey"]["id"])]
-    entries = await counter_check.journal(environment, PLATFORM, position_before)
+    entries = await counter_check.load_journal_entries(environment, PLATFORM, position_before)
     assert (ChangeKind.DKIM_CHANGED, key_ids) in entries
 
 
@@ -178,7 +188,7 @@ async def test_private_key_is_stored_encrypted(
     root: GraphQLClient, environment: Environment
 ) -> None:
     key = (await create_domain_with_key(root))["dkimKey"]
-    ((stored,),) = await rows(environment, "SELECT private FROM dkim_keys")
+    ((stored,),) = await select_rows(environment, "SELECT private FROM dkim_keys")
     assert "PRIVATE KEY" not in stored
     secret_name = signing_keys.secret_name(global_ids.decode("DkimKey", key["id"]))
     private_key = private_keys.parse_key(

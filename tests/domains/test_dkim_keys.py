@@ -20,27 +20,32 @@ from resolvers.admin import secret_rotation
 from resolvers.domains import dkim_rotation
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.mail_servers.dns_zone_server import Zone, asking, quoted, zone
+from tests.support.mail_servers.dns_zone_server import (
+    DnsZoneServer,
+    make_dns_zone,
+    run_dns_zone,
+    txt_rdata,
+)
 from tests.support.operations import dkim_key_operations
 from tests.support.operations.dkim_key_operations import (
-    ACTIVATE,
-    COPY,
-    LIST,
-    ONE,
-    REMOVE,
-    ROTATE,
-    SET,
+    DKIM_KEY_ACTIVATE,
+    DKIM_KEY_COPY,
+    DKIM_KEY_DELETE,
+    DKIM_KEY_QUERY,
+    DKIM_KEY_ROTATE,
+    DKIM_KEY_SET,
+    DKIM_KEYS_QUERY,
 )
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    DELETE,
-    RENAME,
-    UNALIAS,
-    done,
-    key_of,
-    made,
-    of,
-    told,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_ALIAS_DELETE,
+    DOMAIN_DELETE,
+    DOMAIN_RENAME,
+    create_domain,
+    error_summary,
+    load_domain,
+    load_domain_id,
+    run_mutation,
 )
 from tests.support.stores import counter_check
 
@@ -52,7 +57,7 @@ pytestmark = pytest.mark.usefixtures("ada")  # creates example.org
 
 
 async def list_keys(client: GraphQLClient, **arguments: Any) -> list[Any]:
-    page: list[Any] = (await client(LIST, **arguments))["dkimKeys"]["nodes"]
+    page: list[Any] = (await client(DKIM_KEYS_QUERY, **arguments))["dkimKeys"]["nodes"]
     return page
 
 
@@ -62,7 +67,7 @@ async def load_states_by_selector(client: GraphQLClient) -> dict[str, str]:
 
 
 async def load_signing_key(client: GraphQLClient, domain: str) -> Any:
-    return (await client(ONE, by={"domain": domain}))["dkimKey"]
+    return (await client(DKIM_KEY_QUERY, by={"domain": domain}))["dkimKey"]
 
 
 def make_pkcs1_pem(bits: int = 2048) -> str:
@@ -74,11 +79,14 @@ def make_pkcs1_pem(bits: int = 2048) -> str:
 async def test_key_is_created_read_listed_and_deleted(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(environment, "example.org")
+    domain_id = await load_domain_id(environment, "example.org")
     positions_before = [
-        await counter_check.reached(environment, stream) for stream in (PLATFORM, domain_id)
+        await counter_check.load_stream_position(environment, stream)
+        for stream in (PLATFORM, domain_id)
     ]
-    dkim_key = await dkim_key_operations.key(root, selector=" S1.Mail ", description=" Ours ")
+    dkim_key = await dkim_key_operations.create_dkim_key(
+        root, selector=" S1.Mail ", description=" Ours "
+    )
     assert (dkim_key["domain"], dkim_key["selector"], dkim_key["description"]) == (
         "example.org", "s1.mail", "Ours"
     )  # fmt: skip
@@ -93,15 +101,15 @@ async def test_key_is_created_read_listed_and_deleted(
     assert dkim_key["activatedAt"] == dkim_key["createdAt"]
     assert await list_keys(root) == [dkim_key]
     assert await load_signing_key(root, "Example.ORG") == dkim_key
-    assert (await root(ONE, by={"id": dkim_key["id"]}))["dkimKey"] == dkim_key
+    assert (await root(DKIM_KEY_QUERY, by={"id": dkim_key["id"]}))["dkimKey"] == dkim_key
     assert (await root(NODE_QUERY, id=dkim_key["id"]))["node"] == {"selector": "s1.mail"}
     key_id = global_ids.decode("DkimKey", dkim_key["id"])
-    payload, errors = await done(root, REMOVE, ids=[dkim_key["id"]])
+    payload, errors = await run_mutation(root, DKIM_KEY_DELETE, ids=[dkim_key["id"]])
     assert (payload["deletedIds"], errors) == ([dkim_key["id"]], [])
     assert await load_signing_key(root, "example.org") is None
     assert await root(NODE_QUERY, id=dkim_key["id"]) == {"node": None}
     for stream, position in zip((PLATFORM, domain_id), positions_before, strict=True):
-        assert await counter_check.journal(environment, stream, position) == [
+        assert await counter_check.load_journal_entries(environment, stream, position) == [
             (ChangeKind.DKIM_CHANGED, [key_id]),
             (ChangeKind.DKIM_CHANGED, [key_id]),
         ]
@@ -117,18 +125,18 @@ async def test_private_key_can_be_imported(root: GraphQLClient, key_format: str)
         "ed25519": ed25519_key.to_pem(),
         "raw": base64.b64encode(seed).decode(),
     }[key_format]
-    dkim_key = await dkim_key_operations.key(root, privateKey=private_key)
+    dkim_key = await dkim_key_operations.create_dkim_key(root, privateKey=private_key)
     assert dkim_key["publicKey"] == private_keys.parse_key(private_key).public_key_text()
     if key_format in ("ed25519", "raw"):
         assert (dkim_key["algorithm"], dkim_key["keySize"]) == ("ED25519", None)
         assert len(base64.b64decode(dkim_key["publicKey"])) == 32
         assert dkim_key["dnsTxt"]["value"].startswith("v=DKIM1; k=ed25519; p=")
-        read_key = (await root(ONE, by={"id": dkim_key["id"]}))["dkimKey"]
+        read_key = (await root(DKIM_KEY_QUERY, by={"id": dkim_key["id"]}))["dkimKey"]
         assert read_key == dkim_key  # a key that is read later has the raw public key too
 
 
 async def test_short_key_is_accepted_with_a_warning(root: GraphQLClient) -> None:
-    payload, errors = await done(root, SET, domains=["example.org"], keySize=1024)
+    payload, errors = await run_mutation(root, DKIM_KEY_SET, domains=["example.org"], keySize=1024)
     assert errors == []
     assert [warning["code"] for warning in payload["warnings"]] == ["WEAK_KEY"]
     assert payload["keys"][0]["keySize"] == 1024
@@ -162,38 +170,42 @@ REFUSED_KEY_INPUTS: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
 async def test_invalid_key_input_is_refused(
     root: GraphQLClient, key_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    _, errors = await done(root, SET, **{"domains": ["example.org"], **key_input})
-    assert told(errors) == refusal
+    _, errors = await run_mutation(root, DKIM_KEY_SET, **{"domains": ["example.org"], **key_input})
+    assert error_summary(errors) == refusal
     assert await list_keys(root) == []
 
 
 async def test_second_key_replaces_is_added_or_is_refused(root: GraphQLClient) -> None:
-    first = await dkim_key_operations.key(root)
-    replacement = await dkim_key_operations.key(root)
+    first = await dkim_key_operations.create_dkim_key(root)
+    replacement = await dkim_key_operations.create_dkim_key(root)
     assert (replacement["id"], replacement["publicKey"] == first["publicKey"]) == (
         first["id"],
         False,
     )
-    await dkim_key_operations.key(root, selector="e", algorithm="ED25519")
+    await dkim_key_operations.create_dkim_key(root, selector="e", algorithm="ED25519")
     assert await load_states_by_selector(root) == {"dkim": "ACTIVE", "e": "ACTIVE"}
     assert (await load_signing_key(root, "example.org"))["selector"] == "dkim"
-    await dkim_key_operations.key(root, selector="new")
+    await dkim_key_operations.create_dkim_key(root, selector="new")
     assert await load_states_by_selector(root) == {
         "dkim": "RETIRED",
         "e": "ACTIVE",
         "new": "ACTIVE",
     }
     for arguments in ({"selector": "dkim"}, {"selector": "x"}, {"selector": "e"}):
-        _, errors = await done(root, SET, domains=["example.org"], replace=False, **arguments)
-        assert told(errors)[:3] == ("CONFLICT", ["domains"], 0)
+        _, errors = await run_mutation(
+            root, DKIM_KEY_SET, domains=["example.org"], replace=False, **arguments
+        )
+        assert error_summary(errors)[:3] == ("CONFLICT", ["domains"], 0)
 
 
 async def test_number_of_keys_of_a_domain_is_limited(root: GraphQLClient) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     for number in range(20):
-        await dkim_key_operations.key(root, selector=f"s{number}", privateKey=raw)
-    _, errors = await done(root, SET, domains=["example.org"], selector="x", privateKey=raw)
-    assert told(errors)[:2] == ("LIMIT_REACHED", ["domains"])
+        await dkim_key_operations.create_dkim_key(root, selector=f"s{number}", privateKey=raw)
+    _, errors = await run_mutation(
+        root, DKIM_KEY_SET, domains=["example.org"], selector="x", privateKey=raw
+    )
+    assert error_summary(errors)[:2] == ("LIMIT_REACHED", ["domains"])
 
 
 async def test_no_response_log_or_row_has_the_private_key(
@@ -203,14 +215,16 @@ async def test_no_response_log_or_row_has_the_private_key(
     private_key = private_keys.generate_key(Algorithm.RSA).to_pem()
     key_line = private_key.splitlines()[3]
     response = await root.execute(
-        SET, input={"domains": ["example.org"], "privateKey": private_key}
+        DKIM_KEY_SET, input={"domains": ["example.org"], "privateKey": private_key}
     )
     assert response["data"]["dkimKeySet"]["errors"] == []
     assert key_line not in json.dumps(response)
-    ((encrypted,),) = await counter_check.rows(environment, "SELECT private FROM dkim_keys")
+    ((encrypted,),) = await counter_check.select_rows(environment, "SELECT private FROM dkim_keys")
     assert key_line not in encrypted
     for table in ("changes", "admin_log", "replays"):
-        assert key_line not in str(await counter_check.rows(environment, f"SELECT * FROM {table}"))  # noqa: S608
+        assert key_line not in str(
+            await counter_check.select_rows(environment, f"SELECT * FROM {table}")  # noqa: S608
+        )
     assert key_line not in caplog.text
     fields = await root('{ __type(name: "DkimKey") { fields { name } } }')
     assert "privateKey" not in {field["name"] for field in fields["__type"]["fields"]}
@@ -225,11 +239,11 @@ async def test_key_list_has_pages_and_filters(root: GraphQLClient) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     names = ["a.example", "b.example", "c.example"]
     for name in names:
-        await made(root, name)
-        await dkim_key_operations.key(root, domains=[name], privateKey=raw)
+        await create_domain(root, name)
+        await dkim_key_operations.create_dkim_key(root, domains=[name], privateKey=raw)
     domains, after = [], None
     while True:
-        page = (await root(LIST, first=2, after=after))["dkimKeys"]
+        page = (await root(DKIM_KEYS_QUERY, first=2, after=after))["dkimKeys"]
         domains += [key["domain"] for key in page["nodes"]]
         after = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
@@ -243,30 +257,30 @@ async def test_key_list_has_pages_and_filters(root: GraphQLClient) -> None:
 async def test_domain_admin_manages_only_keys_of_own_domains(
     root: GraphQLClient, environment: Environment, http: httpx.AsyncClient, bob: GraphQLClient
 ) -> None:
-    await made(root, "far.example")
-    other_key = await dkim_key_operations.key(root, domains=["far.example"])
-    wildcard_key = await dkim_key_operations.key(root, domains=["*"])
+    await create_domain(root, "far.example")
+    other_key = await dkim_key_operations.create_dkim_key(root, domains=["far.example"])
+    wildcard_key = await dkim_key_operations.create_dkim_key(root, domains=["*"])
     admin = await make_domain_admin(environment, http, "eve")
-    own_key = await dkim_key_operations.key(admin)
+    own_key = await dkim_key_operations.create_dkim_key(admin)
     assert await list_keys(admin) == [own_key]
-    assert (await admin(LIST))["dkimKeys"]["totalCount"] == 1
+    assert (await admin(DKIM_KEYS_QUERY))["dkimKeys"]["totalCount"] == 1
     for key in (other_key, wildcard_key):
         assert await admin(NODE_QUERY, id=key["id"]) == {"node": None}
-        assert (await admin(ONE, by={"id": key["id"]}))["dkimKey"] is None
+        assert (await admin(DKIM_KEY_QUERY, by={"id": key["id"]}))["dkimKey"] is None
         assert await load_signing_key(admin, key["domain"]) is None
-        for document in (REMOVE, ACTIVATE):
-            _, errors = await done(admin, document, ids=[key["id"]])
-            assert told(errors)[0] == "NOT_FOUND"
-        for document in (SET, ROTATE, REMOVE):
-            _, errors = await done(admin, document, domains=[key["domain"]])
+        for document in (DKIM_KEY_DELETE, DKIM_KEY_ACTIVATE):
+            _, errors = await run_mutation(admin, document, ids=[key["id"]])
+            assert error_summary(errors)[0] == "NOT_FOUND"
+        for document in (DKIM_KEY_SET, DKIM_KEY_ROTATE, DKIM_KEY_DELETE):
+            _, errors = await run_mutation(admin, document, domains=[key["domain"]])
             expected_code = "FORBIDDEN" if key["domain"] == "*" else "NOT_FOUND"
-            assert told(errors)[0] == expected_code
+            assert error_summary(errors)[0] == expected_code
     arguments = {"from": "example.org", "to": ["far.example"]}
-    response = await admin.execute(COPY, input=arguments)
+    response = await admin.execute(DKIM_KEY_COPY, input=arguments)
     assert response["data"]["dkimKeyCopy"]["errors"][0]["code"] == "FORBIDDEN"
-    response = await bob.execute(LIST)
+    response = await bob.execute(DKIM_KEYS_QUERY)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    response = await bob.execute(SET, input={"domains": ["example.org"]})
+    response = await bob.execute(DKIM_KEY_SET, input={"domains": ["example.org"]})
     assert response["data"]["dkimKeySet"]["errors"][0]["code"] == "FORBIDDEN"
     assert len(await list_keys(root)) == 3
 
@@ -275,10 +289,12 @@ async def test_keys_are_copied_with_their_selectors(
     root: GraphQLClient, environment: Environment
 ) -> None:
     for name in ("a.example", "b.example"):
-        await made(root, name)
-    (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
-    payload, errors = await done(
-        root, COPY, **{"from": "example.org", "to": ["a.example", "b.example", "a.example"]}
+        await create_domain(root, name)
+    (rsa_key, ed25519_key) = await dkim_key_operations.create_key_of_each_algorithm(root)
+    payload, errors = await run_mutation(
+        root,
+        DKIM_KEY_COPY,
+        **{"from": "example.org", "to": ["a.example", "b.example", "a.example"]},
     )
     assert errors == []
     assert [(key["domain"], key["selector"]) for key in payload["keys"]] == [
@@ -288,45 +304,49 @@ async def test_keys_are_copied_with_their_selectors(
         rsa_key["publicKey"],
         ed25519_key["publicKey"],
     }
-    private_rows = await counter_check.rows(environment, "SELECT private FROM dkim_keys")
+    private_rows = await counter_check.select_rows(environment, "SELECT private FROM dkim_keys")
     assert len(set(private_rows)) == 6  # each row is encrypted with its own context
     for targets, code in ((["example.org"], "VALIDATION"), (["c.example"], "NOT_FOUND")):
-        _, errors = await done(root, COPY, **{"from": "example.org", "to": targets})
-        assert told(errors)[:3] == (code, ["to"], 0)
-    await made(root, "c.example")
-    _, errors = await done(root, COPY, **{"from": "c.example", "to": ["a.example"]})
-    assert told(errors)[:2] == ("NOT_FOUND", ["from"])
-    payload, errors = await done(root, REMOVE, domains=["a.example"])
+        _, errors = await run_mutation(
+            root, DKIM_KEY_COPY, **{"from": "example.org", "to": targets}
+        )
+        assert error_summary(errors)[:3] == (code, ["to"], 0)
+    await create_domain(root, "c.example")
+    _, errors = await run_mutation(
+        root, DKIM_KEY_COPY, **{"from": "c.example", "to": ["a.example"]}
+    )
+    assert error_summary(errors)[:2] == ("NOT_FOUND", ["from"])
+    payload, errors = await run_mutation(root, DKIM_KEY_DELETE, domains=["a.example"])
     assert (len(payload["deletedIds"]), errors) == (2, [])
-    _, errors = await done(root, REMOVE, domains=["b.example", "a.example"])
-    assert told(errors)[:3] == ("NOT_FOUND", ["domains"], 1)
-    _, errors = await done(root, REMOVE)
-    assert told(errors)[0] == "VALIDATION"
+    _, errors = await run_mutation(root, DKIM_KEY_DELETE, domains=["b.example", "a.example"])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["domains"], 1)
+    _, errors = await run_mutation(root, DKIM_KEY_DELETE)
+    assert error_summary(errors)[0] == "VALIDATION"
     assert len(await list_keys(root)) == 4
 
 
-def publish_keys(dns_server: Zone, *keys: Any) -> None:
+def publish_keys(dns_server: DnsZoneServer, *keys: Any) -> None:
     """Replace the records of the DNS server by those of these keys."""
     dns_server.records.clear()
-    for name, text in dkim_key_operations.texts(keys).items():
-        dns_server.records[name, "TXT"] = [quoted(text)]
+    for name, text in dkim_key_operations.dkim_txt_records(keys).items():
+        dns_server.records[name, "TXT"] = [txt_rdata(text)]
 
 
 async def test_new_key_signs_once_dns_has_its_record(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
-    dns_server = zone({})
+    (rsa_key, ed25519_key) = await dkim_key_operations.create_key_of_each_algorithm(root)
+    dns_server = make_dns_zone({})
     publish_keys(dns_server, rsa_key, ed25519_key)
-    async with asking(dns_server) as resolver_address:
-        dkim_key_operations.asks(root, resolver_address)
-        payload, errors = await done(root, ROTATE, domains=["example.org"])
+    async with run_dns_zone(dns_server) as resolver_address:
+        dkim_key_operations.use_dns_server(root, resolver_address)
+        payload, errors = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"])
         assert errors == []
         new_keys = {key["algorithm"]: key for key in payload["keys"]}
         assert {key["selector"] for key in new_keys.values()} == {"r-20300101", "e-20300101"}
         assert {key["state"] for key in new_keys.values()} == {"PENDING"}
-        _, errors = await done(root, ROTATE, domains=["example.org"])
-        assert told(errors)[0] == "CONFLICT"
+        _, errors = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"])
+        assert error_summary(errors)[0] == "CONFLICT"
         assert await dkim_rotation.activate_or_delete_due_keys(environment) == 2
         assert (
             await dkim_rotation.activate_or_delete_due_keys(environment) == 0
@@ -350,24 +370,24 @@ async def test_new_key_signs_once_dns_has_its_record(
 async def test_dns_checks_of_pending_key_become_rarer(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await dkim_key_operations.key(root)
-    dns_server = zone({})
-    async with asking(dns_server) as resolver_address:
-        dkim_key_operations.asks(root, resolver_address)
-        await done(root, ROTATE, domains=["example.org"], selector="new")
+    await dkim_key_operations.create_dkim_key(root)
+    dns_server = make_dns_zone({})
+    async with run_dns_zone(dns_server) as resolver_address:
+        dkim_key_operations.use_dns_server(root, resolver_address)
+        await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"], selector="new")
         check_count = 0
         for _ in range(24 * 60):
             check_count += await dkim_rotation.activate_or_delete_due_keys(environment)
             clock.tick(minutes=1)
         assert 25 < check_count < 35
-        assert len(dns_server.asked) >= check_count
+        assert len(dns_server.queries) >= check_count
 
 
 async def test_wrong_or_revoked_record_activates_no_key(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    old_key = await dkim_key_operations.key(root)
-    payload, _ = await done(root, ROTATE, domains=["example.org"], selector="new")
+    old_key = await dkim_key_operations.create_dkim_key(root)
+    payload, _ = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"], selector="new")
     (new_key,) = payload["keys"]
     name = new_key["dnsTxt"]["name"]
     for record in (
@@ -376,8 +396,8 @@ async def test_wrong_or_revoked_record_activates_no_key(
         "junk",
         new_key["dnsTxt"]["value"][:-8],
     ):
-        async with asking(zone({name: record})) as resolver_address:
-            dkim_key_operations.asks(root, resolver_address)
+        async with run_dns_zone(make_dns_zone({name: record})) as resolver_address:
+            dkim_key_operations.use_dns_server(root, resolver_address)
             assert (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
             assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
             clock.tick(hours=1)
@@ -385,29 +405,31 @@ async def test_wrong_or_revoked_record_activates_no_key(
 
 
 async def test_new_and_old_key_can_be_activated_by_hand(root: GraphQLClient) -> None:
-    old_key = await dkim_key_operations.key(root)
-    payload, _ = await done(root, ROTATE, domains=["example.org"], keySize=3072)
+    old_key = await dkim_key_operations.create_dkim_key(root)
+    payload, _ = await run_mutation(root, DKIM_KEY_ROTATE, domains=["example.org"], keySize=3072)
     (new_key,) = payload["keys"]
     assert new_key["keySize"] == 3072
-    payload, errors = await done(root, ACTIVATE, ids=[new_key["id"]])
+    payload, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[new_key["id"]])
     assert (errors, [key["state"] for key in payload["keys"]]) == ([], ["ACTIVE"])
     assert (await load_states_by_selector(root))["dkim"] == "RETIRED"
-    await done(root, ACTIVATE, ids=[old_key["id"]])
+    await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[old_key["id"]])
     states = await load_states_by_selector(root)
     assert states == {"dkim": "ACTIVE", new_key["selector"]: "RETIRED"}
-    _, errors = await done(root, ACTIVATE, ids=[old_key["id"], new_key["id"]])
-    assert told(errors)[:2] == ("CONFLICT", ["ids"])
-    _, errors = await done(root, ACTIVATE, ids=[])
-    assert told(errors)[0] == "VALIDATION"
+    _, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[old_key["id"], new_key["id"]])
+    assert error_summary(errors)[:2] == ("CONFLICT", ["ids"])
+    _, errors = await run_mutation(root, DKIM_KEY_ACTIVATE, ids=[])
+    assert error_summary(errors)[0] == "VALIDATION"
 
 
 async def test_last_key_is_never_deleted_automatically(
     root: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await dkim_key_operations.key(root)
-    await dkim_key_operations.key(root, selector="new")
+    await dkim_key_operations.create_dkim_key(root)
+    await dkim_key_operations.create_dkim_key(root, selector="new")
     keys = await list_keys(root)
-    await done(root, REMOVE, ids=[key["id"] for key in keys if key["selector"] == "new"])
+    await run_mutation(
+        root, DKIM_KEY_DELETE, ids=[key["id"] for key in keys if key["selector"] == "new"]
+    )
     clock.tick(days=30)
     assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
     assert await load_states_by_selector(root) == {"dkim": "RETIRED"}
@@ -427,49 +449,59 @@ async def test_last_key_is_never_deleted_automatically(
 async def test_invalid_rotation_is_refused(
     root: GraphQLClient, rotation_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    await dkim_key_operations.both(root)
-    _, errors = await done(root, ROTATE, **{"domains": ["example.org"], **rotation_input})
-    assert told(errors) == refusal
+    await dkim_key_operations.create_key_of_each_algorithm(root)
+    _, errors = await run_mutation(
+        root, DKIM_KEY_ROTATE, **{"domains": ["example.org"], **rotation_input}
+    )
+    assert error_summary(errors) == refusal
     assert len(await list_keys(root)) == 2
 
 
 async def test_renamed_domain_keeps_its_keys(root: GraphQLClient) -> None:
-    await done(root, ALIAS, alias="second.example", domain="example.org")
-    await dkim_key_operations.both(root)
-    await dkim_key_operations.key(root, domains=["second.example"])
-    payload, errors = await done(root, RENAME, oldDomain="example.org", newDomain="new.example")
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="second.example", domain="example.org")
+    await dkim_key_operations.create_key_of_each_algorithm(root)
+    await dkim_key_operations.create_dkim_key(root, domains=["second.example"])
+    payload, errors = await run_mutation(
+        root, DOMAIN_RENAME, oldDomain="example.org", newDomain="new.example"
+    )
     assert errors == []
     assert sorted(key["domain"] for key in await list_keys(root)) == [
         "new.example", "new.example", "second.example"
     ]  # fmt: skip
-    document = RENAME.replace("usersUpdated", "dkimKeysUpdated")
-    payload, errors = await done(root, document, oldDomain="new.example", newDomain="b.example")
+    document = DOMAIN_RENAME.replace("usersUpdated", "dkimKeysUpdated")
+    payload, errors = await run_mutation(
+        root, document, oldDomain="new.example", newDomain="b.example"
+    )
     assert (errors, payload["dkimKeysUpdated"]) == ([], 2)
-    assert await of(root, "b.example")
+    assert await load_domain(root, "b.example")
     assert (await load_signing_key(root, "b.example"))["dnsTxt"]["name"].endswith(
         "_domainkey.b.example"
     )
 
 
 async def test_keys_are_deleted_with_their_domain_or_alias(root: GraphQLClient) -> None:
-    await made(root, "new.example")
-    payload, _ = await done(root, ALIAS, alias="second.example", domain="new.example")
+    await create_domain(root, "new.example")
+    payload, _ = await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="second.example", domain="new.example"
+    )
     for name in ("new.example", "second.example"):
-        await dkim_key_operations.key(root, domains=[name])
-    await done(root, UNALIAS, ids=[payload["domainAlias"]["id"]])
+        await dkim_key_operations.create_dkim_key(root, domains=[name])
+    await run_mutation(root, DOMAIN_ALIAS_DELETE, ids=[payload["domainAlias"]["id"]])
     assert [key["domain"] for key in await list_keys(root)] == ["new.example"]
-    _, errors = await done(root, DELETE, domains=[{"name": "new.example"}])
+    _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "new.example"}])
     assert errors == []
     assert await list_keys(root) == []
 
 
 async def test_dns_records_of_domain_contain_each_key(root: GraphQLClient) -> None:
-    (rsa_key, ed25519_key) = await dkim_key_operations.both(root)
-    await done(root, ROTATE, domains=["example.org"], algorithm="RSA", selector="next")
-    records = dkim_key_operations.texts([rsa_key, ed25519_key])
+    (rsa_key, ed25519_key) = await dkim_key_operations.create_key_of_each_algorithm(root)
+    await run_mutation(
+        root, DKIM_KEY_ROTATE, domains=["example.org"], algorithm="RSA", selector="next"
+    )
+    records = dkim_key_operations.dkim_txt_records([rsa_key, ed25519_key])
     records[ed25519_key["dnsTxt"]["name"]] = "v=DKIM1; p="
-    async with asking(zone(records)) as resolver_address:
-        dkim_key_operations.asks(root, resolver_address)
+    async with run_dns_zone(make_dns_zone(records)) as resolver_address:
+        dkim_key_operations.use_dns_server(root, resolver_address)
         domain = (await root(DNS_RECORDS_QUERY, check=True))["domain"]
     assert domain["dkimKey"] == {"selector": "r"}
     record_by_selector = {
@@ -487,12 +519,12 @@ async def test_dns_records_of_domain_contain_each_key(root: GraphQLClient) -> No
 async def test_dns_states_are_looked_up_together(root: GraphQLClient) -> None:
     raw = base64.b64encode(bytes(32)).decode()
     keys = [
-        await dkim_key_operations.key(root, selector=f"s{number}", privateKey=raw)
+        await dkim_key_operations.create_dkim_key(root, selector=f"s{number}", privateKey=raw)
         for number in range(10)
     ]
-    await dkim_key_operations.key(root, domains=["*"], privateKey=raw)
-    async with asking(dkim_key_operations.published(keys[:9])) as resolver_address:
-        dkim_key_operations.asks(root, resolver_address)
+    await dkim_key_operations.create_dkim_key(root, domains=["*"], privateKey=raw)
+    async with run_dns_zone(dkim_key_operations.make_dkim_zone(keys[:9])) as resolver_address:
+        dkim_key_operations.use_dns_server(root, resolver_address)
         nodes = (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"]
     assert [node["dnsState"] for node in nodes] == ["UNKNOWN", *["OK"] * 9, "MISSING"]
 
@@ -500,8 +532,8 @@ async def test_dns_states_are_looked_up_together(root: GraphQLClient) -> None:
 async def test_secret_rotation_reencrypts_private_keys(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await dkim_key_operations.both(root)
-    rows_before = await counter_check.rows(
+    await dkim_key_operations.create_key_of_each_algorithm(root)
+    rows_before = await counter_check.select_rows(
         environment, "SELECT id, private FROM dkim_keys ORDER BY id"
     )
     new_box = environment.secret_box.with_new_key()
@@ -509,7 +541,7 @@ async def test_secret_rotation_reencrypts_private_keys(
         environment.secret_box, "keys", {**environment.secret_box.keys, **new_box.keys}
     )
     result = await secret_rotation.reencrypt_all(environment)
-    rows_after = await counter_check.rows(
+    rows_after = await counter_check.select_rows(
         environment, "SELECT id, private FROM dkim_keys ORDER BY id"
     )
     assert (result.reencrypted_count, result.failed_contexts) == (2, [])
@@ -524,8 +556,8 @@ async def test_key_overlap_is_a_setting(
     arguments = {"key": "dkim.overlap", "value": "P1D"}
     assert (await root(document, input=arguments))["settingSet"]["errors"] == []
     assert environment.options.dkim_overlap == timedelta(days=1)
-    await dkim_key_operations.key(root)
-    await dkim_key_operations.key(root, selector="new")
+    await dkim_key_operations.create_dkim_key(root)
+    await dkim_key_operations.create_dkim_key(root, selector="new")
     clock.tick(days=2)
     await dkim_rotation.activate_or_delete_due_keys(environment)
     assert await load_states_by_selector(root) == {"new": "ACTIVE"}

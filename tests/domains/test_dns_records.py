@@ -22,8 +22,8 @@ from resolvers.context import Context, Viewer
 from resolvers.domains import dns_records
 from resolvers.domains.dns_records import DnsRecordsKey
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
-from tests.support.operations.domain_operations import made
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
+from tests.support.operations.domain_operations import create_domain
 
 DNS_RECORDS_QUERY = """query ($name: String!, $check: Boolean!) { domain(by: {name: $name}) {
   dnsRecords(check: $check) { type name value purpose state found problem } } }"""
@@ -37,7 +37,7 @@ CHECKED_PURPOSES = ["MX", "SPF", "DMARC", "TLS-RPT"]
 
 
 @dataclass
-class LyingDnsServer(Names):
+class LyingDnsServer(FakeDnsServer):
     """A DNS server that answers some names with invalid responses."""
 
     lies: dict[str, str] = field(default_factory=dict)
@@ -67,10 +67,12 @@ class LyingDnsServer(Names):
 
 
 @asynccontextmanager
-async def client_with_dns(client: GraphQLClient, dns_names: Names) -> AsyncIterator[GraphQLClient]:
+async def client_with_dns(
+    client: GraphQLClient, dns_names: FakeDnsServer
+) -> AsyncIterator[GraphQLClient]:
     """Yield a client of a server that uses these DNS names."""
     with TemporaryDirectory() as folder:
-        async with answering(dns_names):
+        async with run_dns_server(dns_names):
             options = replace(
                 client.environment.options, dns_resolver=f"127.0.0.1:{dns_names.port}"
             )
@@ -100,12 +102,12 @@ def state_letters(checks: dict[str, Any]) -> str:
 
 @pytest.fixture
 async def client_with_domain(root: GraphQLClient) -> GraphQLClient:
-    await made(root, "new.example")
+    await create_domain(root, "new.example")
     return root
 
 
 async def test_records_without_check_are_not_looked_up(client_with_domain: GraphQLClient) -> None:
-    dns_names = Names({})
+    dns_names = FakeDnsServer({})
     async with client_with_dns(client_with_domain, dns_names) as client:
         response = await client(DNS_RECORDS_QUERY, name="new.example", check=False)
     records = response["domain"]["dnsRecords"]
@@ -121,7 +123,7 @@ async def test_records_without_check_are_not_looked_up(client_with_domain: Graph
 async def test_correct_records_are_ok_and_txt_strings_are_joined(
     client_with_domain: GraphQLClient,
 ) -> None:
-    async with client_with_dns(client_with_domain, Names(CORRECT_RECORDS)) as client:
+    async with client_with_dns(client_with_domain, FakeDnsServer(CORRECT_RECORDS)) as client:
         checks = await load_checks_by_purpose(client)
     assert state_letters(checks) == "OOOO"
     assert checks["SPF"]["found"] == ["v=spf1 mx -all"]
@@ -137,7 +139,7 @@ async def test_wrong_and_missing_records_have_different_states(
         ("new.example", "TXT"): ['"just a text"'],
         ("_dmarc.new.example", "A"): ["192.0.2.1"],  # the name exists without a TXT record
     }
-    async with client_with_dns(client_with_domain, Names(records)) as client:
+    async with client_with_dns(client_with_domain, FakeDnsServer(records)) as client:
         checks = await load_checks_by_purpose(client)
     assert state_letters(checks) == "DMMM"
     assert checks["MX"]["found"] == ["10 mx.elsewhere.example."]
@@ -147,10 +149,10 @@ async def test_wrong_and_missing_records_have_different_states(
 async def test_failing_or_silent_server_gives_unknown_states(
     client_with_domain: GraphQLClient,
 ) -> None:
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         CORRECT_RECORDS,
-        broken={"_dmarc.new.example"},
-        silent={"_smtp._tls.new.example", "new.example"},
+        servfail_names={"_dmarc.new.example"},
+        silent_names={"_smtp._tls.new.example", "new.example"},
     )
     async with client_with_dns(client_with_domain, dns_names) as client:
         started_at = time.monotonic()
@@ -186,8 +188,8 @@ async def test_slow_response_within_the_timeout_is_accepted(
 
 
 async def test_missing_dns_server_gives_unknown_states(client_with_domain: GraphQLClient) -> None:
-    dns_names = Names(CORRECT_RECORDS)
-    async with answering(dns_names):
+    dns_names = FakeDnsServer(CORRECT_RECORDS)
+    async with run_dns_server(dns_names):
         pass
     options = replace(
         client_with_domain.environment.options, dns_resolver=f"127.0.0.1:{dns_names.port}"
@@ -204,8 +206,10 @@ async def test_many_domains_share_one_timeout(client_with_domain: GraphQLClient)
         f"{prefix}d{n}.example" for n in range(20) for prefix in ("", "_dmarc.", "_smtp._tls.")
     }
     for n in range(20):
-        await made(client_with_domain, f"d{n}.example")
-    async with client_with_dns(client_with_domain, Names({}, silent=silent)) as client:
+        await create_domain(client_with_domain, f"d{n}.example")
+    async with client_with_dns(
+        client_with_domain, FakeDnsServer({}, silent_names=silent)
+    ) as client:
         started_at = time.monotonic()
         response = await client("{ domains { nodes { dnsRecords(check: true) { state } } } }")
         duration = time.monotonic() - started_at
@@ -241,8 +245,8 @@ async def test_dns_records_need_an_admin(
 
 
 async def test_unicode_domain_is_looked_up_in_ascii(client_with_domain: GraphQLClient) -> None:
-    await made(client_with_domain, "bücher.example")
+    await create_domain(client_with_domain, "bücher.example")
     records = {("xn--bcher-kva.example", "MX"): ["10 mx.example.org."]}
-    async with client_with_dns(client_with_domain, Names(records)) as client:
+    async with client_with_dns(client_with_domain, FakeDnsServer(records)) as client:
         checks = await load_checks_by_purpose(client, "bücher.example")
     assert state_letters(checks) == "OMMM"

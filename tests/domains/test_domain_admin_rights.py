@@ -15,25 +15,25 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainConditions
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    ALIASES,
-    CREATE,
-    DELETE,
-    DOMAIN,
-    RENAME,
-    UNALIAS,
-    UPDATE,
-    administrator,
-    change,
-    done,
-    key_of,
-    live,
-    made,
-    names,
-    of,
-    told,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_ALIAS_DELETE,
+    DOMAIN_ALIASES_QUERY,
+    DOMAIN_CREATE,
+    DOMAIN_DELETE,
+    DOMAIN_QUERY,
+    DOMAIN_RENAME,
+    DOMAIN_UPDATE,
+    create_domain,
+    error_summary,
+    list_domain_names,
+    load_domain,
+    load_domain_id,
+    make_admin_of_domains,
+    make_domain_user,
+    run_mutation,
+    try_update_domain,
 )
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
@@ -42,75 +42,83 @@ pytestmark = pytest.mark.usefixtures("verify_counters")
 async def test_other_domains_are_hidden_from_domain_admin(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "far.example", tags=["x"])
-    await done(root, ALIAS, alias="far-too.example", domain="far.example")
-    await live(environment, "zoe@far.example")
+    await create_domain(root, "far.example", tags=["x"])
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="far-too.example", domain="far.example")
+    await make_domain_user(environment, "zoe@far.example")
     permissions = ("DOMAIN_DESC", "ALIAS_DOMAINS", "UNLIMITED_QUOTA")
-    admin = await administrator(
+    admin = await make_admin_of_domains(
         environment, root.http, "adm", "example.org", permissions=permissions
     )
-    await administrator(environment, root.http, "far", "far.example")
-    far_id = (await of(root, "far.example"))["id"]
-    alias = (await root(ALIASES))["domainAliases"]["nodes"][0]
+    await make_admin_of_domains(environment, root.http, "far", "far.example")
+    far_id = (await load_domain(root, "far.example"))["id"]
+    alias = (await root(DOMAIN_ALIASES_QUERY))["domainAliases"]["nodes"][0]
     assert alias["alias"] == "far-too.example"
-    ((alias_row_id,),) = await rows(environment, "SELECT id FROM domain_aliases")
+    ((alias_row_id,),) = await select_rows(environment, "SELECT id FROM domain_aliases")
     alias_id = global_ids.encode("DomainAlias", alias_row_id)
 
-    assert await names(admin) == ["example.org"]
-    assert await names(admin, query="far") == []
-    assert await names(admin, tags=["x"]) == []
-    assert await names(admin, administeredBy={"username": "far@far.example"}) == []
-    assert await names(admin, notAdministeredBy={"username": "far@far.example"}) == ["example.org"]
-    assert await admin(DOMAIN, by={"id": far_id}) == {"domain": None}
-    assert await admin(DOMAIN, by={"name": "far.example"}) == {"domain": None}
+    assert await list_domain_names(admin) == ["example.org"]
+    assert await list_domain_names(admin, query="far") == []
+    assert await list_domain_names(admin, tags=["x"]) == []
+    assert await list_domain_names(admin, administeredBy={"username": "far@far.example"}) == []
+    assert await list_domain_names(admin, notAdministeredBy={"username": "far@far.example"}) == [
+        "example.org"
+    ]
+    assert await admin(DOMAIN_QUERY, by={"id": far_id}) == {"domain": None}
+    assert await admin(DOMAIN_QUERY, by={"name": "far.example"}) == {"domain": None}
     nodes = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
     assert await admin(nodes, ids=[far_id, alias_id]) == {"nodes": [None, None]}
-    page = (await admin(ALIASES))["domainAliases"]
+    page = (await admin(DOMAIN_ALIASES_QUERY))["domainAliases"]
     assert (page["nodes"], page["totalCount"]) == ([], 0)
-    assert (await admin(ALIASES, query="far"))["domainAliases"]["totalCount"] == 0
+    assert (await admin(DOMAIN_ALIASES_QUERY, query="far"))["domainAliases"]["totalCount"] == 0
     document = "query ($by: DomainAliasRef!) { domainAlias(by: $by) { id } }"
     for by in ({"id": alias_id}, {"alias": "far-too.example"}):
         assert await admin(document, by=by) == {"domainAlias": None}
 
     unknown_domain = {"name": "nothing.example"}
-    rows_before = await rows(environment, "SELECT * FROM domains ORDER BY id")
+    rows_before = await select_rows(environment, "SELECT * FROM domains ORDER BY id")
     for ref, name in (
         ({"name": "far.example"}, "far.example"),
         (unknown_domain, "nothing.example"),
     ):
         arguments = {"domains": [ref], "set": {"description": "mine"}}
-        _, errors = await done(admin, UPDATE, **arguments)
-        assert told(errors) == ("NOT_FOUND", ["domains"], 0, name)
-        _, errors = await done(admin, ALIAS, alias="x.example", domain=name)
-        assert told(errors) == ("NOT_FOUND", ["domain"], None, name)
-    _, errors = await done(admin, ALIAS, alias="x.example", domain="far-too.example")
-    assert told(errors) == ("NOT_FOUND", ["domain"], None, "far-too.example")
-    conflict_errors = [(await done(admin, ALIAS, alias=name, domain="example.org"))[1]
-             for name in ("far.example", "far-too.example")]  # fmt: skip
+        _, errors = await run_mutation(admin, DOMAIN_UPDATE, **arguments)
+        assert error_summary(errors) == ("NOT_FOUND", ["domains"], 0, name)
+        _, errors = await run_mutation(admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain=name)
+        assert error_summary(errors) == ("NOT_FOUND", ["domain"], None, name)
+    _, errors = await run_mutation(
+        admin, DOMAIN_ALIAS_CREATE, alias="x.example", domain="far-too.example"
+    )
+    assert error_summary(errors) == ("NOT_FOUND", ["domain"], None, "far-too.example")
+    conflict_errors = [
+        (await run_mutation(admin, DOMAIN_ALIAS_CREATE, alias=name, domain="example.org"))[1]
+        for name in ("far.example", "far-too.example")
+    ]
     assert [error["message"] for (error,) in conflict_errors] == ["far.example is taken",
                                                         "far-too.example is taken"]  # fmt: skip
-    _, errors = await done(admin, UNALIAS, ids=[alias_id])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(admin, DOMAIN_ALIAS_DELETE, ids=[alias_id])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
     forbidden_mutations: tuple[tuple[str, dict[str, Any]], ...] = (
-        (CREATE, {"name": "x.example"}),
-        (DELETE, {"domains": [{"name": "example.org"}]}),
-        (RENAME, {"oldDomain": "example.org", "newDomain": "x.example"}),
+        (DOMAIN_CREATE, {"name": "x.example"}),
+        (DOMAIN_DELETE, {"domains": [{"name": "example.org"}]}),
+        (DOMAIN_RENAME, {"oldDomain": "example.org", "newDomain": "x.example"}),
     )
     for document, arguments in forbidden_mutations:
-        _, errors = await done(admin, document, **arguments)
-        assert told(errors) == ("FORBIDDEN", [], None, "ADMIN")
-    assert await rows(environment, "SELECT * FROM domains ORDER BY id") == rows_before
-    assert await rows(environment, "SELECT id FROM domain_aliases") == [(alias_row_id,)]
+        _, errors = await run_mutation(admin, document, **arguments)
+        assert error_summary(errors) == ("FORBIDDEN", [], None, "ADMIN")
+    assert await select_rows(environment, "SELECT * FROM domains ORDER BY id") == rows_before
+    assert await select_rows(environment, "SELECT id FROM domain_aliases") == [(alias_row_id,)]
 
 
 async def test_lists_of_a_domain_need_its_admin(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "home.example")
-    await live(environment, "neighbour@home.example")
-    admin = await administrator(environment, root.http, "adm", "home.example", "example.org")
+    await create_domain(root, "home.example")
+    await make_domain_user(environment, "neighbour@home.example")
+    admin = await make_admin_of_domains(
+        environment, root.http, "adm", "home.example", "example.org"
+    )
     async with environment.write_session() as session:
-        domain_id = await key_of(environment, "home.example")
+        domain_id = await load_domain_id(environment, "home.example")
         await session.exec(delete(DomainAdmin).where(col(DomainAdmin.domain_id) == domain_id))
     domain_fields = """domain { name users { totalCount nodes { username } }
       addresses { totalCount } aliases { alias } admins { username } storage { messages } }"""
@@ -133,33 +141,35 @@ async def test_lists_of_a_domain_need_its_admin(
 async def test_domain_admin_changes_only_delegated_fields(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    admin_with_permission = await administrator(
+    admin_with_permission = await make_admin_of_domains(
         environment, root.http, "a", "example.org", permissions=["DOMAIN_DESC"]
     )
-    admin_without_permission = await administrator(
+    admin_without_permission = await make_admin_of_domains(
         environment, root.http, "b", "example.org", permissions=["RATELIMIT"]
     )
-    (domain,), errors = await change(admin_with_permission, "example.org", description="Ours")
+    (domain,), errors = await try_update_domain(
+        admin_with_permission, "example.org", description="Ours"
+    )
     assert (errors, domain["description"]) == ([], "Ours")
-    _, errors = await change(admin_without_permission, "example.org", description="Mine")
-    assert told(errors) == ("FORBIDDEN", ["set", "description"], None, "DOMAIN_DESC")
+    _, errors = await try_update_domain(admin_without_permission, "example.org", description="Mine")
+    assert error_summary(errors) == ("FORBIDDEN", ["set", "description"], None, "DOMAIN_DESC")
     for name, value in (
         ("active", False), ("tags", []), ("maxUsers", 0), ("quota", 0), ("backupMx", True),
         ("defaultUserQuota", 0), ("maxUserQuota", 0), ("maxAddresses", 0),
         ("globalAddressList", False),
     ):  # fmt: skip
-        _, errors = await change(
+        _, errors = await try_update_domain(
             admin_with_permission, "example.org", **{"description": "x", name: value}
         )
-        assert told(errors) == ("FORBIDDEN", ["set", name], None, "ADMIN")
+        assert error_summary(errors) == ("FORBIDDEN", ["set", name], None, "ADMIN")
     arguments = {"alias": "also.example", "domain": "example.org"}
-    _, errors = await done(admin_with_permission, ALIAS, **arguments)
-    assert told(errors) == ("FORBIDDEN", [], None, "ALIAS_DOMAINS")
-    assert await rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
-    alias_admin = await administrator(
+    _, errors = await run_mutation(admin_with_permission, DOMAIN_ALIAS_CREATE, **arguments)
+    assert error_summary(errors) == ("FORBIDDEN", [], None, "ALIAS_DOMAINS")
+    assert await select_rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
+    alias_admin = await make_admin_of_domains(
         environment, root.http, "c", "example.org", permissions=["ALIAS_DOMAINS"]
     )
-    _, errors = await done(alias_admin, ALIAS, **arguments)
+    _, errors = await run_mutation(alias_admin, DOMAIN_ALIAS_CREATE, **arguments)
     assert errors == []
 
 

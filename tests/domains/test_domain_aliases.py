@@ -10,16 +10,16 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    ALIASES,
-    CREATE,
-    UNALIAS,
-    done,
-    key_of,
-    made,
-    told,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_ALIAS_DELETE,
+    DOMAIN_ALIASES_QUERY,
+    DOMAIN_CREATE,
+    create_domain,
+    error_summary,
+    load_domain_id,
+    run_mutation,
 )
-from tests.support.stores.counter_check import journal
+from tests.support.stores.counter_check import load_journal_entries
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
@@ -28,7 +28,7 @@ async def test_active_alias_domain_receives_mail_of_its_target(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     arguments = {"alias": "XN--Bcher-KVA.example", "domain": "Example.ORG"}
-    payload, errors = await done(root, ALIAS, **arguments)
+    payload, errors = await run_mutation(root, DOMAIN_ALIAS_CREATE, **arguments)
     alias = payload["domainAlias"]
     assert errors == []
     assert (alias["alias"], alias["active"], alias["domain"]) == (
@@ -45,17 +45,22 @@ async def test_active_alias_domain_receives_mail_of_its_target(
         assert alias_fields == {"id": alias["id"], "domain": {"name": "example.org"}}
     node = "query ($id: ID!) { node(id: $id) { ... on DomainAlias { alias } } }"
     assert await root(node, id=alias["id"]) == {"node": {"alias": "bücher.example"}}
-    domain_id = await key_of(environment, "example.org")
-    assert (await journal(environment, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
-    await done(root, ALIAS, alias="off.example", domain="example.org", active=False)
+    domain_id = await load_domain_id(environment, "example.org")
+    assert (await load_journal_entries(environment, domain_id))[-1] == (
+        ChangeKind.DOMAIN_CHANGED,
+        [domain_id],
+    )
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="off.example", domain="example.org", active=False
+    )
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@off.example")
-    payload, errors = await done(root, UNALIAS, ids=[alias["id"]])
+    payload, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, ids=[alias["id"]])
     assert (payload["deletedIds"], errors) == ([alias["id"]], [])
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@bücher.example")
-    _, errors = await done(root, UNALIAS, ids=[alias["id"]])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(root, DOMAIN_ALIAS_DELETE, ids=[alias["id"]])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 
 
 @pytest.mark.parametrize(
@@ -74,24 +79,24 @@ async def test_active_alias_domain_receives_mail_of_its_target(
 async def test_alias_of_alias_or_of_existing_name_is_refused(
     root: GraphQLClient, alias_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    await made(root, "new.example")
-    await done(root, ALIAS, alias="also.example", domain="new.example")
-    _, errors = await done(
-        root, ALIAS, **{"alias": "x.example", "domain": "example.org", **alias_input}
+    await create_domain(root, "new.example")
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="new.example")
+    _, errors = await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, **{"alias": "x.example", "domain": "example.org", **alias_input}
     )
-    assert told(errors) == refusal
-    _, errors = await done(root, CREATE, name="also.example")
-    assert told(errors) == ("CONFLICT", ["name"], None, None)
+    assert error_summary(errors) == refusal
+    _, errors = await run_mutation(root, DOMAIN_CREATE, name="also.example")
+    assert error_summary(errors) == ("CONFLICT", ["name"], None, None)
 
 
 async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient) -> None:
     for name in ("pond.example", "lake.example"):
-        await made(root, name)
+        await create_domain(root, name)
     for alias, domain in (("b.org", "pond"), ("a.org", "pond"), ("c.org", "lake")):
-        await done(root, ALIAS, alias=alias, domain=f"{domain}.example")
+        await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=alias, domain=f"{domain}.example")
 
     async def find_aliases(**conditions: Any) -> tuple[str, int]:
-        page = (await root(ALIASES, **conditions))["domainAliases"]
+        page = (await root(DOMAIN_ALIASES_QUERY, **conditions))["domainAliases"]
         return "".join(node["alias"][0] for node in page["nodes"]), page["totalCount"]
 
     assert await find_aliases() == ("abc", 3)
@@ -99,5 +104,5 @@ async def test_aliases_are_found_by_part_of_alias_or_target(root: GraphQLClient)
     assert await find_aliases(query="c.o") == ("c", 1)
     assert await find_aliases(query="%") == ("", 0)
     assert await find_aliases(last=2) == ("bc", 3)
-    page = (await root(ALIASES, first=2))["domainAliases"]["pageInfo"]
+    page = (await root(DOMAIN_ALIASES_QUERY, first=2))["domainAliases"]["pageInfo"]
     assert await find_aliases(first=2, after=page["endCursor"]) == ("c", 3)

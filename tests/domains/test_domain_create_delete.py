@@ -23,27 +23,34 @@ from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.address_rows import add_addresses
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    CREATE,
-    DELETE,
-    LIMITED,
-    UNLIMITED,
-    done,
-    key_of,
-    live,
-    made,
-    of,
-    told,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_CREATE,
+    DOMAIN_DELETE,
+    DOMAIN_LIMITS,
+    NO_DOMAIN_LIMITS,
+    create_domain,
+    error_summary,
+    load_domain,
+    load_domain_id,
+    make_domain_user,
+    run_mutation,
 )
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.stores.counter_check import examine, journal, reached, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 GIB = 1 << 30
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) -> None:
-    domain = await made(root, "XN--Bcher-KVA.Example", description=" Books ", tags=["b", "A", "a"])
+    domain = await create_domain(
+        root, "XN--Bcher-KVA.Example", description=" Books ", tags=["b", "A", "a"]
+    )
     global_id = domain.pop("id")
     assert global_ids.decode("Domain", global_id)
     assert domain == {
@@ -71,28 +78,34 @@ async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) 
     }
     domain_id = global_ids.decode("Domain", global_id)
     expected = [(ChangeKind.DOMAIN_CHANGED, [domain_id])]
-    assert await journal(root.environment, domain_id) == expected
-    assert (await journal(root.environment, PLATFORM))[-1:] == expected
+    assert await load_journal_entries(root.environment, domain_id) == expected
+    assert (await load_journal_entries(root.environment, PLATFORM))[-1:] == expected
     for name in ("bücher.example", "BÜCHER.example.", "xn--bcher-kva.example"):
-        assert (await of(root, name))["id"] == global_id
+        assert (await load_domain(root, name))["id"] == global_id
     log_query = "SELECT mutation, target_id FROM admin_log"
-    assert await rows(root.environment, log_query) == [("domainCreate", domain_id)]
+    assert await select_rows(root.environment, log_query) == [("domainCreate", domain_id)]
 
 
 async def test_unlimited_domain_has_no_remaining_counts(root: GraphQLClient) -> None:
-    domain = await made(root, "new.example", **UNLIMITED)
+    domain = await create_domain(root, "new.example", **NO_DOMAIN_LIMITS)
     limit_fields = ("addressesLeft", "usersLeft", "maxNewUserQuota")
     assert [domain[name] for name in limit_fields] == [None, None, None]
     assert (domain["defaultUserQuota"], domain["defaultNewUserQuota"]) == (GIB, GIB)
-    domain = await made(root, "free.example", **{**UNLIMITED, "defaultUserQuota": 0})
+    domain = await create_domain(
+        root, "free.example", **{**NO_DOMAIN_LIMITS, "defaultUserQuota": 0}
+    )
     assert (domain["defaultUserQuota"], domain["defaultNewUserQuota"]) == (0, None)
 
 
 async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
-    await made(root, "new.example", maxUsers=2, maxAddresses=2, quota="4 GiB", maxUserQuota="4 GiB")
+    await create_domain(
+        root, "new.example", maxUsers=2, maxAddresses=2, quota="4 GiB", maxUserQuota="4 GiB"
+    )
     for name, remaining, max_new_quota, default_new_quota in (("a", 1, GIB, GIB), ("b", 0, 0, 0)):
-        await live(root.environment, f"{name}@new.example", quota=None if name == "a" else GIB)
-        domain = await of(root, "new.example")
+        await make_domain_user(
+            root.environment, f"{name}@new.example", quota=None if name == "a" else GIB
+        )
+        domain = await load_domain(root, "new.example")
         assert (domain["usersLeft"], domain["addressesLeft"]) == (remaining, remaining)
         assert (domain["maxNewUserQuota"], domain["defaultNewUserQuota"]) == (
             max_new_quota,
@@ -137,44 +150,48 @@ async def test_remaining_limits_are_exact(root: GraphQLClient) -> None:
 async def test_invalid_domain_input_names_its_field(
     root: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    count_before = await rows(root.environment, "SELECT count(*) FROM domains")
-    payload, errors = await done(
-        root, CREATE, **{"name": "new.example", **LIMITED, **invalid_input}
+    count_before = await select_rows(root.environment, "SELECT count(*) FROM domains")
+    payload, errors = await run_mutation(
+        root, DOMAIN_CREATE, **{"name": "new.example", **DOMAIN_LIMITS, **invalid_input}
     )
-    assert (payload["domain"], told(errors)) == (None, refusal)
-    assert await rows(root.environment, "SELECT count(*) FROM domains") == count_before
+    assert (payload["domain"], error_summary(errors)) == (None, refusal)
+    assert await select_rows(root.environment, "SELECT count(*) FROM domains") == count_before
 
 
 @pytest.mark.parametrize("value", [2**53, -1, 2**63, "a lot"])
 async def test_invalid_quota_is_refused_as_bad_user_input(root: GraphQLClient, value: Any) -> None:
-    response = await root.execute(CREATE, input={"name": "new.example", "quota": value})
+    response = await root.execute(DOMAIN_CREATE, input={"name": "new.example", "quota": value})
     assert response["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_one_of_concurrent_domain_creates_succeeds(root: GraphQLClient) -> None:
-    attempts = [done(root, CREATE, name=name) for name in ("new.example", "NEW.example") * 3]
+    attempts = [
+        run_mutation(root, DOMAIN_CREATE, name=name) for name in ("new.example", "NEW.example") * 3
+    ]
     outcomes = await asyncio.gather(*attempts)
     assert sorted(len(errors) for _, errors in outcomes) == [0, 1, 1, 1, 1, 1]
     assert {error["code"] for _, errors in outcomes for error in errors} == {"CONFLICT"}
 
 
 async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: GraphQLClient) -> None:
-    await made(root, "old.example")
+    await create_domain(root, "old.example")
     attempts = [
-        done(root, CREATE, name="new.example"),
-        done(root, ALIAS, alias="new.example", domain="old.example"),
+        run_mutation(root, DOMAIN_CREATE, name="new.example"),
+        run_mutation(root, DOMAIN_ALIAS_CREATE, alias="new.example", domain="old.example"),
     ]
     outcomes = await asyncio.gather(*attempts)
     assert sorted(len(errors) for _, errors in outcomes) == [0, 1]
     query = "SELECT name FROM domains UNION ALL SELECT alias FROM domain_aliases"
-    assert [name for (name,) in await rows(root.environment, query)].count("new.example") == 1
+    assert [name for (name,) in await select_rows(root.environment, query)].count(
+        "new.example"
+    ) == 1
 
 
 async def test_user_create_creates_domain_only_if_allowed(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    user = await live(environment, "eve@new.example")
-    domain = await of(root, "new.example")
+    user = await make_domain_user(environment, "eve@new.example")
+    domain = await load_domain(root, "new.example")
     assert (domain["maxUsers"], domain["quota"], domain["userCount"]) == (0, 0, 1)
     assert domain["id"] == global_ids.encode("Domain", user.domain_id or 0)
     closed_environment = Environment(
@@ -185,21 +202,23 @@ async def test_user_create_creates_domain_only_if_allowed(
         now=environment.now,
     )
     with pytest.raises(NotFound) as error_info:
-        await live(closed_environment, "eve@other.example")
+        await make_domain_user(closed_environment, "eve@other.example")
     assert (error_info.value.ref, error_info.value.path) == ("other.example", ["address"])
-    assert await of(root, "other.example") is None
-    assert (await live(closed_environment, "zoe@new.example")).domain_id == user.domain_id
+    assert await load_domain(root, "other.example") is None
+    assert (
+        await make_domain_user(closed_environment, "zoe@new.example")
+    ).domain_id == user.domain_id
 
 
 async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None:
     """For domainCreate, and for an address that creates the domain."""
     fields = ["maxUsers", "maxAddresses", "maxUserQuota", "quota", "defaultUserQuota"]
     no_limits = dict(zip(fields, (0, 0, 0, 0, GIB), strict=True))
-    _, errors = await done(root, CREATE, name="a.example")
-    await live(root.environment, "eve@b.example")
+    _, errors = await run_mutation(root, DOMAIN_CREATE, name="a.example")
+    await make_domain_user(root.environment, "eve@b.example")
     assert errors == []
     for name in ("a.example", "b.example"):
-        assert {key: (await of(root, name))[key] for key in fields} == no_limits
+        assert {key: (await load_domain(root, name))[key] for key in fields} == no_limits
     set_options(
         root.environment,
         domain_max_users=1,
@@ -208,16 +227,18 @@ async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None
         domain_max_user_quota=GIB,
         domain_quota=3 * GIB,
     )
-    assert (await done(root, CREATE, name="c.example"))[1] == []
-    await live(root.environment, "eve@d.example")
-    assert (await done(root, CREATE, name="e.example", maxUsers=7, quota=None))[1] == []
+    assert (await run_mutation(root, DOMAIN_CREATE, name="c.example"))[1] == []
+    await make_domain_user(root.environment, "eve@d.example")
+    assert (await run_mutation(root, DOMAIN_CREATE, name="e.example", maxUsers=7, quota=None))[
+        1
+    ] == []
     limits = dict(zip(fields, (1, 2, GIB, 3 * GIB, GIB // 2), strict=True))
     for name in ("c.example", "d.example"):
-        assert {key: (await of(root, name))[key] for key in fields} == limits
-    actual = {key: (await of(root, "e.example"))[key] for key in fields}
+        assert {key: (await load_domain(root, name))[key] for key in fields} == limits
+    actual = {key: (await load_domain(root, "e.example"))[key] for key in fields}
     assert actual == limits | {"maxUsers": 7, "quota": 0}
     with pytest.raises(LimitReached):
-        await live(root.environment, "bob@d.example")
+        await make_domain_user(root.environment, "bob@d.example")
 
 
 async def add_address_in_domain(
@@ -251,7 +272,7 @@ async def test_address_creates_no_domain_unless_allowed(
         (error,) = (await add_address_in_domain(root, ada, mutation, "typo.example"))["errors"]
         assert (error["code"], error["path"]) == ("NOT_FOUND", path)
         assert "there is no domain typo.example" in error["message"]
-    assert await of(root, "typo.example") is None
+    assert await load_domain(root, "typo.example") is None
 
 
 @pytest.mark.parametrize("options", [{}, {"validateOnly": True}])
@@ -273,7 +294,7 @@ async def test_domain_created_by_an_address_gives_a_warning(
     (warning,) = payload["warnings"]
     assert (payload["errors"], warning["code"], warning["path"]) == ([], "DOMAIN_CREATED", path)
     assert "new.example" in warning["message"]
-    assert (await of(root, "new.example") is None) == bool(options)
+    assert (await load_domain(root, "new.example") is None) == bool(options)
 
 
 @pytest.mark.parametrize(
@@ -283,14 +304,14 @@ async def test_domain_created_by_an_address_gives_a_warning(
 async def test_user_over_the_domain_limit_is_refused(
     root: GraphQLClient, limits: dict[str, Any], path: str
 ) -> None:
-    await made(root, "new.example", **{**UNLIMITED, **limits})
-    await live(root.environment, "a@new.example")
-    await live(root.environment, "b@new.example")
+    await create_domain(root, "new.example", **{**NO_DOMAIN_LIMITS, **limits})
+    await make_domain_user(root.environment, "a@new.example")
+    await make_domain_user(root.environment, "b@new.example")
     with pytest.raises(RequestError) as error_info:
-        await live(root.environment, "c@new.example")
+        await make_domain_user(root.environment, "c@new.example")
     assert (error_info.value.code, error_info.value.path) == ("LIMIT_REACHED", [path])
     assert (vars(error_info.value)["limit"], vars(error_info.value)["used"]) == (2, 2)
-    assert (await of(root, "new.example"))["userCount"] == 2
+    assert (await load_domain(root, "new.example"))["userCount"] == 2
 
 
 @pytest.mark.parametrize(
@@ -301,15 +322,15 @@ async def test_user_over_the_domain_limit_is_refused(
 async def test_one_of_concurrent_users_gets_the_last_place(
     root: GraphQLClient, limits: dict[str, Any]
 ) -> None:
-    await made(root, "new.example", **{**UNLIMITED, **limits})
-    await live(root.environment, "a@new.example")
-    attempts = [live(root.environment, f"{name}@new.example") for name in "bcde"]
+    await create_domain(root, "new.example", **{**NO_DOMAIN_LIMITS, **limits})
+    await make_domain_user(root.environment, "a@new.example")
+    attempts = [make_domain_user(root.environment, f"{name}@new.example") for name in "bcde"]
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     assert sorted(isinstance(outcome, User) for outcome in outcomes) == [False, False, False, True]
     assert {outcome.code for outcome in outcomes if isinstance(outcome, RequestError)} == {
         "LIMIT_REACHED"
     }
-    domain = await of(root, "new.example")
+    domain = await load_domain(root, "new.example")
     assert (domain["userCount"], domain["quotaAllocated"]) == (2, 2 * GIB)
 
 
@@ -328,7 +349,7 @@ async def test_quota_is_that_of_user_domain_or_platform(
         ),
         now=root.environment.now,
     )
-    eve = await live(environment, "eve@example.org", quota=user)
+    eve = await make_domain_user(environment, "eve@example.org", quota=user)
     async with environment.write_session() as session:
         await session.exec(update(Domain).values(default_user_quota=domain))
         await session.exec(update(User).values(used=1000))
@@ -361,43 +382,49 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
     root: GraphQLClient, environment: Environment
 ) -> None:
     for name in ("a.example", "b.example"):
-        await made(root, name)
-    eve = await live(environment, "eve@a.example")
-    await done(root, ALIAS, alias="also.example", domain="b.example")
+        await create_domain(root, name)
+    eve = await make_domain_user(environment, "eve@a.example")
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="b.example")
     domain_refs = [{"name": "b.example"}, {"name": "a.example"}]
-    payload, errors = await done(root, DELETE, domains=domain_refs)
-    assert (payload["deletedIds"], told(errors)) == ([], ("CONFLICT", ["domains"], 1, None))
+    payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs)
+    assert (payload["deletedIds"], error_summary(errors)) == (
+        [],
+        ("CONFLICT", ["domains"], 1, None),
+    )
     assert "users" in errors[0]["message"]
-    _, errors = await done(root, DELETE, domains=domain_refs[:1])
-    assert told(errors) == ("CONFLICT", ["domains"], 0, None)
-    global_id = (await of(root, "b.example"))["id"]
-    payload, errors = await done(root, DELETE, domains=domain_refs[:1], cascade=True)
+    _, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs[:1])
+    assert error_summary(errors) == ("CONFLICT", ["domains"], 0, None)
+    global_id = (await load_domain(root, "b.example"))["id"]
+    payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs[:1], cascade=True)
     assert (payload["deletedIds"], errors) == ([global_id], [])
-    assert await of(root, "b.example") is None
-    assert await rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
+    assert await load_domain(root, "b.example") is None
+    assert await select_rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
     domain_id = global_ids.decode("Domain", global_id)
-    assert await rows(environment, "SELECT count(*) FROM streams WHERE id = :id", id=domain_id) == [
-        (0,)
-    ]
-    assert (await journal(environment, PLATFORM))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
-    await made(root, "also.example")
-    other_global_id = (await of(root, "a.example"))["id"]
-    payload, errors = await done(root, DELETE, domains=domain_refs[1:], cascade=True)
+    assert await select_rows(
+        environment, "SELECT count(*) FROM streams WHERE id = :id", id=domain_id
+    ) == [(0,)]
+    assert (await load_journal_entries(environment, PLATFORM))[-1] == (
+        ChangeKind.DOMAIN_CHANGED,
+        [domain_id],
+    )
+    await create_domain(root, "also.example")
+    other_global_id = (await load_domain(root, "a.example"))["id"]
+    payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs[1:], cascade=True)
     assert (payload["deletedIds"], errors) == ([other_global_id], [])
     query = "SELECT domain_id, disabled FROM users WHERE id = :id"
-    ((domain, disabled),) = await rows(environment, query, id=eve.id)
+    ((domain, disabled),) = await select_rows(environment, query, id=eve.id)
     assert (domain, bool(disabled)) == (None, True)
-    assert await rows(environment, "SELECT count(*) FROM addresses") == [(0,)]
-    await examine(environment)
+    assert await select_rows(environment, "SELECT count(*) FROM addresses") == [(0,)]
+    await assert_store_consistent(environment)
 
 
 async def test_cascade_deletes_addresses_and_journals_for_owners(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "old.example")
+    await create_domain(root, "old.example")
     domain_id, position = (
-        await key_of(environment, "old.example"),
-        await reached(environment, ada.user.id),
+        await load_domain_id(environment, "old.example"),
+        await load_stream_position(environment, ada.user.id),
     )
     await add_addresses(environment, "ada@old.example", user_id=ada.user.id)
     await add_addresses(environment, "list@old.example")
@@ -405,29 +432,31 @@ async def test_cascade_deletes_addresses_and_journals_for_owners(
         await session.exec(
             update(Domain).where(col(Domain.id) == domain_id).values(address_count=2)
         )
-    address_rows = await rows(
+    address_rows = await select_rows(
         environment, "SELECT id FROM addresses WHERE domain_id = :k", k=domain_id
     )
-    _, errors = await done(root, DELETE, domains=[{"name": "old.example"}])
-    assert told(errors)[:2] == ("CONFLICT", ["domains"])
-    _, errors = await done(root, DELETE, domains=[{"name": "old.example"}], cascade=True)
+    _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "old.example"}])
+    assert error_summary(errors)[:2] == ("CONFLICT", ["domains"])
+    _, errors = await run_mutation(
+        root, DOMAIN_DELETE, domains=[{"name": "old.example"}], cascade=True
+    )
     assert errors == []
-    ((kind, (address,)),) = await journal(environment, ada.user.id, position)
+    ((kind, (address,)),) = await load_journal_entries(environment, ada.user.id, position)
     assert (kind, (address,) in address_rows) == (ChangeKind.ADDRESS_CHANGED, True)
 
 
 async def test_concurrent_user_create_and_domain_delete(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "old.example")
+    await create_domain(root, "old.example")
     attempts: list[Any] = [
-        live(environment, "eve@old.example"),
-        done(root, DELETE, domains=[{"name": "old.example"}]),
+        make_domain_user(environment, "eve@old.example"),
+        run_mutation(root, DOMAIN_DELETE, domains=[{"name": "old.example"}]),
     ]
     user, outcome = await asyncio.gather(*attempts, return_exceptions=True)
     assert not isinstance(outcome, BaseException)
     _, errors = outcome
-    domain = await of(root, "old.example")
+    domain = await load_domain(root, "old.example")
     if errors:
         assert (isinstance(user, User), domain["userCount"]) == (True, 1)
     else:  # the domain was deleted first: the user was refused, or created the domain again

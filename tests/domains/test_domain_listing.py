@@ -6,24 +6,26 @@ from sqlalchemy import text
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    LIST,
-    administrator,
-    done,
-    live,
-    made,
-    names,
-    of,
+    DOMAIN_ALIAS_CREATE,
+    DOMAINS_QUERY,
+    create_domain,
+    list_domain_names,
+    load_domain,
+    make_admin_of_domains,
+    make_domain_user,
+    run_mutation,
 )
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def test_domain_list_has_filters(root: GraphQLClient, ada: GraphQLClient) -> None:
-    await made(root, "bücher.example", description="Größe 100%", tags=["Lesen", "x"])
-    await made(root, "a.example", active=False, tags=["ÄX"])
-    await made(root, "z.example", backupMx=True)
-    admin = await administrator(ada.environment, root.http, "adm", "example.org", "a.example")
+    await create_domain(root, "bücher.example", description="Größe 100%", tags=["Lesen", "x"])
+    await create_domain(root, "a.example", active=False, tags=["ÄX"])
+    await create_domain(root, "z.example", backupMx=True)
+    admin = await make_admin_of_domains(
+        ada.environment, root.http, "adm", "example.org", "a.example"
+    )
     all_names = ["a.example", "bücher.example", "example.org", "z.example"]
     for condition, expected in (
         ({}, all_names),
@@ -42,23 +44,23 @@ async def test_domain_list_has_filters(root: GraphQLClient, ada: GraphQLClient) 
         ({"administeredBy": {"username": "nobody"}}, []),
         ({"notAdministeredBy": {"username": "nobody"}}, all_names),
     ):
-        assert await names(root, **condition) == expected, condition
-    assert await names(admin) == ["a.example", "example.org"]
+        assert await list_domain_names(root, **condition) == expected, condition
+    assert await list_domain_names(admin) == ["a.example", "example.org"]
 
 
 async def test_domain_pages_match_in_both_directions(root: GraphQLClient) -> None:
     for n in range(5):
-        await made(root, f"d{n}.example")
+        await create_domain(root, f"d{n}.example")
     pages, page_info = [], {"hasNextPage": True, "endCursor": None}
     while page_info["hasNextPage"]:
-        page = (await root(LIST, first=2, after=page_info["endCursor"]))["domains"]
+        page = (await root(DOMAINS_QUERY, first=2, after=page_info["endCursor"]))["domains"]
         pages.append([node["name"][1] for node in page["nodes"]])
         page_info = page["pageInfo"]
     assert pages == [["0", "1"], ["2", "3"], ["4"]]
-    page = (await root(LIST, last=2, before=page_info["startCursor"]))["domains"]
+    page = (await root(DOMAINS_QUERY, last=2, before=page_info["startCursor"]))["domains"]
     assert [node["name"][1] for node in page["nodes"]] == ["2", "3"]
     cursor = page["pageInfo"]["endCursor"]
-    response = await root.execute(LIST, filter={"active": True}, after=cursor)
+    response = await root.execute(DOMAINS_QUERY, filter={"active": True}, after=cursor)
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
 
 
@@ -72,7 +74,7 @@ DOMAINS_WITH_CHILDREN = """{ domains(first: 50) { totalCount nodes { name storag
 async def test_many_domains_load_in_constant_statements(
     root: GraphQLClient, ada: GraphQLClient, statements: list[str]
 ) -> None:
-    await administrator(ada.environment, root.http, "adm", "example.org")
+    await make_admin_of_domains(ada.environment, root.http, "adm", "example.org")
 
     async def count_statements() -> int:
         del statements[:]
@@ -81,9 +83,11 @@ async def test_many_domains_load_in_constant_statements(
 
     count_before = await count_statements()
     for n in range(20):
-        await live(ada.environment, f"x@d{n}.example")
-        await done(root, ALIAS, alias=f"a{n}.example", domain=f"d{n}.example")
-    await administrator(ada.environment, root.http, "two", *(f"d{n}.example" for n in range(20)))
+        await make_domain_user(ada.environment, f"x@d{n}.example")
+        await run_mutation(root, DOMAIN_ALIAS_CREATE, alias=f"a{n}.example", domain=f"d{n}.example")
+    await make_admin_of_domains(
+        ada.environment, root.http, "two", *(f"d{n}.example" for n in range(20))
+    )
     assert [await count_statements(), await count_statements()] == [count_before, count_before]
 
 
@@ -93,7 +97,7 @@ async def test_domain_storage_counts_received_messages(
     await deliver_to(ada, "one")
     await deliver_to(ada, "two")
     size = (await ada.load_mailbox()).size
-    assert (await of(root, "example.org"))["storage"] == {"bytes": size, "messages": 2}
+    assert (await load_domain(root, "example.org"))["storage"] == {"bytes": size, "messages": 2}
 
 
 @pytest.mark.usefixtures("ada", "bob")

@@ -21,16 +21,21 @@ from models.users.tables import User
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.address_rows import add_addresses
 from tests.support.operations.domain_operations import (
-    ALIAS,
-    RENAME,
-    UNLIMITED,
-    done,
-    key_of,
-    live,
-    made,
-    of,
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_RENAME,
+    NO_DOMAIN_LIMITS,
+    create_domain,
+    load_domain,
+    load_domain_id,
+    make_domain_user,
+    run_mutation,
 )
-from tests.support.stores.counter_check import examine, journal, reached, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 OLD_DOMAIN, NEW_DOMAIN = "old.example", "new.example"
 
@@ -38,12 +43,14 @@ OLD_DOMAIN, NEW_DOMAIN = "old.example", "new.example"
 async def rename_domain(
     client: GraphQLClient, old: str = OLD_DOMAIN, new: str = NEW_DOMAIN, **extra: Any
 ) -> tuple[Any, Any]:
-    return await done(client, RENAME, oldDomain=old, newDomain=new, **extra)
+    return await run_mutation(client, DOMAIN_RENAME, oldDomain=old, newDomain=new, **extra)
 
 
 async def load_user_names(environment: Environment) -> dict[int, tuple[Any, ...]]:
     """Return username, username key and search words of all users by ID."""
-    user_rows = await rows(environment, "SELECT id, username, username_key, words FROM users")
+    user_rows = await select_rows(
+        environment, "SELECT id, username, username_key, words FROM users"
+    )
     return {row[0]: row[1:] for row in user_rows}
 
 
@@ -52,10 +59,10 @@ async def user_ids(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> dict[str, int]:
     """The IDs of two users of the old domain, and of a user with an address in it."""
-    await made(root, OLD_DOMAIN, **UNLIMITED)
-    await done(root, ALIAS, alias="also.example", domain=OLD_DOMAIN)
-    eve = await live(environment, "e.ve@old.example", name="Eve @old.example")
-    dan = await live(environment, "dan", address="D.an@Old.Example")
+    await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
+    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain=OLD_DOMAIN)
+    eve = await make_domain_user(environment, "e.ve@old.example", name="Eve @old.example")
+    dan = await make_domain_user(environment, "dan", address="D.an@Old.Example")
     await add_addresses(environment, "ada@old.example", "*@old.example", user_id=ada.user.id)
     await add_addresses(environment, "list@old.example", kind=AddressKind.FORWARD)
     async with environment.write_session() as session:
@@ -84,11 +91,13 @@ async def test_rename_from_unicode_domain_changes_usernames(
 async def test_rename_changes_all_usernames_and_addresses(
     root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
-    domain_id = await key_of(environment, OLD_DOMAIN)
-    positions = {name: await reached(environment, id_) for name, id_ in user_ids.items()}
+    domain_id = await load_domain_id(environment, OLD_DOMAIN)
+    positions = {
+        name: await load_stream_position(environment, id_) for name, id_ in user_ids.items()
+    }
     domain_position, platform_position = (
-        await reached(environment, domain_id),
-        await reached(environment, PLATFORM),
+        await load_stream_position(environment, domain_id),
+        await load_stream_position(environment, PLATFORM),
     )
     payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
@@ -106,7 +115,9 @@ async def test_rename_changes_all_usernames_and_addresses(
         search_text("dan", None, "D.an@bücher.example"),
     )
     assert names_by_id[user_ids["ada"]][0] == "ada"
-    shown = await rows(environment, "SELECT shown FROM addresses WHERE domain_id = :k", k=domain_id)
+    shown = await select_rows(
+        environment, "SELECT shown FROM addresses WHERE domain_id = :k", k=domain_id
+    )
     assert sorted(address for (address,) in shown) == [
         "*@bücher.example",
         "D.an@bücher.example",
@@ -121,27 +132,31 @@ async def test_rename_changes_all_usernames_and_addresses(
         ), login
     assert await address_resolution.find_sign_in_user_id(environment, "eve@old.example") is None
 
-    domain_entries = await journal(environment, domain_id, domain_position)
+    domain_entries = await load_journal_entries(environment, domain_id, domain_position)
     assert domain_entries == [
         (ChangeKind.USER_CHANGED, [user_ids["eve"], user_ids["dan"]]),
         (ChangeKind.DOMAIN_CHANGED, [domain_id]),
     ]
-    (address_entry, domain_entry) = await journal(environment, PLATFORM, platform_position)
+    (address_entry, domain_entry) = await load_journal_entries(
+        environment, PLATFORM, platform_position
+    )
     assert (address_entry[0], len(address_entry[1])) == (ChangeKind.ADDRESS_CHANGED, 1)
     assert domain_entry == (ChangeKind.DOMAIN_CHANGED, [domain_id])
     for owner, change_count in (("eve", 1), ("dan", 1), ("ada", 2)):
-        ((kind, changed),) = await journal(environment, user_ids[owner], positions[owner])
+        ((kind, changed),) = await load_journal_entries(
+            environment, user_ids[owner], positions[owner]
+        )
         assert (kind, len(changed)) == (ChangeKind.ADDRESS_CHANGED, change_count)
     query = "SELECT target_id, domain_id FROM admin_log WHERE mutation = 'domainRename'"
-    assert await rows(environment, query) == [(domain_id, domain_id)]
-    await examine(environment)
+    assert await select_rows(environment, query) == [(domain_id, domain_id)]
+    await assert_store_consistent(environment)
 
 
 async def test_renaming_back_restores_all_names(
     root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
     address_query = "SELECT id, shown, local FROM addresses ORDER BY id"
-    state_before = await load_user_names(environment), await rows(environment, address_query)
+    state_before = await load_user_names(environment), await select_rows(environment, address_query)
     for old, new in ((OLD_DOMAIN, "straße.example"), ("STRASSE.example", NEW_DOMAIN)):
         _, errors = await rename_domain(root, old, new)
         if old == OLD_DOMAIN:
@@ -152,7 +167,7 @@ async def test_renaming_back_restores_all_names(
     assert errors == []
     assert (
         await load_user_names(environment),
-        await rows(environment, address_query),
+        await select_rows(environment, address_query),
     ) == state_before
     assert user_ids
 
@@ -160,12 +175,12 @@ async def test_renaming_back_restores_all_names(
 async def test_refused_or_validated_rename_lists_conflicts_only(
     root: GraphQLClient, user_ids: dict[str, int], environment: Environment
 ) -> None:
-    await made(root, NEW_DOMAIN, **UNLIMITED)
-    await live(environment, "E.v.e@new.example", address="other@example.org")
+    await create_domain(root, NEW_DOMAIN, **NO_DOMAIN_LIMITS)
+    await make_domain_user(environment, "E.v.e@new.example", address="other@example.org")
     long_domain = f"{'a' * 63}.{'b' * 40}.example"
     state_before = (
         await load_user_names(environment),
-        await rows(environment, "SELECT * FROM changes"),
+        await select_rows(environment, "SELECT * FROM changes"),
     )
     for options in ({"validateOnly": True}, {}):
         payload, errors = await rename_domain(root, options=options)
@@ -191,20 +206,20 @@ async def test_refused_or_validated_rename_lists_conflicts_only(
             assert (error["code"], error["path"]) == ("NOT_FOUND", ["oldDomain"])
     assert (
         await load_user_names(environment),
-        await rows(environment, "SELECT * FROM changes"),
+        await select_rows(environment, "SELECT * FROM changes"),
     ) == state_before
     payload, errors = await rename_domain(root, new="fine.example", options={"validateOnly": True})
     assert errors == []
     assert (
         await load_user_names(environment),
-        await rows(environment, "SELECT * FROM changes"),
+        await select_rows(environment, "SELECT * FROM changes"),
     ) == state_before
     assert user_ids
 
 
 async def insert_users(environment: Environment, count: int) -> None:
     """Insert this number of users of the old domain, each with an address."""
-    domain_id, now = await key_of(environment, OLD_DOMAIN), environment.now()
+    domain_id, now = await load_domain_id(environment, OLD_DOMAIN), environment.now()
     user_ids = [environment.new_id() for _ in range(count)]
     common: dict[str, Any] = {"created_at": now, "updated_at": now}
     users = [
@@ -244,8 +259,8 @@ async def insert_users(environment: Environment, count: int) -> None:
 async def test_rename_of_large_domain_runs_constant_statements(
     root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
-    await made(root, OLD_DOMAIN, **UNLIMITED)
-    await live(environment, "eve@old.example")
+    await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
+    await make_domain_user(environment, "eve@old.example")
 
     async def count_statements(old: str, new: str) -> tuple[int, Any]:
         del statements[:]
@@ -264,23 +279,25 @@ async def test_rename_of_large_domain_runs_constant_statements(
         3001,
     )
     assert payload["journalCursor"] is None  # the cursor of so many streams would be too long
-    domain_id = await key_of(environment, NEW_DOMAIN)
+    domain_id = await load_domain_id(environment, NEW_DOMAIN)
     entry_sizes = [
-        len(ids) for kind, ids in await journal(environment, domain_id) if kind == "USER_CHANGED"
+        len(ids)
+        for kind, ids in await load_journal_entries(environment, domain_id)
+        if kind == "USER_CHANGED"
     ]
     assert (sum(entry_sizes), entry_sizes[-1]) == (
         1 + 1 + 1 + 3001,
         1,
     )  # an entry has at most a thousand IDs
     query = "SELECT count(*) FROM users WHERE words LIKE '%old.example%'"
-    assert await rows(environment, query) == [(0,)]
+    assert await select_rows(environment, query) == [(0,)]
 
 
 async def test_one_of_concurrent_renames_succeeds(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, OLD_DOMAIN, **UNLIMITED)
-    await made(root, "another.example", **UNLIMITED)
+    await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
+    await create_domain(root, "another.example", **NO_DOMAIN_LIMITS)
     outcomes = await asyncio.gather(
         rename_domain(root),
         rename_domain(root, "another.example"),
@@ -289,31 +306,31 @@ async def test_one_of_concurrent_renames_succeeds(
     first, second, third = (not errors for _, errors in outcomes)
     assert first is not third
     assert second is third
-    names = {name for (name,) in await rows(environment, "SELECT name FROM domains")}
+    names = {name for (name,) in await select_rows(environment, "SELECT name FROM domains")}
     assert names == ({NEW_DOMAIN, "another.example"} if first else {NEW_DOMAIN, "x.example"})
 
 
 async def test_user_created_during_rename_has_a_consistent_domain(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, OLD_DOMAIN, **UNLIMITED)
-    attempts: list[Any] = [live(environment, f"u{n}@old.example") for n in range(6)]
+    await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
+    attempts: list[Any] = [make_domain_user(environment, f"u{n}@old.example") for n in range(6)]
     attempts.insert(3, rename_domain(root))
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} <= {User, NotFound, tuple}
     query = """SELECT a.shown, d.name, u.username FROM addresses a
         JOIN domains d ON d.id = a.domain_id JOIN users u ON u.id = a.user_id"""
-    for shown, name, username in await rows(environment, query):
+    for shown, name, username in await select_rows(environment, query):
         assert shown == username
         assert shown.endswith(f"@{name}")
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def test_message_received_during_rename_is_not_lost(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, OLD_DOMAIN, **UNLIMITED)
-    eve = await live(environment, "eve@old.example")
+    await create_domain(root, OLD_DOMAIN, **NO_DOMAIN_LIMITS)
+    eve = await make_domain_user(environment, "eve@old.example")
     stored_ids: list[int] = []
     is_finished = asyncio.Event()
 
@@ -350,8 +367,10 @@ async def test_message_received_during_rename_is_not_lost(
             await deliver(number)
 
     await asyncio.gather(rename_repeatedly(), deliver_until_finished())
-    message_rows = await rows(environment, "SELECT id FROM messages WHERE user_id = :k", k=eve.id)
+    message_rows = await select_rows(
+        environment, "SELECT id FROM messages WHERE user_id = :k", k=eve.id
+    )
     assert sorted(stored_ids) == sorted(message_id for (message_id,) in message_rows)
     assert len(stored_ids) >= 10
-    assert (await of(root, NEW_DOMAIN))["storage"]["messages"] == len(stored_ids)
-    await examine(environment)
+    assert (await load_domain(root, NEW_DOMAIN))["storage"]["messages"] == len(stored_ids)
+    await assert_store_consistent(environment)

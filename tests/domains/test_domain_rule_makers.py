@@ -16,14 +16,14 @@ from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from tests.conftest import GraphQLClient, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.mail_servers.queue_worker import send
-from tests.support.operations.domain_operations import done, told
+from tests.support.mail_servers.queue_worker import queue_message
+from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.rewrite_and_bcc_operations import (
-    RULE_CREATE,
-    RULE_UPDATE,
-    come,
-    copied,
-    rule,
+    BCC_RULE_CREATE,
+    BCC_RULE_UPDATE,
+    create_bcc_rule,
+    deliver_incoming,
+    load_copy_recipients,
 )
 
 COPY_ADDRESS = "spy@far.example"
@@ -52,49 +52,61 @@ async def test_bcc_rule_for_account_above_its_maker_is_refused(
 ) -> None:
     other_admin = await make_domain_admin(ada.environment, ada.http, "other")
     for target in (admin_client, other_admin):
-        _, errors = await done(
-            domain_admin, RULE_CREATE, match=target.address, bccTo=COPY_ADDRESS, direction=direction
+        _, errors = await run_mutation(
+            domain_admin,
+            BCC_RULE_CREATE,
+            match=target.address,
+            bccTo=COPY_ADDRESS,
+            direction=direction,
         )
-        assert told(errors)[:2] == ("FORBIDDEN", ["match"])
-    own_rule_id = await rule(domain_admin, ada.address, COPY_ADDRESS, direction=direction)
-    _, errors = await done(domain_admin, RULE_UPDATE, ids=[own_rule_id], match=admin_client.address)
-    assert told(errors)[:2] == ("FORBIDDEN", ["match"])
-    admin_rule_id = await rule(
+        assert error_summary(errors)[:2] == ("FORBIDDEN", ["match"])
+    own_rule_id = await create_bcc_rule(
+        domain_admin, ada.address, COPY_ADDRESS, direction=direction
+    )
+    _, errors = await run_mutation(
+        domain_admin, BCC_RULE_UPDATE, ids=[own_rule_id], match=admin_client.address
+    )
+    assert error_summary(errors)[:2] == ("FORBIDDEN", ["match"])
+    admin_rule_id = await create_bcc_rule(
         admin_client, admin_client.address, COPY_ADDRESS, direction=direction
     )
-    _, errors = await done(domain_admin, RULE_UPDATE, ids=[admin_rule_id], bccTo="more@far.example")
-    assert told(errors)[:2] == ("FORBIDDEN", ["match"])
+    _, errors = await run_mutation(
+        domain_admin, BCC_RULE_UPDATE, ids=[admin_rule_id], bccTo="more@far.example"
+    )
+    assert error_summary(errors)[:2] == ("FORBIDDEN", ["match"])
 
 
 async def test_domain_bcc_rule_skips_received_mail_of_higher_roles(
     domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS)
+    await create_bcc_rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS)
     for client in (admin_client, ada, domain_admin):
-        await come(ada.environment, client.address, raw=raw_message(client.user.username))
-    assert len(await copied(ada.environment)) == 2
+        await deliver_incoming(
+            ada.environment, client.address, raw=raw_message(client.user.username)
+        )
+    assert len(await load_copy_recipients(ada.environment)) == 2
 
 
 async def test_domain_bcc_rule_skips_sent_mail_of_higher_roles(
     domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS, direction="SENDER")
+    await create_bcc_rule(domain_admin, DOMAIN_PATTERN, COPY_ADDRESS, direction="SENDER")
     for client in (admin_client, ada, domain_admin):
-        await send(client, NamedAddress("to@far.example"))
-    assert len(await copied(ada.environment)) == 2
+        await queue_message(client, NamedAddress("to@far.example"))
+    assert len(await load_copy_recipients(ada.environment)) == 2
 
 
 async def test_domain_bcc_rule_follows_current_role_of_its_maker(
     domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await rule(admin_client, DOMAIN_PATTERN, COPY_ADDRESS)
-    await come(ada.environment, domain_admin.address)
-    assert len(await copied(ada.environment)) == 1
+    await create_bcc_rule(admin_client, DOMAIN_PATTERN, COPY_ADDRESS)
+    await deliver_incoming(ada.environment, domain_admin.address)
+    assert len(await load_copy_recipients(ada.environment)) == 1
     await change_role(admin_client, Role.DOMAIN_ADMIN)
-    await come(ada.environment, domain_admin.address, raw=raw_message("Later"))
-    assert len(await copied(ada.environment)) == 1
-    await come(ada.environment, ada.address)
-    assert len(await copied(ada.environment)) == 2
+    await deliver_incoming(ada.environment, domain_admin.address, raw=raw_message("Later"))
+    assert len(await load_copy_recipients(ada.environment)) == 1
+    await deliver_incoming(ada.environment, ada.address)
+    assert len(await load_copy_recipients(ada.environment)) == 2
 
 
 async def test_domain_rewrite_skips_higher_roles(

@@ -10,17 +10,22 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import (
-    UNLIMITED,
-    UPDATE,
-    change,
-    done,
-    key_of,
-    live,
-    made,
-    of,
-    told,
+    DOMAIN_UPDATE,
+    NO_DOMAIN_LIMITS,
+    create_domain,
+    error_summary,
+    load_domain,
+    load_domain_id,
+    make_domain_user,
+    run_mutation,
+    try_update_domain,
 )
-from tests.support.stores.counter_check import examine, journal, reached, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 GIB = 1 << 30
 pytestmark = pytest.mark.usefixtures("verify_counters")
@@ -28,41 +33,45 @@ pytestmark = pytest.mark.usefixtures("verify_counters")
 
 async def test_domain_update_is_all_or_nothing(root: GraphQLClient) -> None:
     for name in ("a.example", "b.example", "c.example"):
-        await made(root, name)
-    await live(root.environment, "x@b.example")
-    domain_refs = [{"name": "c.example"}, {"id": (await of(root, "a.example"))["id"]}]
+        await create_domain(root, name)
+    await make_domain_user(root.environment, "x@b.example")
+    domain_refs = [{"name": "c.example"}, {"id": (await load_domain(root, "a.example"))["id"]}]
     positions = {
-        name: await reached(root.environment, await key_of(root.environment, name))
+        name: await load_stream_position(
+            root.environment, await load_domain_id(root.environment, name)
+        )
         for name in ("a.example", "c.example")
     }
-    payload, errors = await done(
-        root, UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": ["x"]}
+    payload, errors = await run_mutation(
+        root, DOMAIN_UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": ["x"]}
     )
     assert errors == []
     assert [domain["name"] for domain in payload["domains"]] == ["c.example", "a.example"]
     assert {(domain["maxUsers"], *domain["tags"]) for domain in payload["domains"]} == {(1, "x")}
     for name, position in positions.items():
-        domain_id = await key_of(root.environment, name)
-        assert await journal(root.environment, domain_id, position) == [
+        domain_id = await load_domain_id(root.environment, name)
+        assert await load_journal_entries(root.environment, domain_id, position) == [
             (ChangeKind.DOMAIN_CHANGED, [domain_id])
         ]
-    await live(root.environment, "y@b.example")
+    await make_domain_user(root.environment, "y@b.example")
     domain_refs = [{"name": f"{domain}.example"} for domain in "abc"]
-    payload, errors = await done(root, UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": []})
-    assert (payload["domains"], told(errors)) == (
+    payload, errors = await run_mutation(
+        root, DOMAIN_UPDATE, domains=domain_refs, set={"maxUsers": 1, "tags": []}
+    )
+    assert (payload["domains"], error_summary(errors)) == (
         [],
         ("LIMIT_REACHED", ["set", "maxUsers"], 1, None),
     )
     assert errors[0]["used"] == 2
-    assert (await of(root, "a.example"))["tags"] == ["x"]
-    payload, errors = await done(
-        root, UPDATE, domains=[*domain_refs, {"name": "d.example"}], set={}
+    assert (await load_domain(root, "a.example"))["tags"] == ["x"]
+    payload, errors = await run_mutation(
+        root, DOMAIN_UPDATE, domains=[*domain_refs, {"name": "d.example"}], set={}
     )
-    assert told(errors)[:2] == ("VALIDATION", ["set"])
+    assert error_summary(errors)[:2] == ("VALIDATION", ["set"])
     arguments = {"domains": [*domain_refs, {"name": "d.example"}], "set": {"active": False}}
-    payload, errors = await done(root, UPDATE, **arguments)
-    assert told(errors) == ("NOT_FOUND", ["domains"], 3, "d.example")
-    assert (await of(root, "a.example"))["active"]
+    payload, errors = await run_mutation(root, DOMAIN_UPDATE, **arguments)
+    assert error_summary(errors) == ("NOT_FOUND", ["domains"], 3, "d.example")
+    assert (await load_domain(root, "a.example"))["active"]
 
 
 @pytest.mark.parametrize(
@@ -81,76 +90,80 @@ async def test_domain_update_is_all_or_nothing(root: GraphQLClient) -> None:
 async def test_limit_below_current_use_is_refused(
     root: GraphQLClient, values: dict[str, Any], refusal: tuple[Any, ...]
 ) -> None:
-    await made(root, "new.example")
-    await live(root.environment, "a@new.example")
-    await live(root.environment, "b@new.example", quota=4 * GIB)
-    domain_before = await of(root, "new.example")
+    await create_domain(root, "new.example")
+    await make_domain_user(root.environment, "a@new.example")
+    await make_domain_user(root.environment, "b@new.example", quota=4 * GIB)
+    domain_before = await load_domain(root, "new.example")
     assert domain_before["quotaAllocated"] == 7 * GIB
-    _, (error,) = await change(root, "new.example", **values)
+    _, (error,) = await try_update_domain(root, "new.example", **values)
     assert (error["code"], error["path"], error["limit"], error["used"]) == refusal
-    assert await of(root, "new.example") == domain_before
+    assert await load_domain(root, "new.example") == domain_before
 
 
 async def test_limit_equal_to_current_use_is_accepted(root: GraphQLClient) -> None:
-    await made(root, "new.example")
-    await live(root.environment, "a@new.example")
-    await live(root.environment, "b@new.example", quota=4 * GIB)
+    await create_domain(root, "new.example")
+    await make_domain_user(root.environment, "a@new.example")
+    await make_domain_user(root.environment, "b@new.example", quota=4 * GIB)
     values = {"maxUsers": 2, "maxAddresses": 2, "quota": 7 * GIB, "maxUserQuota": 4 * GIB}
-    (domain,), errors = await change(root, "new.example", **values)
+    (domain,), errors = await try_update_domain(root, "new.example", **values)
     assert errors == []
     assert (domain["usersLeft"], domain["maxNewUserQuota"]) == (0, 0)
 
 
 async def test_quota_limit_is_refused_with_unlimited_user(root: GraphQLClient) -> None:
-    await made(root, "new.example", **UNLIMITED)
-    await live(root.environment, "a@new.example", quota=0)
+    await create_domain(root, "new.example", **NO_DOMAIN_LIMITS)
+    await make_domain_user(root.environment, "a@new.example", quota=0)
     for values in ({"quota": "9 GiB"}, {"maxUserQuota": "9 GiB"}):
-        _, errors = await change(root, "new.example", **values)
-        assert told(errors)[:2] == ("LIMIT_REACHED", ["set", *values])
-    await made(root, "heirs.example", **{**UNLIMITED, "defaultUserQuota": 0})
-    await live(root.environment, "a@heirs.example")
-    _, errors = await change(root, "heirs.example", quota="9 GiB")
-    assert told(errors)[:2] == ("VALIDATION", ["set", "quota"])
-    (domain,), errors = await change(root, "heirs.example", quota="9 GiB", defaultUserQuota="1 GiB")
+        _, errors = await try_update_domain(root, "new.example", **values)
+        assert error_summary(errors)[:2] == ("LIMIT_REACHED", ["set", *values])
+    await create_domain(root, "heirs.example", **{**NO_DOMAIN_LIMITS, "defaultUserQuota": 0})
+    await make_domain_user(root.environment, "a@heirs.example")
+    _, errors = await try_update_domain(root, "heirs.example", quota="9 GiB")
+    assert error_summary(errors)[:2] == ("VALIDATION", ["set", "quota"])
+    (domain,), errors = await try_update_domain(
+        root, "heirs.example", quota="9 GiB", defaultUserQuota="1 GiB"
+    )
     assert (errors, domain["quotaAllocated"]) == ([], GIB)
 
 
 async def test_allocated_quota_follows_the_default_quota(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "new.example", **UNLIMITED)
+    await create_domain(root, "new.example", **NO_DOMAIN_LIMITS)
     for name, quota in (("a", None), ("b", None), ("c", 5 * GIB), ("d", 0)):
-        await live(environment, f"{name}@new.example", quota=quota)
+        await make_domain_user(environment, f"{name}@new.example", quota=quota)
     for default, allocated in ((2 * GIB, 9), (0, 5), (None, 7)):
-        (domain,), errors = await change(root, "new.example", defaultUserQuota=default)
+        (domain,), errors = await try_update_domain(root, "new.example", defaultUserQuota=default)
         assert (errors, domain["quotaAllocated"]) == ([], allocated * GIB)
-        await examine(environment)
+        await assert_store_consistent(environment)
 
 
 async def test_null_clears_and_missing_field_keeps_value(root: GraphQLClient) -> None:
-    await made(root, "new.example", description="x", tags=["a"])
+    await create_domain(root, "new.example", description="x", tags=["a"])
     cleared = {"description": None, "tags": None, "maxUsers": None, "quota": None}
-    (domain,), errors = await change(root, "new.example", **cleared)
+    (domain,), errors = await try_update_domain(root, "new.example", **cleared)
     assert errors == []
     assert [domain[name] for name in cleared] == [None, [], 0, 0]
     assert (domain["maxUserQuota"], domain["maxAddresses"]) == (10 * GIB, 400)
-    _, errors = await change(root, "new.example", active=None)
-    assert told(errors) == ("VALIDATION", ["set", "active"], None, "required")
+    _, errors = await try_update_domain(root, "new.example", active=None)
+    assert error_summary(errors) == ("VALIDATION", ["set", "active"], None, "required")
 
 
 async def test_contradicting_relay_flags_are_refused(root: GraphQLClient) -> None:
-    await made(root, "new.example", backupMx=True, relayAllRecipients=True, relayUnknownOnly=True)
+    await create_domain(
+        root, "new.example", backupMx=True, relayAllRecipients=True, relayUnknownOnly=True
+    )
     for values in ({"backupMx": False}, {"relayAllRecipients": False}):
-        _, errors = await change(root, "new.example", **values)
-        assert told(errors) == ("VALIDATION", ["set", *values], 0, "requires")
-    (domain,), errors = await change(root, "new.example", relayUnknownOnly=False)
+        _, errors = await try_update_domain(root, "new.example", **values)
+        assert error_summary(errors) == ("VALIDATION", ["set", *values], 0, "requires")
+    (domain,), errors = await try_update_domain(root, "new.example", relayUnknownOnly=False)
     assert (errors, domain["relayAllRecipients"]) == ([], True)
 
 
 async def test_inactive_domain_receives_no_mail_but_users_sign_in(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await change(root, "example.org", active=False)
+    await try_update_domain(root, "example.org", active=False)
     with pytest.raises(NotFound):
         await address_resolution.load_recipient_below_limits(environment, "ada@example.org")
     assert (
@@ -165,17 +178,17 @@ async def test_inactive_domain_receives_no_mail_but_users_sign_in(
 async def test_admin_log_has_only_changed_values(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await made(root, "new.example")
+    await create_domain(root, "new.example")
     arguments = {
         "domains": [{"name": "new.example"}],
         "set": {"maxUsers": 10, "description": "Ours"},
         "options": {"reason": "asked for"},
     }
-    await done(root, UPDATE, **arguments)
+    await run_mutation(root, DOMAIN_UPDATE, **arguments)
     query = "SELECT target_id, domain_id, reason FROM admin_log WHERE mutation = 'domainUpdate'"
-    domain_id = await key_of(environment, "new.example")
-    assert await rows(environment, query) == [(domain_id, domain_id, "asked for")]
-    log_rows = await rows(
+    domain_id = await load_domain_id(environment, "new.example")
+    assert await select_rows(environment, query) == [(domain_id, domain_id, "asked for")]
+    log_rows = await select_rows(
         environment, "SELECT after FROM admin_log WHERE mutation = 'domainUpdate'"
     )
     assert "Ours" in str(log_rows)
@@ -186,13 +199,13 @@ async def test_update_of_many_domains_runs_constant_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
     for n in range(20):
-        await made(root, f"d{n}.example")
+        await create_domain(root, f"d{n}.example")
 
     async def count_statements(count: int) -> int:
         del statements[:]
         domain_refs = [{"name": f"d{n}.example"} for n in range(count)]
         arguments = {"defaultUserQuota": count, "maxUsers": 9}
-        _, errors = await done(root, UPDATE, domains=domain_refs, set=arguments)
+        _, errors = await run_mutation(root, DOMAIN_UPDATE, domains=domain_refs, set=arguments)
         assert errors == []
         return len([statement for statement in statements if "api_keys" not in statement])
 

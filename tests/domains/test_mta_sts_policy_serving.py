@@ -5,9 +5,14 @@ from dataclasses import replace
 import pytest
 
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.dns_zone_server import asking, zone
-from tests.support.operations.dkim_key_operations import asks
-from tests.support.operations.domain_operations import ALIAS, UPDATE, done, made
+from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
+from tests.support.operations.dkim_key_operations import use_dns_server
+from tests.support.operations.domain_operations import (
+    DOMAIN_ALIAS_CREATE,
+    DOMAIN_UPDATE,
+    create_domain,
+    run_mutation,
+)
 
 PATH = "/.well-known/mta-sts.txt"
 ENFORCED_POLICY = "version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
@@ -28,8 +33,8 @@ async def get_policy(client: GraphQLClient, host: str) -> tuple[int, str]:
 
 @pytest.fixture
 async def client_with_domains(root: GraphQLClient) -> GraphQLClient:
-    await made(root, "new.example")
-    await made(root, "bücher.example")
+    await create_domain(root, "new.example")
+    await create_domain(root, "bücher.example")
     set_mta_sts_mode(root, "enforce")
     return root
 
@@ -37,7 +42,9 @@ async def client_with_domains(root: GraphQLClient) -> GraphQLClient:
 async def test_domain_and_alias_have_the_policy_of_the_server(
     client_with_domains: GraphQLClient,
 ) -> None:
-    await done(client_with_domains, ALIAS, alias="second.example", domain="new.example")
+    await run_mutation(
+        client_with_domains, DOMAIN_ALIAS_CREATE, alias="second.example", domain="new.example"
+    )
     for name in ("new.example", "NEW.example:443", "second.example", "xn--bcher-kva.example"):
         assert await get_policy(client_with_domains, f"mta-sts.{name}") == (200, ENFORCED_POLICY)
     set_mta_sts_mode(client_with_domains, "testing")
@@ -65,8 +72,11 @@ async def test_no_policy_if_mode_is_off_or_domain_is_backup_mx(
     set_mta_sts_mode(client_with_domains, "off")
     assert (await get_policy(client_with_domains, "mta-sts.new.example"))[0] == 404
     set_mta_sts_mode(client_with_domains, "enforce")
-    _, errors = await done(
-        client_with_domains, UPDATE, domains=[{"name": "new.example"}], set={"backupMx": True}
+    _, errors = await run_mutation(
+        client_with_domains,
+        DOMAIN_UPDATE,
+        domains=[{"name": "new.example"}],
+        set={"backupMx": True},
     )
     assert errors == []
     assert (await get_policy(client_with_domains, "mta-sts.new.example"))[0] == 404
@@ -80,10 +90,10 @@ async def test_dns_records_are_compared_with_the_policy(client_with_domains: Gra
         record["value"] for record in dns_records if record["name"] == "_mta-sts.new.example"
     ]
     records = {"_mta-sts.new.example": value}
-    async with asking(
-        zone(records, CNAME={"mta-sts.new.example": "mx.example.org."})
+    async with run_dns_zone(
+        make_dns_zone(records, CNAME={"mta-sts.new.example": "mx.example.org."})
     ) as resolver_address:
-        asks(client_with_domains, resolver_address)
+        use_dns_server(client_with_domains, resolver_address)
         dns_records = (await client_with_domains(DNS_RECORDS_QUERY))["domain"]["dnsRecords"]
     states = {
         record["name"]: record["state"] for record in dns_records if "mta-sts" in record["name"]

@@ -7,7 +7,7 @@ import pytest
 from bench.servers.merganser_process import use_launcher
 from bench.servers.ports import free_port
 from tests.support.servers.forked_process import fork_subprocess
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
@@ -29,7 +29,7 @@ def forked_servers() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+) -> Iterator[MerganserProcess]:
     """A server with users. Each user after bob is for one test that changes many rows."""
     store = ""
     if request.param != "sqlite":
@@ -40,8 +40,8 @@ def server(
         "MESSAGE_MAX": "16 MiB",
         "UPLOAD_MAX": "8 MiB",
     }
-    server = Server(tmp_path_factory.mktemp("server"), store, settings, hop=hop)
-    server.make("ada", "bob", "dora", "eve", "fay", "gil", "hal")
+    server = MerganserProcess(tmp_path_factory.mktemp("server"), store, settings, next_hop_port=hop)
+    server.create_users("ada", "bob", "dora", "eve", "fay", "gil", "hal")
     server.start()
     yield server
     server.stop()

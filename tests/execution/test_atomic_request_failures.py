@@ -26,11 +26,13 @@ from tests.support.operations.atomic_operations import (
     error_codes_by_field,
     load_key_values,
 )
-from tests.support.servers.live_server import House, house, until
+from tests.support.servers.live_server import LiveServer, run_live_server, wait_until
 
-COMMITTED_MUTATION = f"mutation @atomic {{ {entry_field('a', by='a')} {entry_field('b', by='b')} }}"
-FAILING_MUTATION = f"mutation @atomic {{ {entry_field('c', by='c')} {FAILING_RENAME} }}"
-UPLOAD_MUTATION = f"""mutation ($text: String!) @atomic {{ {entry_field("a", by="a")}
+COMMITTED_MUTATION = (
+    f"mutation @atomic {{ {entry_field('a', alias='a')} {entry_field('b', alias='b')} }}"
+)
+FAILING_MUTATION = f"mutation @atomic {{ {entry_field('c', alias='c')} {FAILING_RENAME} }}"
+UPLOAD_MUTATION = f"""mutation ($text: String!) @atomic {{ {entry_field("a", alias="a")}
   messageUpload(input: {{mailbox: {{path: "INBOX"}}, subject: "Large",
   to: [{{address: "x@y.example"}}], attachments: [{{content: $text, filename: "x.bin"}}]}})
   {{ errors {{ code }} }} }}"""
@@ -76,33 +78,33 @@ def incompressible_base64(client: GraphQLClient) -> str:
     return base64.b64encode(client.environment.random_bytes(60_000)).decode()
 
 
-SendDocument = Callable[[House, GraphQLClient, str], Awaitable[Any]]
+SendDocument = Callable[[LiveServer, GraphQLClient, str], Awaitable[Any]]
 
 
-async def send_by_post(server: House, client: GraphQLClient, query: str) -> Any:
+async def send_by_post(server: LiveServer, client: GraphQLClient, query: str) -> Any:
     async with httpx.AsyncClient(timeout=30) as http:
         arguments = request_arguments(client, query)
         return (await http.post(f"http://127.0.0.1:{server.port}/graphql", **arguments)).json()
 
 
-async def send_by_sse(server: House, client: GraphQLClient, query: str) -> Any:
+async def send_by_sse(server: LiveServer, client: GraphQLClient, query: str) -> Any:
     stream = await server.stream(client, query)
-    await until(lambda: stream.over)
-    return stream.got[0]
+    await wait_until(lambda: stream.end_frame)
+    return stream.payloads[0]
 
 
-async def send_by_websocket(server: House, client: GraphQLClient, query: str) -> Any:
+async def send_by_websocket(server: LiveServer, client: GraphQLClient, query: str) -> Any:
     subscription = await server.follow(client, query)
-    await until(lambda: subscription.over)
-    await subscription.leave()
-    return subscription.got[0]
+    await wait_until(lambda: subscription.end_frame)
+    await subscription.unsubscribe()
+    return subscription.payloads[0]
 
 
 @pytest.mark.parametrize("send_document", [send_by_post, send_by_sse, send_by_websocket])
 async def test_atomic_request_stores_all_or_none_on_each_transport(
     send_document: SendDocument, ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    async with house(environment, tmp_path) as server:
+    async with run_live_server(environment, tmp_path) as server:
         assert error_codes_by_field(
             (await send_document(server, ada, COMMITTED_MUTATION))["data"]
         ) == {"a": [], "b": []}
@@ -141,7 +143,7 @@ async def test_deadline_during_commit_returns_the_payloads(
     for engine in environment.database.engines:
         event.listen(engine, "commit", delay)
     answer = await ada.execute(
-        f"mutation @atomic {{ {entry_field('c', by='c')} {entry_field('d', by='d')} }}"
+        f"mutation @atomic {{ {entry_field('c', alias='c')} {entry_field('d', alias='d')} }}"
     )
     assert waits
     assert "errors" not in answer
@@ -159,25 +161,25 @@ async def test_client_disconnect_rolls_back_atomic_request(
 ) -> None:
     content = incompressible_base64(ada)
     leave: Callable[[], Awaitable[None]]
-    async with house(gated_world, tmp_path) as server:
+    async with run_live_server(gated_world, tmp_path) as server:
         if transport == "socket":
             operation = await server.follow(ada, UPLOAD_MUTATION, text=content)
-            leave = operation.leave
+            leave = operation.unsubscribe
         elif transport == "events":
             operation = await server.stream(ada, UPLOAD_MUTATION, text=content)
-            leave = operation.leave
+            leave = operation.unsubscribe
         else:
             leave = await start_post(server, ada, content)
         async with asyncio.timeout(5):
             await gated_store.write_started.wait()
         await leave()
         limiter = server.endpoint.guards.operation_limiter
-        await until(lambda: not limiter.in_use_count)
+        await wait_until(lambda: not limiter.in_use_count)
     assert await load_key_values(ada) == {}
 
 
 async def start_post(
-    server: House, client: GraphQLClient, content: str
+    server: LiveServer, client: GraphQLClient, content: str
 ) -> Callable[[], Awaitable[None]]:
     """Start the request by POST and return the function that disconnects."""
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)

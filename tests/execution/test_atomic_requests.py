@@ -26,8 +26,8 @@ from tests.support.operations.atomic_operations import (
     error_codes_by_field,
     load_key_values,
 )
-from tests.support.servers.live_server import house, until
-from tests.support.stores.counter_check import examine
+from tests.support.servers.live_server import run_live_server, wait_until
+from tests.support.stores.counter_check import assert_store_consistent
 
 
 @pytest.fixture(params=[True, False], ids=["compiled", "plain"])
@@ -44,7 +44,7 @@ async def test_atomic_fields_are_stored_in_document_order(
     client_of_each_executor: GraphQLClient,
 ) -> None:
     payloads = await client_of_each_executor(
-        f"mutation @atomic {{ {entry_field('a')} {entry_field('b', by='second')} __typename }}"
+        f"mutation @atomic {{ {entry_field('a')} {entry_field('b', alias='second')} __typename }}"
     )
     assert payloads.pop("__typename") == "Mutation"
     assert error_codes_by_field(payloads) == {"keyValueSet": [], "second": []}
@@ -125,7 +125,7 @@ async def test_unresolvable_nested_payload_rolls_back_atomic_request(
     failing_field = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path user { messages(first: 999) { nodes { id } } } } errors { code } }"""
     answer = await client_of_each_executor.execute(
-        f"mutation @atomic {{ {entry_field('a', by='a')} {failing_field} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} {failing_field} }}"
     )
     assert error_codes_by_field(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
     (error,) = answer["errors"]
@@ -141,7 +141,7 @@ async def test_forbidden_field_rolls_back_atomic_request(
 ) -> None:
     second = f'settingSet(input: {{key: "custom.x", value: 1}}) {{ {PAYLOAD_ERRORS} }}'
     payloads = await client_of_each_executor(
-        f"mutation @atomic {{ {entry_field('a', by='a')} {second} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} {second} }}"
     )
     assert error_codes_by_field(payloads) == {"a": ["ABORTED"], "settingSet": ["FORBIDDEN"]}
     assert await load_key_values(client_of_each_executor) == {}
@@ -153,7 +153,7 @@ async def test_unresolvable_payload_rolls_back_atomic_request(
     failing_field = """mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
     answer = await client_of_each_executor.execute(
-        f"mutation @atomic {{ {entry_field('a', by='a')} {failing_field} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} {failing_field} }}"
     )
     assert error_codes_by_field(answer["data"]) == {"a": ["ABORTED"], "mailboxCreate": ["ABORTED"]}
     assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_PAGINATION"]
@@ -165,7 +165,7 @@ async def test_invalid_null_variable_is_refused_before_any_field_runs(
 ) -> None:
     invalid_field = "userUpdate(input: {set: {disabled: $nothing}}) { errors { code } }"
     answer = await client_of_each_executor.execute(
-        f"mutation ($nothing: Boolean) @atomic {{ {entry_field('a', by='a')} {invalid_field} }}",
+        f"mutation ($nothing: Boolean) @atomic {{ {entry_field('a', alias='a')} {invalid_field} }}",
         nothing=None,
     )
     assert answer["data"] is None
@@ -176,7 +176,7 @@ async def test_invalid_null_variable_is_refused_before_any_field_runs(
 async def test_anonymous_atomic_request_stores_nothing(ada: GraphQLClient) -> None:
     anonymous = GraphQLClient(ada.http, ada.environment, ada.user, "")
     revoke_tokens = "tokenRevoke(input: {all: true}) { revoked }"
-    body = {"query": f"mutation @atomic {{ {revoke_tokens} {entry_field('a', by='a')} }}"}
+    body = {"query": f"mutation @atomic {{ {revoke_tokens} {entry_field('a', alias='a')} }}"}
     answer = (await anonymous.http.post("/graphql", json=body)).json()
     assert error_codes_by_field({"a": answer["data"]["a"]}) == {"a": ["ABORTED"]}
     assert answer["data"]["tokenRevoke"] == {"revoked": 0}
@@ -189,7 +189,8 @@ async def test_atomic_request_cannot_change_data_of_another_user(
     stored = await deliver_to(ada, "Mine")
     delete_of_ada = 'messageDelete(input: {select: {all: true, users: {usernames: ["ada"]}}})'
     answer = await bob.execute(
-        f"mutation @atomic {{ {entry_field('a', by='a')} {delete_of_ada} {{ {PAYLOAD_ERRORS} }} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} "
+        f"{delete_of_ada} {{ {PAYLOAD_ERRORS} }} }}"
     )
     codes = error_codes_by_field(answer["data"])
     assert codes["a"] == ["ABORTED"]
@@ -209,7 +210,7 @@ async def test_atomic_directive_is_refused_on_query_or_when_repeated(ada: GraphQ
 
 async def test_atomic_request_has_maximum_number_of_fields(ada: GraphQLClient) -> None:
     def fields(count: int) -> str:
-        return "".join(entry_field(f"k{n}", by=f"f{n}") for n in range(count))
+        return "".join(entry_field(f"k{n}", alias=f"f{n}") for n in range(count))
 
     answer = await ada.execute(f"mutation @atomic {{ {fields(MAX_ATOMIC_FIELDS + 1)} }}")
     assert answer["data"] is None
@@ -235,7 +236,7 @@ async def test_field_not_allowed_in_atomic_is_refused_before_any_runs(
     ada: GraphQLClient, field: str
 ) -> None:
     payloads = await ada(
-        f"mutation @atomic {{ {entry_field('a', by='a')} b: {field} {{ {PAYLOAD_ERRORS} }} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} b: {field} {{ {PAYLOAD_ERRORS} }} }}"
     )
     assert error_codes_by_field(payloads) == {"a": ["ABORTED"], "b": ["FORBIDDEN_OPERATION"]}
     assert "takes no part in @atomic" in payloads["b"]["errors"][0]["message"]
@@ -246,16 +247,16 @@ async def test_field_not_allowed_in_atomic_is_refused_before_any_runs(
 async def test_validate_only_of_one_field_applies_to_the_whole_request(
     client_of_each_executor: GraphQLClient,
 ) -> None:
-    dry_run_field = entry_field("b", by="b", options="validateOnly: true")
+    dry_run_field = entry_field("b", alias="b", options="validateOnly: true")
     payloads = await client_of_each_executor(
-        f"mutation @atomic {{ {entry_field('a', by='a')} {dry_run_field} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} {dry_run_field} }}"
     )
     assert error_codes_by_field(payloads) == {"a": [], "b": []}
     assert [payload["entry"]["key"] for payload in payloads.values()] == ["a", "b"]
     assert [payload["journalCursor"] for payload in payloads.values()] == [None, None]
     assert await load_key_values(client_of_each_executor) == {}
     payloads = await client_of_each_executor(
-        f"mutation @atomic {{ {entry_field('a', by='a')} {dry_run_field} {FAILING_RENAME} }}"
+        f"mutation @atomic {{ {entry_field('a', alias='a')} {dry_run_field} {FAILING_RENAME} }}"
     )
     assert error_codes_by_field(payloads) == {
         "a": ["ABORTED"],
@@ -269,7 +270,7 @@ async def test_repeated_idempotency_keys_return_the_first_payloads(
     client_of_each_executor: GraphQLClient,
 ) -> None:
     first_field, second_field = (
-        entry_field(n, by=n, options=f'idempotencyKey: "k-{n}"') for n in "ab"
+        entry_field(n, alias=n, options=f'idempotencyKey: "k-{n}"') for n in "ab"
     )
     failed = await client_of_each_executor(
         f"mutation @atomic {{ {first_field} {second_field} {FAILING_RENAME} }}"
@@ -283,9 +284,9 @@ async def test_repeated_idempotency_keys_return_the_first_payloads(
     assert [result["replayed"] for result in first.values()] == [False, False]
     repeated = await client_of_each_executor(f"mutation @atomic {{ {first_field} {second_field} }}")
     assert repeated == {name: {**result, "replayed": True} for name, result in first.items()}
-    conflicting_field = entry_field("c", by="c", options='idempotencyKey: "k-a"')
+    conflicting_field = entry_field("c", alias="c", options='idempotencyKey: "k-a"')
     result = await client_of_each_executor(
-        f"mutation @atomic {{ {entry_field('d', by='d')} {conflicting_field} }}"
+        f"mutation @atomic {{ {entry_field('d', alias='d')} {conflicting_field} }}"
     )
     assert error_codes_by_field(result) == {"d": ["ABORTED"], "c": ["CONFLICT"]}
     assert set(await load_key_values(client_of_each_executor)) == {"a", "b"}
@@ -314,16 +315,18 @@ async def test_concurrent_requests_with_same_keys_have_one_effect(ada: GraphQLCl
 async def test_subscribers_get_events_after_the_atomic_commit(
     ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    async with house(environment, tmp_path) as server:
+    async with run_live_server(environment, tmp_path) as server:
         subscription = await server.follow(ada, "subscription { changes { events { kind } } }")
-        await until(lambda: server.seats == 1)
-        await ada(f"mutation @atomic {{ {entry_field('a', by='a')} {FAILING_RENAME} }}")
-        await ada(f"mutation @atomic {{ {entry_field('a', by='a')} {entry_field('b', by='b')} }}")
-        await until(lambda: subscription.events)
+        await wait_until(lambda: server.subscriber_count == 1)
+        await ada(f"mutation @atomic {{ {entry_field('a', alias='a')} {FAILING_RENAME} }}")
+        await ada(
+            f"mutation @atomic {{ {entry_field('a', alias='a')} {entry_field('b', alias='b')} }}"
+        )
+        await wait_until(lambda: subscription.events)
         assert [event["kind"] for event in subscription.batches[0]["events"]] == [
             "KEY_VALUE_CHANGED"
         ] * 2
-        await subscription.leave()
+        await subscription.unsubscribe()
 
 
 async def test_asynchronous_task_starts_after_the_atomic_commit(
@@ -337,7 +340,7 @@ async def test_asynchronous_task_starts_after_the_atomic_commit(
     assert (error_codes_by_field(payloads)["a"], payloads["a"]["task"]) == (["ABORTED"], None)
     assert not await environment.database.read(select(col(Task.id)))
     assert not await tasks.run_next_task(environment)
-    payloads = await ada(f"mutation @atomic {{ a: {async_update} {entry_field('b', by='b')} }}")
+    payloads = await ada(f"mutation @atomic {{ a: {async_update} {entry_field('b', alias='b')} }}")
     assert (payloads["a"]["task"]["state"], payloads["a"]["task"]["total"]) == ("QUEUED", 3)
     while await tasks.run_next_task(environment):
         pass
@@ -348,7 +351,7 @@ async def test_asynchronous_task_starts_after_the_atomic_commit(
         id=payloads["a"]["task"]["id"],
     )
     assert result["task"]["state"] == "SUCCEEDED"
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def test_queue_worker_is_woken_after_the_atomic_commit(
@@ -359,7 +362,7 @@ async def test_queue_worker_is_woken_after_the_atomic_commit(
     with environment.wakeups.follow([QUEUE]) as wakeup:
         payloads = await ada(f"mutation @atomic {{ a: {send} {FAILING_RENAME} }}")
         assert (error_codes_by_field(payloads)["a"], wakeup.is_set()) == (["ABORTED"], False)
-        payloads = await ada(f"mutation @atomic {{ a: {send} {entry_field('b', by='b')} }}")
+        payloads = await ada(f"mutation @atomic {{ a: {send} {entry_field('b', alias='b')} }}")
         assert (payloads["a"]["submission"]["state"], wakeup.is_set()) == ("QUEUED", True)
 
 

@@ -13,7 +13,7 @@ from graph.execution.documents.document_cache import DocumentCache
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.context import Context, Viewer
-from tests.support.servers.small_schema_server import a_world, make_schema
+from tests.support.servers.small_schema_server import make_environment, make_schema
 
 SCHEMA = make_schema()
 USER, ADMIN = Viewer(7, Role.USER), Viewer(9, Role.DOMAIN_ADMIN)
@@ -36,7 +36,7 @@ PAGE_FRAGMENT = "fragment g on ItemConnection { nodes { name } }"
 
 @pytest.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as environment:
+    async with make_environment(tmp_path) as environment:
         yield environment
 
 

@@ -41,16 +41,16 @@ async def test_delivery_and_read_of_expensive_message_have_short_steps(
     for name, shape in EXPENSIVE_SHAPES.items():
         raw = shape(size)
         _, steps = await measure_steps(partial(deliver_to, ada, raw))
-        if steps.most > MAX_STEP_SECONDS:
+        if steps.longest_seconds > MAX_STEP_SECONDS:
             slow[f"deliver {name}"] = str(steps)
         page = await ada(LIST_MESSAGES)
         variables = {"id": page["messages"]["nodes"][0]["id"]}
         # A comment makes each document a new one that is not compiled yet.
         request = {"query": f"{READ_MESSAGE} # {name} {size}", "variables": variables}
         _, steps = await measure_steps(read)
-        if steps.most > MAX_STEP_SECONDS:
+        if steps.longest_seconds > MAX_STEP_SECONDS:
             slow[f"read {name}"] = str(steps)
         _, steps = await measure_steps(read)  # with compiled plans
-        if steps.most > MAX_STEP_SECONDS:
+        if steps.longest_seconds > MAX_STEP_SECONDS:
             slow[f"read {name} again"] = str(steps)
     assert not slow, "\n".join(f"{name}: {steps}" for name, steps in slow.items())

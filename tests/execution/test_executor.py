@@ -35,7 +35,7 @@ from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Viewer
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.accounts import authenticators
-from tests.support.sample_mutations import CALLS
+from tests.support.sample_mutations import SAMPLE_CALLS
 
 
 @strawberry.interface
@@ -368,35 +368,35 @@ async def test_types_in_lists_are_compiled_completely(
     await security_log.log_event_separately(
         client_context(ada), NewSecurityEvent("totp enable", ada.user.id)
     )
-    await (await CALLS["settingSet"](ada, root))(root)
-    await (await CALLS["domainAliasCreate"](ada, root))(root)
-    await (await CALLS["appPasswordCreate"](ada, root))(ada)
-    await (await CALLS["accountExport"](ada, root))(ada)
-    await (await CALLS["archiveRestore"](ada, root))(ada)  # of a deleted message
-    await CALLS["fileShareDelete"](ada, root)  # of a link that is not deleted
-    await (await CALLS["auditCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
+    await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["appPasswordCreate"](ada, root))(ada)
+    await (await SAMPLE_CALLS["accountExport"](ada, root))(ada)
+    await (await SAMPLE_CALLS["archiveRestore"](ada, root))(ada)  # of a deleted message
+    await SAMPLE_CALLS["fileShareDelete"](ada, root)  # of a link that is not deleted
+    await (await SAMPLE_CALLS["auditCreate"](ada, root))(root)
     await deliver_to(ada, "Copied")
     await authenticators.register_security_key(ada)
-    await (await CALLS["keyValueSet"](ada, root))(ada)
-    await (await CALLS["labelSet"](ada, root))(ada)
-    await (await CALLS["savedSearchSet"](ada, root))(ada)
-    await (await CALLS["senderRuleCreate"](ada, root))(ada)
-    await (await CALLS["sieveScriptPut"](ada, root))(ada)
-    await (await CALLS["webhookTest"](ada, root))(root)
-    await (await CALLS["bccRuleCreate"](ada, root))(root)
-    await (await CALLS["dkimKeySet"](ada, root))(root)
-    await (await CALLS["recipientRewriteCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["keyValueSet"](ada, root))(ada)
+    await (await SAMPLE_CALLS["labelSet"](ada, root))(ada)
+    await (await SAMPLE_CALLS["savedSearchSet"](ada, root))(ada)
+    await (await SAMPLE_CALLS["senderRuleCreate"](ada, root))(ada)
+    await (await SAMPLE_CALLS["sieveScriptPut"](ada, root))(ada)
+    await (await SAMPLE_CALLS["webhookTest"](ada, root))(root)
+    await (await SAMPLE_CALLS["bccRuleCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["dkimKeySet"](ada, root))(root)
+    await (await SAMPLE_CALLS["recipientRewriteCreate"](ada, root))(root)
     for object_name in ("relayHost", "transport", "tlsPolicy", "forwardingHost"):
-        await (await CALLS[f"{object_name}Create"](ada, root))(root)
-    await (await CALLS["rateLimitSet"](ada, root))(root)
+        await (await SAMPLE_CALLS[f"{object_name}Create"](ada, root))(root)
+    await (await SAMPLE_CALLS["rateLimitSet"](ada, root))(root)
     end = ada.environment.now() + timedelta(days=1)
     full_window = FullRateWindow(ada.user.id, LimitSource.USER, 1, RateFrame.DAY, end)
     await record_and_report_refusal_once(ada.environment, ada.user.id, full_window)
-    await (await CALLS["certificateSet"](ada, root))(root)
-    await (await CALLS["pushChannelSet"](ada, root))(ada)
-    await CALLS["quarantineRelease"](ada, root)  # only prepares the item
-    await CALLS["queueHold"](ada, root)
-    await (await CALLS["connectorRun"](ada, root))(ada)
+    await (await SAMPLE_CALLS["certificateSet"](ada, root))(root)
+    await (await SAMPLE_CALLS["pushChannelSet"](ada, root))(ada)
+    await SAMPLE_CALLS["quarantineRelease"](ada, root)  # only prepares the item
+    await SAMPLE_CALLS["queueHold"](ada, root)
+    await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
     while await index_worker.index_next_batch(ada.environment):
         pass
     for counter in plan_counters:  # ignores the plans that were compiled so far

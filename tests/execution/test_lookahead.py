@@ -9,7 +9,7 @@ from graphql import GraphQLObjectType, get_named_type
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_user
-from tests.support.sample_mutations import CALLS
+from tests.support.sample_mutations import SAMPLE_CALLS
 from tests.support.schema.printed_schema import SDL
 
 # Each list of the schema: its query, its table, and a large column that the query does not request.
@@ -117,15 +117,15 @@ async def test_list_reads_only_requested_columns(
 ) -> None:
     await deliver_to(ada, "Hello")
     if name.startswith("Audit."):
-        await (await CALLS["auditCreate"](ada, root))(root)
+        await (await SAMPLE_CALLS["auditCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
-        await (await CALLS["savedSearchSet"](ada, root))(ada)
+        await (await SAMPLE_CALLS["savedSearchSet"](ada, root))(ada)
     if name == "User.sieveScripts":
-        await (await CALLS["sieveScriptPut"](ada, root))(ada)
+        await (await SAMPLE_CALLS["sieveScriptPut"](ada, root))(ada)
     if "onnector" in name:
-        await (await CALLS["connectorRun"](ada, root))(ada)
+        await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
     if "ebhook" in name:
-        await (await CALLS["webhookTest"](ada, root))(root)
+        await (await SAMPLE_CALLS["webhookTest"](ada, root))(root)
     document, table, large_column = CONNECTIONS[name]
     node_type = get_named_type(_node_type(name)).name
     text = "{ %s }" % (document % selection)

@@ -91,7 +91,7 @@ async def test_completed_fields_keep_their_payloads_at_the_deadline(
     ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     store = BlockedStore(tmp_path / "slow")
-    fields = f"{entry_field('a', by='a')} {UPLOAD_FIELD} {entry_field('b', by='b')}"
+    fields = f"{entry_field('a', alias='a')} {UPLOAD_FIELD} {entry_field('b', alias='b')}"
     document = f"mutation ($text: String!) {{ {fields} }}"
     text = base64.b64encode(environment.random_bytes(60_000)).decode()
     async with client_with_store(ada, environment, store, tmp_path) as client:
@@ -115,7 +115,7 @@ async def test_late_field_reports_that_it_is_committed(
     await deliver_to(ada, raw_message("Large", body=body))
     store = BlockedStore(tmp_path / "blobs")
     async with client_with_store(ada, environment, store, tmp_path) as client:
-        answer = await client.raw(f"mutation {{ {SLOW_READ_FIELD} {entry_field('b', by='b')} }}")
+        answer = await client.raw(f"mutation {{ {SLOW_READ_FIELD} {entry_field('b', alias='b')} }}")
     assert store.called.is_set(), answer
     assert answer["data"] == {"seen": None, "b": None}
     assert late_fields(answer) == {"seen": True, "b": False}
@@ -130,7 +130,7 @@ async def test_late_atomic_request_reports_no_field_as_committed(
     ada: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     store = BlockedStore(tmp_path / "slow")
-    fields = f"{entry_field('a', by='a')} ...Two {entry_field('b', by='b')}"
+    fields = f"{entry_field('a', alias='a')} ...Two {entry_field('b', alias='b')}"
     document = f"""mutation ($text: String!) @atomic {{ {fields} }}
       fragment Two on Mutation {{ {UPLOAD_FIELD} }}"""
     text = base64.b64encode(environment.random_bytes(60_000)).decode()
@@ -147,7 +147,8 @@ async def test_error_of_one_field_keeps_the_payloads_of_others(ada: GraphQLClien
     failing_field = """broken: mailboxCreate(input: {paths: ["New"]})
       { mailboxes { path messages(first: 999) { nodes { id } } } errors { code } }"""
     answer = await ada.execute(
-        f"mutation {{ {entry_field('a', by='a')} {failing_field} {entry_field('b', by='b')} }}"
+        f"mutation {{ {entry_field('a', alias='a')} "
+        f"{failing_field} {entry_field('b', alias='b')} }}"
     )
     assert [answer["data"][name]["entry"]["key"] for name in "ab"] == ["a", "b"]
     assert answer["data"]["broken"] is None

@@ -38,7 +38,13 @@ from resolvers.admin import trusted_documents as documents
 from resolvers.admin.trusted_documents import NewTrustedDocument
 from resolvers.context import Context, Viewer
 from tests.conftest import ManualClock
-from tests.support.servers.small_schema_server import Server, greet, hear, say, serving
+from tests.support.servers.small_schema_server import (
+    SmallSchemaServer,
+    init_connection,
+    read_frame,
+    run_small_schema_server,
+    send_frame,
+)
 from tests.support.stores import store_fixtures
 
 HELLO_QUERY, ECHO_QUERY = "query Hello { hello }", "query Other { echo }"
@@ -76,7 +82,7 @@ def only_error_code(errors: Any) -> str:
 class DocumentClient:
     """Sends requests over one transport; returns data or the code of the only error."""
 
-    server: Server
+    server: SmallSchemaServer
     http: httpx.AsyncClient
     transport: str = "post"
 
@@ -103,12 +109,12 @@ class DocumentClient:
 
     async def _socket(self, members: Mapping[str, Any]) -> Any:
         async with self.server.connect() as ws:
-            await greet(ws)
-            await say(ws, "subscribe", id="1", payload=members)
-            frame = await hear(ws)
+            await init_connection(ws)
+            await send_frame(ws, "subscribe", id="1", payload=members)
+            frame = await read_frame(ws)
             if frame["type"] == "error":
                 return only_error_code(frame["payload"])
-            assert (await hear(ws))["type"] == "complete"
+            assert (await read_frame(ws))["type"] == "complete"
             return data_or_error_code(frame["payload"])
 
 
@@ -135,7 +141,7 @@ StartServer = Callable[..., Awaitable[DocumentClient]]
 @pytest.fixture
 async def database(tmp_path: Path, sqlite_template: Path) -> AsyncIterator[Database]:
     """A SQLite database. See tests/admin/test_trusted_documents.py for PostgreSQL."""
-    database = Database(store_fixtures.copied(sqlite_template, tmp_path))
+    database = Database(store_fixtures.copy_sqlite_template(sqlite_template, tmp_path))
     yield database
     await database.close()
 
@@ -152,7 +158,10 @@ async def start_server(environment: Environment) -> AsyncIterator[StartServer]:
                 find_trusted_text=find_text, only_trusted=only_trusted
             )
             return DocumentClient(
-                await stack.enter_async_context(serving(environment, endpoint_settings)), http
+                await stack.enter_async_context(
+                    run_small_schema_server(environment, endpoint_settings)
+                ),
+                http,
             )
 
         yield start_one
@@ -343,8 +352,8 @@ async def test_frame_without_document_closes_the_websocket(
 ) -> None:
     client = await start_server()
     async with client.server.connect() as ws:
-        await greet(ws)
-        await say(ws, "subscribe", id="1", payload=frame)
+        await init_connection(ws)
+        await send_frame(ws, "subscribe", id="1", payload=frame)
         await ws.wait_closed()
         assert ws.close_code == 4400
 
@@ -356,23 +365,23 @@ async def test_unknown_document_ends_only_its_operation(
     await add_trusted_documents(environment, count_query)
     client = await start_server()
     async with client.server.connect() as ws:
-        await greet(ws)
-        await say(ws, "subscribe", id="long", payload={"query": "subscription { quiet }"})
+        await init_connection(ws)
+        await send_frame(ws, "subscribe", id="long", payload={"query": "subscription { quiet }"})
         for request, code in (
             (request_by_id(ECHO_QUERY), NOT_FOUND),
             ({"documentId": "x"}, BAD_INPUT),
         ):
-            await say(ws, "subscribe", id="1", payload=request)
-            frame = await hear(ws)
+            await send_frame(ws, "subscribe", id="1", payload=request)
+            frame = await read_frame(ws)
             assert (frame["type"], frame["id"], only_error_code(frame["payload"])) == (
                 "error",
                 "1",
                 code,
             )
-        await say(ws, "subscribe", id="1", payload=request_by_id(count_query))
-        kinds = [(await hear(ws))["type"] for _ in range(3)]
+        await send_frame(ws, "subscribe", id="1", payload=request_by_id(count_query))
+        kinds = [(await read_frame(ws))["type"] for _ in range(3)]
         assert kinds == ["next", "next", "complete"]
-        await say(ws, "subscribe", id="long", payload=request_by_id(ECHO_QUERY))
+        await send_frame(ws, "subscribe", id="long", payload=request_by_id(ECHO_QUERY))
         await ws.wait_closed()
         assert ws.close_code == 4409
 

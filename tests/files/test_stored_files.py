@@ -34,7 +34,11 @@ from tests.support.operations.file_operations import (
     store_file,
     upload_file,
 )
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 FILES_QUERY = """query ($query: String, $first: Int, $after: String) { viewer { user { files(
   query: $query, first: $first, after: $after
@@ -81,7 +85,7 @@ async def post_content(
 async def test_text_is_stored_as_file(
     ada: GraphQLClient, fields: dict[str, Any], name: str | None, content_type: str, content: bytes
 ) -> None:
-    last_position = await reached(ada.environment, ada.user.id)
+    last_position = await load_stream_position(ada.environment, ada.user.id)
     options = {file_id: value for file_id, value in fields.items() if file_id != "text"}
     payload = await upload_file(ada, fields["text"], **options)
     assert payload["errors"] == []
@@ -95,7 +99,7 @@ async def test_text_is_stored_as_file(
     assert download.headers["x-content-type-options"] == "nosniff"
     assert download.headers["etag"] == f'"{file["hash"]}"'
     file_id = global_ids.decode("File", file["id"])
-    assert await journal(ada.environment, ada.user.id, last_position) == [
+    assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
         (ChangeKind.FILE_CHANGED, [file_id])
     ]
 
@@ -141,7 +145,7 @@ async def test_upload_is_stored_as_file(ada: GraphQLClient, content: bytes) -> N
     assert codes_and_paths(await execute_mutation(ada, "fileUpload", FILE_FIELDS, **fields)) == [
         ("NOT_FOUND", ["content"])
     ]
-    assert await rows(ada.environment, "SELECT id FROM uploads") == []
+    assert await select_rows(ada.environment, "SELECT id FROM uploads") == []
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE_CONTENT], ids=["small", "big"])
@@ -216,7 +220,7 @@ async def test_files_are_listed_searched_and_deleted(
     assert (await list_files(ada))["totalCount"] == 3
     assert (await delete_by_ids(ada, "fileDelete", *file_ids[:2]))["deletedIds"] == file_ids[:2]
     assert [node["id"] for node in (await list_files(ada))["nodes"]] == file_ids[2:]
-    assert await rows(ada.environment, "SELECT id FROM file_shares") == []
+    assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
 async def test_files_are_listed_with_constant_statements(
@@ -274,7 +278,7 @@ async def test_invalid_share_input_is_refused(
         ada, "fileShareCreate", SHARE_FIELDS, **{"file": file["id"], **fields}
     )
     assert [error["path"] for error in payload["errors"]] == [path]
-    assert await rows(ada.environment, "SELECT id FROM file_shares") == []
+    assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
 @pytest.mark.parametrize("mode", ["LINK", "SHARE_RO", "SHARE_RW"])
@@ -322,7 +326,7 @@ async def test_share_password_is_required_and_throttled(
 ) -> None:
     share = await share_file(ada, await store_file(ada), password=PASSWORD)
     assert share["hasPassword"] is True
-    ((stored_password,),) = await rows(ada.environment, "SELECT password FROM file_shares")
+    ((stored_password,),) = await select_rows(ada.environment, "SELECT password FROM file_shares")
     assert stored_password.startswith("$argon2id$")
     unauthenticated = await ada.http.get(share["url"])
     assert (unauthenticated.status_code, unauthenticated.headers["www-authenticate"][:5]) == (
@@ -367,7 +371,7 @@ async def test_share_token_is_signed_and_not_stored(
     stored_rows = json.dumps(
         [
             [str(column) for column in row]
-            for row in await rows(environment, "SELECT * FROM file_shares")
+            for row in await select_rows(environment, "SELECT * FROM file_shares")
         ]
     )
     assert valid_token not in stored_rows
@@ -395,8 +399,8 @@ async def test_share_ends_with_its_file_or_user(
     assert (await ada.http.get(share["url"])).status_code == 404
     if deleted == "user":
         assert await tasks.run_next_task(ada.environment)
-        assert await rows(ada.environment, "SELECT id FROM files") == []
-        assert await rows(ada.environment, "SELECT id FROM file_shares") == []
+        assert await select_rows(ada.environment, "SELECT id FROM files") == []
+        assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
 USER_FILES_QUERY = """query ($u: UserRef!) { user(by: $u) { files {
@@ -490,10 +494,10 @@ async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) 
     clock.tick(days=300)
     await ada.http.get(f"/rest/files/{used['id']}", headers=ada.headers)
     clock.tick(days=65)
-    last_position = await reached(ada.environment, ada.user.id)
+    last_position = await load_stream_position(ada.environment, ada.user.id)
     assert (await housekeeping.run_round(ada.environment)).files == 1
     file_id = global_ids.decode("File", unused["id"])
-    assert await journal(ada.environment, ada.user.id, last_position) == [
+    assert await load_journal_entries(ada.environment, ada.user.id, last_position) == [
         (ChangeKind.FILE_CHANGED, [file_id])
     ]
     remaining_ids = {node["id"] for node in (await list_files(ada))["nodes"]}

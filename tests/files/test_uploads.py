@@ -35,7 +35,7 @@ from tests.support.clients.upload_client import (
     make_upload_client,
 )
 from tests.support.mail.multipart_message import pseudo_random_bytes
-from tests.support.servers.http_server import served, vanishing
+from tests.support.servers.http_server import disconnect_during_upload, run_http_server
 
 MAX_UPLOAD_BYTES = 3 * MIB
 UPLOADS_PATH = "/rest/uploads"
@@ -329,7 +329,7 @@ async def test_disconnected_client_leaves_nothing(carol: GraphQLClient, tmp_path
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Length: {MAX_UPLOAD_BYTES}\r\n\r\n"
     )
-    await vanishing(
+    await disconnect_during_upload(
         make_upload_app(carol.environment, spool), spool, head.encode() + bytes(2 * MIB)
     )
     await assert_nothing_left(carol.environment, spool)
@@ -343,7 +343,7 @@ async def test_too_large_request_is_refused_before_its_body(
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Length: {MAX_UPLOAD_BYTES + 1}\r\nExpect: 100-continue\r\n\r\n"
     )
-    async with served(make_upload_app(carol.environment, tmp_path / "spool")) as port:
+    async with run_http_server(make_upload_app(carol.environment, tmp_path / "spool")) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head.encode())
         async with asyncio.timeout(10):

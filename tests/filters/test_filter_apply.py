@@ -9,9 +9,9 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.accounts.user_operations import execute_mutation, set_quota
 from tests.support.mail.stored_messages import subjects_by_mailbox
-from tests.support.operations.filter_operations import apply, listed, made
+from tests.support.operations.filter_operations import add_filter, list_filters, try_apply_filters
 from tests.support.operations.task_operations import run_task
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency", "verify_counters")
 
@@ -25,7 +25,7 @@ async def load_keywords_and_flags(environment: Environment) -> dict[str, list[st
     """Load keywords and flags of each message by subject."""
     flags_by_subject: dict[str, list[str]] = {}
     sql = "SELECT subject, keywords, seen, flagged FROM messages ORDER BY id"
-    for subject, keywords, seen, flagged in await rows(environment, sql):
+    for subject, keywords, seen, flagged in await select_rows(environment, sql):
         flags_by_subject[subject] = [f"{keywords}", *["seen"] * seen, *["flagged"] * flagged]
     return flags_by_subject
 
@@ -36,7 +36,7 @@ async def test_filter_task_moves_flags_copies_and_archives(
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["A", "B"]))
     await receive_messages(ada, "one a", "one b", "two", "three", "four")
     filter_ids = [
-        (await made(ada, query, action))["id"]
+        (await add_filter(ada, query, action))["id"]
         for query, action in (
             ({"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True, "labels": ["x"]}),
             ({"subject": "two"}, {"copyTo": [{"path": "B"}], "flag": True, "stop": True}),
@@ -44,8 +44,8 @@ async def test_filter_task_moves_flags_copies_and_archives(
             ({"any": [{"subject": "one a"}, {"subject": "two"}]}, {"spam": True}),
         )
     ]
-    await made(ada, {}, {"delete": True})  # not selected for the task
-    task, errors = await apply(ada, *filter_ids, mailbox={"path": "INBOX"})
+    await add_filter(ada, {}, {"delete": True})  # not selected for the task
+    task, errors = await try_apply_filters(ada, *filter_ids, mailbox={"path": "INBOX"})
     assert (errors, task["kind"], task["state"], task["total"]) == ([], "FILTER_APPLY", "QUEUED", 5)
     finished = await run_task(ada, task)
     assert (finished["state"], finished["done"], finished["error"]) == ("SUCCEEDED", 4, None)
@@ -58,10 +58,12 @@ async def test_filter_task_moves_flags_copies_and_archives(
         "one a": ["seen"], "one b": ["seen"], "two": ["flagged"], "three": [], "four": []
     }  # fmt: skip
     assert "x" in flags_by_subject["one b"][0]
-    archived = await rows(environment, "SELECT subject FROM messages WHERE archived_at IS NOT NULL")
+    archived = await select_rows(
+        environment, "SELECT subject FROM messages WHERE archived_at IS NOT NULL"
+    )
     assert archived == [("three",)]
-    assert await rows(environment, "SELECT id FROM deliveries") == []
-    counts = [filter_["matchCount"] for filter_ in (await listed(ada))["nodes"]]
+    assert await select_rows(environment, "SELECT id FROM deliveries") == []
+    counts = [filter_["matchCount"] for filter_ in (await list_filters(ada))["nodes"]]
     assert counts == [2, 1, 1, 1, 0]
 
 
@@ -74,11 +76,11 @@ async def test_filter_task_moves_junk_only_if_filter_says_no_spam(
     assert (await execute_mutation(ada, "messageMove", "movedCount", **move_to_junk))[
         "errors"
     ] == []
-    first = await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}})
-    second = await made(ada, {"subject": "two"}, {"mailbox": {"path": "A"}, "spam": False})
-    third = await made(ada, {"subject": "three"}, {"spam": False})
+    first = await add_filter(ada, {"subject": "one"}, {"mailbox": {"path": "A"}})
+    second = await add_filter(ada, {"subject": "two"}, {"mailbox": {"path": "A"}, "spam": False})
+    third = await add_filter(ada, {"subject": "three"}, {"spam": False})
     filter_ids = [filter_["id"] for filter_ in (first, second, third)]
-    task, _ = await apply(ada, *filter_ids, mailbox={"specialUse": "JUNK"})
+    task, _ = await try_apply_filters(ada, *filter_ids, mailbox={"specialUse": "JUNK"})
     await run_task(ada, task)
     assert await subjects_by_mailbox(environment, ada) == {
         "Junk": ["one"],
@@ -91,10 +93,12 @@ async def test_filter_task_over_quota_skips_only_the_copy(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await receive_messages(ada, "one")
-    used_bytes = (await rows(environment, "SELECT used FROM users WHERE username = 'ada'"))[0][0]
-    copy_filter = await made(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
+    used_bytes = (await select_rows(environment, "SELECT used FROM users WHERE username = 'ada'"))[
+        0
+    ][0]
+    copy_filter = await add_filter(ada, {}, {"copyTo": [{"path": "Sent"}], "flag": True})
     await set_quota(environment, ada.user, used_bytes + 1)
-    task, _ = await apply(ada, copy_filter["id"], mailbox={"path": "INBOX"})
+    task, _ = await try_apply_filters(ada, copy_filter["id"], mailbox={"path": "INBOX"})
     assert (await run_task(ada, task))["result"] == {"changed": 1, "left": 1}
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["one"]}
     assert (await load_keywords_and_flags(environment))["one"][1:] == ["flagged"]
@@ -105,13 +109,13 @@ async def test_cancelled_filter_task_changes_nothing(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await receive_messages(ada, *(f"m{nth}" for nth in range(3)))
-    flag_filter = await made(ada, {}, {"flag": True})
-    task, _ = await apply(ada, flag_filter["id"], mailbox={"path": "INBOX"})
+    flag_filter = await add_filter(ada, {}, {"flag": True})
+    task, _ = await try_apply_filters(ada, flag_filter["id"], mailbox={"path": "INBOX"})
     assert (await execute_mutation(ada, "taskCancel", "tasks { state }", ids=[task["id"]]))[
         "errors"
     ] == []
     assert (await run_task(ada, task))["state"] == "CANCELLED"
-    assert await rows(environment, "SELECT id FROM messages WHERE flagged") == []
+    assert await select_rows(environment, "SELECT id FROM messages WHERE flagged") == []
 
 
 async def test_filters_and_messages_of_other_users_are_refused(
@@ -120,10 +124,12 @@ async def test_filters_and_messages_of_other_users_are_refused(
     await receive_messages(ada, "hers")
     await receive_messages(bob, "his")
     ada_filter, bob_filter = (
-        await made(ada, {}, {"flag": True}),
-        await made(bob, {}, {"flag": True}),
+        await add_filter(ada, {}, {"flag": True}),
+        await add_filter(bob, {}, {"flag": True}),
     )
-    (message_row,) = await rows(environment, "SELECT id FROM messages WHERE subject = 'hers'")
+    (message_row,) = await select_rows(
+        environment, "SELECT id FROM messages WHERE subject = 'hers'"
+    )
     message_id = global_ids.encode("Message", message_row[0])
     for filter_ids, select, path in (
         ([ada_filter["id"]], {"mailbox": {"path": "INBOX"}}, ["ids"]),
@@ -131,8 +137,8 @@ async def test_filters_and_messages_of_other_users_are_refused(
         ([bob_filter["id"]], {"mailbox": {"path": "INBOX"}, "users": {"usernames": ["ada"]}}, None),
         ([], {"mailbox": {"path": "INBOX"}}, ["ids"]),
     ):
-        task, errors = await apply(bob, *filter_ids, **select)
+        task, errors = await try_apply_filters(bob, *filter_ids, **select)
         assert task is None
         assert errors[0]["path"] == (path or ["select", "users"])
-    assert await rows(environment, "SELECT id FROM messages WHERE flagged") == []
-    assert await rows(environment, "SELECT id FROM tasks") == []
+    assert await select_rows(environment, "SELECT id FROM messages WHERE flagged") == []
+    assert await select_rows(environment, "SELECT id FROM tasks") == []

@@ -8,29 +8,39 @@ from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import DELIVERED_REPLY, deliver_without_queue_id
-from tests.support.operations.filter_operations import change, listed, made, remove
-from tests.support.operations.sieve_operations import put
-from tests.support.stores.counter_check import rows
+from tests.support.operations.filter_operations import (
+    add_filter,
+    delete_filters,
+    list_filters,
+    try_update_filters,
+)
+from tests.support.operations.sieve_operations import put_sieve_script
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def load_match_counts(client: GraphQLClient) -> list[tuple[str, int]]:
-    return [(filter_["name"], filter_["matchCount"]) for filter_ in (await listed(client))["nodes"]]
+    return [
+        (filter_["name"], filter_["matchCount"])
+        for filter_ in (await list_filters(client))["nodes"]
+    ]
 
 
 async def test_filters_choose_mailboxes_and_flags(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
-    await made(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True}, name="first")
+    await add_filter(
+        ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "seen": True}, name="first"
+    )
     copied = {"mailbox": {"path": "B"}, "copyTo": [{"path": "B"}], "labels": ["news", "x"]}
-    await made(ada, {}, copied, name="second")
-    await made(ada, {"from": "nobody"}, {"delete": True}, name="never")
-    await made(ada, {}, {"removeLabels": ["x"], "flag": True, "stop": True}, name="third")
-    await made(ada, {}, {"delete": True}, name="behind")
+    await add_filter(ada, {}, copied, name="second")
+    await add_filter(ada, {"from": "nobody"}, {"delete": True}, name="never")
+    await add_filter(ada, {}, {"removeLabels": ["x"], "flag": True, "stop": True}, name="third")
+    await add_filter(ada, {}, {"delete": True}, name="behind")
     assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"A": ["One"], "B": ["One"]}
     for path in ("A", "B"):
@@ -50,11 +60,11 @@ async def load_filter_names(client: GraphQLClient) -> dict[str, list[str]]:
 
 
 async def test_message_lists_filters_that_acted_on_it(
-    ada: GraphQLClient, lmtp_client: Neighbour, statements: list[str]
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, statements: list[str]
 ) -> None:
-    news = await made(ada, {"subject": "news"}, {"flag": True}, name="news")
-    await made(ada, {"size": 1}, {"labels": ["x"]}, name="all")
-    await made(ada, {}, {"seen": True}, name="off", active=False)
+    news = await add_filter(ada, {"subject": "news"}, {"flag": True}, name="news")
+    await add_filter(ada, {"size": 1}, {"labels": ["x"]}, name="all")
+    await add_filter(ada, {}, {"seen": True}, name="off", active=False)
     assert await deliver_without_queue_id(lmtp_client, raw_message("News")) == [DELIVERED_REPLY]
     del statements[:]
     assert await load_filter_names(ada) == {"News": ["news", "all"]}
@@ -66,15 +76,15 @@ async def test_message_lists_filters_that_acted_on_it(
     del statements[:]
     assert len(await load_filter_names(ada)) == 20
     assert len(statements) == expected
-    await remove(ada, news["id"])
+    await delete_filters(ada, news["id"])
     assert (await load_filter_names(ada))["News"] == ["all"]
 
 
 async def test_deleting_filter_accepts_message_and_stores_nothing(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     action = {"delete": True, "copyTo": [{"path": "Sent"}], "targets": ["eve@example.net"]}
-    await made(ada, {"subject": "gone"}, action, name="gone")
+    await add_filter(ada, {"subject": "gone"}, action, name="gone")
     assert await deliver_without_queue_id(lmtp_client, raw_message("Gone")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {}
     ((_, recipient),) = await queued_envelopes(environment)
@@ -83,10 +93,10 @@ async def test_deleting_filter_accepts_message_and_stores_nothing(
 
 
 async def test_spam_action_decides_between_junk_and_inbox(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await made(ada, {"subject": "bad"}, {"spam": True, "mailbox": {"path": "Sent"}})
-    await made(ada, {"subject": "good"}, {"spam": False})
+    await add_filter(ada, {"subject": "bad"}, {"spam": True, "mailbox": {"path": "Sent"}})
+    await add_filter(ada, {"subject": "good"}, {"spam": False})
     spam_header = {"X-Spam-Flag": "YES"}
     assert await deliver_without_queue_id(lmtp_client, raw_message("Bad")) == [DELIVERED_REPLY]
     assert await deliver_without_queue_id(lmtp_client, raw_message("Good", **spam_header)) == [
@@ -101,34 +111,34 @@ async def test_spam_action_decides_between_junk_and_inbox(
 
 
 async def test_spam_level_100_keeps_mail_out_of_junk(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await ada("mutation { userUpdate(input: {set: {spamLevel: 100}}) { errors { code message } } }")
-    await made(ada, {}, {"spam": True})
+    await add_filter(ada, {}, {"spam": True})
     assert await deliver_without_queue_id(lmtp_client, raw_message("Bad")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Bad"]}
 
 
 async def test_filter_redirects_once_per_target_and_hides_relay_password(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     relay = "smtp://user:secret-word@relay.example:2525"
-    await made(ada, {}, {"targets": ["eve@example.net", relay]})
-    await made(ada, {}, {"targets": ["EVE@example.net"]})
+    await add_filter(ada, {}, {"targets": ["eve@example.net", relay]})
+    await add_filter(ada, {}, {"targets": ["EVE@example.net"]})
     assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
     assert sorted(recipient for _, recipient in await queued_envelopes(environment)) == [
         "ada@example.org",
         "eve@example.net",
     ]
-    ((via,),) = await rows(environment, "SELECT via FROM deliveries WHERE via IS NOT NULL")
+    ((via,),) = await select_rows(environment, "SELECT via FROM deliveries WHERE via IS NOT NULL")
     assert "secret-word" not in str(via)
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["One"]}
 
 
 async def test_filter_replies_once_per_sender_and_not_to_lists(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
-    await made(ada, {"subject": "ask"}, {"reply": {"text": "So it is", "html": "<b>So</b>"}})
+    await add_filter(ada, {"subject": "ask"}, {"reply": {"text": "So it is", "html": "<b>So</b>"}})
     for nth in range(2):
         assert await deliver_without_queue_id(
             lmtp_client, raw_message(f"Ask {nth}", To="ada@example.org")
@@ -150,7 +160,7 @@ async def test_filter_replies_once_per_sender_and_not_to_lists(
 
 
 async def test_filter_calls_webhook_with_message(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     webhook_ids = []
     for nth in range(2):
@@ -163,11 +173,11 @@ async def test_filter_calls_webhook_with_message(
             "webhook"
         ]["id"]
         webhook_ids.append(webhook_id)
-    first_filter = await made(ada, {}, {"webhook": webhook_ids[0]})
-    second_filter = await made(
+    first_filter = await add_filter(ada, {}, {"webhook": webhook_ids[0]})
+    second_filter = await add_filter(
         ada, {"subject": "gone"}, {"webhook": webhook_ids[0], "delete": True}
     )
-    await made(ada, {"subject": "never"}, {"webhook": webhook_ids[1]})
+    await add_filter(ada, {"subject": "never"}, {"webhook": webhook_ids[1]})
     assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await deliver_without_queue_id(lmtp_client, raw_message("Gone")) == [DELIVERED_REPLY]
     document = """{ webhooks { nodes { url deliveries { nodes { type state body } } } } }"""
@@ -175,7 +185,7 @@ async def test_filter_calls_webhook_with_message(
     deliveries_by_url = {node["url"]: node["deliveries"]["nodes"] for node in nodes}
     assert deliveries_by_url["https://h.example/1"] == []
     latest, earliest = deliveries_by_url["https://h.example/0"]
-    (row_id,) = (await rows(environment, "SELECT id FROM messages"))[0]
+    (row_id,) = (await select_rows(environment, "SELECT id FROM messages"))[0]
     message_id = global_ids.encode("Message", row_id)
     (entry,) = earliest["body"]["objects"]
     assert (earliest["type"], earliest["body"]["user"]["username"]) == ("filter.matched", "ada")
@@ -190,12 +200,12 @@ def user_reference(client: GraphQLClient) -> dict[str, str]:
 
 
 async def test_filters_replace_implicit_keep_of_script(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
-    await made(ada, {}, {"mailbox": {"path": "A"}, "labels": ["x"]})
+    await add_filter(ada, {}, {"mailbox": {"path": "A"}, "labels": ["x"]})
     script = 'require "fileinto"; if header :contains "subject" "two" { fileinto "B"; }'
-    await put(ada, script)
+    await put_sieve_script(ada, script)
     assert await deliver_without_queue_id(lmtp_client, raw_message("One")) == [DELIVERED_REPLY]
     assert await deliver_without_queue_id(lmtp_client, raw_message("Two")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"A": ["One"], "B": ["Two"]}
@@ -203,16 +213,16 @@ async def test_filters_replace_implicit_keep_of_script(
 
 
 async def test_filters_apply_only_to_mail_of_their_user(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await made(bob, {}, {"delete": True})
-    (bob_filter,) = (await listed(bob))["nodes"]
+    await add_filter(bob, {}, {"delete": True})
+    (bob_filter,) = (await list_filters(bob))["nodes"]
     recipients = ("ada@example.org", "bob@example.org")
     replies = await deliver_without_queue_id(lmtp_client, raw_message("One"), *recipients)
     assert replies == [DELIVERED_REPLY, DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["One"]}
     assert await subjects_by_mailbox(environment, bob) == {}
-    await change(bob, bob_filter["id"], active=False)
+    await try_update_filters(bob, bob_filter["id"], active=False)
     assert await deliver_without_queue_id(lmtp_client, raw_message("Two"), "bob@example.org") == [
         DELIVERED_REPLY
     ]
@@ -220,7 +230,7 @@ async def test_filters_apply_only_to_mail_of_their_user(
 
 
 async def test_filters_of_many_recipients_are_read_once(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, statements: list[str]
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, statements: list[str]
 ) -> None:
     others = [await make_client(environment, ada.http, f"user{nth}") for nth in range(20)]
     del statements[:]
@@ -229,7 +239,7 @@ async def test_filters_of_many_recipients_are_read_once(
     )
     assert not [item for item in statements if "FROM filters" in item and "EXISTS" not in item]
     for item in (ada, *others):
-        await made(item, {"subject": "x"}, {"flag": True})
+        await add_filter(item, {"subject": "x"}, {"flag": True})
 
     async def count_filter_queries(*recipients: str) -> int:
         del statements[:]

@@ -21,18 +21,22 @@ from tests.conftest import GraphQLClient, client_context, deliver_to, make_clien
 from tests.support.accounts.user_operations import execute_mutation, make_admin_of_domain
 from tests.support.accounts.user_operations import try_create_user as create_user
 from tests.support.operations.filter_operations import (
-    NODE,
-    change,
-    create,
+    FILTER_QUERY,
+    add_filter,
+    delete_filters,
     error_codes_and_paths,
-    listed,
-    looked_at,
-    made,
-    remove,
+    list_filters,
+    run_filter_test,
+    try_create_filter,
+    try_update_filters,
     user_ref,
 )
 from tests.support.operations.mailbox_operations import add_mailboxes
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 ALL_CONDITIONS = {
     "from": "ada", "to": "bob", "subject": "a  b", "listId": "news", "text": "Größe",
@@ -55,7 +59,9 @@ NO_CONDITIONS = dict.fromkeys(
 
 async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
-    filter_ = await made(ada, ALL_CONDITIONS, ACTIONS, name=" All ", order=3, metaData={"a": 1})
+    filter_ = await add_filter(
+        ada, ALL_CONDITIONS, ACTIONS, name=" All ", order=3, metaData={"a": 1}
+    )
     query, action = filter_["query"], filter_["action"]
     header = {"key": "X-A", "value": "1", "raw": "X-A: 1"}
     assert {name: query[name] for name in NO_CONDITIONS} == {
@@ -83,9 +89,9 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     assert filter_["sieve"].startswith(
         "# Sieve does not say: it is sent on to https://example.net/"
     )
-    assert await ada(NODE, id=filter_["id"]) == {"filter": filter_}
+    assert await ada(FILTER_QUERY, id=filter_["id"]) == {"filter": filter_}
     patch = {"query": {"from": None, "size": 5}, "action": {"targets": None, "stop": False}}
-    ((after,), errors) = await change(ada, filter_["id"], **patch)
+    ((after,), errors) = await try_update_filters(ada, filter_["id"], **patch)
     assert errors == []
     assert after["query"] == {**query, "from": None, "size": 5}
     assert after["action"] == {**action, "targets": [], "stop": False}
@@ -93,7 +99,7 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         "action": dict.fromkeys(ACTIONS) | {"seen": False},
         "query": dict.fromkeys(ALL_CONDITIONS),
     }
-    ((cleared_filter,), errors) = await change(
+    ((cleared_filter,), errors) = await try_update_filters(
         ada, filter_["id"], name=None, metaData=None, **cleared
     )
     assert errors == []
@@ -114,7 +120,7 @@ async def test_filter_text_is_in_language_of_user(
              "any": [{"to": "x", "subject": "y"}, {}], "not": [{"text": "z"}]}  # fmt: skip
     action = {"mailbox": {"path": "INBOX"}, "spam": True, "labels": ["a", "b"], "stop": True,
               "targets": ["eve@example.net"], "reply": {"text": "Hi"}}  # fmt: skip
-    filter_ = await made(ada, query, action)
+    filter_ = await add_filter(ada, query, action)
     assert filter_["queryText"] == [
         ["From", "bob"], ["Attachments", "yes"], ["Size", "less than 9 bytes"],
         ["X-A", "present"], ["X-B", "/a|b/"], ["Text", "/c$/"],
@@ -127,25 +133,30 @@ async def test_filter_text_is_in_language_of_user(
     async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(language="de-AT"))
-    (after,) = (await listed(ada))["nodes"]
+    (after,) = (await list_filters(ada))["nodes"]
     assert after["queryText"][0] == ["Von", "bob"]
     assert after["actionText"][0] == ["Spam", "ja"]
 
 
 async def test_filters_are_listed_in_order_of_execution(ada: GraphQLClient) -> None:
     for name, extra in (("c", {}), ("d", {}), ("a", {"order": -1}), ("b", {"order": 0})):
-        await made(ada, {}, {"seen": True}, name=name, **extra)
-    page = await listed(ada, first=3)
+        await add_filter(ada, {}, {"seen": True}, name=name, **extra)
+    page = await list_filters(ada, first=3)
     names = [filter_["name"] for filter_ in page["nodes"]]
     assert (names, page["totalCount"]) == (["a", "c", "b"], 4)
     assert page["nodes"][-1]["order"] == 0
-    rest = await listed(ada, after=page["pageInfo"]["endCursor"])
+    rest = await list_filters(ada, after=page["pageInfo"]["endCursor"])
     assert [filter_["name"] for filter_ in rest["nodes"]] == ["d"]
-    ((moved,), _) = await change(ada, rest["nodes"][0]["id"], order=-5)
-    assert [filter_["name"] for filter_ in (await listed(ada))["nodes"]] == ["d", "a", "c", "b"]
-    assert (await remove(ada, moved["id"]))["deletedIds"] == [moved["id"]]
-    assert await ada(NODE, id=moved["id"]) == {"filter": None}
-    assert (await listed(ada))["totalCount"] == 3
+    ((moved,), _) = await try_update_filters(ada, rest["nodes"][0]["id"], order=-5)
+    assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == [
+        "d",
+        "a",
+        "c",
+        "b",
+    ]
+    assert (await delete_filters(ada, moved["id"]))["deletedIds"] == [moved["id"]]
+    assert await ada(FILTER_QUERY, id=moved["id"]) == {"filter": None}
+    assert (await list_filters(ada))["totalCount"] == 3
 
 
 NESTED_QUERY: dict[str, Any] = {"from": "a"}
@@ -173,9 +184,9 @@ INVALID_QUERIES: list[tuple[dict[str, Any], str]] = [
 async def test_invalid_filter_query_is_refused(
     ada: GraphQLClient, query: dict[str, Any], path: str
 ) -> None:
-    filter_, errors = await create(ada, query, {"seen": True})
+    filter_, errors = await try_create_filter(ada, query, {"seen": True})
     assert (filter_, error_codes_and_paths(errors)) == (None, [("VALIDATION", path.split("."))])
-    assert (await listed(ada))["totalCount"] == 0
+    assert (await list_filters(ada))["totalCount"] == 0
 
 
 INVALID_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
@@ -203,16 +214,16 @@ INVALID_ACTIONS: list[tuple[dict[str, Any], str, str]] = [
 async def test_invalid_filter_action_is_refused(
     ada: GraphQLClient, action: dict[str, Any], code: str, path: str
 ) -> None:
-    filter_, errors = await create(ada, {}, action)
+    filter_, errors = await try_create_filter(ada, {}, action)
     assert filter_ is None
     assert errors[0]["code"] == code
     assert ".".join(errors[0]["path"]).startswith(path)
-    assert (await listed(ada))["totalCount"] == 0
+    assert (await list_filters(ada))["totalCount"] == 0
 
 
 async def test_filter_over_limit_is_refused(ada: GraphQLClient, environment: Environment) -> None:
     for _ in range(2):
-        await made(ada, {}, {"seen": True})
+        await add_filter(ada, {}, {"seen": True})
     limited_context = client_context(ada)
     limited_context.environment = replace(
         environment, options=replace(environment.options, filters_max=2)
@@ -222,13 +233,13 @@ async def test_filter_over_limit_is_refused(ada: GraphQLClient, environment: Env
             limited_context, None, {"query": {}, "action": {"seen": True}}
         )
     assert (raised.value.limit, raised.value.used) == (2, 2)
-    assert (await listed(ada))["totalCount"] == 2
+    assert (await list_filters(ada))["totalCount"] == 2
 
 
 async def test_filter_too_long_as_script_is_refused(ada: GraphQLClient) -> None:
     long_query = {"any": [{"subject": "ü" * 255} for _ in range(40)]}
     reply = {"reply": {"text": '"' * (16 << 10), "html": '"' * (16 << 10)}}
-    filter_, (error,) = await create(ada, long_query, reply)
+    filter_, (error,) = await try_create_filter(ada, long_query, reply)
     assert (filter_, error["path"], error["constraint"]) == (None, ["query"], "max")
 
 
@@ -236,17 +247,17 @@ async def test_relay_password_is_kept_and_hidden(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     relay = "smtps://user:secret-word@relay.example"
-    filter_ = await made(ada, {}, {"targets": [relay]})
+    filter_ = await add_filter(ada, {}, {"targets": [relay]})
     hidden_targets = ["smtps://user:***@relay.example"]
     assert filter_["action"]["targets"] == hidden_targets
     assert "secret" not in str(filter_)
-    ((encrypted,),) = await rows(environment, "SELECT relays FROM filters")
+    ((encrypted,),) = await select_rows(environment, "SELECT relays FROM filters")
     assert "secret-word" not in encrypted
-    ((after,), errors) = await change(
+    ((after,), errors) = await try_update_filters(
         ada, filter_["id"], action={"targets": [*hidden_targets, "x@example.net"]}
     )
     assert (errors, after["action"]["targets"]) == ([], [*hidden_targets, "x@example.net"])
-    other, (error,) = await create(ada, {}, {"targets": hidden_targets})
+    other, (error,) = await try_create_filter(ada, {}, {"targets": hidden_targets})
     assert (other, error["constraint"]) == (None, "secret")
 
 
@@ -254,9 +265,13 @@ async def test_each_new_filter_target_is_logged(ada: GraphQLClient) -> None:
     document = (
         '{ viewer { user { authLog(filter: {action: "filter forward"}) { nodes { detail } } } } }'
     )
-    filter_ = await made(ada, {}, {"targets": ["eve@example.net", "https://h.example/?t=secret"]})
-    await change(ada, filter_["id"], action={"targets": ["eve@example.net", "dan@example.net"]})
-    await change(ada, filter_["id"], action={"seen": True})
+    filter_ = await add_filter(
+        ada, {}, {"targets": ["eve@example.net", "https://h.example/?t=secret"]}
+    )
+    await try_update_filters(
+        ada, filter_["id"], action={"targets": ["eve@example.net", "dan@example.net"]}
+    )
+    await try_update_filters(ada, filter_["id"], action={"seen": True})
     nodes = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
     assert sorted(node["detail"]["target"] for node in nodes) == [
         "dan@example.net", "eve@example.net", "https://h.example"
@@ -268,15 +283,15 @@ async def test_deleted_mailbox_deletes_filters_that_use_it(
 ) -> None:
     await add_mailboxes(ada, "A", "A/B", "C")
     deleted_filters = [
-        await made(ada, {}, {"mailbox": {"path": "A/B"}}, name="a"),
-        await made(ada, {}, {"copyTo": [{"path": "C"}, {"path": "A"}]}, name="b"),
+        await add_filter(ada, {}, {"mailbox": {"path": "A/B"}}, name="a"),
+        await add_filter(ada, {}, {"copyTo": [{"path": "C"}, {"path": "A"}]}, name="b"),
     ]
-    await made(ada, {}, {"mailbox": {"path": "C"}}, name="stays")
-    last = await reached(environment, ada.user.id)
+    await add_filter(ada, {}, {"mailbox": {"path": "C"}}, name="stays")
+    last = await load_stream_position(environment, ada.user.id)
     arguments = {"mailboxes": [{"path": "A"}], "recursive": True}
     assert (await execute_mutation(ada, "mailboxDelete", "deletedIds", **arguments))["errors"] == []
-    assert [filter_["name"] for filter_ in (await listed(ada))["nodes"]] == ["stays"]
-    entries = await journal(environment, ada.user.id, last)
+    assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == ["stays"]
+    entries = await load_journal_entries(environment, ada.user.id, last)
     (deleted_ids,) = [
         filter_ids for kind, filter_ids in entries if kind is ChangeKind.FILTER_CHANGED
     ]
@@ -289,26 +304,26 @@ async def test_filter_of_another_user_is_not_found(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
-    filter_ = await made(ada, {"from": "x"}, {"mailbox": {"path": "A"}})
-    before = await listed(ada)
-    last = await reached(environment, ada.user.id)
-    assert await bob(NODE, id=filter_["id"]) == {"filter": None}
-    assert (await listed(bob))["totalCount"] == 0
+    filter_ = await add_filter(ada, {"from": "x"}, {"mailbox": {"path": "A"}})
+    before = await list_filters(ada)
+    last = await load_stream_position(environment, ada.user.id)
+    assert await bob(FILTER_QUERY, id=filter_["id"]) == {"filter": None}
+    assert (await list_filters(bob))["totalCount"] == 0
     for _, errors in (
-        await change(bob, filter_["id"], active=False),
-        (None, (await remove(bob, filter_["id"]))["errors"]),
+        await try_update_filters(bob, filter_["id"], active=False),
+        (None, (await delete_filters(bob, filter_["id"]))["errors"]),
     ):
         assert error_codes_and_paths(errors) == [("NOT_FOUND", ["ids"])]
-    (mailbox_row,) = await rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'")
+    (mailbox_row,) = await select_rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'")
     ada_mailbox = {"id": global_ids.encode("Mailbox", mailbox_row[0])}
-    assert error_codes_and_paths((await create(bob, {}, {"mailbox": ada_mailbox}))[1]) == [
-        ("NOT_FOUND", ["action", "mailbox"])
-    ]
     assert error_codes_and_paths(
-        (await create(bob, {}, {"seen": True}, user=user_ref(ada)))[1]
+        (await try_create_filter(bob, {}, {"mailbox": ada_mailbox}))[1]
+    ) == [("NOT_FOUND", ["action", "mailbox"])]
+    assert error_codes_and_paths(
+        (await try_create_filter(bob, {}, {"seen": True}, user=user_ref(ada)))[1]
     ) == [("NOT_FOUND", ["user"])]
-    assert await listed(ada) == before
-    assert await reached(environment, ada.user.id) == last
+    assert await list_filters(ada) == before
+    assert await load_stream_position(environment, ada.user.id) == last
 
 
 USER_FILTERS_QUERY = (
@@ -319,7 +334,7 @@ USER_FILTERS_QUERY = (
 async def test_admin_needs_filters_permission_for_other_users(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    filter_ = await made(ada, {"from": "x"}, {"targets": ["eve@example.net"]}, name="hers")
+    filter_ = await add_filter(ada, {"from": "x"}, {"targets": ["eve@example.net"]}, name="hers")
     with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
     without_permission = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
     await create_user(root, address="dan@example.net")
@@ -332,7 +347,7 @@ async def test_admin_needs_filters_permission_for_other_users(
         (other_domain_admin, False),
         (root, True),
     ):
-        result = (await client(NODE, id=filter_["id"]))["filter"]
+        result = (await client(FILTER_QUERY, id=filter_["id"]))["filter"]
         assert (result is not None) is is_visible
     assert (await with_permission(USER_FILTERS_QUERY, user=user_ref(ada)))["user"]["filters"][
         "totalCount"
@@ -340,11 +355,15 @@ async def test_admin_needs_filters_permission_for_other_users(
     assert (await without_permission(USER_FILTERS_QUERY, user=user_ref(ada)))["user"]["filters"][
         "totalCount"
     ] == 0
-    _, (error,) = await create(without_permission, {}, {"seen": True}, user=user_ref(ada))
+    _, (error,) = await try_create_filter(
+        without_permission, {}, {"seen": True}, user=user_ref(ada)
+    )
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "FILTERS")
-    new_filter = await made(with_permission, {}, {"seen": True}, user=user_ref(ada), name="boss's")
+    new_filter = await add_filter(
+        with_permission, {}, {"seen": True}, user=user_ref(ada), name="boss's"
+    )
     assert new_filter["user"] == {"username": "ada"}
-    ((after,), errors) = await change(with_permission, filter_["id"], name="both's")
+    ((after,), errors) = await try_update_filters(with_permission, filter_["id"], name="both's")
     assert (errors, after["name"]) == ([], "both's")
     entries = await root("{ adminLog { nodes { mutation actor after } } }")
     (update_entry,) = [
@@ -371,11 +390,11 @@ async def test_filter_webhook_must_belong_to_user(
         webhook_ids[client.user.id] = (
             await execute_mutation(root, "webhookCreate", "webhook { id }", **arguments)
         )["webhook"]["id"]
-    _, errors = await create(ada, {}, {"webhook": webhook_ids[bob.user.id]})
+    _, errors = await try_create_filter(ada, {}, {"webhook": webhook_ids[bob.user.id]})
     assert error_codes_and_paths(errors) == [("NOT_FOUND", ["action", "webhook"])]
-    filter_ = await made(ada, {}, {"webhook": webhook_ids[ada.user.id]})
+    filter_ = await add_filter(ada, {}, {"webhook": webhook_ids[ada.user.id]})
     assert filter_["actionText"] == [["Call webhook", "yes"]]
-    assert (await root(NODE, id=filter_["id"]))["filter"]["action"]["webhook"] == {
+    assert (await root(FILTER_QUERY, id=filter_["id"]))["filter"]["action"]["webhook"] == {
         "url": "https://h.example/"
     }
     async with environment.write_session() as session:
@@ -397,22 +416,22 @@ async def test_filter_list_statement_count_is_independent_of_filters(
         return len(statements)
 
     action = {"mailbox": {"path": "INBOX"}, "copyTo": [{"path": "Sent"}]}
-    await made(ada, {"from": "a"}, action)
+    await add_filter(ada, {"from": "a"}, action)
     expected = await count_statements()
     for nth in range(20):
         client = await make_client(environment, ada.http, f"user{nth}")
         for _ in range(2):
-            await made(client, {"from": "a"}, action)
+            await add_filter(client, {"from": "a"}, action)
     assert await count_statements() == expected
 
 
 async def test_filter_test_returns_actions_without_effect(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
-    await made(ada, {"subject": "hello"}, {"mailbox": {"path": "A"}, "seen": True}, name="a")
-    await made(ada, {"from": "nobody"}, {"delete": True}, name="b")
-    await made(ada, {}, {"mailbox": {"path": "INBOX"}, "flag": True, "stop": True}, name="c")
-    await made(ada, {}, {"spam": True}, name="d")
-    await made(ada, {}, {"spam": True}, name="e", active=False)
+    await add_filter(ada, {"subject": "hello"}, {"mailbox": {"path": "A"}, "seen": True}, name="a")
+    await add_filter(ada, {"from": "nobody"}, {"delete": True}, name="b")
+    await add_filter(ada, {}, {"mailbox": {"path": "INBOX"}, "flag": True, "stop": True}, name="c")
+    await add_filter(ada, {}, {"spam": True}, name="d")
+    await add_filter(ada, {}, {"spam": True}, name="e", active=False)
     expected = [
         ("a", True, ["Move to: A", "Mark as read: yes"]),
         ("b", False, []),
@@ -421,26 +440,26 @@ async def test_filter_test_returns_actions_without_effect(ada: GraphQLClient) ->
         ("e", True, []),
     ]
     await deliver_to(ada)
-    (message,) = await rows(ada.environment, "SELECT id FROM messages")
+    (message,) = await select_rows(ada.environment, "SELECT id FROM messages")
     ref = {"id": global_ids.encode("Message", message[0])}
     for arguments in ({"message": ref}, {"raw": raw_message("Hello").decode()}):
-        outcomes = await looked_at(ada, **arguments)
+        outcomes = await run_filter_test(ada, **arguments)
         assert [
             (outcome["filter"]["name"], outcome["matches"], outcome["actions"])
             for outcome in outcomes
         ] == expected
-    before = await reached(ada.environment, ada.user.id)
-    assert [filter_["matchCount"] for filter_ in (await listed(ada))["nodes"]] == [0] * 5
-    assert await reached(ada.environment, ada.user.id) == before
+    before = await load_stream_position(ada.environment, ada.user.id)
+    assert [filter_["matchCount"] for filter_ in (await list_filters(ada))["nodes"]] == [0] * 5
+    assert await load_stream_position(ada.environment, ada.user.id) == before
 
 
 async def test_filter_test_with_foreign_message_is_not_found(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await made(ada, {}, {"seen": True})
-    await made(bob, {}, {"seen": True})
+    await add_filter(ada, {}, {"seen": True})
+    await add_filter(bob, {}, {"seen": True})
     await deliver_to(ada)
-    (message,) = await rows(environment, "SELECT id FROM messages")
+    (message,) = await select_rows(environment, "SELECT id FROM messages")
     document = """query ($m: MessageRef, $u: UserRef, $raw: String) {
       filterTest(message: $m, user: $u, raw: $raw) { matches } }"""
     ada_message = {"id": global_ids.encode("Message", message[0])}
@@ -453,10 +472,10 @@ async def test_filter_test_with_foreign_message_is_not_found(
 
 
 async def test_address_trace_includes_filters(ada: GraphQLClient, root: GraphQLClient) -> None:
-    filter_ = await made(ada, {"from": "x"}, {"targets": ["eve@example.net"]})
-    deleting_filter = await made(ada, {}, {"delete": True})
-    await made(ada, {}, {"seen": True})
-    await made(ada, {}, {"delete": True}, active=False)
+    filter_ = await add_filter(ada, {"from": "x"}, {"targets": ["eve@example.net"]})
+    deleting_filter = await add_filter(ada, {}, {"delete": True})
+    await add_filter(ada, {}, {"seen": True})
+    await add_filter(ada, {}, {"delete": True}, active=False)
     document = """{ addressTrace(address: "ada@example.org") {
       stage output record { ... on Filter { id } } } }"""
     without_permission = await make_admin_of_domain(root, name="bare")

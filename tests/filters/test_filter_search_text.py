@@ -7,7 +7,13 @@ import pytest
 from resolvers.filters import transfer
 from resolvers.filters.search_query import NO_TEST_MESSAGE, NOT_AT_DELIVERY_MESSAGE
 from tests.conftest import GraphQLClient, client_context, raw_message
-from tests.support.operations.filter_operations import TEST, change, create, listed, made
+from tests.support.operations.filter_operations import (
+    FILTER_TEST_QUERY,
+    add_filter,
+    list_filters,
+    try_create_filter,
+    try_update_filters,
+)
 
 RAW_MESSAGE = raw_message(
     "Re: Big bill", From="Ann Ü <ann@example.net>", To="bob@example.org", body="The duck is late."
@@ -39,27 +45,27 @@ MATCH_CASES = [
 
 
 async def load_matches(client: GraphQLClient, message: bytes) -> dict[str, bool]:
-    tests = (await client(TEST, raw=message.decode()))["filterTest"]
+    tests = (await client(FILTER_TEST_QUERY, raw=message.decode()))["filterTest"]
     return {outcome["filter"]["name"]: outcome["matches"] for outcome in tests}
 
 
 async def test_filter_matches_by_search_text(ada: GraphQLClient) -> None:
     for text, _ in MATCH_CASES:
-        filter_ = await made(ada, {"query": text}, {"seen": True}, name=text)
+        filter_ = await add_filter(ada, {"query": text}, {"seen": True}, name=text)
         assert filter_["query"]["query"] == text
     assert await load_matches(ada, RAW_MESSAGE) == dict(MATCH_CASES)
 
 
 async def test_search_text_is_combined_with_other_conditions(ada: GraphQLClient) -> None:
     query = {"query": "subject:bill", "from": "ann", "all": [{"query": "body:duck"}]}
-    filter_ = await made(ada, query, {"seen": True}, name="n")
+    filter_ = await add_filter(ada, query, {"seen": True}, name="n")
     assert filter_["queryText"] == [["From", "ann"], ["Subject", "bill"], ["Text", "duck"]]
     assert filter_["sieve"].count(":contains") == 3
     assert await load_matches(ada, RAW_MESSAGE) == {"n": True}
-    ((after,), errors) = await change(ada, filter_["id"], query={"query": "subject:x"})
+    ((after,), errors) = await try_update_filters(ada, filter_["id"], query={"query": "subject:x"})
     assert (errors, after["query"]["from"]) == ([], "ann")
     assert await load_matches(ada, RAW_MESSAGE) == {"n": False}
-    ((after,), _) = await change(ada, filter_["id"], query={"query": None})
+    ((after,), _) = await try_update_filters(ada, filter_["id"], query={"query": None})
     assert (after["query"]["query"], await load_matches(ada, RAW_MESSAGE)) == (None, {"n": True})
 
 
@@ -98,20 +104,22 @@ INVALID_QUERIES = [
 async def test_unsupported_search_term_is_reported(
     ada: GraphQLClient, text: str, constraint: str, message: str
 ) -> None:
-    filter_, errors = await create(ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True})
+    filter_, errors = await try_create_filter(
+        ada, {"any": [{"from": "a"}, {"query": text}]}, {"seen": True}
+    )
     path = ["query"] if constraint == "max" else ["query", "any", "1", "query"]
     assert filter_ is None
     assert [(error["code"], error["path"]) for error in errors] == [("VALIDATION", path)]
     assert message in errors[0]["message"]
     assert errors[0]["constraint"] == constraint
-    assert (await listed(ada))["totalCount"] == 0
+    assert (await list_filters(ada))["totalCount"] == 0
 
 
 async def test_search_text_survives_export_and_import(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     query: dict[str, Any] = {"any": [{"query": "subject:bill OR duck"}, {"to": "x"}]}
-    await made(ada, query, {"seen": True}, name="n")
+    await add_filter(ada, query, {"seen": True}, name="n")
     (entry,) = await transfer.export_filters(client_context(ada), ada.user.id)
     assert entry["query"] == query
     assert (

@@ -18,12 +18,18 @@ from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
 from tests.support.mail.trace_header_lines import TRACE_FIELDS
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import DELIVERED_REPLY, deliver_without_queue_id
-from tests.support.mail_servers.queue_worker import relay, send, settled, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.sieve_operations import active_script_error, put
-from tests.support.stores.counter_check import rows
+from tests.support.mail_servers.queue_worker import (
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.sieve_operations import active_script_error, put_sieve_script
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -51,15 +57,18 @@ async def relay_queued_mail(
     environment: Environment, expected_count: int = 1
 ) -> list[tuple[Any, EmailMessage]]:
     """Deliver the queue to a test server. Return envelope and message of each mail."""
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
 
         async def has_received_all() -> bool:
-            return len(server.mails) >= expected_count
+            return len(server.messages) >= expected_count
 
-        await until(has_received_all)
-        for row in await rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
-            await settled(environment, row[0])
-        return [(envelope, parse_message(envelope.raw)) for envelope in server.mails]
+        await poll_until(has_received_all)
+        for row in await select_rows(environment, "SELECT DISTINCT submission_id FROM deliveries"):
+            await wait_until_tried(environment, row[0])
+        return [(envelope, parse_message(envelope.raw)) for envelope in server.messages]
 
 
 def parse_message(raw: bytes) -> EmailMessage:
@@ -69,9 +78,9 @@ def parse_message(raw: bytes) -> EmailMessage:
 
 
 async def test_script_stores_in_several_mailboxes_with_flags(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "mailbox", "imap4flags", "copy"];\n'
         'fileinto :create :flags ["\\\\Seen", "News"] "Lists/News";\n'
@@ -88,16 +97,16 @@ async def test_script_stores_in_several_mailboxes_with_flags(
     assert await message_flags(ada, "Lists/News") == [["News", "\\Seen"]]
     assert await message_flags(ada, "INBOX") == [["\\Flagged"]]
     assert await message_flags(ada, "lists/news") == [["\\Answered"]]
-    user = await rows(
+    user = await select_rows(
         environment, "SELECT message_count, received FROM users WHERE username = 'ada'"
     )
     assert [tuple(row) for row in user] == [(3, 1)]
 
 
 async def test_repeated_delivery_runs_script_once(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "mailbox", "copy", "duplicate"];\n'
         "if duplicate { discard; stop; }\n"
@@ -113,9 +122,9 @@ async def test_repeated_delivery_runs_script_once(
 
 
 async def test_fileinto_missing_mailbox_falls_back_to_inbox(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, 'require "fileinto"; fileinto "Nowhere";')
+    await put_sieve_script(ada, 'require "fileinto"; fileinto "Nowhere";')
     assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
     assert (
@@ -125,9 +134,9 @@ async def test_fileinto_missing_mailbox_falls_back_to_inbox(
 
 
 async def test_specialuse_takes_precedence_over_mailbox_name(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "special-use"];\n'
         'if specialuse_exists "\\\\Sent" { fileinto :specialuse "\\\\Trash" "No"; }',
@@ -137,9 +146,9 @@ async def test_specialuse_takes_precedence_over_mailbox_name(
 
 
 async def test_discarded_message_is_accepted_and_not_stored(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, "discard;")
+    await put_sieve_script(ada, "discard;")
     assert await deliver_without_queue_id(
         lmtp_client, raw_message("Hello"), ada.address, bob.address
     ) == [DELIVERED_REPLY, DELIVERED_REPLY]
@@ -153,9 +162,9 @@ async def test_discarded_message_is_accepted_and_not_stored(
 
 
 async def test_editheader_applies_to_later_actions(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "mailbox", "editheader", "copy"];\n'
         'fileinto :copy :create "Before";\n'
@@ -174,9 +183,9 @@ async def test_editheader_applies_to_later_actions(
 
 
 async def test_body_test_reads_large_message(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["body", "editheader", "copy"];\n'
         'if body :raw :contains "needle" { addheader "X-Found" "1"; }\n'
@@ -191,9 +200,9 @@ async def test_body_test_reads_large_message(
 
 
 async def test_kept_spam_goes_to_junk_and_is_not_redirected(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "spamtestplus", "relational", "comparator-i;ascii-numeric",'
         ' "imap4flags", "mailbox"];\n'
@@ -214,7 +223,7 @@ async def test_kept_spam_goes_to_junk_and_is_not_redirected(
 
 
 async def test_message_is_encrypted_per_mailbox_setting(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     key_update = await execute_mutation(ada, "userUpdate", set={"pubKey": make_public_key("Ada")})
     assert key_update["errors"] == []
@@ -224,7 +233,7 @@ async def test_message_is_encrypted_per_mailbox_setting(
     assert (await execute_mutation(ada, "mailboxUpdate", "mailboxes { path }", **arguments))[
         "errors"
     ] == []
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "editheader"]; fileinto "Trash";\n'
         'addheader "X-Mine" "1"; fileinto "Sealed"; keep;',
@@ -238,23 +247,25 @@ async def test_message_is_encrypted_per_mailbox_setting(
 
 
 async def test_message_over_quota_is_stored_in_no_mailbox(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, 'require ["fileinto", "mailbox"]; keep; fileinto :create "A"; fileinto "Trash";')
+    await put_sieve_script(
+        ada, 'require ["fileinto", "mailbox"]; keep; fileinto :create "A"; fileinto "Trash";'
+    )
     raw = raw_message("Hello", body="x" * 1000)
     users, quota = {"usernames": ["ada"]}, {"quota": len(raw) * 2}
     assert (await execute_mutation(root, "userUpdate", users=users, set=quota))["errors"] == []
     assert await deliver_without_queue_id(lmtp_client, raw) == ["452 4.2.2 Mailbox full"]
     assert await subjects_by_mailbox(environment, ada) == {}
-    assert await rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'") == []
-    await put(ada, "keep;")
+    assert await select_rows(environment, "SELECT id FROM mailboxes WHERE path = 'A'") == []
+    await put_sieve_script(ada, "keep;")
     assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
 
 
 async def test_ereject_is_smtp_reply_to_sender(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, 'require "ereject"; ereject "Nein,\r\n danke\u00a0- é";')
+    await put_sieve_script(ada, 'require "ereject"; ereject "Nein,\r\n danke\u00a0- é";')
     replies = await deliver_without_queue_id(
         lmtp_client, raw_message("Hello"), ada.address, bob.address
     )
@@ -271,24 +282,27 @@ async def test_ereject_is_smtp_reply_to_sender(
 async def test_reject_of_local_message_sends_dsn(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    await put(ada, 'require "reject"; reject "No, thanks";')
-    submission_id = await send(bob, NamedAddress(ada.address))
-    async with listening(Server()) as server, working(environment, relay(server)):
-        queue_entries = await settled(environment, submission_id)
+    await put_sieve_script(ada, 'require "reject"; reject "No, thanks";')
+    submission_id = await queue_message(bob, NamedAddress(ada.address))
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        queue_entries = await wait_until_tried(environment, submission_id)
 
         async def has_dsn() -> bool:
             return "INBOX" in await subjects_by_mailbox(environment, bob)
 
-        await until(has_dsn)
+        await poll_until(has_dsn)
     assert (queue_entries["ada"].last_code, queue_entries["ada"].state) == (550, "BOUNCED")
     assert "No, thanks" in queue_entries["ada"].last_response
     assert await subjects_by_mailbox(environment, ada) == {}
 
 
 async def test_redirect_rewrites_sender_with_srs(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, 'redirect "dave@example.com";')
+    await put_sieve_script(ada, 'redirect "dave@example.com";')
     assert await deliver_without_queue_id(lmtp_client, raw_message("Hello")) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {}
     ((envelope, message),) = await relay_queued_mail(environment)
@@ -299,9 +313,9 @@ async def test_redirect_rewrites_sender_with_srs(
 
 
 async def test_redirect_of_mail_loop_keeps_message(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, 'redirect "dave@example.com";')
+    await put_sieve_script(ada, 'redirect "dave@example.com";')
     raw = b"Delivered-To: ada@example.org\r\n" + raw_message("Hello")
     assert await deliver_without_queue_id(lmtp_client, raw) == [DELIVERED_REPLY]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Hello"]}
@@ -313,9 +327,9 @@ async def test_redirect_of_mail_loop_keeps_message(
 
 
 async def test_vacation_replies_once_per_sender(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["vacation", "fcc", "mailbox"];\n'
         'vacation :days 3 :subject "Away" :from "Ada L <ada@example.org>" '
@@ -334,13 +348,13 @@ async def test_vacation_replies_once_per_sender(
     assert len(await queued_envelopes(environment)) == 3
     clock.tick(days=4)
     await run_round(environment)
-    assert await rows(environment, "SELECT key FROM sieve_memories") == []
+    assert await select_rows(environment, "SELECT key FROM sieve_memories") == []
 
 
 async def test_vacation_reply_follows_rfc_5230(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require "vacation"; vacation :mime :from "eve@example.net" text:\r\n'
         "Content-Type: text/html; charset=utf-8\r\nX-Mine: no\r\n\r\n<p>Grüße</p>\r\n.\r\n;",
@@ -366,9 +380,12 @@ async def test_vacation_reply_follows_rfc_5230(
      {"Auto_Submitted": "auto-generated"}, {"To": "others@example.net"}],
 )  # fmt: skip
 async def test_vacation_does_not_reply_to_machines_lists_and_spam(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, header: dict[str, str]
+    ada: GraphQLClient,
+    environment: Environment,
+    lmtp_client: SmtpTestClient,
+    header: dict[str, str],
 ) -> None:
-    await put(ada, 'require "vacation"; vacation "I am away.";')
+    await put_sieve_script(ada, 'require "vacation"; vacation "I am away.";')
     assert await deliver_without_queue_id(lmtp_client, raw_message("Hello", **header)) == [
         DELIVERED_REPLY
     ]
@@ -376,9 +393,9 @@ async def test_vacation_does_not_reply_to_machines_lists_and_spam(
 
 
 async def test_notify_sends_mail(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require "enotify";\n'
         'notify :importance "1" :message "News of Carol" '
@@ -405,9 +422,9 @@ async def test_notify_sends_mail(
 
 
 async def test_duplicate_test_discards_second_message(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
-    await put(ada, 'require "duplicate"; if duplicate :seconds 3600 { discard; }')
+    await put_sieve_script(ada, 'require "duplicate"; if duplicate :seconds 3600 { discard; }')
     first = raw_message("Hello", Message_ID="<a@example.com>")
     other = raw_message("By the list", Message_ID="<a@example.com>")
     for raw in (first, other, first):
@@ -421,7 +438,7 @@ async def test_duplicate_test_discards_second_message(
 async def test_duplicate_test_is_safe_for_concurrent_deliveries(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await put(ada, 'require "duplicate"; if duplicate { discard; }')
+    await put_sieve_script(ada, 'require "duplicate"; if duplicate { discard; }')
     backend = LocalBackend(environment)
     recipients = [await backend.accept_recipient(ada.address, "")]
     raw_messages = [raw_message(f"Letter {nth}", Message_ID="<a@example.com>") for nth in range(4)]
@@ -438,11 +455,13 @@ async def test_duplicate_test_is_safe_for_concurrent_deliveries(
 
 
 async def test_script_includes_script_of_same_user(
-    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(bob, "discard;", name="lists", activate=False)
-    await put(ada, 'require "fileinto"; fileinto "Trash";', name="lists", activate=False)
-    await put(ada, 'require "include"; include "lists";')
+    await put_sieve_script(bob, "discard;", name="lists", activate=False)
+    await put_sieve_script(
+        ada, 'require "fileinto"; fileinto "Trash";', name="lists", activate=False
+    )
+    await put_sieve_script(ada, 'require "include"; include "lists";')
     assert await deliver_without_queue_id(
         lmtp_client, raw_message("Hello"), ada.address, bob.address
     ) == [DELIVERED_REPLY, DELIVERED_REPLY]
@@ -456,9 +475,9 @@ async def test_script_includes_script_of_same_user(
 
 
 async def test_failing_script_has_no_effect_and_stores_error(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["include", "copy"];\nredirect :copy "dave@example.com";\ninclude "gone";',
     )
@@ -474,14 +493,16 @@ async def test_failing_script_has_no_effect_and_stores_error(
         await active_script_error(environment)
         == 'line 3, column 1: there is no script "gone" that compiles'
     )
-    changes = await rows(environment, "SELECT facts FROM changes WHERE kind = 'SIEVE_CHANGED'")
+    changes = await select_rows(
+        environment, "SELECT facts FROM changes WHERE kind = 'SIEVE_CHANGED'"
+    )
     assert sum("failed" in str(row[0]) for row in changes) == 1
 
 
 async def test_script_tests_environment_envelope_and_date(
-    ada: GraphQLClient, environment: Environment, lmtp_client: Neighbour
+    ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["environment", "mailbox", "envelope", "fileinto", "variables", "date"];\n'
         'if allof (environment "name" "Merganser", mailboxexists ["INBOX", "Trash"], '
@@ -498,22 +519,22 @@ async def test_script_tests_environment_envelope_and_date(
 async def test_scripts_of_many_recipients_are_read_together(
     ada: GraphQLClient,
     environment: Environment,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     statements: list[str],
     http: Any,
 ) -> None:
     text = 'require ["fileinto", "vacation"]; if header "X-No" "1" { vacation "x"; } keep;'
     others = [await make_client(environment, http, f"user{number}") for number in range(19)]
     for client in (ada, *others):
-        await put(client, text)
+        await put_sieve_script(client, text)
     sql_parts = ("FROM sieve_scripts", "FROM mailboxes JOIN users", "FROM addresses")
 
     async def count_statements(*recipients: str) -> list[int]:
         await deliver_without_queue_id(lmtp_client, raw_message("To warm"), *recipients)
-        await lmtp_client.begin(*recipients)
+        await lmtp_client.start_data(*recipients)
         del statements[:]
-        lmtp_client.send(raw_message(f"To {len(recipients)}") + b"\r\n.\r\n")
-        assert [(await lmtp_client.hear())[: len(DELIVERED_REPLY)] for _ in recipients] == [
+        lmtp_client.send_bytes(raw_message(f"To {len(recipients)}") + b"\r\n.\r\n")
+        assert [(await lmtp_client.read_reply())[: len(DELIVERED_REPLY)] for _ in recipients] == [
             DELIVERED_REPLY
         ] * len(recipients)
         return [sum(sql_part in item for item in statements) for sql_part in sql_parts]
@@ -524,10 +545,10 @@ async def test_scripts_of_many_recipients_are_read_together(
 
 
 async def test_delivery_without_script_reads_no_script(
-    ada: GraphQLClient, lmtp_client: Neighbour, statements: list[str]
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, statements: list[str]
 ) -> None:
-    await lmtp_client.begin(ada.address)
+    await lmtp_client.start_data(ada.address)
     del statements[:]
-    lmtp_client.send(raw_message("Hello") + b"\r\n.\r\n")
-    assert (await lmtp_client.hear()).startswith(DELIVERED_REPLY)
+    lmtp_client.send_bytes(raw_message("Hello") + b"\r\n.\r\n")
+    assert (await lmtp_client.read_reply()).startswith(DELIVERED_REPLY)
     assert not [statement for statement in statements if "sieve" in statement]

@@ -12,15 +12,15 @@ from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import make_admin_of_domain
 from tests.support.operations.filter_operations import (
+    add_filter,
     error_codes_and_paths,
-    imported,
-    listed,
-    looked_at,
-    made,
+    import_filters,
+    list_filters,
+    run_filter_test,
     user_ref,
 )
 from tests.support.operations.mailbox_operations import add_mailboxes
-from tests.support.stores.counter_check import journal, reached
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 REQUIRE_LINE = 'require ["fileinto", "imap4flags", "copy", "vacation", "regex", "special-use"];\n'
 PLAIN_COMPARATOR = '"comparator-vnd.merganser.plain"'
@@ -41,9 +41,9 @@ async def test_imported_filters_are_added_after_existing_ones(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
-    await made(ada, {}, {"seen": True}, name="mine", order=4)
-    last = await reached(environment, ada.user.id)
-    payload = await imported(ada, SCRIPT)
+    await add_filter(ada, {}, {"seen": True}, name="mine", order=4)
+    last = await load_stream_position(environment, ada.user.id)
+    payload = await import_filters(ada, SCRIPT)
     assert (payload["errors"], payload["warnings"]) == ([], [])
     assert names_and_order(payload) == [("Lists", 5), ("Big ones", 6), ("", 7)]
     first, second, third = payload["filters"]
@@ -53,7 +53,7 @@ async def test_imported_filters_are_added_after_existing_ones(
     assert (second["query"]["size"], second["action"]["targets"]) == (1 << 20, ["eve@example.net"])
     assert third["action"]["mailbox"] == {"path": "Sent"}
     assert [filter_["size"] for filter_ in third["query"]["not"]] == [1 << 20]
-    assert [filter_["name"] for filter_ in (await listed(ada))["nodes"]] == [
+    assert [filter_["name"] for filter_ in (await list_filters(ada))["nodes"]] == [
         "mine",
         "Lists",
         "Big ones",
@@ -61,7 +61,7 @@ async def test_imported_filters_are_added_after_existing_ones(
     ]
     (changed_ids,) = [
         filter_ids
-        for kind, filter_ids in await journal(environment, ada.user.id, last)
+        for kind, filter_ids in await load_journal_entries(environment, ada.user.id, last)
         if kind is ChangeKind.FILTER_CHANGED
     ]
     assert changed_ids == [
@@ -77,27 +77,27 @@ async def test_imported_filters_are_added_after_existing_ones(
 async def test_imported_filter_acts_on_message(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     script = f'{REQUIRE_LINE}if header :is "subject" "Hello" {{ addflag "x"; fileinto "A"; }}'
-    payload = await imported(ada, script)
+    payload = await import_filters(ada, script)
     assert payload["errors"] == []
-    (outcome,) = await looked_at(ada, raw=raw_message("Hello").decode())
+    (outcome,) = await run_filter_test(ada, raw=raw_message("Hello").decode())
     assert (outcome["matches"], outcome["actions"]) == (True, ["Move to: A", "Add labels: x"])
-    (outcome,) = await looked_at(ada, raw=raw_message("Hello you").decode())
+    (outcome,) = await run_filter_test(ada, raw=raw_message("Hello you").decode())
     assert not outcome["matches"]
 
 
 async def test_import_with_replace_deletes_other_filters(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
-    await made(ada, {}, {"seen": True}, name="mine", order=4)
-    payload = await imported(ada, SCRIPT, replace=True)
+    await add_filter(ada, {}, {"seen": True}, name="mine", order=4)
+    payload = await import_filters(ada, SCRIPT, replace=True)
     assert names_and_order(payload) == [("Lists", 0), ("Big ones", 1), ("", 2)]
-    assert (await listed(ada))["totalCount"] == 3
+    assert (await list_filters(ada))["totalCount"] == 3
     script = "\n".join(
         line
         for filter_ in payload["filters"]
         for line in (f"# {filter_['name']}", *filter_["sieve"].splitlines())
         if not line.startswith("require")
     )
-    reimported = await imported(
+    reimported = await import_filters(
         ada, f"{REQUIRE_LINE[:-3]}, {PLAIN_COMPARATOR}];\n{script}", replace=True
     )
     assert (reimported["errors"], reimported["warnings"]) == ([], [])
@@ -105,14 +105,14 @@ async def test_import_with_replace_deletes_other_filters(ada: GraphQLClient) -> 
     assert [{name: filter_[name] for name in fields} for filter_ in reimported["filters"]] == [
         {name: filter_[name] for name in fields} for filter_ in payload["filters"]
     ]
-    empty = await imported(ada, "", replace=True)
+    empty = await import_filters(ada, "", replace=True)
     assert (empty["filters"], empty["errors"]) == ([], [])
-    assert (await listed(ada))["totalCount"] == 0
+    assert (await list_filters(ada))["totalCount"] == 0
 
 
 async def test_import_warns_where_filters_differ_from_script(ada: GraphQLClient) -> None:
     flags = 'if size :over 5 { addflag "x"; }\nsetflag "y";\nstop;\nkeep;'
-    payload = await imported(ada, f'require "imap4flags";\n{flags}')
+    payload = await import_filters(ada, f'require "imap4flags";\n{flags}')
     assert payload["errors"] == []
     assert [(warning["code"], warning["path"]) for warning in payload["warnings"]] == [
         ("FILTER_DIFFERS", ["content"])
@@ -142,35 +142,35 @@ INVALID_SCRIPTS = [
 async def test_invalid_script_imports_nothing(
     ada: GraphQLClient, environment: Environment, text: str, constraint: str, message: str
 ) -> None:
-    await made(ada, {}, {"seen": True}, name="mine")
-    before, last = await listed(ada), await reached(environment, ada.user.id)
+    await add_filter(ada, {}, {"seen": True}, name="mine")
+    before, last = await list_filters(ada), await load_stream_position(environment, ada.user.id)
     require_line = REQUIRE_LINE[:-3].strip() + ', "envelope", "mailbox"];'
     script = f"{require_line}\n{text}\nif size :over 9 {{ discard; }}"
-    payload = await imported(ada, script, replace=True)
+    payload = await import_filters(ada, script, replace=True)
     assert payload["filters"] == []
     (error,) = payload["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["content"])
     assert error["constraint"] == constraint
     assert error["message"].startswith(message)
-    assert await listed(ada) == before
-    assert await reached(environment, ada.user.id) == last
+    assert await list_filters(ada) == before
+    assert await load_stream_position(environment, ada.user.id) == last
 
 
 async def test_import_reports_all_errors_up_to_limit(ada: GraphQLClient) -> None:
-    payload = await imported(ada, f'{REQUIRE_LINE}fileinto "A";\nfileinto "A"; fileinto "B";')
+    payload = await import_filters(ada, f'{REQUIRE_LINE}fileinto "A";\nfileinto "A"; fileinto "B";')
     assert [error["message"] for error in payload["errors"]] == [
         'line 2, column 1: there is no folder "A"', 'line 3, column 15: there is no folder "B"'
     ]  # fmt: skip
     lines = 'if size :over 1 { addflag "\\\\Draft"; stop; }\n' * 30
-    over_limit = await imported(ada, f"{REQUIRE_LINE}{lines}")
+    over_limit = await import_filters(ada, f"{REQUIRE_LINE}{lines}")
     assert len(over_limit["errors"]) == limits.MAX_PROBLEMS
 
 
 async def test_import_reports_compile_errors(ada: GraphQLClient) -> None:
-    payload = await imported(ada, 'if true {\n  fileinto "A";\n  nothing;\n}')
+    payload = await import_filters(ada, 'if true {\n  fileinto "A";\n  nothing;\n}')
     positions = [(error["code"], error["line"], error["column"]) for error in payload["errors"]]
     assert positions == [("SIEVE_COMPILE", 2, 3), ("SIEVE_COMPILE", 3, 3)]
-    too_long = await imported(ada, f"# {'x' * limits.MAX_SCRIPT_BYTES}")
+    too_long = await import_filters(ada, f"# {'x' * limits.MAX_SCRIPT_BYTES}")
     assert [(error["constraint"], error["path"]) for error in too_long["errors"]] == [
         ("max", ["content"])
     ]
@@ -178,62 +178,72 @@ async def test_import_reports_compile_errors(ada: GraphQLClient) -> None:
 
 async def test_import_over_filter_limit_is_refused(ada: GraphQLClient) -> None:
     rule = "if size :over 9 { discard; stop; }\n"
-    payload = await imported(ada, rule * 401)
+    payload = await import_filters(ada, rule * 401)
     (error,) = payload["errors"]
     assert error["message"] == "line 401, column 19: a script becomes at most 400 filters"
-    assert (await imported(ada, rule * 400))["errors"] == []
-    (error,) = (await imported(ada, rule))["errors"]
+    assert (await import_filters(ada, rule * 400))["errors"] == []
+    (error,) = (await import_filters(ada, rule))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 400, 400)
     assert error["path"] == ["content"]
-    payload = await imported(ada, rule * 2, replace=True)
-    assert (payload["errors"], (await listed(ada))["totalCount"]) == ([], 2)
+    payload = await import_filters(ada, rule * 2, replace=True)
+    assert (payload["errors"], (await list_filters(ada))["totalCount"]) == ([], 2)
 
 
 async def test_import_with_validate_only_changes_nothing(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await made(ada, {}, {"seen": True}, name="mine")
-    before, last = await listed(ada), await reached(environment, ada.user.id)
+    await add_filter(ada, {}, {"seen": True}, name="mine")
+    before, last = await list_filters(ada), await load_stream_position(environment, ada.user.id)
     options = {"options": {"validateOnly": True}, "replace": True}
-    assert (await imported(ada, "discard;", **options))["errors"] == []
+    assert (await import_filters(ada, "discard;", **options))["errors"] == []
     assert error_codes_and_paths(
-        (await imported(ada, f'{REQUIRE_LINE}fileinto "A";', **options))["errors"]
+        (await import_filters(ada, f'{REQUIRE_LINE}fileinto "A";', **options))["errors"]
     ) == [("VALIDATION", ["content"])]
-    assert (await listed(ada), await reached(environment, ada.user.id)) == (before, last)
+    assert (await list_filters(ada), await load_stream_position(environment, ada.user.id)) == (
+        before,
+        last,
+    )
 
 
 async def test_import_for_another_user_is_not_found(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await add_mailboxes(ada, "A")
-    await made(ada, {}, {"seen": True}, name="hers")
-    before, last = await listed(ada), await reached(environment, ada.user.id)
-    payload = await imported(bob, "discard;", user=user_ref(ada), replace=True)
+    await add_filter(ada, {}, {"seen": True}, name="hers")
+    before, last = await list_filters(ada), await load_stream_position(environment, ada.user.id)
+    payload = await import_filters(bob, "discard;", user=user_ref(ada), replace=True)
     assert (payload["filters"], error_codes_and_paths(payload["errors"])) == (
         [],
         [("NOT_FOUND", ["user"])],
     )
-    payload = await imported(bob, f'{REQUIRE_LINE}fileinto "A";', replace=True)
+    payload = await import_filters(bob, f'{REQUIRE_LINE}fileinto "A";', replace=True)
     assert error_codes_and_paths(payload["errors"]) == [("VALIDATION", ["content"])]
-    assert (await imported(bob, "discard;", replace=True))["errors"] == []
-    assert (await listed(ada), await reached(environment, ada.user.id)) == (before, last)
+    assert (await import_filters(bob, "discard;", replace=True))["errors"] == []
+    assert (await list_filters(ada), await load_stream_position(environment, ada.user.id)) == (
+        before,
+        last,
+    )
 
 
 async def test_import_by_admin_needs_filters_permission(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await add_mailboxes(ada, "A")
-    await made(ada, {}, {"seen": True}, name="hers")
+    await add_filter(ada, {}, {"seen": True}, name="hers")
     with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
     without_permission = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
     arguments = {"user": user_ref(ada), "replace": True}
-    (error,) = (await imported(without_permission, "# his\ndiscard;", **arguments))["errors"]
+    (error,) = (await import_filters(without_permission, "# his\ndiscard;", **arguments))["errors"]
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "FILTERS")
     for client, script in ((with_permission, "# boss's\ndiscard;"), (root, SCRIPT)):
-        payload = await imported(client, script, **arguments)
+        payload = await import_filters(client, script, **arguments)
         assert payload["errors"] == []
         assert {item["user"]["username"] for item in payload["filters"]} == {"ada"}
-    assert [item["name"] for item in (await listed(ada))["nodes"]] == ["Lists", "Big ones", ""]
+    assert [item["name"] for item in (await list_filters(ada))["nodes"]] == [
+        "Lists",
+        "Big ones",
+        "",
+    ]
     entries = (await root("{ adminLog { nodes { mutation before after } } }"))["adminLog"]["nodes"]
     import_entries = [item for item in entries if item["mutation"] == "filterImport"]
     assert sorted(item["before"]["name"] for item in import_entries if item["before"]) == [

@@ -10,8 +10,8 @@ from resolvers.filters.sieve_script_mutations import MAX_SCRIPTS
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.sieve_operations import SHOWN, put
-from tests.support.stores.counter_check import rows
+from tests.support.operations.sieve_operations import SIEVE_SCRIPTS_FIELDS, put_sieve_script
+from tests.support.stores.counter_check import select_rows
 
 SCRIPTS_QUERY = """query ($first: Int, $after: String) { viewer { user {
   sieveScripts(first: $first, after: $after) {
@@ -33,7 +33,7 @@ async def load_active_flags(client: GraphQLClient) -> dict[str, bool]:
 
 async def test_script_is_stored_read_and_replaced(ada: GraphQLClient) -> None:
     text = 'require ["fileinto", "copy"];\nfileinto :copy "Grüße";\n'
-    scripts = (await put(ada, text))["scripts"]
+    scripts = (await put_sieve_script(ada, text))["scripts"]
     (script,) = scripts
     script_id = script.pop("id")
     assert script == {
@@ -44,7 +44,7 @@ async def test_script_is_stored_read_and_replaced(ada: GraphQLClient) -> None:
         "requires": ["copy", "fileinto"],
         "lastError": None,
     }
-    (replaced,) = (await put(ada, "discard;", activate=False))["scripts"]
+    (replaced,) = (await put_sieve_script(ada, "discard;", activate=False))["scripts"]
     assert (replaced["id"], replaced["content"], replaced["active"]) == (
         script_id,
         "discard;",
@@ -62,9 +62,9 @@ async def test_script_is_stored_read_and_replaced(ada: GraphQLClient) -> None:
 
 async def test_at_most_one_script_is_active(ada: GraphQLClient) -> None:
     for name in "abc":
-        await put(ada, "keep;", name=name)
+        await put_sieve_script(ada, "keep;", name=name)
     assert await load_active_flags(ada) == {"a": False, "b": False, "c": True}
-    answer = await execute_mutation(ada, "sieveScriptActivate", SHOWN, name="a")
+    answer = await execute_mutation(ada, "sieveScriptActivate", SIEVE_SCRIPTS_FIELDS, name="a")
     assert [item["name"] for item in answer["scripts"]] == ["a"]
     assert await load_active_flags(ada) == {"a": True, "b": False, "c": False}
     answer = await execute_mutation(ada, "sieveScriptDeactivate", "users { username }")
@@ -72,7 +72,7 @@ async def test_at_most_one_script_is_active(ada: GraphQLClient) -> None:
         [{"username": "ada"}],
         {"a": False, "b": False, "c": False},
     )
-    answer = await execute_mutation(ada, "sieveScriptActivate", SHOWN, name="d")
+    answer = await execute_mutation(ada, "sieveScriptActivate", SIEVE_SCRIPTS_FIELDS, name="d")
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [("NOT_FOUND", ["name"])]
 
 
@@ -92,10 +92,14 @@ async def test_uncompilable_script_reports_every_position(ada: GraphQLClient) ->
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "\x85", "\u2028", "x" * 129])
 async def test_invalid_script_name_is_refused(ada: GraphQLClient, name: str) -> None:
-    answer = await execute_mutation(ada, "sieveScriptPut", SHOWN, name=name, content="keep;")
+    answer = await execute_mutation(
+        ada, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, name=name, content="keep;"
+    )
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [("VALIDATION", ["name"])]
-    await put(ada, "keep;")
-    answer = await execute_mutation(ada, "sieveScriptRename", SHOWN, name="main", newName=name)
+    await put_sieve_script(ada, "keep;")
+    answer = await execute_mutation(
+        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, name="main", newName=name
+    )
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [
         ("VALIDATION", ["newName"])
     ]
@@ -103,42 +107,48 @@ async def test_invalid_script_name_is_refused(ada: GraphQLClient, name: str) -> 
 
 async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
     answer = await execute_mutation(
-        ada, "sieveScriptPut", SHOWN, name="a", content="#" * ((64 << 10) + 1)
+        ada, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, name="a", content="#" * ((64 << 10) + 1)
     )
     assert [(item["constraint"], item["path"]) for item in answer["errors"]] == [
         ("max", ["content"])
     ]
     for number in range(MAX_SCRIPTS):
-        await put(ada, "keep;", name=f"{number}", activate=False)
-    answer = await execute_mutation(ada, "sieveScriptPut", SHOWN, name="more", content="keep;")
+        await put_sieve_script(ada, "keep;", name=f"{number}", activate=False)
+    answer = await execute_mutation(
+        ada, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, name="more", content="keep;"
+    )
     assert [(item["code"], item["limit"]) for item in answer["errors"]] == [
         ("LIMIT_REACHED", MAX_SCRIPTS)
     ]
-    assert (await put(ada, "discard;", name="0"))["errors"] == []
+    assert (await put_sieve_script(ada, "discard;", name="0"))["errors"] == []
 
 
 async def test_missing_include_is_a_warning(ada: GraphQLClient) -> None:
     text = 'require "include"; include "lists"; include :personal "main";'
-    answer = await put(ada, text)
+    answer = await put_sieve_script(ada, text)
     message = 'there is no script "lists" to include'
     assert answer["warnings"] == [{"code": "SIEVE_INCLUDE_MISSING", "message": message}]
 
 
 async def test_script_is_renamed(ada: GraphQLClient) -> None:
-    await put(ada, "keep;", name="a")
-    await put(ada, "keep;", name="b", activate=False)
-    answer = await execute_mutation(ada, "sieveScriptRename", SHOWN, name="a", newName="b")
+    await put_sieve_script(ada, "keep;", name="a")
+    await put_sieve_script(ada, "keep;", name="b", activate=False)
+    answer = await execute_mutation(
+        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, name="a", newName="b"
+    )
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [
         ("CONFLICT", ["newName"])
     ]
-    answer = await execute_mutation(ada, "sieveScriptRename", SHOWN, name="a", newName="Ab")
+    answer = await execute_mutation(
+        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, name="a", newName="Ab"
+    )
     assert [(item["name"], item["active"]) for item in answer["scripts"]] == [("Ab", True)]
     assert await load_active_flags(ada) == {"Ab": True, "b": False}
 
 
 async def test_active_script_is_deleted_only_with_ignore_active(ada: GraphQLClient) -> None:
-    await put(ada, "keep;", name="a")
-    await put(ada, "keep;", name="b", activate=False)
+    await put_sieve_script(ada, "keep;", name="a")
+    await put_sieve_script(ada, "keep;", name="b", activate=False)
     answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
     assert [(error["code"], error["path"], error["index"]) for error in answer["errors"]] == [
         ("CONFLICT", ["names"], 1)
@@ -154,7 +164,7 @@ async def test_active_script_is_deleted_only_with_ignore_active(ada: GraphQLClie
 
 async def test_scripts_are_paged_by_name(ada: GraphQLClient) -> None:
     for name in ("b", "a", "É", "Z"):
-        await put(ada, "keep;", name=name, activate=False)
+        await put_sieve_script(ada, "keep;", name=name, activate=False)
     page = (await ada(SCRIPTS_QUERY, first=3))["viewer"]["user"]["sieveScripts"]
     assert [node["name"] for node in page["nodes"]] == ["Z", "a", "b"]
     assert (page["totalCount"], page["pageInfo"]["hasNextPage"]) == (4, True)
@@ -165,7 +175,7 @@ async def test_scripts_are_paged_by_name(ada: GraphQLClient) -> None:
 async def test_script_statement_count_is_independent_of_users(
     ada: GraphQLClient, root: GraphQLClient, http: Any, statements: list[str]
 ) -> None:
-    await put(ada, "keep;")
+    await put_sieve_script(ada, "keep;")
     document = """{ users { nodes { sieveScript(name: "main") { size }
       sieveScripts { nodes { name requires } totalCount } } } }"""
 
@@ -178,7 +188,7 @@ async def test_script_statement_count_is_independent_of_users(
 
     expected = await count_statements()
     for number in range(19):
-        await put(await make_client(ada.environment, http, f"user{number}"), "keep;")
+        await put_sieve_script(await make_client(ada.environment, http, f"user{number}"), "keep;")
     assert await count_statements() == expected == 3
 
 
@@ -190,12 +200,12 @@ async def test_new_redirect_targets_are_logged(ada: GraphQLClient, bob: GraphQLC
         return sorted(entry["detail"]["target"] for entry in entries for _ in range(entry["count"]))
 
     text = 'if true { redirect "Dave@example.com"; } else { keep; }'
-    await put(ada, text, activate=False)
+    await put_sieve_script(ada, text, activate=False)
     assert await load_logged_targets(ada) == ["dave@example.com"]
-    await put(ada, f'{text} redirect "eve@example.com";', activate=False)
-    await put(ada, f'{text} redirect "eve@example.com"; # the same')
+    await put_sieve_script(ada, f'{text} redirect "eve@example.com";', activate=False)
+    await put_sieve_script(ada, f'{text} redirect "eve@example.com"; # the same')
     assert await load_logged_targets(ada) == ["dave@example.com"] * 2 + ["eve@example.com"] * 2
-    await put(ada, 'require "variables"; redirect "${to}@example.com";')
+    await put_sieve_script(ada, 'require "variables"; redirect "${to}@example.com";')
     assert await load_logged_targets(ada) == [
         "*",
         *["dave@example.com"] * 2,
@@ -224,7 +234,9 @@ async def test_sieve_check_reports_all_problems(ada: GraphQLClient) -> None:
 
 async def test_sieve_check_runs_script_on_message(ada: GraphQLClient) -> None:
     inserted = await deliver_to(ada, "Hello")
-    await put(ada, 'require "imap4flags"; setflag "\\\\Seen";', name="marks", activate=False)
+    await put_sieve_script(
+        ada, 'require "imap4flags"; setflag "\\\\Seen";', name="marks", activate=False
+    )
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     text = (
         'require ["fileinto", "include", "mailbox", "copy", "envelope", "imap4flags"];\n'
@@ -243,8 +255,10 @@ async def test_sieve_check_runs_script_on_message(ada: GraphQLClient) -> None:
     ]
     assert trace[1] == ("marks", 1, 23, "setflag: \\Seen")
     assert (None, 3, 4, "envelope: true") in trace
-    mailboxes = await rows(ada.environment, "SELECT path FROM mailboxes WHERE path LIKE 'C%'")
-    assert (mailboxes, await rows(ada.environment, "SELECT id FROM deliveries")) == ([], [])
+    mailboxes = await select_rows(
+        ada.environment, "SELECT path FROM mailboxes WHERE path LIKE 'C%'"
+    )
+    assert (mailboxes, await select_rows(ada.environment, "SELECT id FROM deliveries")) == ([], [])
 
 
 async def test_sieve_check_reports_position_of_failure(ada: GraphQLClient) -> None:
@@ -258,7 +272,7 @@ async def test_sieve_check_reports_position_of_failure(ada: GraphQLClient) -> No
 
 
 async def test_script_of_another_user_is_not_found(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    (script,) = (await put(ada, "keep;"))["scripts"]
+    (script,) = (await put_sieve_script(ada, "keep;"))["scripts"]
     inserted = await deliver_to(ada, "Hello")
     ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     document = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
@@ -290,7 +304,9 @@ async def test_admin_needs_filters_permission_for_scripts(ada: GraphQLClient, ht
     for number, permissions in enumerate(([], [AdminPermission.FILTERS])):
         domain_admin = await make_domain_admin(ada.environment, http, f"chief{number}", permissions)
         arguments = {"name": "main", "content": "keep;", "users": ada_selection}
-        answer = await execute_mutation(domain_admin, "sieveScriptPut", SHOWN, **arguments)
+        answer = await execute_mutation(
+            domain_admin, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, **arguments
+        )
         scripts = (await domain_admin(document, id=ada_selection["ids"][0]))["user"][
             "sieveScripts"
         ]["nodes"]
@@ -308,7 +324,7 @@ async def test_sieve_scope_key_accesses_only_scripts(ada: GraphQLClient, http: A
         ada.environment, "sieve", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SIEVE]
     )
     client = GraphQLClient(http, ada.environment, ada.user, secret)
-    (script,) = (await put(client, "keep;"))["scripts"]
+    (script,) = (await put_sieve_script(client, "keep;"))["scripts"]
     assert script["content"] == "keep;"
     refused = await client.execute(SCRIPTS_QUERY)
     assert "FORBIDDEN" in str(refused["errors"])

@@ -5,8 +5,8 @@ import pytest
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.mail.queued_deliveries import queued_envelopes
-from tests.support.operations.quarantine_operations import CAROL, come
-from tests.support.operations.sieve_operations import put
+from tests.support.operations.quarantine_operations import CAROL_ADDRESS, deliver_message_to
+from tests.support.operations.sieve_operations import put_sieve_script
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -25,7 +25,7 @@ async def test_changed_reason_or_handle_replies_again(
     ada: GraphQLClient, environment: Environment, first: str, second: str, expected_count: int
 ) -> None:
     for vacation in (first, second):
-        await put(ada, f'require "vacation"; vacation {vacation};')
+        await put_sieve_script(ada, f'require "vacation"; vacation {vacation};')
         for _ in range(2):
-            await come(environment, ada, raw=raw_message("Hello", To=ada.address))
-    assert await queued_envelopes(environment) == [("", CAROL)] * expected_count
+            await deliver_message_to(environment, ada, raw=raw_message("Hello", To=ada.address))
+    assert await queued_envelopes(environment) == [("", CAROL_ADDRESS)] * expected_count

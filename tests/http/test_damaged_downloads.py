@@ -22,9 +22,9 @@ from tests.support.accounts.account_exports import EXPORT_FIELDS, load_export
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail import multipart_message
 from tests.support.operations.audit_operations import start_audit
-from tests.support.operations.bulk_operations import call, inbox
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.operations.file_operations import LARGE_CONTENT, share_file
-from tests.support.operations.quarantine_operations import hold
+from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.stores.blob_damage import BLOB_DAMAGES, damage_blob
 
 ATTACHMENT = multipart_message.pseudo_random_bytes(
@@ -64,9 +64,9 @@ async def download_paths(
     export = (await execute_mutation(ada, "accountExport", EXPORT_FIELDS))["export"]["id"]
     while await tasks.run_next_task(ada.environment):
         pass
-    await call(ada, "messageDelete", select=inbox("2"))
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"))
     quarantined_id = global_ids.decode_path_id(
-        "QuarantineItem", await hold(ada, message_with_object("Held"))
+        "QuarantineItem", await quarantine_message(ada, message_with_object("Held"))
     )
     upload = await ada.http.post(
         "/rest/files/large.bin",

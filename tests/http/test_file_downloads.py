@@ -35,7 +35,7 @@ from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key
 from tests.support.clients.http_requests import get_path, signed_path
 from tests.support.mail import multipart_message
 from tests.support.mail.multipart_message import ATTACHMENT_OFFSETS, ATTACHMENTS, MULTIPART_MESSAGE
-from tests.support.servers.http_server import served
+from tests.support.servers.http_server import run_http_server
 
 FIXTURE_SETTINGS = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -460,7 +460,7 @@ async def test_damaged_attachment_is_refused_before_download_begins(
     content[-1] ^= 1
     await environment.object_store.put(name, bytes(content))
     async with (
-        served(create_app(environment, spool_folder=tmp_path)) as port,
+        run_http_server(create_app(environment, spool_folder=tmp_path)) as port,
         httpx.AsyncClient(timeout=30) as http,
     ):
         url = f"http://127.0.0.1:{port}{download_urls.attachment_download_path(message, 0)}"

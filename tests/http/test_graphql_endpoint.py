@@ -14,13 +14,13 @@ from graph.http.graphql_endpoint import EndpointSettings, GraphqlEndpoint
 from models.runtime.environment import Environment
 from resolvers.context import Context, Viewer
 from tests.support.servers.small_schema_server import (
-    Server,
-    a_world,
-    client_of,
+    SmallSchemaServer,
+    authenticate_by_header,
+    make_environment,
     make_schema,
-    page,
-    serving,
-    sign_in,
+    open_http_client,
+    run_small_schema_server,
+    serve_graphiql,
 )
 
 RESPONSE_MEDIA_TYPE = "application/graphql-response+json"
@@ -34,22 +34,27 @@ USER_HEADERS = {"Authorization": "Bearer user"}
 
 @pytest.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as environment:
+    async with make_environment(tmp_path) as environment:
         yield environment
 
 
 @pytest.fixture
 async def http(environment: Environment) -> AsyncIterator[httpx.AsyncClient]:
     endpoint = GraphqlEndpoint(
-        make_schema(deadline=0.2), environment, sign_in, EndpointSettings(page=page)
+        make_schema(deadline=0.2),
+        environment,
+        authenticate_by_header,
+        EndpointSettings(page=serve_graphiql),
     )
-    async with client_of(endpoint) as client:
+    async with open_http_client(endpoint) as client:
         yield client
 
 
 @pytest.fixture
-async def server(environment: Environment) -> AsyncIterator[Server]:
-    async with serving(environment, EndpointSettings(receive_timeout=0.3)) as server:
+async def server(environment: Environment) -> AsyncIterator[SmallSchemaServer]:
+    async with run_small_schema_server(
+        environment, EndpointSettings(receive_timeout=0.3)
+    ) as server:
         yield server
 
 
@@ -249,29 +254,33 @@ async def test_body_size_limit_is_one_mebibyte(
 REQUEST_HEAD = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-async def test_large_content_length_is_refused_before_body(server: Server) -> None:
-    response = await server.raw(REQUEST_HEAD + b"Content-Length: 9999999999\r\n\r\n")
+async def test_large_content_length_is_refused_before_body(server: SmallSchemaServer) -> None:
+    response = await server.exchange_bytes(REQUEST_HEAD + b"Content-Length: 9999999999\r\n\r\n")
     assert response.startswith(b"HTTP/1.1 413 ")
     assert b"<still open>" not in response
 
 
-async def test_chunked_body_above_limit_is_refused(server: Server) -> None:
+async def test_chunked_body_above_limit_is_refused(server: SmallSchemaServer) -> None:
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    response = await server.raw(REQUEST_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 17)
+    response = await server.exchange_bytes(
+        REQUEST_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 17
+    )
     assert response.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_incomplete_body_is_refused_after_timeout(server: Server) -> None:
-    response = await server.raw(REQUEST_HEAD + b'Content-Length: 100\r\n\r\n{"query":')
+async def test_incomplete_body_is_refused_after_timeout(server: SmallSchemaServer) -> None:
+    response = await server.exchange_bytes(REQUEST_HEAD + b'Content-Length: 100\r\n\r\n{"query":')
     assert response.startswith(b"HTTP/1.1 408 ")
     assert b"DEADLINE_EXCEEDED" in response
     assert b"<still open>" not in response
 
 
 async def test_disconnect_during_body_is_not_logged(
-    server: Server, caplog: pytest.LogCaptureFixture
+    server: SmallSchemaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await server.raw(REQUEST_HEAD + b'Content-Length: 100\r\n\r\n{"query":', seconds=0.05)
+    await server.exchange_bytes(
+        REQUEST_HEAD + b'Content-Length: 100\r\n\r\n{"query":', seconds=0.05
+    )
     async with httpx.AsyncClient(timeout=30) as http:
         assert (await http.post(server.url, json={"query": "{ hello }"})).status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -479,7 +488,9 @@ async def test_introspection_and_suggestions_follow_setting(
 ) -> None:
     """Callers without introspection get no suggestions on any transport."""
     settings = EndpointSettings(guards=AdmissionControl(introspection=setting))
-    async with client_of(GraphqlEndpoint(make_schema(), environment, sign_in, settings)) as http:
+    async with open_http_client(
+        GraphqlEndpoint(make_schema(), environment, authenticate_by_header, settings)
+    ) as http:
         for query in (
             "{ __schema { queryType { name } } }",
             '{ a: __type(name: "Item") { name } }',

@@ -23,9 +23,9 @@ from tests.support.clients.upload_client import (
     make_upload_client,
 )
 from tests.support.mail.multipart_message import MULTIPART_MESSAGE, pseudo_random_bytes
-from tests.support.operations.message_sources import source
-from tests.support.servers.http_server import vanishing
-from tests.support.stores.counter_check import rows
+from tests.support.operations.message_sources import load_message_source
+from tests.support.servers.http_server import disconnect_during_upload
+from tests.support.stores.counter_check import select_rows
 
 MAX_MESSAGE_BYTES = 4 * MIB
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -81,10 +81,10 @@ async def test_posted_message_is_stored_unchanged(ada: GraphQLClient) -> None:
             mailbox_id,
             (await ada.load_mailbox()).uid_next - 1,
         )
-    assert "ends" in await source(
+    assert "ends" in await load_message_source(
         ada, (await post_message(ada, mailbox_id, lf_message)).json()["id"]
     )
-    ((event_count,),) = await rows(
+    ((event_count,),) = await select_rows(
         ada.environment, "SELECT count(*) FROM changes WHERE kind = 'MESSAGE_ADDED'"
     )
     assert event_count == 4
@@ -104,7 +104,7 @@ async def test_query_parameters_set_flags(
 ) -> None:
     response = await post_message(ada, await inbox_id(ada), raw_message(), query)
     assert response.status_code == 201
-    (row,) = await rows(ada.environment, "SELECT seen, flagged, draft FROM messages")
+    (row,) = await select_rows(ada.environment, "SELECT seen, flagged, draft FROM messages")
     assert tuple(map(bool, row)) == flags
 
 
@@ -135,7 +135,7 @@ async def test_invalid_message_post_is_refused(ada: GraphQLClient) -> None:
     ):
         assert response.status_code == status, response.text
         assert response.json()["errors"][0]["message"]
-    assert await rows(ada.environment, "SELECT id FROM messages") == []
+    assert await select_rows(ada.environment, "SELECT id FROM messages") == []
 
 
 async def test_message_post_to_mailbox_of_other_user_is_refused(
@@ -171,7 +171,7 @@ async def test_message_post_to_mailbox_of_other_user_is_refused(
         expected_responses.append((await post_message(key_client, mailbox_id, b"a: b"), *expected))
     for response, status, code in expected_responses:
         assert (response.status_code, error_code(response)) == (status, code)
-    assert await rows(ada.environment, "SELECT id FROM messages") == []
+    assert await select_rows(ada.environment, "SELECT id FROM messages") == []
 
 
 async def test_message_above_limit_or_quota_is_refused(
@@ -210,10 +210,10 @@ async def test_aborted_message_post_leaves_nothing(carol: GraphQLClient, tmp_pat
         f"Authorization: {carol.headers['Authorization']}\r\n"
         f"Content-Type: message/rfc822\r\nContent-Length: {MAX_MESSAGE_BYTES}\r\n\r\n"
     )
-    await vanishing(
+    await disconnect_during_upload(
         make_upload_app(carol.environment, spool), spool, request_head.encode() + bytes(2 * MIB)
     )
-    assert await rows(carol.environment, "SELECT id FROM messages") == []
+    assert await select_rows(carol.environment, "SELECT id FROM messages") == []
 
 
 async def test_message_post_without_disk_or_memory_is_unavailable(

@@ -30,15 +30,15 @@ from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.context import Viewer
 from tests.support.servers.small_schema_server import (
-    a_world,
-    client_of,
-    closing,
-    greet,
-    hear,
+    authenticate_by_header,
+    init_connection,
+    make_environment,
     make_schema,
-    say,
-    serving,
-    sign_in,
+    open_http_client,
+    read_frame,
+    run_small_schema_server,
+    send_frame,
+    wait_for_close_code,
 )
 
 ITEMS_QUERY = "query ($n: Int!) { items(first: $n) { nodes { name } } }"
@@ -57,7 +57,7 @@ class ManualClock:
 
 @pytest.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as environment:
+    async with make_environment(tmp_path) as environment:
         yield environment
 
 
@@ -190,9 +190,12 @@ async def post_query(http: httpx.AsyncClient, query: str, **variables: Any) -> h
 async def test_exhausted_budget_refuses_only_its_caller(environment: Environment) -> None:
     clock = ManualClock()
     endpoint = GraphqlEndpoint(
-        make_schema(), environment, sign_in, EndpointSettings(guards=make_admission_control(clock))
+        make_schema(),
+        environment,
+        authenticate_by_header,
+        EndpointSettings(guards=make_admission_control(clock)),
     )
-    async with client_of(endpoint) as http:
+    async with open_http_client(endpoint) as http:
         first = await post_query(http, ITEMS_QUERY, n=9999)
         reading_points = document_reading_points(ITEMS_QUERY)
         assert first.json()["extensions"]["cost"] == {
@@ -224,10 +227,10 @@ async def test_refused_document_costs_only_its_reading(environment: Environment)
     endpoint = GraphqlEndpoint(
         make_schema(),
         environment,
-        sign_in,
+        authenticate_by_header,
         EndpointSettings(guards=make_admission_control(ManualClock())),
     )
-    async with client_of(endpoint) as http:
+    async with open_http_client(endpoint) as http:
         assert (await post_query(http, ITEMS_QUERY, n=10_000)).json()[
             "errors"
         ]  # above the cost limit
@@ -239,9 +242,12 @@ async def test_refused_document_costs_only_its_reading(environment: Environment)
 async def test_unknown_documents_are_charged_before_parsing(environment: Environment) -> None:
     schema = make_schema()
     endpoint = GraphqlEndpoint(
-        schema, environment, sign_in, EndpointSettings(guards=make_admission_control(ManualClock()))
+        schema,
+        environment,
+        authenticate_by_header,
+        EndpointSettings(guards=make_admission_control(ManualClock())),
     )
-    async with client_of(endpoint) as http:
+    async with open_http_client(endpoint) as http:
         await post_query(http, "{ hello }")
         counts_before = len(schema.documents.used_once), len(schema.documents.refused)
         codes = [
@@ -260,22 +266,22 @@ async def test_unknown_documents_are_charged_before_parsing(environment: Environ
 
 
 async def test_websocket_and_sse_are_charged(environment: Environment) -> None:
-    async with serving(
+    async with run_small_schema_server(
         environment, EndpointSettings(guards=make_admission_control(ManualClock()))
     ) as server:
         async with server.connect() as ws:
-            await greet(ws)
+            await init_connection(ws)
             for _ in range(3):
-                await say(
+                await send_frame(
                     ws,
                     "subscribe",
                     id="1",
                     payload={"query": ITEMS_QUERY, "variables": {"n": 9999}},
                 )
-                frame = await hear(ws)
+                frame = await read_frame(ws)
                 if frame["type"] == "next":
                     assert frame["payload"]["extensions"]["cost"]["restoreRate"] == 100
-                    assert (await hear(ws))["type"] == "complete"
+                    assert (await read_frame(ws))["type"] == "complete"
             assert frame["type"] == "error"
             assert frame["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
         body = {"query": ITEMS_QUERY, "variables": {"n": 9999}}
@@ -290,9 +296,12 @@ async def test_concurrent_operations_are_limited(environment: Environment) -> No
         ManualClock(), operation_limiter=ConcurrencyLimiter(3, 2)
     )
     endpoint = GraphqlEndpoint(
-        make_schema(deadline=0.3), environment, sign_in, EndpointSettings(guards=admission_control)
+        make_schema(deadline=0.3),
+        environment,
+        authenticate_by_header,
+        EndpointSettings(guards=admission_control),
     )
-    async with client_of(endpoint) as http:
+    async with open_http_client(endpoint) as http:
         slow_requests = [asyncio.create_task(post_query(http, "{ slow }")) for _ in range(2)]
         await asyncio.sleep(0.1)
         refused_response = await post_query(http, "{ hello }")
@@ -314,7 +323,7 @@ async def test_query_is_cancelled_when_client_disconnects(environment: Environme
     admission_control = make_admission_control(
         ManualClock(), operation_limiter=ConcurrencyLimiter(5, 5)
     )
-    async with serving(
+    async with run_small_schema_server(
         environment, EndpointSettings(guards=admission_control), deadline=60
     ) as server:
         body = b'{"query": "{ slow }"}'
@@ -335,17 +344,19 @@ async def test_sockets_of_one_user_are_limited(
     admission_control = make_admission_control(
         ManualClock(), stream_limiter=ConcurrencyLimiter(100, 2)
     )
-    async with serving(environment, EndpointSettings(guards=admission_control)) as server:
+    async with run_small_schema_server(
+        environment, EndpointSettings(guards=admission_control)
+    ) as server:
         async with server.connect() as first_socket, server.connect() as second_socket:
-            await greet(first_socket, {"token": "user"})
-            await greet(second_socket, {"token": "user"})
+            await init_connection(first_socket, {"token": "user"})
+            await init_connection(second_socket, {"token": "user"})
             async with server.connect() as refused_socket:
-                await say(refused_socket, "connection_init", payload={"token": "user"})
-                assert await closing(refused_socket) == 1013
+                await send_frame(refused_socket, "connection_init", payload={"token": "user"})
+                assert await wait_for_close_code(refused_socket) == 1013
             async with server.connect() as anonymous_socket:
-                await greet(anonymous_socket)
+                await init_connection(anonymous_socket)
         async with server.connect() as next_socket:
-            await greet(next_socket, {"token": "user"})
+            await init_connection(next_socket, {"token": "user"})
     assert admission_control.stream_limiter.in_use_count == 0
 
 

@@ -23,10 +23,10 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.forwarding_addresses import add_forwarding_address
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import bodies
-from tests.support.mail_servers.smtp_client import connect
-from tests.support.operations.sieve_operations import put
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import load_queued_messages
+from tests.support.mail_servers.smtp_client import connect_smtp
+from tests.support.operations.sieve_operations import put_sieve_script
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -89,7 +89,7 @@ HOSTILE_SENDERS = [
 
 
 @pytest.fixture
-async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[SmtpTestClient]:
     listener = MxListener(
         environment,
         tmp_path / "spool",
@@ -97,7 +97,7 @@ async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[N
         MxRules(network_hourly=0, network_hourly_per_account=0),
     )
     await listener.start(host="127.0.0.1", port=0)
-    client = await connect(listener.port)
+    client = await connect_smtp(listener.port)
     yield client
     await client.close()
     await listener.close(1)
@@ -126,11 +126,11 @@ def message_with_value(value: bytes, nth: int) -> bytes:
     ) % (nth, nth)
 
 
-async def deliver(mx_client: Neighbour, raw: bytes, recipient: str, sender: str) -> str:
-    await mx_client.begin(recipient, sender=sender, more=" SMTPUTF8")
-    mx_client.send(raw + b".\r\n")
-    reply = await mx_client.hear()
-    assert await mx_client.say("NOOP") == "250 2.0.0 Fine"
+async def deliver(mx_client: SmtpTestClient, raw: bytes, recipient: str, sender: str) -> str:
+    await mx_client.start_data(recipient, sender=sender, mail_parameters=" SMTPUTF8")
+    mx_client.send_bytes(raw + b".\r\n")
+    reply = await mx_client.read_reply()
+    assert await mx_client.run_command("NOOP") == "250 2.0.0 Fine"
     return reply
 
 
@@ -159,7 +159,7 @@ REPLY_FIELDS = {
 
 
 async def test_autoreply_has_no_injected_field(
-    ada: GraphQLClient, environment: Environment, mx_client: Neighbour
+    ada: GraphQLClient, environment: Environment, mx_client: SmtpTestClient
 ) -> None:
     autoreply = {"enabled": True, "text": "I am away.", "name": "Ada"}
     assert (await execute_mutation(ada, "autoreplySet", "autoreplies { id }", set=autoreply))[
@@ -170,7 +170,7 @@ async def test_autoreply_has_no_injected_field(
             mx_client, message_with_value(value, nth), ada.address, f"carol{nth}@example.net"
         )
         assert reply.startswith("250 2.0.0"), value
-    autoreplies = await bodies(environment)
+    autoreplies = await load_queued_messages(environment)
     assert len(autoreplies) > len(HOSTILE_VALUES) // 2  # some messages get no reply
     for raw in autoreplies:
         names = field_names(raw)
@@ -193,15 +193,15 @@ vacation :subject "${s}" :from "${s} <bob@example.org>" "${s}";
 
 
 async def test_sieve_script_adds_only_its_own_fields(
-    bob: GraphQLClient, environment: Environment, mx_client: Neighbour
+    bob: GraphQLClient, environment: Environment, mx_client: SmtpTestClient
 ) -> None:
-    await put(bob, SIEVE_SCRIPT)
+    await put_sieve_script(bob, SIEVE_SCRIPT)
     for nth, value in enumerate(HOSTILE_VALUES):
         reply = await deliver(
             mx_client, message_with_value(value, nth), bob.address, f"carol{nth}@example.net"
         )
         assert reply.startswith("250 2.0.0"), value
-    messages = await bodies(environment)
+    messages = await load_queued_messages(environment)
     # Redirects, notifications and most vacation replies.
     assert len(messages) > 2 * len(HOSTILE_VALUES)
     for raw in messages:
@@ -232,9 +232,9 @@ def test_added_field_begins_on_its_own_line(header: bytes) -> None:
 
 
 async def test_sieve_reject_text_is_one_reply_line(
-    bob: GraphQLClient, environment: Environment, mx_client: Neighbour
+    bob: GraphQLClient, environment: Environment, mx_client: SmtpTestClient
 ) -> None:
-    await put(
+    await put_sieve_script(
         bob,
         'require ["variables", "reject"]; if header :matches "subject" "*" { reject "${1}"; }',
     )
@@ -243,13 +243,13 @@ async def test_sieve_reject_text_is_one_reply_line(
             mx_client, message_with_value(value, nth), bob.address, f"carol{nth}@example.net"
         )
         assert re.fullmatch(r"550 5\.7\.1 [ -~]{1,400}", reply), value
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
 
 
 async def test_hostile_sender_adds_no_trace_field(
     ada: GraphQLClient,
     environment: Environment,
-    mx_client: Neighbour,
+    mx_client: SmtpTestClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await add_forwarding_address(environment, "list", "dave@example.com")
@@ -259,15 +259,17 @@ async def test_hostile_sender_adds_no_trace_field(
     ] == []
     accepted = []
     for nth, sender in enumerate(HOSTILE_SENDERS):
-        reply = await mx_client.say(f"MAIL FROM:<{sender}> SMTPUTF8")
+        reply = await mx_client.run_command(f"MAIL FROM:<{sender}> SMTPUTF8")
         if not reply.startswith("250"):
             assert re.match(r"5\d\d 5\.\d\.\d ", reply), sender
             continue
         for recipient in (ada.address, "list@example.org"):
-            assert (await mx_client.say(f"RCPT TO:<{recipient}>")).startswith("250"), sender
-        assert (await mx_client.say("DATA")).startswith("354")
-        mx_client.send(b"From: carol%d@example.net\r\nTo: ada@example.org\r\n\r\nHi\r\n.\r\n" % nth)
-        assert (await mx_client.hear()).startswith("250 2.0.0"), sender
+            assert (await mx_client.run_command(f"RCPT TO:<{recipient}>")).startswith("250"), sender
+        assert (await mx_client.run_command("DATA")).startswith("354")
+        mx_client.send_bytes(
+            b"From: carol%d@example.net\r\nTo: ada@example.org\r\n\r\nHi\r\n.\r\n" % nth
+        )
+        assert (await mx_client.read_reply()).startswith("250 2.0.0"), sender
         accepted.append(sender)
     assert len(accepted) > len(HOSTILE_SENDERS) // 2
     for raw, sender in zip(await stored_messages(ada), accepted, strict=True):
@@ -280,20 +282,20 @@ async def test_hostile_sender_adds_no_trace_field(
         methods = re.findall(rb";\s*([a-z]+)=", re.sub(rb"\([^()]*\)", b"", quoted))
         assert methods == [b"spf", b"dkim", b"dmarc", b"arc"], sender
         assert b"=pass" not in quoted
-    for raw in await bodies(environment):
+    for raw in await load_queued_messages(environment):
         assert set(field_names(raw)) <= {*REPLY_FIELDS, "delivered-to"} | {"authentication-results"}
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     log_lines = [record.getMessage() for record in caplog.records]
     assert not [line for line in log_lines if "\n" in line or "\r" in line]
 
 
-async def test_hostile_ehlo_name_is_refused(ada: GraphQLClient, mx_client: Neighbour) -> None:
+async def test_hostile_ehlo_name_is_refused(ada: GraphQLClient, mx_client: SmtpTestClient) -> None:
     for name in (
         "a (b) by c", "a)\tby b", "a;b", "a\x0bb", "a\u2028b", "(a", "a,b", '"a b"', "<a>", "a\\b",
         "a\x85b", "b\u00fccher.example", "[127.0.0.1] (x", "a" * 256, "a\r", "=?utf-8?Q?a?=",
     ):  # fmt: skip
-        assert (await mx_client.say(f"EHLO {name}"))[:3] in {"500", "501"}, name
-    assert (await mx_client.say("EHLO [127.0.0.1]")).startswith("250")
+        assert (await mx_client.run_command(f"EHLO {name}"))[:3] in {"500", "501"}, name
+    assert (await mx_client.run_command("EHLO [127.0.0.1]")).startswith("250")
     assert (await deliver(mx_client, b"\r\nHi\r\n", ada.address, "")).startswith("250")
     (raw,) = await stored_messages(ada)
     assert b"Received: from [127.0.0.1] ([127.0.0.1])\r\n\tby mx.example.org with" in raw

@@ -31,13 +31,17 @@ from tests.support.operations.mailbox_operations import (
     list_mailbox_paths,
     rename_mailbox,
 )
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def test_mailbox_is_created_with_missing_parents(ada: GraphQLClient) -> None:
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     mailboxes, errors = await create_mailboxes(
         ada, "/Clients/Ünal/2030/", hidden=False, retention="P30D", subscribe=False
     )
@@ -57,7 +61,7 @@ async def test_mailbox_is_created_with_missing_parents(ada: GraphQLClient) -> No
         *DEFAULT_MAILBOXES[1:],
     ]
     assert (await ada.load_mailbox("Clients")).subscribed
-    ((kind, mailbox_ids),) = await journal(ada.environment, ada.user.id, last)
+    ((kind, mailbox_ids),) = await load_journal_entries(ada.environment, ada.user.id, last)
     assert (kind, len(mailbox_ids)) == (ChangeKind.MAILBOX_CREATED, 3)
 
 
@@ -178,7 +182,7 @@ async def test_concurrent_creates_with_one_idempotency_key_run_once(ada: GraphQL
 
 async def test_combined_transaction_is_rolled_back_as_a_whole(ada: GraphQLClient) -> None:
     ctx = client_context(ada)
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     async with ctx.combined_transaction(commit=False):
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["A"]))
         with pytest.raises(Conflict):  # a savepoint: the outer transaction continues
@@ -205,7 +209,7 @@ async def test_rename_moves_only_submailboxes(ada: GraphQLClient) -> None:
         mailbox: (await ada.load_mailbox(mailbox)).id
         for mailbox in ("work", "work/a_b", "work/a_b/c")
     }
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     answer = await rename_mailbox(ada, "work", "Done/2030/Job")
     assert answer["errors"] == []
     new_paths = ["Done/2030/Job", "Done/2030/Job/a_b", "Done/2030/Job/a_b/c"]
@@ -215,7 +219,7 @@ async def test_rename_moves_only_submailboxes(ada: GraphQLClient) -> None:
         "INBOX", "Done", "Done/2030", *new_paths, "Drafts", "Junk", "Sent", "Trash", "Work",
         "Work/x", "work%", "work%/y", "work.z", "workshop",
     ]  # fmt: skip
-    entries = await journal(ada.environment, ada.user.id, last)
+    entries = await load_journal_entries(ada.environment, ada.user.id, last)
     assert [(kind, len(mailbox_ids)) for kind, mailbox_ids in entries] == [
         (ChangeKind.MAILBOX_CREATED, 2),
         (ChangeKind.MAILBOX_RENAMED, 3),
@@ -269,11 +273,11 @@ async def test_rename_to_other_case_works_and_to_same_name_changes_nothing(
         "Work",
         "Work/x",
     ]
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     assert [
         mailbox["path"] for mailbox in (await rename_mailbox(ada, "Work", "/Work/"))["mailboxes"]
     ] == ["Work"]
-    assert await reached(ada.environment, ada.user.id) == last
+    assert await load_stream_position(ada.environment, ada.user.id) == last
 
 
 async def test_deleted_mailbox_archives_its_messages(
@@ -283,20 +287,20 @@ async def test_deleted_mailbox_archives_its_messages(
     await append_unread_messages(ada, "A", "one", "two")
     await append_unread_messages(ada, "A/B", "three")
     await deliver_to(ada, "stays")
-    last = await reached(environment, ada.user.id)
+    last = await load_stream_position(environment, ada.user.id)
     answer = await delete_mailboxes(ada, "A", recursive=True)
     assert (len(answer["deletedIds"]), answer["errors"]) == (2, [])
     assert await list_mailbox_paths(ada) == DEFAULT_MAILBOXES
     sql = """SELECT subject, archived_from, mailbox_id FROM messages
         WHERE archived_at IS NOT NULL AND purge_at IS NOT NULL ORDER BY subject"""
-    assert await rows(environment, sql) == [
+    assert await select_rows(environment, sql) == [
         ("one", "A", None),
         ("three", "A/B", None),
         ("two", "A", None),
     ]
-    kinds = [kind for kind, _ in await journal(environment, ada.user.id, last)]
+    kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MAILBOX_DELETED]
-    (counts,) = await rows(environment, "SELECT message_count, used FROM users")
+    (counts,) = await select_rows(environment, "SELECT message_count, used FROM users")
     assert counts == (1, (await ada.load_mailbox()).size)
 
 

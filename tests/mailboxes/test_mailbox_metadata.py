@@ -13,7 +13,12 @@ from tests.support.operations.mailbox_operations import (
     delete_mailboxes,
     run_mailbox_mutation,
 )
-from tests.support.stores.counter_check import examine, journal, reached, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 METADATA_QUERY = """
 query ($prefix: String, $prepend: Boolean! = false, $key: String! = "/private/comment") {
@@ -43,13 +48,13 @@ async def load_metadata(client: GraphQLClient, **arguments: Any) -> dict[str, st
 
 
 async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     answer = await set_metadata(ada, "/Private/Comment", "Für mich")
     assert answer["entries"] == [{"key": "/private/comment", "value": "Für mich"}]
     await set_metadata(ada, "/private/comment", "anders")
     await set_metadata(ada, "/private/comment", "anders")
     await set_metadata(ada, "/shared/vendor/x y/z", "")
-    kinds = [kind for kind, _ in await journal(ada.environment, ada.user.id, last)]
+    kinds = [kind for kind, _ in await load_journal_entries(ada.environment, ada.user.id, last)]
     assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
     assert await load_metadata(ada) == {"comment": "anders", "vendor/x y/z": ""}
     with_full_keys = {"/private/comment": "anders", "/shared/vendor/x y/z": ""}
@@ -96,7 +101,7 @@ async def test_annotations_are_deleted_with_their_mailbox(ada: GraphQLClient) ->
     await create_mailboxes(ada, "A")
     assert (await set_metadata(ada, "/private/x", "x", mailbox={"path": "A"}))["errors"] == []
     assert (await delete_mailboxes(ada, "A"))["errors"] == []
-    assert await rows(ada.environment, "SELECT * FROM mailbox_metadata") == []
+    assert await select_rows(ada.environment, "SELECT * FROM mailbox_metadata") == []
 
 
 async def set_state(root: GraphQLClient, *names: str, path: str = "INBOX", **state: Any) -> Any:
@@ -122,7 +127,7 @@ async def test_mailbox_state_numbers_only_increase(
     assert (after.uid_next, after.modseq) == (5001, 1_000_001)
     await create_mailboxes(ada, "A")
     assert (await ada.load_mailbox("A")).uid_validity == validity + 1
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ async def test_raised_modseq_drops_older_journal_entries(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await set_state(root, minHighestModseq=5000)
-    assert await reached(ada.environment, ada.user.id) == 5000
-    assert await journal(ada.environment, ada.user.id) == [
+    assert await load_stream_position(ada.environment, ada.user.id) == 5000
+    assert await load_journal_entries(ada.environment, ada.user.id) == [
         (ChangeKind.MAILBOX_UPDATED, [(await ada.load_mailbox()).id])
     ]

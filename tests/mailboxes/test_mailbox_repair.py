@@ -21,7 +21,11 @@ from tests.support.operations.mailbox_operations import (
     create_mailboxes,
     run_mailbox_mutation,
 )
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 PAYLOAD_FIELDS = "repaired { mailbox { path total uidNext } findings fixed } task { id kind total }"
 UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
@@ -110,11 +114,11 @@ async def test_missing_reference_row_is_restored(
     raw = raw_message("x", body=f"{body}\r\n--b--", Content_Type="multipart/mixed; boundary=b")
     await deliver_to(ada, raw)
     sql = "DELETE FROM message_blobs WHERE blob_id NOT IN (SELECT blob_id FROM messages)"
-    before = await rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id")
+    before = await select_rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id")
     await execute_sql(environment, sql)
     (repaired,) = (await repair(root))["repaired"]
     assert (repaired["fixed"], len(repaired["findings"])) == (True, 1)
-    assert await rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id") == before
+    assert await select_rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id") == before
 
 
 async def test_repair_writes_event_and_validate_only_repairs_nothing(
@@ -122,13 +126,13 @@ async def test_repair_writes_event_and_validate_only_repairs_nothing(
 ) -> None:
     await deliver_to(ada)
     await execute_sql(ada.environment, UPDATE_INBOX.format("total = 77").format(user=ada.user.id))
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     validated = await repair(root, options={"validateOnly": True})
     assert validated["errors"] == []
     assert (await ada.load_mailbox()).total == 77
     await repair(root)
     mailbox_id = (await ada.load_mailbox()).id
-    assert await journal(ada.environment, ada.user.id, last) == [
+    assert await load_journal_entries(ada.environment, ada.user.id, last) == [
         (ChangeKind.MAILBOX_UPDATED, [mailbox_id])
     ]
 
@@ -164,7 +168,9 @@ async def test_repair_of_many_mailboxes_runs_as_task(
         assert (task["kind"], task["total"]) == ("MAILBOX_REPAIR", 10)
     assert await tasks.run_next_task(environment)
     sql = "SELECT state, done, result FROM tasks WHERE kind = 'MAILBOX_REPAIR' AND done > 0"
-    ((state, done_count, result),) = await rows(environment, sql)  # the other task is still queued
+    ((state, done_count, result),) = await select_rows(
+        environment, sql
+    )  # the other task is still queued
     result = json.loads(result) if isinstance(result, str) else result
     assert (state, done_count, result["corrected"], result["left"]) == ("SUCCEEDED", 10, 2, 1)
     assert ((await ada.load_mailbox("Sent")).total, (await bob.load_mailbox("Sent")).total) == (

@@ -21,7 +21,11 @@ from tests.support.accounts.shared_mailboxes import (
 )
 from tests.support.accounts.user_operations import PASSWORD
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
-from tests.support.stores.counter_check import examine, journal, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    select_rows,
+)
 
 ALL_QUERIES = """
 query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
@@ -279,21 +283,26 @@ async def test_share_changes_are_in_both_journals(ada: GraphQLClient, bob: Graph
     await create_team_mailbox(ada)
     mailbox_id = (await ada.load_mailbox("Team")).id
     entry_counts = {
-        client.user.id: len(await journal(ada.environment, client.user.id)) for client in (ada, bob)
+        client.user.id: len(await load_journal_entries(ada.environment, client.user.id))
+        for client in (ada, bob)
     }
     for rights in (READ_RIGHTS, READ_RIGHTS, ["READ", "SEEN"], []):
         await share_mailbox(ada, bob, *rights)
     kinds = [
         kind
-        for kind, _ in (await journal(ada.environment, ada.user.id))[entry_counts[ada.user.id] :]
+        for kind, _ in (await load_journal_entries(ada.environment, ada.user.id))[
+            entry_counts[ada.user.id] :
+        ]
     ]
     assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
-    assert (await journal(ada.environment, bob.user.id))[entry_counts[bob.user.id] :] == [
+    assert (await load_journal_entries(ada.environment, bob.user.id))[
+        entry_counts[bob.user.id] :
+    ] == [
         (ChangeKind.MAILBOX_CREATED, [mailbox_id]),
         (ChangeKind.MAILBOX_UPDATED, [mailbox_id]),
         (ChangeKind.MAILBOX_DELETED, [mailbox_id]),
     ]
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_shares_are_deleted_with_mailbox_or_account(
@@ -313,16 +322,18 @@ async def test_shares_are_deleted_with_mailbox_or_account(
     assert await share_mailbox(bob, eve, *READ_RIGHTS, path="INBOX") == ["NOT_FOUND"]
     table = MailboxShare.__tablename__
     query = f"SELECT user_id FROM {table} ORDER BY user_id"  # noqa: S608 - own table name
-    assert len(await rows(ada.environment, query)) == 2
+    assert len(await select_rows(ada.environment, query)) == 2
     await run_mailbox_mutation(ada, "mailboxDelete", "deletedIds", mailboxes=[{"path": "Team"}])
-    kind, mailbox_ids = (await journal(ada.environment, bob.user.id))[-1]
+    kind, mailbox_ids = (await load_journal_entries(ada.environment, bob.user.id))[-1]
     assert (kind, mailbox_global_id(mailbox_ids[0])) == (ChangeKind.MAILBOX_DELETED, mailbox_id)
     user_selection = {"users": {"usernames": ["bob"]}}
     assert (await run_mailbox_mutation(root, "userDelete", "deletedIds", **user_selection))[
         "errors"
     ] == []
-    assert await rows(ada.environment, query) == []
-    assert (await journal(ada.environment, ada.user.id))[-1][0] is ChangeKind.MAILBOX_DELETED
+    assert await select_rows(ada.environment, query) == []
+    assert (await load_journal_entries(ada.environment, ada.user.id))[-1][
+        0
+    ] is ChangeKind.MAILBOX_DELETED
 
 
 async def test_admin_reads_only_the_shared_mailbox(ada: GraphQLClient) -> None:

@@ -30,7 +30,11 @@ from tests.support.operations.mailbox_operations import (
     rename_mailbox,
     run_mailbox_mutation,
 )
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -125,14 +129,14 @@ async def test_subscriptions_follow_rename_by_default(ada: GraphQLClient) -> Non
 async def test_path_is_subscribed_before_its_mailbox_exists(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     answer = await run_mailbox_mutation(
         ada, "mailboxSubscribe", paths=["Later/On", "/inbox/", "Sent"]
     )
     assert [mailbox["path"] for mailbox in answer["mailboxes"]] == ["INBOX", "Sent"]
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["Later/On"])
     assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
-    assert await journal(ada.environment, ada.user.id, last) == [
+    assert await load_journal_entries(ada.environment, ada.user.id, last) == [
         (ChangeKind.USER_CHANGED, [ada.user.id])
     ]
     await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["Sent", "Nowhere"])
@@ -173,17 +177,17 @@ async def test_subscriptions_over_limit_are_refused(ada: GraphQLClient) -> None:
 
 async def test_mailbox_update_is_all_or_none(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A", "B")
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     answer = await update_by_path(
         ada, "A", "B", "A", hidden=True, retention="P7D", subscribed=False
     )
     changed = {"hidden": True, "retention": "P7D", "subscribed": False, "specialUse": None}
     assert answer["mailboxes"] == [{"path": path, **changed} for path in ("A", "B")]
-    ((kind, ids),) = await journal(ada.environment, ada.user.id, last)
+    ((kind, ids),) = await load_journal_entries(ada.environment, ada.user.id, last)
     assert (kind, len(ids)) == (ChangeKind.MAILBOX_UPDATED, 2)
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     assert (await update_by_path(ada, "A", hidden=True))["errors"] == []
-    assert await reached(ada.environment, ada.user.id) == last
+    assert await load_stream_position(ada.environment, ada.user.id) == last
     (error,) = (await update_by_path(ada, "A", "Nowhere", hidden=False))["errors"]
     assert (error["code"], error["index"]) == ("NOT_FOUND", 1)
     assert "A" not in await list_mailbox_paths(ada)
@@ -195,11 +199,13 @@ async def test_special_use_moves_to_another_mailbox(ada: GraphQLClient) -> None:
         answer = await update_by_path(ada, path, specialUse="ARCHIVE")
         assert [mailbox["specialUse"] for mailbox in answer["mailboxes"]] == ["ARCHIVE"]
     assert (await ada.load_mailbox("A")).special_use is None
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     assert (await update_by_path(ada, "B", specialUse=None))["errors"] == []
     assert (await update_by_path(ada, "A", specialUse="SENT"))["errors"] == []
     assert (await ada.load_mailbox("Sent")).special_use is None
-    id_counts = [len(ids) for _, ids in await journal(ada.environment, ada.user.id, last)]
+    id_counts = [
+        len(ids) for _, ids in await load_journal_entries(ada.environment, ada.user.id, last)
+    ]
     assert id_counts == [1, 2]
 
 
@@ -222,16 +228,18 @@ async def test_forbidden_mailbox_update_is_refused(
     ada: GraphQLClient, paths: list[str], patch: dict[str, Any], code: str, path: list[str]
 ) -> None:
     await create_mailboxes(ada, "A")
-    before = await rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id")
+    before = await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id")
     (error,) = (await update_by_path(ada, *paths, **patch))["errors"]
     assert (error["code"], error["path"]) == (code, path)
-    assert await rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id") == before
+    assert await select_rows(ada.environment, "SELECT * FROM mailboxes ORDER BY id") == before
 
 
 async def load_expiry_times(environment: Environment) -> list[Any]:
     return [
         expires_at
-        for (expires_at,) in await rows(environment, "SELECT expires FROM messages ORDER BY id")
+        for (expires_at,) in await select_rows(
+            environment, "SELECT expires FROM messages ORDER BY id"
+        )
     ]
 
 
@@ -248,14 +256,16 @@ async def test_retention_applies_to_new_messages_and_to_old_on_request(
         False,
         True,
     ]
-    last = await reached(environment, ada.user.id)
+    last = await load_stream_position(environment, ada.user.id)
     assert (await update_by_path(ada, "A", retention="P7D", apply=True))["task"] is None
     assert [str(expires_at)[:10] for expires_at in await load_expiry_times(environment)] == [
         "2030-01-08",
         "2030-01-08",
         "2030-01-09",
     ]
-    assert [len(ids) for _, ids in await journal(environment, ada.user.id, last)] == [2]
+    assert [len(ids) for _, ids in await load_journal_entries(environment, ada.user.id, last)] == [
+        2
+    ]
     await update_by_path(ada, "A", retention=None, apply=True)
     assert await load_expiry_times(environment) == [None] * 3
 
@@ -285,7 +295,7 @@ async def test_many_messages_are_archived_with_deleted_mailbox(
     await create_mailboxes(ada, "A")
     await append_unread_messages(ada, "A", *map(str, range(5)))
     assert (await delete_mailboxes(ada, "A"))["errors"] == []
-    ((archived_count,),) = await rows(
+    ((archived_count,),) = await select_rows(
         environment, "SELECT count(*) FROM messages WHERE archived_from = 'A'"
     )
     assert archived_count == 5

@@ -14,7 +14,7 @@ from models.queue.tables import DeliveryState, QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.operations.bulk_operations import take_back
+from tests.support.operations.bulk_operations import undo_mutation
 from tests.support.operations.send_operations import send_with_undo_window
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
@@ -82,7 +82,7 @@ async def test_cancelled_and_undone_messages_become_drafts(
         await send_with_undo_window(ada, window="PT30S"),
     )
     await cancel_submission(ada, cancelled)
-    assert (await take_back(ada, undone))["errors"] == []
+    assert (await undo_mutation(ada, undone))["errors"] == []
     assert set((await load_placements(ada)).values()) == {("DRAFTS", True)}
     assert await load_submission_states(environment) == [SubmissionState.CANCELLED] * 2
     resubmitted = await ada(

@@ -21,7 +21,11 @@ from tests.support.accounts.shared_mailboxes import (
     share_mailbox,
 )
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
-from tests.support.servers.live_server import NESTED, house, until
+from tests.support.servers.live_server import (
+    NESTED_CHANGES_SUBSCRIPTION,
+    run_live_server,
+    wait_until,
+)
 
 NO_INTERVAL = timedelta(0)
 LOCATION_FACTS = ("mailbox", "uid", "fromMailbox", "fromUid")
@@ -263,20 +267,21 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
 ) -> None:
     await create_team_mailbox(ada, "Old")
     eve = await make_client(ada.environment, ada.http, "eve")
-    async with house(ada.environment, tmp_path) as server:
+    async with run_live_server(ada.environment, tmp_path) as server:
         subscriptions = [
-            await getattr(server, transport)(client, NESTED) for client in (bob, bob, eve)
+            await getattr(server, transport)(client, NESTED_CHANGES_SUBSCRIPTION)
+            for client in (bob, bob, eve)
         ]
         await asyncio.sleep(0.1)
         await share_mailbox(ada, bob, *READ_RIGHTS)
         for subscription in subscriptions[:2]:
-            await until(lambda subscription=subscription: len(subscription.events) == 1)
+            await wait_until(lambda subscription=subscription: len(subscription.events) == 1)
             (event,) = subscription.events
             assert (event["kind"], event["mailbox"]["path"]) == ("MAILBOX_CREATED", "Team")
         await deliver_to(ada, "Private")
         await append_unread_messages(ada, "Team", "New")
         for subscription in subscriptions[:2]:
-            await until(lambda subscription=subscription: len(subscription.events) == 2)
+            await wait_until(lambda subscription=subscription: len(subscription.events) == 2)
             event = subscription.events[1]
             assert (event["kind"], event["user"]) == ("MESSAGE_ADDED", None)
             assert event["message"]["subject"] == "New"
@@ -285,11 +290,11 @@ async def test_live_subscriptions_get_events_of_shared_mailbox(
         await append_unread_messages(ada, "Team", "Unheard")
         await deliver_to(bob, "Own")
         for subscription in subscriptions[:2]:
-            await until(lambda subscription=subscription: len(subscription.events) == 4)
+            await wait_until(lambda subscription=subscription: len(subscription.events) == 4)
             assert [event["kind"] for event in subscription.events[2:]] == [
                 "MAILBOX_DELETED",
                 "MESSAGE_ADDED",
             ]
         assert subscriptions[2].events == []
         for subscription in subscriptions:
-            await subscription.leave()
+            await subscription.unsubscribe()

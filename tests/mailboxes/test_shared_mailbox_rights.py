@@ -18,7 +18,7 @@ from tests.support.accounts.shared_mailboxes import (
     share_mailbox,
 )
 from tests.support.operations.mailbox_operations import append_unread_messages, create_mailboxes
-from tests.support.stores.counter_check import examine, rows
+from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 FLAGGED = {"flagged": True}
 
@@ -110,7 +110,7 @@ async def test_each_action_needs_its_right(
     await share_mailbox(ada, bob, *READ_RIGHTS, right)
     assert await collect_refusals(bob, name, **arguments) == []
     assert await load_message_state(ada) != before
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
     await share_mailbox(ada, bob)
     if by_ids:
         assert await collect_refusals(bob, name, **arguments) == [not_found]
@@ -121,7 +121,7 @@ ALL_RIGHTS = ["READ", "SEEN", "WRITE", "INSERT", "DELETE", "EXPUNGE", "CREATE", 
 
 async def load_message_state(client: GraphQLClient) -> Any:
     query = "SELECT id, mailbox_id, seen, flagged, deleted, keywords, meta_data FROM messages"
-    return await rows(
+    return await select_rows(
         client.environment, f"{query} WHERE user_id = :u ORDER BY id", u=client.user.id
     )
 
@@ -170,9 +170,9 @@ async def test_upload_to_share_needs_insert_and_uses_owners_quota(
     answer = await run_mailbox_mutation(bob, "messageUpload", fields, **arguments)
     assert answer == {"message": None, "errors": []}
     query = "SELECT message_count FROM users WHERE id = :u"
-    assert await rows(ada.environment, query, u=ada.user.id) == [(3,)]
-    assert await rows(ada.environment, query, u=bob.user.id) == [(0,)]
-    await examine(ada.environment)
+    assert await select_rows(ada.environment, query, u=ada.user.id) == [(3,)]
+    assert await select_rows(ada.environment, query, u=bob.user.id) == [(0,)]
+    await assert_store_consistent(ada.environment)
 
 
 async def test_quota_of_owner_is_hidden_from_grantee(
@@ -220,7 +220,7 @@ async def test_copy_and_move_between_accounts_need_rights(
     await share_mailbox(ada, bob, "INSERT")
     assert await collect_refusals(bob, "messageMove", **copy_back) == []
     assert len(await list_message_ids(ada, "Team")) == 3
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_update_of_messages_of_several_accounts_is_refused(
@@ -251,11 +251,11 @@ async def test_task_checks_rights_when_it_runs(ada: GraphQLClient, bob: GraphQLC
         while await tasks.run_next_task(environment):
             pass
     query = "SELECT count(*) FROM messages WHERE seen"
-    assert await rows(environment, query) == [(3,)]
-    assert await rows(environment, "SELECT count(*) FROM messages WHERE flagged") == [(0,)]
+    assert await select_rows(environment, query) == [(3,)]
+    assert await select_rows(environment, "SELECT count(*) FROM messages WHERE flagged") == [(0,)]
     query = f"SELECT kind, state FROM {Task.__tablename__} ORDER BY id"  # noqa: S608 - own table
-    assert {state for _, state in await rows(environment, query)} == {"SUCCEEDED"}
-    await examine(environment)
+    assert {state for _, state in await select_rows(environment, query)} == {"SUCCEEDED"}
+    await assert_store_consistent(environment)
 
 
 async def test_submailbox_needs_create_and_inherits_shares(
@@ -296,7 +296,7 @@ async def test_submailbox_needs_create_and_inherits_shares(
     assert (
         await run_mailbox_mutation(bob, "mailboxCreate", "mailboxes { path }", **own_submailbox)
     )["mailboxes"] == [{"path": "INBOX/Sub"}]
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_grantee_cannot_change_the_mailbox_itself(

@@ -19,11 +19,11 @@ from models.store.columns import select_columns
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.demo_account import subscription_results
 from tests.support.mail import multipart_message
-from tests.support.operations.bulk_operations import call, inbox
-from tests.support.operations.filter_operations import apply, made
-from tests.support.operations.quarantine_operations import hold
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.operations.filter_operations import add_filter, try_apply_filters
+from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.operations.task_operations import run_task
-from tests.support.sample_mutations import CALLS, Call
+from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores.blob_damage import damage_blob
 
@@ -143,8 +143,8 @@ async def store_objects(ada: GraphQLClient) -> str:
         await deliver_to(ada, multipart_message.build_message(FILES, subject="Kept"))
     ).message_id
     await deliver_to(ada, multipart_message.build_message(FILES, subject="Gone"))
-    await hold(ada, multipart_message.build_message(FILES, subject="Held"))
-    await call(ada, "messageDelete", select=inbox("2"))
+    await quarantine_message(ada, multipart_message.build_message(FILES, subject="Held"))
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"))
     await ada.http.post(
         "/rest/files/large.bin",
         content=CONTENT,
@@ -195,14 +195,14 @@ async def test_field_that_reads_damaged_bytes_returns_error(
         assert damaged_fields == expected_fields, kind
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", SAMPLE_CALLS)
 async def test_mutation_that_reads_damaged_bytes_returns_error(
     name: str, ada: GraphQLClient, root: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
-    mutation = await CALLS[name](ada, root)
+    mutation = await SAMPLE_CALLS[name](ada, root)
     digests = await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     take_warnings()
-    client = mutation.by or (root if mutation.by_root else ada)
+    client = mutation.other_caller or (root if mutation.by_root else ada)
     answer = await client.execute(mutation.document(), input=mutation.input)
     warnings = take_warnings()
     errors = answer["data"][name]["errors"]
@@ -220,44 +220,44 @@ async def upload_content(client: GraphQLClient, content: bytes) -> str:
     return str(answer.json()["id"])
 
 
-async def prepare_stored_file(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def prepare_stored_file(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await store_objects(ada)
     (file,) = (await ada("{ viewer { user { files { nodes { id } } } } }"))["viewer"]["user"][
         "files"
     ]["nodes"]
-    return Call("messageSend", {**SEND_INPUT, "fileAttachments": [{"file": file["id"]}]})
+    return MutationCall("messageSend", {**SEND_INPUT, "fileAttachments": [{"file": file["id"]}]})
 
 
-async def prepare_upload(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call(
+async def prepare_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
         "messageSend",
         {**SEND_INPUT, "attachments": [{"upload": await upload_content(ada, CONTENT)}]},
     )
 
 
-async def prepare_raw_upload(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call(
+async def prepare_raw_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
         "messageSend",
         {"rawUpload": await upload_content(ada, multipart_message.build_message(FILES))},
     )
 
 
-async def prepare_reference(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def prepare_reference(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     reference = {"message": {"id": await store_objects(ada)}, "action": "FORWARD", "quote": "ABOVE"}
-    return Call("messageSend", {**SEND_INPUT, "reference": reference})
+    return MutationCall("messageSend", {**SEND_INPUT, "reference": reference})
 
 
-async def prepare_archive_import(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def prepare_archive_import(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.build_message(FILES)
-    return Call("accountImport", {"archive": {"upload": await upload_content(ada, mbox)}})
+    return MutationCall("accountImport", {"archive": {"upload": await upload_content(ada, mbox)}})
 
 
-async def prepare_user_file(_ada: GraphQLClient, admin_client: GraphQLClient) -> Call:
+async def prepare_user_file(_ada: GraphQLClient, admin_client: GraphQLClient) -> MutationCall:
     records = b'{"address": "eve@example.org"}\n' * 100
-    return Call(
+    return MutationCall(
         "usersCreateFromFile",
         {"file": await upload_content(admin_client, records)},
-        by=admin_client,
+        other_caller=admin_client,
     )
 
 
@@ -273,7 +273,7 @@ async def prepare_user_file(_ada: GraphQLClient, admin_client: GraphQLClient) ->
     ],
 )
 async def test_mutation_with_deleted_input_bytes_returns_error(
-    prepare: Callable[[GraphQLClient, GraphQLClient], Awaitable[Call]],
+    prepare: Callable[[GraphQLClient, GraphQLClient], Awaitable[MutationCall]],
     ada: GraphQLClient,
     admin_client: GraphQLClient,
     take_warnings: LogWarnings,
@@ -281,7 +281,7 @@ async def test_mutation_with_deleted_input_bytes_returns_error(
     mutation = await prepare(ada, admin_client)
     await damage_all(ada.environment, DAMAGE_FUNCTIONS["deleted"])
     take_warnings()
-    answer = await mutation(mutation.by or ada)
+    answer = await mutation(mutation.other_caller or ada)
     assert [(error["__typename"], error["code"]) for error in answer["errors"]] == [
         ("DamagedError", "DAMAGED")
     ]
@@ -338,7 +338,7 @@ async def test_import_task_fails_at_damaged_bytes(
     ada: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.build_message(FILES)
-    call = Call(
+    call = MutationCall(
         "accountImport", {"archive": {"upload": await upload_content(ada, mbox)}}, "task { id }"
     )
     task = (await call(ada))["task"]
@@ -350,9 +350,9 @@ async def test_import_task_fails_at_damaged_bytes(
 async def test_filter_task_skips_damaged_message(
     ada: GraphQLClient, take_warnings: LogWarnings
 ) -> None:
-    filter_id = (await made(ada, {"text": "Inner"}, {"seen": True}))["id"]
+    filter_id = (await add_filter(ada, {"text": "Inner"}, {"seen": True}))["id"]
     await deliver_to(ada, multipart_message.build_message(FILES))
-    task, _ = await apply(ada, filter_id, mailbox={"path": "INBOX"})
+    task, _ = await try_apply_filters(ada, filter_id, mailbox={"path": "INBOX"})
     await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     finished = await run_task(ada, task)
     assert (finished["state"], finished["result"]) == ("SUCCEEDED", {"changed": 0, "left": 0})

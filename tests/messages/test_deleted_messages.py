@@ -26,10 +26,19 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
-from tests.support.operations.bulk_operations import call, inbox, nodes, places
-from tests.support.operations.message_pages import found
-from tests.support.stores.counter_check import journal, reached, rows
-from tests.support.stores.query_plans import explained
+from tests.support.operations.bulk_operations import (
+    inbox_selection,
+    list_messages,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+)
+from tests.support.operations.message_pages import find_subjects
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
+from tests.support.stores.query_plans import record_query_plans
 
 FIELDS = """id subject mailboxPath mailbox { path } archivedAt expiresAt size intro seen deleted
   from { address } to { address } hasAttachments contentType { value } user { username }"""
@@ -50,10 +59,12 @@ async def archive_owner(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient
     for subject in "abc":
         await deliver_to(ada, subject)
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep/Here"]))
-    move = {"select": inbox("2"), "to": {"path": "Keep/Here"}}
-    assert (await call(ada, "messageMove", **move))["errors"] == []
-    for select in (inbox("1"), {"mailbox": {"path": "Keep/Here"}}, inbox("3")):
-        assert (await call(ada, "messageDelete", select=select))["deletedCount"] == 1
+    move = {"select": inbox_selection("2"), "to": {"path": "Keep/Here"}}
+    assert (await run_message_mutation(ada, "messageMove", **move))["errors"] == []
+    for select in (inbox_selection("1"), {"mailbox": {"path": "Keep/Here"}}, inbox_selection("3")):
+        assert (await run_message_mutation(ada, "messageDelete", select=select))[
+            "deletedCount"
+        ] == 1
         clock.tick(minutes=1)
     await rename.rename_mailbox(
         client_context(ada), MailboxRename(MailboxSelector(path="Keep"), "Kept")
@@ -126,7 +137,9 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
 ) -> None:
     arguments = {"subject": "draft", "text": "x", "isDraft": True, "uploadOnly": True}
     sent = await execute_mutation(archive_owner, "messageSend", "message { id }", **arguments)
-    await call(archive_owner, "messageDelete", select={"ids": [sent["message"]["id"]]})
+    await run_message_mutation(
+        archive_owner, "messageDelete", select={"ids": [sent["message"]["id"]]}
+    )
     draft_id = global_ids.encode(
         "ArchivedMessage", global_ids.decode("Message", sent["message"]["id"])
     )
@@ -144,12 +157,12 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     await housekeeping.run_round(archive_owner.environment)
-    assert await rows(archive_owner.environment, "SELECT id FROM messages") == []
+    assert await select_rows(archive_owner.environment, "SELECT id FROM messages") == []
 
 
 async def test_restored_messages_return_to_their_mailboxes(archive_owner: GraphQLClient) -> None:
     await index_worker.index_next_batch(archive_owner.environment)
-    last = await reached(archive_owner.environment, archive_owner.user.id)
+    last = await load_stream_position(archive_owner.environment, archive_owner.user.id)
     answer = await restore_by_subject(archive_owner, "b", "a")
     assert answer["errors"] == []
     assert [(item["mailbox"]["path"], item["message"]["uid"]) for item in answer["restored"]] == [
@@ -157,11 +170,14 @@ async def test_restored_messages_return_to_their_mailboxes(archive_owner: GraphQ
         ("INBOX", 4),
     ]
     assert [
-        kind for kind, _ in await journal(archive_owner.environment, archive_owner.user.id, last)
+        kind
+        for kind, _ in await load_journal_entries(
+            archive_owner.environment, archive_owner.user.id, last
+        )
     ] == [ChangeKind.MESSAGE_RESTORED] * 2
-    assert await places(archive_owner) == {"a": "INBOX", "b": "Kept/Here"}
-    assert await found(archive_owner, query="b") == ["b"]
-    assert await found(archive_owner, query="b", seen=False) == ["b"]
+    assert await load_mailbox_path_by_subject(archive_owner) == {"a": "INBOX", "b": "Kept/Here"}
+    assert await find_subjects(archive_owner, query="b") == ["b"]
+    assert await find_subjects(archive_owner, query="b", seen=False) == ["b"]
     assert join_subjects(await load_archive(archive_owner)) == "c"
 
 
@@ -173,7 +189,7 @@ async def test_message_is_restored_to_given_mailbox_or_inbox(archive_owner: Grap
     assert (await restore_by_subject(archive_owner, "b"))["restored"][0]["mailbox"] == {
         "path": "INBOX"
     }
-    assert await places(archive_owner) == {"b": "INBOX", "c": "Kept"}
+    assert await load_mailbox_path_by_subject(archive_owner) == {"b": "INBOX", "c": "Kept"}
     (error,) = (await restore_by_subject(archive_owner, "a", mailbox={"path": "Nowhere"}))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["mailbox"])
 
@@ -183,14 +199,14 @@ async def test_restore_finds_recreated_mailbox_by_path(ada: GraphQLClient) -> No
     for _ in range(2):
         await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
         select: dict[str, Any] = {"all": True}
-        await call(ada, "messageMove", select=select, to={"path": "Keep"})
+        await run_message_mutation(ada, "messageMove", select=select, to={"path": "Keep"})
         await mailbox_delete.delete_mailboxes(
             client_context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
         )
         await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Keep"]))
         assert (await load_archive(ada))["nodes"][0]["mailbox"] is None
         assert (await restore_by_subject(ada, "a"))["restored"][0]["mailbox"] == {"path": "Keep"}
-        await call(ada, "messageMove", select=select, to={"path": "INBOX"})
+        await run_message_mutation(ada, "messageMove", select=select, to={"path": "INBOX"})
         await mailbox_delete.delete_mailboxes(
             client_context(ada), MailboxDeletion([MailboxSelector(path="Keep")])
         )
@@ -198,8 +214,10 @@ async def test_restore_finds_recreated_mailbox_by_path(ada: GraphQLClient) -> No
 
 async def test_restore_clears_deleted_flag(ada: GraphQLClient) -> None:
     await deliver_to(ada, "a")
-    await call(ada, "messageUpdate", select=inbox("1"), set={"deleted": True, "addFlags": ["x"]})
-    await call(ada, "messageDelete", select=inbox("1"))
+    await run_message_mutation(
+        ada, "messageUpdate", select=inbox_selection("1"), set={"deleted": True, "addFlags": ["x"]}
+    )
+    await run_message_mutation(ada, "messageDelete", select=inbox_selection("1"))
     assert (await load_archive(ada))["nodes"][0]["deleted"] is True
     assert (await restore_by_subject(ada, "a"))["restored"][0]["message"]["flags"] == ["x"]
 
@@ -219,7 +237,7 @@ async def test_restore_is_all_or_nothing(
         await (await session.connection()).execute(text("UPDATE users SET quota = 400"))
     answer = await restore_by_subject(archive_owner, "a", "b", "c")
     assert [error["code"] for error in answer["errors"]] == ["QUOTA_EXCEEDED"]
-    assert await nodes(archive_owner) == []
+    assert await list_messages(archive_owner) == []
     assert join_subjects(await load_archive(archive_owner)) == "cba"
     assert (await restore_by_subject(archive_owner, "a"))["errors"] == []
     async with environment.write_session() as session:
@@ -244,10 +262,10 @@ async def test_archive_restore_returns_messages_of_time_range(archive_owner: Gra
     assert answer["task"] == {
         "kind": "ARCHIVE_RESTORE", "state": "QUEUED", "total": 2, "user": {"username": "ada"},
     }  # fmt: skip
-    assert await nodes(archive_owner) == []
+    assert await list_messages(archive_owner) == []
     assert await tasks.run_next_task(archive_owner.environment)
-    assert await places(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
-    assert await rows(archive_owner.environment, "SELECT state, done FROM tasks") == [
+    assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
+    assert await select_rows(archive_owner.environment, "SELECT state, done FROM tasks") == [
         ("SUCCEEDED", 2)
     ]
 
@@ -270,7 +288,7 @@ async def test_archive_restore_into_new_mailbox(
             "errors"
         ] == []
         assert await tasks.run_next_task(archive_owner.environment)
-    assert await places(archive_owner) == {"b": path, "c": path}
+    assert await load_mailbox_path_by_subject(archive_owner) == {"b": path, "c": path}
 
 
 async def test_archive_restore_task_stops_at_quota(
@@ -281,10 +299,12 @@ async def test_archive_restore_task_stops_at_quota(
         await (await session.connection()).execute(text("UPDATE users SET quota = 300"))
     assert (await restore_time_range(archive_owner))["errors"] == []
     assert await tasks.run_next_task(environment)
-    ((state, done_count, error),) = await rows(environment, "SELECT state, done, error FROM tasks")
+    ((state, done_count, error),) = await select_rows(
+        environment, "SELECT state, done, error FROM tasks"
+    )
     assert (state, done_count) == ("FAILED", 1)
     assert "of 300 bytes are in use" in error
-    assert await places(archive_owner) == {"b": "Kept/Here"}
+    assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here"}
     async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
@@ -296,7 +316,7 @@ async def test_archive_restore_with_reversed_time_range_is_refused(
     assert (error["code"], error["path"], error["constraint"]) == ("VALIDATION", ["end"], "range")
     validated = await restore_time_range(archive_owner, options={"validateOnly": True})
     assert validated["errors"] == []
-    assert await rows(archive_owner.environment, "SELECT id FROM tasks") == []
+    assert await select_rows(archive_owner.environment, "SELECT id FROM tasks") == []
 
 
 async def test_archive_of_another_user_is_hidden(
@@ -323,7 +343,7 @@ async def test_archive_of_another_user_is_hidden(
         path = f"/rest/archive/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 404
     assert join_subjects(await load_archive(archive_owner)) == "cba"
-    assert await rows(environment, "SELECT id FROM tasks") == []
+    assert await select_rows(environment, "SELECT id FROM tasks") == []
 
 
 async def test_admin_sees_archive_metadata_and_restores_messages(
@@ -351,7 +371,7 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
         "errors"
     ] == []
     assert await tasks.run_next_task(environment)
-    assert await places(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
+    assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
     (entry,) = (await root('{ adminLog(mutation: "archiveRestore") { nodes { actor } } }'))[
         "adminLog"
     ]["nodes"]
@@ -393,9 +413,9 @@ async def test_archives_of_many_users_are_read_by_one_indexed_statement(
     for n in range(20):
         await make_client(environment, http, f"u{n:02}")
     assert await count_statements() == expected
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
         own_archive = "{ viewer { user { archivedMessages(first: 2) { nodes { id } } } } }"
-        plan = await plans.of(archive_owner(own_archive), "messages")
+        plan = await plans.explain_select(archive_owner(own_archive), "messages")
     if environment.database.dialect == "sqlite":
         assert "messages_archived" in plan, plan
         assert "TEMP B-TREE" not in plan, plan
@@ -408,7 +428,7 @@ async def test_restore_statement_count_is_independent_of_message_count(
     for message_count in (1, 20):
         for n in range(message_count):
             await deliver_to(ada, f"{message_count} {n}")
-        await call(ada, "messageDelete", select={"mailbox": {"path": "INBOX"}})
+        await run_message_mutation(ada, "messageDelete", select={"mailbox": {"path": "INBOX"}})
         keys = [node["id"] for node in (await load_archive(ada))["nodes"]]
         del statements[:]
         assert (await execute_mutation(ada, "archivedMessageRestore", RESTORED_FIELDS, ids=keys))[

@@ -15,13 +15,18 @@ from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.account_exports import export_account, store_raw_message
 from tests.support.accounts.account_exports import import_account as import_export
 from tests.support.accounts.import_runs import eml_zip, import_archive
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.operations.bulk_operations import call
-from tests.support.operations.connector_operations import connector, far, ran, server
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.operations.bulk_operations import run_message_mutation
+from tests.support.operations.connector_operations import (
+    add_connector,
+    dovecot_account,
+    run_connector,
+    shared_dovecot,
+)
 from tests.support.run_scope import RUNS_ALL_TESTS
 from tests.support.servers.dovecot_server import DovecotAccount
 
-__all__ = ["far", "server"]
+__all__ = ["dovecot_account", "shared_dovecot"]
 
 MIN_DATE = "0001-01-01T00:00:00Z"
 MAX_DATE = "9999-12-31T23:59:59Z"
@@ -153,20 +158,26 @@ def messages_for_route(route: str) -> dict[str, bytes]:
     }
 
 
-async def store_by_lmtp(ada: GraphQLClient, lmtp_client: Neighbour, _far: DovecotAccount) -> None:
+async def store_by_lmtp(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, _far: DovecotAccount
+) -> None:
     for raw in messages_for_route("LMTP").values():
-        await lmtp_client.begin(ada.address)
-        lmtp_client.send(raw + b".\r\n")
-        assert (await lmtp_client.hear()).startswith("250")
+        await lmtp_client.start_data(ada.address)
+        lmtp_client.send_bytes(raw + b".\r\n")
+        assert (await lmtp_client.read_reply()).startswith("250")
 
 
-async def store_by_upload(ada: GraphQLClient, _neighbour: Neighbour, _far: DovecotAccount) -> None:
+async def store_by_upload(
+    ada: GraphQLClient, _neighbour: SmtpTestClient, _far: DovecotAccount
+) -> None:
     for raw in messages_for_route("upload").values():
         arguments = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
-        assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+        assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
 
 
-async def store_by_import(ada: GraphQLClient, _neighbour: Neighbour, _far: DovecotAccount) -> None:
+async def store_by_import(
+    ada: GraphQLClient, _neighbour: SmtpTestClient, _far: DovecotAccount
+) -> None:
     messages = messages_for_route("import")
     task = await import_archive(
         ada, eml_zip({f"{name}.eml": raw for name, raw in messages.items()})
@@ -175,11 +186,11 @@ async def store_by_import(ada: GraphQLClient, _neighbour: Neighbour, _far: Dovec
 
 
 async def store_by_connector(
-    ada: GraphQLClient, _neighbour: Neighbour, far: DovecotAccount
+    ada: GraphQLClient, _neighbour: SmtpTestClient, dovecot_account: DovecotAccount
 ) -> None:
     messages = list(messages_for_route("connector").values())
-    far.save_messages(messages)
-    run = await ran(ada.environment, await connector(ada, far))
+    dovecot_account.save_messages(messages)
+    run = await run_connector(ada.environment, await add_connector(ada, dovecot_account))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, len(messages)), run.log
 
 
@@ -209,9 +220,9 @@ async def load_messages(
 
 @pytest.mark.parametrize("route", ROUTES)
 async def test_messages_with_any_header_value_are_stored_and_listed(
-    route: str, ada: GraphQLClient, lmtp_client: Neighbour, far: DovecotAccount
+    route: str, ada: GraphQLClient, lmtp_client: SmtpTestClient, dovecot_account: DovecotAccount
 ) -> None:
-    await ROUTES[route](ada, lmtp_client, far)
+    await ROUTES[route](ada, lmtp_client, dovecot_account)
     for fields in (COLUMN_FIELDS, ALL_FIELDS):
         for order in ("RECEIVED_ASC", "RECEIVED_DESC"):  # The first page runs without a plan.
             assert len(await load_messages(ada, fields, order=order)) == len(
@@ -241,7 +252,7 @@ async def test_date_filters_match_shown_dates(ada: GraphQLClient, bound: str) ->
     for nth, raw in enumerate(MESSAGES.values()):
         if nth < len(DATE_FIELDS):
             arguments = {"mailbox": {"path": "INBOX"}, "raw": base64.b64encode(raw).decode()}
-            assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+            assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
     dates = {
         message["id"]: message["date"] and parse_instant(message["date"])
         for message in await load_messages(ada)
@@ -262,12 +273,12 @@ async def test_date_filters_match_shown_dates(ada: GraphQLClient, bound: str) ->
 async def test_received_dates_at_calendar_limits_are_listed_in_order(
     ada: GraphQLClient, at: str
 ) -> None:
-    uploaded = await call(
+    uploaded = await run_message_mutation(
         ada, "messageUpload", mailbox={"path": "INBOX"}, raw="Subject: now\n\nx\n"
     )
     assert uploaded["errors"] == []
     arguments = {"mailbox": {"path": "INBOX"}, "raw": "Subject: then\n\nx\n", "receivedAt": at}
-    answer = await call(ada, "messageUpload", **arguments)
+    answer = await run_message_mutation(ada, "messageUpload", **arguments)
     assert (answer["errors"], answer["message"]["receivedAt"]) == ([], at)
     for order, is_then_first in (
         ("RECEIVED_ASC", at == MIN_DATE),
@@ -293,7 +304,7 @@ async def test_infinite_dates_in_database_are_readable(
         pytest.skip("SQLite has no infinite dates")
     for subject in ("past", "future"):
         arguments = {"mailbox": {"path": "INBOX"}, "raw": f"Subject: {subject}\n\nx\n"}
-        assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+        assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
     async with environment.write_session() as session:
         for subject, value in (("past", "-infinity"), ("future", "infinity")):
             statement = f"UPDATE messages SET date = '{value}' WHERE subject = '{subject}'"  # noqa: S608

@@ -6,8 +6,8 @@ import pytest
 
 from models.events.journal import ChangeKind
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.operations.bulk_operations import call, inbox
-from tests.support.stores.counter_check import journal, reached
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 LABEL_SET = """
 mutation ($input: LabelSetInput!) { labelSet(input: $input) {
@@ -30,11 +30,13 @@ async def load_labels(client: GraphQLClient) -> list[Any]:
 
 
 async def add_keywords(client: GraphQLClient, uids: str, *keywords: str) -> None:
-    await call(client, "messageUpdate", select=inbox(uids), set={"addFlags": list(keywords)})
+    await run_message_mutation(
+        client, "messageUpdate", select=inbox_selection(uids), set={"addFlags": list(keywords)}
+    )
 
 
 async def test_label_is_created_changed_and_deleted(ada_with_mail: GraphQLClient) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     (created,) = (await set_label(ada_with_mail, "work"))["labels"]
     assert (created["keyword"], created["name"], created["color"]) == ("work", "work", None)
     for fields, expected in (
@@ -50,7 +52,10 @@ async def test_label_is_created_changed_and_deleted(ada_with_mail: GraphQLClient
     assert (await ada_with_mail(document, id=created["id"]))["node"] == {"name": "Jobs"}
     assert (await set_label(ada_with_mail, "work", delete=True))["labels"] == []
     kinds = [
-        kind for kind, _ in await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
+        kind
+        for kind, _ in await load_journal_entries(
+            ada_with_mail.environment, ada_with_mail.user.id, last
+        )
     ]
     assert kinds == [ChangeKind.LABEL_CHANGED] * 5
     (error,) = (await set_label(ada_with_mail, "work", delete=True))["errors"]
@@ -63,7 +68,9 @@ async def test_messages_show_labels_and_labels_have_counts(ada_with_mail: GraphQ
     await set_label(ada_with_mail, "none")
     await add_keywords(ada_with_mail, "1:2", "Work", "other")
     await add_keywords(ada_with_mail, "2", "fun")
-    await call(ada_with_mail, "messageUpdate", select=inbox("1"), set={"seen": True})
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=inbox_selection("1"), set={"seen": True}
+    )
     nodes = (await ada_with_mail(MESSAGE_LABELS_QUERY))["viewer"]["user"]["messages"]["nodes"]
     work, fun = {"name": "Work", "color": "#ff0000"}, {"name": "A bit of fun", "color": None}
     assert [node["labels"] for node in nodes] == [[work], [fun, work], []]
@@ -72,7 +79,7 @@ async def test_messages_show_labels_and_labels_have_counts(ada_with_mail: GraphQ
         for label in await load_labels(ada_with_mail)
     }
     assert counts == {"fun": (1, 1), "none": (0, 0), "work": (2, 1)}
-    await call(ada_with_mail, "messageDelete", select=inbox("2"))
+    await run_message_mutation(ada_with_mail, "messageDelete", select=inbox_selection("2"))
     counts = {
         label["keyword"]: (label["total"], label["unseen"])
         for label in await load_labels(ada_with_mail)

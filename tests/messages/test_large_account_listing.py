@@ -92,17 +92,17 @@ def blob_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sqlite_filled(sqlite_template: Path, blob_folder: Path) -> str:
-    url = store_fixtures.copied(sqlite_template, blob_folder)
-    store_fixtures.run(create_accounts(url, blob_folder))
+    url = store_fixtures.copy_sqlite_template(sqlite_template, blob_folder)
+    store_fixtures.run_in_new_loop(create_accounts(url, blob_folder))
     return url
 
 
 @pytest.fixture(scope="module")
 def postgres_filled(postgres: str, blob_folder: Path) -> str:
-    url = store_fixtures.run(store_fixtures.beside(postgres, "large"))
-    store_fixtures.run(store_fixtures.migrated(url))
-    store_fixtures.run(store_fixtures.left_alone(url))
-    store_fixtures.run(create_accounts(url, blob_folder))
+    url = store_fixtures.run_in_new_loop(store_fixtures.create_database_beside(postgres, "large"))
+    store_fixtures.run_in_new_loop(store_fixtures.migrate_store(url))
+    store_fixtures.run_in_new_loop(store_fixtures.disable_autovacuum(url))
+    store_fixtures.run_in_new_loop(create_accounts(url, blob_folder))
     return url
 
 
@@ -115,7 +115,9 @@ STORE_CASES = [(store, kind) for store in store_fixtures.STORES for kind in STAT
 async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     """The database with large accounts and the given statistics. Tests only read it."""
     store, statistics = request.param
-    database = store_fixtures.warmed(Database(request.getfixturevalue(f"{store}_filled")))
+    database = store_fixtures.share_compiled_statements(
+        Database(request.getfixturevalue(f"{store}_filled"))
+    )
     async with database.engine.begin() as connection:
         if store == "sqlite":
             await connection.execute(text("PRAGMA analysis_limit=0"))
@@ -125,7 +127,9 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     if statistics == "bounded":
         await database.refresh_planner_statistics()
     await database.close()
-    database = store_fixtures.warmed(Database(request.getfixturevalue(f"{store}_filled")))
+    database = store_fixtures.share_compiled_statements(
+        Database(request.getfixturevalue(f"{store}_filled"))
+    )
     yield database
     await database.close()
 

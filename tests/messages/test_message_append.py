@@ -14,8 +14,8 @@ from models.users.tables import User
 from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages import upload
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
-from tests.support.operations.bulk_operations import call, keys
-from tests.support.stores.counter_check import rows
+from tests.support.operations.bulk_operations import list_message_ids, run_message_mutation
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
@@ -30,7 +30,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(
         raw.decode().replace("\r\n", "\n"),
         base64.b64encode(raw).decode(),
     ):
-        answer = await call(
+        answer = await run_message_mutation(
             ada_with_mail, "messageUpload", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
             receivedAt="2001-01-01T00:00:00Z", metaData={"a": 1},
         )  # fmt: skip
@@ -42,7 +42,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(
         assert message["savedAt"] == "2030-01-02T00:00:03Z"
         assert message["expires"] == "2030-01-03T00:00:03Z"
         assert message["metaData"] == {"a": 1}
-    ((changed_at,),) = await rows(
+    ((changed_at,),) = await select_rows(
         ada_with_mail.environment, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"
     )
     assert str(changed_at).startswith("2030-01-02")
@@ -54,7 +54,7 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
         "/rest/uploads", content=raw, headers=ada_with_mail.headers
     )
     arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"], "unseen": True}
-    answer = await call(ada_with_mail, "messageUpload", **arguments)
+    answer = await run_message_mutation(ada_with_mail, "messageUpload", **arguments)
     assert (answer["errors"], answer["message"]["size"]) == ([], len(raw))
     assert (await ada_with_mail.load_mailbox()).unseen == 4
 
@@ -74,13 +74,13 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
 async def test_invalid_message_upload_is_refused(
     ada_with_mail: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str] | None
 ) -> None:
-    answer = await call(
+    answer = await run_message_mutation(
         ada_with_mail, "messageUpload", **{"mailbox": {"path": "INBOX"}, **arguments}
     )
     (error,) = answer["errors"]
     assert error["code"] == code
     assert path is None or error["path"] == path
-    assert len(await keys(ada_with_mail)) == 3
+    assert len(await list_message_ids(ada_with_mail)) == 3
 
 
 async def test_message_over_size_limit_or_quota_is_refused(
@@ -94,14 +94,18 @@ async def test_message_over_size_limit_or_quota_is_refused(
     with pytest.raises(LimitReached) as raised:
         await upload.store_message(ctx, upload.NewMessage(MailboxSelector(path="INBOX"), raw))
     assert (raised.value.limit, raised.value.used) == (len(raw) - 1, len(raw))
-    ((used,),) = await rows(environment, "SELECT used FROM users")
+    ((used,),) = await select_rows(environment, "SELECT used FROM users")
     async with environment.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw) - 1))
-    answer = await call(ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
+    answer = await run_message_mutation(
+        ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw
+    )
     assert [(e["code"], e["used"]) for e in answer["errors"]] == [("QUOTA_EXCEEDED", used)]
     async with environment.write_session() as session:
         await session.exec(update(User).values(quota=used + len(raw)))
-    answer = await call(ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw)
+    answer = await run_message_mutation(
+        ada_with_mail, "messageUpload", mailbox={"path": "INBOX"}, raw=raw
+    )
     assert answer["errors"] == []
     async with environment.write_session() as session:
         await session.exec(update(User).values(quota=None))

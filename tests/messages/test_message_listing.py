@@ -23,8 +23,13 @@ from tests.conftest import (
     raw_message,
 )
 from tests.support.mail import multipart_message
-from tests.support.operations.message_pages import PAGE, found, page, subjects
-from tests.support.stores.counter_check import rows
+from tests.support.operations.message_pages import (
+    MESSAGE_PAGE_QUERY,
+    find_subjects,
+    joined_subjects,
+    load_message_page,
+)
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
@@ -37,25 +42,33 @@ async def test_pages_are_complete_in_both_directions_while_mail_arrives(
         clock.tick(seconds=n % 2)  # two messages have the same time
     listed_subjects, page_info = "", {"hasNextPage": True, "endCursor": None}
     while page_info["hasNextPage"]:
-        answer = await page(ada, first=2, after=page_info["endCursor"])
-        listed_subjects, page_info = listed_subjects + subjects(answer), answer["pageInfo"]
+        answer = await load_message_page(ada, first=2, after=page_info["endCursor"])
+        listed_subjects, page_info = listed_subjects + joined_subjects(answer), answer["pageInfo"]
         clock.tick(seconds=1)
         await deliver_to(ada, "new" + listed_subjects)
     assert listed_subjects == "6543210"
-    last_page = await page(ada, last=3)
+    last_page = await load_message_page(ada, last=3)
     info = last_page["pageInfo"]
-    assert (subjects(last_page), info["hasPreviousPage"], info["hasNextPage"]) == (
+    assert (joined_subjects(last_page), info["hasPreviousPage"], info["hasNextPage"]) == (
         "210",
         True,
         False,
     )
-    assert subjects(await page(ada, last=3, before=info["startCursor"])) == "543"
-    ascending = await page(ada, first=3, orderBy="RECEIVED_ASC")
-    assert subjects(ascending) == "012"
+    assert (
+        joined_subjects(await load_message_page(ada, last=3, before=info["startCursor"])) == "543"
+    )
+    ascending = await load_message_page(ada, first=3, orderBy="RECEIVED_ASC")
+    assert joined_subjects(ascending) == "012"
     after = ascending["pageInfo"]["endCursor"]
-    assert subjects(await page(ada, first=2, after=after, orderBy="RECEIVED_ASC")) == "34"
-    assert subjects(await page(ada, last=2, before=after, orderBy="RECEIVED_ASC")) == "01"
-    assert (await page(ada, first=0))["nodes"] == []
+    assert (
+        joined_subjects(await load_message_page(ada, first=2, after=after, orderBy="RECEIVED_ASC"))
+        == "34"
+    )
+    assert (
+        joined_subjects(await load_message_page(ada, last=2, before=after, orderBy="RECEIVED_ASC"))
+        == "01"
+    )
+    assert (await load_message_page(ada, first=0))["nodes"] == []
 
 
 @pytest.mark.parametrize(
@@ -73,9 +86,9 @@ async def test_invalid_page_arguments_return_error_code(
     ada: GraphQLClient, arguments: dict[str, Any], code: str
 ) -> None:
     await deliver_to(ada)
-    own_cursor = (await page(ada))["pageInfo"]["endCursor"]
+    own_cursor = (await load_message_page(ada))["pageInfo"]["endCursor"]
     answer = await ada.execute(
-        PAGE,
+        MESSAGE_PAGE_QUERY,
         **{name: own_cursor if value == "mine" else value for name, value in arguments.items()},
     )
     assert answer["errors"][0]["extensions"] == {"code": code}
@@ -88,10 +101,12 @@ async def test_cursor_stays_valid_with_relative_date_filter(
         await deliver_to(ada, str(n))
         clock.tick(seconds=1)
     condition = {"receivedSince": {"ago": "P1D"}}
-    first = await page(ada, first=2, filter=condition or None)
+    first = await load_message_page(ada, first=2, filter=condition or None)
     clock.tick(seconds=1)
-    rest = await page(ada, first=2, filter=condition, after=first["pageInfo"]["endCursor"])
-    assert subjects(first) + subjects(rest) == "210"
+    rest = await load_message_page(
+        ada, first=2, filter=condition, after=first["pageInfo"]["endCursor"]
+    )
+    assert joined_subjects(first) + joined_subjects(rest) == "210"
 
 
 async def test_total_count_of_mailbox_is_read_from_counter(
@@ -130,7 +145,7 @@ async def test_one_query_reads_several_pages_of_a_mailbox(
     )
     mailbox = answer["viewer"]["user"]["mailbox"]
     assert [edge["node"]["subject"] for edge in mailbox["a"]["edges"]] == ["4"]
-    assert (subjects(mailbox["b"]), subjects(mailbox["c"])) == ("10", "01")
+    assert (joined_subjects(mailbox["b"]), joined_subjects(mailbox["c"])) == ("10", "01")
 
 
 NESTED_QUERY = """{ viewer { user { mailboxes { path user { username } parent { path }
@@ -169,7 +184,7 @@ async def test_list_statement_count_is_independent_of_length(
 
 async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLClient) -> None:
     message_id = (await deliver_to(ada)).message_id
-    ((thread_id, uid, mailbox_id),) = await rows(
+    ((thread_id, uid, mailbox_id),) = await select_rows(
         ada.environment,
         "SELECT thread_id, uid, mailbox_id FROM messages WHERE id = :key",
         key=message_id,
@@ -319,12 +334,12 @@ async def test_message_lists_of_two_users_are_separate(
         await deliver_to(ada, f"ada {n}")
         await deliver_to(dora, f"dora {n}")
         clock.tick(seconds=1)
-    assert await found(ada) == ["ada 0", "ada 1", "ada 2"]
-    assert await found(dora, query="dora") == ["dora 0", "dora 1", "dora 2"]
-    assert await found(ada, **{"or": [{"query": "dora"}, {"subject": "dora"}]}) == []
+    assert await find_subjects(ada) == ["ada 0", "ada 1", "ada 2"]
+    assert await find_subjects(dora, query="dora") == ["dora 0", "dora 1", "dora 2"]
+    assert await find_subjects(ada, **{"or": [{"query": "dora"}, {"subject": "dora"}]}) == []
     mailbox = {"id": global_ids.encode("Mailbox", (await dora.load_mailbox()).id)}
-    assert await found(ada, mailbox=mailbox) == []
-    assert await found(ada, mailbox=mailbox, uids="1:*") == []
+    assert await find_subjects(ada, mailbox=mailbox) == []
+    assert await find_subjects(ada, mailbox=mailbox, uids="1:*") == []
 
 
 async def test_envelope_has_recipient_as_given_and_normalized(ada: GraphQLClient) -> None:

@@ -13,8 +13,14 @@ from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import share_mailbox
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.bulk_operations import call, keys, nodes, of, places
-from tests.support.stores.counter_check import rows
+from tests.support.operations.bulk_operations import (
+    list_message_ids,
+    list_messages,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+    user_selection,
+)
+from tests.support.stores.counter_check import select_rows
 
 MAILBOX_QUERY = (
     "query ($by: MailboxRef!, $user: UserRef) { mailbox(by: $by, user: $user) { path } }"
@@ -56,7 +62,7 @@ async def inbox_id(client: GraphQLClient) -> str:
 
 
 async def load_admin_log(environment: Environment) -> list[tuple[Any, ...]]:
-    return await rows(environment, ADMIN_LOG_QUERY)
+    return await select_rows(environment, ADMIN_LOG_QUERY)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[Any, ...]]:
@@ -70,7 +76,7 @@ async def test_manager_reads_mailbox_and_message_by_id_and_uid(
     environment: Environment,
     http: httpx.AsyncClient,
 ) -> None:
-    mailbox_id, (first, _) = await inbox_id(ada), await keys(ada)
+    mailbox_id, (first, _) = await inbox_id(ada), await list_message_ids(ada)
     by_id = {"uid": {"mailbox": {"id": mailbox_id}, "uid": 1}}
     by_path = {"uid": {"mailbox": {"path": "INBOX"}, "uid": 1}}
     user = {"username": "ada"}
@@ -98,10 +104,10 @@ async def test_manager_reads_mailbox_and_message_by_id_and_uid(
 async def test_manager_marks_message_as_seen(
     ada: GraphQLClient, managers: list[GraphQLClient], environment: Environment, manager_index: int
 ) -> None:
-    first, _ = await keys(ada)
+    first, _ = await list_message_ids(ada)
     answer = await managers[manager_index](MESSAGE_QUERY, by={"id": first}, seen=True)
     assert answer == {"message": {"id": first, "seen": True}}
-    assert [node["flags"] for node in await nodes(ada)] == [["\\Seen"], []]
+    assert [node["flags"] for node in await list_messages(ada)] == [["\\Seen"], []]
     assert await load_admin_log(environment) == [("messageUpdate", ada.user.id)]
 
 
@@ -111,11 +117,13 @@ async def test_message_ids_of_several_users_are_updated(
     admin, *_ = managers
     await deliver_to(bob, "c")
     await deliver_to(admin, "d")
-    message_ids = [(await keys(client))[0] for client in (ada, bob, admin)]
-    answer = await call(admin, "messageUpdate", select={"ids": message_ids}, set={"flagged": True})
+    message_ids = [(await list_message_ids(client))[0] for client in (ada, bob, admin)]
+    answer = await run_message_mutation(
+        admin, "messageUpdate", select={"ids": message_ids}, set={"flagged": True}
+    )
     assert (answer["errors"], answer["updatedCount"]) == ([], 3)
     for client in (ada, bob, admin):
-        assert (await nodes(client))[0]["flags"] == ["\\Flagged"]
+        assert (await list_messages(client))[0]["flags"] == ["\\Flagged"]
     entries = await load_admin_log(environment)
     assert sorted(entries) == sorted(("messageUpdate", client.user.id) for client in (ada, bob))
 
@@ -125,15 +133,17 @@ async def test_mailbox_id_selects_mail_of_its_owner(
 ) -> None:
     select = {"mailbox": {"id": await inbox_id(ada)}, "uids": "1"}
     for client, special_use in zip(managers, ("SENT", "JUNK", "TRASH"), strict=True):
-        answer = await call(client, "messageCopy", select=select, to={"specialUse": special_use})
+        answer = await run_message_mutation(
+            client, "messageCopy", select=select, to={"specialUse": special_use}
+        )
         assert (answer["errors"], answer["copiedCount"]) == ([], 1)
     _, root, domain_admin = managers
-    answer = await call(root, "messageMove", select=select, to={"path": "Drafts"})
+    answer = await run_message_mutation(root, "messageMove", select=select, to={"path": "Drafts"})
     assert (answer["errors"], answer["movedCount"]) == ([], 1)
     select = {"filter": {"mailbox": {"id": await inbox_id(ada)}, "uids": "2"}}
-    answer = await call(domain_admin, "messageDelete", select=select)
+    answer = await run_message_mutation(domain_admin, "messageDelete", select=select)
     assert (answer["errors"], answer["deletedCount"]) == ([], 1)
-    paths = sorted(node["mailbox"]["path"] for node in await nodes(ada))
+    paths = sorted(node["mailbox"]["path"] for node in await list_messages(ada))
     assert paths == ["Drafts", "Junk", "Sent", "Trash"]
 
 
@@ -147,7 +157,9 @@ async def test_unmanaged_message_is_not_found(
     root_user = await make_client(environment, http, "top", role=Role.ROOT)
     await deliver_to(root_user, "t")
     admin, root, domain_admin = managers
-    (ada_message_id,), (root_message_id,) = [(await keys(owner))[:1] for owner in (ada, root_user)]
+    (ada_message_id,), (root_message_id,) = [
+        (await list_message_ids(owner))[:1] for owner in (ada, root_user)
+    ]
     without_permission = await make_domain_admin(environment, http, "plain")
     unknown_id = global_ids.encode("Message", 7)
     attempts = [
@@ -159,7 +171,7 @@ async def test_unmanaged_message_is_not_found(
     ]
     for client, message_id in attempts:
         for name, extra in MUTATION_ARGUMENTS.items():
-            answer = await call(client, name, select={"ids": [message_id]}, **extra)
+            answer = await run_message_mutation(client, name, select={"ids": [message_id]}, **extra)
             assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids"])]
         archived = global_ids.encode("ArchivedMessage", global_ids.decode("Message", message_id))
         fields = "restored { mailbox { path } }"
@@ -173,12 +185,14 @@ async def test_share_rights_apply_in_shared_mailbox(
 ) -> None:
     admin, *_ = managers
     assert await share_mailbox(ada, admin, "LOOKUP", "READ", path="INBOX") == []
-    first, _ = await keys(ada)
+    first, _ = await list_message_ids(ada)
     arguments: dict[str, Any] = {"set": {"flagged": True}}
-    answer = await call(admin, "messageUpdate", select={"ids": [first]}, **arguments)
+    answer = await run_message_mutation(
+        admin, "messageUpdate", select={"ids": [first]}, **arguments
+    )
     assert error_codes_and_paths(answer) == [("FORBIDDEN", ["select"])]
-    answer = await call(
-        admin, "messageUpdate", select={"ids": [first], "users": of(ada)}, **arguments
+    answer = await run_message_mutation(
+        admin, "messageUpdate", select={"ids": [first], "users": user_selection(ada)}, **arguments
     )
     assert (answer["errors"], answer["updatedCount"]) == ([], 1)
 
@@ -189,7 +203,7 @@ async def test_restore_returns_messages_to_each_owner(
     await deliver_to(bob, "c")
     document = "{ viewer { user { archivedMessages { nodes { id } } } } }"
     for client in (ada, bob):
-        await call(client, "messageDelete", select={"mailbox": {"path": "INBOX"}})
+        await run_message_mutation(client, "messageDelete", select={"mailbox": {"path": "INBOX"}})
     archived_ids = [
         node["id"]
         for client in (ada, bob)
@@ -202,9 +216,9 @@ async def test_restore_returns_messages_to_each_owner(
         answer = await execute_mutation(client, "archivedMessageRestore", fields, ids=ids, **target)
         assert answer["errors"] == []
         assert [item["mailbox"]["path"] for item in answer["restored"]] == [path] * len(ids)
-    assert sorted((await places(ada)).values()) == ["INBOX", "Sent"]
-    assert await places(bob) == {"c": "Sent"}
-    entries = await rows(environment, ADMIN_LOG_QUERY)
+    assert sorted((await load_mailbox_path_by_subject(ada)).values()) == ["INBOX", "Sent"]
+    assert await load_mailbox_path_by_subject(bob) == {"c": "Sent"}
+    entries = await select_rows(environment, ADMIN_LOG_QUERY)
     assert sorted(key for _, key in entries) == sorted([ada.user.id, ada.user.id, bob.user.id])
 
 
@@ -218,22 +232,24 @@ async def test_forward_by_manager_notifies_owner(
         client, "messageForward", FORWARD_FIELDS, message=ref, addresses=["d@example.net"]
     )
     assert (answer["errors"], answer["forwarded"]) == ([], [{"value": "d@example.net"}])
-    sent = await rows(environment, "SELECT user_id, envelope_from, queue_id FROM submissions")
+    sent = await select_rows(
+        environment, "SELECT user_id, envelope_from, queue_id FROM submissions"
+    )
     assert sent == [(ada.user.id, "ada@example.org", answer["queueId"])]
     assert await load_admin_log(environment) == [("messageForward", ada.user.id)]
     document = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
     assert {"action": "message forward", "detail": {"to": ["d@example.net"]}} in events
     assert await tasks.run_next_task(environment)
-    subjects = [node["subject"] for node in await nodes(ada)]
+    subjects = [node["subject"] for node in await list_messages(ada)]
     assert "Your account was changed by an administrator" in subjects
-    assert "$Forwarded" in (await nodes(ada))[0]["flags"]
+    assert "$Forwarded" in (await list_messages(ada))[0]["flags"]
 
 
 async def test_forward_by_owner_sends_no_notification(
     ada: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
-    first, _ = await keys(ada)
+    first, _ = await list_message_ids(ada)
     arguments = {"message": {"id": first}, "addresses": ["d@example.net"]}
     assert (await execute_mutation(ada, "messageForward", FORWARD_FIELDS, **arguments))[
         "errors"
@@ -245,7 +261,7 @@ async def test_forward_by_owner_sends_no_notification(
         [],
         [],
     )  # the message has no original targets
-    log_rows = await rows(
+    log_rows = await select_rows(
         environment, "SELECT action FROM auth_events WHERE action = 'message forward'"
     )
     assert log_rows == []
@@ -258,7 +274,7 @@ async def test_admin_uploads_composed_message_to_other_users(
              "to": [{"address": "d@example.net"}, {"address": "d@"}]}  # fmt: skip
     fields = "messages { id } warnings { code path }"
     answer = await execute_mutation(
-        managers[0], "messageUpload", fields, users=of(ada, bob), **arguments
+        managers[0], "messageUpload", fields, users=user_selection(ada, bob), **arguments
     )
     assert (answer["errors"], len(answer["messages"])) == ([], 2)
     assert [warning["path"] for warning in answer["warnings"]] == [["to", "1"]]
@@ -286,14 +302,16 @@ async def test_manager_replaces_draft_of_user(
     first = await execute_mutation(ada, "messageUpload", fields, subject="one", **draft_fields)
     arguments = {"replacePrevious": first["messages"][0], "subject": "two", **draft_fields}
     for client in managers:
-        answer = await execute_mutation(client, "messageUpload", fields, users=of(ada), **arguments)
+        answer = await execute_mutation(
+            client, "messageUpload", fields, users=user_selection(ada), **arguments
+        )
         assert (answer["errors"], answer["previousDeleted"]) == ([], True)
         assert answer["messages"] == first["messages"]
-    (draft,) = [node for node in await nodes(ada) if node["mailbox"]["path"] == "Drafts"]
+    (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
     assert draft["subject"] == "two"
     assert await load_admin_log(environment) == [("messageUpload", ada.user.id)] * len(managers)
     refused = await execute_mutation(
-        managers[0], "messageUpload", fields, users=of(ada, bob), **arguments
+        managers[0], "messageUpload", fields, users=user_selection(ada, bob), **arguments
     )
     assert error_codes_and_paths(refused) == [("VALIDATION", ["users"])]
 
@@ -301,12 +319,16 @@ async def test_manager_replaces_draft_of_user(
 async def test_upload_for_user_cannot_include_users_mail(
     ada: GraphQLClient, managers: list[GraphQLClient]
 ) -> None:
-    first, _ = await keys(ada)
+    first, _ = await list_message_ids(ada)
     reference = {"message": {"id": first}, "action": "FORWARD", "includeMessage": True}
-    arguments = {"mailbox": {"path": "Drafts"}, "reference": reference, "users": of(ada)}
+    arguments = {
+        "mailbox": {"path": "Drafts"},
+        "reference": reference,
+        "users": user_selection(ada),
+    }
     for client in managers:
         (error,) = (
             await execute_mutation(client, "messageUpload", "messages { id }", **arguments)
         )["errors"]
         assert error["code"] == "FORBIDDEN"
-    assert len(await nodes(ada)) == 2
+    assert len(await list_messages(ada)) == 2

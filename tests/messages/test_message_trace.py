@@ -21,33 +21,39 @@ from tests.support.accounts.user_operations import (
     try_update_users,
 )
 from tests.support.mail.forwarding_addresses import add_forwarding_address
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import relay, send, settled, wait_for_messages, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.sieve_operations import put
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import (
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_for_messages,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.sieve_operations import put_sieve_script
 from tests.support.operations.trace_operations import (
     MESSAGE_TRACE_QUERY,
     message_id_header,
     trace_events,
     trace_steps,
 )
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 CAROL = "carol@example.com"
 ARGUMENTS_HINT = "give queueId or messageId; messageTraceEvents finds messages by address and time"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def deliver_by_lmtp(lmtp_client: Neighbour, raw: bytes, *recipients: str) -> list[str]:
+async def deliver_by_lmtp(lmtp_client: SmtpTestClient, raw: bytes, *recipients: str) -> list[str]:
     """Deliver by LMTP. Return the queue IDs of the replies, or the replies that refused."""
-    await lmtp_client.begin(*recipients, sender=CAROL)
-    lmtp_client.send(raw + b".\r\n")
-    replies = [await lmtp_client.hear() for _ in recipients]
+    await lmtp_client.start_data(*recipients, sender=CAROL)
+    lmtp_client.send_bytes(raw + b".\r\n")
+    replies = [await lmtp_client.read_reply() for _ in recipients]
     return [reply.removeprefix("250 2.0.0 Delivered as ") for reply in replies]
 
 
 async def test_queue_id_of_reply_finds_all_trace_steps(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     raw = raw_message("Steps")
     assert bob.address == "bob@example.org"
@@ -73,19 +79,22 @@ async def test_queue_id_of_reply_finds_all_trace_steps(
 
 
 async def test_trace_shows_refused_forwarded_and_dropped_recipients(
-    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     environment = ada.environment
     await add_forwarding_address(environment, "list", "dave@far.example")
     await add_forwarding_address(environment, "drop")
     assert (await try_update_users(ada, targets=["eve@far.example"]))[1] == []
     recipients = (ada.address, "list@example.org", "drop@example.org")
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         queue_id, *_ = await deliver_by_lmtp(lmtp_client, raw_message("On"), *recipients)
         await wait_for_messages(server, 2)
-        keys = await rows(environment, "SELECT id FROM submissions")
+        keys = await select_rows(environment, "SELECT id FROM submissions")
         for (key,) in keys:
-            await settled(environment, key)
+            await wait_until_tried(environment, key)
     events_by_address: dict[str, list[str]] = {address: [] for address in recipients}
     others: list[str] = []
     for _, event, address, detail in await trace_steps(root, queueId=queue_id):
@@ -109,20 +118,20 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
 
 
 async def test_trace_shows_recipients_rejected_at_rcpt(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     raw = raw_message("Some")
     domain_admin = await make_admin_of_domain(root, domain="example.org")
     await deliver_by_lmtp(lmtp_client, raw_message("Filling"), bob.address)
     assert (await try_update_users(root, bob, quota=1))[1] == []
-    lmtp_client.send(f"MAIL FROM:<{CAROL}>\r\n".encode())
+    lmtp_client.send_bytes(f"MAIL FROM:<{CAROL}>\r\n".encode())
     for recipient in ("nobody@example.org", ada.address, bob.address, "x@far.example"):
-        lmtp_client.send(f"RCPT TO:<{recipient}>\r\n".encode())
-    lmtp_client.send(b"DATA\r\n")
-    replies = [await lmtp_client.hear() for _ in range(6)]
+        lmtp_client.send_bytes(f"RCPT TO:<{recipient}>\r\n".encode())
+    lmtp_client.send_bytes(b"DATA\r\n")
+    replies = [await lmtp_client.read_reply() for _ in range(6)]
     assert [reply[:3] for reply in replies] == ["250", "550", "250", "452", "550", "354"]
-    lmtp_client.send(raw + b".\r\n")
-    queue_id = (await lmtp_client.hear()).removeprefix("250 2.0.0 Delivered as ")
+    lmtp_client.send_bytes(raw + b".\r\n")
+    queue_id = (await lmtp_client.read_reply()).removeprefix("250 2.0.0 Delivered as ")
     rejected = [
         ("nobody@example.org", "550 5.1.1 No such user here"),
         ("bob@example.org", "452 4.2.2 Mailbox full"),
@@ -139,9 +148,9 @@ async def test_trace_shows_recipients_rejected_at_rcpt(
 
 
 async def test_trace_shows_spam_verdict_before_script_refusal(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    await put(ada, 'require "reject"; reject "Not this.";')
+    await put_sieve_script(ada, 'require "reject"; reject "Not this.";')
     raw = raw_message("No")
     refused, _ = await deliver_by_lmtp(lmtp_client, raw, ada.address, bob.address)
     assert refused == "550 5.7.1 Not this."
@@ -156,14 +165,17 @@ async def test_trace_of_sent_message_is_found_by_queue_id_and_message_id(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     environment = ada.environment
-    async with listening(Server()) as server, working(environment, relay(server)):
-        submission_id = await send(
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        submission_id = await queue_message(
             ada, NamedAddress("bob@example.org"), NamedAddress("carol@example.net")
         )
-        await settled(environment, submission_id)
+        await wait_until_tried(environment, submission_id)
     query = select(col(Submission.queue_id)).where(col(Submission.id) == submission_id)
     ((queue_id,),) = await environment.database.read(query)
-    ((message_id,),) = await rows(
+    ((message_id,),) = await select_rows(
         environment, "SELECT message_id FROM messages WHERE user_id = :u", u=bob.user.id
     )
     for arguments in ({"queueId": queue_id}, {"messageId": message_id}):
@@ -193,8 +205,8 @@ async def test_trace_is_limited_to_domains_of_admin(
     assert {"queued", "pending"} <= {event for _, event, _, _ in root_steps}
     answer = await ada.execute(MESSAGE_TRACE_QUERY, messageId=message_id_header(raw))
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    submission_id = await send(ada, NamedAddress("carol@example.net"))
-    ((queue_id,),) = await rows(
+    submission_id = await queue_message(ada, NamedAddress("carol@example.net"))
+    ((queue_id,),) = await select_rows(
         environment, "SELECT queue_id FROM submissions WHERE id = :k", k=submission_id
     )
     assert await trace_steps(domain_admin, queueId=queue_id) == []
@@ -235,7 +247,7 @@ async def test_odd_message_id_header_does_not_prevent_delivery(
         )
         assert not isinstance(delivered, BaseException)
     assert len(await trace_events(root, messageId="<" + "y" * 900 + "@x>")) == 3
-    steps = await rows(environment, "SELECT id FROM message_steps")
+    steps = await select_rows(environment, "SELECT id FROM message_steps")
     assert len(steps) == 9
 
 
@@ -247,9 +259,9 @@ async def test_trace_can_be_disabled_and_old_steps_are_deleted(
     async def deliver_and_count_steps(subject: str) -> int:
         raw = raw_message(subject)
         await backend.deliver(raw, [await backend.accept_recipient(ada.address, CAROL)], CAROL)
-        await send(ada)
+        await queue_message(ada)
         await message_trace.flush(environment)
-        return len(await rows(environment, "SELECT id FROM message_steps"))
+        return len(await select_rows(environment, "SELECT id FROM message_steps"))
 
     assert await deliver_and_count_steps("a") == 5
     clock.tick(days=8)
@@ -271,7 +283,7 @@ async def test_trace_buffer_is_bounded_and_lost_steps_are_counted(
             raw_message(subject), [await backend.accept_recipient(ada.address, CAROL)], CAROL
         )
     await message_trace.flush(environment)
-    assert len(await rows(environment, "SELECT id FROM message_steps")) == 2
+    assert len(await select_rows(environment, "SELECT id FROM message_steps")) == 2
     assert message_trace.LOST_STEPS.value() - lost_before == 4
 
 

@@ -40,11 +40,11 @@ from tests.support.accounts.user_operations import (
     try_update_users,
 )
 from tests.support.mail.trace_header_lines import without_trace_fields
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import blob_of
-from tests.support.operations.bulk_operations import call
-from tests.support.operations.message_pages import found
-from tests.support.stores.counter_check import reached, rows
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import load_submission_blob_id
+from tests.support.operations.bulk_operations import run_message_mutation
+from tests.support.operations.message_pages import find_subjects
+from tests.support.stores.counter_check import load_stream_position, select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -103,7 +103,7 @@ async def deliver_locally(
 
 async def count_messages(client: GraphQLClient) -> int:
     sql = "SELECT id FROM messages WHERE user_id = :u"
-    return len(await rows(client.environment, sql, u=client.user.id))
+    return len(await select_rows(client.environment, sql, u=client.user.id))
 
 
 def encryptable_part(raw: bytes) -> bytes:
@@ -222,16 +222,16 @@ async def test_encryption_needs_no_extra_statement(
 async def test_expired_key_refuses_delivery(
     pgp_account: OpenPgpAccount,
     bob: GraphQLClient,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await deliver_locally(pgp_account.client.environment, PLAIN_MESSAGE, pgp_account.client)
     clock.tick(days=31)
     caplog.set_level(logging.DEBUG)
-    await lmtp_client.begin(pgp_account.client.address, bob.address)
-    lmtp_client.send(raw_message("Late", body=BODY_TEXT) + b".\r\n")
-    replies = [(await lmtp_client.hear())[:9] for _ in range(2)]
+    await lmtp_client.start_data(pgp_account.client.address, bob.address)
+    lmtp_client.send_bytes(raw_message("Late", body=BODY_TEXT) + b".\r\n")
+    replies = [(await lmtp_client.read_reply())[:9] for _ in range(2)]
     assert replies == ["451 4.3.0", "250 2.0.0"]
     assert (await count_messages(pgp_account.client), await count_messages(bob)) == (1, 1)
     assert any("cannot be encrypted" in record.getMessage() for record in caplog.records)
@@ -256,7 +256,7 @@ async def test_unusable_key_refuses_every_message(
     assert (await local_delivery.deliver_to_local_recipients(environment, job, PLAIN_MESSAGE))[
         1
     ].reply_code == 451
-    answer = await call(
+    answer = await run_message_mutation(
         pgp_account.client, "messageUpload", mailbox={"path": "INBOX"}, raw=PLAIN_MESSAGE.decode()
     )
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
@@ -279,7 +279,7 @@ async def test_local_delivery_is_encrypted(
     assert (await local_delivery.deliver_to_local_recipients(environment, job, PLAIN_MESSAGE))[
         1
     ].reply_code == 250
-    ((message_id,),) = await rows(environment, "SELECT id FROM messages")
+    ((message_id,),) = await select_rows(environment, "SELECT id FROM messages")
     assert await pgp_account.decrypt(message_id) == encryptable_part(PLAIN_MESSAGE)
 
 
@@ -287,12 +287,14 @@ async def test_uploaded_message_is_encrypted_except_draft(
     pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
     arguments = {"mailbox": {"path": "INBOX"}, "raw": PLAIN_MESSAGE.decode()}
-    answer = await call(pgp_account.client, "messageUpload", **arguments)
+    answer = await run_message_mutation(pgp_account.client, "messageUpload", **arguments)
     assert answer["errors"] == []
     assert await pgp_account.decrypt(
         global_ids.decode("Message", answer["message"]["id"])
     ) == encryptable_part(PLAIN_MESSAGE)
-    answer = await call(pgp_account.client, "messageUpload", **arguments, draft=True)
+    answer = await run_message_mutation(
+        pgp_account.client, "messageUpload", **arguments, draft=True
+    )
     assert answer["message"]["source"].encode() == PLAIN_MESSAGE
     mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
     response = await pgp_account.client.http.post(
@@ -303,7 +305,7 @@ async def test_uploaded_message_is_encrypted_except_draft(
     assert await pgp_account.decrypt(
         global_ids.decode("Message", response.json()["id"])
     ) == encryptable_part(LARGE_MESSAGE)
-    answer = await call(bob, "messageUpload", **arguments)
+    answer = await run_message_mutation(bob, "messageUpload", **arguments)
     assert answer["message"]["source"].encode() == PLAIN_MESSAGE
 
 
@@ -314,11 +316,11 @@ async def test_upload_to_several_users_is_encrypted_per_user(
     users = {
         "ids": [global_ids.encode("User", client.user.id) for client in (pgp_account.client, bob)]
     }
-    answer = await call(root, "messageUpload", **arguments, users=users)
+    answer = await run_message_mutation(root, "messageUpload", **arguments, users=users)
     assert answer["errors"] == []
     sql = "SELECT id FROM messages WHERE user_id = :u"
-    ((ada_message_id,),) = await rows(root.environment, sql, u=pgp_account.client.user.id)
-    ((bob_message_id,),) = await rows(root.environment, sql, u=bob.user.id)
+    ((ada_message_id,),) = await select_rows(root.environment, sql, u=pgp_account.client.user.id)
+    ((bob_message_id,),) = await select_rows(root.environment, sql, u=bob.user.id)
     assert await pgp_account.decrypt(ada_message_id) == encryptable_part(LARGE_MESSAGE)
     assert await load_source(bob, bob_message_id) == LARGE_MESSAGE
 
@@ -337,7 +339,10 @@ async def test_sent_copy_is_encrypted_but_outgoing_message_is_not(
     assert sent.submission is not None
     assert sent.message is not None
     assert BODY_TEXT.encode() in await pgp_account.decrypt(sent.message.id)
-    assert await blob_of(pgp_account.client.environment, sent.submission.id) != sent.message.blob_id
+    assert (
+        await load_submission_blob_id(pgp_account.client.environment, sent.submission.id)
+        != sent.message.blob_id
+    )
     draft = SendRequest(to=recipients, subject="Hi", text=BODY_TEXT, is_draft=True)
     saved_draft = await submission_create.send_message(client_context(pgp_account.client), draft)
     assert saved_draft.message is not None
@@ -351,7 +356,9 @@ async def test_upload_to_shared_mailbox_is_encrypted_to_its_owner(
     await make(client_context(pgp_account.client), NewMailboxes(["Team"], encrypt_messages=True))
     assert await share_mailbox(pgp_account.client, bob, "LOOKUP", "READ", "INSERT", "CREATE") == []
     mailbox = {"id": mailbox_global_id((await pgp_account.client.load_mailbox("Team")).id)}
-    answer = await call(bob, "messageUpload", mailbox=mailbox, raw=PLAIN_MESSAGE.decode())
+    answer = await run_message_mutation(
+        bob, "messageUpload", mailbox=mailbox, raw=PLAIN_MESSAGE.decode()
+    )
     assert answer["errors"] == []
     assert await pgp_account.decrypt(
         global_ids.decode("Message", answer["message"]["id"])
@@ -367,10 +374,10 @@ async def test_search_of_encrypted_message_finds_header_words_only(
     raw = raw_message("Pond", body=BODY_TEXT)
     await deliver_locally(pgp_account.client.environment, raw, pgp_account.client, bob)
     await index_worker.index_next_batch(pgp_account.client.environment)
-    assert await found(pgp_account.client, query="pond") == ["Pond"]
-    assert await found(pgp_account.client, query="herons") == []
-    assert await found(bob, query="herons") == ["Pond"]
-    message_rows = await rows(
+    assert await find_subjects(pgp_account.client, query="pond") == ["Pond"]
+    assert await find_subjects(pgp_account.client, query="herons") == []
+    assert await find_subjects(bob, query="herons") == ["Pond"]
+    message_rows = await select_rows(
         pgp_account.client.environment,
         "SELECT preview, encrypted, digest FROM messages WHERE user_id = :u",
         u=pgp_account.client.user.id,
@@ -421,7 +428,7 @@ async def test_encryption_setting_is_shown_and_writes_events(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     key = armored_public_key(make_secret_key("Ada"))
-    before = await reached(ada.environment, ada.user.id)
+    before = await load_stream_position(ada.environment, ada.user.id)
     assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
     assert await set_mailbox_encryption(ada, on=True) == []
     written_events = await load_journal_changes(ada.environment, ada.user.id, before)

@@ -8,9 +8,9 @@ from mail.mime import body_html_parts, body_text, parse_structure
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.queue_worker import relay, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.message_sources import upload
+from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.message_sources import upload_message
 
 TEXT_STARTS = [
     "Hello",
@@ -47,15 +47,15 @@ async def load_bodies(client: GraphQLClient, message_id: str) -> tuple[str, str]
 @pytest.mark.parametrize("files", [[], [ATTACHMENT]])
 async def test_draft_body_is_unchanged(ada: GraphQLClient, files: list[Any]) -> None:
     for text in TEXTS:
-        answer = await upload(ada, text=text, attachments=files)
+        answer = await upload_message(ada, text=text, attachments=files)
         assert answer["errors"] == []
         assert (await load_bodies(ada, answer["message"]["id"]))[0] == with_lf_line_ends(text), (
             repr(text)
         )
-        answer = await upload(ada, text=text, html=html_page(text), attachments=files)
+        answer = await upload_message(ada, text=text, html=html_page(text), attachments=files)
         stored = await load_bodies(ada, answer["message"]["id"])
         assert stored == (with_lf_line_ends(text), with_lf_line_ends(html_page(text))), repr(text)
-        answer = await upload(ada, html=html_page(text), attachments=files)
+        answer = await upload_message(ada, html=html_page(text), attachments=files)
         assert (await load_bodies(ada, answer["message"]["id"]))[1] == with_lf_line_ends(
             html_page(text)
         ), repr(text)
@@ -66,7 +66,10 @@ async def test_sent_text_is_the_same_for_recipients_and_sent_copy(
     ada: GraphQLClient, environment: Environment, arguments: dict[str, Any]
 ) -> None:
     copies = []
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         for nth, text in enumerate(TEXTS):
             body_fields = (
                 {**arguments, "html": html_page(text)} if "html" in arguments else arguments
@@ -79,11 +82,12 @@ async def test_sent_text_is_the_same_for_recipients_and_sent_copy(
             copies.append((await load_bodies(ada, answer["message"]["id"]))[0])
 
         async def has_received_all() -> bool:
-            return len(server.mails) == len(TEXTS)
+            return len(server.messages) == len(TEXTS)
 
-        await until(has_received_all)
+        await poll_until(has_received_all)
     raws = {
-        received_mail.to[0].partition("@")[0]: received_mail.raw for received_mail in server.mails
+        received_mail.to[0].partition("@")[0]: received_mail.raw
+        for received_mail in server.messages
     }
     assert copies == list(map(with_lf_line_ends, TEXTS))
     for nth, text in enumerate(TEXTS):

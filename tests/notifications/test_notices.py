@@ -12,8 +12,15 @@ from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from tests.conftest import GraphQLClient, client_context
 from tests.support.clients.change_followers import open_subscription
-from tests.support.operations.push_receivers import come
-from tests.support.servers.live_server import Follower, House, cursor, house, note, until
+from tests.support.operations.push_receivers import deliver_to_mailbox
+from tests.support.servers.live_server import (
+    LiveServer,
+    SubscriptionFollower,
+    record_journal_entry,
+    run_live_server,
+    stream_cursor,
+    wait_until,
+)
 
 NOTIFICATIONS_SUBSCRIPTION = """subscription ($after: Cursor) {
   notifications(after: $after) { kind title text at cursor hasMore message { id subject } } }"""
@@ -22,14 +29,14 @@ CURSOR_QUERY = "{ viewer { user { cursor } } }"
 
 @pytest.fixture
 async def live_server(environment: Environment, tmp_path: Path) -> Any:
-    async with house(environment, tmp_path) as live_server:
+    async with run_live_server(environment, tmp_path) as live_server:
         yield live_server
 
 
-def received_notifications(follower: Follower) -> list[Any]:
-    for payload in follower.got:
+def received_notifications(follower: SubscriptionFollower) -> list[Any]:
+    for payload in follower.payloads:
         assert not payload.get("errors"), payload
-    return [payload["data"]["notifications"] for payload in follower.got]
+    return [payload["data"]["notifications"] for payload in follower.payloads]
 
 
 async def current_cursor(client: GraphQLClient) -> str:
@@ -38,13 +45,13 @@ async def current_cursor(client: GraphQLClient) -> str:
 
 @pytest.mark.parametrize("transport", ["follow", "stream"])
 async def test_new_mail_notifies_only_its_owner(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, transport: str
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, transport: str
 ) -> None:
     ada_follower = await open_subscription(live_server, transport, ada, NOTIFICATIONS_SUBSCRIPTION)
     bob_follower = await open_subscription(live_server, transport, bob, NOTIFICATIONS_SUBSCRIPTION)
-    await come(ada, "Spam", into="Junk")
-    message = await come(ada, "Hello")
-    await until(lambda: ada_follower.got)
+    await deliver_to_mailbox(ada, "Spam", mailbox_path="Junk")
+    message = await deliver_to_mailbox(ada, "Hello")
+    await wait_until(lambda: ada_follower.payloads)
     (notification,) = received_notifications(ada_follower)
     message_id = global_ids.encode("Message", message.message_id)
     assert (notification["kind"], notification["title"], notification["text"]) == (
@@ -56,59 +63,61 @@ async def test_new_mail_notifies_only_its_owner(
         {"id": message_id, "subject": "Hello"},
         False,
     )
-    await come(bob, "His")
-    await until(lambda: bob_follower.got)
+    await deliver_to_mailbox(bob, "His")
+    await wait_until(lambda: bob_follower.payloads)
     assert [notification["text"] for notification in received_notifications(bob_follower)] == [
         "His"
     ]
-    assert len(ada_follower.got) == 1
+    assert len(ada_follower.payloads) == 1
     for follower in (ada_follower, bob_follower):
-        await follower.leave()
+        await follower.unsubscribe()
 
 
 async def test_subscription_continues_after_cursor_without_gaps(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     start = await current_cursor(ada)
     for n in range(3):
-        await come(ada, f"No. {n}")
+        await deliver_to_mailbox(ada, f"No. {n}")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
-    await until(lambda: len(follower.got) == 3)
+    await wait_until(lambda: len(follower.payloads) == 3)
     notifications = received_notifications(follower)
     assert [(notification["text"], notification["hasMore"]) for notification in notifications] == [
         ("No. 0", True), ("No. 1", True), ("No. 2", False),
     ]  # fmt: skip
-    await follower.leave()
+    await follower.unsubscribe()
     second_follower = await live_server.follow(
         ada, NOTIFICATIONS_SUBSCRIPTION, after=received_notifications(follower)[0]["cursor"]
     )
-    await until(lambda: len(second_follower.got) == 2)
+    await wait_until(lambda: len(second_follower.payloads) == 2)
     assert [notification["text"] for notification in received_notifications(second_follower)] == [
         "No. 1",
         "No. 2",
     ]
-    await second_follower.leave()
+    await second_follower.unsubscribe()
     resync_follower = await live_server.follow(
-        ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(ada, 10_000)
+        ada, NOTIFICATIONS_SUBSCRIPTION, after=stream_cursor(ada, 10_000)
     )
-    await until(lambda: resync_follower.got)
+    await wait_until(lambda: resync_follower.payloads)
     assert [notification["kind"] for notification in received_notifications(resync_follower)] == [
         "resync"
     ]
-    await resync_follower.leave()
+    await resync_follower.unsubscribe()
 
 
 async def test_cursor_of_another_user_is_refused(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=cursor(bob, 1))
-    await until(lambda: follower.got or follower.over)
-    assert "BAD_CURSOR" in str(follower.got or follower.over)
-    await follower.leave()
+    follower = await live_server.follow(
+        ada, NOTIFICATIONS_SUBSCRIPTION, after=stream_cursor(bob, 1)
+    )
+    await wait_until(lambda: follower.payloads or follower.end_frame)
+    assert "BAD_CURSOR" in str(follower.payloads or follower.end_frame)
+    await follower.unsubscribe()
 
 
 async def test_limits_sign_ins_and_bounces_are_notified(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     start = await current_cursor(ada)
     limit_facts = {
@@ -116,8 +125,8 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         "resetsAt": None,
     }  # fmt: skip
     user_id = ada.user.id
-    await note(ada, ChangeKind.LIMIT_REACHED, [user_id], **limit_facts)
-    await note(
+    await record_journal_entry(ada, ChangeKind.LIMIT_REACHED, [user_id], **limit_facts)
+    await record_journal_entry(
         ada,
         ChangeKind.LIMIT_REACHED,
         [user_id],
@@ -132,10 +141,10 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         await security_log.log_event_separately(
             client_context(ada), NewSecurityEvent(action, user_id, result, protocol="IMAP")
         )
-    await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
-    await note(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
+    await record_journal_entry(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="SENT")
+    await record_journal_entry(ada, ChangeKind.SUBMISSION_CHANGED, [7], state="FAILED")
     follower = await live_server.follow(ada, NOTIFICATIONS_SUBSCRIPTION, after=start)
-    await until(lambda: len(follower.got) == 6)
+    await wait_until(lambda: len(follower.payloads) == 6)
     assert [
         (notification["kind"], notification["title"])
         for notification in received_notifications(follower)
@@ -148,22 +157,22 @@ async def test_limits_sign_ins_and_bounces_are_notified(
         ("message.bounced", "A message could not be sent"),
     ]
     assert received_notifications(follower)[2]["text"] == "IMAP"
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_notifications_are_loaded_with_constant_statements(
-    live_server: House, ada: GraphQLClient, statements: list[str]
+    live_server: LiveServer, ada: GraphQLClient, statements: list[str]
 ) -> None:
     text = NOTIFICATIONS_SUBSCRIPTION.replace("message { id subject }", "")
 
     async def count_statements(message_count: int) -> int:
         start = await current_cursor(ada)
         for n in range(message_count):
-            await come(ada, f"{message_count} {n}")
+            await deliver_to_mailbox(ada, f"{message_count} {n}")
         del statements[:]
         follower = await live_server.follow(ada, text, after=start)
-        await until(lambda: len(follower.got) == message_count)
-        await follower.leave()
+        await wait_until(lambda: len(follower.payloads) == message_count)
+        await follower.unsubscribe()
         return len([statement for statement in statements if "FROM messages" in statement])
 
     assert await count_statements(1) == await count_statements(20) == 1

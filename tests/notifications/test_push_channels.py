@@ -17,25 +17,25 @@ from models.users.roles import AdminPermission, UserPermission
 from resolvers.admin import secret_rotation
 from tests.conftest import GraphQLClient, ManualClock, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
-from tests.support.operations.bulk_operations import call
+from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
+from tests.support.operations.bulk_operations import run_message_mutation
 from tests.support.operations.push_receivers import (
-    Browser,
-    bare,
-    channel,
-    come,
-    form,
-    http,
-    loose,
-    made,
-    pump,
-    raw_of,
-    set_,
-    texts,
-    worker_of,
+    PushSubscriber,
+    allow_local_pushes,
+    create_push_channel,
+    decode_base64url,
+    decode_form,
+    deliver_to_mailbox,
+    encode_base64url,
+    http_channel_input,
+    load_push_channel,
+    make_push_worker,
+    push_until_idle,
+    received_texts,
+    run_push_channel_set,
 )
-from tests.support.servers.webhook_receiver import Receiver, receiving
-from tests.support.stores.store_snapshot import everything
+from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
+from tests.support.stores.store_snapshot import snapshot_rows
 
 DELETE_MUTATION = """mutation ($ids: [ID!]!) { pushChannelDelete(input: {ids: $ids}) {
   deletedIds errors { code } } }"""
@@ -45,9 +45,11 @@ PUBLIC_KEY_QUERY = "{ pushPublicKey }"
 
 
 @pytest.fixture
-async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
-    async with receiving() as http_receiver:
-        loose(environment, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json")
+async def receiver(environment: Environment) -> AsyncIterator[WebhookReceiver]:
+    async with run_webhook_receiver() as http_receiver:
+        allow_local_pushes(
+            environment, pushover_url=f"http://127.0.0.1:{http_receiver.port}/1/messages.json"
+        )
         yield http_receiver
 
 
@@ -56,25 +58,25 @@ def paths_and_constraints(payload: Any) -> list[Any]:
 
 
 async def test_received_message_is_pushed_by_pushover(
-    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
-    await made(ada, key="user-key", token="app-token")  # noqa: S106
-    await come(ada, "Hello", From="Bob <bob@example.net>")
-    await pump(worker_of(ada.environment))
-    (request,) = receiver.got
+    await create_push_channel(ada, key="user-key", token="app-token")  # noqa: S106
+    await deliver_to_mailbox(ada, "Hello", From="Bob <bob@example.net>")
+    await push_until_idle(make_push_worker(ada.environment))
+    (request,) = receiver.requests
     assert request.path == "/1/messages.json"
-    assert form(request) == {
+    assert decode_form(request) == {
         "token": "app-token", "user": "user-key", "title": "Bob", "message": "Hello",
         "priority": "0",
     }  # fmt: skip
-    shown_channel = await channel(ada)
+    shown_channel = await load_push_channel(ada)
     assert (shown_channel["lastError"], shown_channel["lastPushAt"]) == (
         None,
         "2030-01-01T00:00:00Z",
     )
     clock.tick(hours=1)
-    await pump(worker_of(ada.environment))
-    assert len(receiver.got) == 1
+    await push_until_idle(make_push_worker(ada.environment))
+    assert len(receiver.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -88,14 +90,14 @@ async def test_web_push_is_encrypted_and_signed_for_the_browser(
     contact: str,
     expected_subject: str,
 ) -> None:
-    loose(environment, push_contact=contact, hostname="mx")
-    async with receiving(server_tls()) as service:
-        browser = Browser(service.port)
-        await made(ada, kind="WEB_PUSH", endpoint=browser.subscription)
-        message = await come(ada, "Grüße", From="Bob <bob@example.net>")
-        await pump(worker_of(environment, trusted_context=trust()))
-    (request,) = service.got
-    assert browser.read(request) == {
+    allow_local_pushes(environment, push_contact=contact, hostname="mx")
+    async with run_webhook_receiver(server_tls_context()) as service:
+        browser = PushSubscriber(service.port)
+        await create_push_channel(ada, kind="WEB_PUSH", endpoint=browser.subscription)
+        message = await deliver_to_mailbox(ada, "Grüße", From="Bob <bob@example.net>")
+        await push_until_idle(make_push_worker(environment, trusted_context=trusting_tls_context()))
+    (request,) = service.requests
+    assert browser.decrypt_push(request) == {
         "title": "Bob", "body": "Grüße", "count": 1,
         "message": global_ids.encode("Message", message.message_id),
     }  # fmt: skip
@@ -105,14 +107,14 @@ async def test_web_push_is_encrypted_and_signed_for_the_browser(
     assert scheme == "vapid"
     assert vapid_fields["k"] == (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
     jwt_header, claims, signature = vapid_fields["t"].split(".")
-    jwt_claims = json.loads(raw_of(claims))
+    jwt_claims = json.loads(decode_base64url(claims))
     assert jwt_claims["aud"] == f"https://127.0.0.1:{service.port}"
     assert jwt_claims["sub"] == expected_subject
     assert 0 < jwt_claims["exp"] - clock().timestamp() <= 24 * 3600
-    raw_signature = raw_of(signature)
+    raw_signature = decode_base64url(signature)
     signature_integers = int.from_bytes(raw_signature[:32]), int.from_bytes(raw_signature[32:])
     public_key = ec.EllipticCurvePublicKey.from_encoded_point(
-        ec.SECP256R1(), raw_of(vapid_fields["k"])
+        ec.SECP256R1(), decode_base64url(vapid_fields["k"])
     )
     public_key.verify(
         encode_dss_signature(*signature_integers),
@@ -121,11 +123,14 @@ async def test_web_push_is_encrypted_and_signed_for_the_browser(
     )
 
 
-async def test_http_push_has_ntfy_headers(ada: GraphQLClient, receiver: Receiver) -> None:
-    await made(ada, **http(receiver, token="tk_1", title="{SENDER_NAME}: Grüße"))  # noqa: S106
-    await come(ada, "Hello", From="Zoë <zoe@example.net>")
-    await pump(worker_of(ada.environment))
-    (request,) = receiver.got
+async def test_http_push_has_ntfy_headers(ada: GraphQLClient, receiver: WebhookReceiver) -> None:
+    await create_push_channel(
+        ada,
+        **http_channel_input(receiver, token="tk_1", title="{SENDER_NAME}: Grüße"),  # noqa: S106
+    )
+    await deliver_to_mailbox(ada, "Hello", From="Zoë <zoe@example.net>")
+    await push_until_idle(make_push_worker(ada.environment))
+    (request,) = receiver.requests
     assert (request.path, request.raw) == ("/topic", b"Hello")
     assert request.headers["authorization"] == "Bearer tk_1"
     assert request.headers["priority"] == "default"
@@ -134,20 +139,20 @@ async def test_http_push_has_ntfy_headers(ada: GraphQLClient, receiver: Receiver
 
 
 async def test_placeholders_are_replaced_once_without_header_injection(
-    ada: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     title = "{SENDER} {SENDER_ADDRESS} {NOTHING}"
     text = "{SUBJECT}|{TO_NAME}|{TO_ADDRESS}|{MSG_ID}"
-    await made(ada, **http(receiver, title=title, text=text))
-    await come(
+    await create_push_channel(ada, **http_channel_input(receiver, title=title, text=text))
+    await deliver_to_mailbox(
         ada,
         "{SENDER} =?utf-8?q?a=0D=0AX-Evil=3A_1?=",
         From="=?utf-8?q?Bob=0D=0AX-Evil=3A_1?= <bob@example.net>",
         To="Ada <ada@example.org>",
         Message_ID="<1@example.net>",
     )
-    await pump(worker_of(ada.environment))
-    (request,) = receiver.got
+    await push_until_idle(make_push_worker(ada.environment))
+    (request,) = receiver.requests
     assert "x-evil" not in request.headers
     assert request.headers["title"].endswith("bob@example.net {NOTHING}")
     subject, *others = request.raw.decode().split("|")
@@ -155,15 +160,19 @@ async def test_placeholders_are_replaced_once_without_header_injection(
     assert others == ["Ada", "ada@example.org", "<1@example.net>"]
 
 
-async def test_sender_filters_select_messages(ada: GraphQLClient, receiver: Receiver) -> None:
-    await made(
+async def test_sender_filters_select_messages(
+    ada: GraphQLClient, receiver: WebhookReceiver
+) -> None:
+    await create_push_channel(
         ada,
-        **http(receiver, senders=["bob@example.net", "@work.example"], sendersRegex="/^b.b@x/i"),
+        **http_channel_input(
+            receiver, senders=["bob@example.net", "@work.example"], sendersRegex="/^b.b@x/i"
+        ),
     )
     for sender in ("bob@example.net", "eve@example.net", "any@work.example", "BAB@xy.example"):
-        await come(ada, f"From {sender}", From=sender)
-        await pump(worker_of(ada.environment))
-    assert texts(receiver) == [
+        await deliver_to_mailbox(ada, f"From {sender}", From=sender)
+        await push_until_idle(make_push_worker(ada.environment))
+    assert received_texts(receiver) == [
         "From bob@example.net", "From any@work.example", "From BAB@xy.example",
     ]  # fmt: skip
 
@@ -173,120 +182,123 @@ async def test_sender_filters_select_messages(ada: GraphQLClient, receiver: Rece
     [{"X-Priority": "1 (Highest)"}, {"Importance": "High"}, {"Priority": "urgent"}],
 )
 async def test_priority_filter_pushes_only_urgent_messages(
-    ada: GraphQLClient, receiver: Receiver, priority_header: dict[str, str]
+    ada: GraphQLClient, receiver: WebhookReceiver, priority_header: dict[str, str]
 ) -> None:
-    await made(ada, key="k", token="t", onlyPriority=True, evaluatePriority=True)  # noqa: S106
-    await come(ada, "Later", **{"X-Priority": "3"})
-    await come(ada, "Now", **priority_header)
-    await pump(worker_of(ada.environment))
-    assert [(form(request)["message"], form(request)["priority"]) for request in receiver.got] == [
-        ("Now", "1")
-    ]
+    await create_push_channel(ada, key="k", token="t", onlyPriority=True, evaluatePriority=True)  # noqa: S106
+    await deliver_to_mailbox(ada, "Later", **{"X-Priority": "3"})
+    await deliver_to_mailbox(ada, "Now", **priority_header)
+    await push_until_idle(make_push_worker(ada.environment))
+    assert [
+        (decode_form(request)["message"], decode_form(request)["priority"])
+        for request in receiver.requests
+    ] == [("Now", "1")]
 
 
 async def test_only_unread_messages_in_selected_mailboxes_are_pushed(
-    ada: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     create = """mutation ($p: [String!]!) { mailboxCreate(input: {paths: $p}) {
       mailboxes { id } errors { code } } }"""
     (lists_mailbox,) = (await ada(create, p=["Lists"]))["mailboxCreate"]["mailboxes"]
-    await made(ada, **http(receiver))
-    worker = worker_of(ada.environment)
+    await create_push_channel(ada, **http_channel_input(receiver))
+    worker = make_push_worker(ada.environment)
     for path in ("Lists", "Junk", "INBOX"):
-        await come(ada, f"To {path}", into=path)
-        await pump(worker)
-    assert texts(receiver) == ["To INBOX"]
-    await made(ada, kind="HTTP", mailboxes=[{"path": "Lists"}])
-    assert (await channel(ada))["mailboxes"] == [{"path": "Lists"}]
+        await deliver_to_mailbox(ada, f"To {path}", mailbox_path=path)
+        await push_until_idle(worker)
+    assert received_texts(receiver) == ["To INBOX"]
+    await create_push_channel(ada, kind="HTTP", mailboxes=[{"path": "Lists"}])
+    assert (await load_push_channel(ada))["mailboxes"] == [{"path": "Lists"}]
     for path in ("Lists", "INBOX"):
-        await come(ada, f"Again to {path}", into=path)
-        await pump(worker)
-    assert texts(receiver) == ["To INBOX", "Again to Lists"]
+        await deliver_to_mailbox(ada, f"Again to {path}", mailbox_path=path)
+        await push_until_idle(worker)
+    assert received_texts(receiver) == ["To INBOX", "Again to Lists"]
     delete_mutation = (
         "mutation ($id: ID!) { mailboxDelete(input: {mailboxes: [{id: $id}]}) { errors { code } } }"
     )
     assert (await ada(delete_mutation, id=lists_mailbox["id"]))["mailboxDelete"]["errors"] == []
-    assert (await channel(ada))["mailboxes"] == []
-    read_message = await come(ada, "Read at once")
-    await call(
+    assert (await load_push_channel(ada))["mailboxes"] == []
+    read_message = await deliver_to_mailbox(ada, "Read at once")
+    await run_message_mutation(
         ada,
         "messageUpdate",
         select={"ids": [global_ids.encode("Message", read_message.message_id)]},
         set={"seen": True},
     )
-    await come(ada, "Last")
-    await pump(worker)
-    assert texts(receiver)[2:] == ["Last"]
+    await deliver_to_mailbox(ada, "Last")
+    await push_until_idle(worker)
+    assert received_texts(receiver)[2:] == ["Last"]
 
 
 async def test_muted_threads_and_uploaded_messages_are_not_pushed(
-    ada: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    await made(ada, **http(receiver))
-    worker = worker_of(ada.environment)
-    await come(ada, "Talk", Message_ID="<t@example.net>")
-    await pump(worker)
+    await create_push_channel(ada, **http_channel_input(receiver))
+    worker = make_push_worker(ada.environment)
+    await deliver_to_mailbox(ada, "Talk", Message_ID="<t@example.net>")
+    await push_until_idle(worker)
     threads = "{ viewer { user { messages { nodes { thread { id } } } } } }"
     (node,) = (await ada(threads))["viewer"]["user"]["messages"]["nodes"]
     mute = """mutation ($id: ID!) { threadUpdate(input: {ids: [$id], muted: true}) {
       errors { code } } }"""
     await ada(mute, id=node["thread"]["id"])
-    await come(ada, "Re: Talk", In_Reply_To="<t@example.net>")
+    await deliver_to_mailbox(ada, "Re: Talk", In_Reply_To="<t@example.net>")
     upload = """mutation { messageUpload(input: {mailbox: {path: "INBOX"}, subject: "Put in",
       text: "x"}) { errors { code } } }"""
     assert (await ada(upload))["messageUpload"]["errors"] == []
-    await pump(worker)
-    assert texts(receiver) == ["Talk"]
+    await push_until_idle(worker)
+    assert received_texts(receiver) == ["Talk"]
 
 
 async def test_several_messages_are_one_push_without_sender(
-    ada: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
-    await made(ada, **http(receiver, title="Mail from {SENDER}"))
-    worker = worker_of(ada.environment)
+    await create_push_channel(ada, **http_channel_input(receiver, title="Mail from {SENDER}"))
+    worker = make_push_worker(ada.environment)
     for n in range(12):
-        await come(ada, f"No. {n}", From="bob@example.net")
-    await pump(worker)
-    assert texts(receiver) == ["12 new messages"]
-    assert receiver.got[0].headers["title"] == "New mail"
+        await deliver_to_mailbox(ada, f"No. {n}", From="bob@example.net")
+    await push_until_idle(worker)
+    assert received_texts(receiver) == ["12 new messages"]
+    assert receiver.requests[0].headers["title"] == "New mail"
     for n in range(10):
-        await come(ada, f"Then {n}")
-        await pump(worker)
-    assert len(receiver.got) == 5  # the maximum per minute
+        await deliver_to_mailbox(ada, f"Then {n}")
+        await push_until_idle(worker)
+    assert len(receiver.requests) == 5  # the maximum per minute
     clock.tick(seconds=61)
-    await pump(worker)
-    assert texts(receiver)[5:] == ["6 new messages"]
+    await push_until_idle(worker)
+    assert received_texts(receiver)[5:] == ["6 new messages"]
 
 
 async def test_messages_before_activation_are_not_pushed(
-    ada: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    await come(ada, "Before")
-    await made(ada, **http(receiver))
-    worker = worker_of(ada.environment)
+    await deliver_to_mailbox(ada, "Before")
+    await create_push_channel(ada, **http_channel_input(receiver))
+    worker = make_push_worker(ada.environment)
     for active in (False, True):
-        await made(ada, kind="HTTP", active=active)
-        await come(ada, f"While {active}")
-        await pump(worker)
-    assert texts(receiver) == ["While True"]
+        await create_push_channel(ada, kind="HTTP", active=active)
+        await deliver_to_mailbox(ada, f"While {active}")
+        await push_until_idle(worker)
+    assert received_texts(receiver) == ["While True"]
 
 
 async def test_test_push_is_sent_by_inactive_channel(
-    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    channel_id = await made(ada, **http(receiver, active=False, title="Ping"))
+    channel_id = await create_push_channel(
+        ada, **http_channel_input(receiver, active=False, title="Ping")
+    )
     assert (await bob(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == [
         {"code": "NOT_FOUND"}
     ]
     assert (await ada(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == []
-    await pump(worker_of(ada.environment))
-    await pump(worker_of(ada.environment))
-    (request,) = receiver.got
+    await push_until_idle(make_push_worker(ada.environment))
+    await push_until_idle(make_push_worker(ada.environment))
+    (request,) = receiver.requests
     assert (request.headers["title"], request.raw) == ("Ping", b"This is a test")
-    assert (await channel(ada))["lastPushAt"] is not None
+    assert (await load_push_channel(ada))["lastPushAt"] is not None
 
 
-INVALID_P256_KEY = bare(b"\4" + b"\1" * 64)  # no point of the curve
+INVALID_P256_KEY = encode_base64url(b"\4" + b"\1" * 64)  # no point of the curve
 
 
 @pytest.mark.parametrize(
@@ -309,7 +321,7 @@ INVALID_P256_KEY = bare(b"\4" + b"\1" * 64)  # no point of the curve
                 "kind": "WEB_PUSH",
                 "endpoint": {
                     "endpoint": "https://x.example",
-                    "keys": {"p256dh": INVALID_P256_KEY, "auth": bare(b"a" * 16)},
+                    "keys": {"p256dh": INVALID_P256_KEY, "auth": encode_base64url(b"a" * 16)},
                 },
             },
             [(["endpoint"], "format")],
@@ -338,17 +350,23 @@ INVALID_P256_KEY = bare(b"\4" + b"\1" * 64)  # no point of the curve
 async def test_invalid_channel_is_refused_and_not_stored(
     ada: GraphQLClient, fields: dict[str, Any], expected: Any
 ) -> None:
-    assert paths_and_constraints(await set_(ada, **fields)) == expected
+    assert paths_and_constraints(await run_push_channel_set(ada, **fields)) == expected
     assert (await ada("{ viewer { user { pushChannels { id } } } }"))["viewer"]["user"] == {
         "pushChannels": []
     }
 
 
 async def test_channel_of_a_kind_is_unique_and_partially_updated(
-    ada: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    channel_id = await made(ada, key="k1", token="t1", text="A", senders=["x.example"])  # noqa: S106
-    payload = await set_(ada, key="k2", text=None, onlyPriority=True, senders=None)
+    channel_id = await create_push_channel(
+        ada,
+        key="k1",
+        token="t1",  # noqa: S106
+        text="A",
+        senders=["x.example"],
+    )
+    payload = await run_push_channel_set(ada, key="k2", text=None, onlyPriority=True, senders=None)
     (updated_channel,) = payload["channels"]
     assert updated_channel["id"] == channel_id
     assert (
@@ -356,21 +374,21 @@ async def test_channel_of_a_kind_is_unique_and_partially_updated(
         updated_channel["onlyPriority"],
         updated_channel["senders"],
     ) == (None, True, [])
-    await made(ada, key="k2", onlyPriority=False)
-    await come(ada, "Hello")
-    await pump(worker_of(ada.environment))
-    assert [form(receiver.got[0])[name] for name in ("user", "token")] == ["k2", "t1"]
+    await create_push_channel(ada, key="k2", onlyPriority=False)
+    await deliver_to_mailbox(ada, "Hello")
+    await push_until_idle(make_push_worker(ada.environment))
+    assert [decode_form(receiver.requests[0])[name] for name in ("user", "token")] == ["k2", "t1"]
 
 
 async def test_secrets_are_encrypted_hidden_and_can_be_reencrypted(
-    ada: GraphQLClient, environment: Environment, receiver: Receiver, root: GraphQLClient
+    ada: GraphQLClient, environment: Environment, receiver: WebhookReceiver, root: GraphQLClient
 ) -> None:
-    fields = http(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
-    payload = await set_(root, **fields)
-    await set_(ada, key="KEY-SECRET", token="t")  # noqa: S106
+    fields = http_channel_input(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
+    payload = await run_push_channel_set(root, **fields)
+    await run_push_channel_set(ada, key="KEY-SECRET", token="t")  # noqa: S106
     public_key = (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
-    assert len(raw_of(public_key)) == 65
-    rows = str(await everything(environment))
+    assert len(decode_base64url(public_key)) == 65
+    rows = str(await snapshot_rows(environment))
     for secret in ("SECRET", f"{receiver.port}/topic"):
         assert secret not in rows
         assert secret not in str(payload)
@@ -379,35 +397,39 @@ async def test_secrets_are_encrypted_hidden_and_can_be_reencrypted(
     rotation = await secret_rotation.reencrypt_all(environment)
     assert (rotation.reencrypted_count, rotation.failed_contexts) == (3, [])
     object.__setattr__(environment, "secret_box", SecretBox({"newer": b"n" * 32}))
-    await come(ada, "Hello")
-    await pump(worker_of(environment))
-    assert len(receiver.got) == 2
+    await deliver_to_mailbox(ada, "Hello")
+    await push_until_idle(make_push_worker(environment))
+    assert len(receiver.requests) == 2
     assert (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"] == public_key
 
 
 async def test_channel_is_hidden_from_other_users(
-    ada: GraphQLClient, bob: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    channel_id = await made(ada, **http(receiver))
+    channel_id = await create_push_channel(ada, **http_channel_input(receiver))
     node_query = "query ($id: ID!) { node(id: $id) { ... on PushChannel { kind } } }"
     assert (await ada(node_query, id=channel_id))["node"] == {"kind": "HTTP"}
     assert (await bob(node_query, id=channel_id))["node"] is None
     assert (await bob(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["errors"] == [
         {"code": "NOT_FOUND"}
     ]
-    payload = await set_(bob, **http(receiver, users={"usernames": ["ada"]}))
+    payload = await run_push_channel_set(
+        bob, **http_channel_input(receiver, users={"usernames": ["ada"]})
+    )
     assert paths_and_constraints(payload)[0][1] == "NOT_FOUND"
     mailbox_id = global_ids.encode("Mailbox", (await ada.load_mailbox()).id)
     assert (
-        paths_and_constraints(await set_(bob, **http(receiver, mailboxes=[{"id": mailbox_id}])))[0][
-            1
-        ]
+        paths_and_constraints(
+            await run_push_channel_set(
+                bob, **http_channel_input(receiver, mailboxes=[{"id": mailbox_id}])
+            )
+        )[0][1]
         == "NOT_FOUND"
     )
-    await made(bob, **http(receiver, title="Bob's"))
-    await come(bob, "His")
-    await pump(worker_of(ada.environment))
-    assert [request.headers["title"] for request in receiver.got] == ["Bob's"]
+    await create_push_channel(bob, **http_channel_input(receiver, title="Bob's"))
+    await deliver_to_mailbox(bob, "His")
+    await push_until_idle(make_push_worker(ada.environment))
+    assert [request.headers["title"] for request in receiver.requests] == ["Bob's"]
     assert (await ada(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["deletedIds"] == [
         channel_id
     ]
@@ -415,10 +437,11 @@ async def test_channel_is_hidden_from_other_users(
 
 
 async def test_admin_sets_channels_of_users_and_security_log_has_it(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    payload = await set_(
-        root, **http(receiver, users={"domains": ["example.org"]}, title="{TO_ADDRESS}")
+    payload = await run_push_channel_set(
+        root,
+        **http_channel_input(receiver, users={"domains": ["example.org"]}, title="{TO_ADDRESS}"),
     )
     assert [shown_channel["user"]["username"] for shown_channel in payload["channels"]] == [
         "ada",
@@ -429,30 +452,34 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
     assert entry["action"] == "push channel set"
     assert entry["by"]
     for client in (ada, bob):
-        await come(client, "Hello", To=client.address)
-    await pump(worker_of(ada.environment))
-    titles = sorted(request.headers["title"] for request in receiver.got)
+        await deliver_to_mailbox(client, "Hello", To=client.address)
+    await push_until_idle(make_push_worker(ada.environment))
+    titles = sorted(request.headers["title"] for request in receiver.requests)
     assert titles == ["ada@example.org", "bob@example.org"]
 
 
 async def test_push_permission_is_required_of_users_and_admins(
-    ada: GraphQLClient, environment: Environment, receiver: Receiver
+    ada: GraphQLClient, environment: Environment, receiver: WebhookReceiver
 ) -> None:
     client_without_permission = await make_client(environment, ada.http, "bare", permissions=[])
     mutation = """mutation { pushChannelSet(input: {}) { errors { ... on ForbiddenError {
       requires } } } }"""
     errors = (await client_without_permission(mutation))["pushChannelSet"]["errors"]
     assert errors == [{"requires": UserPermission.PUSHOVER}]
-    fields = http(receiver, users={"usernames": ["ada"]})
+    fields = http_channel_input(receiver, users={"usernames": ["ada"]})
     login_as_admin = await make_domain_admin(
         environment, ada.http, "over", [AdminPermission.LOGIN_AS]
     )
-    assert paths_and_constraints(await set_(login_as_admin, **fields)) == [([], "FORBIDDEN")]
+    assert paths_and_constraints(await run_push_channel_set(login_as_admin, **fields)) == [
+        ([], "FORBIDDEN")
+    ]
     push_admin = await make_domain_admin(environment, ada.http, "half", [AdminPermission.PUSHOVER])
-    assert paths_and_constraints(await set_(push_admin, **fields)) == [([], "FORBIDDEN")]
+    assert paths_and_constraints(await run_push_channel_set(push_admin, **fields)) == [
+        ([], "FORBIDDEN")
+    ]
     permissions = [AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS]
     full_admin = await make_domain_admin(environment, ada.http, "under", permissions)
-    assert paths_and_constraints(await set_(full_admin, **fields)) == []
+    assert paths_and_constraints(await run_push_channel_set(full_admin, **fields)) == []
     channels_query = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'
     assert (await login_as_admin(channels_query))["user"]["pushChannels"] == []
     assert (await full_admin(channels_query))["user"]["pushChannels"] == [{"kind": "HTTP"}]
@@ -462,13 +489,15 @@ async def test_channels_are_listed_with_constant_statements(
     ada: GraphQLClient,
     root: GraphQLClient,
     environment: Environment,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     statements: list[str],
 ) -> None:
     text = """{ users(first: 50) { nodes { username pushChannels { kind user { username }
       mailboxes { path } } } } }"""
-    fields = http(receiver, users={"domains": ["example.org"]}, mailboxes=[{"path": "INBOX"}])
-    await set_(root, **fields)
+    fields = http_channel_input(
+        receiver, users={"domains": ["example.org"]}, mailboxes=[{"path": "INBOX"}]
+    )
+    await run_push_channel_set(root, **fields)
 
     async def count_statements() -> int:
         await root(text)
@@ -480,5 +509,5 @@ async def test_channels_are_listed_with_constant_statements(
     expected_count = await count_statements()
     for n in range(19):
         await make_client(environment, ada.http, f"user{n}")
-    await set_(root, **fields)
+    await run_push_channel_set(root, **fields)
     assert await count_statements() == expected_count

@@ -12,35 +12,38 @@ from models.runtime.environment import Environment
 from resolvers.notifications import webhook_worker
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.servers.webhook_receiver import (
-    Receiver,
-    log_of,
-    made,
-    pump,
-    receiving,
-    worker_of,
+    WebhookReceiver,
+    create_webhook,
+    load_webhook_log,
+    make_webhook_worker,
+    post_until_idle,
+    run_webhook_receiver,
 )
-from tests.support.servers.webhook_receiver import inward as let_inward
-from tests.support.stores.query_plans import explained
+from tests.support.servers.webhook_receiver import allow_local_webhooks as let_inward
+from tests.support.stores.query_plans import record_query_plans
 
 
 @pytest.fixture
-async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
+async def receiver(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     let_inward(environment)
-    async with receiving() as http_receiver:
+    async with run_webhook_receiver() as http_receiver:
         yield http_receiver
 
 
 async def test_log_has_maximum_length(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    receiver: WebhookReceiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 3)
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     for n in range(6):
         await deliver_to(ada, f"No. {n}")
-    worker = worker_of(ada.environment)
-    await pump(worker)
+    worker = make_webhook_worker(ada.environment)
+    await post_until_idle(worker)
     await webhook_worker.delete_old_deliveries_each_minute(worker)
-    nodes = (await log_of(root, webhook_id))["deliveries"]["nodes"]
+    nodes = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
     assert [node["body"]["objects"][0]["uid"] for node in nodes] == [6, 5, 4]
 
 
@@ -77,14 +80,14 @@ async def test_old_deliveries_are_deleted_with_constant_statements(
     webhook_ids, statement_counts = list[int](), list[int]()
     for new_count in (1, 19):
         for _ in range(new_count):
-            global_id, _ = await made(root, "http://127.0.0.1:1/", "message.*")
+            global_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "message.*")
             webhook_ids.append(global_ids.decode("Webhook", global_id))
         for webhook_id in webhook_ids:
             await add_deliveries(environment, webhook_id, PostState.DONE, 5)
             await add_deliveries(environment, webhook_id, PostState.DEAD, 4)
             await add_deliveries(environment, webhook_id, PostState.WAITING, 6)
         del statements[:]
-        await webhook_worker.delete_old_deliveries_each_minute(worker_of(environment))
+        await webhook_worker.delete_old_deliveries_each_minute(make_webhook_worker(environment))
         statement_counts.append(
             len([statement for statement in statements if "webhook" in statement])
         )
@@ -96,7 +99,7 @@ async def test_old_deliveries_are_deleted_with_constant_statements(
     )
     assert counts[webhook_ids[0], PostState.WAITING] == 12
     del statements[:]
-    await webhook_worker.delete_old_deliveries_each_minute(worker_of(environment))
+    await webhook_worker.delete_old_deliveries_each_minute(make_webhook_worker(environment))
     assert (
         len([statement for statement in statements if "webhook" in statement]) == 1
     )  # no delivery to delete
@@ -108,18 +111,18 @@ async def test_old_deliveries_are_found_by_index(
     monkeypatch.setattr("resolvers.notifications.webhook_worker.MAX_STORED_DELIVERIES", 50)
     let_inward(environment)
     for _ in range(20):
-        webhook_id, _ = await made(root, "http://127.0.0.1:1/", "message.*")
+        webhook_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "message.*")
         await add_deliveries(
             environment, global_ids.decode("Webhook", webhook_id), PostState.DONE, 100
         )
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE webhook_deliveries"))
-    with explained(environment) as plans:
-        plan = await plans.of(
-            webhook_worker.delete_old_deliveries_each_minute(worker_of(environment)),
+    with record_query_plans(environment) as plans:
+        plan = await plans.explain_select(
+            webhook_worker.delete_old_deliveries_each_minute(make_webhook_worker(environment)),
             "webhooks",
-            asking="OFFSET",
+            containing="OFFSET",
         )
     assert "webhook_deliveries_ended" in plan, plan
     assert "SCAN webhook_deliveries" not in plan, plan

@@ -26,32 +26,32 @@ from resolvers.notifications import webhook_worker
 from resolvers.notifications.webhook_feed import create_deliveries_if_webhooks_active
 from resolvers.notifications.webhook_worker import FAILURES_BEFORE_PAUSE, MAX_ATTEMPTS
 from tests.conftest import GraphQLClient, ManualClock, deliver_to
-from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
+from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
 from tests.support.servers.webhook_receiver import (
-    Got,
-    Receiver,
-    log_of,
-    made,
-    pump,
-    receiving,
-    worker_of,
+    ReceivedRequest,
+    WebhookReceiver,
+    create_webhook,
+    load_webhook_log,
+    make_webhook_worker,
+    post_until_idle,
+    run_webhook_receiver,
 )
-from tests.support.servers.webhook_receiver import inward as let_inward
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.servers.webhook_receiver import allow_local_webhooks as let_inward
+from tests.support.stores.other_processes import deregister_as_dead
 
 UNAVAILABLE_RESPONSE = b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
+async def receiver(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     let_inward(environment)
-    async with receiving() as http_receiver:
+    async with run_webhook_receiver() as http_receiver:
         yield http_receiver
 
 
 async def delivery_states(client: GraphQLClient, webhook_id: str) -> list[str]:
     """Return the states of the deliveries, oldest first."""
-    nodes = (await log_of(client, webhook_id))["deliveries"]["nodes"]
+    nodes = (await load_webhook_log(client, webhook_id))["deliveries"]["nodes"]
     return [node["state"] for node in reversed(nodes)]
 
 
@@ -59,97 +59,104 @@ async def test_failed_delivery_is_retried_in_order(
     ada: GraphQLClient,
     bob: GraphQLClient,
     root: GraphQLClient,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     clock: ManualClock,
 ) -> None:
     environment, failing = ada.environment, [True]
 
-    async def answer(request: Got, writer: asyncio.StreamWriter) -> None:
+    async def answer(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         of_ada = request.body["user"]["username"] == "ada"
         writer.write(UNAVAILABLE_RESPONSE if of_ada and failing else b"HTTP/1.1 204 No\r\n\r\n")
 
-    receiver.answer = answer
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    receiver.response = answer
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     for subject in ("One", "Two"):
         await deliver_to(ada, subject)
     await deliver_to(bob, "His")
-    worker = worker_of(environment)
-    await pump(worker)
-    assert sorted(request.body["user"]["username"] for request in receiver.got) == ["ada", "bob"]
+    worker = make_webhook_worker(environment)
+    await post_until_idle(worker)
+    assert sorted(request.body["user"]["username"] for request in receiver.requests) == [
+        "ada",
+        "bob",
+    ]
     assert await delivery_states(root, webhook_id) == ["WAITING", "WAITING", "DONE"]
-    await pump(worker)
-    assert len(receiver.got) == 2  # the retry is not due
+    await post_until_idle(worker)
+    assert len(receiver.requests) == 2  # the retry is not due
     failing.clear()
     clock.tick(seconds=7)
-    await pump(worker)
-    of_ada = [request for request in receiver.got if request.body["user"]["username"] == "ada"]
+    await post_until_idle(worker)
+    of_ada = [request for request in receiver.requests if request.body["user"]["username"] == "ada"]
     assert [request.body["objects"][0]["uid"] for request in of_ada] == [1, 1, 2]
     assert of_ada[0].body == of_ada[1].body
-    log = await log_of(root, webhook_id)
+    log = await load_webhook_log(root, webhook_id)
     assert log["failures"] == 0
     assert {(n["state"], n["error"]) for n in log["deliveries"]["nodes"]} == {("DONE", None)}
 
 
 async def test_expired_delivery_is_dead_and_next_one_is_sent(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
-    receiver.answer = UNAVAILABLE_RESPONSE
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    receiver.response = UNAVAILABLE_RESPONSE
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada, "Poison")
-    worker = worker_of(ada.environment)
+    worker = make_webhook_worker(ada.environment)
     for _ in range(MAX_ATTEMPTS):
-        await pump(worker)
+        await post_until_idle(worker)
         clock.tick(hours=1)
     clock.tick(hours=20)
     await deliver_to(ada, "Good")
-    await pump(worker)
-    receiver.answer = b"HTTP/1.1 200 OK\r\n\r\n"
+    await post_until_idle(worker)
+    receiver.response = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=5)
-    await pump(worker)
+    await post_until_idle(worker)
     assert await delivery_states(root, webhook_id) == ["DEAD", "DONE"]
-    assert receiver.got[-1].body["objects"][0]["uid"] == 2
+    assert receiver.requests[-1].body["objects"][0]["uid"] == 2
 
 
 async def test_failing_receiver_is_paused_and_probed_once(
     ada: GraphQLClient,
     bob: GraphQLClient,
     root: GraphQLClient,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     clock: ManualClock,
 ) -> None:
-    receiver.answer = UNAVAILABLE_RESPONSE
-    webhook_id, _ = await made(root, receiver.url, "message.received")
-    worker = worker_of(ada.environment)
+    receiver.response = UNAVAILABLE_RESPONSE
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+    worker = make_webhook_worker(ada.environment)
     for _ in range(FAILURES_BEFORE_PAUSE):
         await deliver_to(ada)
-        await pump(worker)
+        await post_until_idle(worker)
         clock.tick(minutes=30)
-    attempt_count = len(receiver.got)
-    assert (await log_of(root, webhook_id))["failures"] == attempt_count == FAILURES_BEFORE_PAUSE
+    attempt_count = len(receiver.requests)
+    assert (
+        (await load_webhook_log(root, webhook_id))["failures"]
+        == attempt_count
+        == FAILURES_BEFORE_PAUSE
+    )
     await deliver_to(bob)
-    await pump(worker)
-    assert len(receiver.got) == attempt_count + 1  # although two lanes were due
-    await pump(worker)
-    assert len(receiver.got) == attempt_count + 1  # paused
-    receiver.answer = b"HTTP/1.1 200 OK\r\n\r\n"
+    await post_until_idle(worker)
+    assert len(receiver.requests) == attempt_count + 1  # although two lanes were due
+    await post_until_idle(worker)
+    assert len(receiver.requests) == attempt_count + 1  # paused
+    receiver.response = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=2)
-    await pump(worker)
+    await post_until_idle(worker)
     assert set(await delivery_states(root, webhook_id)) == {"DONE"}
 
 
 async def test_status_410_deactivates_webhook(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
-    receiver.answer = b"HTTP/1.1 410 Gone\r\n\r\n"
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    receiver.response = b"HTTP/1.1 410 Gone\r\n\r\n"
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada)
-    worker = worker_of(ada.environment)
-    await pump(worker)
+    worker = make_webhook_worker(ada.environment)
+    await post_until_idle(worker)
     clock.tick(hours=1)
     await deliver_to(ada, "Two")
-    await pump(worker)
-    assert len(receiver.got) == 1
-    assert (await log_of(root, webhook_id))["active"] is False
+    await post_until_idle(worker)
+    assert len(receiver.requests) == 1
+    assert (await load_webhook_log(root, webhook_id))["active"] is False
 
 
 @pytest.mark.parametrize(
@@ -164,13 +171,13 @@ async def test_status_410_deactivates_webhook(
     ],
 )
 async def test_invalid_response_is_recorded_as_error(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, answer: bytes, error: str
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, answer: bytes, error: str
 ) -> None:
-    receiver.answer = answer
-    webhook_id, secret = await made(root, receiver.url, "message.received")
+    receiver.response = answer
+    webhook_id, secret = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada)
-    await pump(worker_of(ada.environment))
-    log = await log_of(root, webhook_id)
+    await post_until_idle(make_webhook_worker(ada.environment))
+    log = await load_webhook_log(root, webhook_id)
     (entry,) = log["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"]) == ("WAITING", 1)
     assert str(entry["error"]).startswith(error)
@@ -179,27 +186,27 @@ async def test_invalid_response_is_recorded_as_error(
 
 
 async def test_endless_response_body_is_not_read(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     sent_bytes = [0]
 
-    async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
+    async def answer(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n")
         while True:
             writer.write(b"x" * 65536)
             await writer.drain()
             sent_bytes[0] += 65536
 
-    receiver.answer = answer
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    receiver.response = answer
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada)
     async with asyncio.timeout(5):
-        await pump(worker_of(ada.environment))
+        await post_until_idle(make_webhook_worker(ada.environment))
     assert await delivery_states(root, webhook_id) == ["DONE"]
     assert sent_bytes[0] < 64 << 20
 
 
-async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
+async def answer_slowly(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
     """Send an endless response, one byte at a time."""
     writer.write(b"HTTP/1.1 200 OK\r\n")
     while True:
@@ -209,42 +216,50 @@ async def answer_slowly(_got: Got, writer: asyncio.StreamWriter) -> None:
 
 
 async def test_slow_receiver_does_not_delay_other_receivers(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    async with receiving() as slow_receiver:
-        slow_receiver.answer = answer_slowly
-        webhook_id, _ = await made(root, slow_receiver.url, "message.received")
-        await made(root, receiver.url, "message.received")
-        worker = worker_of(ada.environment, timeout_seconds=4.0)
+    async with run_webhook_receiver() as slow_receiver:
+        slow_receiver.response = answer_slowly
+        webhook_id, _ = await create_webhook(root, slow_receiver.url, "message.received")
+        await create_webhook(root, receiver.url, "message.received")
+        worker = make_webhook_worker(ada.environment, timeout_seconds=4.0)
         for n in range(5):
             await deliver_to(ada, f"No. {n}")
         started_at = asyncio.get_running_loop().time()
-        pump_task = asyncio.create_task(pump(worker))
-        await receiver.wait(5)
+        pump_task = asyncio.create_task(post_until_idle(worker))
+        await receiver.wait_for_requests(5)
         assert asyncio.get_running_loop().time() - started_at < 3.5
         await pump_task
-        assert [request.body["objects"][0]["uid"] for request in receiver.got] == [1, 2, 3, 4, 5]
-        assert len(slow_receiver.got) == 1
-        entry = (await log_of(root, webhook_id))["deliveries"]["nodes"][-1]
+        assert [request.body["objects"][0]["uid"] for request in receiver.requests] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]
+        assert len(slow_receiver.requests) == 1
+        entry = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"][-1]
         assert entry["error"] == "no answer within 4 seconds"
 
 
 async def test_concurrent_requests_to_a_receiver_are_one_per_account(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
+    async def answer(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.1)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
 
-    receiver.answer = answer
-    await made(root, receiver.url, "message.received")
+    receiver.response = answer
+    await create_webhook(root, receiver.url, "message.received")
     for n in range(2):
         await deliver_to(ada, f"Hers {n}")
         await deliver_to(bob, f"His {n}")
-    await pump(worker_of(ada.environment))
-    assert (receiver.most, len(receiver.got)) == (2, 4)  # the number of accounts
+    await post_until_idle(make_webhook_worker(ada.environment))
+    assert (receiver.max_open_requests, len(receiver.requests)) == (2, 4)  # the number of accounts
     for name in ("ada", "bob"):
-        requests = [request for request in receiver.got if request.body["user"]["username"] == name]
+        requests = [
+            request for request in receiver.requests if request.body["user"]["username"] == name
+        ]
         assert [request.body["objects"][0]["uid"] for request in requests] == [1, 2]
 
 
@@ -253,50 +268,54 @@ class WebhookWorkerCrash(BaseException):
 
 
 async def test_crash_after_request_repeats_the_request(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     environment = ada.environment
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada, "One")
 
     def crash_after_request(fault_point: str) -> None:
         if fault_point == "posted":
             raise WebhookWorkerCrash
 
-    crashing_worker = worker_of(replace(environment, reach_fault_point=crash_after_request))
+    crashing_worker = make_webhook_worker(
+        replace(environment, reach_fault_point=crash_after_request)
+    )
     let_inward(crashing_worker.environment)
     with contextlib.suppress(WebhookWorkerCrash):
-        await pump(crashing_worker)
-    assert len(receiver.got) == 1
+        await post_until_idle(crashing_worker)
+    assert len(receiver.requests) == 1
     assert await delivery_states(root, webhook_id) == ["WAITING"]
-    next_worker = worker_of(environment)
-    await pump(next_worker)
-    assert len(receiver.got) == 1  # the crashed worker still has the lease
-    await taken_for_dead(environment)
-    await pump(next_worker)
-    assert [request.body["id"] for request in receiver.got] == [receiver.got[0].body["id"]] * 2
+    next_worker = make_webhook_worker(environment)
+    await post_until_idle(next_worker)
+    assert len(receiver.requests) == 1  # the crashed worker still has the lease
+    await deregister_as_dead(environment)
+    await post_until_idle(next_worker)
+    assert [request.body["id"] for request in receiver.requests] == [
+        receiver.requests[0].body["id"]
+    ] * 2
     assert await delivery_states(root, webhook_id) == ["DONE"]
 
 
 async def test_events_before_worker_start_are_posted(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    await made(root, receiver.url, "message.received")
+    await create_webhook(root, receiver.url, "message.received")
     for n in range(3):
         await deliver_to(ada, f"No. {n}")  # no worker runs
     worker_task = asyncio.create_task(webhook_worker.run_worker(ada.environment, delivery_body))
     async with asyncio.timeout(5):
-        await receiver.wait(3)
+        await receiver.wait_for_requests(3)
         await deliver_to(ada, "Live")
-        await receiver.wait(4)
+        await receiver.wait_for_requests(4)
     worker_task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await worker_task
-    assert [request.body["objects"][0]["uid"] for request in receiver.got] == [1, 2, 3, 4]
+    assert [request.body["objects"][0]["uid"] for request in receiver.requests] == [1, 2, 3, 4]
 
 
 async def test_worker_without_webhooks_executes_no_statement(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, statements: list[str]
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, statements: list[str]
 ) -> None:
     worker_task = asyncio.create_task(webhook_worker.run_worker(ada.environment, delivery_body))
     async with asyncio.timeout(30):  # until the first round is complete
@@ -308,57 +327,61 @@ async def test_worker_without_webhooks_executes_no_statement(
     await deliver_to(ada, "Unheard")
     await asyncio.sleep(0.1)
     assert not any("webhook" in statement for statement in statements)
-    await made(root, receiver.url, "message.received", user={"username": "ada"})
+    await create_webhook(root, receiver.url, "message.received", user={"username": "ada"})
     await deliver_to(ada, "Heard")
     async with asyncio.timeout(5):
-        await receiver.wait(1)
+        await receiver.wait_for_requests(1)
     worker_task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await worker_task
 
 
 async def test_several_workers_post_each_event_once_in_order(
-    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    await made(root, receiver.url, "message.received")
-    workers = [worker_of(ada.environment) for _ in range(4)]
+    await create_webhook(root, receiver.url, "message.received")
+    workers = [make_webhook_worker(ada.environment) for _ in range(4)]
     for n in range(10):
         await deliver_to(ada, f"Hers {n}")
         await deliver_to(bob, f"His {n}")
-        await asyncio.gather(*(pump(worker) for worker in workers))
-    assert len(receiver.got) == 20
+        await asyncio.gather(*(post_until_idle(worker) for worker in workers))
+    assert len(receiver.requests) == 20
     for name in ("ada", "bob"):
-        requests = [request for request in receiver.got if request.body["user"]["username"] == name]
+        requests = [
+            request for request in receiver.requests if request.body["user"]["username"] == name
+        ]
         assert [request.body["objects"][0]["uid"] for request in requests] == list(range(1, 11))
 
 
 async def test_worker_that_lost_its_lease_writes_nothing(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     environment, release = ada.environment, asyncio.Event()
 
-    async def answer(_got: Got, writer: asyncio.StreamWriter) -> None:
-        if len(receiver.got) == 1:
+    async def answer(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+        if len(receiver.requests) == 1:
             await release.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" if len(receiver.got) == 2 else UNAVAILABLE_RESPONSE)
+        writer.write(
+            b"HTTP/1.1 200 OK\r\n\r\n" if len(receiver.requests) == 2 else UNAVAILABLE_RESPONSE
+        )
 
-    receiver.answer = answer
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    receiver.response = answer
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada)
-    slow_task = asyncio.create_task(pump(worker_of(environment)))
-    await receiver.wait(1)
-    await taken_for_dead(environment)
-    await pump(worker_of(environment))
+    slow_task = asyncio.create_task(post_until_idle(make_webhook_worker(environment)))
+    await receiver.wait_for_requests(1)
+    await deregister_as_dead(environment)
+    await post_until_idle(make_webhook_worker(environment))
     release.set()
     await slow_task
-    (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
+    (entry,) = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
 
 
 async def test_deleting_webhook_deletes_its_deliveries(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
-    webhook_id, _ = await made(root, receiver.url, "message.received")
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada)
     await create_deliveries_if_webhooks_active(ada.environment)
     deletion = "mutation ($id: ID!) { webhookDelete(input: {ids: [$id]}) { deletedIds } }"
@@ -368,8 +391,8 @@ async def test_deleting_webhook_deletes_its_deliveries(
             select(func.count()).select_from(table)
         )
         assert row_count == 0
-    await pump(worker_of(ada.environment))
-    assert receiver.got == []
+    await post_until_idle(make_webhook_worker(ada.environment))
+    assert receiver.requests == []
 
 
 async def test_private_addresses_are_not_contacted(
@@ -378,7 +401,7 @@ async def test_private_addresses_are_not_contacted(
     environment: Environment,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with receiving() as private_receiver:
+    async with run_webhook_receiver() as private_receiver:
         resolved: list[tuple[str, int]] = []
 
         async def resolve(host: str, port: int) -> Sequence[str]:
@@ -386,13 +409,13 @@ async def test_private_addresses_are_not_contacted(
             return ["127.0.0.1", "::ffff:127.0.0.1"]
 
         url = f"http://hooks.example.com:{private_receiver.port}/?token=s3cret"
-        webhook_id, secret = await made(root, url, "message.received")
+        webhook_id, secret = await create_webhook(root, url, "message.received")
         await deliver_to(ada)
         with caplog.at_level(logging.DEBUG):
-            await pump(worker_of(environment, resolve=resolve))
+            await post_until_idle(make_webhook_worker(environment, resolve=resolve))
         assert resolved == [("hooks.example.com", private_receiver.port)]
-        assert private_receiver.got == []
-        (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
+        assert private_receiver.requests == []
+        (entry,) = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
         assert entry["error"] == "the host is inside"
         logged = " ".join(str(vars(record)) for record in caplog.records)
         assert "s3cret" not in logged
@@ -400,7 +423,7 @@ async def test_private_addresses_are_not_contacted(
 
 
 async def test_checked_address_is_the_one_contacted(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, environment: Environment
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, environment: Environment
 ) -> None:
     answers = [["127.0.0.1"], ["127.0.0.9"]]
 
@@ -408,10 +431,10 @@ async def test_checked_address_is_the_one_contacted(
         return answers.pop(0)
 
     url = f"http://hooks.example.com:{receiver.port}/x"
-    await made(root, url, "message.received")
+    await create_webhook(root, url, "message.received")
     await deliver_to(ada)
-    await pump(worker_of(environment, resolve=resolve))
-    (request,) = receiver.got
+    await post_until_idle(make_webhook_worker(environment, resolve=resolve))
+    (request,) = receiver.requests
     assert request.headers["host"] == f"hooks.example.com:{receiver.port}"
     assert len(answers) == 1  # resolved once
 
@@ -420,8 +443,10 @@ async def test_certificate_is_verified_for_host_name() -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
-    async with receiving(server_tls()) as receiver:
-        policy = NetworkPolicy(allows_private=True, trusted_context=trust(), resolve=resolve)
+    async with run_webhook_receiver(server_tls_context()) as receiver:
+        policy = NetworkPolicy(
+            allows_private=True, trusted_context=trusting_tls_context(), resolve=resolve
+        )
         target = HttpTarget(True, "mx1.example.net", receiver.port, "/")
         assert await post(target, {}, b"{}", policy) == 200
         with pytest.raises(HttpRequestFailed, match="TLS"):
@@ -465,10 +490,10 @@ async def test_journal_is_read_with_constant_statements(
     ada: GraphQLClient,
     bob: GraphQLClient,
     root: GraphQLClient,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     statements: list[str],
 ) -> None:
-    await made(root, receiver.url, "message.received")
+    await create_webhook(root, receiver.url, "message.received")
     await create_deliveries_if_webhooks_active(ada.environment)
     statement_counts = []
     for message_count in (1, 20):

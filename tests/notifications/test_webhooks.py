@@ -18,20 +18,20 @@ from resolvers.auth import authentication
 from resolvers.notifications.webhook_event_types import TYPE_BY_CHANGE_KIND, TYPES, is_known_pattern
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, make_user
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.operations.bulk_operations import call, inbox
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.servers.webhook_receiver import (
-    CREATE,
-    Got,
-    Receiver,
-    create,
-    inward,
-    log_of,
-    made,
-    pump,
-    receiving,
-    worker_of,
+    WEBHOOK_CREATE,
+    ReceivedRequest,
+    WebhookReceiver,
+    allow_local_webhooks,
+    create_webhook,
+    load_webhook_log,
+    make_webhook_worker,
+    post_until_idle,
+    run_webhook_create,
+    run_webhook_receiver,
 )
-from tests.support.stores.store_snapshot import everything
+from tests.support.stores.store_snapshot import snapshot_rows
 
 REPLAY_MUTATION = """mutation ($input: WebhookReplayInput!) { webhookReplay(input: $input) {
   task { id } errors { code message } } }"""
@@ -39,9 +39,9 @@ PASSWORD = "correct horse battery"  # noqa: S105 - the password of a test accoun
 
 
 @pytest.fixture
-async def receiver(environment: Environment) -> AsyncIterator[Receiver]:
-    inward(environment)
-    async with receiving() as http_receiver:
+async def receiver(environment: Environment) -> AsyncIterator[WebhookReceiver]:
+    allow_local_webhooks(environment)
+    async with run_webhook_receiver() as http_receiver:
         yield http_receiver
 
 
@@ -50,15 +50,17 @@ def user_ref(client: GraphQLClient) -> dict[str, str]:
 
 
 async def test_received_message_is_posted_with_signature(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
-    webhook_id, secret = await made(root, receiver.url, "message.received", user=user_ref(ada))
+    webhook_id, secret = await create_webhook(
+        root, receiver.url, "message.received", user=user_ref(ada)
+    )
     stored_message = await deliver_to(ada, "Hello")
-    await pump(worker_of(ada.environment))
-    (request,) = receiver.got
+    await post_until_idle(make_webhook_worker(ada.environment))
+    (request,) = receiver.requests
     assert request.path == "/hook?x=1"
-    assert request.signed_with(secret)
-    assert not request.signed_with("whsec_" + "A" * 44)
+    assert request.is_signed_with(secret)
+    assert not request.is_signed_with("whsec_" + "A" * 44)
     assert int(request.headers["webhook-timestamp"]) == int(clock().timestamp())
     assert request.headers["content-type"] == "application/json"
     body = request.body
@@ -69,58 +71,58 @@ async def test_received_message_is_posted_with_signature(
     assert message["id"] == global_ids.encode("Message", stored_message.message_id)
     assert message["mailbox"] == global_ids.encode("Mailbox", (await ada.load_mailbox()).id)
     assert b"Hello" not in request.raw
-    (entry,) = (log := await log_of(root, webhook_id))["deliveries"]["nodes"]
+    (entry,) = (log := await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
     assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
     assert entry["body"] == body
     assert (log["failures"], log["lastDeliveryAt"]) == (0, "2030-01-01T00:00:00Z")
-    await pump(worker_of(ada.environment))
-    assert len(receiver.got) == 1
+    await post_until_idle(make_webhook_worker(ada.environment))
+    assert len(receiver.requests) == 1
 
 
 async def test_events_before_activation_are_not_posted(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
     await deliver_to(ada, "Before")
     clock.tick(seconds=1)
-    webhook_id, _ = await made(root, receiver.url, "message.*")
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.*")
     await deliver_to(ada, "Behind")
-    await pump(worker_of(ada.environment))
-    assert receiver.types == ["message.received"]
+    await post_until_idle(make_webhook_worker(ada.environment))
+    assert receiver.event_types == ["message.received"]
     update = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
       webhooks { active } errors { code } } }"""
     for active in (False, True):
         if active:
             await deliver_to(ada, "Meanwhile")
-            await pump(worker_of(ada.environment))
+            await post_until_idle(make_webhook_worker(ada.environment))
             clock.tick(seconds=1)
         payload = await root(update, input={"ids": [webhook_id], "active": active})
         assert payload["webhookUpdate"] == {"webhooks": [{"active": active}], "errors": []}
     await deliver_to(ada, "Again")
-    await pump(worker_of(ada.environment))
-    assert receiver.types == ["message.received"] * 2
+    await post_until_idle(make_webhook_worker(ada.environment))
+    assert receiver.event_types == ["message.received"] * 2
 
 
 async def test_database_restore_is_reported_as_missed_changes(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver, clock: ManualClock
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
-    await made(root, receiver.url, "message.received")
-    worker = worker_of(ada.environment)
+    await create_webhook(root, receiver.url, "message.received")
+    worker = make_webhook_worker(ada.environment)
     await deliver_to(ada, "Before")
-    await pump(worker)
+    await post_until_idle(worker)
     clock.tick(seconds=1)
     await restore_mark.begin_after_consistent_restore(ada.environment)
     await deliver_to(ada, "After")
-    await pump(worker)
-    assert receiver.got[0].body["type"] == "message.received"
+    await post_until_idle(worker)
+    assert receiver.requests[0].body["type"] == "message.received"
     ada_bodies = [
-        request.body for request in receiver.got[1:] if username_of_request(request) == "ada"
+        request.body for request in receiver.requests[1:] if username_of_request(request) == "ada"
     ]
     assert [body["type"] for body in ada_bodies] == ["changes.missed", "message.received"]
     assert (ada_bodies[0]["missed"], ada_bodies[0]["reason"]) == (None, "STORE_RESTORED")
-    assert len({request.body["id"] for request in receiver.got}) == len(receiver.got)
+    assert len({request.body["id"] for request in receiver.requests}) == len(receiver.requests)
 
 
-def username_of_request(request: Got) -> str | None:
+def username_of_request(request: ReceivedRequest) -> str | None:
     return (request.body["user"] or {}).get("username")
 
 
@@ -128,23 +130,23 @@ async def test_entries_deleted_unread_are_reported_as_missed(
     ada: GraphQLClient,
     bob: GraphQLClient,
     root: GraphQLClient,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     clock: ManualClock,
 ) -> None:
-    async with receiving() as bob_receiver, receiving() as later_receiver:
-        webhook_id, _ = await made(root, receiver.url, "message.received")
-        await made(root, bob_receiver.url, "message.received", user=user_ref(bob))
+    async with run_webhook_receiver() as bob_receiver, run_webhook_receiver() as later_receiver:
+        webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
+        await create_webhook(root, bob_receiver.url, "message.received", user=user_ref(bob))
         for n in range(3):
             await deliver_to(ada, f"Lost {n}")
         clock.tick(days=31, hours=1)
-        await made(root, later_receiver.url, "message.received")
+        await create_webhook(root, later_receiver.url, "message.received")
         await deliver_to(ada, "Left")
         assert await journal_retention.delete_excess_and_old_entries(ada.environment) > 0
-        worker = worker_of(ada.environment)
-        await pump(worker)
-        await pump(worker)  # reported once
+        worker = make_webhook_worker(ada.environment)
+        await post_until_idle(worker)
+        await post_until_idle(worker)  # reported once
         ada_requests = [
-            request for request in receiver.got if username_of_request(request) == "ada"
+            request for request in receiver.requests if username_of_request(request) == "ada"
         ]
         assert [request.body["type"] for request in ada_requests] == [
             "changes.missed",
@@ -154,14 +156,15 @@ async def test_entries_deleted_unread_are_reported_as_missed(
         assert missed["missed"] >= 3  # including the events of the account's creation
         assert missed["objects"] == []
         assert missed["id"].endswith("-missed")
-        assert [request.body["type"] for request in later_receiver.got] == ["message.received"]
+        assert [request.body["type"] for request in later_receiver.requests] == ["message.received"]
         assert {
-            (username_of_request(request), request.body["type"]) for request in bob_receiver.got
+            (username_of_request(request), request.body["type"])
+            for request in bob_receiver.requests
         } == {
             (None, "changes.missed"),  # of the domain and of the platform
             ("bob", "changes.missed"),
         }
-        log = (await log_of(root, webhook_id))["deliveries"]["nodes"]
+        log = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
         assert missed in [node["body"] for node in log if node["type"] == "changes.missed"]
         data = await root(REPLAY_MUTATION, input={"webhook": webhook_id, "after": missed["cursor"]})
         assert data["webhookReplay"]["errors"] == []
@@ -171,64 +174,66 @@ async def test_webhook_gets_only_events_of_its_user_or_domain(
     ada: GraphQLClient,
     bob: GraphQLClient,
     root: GraphQLClient,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     clock: ManualClock,
 ) -> None:
     environment = ada.environment
     clock.tick(seconds=1)
-    async with receiving() as user_receiver, receiving() as domain_receiver:
-        await made(root, receiver.url)
-        await made(root, user_receiver.url, user=user_ref(ada))
-        await made(root, domain_receiver.url, "message.*", domain={"name": "example.org"})
+    async with run_webhook_receiver() as user_receiver, run_webhook_receiver() as domain_receiver:
+        await create_webhook(root, receiver.url)
+        await create_webhook(root, user_receiver.url, user=user_ref(ada))
+        await create_webhook(root, domain_receiver.url, "message.*", domain={"name": "example.org"})
         await deliver_to(ada, "One")
         await deliver_to(bob, "Two")
-        await pump(worker_of(environment))
-        usernames = [request.body["user"]["username"] for request in receiver.got]
+        await post_until_idle(make_webhook_worker(environment))
+        usernames = [request.body["user"]["username"] for request in receiver.requests]
         assert sorted(usernames) == ["ada", "bob"]
-        assert [request.body["user"]["username"] for request in user_receiver.got] == ["ada"]
-        assert sorted(request.body["user"]["username"] for request in domain_receiver.got) == [
+        assert [request.body["user"]["username"] for request in user_receiver.requests] == ["ada"]
+        assert sorted(request.body["user"]["username"] for request in domain_receiver.requests) == [
             "ada",
             "bob",
         ]
-        domain_ids = {request.body["domain"] for request in domain_receiver.got}
+        domain_ids = {request.body["domain"] for request in domain_receiver.requests}
         assert len(domain_ids) == 1
         assert str(*domain_ids).startswith("dom_")
 
 
 async def test_user_and_address_changes_are_posted(
-    root: GraphQLClient, environment: Environment, receiver: Receiver, clock: ManualClock
+    root: GraphQLClient, environment: Environment, receiver: WebhookReceiver, clock: ManualClock
 ) -> None:
     await make_user(environment, "first")  # creates the domain
     clock.tick(seconds=1)
-    await made(root, receiver.url, "user.*", "address.*", "domain.*")
+    await create_webhook(root, receiver.url, "user.*", "address.*", "domain.*")
     zoe = await make_user(environment, "zoe")
-    await pump(worker_of(environment))
+    await post_until_idle(make_webhook_worker(environment))
     user_id = global_ids.encode("User", zoe.id)
-    events = [(request.body["type"], request.body["objects"][0]["id"]) for request in receiver.got]
+    events = [
+        (request.body["type"], request.body["objects"][0]["id"]) for request in receiver.requests
+    ]
     assert ("user.created", user_id) in events
     assert [name for name, _ in events if name.startswith("address.")] == ["address.created"]
-    del receiver.got[:]
+    del receiver.requests[:]
     change = """mutation ($id: ID!) { userUpdate(input: {users: {ids: [$id]},
       set: {name: "Zoe"}}) { errors { message } } }"""
     assert (await root(change, id=user_id))["userUpdate"]["errors"] == []
-    await pump(worker_of(environment))
+    await post_until_idle(make_webhook_worker(environment))
     # one request, although the journals of the user and of the domain have the event
-    (request,) = receiver.got
+    (request,) = receiver.requests
     assert (request.body["type"], request.body["objects"]) == (
         "user.updated", [{"id": user_id, "changed": ["name"]}],
     )  # fmt: skip
-    del receiver.got[:]
+    del receiver.requests[:]
     delete = "mutation ($id: ID!) { userDelete(input: {users: {ids: [$id]}}) { errors { code } } }"
     assert (await root(delete, id=user_id))["userDelete"]["errors"] == []
-    await pump(worker_of(environment))
-    assert {"user.deleted", "address.deleted"} <= set(receiver.types)
+    await post_until_idle(make_webhook_worker(environment))
+    assert {"user.deleted", "address.deleted"} <= set(receiver.event_types)
 
 
 async def test_failed_login_is_posted(
-    environment: Environment, root: GraphQLClient, ada: GraphQLClient, receiver: Receiver
+    environment: Environment, root: GraphQLClient, ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     eve = await make_user(environment, "eve", password=PASSWORD)
-    await made(root, receiver.url, "login.failed", user={"username": "eve"})
+    await create_webhook(root, receiver.url, "login.failed", user={"username": "eve"})
     attempt = """mutation ($p: String!) { authenticate(input: {username: "eve", password: $p,
       scope: IMAP}) { errors { code } } }"""
     for password in ("wrong", PASSWORD):
@@ -236,8 +241,8 @@ async def test_failed_login_is_posted(
     await authentication.wait_for_background_tasks(
         environment
     )  # the event is written after the response
-    await pump(worker_of(environment))
-    (request,) = receiver.got
+    await post_until_idle(make_webhook_worker(environment))
+    (request,) = receiver.requests
     (event,) = request.body["objects"]
     assert (event["action"], event["result"]) == ("authenticate", "fail")
     assert request.body["user"]["username"] == eve.username
@@ -245,25 +250,27 @@ async def test_failed_login_is_posted(
 
 
 async def test_bulk_change_is_one_request(
-    ada: GraphQLClient, root: GraphQLClient, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     for n in range(3):
         await deliver_to(ada, f"No. {n}")
-    await made(root, receiver.url, "message.updated")
-    await call(ada, "messageUpdate", select=inbox("1:3"), set={"seen": True})
-    await pump(worker_of(ada.environment))
-    (request,) = receiver.got
+    await create_webhook(root, receiver.url, "message.updated")
+    await run_message_mutation(
+        ada, "messageUpdate", select=inbox_selection("1:3"), set={"seen": True}
+    )
+    await post_until_idle(make_webhook_worker(ada.environment))
+    (request,) = receiver.requests
     assert [len(request.body["objects"]), request.body["objects"][0]["flags"]] == [3, ["\\Seen"]]
 
 
 async def test_old_secret_also_signs_during_overlap(
     ada: GraphQLClient,
     root: GraphQLClient,
-    receiver: Receiver,
+    receiver: WebhookReceiver,
     clock: ManualClock,
     environment: Environment,
 ) -> None:
-    webhook_id, old_secret = await made(root, receiver.url, "message.*")
+    webhook_id, old_secret = await create_webhook(root, receiver.url, "message.*")
     rotate = """mutation ($id: ID!, $overlap: Duration!) { webhookSecretRotate(
       input: {id: $id, overlap: $overlap}) { secret errors { code } } }"""
     new_secret = (await root(rotate, id=webhook_id, overlap="PT1H"))["webhookSecretRotate"][
@@ -271,26 +278,29 @@ async def test_old_secret_also_signs_during_overlap(
     ]
     assert new_secret != old_secret
     await deliver_to(ada, "Now")
-    await pump(worker_of(environment))
+    await post_until_idle(make_webhook_worker(environment))
     clock.tick(hours=2)
     await deliver_to(ada, "Later")
-    await pump(worker_of(environment))
-    during_overlap, after_overlap = receiver.got
-    assert [during_overlap.signed_with(old_secret), during_overlap.signed_with(new_secret)] == [
+    await post_until_idle(make_webhook_worker(environment))
+    during_overlap, after_overlap = receiver.requests
+    assert [
+        during_overlap.is_signed_with(old_secret),
+        during_overlap.is_signed_with(new_secret),
+    ] == [
         True,
         True,
     ]
-    assert [after_overlap.signed_with(old_secret), after_overlap.signed_with(new_secret)] == [
+    assert [after_overlap.is_signed_with(old_secret), after_overlap.is_signed_with(new_secret)] == [
         False,
         True,
     ]
 
 
 async def test_secrets_are_stored_encrypted_and_can_be_reencrypted(
-    root: GraphQLClient, environment: Environment, receiver: Receiver, ada: GraphQLClient
+    root: GraphQLClient, environment: Environment, receiver: WebhookReceiver, ada: GraphQLClient
 ) -> None:
-    _, secret = await made(root, receiver.url, "message.*")
-    rows = await everything(environment)
+    _, secret = await create_webhook(root, receiver.url, "message.*")
+    rows = await snapshot_rows(environment)
     assert secret not in str(rows)
     assert secret[6:] not in str(rows)
     two_key_box = SecretBox({**environment.secret_box.keys, "newer": b"n" * 32})
@@ -299,37 +309,37 @@ async def test_secrets_are_stored_encrypted_and_can_be_reencrypted(
     assert (resealed.reencrypted_count, resealed.failed_contexts) == (1, [])
     object.__setattr__(environment, "secret_box", SecretBox({"newer": b"n" * 32}))
     await deliver_to(ada, "Hello")
-    await pump(worker_of(environment))
-    assert receiver.got[0].signed_with(secret)
+    await post_until_idle(make_webhook_worker(environment))
+    assert receiver.requests[0].is_signed_with(secret)
 
 
 async def test_ping_is_posted_to_inactive_webhook(
-    root: GraphQLClient, environment: Environment, receiver: Receiver, ada: GraphQLClient
+    root: GraphQLClient, environment: Environment, receiver: WebhookReceiver, ada: GraphQLClient
 ) -> None:
-    webhook_id, secret = await made(root, receiver.url, "user.*", active=False)
+    webhook_id, secret = await create_webhook(root, receiver.url, "user.*", active=False)
     await deliver_to(ada, "Hello")
     test_mutation = """mutation ($id: ID!) { webhookTest(input: {ids: [$id]}) {
       webhooks { id } errors { code } } }"""
     payload = (await root(test_mutation, id=webhook_id))["webhookTest"]
     assert payload == {"webhooks": [{"id": webhook_id}], "errors": []}
-    await pump(worker_of(environment))
-    assert receiver.types == ["ping"]
-    assert receiver.got[0].signed_with(secret)
-    receiver.answer = b"HTTP/1.1 500 No\r\n\r\n"
+    await post_until_idle(make_webhook_worker(environment))
+    assert receiver.event_types == ["ping"]
+    assert receiver.requests[0].is_signed_with(secret)
+    receiver.response = b"HTTP/1.1 500 No\r\n\r\n"
     await root(test_mutation, id=webhook_id)
-    await pump(worker_of(environment))
-    newest = (await log_of(root, webhook_id))["deliveries"]["nodes"][0]
+    await post_until_idle(make_webhook_worker(environment))
+    newest = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"][0]
     assert (newest["state"], newest["error"]) == ("DEAD", "status 500")
 
 
 async def test_events_after_cursor_are_replayed(
-    ada: GraphQLClient, root: GraphQLClient, environment: Environment, receiver: Receiver
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, receiver: WebhookReceiver
 ) -> None:
-    webhook_id, _ = await made(root, receiver.url, "message.*", user=user_ref(ada))
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.*", user=user_ref(ada))
     for subject in ("One", "Two", "Three"):
         await deliver_to(ada, subject)
-    await pump(worker_of(environment))
-    first_body = receiver.got[0].body
+    await post_until_idle(make_webhook_worker(environment))
+    first_body = receiver.requests[0].body
     replay_mutation = """mutation ($id: ID!, $after: Cursor!) { webhookReplay(
       input: {webhook: $id, after: $after}) { task { kind total }
       errors { message path ... on ValidationError { constraint } } } }"""
@@ -339,8 +349,8 @@ async def test_events_after_cursor_are_replayed(
     assert payload == {"task": {"kind": "WEBHOOK_REPLAY", "total": 2}, "errors": []}
     while await tasks.run_next_task(environment):
         pass
-    await pump(worker_of(environment))
-    event_ids = [request.body["id"] for request in receiver.got]
+    await post_until_idle(make_webhook_worker(environment))
+    event_ids = [request.body["id"] for request in receiver.requests]
     assert event_ids[3:] == event_ids[1:3]  # repeated events keep their ids
     for invalid_cursor, constraint in (("1.77.1", "cursor"), (f"1.{ada.user.id}.999999", "cursor")):
         error_payload = (await root(replay_mutation, id=webhook_id, after=invalid_cursor))[
@@ -380,7 +390,7 @@ async def test_invalid_webhook_input_is_refused(
     root: GraphQLClient, fields: dict[str, Any], path: list[str], constraint: str
 ) -> None:
     webhook_input = {"url": "https://example.com/", "types": ["*"], **fields}
-    payload = (await root(CREATE, input=webhook_input))["webhookCreate"]
+    payload = (await root(WEBHOOK_CREATE, input=webhook_input))["webhookCreate"]
     errors = [(e["path"], e["constraint"]) for e in payload["errors"]]
     assert [(error_path[:1], rule) for error_path, rule in errors] == [(path[:1], constraint)]
     listing = await root("{ webhooks { totalCount } }")
@@ -390,10 +400,10 @@ async def test_invalid_webhook_input_is_refused(
 async def test_webhooks_are_filtered_by_type_and_user(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    inward(environment)
-    await made(root, "https://a.example/", "user.created", "message.*")
-    await made(root, "https://b.example/", "user.*", user=user_ref(ada))
-    await made(root, "https://c.example/", "*")
+    allow_local_webhooks(environment)
+    await create_webhook(root, "https://a.example/", "user.created", "message.*")
+    await create_webhook(root, "https://b.example/", "user.*", user=user_ref(ada))
+    await create_webhook(root, "https://c.example/", "*")
     listing = "query ($t: String, $u: UserRef) { webhooks(type: $t, user: $u) { nodes { url } } }"
 
     async def list_hosts(**variables: Any) -> list[str]:
@@ -427,16 +437,16 @@ async def test_domain_admin_manages_only_webhooks_of_own_domain(
             )
         )
     url = "https://hooks.example.com/"
-    platform_webhook_id, _ = await made(root, url)
-    domain_webhook = await create(domain_admin, url, "message.*")
+    platform_webhook_id, _ = await create_webhook(root, url)
+    domain_webhook = await run_webhook_create(domain_admin, url, "message.*")
     assert domain_webhook["webhook"]["domain"] == {"name": "example.org"}
-    user_webhook = await create(domain_admin, url, user=user_ref(ada))
+    user_webhook = await run_webhook_create(domain_admin, url, user=user_ref(ada))
     webhook = user_webhook["webhook"]
     assert (webhook["user"], webhook["domain"]) == ({"username": "ada"}, {"name": "example.org"})
-    payload = await create(domain_admin, url, domain={"name": "other.example"})
+    payload = await run_webhook_create(domain_admin, url, domain={"name": "other.example"})
     assert [e["code"] for e in payload["errors"]] == ["NOT_FOUND"]
     admin = await make_client(environment, ada.http, "boss", role=Role.ADMIN)
-    payload = await create(domain_admin, url, user=user_ref(admin))
+    payload = await run_webhook_create(domain_admin, url, user=user_ref(admin))
     assert [e["code"] for e in payload["errors"]] == ["NOT_FOUND"]
     visible = (await domain_admin("{ webhooks { nodes { id } } }"))["webhooks"]["nodes"]
     assert [webhook_node["id"] for webhook_node in visible] == [
@@ -448,28 +458,28 @@ async def test_domain_admin_manages_only_webhooks_of_own_domain(
         text = "mutation ($id: ID!) { done: webhook%s(input: {ids: [$id] %s}) { errors { code } } }"
         result = (await domain_admin(text % (name, extra_field), id=platform_webhook_id))["done"]
         assert result["errors"] == [{"code": "NOT_FOUND"}]
-    assert (await log_of(domain_admin, platform_webhook_id)) is None
+    assert (await load_webhook_log(domain_admin, platform_webhook_id)) is None
     assert (
-        await log_of(ada, domain_webhook["webhook"]["id"])
+        await load_webhook_log(ada, domain_webhook["webhook"]["id"])
     ) is None  # a USER has no access to webhooks
 
 
 async def test_user_moved_out_of_domain_is_not_posted_to_its_webhooks(
-    environment: Environment, ada: GraphQLClient, receiver: Receiver
+    environment: Environment, ada: GraphQLClient, receiver: WebhookReceiver
 ) -> None:
     domain_admin = await make_domain_admin(environment, ada.http, "dora")
-    await made(domain_admin, receiver.url, "message.*", user=user_ref(ada))
+    await create_webhook(domain_admin, receiver.url, "message.*", user=user_ref(ada))
     await deliver_to(ada, "Here")
-    await pump(worker_of(environment))
+    await post_until_idle(make_webhook_worker(environment))
     async with environment.write_session(ada.user.id) as session:
         (await session.get_one(User, ada.user.id)).domain_id = None
     await deliver_to(ada, "Elsewhere")
-    await pump(worker_of(environment))
-    assert len(receiver.got) == 1
+    await post_until_idle(make_webhook_worker(environment))
+    assert len(receiver.requests) == 1
 
 
 async def test_webhook_fields_cannot_be_set_to_null(root: GraphQLClient) -> None:
-    webhook_id, _ = await made(root, "https://hooks.example.com/", "user.*")
+    webhook_id, _ = await create_webhook(root, "https://hooks.example.com/", "user.*")
     text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
       errors { code } } }"""
     for name in ("types", "url", "active"):

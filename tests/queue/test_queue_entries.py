@@ -26,21 +26,21 @@ from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
 from tests.support.mail_servers.queue_worker import (
-    PACE,
-    deliveries,
-    inbox,
-    relay,
-    ring,
-    send,
-    settled,
-    state,
-    working,
+    WORKER_LIMITS,
+    load_inbox_rows,
+    load_queue_entries,
+    load_submission_state,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.servers.live_server import House, until
-from tests.support.stores.counter_check import examine
-from tests.support.stores.query_plans import explained
+from tests.support.servers.live_server import LiveServer, wait_until
+from tests.support.stores.counter_check import assert_store_consistent
+from tests.support.stores.query_plans import record_query_plans
 
 QUEUE = """query ($filter: QueueFilter, $first: Int, $after: String) {
   queue(filter: $filter, first: $first, after: $after) {
@@ -104,11 +104,11 @@ async def run_all_tasks(client: GraphQLClient) -> None:
 async def send_deferred(client: GraphQLClient, *recipients: NamedAddress) -> int:
     """Send a message that is deferred after one attempt."""
     async with (
-        listening(Server(dict(TEMPORARY_REPLIES))) as smtp_server,
-        working(client.environment, relay(smtp_server)),
+        run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as smtp_server,
+        run_queue_worker(client.environment, relay_settings(smtp_server)),
     ):
-        submission_id = await send(client, *recipients)
-        await settled(client.environment, submission_id)
+        submission_id = await queue_message(client, *recipients)
+        await wait_until_tried(client.environment, submission_id)
     return submission_id
 
 
@@ -120,7 +120,7 @@ async def test_role_decides_which_entries_are_listed(
     http: httpx.AsyncClient,
 ) -> None:
     environment = ada.environment
-    submission_ids = [await send(ada), await send(bob)]
+    submission_ids = [await queue_message(ada), await queue_message(bob)]
     submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
     queue_ids = [
         await load_queue_id(environment, submission_id) for submission_id in submission_ids
@@ -173,17 +173,17 @@ async def test_queue_name_and_next_attempt_follow_the_state(
     assert (entry["queueName"], entry["nextAttemptAt"]) == ("HOLD", None)
     assert {to["nextAttemptAt"] for to in entry["recipients"]} == {None}
     clock.tick(days=6)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     released = await run_mailbox_mutation(
         admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
     )
     assert released["entries"] == [{"queueName": "DEFERRED"}]
     assert (
-        await recipient_leases.claim_due_jobs(environment, PACE)
+        await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
     ).recipient_count == 2  # its lifetime starts again, although it was held for days
-    assert {row.expires_at for row in (await deliveries(environment, submission_id)).values()} == {
-        environment.now() + timedelta(days=5)
-    }
+    assert {
+        row.expires_at for row in (await load_queue_entries(environment, submission_id)).values()
+    } == {environment.now() + timedelta(days=5)}
     (entry,) = await list_entries(ada)
     assert (entry["queueName"], entry["nextAttemptAt"]) == ("ACTIVE", None)
     for queue_name in QueueName:
@@ -194,20 +194,20 @@ async def test_queue_name_and_next_attempt_follow_the_state(
 async def test_entry_held_during_an_attempt_is_not_retried(
     ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    submission_id = await queue_message(ada)
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     entry_id = await load_queue_id(environment, submission_id)
     await run_mailbox_mutation(
         admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=True
     )
     await recipient_leases.release_unattempted(environment, [job])
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     clock.tick(days=1)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     await run_mailbox_mutation(
         admin_client, "queueHold", "entries { queueName }", queueIds=[entry_id], hold=False
     )
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
 
 
 async def test_list_is_filtered_and_paged(
@@ -215,7 +215,7 @@ async def test_list_is_filtered_and_paged(
 ) -> None:
     queue_ids = []
     for number in range(5):
-        submission_id = await send(ada, NamedAddress(f"n{number}@example{number % 2}.net"))
+        submission_id = await queue_message(ada, NamedAddress(f"n{number}@example{number % 2}.net"))
         queue_ids.append(await load_queue_id(ada.environment, submission_id))
         clock.tick(seconds=1)
     platform_id = await enqueue_platform_message(ada.environment, submission_id)
@@ -250,11 +250,11 @@ async def test_list_needs_a_constant_number_of_statements(
         await list_entries(admin_client)
         return len(statements)
 
-    await send(ada)
+    await queue_message(ada)
     await cost()  # fills the credential cache
     expected_count = await cost()
     for _ in range(20):
-        await send(ada)
+        await queue_message(ada)
     assert await cost() == expected_count
 
 
@@ -264,33 +264,33 @@ async def test_lists_and_claims_use_indexes_of_waiting_entries(
     await send_deferred(ada)
     for client in (ada, admin_client):
         ctx, page_request = client_context(client), PageRequest(CURSOR_KIND, 20)
-        with explained(environment) as plans:
+        with record_query_plans(environment) as plans:
             for conditions in (
                 QueueEntryConditions(),
                 QueueEntryConditions(user_selection=UserSelector(ids=(ada.user.id,))),
             ):
-                plan = await plans.of(
+                plan = await plans.explain_select(
                     queue_loaders.read_entry_page(ctx, conditions, page_request, {"id"}),
                     "submissions",
-                    asking="ORDER BY",
+                    containing="ORDER BY",
                 )
                 if environment.database.dialect == "sqlite":
                     assert "INDEX submissions_waiting" in plan
                     assert "SCAN submissions\n" not in plan
                     assert conditions.user_selection.is_given or "TEMP B-TREE" not in plan
             for queue_name in QueueName:
-                plan = await plans.of(
+                plan = await plans.explain_select(
                     queue_loaders.read_entry_page(
                         ctx, QueueEntryConditions(queue_name), page_request, {"id"}
                     ),
                     "submissions",
-                    asking="ORDER BY",
+                    containing="ORDER BY",
                 )
                 if environment.database.dialect == "sqlite":
                     assert "SCAN deliveries\n" not in f"{plan}\n"
-    with explained(environment) as plans:
-        for plan in await plans.those(
-            recipient_leases.claim_due_jobs(environment, PACE),
+    with record_query_plans(environment) as plans:
+        for plan in await plans.explain_statements(
+            recipient_leases.claim_due_jobs(environment, WORKER_LIMITS),
             lambda statement: "SELECT" in statement,
         ):
             if environment.database.dialect == "sqlite":
@@ -309,7 +309,7 @@ async def test_deferred_entries_are_found_with_few_or_many(
     monkeypatch.setattr(queue_loaders, "MAX_DEFERRED_IDS", max_ids)
     submission_ids = [await send_deferred(client) for client in (ada, bob, ada)]
     for client in (ada, bob):
-        await send(client)
+        await queue_message(client)
     deferred_ids = [
         await load_queue_id(ada.environment, submission_id) for submission_id in submission_ids
     ]
@@ -327,14 +327,14 @@ async def test_deferred_entries_are_found_with_few_or_many(
 async def test_deferred_entries_are_found_by_index(
     admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
         query = queue_loaders.read_entry_page(
             client_context(admin_client),
             QueueEntryConditions(QueueName.DEFERRED),
             PageRequest(CURSOR_KIND, 20),
             {"id"},
         )
-        plan, _ = await plans.all_of(query, "deliveries", asking="LIMIT")
+        plan, _ = await plans.explain_selects(query, "deliveries", containing="LIMIT")
         if environment.database.dialect == "sqlite":
             assert "INDEX deliveries_deferred" in plan
 
@@ -342,7 +342,7 @@ async def test_deferred_entries_are_found_by_index(
 async def test_user_deletes_own_entries_only(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    submission_ids = [await send(ada), await send(bob)]
+    submission_ids = [await queue_message(ada), await queue_message(bob)]
     submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
     own_id, bobs_id, platform_queue_id = [
         await load_queue_id(environment, submission_id) for submission_id in submission_ids
@@ -362,7 +362,9 @@ async def test_user_deletes_own_entries_only(
     )
     assert (payload["deletedCount"], payload["task"], payload["errors"]) == (2, None, [])
     assert await list_entries(ada) == []
-    assert [await state(environment, submission_id) for submission_id in submission_ids] == [
+    assert [
+        await load_submission_state(environment, submission_id) for submission_id in submission_ids
+    ] == [
         "CANCELLED",
         "QUEUED",
         "QUEUED",
@@ -376,13 +378,13 @@ async def test_user_deletes_own_entries_only(
     refused = await run_mailbox_mutation(ada, "queueDelete", "deletedCount", queueIds=[own_id])
     assert [e["code"] for e in refused["errors"]] == ["NOT_FOUND"]
     assert await load_logged_deletions(environment) == []
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def test_empty_filter_deletes_nothing(
     ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    submission_id = await send(ada)
+    submission_id = await queue_message(ada)
     empty_filters: list[Any] = [{}, {"users": {}}, {"recipient": ""}]
     for arguments in ({"filter": empty_filter} for empty_filter in empty_filters):
         refused = await run_mailbox_mutation(
@@ -398,7 +400,7 @@ async def test_empty_filter_deletes_nothing(
             admin_client, "queueDelete", "deletedCount task { id }", **selection
         )
         assert (payload["deletedCount"], payload["task"], payload["errors"]) == (0, None, [])
-    assert await state(ada.environment, submission_id) == "QUEUED"
+    assert await load_submission_state(ada.environment, submission_id) == "QUEUED"
 
 
 @pytest.mark.parametrize(
@@ -415,22 +417,22 @@ async def test_exactly_one_selection_is_required(
 async def test_active_entry_is_not_deleted(
     ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    submission_id = await send(ada)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
+    submission_id = await queue_message(ada)
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
     entry_id = await load_queue_id(environment, submission_id)
     payload = await run_mailbox_mutation(
         admin_client, "queueDelete", "deletedCount", queueIds=[entry_id]
     )
     assert (payload["deletedCount"], payload["errors"]) == (0, [])
-    assert {row.state for row in (await deliveries(environment, submission_id)).values()} == {
-        "PENDING"
-    }
+    assert {
+        row.state for row in (await load_queue_entries(environment, submission_id)).values()
+    } == {"PENDING"}
 
 
 async def test_deletion_can_notify_the_sender(
     ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    submission_id, other_id = await send_deferred(ada), await send(bob)
+    submission_id, other_id = await send_deferred(ada), await queue_message(bob)
     entry_id = await load_queue_id(environment, submission_id)
     payload = await run_mailbox_mutation(
         admin_client,
@@ -441,15 +443,15 @@ async def test_deletion_can_notify_the_sender(
     )
     assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE"})
     await run_all_tasks(ada)
-    assert {row.state for row in (await deliveries(environment, submission_id)).values()} == {
-        "BOUNCED"
-    }
-    assert await state(environment, submission_id) == "FAILED"
-    (report,) = await inbox(ada)
+    assert {
+        row.state for row in (await load_queue_entries(environment, submission_id)).values()
+    } == {"BOUNCED"}
+    assert await load_submission_state(environment, submission_id) == "FAILED"
+    (report,) = await load_inbox_rows(ada)
     assert "carol@example.net" in report.preview
-    assert await inbox(bob) == []
-    assert await state(environment, other_id) == "QUEUED"
-    await examine(environment)
+    assert await load_inbox_rows(bob) == []
+    assert await load_submission_state(environment, other_id) == "QUEUED"
+    await assert_store_consistent(environment)
 
 
 async def test_administrator_deletes_any_entry_and_it_is_logged(
@@ -459,7 +461,7 @@ async def test_administrator_deletes_any_entry_and_it_is_logged(
     environment: Environment,
     http: httpx.AsyncClient,
 ) -> None:
-    submission_ids = [await send(ada), await send(bob)]
+    submission_ids = [await queue_message(ada), await queue_message(bob)]
     submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
     domain_admin = await make_domain_admin(environment, http, "chief")
     entry_id = await load_queue_id(environment, submission_ids[0])
@@ -489,31 +491,31 @@ async def test_large_deletion_runs_as_a_task(
 ) -> None:
     set_options(environment, bulk=2)
     monkeypatch.setattr(bulk_updates, "MAX_SUBMISSIONS", 2)
-    submission_ids = [await send(ada) for _ in range(5)]
+    submission_ids = [await queue_message(ada) for _ in range(5)]
     payload = await run_mailbox_mutation(
         admin_client, "queueDelete", "deletedCount task { kind total }", all=True
     )
     assert (payload["deletedCount"], payload["task"]) == (0, {"kind": "QUEUE_DELETE", "total": 5})
     await run_all_tasks(admin_client)
-    assert {await state(environment, submission_id) for submission_id in submission_ids} == {
-        "CANCELLED"
-    }
-    await examine(environment)
+    assert {
+        await load_submission_state(environment, submission_id) for submission_id in submission_ids
+    } == {"CANCELLED"}
+    await assert_store_consistent(environment)
 
 
 async def test_flush_makes_deferred_entries_due(
     ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send_deferred(ada)
-    scheduled_id = await send(ada, send_time=clock() + timedelta(hours=1))
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    scheduled_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     payload = await run_mailbox_mutation(
         admin_client, "queueFlush", "scheduledCount task { id }", all=True
     )
     assert (payload["scheduledCount"], payload["task"], payload["errors"]) == (2, None, [])
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     assert (job.submission_id, job.recipients[0].attempts) == (submission_id, 2)
-    assert await state(environment, scheduled_id) == "SCHEDULED"
+    assert await load_submission_state(environment, scheduled_id) == "SCHEDULED"
     repeated = await run_mailbox_mutation(admin_client, "queueFlush", "scheduledCount", all=True)
     assert repeated["scheduledCount"] == 0  # it is active
 
@@ -521,7 +523,7 @@ async def test_flush_makes_deferred_entries_due(
 async def test_flush_and_hold_need_an_administrator(
     ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    submission_id = await send(ada)
+    submission_id = await queue_message(ada)
     entry_id = await load_queue_id(environment, submission_id)
     domain_admin = await make_domain_admin(environment, http, "chief")
     cases = (
@@ -535,7 +537,7 @@ async def test_flush_and_hold_need_an_administrator(
 
 
 async def test_subscription_reports_arrivals_and_attempts_in_order(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     admin_client: GraphQLClient,
     environment: Environment,
@@ -548,12 +550,12 @@ async def test_subscription_reports_arrivals_and_attempts_in_order(
         return follower.results[-1] if follower.results else {"recipients": [], "queueName": ""}
 
     async with (
-        listening(Server({"dave": "450 4.2.1 Later"})) as smtp_server,
-        working(environment, relay(smtp_server)),
+        run_smtp_server(FakeSmtpServer({"dave": "450 4.2.1 Later"})) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
     ):
-        await settled(environment, await send(ada))
+        await wait_until_tried(environment, await queue_message(ada))
         expected_states = ["RELAYED", "DEFERRED"]
-        await until(
+        await wait_until(
             lambda: (
                 [recipient["state"] for recipient in last_change()["recipients"]] == expected_states
             )
@@ -563,38 +565,43 @@ async def test_subscription_reports_arrivals_and_attempts_in_order(
         await run_mailbox_mutation(
             admin_client, "queueHold", "entries { id }", queueIds=queue_ids, hold=True
         )
-        await until(lambda: last_change()["queueName"] == "HOLD")
+        await wait_until(lambda: last_change()["queueName"] == "HOLD")
         await run_mailbox_mutation(
             admin_client, "queueHold", "entries { id }", queueIds=queue_ids, hold=False
         )
-        del smtp_server.replies["dave"]
+        del smtp_server.rcpt_replies["dave"]
         clock.tick(hours=1)
-        ring(environment)
-        await until(lambda: last_change()["queueName"] is None)
+        wake_queue_worker(environment)
+        await wait_until(lambda: last_change()["queueName"] is None)
         assert {recipient["state"] for recipient in last_change()["recipients"]} == {"RELAYED"}
-    await until(lambda: held_follower.results and held_follower.results[-1]["queueName"] is None)
+    await wait_until(
+        lambda: held_follower.results and held_follower.results[-1]["queueName"] is None
+    )
     assert held_follower.results[0]["queueName"] == "HOLD"
-    assert await live_server.refused(ada, CHANGES) == "FORBIDDEN"
+    assert await live_server.follow_until_refused(ada, CHANGES) == "FORBIDDEN"
     for subscription in (follower, held_follower):
-        await subscription.leave()
+        await subscription.unsubscribe()
 
 
 async def test_subscription_continues_after_a_restore(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
+    live_server: LiveServer,
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    environment: Environment,
 ) -> None:
     follower = await live_server.follow(admin_client, CHANGES)
     async with asyncio.timeout(10):
         while not follower.results:  # the subscription starts before the first event
-            await send(ada)
+            await queue_message(ada)
             await asyncio.sleep(0.05)
     await restore_mark.begin_after_consistent_restore(environment)
-    entry_id = await load_queue_id(environment, await send(ada))
-    await until(lambda: entry_id in {change["queueId"] for change in follower.results}, 20)
-    await follower.leave()
+    entry_id = await load_queue_id(environment, await queue_message(ada))
+    await wait_until(lambda: entry_id in {change["queueId"] for change in follower.results}, 20)
+    await follower.unsubscribe()
 
 
 async def test_subscription_misses_no_entry(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     bob: GraphQLClient,
     admin_client: GraphQLClient,
@@ -603,19 +610,19 @@ async def test_subscription_misses_no_entry(
     follower = await live_server.follow(admin_client, CHANGES)
     async with asyncio.timeout(10):
         while not follower.results:  # the subscription starts before the first event
-            await send(ada)
+            await queue_message(ada)
             await asyncio.sleep(0.05)
     submission_ids = []
     for _ in range(30):
-        submission_ids += [await send(ada), await send(bob)]
+        submission_ids += [await queue_message(ada), await queue_message(bob)]
         submission_ids.append(await enqueue_platform_message(environment, submission_ids[0]))
     queue_ids = {
         await load_queue_id(environment, submission_id) for submission_id in submission_ids
     }
-    await until(lambda: queue_ids <= {change["queueId"] for change in follower.results})
+    await wait_until(lambda: queue_ids <= {change["queueId"] for change in follower.results})
     received_ids = [change["queueId"] for change in follower.results]
     adas_ids = [
         await load_queue_id(environment, submission_id) for submission_id in submission_ids[::3]
     ]
     assert [entry_id for entry_id in received_ids if entry_id in adas_ids] == adas_ids
-    await follower.leave()
+    await follower.unsubscribe()

@@ -27,15 +27,15 @@ from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, make_user
 from tests.support.accounts.quota_accounts import load_limit_events, try_send_message
 from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.smtp_client import Authority, connect, secured
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.smtp_client import CertificateAuthority, connect_smtp, start_tls
 from tests.support.mail_servers.submission_client import (
     PASSWORD,
     sign_in_by_auth_plain,
     submit_message,
 )
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -77,7 +77,7 @@ async def make_user_of_other_domain(root: GraphQLClient) -> GraphQLClient:
     """Create a user of another domain and return their client."""
     environment = root.environment
     await try_create_user(root, username="far", address="far@afar.example")
-    row = (await rows(environment, "SELECT id FROM users WHERE username = 'far'"))[0]
+    row = (await select_rows(environment, "SELECT id FROM users WHERE username = 'far'"))[0]
     async with environment.write_session() as session:
         user = await session.get_one(User, row[0])
     secret = await make_api_key(
@@ -87,7 +87,7 @@ async def make_user_of_other_domain(root: GraphQLClient) -> GraphQLClient:
 
 
 async def load_used_windows(environment: Environment) -> list[Any]:
-    return await rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
+    return await select_rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
 
 
 async def test_user_rate_counts_messages_not_recipients(
@@ -99,15 +99,15 @@ async def test_user_rate_counts_messages_not_recipients(
     assert await try_send_message(ada, "a@example.net", isDraft=True) == []  # a draft is not sent
     clock.tick(minutes=59)
     assert await try_send_message(ada, "a@example.net") == []
-    message_counts = await rows(environment, "SELECT count(*) FROM messages")
+    message_counts = await select_rows(environment, "SELECT count(*) FROM messages")
     assert await send_refused_message(ada) == {
         "code": "RATE_LIMITED",
         "message": "this account may send 2 messages an hour",
         "retryAfter": "PT60S",
     }
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
-    assert await rows(environment, "SELECT count(*) FROM messages") == message_counts
-    ((used,),) = await rows(environment, "SELECT used FROM usages WHERE kind = 'RECIPIENTS'")
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
+    assert await select_rows(environment, "SELECT count(*) FROM messages") == message_counts
+    ((used,),) = await select_rows(environment, "SELECT used FROM usages WHERE kind = 'RECIPIENTS'")
     assert used == 4
     clock.tick(minutes=1)
     assert await try_send_message(ada, "a@example.net") == []  # a new window begins
@@ -219,7 +219,7 @@ async def test_forwarded_and_scheduled_messages_count(
     answer = (await ada(FORWARD, input=arguments))["messageForward"]
     assert answer["errors"] == [{"code": "RATE_LIMITED"}]
     assert await try_send_message(ada, "b@example.net", sendTime=send_time) == ["RATE_LIMITED"]
-    ((submission_count,),) = await rows(ada.environment, "SELECT count(*) FROM submissions")
+    ((submission_count,),) = await select_rows(ada.environment, "SELECT count(*) FROM submissions")
     assert submission_count == 2
     await wait_for_background_tasks(ada.environment)
 
@@ -236,7 +236,7 @@ async def test_concurrent_sends_respect_the_limits(ada: GraphQLClient, bob: Grap
         client.user.id for client, errors in zip(clients, answers, strict=True) if errors == []
     ]
     assert (len(sender_ids), sender_ids.count(ada.user.id) <= 7) == (17, True)
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(17,)]
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(17,)]
     used_by_owner = dict(await load_used_windows(environment))
     assert used_by_owner[ada.user.domain_id] == 17
     assert used_by_owner[ada.user.id] == sender_ids.count(ada.user.id)
@@ -391,25 +391,29 @@ async def test_domains_and_users_are_counted_separately(
 @pytest.fixture
 async def submission_listener(
     environment: Environment, tmp_path: Path
-) -> AsyncIterator[tuple[Listener, Authority]]:
-    authority = Authority(tmp_path)
-    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+) -> AsyncIterator[tuple[Listener, CertificateAuthority]]:
+    authority = CertificateAuthority(tmp_path)
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue_certificate()))
     listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
     yield listener, authority
     await listener.close(1)
 
 
-async def connect_and_sign_in(listener_and_authority: tuple[Listener, Authority]) -> Neighbour:
+async def connect_and_sign_in(
+    listener_and_authority: tuple[Listener, CertificateAuthority],
+) -> SmtpTestClient:
     """Return a client that has signed in."""
-    client = await connect(listener_and_authority[0].port)
-    await secured(client, listener_and_authority[1].client())
+    client = await connect_smtp(listener_and_authority[0].port)
+    await start_tls(client, listener_and_authority[1].client_context())
     await sign_in_by_auth_plain(client)
     return client
 
 
 async def test_smtp_submission_is_deferred_at_mail_command(
-    environment: Environment, clock: ManualClock, submission_listener: tuple[Listener, Authority]
+    environment: Environment,
+    clock: ManualClock,
+    submission_listener: tuple[Listener, CertificateAuthority],
 ) -> None:
     user = await make_user(environment, "ada", password=PASSWORD)
     await set_rate_limit(environment, user.id, Rate(2, PER_HOUR))
@@ -421,13 +425,15 @@ async def test_smtp_submission_is_deferred_at_mail_command(
         )
     ).startswith("250")
     other_client = await connect_and_sign_in(submission_listener)
-    await other_client.begin(*recipients, sender="ada@example.org")  # while the limit allows it
+    await other_client.start_data(
+        *recipients, sender="ada@example.org"
+    )  # while the limit allows it
     assert (await submit_message(client)).startswith("250")
-    other_client.send(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
+    other_client.send_bytes(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
     answer = "450 4.7.1 this account may send 2 messages an hour"
-    assert (await other_client.hear()).strip() == answer  # and no second reply
-    assert (await client.say("MAIL FROM:<ada@example.org>")).strip() == answer
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
+    assert (await other_client.read_reply()).strip() == answer  # and no second reply
+    assert (await client.run_command("MAIL FROM:<ada@example.org>")).strip() == answer
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]
     clock.tick(hours=1)
     assert (await submit_message(client)).startswith("250")
     await wait_for_background_tasks(environment)
@@ -436,18 +442,18 @@ async def test_smtp_submission_is_deferred_at_mail_command(
 
 
 async def test_concurrent_smtp_submissions_respect_the_limit(
-    environment: Environment, submission_listener: tuple[Listener, Authority]
+    environment: Environment, submission_listener: tuple[Listener, CertificateAuthority]
 ) -> None:
     user = await make_user(environment, "ada", password=PASSWORD)
     await set_rate_limit(environment, user.id, Rate(5, PER_HOUR))
     clients = [await connect_and_sign_in(submission_listener) for _ in range(12)]
     for client in clients:
-        await client.begin("carol@example.net", sender="ada@example.org")
+        await client.start_data("carol@example.net", sender="ada@example.org")
     for client in clients:
-        client.send(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
-    answers = [(await client.hear())[:9] for client in clients]
+        client.send_bytes(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
+    answers = [(await client.read_reply())[:9] for client in clients]
     assert sorted(answers) == ["250 2.0.0"] * 5 + ["450 4.7.1"] * 7
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(5,)]
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(5,)]
     assert await load_used_windows(environment) == [(user.id, 5)]
     await wait_for_background_tasks(environment)
     for client in clients:

@@ -19,9 +19,9 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
-from tests.support.operations.domain_operations import CREATE, UPDATE, done
+from tests.support.operations.domain_operations import DOMAIN_CREATE, DOMAIN_UPDATE, run_mutation
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.stores.counter_check import reached, rows
+from tests.support.stores.counter_check import load_stream_position, select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -165,32 +165,34 @@ async def test_user_and_domain_show_their_rate_limit(
 
 
 async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClient) -> None:
-    create_document = CREATE.replace(
+    create_document = DOMAIN_CREATE.replace(
         "globalAddressList }", "rateLimit { value frame } globalAddressList }"
     )
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         root, create_document, name="new.example", rateLimit={"value": 9, "frame": "MINUTE"}
     )
     assert (answer["domain"]["rateLimit"], errors) == ({"value": 9, "frame": "MINUTE"}, [])
-    update_document = UPDATE.replace(
+    update_document = DOMAIN_UPDATE.replace(
         "globalAddressList }", "rateLimit { value frame } globalAddressList }"
     )
     domain_refs = [{"name": "new.example"}]
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         root, update_document, domains=domain_refs, set={"rateLimit": {"value": 8, "frame": "DAY"}}
     )
     assert (answer["domains"][0]["rateLimit"], errors) == ({"value": 8, "frame": "DAY"}, [])
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         root, update_document, domains=domain_refs, set={"description": "x"}
     )
     assert answer["domains"][0]["rateLimit"] == {"value": 8, "frame": "DAY"}
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         root, update_document, domains=domain_refs, set={"rateLimit": {"value": -1, "frame": "DAY"}}
     )
     assert [(e["constraint"], e["path"]) for e in errors] == [
         ("range", ["set", "rateLimit", "value"])
     ]
-    answer, _ = await done(root, update_document, domains=domain_refs, set={"rateLimit": None})
+    answer, _ = await run_mutation(
+        root, update_document, domains=domain_refs, set={"rateLimit": None}
+    )
     assert answer["domains"][0]["rateLimit"] is None
     document = """{ adminLog(mutation: "domainUpdate") { nodes { before after } } }"""
     entries = (await root(document))["adminLog"]["nodes"]
@@ -249,13 +251,15 @@ async def test_reset_ends_the_hold(
     assert await list_holds(root) == [("ada", "PLATFORM", None)]
     assert await reset_rate(root, includePlatform=True) == ([], [])
     assert await try_send_message(ada, "a@example.net") == []
-    assert await rows(root.environment, "SELECT used FROM rate_windows WHERE id = 0") == [(1,)]
+    assert await select_rows(root.environment, "SELECT used FROM rate_windows WHERE id = 0") == [
+        (1,)
+    ]
 
 
 async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQLClient) -> None:
     environment, domain = ada.environment, ada.user.domain_id or 0
     positions = {
-        stream_id: await reached(environment, stream_id)
+        stream_id: await load_stream_position(environment, stream_id)
         for stream_id in (ada.user.id, domain, PLATFORM)
     }
     owners_input: dict[str, Any] = {
@@ -285,11 +289,13 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
         ({"rate_limit": None}, rate, "a campaign")
     ] * 2
     # An unchanged limit and an empty count are not recorded.
-    positions = {stream_id: await reached(environment, stream_id) for stream_id in positions}
+    positions = {
+        stream_id: await load_stream_position(environment, stream_id) for stream_id in positions
+    }
     await set_rate_limit(root, 5, **owners_input)
     await reset_rate(root, **owners_input)
     assert {
-        stream_id: await reached(environment, stream_id) for stream_id in positions
+        stream_id: await load_stream_position(environment, stream_id) for stream_id in positions
     } == positions
     await try_send_message(ada, "a@example.net")
     await reset_rate(root, **owners_input, includePlatform=True)
@@ -367,7 +373,7 @@ async def test_invalid_rate_limit_is_refused_and_changes_nothing(
 ) -> None:
     answer = await execute_mutation(root, "rateLimitSet", "rateLimits { value }", **arguments)
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [(code, path)]
-    assert await rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
+    assert await select_rows(root.environment, "SELECT count(*) FROM rate_limits") == [(0,)]
 
 
 async def test_rate_limits_need_a_domain_admin_with_the_permission(
@@ -418,7 +424,7 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
     (_, errors) = await reset_rate(rate_admin, includePlatform=True)
     assert [(e["requires"], e["path"]) for e in errors] == [("ADMIN", ["includePlatform"])]
     set_rate = {"domains": [{"name": "example.org"}], "set": {"rateLimit": None}}
-    _, errors = await done(admin_without_permission, UPDATE, **set_rate)
+    _, errors = await run_mutation(admin_without_permission, DOMAIN_UPDATE, **set_rate)
     assert [(e["requires"], e["path"]) for e in errors] == [("RATELIMIT", ["set", "rateLimit"])]
     assert await load_stored_rates(environment) == before
     assert await count_visible(rate_admin) == [2, 1]
@@ -426,15 +432,15 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
         await set_and_reset_errors(rate_admin, **users_input(ada), **domains_input("example.org"))
         == set()
     )
-    _, errors = await done(rate_admin, UPDATE, **set_rate)
+    _, errors = await run_mutation(rate_admin, DOMAIN_UPDATE, **set_rate)
     assert errors == []
     assert await list_limits(rate_admin) == [("ada", 9, "HOUR")]
 
 
 async def load_stored_rates(environment: Environment) -> Any:
-    limits = await rows(environment, "SELECT id, value FROM rate_limits ORDER BY id")
-    windows = await rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
-    return limits, windows, await rows(environment, "SELECT id, source FROM rate_holds")
+    limits = await select_rows(environment, "SELECT id, value FROM rate_limits ORDER BY id")
+    windows = await select_rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
+    return limits, windows, await select_rows(environment, "SELECT id, source FROM rate_holds")
 
 
 async def test_limits_are_deleted_with_user_and_domain(
@@ -447,4 +453,6 @@ async def test_limits_are_deleted_with_user_and_domain(
     )
     assert answer["errors"] == []
     assert await list_limits(root) == [("ada", 5, "HOUR")]
-    assert await rows(root.environment, "SELECT user_id FROM rate_limits") == [(ada.user.id,)]
+    assert await select_rows(root.environment, "SELECT user_id FROM rate_limits") == [
+        (ada.user.id,)
+    ]

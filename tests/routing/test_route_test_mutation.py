@@ -7,10 +7,10 @@ import pytest
 from models.runtime.environment import Environment
 from resolvers.routing import route_tests
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.domain_operations import ERRORS, done, told
-from tests.support.sample_mutations import CALLS, Call
-from tests.support.stores.counter_check import rows
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.domain_operations import ERRORS, error_summary, run_mutation
+from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
+from tests.support.stores.counter_check import select_rows
 
 TEST = f"""mutation ($input: RouteTestInput!) {{ routeTest(input: $input) {{
   ok log {ERRORS} }} }}"""
@@ -20,7 +20,7 @@ RELAY_PASSWORD = "not secret at all"  # noqa: S105 - of the test
 async def create_relay_host(root: GraphQLClient, port: int, **changes: Any) -> str:
     """Create a relay host on loopback and return its ID."""
     relay_input = {"host": f"127.0.0.1:{port}", "tls": False, **changes}
-    payload = await Call("relayHostCreate", relay_input, "relayHost { id }")(root)
+    payload = await MutationCall("relayHostCreate", relay_input, "relayHost { id }")(root)
     assert payload["errors"] == []
     return str(payload["relayHost"]["id"])
 
@@ -32,7 +32,7 @@ async def create_transport(root: GraphQLClient, port: int) -> str:
         "nextHop": f"127.0.0.1:{port}",
         "active": False,
     }
-    payload = await Call("transportCreate", transport_input, "transport { id }")(root)
+    payload = await MutationCall("transportCreate", transport_input, "transport { id }")(root)
     assert payload["errors"] == []
     return str(payload["transport"]["id"])
 
@@ -40,7 +40,9 @@ async def create_transport(root: GraphQLClient, port: int) -> str:
 async def test_route_is_tested_up_to_the_recipient(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server(replies={"eve": "550 5.1.1 Nobody"})) as smtp_server:
+    async with run_smtp_server(
+        FakeSmtpServer(rcpt_replies={"eve": "550 5.1.1 Nobody"})
+    ) as smtp_server:
         routes: list[dict[str, Any]] = [
             {"relayHost": await create_relay_host(root, smtp_server.port)},
             {"transport": await create_transport(root, smtp_server.port)},
@@ -52,25 +54,27 @@ async def test_route_is_tested_up_to_the_recipient(
                     "sender": "ada@example.org",
                     "recipient": f"{name}@far.example",
                 }
-                answer, errors = await done(root, TEST, **arguments)
+                answer, errors = await run_mutation(root, TEST, **arguments)
                 assert errors == []
                 assert answer["ok"] is ok, answer["log"]
                 assert any(f"RCPT TO:<{name}@far.example>" in line for line in answer["log"])
-            answer, errors = await done(root, TEST, **route)
+            answer, errors = await run_mutation(root, TEST, **route)
             assert (errors, answer["ok"]) == ([], True)
-        assert smtp_server.mails == []
-    answer, errors = await done(root, TEST, **routes[0])
+        assert smtp_server.messages == []
+    answer, errors = await run_mutation(root, TEST, **routes[0])
     assert (errors, answer["ok"]) == ([], False)
-    assert await rows(environment, "SELECT id FROM submissions") == []
+    assert await select_rows(environment, "SELECT id FROM submissions") == []
 
 
 @pytest.mark.usefixtures("ada")
 async def test_log_contains_no_password(root: GraphQLClient) -> None:
-    async with listening(Server()) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         relay_id = await create_relay_host(
             root, smtp_server.port, username="us", password=RELAY_PASSWORD
         )
-        answer, errors = await done(root, TEST, relayHost=relay_id, recipient="carol@far.example")
+        answer, errors = await run_mutation(
+            root, TEST, relayHost=relay_id, recipient="carol@far.example"
+        )
     assert (errors, answer["ok"]) == ([], False)  # a password is not sent without TLS
     assert RELAY_PASSWORD not in str(answer)
 
@@ -87,24 +91,26 @@ async def test_invalid_route_test_is_refused(root: GraphQLClient, ada: GraphQLCl
         ({"recipient": "a@far.example", "sender": "x"},
          ("VALIDATION", ["sender"], None, "address")),
     ):  # fmt: skip
-        _, errors = await done(root, TEST, **arguments)
-        assert told(errors) == expected_error, arguments
-    _, errors = await done(ada, TEST, relayHost=relay_id)
-    assert told(errors)[0] == "FORBIDDEN"
-    assert (await (await CALLS["relayHostDelete"](ada, root))(root))["errors"] == []
-    answer, errors = await done(root, TEST, relayHost=relay_id, options={"validateOnly": True})
+        _, errors = await run_mutation(root, TEST, **arguments)
+        assert error_summary(errors) == expected_error, arguments
+    _, errors = await run_mutation(ada, TEST, relayHost=relay_id)
+    assert error_summary(errors)[0] == "FORBIDDEN"
+    assert (await (await SAMPLE_CALLS["relayHostDelete"](ada, root))(root))["errors"] == []
+    answer, errors = await run_mutation(
+        root, TEST, relayHost=relay_id, options={"validateOnly": True}
+    )
     assert (errors, answer["log"]) == ([], [])
     delete_relay = (
         "mutation ($input: IdsInput!) { relayHostDelete(input: $input) { errors { message } } }"
     )
     await root(delete_relay, input={"ids": [relay_id]})
-    _, errors = await done(root, TEST, relayHost=relay_id)
-    assert told(errors)[:2] == ("NOT_FOUND", ["relayHost"])
+    _, errors = await run_mutation(root, TEST, relayHost=relay_id)
+    assert error_summary(errors)[:2] == ("NOT_FOUND", ["relayHost"])
 
 
 async def test_number_of_concurrent_tests_is_limited(
     root: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(route_tests, "MAX_CONCURRENT_TESTS", 0)
-    _, errors = await done(root, TEST, recipient="carol@far.example")
-    assert told(errors)[0] == "RATE_LIMITED"
+    _, errors = await run_mutation(root, TEST, recipient="carol@far.example")
+    assert error_summary(errors)[0] == "RATE_LIMITED"

@@ -17,8 +17,15 @@ from models.runtime.secret_box import SecretBox, generate_key
 from resolvers.admin import secret_rotation
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.operations.domain_operations import ERRORS, UPDATE, done, key_of, made, told
-from tests.support.stores.counter_check import journal, rows
+from tests.support.operations.domain_operations import (
+    DOMAIN_UPDATE,
+    ERRORS,
+    create_domain,
+    error_summary,
+    load_domain_id,
+    run_mutation,
+)
+from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 RELAY = "id host port username hasPassword tls active usedByDomains { name }"
 TRANSPORT = "id destination nextHop lookupMx username hasPassword active"
@@ -60,7 +67,7 @@ def list_document(kind: str) -> str:
 
 
 async def create_item(client: GraphQLClient, kind: str, **arguments: Any) -> Any:
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         client, mutation_document(kind, "Create"), **{**KINDS[kind][2], **arguments}
     )
     assert errors == [], errors
@@ -70,7 +77,7 @@ async def create_item(client: GraphQLClient, kind: str, **arguments: Any) -> Any
 async def update_items(
     client: GraphQLClient, kind: str, *ids: str, **arguments: Any
 ) -> tuple[Any, list[Any]]:
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         client, mutation_document(kind, "Update"), ids=list(ids), **arguments
     )
     return answer[KINDS[kind][0]], errors
@@ -78,8 +85,8 @@ async def update_items(
 
 async def creation_error(client: GraphQLClient, kind: str, **arguments: Any) -> tuple[Any, ...]:
     input_ = {**KINDS[kind][2], **arguments}
-    _, errors = await done(client, mutation_document(kind, "Create"), **input_)
-    return told(errors)
+    _, errors = await run_mutation(client, mutation_document(kind, "Create"), **input_)
+    return error_summary(errors)
 
 
 async def test_relay_host_is_created_updated_listed_and_deleted(
@@ -93,7 +100,10 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
         "id": None, "host": "smtp.relay.example", "port": 587, "username": "us",
         "hasPassword": True, "tls": True, "active": True, "usedByDomains": [],
     }  # fmt: skip
-    assert (await journal(environment, PLATFORM))[-1] == (ChangeKind.RELAY_HOST_CHANGED, [relay_id])
+    assert (await load_journal_entries(environment, PLATFORM))[-1] == (
+        ChangeKind.RELAY_HOST_CHANGED,
+        [relay_id],
+    )
     updated, errors = await update_items(
         root, "relayHost", relay["id"], active=False, username="them"
     )
@@ -109,7 +119,9 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
         "query ($id: ID!) { node(id: $id) { ... on RelayHost { host } } }", id=relay["id"]
     )
     assert node == {"node": {"host": "smtp.relay.example"}}
-    answer, errors = await done(root, mutation_document("relayHost", "Delete"), ids=[relay["id"]])
+    answer, errors = await run_mutation(
+        root, mutation_document("relayHost", "Delete"), ids=[relay["id"]]
+    )
     assert (answer["deletedIds"], errors) == ([relay["id"]], [])
     assert (await root(list_document("relayHost")))["relayHosts"]["nodes"] == []
 
@@ -195,7 +207,7 @@ async def test_invalid_input_is_refused_by_field_and_rule(
             arguments,
         )
     for table in TABLES:
-        assert await rows(environment, f"SELECT id FROM {table}") == []  # noqa: S608 - constant names
+        assert await select_rows(environment, f"SELECT id FROM {table}") == []  # noqa: S608 - constant names
 
 
 NORMALIZED_INPUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -222,7 +234,7 @@ async def test_valid_input_is_stored_in_normal_form(root: GraphQLClient) -> None
     for kind, arguments, expected in NORMALIZED_INPUTS:
         created = await create_item(root, kind, **arguments)
         assert created | expected == created, arguments
-        _, errors = await done(root, mutation_document(kind, "Delete"), ids=[created["id"]])
+        _, errors = await run_mutation(root, mutation_document(kind, "Delete"), ids=[created["id"]])
         assert errors == []
 
 
@@ -240,29 +252,29 @@ async def test_destination_has_one_transport_and_one_policy(
                 ([first["id"], second["id"]], "x.example"),
             ):
                 _, errors = await update_items(root, kind, *ids, destination=destination)
-                assert told(errors)[:2] == ("CONFLICT", ["destination"])
+                assert error_summary(errors)[:2] == ("CONFLICT", ["destination"])
             updated, errors = await update_items(root, kind, first["id"], destination="far.example")
             assert (errors, updated[0]["destination"]) == ([], "far.example")
         missing_id = global_ids.encode(kind[0].upper() + kind[1:], environment.new_id())
         for document, fields in (("Update", {"active": False}), ("Delete", {})):
             variables = {"ids": [first["id"], missing_id], **fields}
-            _, errors = await done(root, mutation_document(kind, document), **variables)
-            assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+            _, errors = await run_mutation(root, mutation_document(kind, document), **variables)
+            assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
         page = (await root(list_document(kind)))[KINDS[kind][0]]
         assert [node["active"] for node in page["nodes"]] == [True, True]
         for arguments, expected_error in (
             ({"ids": [first["id"]]}, ("VALIDATION", [], None, "required")),
             ({"ids": [], "active": False}, ("VALIDATION", ["ids"], None, "required")),
         ):
-            _, errors = await done(root, mutation_document(kind, "Update"), **arguments)
-            assert told(errors) == expected_error
+            _, errors = await run_mutation(root, mutation_document(kind, "Update"), **arguments)
+            assert error_summary(errors) == expected_error
 
 
 async def test_tls_policy_and_parameters_must_match(root: GraphQLClient) -> None:
     policy = await create_item(root, "tlsPolicy", policy="SECURE", parameters="match=a.example")
     assert policy["updatedAt"] is None
     _, errors = await update_items(root, "tlsPolicy", policy["id"], policy="MAY")
-    assert told(errors) == ("VALIDATION", ["parameters"], 0, "unsupported")
+    assert error_summary(errors) == ("VALIDATION", ["parameters"], 0, "unsupported")
     updated, errors = await update_items(
         root, "tlsPolicy", policy["id"], policy="MAY", parameters=None
     )
@@ -289,7 +301,7 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     assert await load_password(environment, first_relay["id"]) == RELAY_PASSWORD
     for arguments in ({"host": "other.example"}, {"port": 26}, {"host": "relay.example:26"}):
         _, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
-        assert told(errors) == ("VALIDATION", ["password"], 0, "required"), arguments
+        assert error_summary(errors) == ("VALIDATION", ["password"], 0, "required"), arguments
     _, errors = await update_items(
         root, "relayHost", first_relay["id"], second_relay["id"], active=False, tls=True
     )
@@ -305,14 +317,14 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     changes: list[dict[str, Any]] = [{"nextHop": "other.example"}, {"lookupMx": True}]
     for change_ in changes:
         _, errors = await update_items(root, "transport", transport["id"], **change_)
-        assert told(errors) == ("VALIDATION", ["password"], 0, "required"), change_
+        assert error_summary(errors) == ("VALIDATION", ["password"], 0, "required"), change_
     _, errors = await update_items(root, "transport", transport["id"], destination="b.example")
     assert errors == []
     statement = select(col(AdminLogEntry.before), col(AdminLogEntry.after))
     log_text = str([tuple(row) for row in await environment.database.read(statement)])
     assert RELAY_PASSWORD not in log_text
     assert "'password': '(hidden)'" in log_text
-    stored_text = str(await rows(environment, "SELECT * FROM relay_hosts, transports"))
+    stored_text = str(await select_rows(environment, "SELECT * FROM relay_hosts, transports"))
     assert RELAY_PASSWORD not in stored_text
 
 
@@ -336,9 +348,9 @@ async def test_deleted_relay_host_is_removed_from_domains(
 ) -> None:
     relay = await create_item(root, "relayHost")
     document = "{ domains { nodes { name relayHost { host } } } }"
-    await made(root, "new.example", relayHost=relay["id"])
-    answer, errors = await done(
-        root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": relay["id"]}
+    await create_domain(root, "new.example", relayHost=relay["id"])
+    answer, errors = await run_mutation(
+        root, DOMAIN_UPDATE, domains=[{"name": "example.org"}], set={"relayHost": relay["id"]}
     )
     assert errors == []
     nodes = (await root(document))["domains"]["nodes"]
@@ -346,7 +358,9 @@ async def test_deleted_relay_host_is_removed_from_domains(
     page = (await root(list_document("relayHost")))["relayHosts"]["nodes"]
     assert page[0]["usedByDomains"] == [{"name": "example.org"}, {"name": "new.example"}]
     for name in ("new.example",):
-        _, errors = await done(root, UPDATE, domains=[{"name": name}], set={"relayHost": None})
+        _, errors = await run_mutation(
+            root, DOMAIN_UPDATE, domains=[{"name": name}], set={"relayHost": None}
+        )
         assert errors == []
     missing_id = global_ids.encode("RelayHost", environment.new_id())
     for invalid_id, code in (
@@ -355,15 +369,20 @@ async def test_deleted_relay_host_is_removed_from_domains(
         (answer["domains"][0]["id"], "VALIDATION"),
     ):
         arguments = {"domains": [{"name": "example.org"}], "set": {"relayHost": invalid_id}}
-        _, errors = await done(root, UPDATE, **arguments)
-        assert told(errors)[:2] == (code, ["set", "relayHost"])
-    domain_id = await key_of(environment, "example.org")
-    _, errors = await done(root, mutation_document("relayHost", "Delete"), ids=[relay["id"]])
+        _, errors = await run_mutation(root, DOMAIN_UPDATE, **arguments)
+        assert error_summary(errors)[:2] == (code, ["set", "relayHost"])
+    domain_id = await load_domain_id(environment, "example.org")
+    _, errors = await run_mutation(
+        root, mutation_document("relayHost", "Delete"), ids=[relay["id"]]
+    )
     assert errors == []
     nodes = (await root(document))["domains"]["nodes"]
     assert [node["relayHost"] for node in nodes] == [None, None]
-    assert (await journal(environment, domain_id))[-1] == (ChangeKind.DOMAIN_CHANGED, [domain_id])
-    assert await rows(environment, "SELECT relay_host_id FROM domains") == [(None,), (None,)]
+    assert (await load_journal_entries(environment, domain_id))[-1] == (
+        ChangeKind.DOMAIN_CHANGED,
+        [domain_id],
+    )
+    assert await select_rows(environment, "SELECT relay_host_id FROM domains") == [(None,), (None,)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -400,11 +419,11 @@ async def test_list_needs_a_constant_number_of_statements(
     relays = "{ relayHosts(first: 50) { nodes { host usedByDomains { name } } } }"
     domains = "{ domains(first: 50) { nodes { name relayHost { host usedByDomains { id } } } } }"
     relay = await create_item(root, "relayHost")
-    await made(root, "d0.example", relayHost=relay["id"])
+    await create_domain(root, "d0.example", relayHost=relay["id"])
     expected_counts = [await cost(document) for document in (relays, domains)]
     for n in range(1, 20):
         other_relay = await create_item(root, "relayHost", host=f"r{n}.example")
-        await made(root, f"d{n}.example", relayHost=other_relay["id"])
+        await create_domain(root, f"d{n}.example", relayHost=other_relay["id"])
     assert [await cost(document) for document in (relays, domains)] == expected_counts
 
 
@@ -412,10 +431,13 @@ async def test_other_users_cannot_read_or_change_routes(
     root: GraphQLClient, ada: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
     created_ids = {kind: (await create_item(root, kind))["id"] for kind in KINDS}
-    await done(
-        root, UPDATE, domains=[{"name": "example.org"}], set={"relayHost": created_ids["relayHost"]}
+    await run_mutation(
+        root,
+        DOMAIN_UPDATE,
+        domains=[{"name": "example.org"}],
+        set={"relayHost": created_ids["relayHost"]},
     )
-    before = {name: await rows(environment, f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608
+    before = {name: await select_rows(environment, f"SELECT * FROM {name}") for name in TABLES}  # noqa: S608
     domain_admin = await make_domain_admin(environment, http, "dan")
     for client in (ada, domain_admin):
         for kind, (_, _, arguments) in KINDS.items():
@@ -430,15 +452,15 @@ async def test_other_users_cannot_read_or_change_routes(
             if kind != "forwardingHost":
                 calls["Update"] = {"ids": [created_ids[kind]], "active": False}
             for verb, input_ in calls.items():
-                _, errors = await done(client, mutation_document(kind, verb), **input_)
-                assert told(errors)[0] == "FORBIDDEN"
+                _, errors = await run_mutation(client, mutation_document(kind, verb), **input_)
+                assert error_summary(errors)[0] == "FORBIDDEN"
     domains = await domain_admin("{ domains { nodes { name relayHost { host } } } }")
     assert [node["relayHost"] for node in domains["domains"]["nodes"]] == [None]
     domain_input = {"domains": [{"name": "example.org"}], "set": {"relayHost": None}}
-    _, errors = await done(domain_admin, UPDATE, **domain_input)
-    assert told(errors)[0] == "FORBIDDEN"
+    _, errors = await run_mutation(domain_admin, DOMAIN_UPDATE, **domain_input)
+    assert error_summary(errors)[0] == "FORBIDDEN"
     for name, rows_before in before.items():
-        assert await rows(environment, f"SELECT * FROM {name}") == rows_before  # noqa: S608 - constant names
+        assert await select_rows(environment, f"SELECT * FROM {name}") == rows_before  # noqa: S608 - constant names
 
 
 async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: GraphQLClient) -> None:
@@ -452,10 +474,10 @@ async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: GraphQLCl
         ({}, ("VALIDATION", ["ids"], None, "required")),
         ({"hosts": ["192.0.2.1", "192.0.2.2"]}, ("NOT_FOUND", ["hosts"], 1, "192.0.2.2")),
     ):
-        _, errors = await done(root, delete, **arguments)
-        assert told(errors) == expected_error
+        _, errors = await run_mutation(root, delete, **arguments)
+        assert error_summary(errors) == expected_error
     arguments = {"ids": [hosts[0]["id"]], "hosts": ["192.0.2.1", "192.0.2.200/25", "2001:db8::/48"]}
-    answer, errors = await done(root, delete, **arguments)
+    answer, errors = await run_mutation(root, delete, **arguments)
     assert errors == []
     assert sorted(answer["deletedIds"]) == sorted(host["id"] for host in hosts[:3])
     page = (await root(list_document("forwardingHost")))["forwardingHosts"]

@@ -39,10 +39,16 @@ from tests.support.accounts.demo_account import (
     run_demo_server,
     subscription_results,
 )
-from tests.support.operations.quarantine_operations import hold
+from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.schema.printed_schema import SDL
-from tests.support.servers.merganser_server import Server
-from tests.support.servers.webhook_receiver import inward, log_of, made, pump, worker_of
+from tests.support.servers.merganser_server import MerganserProcess
+from tests.support.servers.webhook_receiver import (
+    allow_local_webhooks,
+    create_webhook,
+    load_webhook_log,
+    make_webhook_worker,
+    post_until_idle,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -54,7 +60,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 BUILT_IN = {"ID", "Int", "Float", "String", "Boolean"}
 REFUSED_OPERATIONS = {"Rename"}  # operations that are examples of an error
-DEFAULT_ADDRESSES = {"127.0.0.1:8025": "http", "127.0.0.1:8024": "lmtp"}
+DEFAULT_ADDRESSES = {"127.0.0.1:8025": "http_port", "127.0.0.1:8024": "lmtp_port"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ async def variables_for(client: GraphQLClient, block: FencedBlock) -> dict[str, 
         sent = await client.http.post("/rest/uploads", content=raw, headers=client.headers)
         values["upload"] = sent.json()["id"]
     if "held" in names:
-        values["held"] = await hold(client, address=ADDRESS)
+        values["held"] = await quarantine_message(client, address=ADDRESS)
     return {name: values[name] for name in names}
 
 
@@ -169,7 +175,7 @@ async def test_subscriptions_deliver_received_message(
 
 
 @pytest.fixture(scope="module")
-def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserProcess]:
     with run_demo_server(tmp_path_factory.mktemp("house")) as server:
         yield server
 
@@ -187,13 +193,13 @@ def program_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("block", fenced_blocks("sh run"), ids=str)
 async def test_marked_commands_succeed_with_running_server(
-    demo_server: Server, program_folder: Path, block: FencedBlock
+    demo_server: MerganserProcess, program_folder: Path, block: FencedBlock
 ) -> None:
     text = block.text
     for default_address, setting in DEFAULT_ADDRESSES.items():
         text = text.replace(default_address, f"127.0.0.1:{getattr(demo_server, setting)}")
     path = f"{program_folder}:{os.environ['PATH']}"
-    env = {**demo_server.env, "PATH": path, "KEY": demo_server.secrets[USERNAME]}
+    env = {**demo_server.process_env, "PATH": path, "KEY": demo_server.secrets[USERNAME]}
     process = await asyncio.create_subprocess_exec(
         "bash", "-euc", text, cwd=ROOT, env=env,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -214,8 +220,8 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
     program, port = tmp_path / "receiver.py", free_port()
     program.write_text(block.text)
     clock.time = datetime.now(UTC)  # the program uses the system clock
-    inward(ada.environment)
-    webhook_id, secret = await made(root, f"http://127.0.0.1:{port}/", "message.received")
+    allow_local_webhooks(ada.environment)
+    webhook_id, secret = await create_webhook(root, f"http://127.0.0.1:{port}/", "message.received")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", str(program),
         env={"SECRET": secret, "PORT": str(port)},
@@ -225,8 +231,8 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
         async with asyncio.timeout(10):
             await wait_for_listener(port)
         await deliver_to(ada, "Hello")
-        await pump(worker_of(ada.environment))
-        (entry,) = (await log_of(root, webhook_id))["deliveries"]["nodes"]
+        await post_until_idle(make_webhook_worker(ada.environment))
+        (entry,) = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
         assert (entry["status"], entry["error"]) == (204, None)
         assert process.stdout
         assert await process.stdout.readline() == b"message.received\n"
@@ -234,8 +240,8 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
           errors { code } } }"""
         assert (await root(rotate, id=webhook_id))["webhookSecretRotate"]["errors"] == []
         await deliver_to(ada, "Signed with another")
-        await pump(worker_of(ada.environment))
-        assert (await log_of(root, webhook_id))["deliveries"]["nodes"][0]["status"] == 400
+        await post_until_idle(make_webhook_worker(ada.environment))
+        assert (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"][0]["status"] == 400
     finally:
         process.kill()
         await process.wait()

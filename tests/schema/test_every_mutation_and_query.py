@@ -18,10 +18,10 @@ from models.users.roles import AdminPermission, Role, Scope
 from resolvers.auth import authentication
 from tests.conftest import GraphQLClient, make_api_key
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.sample_mutations import CALLS, Call, Calls
+from tests.support.sample_mutations import SAMPLE_CALLS, AtomicMutationCalls, MutationCall
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores.journal_comparison import JOURNALED_TABLES, PART_TABLES
-from tests.support.stores.store_snapshot import Rows, changed, everything
+from tests.support.stores.store_snapshot import StoreRows, changed_row_ids, snapshot_rows
 
 # tables that clients don't see, or whose changes the journal entries of another table cover
 UNJOURNALED_TABLES = {
@@ -44,24 +44,24 @@ UNJOURNALED_TABLES = {
 }  # fmt: skip
 
 
-def changed_submissions(before: Rows, after: Rows) -> set[int]:
+def changed_submissions(before: StoreRows, after: StoreRows) -> set[int]:
     """Return the ids of the submissions with a changed recipient."""
-    changed_keys = changed(before, after, "deliveries", set())
+    changed_keys = changed_row_ids(before, after, "deliveries", set())
     rows = {**before["deliveries"], **after["deliveries"]}
     return {rows[key,]["submission_id"] for key in changed_keys}
 
 
 async def prepare_call(
     name: str, ada: GraphQLClient, root: GraphQLClient
-) -> tuple[Call, GraphQLClient]:
-    call = await CALLS[name](ada, root)
-    return call, call.by or (root if call.by_root else ada)
+) -> tuple[MutationCall, GraphQLClient]:
+    call = await SAMPLE_CALLS[name](ada, root)
+    return call, call.other_caller or (root if call.by_root else ada)
 
 
 def test_every_mutation_has_a_sample_call() -> None:
     mutation = SDL.mutation_type
     assert mutation is not None
-    assert set(CALLS) == set(mutation.fields)
+    assert set(SAMPLE_CALLS) == set(mutation.fields)
 
 
 def test_every_table_is_journaled_or_listed_as_unjournaled() -> None:
@@ -70,7 +70,7 @@ def test_every_table_is_journaled_or_listed_as_unjournaled() -> None:
     assert tables == {*JOURNALED_TABLES, *UNJOURNALED_TABLES, *parts}
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", SAMPLE_CALLS)
 async def test_journal_has_exactly_the_changes_of_a_mutation(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -92,14 +92,14 @@ async def test_journal_has_exactly_the_changes_of_a_mutation(
         "journalCursor",
         *FIELDS_THAT_DIFFER.get(name, ()),
     }
-    after = await everything(ada.environment)
+    after = await snapshot_rows(ada.environment)
     assert_journal_matches_changes(call, client, first, before, after)
     if options:
         assert first["replayed"] is False
         assert repeated == [{**first, "replayed": True}]
         other_session_payload = await full_call(client, **options, sessionId="another")
         assert other_session_payload == {**first, "replayed": True}
-        assert await everything(ada.environment) == after
+        assert await snapshot_rows(ada.environment) == after
 
 
 def _payload_type(name: str) -> GraphQLObjectType:
@@ -110,20 +110,24 @@ def _payload_type(name: str) -> GraphQLObjectType:
 
 
 def assert_journal_matches_changes(
-    call: Call, client: GraphQLClient, payload: Mapping[str, Any], before: Rows, after: Rows
+    call: MutationCall,
+    client: GraphQLClient,
+    payload: Mapping[str, Any],
+    before: StoreRows,
+    after: StoreRows,
 ) -> None:
     entries = [row for key, row in after["changes"].items() if key not in before["changes"]]
     for table, (kind, ignored) in JOURNALED_TABLES.items():
         journaled_keys = {
             key for row in entries if row["kind"].startswith(kind) for key in row["ids"]
         }
-        extra_keys = {client.user.id} if call.nudges and table == "users" else set()
-        parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
+        extra_keys = {client.user.id} if call.nudges_clients and table == "users" else set()
+        parts = [changed_row_ids(before, after, part, set()) for part in PART_TABLES.get(table, ())]
         if table == "submissions":
             parts.append(changed_submissions(before, after))
-        assert journaled_keys == changed(before, after, table, ignored).union(extra_keys, *parts), (
-            table
-        )
+        assert journaled_keys == changed_row_ids(before, after, table, ignored).union(
+            extra_keys, *parts
+        ), table
     assert bool(entries) is call.journaled
     if call.journaled:
         assert payload["journalCursor"] == _cursor(entries)
@@ -136,7 +140,7 @@ def _cursor(entries: list[dict[str, Any]]) -> str:
     return "1" + "".join(f".{stream}.{number}" for stream, number in sorted(last_numbers.items()))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", SAMPLE_CALLS)
 async def test_refused_mutation_changes_nothing(
     name: str, ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -214,12 +218,14 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
 }
 
 
-async def assert_dry_run_changes_nothing(call: Call, client: GraphQLClient) -> tuple[Any, Rows]:
+async def assert_dry_run_changes_nothing(
+    call: MutationCall, client: GraphQLClient
+) -> tuple[Any, StoreRows]:
     """Return the payload of the dry run, and all rows after it."""
-    before = await everything(client.environment)
+    before = await snapshot_rows(client.environment)
     payload = await call(client, validateOnly=True)
     assert (payload["errors"], payload["journalCursor"]) == ([], None)
-    after = await everything(client.environment)
+    after = await snapshot_rows(client.environment)
     # blobs are stored before the transaction; garbage collection deletes unused ones
     ignored_tables = {"blobs"}
     assert {table: rows for table, rows in after.items() if table not in ignored_tables} == {
@@ -235,10 +241,12 @@ WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and checks
 }  # fmt: skip
 
 
-async def assert_key_of_another_call_conflicts(call: Call, client: GraphQLClient) -> None:
-    other_call = Call("mailboxCreate", {"paths": ["Elsewhere"]})
+async def assert_key_of_another_call_conflicts(call: MutationCall, client: GraphQLClient) -> None:
+    other_call = MutationCall("mailboxCreate", {"paths": ["Elsewhere"]})
     if call.by_root:
-        other_call = Call("userCreate", {"address": "zoe@example.org", "passwordDisabled": True})
+        other_call = MutationCall(
+            "userCreate", {"address": "zoe@example.org", "passwordDisabled": True}
+        )
     assert (await other_call(client, idempotencyKey="taken"))["errors"] == []
     refused = await call(client, idempotencyKey="taken")
     assert [error["code"] for error in refused["errors"]] == ["CONFLICT"]
@@ -253,7 +261,7 @@ NOT_ATOMIC = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", SAMPLE_CALLS)
 async def test_atomic_request_commits_all_fields_or_none(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -261,15 +269,15 @@ async def test_atomic_request_commits_all_fields_or_none(
     other_call, failing_call = ATOMIC_COMPANIONS[client.user.id != 0]
     await client("{ viewer { role } }")  # the use of the key is recorded before the snapshot
     await authentication.wait_for_background_tasks(ada.environment)
-    before = await everything(ada.environment)
-    payloads = await Calls([other_call, call, failing_call])(client)
+    before = await snapshot_rows(ada.environment)
+    payloads = await AtomicMutationCalls([other_call, call, failing_call])(client)
     if name in NOT_ATOMIC:
         assert [error_codes(payload) for payload in payloads] == [
             ["ABORTED"],
             ["FORBIDDEN_OPERATION"],
             ["ABORTED"],
         ]
-        assert await everything(ada.environment) == before
+        assert await snapshot_rows(ada.environment) == before
         return
     assert [error_codes(payload) for payload in payloads] == [
         ["ABORTED"],
@@ -280,19 +288,19 @@ async def test_atomic_request_commits_all_fields_or_none(
     ignored_tables = {"blobs"}  # as in a dry run
     assert {
         table_name: rows
-        for table_name, rows in (await everything(ada.environment)).items()
+        for table_name, rows in (await snapshot_rows(ada.environment)).items()
         if table_name not in ignored_tables
     } == {
         table_name: rows for table_name, rows in before.items() if table_name not in ignored_tables
     }
 
     with record_commits(ada.environment) as recorded_commits:
-        payloads = await Calls([other_call, call])(client)
+        payloads = await AtomicMutationCalls([other_call, call])(client)
     assert [error_codes(payload) for payload in payloads] == [[], []]
     assert len(recorded_commits) == 1
-    after = await everything(ada.environment)
+    after = await snapshot_rows(ada.environment)
     table = "key_values" if client.user.id else "domains"
-    assert changed(before, after, table, set())
+    assert changed_row_ids(before, after, table, set())
     if call.journaled:
         last_key = max(key for key in after["changes"] if key not in before["changes"])
         assert payloads[1]["journalCursor"].endswith(str(after["changes"][last_key]["last"]))
@@ -301,12 +309,12 @@ async def test_atomic_request_commits_all_fields_or_none(
 # a call that succeeds and one that fails: of a platform key, of a user
 ATOMIC_COMPANIONS = {
     False: (
-        Call("domainCreate", {"name": "beside.example"}),
-        Call("domainDelete", {"domains": [{"name": "nowhere.example"}]}),
+        MutationCall("domainCreate", {"name": "beside.example"}),
+        MutationCall("domainDelete", {"domains": [{"name": "nowhere.example"}]}),
     ),
     True: (
-        Call("keyValueSet", {"key": "beside", "value": "x"}),
-        Call("mailboxRename", {"mailbox": {"path": "Nowhere"}, "newPath": "Elsewhere"}),
+        MutationCall("keyValueSet", {"key": "beside", "value": "x"}),
+        MutationCall("mailboxRename", {"mailbox": {"path": "Nowhere"}, "newPath": "Elsewhere"}),
     ),
 }
 
@@ -333,15 +341,15 @@ WITHOUT_ACCOUNT = {"apiKeyCreate", "authenticate", "tokenRevoke"}  # calls that 
 
 
 async def assert_admin_of_another_domain_changes_nothing(
-    call: Call, ada: GraphQLClient, root: GraphQLClient
+    call: MutationCall, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    await Call("userCreate", {"address": "x@afar.example", "passwordDisabled": True})(root)
+    await MutationCall("userCreate", {"address": "x@afar.example", "passwordDisabled": True})(root)
     other_admin = await make_domain_admin(
         ada.environment, ada.http, "far", list(AdminPermission), domains=["afar.example"]
     )
-    before = await everything(ada.environment)
+    before = await snapshot_rows(ada.environment)
     response = await other_admin.execute(call.document(), input=call.input)
-    after = await everything(ada.environment)
+    after = await snapshot_rows(ada.environment)
     for table, rows in before.items():
         protected_rows = {
             key: row
@@ -357,11 +365,11 @@ async def assert_admin_of_another_domain_changes_nothing(
 
 
 async def assert_another_user_changes_nothing(
-    call: Call, ada: GraphQLClient, bob: GraphQLClient
+    call: MutationCall, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    before = await everything(ada.environment)
+    before = await snapshot_rows(ada.environment)
     await call(bob)
-    after = await everything(ada.environment)
+    after = await snapshot_rows(ada.environment)
     for table, rows in before.items():
         own_rows = {key: row for key, row in rows.items() if _belongs_to(row, ada)}
         assert {key: after[table].get(key) for key in own_rows} == own_rows, table
@@ -371,16 +379,16 @@ def _belongs_to(row: Mapping[str, Any], client: GraphQLClient) -> bool:
     return client.user.id in (row.get("user_id"), row.get("stream_id"), row.get("id"))
 
 
-async def assert_read_only_key_changes_nothing(call: Call, client: GraphQLClient) -> None:
+async def assert_read_only_key_changes_nothing(call: MutationCall, client: GraphQLClient) -> None:
     environment = client.environment
     secret = await make_api_key(
         environment, "reader", user_id=client.user.id or None, role=Role.USER, read_only=True
     )
     reader = GraphQLClient(client.http, environment, client.user, secret)
-    before = await everything(environment)
+    before = await snapshot_rows(environment)
     response = await reader.execute(call.document(), input=call.input)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert await everything(environment) == before
+    assert await snapshot_rows(environment) == before
 
 
 async def test_only_public_fields_work_without_credential(ada: GraphQLClient) -> None:
@@ -410,10 +418,10 @@ async def test_submit_scope_cannot_read_mail_through_payload(name: str, ada: Gra
         'mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "x"}) '
         f"{{ {selection_text} }} }}"
     )
-    before = await everything(ada.environment)
+    before = await snapshot_rows(ada.environment)
     response = await sender.execute(document)
     assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert (await everything(ada.environment))["messages"] == before["messages"]
+    assert (await snapshot_rows(ada.environment))["messages"] == before["messages"]
 
 
 def test_every_change_kind_belongs_to_a_table_or_is_listed() -> None:

@@ -10,7 +10,7 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.openpgp_keys import SIGN_ONLY_KEY
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 from tests.support.stores.row_counts import USER_TABLES
 
 TOO_SHORT = "pa55wd"  # a password below the minimum length
@@ -183,9 +183,9 @@ async def load_errors(
 async def load_all_rows(environment: Environment) -> list[Any]:
     tables = (*USER_TABLES, "api_keys", "app_passwords")
     counts = (f"SELECT count(*) FROM {table}" for table in tables)  # noqa: S608 - our own names
-    users = await rows(environment, "SELECT * FROM users ORDER BY id")
-    domains = await rows(environment, "SELECT * FROM domains ORDER BY id")
-    return [users, domains, *[await rows(environment, sql) for sql in counts]]
+    users = await select_rows(environment, "SELECT * FROM users ORDER BY id")
+    domains = await select_rows(environment, "SELECT * FROM domains ORDER BY id")
+    return [users, domains, *[await select_rows(environment, sql) for sql in counts]]
 
 
 @each_input_case
@@ -259,7 +259,7 @@ async def test_existing_password_is_checked_only_if_input_is_valid(
     assert await load_errors(clients["eve"], wrong_password_case, "name") == [
         (["set", "name"], "pattern")
     ]
-    assert await rows(clients["eve"].environment, "SELECT * FROM throttles") == []
+    assert await select_rows(clients["eve"].environment, "SELECT * FROM throttles") == []
 
 
 async def test_permission_error_precedes_validation_errors(

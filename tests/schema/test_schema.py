@@ -16,7 +16,7 @@ from graphql import (
 )
 
 from graph.schema import schema
-from tests.support.schema.printed_schema import SDL, TEXT
+from tests.support.schema.printed_schema import SCHEMA_TEXT, SDL
 
 OWN_TYPES = [kind for kind in SDL.type_map.values() if not kind.name.startswith("__")]
 SPECIFIED_DIRECTIVES = {directive.name for directive in specified_directives}
@@ -24,13 +24,13 @@ TYPES_WITH_FIELDS = [
     kind for kind in OWN_TYPES if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType)
 ]
 NODES_WITH_FIELDS: list[Any] = [
-    node for node in parse(TEXT).definitions if getattr(node, "fields", None)
+    node for node in parse(SCHEMA_TEXT).definitions if getattr(node, "fields", None)
 ]
 
 
 def test_schema_file_is_up_to_date() -> None:
     file = Path(__file__).parents[2] / "schema.graphql"
-    assert file.read_text() == TEXT + "\n", "run: make schema"
+    assert file.read_text() == SCHEMA_TEXT + "\n", "run: make schema"
 
 
 def test_every_payload_implements_mutation_payload() -> None:
@@ -64,7 +64,7 @@ def test_connections_are_well_formed() -> None:
 
 
 def test_no_default_is_null_and_scalars_have_specified_by() -> None:
-    assert "= null" not in TEXT
+    assert "= null" not in SCHEMA_TEXT
     scalars_without_url = [
         kind.name
         for kind in OWN_TYPES

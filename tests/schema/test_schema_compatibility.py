@@ -18,7 +18,7 @@ from graphql.utilities import (
 )
 
 from graph.schema import schema
-from tests.support.schema.naming_rules import auth, own
+from tests.support.schema.naming_rules import auth_arguments, own_types
 
 ROOT = Path(__file__).parents[2]
 RELEASED = (ROOT / "tests" / "schema" / "released.graphql").read_text()
@@ -93,8 +93,8 @@ def client_changes(old: GraphQLSchema, new: GraphQLSchema) -> Iterator[str]:
 
 def permission_changes(old: GraphQLSchema, new: GraphQLSchema) -> Iterator[str]:
     """Yield changes of `@auth` directives, which graphql-core does not compare."""
-    new_kinds = {kind.name: kind for kind in own(new)}
-    for kind in own(old):
+    new_kinds = {kind.name: kind for kind in own_types(new)}
+    for kind in own_types(old):
         new_kind = new_kinds.get(kind.name)
         if new_kind is None or not hasattr(kind, "fields"):
             continue
@@ -106,8 +106,9 @@ def permission_changes(old: GraphQLSchema, new: GraphQLSchema) -> Iterator[str]:
             if name in fields
         ]
         for coordinate, old_node, new_node in pairs:
-            if auth(old_node) != auth(new_node):
-                yield f"{coordinate} asked for {auth(old_node)}, and asks for {auth(new_node)}."
+            if auth_arguments(old_node) != auth_arguments(new_node):
+                old_rule, new_rule = auth_arguments(old_node), auth_arguments(new_node)
+                yield f"{coordinate} asked for {old_rule}, and asks for {new_rule}."
 
 
 def test_schema_is_compatible_with_last_release() -> None:

@@ -7,7 +7,7 @@ from graphql import build_schema, parse, print_schema
 
 from graph.execution.documents.cost_limits import Cost, cost_directive
 from graph.schema import schema
-from tests.support.schema.naming_rules import RULES, NamingRule, own
+from tests.support.schema.naming_rules import RULES, NamingRule, own_types
 from tests.support.schema.printed_schema import SDL
 from tests.support.servers.small_schema_server import make_schema
 
@@ -19,7 +19,7 @@ PART_OF_MAILBOX = "acts on a part of a Mailbox, which is no type of its own"
 FORWARD_LIST = "a list that is short, and read forwards only"
 CONNECTOR_FIELDS = (*("autoMapFolders", "mirrorDeletes", "removeDuplicates", "virusCheck"),)
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their reasons
-    "suffixed": {
+    "find_wrong_suffix": {
         "ContentType": "the header field Content-Type",
         "DateBound": "a way to say a time, inside a filter",
         "DateBoundFuture": "a way to say a time, inside an input",
@@ -32,11 +32,11 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "ReferenceAttachments": "a choice of attachments, inside inputs",
         "SpecialMailboxNames": "names by special use, inside an input",
     },
-    "prefixed": {
+    "find_repeated_type_name": {
         "Address.address": "the address itself: it has no other word",
         "Message.messageId": "the header field Message-ID, which is no id of ours",
     },
-    "unordered": {
+    "find_wrong_mutation_order": {
         "Mutation.accountExport": ESTABLISHED_NAME,
         "Mutation.accountImport": ESTABLISHED_NAME,
         "Mutation.actAs": NO_OBJECT,
@@ -84,7 +84,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.webauthnRegister": ESTABLISHED_NAME,
         "Mutation.webhookSecretRotate": "a part of a Webhook, which is no type of its own",
     },
-    "misshapen": {
+    "find_wrong_mutation_shape": {
         "Mutation.addressDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
@@ -112,7 +112,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
     },
-    "unclear": {
+    "find_unclear_booleans": {
         **dict.fromkeys(
             ("FilterAction.delete", "FilterAction.flag", "FilterAction.stop"), ESTABLISHED_NAME
         ),
@@ -207,7 +207,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "UserPatch.uploadSentMessages": ESTABLISHED_NAME,
         "UserPatch.webmailAccess": ESTABLISHED_NAME,
     },
-    "untimely": {
+    "find_wrong_time_names": {
         "AttachedMessage.date": "the header field Date",
         "Audit.end": ESTABLISHED_NAME,
         "Audit.expires": ESTABLISHED_NAME,
@@ -235,7 +235,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "SubmissionRescheduleInput.sendTime": ESTABLISHED_NAME,
         "Submission.sendTime": ESTABLISHED_NAME,
     },
-    "unconnected": {
+    "find_wrong_connections": {
         "Query.mailboxes": FORWARD_LIST,
         "Audit.accessLog": FORWARD_LIST,
         "Audit.messages": ESTABLISHED_NAME,
@@ -251,7 +251,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "User.quarantine": FORWARD_LIST,
         "User.temporaryAddresses": FORWARD_LIST,
     },
-    "public": {
+    "find_public_root_fields": {
         "Mutation.authenticate": "where one signs in",
         "Mutation.tokenRevoke": "signing out with an ended token is no error",
         "Mutation.totpCheck": "who waits for it has not signed in yet; all others need a token",
@@ -316,13 +316,13 @@ input UserRemoveInput { """d""" name: String! }
 input UserUpdateInput { """d""" name: String! }
 '''
 EXPECTED_VIOLATIONS = {  # by rule: the violations in INVALID_SCHEMA
-    "undescribed": {"@auth", "@auth(role:)", "User", "User.lastSeen", "User.flat"},
-    "misspelt": {"Colour_Enum", "Colour_Enum.red", "User.usernames(Sort:)"},
-    "suffixed": {"Colour_Enum", "UserCreate"},
-    "prefixed": {"User.userName"},
-    "fetching": {"Query.getUsers"},
-    "unordered": {"Mutation.createUser", "Mutation.userLock"},
-    "misshapen": {
+    "find_undescribed": {"@auth", "@auth(role:)", "User", "User.lastSeen", "User.flat"},
+    "find_wrong_case": {"Colour_Enum", "Colour_Enum.red", "User.usernames(Sort:)"},
+    "find_wrong_suffix": {"Colour_Enum", "UserCreate"},
+    "find_repeated_type_name": {"User.userName"},
+    "find_verbs_of_reading": {"Query.getUsers"},
+    "find_wrong_mutation_order": {"Mutation.createUser", "Mutation.userLock"},
+    "find_wrong_mutation_shape": {
         "Mutation.createUser",
         "Mutation.createUser(input:)",
         "Mutation.userLock",
@@ -330,19 +330,19 @@ EXPECTED_VIOLATIONS = {  # by rule: the violations in INVALID_SCHEMA
         "Mutation.userRemove",
         "UserPayload",
     },
-    "unclear": {
+    "find_unclear_booleans": {
         "Mutation.createUser",
         "User.locked",
         "User.isActive",
         "Mutation.userLock(now:)",
         "UserLockInput.until",
     },
-    "untimely": {"Timed.lastSeen"},
-    "unconnected": {"UserConnection", "UserEdge", "User.friends"},
-    "null_by_default": {"@auth(role:)", "User.usernames(Sort:)", "UserCreate.name"},
-    "abandoned": {"User.old", "User.older"},
-    "unguarded": {"Query.lists", "Mutation.userLock"},
-    "public": {"Query.user"},
+    "find_wrong_time_names": {"Timed.lastSeen"},
+    "find_wrong_connections": {"UserConnection", "UserEdge", "User.friends"},
+    "find_null_defaults": {"@auth(role:)", "User.usernames(Sort:)", "UserCreate.name"},
+    "find_unreplaced_deprecations": {"User.old", "User.older"},
+    "find_unguarded_root_fields": {"Query.lists", "Mutation.userLock"},
+    "find_public_root_fields": {"Query.user"},
 }
 
 
@@ -366,9 +366,9 @@ def test_naming_rule_detects_violations(rule: NamingRule) -> None:
 
 def test_printed_schema_is_complete_and_sorted() -> None:
     assert print_schema(build_schema(print_schema(SDL))) == print_schema(SDL)
-    kinds = [kind.name for kind in own(SDL) if kind.ast_node]
+    kinds = [kind.name for kind in own_types(SDL) if kind.ast_node]
     assert kinds == sorted(kinds)
-    for kind in own(SDL):
+    for kind in own_types(SDL):
         names = list(getattr(kind, "fields", getattr(kind, "values", ())))
         assert names == sorted(names), kind.name
 
@@ -382,7 +382,7 @@ def test_cost_directives_are_printed() -> None:
             for kind in definitions
             for field in getattr(kind, "fields", None) or ()
         }
-        for kind in own(tested_schema._schema):  # noqa: SLF001
+        for kind in own_types(tested_schema._schema):  # noqa: SLF001
             for name, field in getattr(kind, "fields", {}).items():
                 has_cost = hasattr(field, "args") and cost_directive(field) is not None
                 assert has_cost is ("cost" in printed[kind.name, name]), f"{kind.name}.{name}"

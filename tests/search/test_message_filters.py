@@ -31,8 +31,8 @@ from resolvers.messages.loaders import MessageListing
 from resolvers.messages.upload import NewMessage
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.mail import multipart_message
-from tests.support.operations.message_pages import PAGE, found
-from tests.support.stores.counter_check import rows
+from tests.support.operations.message_pages import MESSAGE_PAGE_QUERY, find_subjects
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
@@ -173,28 +173,28 @@ FILTER_CASES: list[tuple[dict[str, Any], list[int]]] = [
 
 async def test_message_list_is_filtered(ada_with_messages: GraphQLClient) -> None:
     for condition, expected in FILTER_CASES:
-        assert await found(ada_with_messages, **condition) == [SUBJECTS[n] for n in expected], (
-            condition
-        )
+        assert await find_subjects(ada_with_messages, **condition) == [
+            SUBJECTS[n] for n in expected
+        ], condition
 
 
 async def test_message_list_is_filtered_by_message_id_and_thread(
     ada_with_messages: GraphQLClient,
 ) -> None:
-    (row,) = await rows(
+    (row,) = await select_rows(
         ada_with_messages.environment,
         "SELECT message_id, thread_id FROM messages WHERE subject = 'Question'",
     )
-    assert await found(ada_with_messages, messageId=row[0]) == ["Question"]
-    assert await found(ada_with_messages, messageId=row[0][1:]) == []
-    assert await found(ada_with_messages, thread=global_ids.encode("Thread", row[1])) == [
+    assert await find_subjects(ada_with_messages, messageId=row[0]) == ["Question"]
+    assert await find_subjects(ada_with_messages, messageId=row[0][1:]) == []
+    assert await find_subjects(ada_with_messages, thread=global_ids.encode("Thread", row[1])) == [
         "Question",
         "Re: Question",
     ]
 
 
 async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClient) -> None:
-    ((thread_id,),) = await rows(
+    ((thread_id,),) = await select_rows(
         ada_with_messages.environment, "SELECT thread_id FROM messages WHERE subject = 'Question'"
     )
     document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
@@ -255,7 +255,7 @@ async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClie
 async def test_invalid_filter_is_refused(
     ada: GraphQLClient, invalid_filter: dict[str, Any]
 ) -> None:
-    answer = await ada.execute(PAGE, filter=invalid_filter)
+    answer = await ada.execute(MESSAGE_PAGE_QUERY, filter=invalid_filter)
     assert answer["errors"][0]["extensions"] == {"code": "BAD_USER_INPUT"}
 
 
@@ -265,8 +265,10 @@ async def test_large_filter_is_accepted(ada: GraphQLClient) -> None:
     wide = ",".join(f"{n}:{n + 1}" for n in range(1, 700, 3))
     adjacent = ",".join(f"{n}:{n + 1}" for n in range(1, 999))
     for uids in (singles, wide, adjacent):
-        assert await found(ada, mailbox={"path": "INBOX"}, uids=uids) == ["Hello"]
-    assert await found(ada, **{"or": [{"subject": "x"}] * 120 + [{"subject": "hell"}]}) == ["Hello"]
+        assert await find_subjects(ada, mailbox={"path": "INBOX"}, uids=uids) == ["Hello"]
+    assert await find_subjects(ada, **{"or": [{"subject": "x"}] * 120 + [{"subject": "hell"}]}) == [
+        "Hello"
+    ]
 
 
 async def test_large_filter_applies_to_page_of_each_mailbox(
@@ -292,7 +294,7 @@ async def test_archived_message_is_not_found(ada: GraphQLClient, environment: En
         await archive_as_deleted(
             client_context(ada), session, message_rows, {mailbox.id: mailbox.path}
         )
-    assert await found(ada, query="duck") == []
+    assert await find_subjects(ada, query="duck") == []
 
 
 async def test_damaged_message_does_not_stop_indexing(
@@ -301,12 +303,14 @@ async def test_damaged_message_does_not_stop_indexing(
     await deliver_to(ada, "first")
     await deliver_to(ada, "second")
     first_update = update(Message).where(col(Message.subject) == "first")
-    ((blob_id,),) = await rows(environment, "SELECT blob_id FROM messages WHERE subject = 'first'")
+    ((blob_id,),) = await select_rows(
+        environment, "SELECT blob_id FROM messages WHERE subject = 'first'"
+    )
     async with environment.write_session() as session:
         await session.exec(first_update.values(blob_id=7))
     assert await index_worker.index_next_batch(environment) == 2
-    assert await found(ada, query="first") == ["first"]
-    assert await found(ada, query="second") == ["second"]
+    assert await find_subjects(ada, query="first") == ["first"]
+    assert await find_subjects(ada, query="second") == ["second"]
     async with environment.write_session() as session:
         await session.exec(first_update.values(blob_id=blob_id))
 

@@ -15,9 +15,9 @@ from models.users.roles import AdminPermission, Role
 from tests.conftest import GraphQLClient, ManualClock, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.bulk_operations import nodes
-from tests.support.stores.counter_check import rows
-from tests.support.stores.query_plans import explained
+from tests.support.operations.bulk_operations import list_messages
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.query_plans import record_query_plans
 
 EVENTS_QUERY = """query ($filter: MessageTraceFilter!, $first: Int, $after: String, $last: Int) {
   messageTraceEvents(filter: $filter, first: $first, after: $after, last: $last) {
@@ -81,7 +81,7 @@ async def test_trace_step_links_to_stored_message(
     ada: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient
 ) -> None:
     await deliver_message(ada)
-    (message,) = await nodes(ada)
+    (message,) = await list_messages(ada)
     for client in (admin_client, root):
         result = await load_page(client, "message { id }", recipient=ada.address)
         assert [node["message"] for node in result["nodes"]] == [{"id": message["id"]}, None, None]
@@ -162,7 +162,7 @@ async def test_domain_admin_sees_trace_events_of_own_domain(
         environment, root.http, "other", domains=["far.example"]
     )
     await deliver_message(ada)
-    (message,) = await nodes(ada)
+    (message,) = await list_messages(ada)
     for client, expected_message in (
         (without_permission, None),
         (with_permission, {"id": message["id"]}),
@@ -270,7 +270,7 @@ async def test_long_addresses_are_stored_and_found(
         ada.environment, await received_messages.parse_storable_message(raw_message("Hello"))
     )
     await message_trace.flush(ada.environment)
-    assert len(await rows(ada.environment, "SELECT id FROM message_steps")) == 3
+    assert len(await select_rows(ada.environment, "SELECT id FROM message_steps")) == 3
     assert len((await load_page(admin_client, sender="ü" * 900 + "@x.example"))["nodes"]) == 3
 
 
@@ -345,7 +345,7 @@ async def test_each_trace_filter_uses_an_index(
         ("message_steps_of_recipient_domain", {"recipient": domain}),
     ]
     since = {"since": (first_time + timedelta(seconds=STEP_COUNT // 2)).isoformat()}
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
 
         async def assert_uses_index(client: GraphQLClient, index: str, **filter_: Any) -> str:
             first = await load_page(client, **filter_, first=20)
@@ -353,7 +353,7 @@ async def test_each_trace_filter_uses_an_index(
             after = first["pageInfo"]["endCursor"]
             for extra in ({}, {"after": after} if after else {}):
                 request = load_page(client, **filter_, **extra, first=20)
-                plan = await plans.of(request, "message_steps", asking="ORDER BY")
+                plan = await plans.explain_select(request, "message_steps", containing="ORDER BY")
                 assert index in plan, plan
                 assert "Seq Scan on message_steps" not in plan, plan
                 assert "TEMP B-TREE" not in plan, plan

@@ -11,9 +11,9 @@ from models.events.journal import ChangeKind
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.search import saved_searches
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
-from tests.support.operations.bulk_operations import call, inbox
-from tests.support.servers.live_server import House, until
-from tests.support.stores.counter_check import journal, reached
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.servers.live_server import LiveServer, wait_until
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 SAVED_SEARCH_SET = """
 mutation ($input: SavedSearchSetInput!) { savedSearchSet(input: $input) {
@@ -39,7 +39,7 @@ async def load_saved_searches(client: GraphQLClient) -> list[Any]:
 
 
 async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQLClient) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread in:inbox"))[
         "savedSearches"
     ]
@@ -54,7 +54,10 @@ async def test_saved_search_is_created_changed_and_deleted(ada_with_mail: GraphQ
     assert combined["savedSearches"][0]["filter"] == {"and": [{"query": "a"}, {"flagged": True}]}
     assert (await set_saved_search(ada_with_mail, "UNREAD", delete=True))["savedSearches"] == []
     kinds = [
-        kind for kind, _ in await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
+        kind
+        for kind, _ in await load_journal_entries(
+            ada_with_mail.environment, ada_with_mail.user.id, last
+        )
     ]
     assert kinds == [ChangeKind.SAVED_SEARCH_CHANGED] * 4
     (error,) = (await set_saved_search(ada_with_mail, "unread", delete=True))["errors"]
@@ -65,7 +68,9 @@ async def test_saved_search_counts_current_messages(
     ada_with_mail: GraphQLClient, clock: ManualClock
 ) -> None:
     (saved,) = (await set_saved_search(ada_with_mail, "Days", query="after:30d"))["savedSearches"]
-    await call(ada_with_mail, "messageUpdate", select=inbox("1"), set={"seen": True})
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=inbox_selection("1"), set={"seen": True}
+    )
     (search,) = await load_saved_searches(ada_with_mail)
     assert (search["total"], search["unseen"], search["messages"]["totalCount"]) == (3, 2, 3)
     assert [node["subject"] for node in search["messages"]["nodes"]] == ["c", "b"]
@@ -158,23 +163,23 @@ async def test_saved_search_statement_count_is_independent_of_count(
 
 
 async def test_subscription_sends_counts_at_start_and_on_change(
-    ada_with_mail: GraphQLClient, live_server: House
+    ada_with_mail: GraphQLClient, live_server: LiveServer
 ) -> None:
     (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
     subscription = await live_server.follow(ada_with_mail, SUBSCRIPTION, id=saved["id"])
-    received = subscription.got
-    await until(lambda: len(received) == 1)
+    received = subscription.payloads
+    await wait_until(lambda: len(received) == 1)
     assert received[0]["data"]["savedSearch"] == {"name": "Unread", "total": 3, "unseen": 3}
     await deliver_to(ada_with_mail, "d")
-    await until(lambda: len(received) == 2)
+    await wait_until(lambda: len(received) == 2)
     assert received[1]["data"]["savedSearch"]["total"] == 4
     await set_saved_search(ada_with_mail, "Unread", query="is:unread is:flagged")
-    await until(lambda: len(received) == 3)
+    await wait_until(lambda: len(received) == 3)
     assert received[2]["data"]["savedSearch"]["total"] == 0
     await set_saved_search(ada_with_mail, "Unread", delete=True)
-    await until(lambda: subscription.over is not None)
-    assert subscription.over["type"] == "complete"
-    await subscription.leave()
+    await wait_until(lambda: subscription.end_frame is not None)
+    assert subscription.end_frame["type"] == "complete"
+    await subscription.unsubscribe()
 
 
 async def test_rapid_changes_are_counted_once(
@@ -213,7 +218,7 @@ async def test_rapid_changes_are_counted_once(
 
 
 async def test_subscription_to_foreign_saved_search_is_refused(
-    ada_with_mail: GraphQLClient, bob: GraphQLClient, live_server: House
+    ada_with_mail: GraphQLClient, bob: GraphQLClient, live_server: LiveServer
 ) -> None:
     (saved,) = (await set_saved_search(ada_with_mail, "Unread", query="is:unread"))["savedSearches"]
-    assert await live_server.refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"
+    assert await live_server.follow_until_refused(bob, SUBSCRIPTION, id=saved["id"]) == "NOT_FOUND"

@@ -25,7 +25,7 @@ from tests.conftest import (
 )
 from tests.support.operations.mailbox_operations import run_mailbox_mutation
 from tests.support.operations.search_operations import search_subjects
-from tests.support.stores.counter_check import examine, rows
+from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 STATUS_QUERY = "{ searchIndexStatus { enabled engine documents size pending lastOptimizedAt } }"
 PAYLOAD_FIELDS = "indexed task { id kind total }"
@@ -59,14 +59,14 @@ async def run_tasks(environment: Environment) -> list[tuple[Any, ...]]:
     """Run all queued tasks. Return their rows."""
     while await tasks.run_next_task(environment):
         pass
-    return await rows(environment, "SELECT kind, state, done, total FROM tasks ORDER BY id")
+    return await select_rows(environment, "SELECT kind, state, done, total FROM tasks ORDER BY id")
 
 
 async def load_indexed_ids(environment: Environment) -> set[int]:
     index_table = text_index.indexed_ids_table(environment.database.dialect)
     (id_column,) = index_table.c
     statement = f"SELECT {id_column.name} FROM {index_table.name}"  # noqa: S608
-    return {row[0] for row in await rows(environment, statement)}
+    return {row[0] for row in await select_rows(environment, statement)}
 
 
 async def index_all(environment: Environment) -> None:
@@ -75,7 +75,7 @@ async def index_all(environment: Environment) -> None:
 
 
 async def load_message_ids(environment: Environment) -> set[int]:
-    return {row[0] for row in await rows(environment, "SELECT id FROM messages")}
+    return {row[0] for row in await select_rows(environment, "SELECT id FROM messages")}
 
 
 async def empty_index(environment: Environment) -> None:
@@ -141,7 +141,7 @@ async def test_index_build_runs_at_once_or_as_task(
     assert await run_tasks(environment) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
     assert await load_indexed_ids(environment) == await load_message_ids(environment)
     assert await search_subjects(ada_with_messages, "duck") == ["Letter 2", "Letter 1", "Letter 0"]
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def test_invalid_index_build_is_refused(
@@ -155,7 +155,7 @@ async def test_invalid_index_build_is_refused(
     ):
         answer = await run_mailbox_mutation(root, "searchIndexBuild", PAYLOAD_FIELDS, **arguments)
         assert [error["code"] for error in answer["errors"]] == [code], arguments
-    assert await rows(environment, "SELECT id FROM tasks") == []
+    assert await select_rows(environment, "SELECT id FROM tasks") == []
     assert ada.user.id
 
 
@@ -413,7 +413,7 @@ async def test_index_inspection_is_forbidden_for_non_admins(
         for name, arguments in mutations:
             answer = await run_mailbox_mutation(client, name, PAYLOAD_FIELDS, **arguments)
             assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN"]
-    assert await rows(environment, "SELECT id FROM tasks") == []
+    assert await select_rows(environment, "SELECT id FROM tasks") == []
     admin = await make_client(environment, http, "adam", role=Role.ADMIN)
     with_subject = LOOKUP.replace("} uid", "} uid subject")
     answer = await admin.execute(with_subject, filter={"query": "duck"}, users=ADA)

@@ -17,7 +17,7 @@ from resolvers.messages.loaders import MessageListing
 from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
 from tests.support.mail import multipart_message
 from tests.support.mail.charset_samples import MESSAGE_TEXT_BY_SUBJECT
-from tests.support.operations.message_pages import found
+from tests.support.operations.message_pages import find_subjects
 
 QUERY_CASES: list[tuple[str, list[str]]] = [
     ("duck", ["Lunch"]),
@@ -136,13 +136,13 @@ async def test_messages_are_found_by_words(
     await receive_messages(ada, bob, environment, indexed_part)
     wrong_results = {}
     for query, expected in QUERY_CASES:
-        if (answer := await found(ada, query=query)) != sorted(expected):
+        if (answer := await find_subjects(ada, query=query)) != sorted(expected):
             wrong_results[query] = answer
     for condition, expected in FILTER_CASES:
-        if (answer := await found(ada, **condition)) != expected:
+        if (answer := await find_subjects(ada, **condition)) != expected:
             wrong_results[str(condition)] = answer
     assert wrong_results == {}
-    assert await found(bob, query="duck") == ["Secret"]
+    assert await find_subjects(bob, query="duck") == ["Secret"]
 
 
 async def test_indexed_text_length_is_limited(ada: GraphQLClient, environment: Environment) -> None:
@@ -152,11 +152,11 @@ async def test_indexed_text_length_is_limited(ada: GraphQLClient, environment: E
         ada, raw_message("Huge", body="x " * environment.options.search_text + "beyond")
     )
     for _ in range(2):
-        assert await found(ada, query='"early late"') == ["Early"]
-        assert await found(ada, query="latest") == ["Early"]
-        assert await found(ada, query="w19999 latest") == ["Early"]
-        assert await found(ada, query='"w19999 latest"') == []
-        assert await found(ada, query="beyond") == []
+        assert await find_subjects(ada, query='"early late"') == ["Early"]
+        assert await find_subjects(ada, query="latest") == ["Early"]
+        assert await find_subjects(ada, query="w19999 latest") == ["Early"]
+        assert await find_subjects(ada, query='"w19999 latest"') == []
+        assert await find_subjects(ada, query="beyond") == []
         await index_worker.index_next_batch(environment)
 
 

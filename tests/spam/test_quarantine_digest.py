@@ -25,9 +25,17 @@ from tests.support.accounts.quota_accounts import (
     set_user_limits,
     update_user_columns,
 )
-from tests.support.operations.bulk_operations import DELETE
-from tests.support.operations.quarantine_operations import held, hold, set_options
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.bulk_operations import MESSAGE_DELETE
+from tests.support.operations.quarantine_operations import (
+    load_quarantine_rows,
+    quarantine_message,
+    set_options,
+)
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { id source } } } } } }"""
@@ -67,15 +75,17 @@ async def set_frequency(client: GraphQLClient, frequency: str) -> None:
 async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: ManualClock) -> None:
     environment = ada.environment
     set_options(environment, quarantine_url="https://mail.example.org/held")
-    await hold(ada, raw_message("Cheap\tpills \u202e!", From="Carol\u200b C. <carol@x.example>"))
+    await quarantine_message(
+        ada, raw_message("Cheap\tpills \u202e!", From="Carol\u200b C. <carol@x.example>")
+    )
     clock.tick(hours=2)
-    await hold(
+    await quarantine_message(
         ada, raw_message("", From=""), QuarantineReason(1.0, (), "Eicar"), sender="b@x.example"
     )
     clock.tick(hours=21)
     assert await run_due_tasks(environment) == 0
     clock.tick(hours=1)
-    position = await reached(environment, ada.user.id)
+    position = await load_stream_position(environment, ada.user.id)
     assert await run_due_tasks(environment) == 1
     (digest,) = await digest_messages(ada)
     assert digest["Subject"] == "Messages held for you: 2"
@@ -89,11 +99,14 @@ async def test_digest_lists_quarantined_messages(ada: GraphQLClient, clock: Manu
         "Let in what you want to have. All else is deleted on its day.\n\n"
         "See all of them: https://mail.example.org/held\n"
     )
-    changed_items = [keys for kind, keys in await journal(environment, ada.user.id, position)
-            if kind is ChangeKind.QUARANTINE_CHANGED]  # fmt: skip
-    assert changed_items == [[row.id for row in await held(environment)]]
-    assert all(row.notified for row in await held(environment))
-    ((sender,),) = await rows(environment, "SELECT envelope_from FROM messages")
+    changed_items = [
+        keys
+        for kind, keys in await load_journal_entries(environment, ada.user.id, position)
+        if kind is ChangeKind.QUARANTINE_CHANGED
+    ]
+    assert changed_items == [[row.id for row in await load_quarantine_rows(environment)]]
+    assert all(row.notified for row in await load_quarantine_rows(environment))
+    ((sender,),) = await select_rows(environment, "SELECT envelope_from FROM messages")
     assert sender == ""
 
 
@@ -101,12 +114,12 @@ async def test_each_message_is_listed_in_one_digest_only(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = ada.environment
-    await hold(ada, "a")
+    await quarantine_message(ada, "a")
     clock.tick(days=1)
     assert (await run_due_tasks(environment), await run_due_tasks(environment)) == (1, 0)
     clock.tick(days=5)
     assert await run_due_tasks(environment) == 0
-    await hold(ada, "b")
+    await quarantine_message(ada, "b")
     clock.tick(hours=23)
     assert await run_due_tasks(environment) == 0
     clock.tick(hours=1)
@@ -124,7 +137,7 @@ async def test_digest_is_sent_at_the_chosen_frequency(
     frequency: str, wait: timedelta | None, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     await set_frequency(ada, frequency)
-    await hold(ada, "a")
+    await quarantine_message(ada, "a")
     if wait:
         clock.tick(seconds=wait.total_seconds() - 1)
         assert await run_due_tasks(ada.environment) == 0
@@ -141,7 +154,7 @@ async def test_digest_is_sent_before_messages_expire(
 ) -> None:
     set_options(ada.environment, quarantine_for=timedelta(days=4))
     await set_frequency(ada, "WEEKLY")
-    await hold(ada, "a")
+    await quarantine_message(ada, "a")
     clock.tick(days=2)
     assert await run_due_tasks(ada.environment) == 1
     assert len(await digest_messages(ada)) == 1
@@ -151,7 +164,7 @@ async def test_digest_lists_at_most_maximum_number_of_messages(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     for number in range(MAX_LISTED_MESSAGES + 2):
-        await hold(ada, f"Offer {number:03}")
+        await quarantine_message(ada, f"Offer {number:03}")
         clock.tick(seconds=1)
     clock.tick(days=1)
     await run_due_tasks(ada.environment)
@@ -160,13 +173,13 @@ async def test_digest_lists_at_most_maximum_number_of_messages(
     assert digest_text(digest).count("Offer") == MAX_LISTED_MESSAGES
     assert "\nNot shown here: 2 more.\n" in digest_text(digest)
     assert "Offer 001" not in digest_text(digest)
-    assert all(row.notified for row in await held(ada.environment))
+    assert all(row.notified for row in await load_quarantine_rows(ada.environment))
 
 
 async def test_long_subject_and_sender_are_truncated_in_digest(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    await hold(ada, raw_message("x" * 5000, From=f"{'y' * 3000} <c@x.example>"))
+    await quarantine_message(ada, raw_message("x" * 5000, From=f"{'y' * 3000} <c@x.example>"))
     clock.tick(days=1)
     await run_due_tasks(ada.environment)
     (digest,) = await digest_messages(ada)
@@ -179,7 +192,7 @@ async def test_no_digest_for_messages_deleted_or_notifications_turned_off(
 ) -> None:
     environment = ada.environment
     for client in (ada, bob):
-        await hold(client, "a")
+        await quarantine_message(client, "a")
     clock.tick(days=1)
     assert await quarantine.insert_due_notification_tasks(environment) == 2
     assert (
@@ -199,7 +212,7 @@ async def test_digest_is_stored_over_quota_but_not_for_disabled_account(
 ) -> None:
     environment = ada.environment
     for client in (ada, bob):
-        await hold(client, "a")
+        await quarantine_message(client, "a")
     await set_user_limits(ada, quota=3000)
     await receive_messages_of_sizes(ada, 3000)
     while await tasks.run_next_task(environment):
@@ -208,7 +221,7 @@ async def test_digest_is_stored_over_quota_but_not_for_disabled_account(
     count_before = len(await digest_messages(ada))
     assert await run_due_tasks(environment) == 2
     assert len(await digest_messages(ada)) == count_before + 1
-    await hold(bob, "b")
+    await quarantine_message(bob, "b")
     await update_user_columns(environment, bob, disabled=True)
     clock.tick(days=1)
     assert await quarantine.insert_due_notification_tasks(environment) == 0
@@ -219,7 +232,7 @@ async def test_digest_is_written_in_the_language_of_the_user(
     language: str, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     await update_user_columns(ada.environment, ada, language=language)
-    await hold(ada, "a", QuarantineReason(1.0, (), "Eicar"))
+    await quarantine_message(ada, "a", QuarantineReason(1.0, (), "Eicar"))
     clock.tick(days=1)
     await run_due_tasks(ada.environment)
     (digest,) = await digest_messages(ada)
@@ -242,11 +255,11 @@ def test_digest_texts_of_all_languages_have_the_same_placeholders(language: str)
 
 
 async def test_deleted_digest_is_not_sent_again(ada: GraphQLClient, clock: ManualClock) -> None:
-    await hold(ada, "a")
+    await quarantine_message(ada, "a")
     clock.tick(days=1)
     await run_due_tasks(ada.environment)
     nodes = (await ada(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     delete_input = {"select": {"ids": [nodes[0]["id"]]}}
-    assert (await ada(DELETE, input=delete_input))["messageDelete"]["errors"] == []
+    assert (await ada(MESSAGE_DELETE, input=delete_input))["messageDelete"]["errors"] == []
     clock.tick(days=3)
     assert await run_due_tasks(ada.environment) == 0

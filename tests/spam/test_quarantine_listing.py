@@ -12,8 +12,13 @@ from mail.spam.scan_result import SpamScanSymbol
 from models.spam.quarantine import QuarantineBlob, QuarantineItem
 from models.store.columns import core_table
 from tests.conftest import GraphQLClient, ManualClock, make_user, raw_message
-from tests.support.operations.quarantine_operations import LIST, held, hold, listed
-from tests.support.stores.query_plans import explained
+from tests.support.operations.quarantine_operations import (
+    QUARANTINE_QUERY,
+    list_quarantined_subjects,
+    load_quarantine_rows,
+    quarantine_message,
+)
+from tests.support.stores.query_plans import record_query_plans
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -22,8 +27,8 @@ async def test_quarantine_lists_are_read_in_index_order(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     environment, table = ada.environment, core_table(QuarantineItem)
-    await hold(ada)
-    (row,) = await held(environment)
+    await quarantine_message(ada)
+    (row,) = await load_quarantine_rows(environment)
     items = [
         {
             **row._asdict(),
@@ -45,18 +50,20 @@ async def test_quarantine_lists_are_read_in_index_order(
             await connection.execute(sql("ANALYZE quarantine_items"))
     user_list = """query ($first: Int, $after: String) { viewer { user {
       quarantine(first: $first, after: $after) { nodes { subject } pageInfo { endCursor } } } } }"""
-    list_cursor = (await ada(LIST, first=9))["quarantine"]["pageInfo"]["endCursor"]
+    list_cursor = (await ada(QUARANTINE_QUERY, first=9))["quarantine"]["pageInfo"]["endCursor"]
     user_list_cursor = (await ada(user_list, first=9))["viewer"]["user"]["quarantine"]["pageInfo"][
         "endCursor"
     ]
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
         for client, document, after, index in (
-            (ada, LIST, list_cursor, "quarantine_of_user"),
+            (ada, QUARANTINE_QUERY, list_cursor, "quarantine_of_user"),
             (ada, user_list, user_list_cursor, "quarantine_of_user"),
-            (root, LIST, list_cursor, "quarantine_by_age"),
+            (root, QUARANTINE_QUERY, list_cursor, "quarantine_by_age"),
         ):
             for page in ({"first": 50}, {"first": 50, "after": after}):
-                plan = await plans.of(client(document, **page), table.name, asking="LIMIT")
+                plan = await plans.explain_select(
+                    client(document, **page), table.name, containing="LIMIT"
+                )
                 assert index in plan, plan
                 assert "TEMP B-TREE" not in plan
                 assert "Sort  (" not in plan
@@ -72,27 +79,39 @@ async def test_quarantine_list_is_filtered_and_sorted_newest_first(
             ("Invoice", QuarantineReason(0.5, (), "Eicar-Test")),
         )
     ):
-        await hold(ada, raw_message(subject), reason, sender=f"x{number}@far.example")
+        await quarantine_message(ada, raw_message(subject), reason, sender=f"x{number}@far.example")
         clock.tick(hours=1)
-    assert await listed(ada) == ["Invoice", "Größe", "Cheap Pills"]
-    assert await listed(ada, query="PILLS") == ["Cheap Pills"]
-    assert await listed(ada, query="GRÖSSE") == ["Größe"]
-    assert await listed(ada, query="größE") == ["Größe"]
-    assert await listed(ada, query="fuzzy_hash") == ["Cheap Pills"]
-    assert await listed(ada, query="X1@far") == ["Größe"]
-    assert await listed(ada, query="ADA@EXAMPLE") == ["Invoice", "Größe", "Cheap Pills"]
-    assert await listed(ada, query="%") == []
-    assert await listed(ada, scoreAbove=6.0) == ["Cheap Pills"]
-    assert await listed(ada, virus=True) == ["Invoice"]
-    assert await listed(ada, virus=False, scoreAbove=1) == ["Größe", "Cheap Pills"]
-    assert await listed(ada, since="2030-01-01T01:00:00Z") == ["Invoice", "Größe"]
+    assert await list_quarantined_subjects(ada) == ["Invoice", "Größe", "Cheap Pills"]
+    assert await list_quarantined_subjects(ada, query="PILLS") == ["Cheap Pills"]
+    assert await list_quarantined_subjects(ada, query="GRÖSSE") == ["Größe"]
+    assert await list_quarantined_subjects(ada, query="größE") == ["Größe"]
+    assert await list_quarantined_subjects(ada, query="fuzzy_hash") == ["Cheap Pills"]
+    assert await list_quarantined_subjects(ada, query="X1@far") == ["Größe"]
+    assert await list_quarantined_subjects(ada, query="ADA@EXAMPLE") == [
+        "Invoice",
+        "Größe",
+        "Cheap Pills",
+    ]
+    assert await list_quarantined_subjects(ada, query="%") == []
+    assert await list_quarantined_subjects(ada, scoreAbove=6.0) == ["Cheap Pills"]
+    assert await list_quarantined_subjects(ada, virus=True) == ["Invoice"]
+    assert await list_quarantined_subjects(ada, virus=False, scoreAbove=1) == [
+        "Größe",
+        "Cheap Pills",
+    ]
+    assert await list_quarantined_subjects(ada, since="2030-01-01T01:00:00Z") == [
+        "Invoice",
+        "Größe",
+    ]
     for invalid_filter in ({"query": "x" * 1001}, {"scoreAbove": 1e10}):
-        answer = await ada.execute(LIST, filter=invalid_filter)
+        answer = await ada.execute(QUARANTINE_QUERY, filter=invalid_filter)
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
-    first = (await ada(LIST, first=2))["quarantine"]
+    first = (await ada(QUARANTINE_QUERY, first=2))["quarantine"]
     assert [node["subject"] for node in first["nodes"]] == ["Invoice", "Größe"]
     assert first["pageInfo"]["hasNextPage"]
-    rest = (await ada(LIST, first=2, after=first["pageInfo"]["endCursor"]))["quarantine"]
+    rest = (await ada(QUARANTINE_QUERY, first=2, after=first["pageInfo"]["endCursor"]))[
+        "quarantine"
+    ]
     assert [node["subject"] for node in rest["nodes"]] == ["Cheap Pills"]
     user_answer = await ada(
         "{ viewer { user { quarantine(first: 1) { totalCount nodes { subject } } } } }"
@@ -117,7 +136,7 @@ async def test_many_quarantine_lists_need_as_many_statements_as_few(
         await admin_client(document)
         return len([statement for statement in statements if "api_keys" not in statement])
 
-    await hold(ada)
+    await quarantine_message(ada)
     (
         await count_statements(QUARANTINE_OF_USERS),
         await count_statements(QUARANTINE_OF_ALL),
@@ -130,7 +149,7 @@ async def test_many_quarantine_lists_need_as_many_statements_as_few(
         user = await make_user(ada.environment, f"n{number}")
         client = GraphQLClient(http, ada.environment, user, "")
         for subject in "ab":
-            await hold(client, f"{subject}{number}")
+            await quarantine_message(client, f"{subject}{number}")
     answer = await admin_client(QUARANTINE_OF_USERS)
     assert sum(node["quarantine"]["totalCount"] for node in answer["users"]["nodes"]) == 41
     counts_after = (

@@ -14,28 +14,32 @@ from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import set_user_limits
-from tests.support.operations.domain_operations import done, told
+from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.quarantine_operations import (
-    CAROL,
-    DELETE,
-    KIND,
-    LIST,
-    OFTEN,
-    RELEASE,
-    SPAM,
-    TRY,
-    come,
-    held,
-    hold,
-    inbox,
-    listed,
-    mixed,
-    permit,
+    CAROL_ADDRESS,
+    QUARANTINE_CHANGED,
+    QUARANTINE_DELETE,
+    QUARANTINE_NOTIFICATION_SET,
+    QUARANTINE_QUERY,
+    QUARANTINE_RELEASE,
+    QUARANTINE_RELEASE_ERRORS,
+    SPAM_HEADERS,
+    deliver_message_to,
+    delivery_header_fields,
+    list_inbox_subjects,
+    list_quarantined_subjects,
+    load_quarantine_rows,
+    make_mixed_message,
+    quarantine_message,
     set_options,
-    stamps,
+    set_permissions_of_ada,
 )
-from tests.support.sample_mutations import Call
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.sample_mutations import MutationCall
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -43,63 +47,73 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 async def test_released_message_is_stored_as_newly_received(
     ada: GraphQLClient, clock: ManualClock, http: httpx.AsyncClient
 ) -> None:
-    environment, raw = ada.environment, mixed()
-    item_id = await hold(ada, raw)
+    environment, raw = ada.environment, make_mixed_message()
+    item_id = await quarantine_message(ada, raw)
     clock.tick(days=3)
-    position = await reached(environment, ada.user.id)
-    answer, errors = await done(ada, RELEASE, ids=[item_id])
+    position = await load_stream_position(environment, ada.user.id)
+    answer, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
     assert errors == []
     assert answer["messages"] == [
         {
             "subject": "Mixed",
             "mailbox": {"path": "INBOX"},
             "seen": False,
-            "envelope": {"from": CAROL, "rcpt": [{"value": ada.address}]},
+            "envelope": {"from": CAROL_ADDRESS, "rcpt": [{"value": ada.address}]},
         }
     ]
-    assert [kind for kind, _ in await journal(environment, ada.user.id, position)] == [
+    assert [kind for kind, _ in await load_journal_entries(environment, ada.user.id, position)] == [
         ChangeKind.MESSAGE_ADDED,
-        KIND,
+        QUARANTINE_CHANGED,
     ]
-    assert (await held(environment), await listed(ada)) == ([], [])
-    ((facts,),) = await rows(
+    assert (await load_quarantine_rows(environment), await list_quarantined_subjects(ada)) == (
+        [],
+        [],
+    )
+    ((facts,),) = await select_rows(
         environment,
         "SELECT facts FROM changes WHERE kind = 'MESSAGE_ADDED' ORDER BY at DESC LIMIT 1",
     )
     assert '"received"' in str(facts) or "'received'" in str(facts)
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl receivedAt } } } } }"
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
-    assert (await http.get(node["sourceUrl"])).content == stamps(ada) + raw
+    assert (await http.get(node["sourceUrl"])).content == delivery_header_fields(ada) + raw
     assert node["receivedAt"] == "2030-01-04T00:00:00Z"
-    await come(environment, ada, raw=raw)  # a repeated delivery: the released message is recognized
-    assert await inbox(ada) == ["Mixed"]
-    _, errors = await done(ada, RELEASE, ids=[item_id])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    await deliver_message_to(
+        environment, ada, raw=raw
+    )  # a repeated delivery: the released message is recognized
+    assert await list_inbox_subjects(ada) == ["Mixed"]
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
 
 
 async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: GraphQLClient) -> None:
     environment = ada.environment
-    ada_item_id, bob_item_id = await hold(ada, "a"), await hold(bob, "b")
-    large_item_id = await hold(ada, raw_message("c", body="x" * 3000))
-    _, errors = await done(ada, RELEASE, ids=[ada_item_id, bob_item_id])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    ada_item_id, bob_item_id = (
+        await quarantine_message(ada, "a"),
+        await quarantine_message(bob, "b"),
+    )
+    large_item_id = await quarantine_message(ada, raw_message("c", body="x" * 3000))
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, bob_item_id])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     await set_user_limits(ada, quota=2000)
-    _, errors = await done(ada, RELEASE, ids=[ada_item_id, large_item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, large_item_id])
     assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
         "QUOTA_EXCEEDED", ["ids"], 1,
     )  # fmt: skip
-    assert (await inbox(ada), len(await held(environment))) == ([], 3)
-    _, errors = await done(ada, RELEASE, ids=[ada_item_id] * 101)
-    assert told(errors) == ("VALIDATION", ["ids"], None, "max")
-    answer, errors = await done(ada, RELEASE, ids=[ada_item_id, ada_item_id])
+    assert (await list_inbox_subjects(ada), len(await load_quarantine_rows(environment))) == ([], 3)
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id] * 101)
+    assert error_summary(errors) == ("VALIDATION", ["ids"], None, "max")
+    answer, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[ada_item_id, ada_item_id])
     assert ([message["subject"] for message in answer["messages"]], errors) == (["a"], [])
 
 
 async def test_concurrent_releases_store_message_once(ada: GraphQLClient) -> None:
-    item_id = await hold(ada)
-    results = await asyncio.gather(*(done(ada, RELEASE, ids=[item_id]) for _ in range(2)))
+    item_id = await quarantine_message(ada)
+    results = await asyncio.gather(
+        *(run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id]) for _ in range(2))
+    )
     assert sorted(len(errors) for _, errors in results) == [0, 1]
-    assert await inbox(ada) == ["Offer"]
+    assert await list_inbox_subjects(ada) == ["Offer"]
 
 
 async def test_message_with_virus_is_released_only_by_administrator(
@@ -108,17 +122,17 @@ async def test_message_with_virus_is_released_only_by_administrator(
     domain_admin = await make_domain_admin(
         ada.environment, http, "chief", [AdminPermission.QUARANTINE]
     )
-    item_id = await hold(ada, "Bill", QuarantineReason(0.0, (), "Eicar-Test"))
-    _, errors = await done(ada, RELEASE, ids=[item_id])
-    assert told(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
-    assert await inbox(ada) == []
-    answer, errors = await done(domain_admin, RELEASE, ids=[item_id])
+    item_id = await quarantine_message(ada, "Bill", QuarantineReason(0.0, (), "Eicar-Test"))
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "DOMAIN_ADMIN")
+    assert await list_inbox_subjects(ada) == []
+    answer, errors = await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[item_id])
     # the administrator has no permission for ada's mailboxes
     assert (answer["messages"], errors) == ([], [])
-    assert await inbox(ada) == ["Bill"]
+    assert await list_inbox_subjects(ada) == ["Bill"]
     log = '{ adminLog(mutation: "quarantineRelease") { nodes { before } } }'
     (entry,) = (await admin_client(log))["adminLog"]["nodes"]
-    assert entry["before"] == {"sender": CAROL, "recipient": ada.address}
+    assert entry["before"] == {"sender": CAROL_ADDRESS, "recipient": ada.address}
 
 
 async def test_release_with_allow_sender_creates_allow_rule(
@@ -127,23 +141,31 @@ async def test_release_with_allow_sender_creates_allow_rule(
     environment = ada.environment
     set_options(environment, spam_quarantine=50)
     for subject in ("One", "Two"):
-        await come(
-            environment, ada, raw=raw_message(subject, **SPAM), sender="bounce-1@lists.example"
+        await deliver_message_to(
+            environment,
+            ada,
+            raw=raw_message(subject, **SPAM_HEADERS),
+            sender="bounce-1@lists.example",
         )
-    item_ids = [global_ids.encode("QuarantineItem", row.id) for row in await held(environment)]
-    await permit(root, "QUARANTINE")
-    _, errors = await done(ada, RELEASE, ids=item_ids, allowSender=True)
-    assert told(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
-    await permit(root, "QUARANTINE", "SPAM_POLICY")
-    _, errors = await done(ada, RELEASE, ids=item_ids, allowSender=True)
+    item_ids = [
+        global_ids.encode("QuarantineItem", row.id)
+        for row in await load_quarantine_rows(environment)
+    ]
+    await set_permissions_of_ada(root, "QUARANTINE")
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=item_ids, allowSender=True)
+    assert error_summary(errors) == ("FORBIDDEN", ["allowSender"], None, "SPAM_POLICY")
+    await set_permissions_of_ada(root, "QUARANTINE", "SPAM_POLICY")
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=item_ids, allowSender=True)
     assert errors == []
     rules = "{ senderRules { nodes { action pattern scope { user { username } } } } }"
     (rule,) = (await ada(rules))["senderRules"]["nodes"]
-    assert (rule["action"], rule["pattern"]) == ("ALLOW", CAROL)
-    await come(environment, ada, raw=raw_message("Three", **SPAM), sender="bounce-2@lists.example")
-    assert sorted(await inbox(ada)) == ["One", "Three", "Two"]
-    odd_item_id = await hold(ada, raw_message("Odd", From="a b@"), sender="")
-    _, errors = await done(ada, RELEASE, ids=[odd_item_id], allowSender=True)
+    assert (rule["action"], rule["pattern"]) == ("ALLOW", CAROL_ADDRESS)
+    await deliver_message_to(
+        environment, ada, raw=raw_message("Three", **SPAM_HEADERS), sender="bounce-2@lists.example"
+    )
+    assert sorted(await list_inbox_subjects(ada)) == ["One", "Three", "Two"]
+    odd_item_id = await quarantine_message(ada, raw_message("Odd", From="a b@"), sender="")
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[odd_item_id], allowSender=True)
     assert [error["path"] for error in errors] in ([], [["allowSender"]])
 
 
@@ -151,19 +173,19 @@ async def test_deleted_quarantine_item_is_not_listed(
     ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     environment = ada.environment
-    item_id, other_id = await hold(ada, "a"), await hold(ada, "b")
-    position = await reached(environment, ada.user.id)
-    answer, errors = await done(ada, DELETE, ids=[item_id])
+    item_id, other_id = await quarantine_message(ada, "a"), await quarantine_message(ada, "b")
+    position = await load_stream_position(environment, ada.user.id)
+    answer, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
     assert (answer["deletedIds"], errors) == ([item_id], [])
-    assert await journal(environment, ada.user.id, position) == [
-        (KIND, [global_ids.decode("QuarantineItem", item_id)])
+    assert await load_journal_entries(environment, ada.user.id, position) == [
+        (QUARANTINE_CHANGED, [global_ids.decode("QuarantineItem", item_id)])
     ]
-    _, errors = await done(ada, DELETE, ids=[other_id, item_id])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
-    assert await listed(ada) == ["b"]
-    answer, errors = await done(admin_client, DELETE, ids=[other_id])
+    _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[other_id, item_id])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    assert await list_quarantined_subjects(ada) == ["b"]
+    answer, errors = await run_mutation(admin_client, QUARANTINE_DELETE, ids=[other_id])
     assert errors == []
-    assert (await listed(ada), await inbox(ada)) == ([], [])
+    assert (await list_quarantined_subjects(ada), await list_inbox_subjects(ada)) == ([], [])
 
 
 async def test_quarantine_is_deleted_with_its_account(
@@ -171,26 +193,26 @@ async def test_quarantine_is_deleted_with_its_account(
 ) -> None:
     environment = ada.environment
     for subject in "ab":
-        await hold(ada, subject)
+        await quarantine_message(ada, subject)
     delete_input = {"users": {"usernames": ["ada"]}}
-    assert (await Call("userDelete", delete_input)(root))["errors"] == []
-    assert await listed(root) == []
+    assert (await MutationCall("userDelete", delete_input)(root))["errors"] == []
+    assert await list_quarantined_subjects(root) == []
     clock.tick(days=90)
     await housekeeping.run_round(environment)
     while await tasks.run_next_task(environment):
         pass
-    assert await held(environment) == []
-    assert await rows(environment, "SELECT * FROM quarantine_blobs") == []
+    assert await load_quarantine_rows(environment) == []
+    assert await select_rows(environment, "SELECT * FROM quarantine_blobs") == []
 
 
 async def test_quarantine_item_follows_domain_rename(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    await hold(ada)
+    await quarantine_message(ada)
     rename_input = {"oldDomain": "example.org", "newDomain": "new.example"}
-    payload = await Call("domainRename", rename_input)(root)
+    payload = await MutationCall("domainRename", rename_input)(root)
     assert payload["errors"] == []
-    (item,) = (await ada(LIST))["quarantine"]["nodes"]
+    (item,) = (await ada(QUARANTINE_QUERY))["quarantine"]["nodes"]
     assert (item["domain"], item["recipient"]) == ({"name": "new.example"}, "ada@example.org")
 
 
@@ -200,31 +222,37 @@ async def test_message_gets_no_reply_and_is_copied_only_on_release(
     environment = ada.environment
     set_options(environment, spam_quarantine=50)
     bcc_rule = {"match": ada.address, "bccTo": "copies@else.example", "direction": "RECIPIENT"}
-    assert (await Call("bccRuleCreate", bcc_rule)(root))["errors"] == []
+    assert (await MutationCall("bccRuleCreate", bcc_rule)(root))["errors"] == []
     autoreply = {"set": {"enabled": True, "text": "I am away."}}
-    assert (await Call("autoreplySet", autoreply)(ada))["errors"] == []
-    await come(environment, ada, raw=raw_message("Offer", **SPAM))
-    assert await rows(environment, "SELECT recipient FROM deliveries") == []
-    item_id = global_ids.encode("QuarantineItem", (await held(environment))[0].id)
-    _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
+    assert (await MutationCall("autoreplySet", autoreply)(ada))["errors"] == []
+    await deliver_message_to(environment, ada, raw=raw_message("Offer", **SPAM_HEADERS))
+    assert await select_rows(environment, "SELECT recipient FROM deliveries") == []
+    item_id = global_ids.encode("QuarantineItem", (await load_quarantine_rows(environment))[0].id)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE_ERRORS, ids=[item_id], options={"validateOnly": True}
+    )
     assert errors == []
-    assert await rows(environment, "SELECT recipient FROM deliveries") == []
-    _, errors = await done(ada, RELEASE, ids=[item_id])
+    assert await select_rows(environment, "SELECT recipient FROM deliveries") == []
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
     assert errors == []
-    assert await rows(environment, "SELECT recipient FROM deliveries") == [("copies@else.example",)]
+    assert await select_rows(environment, "SELECT recipient FROM deliveries") == [
+        ("copies@else.example",)
+    ]
 
 
 async def test_quarantine_notification_frequency_is_set(
     ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    answer, errors = await done(ada, OFTEN, frequency="HOURLY")
+    answer, errors = await run_mutation(ada, QUARANTINE_NOTIFICATION_SET, frequency="HOURLY")
     assert (answer["users"], errors) == (
         [{"username": "ada", "quarantineNotification": "HOURLY"}], [],
     )  # fmt: skip
-    _, errors = await done(ada, OFTEN, users={"usernames": ["bob"]}, frequency="NEVER")
+    _, errors = await run_mutation(
+        ada, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="NEVER"
+    )
     assert errors[0]["code"] == "NOT_FOUND"
-    answer, errors = await done(
-        admin_client, OFTEN, users={"usernames": ["bob"]}, frequency="WEEKLY"
+    answer, errors = await run_mutation(
+        admin_client, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="WEEKLY"
     )
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
     log = '{ adminLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'

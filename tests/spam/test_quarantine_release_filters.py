@@ -14,21 +14,21 @@ from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.queued_deliveries import queued_envelopes
 from tests.support.mail.stored_messages import message_flags, subjects_by_mailbox
-from tests.support.operations.domain_operations import done
-from tests.support.operations.filter_operations import listed, made
+from tests.support.operations.domain_operations import run_mutation
+from tests.support.operations.filter_operations import add_filter, list_filters
 from tests.support.operations.quarantine_operations import (
-    CAROL,
-    RELEASE,
-    SPAM,
-    TRY,
-    come,
-    held,
-    hold,
+    CAROL_ADDRESS,
+    QUARANTINE_RELEASE,
+    QUARANTINE_RELEASE_ERRORS,
+    SPAM_HEADERS,
+    deliver_message_to,
+    load_quarantine_rows,
+    quarantine_message,
     set_options,
 )
-from tests.support.operations.sieve_operations import active_script_error, put
+from tests.support.operations.sieve_operations import active_script_error, put_sieve_script
 from tests.support.operations.trace_operations import message_id_header, trace_events, trace_steps
-from tests.support.sample_mutations.mutation_call import Call
+from tests.support.sample_mutations.mutation_call import MutationCall
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 DAVE = "dave@far.example"
@@ -38,13 +38,13 @@ async def release_and_get_mailboxes(
     client: GraphQLClient, *item_ids: str, **arguments: Any
 ) -> list[str]:
     """Release these items and return the mailbox path of each message."""
-    answer, errors = await done(client, RELEASE, ids=item_ids, **arguments)
+    answer, errors = await run_mutation(client, QUARANTINE_RELEASE, ids=item_ids, **arguments)
     assert errors == []
     return [message["mailbox"]["path"] for message in answer["messages"]]
 
 
 async def match_counts(client: GraphQLClient) -> list[int]:
-    return [filter_node["matchCount"] for filter_node in (await listed(client))["nodes"]]
+    return [filter_node["matchCount"] for filter_node in (await list_filters(client))["nodes"]]
 
 
 async def test_filters_are_applied_to_released_message_and_counted(
@@ -52,9 +52,15 @@ async def test_filters_are_applied_to_released_message_and_counted(
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
     actions = {"mailbox": {"path": "A"}, "copyTo": [{"path": "B"}], "seen": True, "labels": ["n"]}
-    await made(ada, {"subject": "bill"}, actions)
-    item_ids = [await hold(ada, "Bill"), await hold(ada, "Other"), await hold(bob, "Bill")]
-    _, errors = await done(ada, TRY, ids=item_ids[:1], options={"validateOnly": True})
+    await add_filter(ada, {"subject": "bill"}, actions)
+    item_ids = [
+        await quarantine_message(ada, "Bill"),
+        await quarantine_message(ada, "Other"),
+        await quarantine_message(bob, "Bill"),
+    ]
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE_ERRORS, ids=item_ids[:1], options={"validateOnly": True}
+    )
     assert (errors, await match_counts(ada), await subjects_by_mailbox(ada.environment, ada)) == (
         [],
         [0],
@@ -73,14 +79,14 @@ async def test_filters_are_applied_to_released_message_and_counted(
 async def test_script_files_released_message_but_sends_no_replies(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["fileinto", "mailbox", "vacation", "enotify", "imap4flags"];\n'
         'fileinto :create :flags "\\\\Flagged" "Let in";\n'
         'vacation "I am away.";\nnotify "mailto:dave@far.example";\n',
     )
-    await made(ada, {}, {"reply": {"text": "Later"}})
-    assert await release_and_get_mailboxes(ada, await hold(ada, "Bill")) == ["Let in"]
+    await add_filter(ada, {}, {"reply": {"text": "Later"}})
+    assert await release_and_get_mailboxes(ada, await quarantine_message(ada, "Bill")) == ["Let in"]
     assert (await message_flags(ada, "Let in"), await queued_envelopes(environment)) == (
         [["\\Flagged"]],
         [],
@@ -94,48 +100,56 @@ async def test_script_files_released_message_but_sends_no_replies(
 async def test_released_message_is_stored_if_script_discards_or_rejects(
     ada: GraphQLClient, script: str
 ) -> None:
-    await put(ada, script)
-    assert await release_and_get_mailboxes(ada, await hold(ada, "Bill")) == ["INBOX"]
+    await put_sieve_script(ada, script)
+    assert await release_and_get_mailboxes(ada, await quarantine_message(ada, "Bill")) == ["INBOX"]
 
 
 async def test_released_message_is_stored_if_filters_delete_or_junk_it(ada: GraphQLClient) -> None:
-    await made(ada, {"subject": "one"}, {"delete": True})
-    await made(ada, {"subject": "two"}, {"spam": True})
-    item_ids = [await hold(ada, "One"), await hold(ada, "Two")]
+    await add_filter(ada, {"subject": "one"}, {"delete": True})
+    await add_filter(ada, {"subject": "two"}, {"spam": True})
+    item_ids = [await quarantine_message(ada, "One"), await quarantine_message(ada, "Two")]
     set_options(ada.environment, spam_quarantine=1)  # nor is it quarantined again
     assert await release_and_get_mailboxes(ada, *item_ids) == ["INBOX", "INBOX"]
-    assert await held(ada.environment) == []
+    assert await load_quarantine_rows(ada.environment) == []
 
 
 async def test_released_message_is_stored_if_script_fails(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await put(ada, 'require "include"; include "missing"; discard;')
-    assert await release_and_get_mailboxes(ada, await hold(ada, "Bill")) == ["INBOX"]
+    await put_sieve_script(ada, 'require "include"; include "missing"; discard;')
+    assert await release_and_get_mailboxes(ada, await quarantine_message(ada, "Bill")) == ["INBOX"]
     assert "missing" in await active_script_error(environment)
 
 
 async def test_redirect_of_released_message_is_in_the_same_transaction(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await put(ada, f'redirect "{DAVE}";')
-    first_id, second_id = await hold(ada, "Bill"), await hold(ada, "Other")
-    _, errors = await done(ada, TRY, ids=[first_id], options={"validateOnly": True})
+    await put_sieve_script(ada, f'redirect "{DAVE}";')
+    first_id, second_id = (
+        await quarantine_message(ada, "Bill"),
+        await quarantine_message(ada, "Other"),
+    )
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE_ERRORS, ids=[first_id], options={"validateOnly": True}
+    )
     assert (errors, await queued_envelopes(environment)) == ([], [])
     assert await release_and_get_mailboxes(ada, first_id) == []
     assert (
         [recipient for _, recipient in await queued_envelopes(environment)],
         await subjects_by_mailbox(environment, ada),
     ) == ([DAVE], {})
-    assert len(await held(environment)) == 1
+    assert len(await load_quarantine_rows(environment)) == 1
     async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
         await session.exec(user_update.values(forwards=1))
-    _, errors = await done(ada, RELEASE, ids=[second_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[second_id])
     assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
         "RATE_LIMITED", ["ids"], 0,
     )  # fmt: skip
-    assert (len(await held(environment)), len(await queued_envelopes(environment))) == (1, 1)
+    assert (
+        len(await load_quarantine_rows(environment)),
+        len(await queued_envelopes(environment)),
+    ) == (1, 1)
 
 
 async def test_released_message_is_forwarded_unless_it_has_a_virus(
@@ -143,13 +157,13 @@ async def test_released_message_is_forwarded_unless_it_has_a_virus(
 ) -> None:
     assert (await try_update_users(ada, targets=[DAVE]))[1] == []
     clean_id, virus_id = (
-        await hold(ada, "Bill"),
-        await hold(ada, "Ill", QuarantineReason(0.0, (), "Eicar")),
+        await quarantine_message(ada, "Bill"),
+        await quarantine_message(ada, "Ill", QuarantineReason(0.0, (), "Eicar")),
     )
     assert await release_and_get_mailboxes(ada, clean_id) == ["INBOX"]
     assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
-    await put(ada, 'redirect "eve@far.example";')
-    _, errors = await done(admin_client, TRY, ids=[virus_id])
+    await put_sieve_script(ada, 'redirect "eve@far.example";')
+    _, errors = await run_mutation(admin_client, QUARANTINE_RELEASE_ERRORS, ids=[virus_id])
     assert errors == []
     assert [recipient for _, recipient in await queued_envelopes(environment)] == [DAVE]
     assert await subjects_by_mailbox(environment, ada) == {"INBOX": ["Bill", "Ill"]}
@@ -159,8 +173,8 @@ async def test_released_message_in_a_mail_loop_is_not_forwarded(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     assert (await try_update_users(ada, targets=[DAVE]))[1] == []
-    await put(ada, f'redirect "{DAVE}";')
-    item_id = await hold(ada, raw_message("Round", **{"Delivered-To": ada.address}))
+    await put_sieve_script(ada, f'redirect "{DAVE}";')
+    item_id = await quarantine_message(ada, raw_message("Round", **{"Delivered-To": ada.address}))
     assert (await release_and_get_mailboxes(ada, item_id), await queued_envelopes(environment)) == (
         ["INBOX"],
         [],
@@ -171,14 +185,16 @@ async def test_delivery_trace_continues_after_release(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     set_options(environment, spam_quarantine=50)
-    raw = raw_message("Offer", **SPAM)
-    await come(environment, ada, raw=raw)
-    (item,) = await held(environment)
+    raw = raw_message("Offer", **SPAM_HEADERS)
+    await deliver_message_to(environment, ada, raw=raw)
+    (item,) = await load_quarantine_rows(environment)
     assert await trace_events(root, queueId=item.queue_id) == ["accepted", "judged", "held"]
     item_id = global_ids.encode("QuarantineItem", item.id)
-    _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE_ERRORS, ids=[item_id], options={"validateOnly": True}
+    )
     assert (errors, len(await trace_events(root, queueId=item.queue_id))) == ([], 3)
-    await put(ada, f'redirect "{DAVE}"; keep;')
+    await put_sieve_script(ada, f'redirect "{DAVE}"; keep;')
     await release_and_get_mailboxes(ada, item_id)
     for trace_filter in ({"queueId": item.queue_id}, {"messageId": message_id_header(raw)}):
         steps = [step for step in await trace_steps(root, **trace_filter) if step[2] == ada.address]
@@ -192,7 +208,9 @@ async def test_bcc_rule_of_the_domain_applies_to_released_message(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     bcc_rule = {"match": ada.address, "bccTo": "copies@else.example", "direction": "RECIPIENT"}
-    assert (await Call("bccRuleCreate", bcc_rule)(root))["errors"] == []
-    await put(ada, "discard;")
-    assert await release_and_get_mailboxes(ada, await hold(ada, "Bill", sender=CAROL)) == ["INBOX"]
-    assert await queued_envelopes(environment) == [(CAROL, "copies@else.example")]
+    assert (await MutationCall("bccRuleCreate", bcc_rule)(root))["errors"] == []
+    await put_sieve_script(ada, "discard;")
+    assert await release_and_get_mailboxes(
+        ada, await quarantine_message(ada, "Bill", sender=CAROL_ADDRESS)
+    ) == ["INBOX"]
+    assert await queued_envelopes(environment) == [(CAROL_ADDRESS, "copies@else.example")]

@@ -15,19 +15,25 @@ from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.key_value_operations import change_options
-from tests.support.mail_servers.scanner_servers import http as answered
-from tests.support.operations.domain_operations import done, told
-from tests.support.operations.quarantine_operations import DELETE, RELEASE, TRY, hold, inbox
-from tests.support.servers.webhook_receiver import Receiver, receiving
+from tests.support.mail_servers.scanner_servers import http_response as answered
+from tests.support.operations.domain_operations import error_summary, run_mutation
+from tests.support.operations.quarantine_operations import (
+    QUARANTINE_DELETE,
+    QUARANTINE_RELEASE,
+    QUARANTINE_RELEASE_ERRORS,
+    list_inbox_subjects,
+    quarantine_message,
+)
+from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def learning_server(environment: Environment) -> AsyncIterator[Receiver]:
+async def learning_server(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that learns like Rspamd."""
-    async with receiving() as receiver:
-        receiver.answer = answered(b'{"success":true}')
+    async with run_webhook_receiver() as receiver:
+        receiver.response = answered(b'{"success":true}')
         change_options(environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
@@ -37,45 +43,52 @@ async def pending_training(environment: Environment) -> list[bool]:
 
 
 async def test_released_message_is_learned_as_ham(
-    ada: GraphQLClient, learning_server: Receiver
+    ada: GraphQLClient, learning_server: WebhookReceiver
 ) -> None:
     raw = raw_message("Bill")
-    item_id = await hold(ada, raw)
-    _, errors = await done(ada, TRY, ids=[item_id], options={"validateOnly": True})
+    item_id = await quarantine_message(ada, raw)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE_ERRORS, ids=[item_id], options={"validateOnly": True}
+    )
     assert (errors, await pending_training(ada.environment)) == ([], [])
-    _, errors = await done(ada, RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
     assert errors == []
-    assert not learning_server.got  # the release did not wait for the training
+    assert not learning_server.requests  # the release did not wait for the training
     assert await training_worker.train_batch(ada.environment)
-    ((path, body),) = [(request.path, request.raw) for request in learning_server.got]
+    ((path, body),) = [(request.path, request.raw) for request in learning_server.requests]
     assert (path, body.endswith(raw)) == ("/learnham", True)
 
 
 async def test_no_training_if_disabled_or_deleted(
-    ada: GraphQLClient, learning_server: Receiver
+    ada: GraphQLClient, learning_server: WebhookReceiver
 ) -> None:
-    first_id, second_id, third_id = [await hold(ada, subject) for subject in "abc"]
-    _, errors = await done(ada, RELEASE, ids=[first_id], learnHam=False)
+    first_id, second_id, third_id = [await quarantine_message(ada, subject) for subject in "abc"]
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[first_id], learnHam=False)
     assert errors == []
-    assert (await done(ada, DELETE, ids=[second_id]))[1] == []
+    assert (await run_mutation(ada, QUARANTINE_DELETE, ids=[second_id]))[1] == []
     change_options(ada.environment, rspamd_learn="")
-    assert (await done(ada, RELEASE, ids=[third_id], learnHam=True))[1] == []
-    assert (await pending_training(ada.environment), await inbox(ada)) == ([], ["c", "a"])
-    assert learning_server.got == []
+    assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=[third_id], learnHam=True))[1] == []
+    assert (await pending_training(ada.environment), await list_inbox_subjects(ada)) == (
+        [],
+        ["c", "a"],
+    )
+    assert learning_server.requests == []
 
 
 async def test_release_succeeds_if_spam_filter_is_unavailable(
-    ada: GraphQLClient, learning_server: Receiver, clock: ManualClock
+    ada: GraphQLClient, learning_server: WebhookReceiver, clock: ManualClock
 ) -> None:
-    learning_server.answer = answered(b"", "503 Busy")
-    _, errors = await done(ada, RELEASE, ids=[await hold(ada, "Bill")])
-    assert (errors, await inbox(ada)) == ([], ["Bill"])
+    learning_server.response = answered(b"", "503 Busy")
+    _, errors = await run_mutation(
+        ada, QUARANTINE_RELEASE, ids=[await quarantine_message(ada, "Bill")]
+    )
+    assert (errors, await list_inbox_subjects(ada)) == ([], ["Bill"])
     assert not await training_worker.train_batch(ada.environment)
     assert await pending_training(ada.environment) == [False]
-    learning_server.answer = answered(b'{"success":true}')
+    learning_server.response = answered(b'{"success":true}')
     clock.tick(minutes=1)
     assert await training_worker.train_batch(ada.environment)
-    assert (learning_server.got[-1].path, await pending_training(ada.environment)) == (
+    assert (learning_server.requests[-1].path, await pending_training(ada.environment)) == (
         "/learnham",
         [],
     )
@@ -89,12 +102,12 @@ async def test_no_training_without_access_or_with_a_virus(
         ada.environment, http, "chief", [AdminPermission.QUARANTINE]
     )
     item_id, virus_id = (
-        await hold(ada, "Hers"),
-        await hold(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
+        await quarantine_message(ada, "Hers"),
+        await quarantine_message(ada, "Virus", QuarantineReason(0.0, (), "Eicar")),
     )
-    _, errors = await done(bob, RELEASE, ids=[item_id])
-    assert (told(errors)[0], await pending_training(ada.environment)) == ("NOT_FOUND", [])
-    assert (await done(domain_admin, RELEASE, ids=[virus_id]))[1] == []
+    _, errors = await run_mutation(bob, QUARANTINE_RELEASE, ids=[item_id])
+    assert (error_summary(errors)[0], await pending_training(ada.environment)) == ("NOT_FOUND", [])
+    assert (await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[virus_id]))[1] == []
     assert await pending_training(ada.environment) == []
-    assert (await done(domain_admin, RELEASE, ids=[item_id]))[1] == []
+    assert (await run_mutation(domain_admin, QUARANTINE_RELEASE, ids=[item_id]))[1] == []
     assert await pending_training(ada.environment) == [False]

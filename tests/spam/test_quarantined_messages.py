@@ -26,31 +26,35 @@ from tests.conftest import GraphQLClient, ManualClock, make_api_key, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
 from tests.support.accounts.user_operations import try_update_users
-from tests.support.operations.domain_operations import done, told
+from tests.support.operations.domain_operations import error_summary, run_mutation
 from tests.support.operations.quarantine_operations import (
-    CAROL,
-    DELETE,
-    KIND,
-    LIST,
-    LOOK,
-    NODE,
-    OFTEN,
-    RELEASE,
-    SPAM,
-    TRY,
-    WHY,
-    come,
-    held,
-    hold,
-    inbox,
-    listed,
-    mixed,
-    permit,
+    CAROL_ADDRESS,
+    QUARANTINE_CHANGED,
+    QUARANTINE_CONTENTS_QUERY,
+    QUARANTINE_DELETE,
+    QUARANTINE_ITEM_QUERY,
+    QUARANTINE_NOTIFICATION_SET,
+    QUARANTINE_QUERY,
+    QUARANTINE_REASON,
+    QUARANTINE_RELEASE,
+    QUARANTINE_RELEASE_ERRORS,
+    SPAM_HEADERS,
+    deliver_message_to,
+    delivery_header_fields,
+    list_inbox_subjects,
+    list_quarantined_subjects,
+    load_quarantine_rows,
+    make_mixed_message,
+    quarantine_message,
     set_options,
-    stamps,
+    set_permissions_of_ada,
 )
-from tests.support.sample_mutations import CALLS, Call
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -59,23 +63,27 @@ async def test_spam_above_threshold_is_quarantined_if_enabled(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     environment = ada.environment
-    raw = raw_message("Offer", **SPAM)
-    await come(environment, ada, raw=raw)
-    assert await held(environment) == []
+    raw = raw_message("Offer", **SPAM_HEADERS)
+    await deliver_message_to(environment, ada, raw=raw)
+    assert await load_quarantine_rows(environment) == []
     set_options(environment, spam_quarantine=75)
-    await come(environment, ada, raw=raw_message("Little", X_Spam_Flag="YES"))
-    position = await reached(environment, ada.user.id)
-    assert await come(environment, ada, bob, raw=raw_message("Much", **SPAM)) == [None, None]
-    ada_item, bob_item = await held(environment)
+    await deliver_message_to(environment, ada, raw=raw_message("Little", X_Spam_Flag="YES"))
+    position = await load_stream_position(environment, ada.user.id)
+    assert await deliver_message_to(
+        environment, ada, bob, raw=raw_message("Much", **SPAM_HEADERS)
+    ) == [None, None]
+    ada_item, bob_item = await load_quarantine_rows(environment)
     assert (ada_item.user_id, bob_item.user_id) == (ada.user.id, bob.user.id)
-    assert await journal(environment, ada.user.id, position) == [(KIND, [ada_item.id])]
-    (item,) = (await ada(LIST))["quarantine"]["nodes"]
+    assert await load_journal_entries(environment, ada.user.id, position) == [
+        (QUARANTINE_CHANGED, [ada_item.id])
+    ]
+    (item,) = (await ada(QUARANTINE_QUERY))["quarantine"]["nodes"]
     assert item == {
         "id": global_ids.encode("QuarantineItem", ada_item.id),
         "queueId": ada_item.queue_id,
         "user": {"username": "ada"},
         "domain": {"name": "example.org"},
-        "sender": CAROL,
+        "sender": CAROL_ADDRESS,
         "recipient": "ada@example.org",
         "subject": "Much",
         "score": 75.0,
@@ -86,7 +94,7 @@ async def test_spam_above_threshold_is_quarantined_if_enabled(
         "notified": False,
         "expiresAt": "2030-01-31T00:00:00Z",
     }
-    counts = await rows(environment, "SELECT message_count FROM users ORDER BY username")
+    counts = await select_rows(environment, "SELECT message_count FROM users ORDER BY username")
     assert counts == [(2,), (0,)]  # the message in Junk
 
 
@@ -98,26 +106,31 @@ async def test_message_allowed_by_user_settings_is_not_quarantined(
     async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == bob.user.id)
         await session.exec(user_update.values(spam_level=100))
-    rule = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "patterns": [CAROL]}
-    assert (await Call("senderRuleCreate", rule)(ada))["errors"] == []
-    await come(environment, ada, bob, raw=raw_message("Friend", **SPAM))
-    assert await held(environment) == []
-    assert (await inbox(ada), await inbox(bob)) == (["Friend"], ["Friend"])
-    await come(environment, ada, raw=raw_message("Stranger", **SPAM), sender="x@else.example")
+    rule = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "patterns": [CAROL_ADDRESS]}
+    assert (await MutationCall("senderRuleCreate", rule)(ada))["errors"] == []
+    await deliver_message_to(environment, ada, bob, raw=raw_message("Friend", **SPAM_HEADERS))
+    assert await load_quarantine_rows(environment) == []
+    assert (await list_inbox_subjects(ada), await list_inbox_subjects(bob)) == (
+        ["Friend"],
+        ["Friend"],
+    )
+    await deliver_message_to(
+        environment, ada, raw=raw_message("Stranger", **SPAM_HEADERS), sender="x@else.example"
+    )
     # the From address is carol's, and it counts too
-    assert await inbox(ada) == ["Stranger", "Friend"]
-    assert await held(environment) == []
+    assert await list_inbox_subjects(ada) == ["Stranger", "Friend"]
+    assert await load_quarantine_rows(environment) == []
 
 
 async def test_message_too_large_for_quarantine_is_stored_in_junk(ada: GraphQLClient) -> None:
     environment = ada.environment
     set_options(environment, spam_quarantine=50, quarantine_max=1000)
-    raw = raw_message("Large", body="x" * 2000, **SPAM)
-    (stored,) = await come(environment, ada, raw=raw)
+    raw = raw_message("Large", body="x" * 2000, **SPAM_HEADERS)
+    (stored,) = await deliver_message_to(environment, ada, raw=raw)
     assert stored is not None
-    assert await held(environment) == []
+    assert await load_quarantine_rows(environment) == []
     with pytest.raises(LimitReached):
-        await hold(ada, raw)
+        await quarantine_message(ada, raw)
 
 
 async def test_repeated_delivery_is_quarantined_once(
@@ -125,18 +138,22 @@ async def test_repeated_delivery_is_quarantined_once(
 ) -> None:
     environment = ada.environment
     set_options(environment, spam_quarantine=50)
-    raw = raw_message("Offer", **SPAM)
+    raw = raw_message("Offer", **SPAM_HEADERS)
     for _ in range(2):
-        await come(environment, ada, raw=raw)
+        await deliver_message_to(environment, ada, raw=raw)
         clock.tick(hours=3)
-    (first,) = await held(environment)
-    _, errors = await done(ada, DELETE, ids=[global_ids.encode("QuarantineItem", first.id)])
+    (first,) = await load_quarantine_rows(environment)
+    _, errors = await run_mutation(
+        ada, QUARANTINE_DELETE, ids=[global_ids.encode("QuarantineItem", first.id)]
+    )
     assert errors == []
-    await come(environment, ada, raw=raw)
-    assert await held(environment) == []  # it was there before, and its owner deleted it
+    await deliver_message_to(environment, ada, raw=raw)
+    assert (
+        await load_quarantine_rows(environment) == []
+    )  # it was there before, and its owner deleted it
     clock.tick(days=1)
-    await come(environment, ada, raw=raw)
-    assert len(await held(environment)) == 1
+    await deliver_message_to(environment, ada, raw=raw)
+    assert len(await load_quarantine_rows(environment)) == 1
 
 
 async def test_oldest_items_are_deleted_above_count_or_size_limit(
@@ -145,19 +162,19 @@ async def test_oldest_items_are_deleted_above_count_or_size_limit(
     environment = ada.environment
     set_options(environment, quarantine_items=3)
     for subject in "abcd":
-        await hold(ada, subject)
+        await quarantine_message(ada, subject)
         clock.tick(seconds=1)
-    assert await listed(ada) == ["d", "c", "b"]
-    first = (await held(environment))[0]
+    assert await list_quarantined_subjects(ada) == ["d", "c", "b"]
+    first = (await load_quarantine_rows(environment))[0]
     set_options(environment, quarantine_bytes=first.size * 2)
-    position = await reached(environment, ada.user.id)
-    await hold(ada, "e")
-    assert await listed(ada) == ["e", "d"]
-    entries = await journal(environment, ada.user.id, position)
-    assert [kind for kind, _ in entries] == [KIND, KIND]
+    position = await load_stream_position(environment, ada.user.id)
+    await quarantine_message(ada, "e")
+    assert await list_quarantined_subjects(ada) == ["e", "d"]
+    entries = await load_journal_entries(environment, ada.user.id, position)
+    assert [kind for kind, _ in entries] == [QUARANTINE_CHANGED, QUARANTINE_CHANGED]
     assert first.id in entries[1][1]
-    await hold(ada, raw_message("whale", body="x" * 5000))
-    assert await listed(ada) == ["whale"]
+    await quarantine_message(ada, raw_message("whale", body="x" * 5000))
+    assert await list_quarantined_subjects(ada) == ["whale"]
 
 
 async def test_quarantined_messages_count_towards_hourly_limit(
@@ -165,8 +182,8 @@ async def test_quarantined_messages_count_towards_hourly_limit(
 ) -> None:
     environment = ada.environment
     set_options(environment, received_hourly=2)
-    await hold(ada, "a")
-    await hold(ada, "b")
+    await quarantine_message(ada, "a")
+    await quarantine_message(ada, "b")
     with pytest.raises(Exception, match="too much mail"):
         await load_recipient_below_limits(environment, ada.address)
     clock.tick(hours=1)
@@ -175,20 +192,22 @@ async def test_quarantined_messages_count_towards_hourly_limit(
 
 async def test_long_or_invalid_scan_results_are_truncated(ada: GraphQLClient) -> None:
     symbols = [SpamScanSymbol("S\0" * 200, 1.0, "d\ud800" * 900)] * 300
-    await hold(
+    await quarantine_message(
         ada,
         raw_message("=?utf-8?q?Nul=00l?="),
         QuarantineReason(1e3, symbols, "Eicar\0" + "x" * 500),
     )
-    (row,) = await held(ada.environment)
+    (row,) = await load_quarantine_rows(ada.environment)
     assert (len(row.symbols), len(row.virus) <= 128) == (200, True)
     assert all(len(symbol["name"]) <= 128 for symbol in row.symbols)
     assert all(len(symbol["description"]) <= 512 for symbol in row.symbols)
-    (item,) = (await ada(LIST))["quarantine"]["nodes"]
+    (item,) = (await ada(QUARANTINE_QUERY))["quarantine"]["nodes"]
     assert (item["virus"], item["score"]) == (True, 1000.0)
     for score in (math.nan, math.inf, -math.inf):
-        await hold(ada, f"{score}", QuarantineReason(score, [SpamScanSymbol("WILD", score)]))
-    nodes = (await ada(LIST))["quarantine"]["nodes"]
+        await quarantine_message(
+            ada, f"{score}", QuarantineReason(score, [SpamScanSymbol("WILD", score)])
+        )
+    nodes = (await ada(QUARANTINE_QUERY))["quarantine"]["nodes"]
     assert {node["subject"]: node["score"] for node in nodes[:3]} == {
         "nan": 0.0, "inf": 1e9, "-inf": -1e9,
     }  # fmt: skip
@@ -198,60 +217,62 @@ async def test_long_or_invalid_scan_results_are_truncated(ada: GraphQLClient) ->
 async def test_quarantine_for_deleted_account_raises_not_found(
     ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
-    mail = await pipeline.read_and_verify_incoming(ada.environment, raw_message("Late"), CAROL)
+    mail = await pipeline.read_and_verify_incoming(
+        ada.environment, raw_message("Late"), CAROL_ADDRESS
+    )
     recipient = await load_recipient_below_limits(ada.environment, ada.address)
     delete_input = {"users": {"usernames": ["ada"]}}
-    assert (await Call("userDelete", delete_input)(admin_client))["errors"] == []
+    assert (await MutationCall("userDelete", delete_input)(admin_client))["errors"] == []
     with pytest.raises(NotFound):
-        await quarantine.quarantine_message(ada.environment, mail, recipient, WHY)
-    assert await held(ada.environment) == []
+        await quarantine.quarantine_message(ada.environment, mail, recipient, QUARANTINE_REASON)
+    assert await load_quarantine_rows(ada.environment) == []
 
 
 async def test_other_user_cannot_see_or_change_quarantine_item(
     ada: GraphQLClient, bob: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    item_id = await hold(ada)
-    url = (await ada(LOOK, id=item_id))["node"]["sourceUrl"]
-    assert await listed(bob) == []
-    assert await listed(bob, users={"usernames": ["bob"]}) == []
-    answer = await bob.execute(LIST, filter={"users": {"usernames": ["ada"]}})
+    item_id = await quarantine_message(ada)
+    url = (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["sourceUrl"]
+    assert await list_quarantined_subjects(bob) == []
+    assert await list_quarantined_subjects(bob, users={"usernames": ["bob"]}) == []
+    answer = await bob.execute(QUARANTINE_QUERY, filter={"users": {"usernames": ["ada"]}})
     assert answer["errors"][0]["extensions"]["code"] == "NOT_FOUND"
-    for document in (NODE, LOOK):
+    for document in (QUARANTINE_ITEM_QUERY, QUARANTINE_CONTENTS_QUERY):
         assert await bob(document, id=item_id) == {"node": None}
-    for document in (RELEASE, DELETE):
-        _, errors = await done(bob, document, ids=[item_id])
-        assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    for document in (QUARANTINE_RELEASE, QUARANTINE_DELETE):
+        _, errors = await run_mutation(bob, document, ids=[item_id])
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
     path = url.partition("?")[0]
     assert (await http.get(path, headers=bob.headers)).status_code == 404
     assert (await http.get(path)).status_code == 401
     assert (await http.get(path, headers=ada.headers)).status_code == 200
-    assert await listed(ada) == ["Offer"]
+    assert await list_quarantined_subjects(ada) == ["Offer"]
 
 
 async def test_user_without_permission_cannot_see_quarantine(
     ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    item_id = await hold(ada, mixed())
-    await permit(root, "QUARANTINE_ATTACHMENTS", "QUARANTINE_NOTIFICATION")
-    for document in (LIST, "{ viewer { user { quarantine { totalCount } } } }"):
+    item_id = await quarantine_message(ada, make_mixed_message())
+    await set_permissions_of_ada(root, "QUARANTINE_ATTACHMENTS", "QUARANTINE_NOTIFICATION")
+    for document in (QUARANTINE_QUERY, "{ viewer { user { quarantine { totalCount } } } }"):
         answer = await ada.execute(document)
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-    assert await ada(NODE, id=item_id) == {"node": None}
+    assert await ada(QUARANTINE_ITEM_QUERY, id=item_id) == {"node": None}
     path = f"/rest/quarantine/{item_id}/message.eml"
     assert (await http.get(path, headers=ada.headers)).status_code == 404
-    await permit(root, "QUARANTINE")
-    assert await listed(ada) == ["Mixed"]
-    answer = await ada.execute(LOOK, id=item_id)
+    await set_permissions_of_ada(root, "QUARANTINE")
+    assert await list_quarantined_subjects(ada) == ["Mixed"]
+    answer = await ada.execute(QUARANTINE_CONTENTS_QUERY, id=item_id)
     assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert (await http.get(path, headers=ada.headers)).status_code == 403
-    _, errors = await done(ada, OFTEN, frequency="NEVER")
-    assert told(errors)[::3] == ("FORBIDDEN", "QUARANTINE_NOTIFICATION")
+    _, errors = await run_mutation(ada, QUARANTINE_NOTIFICATION_SET, frequency="NEVER")
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "QUARANTINE_NOTIFICATION")
 
 
 async def test_api_key_with_mail_scope_cannot_read_quarantine(
     ada: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    item_id = await hold(ada)
+    item_id = await quarantine_message(ada)
     for scope, can_read in ((Scope.MAIL, False), (Scope.MAIL_READ, False), (Scope.READ, True)):
         secret = await make_api_key(
             ada.environment, f"few{scope}", user_id=ada.user.id, role=ada.user.role, scopes=[scope]
@@ -274,24 +295,33 @@ async def test_administrators_see_quarantine_of_managed_accounts(
 ) -> None:
     domain_admin = await make_domain_admin(environment, http, "chief", [AdminPermission.QUARANTINE])
     admin_without_permission = await make_domain_admin(environment, http, "bare")
-    item_id = await hold(ada, mixed())
-    await hold(admin_without_permission, "Own")
-    assert await listed(domain_admin) == [
+    item_id = await quarantine_message(ada, make_mixed_message())
+    await quarantine_message(admin_without_permission, "Own")
+    assert await list_quarantined_subjects(domain_admin) == [
         "Mixed"
     ]  # not the item of the other administrator of the domain
-    assert await listed(domain_admin, users={"usernames": ["bare"]}) == []
-    assert await listed(domain_admin, users={"usernames": ["ada"]}) == ["Mixed"]
-    assert (await listed(admin_client), await listed(root)) == (["Own", "Mixed"], ["Own", "Mixed"])
-    assert await listed(admin_client, users={"domains": ["example.org"]}) == ["Own", "Mixed"]
-    assert await listed(admin_without_permission) == ["Own"]
-    assert await admin_without_permission(NODE, id=item_id) == {"node": None}
-    for document in (RELEASE, DELETE):
-        _, errors = await done(admin_without_permission, document, ids=[item_id])
-        assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
-    _, errors = await done(
-        admin_without_permission, OFTEN, users={"usernames": ["ada"]}, frequency="NEVER"
+    assert await list_quarantined_subjects(domain_admin, users={"usernames": ["bare"]}) == []
+    assert await list_quarantined_subjects(domain_admin, users={"usernames": ["ada"]}) == ["Mixed"]
+    assert (
+        await list_quarantined_subjects(admin_client),
+        await list_quarantined_subjects(root),
+    ) == (["Own", "Mixed"], ["Own", "Mixed"])
+    assert await list_quarantined_subjects(admin_client, users={"domains": ["example.org"]}) == [
+        "Own",
+        "Mixed",
+    ]
+    assert await list_quarantined_subjects(admin_without_permission) == ["Own"]
+    assert await admin_without_permission(QUARANTINE_ITEM_QUERY, id=item_id) == {"node": None}
+    for document in (QUARANTINE_RELEASE, QUARANTINE_DELETE):
+        _, errors = await run_mutation(admin_without_permission, document, ids=[item_id])
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(
+        admin_without_permission,
+        QUARANTINE_NOTIFICATION_SET,
+        users={"usernames": ["ada"]},
+        frequency="NEVER",
     )
-    assert told(errors)[::3] == ("FORBIDDEN", "QUARANTINE")
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "QUARANTINE")
     settings_key = await make_api_key(
         environment,
         "few",
@@ -299,22 +329,22 @@ async def test_administrators_see_quarantine_of_managed_accounts(
         role=domain_admin.user.role,
         scopes=[Scope.SETTINGS],
     )
-    for document in (TRY, DELETE):
-        _, errors = await done(
+    for document in (QUARANTINE_RELEASE_ERRORS, QUARANTINE_DELETE):
+        _, errors = await run_mutation(
             GraphQLClient(http, environment, domain_admin.user, settings_key),
             document,
             ids=[item_id],
         )
-        assert told(errors)[::3] == ("FORBIDDEN", "MASTER")
-    assert await listed(ada) == ["Mixed"]
+        assert error_summary(errors)[::3] == ("FORBIDDEN", "MASTER")
+    assert await list_quarantined_subjects(ada) == ["Mixed"]
 
 
 async def test_reading_item_of_another_user_is_in_their_security_log(
     ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
     domain_admin = await make_domain_admin(environment, http, "chief", [AdminPermission.QUARANTINE])
-    item_id = await hold(ada, mixed())
-    await listed(domain_admin)
+    item_id = await quarantine_message(ada, make_mixed_message())
+    await list_quarantined_subjects(domain_admin)
     log = "{ viewer { user { authLog { nodes { action } } } } }"
 
     async def logged_reads() -> list[str]:
@@ -322,7 +352,7 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
         return [node["action"] for node in nodes if node["action"] == "read mail"]
 
     assert await logged_reads() == []
-    item = (await domain_admin(LOOK, id=item_id))["node"]
+    item = (await domain_admin(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]
     assert item["text"] == "Look at this."
     assert len(await logged_reads()) == 1
     for client in (domain_admin, root):
@@ -337,9 +367,9 @@ async def test_reading_item_of_another_user_is_in_their_security_log(
 async def test_text_and_attachments_of_item_are_readable(
     ada: GraphQLClient, http: httpx.AsyncClient
 ) -> None:
-    raw = mixed()
-    item_id = await hold(ada, raw)
-    item = (await ada(LOOK, id=item_id))["node"]
+    raw = make_mixed_message()
+    item_id = await quarantine_message(ada, raw)
+    item = (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]
     assert item["text"] == "Look at this."
     picture, attached_message = item["attachments"]
     assert (picture["filename"], picture["contentType"]) == ("a.png", "image/png")
@@ -355,7 +385,7 @@ async def test_text_and_attachments_of_item_are_readable(
     for url in (picture["url"], item["sourceUrl"]):
         assert (await http.get(url.replace("sig=", "sig=x"))).status_code == 401
     assert (await http.get(picture["url"].partition("?")[0])).status_code == 401
-    _, errors = await done(ada, DELETE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
     assert errors == []
     for url in (picture["url"], item["sourceUrl"], inner_attachment["url"]):
         assert (await http.get(url)).status_code == 404
@@ -363,31 +393,34 @@ async def test_text_and_attachments_of_item_are_readable(
 
 async def test_text_of_item_is_sanitized_and_truncated(ada: GraphQLClient) -> None:
     page = "<html><script>alert(1)</script><p>Buy</p></html>"
-    item_id = await hold(ada, raw_message("Page", body=page, Content_Type="text/html"))
-    assert (await ada(LOOK, id=item_id))["node"]["text"].strip() == "Buy"
-    item_id = await hold(
+    item_id = await quarantine_message(
+        ada, raw_message("Page", body=page, Content_Type="text/html")
+    )
+    assert (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["text"].strip() == "Buy"
+    item_id = await quarantine_message(
         ada, raw_message("Long", body="wörd " * 40_000, Content_Type="text/plain; charset=utf-8")
     )
-    assert len((await ada(LOOK, id=item_id))["node"]["text"]) == 65_536
+    assert len((await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["text"]) == 65_536
 
 
 async def test_blobs_are_kept_until_item_expires(
     ada: GraphQLClient, clock: ManualClock, environment: Environment
 ) -> None:
-    item_id = await hold(ada, mixed())
+    item_id = await quarantine_message(ada, make_mixed_message())
     clock.tick(days=29)
     await housekeeping.run_round(environment)
-    assert (await ada(LOOK, id=item_id))["node"]["text"] == "Look at this."
+    assert (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["text"] == "Look at this."
     clock.tick(days=1)
-    position = await reached(environment, ada.user.id)
+    position = await load_stream_position(environment, ada.user.id)
     assert (await housekeeping.run_round(environment)).held == 1
-    assert await listed(ada) == []
-    ((kind, keys), *_) = await journal(environment, ada.user.id, position)
-    assert (kind, keys) == (KIND, [global_ids.decode("QuarantineItem", item_id)])
+    assert await list_quarantined_subjects(ada) == []
+    ((kind, keys), *_) = await load_journal_entries(environment, ada.user.id, position)
+    assert (kind, keys) == (QUARANTINE_CHANGED, [global_ids.decode("QuarantineItem", item_id)])
     clock.tick(days=2)
     await housekeeping.run_round(environment)
-    assert await rows(environment, "SELECT id FROM blobs") == [
-        (row[0],) for row in await rows(environment, "SELECT DISTINCT blob_id FROM message_blobs")
+    assert await select_rows(environment, "SELECT id FROM blobs") == [
+        (row[0],)
+        for row in await select_rows(environment, "SELECT DISTINCT blob_id FROM message_blobs")
     ]
 
 
@@ -396,9 +429,9 @@ async def test_consistency_check_covers_quarantine_items(
 ) -> None:
     environment = ada.environment
     for client in (ada, bob):
-        await hold(client, mixed())
+        await quarantine_message(client, make_mixed_message())
     assert (await check_consistency(environment)).findings == []
-    first, second = await held(environment)
+    first, second = await load_quarantine_rows(environment)
     async with environment.write_session() as session:
         connection = await session.connection()
         table = core_table(QuarantineBlob)
@@ -420,19 +453,19 @@ async def test_consistency_check_covers_quarantine_items(
         ("message_size", f"quarantine_items/{second.id}"),
     }
     for row in (first, second):
-        await done(ada if row.user_id == ada.user.id else bob, DELETE,
+        await run_mutation(ada if row.user_id == ada.user.id else bob, QUARANTINE_DELETE,
                    ids=[global_ids.encode("QuarantineItem", row.id)])  # fmt: skip
 
 
 async def test_audit_contains_deleted_quarantine_item(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    payload = await (await CALLS["auditCreate"](ada, root))(root)
+    payload = await (await SAMPLE_CALLS["auditCreate"](ada, root))(root)
     assert payload["errors"] == []
     while await tasks.run_next_task(ada.environment):
         pass
-    item_id = await hold(ada, mixed())
-    _, errors = await done(ada, DELETE, ids=[item_id])
+    item_id = await quarantine_message(ada, make_mixed_message())
+    _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
     assert errors == []
     copies = "{ audits { nodes { messages { nodes { subject road mailboxPath } } } } }"
     ((audit),) = (await root(copies))["audits"]["nodes"]
@@ -449,23 +482,25 @@ async def test_item_is_encrypted_if_incoming_mail_is_encrypted(
     assert (await try_update_users(ada, pubKey=armored_public_key(key_pair), encryptMessages=True))[
         1
     ] == []
-    item_id = await hold(ada, raw_message("Sealed", body="herons at dawn"))
-    url = (await ada(LOOK, id=item_id))["node"]["sourceUrl"]
+    item_id = await quarantine_message(ada, raw_message("Sealed", body="herons at dawn"))
+    url = (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["sourceUrl"]
     encrypted = (await http.get(url)).content
     assert b"herons" not in encrypted
     assert b"herons at dawn" in decrypt_message(encrypted, key_pair)
-    assert "herons" not in ((await ada(LOOK, id=item_id))["node"]["text"] or "")
+    assert "herons" not in (
+        (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["text"] or ""
+    )
     for table in ("blobs", "quarantine_items"):
-        assert "herons" not in str(await rows(ada.environment, f"SELECT * FROM {table}"))  # noqa: S608
-    _, errors = await done(ada, RELEASE, ids=[item_id])
+        assert "herons" not in str(await select_rows(ada.environment, f"SELECT * FROM {table}"))  # noqa: S608
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
     assert errors == []
     source = "{ viewer { user { messages(first: 1) { nodes { sourceUrl } } } } }"
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
-    assert (await http.get(node["sourceUrl"])).content == stamps(ada) + encrypted
+    assert (await http.get(node["sourceUrl"])).content == delivery_header_fields(ada) + encrypted
     assert (await try_update_users(ada, encryptMessages=False))[1] == []
-    item_id = await hold(ada, raw_message("Open", body="herons at noon"))
+    item_id = await quarantine_message(ada, raw_message("Open", body="herons at noon"))
     assert (await try_update_users(ada, encryptMessages=True))[1] == []
-    _, errors = await done(ada, RELEASE, ids=[item_id])
+    _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id])
     (node,) = (await ada(source))["viewer"]["user"]["messages"]["nodes"]
     assert b"herons at noon" in decrypt_message(
         (await http.get(node["sourceUrl"])).content, key_pair

@@ -28,16 +28,23 @@ from tests.support.clients.change_followers import (
     open_subscription,
     received_events,
 )
-from tests.support.operations.domain_operations import DELETE, ERRORS, done, key_of, made, told
+from tests.support.operations.domain_operations import (
+    DOMAIN_DELETE,
+    ERRORS,
+    create_domain,
+    error_summary,
+    load_domain_id,
+    run_mutation,
+)
 from tests.support.operations.spam_operations import (
     SENDER_RULE_CREATE,
     SenderRuleRecipient,
     create_sender_rules,
 )
-from tests.support.sample_mutations import Call
-from tests.support.servers.live_server import House, until
-from tests.support.stores.counter_check import journal, reached
-from tests.support.stores.query_plans import explained
+from tests.support.sample_mutations import MutationCall
+from tests.support.servers.live_server import LiveServer, wait_until
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
+from tests.support.stores.query_plans import record_query_plans
 
 DELETE_RULES = f"""mutation ($input: IdsInput!) {{
   senderRuleDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
@@ -55,9 +62,9 @@ async def rule_error(client: GraphQLClient, **arguments: Any) -> tuple[Any, ...]
     """Return the error of a call that creates no rule."""
     defaults = {"scope": ADA_SCOPE, "action": "ALLOW", "patterns": ["shop.example"]}
     rows_before = await rule_rows(client.environment)
-    answer, errors = await done(client, SENDER_RULE_CREATE, **{**defaults, **arguments})
+    answer, errors = await run_mutation(client, SENDER_RULE_CREATE, **{**defaults, **arguments})
     assert (answer["rules"], await rule_rows(client.environment)) == ([], rows_before)
-    return told(errors)
+    return error_summary(errors)
 
 
 async def rule_rows(environment: Environment) -> list[Any]:
@@ -77,7 +84,7 @@ async def visible_patterns(client: GraphQLClient, **filter: Any) -> str:
 async def test_user_creates_and_deletes_own_rules(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    position = await reached(environment, ada.user.id)
+    position = await load_stream_position(environment, ada.user.id)
     patterns = ["*@Shop.example", "News@Other.example", "shop.example", "*.far.example"]
     rules = await create_sender_rules(
         ada, ADA_SCOPE, *patterns, action="ALLOW", comment=" friends "
@@ -89,19 +96,21 @@ async def test_user_creates_and_deletes_own_rules(
     assert all(rule["scope"] == user_scope for rule in rules)
     assert {(rule["action"], rule["comment"]) for rule in rules} == {("ALLOW", "friends")}
     rule_ids = [global_ids.decode("SenderRule", rule["id"]) for rule in rules]
-    assert await journal(environment, ada.user.id, position) == [(RULE_CHANGED, rule_ids)]
+    assert await load_journal_entries(environment, ada.user.id, position) == [
+        (RULE_CHANGED, rule_ids)
+    ]
     assert await visible_patterns(ada) == "*.far.example news@other.example shop.example"
     assert await ada(RULE_NODE, id=rules[0]["id"]) == {"node": {"pattern": "shop.example"}}
     deleted_ids = [rules[0]["id"], rules[2]["id"]]
-    answer, errors = await done(ada, DELETE_RULES, ids=deleted_ids)
+    answer, errors = await run_mutation(ada, DELETE_RULES, ids=deleted_ids)
     assert (answer["deletedIds"], errors) == (deleted_ids, [])
-    assert (await journal(environment, ada.user.id, position))[1:] == [
+    assert (await load_journal_entries(environment, ada.user.id, position))[1:] == [
         (RULE_CHANGED, [rule_ids[0], rule_ids[2]])
     ]
     assert await visible_patterns(ada) == "news@other.example"
     assert await ada(RULE_NODE, id=deleted_ids[0]) == {"node": None}
-    _, errors = await done(ada, DELETE_RULES, ids=[rules[1]["id"], deleted_ids[0]])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+    _, errors = await run_mutation(ada, DELETE_RULES, ids=[rules[1]["id"], deleted_ids[0]])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
     assert await visible_patterns(ada) == "news@other.example"
 
 
@@ -111,16 +120,18 @@ async def test_other_action_changes_existing_rule(
     (first,) = await create_sender_rules(
         ada, ADA_SCOPE, "shop.example", action="ALLOW", comment="old"
     )
-    position = await reached(environment, ada.user.id)
+    position = await load_stream_position(environment, ada.user.id)
     (same,) = await create_sender_rules(ada, ADA_SCOPE, "@SHOP.example", action="ALLOW")
     assert same == first
-    assert await journal(environment, ada.user.id, position) == []
+    assert await load_journal_entries(environment, ada.user.id, position) == []
     changed, created = await create_sender_rules(ada, ADA_SCOPE, "shop.example", "new.example")
     assert changed == {**first, "action": "BLOCK"}
     assert created["comment"] is None
     assert len(await rule_rows(environment)) == 2
     rule_ids = [global_ids.decode("SenderRule", rule["id"]) for rule in (created, changed)]
-    assert await journal(environment, ada.user.id, position) == [(RULE_CHANGED, rule_ids)]
+    assert await load_journal_entries(environment, ada.user.id, position) == [
+        (RULE_CHANGED, rule_ids)
+    ]
     (with_comment,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example", comment="new")
     (without_comment,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example", comment=None)
     assert (with_comment["comment"], without_comment["comment"]) == ("new", None)
@@ -170,7 +181,7 @@ async def test_user_without_permission_keeps_rules_but_cannot_change_them(
         (DELETE_RULES, {"ids": [rule["id"]]}),
     ):
         answer = next(iter((await ada(mutation, input=mutation_input)).values()))
-        assert told(answer["errors"])[::3] == ("FORBIDDEN", "SPAM_POLICY")
+        assert error_summary(answer["errors"])[::3] == ("FORBIDDEN", "SPAM_POLICY")
     assert await visible_patterns(ada) == "shop.example"
 
 
@@ -182,8 +193,8 @@ async def test_other_user_cannot_see_or_change_rules(
     assert await visible_patterns(bob) == ""
     assert await visible_patterns(bob, user=ADA_SCOPE["user"]) == ""
     assert await bob(RULE_NODE, id=rule["id"]) == {"node": None}
-    _, errors = await done(bob, DELETE_RULES, ids=[rule["id"]])
-    assert told(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
+    _, errors = await run_mutation(bob, DELETE_RULES, ids=[rule["id"]])
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 0)
     await create_sender_rules(bob, {"user": {"username": "bob"}}, "shop.example", action="ALLOW")
     assert await visible_patterns(bob, user={"username": "bob"}) == "shop.example"
     assert [
@@ -194,9 +205,9 @@ async def test_other_user_cannot_see_or_change_rules(
 async def test_domain_admin_manages_rules_of_own_domain_only(
     ada: GraphQLClient, root: GraphQLClient, http: httpx.AsyncClient, environment: Environment
 ) -> None:
-    await made(root, "far.example")
+    await create_domain(root, "far.example")
     far_user = {"address": "far@far.example"}
-    payload = await Call("userCreate", {**far_user, "passwordDisabled": True})(root)
+    payload = await MutationCall("userCreate", {**far_user, "passwordDisabled": True})(root)
     assert payload["errors"] == []
     all_permissions = list(AdminPermission)
     domain_admin = await make_domain_admin(environment, http, "chief", all_permissions)
@@ -204,15 +215,17 @@ async def test_domain_admin_manages_rules_of_own_domain_only(
     await create_sender_rules(root, {"user": far_user}, "fars.test")
     await create_sender_rules(root, {"tag": "VIP"}, "tags.test")
     await create_sender_rules(root, GLOBAL_SCOPE, "every.test")
-    position = await reached(environment, await key_of(environment, "example.org"))
+    position = await load_stream_position(
+        environment, await load_domain_id(environment, "example.org")
+    )
     (domain_rule,) = await create_sender_rules(domain_admin, {"domain": "Example.ORG"}, "ours.test")
     assert domain_rule["scope"] == {
         "user": None, "tag": None, "domain": {"name": "example.org"}, "global": False,
     }  # fmt: skip
     rule_id = global_ids.decode("SenderRule", domain_rule["id"])
-    assert await journal(environment, await key_of(environment, "example.org"), position) == [
-        (RULE_CHANGED, [rule_id])
-    ]
+    assert await load_journal_entries(
+        environment, await load_domain_id(environment, "example.org"), position
+    ) == [(RULE_CHANGED, [rule_id])]
     (ada_rule,) = await create_sender_rules(domain_admin, ADA_SCOPE, "adas.test")
     assert ada_rule["scope"]["user"] == {"username": "ada"}
     assert await visible_patterns(domain_admin) == "adas.test ours.test"
@@ -245,9 +258,9 @@ async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
     domain_admin = await make_domain_admin(environment, http, "chief", list(AdminPermission))
     (rule,) = await create_sender_rules(admin_client, {"tag": " Größe "}, "tags.test")
     assert rule["scope"]["tag"] == "grösse"
-    assert await journal(environment, PLATFORM, await reached(environment, PLATFORM) - 1) == [
-        (RULE_CHANGED, [global_ids.decode("SenderRule", rule["id"])])
-    ]
+    assert await load_journal_entries(
+        environment, PLATFORM, await load_stream_position(environment, PLATFORM) - 1
+    ) == [(RULE_CHANGED, [global_ids.decode("SenderRule", rule["id"])])]
     assert (
         await visible_patterns(domain_admin),
         await visible_patterns(admin_client, tag="GRÖSSE"),
@@ -260,12 +273,12 @@ async def test_tag_rule_is_visible_to_domain_admins_and_changed_by_admins(
     update_input = {"users": {"usernames": ["ada"]}, "set": {"tags": ["GRÖSSE"]}}
     assert (await root(document, input=update_input))["userUpdate"]["errors"] == []
     assert (await visible_patterns(domain_admin), await visible_patterns(ada)) == ("tags.test", "")
-    _, errors = await done(domain_admin, DELETE_RULES, ids=[rule["id"]])
-    assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
+    _, errors = await run_mutation(domain_admin, DELETE_RULES, ids=[rule["id"]])
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "ADMIN")
     recipient = SenderRuleRecipient(ada.user.id, None, ["GRÖSSE"])
     ((match,),) = await load_matching_rules(environment, [recipient], "x@tags.test", "")
     assert global_ids.encode("SenderRule", match.id) == rule["id"]
-    _, errors = await done(admin_client, DELETE_RULES, ids=[rule["id"]])
+    _, errors = await run_mutation(admin_client, DELETE_RULES, ids=[rule["id"]])
     assert errors == []
     assert await rule_error(admin_client, scope={"tag": " "}) == (
         "VALIDATION", ["scope", "tag"], 0, "length",
@@ -297,8 +310,8 @@ async def test_domain_admin_without_permission_cannot_see_account_rules(
             "FORBIDDEN",
             "SPAM_POLICY",
         )
-    _, errors = await done(admin_without_permission, DELETE_RULES, ids=[domain_rule["id"]])
-    assert told(errors)[::3] == ("FORBIDDEN", "SPAM_POLICY")
+    _, errors = await run_mutation(admin_without_permission, DELETE_RULES, ids=[domain_rule["id"]])
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "SPAM_POLICY")
 
 
 async def test_domain_admin_sees_but_cannot_change_rules_of_higher_role(
@@ -309,8 +322,8 @@ async def test_domain_admin_sees_but_cannot_change_rules_of_higher_role(
     (rule,) = await create_sender_rules(admin_client, scope, "overs.test")
     assert await visible_patterns(domain_admin) == "overs.test"
     assert (await rule_error(domain_admin, scope=scope))[::3] == ("FORBIDDEN", "ADMIN")
-    _, errors = await done(domain_admin, DELETE_RULES, ids=[rule["id"]])
-    assert told(errors)[::3] == ("FORBIDDEN", "ADMIN")
+    _, errors = await run_mutation(domain_admin, DELETE_RULES, ids=[rule["id"]])
+    assert error_summary(errors)[::3] == ("FORBIDDEN", "ADMIN")
     assert await visible_patterns(admin_client) == "overs.test"
 
 
@@ -333,8 +346,8 @@ async def test_key_with_settings_scope_changes_only_own_rules(
     for scope in (ADA_SCOPE, {"domain": "example.org"}):
         assert (await rule_error(settings_client, scope=scope))[::3] == ("FORBIDDEN", "MASTER")
     for rule in (ada_rule, domain_rule):
-        _, errors = await done(settings_client, DELETE_RULES, ids=[rule["id"]])
-        assert told(errors)[::3] == ("FORBIDDEN", "MASTER")
+        _, errors = await run_mutation(settings_client, DELETE_RULES, ids=[rule["id"]])
+        assert error_summary(errors)[::3] == ("FORBIDDEN", "MASTER")
 
 
 async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> None:
@@ -387,7 +400,7 @@ async def test_rules_of_many_domains_need_as_many_statements_as_one(
     await create_sender_rules(ada, ADA_SCOPE, "d.test")
     expected_count = await count_statements()
     for n in range(20):
-        await made(root, f"n{n}.example")
+        await create_domain(root, f"n{n}.example")
         await create_sender_rules(root, {"domain": f"n{n}.example"}, f"{n}.test", f"{n}.example")
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
     await authentication.wait_for_background_tasks(ada.environment)
@@ -434,7 +447,7 @@ async def test_many_rules_need_as_many_statements_as_few(
     for n in range(20):
         await make_user(environment, f"n{n}")
         await create_sender_rules(root, {"user": {"username": f"n{n}"}}, "a.test", "b.test")
-        await made(root, f"n{n}.example")
+        await create_domain(root, f"n{n}.example")
         await create_sender_rules(root, {"domain": f"n{n}.example"}, "a.test")
     assert [await count_statements(), await count_statements()] == [expected_count, expected_count]
 
@@ -458,11 +471,11 @@ async def insert_rules(
 async def test_number_of_rules_per_scope_is_limited(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(environment, "example.org")
+    domain_id = await load_domain_id(environment, "example.org")
     await insert_rules(environment, place_of_user(ada.user.id), 999, user_id=ada.user.id)
     await insert_rules(environment, place_of_domain(domain_id), 1000, domain_id=domain_id)
     await insert_rules(environment, PLATFORM_PLACE, 1001)
-    answer, errors = await done(
+    answer, errors = await run_mutation(
         ada, SENDER_RULE_CREATE, scope=ADA_SCOPE, action="BLOCK", patterns=["a.test", "b.test"]
     )
     (error,) = errors
@@ -480,7 +493,7 @@ async def test_number_of_rules_per_scope_is_limited(
 async def test_rule_lists_are_read_in_index_order(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(environment, "example.org")
+    domain_id = await load_domain_id(environment, "example.org")
     await insert_rules(environment, place_of_user(ada.user.id), 900, user_id=ada.user.id)
     await insert_rules(environment, place_of_domain(domain_id), 900, domain_id=domain_id)
     await insert_rules(environment, PLATFORM_PLACE, 3000)
@@ -494,7 +507,7 @@ async def test_rule_lists_are_read_in_index_order(
         "endCursor"
     ]
     root_list_cursor = (await root(LIST_RULES, first=9))["senderRules"]["pageInfo"]["endCursor"]
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
         for client, document, after, index in (
             (ada, LIST_RULES, list_cursor, "uq_sender_rules_place"),
             (root, domain_list, domain_list_cursor, "uq_sender_rules_place"),
@@ -502,7 +515,7 @@ async def test_rule_lists_are_read_in_index_order(
         ):
             for page in ({"first": 50}, {"first": 50, "after": after}):
                 request = client(document, **page)
-                plan = await plans.of(request, "sender_rules", asking="LIMIT")
+                plan = await plans.explain_select(request, "sender_rules", containing="LIMIT")
                 assert index in plan, plan
                 full_sort_lines = [
                     line for line in plan.splitlines() if "Incremental Sort" not in line
@@ -513,11 +526,11 @@ async def test_rule_lists_are_read_in_index_order(
 
 
 async def test_rules_are_deleted_with_their_domain(ada: GraphQLClient, root: GraphQLClient) -> None:
-    await made(root, "far.example")
+    await create_domain(root, "far.example")
     await create_sender_rules(root, {"domain": "far.example"}, "a.test")
     await create_sender_rules(ada, ADA_SCOPE, "b.test")
     await create_sender_rules(root, GLOBAL_SCOPE, "c.test")
-    _, errors = await done(root, DELETE, domains=[{"name": "far.example"}])
+    _, errors = await run_mutation(root, DOMAIN_DELETE, domains=[{"name": "far.example"}])
     assert errors == []
     assert await visible_patterns(root) == "b.test c.test"
 
@@ -545,13 +558,13 @@ async def test_rule_change_is_an_event_of_the_user(ada: GraphQLClient) -> None:
     assert events == [
         {"kind": RULE_CHANGED.value, "nodeId": rule["id"], "node": {"pattern": "shop.example"}}
     ]
-    await done(ada, DELETE_RULES, ids=[rule["id"]])
+    await run_mutation(ada, DELETE_RULES, ids=[rule["id"]])
     events = (await ada(document, after=cursor))["changes"]["events"]
     assert [event["node"] for event in events] == [None, None]
 
 
 async def test_administrators_get_events_of_domain_rules(
-    live_server: House,
+    live_server: LiveServer,
     root: GraphQLClient,
     admin_client: GraphQLClient,
     http: httpx.AsyncClient,
@@ -569,7 +582,7 @@ async def test_administrators_get_events_of_domain_rules(
     )  # in the stream of the account
     (tag_rule,) = await create_sender_rules(root, {"tag": "vip"}, "a.test")
     (domain_rule,) = await create_sender_rules(root, {"domain": "example.org"}, "b.test")
-    await until(
+    await wait_until(
         lambda: (
             len(received_events(admin_subscription)) == 2 and received_events(domain_subscription)
         )
@@ -583,13 +596,13 @@ async def test_administrators_get_events_of_domain_rules(
     }
     assert {event["kind"] for event in received_events(admin_subscription)} == {RULE_CHANGED}
     for event in (admin_subscription, domain_subscription):
-        await event.leave()
+        await event.unsubscribe()
 
 
 async def test_rule_from_the_api_matches_a_delivery(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    domain_id = await key_of(environment, "example.org")
+    domain_id = await load_domain_id(environment, "example.org")
     (user_rule,) = await create_sender_rules(ada, ADA_SCOPE, "News@Shop.example")
     (domain_rule,) = await create_sender_rules(
         root, {"domain": "example.org"}, "*@*.example", action="ALLOW"

@@ -17,7 +17,7 @@ from models.runtime.environment import Environment
 from models.store.database import Database
 from models.store.outage_log import OUTAGES
 from models.store.outages import DiskFull
-from tests.support.mail_servers.lmtp_client import connect
+from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.stores import store_fixtures
 
 FREE_PAGES = 20  # the number of pages the database can grow by
@@ -30,7 +30,7 @@ COUNT = text("SELECT count(*) AS many FROM filled").columns(literal(0).label("ma
 @pytest.fixture
 async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Database]:
     """Yield a database with the table `filled` that can grow by a few pages."""
-    database = Database(store_fixtures.copied(sqlite_template, tmp_path))
+    database = Database(store_fixtures.copy_sqlite_template(sqlite_template, tmp_path))
     async with database.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE filled (x text PRIMARY KEY)"))
         pages = (await connection.execute(text("PRAGMA page_count"))).scalar() or 0
@@ -96,8 +96,10 @@ async def test_disk_reserve_is_a_setting(environment: Environment, tmp_path: Pat
         reserved, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
     try:
-        client = await connect(listener.port)
-        assert (await client.say("MAIL FROM:<carol@example.net> SIZE=100")).startswith("452 4.3.1")
+        client = await connect_lmtp(listener.port)
+        assert (await client.run_command("MAIL FROM:<carol@example.net> SIZE=100")).startswith(
+            "452 4.3.1"
+        )
         await client.close()
     finally:
         await listener.close(1)

@@ -24,8 +24,8 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
     url = f"sqlite+aiosqlite:///{tmp_path}/mail.db"
     if request.param == "postgres":
         request.getfixturevalue("postgres")
-        server_url = store_fixtures.postgres_server().get_uri()
-        url = await store_fixtures.new_database(server_url, f"merganser_bare_{os.getpid()}")
+        server_url = store_fixtures.start_postgres_server().get_uri()
+        url = await store_fixtures.recreate_database(server_url, f"merganser_bare_{os.getpid()}")
     database = Database(url)
     yield database
     await database.close()

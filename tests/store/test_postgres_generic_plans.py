@@ -31,10 +31,10 @@ ALL_MESSAGES_PAGE = """query ($after: String) { viewer { user {
 )
 async def database(postgres: str) -> AsyncIterator[Database]:
     """Yield an empty database without automatic ANALYZE."""
-    url = await store_fixtures.beside(postgres, "generic")
-    await store_fixtures.migrated(url)
-    await store_fixtures.left_alone(url)
-    database = store_fixtures.warmed(Database(url))
+    url = await store_fixtures.create_database_beside(postgres, "generic")
+    await store_fixtures.migrate_store(url)
+    await store_fixtures.disable_autovacuum(url)
+    database = store_fixtures.share_compiled_statements(Database(url))
     yield database
     await database.close()
 

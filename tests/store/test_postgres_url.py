@@ -22,7 +22,7 @@ from models.store.database import Database
 from models.store.outages import StorageUnavailable
 from models.store.postgres.address import PostgresAddressError, parse_postgres_address
 from models.store.postgres.connection import PostgresConnector
-from tests.support.servers.postgres_proxy import Proxy
+from tests.support.servers.postgres_proxy import PostgresProxy
 from tests.support.stores import store_fixtures
 
 POSTGRES = pytest.mark.skipif(
@@ -61,15 +61,15 @@ def write_certificate(folder: Path, name: str = "127.0.0.1") -> Path:
 
 
 @pytest.fixture
-async def tls_proxy(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[Proxy, Path]]:
+async def tls_proxy(postgres: str, tmp_path: Path) -> AsyncIterator[tuple[PostgresProxy, Path]]:
     """Yield a TLS proxy of the PostgreSQL server, and the certificate to trust."""
     path = write_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
-    proxy = Proxy(postgres, context)
+    proxy = PostgresProxy(postgres, context)
     await proxy.start()
     yield proxy, path
-    await proxy.cut()
+    await proxy.cut_connections()
 
 
 async def can_use_database(url: str) -> bool:
@@ -96,24 +96,24 @@ async def can_use_database(url: str) -> bool:
     ],
 )
 async def test_tls_is_used_by_every_kind_of_connection(
-    tls_proxy: tuple[Proxy, Path], parameters: str
+    tls_proxy: tuple[PostgresProxy, Path], parameters: str
 ) -> None:
     proxy, ca_file = tls_proxy
     url = f"{proxy.url}?{parameters.format(ca=ca_file)}".replace("postgresql://", "postgres://")
     assert await can_use_database(url)
-    connection_count = proxy.hurried
+    connection_count = proxy.tls_request_count
     assert connection_count >= 2  # connections for reading and for writing
     bus = PostgresBus(database_url_with_driver(url))
     await bus.send("hello")
     await bus.close()
     async with store_lock.lock_as_server(database_url_with_driver(url)):
         pass
-    assert proxy.hurried == connection_count + 2
+    assert proxy.tls_request_count == connection_count + 2
 
 
 @POSTGRES
 async def test_certificate_of_another_server_is_refused(
-    tls_proxy: tuple[Proxy, Path], tmp_path: Path
+    tls_proxy: tuple[PostgresProxy, Path], tmp_path: Path
 ) -> None:
     proxy, ca_file = tls_proxy
     other_certificate = write_certificate(tmp_path, "127.0.0.2")
@@ -144,7 +144,7 @@ async def test_certificate_of_another_server_is_refused(
 
 @POSTGRES
 async def test_sslmode_require_fails_without_tls(postgres: str) -> None:
-    proxy = Proxy(postgres)
+    proxy = PostgresProxy(postgres)
     await proxy.start()
     try:
         with pytest.raises(StorageUnavailable):
@@ -152,15 +152,15 @@ async def test_sslmode_require_fails_without_tls(postgres: str) -> None:
         assert await can_use_database(f"{proxy.url}?sslmode=prefer")
         assert await can_use_database(f"{proxy.url}?sslmode=disable")
     finally:
-        await proxy.cut()
+        await proxy.cut_connections()
 
 
 @POSTGRES
 async def test_next_host_is_tried_after_a_failure(postgres: str) -> None:
-    proxy = Proxy(postgres)
+    proxy = PostgresProxy(postgres)
     await proxy.start()
     try:
-        path = urlsplit(proxy.store).path
+        path = urlsplit(proxy.unix_socket_url).path
         url = f"postgresql://postgres:x@127.0.0.1:1,127.0.0.1:{proxy.port}{path}"
         began = time.monotonic()
         assert await can_use_database(
@@ -171,7 +171,7 @@ async def test_next_host_is_tried_after_a_failure(postgres: str) -> None:
         with pytest.raises(StorageUnavailable):
             await can_use_database(f"{url}?target_session_attrs=standby")
     finally:
-        await proxy.cut()
+        await proxy.cut_connections()
 
 
 @POSTGRES

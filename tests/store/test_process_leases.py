@@ -28,17 +28,17 @@ from models.runtime.server_processes import ServerProcess
 from models.store.columns import core_table
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import (
-    PACE,
+    WORKER_LIMITS,
     State,
-    deliveries,
-    is_now,
-    relay,
-    send,
-    until,
-    working,
+    is_entry_in_state,
+    load_queue_entries,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.stores.other_processes import DEAD_AFTER_SECONDS, another_process
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.stores.other_processes import DEAD_AFTER_SECONDS, make_other_process
 from tests.support.stores.sample_rows import sample_row
 
 CLOCK_STEPS = [timedelta(hours=1), timedelta(hours=-1), timedelta(minutes=5), timedelta(days=400)]
@@ -83,22 +83,30 @@ async def test_clock_step_does_not_end_a_lease(
     ada: GraphQLClient, environment: Environment, clock: ManualClock, step: timedelta
 ) -> None:
     first, second = (
-        another_process(environment, name="one"),
-        another_process(environment, ahead=step),
+        make_other_process(environment, name="one"),
+        make_other_process(environment, ahead=step),
     )
-    submission_id = await send(ada)
+    submission_id = await queue_message(ada)
     async with observe_processes(first), observe_processes(second):
-        claimed = await recipient_leases.claim_due_jobs(first, PACE)
+        claimed = await recipient_leases.claim_due_jobs(first, WORKER_LIMITS)
         assert len(delivery_ids(claimed)) == 2
         with leases.protect_leases_in_use(first, *delivery_ids(claimed)):
-            assert delivery_ids(await recipient_leases.claim_due_jobs(second, PACE)) == set()
+            assert (
+                delivery_ids(await recipient_leases.claim_due_jobs(second, WORKER_LIMITS)) == set()
+            )
             clock.time += step
             for process in (first, second):
-                assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
+                assert (
+                    delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS))
+                    == set()
+                )
                 assert await removal.bounce_submissions(process, [submission_id]) == 0
             await asyncio.sleep(1.5 * DEAD_AFTER_SECONDS)  # both processes still send heartbeats
             for process in (first, second):
-                assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
+                assert (
+                    delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS))
+                    == set()
+                )
         (job,) = claimed.jobs
         assert await recipient_leases.mark_final_dot(first, job, sorted(delivery_ids(claimed)))
 
@@ -108,23 +116,30 @@ async def test_leases_of_a_dead_process_are_taken_over_with_any_clock(
     ada: GraphQLClient, environment: Environment, clock: ManualClock, step: timedelta
 ) -> None:
     dead, successor = (
-        another_process(environment, ahead=step, name="dead"),
-        another_process(environment),
+        make_other_process(environment, ahead=step, name="dead"),
+        make_other_process(environment),
     )
     clock.time += step
-    submission_id = await send(ada)
+    submission_id = await queue_message(ada)
     clock.time -= step
     async with observe_processes(successor):
         await leases.ensure_registered(dead)  # without a heartbeat
         claimed_ids = delivery_ids(
-            await recipient_leases.claim_due_jobs(dead, PACE)
-        ) or delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))
+            await recipient_leases.claim_due_jobs(dead, WORKER_LIMITS)
+        ) or delivery_ids(await recipient_leases.claim_due_jobs(successor, WORKER_LIMITS))
         assert len(claimed_ids) == 2
-        await until(lambda: is_unregistered(environment, "dead"))
-        async with listening(Server()) as smtp_server, working(successor, relay(smtp_server)):
-            await until(lambda: is_now(environment, submission_id, "carol", State.RELAYED))
-            await until(lambda: is_now(environment, submission_id, "dave", State.RELAYED))
-    assert len(smtp_server.mails) == 1
+        await poll_until(lambda: is_unregistered(environment, "dead"))
+        async with (
+            run_smtp_server(FakeSmtpServer()) as smtp_server,
+            run_queue_worker(successor, relay_settings(smtp_server)),
+        ):
+            await poll_until(
+                lambda: is_entry_in_state(environment, submission_id, "carol", State.RELAYED)
+            )
+            await poll_until(
+                lambda: is_entry_in_state(environment, submission_id, "dave", State.RELAYED)
+            )
+    assert len(smtp_server.messages) == 1
 
 
 async def is_unregistered(environment: Environment, name: str) -> bool:
@@ -134,9 +149,9 @@ async def is_unregistered(environment: Environment, name: str) -> bool:
 async def test_flush_makes_entries_of_a_dead_process_due(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    dead, successor = another_process(environment, name="dead"), another_process(environment)
-    submission_id = await send(ada)
-    claimed = await recipient_leases.claim_due_jobs(dead, PACE)
+    dead, successor = make_other_process(environment, name="dead"), make_other_process(environment)
+    submission_id = await queue_message(ada)
+    claimed = await recipient_leases.claim_due_jobs(dead, WORKER_LIMITS)
     deferred = DeliveryResult(State.DEFERRED, 451, "Later")
     await record_results_and_report(
         dead, claimed.jobs[0], dict.fromkeys(delivery_ids(claimed), deferred), b""
@@ -147,33 +162,37 @@ async def test_flush_makes_entries_of_a_dead_process_due(
         await (await session.connection()).execute(
             update(QueueEntry).values(turn_at=environment.now())
         )
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(dead, PACE))) == 2
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(dead, WORKER_LIMITS))) == 2
     async with observe_processes(successor):
-        await until(lambda: is_unregistered(environment, "dead"))
+        await poll_until(lambda: is_unregistered(environment, "dead"))
         await environment.run_transaction(
             lambda transaction: bulk_updates.flush_deferred(transaction, [submission_id]),
             ada.user.id,
         )
-        assert len(delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))) == 2
+        assert (
+            len(delivery_ids(await recipient_leases.claim_due_jobs(successor, WORKER_LIMITS))) == 2
+        )
 
 
 async def test_deregistered_process_claims_and_writes_nothing(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    slow, successor = another_process(environment, name="slow"), another_process(environment)
-    await send(ada)
-    claimed = await recipient_leases.claim_due_jobs(slow, PACE)
+    slow, successor = make_other_process(environment, name="slow"), make_other_process(environment)
+    await queue_message(ada)
+    claimed = await recipient_leases.claim_due_jobs(slow, WORKER_LIMITS)
     async with observe_processes(successor):
-        await until(lambda: is_unregistered(environment, "slow"))
+        await poll_until(lambda: is_unregistered(environment, "slow"))
     assert (
-        delivery_ids(await recipient_leases.claim_due_jobs(slow, PACE)) == set()
+        delivery_ids(await recipient_leases.claim_due_jobs(slow, WORKER_LIMITS)) == set()
     )  # it does not know yet
     (job,) = claimed.jobs
     assert not await recipient_leases.mark_final_dot(slow, job, sorted(delivery_ids(claimed)))
-    claimed_again = await recipient_leases.claim_due_jobs(another_process(environment), PACE)
+    claimed_again = await recipient_leases.claim_due_jobs(
+        make_other_process(environment), WORKER_LIMITS
+    )
     relayed = DeliveryResult(State.RELAYED, 250, "OK")
     await record_results_and_report(slow, job, dict.fromkeys(delivery_ids(claimed), relayed), b"")
-    rows = await deliveries(environment, job.submission_id)
+    rows = await load_queue_entries(environment, job.submission_id)
     assert {(row.state, row.lease) for row in rows.values()} == {
         (State.PENDING, claimed_again.jobs[0].lease)
     }
@@ -183,76 +202,82 @@ async def test_deregistered_process_leases_its_recipients_again(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     """Other processes can't send to these recipients again."""
-    slow = another_process(environment, name="slow")
-    async with listening(Server(gate=asyncio.Event())) as smtp_server:
-        assert smtp_server.gate is not None
-        async with working(slow, relay(smtp_server)):
-            submission_id = await send(ada)
+    slow = make_other_process(environment, name="slow")
+    async with run_smtp_server(FakeSmtpServer(data_gate=asyncio.Event())) as smtp_server:
+        assert smtp_server.data_gate is not None
+        async with run_queue_worker(slow, relay_settings(smtp_server)):
+            submission_id = await queue_message(ada)
 
             async def is_final_dot_sent() -> bool:
-                return smtp_server.dots == 1
+                return smtp_server.data_count == 1
 
-            await until(is_final_dot_sent)
+            await poll_until(is_final_dot_sent)
             await leases.delete_server_registrations(environment, slow.process.server_id)
-            rows = await deliveries(environment, submission_id)
+            rows = await load_queue_entries(environment, submission_id)
             assert {row.lease for row in rows.values()} <= {None}
 
             async def are_leased_again() -> bool:
-                rows = await deliveries(environment, submission_id)
+                rows = await load_queue_entries(environment, submission_id)
                 return all(row.holder is not None for row in rows.values())
 
-            await until(are_leased_again)
+            await poll_until(are_leased_again)
             assert (
                 delivery_ids(
-                    await recipient_leases.claim_due_jobs(another_process(environment), PACE)
+                    await recipient_leases.claim_due_jobs(
+                        make_other_process(environment), WORKER_LIMITS
+                    )
                 )
                 == set()
             )
-            smtp_server.gate.set()
-            await until(lambda: is_now(environment, submission_id, "carol", State.RELAYED))
-    assert len(smtp_server.mails) == 1
+            smtp_server.data_gate.set()
+            await poll_until(
+                lambda: is_entry_in_state(environment, submission_id, "carol", State.RELAYED)
+            )
+    assert len(smtp_server.messages) == 1
 
 
 async def test_restarted_process_gets_its_leases_at_once(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    before, after = another_process(environment), another_process(environment)
+    before, after = make_other_process(environment), make_other_process(environment)
     after.process.server_id = before.process.server_id
-    await send(ada)
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(before, PACE))) == 2
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(after, PACE))) == 2
+    await queue_message(ada)
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(before, WORKER_LIMITS))) == 2
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(after, WORKER_LIMITS))) == 2
 
 
 async def test_stopped_process_frees_its_leases_at_once(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     stopping, successor = (
-        another_process(environment, name="stopping"),
-        another_process(environment),
+        make_other_process(environment, name="stopping"),
+        make_other_process(environment),
     )
-    await send(ada)
+    await queue_message(ada)
     async with leases.registered_process(stopping):
-        assert len(delivery_ids(await recipient_leases.claim_due_jobs(stopping, PACE))) == 2
-    assert len(delivery_ids(await recipient_leases.claim_due_jobs(successor, PACE))) == 2
+        assert (
+            len(delivery_ids(await recipient_leases.claim_due_jobs(stopping, WORKER_LIMITS))) == 2
+        )
+    assert len(delivery_ids(await recipient_leases.claim_due_jobs(successor, WORKER_LIMITS))) == 2
 
 
 async def test_later_heartbeat_ends_a_lease_that_could_not_be_ended(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    process = another_process(environment, name="one")
-    await send(ada, NamedAddress("carol@example.net"))
+    process = make_other_process(environment, name="one")
+    await queue_message(ada, NamedAddress("carol@example.net"))
     async with leases.registered_process(process):
-        (job,) = (await recipient_leases.claim_due_jobs(process, PACE)).jobs
+        (job,) = (await recipient_leases.claim_due_jobs(process, WORKER_LIMITS)).jobs
         has_lease = col(QueueEntry.lease) == job.lease
         leases.end_lease_at_later_heartbeat(process, QueueEntry, has_lease, delay_seconds=0.1)
-        assert delivery_ids(await recipient_leases.claim_due_jobs(process, PACE)) == set()
+        assert delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS)) == set()
 
         async def is_free() -> bool:
-            rows = await deliveries(environment, job.submission_id)
+            rows = await load_queue_entries(environment, job.submission_id)
             return all(row.holder is None for row in rows.values())
 
-        await until(is_free)
-        assert len(delivery_ids(await recipient_leases.claim_due_jobs(process, PACE))) == 1
+        await poll_until(is_free)
+        assert len(delivery_ids(await recipient_leases.claim_due_jobs(process, WORKER_LIMITS))) == 1
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
@@ -260,7 +285,7 @@ async def test_lease_of_every_table_ends_with_its_process(
     environment: Environment, table: Any
 ) -> None:
     """The lease columns of a sample row are set without foreign key checks."""
-    dead, observer = another_process(environment, name="dead"), another_process(environment)
+    dead, observer = make_other_process(environment, name="dead"), make_other_process(environment)
     process_id = await leases.ensure_registered(dead)
     row = sample_row(table) | {"holder": process_id}
     if "lease" in core_table(table).c:

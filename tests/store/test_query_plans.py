@@ -42,9 +42,9 @@ from tests.support.accounts.shared_mailboxes import (
     mailbox_global_id,
     share_mailbox,
 )
-from tests.support.operations.bulk_operations import call, inbox
+from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.stores import store_fixtures
-from tests.support.stores.query_plans import Plans, explained
+from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 MESSAGE_COUNT = 4000  # messages of a mailbox
 DAY = 86_400
@@ -79,18 +79,20 @@ def filled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def filled_sqlite_file(sqlite_template: Path, filled_folder: Path) -> Path:
-    store_fixtures.run(
-        fill_database(store_fixtures.copied(sqlite_template, filled_folder), filled_folder)
+    store_fixtures.run_in_new_loop(
+        fill_database(
+            store_fixtures.copy_sqlite_template(sqlite_template, filled_folder), filled_folder
+        )
     )
     return filled_folder / "mail.db"
 
 
 @pytest.fixture(scope="module")
 def filled_postgres_url(postgres: str, filled_folder: Path) -> str:
-    url = store_fixtures.run(store_fixtures.beside(postgres, "filled"))
-    store_fixtures.run(store_fixtures.migrated(url))
-    store_fixtures.run(store_fixtures.left_alone(url))
-    store_fixtures.run(fill_database(url, filled_folder))
+    url = store_fixtures.run_in_new_loop(store_fixtures.create_database_beside(postgres, "filled"))
+    store_fixtures.run_in_new_loop(store_fixtures.migrate_store(url))
+    store_fixtures.run_in_new_loop(store_fixtures.disable_autovacuum(url))
+    store_fixtures.run_in_new_loop(fill_database(url, filled_folder))
     return url
 
 
@@ -100,13 +102,15 @@ async def database(
 ) -> AsyncIterator[Database]:
     """Yield a copy of the filled database."""
     if request.param == "sqlite":
-        url = store_fixtures.copied(request.getfixturevalue("filled_sqlite_file"), tmp_path)
+        url = store_fixtures.copy_sqlite_template(
+            request.getfixturevalue("filled_sqlite_file"), tmp_path
+        )
     else:
-        url = await store_fixtures.beside(
-            request.getfixturevalue("filled_postgres_url"), "copy", copied=True
+        url = await store_fixtures.create_database_beside(
+            request.getfixturevalue("filled_postgres_url"), "copy", copies_data=True
         )
     shutil.copytree(filled_folder / "blobs", tmp_path / "blobs")
-    database = store_fixtures.warmed(Database(url))
+    database = store_fixtures.share_compiled_statements(Database(url))
     yield database
     await database.close()
 
@@ -182,8 +186,8 @@ async def insert_users(environment: Environment, template: User) -> None:
 
 
 @pytest.fixture
-def query_plans(large_account: GraphQLClient) -> Iterator[Plans]:
-    with explained(large_account.environment) as recorder:
+def query_plans(large_account: GraphQLClient) -> Iterator[QueryPlanRecorder]:
+    with record_query_plans(large_account.environment) as recorder:
         yield recorder
 
 
@@ -201,7 +205,7 @@ def has_sort(plan: str) -> bool:
 
 
 async def test_mailbox_page_is_read_in_index_order(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     page_info = (await large_account(INBOX_PAGE, first=50))["viewer"]["user"]["mailbox"][
         "messages"
@@ -212,15 +216,17 @@ async def test_mailbox_page_is_read_in_index_order(
         {"first": 50, "after": page_info["endCursor"]},
         {"last": 50, "before": page_info["endCursor"]},
     ):
-        plan = await query_plans.of(large_account(INBOX_PAGE, **page_arguments), "messages")
+        plan = await query_plans.explain_select(
+            large_account(INBOX_PAGE, **page_arguments), "messages"
+        )
         assert "messages_by_age" in plan, plan
         assert not has_sort(plan), plan
 
 
 async def test_unseen_messages_are_read_by_their_index(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
-    plan = await query_plans.of(
+    plan = await query_plans.explain_select(
         large_account(INBOX_PAGE, first=50, filter={"seen": False}), "messages"
     )
     assert "messages_unseen" in plan, plan
@@ -232,32 +238,34 @@ async def test_unseen_messages_are_read_by_their_index(
 async def test_selection_is_found_by_mailbox_and_uid(
     large_account: GraphQLClient,
     root: GraphQLClient,
-    query_plans: Plans,
+    query_plans: QueryPlanRecorder,
     name: str,
     users: dict[str, Any],
 ) -> None:
-    arguments: dict[str, Any] = {"select": {**inbox("5:9"), **users}}
+    arguments: dict[str, Any] = {"select": {**inbox_selection("5:9"), **users}}
     client, validate_only = (root if users else large_account), {"options": {"validateOnly": True}}
-    request = call(client, name, **arguments, **validate_only)
-    plan = await query_plans.of(request, "messages", asking="messages.modseq, messages.")
+    request = run_message_mutation(client, name, **arguments, **validate_only)
+    plan = await query_plans.explain_select(
+        request, "messages", containing="messages.modseq, messages."
+    )
     assert "messages_by_uid" in plan, plan
 
 
 async def test_all_messages_of_a_user_are_read_in_index_order(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     document = "{ viewer { user { messages(first: 50) { nodes { subject } } } } }"
-    plan = await query_plans.of(large_account(document), "messages")
+    plan = await query_plans.explain_select(large_account(document), "messages")
     assert "messages_of_user" in plan, plan
     assert not has_sort(plan), plan
 
 
 async def test_snoozed_messages_are_found_by_index(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     document = """{ viewer { user { messages(first: 50, filter: {snoozed: true}) {
         nodes { subject } } } } }"""
-    plan = await query_plans.of(large_account(document), "messages")
+    plan = await query_plans.explain_select(large_account(document), "messages")
     if large_account.environment.database.dialect == "sqlite":
         assert "messages_snoozed" in plan, plan
         assert not has_sort(plan), plan
@@ -266,19 +274,19 @@ async def test_snoozed_messages_are_found_by_index(
 
 
 async def test_labels_are_counted_by_the_keyword_index(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     mutation = 'mutation { labelSet(input: {keyword: "work"}) { errors { code } } }'
     assert (await large_account(mutation))["labelSet"]["errors"] == []
     document = "{ viewer { user { labels { total unseen } } } }"
-    plan = await query_plans.of(large_account(document), "messages", asking="json")
+    plan = await query_plans.explain_select(large_account(document), "messages", containing="json")
     assert "messages_with_keywords" in plan, plan
 
 
 async def test_due_snoozed_messages_are_found_by_index(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
-    plan = await query_plans.of(
+    plan = await query_plans.explain_select(
         snooze_worker.return_due_messages(large_account.environment), "messages"
     )
     assert "messages_to_wake" in plan, plan
@@ -286,11 +294,13 @@ async def test_due_snoozed_messages_are_found_by_index(
 
 @pytest.mark.parametrize("query", ["17", "number 39*", "39* -hello"])
 async def test_search_words_are_found_by_index(
-    large_account: GraphQLClient, query_plans: Plans, query: str
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder, query: str
 ) -> None:
     document = """query ($query: String!) { viewer { user { messages(filter: {query: $query}) {
         nodes { subject } } } } }"""
-    plans_found = await query_plans.all_of(large_account(document, query=query), "messages")
+    plans_found = await query_plans.explain_selects(
+        large_account(document, query=query), "messages"
+    )
     assert len(plans_found) >= 2  # the unindexed messages and the words
     for plan in plans_found:
         assert "messages_of_user" not in plan, plan
@@ -300,12 +310,12 @@ async def test_search_words_are_found_by_index(
 
 @pytest.mark.parametrize("filter_", [{}, {"seen": False}, {"subject": "number"}])
 async def test_frequent_word_is_searched_in_the_newest_messages(
-    large_account: GraphQLClient, query_plans: Plans, filter_: dict[str, Any]
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder, filter_: dict[str, Any]
 ) -> None:
     document = """query ($filter: MessageFilter!) { messages(filter: $filter, first: 10) {
         nodes { subject } } }"""
     condition = {"query": "number", **filter_}
-    plans_found = await query_plans.all_of(
+    plans_found = await query_plans.explain_selects(
         large_account(document, filter=condition or None), "messages"
     )
     if large_account.environment.database.dialect == "sqlite":
@@ -320,19 +330,19 @@ async def test_frequent_word_is_searched_in_the_newest_messages(
 
 
 async def test_unindexed_messages_are_found_by_user(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     for owners in ([large_account.user.id], [large_account.user.id, large_account.user.id + 1]):
-        plan = await query_plans.of(
+        plan = await query_plans.explain_select(
             index_query.load_unindexed_messages(client_context(large_account), owners), "messages"
         )
         assert "messages_waiting" in plan or "messages_to_index" in plan, plan
 
 
 async def test_index_worker_finds_unindexed_messages_by_index(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
-    plan = await query_plans.of(
+    plan = await query_plans.explain_select(
         index_worker.index_next_batch(large_account.environment), "messages"
     )
     assert "messages_to_index" in plan, plan
@@ -340,16 +350,16 @@ async def test_index_worker_finds_unindexed_messages_by_index(
 
 
 async def test_message_is_found_by_uid_and_id(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     (row,) = await large_account.environment.database.read(select(col(Message.id)).limit(1))
     document = "query ($ref: MessageRef!) { message(by: $ref) { subject } }"
-    plan = await query_plans.of(
+    plan = await query_plans.explain_select(
         large_account(document, ref={"id": global_ids.encode("Message", row.id)}), "messages"
     )
     assert "PRIMARY KEY" in plan or "pk_messages" in plan, plan
     uid_ref = {"mailbox": {"path": "INBOX"}, "uid": 7}
-    plan = await query_plans.of(
+    plan = await query_plans.explain_select(
         message_loaders.find_message_id_by_uid(
             client_context(large_account), (await large_account.load_mailbox()).id, 7
         ),
@@ -360,7 +370,7 @@ async def test_message_is_found_by_uid_and_id(
 
 
 async def test_sequence_numbers_are_counted_by_the_uid_index(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     # without VACUUM, PostgreSQL doesn't use an index-only scan
     if large_account.environment.database.dialect == "postgresql":
@@ -371,7 +381,7 @@ async def test_sequence_numbers_are_counted_by_the_uid_index(
     rows = await large_account.environment.database.read(
         statement.order_by(col(Message.uid)).limit(20)
     )
-    plan = await query_plans.of(
+    plan = await query_plans.explain_select(
         computed_fields.load_sequence_numbers(
             client_context(large_account), [row.id for row in rows]
         ),
@@ -384,14 +394,14 @@ async def test_sequence_numbers_are_counted_by_the_uid_index(
 
 @pytest.mark.parametrize("name", ["ada", "ada@example.org", "nobody@example.org"])
 async def test_sign_in_name_is_found_by_index(
-    large_account: GraphQLClient, query_plans: Plans, name: str
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder, name: str
 ) -> None:
     await address_resolution.find_sign_in_user_id(large_account.environment, name)
-    assert query_plans.sent
-    for statement, _ in list(query_plans.sent):
+    assert query_plans.statements
+    for statement, _ in list(query_plans.statements):
         table = statement.split("FROM ")[1].split()[0]
         if table in ("users", "addresses"):
-            plan = await query_plans.of(
+            plan = await query_plans.explain_select(
                 address_resolution.find_sign_in_user_id(large_account.environment, name), table
             )
             assert "SCAN" not in plan, plan
@@ -400,25 +410,25 @@ async def test_sign_in_name_is_found_by_index(
 
 @pytest.mark.usefixtures("large_account")
 async def test_list_of_users_is_read_in_index_order(
-    root: GraphQLClient, query_plans: Plans
+    root: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     document = """query ($after: String) { users(after: $after) {
         nodes { username } pageInfo { endCursor } } }"""
     end_cursor = (await root(document))["users"]["pageInfo"]["endCursor"]
     for after in (None, end_cursor):
-        plan = await query_plans.of(root(document, after=after), "users")
+        plan = await query_plans.explain_select(root(document, after=after), "users")
         assert "TEMP B-TREE" not in plan, plan
         assert "Seq Scan" not in plan, plan
 
 
 async def test_mailboxes_are_found_by_path_and_user(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     for document in (
         '{ mailbox(by: {path: "Other"}) { path } }',
         "{ viewer { user { mailboxes { path } } } }",
     ):
-        plan = await query_plans.of(large_account(document), "mailboxes")
+        plan = await query_plans.explain_select(large_account(document), "mailboxes")
         assert "SCAN mailboxes" not in plan, plan
 
 
@@ -428,31 +438,31 @@ SHARED_PAGE = """query ($b: ID!) { mailbox(by: {id: $b}) {
 
 
 async def test_shares_are_found_by_index_and_not_read_without_shares(
-    large_account: GraphQLClient, bob: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, bob: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     eve = await make_client(large_account.environment, large_account.http, "eve")
     assert await share_mailbox(large_account, eve, "READ", path="INBOX") == []
     mailbox_id = mailbox_global_id((await large_account.load_mailbox()).id)
-    plan = await query_plans.of(eve(SHARED_PAGE, b=mailbox_id), "messages")
+    plan = await query_plans.explain_select(eve(SHARED_PAGE, b=mailbox_id), "messages")
     assert "messages_by_age" in plan, plan
     assert not has_sort(plan), plan
-    plan = await query_plans.of(eve(SHARED_MAILBOXES), "mailboxes")
+    plan = await query_plans.explain_select(eve(SHARED_MAILBOXES), "mailboxes")
     assert "mailbox_shares_of_user" in plan, plan
     (message, *_) = await list_message_ids(large_account, "INBOX")
     query = eve("query ($m: ID!) { message(by: {id: $m}) { id } }", m=message)
-    plan = await query_plans.of(query, "messages")
+    plan = await query_plans.explain_select(query, "messages")
     assert "messages_pkey" in plan or "INTEGER PRIMARY KEY" in plan or "pk_messages" in plan, plan
     for client in (large_account, bob):  # who have no shared mailboxes
-        del query_plans.sent[:]
+        del query_plans.statements[:]
         await client(INBOX_PAGE, first=50)
         # without the statement for the credential
-        statements = [sql for sql, _ in query_plans.sent if "api_keys" not in sql]
+        statements = [sql for sql, _ in query_plans.statements if "api_keys" not in sql]
         assert statements
         assert not any("mailbox_shares" in sql for sql in statements)
 
 
 async def test_export_reads_the_messages_of_a_user_in_index_order(
-    large_account: GraphQLClient, query_plans: Plans
+    large_account: GraphQLClient, query_plans: QueryPlanRecorder
 ) -> None:
     ctx = client_context(large_account)
     position: export_writer.ExportPosition = None
@@ -460,7 +470,7 @@ async def test_export_reads_the_messages_of_a_user_in_index_order(
         query = export_writer.write_next_chunk(
             ctx, ExportFormat.JSON, ArchiveState(), None, position
         )
-        plan = await query_plans.of(query, "messages", asking="LIMIT")
+        plan = await query_plans.explain_select(query, "messages", containing="LIMIT")
         assert "messages_of_user" in plan
         assert "TEMP B-TREE" not in plan
         assert "Sort" not in plan.partition("JOIN")[0]

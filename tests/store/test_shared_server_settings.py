@@ -37,7 +37,7 @@ def make_settings(folder: Path, name: str, database_url: str, **changes: Any) ->
 async def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue("postgres")
     database = Database(url)
-    await store_fixtures.emptied(database)
+    await store_fixtures.empty_database(database)
     await database.close()
     return url
 

@@ -14,9 +14,9 @@ from models.store.database import Database, SqliteReaders
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.large_account import copy_message
-from tests.support.operations.bulk_operations import call
+from tests.support.operations.bulk_operations import run_message_mutation
 from tests.support.stores import store_fixtures
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 MESSAGE_COUNT = 2000
 BASE = 1 << 40
@@ -60,7 +60,7 @@ async def test_open_connections_use_new_statistics(large_account: GraphQLClient)
 async def test_small_tables_keep_no_statistics(large_account: GraphQLClient) -> None:
     await large_account.environment.database.refresh_planner_statistics()
     analyzed_tables = {
-        table for (table,) in await rows(large_account.environment, SELECT_ANALYZED_TABLES)
+        table for (table,) in await select_rows(large_account.environment, SELECT_ANALYZED_TABLES)
     }
     assert "messages" in analyzed_tables
     assert not analyzed_tables & {"users", "mailboxes", "api_keys"}
@@ -68,21 +68,23 @@ async def test_small_tables_keep_no_statistics(large_account: GraphQLClient) -> 
 
 async def test_housekeeping_refreshes_the_statistics(large_account: GraphQLClient) -> None:
     await housekeeping.run_round(large_account.environment)
-    assert ("messages",) in await rows(large_account.environment, SELECT_ANALYZED_TABLES)
+    assert ("messages",) in await select_rows(large_account.environment, SELECT_ANALYZED_TABLES)
 
 
 async def test_task_refreshes_the_statistics(large_account: GraphQLClient) -> None:
-    answer = await call(large_account, "messageUpdate", select={"all": True}, set={"flagged": True})
+    answer = await run_message_mutation(
+        large_account, "messageUpdate", select={"all": True}, set={"flagged": True}
+    )
     assert answer["task"]
     while await tasks.run_next_task(large_account.environment):
         pass
-    assert ("messages",) in await rows(large_account.environment, SELECT_ANALYZED_TABLES)
+    assert ("messages",) in await select_rows(large_account.environment, SELECT_ANALYZED_TABLES)
 
 
 async def test_opening_a_database_refreshes_the_statistics(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
-    url = store_fixtures.copied(sqlite_template, tmp_path)
+    url = store_fixtures.copy_sqlite_template(sqlite_template, tmp_path)
     database = Database(url)
     numbers = "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 2000)"
     async with database.engine.begin() as connection:
@@ -91,4 +93,4 @@ async def test_opening_a_database_refreshes_the_statistics(
         )
     await database.close()
     async with open_environment(Settings(data=tmp_path, store=url), migrate=True) as environment:
-        assert ("streams",) in await rows(environment, SELECT_ANALYZED_TABLES)
+        assert ("streams",) in await select_rows(environment, SELECT_ANALYZED_TABLES)

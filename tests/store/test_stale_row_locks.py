@@ -18,7 +18,7 @@ from models.store.outages import StreamBusy, storage_failure
 from models.store.postgres.connection import PostgresConnector
 from models.store.postgres.limits import SESSION_SETTINGS
 from tests.conftest import GraphQLClient, make_user, raw_message
-from tests.support.mail_servers.lmtp_client import connect
+from tests.support.mail_servers.lmtp_client import connect_lmtp
 from tests.support.stores import store_fixtures
 
 pytestmark = pytest.mark.skipif(
@@ -30,8 +30,8 @@ MAX_DELAY_SECONDS = 15.0  # the longest delay on a busy machine
 
 @pytest.fixture
 async def database(postgres: str) -> AsyncIterator[Database]:
-    database = store_fixtures.warmed(Database(postgres))
-    await store_fixtures.emptied(database)
+    database = store_fixtures.share_compiled_statements(Database(postgres))
+    await store_fixtures.empty_database(database)
     yield database
     await database.close()
 
@@ -51,12 +51,12 @@ async def hold_row_locks(url: str, *stream_ids: int) -> AsyncIterator[None]:
 
 async def deliver_message(port: int, address: str, subject: str) -> tuple[str, float]:
     """Deliver a message. Return the reply code and the seconds until the reply."""
-    client = await connect(port)
+    client = await connect_lmtp(port)
     started_at = time.monotonic()
     try:
-        await client.begin(address)
-        client.send(raw_message(subject) + b".\r\n")
-        return (await client.hear())[:3], time.monotonic() - started_at
+        await client.start_data(address)
+        client.send_bytes(raw_message(subject) + b".\r\n")
+        return (await client.read_reply())[:3], time.monotonic() - started_at
     finally:
         await client.close()
 

@@ -22,10 +22,10 @@ from models.store.outage_log import OUTAGES
 from models.store.outages import StorageUnavailable
 from models.store.prepared_statements import PreparedStatement, fetch_rows
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.mail_servers.lmtp_client import connect
-from tests.support.servers.live_server import House, note, until
-from tests.support.servers.merganser_server import Server
-from tests.support.servers.postgres_proxy import Proxy
+from tests.support.mail_servers.lmtp_client import connect_lmtp
+from tests.support.servers.live_server import LiveServer, record_journal_entry, wait_until
+from tests.support.servers.merganser_server import MerganserProcess
+from tests.support.servers.postgres_proxy import PostgresProxy
 from tests.support.stores import store_fixtures
 
 MUTATION = 'mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }'
@@ -38,11 +38,11 @@ RECOVERY_TIMEOUT = 60.0
 
 
 @pytest.fixture
-async def postgres_proxy(postgres: str) -> AsyncIterator[Proxy]:
-    postgres_proxy = Proxy(postgres)
+async def postgres_proxy(postgres: str) -> AsyncIterator[PostgresProxy]:
+    postgres_proxy = PostgresProxy(postgres)
     await postgres_proxy.start()
     yield postgres_proxy
-    await postgres_proxy.cut()
+    await postgres_proxy.cut_connections()
     OUTAGES._open.clear()  # noqa: SLF001 - the next test has another database
 
 
@@ -51,12 +51,12 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """Yield an empty database: PostgreSQL behind a proxy that can be cut, or SQLite."""
     if "postgres_proxy" in request.fixturenames:
         postgres = Database(request.getfixturevalue("postgres"))
-        await store_fixtures.emptied(postgres)
+        await store_fixtures.empty_database(postgres)
         await postgres.close()
         database = Database(request.getfixturevalue("postgres_proxy").url)
     else:
         template = request.getfixturevalue("sqlite_template")
-        database = Database(store_fixtures.copied(template, tmp_path))
+        database = Database(store_fixtures.copy_sqlite_template(template, tmp_path))
     yield database
     await database.close()
 
@@ -70,10 +70,10 @@ def error_extensions(response: Any) -> dict[str, Any]:
 @POSTGRES
 @pytest.mark.parametrize("document", [MUTATION, QUERY, MUTATION.replace(" {", " @atomic {", 1)])
 async def test_request_during_outage_returns_unavailable(
-    postgres_proxy: Proxy, ada: GraphQLClient, document: str
+    postgres_proxy: PostgresProxy, ada: GraphQLClient, document: str
 ) -> None:
     await ada(QUERY)
-    await postgres_proxy.cut()
+    await postgres_proxy.cut_connections()
     response = await ada.http.post("/graphql", json={"query": document}, headers=ada.headers)
     extensions = error_extensions(response.json())
     assert extensions["code"] == "UNAVAILABLE"
@@ -86,13 +86,13 @@ async def test_request_during_outage_returns_unavailable(
 
 @POSTGRES
 async def test_download_during_outage_returns_503(
-    postgres_proxy: Proxy, ada: GraphQLClient
+    postgres_proxy: PostgresProxy, ada: GraphQLClient
 ) -> None:
     received_message = await deliver_to(ada)
     answer = await ada("{ user { messages(first: 1) { nodes { id } } } }")
     message_id = answer["user"]["messages"]["nodes"][0]["id"]
     assert received_message
-    await postgres_proxy.cut()
+    await postgres_proxy.cut_connections()
     for path in (f"/rest/messages/{message_id}/message.eml", "/.well-known/acme-challenge/a"):
         response = await ada.http.get(path, headers=ada.headers)
         assert response.status_code == 503, (path, response.text)
@@ -102,17 +102,17 @@ async def test_download_during_outage_returns_503(
 
 @POSTGRES
 async def test_lmtp_delivery_during_outage_is_deferred(
-    postgres_proxy: Proxy,
+    postgres_proxy: PostgresProxy,
     ada: GraphQLClient,
     lmtp_listener: LmtpListener,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client = await connect(lmtp_listener.port)
-    await client.begin(ada.address)
-    await postgres_proxy.cut()
+    client = await connect_lmtp(lmtp_listener.port)
+    await client.start_data(ada.address)
+    await postgres_proxy.cut_connections()
     caplog.clear()
-    client.send(b"Subject: Hello\r\n\r\nHi.\r\n.\r\n")
-    assert (await client.hear()).startswith("451 ")
+    client.send_bytes(b"Subject: Hello\r\n\r\nHi.\r\n.\r\n")
+    assert (await client.read_reply()).startswith("451 ")
     await client.close()
     await postgres_proxy.start()
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
@@ -122,31 +122,31 @@ async def test_lmtp_delivery_during_outage_is_deferred(
 
 @POSTGRES
 async def test_subscription_continues_after_an_outage(
-    postgres_proxy: Proxy, ada: GraphQLClient, live_server: House
+    postgres_proxy: PostgresProxy, ada: GraphQLClient, live_server: LiveServer
 ) -> None:
     query = "subscription { changes { events { __typename } } }"
     followers = [await live_server.follow(ada, query), await live_server.stream(ada, query)]
-    await until(lambda: live_server.seats == 2, RECOVERY_TIMEOUT)
-    await note(ada, ChangeKind.MAILBOX_UPDATED, [1])
+    await wait_until(lambda: live_server.subscriber_count == 2, RECOVERY_TIMEOUT)
+    await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [1])
     for follower in followers:
-        await until(lambda follower=follower: len(follower.events) == 1, RECOVERY_TIMEOUT)
-    await postgres_proxy.cut()
+        await wait_until(lambda follower=follower: len(follower.events) == 1, RECOVERY_TIMEOUT)
+    await postgres_proxy.cut_connections()
     ada.environment.wakeups.wake_followers(
         ada.user.id, 10**6
     )  # the followers read and find no database
     await asyncio.sleep(1)
     await postgres_proxy.start()
-    await note(ada, ChangeKind.MAILBOX_UPDATED, [2])
+    await record_journal_entry(ada, ChangeKind.MAILBOX_UPDATED, [2])
     for follower in followers:
-        await until(lambda follower=follower: len(follower.events) == 2, RECOVERY_TIMEOUT)
+        await wait_until(lambda follower=follower: len(follower.events) == 2, RECOVERY_TIMEOUT)
         assert not [result for result in follower.results if result.get("errors")]
 
 
 @POSTGRES
 async def test_log_has_one_line_for_an_outage_and_one_for_its_end(
-    postgres_proxy: Proxy, ada: GraphQLClient, caplog: pytest.LogCaptureFixture
+    postgres_proxy: PostgresProxy, ada: GraphQLClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await postgres_proxy.cut()
+    await postgres_proxy.cut_connections()
     caplog.clear()
     for _ in range(20):
         with pytest.raises(StorageUnavailable):
@@ -168,16 +168,16 @@ async def test_log_has_one_line_for_an_outage_and_one_for_its_end(
 
 @POSTGRES
 async def test_announced_shutdown_of_a_connection_is_unavailable(
-    postgres_proxy: Proxy, database: Database
+    postgres_proxy: PostgresProxy, database: Database
 ) -> None:
     """PostgreSQL announces the end of a connection before it closes the connection."""
     statement = PreparedStatement(select(literal(1)))
     await database.run_transaction(lambda connection: fetch_rows(connection, statement, {}))
-    postgres_proxy.announce_end()
+    postgres_proxy.announce_shutdown()
     await asyncio.sleep(0.1)
     with pytest.raises(StorageUnavailable):
         await database.run_transaction(lambda connection: fetch_rows(connection, statement, {}))
-    await postgres_proxy.cut()
+    await postgres_proxy.cut_connections()
     with pytest.raises(StorageUnavailable):
         await database.check_writable()
     await postgres_proxy.start()
@@ -250,16 +250,18 @@ async def is_ready(client: httpx.AsyncClient, url: str) -> bool:
 
 
 @POSTGRES
-async def test_server_logs_an_outage_in_two_lines(postgres_proxy: Proxy, tmp_path: Path) -> None:
+async def test_server_logs_an_outage_in_two_lines(
+    postgres_proxy: PostgresProxy, tmp_path: Path
+) -> None:
     """Every worker of a server process loses the database twice."""
-    direct_database = Database(postgres_proxy.store)
-    await store_fixtures.emptied(direct_database)
+    direct_database = Database(postgres_proxy.unix_socket_url)
+    await store_fixtures.empty_database(direct_database)
     await direct_database.close()
-    server = Server(tmp_path, postgres_proxy.url, {"WAKEUPS": "postgresql"})
+    server = MerganserProcess(tmp_path, postgres_proxy.url, {"WAKEUPS": "postgresql"})
     await asyncio.to_thread(server.start)
     try:
         for _ in range(2):
-            await postgres_proxy.cut()
+            await postgres_proxy.cut_connections()
             async with httpx.AsyncClient() as client:
                 for _ in range(10):
                     query = {"query": "{ viewer { role } }"}
@@ -275,7 +277,7 @@ async def test_server_logs_an_outage_in_two_lines(postgres_proxy: Proxy, tmp_pat
                 await asyncio.sleep(4)
     finally:
         await asyncio.to_thread(server.stop)
-    lines = [line for line in server.logged() if line["level"] != "info"]
+    lines = [line for line in server.log_records() if line["level"] != "info"]
     assert not [line for line in lines if "traceback" in line], lines
     store_events = [line["event"] for line in lines if line.get("component") == "store"]
     assert store_events.count("a component is unavailable") == 2

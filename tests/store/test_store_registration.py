@@ -19,8 +19,8 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from models.runtime.server_processes import ServerProcess
 from models.store.columns import core_table
-from tests.support.mail_servers.queue_worker import until
-from tests.support.stores.other_processes import another_process
+from tests.support.mail_servers.queue_worker import poll_until
+from tests.support.stores.other_processes import make_other_process
 
 
 def make_settings(environment: Environment, folder: Path) -> Settings:
@@ -36,13 +36,13 @@ async def test_exclusive_command_is_refused_beside_a_live_server(
     environment: Environment, tmp_path: Path
 ) -> None:
     """The server holds no lock, as after a restart of PostgreSQL, but it sends heartbeats."""
-    settings, command = make_settings(environment, tmp_path), another_process(environment)
-    async with use_beside_servers(another_process(environment, name="server")):
+    settings, command = make_settings(environment, tmp_path), make_other_process(environment)
+    async with use_beside_servers(make_other_process(environment, name="server")):
         with pytest.raises(CommandError, match=r"a merganser uses this store at .*stop it"):
             async with use_exclusively(command, settings, "repair"):
                 raise AssertionError("it must not begin")
         assert await registered_names(environment) == ["server"]
-    async with use_exclusively(another_process(environment), settings, "repair"):
+    async with use_exclusively(make_other_process(environment), settings, "repair"):
         assert await registered_names(environment) == ["repair"]
     assert await registered_names(environment) == []
 
@@ -50,15 +50,15 @@ async def test_exclusive_command_is_refused_beside_a_live_server(
 async def test_key_rotation_is_refused_beside_a_live_server(
     environment: Environment, tmp_path: Path
 ) -> None:
-    settings, command = make_settings(environment, tmp_path), another_process(environment)
+    settings, command = make_settings(environment, tmp_path), make_other_process(environment)
     key_file.write_keys(key_file.key_file_path(settings), environment.secret_box.keys)
     before = key_file.key_file_path(settings).read_text()
-    async with use_beside_servers(another_process(environment, name="server")):
+    async with use_beside_servers(make_other_process(environment, name="server")):
         with pytest.raises(CommandError, match="stop it, then make other keys"):
             await key_rotation.rotate_keys(command, settings, lambda _done, _all: None)
     assert key_file.key_file_path(settings).read_text() == before
     rotation = await key_rotation.rotate_keys(
-        another_process(environment), settings, lambda _done, _all: None
+        make_other_process(environment), settings, lambda _done, _all: None
     )
     assert list(key_file.read_keys(key_file.key_file_path(settings))) == [rotation.new_key_name]
 
@@ -66,10 +66,10 @@ async def test_key_rotation_is_refused_beside_a_live_server(
 async def test_exclusive_command_waits_for_a_dead_server(
     environment: Environment, tmp_path: Path
 ) -> None:
-    dead = another_process(environment, name="dead")
+    dead = make_other_process(environment, name="dead")
     await leases.ensure_registered(dead)  # without a heartbeat
     async with use_exclusively(
-        another_process(environment), make_settings(environment, tmp_path), "repair"
+        make_other_process(environment), make_settings(environment, tmp_path), "repair"
     ):
         assert await registered_names(environment) == ["repair"]
 
@@ -78,23 +78,23 @@ async def test_server_is_refused_beside_an_exclusive_command(
     environment: Environment, tmp_path: Path
 ) -> None:
     async with use_exclusively(
-        another_process(environment), make_settings(environment, tmp_path), "repair"
+        make_other_process(environment), make_settings(environment, tmp_path), "repair"
     ):
         with pytest.raises(CommandError, match="a command that has to repair"):
-            async with use_beside_servers(another_process(environment, name="server")):
+            async with use_beside_servers(make_other_process(environment, name="server")):
                 raise AssertionError("it must not begin")
-    async with use_beside_servers(another_process(environment, name="server")):
+    async with use_beside_servers(make_other_process(environment, name="server")):
         assert await registered_names(environment) == ["server"]
 
 
 async def test_resumed_server_stops_beside_an_exclusive_command(environment: Environment) -> None:
-    server, reserved = another_process(environment, name="server"), asyncio.Event()
+    server, reserved = make_other_process(environment, name="server"), asyncio.Event()
     server.process.on_reserved = reserved.set
     async with use_beside_servers(server):
         await leases.delete_server_registrations(
             environment, server.process.server_id
         )  # it was suspended for too long
-        command = another_process(environment, name="command")
+        command = make_other_process(environment, name="command")
         command.process.exclusive_purpose = "repair"
         await leases.ensure_registered(command)
         async with asyncio.timeout(10):
@@ -104,7 +104,7 @@ async def test_resumed_server_stops_beside_an_exclusive_command(environment: Env
 
 
 async def test_resumed_server_with_old_keys_stops(environment: Environment) -> None:
-    server, reserved = another_process(environment, name="server"), asyncio.Event()
+    server, reserved = make_other_process(environment, name="server"), asyncio.Event()
     server.process.on_reserved = reserved.set
     async with use_beside_servers(server):
         key_row = {"name": "later", "proof": "x", "created_at": environment.now()}
@@ -117,15 +117,15 @@ async def test_resumed_server_with_old_keys_stops(environment: Environment) -> N
 
 
 async def test_dead_command_does_not_block_servers(environment: Environment) -> None:
-    command = another_process(environment, name="command")
+    command = make_other_process(environment, name="command")
     command.process.exclusive_purpose = "repair"
     await leases.ensure_registered(command)  # without a heartbeat
-    async with use_beside_servers(another_process(environment, name="server")):
+    async with use_beside_servers(make_other_process(environment, name="server")):
 
         async def is_only_registration() -> bool:
             return await registered_names(environment) == ["server"]
 
-        await until(is_only_registration)
+        await poll_until(is_only_registration)
 
 
 def test_restart_keeps_the_server_id_and_a_copy_gets_another(tmp_path: Path) -> None:
@@ -142,6 +142,6 @@ def test_restart_keeps_the_server_id_and_a_copy_gets_another(tmp_path: Path) -> 
 
 
 async def test_changed_environment_keeps_the_registration(environment: Environment) -> None:
-    command = another_process(environment)
+    command = make_other_process(environment)
     changed = replace(command, signing_secret=b"t" * 32)
     assert await leases.ensure_registered(changed) == await leases.ensure_registered(command)

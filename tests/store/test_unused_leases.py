@@ -14,9 +14,9 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table, select_columns
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.queue_worker import until
-from tests.support.operations.bulk_operations import call
-from tests.support.stores.other_processes import another_process, free_after_two_looks
+from tests.support.mail_servers.queue_worker import poll_until
+from tests.support.operations.bulk_operations import run_message_mutation
+from tests.support.stores.other_processes import free_leases_after_two_looks, make_other_process
 from tests.support.stores.sample_rows import insert_unchecked, sample_row
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ async def load_holder(environment: Environment, table: Any) -> int | None:
 
 async def insert_leased_row(environment: Environment, table: Any) -> tuple[Environment, int]:
     """Insert a row that a process leases. Return the process and the key of its work."""
-    process = another_process(environment)
+    process = make_other_process(environment)
     row = sample_row(table) | {"holder": await leases.ensure_registered(process)}
     if "lease" in core_table(table).c:
         row["lease"] = 5
@@ -41,13 +41,13 @@ async def insert_leased_row(environment: Environment, table: Any) -> tuple[Envir
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
 async def test_unused_lease_of_every_table_is_freed(environment: Environment, table: Any) -> None:
     process, _ = await insert_leased_row(environment, table)
-    other_process = another_process(environment, name="another")
+    other_process = make_other_process(environment, name="another")
     await leases.ensure_registered(other_process)
-    assert await free_after_two_looks(other_process) == 0
+    assert await free_leases_after_two_looks(other_process) == 0
     assert await load_holder(environment, table) == process.process.id
-    assert await free_after_two_looks(process) == 1
+    assert await free_leases_after_two_looks(process) == 1
     assert await load_holder(environment, table) is None
-    assert await free_after_two_looks(process) == 0
+    assert await free_leases_after_two_looks(process) == 0
 
 
 @pytest.mark.parametrize("table", leases.LEASED_TABLES, ids=lambda table: table.__tablename__)
@@ -55,10 +55,10 @@ async def test_used_lease_of_every_table_is_kept(environment: Environment, table
     process, work_key = await insert_leased_row(environment, table)
     with leases.protect_leases_in_use(process, work_key):
         with leases.protect_leases_in_use(process, work_key):
-            assert await free_after_two_looks(process) == 0
-        assert await free_after_two_looks(process) == 0
+            assert await free_leases_after_two_looks(process) == 0
+        assert await free_leases_after_two_looks(process) == 0
     assert await load_holder(environment, table) == process.process.id
-    assert await free_after_two_looks(process) == 1
+    assert await free_leases_after_two_looks(process) == 1
     assert not process.process.work_keys
 
 
@@ -84,12 +84,14 @@ async def test_task_whose_completion_was_lost_runs_again(
     ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
     """A standby can have the claim of a task without its completion."""
-    process = another_process(environment)
+    process = make_other_process(environment)
     worker_task = asyncio.create_task(tasks.run_worker(process))
     try:
         arguments = {"select": {"all": True}, "set": {"seen": True}, "async": True}
-        assert (await call(ada_with_mail, "messageUpdate", **arguments))["errors"] == []
-        await until(lambda: has_ended(environment))
+        assert (await run_message_mutation(ada_with_mail, "messageUpdate", **arguments))[
+            "errors"
+        ] == []
+        await poll_until(lambda: has_ended(environment))
         claim_columns = {
             "lease": environment.new_id(),
             "holder": process.process.id,
@@ -99,7 +101,7 @@ async def test_task_whose_completion_was_lost_runs_again(
         await environment.run_transaction(
             lambda transaction: transaction.connection.execute(statement).close()
         )
-        await until(lambda: has_ended(environment))
+        await poll_until(lambda: has_ended(environment))
     finally:
         worker_task.cancel()
         await asyncio.gather(worker_task, return_exceptions=True)

@@ -10,7 +10,11 @@ from graph.types import global_ids
 from models.users.roles import Role, Scope
 from tests.conftest import GraphQLClient, deliver_to, make_api_key
 from tests.support.mail.multipart_message import ATTACHMENTS, MULTIPART_MESSAGE
-from tests.support.operations.message_sources import files, put, source
+from tests.support.operations.message_sources import (
+    load_attached_files,
+    load_message_source,
+    upload_bytes,
+)
 
 MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
@@ -32,13 +36,13 @@ def attachment_id(message: str, nth: int) -> str:
 
 
 async def test_upload_is_attached_with_own_or_given_filename(ada: GraphQLClient) -> None:
-    upload_id = await put(
+    upload_id = await upload_bytes(
         ada, b"\x89PNG", content_type="image/png",
         content_disposition="attachment; filename*=UTF-8''n%C3%BC.png",
     )  # fmt: skip
     renamed = {"upload": upload_id, "filename": "x.bin", "contentType": "image/x-odd", "cid": "a@b"}
     inline_content = {"content": base64.b64encode(b"text").decode(), "filename": "a.txt"}
-    assert await files(
+    assert await load_attached_files(
         ada, await send_message(ada, attachments=[{"upload": upload_id}, inline_content, renamed])
     ) == [
         ("nü.png", "image/png", None, b"\x89PNG"),
@@ -50,7 +54,7 @@ async def test_upload_is_attached_with_own_or_given_filename(ada: GraphQLClient)
 async def test_attachment_needs_exactly_one_valid_source(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    foreign_upload = await put(bob, b"secret")
+    foreign_upload = await upload_bytes(bob, b"secret")
     for file, code, path in (
         ({}, "VALIDATION", ["attachments", "0"]),
         ({"content": "", "upload": foreign_upload}, "VALIDATION", ["attachments", "0"]),
@@ -65,15 +69,15 @@ async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> N
     message_id = await receive_rich_message(ada)
     reference = {"message": {"id": message_id}, "action": "FORWARD", "attachments": {"all": True}}
     forward = await send_message(ada, reference=reference)
-    assert [content for *_, content in await files(ada, forward)] == [
+    assert [content for *_, content in await load_attached_files(ada, forward)] == [
         file.content for file in ATTACHMENTS
     ]
-    raw = await source(ada, forward["message"]["id"])
+    raw = await load_message_source(ada, forward["message"]["id"])
     assert 'Content-Type: text/markdown; charset="utf-8"' in raw
     selection = {"ids": [attachment_id(message_id, 4), attachment_id(message_id, 0)]}
     reference = {"message": {"id": message_id}, "action": "REPLY", "attachments": selection}
     new_file = {"content": base64.b64encode(b"own").decode(), "filename": "own.txt"}
-    attached_files = await files(
+    attached_files = await load_attached_files(
         ada, await send_message(ada, reference=reference, attachments=[new_file])
     )
     assert [name for name, *_ in attached_files] == ["own.txt", "photo.png", "large.pdf"]

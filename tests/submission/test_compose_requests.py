@@ -18,8 +18,8 @@ from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key,
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation, user_global_id
 from tests.support.operations.file_operations import store_file
-from tests.support.servers.live_server import House, until
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.servers.live_server import LiveServer, wait_until
+from tests.support.stores.other_processes import deregister_as_dead
 
 REQUEST_FIELDS = """id subject text priority requestedBy requestedAt expiresAt
   to { name address } files { filename } identity { address } mailbox { path }
@@ -55,7 +55,7 @@ async def wait_for_listeners(environment: Environment, expected: int) -> None:
 
 @pytest.mark.parametrize("transport", ["follow", "stream"])
 async def test_compose_request_reaches_every_client_of_the_user(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     bob: GraphQLClient,
     environment: Environment,
@@ -75,14 +75,14 @@ async def test_compose_request_reaches_every_client_of_the_user(
         fileAttachments=[{"file": file["id"]}],
     )
     assert (answer["errors"], answer["delivered"]) == ([], 2)
-    await until(lambda: first.got and second.got)
+    await wait_until(lambda: first.payloads and second.payloads)
     assert first.results == second.results == [answer["request"]]
     assert answer["request"]["to"] == [{"name": "Carol", "address": "carol@example.net"}]
     assert answer["request"]["files"] == [{"filename": "pond.txt"}]
     assert answer["request"]["expiresAt"] == "2030-01-01T00:10:00Z"
-    assert foreign.got == []
+    assert foreign.payloads == []
     for subscription in (first, second, foreign):
-        await subscription.leave()
+        await subscription.unsubscribe()
     await wait_for_listeners(environment, 0)
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("USER_OFFLINE", [])]
 
@@ -101,7 +101,7 @@ async def test_compose_request_without_listener_stores_nothing(
 
 
 async def test_reconnected_client_gets_missed_requests(
-    live_server: House, ada: GraphQLClient, environment: Environment, clock: ManualClock
+    live_server: LiveServer, ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     first, closed = (
         await live_server.follow(ada, SUBSCRIPTION),
@@ -109,21 +109,21 @@ async def test_reconnected_client_gets_missed_requests(
     )
     await wait_for_listeners(environment, 2)
     first_request = (await request_compose(ada, subject="one"))["request"]
-    await until(lambda: first.got and closed.got)
-    await closed.leave()
+    await wait_until(lambda: first.payloads and closed.payloads)
+    await closed.unsubscribe()
     for subject in ("two", "three"):
         assert (await request_compose(ada, subject=subject))["errors"] == []
     resumed = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
-    await until(lambda: len(resumed.got) == 2)
+    await wait_until(lambda: len(resumed.payloads) == 2)
     assert [request["subject"] for request in resumed.results] == ["two", "three"]
     clock.tick(minutes=11)
     after_expiry = await live_server.follow(ada, SUBSCRIPTION, after=first_request["id"])
     await wait_for_listeners(environment, 3)  # a listener does not expire
-    assert after_expiry.got == []
+    assert after_expiry.payloads == []
     await housekeeping.run_round(environment)
     assert not await environment.database.read(select(col(ComposeRequest.id)))
     for subscription in (first, resumed, after_expiry):
-        await subscription.leave()
+        await subscription.unsubscribe()
 
 
 async def test_listener_of_dead_process_is_not_counted(
@@ -135,7 +135,7 @@ async def test_listener_of_dead_process_is_not_counted(
     assert (await request_compose(ada, subject="x"))["delivered"] == 1
     clock.tick(hours=2)
     assert (await request_compose(ada, subject="x"))["delivered"] == 1
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     assert error_codes_and_paths(await request_compose(ada, subject="x")) == [("USER_OFFLINE", [])]
     await housekeeping.run_round(environment)
     assert await count_listeners(environment) == 0

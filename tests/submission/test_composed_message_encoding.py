@@ -7,7 +7,13 @@ import pytest
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to, raw_message
-from tests.support.operations.message_sources import files, names, read_back, source, upload
+from tests.support.operations.message_sources import (
+    load_attached_files,
+    load_message_source,
+    names_and_addresses,
+    parse_uploaded_message,
+    upload_message,
+)
 
 PIXEL = base64.b64decode(b"R0lGODlhAQABAAAAACwAAAAAAQABAAA=")
 PIXEL_BASE64 = base64.b64encode(PIXEL).decode()
@@ -48,16 +54,16 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient,
     # Readers also decode encoded words in filenames, against RFC 2047, and interpret paths.
     file_name = text.replace("=?", "").translate(str.maketrans("/\\", "--"))
     people = [{"address": "carol@example.net", "name": text}, {"address": "d@example.net"}]
-    answer = await upload(
+    answer = await upload_message(
         ada, to=people, cc=people[:1], bcc=people[:1], replyTo=people[:1], subject=text,
         **{"from": {"address": ada.address, "name": text}}, text=f"{text}\n",
         headers=[{"key": "X-Note", "value": text}], attachments=[new_attachment(file_name)],
         draft=True,
     )  # fmt: skip
-    message = await read_back(ada, answer)
+    message = await parse_uploaded_message(ada, answer)
     for header in ("From", "To", "Cc", "Bcc", "Reply-To"):
-        assert split_words(names(message, header)[0][0]) == split_words(text), header
-    assert [address for _, address in names(message, "To")] == [
+        assert split_words(names_and_addresses(message, header)[0][0]) == split_words(text), header
+    assert [address for _, address in names_and_addresses(message, "To")] == [
         "carol@example.net",
         "d@example.net",
     ]
@@ -69,7 +75,7 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient,
     assert body is not None
     assert body.get_content().splitlines() == [text]
     assert answer["message"]["attachments"][0]["filename"] == file_name
-    raw = await source(ada, answer["message"]["id"])
+    raw = await load_message_source(ada, answer["message"]["id"])
     assert raw.isascii()
     assert max(map(len, raw.split("\r\n"))) <= 998
 
@@ -87,10 +93,10 @@ async def test_names_in_every_script_are_read_back_unchanged(ada: GraphQLClient,
 async def test_addresses_in_every_script_are_read_back(
     ada: GraphQLClient, address: str, expected: str, *, utf8: bool
 ) -> None:
-    answer = await upload(ada, to=[{"address": address, "name": "Ü"}], text="x", draft=True)
-    raw = await source(ada, answer["message"]["id"])
+    answer = await upload_message(ada, to=[{"address": address, "name": "Ü"}], text="x", draft=True)
+    raw = await load_message_source(ada, answer["message"]["id"])
     assert raw.isascii() is not utf8
-    (person,) = (await read_back(ada, answer))["To"].addresses
+    (person,) = (await parse_uploaded_message(ada, answer))["To"].addresses
     assert (person.addr_spec, person.display_name) == (expected, "Ü")
 
 
@@ -130,8 +136,8 @@ STRUCTURES: list[tuple[dict[str, Any], list[str]]] = [
 async def test_mime_parts_have_standard_structure(
     ada: GraphQLClient, arguments: dict[str, Any], types: list[str]
 ) -> None:
-    answer = await upload(ada, draft=True, **arguments)
-    message = await read_back(ada, answer)
+    answer = await upload_message(ada, draft=True, **arguments)
+    message = await parse_uploaded_message(ada, answer)
     assert [part.get_content_type() for part in message.walk()] == types
     html = message.get_body(("html",))
     for part in message.walk():
@@ -148,13 +154,13 @@ async def test_mime_parts_have_standard_structure(
 
 async def test_incomplete_recipient_is_dropped_only_from_to(ada: GraphQLClient) -> None:
     people = [{"address": address} for address in ("car", "carol@example.net", "", "d@", "e@f g")]
-    answer = await upload(ada, to=people, subject="Soon", draft=True)
-    assert str((await read_back(ada, answer))["To"]) == "carol@example.net"
+    answer = await upload_message(ada, to=people, subject="Soon", draft=True)
+    assert str((await parse_uploaded_message(ada, answer))["To"]) == "carol@example.net"
     assert answer["warnings"] == [
         {"code": "RECIPIENT_DROPPED", "path": ["to", str(nth)]} for nth in (0, 2, 3, 4)
     ]
     for field in ("cc", "bcc", "replyTo"):
-        (error,) = (await upload(ada, subject="x", **{field: people}))["errors"]
+        (error,) = (await upload_message(ada, subject="x", **{field: people}))["errors"]
         assert (error["code"], error["path"], error["index"]) == ("VALIDATION", [field], 0)
 
 
@@ -162,16 +168,18 @@ async def test_draft_needs_own_from_address_but_old_message_does_not(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     foreign_from = {"from": {"address": bob.address}, "subject": "x"}
-    (error,) = (await upload(ada, draft=True, **foreign_from))["errors"]
+    (error,) = (await upload_message(ada, draft=True, **foreign_from))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
-    old = await upload(ada, receivedAt="2001-02-03T04:05:06Z", **foreign_from)
-    message = await read_back(ada, old)
+    old = await upload_message(ada, receivedAt="2001-02-03T04:05:06Z", **foreign_from)
+    message = await parse_uploaded_message(ada, old)
     assert (str(message["From"]), str(message["Date"])) == (
         bob.address,
         "Sat, 03 Feb 2001 04:05:06 +0000",
     )
-    own = await upload(ada, subject="x", draft=True, priority="HIGH", bcc=[{"address": "z@y.org"}])
-    message = await read_back(ada, own)
+    own = await upload_message(
+        ada, subject="x", draft=True, priority="HIGH", bcc=[{"address": "z@y.org"}]
+    )
+    message = await parse_uploaded_message(ada, own)
     assert str(message["From"]) == ada.address
     assert (str(message["X-Priority"]), str(message["Bcc"])) == ("1", "z@y.org")
 
@@ -181,8 +189,8 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Message", (await deliver_to(ada, raw_message("Plans"))).message_id
     )
     reference = {"message": {"id": message_id}, "action": "REPLY"}
-    answer = await upload(ada, reference=reference, text="Yes.")
-    message = await read_back(ada, answer)
+    answer = await upload_message(ada, reference=reference, text="Yes.")
+    message = await parse_uploaded_message(ada, answer)
     assert answer["message"]["flags"] == ["\\Seen", "\\Draft"]
     assert answer["message"]["thread"] == {**answer["message"]["thread"], "messageCount": 2}
     assert (str(message["Subject"]), str(message["To"])) == (
@@ -190,7 +198,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         "Carol <carol@example.com>",
     )
     assert str(message["In-Reply-To"]) == answer["message"]["inReplyTo"]
-    (error,) = (await upload(bob, reference=reference))["errors"]
+    (error,) = (await upload_message(bob, reference=reference))["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["reference", "message"])
 
 
@@ -213,7 +221,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
 async def test_invalid_message_fields_are_refused(
     ada: GraphQLClient, arguments: dict[str, Any], constraint: str, path: list[str]
 ) -> None:
-    (error,) = (await upload(ada, **arguments))["errors"]
+    (error,) = (await upload_message(ada, **arguments))["errors"]
     assert (error["constraint"], error["path"]) == (constraint, path)
     assert (await ada.load_mailbox("Drafts")).total == 0
 
@@ -226,7 +234,7 @@ async def test_attached_files_are_stored_unchanged(ada: GraphQLClient) -> None:
     attachments = [
         new_attachment(name, data, contentType=kind) for name, data, kind in expected_files
     ]
-    answer = await upload(ada, attachments=attachments, draft=True)
-    assert [(name, data) for name, _, _, data in await files(ada, answer)] == [
+    answer = await upload_message(ada, attachments=attachments, draft=True)
+    assert [(name, data) for name, _, _, data in await load_attached_files(ada, answer)] == [
         (name, data) for name, data, _ in expected_files
     ]

@@ -17,11 +17,16 @@ from models.users.roles import Role, Scope
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.queue_worker import bodies, relay, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.bulk_operations import take_back
-from tests.support.operations.message_sources import read_back, upload
-from tests.support.stores.counter_check import journal, reached
+from tests.support.mail_servers.queue_worker import (
+    load_queued_messages,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.bulk_operations import undo_mutation
+from tests.support.operations.message_sources import parse_uploaded_message, upload_message
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 FIELDS = """submission { id queueId state envelopeFrom sendTime undoUntil recipients { recipient } }
   message { id uid subject draft seen date bcc { address } mailbox { path }
@@ -37,7 +42,7 @@ async def create_draft(client: GraphQLClient, **overrides: Any) -> Any:
         "to": [{"address": "carol@example.net"}],
     }
     fields = {} if "raw" in overrides else default_fields
-    answer = await upload(client, **{"draft": True, **fields, **overrides})
+    answer = await upload_message(client, **{"draft": True, **fields, **overrides})
     assert answer["errors"] == []
     return answer["message"]
 
@@ -57,11 +62,16 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
 ) -> None:
     new_draft = await create_draft(ada, bcc=[{"address": "dave@example.net"}])
     clock.tick(hours=2)
-    before = await reached(environment, ada.user.id)
-    async with listening(Server()) as server, working(environment, relay(server)):
+    before = await load_stream_position(environment, ada.user.id)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         answer = await submit_draft(ada, new_draft)
         assert (answer["errors"], answer["warnings"], answer["undo"]) == ([], [], None)
-        await settled(environment, global_ids.decode("Submission", answer["submission"]["id"]))
+        await wait_until_tried(
+            environment, global_ids.decode("Submission", answer["submission"]["id"])
+        )
     message = answer["message"]
     assert message["id"] == new_draft["id"]
     assert (message["draft"], message["seen"], message["mailbox"]["path"]) == (False, True, "Sent")
@@ -73,13 +83,13 @@ async def test_submitted_draft_is_sent_and_moved_to_sent(
         ("001", "carol@example.net"),
         ("002", "dave@example.net"),
     ]
-    (received,) = server.mails
+    (received,) = server.messages
     assert b"Bcc" not in received.raw
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
-    sent_copy = await read_back(ada, answer)
+    sent_copy = await parse_uploaded_message(ada, answer)
     assert sent_copy["Date"] == "Tue, 01 Jan 2030 02:00:00 +0000"
     assert sent_copy["Bcc"] == "dave@example.net"
-    kinds = [kind for kind, _ in await journal(environment, ada.user.id, before)]
+    kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, before)]
     assert kinds[:2] == [ChangeKind.MESSAGE_UPDATED, ChangeKind.SUBMISSION_CHANGED]
 
 
@@ -99,7 +109,7 @@ async def test_submit_of_non_draft_is_refused(
     ]
     assert (await submit_draft(ada, new_draft))["errors"] == []
     assert error_codes_and_paths(await submit_draft(ada, new_draft)) == [("CONFLICT", ["message"])]
-    assert len(await bodies(environment)) == 1
+    assert len(await load_queued_messages(environment)) == 1
 
 
 async def test_concurrent_submits_send_draft_once(
@@ -111,7 +121,7 @@ async def test_concurrent_submits_send_draft_once(
         [],
         *[[("CONFLICT", ["message"])]] * 3,
     ]
-    assert len(await bodies(environment)) == 1
+    assert len(await load_queued_messages(environment)) == 1
 
 
 @pytest.mark.parametrize("name", ["From", "Sender"])
@@ -130,7 +140,7 @@ async def test_draft_with_foreign_sender_is_refused(
     assert error_codes_and_paths(await submit_draft(ada, new_draft)) == [
         ("FORBIDDEN_OPERATION", ["message"])
     ]
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
 
 
 @pytest.mark.parametrize(
@@ -151,7 +161,7 @@ async def test_unsendable_draft_stays_a_draft(
     answer = await submit_draft(ada, new_draft)
     assert [code for code, _ in error_codes_and_paths(answer)] == ["VALIDATION"]
     assert error_codes_and_paths(answer)[0][1][:1] == ["message"]
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
     assert (await ada("query ($by: MessageRef!) { message(by: $by) { draft } }",
                       by={"id": new_draft["id"]}))["message"] == {"draft": True}  # fmt: skip
 
@@ -162,7 +172,7 @@ async def test_undo_of_submit_restores_draft(
     new_draft = await create_draft(ada, mailbox={"specialUse": "DRAFTS"})
     answer = await submit_draft(ada, new_draft, undoWindow="PT30S")
     assert answer["submission"]["state"] == "HELD_FOR_UNDO"
-    undone = await take_back(ada, answer)
+    undone = await undo_mutation(ada, answer)
     assert undone["errors"] == []
     result = await ada(
         "query ($by: MessageRef!) { message(by: $by) { draft mailbox { path } text } }",
@@ -173,8 +183,8 @@ async def test_undo_of_submit_restores_draft(
     assert result["message"]["text"].strip() == "Dear Carol,"
     repeated = await submit_draft(ada, new_draft, undoWindow="PT30S")
     clock.tick(seconds=31)
-    assert error_codes_and_paths(await take_back(ada, repeated)) == [("NOT_FOUND", ["token"])]
-    assert len(await bodies(environment)) == 2
+    assert error_codes_and_paths(await undo_mutation(ada, repeated)) == [("NOT_FOUND", ["token"])]
+    assert len(await load_queued_messages(environment)) == 2
 
 
 async def test_draft_is_submitted_for_later(ada: GraphQLClient) -> None:
@@ -198,7 +208,7 @@ async def test_recipient_limit_applies_to_submitted_drafts(
     assert [code for code, _ in error_codes_and_paths(await submit_draft(ada, over_limit))] == [
         "RATE_LIMITED"
     ]
-    assert len(await bodies(environment)) == 1
+    assert len(await load_queued_messages(environment)) == 1
 
 
 async def test_submitted_draft_stays_in_its_mailbox_without_sent(
@@ -211,7 +221,7 @@ async def test_submitted_draft_stays_in_its_mailbox_without_sent(
         await (await session.connection()).execute(mailbox_update.values(special_use=None))
     answer = await submit_draft(ada, new_draft)
     assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
-    assert (answer["message"]["draft"], len(await bodies(environment))) == (False, 1)
+    assert (answer["message"]["draft"], len(await load_queued_messages(environment))) == (False, 1)
 
 
 async def test_stored_files_of_draft_are_attached_and_deleted(
@@ -232,7 +242,7 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
     assert answer["errors"] == []
     remaining = await ada("{ viewer { user { files { totalCount } } } }")
     assert remaining["viewer"]["user"]["files"]["totalCount"] == 0
-    (raw,) = await bodies(environment)
+    (raw,) = await load_queued_messages(environment)
     assert base64.b64encode(b"1;2") in raw
 
 

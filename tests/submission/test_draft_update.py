@@ -26,8 +26,17 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, raw_message
 from tests.support.mail.multipart_message import pseudo_random_bytes
-from tests.support.operations.message_sources import files, put, read_back, upload
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.message_sources import (
+    load_attached_files,
+    parse_uploaded_message,
+    upload_bytes,
+    upload_message,
+)
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 SEARCH_QUERY = """
 query ($query: String!) { viewer { user { messages(filter: {query: $query}) { nodes { id } } } } }
@@ -44,14 +53,14 @@ def new_attachment(name: str, content: bytes = b"x", **extra: Any) -> dict[str, 
 
 
 async def save_draft(client: GraphQLClient, **fields: Any) -> Any:
-    answer = await upload(client, **{"draft": True, "text": "Dear Carol,", **fields})
+    answer = await upload_message(client, **{"draft": True, "text": "Dear Carol,", **fields})
     assert answer["errors"] == []
     return answer["message"]
 
 
 async def save_draft_again(client: GraphQLClient, draft: Any, **fields: Any) -> Any:
     fields = {"text": "Dear Carol, more", **fields}
-    return await upload(client, replacePrevious={"id": draft["id"]}, **fields)
+    return await upload_message(client, replacePrevious={"id": draft["id"]}, **fields)
 
 
 async def search_message_ids(client: GraphQLClient, query: str) -> list[str]:
@@ -64,7 +73,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
 ) -> None:
     draft = await save_draft(ada, subject="Ducks", to=[{"address": "carol@example.net"}])
     await ada(MESSAGE_UPDATE, id=draft["id"])
-    before = await reached(environment, ada.user.id)
+    before = await load_stream_position(environment, ada.user.id)
     clock.tick(minutes=1)
     answer = await save_draft_again(ada, draft, subject="Geese")
     current = answer["message"]
@@ -75,11 +84,11 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     assert current["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
     assert current["metaData"] == {"a": 1}
     assert current["thread"] == {"id": draft["thread"]["id"], "subject": "Geese", "messageCount": 1}
-    message = await read_back(ada, answer)
+    message = await parse_uploaded_message(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)
     assert str(message["Date"]) == "Tue, 01 Jan 2030 00:01:00 +0000"
     expected_journal = [(ChangeKind.MESSAGE_UPDATED, [global_ids.decode("Message", draft["id"])])]
-    assert await journal(environment, ada.user.id, before) == expected_journal
+    assert await load_journal_entries(environment, ada.user.id, before) == expected_journal
     drafts = await ada.load_mailbox("Drafts")
     assert (drafts.total, drafts.unseen, drafts.size, drafts.uid_next) == (
         1,
@@ -88,12 +97,14 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
         current["uid"] + 1,
     )
     old_reference = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["uid"]}
-    stale_save = await upload(ada, text="x", replacePrevious={"uid": old_reference})
+    stale_save = await upload_message(ada, text="x", replacePrevious={"uid": old_reference})
     assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [
         ("NOT_FOUND", ["replacePrevious"])
     ]
     by_uid = {"uid": {**old_reference, "uid": current["uid"]}}
-    third = await upload(ada, raw="Subject: Swans\n\nx", unseen=True, replacePrevious=by_uid)
+    third = await upload_message(
+        ada, raw="Subject: Swans\n\nx", unseen=True, replacePrevious=by_uid
+    )
     assert third["message"]["id"] == draft["id"]
     assert third["message"]["flags"] == ["\\Flagged", "\\Draft", "work"]
 
@@ -138,26 +149,30 @@ async def test_saved_draft_keeps_attachments_unless_replaced(
             "ids": [draft["attachments"][nth]["id"] for nth in kept_indexes]
         }
     answer = await save_draft_again(ada, draft, **arguments)
-    assert [name for name, *_ in await files(ada, answer)] == names
+    assert [name for name, *_ in await load_attached_files(ada, answer)] == names
     contents = {"a.txt": b"A", "b.txt": b"B", "c.txt": b"C", "dot.gif": PIXEL, "new.gif": b"GIF87a"}
-    assert [data for *_, data in await files(ada, answer)] == [contents[name] for name in names]
+    assert [data for *_, data in await load_attached_files(ada, answer)] == [
+        contents[name] for name in names
+    ]
 
 
 async def test_kept_large_attachment_is_not_stored_again(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     content = pseudo_random_bytes(300_000)
-    upload_id = await put(ada, content, content_disposition="attachment; filename=large.bin")
+    upload_id = await upload_bytes(
+        ada, content, content_disposition="attachment; filename=large.bin"
+    )
     draft = await save_draft(ada, attachments=[{"upload": upload_id}])
     blob_names = [name async for name in environment.object_store.list()]
     for text in ("one", "two"):
         answer = await save_draft_again(ada, draft, text=text)
-        ((name, _, _, data),) = await files(ada, answer)
+        ((name, _, _, data),) = await load_attached_files(ada, answer)
         assert (name, data) == ("large.bin", content)
     assert [name async for name in environment.object_store.list()] == blob_names
     emptied = await save_draft_again(ada, draft, attachments=[])
-    assert await files(ada, emptied) == []
-    reference_rows = await rows(environment, "SELECT blob_id FROM message_blobs")
+    assert await load_attached_files(ada, emptied) == []
+    reference_rows = await select_rows(environment, "SELECT blob_id FROM message_blobs")
     assert len(reference_rows) == 1
 
 
@@ -172,7 +187,7 @@ async def test_saved_reply_keeps_reference_and_attaches_files_once(ada: GraphQLC
     for arguments in ({"subject": "Re: Plans"}, {"reference": reference}):
         answer = await save_draft_again(ada, draft, **arguments)
         current = answer["message"]
-        assert [name for name, *_ in await files(ada, answer)] == ["p.csv"]
+        assert [name for name, *_ in await load_attached_files(ada, answer)] == ["p.csv"]
         assert (current["inReplyTo"], current["references"]) == (
             "<1@example.com>",
             ["<1@example.com>"],
@@ -191,7 +206,7 @@ async def test_draft_joins_and_leaves_thread_with_its_reference(
     joined = (await save_draft_again(ada, draft, reference=reference))["message"]
     assert joined["thread"]["id"] != draft["thread"]["id"]
     assert (joined["thread"]["subject"], joined["thread"]["messageCount"]) == ("Plans", 2)
-    assert len(await rows(environment, "SELECT id FROM threads")) == 1
+    assert len(await select_rows(environment, "SELECT id FROM threads")) == 1
     separated = (await save_draft_again(ada, draft, subject="Other plans"))["message"]
     assert separated["thread"]["id"] not in (joined["thread"]["id"], draft["thread"]["id"])
     assert separated["thread"]["messageCount"] == 1
@@ -202,7 +217,7 @@ async def test_saved_draft_moves_to_given_mailbox(
 ) -> None:
     draft = await save_draft(ada)
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Later"]))
-    before = await reached(environment, ada.user.id)
+    before = await load_stream_position(environment, ada.user.id)
     answer = await save_draft_again(ada, draft, mailbox={"path": "Later"}, unseen=True)
     assert answer["message"]["mailbox"] == {"path": "Later"}
     assert (await ada.load_mailbox("Drafts")).total == 0
@@ -210,7 +225,9 @@ async def test_saved_draft_moves_to_given_mailbox(
         1,
         1,
     )
-    ((facts,),) = await rows(environment, "SELECT facts FROM changes WHERE last > :n", n=before)
+    ((facts,),) = await select_rows(
+        environment, "SELECT facts FROM changes WHERE last > :n", n=before
+    )
     for name in ("fromMailbox", "fromUid", "uid", "mailbox"):
         assert f'"{name}"' in str(facts).replace("'", '"')
 
@@ -283,7 +300,7 @@ async def test_concurrent_saves_leave_one_complete_version(
     assert saved_drafts
     assert set(error_codes) <= {"STALE"}
     newest = max(saved_drafts, key=lambda message: message["modseq"])
-    stored = await rows(environment, "SELECT uid, modseq, subject FROM messages")
+    stored = await select_rows(environment, "SELECT uid, modseq, subject FROM messages")
     (name,) = [item["filename"] for item in newest["attachments"]]
     subject = "One" if name == "b.txt" else "Two"
     assert stored == [(newest["uid"], newest["modseq"], subject)]
@@ -294,7 +311,7 @@ async def test_changed_or_deleted_draft_is_not_replaced(
 ) -> None:
     draft = await save_draft(ada)
     draft_id = global_ids.decode("Message", draft["id"])
-    ((digest,),) = await rows(environment, "SELECT digest FROM messages")
+    ((digest,),) = await select_rows(environment, "SELECT digest FROM messages")
     message = await received_messages.parse_storable_message(raw_message("Mine"))
     blobs = await received_messages.store_blobs(environment, ada.user.tenant_id, message)
     placement = MessagePlacement(
@@ -309,11 +326,11 @@ async def test_changed_or_deleted_draft_is_not_replaced(
             ada.user.id,
         )
 
-    before = await rows(environment, "SELECT * FROM messages")
+    before = await select_rows(environment, "SELECT * FROM messages")
     with pytest.raises(StaleObject) as stale:
         await replace_draft(EarlierDraft(draft_id, "other", {}))
     assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replacePrevious"])
-    assert await rows(environment, "SELECT * FROM messages") == before
+    assert await select_rows(environment, "SELECT * FROM messages") == before
     delete_mutation = (
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"
     )
@@ -342,17 +359,17 @@ async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClie
         (own_draft, {"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
     ):
         before = (
-            await reached(ada.environment, ada.user.id),
-            await reached(ada.environment, bob.user.id),
+            await load_stream_position(ada.environment, ada.user.id),
+            await load_stream_position(ada.environment, bob.user.id),
         )
         (error,) = (await save_draft_again(ada, previous, **extra))["errors"]
         assert (error["code"], error["path"]) == (code, path)
         after = (
-            await reached(ada.environment, ada.user.id),
-            await reached(ada.environment, bob.user.id),
+            await load_stream_position(ada.environment, ada.user.id),
+            await load_stream_position(ada.environment, bob.user.id),
         )
         assert after == before
-    raw_save = await upload(
+    raw_save = await upload_message(
         ada, raw="a: b", replacePrevious={"id": own_draft["id"]}, keepAttachments={"all": True}
     )
     assert [error["path"] for error in raw_save["errors"]] == [["keepAttachments"]]
@@ -409,5 +426,5 @@ async def test_old_draft_content_is_garbage_collected(
     await save_draft_again(ada, draft, attachments=[])
     clock.tick(days=2)
     await collect_garbage(environment, environment.object_store, list_objects=True)
-    assert len(await rows(environment, "SELECT id FROM blobs")) == 1
+    assert len(await select_rows(environment, "SELECT id FROM blobs")) == 1
     assert await search_message_ids(ada, "more") == [draft["id"]]

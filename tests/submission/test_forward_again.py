@@ -19,17 +19,22 @@ from tests.support.accounts.shared_mailboxes import (
 )
 from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.forwarding_addresses import add_forwarding_address, allow_private_targets
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
-from tests.support.mail_servers.queue_worker import relay, settled, wait_for_messages, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.domain_operations import done
-from tests.support.operations.filter_operations import made
-from tests.support.operations.filter_operations import remove as remove_filter
-from tests.support.operations.quarantine_operations import RELEASE, hold
+from tests.support.mail_servers.queue_worker import (
+    relay_settings,
+    run_queue_worker,
+    wait_for_messages,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.domain_operations import run_mutation
+from tests.support.operations.filter_operations import add_filter
+from tests.support.operations.filter_operations import delete_filters as remove_filter
+from tests.support.operations.quarantine_operations import QUARANTINE_RELEASE, quarantine_message
 from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
-from tests.support.servers.webhook_receiver import Receiver, receiving
-from tests.support.stores.counter_check import rows
+from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
+from tests.support.stores.counter_check import select_rows
 
 DAVE, EVE = "dave@far.example", "eve@far.example"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -45,7 +50,7 @@ async def set_targets(client: GraphQLClient, *addresses: str, **extra: Any) -> N
 
 
 async def deliver_message(
-    client: GraphQLClient, lmtp_client: Neighbour, raw: bytes | None = None
+    client: GraphQLClient, lmtp_client: SmtpTestClient, raw: bytes | None = None
 ) -> str:
     """Deliver a message by LMTP and return its ID."""
     assert (
@@ -64,7 +69,7 @@ async def newest_message_id(client: GraphQLClient) -> str:
 async def load_queued_recipients(client: GraphQLClient) -> list[tuple[Any, ...]]:
     """Load recipient and relay or webhook of the queue entries of a user."""
     query = "SELECT recipient, via FROM deliveries WHERE user_id = :user ORDER BY id"
-    return [tuple(row) for row in await rows(client.environment, query, user=client.user.id)]
+    return [tuple(row) for row in await select_rows(client.environment, query, user=client.user.id)]
 
 
 async def load_forward_targets(client: GraphQLClient, message_id: str) -> list[tuple[str, ...]]:
@@ -80,13 +85,13 @@ def forwarded_targets(answer: Any) -> list[tuple[str, ...]]:
 
 
 async def test_message_is_forwarded_to_all_or_one_original_target(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    await made(ada, {}, {"targets": [EVE, DAVE]})
+    await add_filter(ada, {}, {"targets": [EVE, DAVE]})
     await set_targets(ada, "DAVE@far.example", "frank@far.example")
     message_id = await deliver_message(ada, lmtp_client)
     await set_targets(ada)  # the targets at delivery time count
-    (filter_row,) = await rows(ada.environment, "SELECT id FROM filters")
+    (filter_row,) = await select_rows(ada.environment, "SELECT id FROM filters")
     await remove_filter(ada, global_ids.encode("Filter", filter_row[0]))
     all_targets = [("1", "mail", EVE), ("2", "mail", DAVE), ("3", "mail", "frank@far.example")]
     assert await load_forward_targets(ada, message_id) == all_targets
@@ -101,7 +106,7 @@ async def test_message_is_forwarded_to_all_or_one_original_target(
 
 
 async def test_forward_without_original_targets_does_nothing(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     message_id = await deliver_message(ada, lmtp_client)
     await set_targets(ada, DAVE)  # this message was not forwarded
@@ -118,7 +123,7 @@ async def test_forward_without_original_targets_does_nothing(
 
 
 async def test_invalid_forward_arguments_are_refused(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
@@ -133,46 +138,48 @@ async def test_invalid_forward_arguments_are_refused(
 
 
 @asynccontextmanager
-async def relay_and_webhook(ada: GraphQLClient) -> AsyncGenerator[tuple[Server, Receiver]]:
+async def relay_and_webhook(
+    ada: GraphQLClient,
+) -> AsyncGenerator[tuple[FakeSmtpServer, WebhookReceiver]]:
     """Run a relay that requires sign-in, a webhook receiver and a queue worker."""
     environment = allow_private_targets(ada.environment)
-    server = Server()
-    server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
+    server = FakeSmtpServer()
+    server.smtp_options = {"auth_require_tls": False, "authenticator": server.authenticate}
     async with (
-        listening(server, tls=True) as listening_server,
-        receiving() as webhook,
-        working(environment, relay(listening_server)),
+        run_smtp_server(server, tls=True) as listening_server,
+        run_webhook_receiver() as webhook,
+        run_queue_worker(environment, relay_settings(listening_server)),
     ):
         yield listening_server, webhook
 
 
 async def test_relay_and_webhook_get_message_with_hidden_password(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     raw = raw_message("Relayed")
     async with relay_and_webhook(ada) as (server, webhook):
         host = f"127.0.0.1:{server.port}"
         await set_targets(ada, f"smtps://us:secret@{host}", webhook.url)
         message_id = await deliver_message(ada, lmtp_client, raw)
-        await webhook.wait(1)
+        await webhook.wait_for_requests(1)
         answer = await forward_again(ada, message_id)
         assert forwarded_targets(answer) == [
             ("1", "relay", f"smtps://us:***@{host}"),
             ("2", "http", webhook.url),
         ]
         query = "SELECT id FROM submissions WHERE user_id IS NOT NULL"
-        ((submission_id,),) = await rows(ada.environment, query)
-        await settled(ada.environment, submission_id)
+        ((submission_id,),) = await select_rows(ada.environment, query)
+        await wait_until_tried(ada.environment, submission_id)
         await wait_for_messages(server, 2)  # the first was forwarded on arrival
     assert await load_queued_recipients(ada) == [
         (ada.address, f"smtps://us:***@{host}"),
         (ada.address, webhook.url),
     ]
     assert set(server.logins) == {"us"}
-    (received,) = (received for received in server.mails if received.sender == ada.address)
+    (received,) = (received for received in server.messages if received.sender == ada.address)
     assert received.to == [ada.address]
     assert received.raw.endswith(raw)
-    request = webhook.got[-1]
+    request = webhook.requests[-1]
     assert request.raw.endswith(raw)
     assert request.headers["x-envelope-to"] == ada.address
     document = """query ($by: SubmissionRef!) { submission(by: $by) {
@@ -183,10 +190,10 @@ async def test_relay_and_webhook_get_message_with_hidden_password(
 
 
 async def test_forward_to_relay_with_unknown_password_is_conflict(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     relay_url = "smtps://us:secret@relay.example"
-    redirect_filter = await made(ada, {}, {"targets": [relay_url]})
+    redirect_filter = await add_filter(ada, {}, {"targets": [relay_url]})
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id))[0] == (
@@ -207,7 +214,7 @@ async def test_forward_to_relay_with_unknown_password_is_conflict(
 
 
 async def test_shared_reader_cannot_forward_to_owners_targets(
-    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
     await create_team_mailbox(ada)
@@ -235,7 +242,7 @@ async def test_shared_reader_cannot_forward_to_owners_targets(
 
 
 async def test_own_copy_keeps_original_targets_but_foreign_copy_does_not(
-    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
@@ -254,7 +261,7 @@ async def test_own_copy_keeps_original_targets_but_foreign_copy_does_not(
 
 
 async def test_forward_is_refused_if_forwards_must_be_encrypted(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
@@ -270,7 +277,7 @@ async def test_forward_is_refused_if_forwards_must_be_encrypted(
 
 
 async def test_target_that_became_own_address_is_skipped(
-    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE, "soon@example.org")
     message_id = await deliver_message(ada, lmtp_client)
@@ -283,7 +290,7 @@ async def test_target_that_became_own_address_is_skipped(
 
 
 async def test_targets_of_forwarding_address_are_not_original_targets(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await add_forwarding_address(ada.environment, "list", ada.address, DAVE)
     assert (
@@ -294,7 +301,7 @@ async def test_targets_of_forwarding_address_are_not_original_targets(
 
 
 async def test_redirects_of_script_are_original_targets(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     document = """mutation ($input: SieveScriptPutInput!) {
         sieveScriptPut(input: $input) { errors { code message } } }"""
@@ -310,7 +317,7 @@ async def test_redirects_of_script_are_original_targets(
 
 
 async def test_refused_redirect_is_no_original_target(
-    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
     assert (await try_update_users(root, ada, forwards=1))[1] == []
@@ -326,17 +333,17 @@ async def test_refused_redirect_is_no_original_target(
 
 
 async def test_released_quarantine_message_has_original_targets(ada: GraphQLClient) -> None:
-    await made(ada, {}, {"targets": [EVE]})
+    await add_filter(ada, {}, {"targets": [EVE]})
     await set_targets(ada, DAVE)
-    item_id = await hold(ada, "Offer")
-    assert (await done(ada, RELEASE, ids=[item_id]))[1] == []
+    item_id = await quarantine_message(ada, "Offer")
+    assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=[item_id]))[1] == []
     assert forwarded_targets(await forward_again(ada, await newest_message_id(ada))) == [
         ("1", "mail", EVE), ("2", "mail", DAVE),
     ]  # fmt: skip
 
 
 async def test_repeated_delivery_records_targets_once(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_targets(ada, DAVE)
     raw = raw_message("Again")
@@ -348,7 +355,7 @@ async def test_repeated_delivery_records_targets_once(
 
 
 async def test_bcc_copy_does_not_use_the_relay(
-    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     document = """mutation ($input: BccRuleCreateInput!) {
         bccRuleCreate(input: $input) { errors { code message } } }"""
@@ -359,4 +366,4 @@ async def test_bcc_copy_does_not_use_the_relay(
     assert len(forwarded_targets(await forward_again(ada, message_id))) == 1
     query = """SELECT d.recipient, d.via FROM deliveries d JOIN submissions s
         ON s.id = d.submission_id WHERE s.copy_of IS NOT NULL"""
-    assert await rows(ada.environment, query) == [("boss@example.org", None)]
+    assert await select_rows(ada.environment, query) == [("boss@example.org", None)]

@@ -33,7 +33,7 @@ from tests.support.accounts.user_operations import (
     make_admin_of_domain,
     user_global_id,
 )
-from tests.support.stores.counter_check import journal, reached
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 FORWARD = AddressKind.FORWARD
 
@@ -82,7 +82,7 @@ async def test_implied_identity_keeps_id_when_changed(
 ) -> None:
     await add_address(environment, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
     await set_from_whitelist(ada, "ada.l@example.com")
-    last = await reached(environment, ada.user.id)
+    last = await load_stream_position(environment, ada.user.id)
     for sender, identity in (await load_identities_by_address(ada)).items():
         fields = {"name": "Ada L.", "signatureText": "-- \nAda", "bcc": ["log@example.org"]}
         ((after,), errors) = await try_update_identities(ada, identity["id"], **fields)
@@ -96,7 +96,7 @@ async def test_implied_identity_keeps_id_when_changed(
         assert (await load_identities_by_address(ada))[sender] == identity
         (error,) = (await delete_identities(ada, identity["id"]))["errors"]
         assert (error["code"], error["path"], error["index"]) == ("CONFLICT", ["ids"], 0)
-    kinds = [kind for kind, _ in await journal(environment, ada.user.id, last)]
+    kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
     assert kinds == [ChangeKind.IDENTITY_CHANGED] * 6
 
 
@@ -375,9 +375,9 @@ async def test_admin_changes_identities_within_permissions(
     ] == "NOT_FOUND"
     _, (error,) = await try_create_identity(without_bcc_maps, "chief@example.org", **user)
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["address"])
-    last = await reached(environment, ada.user.id)
+    last = await load_stream_position(environment, ada.user.id)
     assert (await delete_identities(root, identity["id"]))["errors"] == []
-    assert [kind for kind, _ in await journal(environment, ada.user.id, last)] == [
+    assert [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)] == [
         "IDENTITY_CHANGED"
     ]
 

@@ -13,8 +13,8 @@ from models.runtime.environment import CommittedOptions, Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.queue_worker import bodies
-from tests.support.operations.bulk_operations import take_back
+from tests.support.mail_servers.queue_worker import load_queued_messages
+from tests.support.operations.bulk_operations import undo_mutation
 
 SEND_FIELDS = """submission { id } submissions { id envelopeFrom recipients { recipient } }
   messages { subject text to { address } } undo { token } warnings { code }"""
@@ -55,7 +55,7 @@ async def test_merge_sends_one_message_per_entry(
     ]
     assert [item["subject"] for item in answer["messages"]] == ["Hello Carol", "Hello <Dave>"]
     assert "Dear <Dave>, 3 ducks & geese." in answer["messages"][1]["text"]
-    first, second = await bodies(environment)
+    first, second = await load_queued_messages(environment)
     assert b"dave" not in first.lower()
     assert b"carol" not in second.lower()
     assert b"Dear &lt;Dave&gt;, 3 ducks &amp; geese." in second
@@ -76,7 +76,7 @@ async def test_merge_with_invalid_entry_sends_nothing(
         ("VALIDATION", ["merge", "1", "to"]),
         ("VALIDATION", ["merge", "2", "to"]),
     ]
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
 
 
 async def test_recipient_limit_counts_merge_recipients(
@@ -89,7 +89,7 @@ async def test_recipient_limit_counts_merge_recipients(
     assert [
         code for code, _ in error_codes_and_paths(await send_message(ada, text="x", merge=entries))
     ] == ["RATE_LIMITED"]
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
     assert (await send_message(ada, text="x", merge=entries[:3]))["errors"] == []
 
 
@@ -102,7 +102,7 @@ async def test_undo_cancels_all_merged_messages(ada: GraphQLClient) -> None:
 
 
 async def undo_send(client: GraphQLClient, sent: Any) -> Any:
-    return await take_back(client, sent)
+    return await undo_mutation(client, sent)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ async def test_invalid_merge_is_refused(
 ) -> None:
     answer = await send_message(ada, **{"text": "x", **arguments})
     assert error_codes_and_paths(answer) == [("VALIDATION", path)]
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
 
 
 async def test_placeholders_without_values_are_kept(ada: GraphQLClient) -> None:
@@ -165,7 +165,7 @@ async def test_merge_over_quota_warns_about_missing_copies(
     assert [message["to"][0]["address"][:4] for message in answer["messages"]] == ["caro", "dave"]
     assert len(answer["submissions"]) == 3
     assert [warning["code"] for warning in answer["warnings"]] == ["NOT_SAVED_TO_SENT"]
-    assert len(await bodies(environment)) == 4
+    assert len(await load_queued_messages(environment)) == 4
     # Restore the quota that the domain's counters assume.
     environment.use_options_unless_outdated(CommittedOptions(environment.initial_options, 2))
 

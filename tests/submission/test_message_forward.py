@@ -11,11 +11,20 @@ from models.runtime.environment import Environment
 from models.users.roles import Scope
 from models.users.tables import User
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
-from tests.support.mail_servers.queue_worker import inbox, relay, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.bulk_operations import keys, nodes
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.bulk_operations import list_message_ids, list_messages
 from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -37,8 +46,11 @@ async def test_forwarded_message_is_unchanged(
 ) -> None:
     raw = raw_message("kept", body="\r\n".join(["as it is. "] * 9), X_Odd="  spaced  ")
     message_id = await receive_message(ada, raw)
-    last = await reached(environment, ada.user.id)
-    async with listening(Server()) as server, working(environment, relay(server)):
+    last = await load_stream_position(environment, ada.user.id)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         answer = await forward_message(
             ada, message_id, "carol@example.net", bob.address, "CAROL@example.net"
         )
@@ -47,20 +59,20 @@ async def test_forwarded_message_is_unchanged(
             ("1", "mail", "carol@example.net"),
             ("2", "mail", bob.address),
         ]
-        ((submission_id,),) = await rows(environment, "SELECT id FROM submissions")
-        await settled(environment, submission_id)
-    (received,) = server.mails
+        ((submission_id,),) = await select_rows(environment, "SELECT id FROM submissions")
+        await wait_until_tried(environment, submission_id)
+    (received,) = server.messages
     assert received.raw.endswith(raw)
-    assert [message.subject for message in await inbox(bob)] == ["kept"]
+    assert [message.subject for message in await load_inbox_rows(bob)] == ["kept"]
     document = """query ($by: SubmissionRef!) { submission(by: $by) {
         state envelopeFrom message { id } recipients { recipient } } }"""
     loaded = (await ada(document, by={"queueId": answer["queueId"]}))["submission"]
     assert (loaded["state"], loaded["envelopeFrom"], loaded["message"]) == (
         "SENT", ada.address, {"id": message_id},
     )  # fmt: skip
-    (stored,) = await nodes(ada)
+    (stored,) = await list_messages(ada)
     assert stored["flags"] == ["$Forwarded"]
-    kinds = {kind for kind, _ in await journal(environment, ada.user.id, last)}
+    kinds = {kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)}
     assert kinds == {ChangeKind.SUBMISSION_CHANGED, ChangeKind.MESSAGE_UPDATED}
 
 
@@ -72,10 +84,13 @@ async def test_deleted_message_is_still_forwarded(
     document = """mutation ($input: MessageDeleteInput!) {
         messageDelete(input: $input) { deletedCount } }"""
     await ada(document, input={"select": {"ids": [message_id]}, "permanent": True})
-    ((submission_id,),) = await rows(environment, "SELECT id FROM submissions")
-    async with listening(Server()) as server, working(environment, relay(server)):
-        await settled(environment, submission_id)
-    (received,) = server.mails
+    ((submission_id,),) = await select_rows(environment, "SELECT id FROM submissions")
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        await wait_until_tried(environment, submission_id)
+    (received,) = server.messages
     assert b"Subject: gone" in received.raw
 
 
@@ -94,8 +109,8 @@ async def test_invalid_forward_addresses_are_refused(
 ) -> None:
     message_id = await receive_message(ada, raw_message("a"))
     assert forward_errors(await forward_message(ada, message_id, *to)) == [refusal]
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
-    assert (await nodes(ada))[0]["flags"] == []
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
+    assert (await list_messages(ada))[0]["flags"] == []
 
 
 async def test_foreign_message_or_draft_is_not_forwarded(
@@ -113,7 +128,7 @@ async def test_foreign_message_or_draft_is_not_forwarded(
     assert forward_errors(await forward_message(ada, draft_id, "carol@example.net")) == [
         ("CONFLICT", ["message"], None)
     ]
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(0,)]
 
 
 async def test_mail_loop_is_not_forwarded(ada: GraphQLClient) -> None:
@@ -137,7 +152,7 @@ async def test_forward_counts_towards_recipient_limit(
     assert [e["code"] for e in answer["errors"]] == ["RATE_LIMITED"]
     async with environment.write_session(ada.user.id) as session:
         await session.exec(update(User).values(recipients=None))
-    assert len(await rows(environment, "SELECT id FROM submissions")) == 1
+    assert len(await select_rows(environment, "SELECT id FROM submissions")) == 1
 
 
 async def test_idempotency_key_forwards_once_and_validate_only_never(
@@ -153,12 +168,12 @@ async def test_idempotency_key_forwards_once_and_validate_only_never(
         ada, message_id, "c@example.net", options={"idempotencyKey": "k"}
     )
     assert (repeated["queueId"], repeated["replayed"]) == (first["queueId"], True)
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(1,)]
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(1,)]
 
 
 async def test_forward_needs_submit_scope(ada: GraphQLClient, environment: Environment) -> None:
     await deliver_to(ada)
-    (message_id,) = await keys(ada)
+    (message_id,) = await list_message_ids(ada)
     scopes = [Scope.MAIL]
     secret = await make_api_key(
         environment, "mail", user_id=ada.user.id, role=ada.user.role, scopes=scopes

@@ -15,8 +15,13 @@ from graph.types.scalars import SCALARS
 from models.runtime.environment import Environment
 from models.users.roles import Scope
 from tests.conftest import GraphQLClient, client_context, deliver_to, raw_message
-from tests.support.mail_servers.queue_worker import inbox, relay, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 assert graph.schema.schema
 
@@ -78,7 +83,10 @@ async def test_message_is_sent_to_remote_and_local_recipient(
         "attachments": [{"content": content, "filename": "a.csv", "contentType": "text/csv"}],
         "priority": "HIGH",
     }
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         sent = await execute(schema, ada, MESSAGE_SEND, input=arguments)
         assert (sent["errors"], sent["warnings"]) == ([], [])
         assert sent["message"] == {"id": sent["message"]["id"], "subject": "Hi", "seen": True}
@@ -88,7 +96,7 @@ async def test_message_is_sent_to_remote_and_local_recipient(
             "bob@example.org",
         ]
         submission_id = global_ids.decode("Submission", sent["submission"]["id"])
-        await settled(environment, submission_id)
+        await wait_until_tried(environment, submission_id)
     for by in ({"id": sent["submission"]["id"]}, {"queueId": sent["submission"]["queueId"]}):
         submission = await execute(schema, ada, SUBMISSION_QUERY, by=by)
         assert submission["state"] == "SENT"
@@ -97,11 +105,11 @@ async def test_message_is_sent_to_remote_and_local_recipient(
             "DELIVERED",
         ]
         assert await execute(schema, bob, SUBMISSION_QUERY, by=by) is None
-    (received,) = server.mails
+    (received,) = server.messages
     assert b"X-Campaign: Spring\r\n" in received.raw
     assert b"X-Priority: 1\r\n" in received.raw
     assert b"MTsy" in received.raw
-    assert [recipient.subject for recipient in await inbox(bob)] == ["Hi"]
+    assert [recipient.subject for recipient in await load_inbox_rows(bob)] == ["Hi"]
 
 
 async def test_held_submission_can_be_cancelled(
@@ -159,9 +167,14 @@ async def test_send_with_same_idempotency_key_runs_once(
     repeated = await execute(schema, ada, MESSAGE_SEND, input=arguments)
     assert (first["replayed"], repeated["replayed"]) == (False, True)
     assert repeated["submission"]["id"] == first["submission"]["id"]
-    async with listening(Server()) as server, working(environment, relay(server)):
-        await settled(environment, global_ids.decode("Submission", first["submission"]["id"]))
-    assert len(server.mails) == 1
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        await wait_until_tried(
+            environment, global_ids.decode("Submission", first["submission"]["id"])
+        )
+    assert len(server.messages) == 1
 
 
 async def test_send_needs_submit_scope(schema: strawberry.Schema, ada: GraphQLClient) -> None:

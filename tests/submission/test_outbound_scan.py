@@ -17,8 +17,13 @@ from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import GraphQLClient, deliver_to, raw_message
 from tests.support.accounts.key_value_operations import change_options
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.scanner_servers import clamd_says, http, report, rude
-from tests.support.servers.webhook_receiver import Receiver, receiving
+from tests.support.mail_servers.scanner_servers import (
+    http_response,
+    reply_as_clamd,
+    rspamd_reply,
+    run_scripted_server,
+)
+from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 
 MESSAGE_SEND = """mutation ($input: MessageSendInput!) { messageSend(input: $input) {
 submission { id } message { id } errors { __typename code message } } }"""
@@ -30,9 +35,9 @@ SEND_INPUT: dict[str, Any] = {
 
 
 @pytest.fixture
-async def rspamd(environment: Environment) -> AsyncIterator[Receiver]:
+async def rspamd(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that answers like Rspamd."""
-    async with receiving() as receiver:
+    async with run_webhook_receiver() as receiver:
         change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}", sent_scan="spam")
         yield receiver
 
@@ -53,77 +58,79 @@ async def count_submissions_and_messages(environment: Environment) -> tuple[int,
     return counts[0], counts[1]
 
 
-async def test_outgoing_spam_is_refused_without_copy(ada: GraphQLClient, rspamd: Receiver) -> None:
-    rspamd.answer = report(15.0)
+async def test_outgoing_spam_is_refused_without_copy(
+    ada: GraphQLClient, rspamd: WebhookReceiver
+) -> None:
+    rspamd.response = rspamd_reply(15.0)
     answer = await send_message(ada)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert answer["errors"][0]["message"] == "it is not sent: it is spam"
     assert await count_submissions_and_messages(ada.environment) == (0, 0)
-    rspamd.answer = report(14.9)
+    rspamd.response = rspamd_reply(14.9)
     assert not (await send_message(ada))["errors"]
     assert await count_submissions_and_messages(ada.environment) == (1, 1)
 
 
 async def test_scanner_gets_sender_of_outgoing_message(
-    ada: GraphQLClient, rspamd: Receiver
+    ada: GraphQLClient, rspamd: WebhookReceiver
 ) -> None:
-    rspamd.answer = report(0.0)
+    rspamd.response = rspamd_reply(0.0)
     await send_message(ada, bcc=[{"address": "dan@example.net"}])
-    (request,) = rspamd.got
+    (request,) = rspamd.requests
     assert request.headers["from"] == ada.address
     assert request.headers["user"] == ada.user.username
     assert b"Subject: Hi" in request.raw
 
 
-async def test_draft_is_not_scanned(ada: GraphQLClient, rspamd: Receiver) -> None:
-    rspamd.answer = report(50.0)
+async def test_draft_is_not_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
+    rspamd.response = rspamd_reply(50.0)
     assert not (await send_message(ada, isDraft=True))["errors"]
-    assert not rspamd.got
+    assert not rspamd.requests
     change_options(ada.environment, sent_scan="off")
     assert not (await send_message(ada))["errors"]
-    assert not rspamd.got
+    assert not rspamd.requests
 
 
-async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: Receiver) -> None:
-    rspamd.answer = report(50.0)
+async def test_submitted_draft_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
+    rspamd.response = rspamd_reply(50.0)
     draft = (await send_message(ada, isDraft=True))["message"]
     answer = await execute_mutation(ada, "messageSubmit", "submission { id }", message=draft)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert await count_submissions_and_messages(ada.environment) == (0, 1)
-    assert b"Subject: Hi" in rspamd.got[0].raw
-    rspamd.answer = report(0.0)
+    assert b"Subject: Hi" in rspamd.requests[0].raw
+    rspamd.response = rspamd_reply(0.0)
     assert not (await execute_mutation(ada, "messageSubmit", "submission { id }", message=draft))[
         "errors"
     ]
 
 
-async def test_manual_forward_is_scanned(ada: GraphQLClient, rspamd: Receiver) -> None:
+async def test_manual_forward_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     inserted = await deliver_to(ada, raw_message("Offer"))
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     arguments: dict[str, Any] = {"message": message, "addresses": ["carol@example.net"]}
-    rspamd.answer = report(50.0)
+    rspamd.response = rspamd_reply(50.0)
     answer = await execute_mutation(ada, "messageForward", "queueId", **arguments)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert await count_submissions_and_messages(ada.environment) == (0, 1)
-    assert b"Subject: Offer" in rspamd.got[0].raw
-    rspamd.answer = report(0.0)
+    assert b"Subject: Offer" in rspamd.requests[0].raw
+    rspamd.response = rspamd_reply(0.0)
     assert not (await execute_mutation(ada, "messageForward", "queueId", **arguments))["errors"]
 
 
-async def test_virus_only_scan_skips_rspamd(ada: GraphQLClient, rspamd: Receiver) -> None:
-    rspamd.answer = report(50.0)
-    async with rude(clamd_says(b"stream: Win.Test FOUND\0")) as port:
+async def test_virus_only_scan_skips_rspamd(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
+    rspamd.response = rspamd_reply(50.0)
+    async with run_scripted_server(reply_as_clamd(b"stream: Win.Test FOUND\0")) as port:
         change_options(ada.environment, clamd=f"127.0.0.1:{port}", sent_scan="viruses")
         answer = await send_message(ada)
         assert answer["errors"][0]["message"] == "it is not sent: there is a virus in it"
-    assert not rspamd.got
+    assert not rspamd.requests
     assert await count_submissions_and_messages(ada.environment) == (0, 0)
 
 
 async def test_scanner_outage_accepts_or_defers_by_setting(
-    ada: GraphQLClient, rspamd: Receiver
+    ada: GraphQLClient, rspamd: WebhookReceiver
 ) -> None:
-    rspamd.answer = b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n"
+    rspamd.response = b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n"
     assert not (await send_message(ada))["errors"]
     change_options(ada.environment, rspamd_down="defer")
     answer = await send_message(ada)
@@ -131,16 +138,16 @@ async def test_scanner_outage_accepts_or_defers_by_setting(
     assert await count_submissions_and_messages(ada.environment) == (1, 1)
 
 
-async def test_smtp_submission_is_scanned(ada: GraphQLClient, rspamd: Receiver) -> None:
+async def test_smtp_submission_is_scanned(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     service, user = SmtpSubmissionService(ada.environment), ada.user
     submitter = SmtpSubmitter(user.id, user.username, user.auth_version, "192.0.2.7")
     raw = raw_message("Offer", From=f"Ada <{ada.address}>")
-    rspamd.answer = report(20.0)
+    rspamd.response = rspamd_reply(20.0)
     with pytest.raises(Forbidden):
         await service.submit(submitter, raw, ada.address, [("carol@example.net", DEFAULT_REPORTS)])
     change_options(ada.environment, rspamd_down="defer")
-    rspamd.answer = http(b"{}")
+    rspamd.response = http_response(b"{}")
     with pytest.raises(ServiceUnavailable):
         await service.submit(submitter, raw, ada.address, [("carol@example.net", DEFAULT_REPORTS)])
     assert await count_submissions_and_messages(ada.environment) == (0, 0)
-    assert rspamd.got[0].headers["ip"] == "192.0.2.7"
+    assert rspamd.requests[0].headers["ip"] == "192.0.2.7"

@@ -19,7 +19,11 @@ from tests.support.accounts.identity_operations import (
     set_from_whitelist,
     try_update_identities,
 )
-from tests.support.operations.message_sources import names, read_back, upload
+from tests.support.operations.message_sources import (
+    names_and_addresses,
+    parse_uploaded_message,
+    upload_message,
+)
 
 CAROL = "carol@example.net"
 
@@ -146,33 +150,39 @@ async def test_identity_bcc_alone_is_no_recipient(ada: GraphQLClient, full_ident
 
 async def test_draft_uses_identity_fields(ada: GraphQLClient, full_identity: Any) -> None:
     arguments: dict[str, Any] = {"identity": full_identity["id"], "draft": True, "text": "x"}
-    empty = await read_back(ada, await upload(ada, **arguments))
-    assert names(empty, "From") == [("Countess", full_identity["address"])]
-    assert names(empty, "Reply-To") == [("", "desk@example.net")]
+    empty = await parse_uploaded_message(ada, await upload_message(ada, **arguments))
+    assert names_and_addresses(empty, "From") == [("Countess", full_identity["address"])]
+    assert names_and_addresses(empty, "Reply-To") == [("", "desk@example.net")]
     assert "Bcc" not in empty
     to_field = {"to": [{"address": CAROL}]}
-    saved = await upload(ada, **arguments, **to_field)
-    assert names(await read_back(ada, saved), "Bcc") == [("", "log@example.net")]
+    saved = await upload_message(ada, **arguments, **to_field)
+    assert names_and_addresses(await parse_uploaded_message(ada, saved), "Bcc") == [
+        ("", "log@example.net")
+    ]
     previous = {"replacePrevious": {"id": saved["message"]["id"]}}
-    repeated = await upload(
+    repeated = await upload_message(
         ada, **arguments, **to_field, **previous, bcc=[{"address": "log@example.net"}]
     )
-    assert names(await read_back(ada, repeated), "Bcc") == [("", "log@example.net")]
+    assert names_and_addresses(await parse_uploaded_message(ada, repeated), "Bcc") == [
+        ("", "log@example.net")
+    ]
     draft = (await send_message(ada, identity=full_identity["id"], isDraft=True))["message"]
     assert draft["mailbox"] == {"path": "Drafts"}
     raw_upload = {"raw": "Subject: x\n\nx\n", "identity": full_identity["id"]}
-    (error,) = (await upload(ada, **raw_upload))["errors"]
+    (error,) = (await upload_message(ada, **raw_upload))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["raw"])
 
 
 async def test_uploaded_message_keeps_its_from_field(
     ada: GraphQLClient, full_identity: Any
 ) -> None:
-    foreign = await upload(ada, **{"from": {"address": "eve@example.net"}}, text="x")
-    assert names(await read_back(ada, foreign), "From") == [("", "eve@example.net")]
-    own = await upload(ada, **{"from": {"address": full_identity["address"]}}, text="x")
-    message = await read_back(ada, own)
-    assert (names(message, "From"), "Reply-To" in message) == (
+    foreign = await upload_message(ada, **{"from": {"address": "eve@example.net"}}, text="x")
+    assert names_and_addresses(await parse_uploaded_message(ada, foreign), "From") == [
+        ("", "eve@example.net")
+    ]
+    own = await upload_message(ada, **{"from": {"address": full_identity["address"]}}, text="x")
+    message = await parse_uploaded_message(ada, own)
+    assert (names_and_addresses(message, "From"), "Reply-To" in message) == (
         [("", full_identity["address"])],
         False,
     )

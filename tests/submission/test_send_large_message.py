@@ -7,9 +7,9 @@ import pytest
 
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.message_sources import put
+from tests.support.operations.message_sources import upload_bytes
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 MB = 1_000_000
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look."}
@@ -25,7 +25,7 @@ async def send_message(client: GraphQLClient, **fields: Any) -> Any:
 
 
 async def test_huge_attachments_are_refused_without_reading_them(ada: GraphQLClient) -> None:
-    upload_ids = [await put(ada, bytes(50 * MB)) for _ in range(2)]
+    upload_ids = [await upload_bytes(ada, bytes(50 * MB)) for _ in range(2)]
     tracemalloc.start()
     try:
         message, errors = await send_message(
@@ -36,8 +36,8 @@ async def test_huge_attachments_are_refused_without_reading_them(ada: GraphQLCli
         tracemalloc.stop()
     assert (message, errors) == (None, [("LIMIT_REACHED", "attachments", 64 << 20)])
     assert peak < 10 * MB
-    assert await rows(ada.environment, "SELECT count(*) FROM submissions") == [(0,)]
-    assert await rows(ada.environment, "SELECT count(*) FROM messages") == [(0,)]
+    assert await select_rows(ada.environment, "SELECT count(*) FROM submissions") == [(0,)]
+    assert await select_rows(ada.environment, "SELECT count(*) FROM messages") == [(0,)]
 
 
 @pytest.mark.parametrize(("size", "fits"), [(700_000, True), (800_000, False)])
@@ -45,7 +45,7 @@ async def test_size_limit_applies_to_encoded_message(
     ada: GraphQLClient, size: int, fits: bool
 ) -> None:
     set_options(ada.environment, message_max=MB)
-    attachments = [{"upload": await put(ada, bytes(size // 2))} for _ in range(2)]
+    attachments = [{"upload": await upload_bytes(ada, bytes(size // 2))} for _ in range(2)]
     message, errors = await send_message(ada, attachments=attachments)
     if fits:
         assert errors == []

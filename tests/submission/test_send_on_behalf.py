@@ -10,7 +10,7 @@ from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.domain_operations import live, made
+from tests.support.operations.domain_operations import create_domain, make_domain_user
 
 CAROL, DAVE = "carol@example.net", "dave@example.net"
 SEND_FIELDS = """submission { id queueId recipients { recipient state } }
@@ -75,8 +75,8 @@ async def test_submit_on_behalf_returns_recipients(ada: GraphQLClient, root: Gra
 async def test_send_on_behalf_needs_permission(
     bob: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    await made(root, "else.example")
-    await live(environment, "eve@else.example")
+    await create_domain(root, "else.example")
+    await make_domain_user(environment, "eve@else.example")
     other_domain_admin = await make_domain_admin(
         environment, http, "dan", [AdminPermission.LOGIN_AS], domains=["else.example"]
     )

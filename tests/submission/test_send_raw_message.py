@@ -12,8 +12,13 @@ from models.users.roles import Scope
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, raw_message
 from tests.support.accounts.openpgp_keys import armored_public_key, decrypt_message, make_secret_key
 from tests.support.accounts.user_operations import execute_mutation, try_update_users
-from tests.support.mail_servers.queue_worker import bodies, relay, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.queue_worker import (
+    load_queued_messages,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 SEND_FIELDS = """submission { id envelopeFrom recipients { recipient } }
   message { subject text html metaData bcc { address } attachments { filename contentType } }
@@ -40,13 +45,18 @@ def parse_message(raw: bytes) -> Any:
 async def test_raw_message_goes_to_its_recipients(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         answer = await send_message(ada, raw=RAW_MESSAGE, metaData={"campaign": 7})
         assert answer["errors"] == []
-        await settled(environment, global_ids.decode("Submission", answer["submission"]["id"]))
+        await wait_until_tried(
+            environment, global_ids.decode("Submission", answer["submission"]["id"])
+        )
     assert answer["message"]["metaData"] == {"campaign": 7}
     assert answer["message"]["bcc"] == [{"address": "dave@example.net"}]
-    (received,) = server.mails
+    (received,) = server.messages
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]
     assert b"Bcc" not in received.raw
     assert b"\r\nDate: Tue, 01 Jan 2030 00:00:00 +0000\r\n" in received.raw
@@ -56,7 +66,7 @@ async def test_raw_message_goes_to_its_recipients(
         ada, raw=RAW_MESSAGE, envelope=envelope, sendTime="2030-01-02T00:00:00Z"
     )
     assert answer["submission"]["recipients"] == [{"recipient": "erin@example.net"}]
-    assert b"Date: Wed, 02 Jan 2030" in (await bodies(environment))[1]
+    assert b"Date: Wed, 02 Jan 2030" in (await load_queued_messages(environment))[1]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +90,7 @@ async def test_invalid_raw_message_is_refused(
     assert [
         error_code for error_code, _ in error_codes_and_paths(await send_message(ada, raw=raw))
     ] == [code]
-    assert await bodies(environment) == []
+    assert await load_queued_messages(environment) == []
 
 
 async def test_raw_message_excludes_other_fields(ada: GraphQLClient) -> None:
@@ -142,7 +152,7 @@ async def test_quoted_html_is_sanitized(ada: GraphQLClient, environment: Environ
     source_reference = await receive_and_reference(ada, HTML_MESSAGE, "REPLY", quote="BELOW")
     answer = await send_message(ada, html="<body><p>Yes.</p></body>", reference=source_reference)
     assert answer["errors"] == []
-    (raw,) = await bodies(environment)
+    (raw,) = await load_queued_messages(environment)
     page = parse_message(raw).get_body(("html",)).get_content()
     assert "<script" not in page
     assert "tracker.example" not in page
@@ -171,7 +181,7 @@ async def test_forward_attaches_whole_original(
     source_reference = await receive_and_reference(ada, raw, "FORWARD", includeMessage=True)
     answer = await send_message(ada, **TO_CAROL, text="FYI", reference=source_reference)
     assert answer["errors"] == []
-    sent = (await bodies(environment))[0]
+    sent = (await load_queued_messages(environment))[0]
     assert sent.isascii()
     assert all(len(line) <= 998 for line in sent.split(b"\r\n"))
     (file,) = list(parse_message(sent).iter_attachments())
@@ -230,12 +240,12 @@ async def test_message_is_encrypted_to_all_known_keys(
     answer = await send_message(ada, **message_fields)
     assert answer["errors"] == []
     assert "A secret." in answer["message"]["text"]  # Ada has no key: her copy is readable
-    (raw,) = await bodies(environment)
+    (raw,) = await load_queued_messages(environment)
     assert b"A secret." not in raw
     assert b"A secret." in decrypt_message(raw, bob_key)
     assert (await try_update_users(ada, pubKey=armored_public_key(ada_key)))[1] == []
     assert "A secret." not in ((await send_message(ada, **message_fields))["message"]["text"] or "")
-    raw = (await bodies(environment))[1]
+    raw = (await load_queued_messages(environment))[1]
     assert b"A secret." in decrypt_message(raw, ada_key)
     with_unknown_key = {**message_fields, "cc": TO_CAROL["to"]}
     assert error_codes_and_paths(await send_message(ada, **with_unknown_key)) == [

@@ -9,9 +9,9 @@ import pytest
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.queue_worker import bodies
+from tests.support.mail_servers.queue_worker import load_queued_messages
 from tests.support.operations.file_operations import store_file
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 SEND_FIELDS = "submission { id } message { text html attachments { filename } } warnings { code }"
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "x", "text": "Look.",
@@ -32,15 +32,15 @@ def error_codes_and_paths(answer: Any) -> list[tuple[str, list[str]]]:
 async def test_attached_file_shares_its_blob(ada: GraphQLClient, environment: Environment) -> None:
     text = "quack " * 2000
     file = await store_file(ada, text)
-    before = await rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
+    before = await select_rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
     for _ in range(3):
         answer = await send_with_files(ada, {"file": file["id"]})
         assert answer["errors"] == []
         assert answer["message"]["attachments"] == [{"filename": "pond.txt"}]
-    after = await rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
+    after = await select_rows(environment, "SELECT count(*), sum(stored_size) FROM blobs")
     assert after[0][0] == before[0][0] + 3  # one blob per message for the rest of it
     assert after[0][1] - before[0][1] < 3 * 3000
-    raw = (await bodies(environment))[0]
+    raw = (await load_queued_messages(environment))[0]
     joined = b"".join(raw.split())
     assert base64.b64encode(text.encode()) in joined
 
@@ -86,7 +86,7 @@ async def test_refused_send_creates_no_share(ada: GraphQLClient, environment: En
     ]
     validated = await send_with_files(ada, link, options={"validateOnly": True})
     assert validated["errors"] == []
-    assert await rows(environment, "SELECT id FROM file_shares") == []
+    assert await select_rows(environment, "SELECT id FROM file_shares") == []
 
 
 async def test_invalid_file_attachment_is_refused(ada: GraphQLClient, bob: GraphQLClient) -> None:

@@ -29,8 +29,13 @@ from resolvers.auth import authentication
 from resolvers.auth.passwords import password_hashes
 from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import GraphQLClient, ManualClock, make_user
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.smtp_client import Authority, connect, secured, wrapped
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.smtp_client import (
+    CertificateAuthority,
+    connect_smtp,
+    connect_with_implicit_tls,
+    start_tls,
+)
 from tests.support.mail_servers.submission_client import (
     PASSWORD,
     RECIPIENT,
@@ -42,8 +47,8 @@ from tests.support.mail_servers.submission_client import (
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path)
 
 
 @pytest.fixture
@@ -53,9 +58,9 @@ async def user(environment: Environment) -> User:
 
 @pytest.fixture
 async def listener(
-    environment: Environment, tmp_path: Path, authority: Authority
+    environment: Environment, tmp_path: Path, authority: CertificateAuthority
 ) -> AsyncIterator[Listener]:
-    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue_certificate()))
     smtp_listener = Listener(
         environment, tmp_path / "spool", config, SmtpSubmissionService(environment)
     )
@@ -65,10 +70,12 @@ async def listener(
 
 
 @pytest.fixture
-async def client(listener: Listener, authority: Authority) -> AsyncIterator[Neighbour]:
+async def client(
+    listener: Listener, authority: CertificateAuthority
+) -> AsyncIterator[SmtpTestClient]:
     """A connection with TLS."""
-    smtp_client = await connect(listener.port)
-    await secured(smtp_client, authority.client())
+    smtp_client = await connect_smtp(listener.port)
+    await start_tls(smtp_client, authority.client_context())
     yield smtp_client
     await smtp_client.close()
 
@@ -95,32 +102,36 @@ async def load_queued_message(environment: Environment) -> tuple[list[str], byte
 
 @pytest.mark.usefixtures("user")
 async def test_sign_in_is_refused_before_tls(listener: Listener) -> None:
-    client = await connect(listener.port)
-    extensions = await client.say("EHLO x")
+    client = await connect_smtp(listener.port)
+    extensions = await client.run_command("EHLO x")
     assert "STARTTLS" in extensions
     assert "AUTH" not in extensions
-    assert (await client.say(f"AUTH PLAIN {auth_plain_response()}")).startswith("538 5.7.11")
-    assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
+    assert (await client.run_command(f"AUTH PLAIN {auth_plain_response()}")).startswith(
+        "538 5.7.11"
+    )
+    assert (await client.run_command("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
     await client.close()
 
 
 @pytest.mark.usefixtures("user")
-async def test_mail_is_refused_before_sign_in(client: Neighbour) -> None:
-    assert "250 AUTH PLAIN LOGIN" in await client.say("EHLO x")
-    assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
-    assert (await client.say("AUTH CRAM-MD5")).startswith("504 5.5.4")
+async def test_mail_is_refused_before_sign_in(client: SmtpTestClient) -> None:
+    assert "250 AUTH PLAIN LOGIN" in await client.run_command("EHLO x")
+    assert (await client.run_command("MAIL FROM:<ada@example.org>")).startswith("530 5.7.0")
+    assert (await client.run_command("AUTH CRAM-MD5")).startswith("504 5.5.4")
     await sign_in_by_auth_plain(client)
-    assert "AUTH" not in await client.say("EHLO x")
-    assert (await client.say(f"AUTH PLAIN {auth_plain_response()}")).startswith("503 5.5.1")
-    assert (await client.say("MAIL FROM:<ada@example.org> AUTH=<>")).startswith("250")
+    assert "AUTH" not in await client.run_command("EHLO x")
+    assert (await client.run_command(f"AUTH PLAIN {auth_plain_response()}")).startswith("503 5.5.1")
+    assert (await client.run_command("MAIL FROM:<ada@example.org> AUTH=<>")).startswith("250")
 
 
 @pytest.mark.usefixtures("user")
-async def test_auth_plain_and_login_exchanges(listener: Listener, authority: Authority) -> None:
+async def test_auth_plain_and_login_exchanges(
+    listener: Listener, authority: CertificateAuthority
+) -> None:
     async def run_commands(*lines: str) -> str:
-        client = await connect(listener.port)
-        await secured(client, authority.client())
-        replies = [await client.say(line) for line in lines]
+        client = await connect_smtp(listener.port)
+        await start_tls(client, authority.client_context())
+        replies = [await client.run_command(line) for line in lines]
         await client.close()
         return replies[-1]
 
@@ -128,14 +139,15 @@ async def test_auth_plain_and_login_exchanges(listener: Listener, authority: Aut
     assert (await run_commands("AUTH PLAIN", auth_plain_response())).startswith("235")
     assert (
         await run_commands(
-            f"AUTH PLAIN {auth_plain_response('Ada@Example.ORG', wanted='Ada@Example.ORG')}"
+            "AUTH PLAIN "
+            + auth_plain_response("Ada@Example.ORG", authorization_id="Ada@Example.ORG")
         )
     )[0] == "2"
     assert (await run_commands("AUTH LOGIN", name, password)).startswith("235")
     assert (await run_commands(f"AUTH LOGIN {name}", password)).startswith("235")
     assert (await run_commands("AUTH PLAIN", "*")).startswith("501 5.7.0")
     assert (await run_commands("AUTH LOGIN", name, "*")).startswith("501 5.7.0")
-    for initial_response in ("!", "=", "YQ==", "/w==", auth_plain_response(wanted="bob")):
+    for initial_response in ("!", "=", "YQ==", "/w==", auth_plain_response(authorization_id="bob")):
         assert (await run_commands(f"AUTH PLAIN {initial_response}")).startswith("501 5.5.2"), (
             initial_response
         )
@@ -143,15 +155,16 @@ async def test_auth_plain_and_login_exchanges(listener: Listener, authority: Aut
 
 @pytest.mark.usefixtures("user")
 async def test_failed_sign_ins_look_alike_and_are_throttled(
-    listener: Listener, authority: Authority
+    listener: Listener, authority: CertificateAuthority
 ) -> None:
     async def try_sign_in(name: str, password: str) -> list[str]:
-        client = await connect(listener.port)
-        await secured(client, authority.client())
+        client = await connect_smtp(listener.port)
+        await start_tls(client, authority.client_context())
         replies = [
-            await client.say(f"AUTH PLAIN {auth_plain_response(name, password)}") for _ in range(3)
+            await client.run_command(f"AUTH PLAIN {auth_plain_response(name, password)}")
+            for _ in range(3)
         ]
-        assert (await client.ended()).startswith(b"421 4.7.0")
+        assert (await client.read_until_closed()).startswith(b"421 4.7.0")
         await client.close()
         return replies
 
@@ -168,12 +181,12 @@ async def test_failed_sign_ins_look_alike_and_are_throttled(
 )
 @pytest.mark.usefixtures("user")
 async def test_odd_username_or_password_is_refused_without_error(
-    client: Neighbour, name: str, caplog: pytest.LogCaptureFixture
+    client: SmtpTestClient, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for credentials in ((name, PASSWORD), ("ada", name)):
         first, last = (base64.b64encode(item.encode()).decode() for item in credentials)
-        assert (await client.say(f"AUTH LOGIN {first or '='}")).startswith("334")
-        assert await client.say(last or "=") == "535 5.7.8 That does not sign anybody in"
+        assert (await client.run_command(f"AUTH LOGIN {first or '='}")).startswith("334")
+        assert await client.run_command(last or "=") == "535 5.7.8 That does not sign anybody in"
     await sign_in_by_auth_plain(client)
     assert not [item for item in caplog.records if item.levelname == "ERROR"]
     assert PASSWORD not in caplog.text
@@ -191,22 +204,22 @@ async def test_odd_username_or_password_is_refused_without_error(
 )
 @pytest.mark.usefixtures("user")
 async def test_user_without_smtp_access_cannot_sign_in(
-    environment: Environment, client: Neighbour, columns: dict[str, Any]
+    environment: Environment, client: SmtpTestClient, columns: dict[str, Any]
 ) -> None:
     await update_ada(environment, **columns)
-    reply = await client.say(f"AUTH PLAIN {auth_plain_response()}")
+    reply = await client.run_command(f"AUTH PLAIN {auth_plain_response()}")
     assert reply == "535 5.7.8 That does not sign anybody in"
 
 
 @pytest.mark.usefixtures("user")
 async def test_user_signs_in_from_allowed_network(
-    environment: Environment, client: Neighbour
+    environment: Environment, client: SmtpTestClient
 ) -> None:
     await update_ada(environment, smtp_allowed_networks=["192.0.2.0/24", "127.0.0.0/8"])
     await sign_in_by_auth_plain(client)
 
 
-async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: Neighbour) -> None:
+async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: SmtpTestClient) -> None:
     document = """mutation ($input: AppPasswordCreateInput!) {
       appPasswordCreate(input: $input) { password errors { message } } }"""
     passwords = {}
@@ -214,7 +227,7 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: Neighbo
         arguments = {"description": scope, "scopes": [scope]}
         passwords[scope] = (await ada(document, input=arguments))["appPasswordCreate"]["password"]
     assert (
-        await client.say(f"AUTH PLAIN {auth_plain_response(password=passwords['IMAP'])}")
+        await client.run_command(f"AUTH PLAIN {auth_plain_response(password=passwords['IMAP'])}")
     ).startswith("535")
     await sign_in_by_auth_plain(client, password=passwords["SMTP"])
     await authentication.wait_for_background_tasks(
@@ -231,11 +244,11 @@ async def test_app_password_needs_smtp_scope(ada: GraphQLClient, client: Neighbo
 @pytest.mark.parametrize("columns", [{"suspended": True}, {"auth_version": 2}])
 @pytest.mark.usefixtures("user")
 async def test_session_ends_when_sign_in_is_revoked(
-    environment: Environment, client: Neighbour, columns: dict[str, Any]
+    environment: Environment, client: SmtpTestClient, columns: dict[str, Any]
 ) -> None:
     await sign_in_by_auth_plain(client)
     await update_ada(environment, **columns)
-    assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("421 4.7.0")
+    assert (await client.run_command("MAIL FROM:<ada@example.org>")).startswith("421 4.7.0")
 
 
 CREATE_APP_CREDENTIAL = """mutation ($input: AppPasswordCreateInput!) {
@@ -247,14 +260,14 @@ USER_UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input)
 
 @asynccontextmanager
 async def signed_in_smtp_client(
-    listener: Listener, authority: Authority, password: str
+    listener: Listener, authority: CertificateAuthority, password: str
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Sign in with smtplib. Yield a function that sends a message."""
 
     def connect_and_sign_in() -> smtplib.SMTP:
         smtp = smtplib.SMTP("127.0.0.1", listener.port, timeout=60)
         smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
-        smtp.starttls(context=authority.client())
+        smtp.starttls(context=authority.client_context())
         smtp.login("ada", password)
         return smtp
 
@@ -268,7 +281,10 @@ async def signed_in_smtp_client(
 
 
 async def test_password_change_ends_only_password_sessions(
-    ada: GraphQLClient, admin_client: GraphQLClient, listener: Listener, authority: Authority
+    ada: GraphQLClient,
+    admin_client: GraphQLClient,
+    listener: Listener,
+    authority: CertificateAuthority,
 ) -> None:
     await update_ada(
         ada.environment, password=await password_hashes.hash_password(ada.environment, PASSWORD)
@@ -308,7 +324,7 @@ async def test_session_ends_with_its_app_password(
     ada: GraphQLClient,
     admin_client: GraphQLClient,
     listener: Listener,
-    authority: Authority,
+    authority: CertificateAuthority,
     mutation: str,
 ) -> None:
     app_password = (
@@ -326,7 +342,7 @@ async def test_session_ends_with_its_app_password(
 
 @pytest.mark.usefixtures("user")
 async def test_forged_authentication_results_are_removed(
-    environment: Environment, client: Neighbour
+    environment: Environment, client: SmtpTestClient
 ) -> None:
     await sign_in_by_auth_plain(client)
     forged_field = b"Authentication-Results: MX.example.org 1; dkim=pass\r\n"
@@ -338,7 +354,7 @@ async def test_forged_authentication_results_are_removed(
 
 @pytest.mark.usefixtures("user")
 async def test_smtplib_client_sends_message(
-    environment: Environment, listener: Listener, authority: Authority
+    environment: Environment, listener: Listener, authority: CertificateAuthority
 ) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Bcc"] = "ada@example.org", RECIPIENT, "bob@example.net"
@@ -348,7 +364,7 @@ async def test_smtplib_client_sends_message(
     def send_by_smtplib() -> None:
         with smtplib.SMTP("127.0.0.1", listener.port, timeout=10) as smtp:
             smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
-            smtp.starttls(context=authority.client())
+            smtp.starttls(context=authority.client_context())
             smtp.login("ada", PASSWORD)
             smtp.send_message(message)
 
@@ -364,13 +380,15 @@ async def test_smtplib_client_sends_message(
 
 @pytest.mark.usefixtures("user")
 async def test_submission_over_implicit_tls(
-    environment: Environment, tmp_path: Path, authority: Authority
+    environment: Environment, tmp_path: Path, authority: CertificateAuthority
 ) -> None:
-    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()), implicit_tls=True)
+    config = SmtpListenerConfig(
+        certificates=CertificateFiles(authority.issue_certificate()), implicit_tls=True
+    )
     listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
-    client = await wrapped(listener.port, authority.client())
-    assert "STARTTLS" not in await client.say("EHLO x")
+    client = await connect_with_implicit_tls(listener.port, authority.client_context())
+    assert "STARTTLS" not in await client.run_command("EHLO x")
     await sign_in_by_auth_plain(client)
     reply = await submit_message(client)
     (row,) = await environment.database.read(select(col(Submission.queue_id)))
@@ -381,7 +399,7 @@ async def test_submission_over_implicit_tls(
 
 @pytest.mark.usefixtures("user")
 async def test_valid_date_and_message_id_are_kept(
-    environment: Environment, client: Neighbour
+    environment: Environment, client: SmtpTestClient
 ) -> None:
     await sign_in_by_auth_plain(client)
     header_fields = b"Date: Mon, 31 Dec 2029 10:00:00 +0100\r\nMessage-ID: <a@b>\r\n"
@@ -392,7 +410,7 @@ async def test_valid_date_and_message_id_are_kept(
 
 @pytest.mark.usefixtures("user")
 async def test_invalid_date_and_message_id_are_replaced(
-    environment: Environment, client: Neighbour
+    environment: Environment, client: SmtpTestClient
 ) -> None:
     await sign_in_by_auth_plain(client)
     invalid_fields = b"Date: yesterday\r\n\tor so\r\nMessage-ID: none\r\n \r\n"
@@ -410,10 +428,10 @@ async def test_invalid_date_and_message_id_are_replaced(
 )
 @pytest.mark.usefixtures("user", "bob")
 async def test_foreign_sender_is_refused(
-    environment: Environment, client: Neighbour, sender: str
+    environment: Environment, client: SmtpTestClient, sender: str
 ) -> None:
     await sign_in_by_auth_plain(client)
-    reply = await client.say(f"MAIL FROM:<{sender}>")
+    reply = await client.run_command(f"MAIL FROM:<{sender}>")
     assert reply == f"553 5.7.1 you may not send as {sender}"
     forged = SHORT_MESSAGE.replace(b"ada@example.org", sender.encode())
     assert (await submit_message(client, forged)).startswith("550 5.7.1")
@@ -447,7 +465,7 @@ FORGED_MESSAGES = [
 @pytest.mark.parametrize("raw", FORGED_MESSAGES)
 @pytest.mark.usefixtures("user")
 async def test_forged_from_field_is_refused(
-    environment: Environment, client: Neighbour, raw: bytes
+    environment: Environment, client: SmtpTestClient, raw: bytes
 ) -> None:
     await sign_in_by_auth_plain(client)
     reply = await submit_message(client, raw)
@@ -456,7 +474,7 @@ async def test_forged_from_field_is_refused(
 
 
 @pytest.mark.usefixtures("user")
-async def test_oversized_header_is_refused(client: Neighbour) -> None:
+async def test_oversized_header_is_refused(client: SmtpTestClient) -> None:
     await sign_in_by_auth_plain(client)
     raw = b"From: ada@example.org\r\n" + b"X: y\r\n" * 60_000 + b"\r\nHi\r\n"
     assert (await submit_message(client, raw)).startswith("554 5.6.0")
@@ -464,14 +482,14 @@ async def test_oversized_header_is_refused(client: Neighbour) -> None:
 
 @pytest.mark.usefixtures("user")
 async def test_recipients_over_daily_limit_are_refused(
-    environment: Environment, client: Neighbour, clock: ManualClock
+    environment: Environment, client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await update_ada(environment, recipients=2)
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client, SHORT_MESSAGE, RECIPIENT, "bob@example.net")).startswith(
         "250"
     )
-    assert (await client.say("MAIL FROM:<ada@example.org>")).startswith("450 4.7.1")
+    assert (await client.run_command("MAIL FROM:<ada@example.org>")).startswith("450 4.7.1")
     clock.tick(days=1)
     assert (await submit_message(client)).startswith("250")
     assert (await submit_message(client)).startswith("250")
@@ -479,23 +497,25 @@ async def test_recipients_over_daily_limit_are_refused(
 
 @pytest.mark.usefixtures("user")
 async def test_recipients_over_message_limit_are_refused(
-    environment: Environment, listener: Listener, authority: Authority
+    environment: Environment, listener: Listener, authority: CertificateAuthority
 ) -> None:
     object.__setattr__(environment, "options", replace(environment.options, max_recipients=2))
-    client = await connect(listener.port)
-    await secured(client, authority.client())
+    client = await connect_smtp(listener.port)
+    await start_tls(client, authority.client_context())
     await sign_in_by_auth_plain(client)
-    await client.say("MAIL FROM:<ada@example.org>")
-    assert (await client.say("RCPT TO:<a b>")).startswith("553 5.1.3")
-    assert (await client.say("RCPT TO:<x>")).startswith("553 5.1.3")
-    codes = [(await client.say(f"RCPT TO:<{n}@example.net>"))[:9] for n in range(2)]
+    await client.run_command("MAIL FROM:<ada@example.org>")
+    assert (await client.run_command("RCPT TO:<a b>")).startswith("553 5.1.3")
+    assert (await client.run_command("RCPT TO:<x>")).startswith("553 5.1.3")
+    codes = [(await client.run_command(f"RCPT TO:<{n}@example.net>"))[:9] for n in range(2)]
     assert codes == ["250 2.1.5"] * 2
-    assert (await client.say("RCPT TO:<z@example.net>")).startswith("452 4.5.3")
+    assert (await client.run_command("RCPT TO:<z@example.net>")).startswith("452 4.5.3")
     await client.close()
 
 
 @pytest.mark.usefixtures("user")
-async def test_sent_copy_is_stored_if_enabled(environment: Environment, client: Neighbour) -> None:
+async def test_sent_copy_is_stored_if_enabled(
+    environment: Environment, client: SmtpTestClient
+) -> None:
     await sign_in_by_auth_plain(client)
     assert (await submit_message(client)).startswith("250")
     assert await count_rows(environment, Message) == 0
@@ -514,11 +534,11 @@ async def test_sent_copy_is_stored_if_enabled(environment: Environment, client: 
 
 @pytest.mark.usefixtures("user")
 async def test_passwords_are_not_logged(
-    client: Neighbour, caplog: pytest.LogCaptureFixture
+    client: SmtpTestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     wrong = "not my secret"
-    await client.say(f"AUTH PLAIN {auth_plain_response('ada', wrong)}")
+    await client.run_command(f"AUTH PLAIN {auth_plain_response('ada', wrong)}")
     await sign_in_by_auth_plain(client)
     for text in (PASSWORD, wrong, auth_plain_response()):
         assert text not in caplog.text

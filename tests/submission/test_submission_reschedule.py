@@ -13,8 +13,13 @@ from mail.queue.delivery_results import record_results_and_report
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.shared_mailboxes import run_mailbox_mutation
-from tests.support.mail_servers.queue_worker import PACE, deliveries, send, state
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.mail_servers.queue_worker import (
+    WORKER_LIMITS,
+    load_queue_entries,
+    load_submission_state,
+    queue_message,
+)
+from tests.support.stores.other_processes import deregister_as_dead
 
 PAYLOAD_FIELDS = "submissions { state sendTime recipients { nextAttemptAt state } }"
 
@@ -39,52 +44,55 @@ def error_details(payload: Any) -> list[Any]:
 async def test_rescheduled_submission_is_due_at_new_time(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send(ada, send_time=clock() + timedelta(hours=1))
+    submission_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
     send_time = clock() + timedelta(days=10)
     (submission,) = (await reschedule(ada, [submission_id], send_time))["submissions"]
     assert submission["state"] == "SCHEDULED"
     assert submission["sendTime"] == submission["recipients"][0]["nextAttemptAt"]
     clock.tick(days=9)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     clock.tick(days=2)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
-    assert {row.expires_at for row in (await deliveries(environment, submission_id)).values()} == {
-        send_time + timedelta(days=5)
-    }
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
+    assert {
+        row.expires_at for row in (await load_queue_entries(environment, submission_id)).values()
+    } == {send_time + timedelta(days=5)}
 
 
 async def test_reschedule_to_past_queues_immediately(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send(ada, send_time=clock() + timedelta(hours=1))
+    submission_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
     (submission,) = (await reschedule(ada, [submission_id], clock() - timedelta(days=1)))[
         "submissions"
     ]
     assert (submission["state"], submission["sendTime"]) == ("QUEUED", None)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
 
 
 async def test_reschedule_keeps_undo_window(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send(ada, undo_window=timedelta(minutes=5))
+    submission_id = await queue_message(ada, undo_window=timedelta(minutes=5))
     (submission,) = (await reschedule(ada, [submission_id], clock()))["submissions"]
     assert submission["state"] == "HELD_FOR_UNDO"
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     (submission,) = (await reschedule(ada, [submission_id], clock() + timedelta(hours=1)))[
         "submissions"
     ]
     assert submission["state"] == "SCHEDULED"
     clock.tick(minutes=6)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 0
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
 
 
 async def test_reschedule_skips_leased_recipients(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await send(ada, NamedAddress("carol@a.example"), NamedAddress("dave@b.example"))
+    submission_id = await queue_message(
+        ada, NamedAddress("carol@a.example"), NamedAddress("dave@b.example")
+    )
     jobs = {
-        job.domain: job for job in (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+        job.domain: job
+        for job in (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     }
     dave_job = jobs["b.example"]
     results = {dave_job.recipients[0].delivery_id: DeliveryResult.from_refusal(450, "4.2.1 Later")}
@@ -94,14 +102,15 @@ async def test_reschedule_skips_leased_recipients(
     ]
     assert submission["state"] == "SENDING"
     clock.tick(hours=1)
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     # the lease of the dead process is stale
-    claimed = await recipient_leases.claim_due_jobs(environment, PACE)
+    claimed = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
     assert [job.domain for job in claimed.jobs] == ["a.example"]
     clock.tick(days=1)
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     assert {
-        job.domain for job in (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+        job.domain
+        for job in (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     } == {
         "a.example",
         "b.example",
@@ -111,9 +120,9 @@ async def test_reschedule_skips_leased_recipients(
 async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    first = await send(ada, send_time=clock() + timedelta(hours=1))
-    leased = await send(ada)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count == 2
+    first = await queue_message(ada, send_time=clock() + timedelta(hours=1))
+    leased = await queue_message(ada)
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
     send_time = clock() + timedelta(days=1)
     assert error_details(await reschedule(ada, [first, leased], send_time)) == [
         ("CONFLICT", ["ids"], 1)
@@ -124,15 +133,17 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
         ("VALIDATION", ["sendTime"], None)
     ]
     clock.tick(hours=1)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).recipient_count >= 2
-    assert await state(environment, first) == "QUEUED"  # it is due and was not rescheduled
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count >= 2
+    assert (
+        await load_submission_state(environment, first) == "QUEUED"
+    )  # it is due and was not rescheduled
 
 
 @pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
 async def test_reschedule_to_calendar_limits_does_not_fail(
     ada: GraphQLClient, clock: ManualClock, text: str
 ) -> None:
-    submission_id = await send(ada, send_time=clock() + timedelta(hours=1))
+    submission_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
     arguments = {"ids": [global_ids.encode("Submission", submission_id)], "sendTime": text}
     payload = await run_mailbox_mutation(ada, "submissionReschedule", PAYLOAD_FIELDS, **arguments)
     assert [e["code"] for e in payload["errors"]] in ([], ["VALIDATION"])

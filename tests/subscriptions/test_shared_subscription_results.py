@@ -25,21 +25,21 @@ from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import GraphQLClient, client_context, deliver_to
 from tests.support.servers.live_server import (
-    MADE,
-    NESTED,
-    PLAIN,
-    RENAMED,
-    Follower,
-    House,
-    cursor,
-    house,
-    until,
+    ALIASED_SUBSCRIPTION,
+    CHANGES_SUBSCRIPTION,
+    NESTED_CHANGES_SUBSCRIPTION,
+    NEW_ACCOUNT_EVENT_COUNT,
+    LiveServer,
+    SubscriptionFollower,
+    run_live_server,
+    stream_cursor,
+    wait_until,
 )
 
 
 async def follow_alone(client: GraphQLClient, query: str, events: dict[str, Any]) -> None:
     """Follow without sharing, from the first event."""
-    request = GraphqlRequest(query, {"after": cursor(client, 0)})
+    request = GraphqlRequest(query, {"after": stream_cursor(client, 0)})
     async with aclosing(
         result_stream.stream_results(schema, request, client_context(client))
     ) as results:
@@ -67,13 +67,13 @@ async def test_shared_subscription_delivers_same_events_as_single_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Random changes, with subscribers that join and leave at random times."""
-    async with house(environment, tmp_path) as live:
+    async with run_live_server(environment, tmp_path) as live:
         await _compare_shared_and_single(live, ada, monkeypatch)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def _compare_shared_and_single(
-    live: House, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
+    live: LiveServer, ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = secrets.randbelow(10**6)
     print("seed", seed)  # noqa: T201 - shown if the test fails
@@ -81,26 +81,32 @@ async def _compare_shared_and_single(
     monkeypatch.setattr(
         shared_subscriptions, "MEMBERS_PER_STEP", 2
     )  # others act while events are delivered
-    queries = {"plain": PLAIN, "nested": NESTED, "renamed": RENAMED}
-    followers: list[tuple[str, Follower, str]] = []  # the last value is the start cursor
+    queries = {
+        "plain": CHANGES_SUBSCRIPTION,
+        "nested": NESTED_CHANGES_SUBSCRIPTION,
+        "renamed": ALIASED_SUBSCRIPTION,
+    }
+    followers: list[
+        tuple[str, SubscriptionFollower, str]
+    ] = []  # the last value is the start cursor
     single_events: dict[str, dict[str, Any]] = {name: {} for name in queries}
     tasks = [
         asyncio.create_task(follow_alone(ada, queries[name], single_events[name]))
         for name in queries
     ]
     await deliver_to(ada, "First")
-    last_number = MADE + 1
+    last_number = NEW_ACCOUNT_EVENT_COUNT + 1
     for round_number in range(20):
         for _ in range(rng.randrange(3)):
             name = rng.choice(list(queries))
-            after = {"after": cursor(ada, rng.randrange(last_number + 1))}
+            after = {"after": stream_cursor(ada, rng.randrange(last_number + 1))}
             after = after if rng.random() < 0.5 else {}
             join = live.follow if rng.random() < 0.7 else live.stream
             if len(followers) < 12:
                 follower = await join(ada, queries[name], **after)
                 followers.append((name, follower, after.get("after", "")))
         if followers and rng.random() < 0.3:
-            await followers.pop(rng.randrange(len(followers)))[1].leave()
+            await followers.pop(rng.randrange(len(followers)))[1].unsubscribe()
         change_count = rng.choice((1, 1, 1, 4))
         await asyncio.gather(
             *(
@@ -109,8 +115,8 @@ async def _compare_shared_and_single(
             )
         )
         last_number = await _last_position(ada)
-        last_cursor = cursor(ada, last_number)
-        await until(
+        last_cursor = stream_cursor(ada, last_number)
+        await wait_until(
             lambda: (
                 {
                     _last_cursor(follower) or start_cursor
@@ -120,7 +126,7 @@ async def _compare_shared_and_single(
                 <= {last_cursor}  # noqa: B023
             )
         )
-        await until(lambda: all(last_cursor in events for events in single_events.values()))  # noqa: B023
+        await wait_until(lambda: all(last_cursor in events for events in single_events.values()))  # noqa: B023
         for name, follower, _ in followers:
             if (
                 change_count == 1 and _last_cursor(follower) == last_cursor
@@ -129,9 +135,11 @@ async def _compare_shared_and_single(
                     seed,
                     name,
                 )
-    await until(
+    await wait_until(
         lambda: all(
-            _last_cursor(follower) == last_cursor for _, follower, _ in followers if follower.got
+            _last_cursor(follower) == last_cursor
+            for _, follower, _ in followers
+            if follower.payloads
         )
     )
     for name, follower, start_cursor in followers:
@@ -150,19 +158,19 @@ async def _compare_shared_and_single(
         task.cancel()
     await asyncio.wait(tasks)
     for _, follower, _ in followers:
-        await follower.leave()
-    await until(lambda: not live.groups)
+        await follower.unsubscribe()
+    await wait_until(lambda: not live.groups)
 
 
-def _received_events(follower: Follower) -> list[Any]:
-    batches = [next(iter(payload["data"].values())) for payload in follower.got]
+def _received_events(follower: SubscriptionFollower) -> list[Any]:
+    batches = [next(iter(payload["data"].values())) for payload in follower.payloads]
     return [event for batch in batches for event in batch["events"]]
 
 
-def _last_cursor(follower: Follower) -> str:
-    if not follower.got:
+def _last_cursor(follower: SubscriptionFollower) -> str:
+    if not follower.payloads:
         return ""
-    batch = next(iter(follower.got[-1]["data"].values()))
+    batch = next(iter(follower.payloads[-1]["data"].values()))
     return str(batch.get("cursor") or batch["at"])
 
 

@@ -25,15 +25,15 @@ from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, make_api_key
 from tests.support.servers.live_server import (
-    MADE,
-    NESTED,
-    PLAIN,
-    House,
-    Slow,
-    cursor,
-    house,
-    note,
-    until,
+    CHANGES_SUBSCRIPTION,
+    NESTED_CHANGES_SUBSCRIPTION,
+    NEW_ACCOUNT_EVENT_COUNT,
+    LiveServer,
+    SlowClient,
+    record_journal_entry,
+    run_live_server,
+    stream_cursor,
+    wait_until,
 )
 from tests.support.stores import store_fixtures
 
@@ -41,7 +41,7 @@ from tests.support.stores import store_fixtures
 @pytest.fixture
 async def database(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Database]:
     """A SQLite database: sharing does not depend on the database."""
-    database = Database(store_fixtures.copied(sqlite_template, tmp_path))
+    database = Database(store_fixtures.copy_sqlite_template(sqlite_template, tmp_path))
     yield database
     await database.close()
 
@@ -65,14 +65,14 @@ async def create(client: GraphQLClient, *paths: str) -> None:
 
 
 async def test_event_is_executed_and_serialized_once_for_all(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     executions: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sockets = [await live_server.follow(ada, PLAIN) for _ in range(8)]
-    streams = [await live_server.stream(ada, PLAIN) for _ in range(2)]
-    await until(lambda: live_server.seats == 10)
+    sockets = [await live_server.follow(ada, CHANGES_SUBSCRIPTION) for _ in range(8)]
+    streams = [await live_server.stream(ada, CHANGES_SUBSCRIPTION) for _ in range(2)]
+    await wait_until(lambda: live_server.subscriber_count == 10)
     assert len(live_server.groups) == 1
     texts: list[bytes] = []
 
@@ -83,38 +83,40 @@ async def test_event_is_executed_and_serialized_once_for_all(
     monkeypatch.setattr(result_stream, "encode_json", record_and_encode)
     await create(ada, "Clients")
     followers = sockets + streams
-    await until(lambda: all(follower.got for follower in followers))
+    await wait_until(lambda: all(follower.payloads for follower in followers))
     assert (len(executions), len(texts)) == (1, 1)
     assert [follower.batches for follower in followers] == [sockets[0].batches] * 10
     for follower in followers:
-        await follower.leave()
-    await until(lambda: not live_server.groups)
+        await follower.unsubscribe()
+    await wait_until(lambda: not live_server.groups)
 
 
-async def test_group_ends_with_its_last_member(live_server: House, ada: GraphQLClient) -> None:
+async def test_group_ends_with_its_last_member(live_server: LiveServer, ada: GraphQLClient) -> None:
     task_count = len(asyncio.all_tasks())
-    completed_follower, other_follower = [await live_server.follow(ada, PLAIN) for _ in range(2)]
-    await until(lambda: live_server.seats == 2)
+    completed_follower, other_follower = [
+        await live_server.follow(ada, CHANGES_SUBSCRIPTION) for _ in range(2)
+    ]
+    await wait_until(lambda: live_server.subscriber_count == 2)
     assert completed_follower.ws
     await completed_follower.ws.send('{"type": "complete", "id": "1"}')
-    await until(lambda: live_server.seats == 1)
+    await wait_until(lambda: live_server.subscriber_count == 1)
     await create(ada, "Clients")
-    await until(lambda: other_follower.got)
-    assert not completed_follower.got
-    await other_follower.leave()
-    await until(lambda: not live_server.groups)
-    await completed_follower.leave()
-    await until(lambda: len(asyncio.all_tasks()) == task_count)
+    await wait_until(lambda: other_follower.payloads)
+    assert not completed_follower.payloads
+    await other_follower.unsubscribe()
+    await wait_until(lambda: not live_server.groups)
+    await completed_follower.unsubscribe()
+    await wait_until(lambda: len(asyncio.all_tasks()) == task_count)
     assert not ada.environment.wakeups.followed_streams
 
 
 async def test_reused_operation_id_gets_no_earlier_events(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    ws = await live_server.socket(ada)
-    subscribe = {"type": "subscribe", "id": "1", "payload": {"query": PLAIN}}
+    ws = await live_server.open_websocket(ada)
+    subscribe = {"type": "subscribe", "id": "1", "payload": {"query": CHANGES_SUBSCRIPTION}}
     await ws.send(orjson.dumps(subscribe).decode())
-    await until(lambda: live_server.seats == 1)
+    await wait_until(lambda: live_server.subscriber_count == 1)
     await create(ada, "Clients")
     await ws.send('{"type": "complete", "id": "1"}')
     subscribe["payload"] = {"query": "{ viewer { role } }"}
@@ -129,24 +131,28 @@ async def test_reused_operation_id_gets_no_earlier_events(
 
 
 async def test_operations_of_one_socket_share_with_others(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    ws = await live_server.socket(ada)
-    for id_, query in (("a", PLAIN), ("b", PLAIN), ('"c"', NESTED)):
+    ws = await live_server.open_websocket(ada)
+    for id_, query in (
+        ("a", CHANGES_SUBSCRIPTION),
+        ("b", CHANGES_SUBSCRIPTION),
+        ('"c"', NESTED_CHANGES_SUBSCRIPTION),
+    ):
         frame = {"type": "subscribe", "id": id_, "payload": {"query": query}}
         await ws.send(orjson.dumps(frame).decode())
-    await until(lambda: live_server.seats == 3)
+    await wait_until(lambda: live_server.subscriber_count == 3)
     assert len(live_server.groups) == 2
     await create(ada, "Clients")
     frames = [orjson.loads(await ws.recv()) for _ in range(3)]
     assert {frame["id"] for frame in frames} == {"a", "b", '"c"'}
     assert {frame["type"] for frame in frames} == {"next"}
     await ws.close()
-    await until(lambda: not live_server.groups)
+    await wait_until(lambda: not live_server.groups)
 
 
 async def test_subscriptions_with_different_rights_are_not_shared(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient, executions: list[object]
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, executions: list[object]
 ) -> None:
     key_owner = {"user_id": ada.user.id, "role": ada.user.role}
     same_key = await make_api_key(ada.environment, "same", scopes=[Scope.MASTER], **key_owner)
@@ -157,88 +163,99 @@ async def test_subscriptions_with_different_rights_are_not_shared(
         ada.environment, "reader", scopes=[Scope.MASTER], read_only=True, **key_owner
     )
     followers = [
-        await live_server.follow(client, NESTED, secret=secret)
+        await live_server.follow(client, NESTED_CHANGES_SUBSCRIPTION, secret=secret)
         for client, secret in (
             (ada, ""), (ada, same_key), (ada, narrow_key), (ada, read_only_key), (bob, ""),
         )
     ]  # fmt: skip
-    await until(lambda: live_server.seats == 5)
+    await wait_until(lambda: live_server.subscriber_count == 5)
     assert sorted(len(group.members) for group in live_server.groups) == [1, 1, 1, 2]
     for group in live_server.groups:
         viewer = group.context.viewer
         assert (viewer.token_id, viewer.api_key_id, viewer.expires_at) == (None, None, None)
     await create(ada, "Hers")
-    await until(lambda: all(follower.got for follower in followers[:4]))
+    await wait_until(lambda: all(follower.payloads for follower in followers[:4]))
     await create(bob, "His")
-    await until(lambda: followers[4].got)
+    await wait_until(lambda: followers[4].payloads)
     assert len(executions) == 4
     assert [[event["path"] for event in follower.events] for follower in followers] == [
         ["Hers"]
     ] * 4 + [["His"]]
     for follower in followers:
-        await follower.leave()
+        await follower.unsubscribe()
 
 
-async def test_subscriber_without_scope_is_refused(live_server: House, ada: GraphQLClient) -> None:
+async def test_subscriber_without_scope_is_refused(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
     smtp_key = await make_api_key(
         ada.environment, "poor", scopes=[Scope.SMTP], user_id=ada.user.id, role=ada.user.role
     )
-    allowed_follower = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.seats == 1)
-    refused_follower = await live_server.follow(ada, PLAIN, secret=smtp_key)
-    await until(lambda: refused_follower.over or refused_follower.got)
+    allowed_follower = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.subscriber_count == 1)
+    refused_follower = await live_server.follow(ada, CHANGES_SUBSCRIPTION, secret=smtp_key)
+    await wait_until(lambda: refused_follower.end_frame or refused_follower.payloads)
     (error,) = (
-        refused_follower.got[0]["errors"]
-        if refused_follower.got
-        else refused_follower.over["payload"]
+        refused_follower.payloads[0]["errors"]
+        if refused_follower.payloads
+        else refused_follower.end_frame["payload"]
     )
     assert error["extensions"]["code"] == "FORBIDDEN"
-    assert live_server.seats == 1
-    await allowed_follower.leave()
-    await refused_follower.leave()
+    assert live_server.subscriber_count == 1
+    await allowed_follower.unsubscribe()
+    await refused_follower.unsubscribe()
 
 
 async def test_different_batch_windows_and_hosts_are_not_shared(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     query = "subscription ($w: Duration) { changes(batchWindow: $w) { cursor } }"
     followers = [
         await live_server.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")
     ]
     followers += [await live_server.follow(ada, query, host="mail.example.org", w="PT0S")]
-    await until(lambda: live_server.seats == 4)  # links in results contain the host of the request
+    await wait_until(
+        lambda: live_server.subscriber_count == 4
+    )  # links in results contain the host of the request
     assert sorted(len(group.members) for group in live_server.groups) == [1, 1, 2]
     for follower in followers:
-        await follower.leave()
+        await follower.unsubscribe()
 
 
 async def test_new_subscriber_does_not_wait_for_running_batch_window(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     query = 'subscription { changes(batchWindow: "PT20S") { cursor events { kind } } }'
     first = await live_server.follow(ada, query)
-    await until(lambda: live_server.seats == 1)
+    await wait_until(lambda: live_server.subscriber_count == 1)
     await create(ada, "One")
-    await until(lambda: first.got)  # its batch window has started
+    await wait_until(lambda: first.payloads)  # its batch window has started
     second = await live_server.follow(ada, query)
-    await until(
-        lambda: any(group.catching_up for group in live_server.groups) or live_server.seats == 2
+    await wait_until(
+        lambda: (
+            any(group.catching_up for group in live_server.groups)
+            or live_server.subscriber_count == 2
+        )
     )
     await create(ada, "Two")
-    await until(lambda: second.got)
-    assert (len(first.got), len(second.events)) == (1, 1)
+    await wait_until(lambda: second.payloads)
+    assert (len(first.payloads), len(second.events)) == (1, 1)
     for follower in (first, second):
-        await follower.leave()
-    await until(lambda: not live_server.groups)
+        await follower.unsubscribe()
+    await wait_until(lambda: not live_server.groups)
 
 
 def test_after_variable_is_not_part_of_sharing_key() -> None:
     ctx = Context(cast("Environment", None), Viewer(7, Role.USER, frozenset({Scope.MASTER})))
-    spaced_query = PLAIN.replace("after: $after", "after: $ after # $after\n")
-    directive_query = PLAIN.replace("($a", "($x: Boolean!, $a").replace(
+    spaced_query = CHANGES_SUBSCRIPTION.replace("after: $after", "after: $ after # $after\n")
+    directive_query = CHANGES_SUBSCRIPTION.replace("($a", "($x: Boolean!, $a").replace(
         "kind", "kind @skip(if: $x)"
     )
-    for query, variables in ((PLAIN, "{}"), (spaced_query, "{}"), (directive_query, '{"x":true}')):
+    for query, variables in (
+        (CHANGES_SUBSCRIPTION, "{}"),
+        (spaced_query, "{}"),
+        (directive_query, '{"x":true}'),
+    ):
         all_variables = {"after": "1.7.3", **({"x": True} if query is directive_query else {})}
         request = GraphqlRequest(query, all_variables)
         document = result_stream.find_subscription_document(schema, request, ctx)
@@ -251,40 +268,40 @@ def test_after_variable_is_not_part_of_sharing_key() -> None:
 
 
 async def test_expired_credential_ends_only_its_subscription(
-    live_server: House, ada: GraphQLClient, clock: ManualClock
+    live_server: LiveServer, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     expires_at = clock() + timedelta(minutes=1)
     expiring_key = await make_api_key(
         ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role,
         expires_at=expires_at,
     )  # fmt: skip
-    lasting = await live_server.follow(ada, PLAIN)
-    ending = await live_server.follow(ada, PLAIN, secret=expiring_key)
-    await until(lambda: live_server.seats == 2)
+    lasting = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    ending = await live_server.follow(ada, CHANGES_SUBSCRIPTION, secret=expiring_key)
+    await wait_until(lambda: live_server.subscriber_count == 2)
     assert len(live_server.groups) == 1
     await create(ada, "Before")
-    await until(lambda: lasting.got and ending.got)
+    await wait_until(lambda: lasting.payloads and ending.payloads)
     clock.tick(minutes=2)
     await create(ada, "After")  # no periodic check has run yet
-    await until(lambda: len(lasting.got) == 2 and ending.over)
+    await wait_until(lambda: len(lasting.payloads) == 2 and ending.end_frame)
     assert ending.ws
     await ending.ws.wait_closed()
-    assert (len(ending.got), ending.ws.close_code) == (1, 4403)
-    assert ending.over["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
-    await lasting.leave()
+    assert (len(ending.payloads), ending.ws.close_code) == (1, 4403)
+    assert ending.end_frame["payload"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    await lasting.unsubscribe()
 
 
 async def test_revoked_credential_ends_only_its_subscription(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     other_key = await make_api_key(
         ada.environment, "other", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
     lasting, revoked = (
-        await live_server.follow(ada, PLAIN),
-        await live_server.follow(ada, PLAIN, secret=other_key),
+        await live_server.follow(ada, CHANGES_SUBSCRIPTION),
+        await live_server.follow(ada, CHANGES_SUBSCRIPTION, secret=other_key),
     )
-    await until(lambda: live_server.seats == 2)
+    await wait_until(lambda: live_server.subscriber_count == 2)
     (key_id,) = [
         follower.viewer.api_key_id
         for follower in live_server.endpoint.connection_watch.connections
@@ -294,11 +311,11 @@ async def test_revoked_credential_ends_only_its_subscription(
     await live_server.endpoint.connection_watch.disconnect_viewers(
         lambda viewer: viewer.api_key_id == key_id
     )
-    await until(lambda: revoked.over)
+    await wait_until(lambda: revoked.end_frame)
     await create(ada, "After")
-    await until(lambda: lasting.got)
-    assert not revoked.got
-    await lasting.leave()
+    await wait_until(lambda: lasting.payloads)
+    assert not revoked.payloads
+    await lasting.unsubscribe()
 
 
 async def _api_key_name(environment: Environment, key_id: int) -> str:
@@ -309,15 +326,15 @@ async def _api_key_name(environment: Environment, key_id: int) -> str:
 
 
 async def test_error_in_event_is_masked_and_stream_continues(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from graph.changes import types as change_types
 
-    followers = [await live_server.follow(ada, NESTED) for _ in range(3)]
-    await until(lambda: live_server.seats == 3)
+    followers = [await live_server.follow(ada, NESTED_CHANGES_SUBSCRIPTION) for _ in range(3)]
+    await wait_until(lambda: live_server.subscriber_count == 3)
     from_event = change_types.MailboxChange.from_event
 
     hidden_text: Any = "the password is hunter2"
@@ -329,111 +346,125 @@ async def test_error_in_event_is_masked_and_stream_continues(
 
     monkeypatch.setattr(change_types.MailboxChange, "from_event", make_broken_event)
     await create(ada, "Broken")
-    await until(lambda: all(follower.got for follower in followers))
+    await wait_until(lambda: all(follower.payloads for follower in followers))
     monkeypatch.undo()
     await create(ada, "Whole")
-    await until(lambda: all(len(follower.got) == 2 for follower in followers))
+    await wait_until(lambda: all(len(follower.payloads) == 2 for follower in followers))
     for follower in followers:
-        first, second = follower.got
+        first, second = follower.payloads
         assert first["data"] is None
         assert first["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
         assert "hunter2" not in str(first)
         assert [event["path"] for event in second["data"]["changes"]["events"]] == ["Whole"]
-        await follower.leave()
+        await follower.unsubscribe()
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
 async def test_late_subscribers_catch_up_and_then_share(
-    live_server: House, ada: GraphQLClient, executions: list[object]
+    live_server: LiveServer, ada: GraphQLClient, executions: list[object]
 ) -> None:
     await create(ada, *(f"Old {number}" for number in range(5)))
-    first = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.seats == 1)
+    first = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.subscriber_count == 1)
     late_followers = [
-        await live_server.follow(ada, PLAIN, after=cursor(ada, after)) for after in (0, MADE + 2)
+        await live_server.follow(ada, CHANGES_SUBSCRIPTION, after=stream_cursor(ada, after))
+        for after in (0, NEW_ACCOUNT_EVENT_COUNT + 2)
     ]
-    late_followers += [await live_server.stream(ada, PLAIN, after=cursor(ada, MADE))]
-    await until(lambda: live_server.seats == 4)
+    late_followers += [
+        await live_server.stream(
+            ada, CHANGES_SUBSCRIPTION, after=stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)
+        )
+    ]
+    await wait_until(lambda: live_server.subscriber_count == 4)
     current_follower = await live_server.follow(
-        ada, PLAIN, after=cursor(ada, MADE + 5)
+        ada, CHANGES_SUBSCRIPTION, after=stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 5)
     )  # no missed events
-    await until(lambda: live_server.seats == 5)
+    await wait_until(lambda: live_server.subscriber_count == 5)
     assert len(live_server.groups) == 1
     del executions[:]
     await create(ada, "New")
-    await until(
+    await wait_until(
         lambda: all(
-            follower.at == cursor(ada, MADE + 6)
+            follower.last_cursor == stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 6)
             for follower in [first, current_follower, *late_followers]
         )
     )
     assert len(executions) == 1
     for follower, missed_count in zip(
-        [first, current_follower, *late_followers], (0, 0, MADE + 5, 3, 5), strict=True
+        [first, current_follower, *late_followers],
+        (0, 0, NEW_ACCOUNT_EVENT_COUNT + 5, 3, 5),
+        strict=True,
     ):
         positions = [event["cursor"] for event in follower.events]
         assert positions == [
-            cursor(ada, MADE + 6 - missed_count + index) for index in range(missed_count + 1)
+            stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 6 - missed_count + index)
+            for index in range(missed_count + 1)
         ]
-        await follower.leave()
+        await follower.unsubscribe()
 
 
 @pytest.mark.parametrize("is_websocket", [True, False])
 async def test_slow_reader_delays_no_one_and_gets_batched_events(
-    live_server: House, ada: GraphQLClient, is_websocket: bool
+    live_server: LiveServer, ada: GraphQLClient, is_websocket: bool
 ) -> None:
     query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
-    with Slow(live_server.port) as slow_client:
-        await slow_client.ask(ada, query, by_socket=is_websocket)
+    with SlowClient(live_server.port) as slow_client:
+        await slow_client.subscribe(ada, query, by_websocket=is_websocket)
         healthy = await live_server.follow(ada, query)
-        await until(lambda: live_server.seats == 2)
+        await wait_until(lambda: live_server.subscriber_count == 2)
         assert len(live_server.groups) == 1
         tracemalloc.start()
         padding = "x" * 120_000
         for number in range(60):  # 7 MB: the kernel buffers about 3 MB, and one batch is read
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}")
-            await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
-            del healthy.got[:-1]
-            healthy.got[0]["data"]["changes"]["events"] = [{}] * (number + 1)
+            await record_journal_entry(
+                ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}"
+            )
+            await wait_until(lambda: len(healthy.events) == number + 1)  # noqa: B023
+            del healthy.payloads[:-1]
+            healthy.payloads[0]["data"]["changes"]["events"] = [{}] * (number + 1)
         memory, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert memory < 5_000_000
-        assert live_server.seats == 1  # the slow reader has left the group and is still subscribed
+        assert (
+            live_server.subscriber_count == 1
+        )  # the slow reader has left the group and is still subscribed
         await create(ada, "End")
-        received = await slow_client.read(b'"path":"End"')
+        received = await slow_client.read_until(b'"path":"End"')
         numbers = [int(part.split(b" ", 1)[0]) for part in received.split(b'"path":"')[1:-1]]
         assert numbers == list(range(60))
         assert received.count(b'"cursor":') < 55  # the last events were batched
-        await until(lambda: live_server.seats == 2)
-    await healthy.leave()
-    await until(lambda: not live_server.groups)
+        await wait_until(lambda: live_server.subscriber_count == 2)
+    await healthy.unsubscribe()
+    await wait_until(lambda: not live_server.groups)
 
 
 async def test_reader_too_far_behind_gets_one_resync(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
-    with Slow(live_server.port) as slow_client:
-        await slow_client.ask(ada, query, by_socket=True)
-        healthy = await live_server.follow(ada, PLAIN)
-        await until(lambda: live_server.seats == 2)
+    with SlowClient(live_server.port) as slow_client:
+        await slow_client.subscribe(ada, query, by_websocket=True)
+        healthy = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+        await wait_until(lambda: live_server.subscriber_count == 2)
         padding = "x" * 1_000_000
         for number in range(8):
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}")
-            await until(lambda: len(healthy.events) == number + 1)  # noqa: B023
+            await record_journal_entry(
+                ada, ChangeKind.MAILBOX_UPDATED, [1], path=f"{number} {padding}"
+            )
+            await wait_until(lambda: len(healthy.events) == number + 1)  # noqa: B023
         for _ in range(11):
-            last_number = await note(ada, ChangeKind.TASK_CHANGED, [1] * 1000)
+            last_number = await record_journal_entry(ada, ChangeKind.TASK_CHANGED, [1] * 1000)
         # the other subscriber receives all events
-        await until(lambda: len(healthy.events) == 11_008)
-        received = await slow_client.read(b'"reason":"OVERFLOW"}]}}}}'[:-2])
+        await wait_until(lambda: len(healthy.events) == 11_008)
+        received = await slow_client.read_until(b'"reason":"OVERFLOW"}]}}}}'[:-2])
         assert received.count(b'"RESYNC"') == 1
-        assert cursor(ada, last_number).encode() in received[-300:]
+        assert stream_cursor(ada, last_number).encode() in received[-300:]
         assert b'"TASK_CHANGED"' not in received
         await create(ada, "End")
-        assert b'"path":"End"' in await slow_client.read(b'"path":"End"')
-        await healthy.leave()
+        assert b'"path":"End"' in await slow_client.read_until(b'"path":"End"')
+        await healthy.unsubscribe()
 
 
 @pytest.mark.parametrize("is_websocket", [True, False])
@@ -442,20 +473,22 @@ async def test_client_that_does_not_read_is_disconnected_after_timeout(
 ) -> None:
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
     settings = Settings(write_timeout=timedelta(milliseconds=500))
-    async with house(environment, tmp_path, settings) as live_server:
-        with Slow(live_server.port) as slow_client:
-            await slow_client.ask(ada, query, by_socket=is_websocket)
-            await until(lambda: live_server.seats == 1)
-            await note(ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000)
-            await until(lambda: not live_server.endpoint.connection_watch.connections)
-            await until(lambda: not live_server.groups)
+    async with run_live_server(environment, tmp_path, settings) as live_server:
+        with SlowClient(live_server.port) as slow_client:
+            await slow_client.subscribe(ada, query, by_websocket=is_websocket)
+            await wait_until(lambda: live_server.subscriber_count == 1)
+            await record_journal_entry(
+                ada, ChangeKind.MAILBOX_UPDATED, [1] * 8, path="x" * 1_000_000
+            )
+            await wait_until(lambda: not live_server.endpoint.connection_watch.connections)
+            await wait_until(lambda: not live_server.groups)
 
 
 async def test_platform_key_can_not_subscribe_to_changes(
-    live_server: House, root: GraphQLClient
+    live_server: LiveServer, root: GraphQLClient
 ) -> None:
-    follower = await live_server.follow(root, PLAIN)
-    await until(lambda: follower.got)
-    assert follower.got[0]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+    follower = await live_server.follow(root, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: follower.payloads)
+    assert follower.payloads[0]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     assert not live_server.groups
-    await follower.leave()
+    await follower.unsubscribe()

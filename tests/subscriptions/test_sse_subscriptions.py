@@ -12,7 +12,11 @@ import pytest
 
 from graph.http.graphql_endpoint import EndpointSettings
 from models.runtime.environment import Environment
-from tests.support.servers.small_schema_server import Server, a_world, serving
+from tests.support.servers.small_schema_server import (
+    SmallSchemaServer,
+    make_environment,
+    run_small_schema_server,
+)
 
 EVENT_STREAM_HEADERS = {"Accept": "text/event-stream"}
 COMPLETE_EVENT = ("complete", None)
@@ -20,13 +24,13 @@ COMPLETE_EVENT = ("complete", None)
 
 @pytest.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as environment:
+    async with make_environment(tmp_path) as environment:
         yield environment
 
 
 @pytest.fixture
-async def server(environment: Environment) -> AsyncIterator[Server]:
-    async with serving(
+async def server(environment: Environment) -> AsyncIterator[SmallSchemaServer]:
+    async with run_small_schema_server(
         environment, EndpointSettings(heartbeat=0.1, credential_check_interval=0.05)
     ) as server:
         yield server
@@ -39,7 +43,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def open_stream(
-    http: httpx.AsyncClient, server: Server, query: str, **headers: str
+    http: httpx.AsyncClient, server: SmallSchemaServer, query: str, **headers: str
 ) -> AbstractAsyncContextManager[httpx.Response]:
     return http.stream(
         "POST", server.url, json={"query": query}, headers=EVENT_STREAM_HEADERS | headers
@@ -63,7 +67,7 @@ async def read_all_events(response: httpx.Response) -> list[tuple[str, Any]]:
     return [event async for event in read_events(response)]
 
 
-async def test_subscription_by_post(http: httpx.AsyncClient, server: Server) -> None:
+async def test_subscription_by_post(http: httpx.AsyncClient, server: SmallSchemaServer) -> None:
     async with open_stream(http, server, "subscription { count }") as response:
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -74,7 +78,7 @@ async def test_subscription_by_post(http: httpx.AsyncClient, server: Server) -> 
         assert await read_all_events(response) == [*numbers, COMPLETE_EVENT]
 
 
-async def test_subscription_by_get(http: httpx.AsyncClient, server: Server) -> None:
+async def test_subscription_by_get(http: httpx.AsyncClient, server: SmallSchemaServer) -> None:
     parameters = {"query": "subscription ($n: Int!) { count(to: $n) }", "variables": '{"n": 1}'}
     async with http.stream(
         "GET", server.url, params=parameters, headers=EVENT_STREAM_HEADERS
@@ -83,7 +87,7 @@ async def test_subscription_by_get(http: httpx.AsyncClient, server: Server) -> N
 
 
 async def test_query_and_mutation_are_streams_of_one_event(
-    http: httpx.AsyncClient, server: Server
+    http: httpx.AsyncClient, server: SmallSchemaServer
 ) -> None:
     for query, data in (
         ("{ hello }", {"hello": "world"}),
@@ -95,7 +99,7 @@ async def test_query_and_mutation_are_streams_of_one_event(
 
 
 async def test_query_of_urql_gets_json_and_subscription_gets_stream(
-    http: httpx.AsyncClient, server: Server
+    http: httpx.AsyncClient, server: SmallSchemaServer
 ) -> None:
     accept = (
         "application/graphql-response+json, application/graphql+json, application/json, "
@@ -120,7 +124,7 @@ async def test_query_of_urql_gets_json_and_subscription_gets_stream(
     ],
 )
 async def test_error_is_sent_as_event(
-    http: httpx.AsyncClient, server: Server, query: str, code: str
+    http: httpx.AsyncClient, server: SmallSchemaServer, query: str, code: str
 ) -> None:
     async with open_stream(http, server, query) as response:
         (kind, result), end = await read_all_events(response)
@@ -130,7 +134,7 @@ async def test_error_is_sent_as_event(
 
 
 async def test_invalid_credential_is_unauthenticated_without_stream(
-    http: httpx.AsyncClient, server: Server
+    http: httpx.AsyncClient, server: SmallSchemaServer
 ) -> None:
     async with open_stream(
         http, server, "subscription { count }", Authorization="Bearer x"
@@ -141,7 +145,7 @@ async def test_invalid_credential_is_unauthenticated_without_stream(
 
 
 async def test_failing_event_source_is_masked(
-    http: httpx.AsyncClient, server: Server, caplog: pytest.LogCaptureFixture
+    http: httpx.AsyncClient, server: SmallSchemaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_stream(http, server, "subscription { broken }") as response:
         first, (_, last), end = await read_all_events(response)
@@ -151,20 +155,26 @@ async def test_failing_event_source_is_masked(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-async def test_silent_stream_sends_heartbeats(http: httpx.AsyncClient, server: Server) -> None:
+async def test_silent_stream_sends_heartbeats(
+    http: httpx.AsyncClient, server: SmallSchemaServer
+) -> None:
     async with open_stream(http, server, "subscription { quiet }") as response:
         heartbeats = read_events(response)
         assert [await anext(heartbeats) for _ in range(3)] == [("ping", None)] * 3
 
 
-async def test_each_event_has_new_dataloaders(http: httpx.AsyncClient, server: Server) -> None:
+async def test_each_event_has_new_dataloaders(
+    http: httpx.AsyncClient, server: SmallSchemaServer
+) -> None:
     async with open_stream(http, server, "subscription { items { seen } }") as response:
         received = await read_all_events(response)
     times = [result["data"]["items"]["seen"] for kind, result in received if kind == "next"]
     assert times == ["00:00", "01:00", "02:00"]
 
 
-async def test_stream_ends_when_credential_expires(http: httpx.AsyncClient, server: Server) -> None:
+async def test_stream_ends_when_credential_expires(
+    http: httpx.AsyncClient, server: SmallSchemaServer
+) -> None:
     query = "subscription { forever }"
     async with open_stream(http, server, query, Authorization="Bearer brief") as response:
         received = read_events(response)
@@ -176,7 +186,9 @@ async def test_stream_ends_when_credential_expires(http: httpx.AsyncClient, serv
     assert last["errors"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
 
 
-async def test_disconnected_stream_is_removed(http: httpx.AsyncClient, server: Server) -> None:
+async def test_disconnected_stream_is_removed(
+    http: httpx.AsyncClient, server: SmallSchemaServer
+) -> None:
     async with open_stream(http, server, "subscription { forever }") as response:
         await anext(read_events(response))
         assert len(server.endpoint.connection_watch.connections) == 1
@@ -185,7 +197,7 @@ async def test_disconnected_stream_is_removed(http: httpx.AsyncClient, server: S
             await asyncio.sleep(0.01)
 
 
-async def test_client_that_does_not_read_stops_event_source(server: Server) -> None:
+async def test_client_that_does_not_read_stops_event_source(server: SmallSchemaServer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     body = b'{"query": "subscription { flood }"}'
     writer.write(
@@ -193,5 +205,5 @@ async def test_client_that_does_not_read_stops_event_source(server: Server) -> N
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     )
     await reader.readline()
-    assert await server.still() < 1000
+    assert await server.wait_until_clock_unread() < 1000
     writer.close()

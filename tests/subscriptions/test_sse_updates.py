@@ -20,7 +20,13 @@ from tests.support.accounts.shared_mailboxes import (
     share_mailbox,
 )
 from tests.support.operations.mailbox_operations import add_mailboxes, append_unread_messages
-from tests.support.servers.live_server import MADE, PLAIN, House, cursor, until
+from tests.support.servers.live_server import (
+    CHANGES_SUBSCRIPTION,
+    NEW_ACCOUNT_EVENT_COUNT,
+    LiveServer,
+    stream_cursor,
+    wait_until,
+)
 
 Event = dict[str, Any]
 
@@ -58,7 +64,10 @@ class UpdatesReader:
 
 @asynccontextmanager
 async def open_updates(
-    live_server: House, client: GraphQLClient, owner: GraphQLClient | None = None, **headers: str
+    live_server: LiveServer,
+    client: GraphQLClient,
+    owner: GraphQLClient | None = None,
+    **headers: str,
 ) -> AsyncIterator[UpdatesReader]:
     url = f"http://127.0.0.1:{live_server.port}{updates_path(owner or client)}"
     header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -70,22 +79,22 @@ async def open_updates(
             await response.aread()
         reader = UpdatesReader(response)
         if response.status_code == 200 and not headers:
-            await until(lambda: reader.last_event_id)
+            await wait_until(lambda: reader.last_event_id)
         yield reader
         reader.task.cancel()
         await asyncio.wait([reader.task])
 
 
 async def test_each_change_is_an_event_with_its_cursor(
-    live_server: House, ada: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     async with open_updates(live_server, ada) as reader:
         assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reader.response.headers["x-content-type-options"] == "nosniff"
-        assert reader.last_event_id == cursor(ada, MADE)
+        assert reader.last_event_id == stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)
         await add_mailboxes(ada, "Box")
         received = await deliver_to(ada, "Hello")
-        await until(lambda: len(reader.events) == 2)
+        await wait_until(lambda: len(reader.events) == 2)
     created, added = reader.events
     assert (created["kind"], created["path"], created["mailbox"]) == (
         "MAILBOX_CREATED",
@@ -98,49 +107,53 @@ async def test_each_change_is_an_event_with_its_cursor(
         global_ids.encode("Message", received.message_id),
     )
     assert (added["uid"], added["flags"], added[""]) == (1, [], "message")
-    assert added["cursor"] == reader.last_event_id == cursor(ada, MADE + 2)
+    assert (
+        added["cursor"] == reader.last_event_id == stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 2)
+    )
 
 
-async def test_last_event_id_continues_stream(live_server: House, ada: GraphQLClient) -> None:
+async def test_last_event_id_continues_stream(live_server: LiveServer, ada: GraphQLClient) -> None:
     for number in range(3):
         await deliver_to(ada, f"Number {number}")
-    async with open_updates(live_server, ada, Last_Event_ID=cursor(ada, MADE + 1)) as reader:
-        await until(lambda: len(reader.events) == 2)
+    async with open_updates(
+        live_server, ada, Last_Event_ID=stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 1)
+    ) as reader:
+        await wait_until(lambda: len(reader.events) == 2)
         await deliver_to(ada, "Live")
-        await until(lambda: len(reader.events) == 3)
+        await wait_until(lambda: len(reader.events) == 3)
     assert [event["uid"] for event in reader.events] == [2, 3, 4]
-    async with open_updates(live_server, ada, Last_Event_ID=cursor(ada, 10**6)) as reader:
-        await until(lambda: reader.events)
+    async with open_updates(live_server, ada, Last_Event_ID=stream_cursor(ada, 10**6)) as reader:
+        await wait_until(lambda: reader.events)
     assert (reader.events[0]["kind"], reader.events[0]["reason"]) == ("RESYNC", "CURSOR_UNKNOWN")
-    assert reader.last_event_id == cursor(ada, MADE + 4)
+    assert reader.last_event_id == stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT + 4)
 
 
 async def test_updates_equal_events_of_subscription(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await create_team_mailbox(ada, "Old")
     await share_mailbox(ada, bob, *READ_RIGHTS)
-    follower = await live_server.follow(bob, PLAIN)
+    follower = await live_server.follow(bob, CHANGES_SUBSCRIPTION)
     async with open_updates(live_server, bob) as reader:
-        await until(lambda: live_server.seats == 2)
+        await wait_until(lambda: live_server.subscriber_count == 2)
         # one at a time: if both streams grow together, their order is undefined
         await deliver_to(ada, "Private")
         await append_unread_messages(ada, "Team", "New")
-        await until(lambda: len(reader.events) == 1 == len(follower.events))
+        await wait_until(lambda: len(reader.events) == 1 == len(follower.events))
         await deliver_to(bob, "Own")
-        await until(lambda: len(reader.events) == 2 == len(follower.events))
+        await wait_until(lambda: len(reader.events) == 2 == len(follower.events))
         await share_mailbox(ada, bob)
-        await until(lambda: len(reader.events) == 3 == len(follower.events))
+        await wait_until(lambda: len(reader.events) == 3 == len(follower.events))
         await append_unread_messages(ada, "Team", "Unheard")
         await deliver_to(bob, "Last")
-        await until(lambda: len(reader.events) == 4 == len(follower.events))
+        await wait_until(lambda: len(reader.events) == 4 == len(follower.events))
     events = [(event["kind"], event["cursor"]) for event in reader.events]
     assert events == [(event["kind"], event["cursor"]) for event in follower.events]
-    await follower.leave()
+    await follower.unsubscribe()
 
 
 async def test_updates_of_other_users_need_administrator(
-    live_server: House,
+    live_server: LiveServer,
     ada: GraphQLClient,
     bob: GraphQLClient,
     environment: Environment,
@@ -159,21 +172,21 @@ async def test_updates_of_other_users_need_administrator(
         async with open_updates(live_server, client, owner) as reader:
             assert reader.response.status_code == status
     async with open_updates(
-        live_server, login_as_admin, ada, Last_Event_ID=cursor(ada, MADE)
+        live_server, login_as_admin, ada, Last_Event_ID=stream_cursor(ada, NEW_ACCOUNT_EVENT_COUNT)
     ) as reader:
         await deliver_to(ada, "Hello")
-        await until(lambda: reader.events)
+        await wait_until(lambda: reader.events)
     assert reader.events[0]["kind"] == "MESSAGE_ADDED"
 
 
 async def test_invalid_request_is_refused_with_status(
-    live_server: House, ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
+    live_server: LiveServer, ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     async with open_updates(live_server, ada, Last_Event_ID="x") as reader:
         assert reader.response.status_code == 400
         assert reader.response.json()["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
     async with open_updates(live_server, ada, Last_Event_ID=f"1.{ada.user.id + 1}.1") as reader:
-        await until(lambda: reader.is_closed)
+        await wait_until(lambda: reader.is_closed)
     (event,) = reader.events
     assert (event[""], event["extensions"]["code"]) == ("error", "BAD_CURSOR")
     sender = await make_api_key(
@@ -189,7 +202,9 @@ async def test_invalid_request_is_refused_with_status(
     assert (await http.get(updates_path(ada))).status_code == 401
 
 
-async def test_stream_ends_when_api_key_is_deleted(live_server: House, ada: GraphQLClient) -> None:
+async def test_stream_ends_when_api_key_is_deleted(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
     secret = await make_api_key(
         ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
     )
@@ -203,23 +218,25 @@ async def test_stream_ends_when_api_key_is_deleted(live_server: House, ada: Grap
             i={"ids": [key_id]},
         )
         await deliver_to(ada, "Unheard")
-        await until(lambda: reader.is_closed)
+        await wait_until(lambda: reader.is_closed)
     (last,) = reader.events
     assert (last[""], last["extensions"]["code"]) == ("error", "UNAUTHENTICATED")
     admission_control = live_server.endpoint.guards
-    await until(
+    await wait_until(
         lambda: not live_server.groups and not admission_control.stream_limiter.in_use_count
     )
     assert not live_server.endpoint.connection_watch.connections
 
 
-async def test_streams_of_one_account_are_shared(live_server: House, ada: GraphQLClient) -> None:
+async def test_streams_of_one_account_are_shared(
+    live_server: LiveServer, ada: GraphQLClient
+) -> None:
     async with (
         open_updates(live_server, ada) as first_reader,
         open_updates(live_server, ada) as second_reader,
     ):
-        await until(lambda: live_server.seats == 2)
+        await wait_until(lambda: live_server.subscriber_count == 2)
         assert len(live_server.groups) == 1
         await run_mailbox_mutation(ada, "mailboxCreate", paths=["Box"])
-        await until(lambda: first_reader.events and second_reader.events)
+        await wait_until(lambda: first_reader.events and second_reader.events)
     assert first_reader.events == second_reader.events

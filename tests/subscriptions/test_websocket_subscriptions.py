@@ -15,13 +15,13 @@ from graph.http.graphql_endpoint import EndpointSettings
 from models.runtime.environment import Environment
 from resolvers.context import Viewer
 from tests.support.servers.small_schema_server import (
-    Server,
-    a_world,
-    closing,
-    greet,
-    hear,
-    say,
-    serving,
+    SmallSchemaServer,
+    init_connection,
+    make_environment,
+    read_frame,
+    run_small_schema_server,
+    send_frame,
+    wait_for_close_code,
 )
 
 USER_HEADERS = {"Authorization": "Bearer user"}
@@ -29,37 +29,37 @@ USER_HEADERS = {"Authorization": "Bearer user"}
 
 @pytest.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
-    async with a_world(tmp_path) as environment:
+    async with make_environment(tmp_path) as environment:
         yield environment
 
 
 @pytest.fixture
-async def server(environment: Environment) -> AsyncIterator[Server]:
+async def server(environment: Environment) -> AsyncIterator[SmallSchemaServer]:
     settings = EndpointSettings(
         init_timeout=0.3, max_operations_per_socket=4, allowed_origins=("https://mail.example.org",)
     )
-    async with serving(environment, settings, deadline=0.3) as server:
+    async with run_small_schema_server(environment, settings, deadline=0.3) as server:
         yield server
 
 
 @pytest.fixture
-async def ws(server: Server) -> AsyncIterator[ClientConnection]:
+async def ws(server: SmallSchemaServer) -> AsyncIterator[ClientConnection]:
     """An initialized socket without a credential."""
     async with server.connect() as ws:
-        await greet(ws)
+        await init_connection(ws)
         yield ws
 
 
 async def subscribe(ws: ClientConnection, query: str, **members: Any) -> None:
     id_ = members.pop("id", "1")
-    await say(ws, "subscribe", id=id_, payload={"query": query, **members})
+    await send_frame(ws, "subscribe", id=id_, payload={"query": query, **members})
 
 
 async def read_results(ws: ClientConnection) -> list[Any]:
     """Return the payloads until the operation ends, and the type of the last frame."""
-    frames = [await hear(ws)]
+    frames = [await read_frame(ws)]
     while frames[-1]["type"] == "next":
-        frames.append(await hear(ws))
+        frames.append(await read_frame(ws))
     return [*(frame["payload"] for frame in frames[:-1]), frames[-1]["type"]]
 
 
@@ -113,60 +113,60 @@ async def test_invalid_frame_closes_socket_with_4400(
     ws: ClientConnection, caplog: pytest.LogCaptureFixture, frame: str | bytes
 ) -> None:
     await ws.send(frame)
-    assert await closing(ws) == 4400
+    assert await wait_for_close_code(ws) == 4400
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_connection_init_must_be_an_object(server: Server) -> None:
+async def test_connection_init_must_be_an_object(server: SmallSchemaServer) -> None:
     async with server.connect() as ws:
-        await say(ws, "connection_init", payload=[])
-        assert await closing(ws) == 4400
+        await send_frame(ws, "connection_init", payload=[])
+        assert await wait_for_close_code(ws) == 4400
 
 
-async def test_socket_without_connection_init_is_closed(server: Server) -> None:
+async def test_socket_without_connection_init_is_closed(server: SmallSchemaServer) -> None:
     async with server.connect() as ws:
-        assert await closing(ws) == 4408
+        assert await wait_for_close_code(ws) == 4408
 
 
-async def test_subscribe_before_connection_init_closes_socket(server: Server) -> None:
+async def test_subscribe_before_connection_init_closes_socket(server: SmallSchemaServer) -> None:
     async with server.connect() as ws:
         await subscribe(ws, "{ hello }")
-        assert await closing(ws) == 4401
+        assert await wait_for_close_code(ws) == 4401
 
 
 async def test_second_connection_init_closes_socket(ws: ClientConnection) -> None:
-    await say(ws, "connection_init")
-    assert await closing(ws) == 4429
+    await send_frame(ws, "connection_init")
+    assert await wait_for_close_code(ws) == 4429
 
 
 async def test_operation_id_in_use_closes_socket(ws: ClientConnection) -> None:
     for _ in range(2):
         # the close reason has a length limit
         await subscribe(ws, "subscription { quiet }", id="long" * 60)
-    assert await closing(ws) == 4409
+    assert await wait_for_close_code(ws) == 4409
 
 
 async def test_operation_id_can_be_reused_after_complete(ws: ClientConnection) -> None:
     await subscribe(ws, "subscription { quiet }")
-    await say(ws, "complete", id="1")
+    await send_frame(ws, "complete", id="1")
     await subscribe(ws, "{ hello }")
     assert (await read_results(ws))[-1] == "complete"
 
 
 @pytest.mark.parametrize("protocols", [["graphql-ws"], ["something"], None])
-async def test_other_subprotocols_are_refused(server: Server, protocols: Any) -> None:
+async def test_other_subprotocols_are_refused(server: SmallSchemaServer, protocols: Any) -> None:
     async with server.connect(subprotocols=protocols) as ws:
-        assert await closing(ws) == 4406
+        assert await wait_for_close_code(ws) == 4406
 
 
 async def test_pong_returns_payload_of_ping(ws: ClientConnection) -> None:
-    await say(ws, "ping", payload={"a": [1]})
-    assert await hear(ws) == {"type": "pong", "payload": {"a": [1]}}
-    await say(ws, "ping")
-    assert await hear(ws) == {"type": "pong"}
-    await say(ws, "pong", payload={})
-    await say(ws, "ping")
-    assert await hear(ws) == {"type": "pong"}
+    await send_frame(ws, "ping", payload={"a": [1]})
+    assert await read_frame(ws) == {"type": "pong", "payload": {"a": [1]}}
+    await send_frame(ws, "ping")
+    assert await read_frame(ws) == {"type": "pong"}
+    await send_frame(ws, "pong", payload={})
+    await send_frame(ws, "ping")
+    assert await read_frame(ws) == {"type": "pong"}
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ async def test_invalid_document_ends_only_its_operation(
     ws: ClientConnection, payload: object, code: str
 ) -> None:
     await subscribe(ws, "subscription { quiet }", id="other")
-    await say(ws, "subscribe", id="1", payload=payload)
-    frame = await hear(ws)
+    await send_frame(ws, "subscribe", id="1", payload=payload)
+    frame = await read_frame(ws)
     assert (frame["type"], frame["id"]) == ("error", "1")
     assert [error["extensions"]["code"] for error in frame["payload"]] == [code]
     await subscribe(ws, "{ hello }")
@@ -216,16 +216,16 @@ async def test_failing_event_source_is_masked(
 
 async def test_query_by_socket_ends_at_deadline(ws: ClientConnection) -> None:
     await subscribe(ws, "{ slow }")
-    frame = await hear(ws)
+    frame = await read_frame(ws)
     assert frame["payload"][0]["extensions"] == {"code": "DEADLINE_EXCEEDED"}
 
 
 async def test_subscription_has_no_deadline(ws: ClientConnection) -> None:
     await subscribe(ws, "subscription { forever }")
-    assert (await hear(ws))["payload"] == {"data": {"forever": 1}}
+    assert (await read_frame(ws))["payload"] == {"data": {"forever": 1}}
     await asyncio.sleep(0.4)
-    await say(ws, "ping")
-    assert await hear(ws) == {"type": "pong"}
+    await send_frame(ws, "ping")
+    assert await read_frame(ws) == {"type": "pong"}
 
 
 async def test_each_event_has_new_dataloaders(ws: ClientConnection) -> None:
@@ -239,7 +239,7 @@ async def test_no_event_is_sent_after_socket_error(
     ws: ClientConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await subscribe(ws, "subscription { flood }")
-    await hear(ws)
+    await read_frame(ws)
     await ws.send("{}")
     with pytest.raises(ConnectionClosedError):
         await read_until_closed(ws)
@@ -248,17 +248,17 @@ async def test_no_event_is_sent_after_socket_error(
 
 
 async def read_until_closed(ws: ClientConnection) -> None:
-    while await hear(ws):
+    while await read_frame(ws):
         pass
 
 
 async def test_aborted_connection_is_not_logged(
-    server: Server, caplog: pytest.LogCaptureFixture
+    server: SmallSchemaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):
         ws = await open_with_subscriptions(server, "user")
         await subscribe(ws, "subscription { flood }", id="3")
-        await hear(ws)
+        await read_frame(ws)
         ws.transport.abort()
     async with asyncio.timeout(5):
         while server.endpoint.connection_watch.connections:  # noqa: ASYNC110 - the server has no event
@@ -270,10 +270,10 @@ async def test_concurrent_operations_of_socket_are_limited(ws: ClientConnection)
     for number in range(4):
         await subscribe(ws, "subscription { quiet }", id=str(number))
     await subscribe(ws, "{ hello }", id="more")
-    frame = await hear(ws)
+    frame = await read_frame(ws)
     assert (frame["type"], frame["id"]) == ("error", "more")
     assert frame["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
-    await say(ws, "complete", id="0")
+    await send_frame(ws, "complete", id="0")
     await subscribe(ws, "{ hello }", id="more")
     assert (await read_results(ws))[-1] == "complete"
 
@@ -288,18 +288,20 @@ async def test_concurrent_operations_of_socket_are_limited(ws: ClientConnection)
         {"x-api-key": "key"},
     ],
 )
-async def test_connection_init_payload_signs_in(server: Server, payload: dict[str, str]) -> None:
+async def test_connection_init_payload_signs_in(
+    server: SmallSchemaServer, payload: dict[str, str]
+) -> None:
     async with server.connect() as ws:
-        await greet(ws, payload)
+        await init_connection(ws, payload)
         await subscribe(ws, "{ whoami }")
         (result, _) = await read_results(ws)
         expected = "ADMIN 0" if "key" in payload.values() else "USER 7"
         assert result["data"]["whoami"].startswith(expected)
 
 
-async def test_handshake_headers_sign_in(server: Server) -> None:
+async def test_handshake_headers_sign_in(server: SmallSchemaServer) -> None:
     async with server.connect(additional_headers=USER_HEADERS) as ws:
-        await greet(ws)
+        await init_connection(ws)
         await subscribe(ws, "{ whoami }")
         (result, _) = await read_results(ws)
         assert result["data"]["whoami"].startswith("USER 7")
@@ -308,63 +310,67 @@ async def test_handshake_headers_sign_in(server: Server) -> None:
 @pytest.mark.parametrize(
     "payload", [{"Authorization": "Bearer wrong"}, {"token": "wrong"}, {"Authorization": 7}]
 )
-async def test_invalid_credential_closes_socket(server: Server, payload: object) -> None:
+async def test_invalid_credential_closes_socket(server: SmallSchemaServer, payload: object) -> None:
     async with server.connect() as ws:
-        await say(ws, "connection_init", payload=payload)
-        assert await closing(ws) == 4403
+        await send_frame(ws, "connection_init", payload=payload)
+        assert await wait_for_close_code(ws) == 4403
 
 
 async def test_internal_error_at_sign_in_is_logged_and_closes_socket(
-    server: Server, caplog: pytest.LogCaptureFixture
+    server: SmallSchemaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with server.connect() as ws:
-        await say(ws, "connection_init", payload={"token": "broken"})
-        assert await closing(ws) == 1011
+        await send_frame(ws, "connection_init", payload={"token": "broken"})
+        assert await wait_for_close_code(ws) == 1011
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "https://mail.example.org.evil.example"]
 )
-async def test_origin_that_is_not_allowed_is_refused(server: Server, origin: str) -> None:
+async def test_origin_that_is_not_allowed_is_refused(
+    server: SmallSchemaServer, origin: str
+) -> None:
     with pytest.raises(InvalidStatus) as error:
         await server.connect(additional_headers={"Origin": origin})
     assert error.value.response.status_code == 403
 
 
-async def test_allowed_origin_can_open_socket(server: Server) -> None:
+async def test_allowed_origin_can_open_socket(server: SmallSchemaServer) -> None:
     origin_header = {"Origin": "https://mail.example.org"}
     async with server.connect(additional_headers=origin_header) as ws:
-        await greet(ws)
+        await init_connection(ws)
 
 
-async def test_own_origin_can_open_socket(server: Server) -> None:
+async def test_own_origin_can_open_socket(server: SmallSchemaServer) -> None:
     origin_header = {"Origin": f"http://127.0.0.1:{server.port}"}
     async with server.connect(additional_headers=origin_header) as ws:
-        await greet(ws)
+        await init_connection(ws)
 
 
 async def assert_ends_unauthenticated(ws: ClientConnection) -> None:
     """Assert that both operations end, and then the socket."""
     for _ in range(2):
-        frame = await hear(ws)
+        frame = await read_frame(ws)
         assert frame["type"] == "error"
         assert frame["payload"][0]["extensions"] == {"code": "UNAUTHENTICATED"}
-    assert await closing(ws) == 4403
+    assert await wait_for_close_code(ws) == 4403
 
 
-async def open_with_subscriptions(server: Server, token: str) -> ClientConnection:
+async def open_with_subscriptions(server: SmallSchemaServer, token: str) -> ClientConnection:
     ws = await server.connect()
-    await greet(ws, {"token": token})
+    await init_connection(ws, {"token": token})
     for id_ in "12":
         await subscribe(ws, "subscription { quiet }", id=id_)
-    await say(ws, "ping")
-    assert (await hear(ws))["type"] == "pong"
+    await send_frame(ws, "ping")
+    assert (await read_frame(ws))["type"] == "pong"
     return ws
 
 
 async def test_socket_is_closed_when_credential_expires(environment: Environment) -> None:
-    async with serving(environment, EndpointSettings(credential_check_interval=0.05)) as server:
+    async with run_small_schema_server(
+        environment, EndpointSettings(credential_check_interval=0.05)
+    ) as server:
         expiring_socket, other_socket = (
             await open_with_subscriptions(server, "brief"),
             await open_with_subscriptions(server, "user"),
@@ -379,7 +385,7 @@ async def test_socket_is_closed_when_credential_expires(environment: Environment
 
 
 async def test_no_operation_starts_with_expired_credential(environment: Environment) -> None:
-    async with serving(environment, EndpointSettings()) as server:
+    async with run_small_schema_server(environment, EndpointSettings()) as server:
         ws = await open_with_subscriptions(server, "brief")
         server.clock.tick(minutes=2)
         await subscribe(ws, "{ hello }", id="3")
@@ -394,12 +400,14 @@ async def test_revoked_credential_closes_its_sockets(environment: Environment) -
         checked_tokens.append(viewer.token_id)
         return viewer.token_id in revoked
 
-    async with serving(environment, EndpointSettings(has_credential_ended=is_ended)) as server:
+    async with run_small_schema_server(
+        environment, EndpointSettings(has_credential_ended=is_ended)
+    ) as server:
         first_socket, second_socket, other_socket = [
             await open_with_subscriptions(server, token) for token in ("user", "user", "other")
         ]
         anonymous_socket = await server.connect()
-        await greet(anonymous_socket)
+        await init_connection(anonymous_socket)
         await server.endpoint.connection_watch.disconnect_ended_and_kicked()
         assert sorted(checked_tokens, key=str) == [
             1,
@@ -425,7 +433,7 @@ async def test_credential_check_survives_database_outage(
             raise ConnectionError("no store")
         return True
 
-    async with serving(
+    async with run_small_schema_server(
         environment, EndpointSettings(has_credential_ended=is_ended, credential_check_interval=0.05)
     ) as server:
         await assert_ends_unauthenticated(await open_with_subscriptions(server, "user"))
@@ -437,13 +445,16 @@ async def test_peer_that_does_not_read_does_not_delay_disconnect(
 ) -> None:
     monkeypatch.setattr("graph.subscriptions.websocket.DISCONNECT_SECONDS", 0.1)
     document = "subscription { flood }"
-    async with serving(environment, EndpointSettings()) as server, server.deaf(document):
-        assert await server.still() < 1000
+    async with (
+        run_small_schema_server(environment, EndpointSettings()) as server,
+        server.open_unread_websocket(document),
+    ):
+        assert await server.wait_until_clock_unread() < 1000
         async with asyncio.timeout(1):
             await server.endpoint.connection_watch.disconnect_viewers(lambda _viewer: True)
 
 
-async def test_aborted_socket_is_removed(server: Server) -> None:
+async def test_aborted_socket_is_removed(server: SmallSchemaServer) -> None:
     ws = await open_with_subscriptions(server, "user")
     assert len(server.endpoint.connection_watch.connections) == 1
     ws.transport.abort()

@@ -13,7 +13,13 @@ from tests.support.schema.access_matrix import ACCESS_MATRIX
 from tests.support.schema.printed_schema import SDL
 from tests.support.stores import store_fixtures
 from tests.support.targets import target_mutations, target_queries, target_subscriptions
-from tests.support.targets.target_accounts import CALLERS, CELLS, RELATIONS, Server, furnished
+from tests.support.targets.target_accounts import (
+    CALLER_RELATIONS,
+    CALLERS,
+    RELATIONS,
+    TargetServer,
+    run_target_server,
+)
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
 ALLOWED_BY_CLASS = {
@@ -43,8 +49,8 @@ AccessCase = tuple[str, str, str]  # operation, caller, relation
 
 
 @pytest.fixture
-async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[Server]:
-    async with furnished(environment, tmp_path) as access_server:
+async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[TargetServer]:
+    async with run_target_server(environment, tmp_path) as access_server:
         yield access_server
 
 
@@ -67,7 +73,7 @@ def names_for_store(names: Iterable[str], dialect: str) -> list[str]:
 
 def access_cases(name: str) -> Iterator[AccessCase]:
     """Yield all callers and relations that this operation can be tested with."""
-    for caller, relation in CELLS:
+    for caller, relation in CALLER_RELATIONS:
         is_impossible = name in WITHOUT_OWN_ACCOUNT and relation == "self"
         if not is_impossible and not (name in WITHOUT_PLATFORM_KEY and caller == "root-key"):
             yield name, caller, relation
@@ -82,26 +88,30 @@ def border_cases(name: str) -> Iterator[AccessCase]:
         yield from (*allowed[:1], *refused[-1:])
 
 
-async def request_decision(server: Server, name: str, caller: str, relation: str) -> str:
+async def request_decision(server: TargetServer, name: str, caller: str, relation: str) -> str:
     """Return "allowed" or "refused", or the reason why the response is unclear."""
-    target = server.target(caller, relation)
+    target = server.objects_of(caller, relation)
     if name in SUBSCRIPTION_NAMES:
-        return await target_subscriptions.follow(server, name, caller, target)
+        return await target_subscriptions.follow_target(server, name, caller, target)
     if name in READ_CLASSES:
-        text, variables = target_queries.document(name, target, ACCESS_MATRIX["records"])
+        text, variables = target_queries.query_document(name, target, ACCESS_MATRIX["records"])
         response = await server.post(caller, text, variables)
-        return target_queries.verdict(name, target, response.json(), response.text)
-    mutation_input = target_mutations.variables(name, target, server.uploads.get(caller, ""))
-    response = await server.post(caller, target_mutations.document(name), {"input": mutation_input})
-    decision = target_mutations.verdict(name, response.json())
+        return target_queries.query_verdict(name, target, response.json(), response.text)
+    mutation_input = target_mutations.mutation_variables(
+        name, target, server.uploads.get(caller, "")
+    )
+    response = await server.post(
+        caller, target_mutations.mutation_document(name), {"input": mutation_input}
+    )
+    decision = target_mutations.mutation_verdict(name, response.json())
     return (
         "refused, but with data"
-        if decision == REFUSED and target.mark in response.text
+        if decision == REFUSED and target.marker in response.text
         else decision
     )
 
 
-async def assert_decisions(server: Server, cases: Iterable[AccessCase]) -> None:
+async def assert_decisions(server: TargetServer, cases: Iterable[AccessCase]) -> None:
     """Assert that these cases have the decisions of the access matrix."""
     differences = []
     for case in cases:
@@ -116,10 +126,10 @@ def untargeted_names(kind: str) -> set[str]:
 
 
 def test_every_mutation_has_a_decision() -> None:
-    assert set(MUTATION_CLASSES) == set(target_mutations.operations()) - untargeted_names(
+    assert set(MUTATION_CLASSES) == set(target_mutations.mutation_cases()) - untargeted_names(
         "Mutation"
     )
-    assert untargeted_names("Mutation") <= set(target_mutations.operations())
+    assert untargeted_names("Mutation") <= set(target_mutations.mutation_cases())
 
 
 def test_every_read_has_a_decision() -> None:
@@ -165,7 +175,7 @@ def test_each_border_case_is_tested_on_one_database() -> None:
             assert sorted(tested) == sorted(names)
 
 
-async def test_mutation_access_at_borders(server: Server, environment: Environment) -> None:
+async def test_mutation_access_at_borders(server: TargetServer, environment: Environment) -> None:
     await assert_decisions(
         server,
         (
@@ -176,7 +186,7 @@ async def test_mutation_access_at_borders(server: Server, environment: Environme
     )
 
 
-async def test_query_access_at_borders(server: Server, environment: Environment) -> None:
+async def test_query_access_at_borders(server: TargetServer, environment: Environment) -> None:
     await assert_decisions(
         server,
         (
@@ -187,26 +197,26 @@ async def test_query_access_at_borders(server: Server, environment: Environment)
     )
 
 
-async def test_subscription_access_at_borders(server: Server) -> None:
+async def test_subscription_access_at_borders(server: TargetServer) -> None:
     await assert_decisions(
         server, (item for name in SUBSCRIPTION_NAMES for item in border_cases(name))
     )
 
 
 @LONG_RUN_ONLY
-async def test_mutation_access_of_all_cases(server: Server) -> None:
+async def test_mutation_access_of_all_cases(server: TargetServer) -> None:
     await assert_decisions(
         server, (item for name in MUTATION_CLASSES for item in access_cases(name))
     )
 
 
 @LONG_RUN_ONLY
-async def test_query_access_of_all_cases(server: Server) -> None:
+async def test_query_access_of_all_cases(server: TargetServer) -> None:
     await assert_decisions(server, (item for name in QUERY_NAMES for item in access_cases(name)))
 
 
 @LONG_RUN_ONLY
-async def test_subscription_access_of_all_cases(server: Server) -> None:
+async def test_subscription_access_of_all_cases(server: TargetServer) -> None:
     await assert_decisions(
         server, (item for name in SUBSCRIPTION_NAMES for item in access_cases(name))
     )

@@ -53,7 +53,7 @@ from tests.support.accounts.user_operations import (
     user_global_id,
 )
 from tests.support.operations import filter_operations
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -140,16 +140,18 @@ async def test_import_restores_filters_without_passwords(
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Lists"]))
     action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
     query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
-    created = await filter_operations.made(
+    created = await filter_operations.add_filter(
         ada, query, action, name="one", metaData={"a": 1}, active=False
     )
     relay, webhook = "smtp://user:word@relay.example", "https://h.example/"
-    await filter_operations.made(ada, {}, {"targets": [relay, webhook], "stop": True}, name="two")
+    await filter_operations.add_filter(
+        ada, {}, {"targets": [relay, webhook], "stop": True}, name="two"
+    )
     for _ in range(2):  # the second time, the filters exist
         task = await import_account(bob, (await export_account(ada, format="JSON"))["content"])
         message = "smtp://user:***@relay.example is left out: a file has no passwords"
         assert task["result"]["refused"] == [["filter two", message]]
-        first, second = (await filter_operations.listed(bob))["nodes"]
+        first, second = (await filter_operations.list_filters(bob))["nodes"]
         changed_fields = ("id", "user", "createdAt", "sieve")
         expected = {name: value for name, value in created.items() if name not in changed_fields}
         assert {name: first[name] for name in expected} == expected
@@ -173,14 +175,14 @@ INVALID_FILTERS: list[dict[str, Any]] = [
 
 
 async def test_imported_filters_are_validated(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    await filter_operations.made(ada, {}, {"seen": True})
+    await filter_operations.add_filter(ada, {}, {"seen": True})
     first_line, *other_lines = (await export_account(ada, format="JSON"))["content"].splitlines(
         keepends=True
     )
     account = {**json.loads(first_line), "filters": INVALID_FILTERS}
     task = await import_account(bob, b"".join([json.dumps(account).encode(), b"\n", *other_lines]))
     assert (task["state"], len(task["result"]["refused"])) == ("SUCCEEDED", len(INVALID_FILTERS))
-    assert (await filter_operations.listed(bob))["totalCount"] == 0
+    assert (await filter_operations.list_filters(bob))["totalCount"] == 0
 
 
 async def test_import_restores_sender_rules(
@@ -203,7 +205,7 @@ async def test_import_restores_sender_rules(
     content = (await export_account(ada, format="JSON"))["content"]
     for _ in range(2):
         assert (await import_account(bob, content))["result"]["refused"] == []
-        rule_rows = await rows(
+        rule_rows = await select_rows(
             bob.environment,
             "SELECT pattern, action, comment FROM sender_rules WHERE user_id = :u ORDER BY pattern",
             u=bob.user.id,
@@ -308,7 +310,7 @@ async def test_imported_message_is_copied_by_an_audit(
     payload = await execute_mutation(root, "auditCreate", "audit { id }", **arguments)
     assert payload["errors"] == []
     assert (await import_account(bob, content))["result"]["stored"] == 1
-    assert await rows(ada.environment, "SELECT subject FROM audit_copies") == [("Old",)]
+    assert await select_rows(ada.environment, "SELECT subject FROM audit_copies") == [("Old",)]
 
 
 async def test_other_users_cannot_read_or_download_an_export(
@@ -356,17 +358,17 @@ async def test_root_can_export_and_the_access_is_logged(
     assert payload["errors"] == []
     while await tasks.run_next_task(environment):
         pass
-    assert await rows(environment, "SELECT mutation FROM admin_log ORDER BY id DESC LIMIT 1") == [
-        ("accountExport",)
-    ]
+    assert await select_rows(
+        environment, "SELECT mutation FROM admin_log ORDER BY id DESC LIMIT 1"
+    ) == [("accountExport",)]
     statement_text = (
         "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"
     )
-    before = await rows(environment, statement_text, u=ada.user.id)
+    before = await select_rows(environment, statement_text, u=ada.user.id)
     path = (await load_export(root, payload["export"]["id"]))["url"].partition("?")[0]
     response = await root.http.get(path, headers=root.headers)
     assert response.status_code == 200
-    ((after,),) = await rows(environment, statement_text, u=ada.user.id)
+    ((after,),) = await select_rows(environment, statement_text, u=ada.user.id)
     assert after == before[0][0] + 1 > 1
 
 
@@ -419,11 +421,11 @@ async def test_expired_export_is_deleted_with_its_blobs(
     clock.tick(days=3, seconds=1)
     assert await load_export(ada, export["id"]) is None
     assert (await ada.http.get(export["url"])).status_code in (401, 404)
-    pieces = await rows(environment, "SELECT blob_id FROM export_pieces")
+    pieces = await select_rows(environment, "SELECT blob_id FROM export_pieces")
     counts = await housekeeping.run_round(environment)
     assert counts.exports == 1
     assert counts.blobs >= len(pieces) > 0
-    assert await rows(environment, "SELECT id FROM export_pieces") == []
+    assert await select_rows(environment, "SELECT id FROM export_pieces") == []
     assert (await load_user_row(environment, ada)).used == used
 
 

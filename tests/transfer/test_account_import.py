@@ -30,8 +30,8 @@ from tests.support.accounts.account_exports import (
 )
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.run_scope import RUNS_ALL_TESTS
-from tests.support.stores.counter_check import rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.other_processes import deregister_as_dead
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -71,7 +71,7 @@ async def test_crashed_export_and_import_continue_without_loss(
     await fill_account(ada, clock)
     payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, format=archive_format)
     await crash_task(ada.environment, "exported", step_number)
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
     export = await load_export(ada, payload["export"]["id"])
     content = (await ada.http.get(export["url"])).content
@@ -79,13 +79,13 @@ async def test_crashed_export_and_import_continue_without_loss(
     arguments = {"archive": archive, "encoding": "BASE64", "skipKnown": step_number % 2 == 1}
     payload = await execute_mutation(bob, "accountImport", TASK_FIELDS, **arguments)
     await crash_task(ada.environment, "imported", step_number)
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
     task = await load_task(bob, payload["task"]["id"])
     assert task["state"] == "SUCCEEDED"
     assert (await load_account_state(bob)) == (await load_account_state(ada))
     assert task["result"]["stored"] == task["done"] == len((await load_account_state(ada))["mail"])
-    assert await rows(ada.environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(ada.environment, "SELECT id FROM import_archives") == []
 
 
 @pytest.mark.usefixtures("small_transfer_chunks")
@@ -104,13 +104,13 @@ async def test_cancelled_import_keeps_stored_messages(
     assert (await execute_mutation(bob, "taskCancel", "tasks { state }", **arguments))[
         "errors"
     ] == []
-    await taken_for_dead(ada.environment)
+    await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
     task = await load_task(bob, payload["task"]["id"])
     assert (task["state"], task["result"]["stored"]) == ("CANCELLED", 4)
     assert len((await load_account_state(bob))["mail"]) == 4
     await housekeeping.run_round(ada.environment)
-    assert await rows(ada.environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(ada.environment, "SELECT id FROM import_archives") == []
 
 
 async def test_full_account_imports_what_fits_and_fails(
@@ -139,7 +139,7 @@ async def test_full_account_imports_what_fits_and_fails(
     task = await import_account(bob, export["content"])
     assert (task["result"]["stored"], task["result"]["known"]) == (10 - stored, stored)
     await housekeeping.run_round(environment)
-    assert await rows(environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(environment, "SELECT id FROM import_archives") == []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_invalid_archive_is_refused_at_once(
     )
     assert error_codes_and_paths(payload) == [("VALIDATION", ["archive"])]
     assert error in payload["errors"][0]["message"]
-    assert await rows(ada.environment, "SELECT id FROM tasks") == []
+    assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
 
 
 @pytest.mark.parametrize(
@@ -291,10 +291,10 @@ async def test_imported_upload_is_deleted(ada: GraphQLClient, environment: Envir
     assert validated["errors"] == []
     payload = await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
     assert payload["errors"] == []
-    assert await rows(environment, "SELECT id FROM uploads") == []
+    assert await select_rows(environment, "SELECT id FROM uploads") == []
     assert error_codes_and_paths(
         await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
     ) == [("NOT_FOUND", ["archive"])]
     assert await tasks.run_next_task(environment)
     assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 300
-    assert await rows(environment, "SELECT id FROM import_archives") == []
+    assert await select_rows(environment, "SELECT id FROM import_archives") == []

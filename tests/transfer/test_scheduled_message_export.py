@@ -24,7 +24,7 @@ from tests.support.accounts.account_exports import (
     load_task,
 )
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.queue_worker import bodies
+from tests.support.mail_servers.queue_worker import load_queued_messages
 
 SCHEDULED_MESSAGE = {"to": [{"address": "carol@example.net"}], "subject": "Later", "text": "Hi."}
 MESSAGES_QUERY = """{ viewer { user { messages { nodes { subject draft mailbox { path }
@@ -52,7 +52,7 @@ async def test_scheduled_message_is_imported_as_a_draft(
         ada, "messageSend", "submission { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"}
     )
     export = await export_account(ada, format=archive_format)
-    submission_count = len(await bodies(environment))
+    submission_count = len(await load_queued_messages(environment))
     await import_account(bob, export["content"])
     scheduled_message, sent_message = await list_messages(bob)
     assert scheduled_message == {"subject": "Later", "draft": True, "mailbox": {"path": "Drafts"},
@@ -62,7 +62,9 @@ async def test_scheduled_message_is_imported_as_a_draft(
         False,
         "Sent",
     )
-    assert len(await bodies(environment)) == submission_count  # no message is queued again
+    assert (
+        len(await load_queued_messages(environment)) == submission_count
+    )  # no message is queued again
 
 
 async def test_export_record_has_recipients_and_send_time(ada: GraphQLClient) -> None:
@@ -127,7 +129,7 @@ async def test_scheduled_message_without_copy_is_imported_as_a_draft(
         await schedule_without_copy(ada, subject, bcc=[{"address": "dave@example.net"}])
     await schedule_with_deleted_copy(ada, "Later 4")
     await schedule_without_copy(bob, "bob's")
-    adas_bodies = (await bodies(environment))[:5]
+    adas_bodies = (await load_queued_messages(environment))[:5]
     export = await export_account(ada, format=archive_format)
     assert (export["task"]["done"], export["task"]["total"]) == (6, 6)
     task = await import_account(bob, export["content"])
@@ -142,7 +144,7 @@ async def test_scheduled_message_without_copy_is_imported_as_a_draft(
     ]
     assert b"dave@example.net" in adas_bodies[0]
     assert sorted(await load_draft_sources(bob)) == sorted(adas_bodies)
-    assert len(await bodies(environment)) == 6  # no message is queued again
+    assert len(await load_queued_messages(environment)) == 6  # no message is queued again
 
 
 async def load_draft_sources(client: GraphQLClient) -> list[bytes]:

@@ -32,9 +32,9 @@ from tests.support.accounts.quota_accounts import (
     try_send_message,
 )
 from tests.support.accounts.user_operations import count_statements_by_user_count
-from tests.support.mail_servers.lmtp_client import connect
-from tests.support.operations.bulk_operations import DELETE, TAKE_BACK, UPLOAD
-from tests.support.servers.live_server import House, until
+from tests.support.mail_servers.lmtp_client import connect_lmtp
+from tests.support.operations.bulk_operations import MESSAGE_DELETE, MESSAGE_UPLOAD, UNDO_MUTATION
+from tests.support.servers.live_server import LiveServer, wait_until
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ async def test_threshold_that_is_passed_again_is_reported_again(ada: GraphQLClie
     await receive_messages_of_sizes(ada, 600)  # above the threshold
     response = await ada("{ viewer { user { messages(first: 2) { nodes { id } } } } }")
     newest_ids = [node["id"] for node in response["viewer"]["user"]["messages"]["nodes"]]
-    deleted = await ada(DELETE, input={"select": {"ids": newest_ids}})
+    deleted = await ada(MESSAGE_DELETE, input={"select": {"ids": newest_ids}})
     assert len(await load_limit_events(ada)) == 1
     await receive_messages_of_sizes(ada, 600)
     assert await load_limit_events(ada) == [storage_event("WARNING", 8_100)] * 2
     assert await count_warning_tasks(ada.environment) == 2
     # Restored messages count again.
-    undo_response = await ada(TAKE_BACK, token=deleted["messageDelete"]["undo"]["token"])
+    undo_response = await ada(UNDO_MUTATION, token=deleted["messageDelete"]["undo"]["token"])
     assert undo_response["undo"]["errors"] == []
     await receive_messages_of_sizes(ada, 300)
     assert (await load_limit_events(ada))[2:] == [storage_event("CRITICAL", 9_600)]
@@ -124,12 +124,12 @@ async def test_undo_of_delete_can_pass_a_threshold(ada: GraphQLClient) -> None:
     await set_user_limits(ada, quota=QUOTA)
     await receive_messages_of_sizes(ada, 7_000, 2_000)
     select = {"select": {"mailbox": {"path": "INBOX"}, "uids": "1"}}
-    token = (await ada(DELETE, input=select))["messageDelete"]["undo"]["token"]
+    token = (await ada(MESSAGE_DELETE, input=select))["messageDelete"]["undo"]["token"]
     await receive_messages_of_sizes(ada, 1_500)
     event_count = len(await load_limit_events(ada))
-    assert (await ada(TAKE_BACK, token=token))["undo"]["errors"][0]["code"] == "QUOTA_EXCEEDED"
+    assert (await ada(UNDO_MUTATION, token=token))["undo"]["errors"][0]["code"] == "QUOTA_EXCEEDED"
     await set_user_limits(ada, quota=11_000)
-    assert (await ada(TAKE_BACK, token=token))["undo"]["errors"] == []
+    assert (await ada(UNDO_MUTATION, token=token))["undo"]["errors"] == []
     assert (await load_limit_events(ada))[event_count:] == [
         ("STORAGE", "CRITICAL", 10_500, 11_000, False)
     ]
@@ -143,7 +143,7 @@ async def test_upload_and_sent_copy_can_pass_a_threshold(ada: GraphQLClient, met
     if method == "uploaded":
         raw = message_of_size(1_500).decode()
         arguments = {"mailbox": {"path": "INBOX"}, "raw": raw}
-        assert (await ada(UPLOAD, input=arguments))["messageUpload"]["errors"] == []
+        assert (await ada(MESSAGE_UPLOAD, input=arguments))["messageUpload"]["errors"] == []
     else:
         assert await try_send_message(ada, "carol@example.net", text="y" * 1_000 + "\n") == []
     ((limit, level, used, _, refused),) = await load_limit_events(ada)
@@ -244,11 +244,11 @@ async def test_lmtp_clients_and_own_queue_get_temporary_failures(
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    lmtp_client = await connect(listener.port)
+    lmtp_client = await connect_lmtp(listener.port)
     for n in range(3):
-        await lmtp_client.begin(ada.address)
-        lmtp_client.send(message_of_size(2_000, f"{n}") + b".\r\n")
-        assert (await lmtp_client.hear()).startswith("452 4.2.2")
+        await lmtp_client.start_data(ada.address)
+        lmtp_client.send_bytes(message_of_size(2_000, f"{n}") + b".\r\n")
+        assert (await lmtp_client.read_reply()).startswith("452 4.2.2")
     assert (await load_limit_events(ada))[1:] == [storage_event("WARNING", 9_000, refused=True)]
     recipient = JobRecipient(1, ada.address, 1, environment.now() + timedelta(days=5))
     sender = "bob@example.org"
@@ -260,9 +260,9 @@ async def test_lmtp_clients_and_own_queue_get_temporary_failures(
         assert results[1].reply_code == 452
     assert len(await load_limit_events(ada)) == 2
     await set_user_limits(ada, received_max=1, quota=1 << 30)
-    assert await lmtp_client.say(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
+    assert await lmtp_client.run_command(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
     for _ in range(2):
-        assert (await lmtp_client.say(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
+        assert (await lmtp_client.run_command(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
     assert (await load_limit_events(ada))[2:] == [("RECEIVED", "FULL", 1, 1, True)]
     await lmtp_client.close()
     await listener.close(1)
@@ -366,17 +366,17 @@ LIMIT_SUBSCRIPTION = """subscription { changes(kinds: [LIMIT_REACHED]) { events 
 
 
 async def test_only_subscribers_of_the_user_get_limit_events(
-    live_server: House, ada: GraphQLClient, bob: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     ada_socket, bob_socket = (
         await live_server.follow(ada, LIMIT_SUBSCRIPTION),
         await live_server.follow(bob, LIMIT_SUBSCRIPTION),
     )
-    await until(lambda: live_server.seats == 2)
+    await wait_until(lambda: live_server.subscriber_count == 2)
     await set_user_limits(ada, quota=QUOTA, received_max=2)
     await receive_messages_of_sizes(ada, 8_000, 500)
     await receive_messages_of_sizes(bob, 500)
-    await until(lambda: len(ada_socket.events) == 2)
+    await wait_until(lambda: len(ada_socket.events) == 2)
     common_fields = {"kind": "LIMIT_REACHED", "user": {"username": "ada"}, "refused": False}
     assert ada_socket.events == [
         {**common_fields, "limit": "STORAGE", "level": "WARNING", "used": 8_000, "allowed": QUOTA,
@@ -386,7 +386,7 @@ async def test_only_subscribers_of_the_user_get_limit_events(
     ]  # fmt: skip
     assert bob_socket.events == []
     for socket in (ada_socket, bob_socket):
-        await socket.leave()
+        await socket.unsubscribe()
 
 
 LIMITS_QUERY = """{ users(first: 50) { nodes { username limits { quota { allowed used source level }

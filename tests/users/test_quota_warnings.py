@@ -27,8 +27,8 @@ from tests.support.accounts.quota_accounts import (
     storage_event,
     update_user_columns,
 )
-from tests.support.operations.bulk_operations import DELETE
-from tests.support.stores.counter_check import examine, rows
+from tests.support.operations.bulk_operations import MESSAGE_DELETE
+from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 INBOX_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { source } } } } } }"""
@@ -71,12 +71,12 @@ async def test_warning_has_percentage_and_sizes(ada: GraphQLClient) -> None:
         "Once it is full, new messages are turned away, and their senders hear of it.\n\n"
         "Delete what you no longer need, or ask for more room.\n"
     )
-    ((sender, seen),) = await rows(
+    ((sender, seen),) = await select_rows(
         ada.environment, "SELECT envelope_from, seen FROM messages WHERE subject LIKE 'Your%'"
     )
     assert (sender, bool(seen)) == ("", False)
     assert await run_tasks(ada.environment) == 0
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_each_threshold_has_one_warning(ada: GraphQLClient, clock: ManualClock) -> None:
@@ -97,7 +97,7 @@ async def test_each_threshold_has_one_warning(ada: GraphQLClient, clock: ManualC
     ]
     refusal_text = (await load_warnings(ada))[-1].get_content()
     assert refusal_text.startswith("A message was turned away, because there is no room for it.")
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_two_thresholds_before_the_worker_runs_give_one_warning(
@@ -115,13 +115,13 @@ async def test_warning_is_stored_in_full_mailbox_without_a_second_one(ada: Graph
     await receive_messages_of_sizes(ada, QUOTA)
     assert await run_tasks(environment) == 1
     assert await load_subjects(ada) == ["Your mailbox is full"]
-    ((used,),) = await rows(environment, "SELECT used FROM users")
+    ((used,),) = await select_rows(environment, "SELECT used FROM users")
     assert QUOTA < used < QUOTA + 2_000
     with pytest.raises(OverQuota):
         await receive_messages_of_sizes(ada, 500)
     assert (await load_limit_events(ada))[0] == storage_event("FULL", QUOTA)
     assert await run_tasks(environment) == 0  # the warning already says that messages are refused
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def test_warning_that_passes_a_threshold_causes_no_second_one(ada: GraphQLClient) -> None:
@@ -140,7 +140,7 @@ async def test_warning_that_passes_a_threshold_causes_no_second_one(ada: GraphQL
         with pytest.raises(OverQuota):
             await receive_messages_of_sizes(ada, 500)
     assert await run_tasks(ada.environment) == 0
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_refusal_after_quota_reduction_gives_a_warning(
@@ -155,14 +155,16 @@ async def test_refusal_after_quota_reduction_gives_a_warning(
     (warning,) = await load_warnings(ada)
     assert warning["Subject"] == "Your mailbox is full"
     assert "48.8 KiB of 9.8 KiB" in warning.get_content()
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_usage_below_threshold_when_worker_runs_gives_no_warning(ada: GraphQLClient) -> None:
     await set_user_limits(ada, quota=QUOTA)
     await receive_messages_of_sizes(ada, 5_000, 4_000)
     select = {"mailbox": {"path": "INBOX"}, "uids": "1:*"}
-    assert (await ada(DELETE, input={"select": select}))["messageDelete"]["deletedCount"] == 2
+    assert (await ada(MESSAGE_DELETE, input={"select": select}))["messageDelete"][
+        "deletedCount"
+    ] == 2
     assert await run_tasks(ada.environment) == 1
     assert await load_warnings(ada) == []
     await receive_messages_of_sizes(ada, 8_100)
@@ -182,7 +184,7 @@ async def test_worker_crash_after_the_warning_causes_no_second_one(
     clock.tick(seconds=61)
     assert await run_tasks(environment) == 1
     assert len(await load_warnings(ada)) == 1
-    ((state,),) = await rows(environment, "SELECT state FROM tasks")
+    ((state,),) = await select_rows(environment, "SELECT state FROM tasks")
     assert state == "SUCCEEDED"
 
 
@@ -210,11 +212,14 @@ async def test_deleted_user_gets_no_warning(ada: GraphQLClient, root: GraphQLCli
       deleteAfter: "2031-01-01T00:00:00Z"}) { errors { code } } }"""
     assert (await root(document))["userDelete"]["errors"] == []
     assert await run_tasks(ada.environment) == 1
-    ((state, error),) = await rows(
+    ((state, error),) = await select_rows(
         ada.environment, "SELECT state, error FROM tasks WHERE kind = 'LIMIT_LETTER'"
     )
     assert (state, error) == ("SUCCEEDED", None)
-    assert await rows(ada.environment, "SELECT id FROM messages WHERE subject LIKE 'Your%'") == []
+    assert (
+        await select_rows(ada.environment, "SELECT id FROM messages WHERE subject LIKE 'Your%'")
+        == []
+    )
 
 
 async def test_user_without_address_gets_warning_by_username(ada: GraphQLClient) -> None:

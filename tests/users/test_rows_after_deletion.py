@@ -20,8 +20,8 @@ from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key, make_user
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.stores.counter_check import rows
-from tests.support.targets.target_objects import Specimens, furnish
+from tests.support.stores.counter_check import select_rows
+from tests.support.targets.target_objects import TargetObjects, create_target_objects
 
 MASTER = frozenset({Scope.MASTER})
 DELETED_NAMES = {"far.example", "markfaraway.example"}
@@ -80,7 +80,7 @@ async def find_columns(environment: Environment, numbers: set[int], texts: set[s
 
 
 @pytest.fixture
-async def far_user(environment: Environment) -> Specimens:
+async def far_user(environment: Environment) -> TargetObjects:
     """A user alone in a domain, with one object of each kind."""
     new_user = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
     await creation_create.create_user(
@@ -89,18 +89,25 @@ async def far_user(environment: Environment) -> Specimens:
     await make_user(environment, "sharer")
     query = select(*select_columns(User)).where(col(User.username).in_(["faraway", "sharer"]))
     users = {row.username: row for row in await environment.database.read(query)}
-    made = await furnish(environment, users["faraway"], "faraway@far.example", users["sharer"])
+    made = await create_target_objects(
+        environment, users["faraway"], "faraway@far.example", users["sharer"]
+    )
     for domain in ("far.example", "markfaraway.example"):
-        await made.add("", RecipientRewrite, local="x", domain=domain, target="a@example.net")
+        await made.insert_row(
+            "", RecipientRewrite, local="x", domain=domain, target="a@example.net"
+        )
     return made
 
 
 async def test_no_row_keeps_the_name_of_a_deleted_domain(
-    root: GraphQLClient, admin_client: GraphQLClient, far_user: Specimens, environment: Environment
+    root: GraphQLClient,
+    admin_client: GraphQLClient,
+    far_user: TargetObjects,
+    environment: Environment,
 ) -> None:
     home_query = f"SELECT domain_id FROM users WHERE id = {admin_client.user.id}"  # noqa: S608
-    home_domain_id = (await rows(environment, home_query))[0][0]
-    deleted_id = far_user.keys["Domain"]
+    home_domain_id = (await select_rows(environment, home_query))[0][0]
+    deleted_id = far_user.ids_by_kind["Domain"]
     for name, domains in (("one", [deleted_id]), ("two", [deleted_id, home_domain_id])):
         await make_api_key(environment, name, role=Role.DOMAIN_ADMIN, domains=domains)
     arguments = {"domains": [{"name": "far.example"}], "cascade": True}
@@ -113,14 +120,14 @@ async def test_no_row_keeps_the_name_of_a_deleted_domain(
     assert await find_columns(environment, {deleted_id}, DELETED_NAMES) <= set(KEPT_COLUMNS) | {
         "tasks.order"
     }
-    key_rows = await rows(
+    key_rows = await select_rows(
         environment, "SELECT domains FROM api_keys WHERE user_id IS NULL AND role <> 'ROOT'"
     )
     assert [texts_in_json_list(domains) for (domains,) in key_rows] == [[str(home_domain_id)]]
 
 
 async def test_no_row_keeps_the_name_of_a_purged_user(
-    root: GraphQLClient, far_user: Specimens, environment: Environment
+    root: GraphQLClient, far_user: TargetObjects, environment: Environment
 ) -> None:
     selection = {"users": {"usernames": ["faraway"]}}
     assert (await execute_mutation(root, "userDelete", "deletedIds", **selection))["errors"] == []

@@ -27,7 +27,11 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
-from tests.support.stores.counter_check import examine, reached, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_stream_position,
+    select_rows,
+)
 
 USERS_WITH_USAGE = (
     "users { username limits { recipients { used resetsAt } received { used resetsAt } } }"
@@ -47,8 +51,10 @@ async def reset_usage(
 
 async def load_counters(environment: Environment) -> Any:
     """Return all usage counters by user."""
-    sent = await rows(environment, "SELECT user_id, kind, used FROM usages ORDER BY user_id")
-    received = await rows(environment, "SELECT id, received, received_until FROM users ORDER BY id")
+    sent = await select_rows(environment, "SELECT user_id, kind, used FROM usages ORDER BY user_id")
+    received = await select_rows(
+        environment, "SELECT id, received, received_until FROM users ORDER BY id"
+    )
     return sent, received
 
 
@@ -125,7 +131,10 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
     busy: GraphQLClient, root: GraphQLClient
 ) -> None:
     environment, domain = busy.environment, busy.user.domain_id or 0
-    positions = {key: await reached(environment, key) for key in (busy.user.id, domain, PLATFORM)}
+    positions = {
+        key: await load_stream_position(environment, key)
+        for key in (busy.user.id, domain, PLATFORM)
+    }
     options = {"reason": "a campaign"}
     assert (await reset_usage(root, busy, options=options))[1] == []
     table = core_table(Change)
@@ -148,19 +157,19 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
         "target": {"username": "ada"},
     }
     # A reset that changes nothing is not journaled.
-    position = await reached(environment, busy.user.id)
+    position = await load_stream_position(environment, busy.user.id)
     assert (await reset_usage(root, busy))[1] == []
-    assert await reached(environment, busy.user.id) == position
+    assert await load_stream_position(environment, busy.user.id) == position
 
 
 async def test_reset_of_expired_counters_is_not_journaled(
     busy: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     clock.tick(days=1)
-    position = await reached(busy.environment, busy.user.id)
+    position = await load_stream_position(busy.environment, busy.user.id)
     ((user,), errors) = await reset_usage(root, busy)
     assert (user["limits"], errors) == ({"recipients": UNUSED, "received": UNUSED}, [])
-    assert await reached(busy.environment, busy.user.id) == position
+    assert await load_stream_position(busy.environment, busy.user.id) == position
 
 
 async def test_reset_of_many_users_runs_constant_statements(
@@ -194,7 +203,7 @@ async def test_reset_of_many_users_runs_constant_statements(
     # one statement for users with both counters, and one for users with one
     assert count_for_many <= count_for_one + 1
     assert (await load_counters(environment))[0] == []
-    received_rows = await rows(environment, "SELECT count(*) FROM users WHERE received > 0")
+    received_rows = await select_rows(environment, "SELECT count(*) FROM users WHERE received > 0")
     assert received_rows == [(0,)]
 
 
@@ -253,4 +262,4 @@ async def test_usage_reset_needs_domain_admin_with_permission(
     query = select(col(User.received), col(User.received_until)).where(col(User.id) == busy.user.id)
     assert [tuple(row) for row in await busy.environment.database.read(query)] == [(0, None)]
     assert await try_reset(admin, admin, other_admin) == []
-    await examine(busy.environment)
+    await assert_store_consistent(busy.environment)

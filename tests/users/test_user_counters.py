@@ -29,7 +29,7 @@ from resolvers.users.quota import quota_recalculation
 from resolvers.users.restore import DeletedUserRef
 from resolvers.users.selection import UserSelector
 from tests.conftest import GraphQLClient, deliver_to, make_user, raw_message
-from tests.support.stores.counter_check import examine, rows
+from tests.support.stores.counter_check import assert_store_consistent, select_rows
 
 RECALCULATE = """
 mutation ($input: QuotaRecalculateInput!) { quotaRecalculate(input: $input) {
@@ -52,7 +52,9 @@ async def test_quota_recalculation_corrects_counters(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await deliver_to(ada, "Hello")
-    ((used,),) = await rows(ada.environment, "SELECT used FROM users WHERE id = :k", k=ada.user.id)
+    ((used,),) = await select_rows(
+        ada.environment, "SELECT used FROM users WHERE id = :k", k=ada.user.id
+    )
     await set_wrong_counters(ada.environment, ada.user.id, bob.user.id)
     payload = await recalculate(root, usernames=["ada", "bob"])
     assert payload["results"] == [
@@ -61,7 +63,7 @@ async def test_quota_recalculation_corrects_counters(
         {"user": {"username": "bob", "messageCount": 0},
          "storageUsed": 0, "previousStorageUsed": 7},
     ]  # fmt: skip
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
     refused_payload = await recalculate(bob, usernames=["ada"])
     assert refused_payload["errors"][0]["code"] == "FORBIDDEN"
 
@@ -82,12 +84,12 @@ async def test_recalculation_of_all_users_runs_as_a_task(
         "total": 5,
         "result": {"changed": 5, "corrected": 3},
     }
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
     await set_wrong_counters(ada.environment, *user_ids)
     selection = {"ids": [global_ids.encode("User", user_id) for user_id in user_ids]}
     assert (await recalculate(root, **selection))["task"]
     assert await tasks.run_next_task(ada.environment)
-    await examine(ada.environment)
+    await assert_store_consistent(ada.environment)
 
 
 async def test_recalculation_is_exact_during_deliveries(
@@ -102,8 +104,8 @@ async def test_recalculation_is_exact_during_deliveries(
             assert (await recalculate(root, usernames=["ada"]))["errors"] == []
 
     await asyncio.gather(deliver(1), recalculate_repeatedly(), deliver(2), recalculate_repeatedly())
-    await examine(ada.environment)
-    assert await rows(ada.environment, "SELECT message_count FROM users") == [(12,)]
+    await assert_store_consistent(ada.environment)
+    assert await select_rows(ada.environment, "SELECT message_count FROM users") == [(12,)]
 
 
 step_strategy = st.tuples(
@@ -133,7 +135,7 @@ class UserLifecycleModel:
         with suppress(RequestError):
             await getattr(self, operation)(f"u{user_number}", f"d{domain_number}.example")
             self.done += 1
-        for used, messages, *summed in await rows(self.environment, DOMAIN_TOTALS_QUERY):
+        for used, messages, *summed in await select_rows(self.environment, DOMAIN_TOTALS_QUERY):
             assert [used, messages] == summed
 
     async def _id(self, name: str) -> int:
@@ -171,7 +173,10 @@ class UserLifecycleModel:
     async def move(self, name: str, domain: str) -> None:
         """Move a user to another domain, and update the counters of both domains."""
         sql = "SELECT id FROM domains WHERE name = :name"
-        domain_rows, user_id = await rows(self.environment, sql, name=domain), await self._id(name)
+        domain_rows, user_id = (
+            await select_rows(self.environment, sql, name=domain),
+            await self._id(name),
+        )
         async with self.environment.write_session() as session:
             connection = await session.connection()
             for sign in (-1, 1):
@@ -196,7 +201,7 @@ async def test_domain_totals_match_users_after_any_operations(environment: Envir
     async def run_steps(operations: list[tuple[str, int, int]]) -> None:
         for step in operations:
             await model.step(*step)
-        await examine(environment)
+        await assert_store_consistent(environment)
 
     @given(st.lists(step_strategy, min_size=6, max_size=20))
     @settings(

@@ -32,8 +32,8 @@ from tests.support.accounts.user_operations import (
     try_update_users,
 )
 from tests.support.operations.domain_operations import set_domain_columns
-from tests.support.stores.counter_check import rows
-from tests.support.stores.row_counts import user_table_row_counts
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.row_counts import count_user_table_rows
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -75,9 +75,11 @@ async def test_user_create_stores_all_fields(root: GraphQLClient) -> None:
     assert (user["keyInfo"]["name"], user["keyInfo"]["address"]) == ("Eve Ö", "eve@example.org")
     row = await load_user_row(root.environment, global_ids.decode("User", user["id"]))
     assert (row.recipients, row.received_max) == (0, 7)
-    ((tags,),) = await rows(root.environment, "SELECT tags FROM addresses")
+    ((tags,),) = await select_rows(root.environment, "SELECT tags FROM addresses")
     assert (json.loads(tags) if isinstance(tags, str) else tags) == ["B", "a"]
-    retention_by_path = dict(await rows(root.environment, "SELECT path, retention FROM mailboxes"))
+    retention_by_path = dict(
+        await select_rows(root.environment, "SELECT path, retention FROM mailboxes")
+    )
     assert retention_by_path == dict.fromkeys(("INBOX", "Sent", "Drafts", "Trash", "Junk"), 864_000)
 
 
@@ -94,7 +96,9 @@ async def test_user_create_has_defaults(root: GraphQLClient) -> None:
     assert errors == []
     assert user["permissions"] == sorted(UserPermission)
     assert (user["spam"]["level"], user["retention"], user["webmailAccess"]) == (50, None, True)
-    retention_by_path = dict(await rows(root.environment, "SELECT path, retention FROM mailboxes"))
+    retention_by_path = dict(
+        await select_rows(root.environment, "SELECT path, retention FROM mailboxes")
+    )
     month = 30 * 86_400
     assert retention_by_path == {
         "INBOX": None,
@@ -146,14 +150,14 @@ async def test_user_create_has_defaults(root: GraphQLClient) -> None:
 async def test_invalid_user_input_names_field_and_rule(
     root: GraphQLClient, invalid_input: dict[str, Any], refusal: tuple[str, str]
 ) -> None:
-    counts_before = await user_table_row_counts(root.environment)
+    counts_before = await count_user_table_rows(root.environment)
     user, (error,) = await try_create_user(root, **invalid_input)
     assert user is None
     assert (error["code"], error["path"], error["constraint"]) == (
         "VALIDATION", [refusal[0]], refusal[1],
     )  # fmt: skip
     assert "correct horse" not in error["message"]
-    assert await user_table_row_counts(root.environment) == counts_before
+    assert await count_user_table_rows(root.environment) == counts_before
 
 
 @pytest.mark.parametrize("quota", [-1, 2**63, "-1", 2**53, 1.5, "much"])
@@ -299,7 +303,7 @@ async def test_special_use_mailboxes_have_names_of_the_language(
     assert errors == []
     expected = special_use_names(language) | {SpecialUse.INBOX: "INBOX", SpecialUse.SENT: "Mine"}
     path_by_special_use = dict(
-        await rows(root.environment, "SELECT special_use, path FROM mailboxes")
+        await select_rows(root.environment, "SELECT special_use, path FROM mailboxes")
     )
     assert path_by_special_use == expected
     assert special_use_names("xx") == special_use_names("en")
@@ -314,12 +318,12 @@ def test_translated_mailbox_names_are_valid_and_unique() -> None:
 
 
 async def test_validate_only_create_stores_nothing(root: GraphQLClient) -> None:
-    counts_before = await user_table_row_counts(root.environment)
+    counts_before = await count_user_table_rows(root.environment)
     user, errors = await try_create_user(
         root, options={"validateOnly": True}, pubKey=make_public_key("E")
     )
     assert (user is not None, errors) == (True, [])
-    assert await user_table_row_counts(root.environment) == counts_before
+    assert await count_user_table_rows(root.environment) == counts_before
 
 
 async def test_domain_admin_creates_admin_of_own_domains_only(root: GraphQLClient) -> None:
@@ -416,7 +420,7 @@ async def test_user_create_is_logged_without_secrets(root: GraphQLClient) -> Non
     domain_admin = await make_admin_of_domain(root)
     user, errors = await try_create_user(domain_admin, options={"reason": "asked for it"})
     assert errors == []
-    log_rows = await rows(
+    log_rows = await select_rows(
         root.environment,
         "SELECT actor, mutation, target_id, reason, after FROM admin_log WHERE actor = 'chief'",
     )
@@ -473,7 +477,7 @@ async def test_new_user_gets_welcome_messages(root: GraphQLClient, welcome_folde
     set_welcome_folder(root, welcome_folder)
     _, errors = await try_create_user(root, username="eve", name="Eve <b> of Oz")
     assert errors == []
-    message_rows = await rows(
+    message_rows = await select_rows(
         root.environment,
         "SELECT m.subject, b.path, m.seen, m.flagged, m.from_address, m.preview,"
         " m.attachment_count FROM messages m JOIN mailboxes b ON b.id = m.mailbox_id"
@@ -493,7 +497,7 @@ async def test_new_user_gets_welcome_messages(root: GraphQLClient, welcome_folde
     assert user["limits"]["quota"]["used"] > 0
     _, errors = await try_create_user(root, username="dan", address=None, emptyAddress=True)
     assert errors == []
-    assert len(await rows(root.environment, "SELECT id FROM messages")) == 2
+    assert len(await select_rows(root.environment, "SELECT id FROM messages")) == 2
 
 
 async def test_invalid_welcome_message_does_not_prevent_create(
@@ -507,7 +511,9 @@ async def test_invalid_welcome_message_does_not_prevent_create(
     set_welcome_folder(root, welcome_folder)
     _, errors = await try_create_user(root, quota=500, options={"idempotencyKey": "k"})
     assert errors == []
-    assert len(await rows(root.environment, "SELECT id FROM messages")) < 2  # the quota has no room
+    assert (
+        len(await select_rows(root.environment, "SELECT id FROM messages")) < 2
+    )  # the quota has no room
     set_welcome_folder(root, welcome_folder / "nowhere")
     assert (await try_create_user(root, address="dan@example.org"))[1] == []
 

@@ -16,8 +16,8 @@ from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_user
 from tests.support.accounts.domain_admins import domain_admin_context
 from tests.support.operations.domain_operations import set_domain_columns
-from tests.support.stores.counter_check import journal, rows
-from tests.support.stores.row_counts import user_table_row_counts
+from tests.support.stores.counter_check import load_journal_entries, select_rows
+from tests.support.stores.row_counts import count_user_table_rows
 
 USER_CREATE = """
 mutation ($input: UserCreateInput!) {
@@ -132,24 +132,24 @@ async def test_invalid_user_input_is_refused_and_stores_nothing(
     )
     async with root.environment.write_session() as session:
         session.add(row)
-    counts_before = await user_table_row_counts(root.environment)
+    counts_before = await count_user_table_rows(root.environment)
     user, (error,) = await create(root, **invalid_input)
     assert user is None
     assert (error["code"], error["path"], error.get("constraint")) == refusal
-    assert await user_table_row_counts(root.environment) == counts_before
+    assert await count_user_table_rows(root.environment) == counts_before
 
 
 async def test_validate_only_and_internal_error_store_nothing(
     root: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts_before = await user_table_row_counts(environment)
+    counts_before = await count_user_table_rows(environment)
     user, errors = await create(root, options={"validateOnly": True})
     assert (user is not None, errors) == (True, [])
-    assert await user_table_row_counts(environment) == counts_before
+    assert await count_user_table_rows(environment) == counts_before
     monkeypatch.setattr(insert, "_address_row", None)  # simulates an internal error
     response = await root.execute(USER_CREATE, input=VALID_INPUT)
     assert response["errors"][0]["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
-    assert await user_table_row_counts(environment) == counts_before
+    assert await count_user_table_rows(environment) == counts_before
 
 
 async def test_domain_admin_creates_no_user_of_higher_role(ada: GraphQLClient) -> None:
@@ -236,7 +236,9 @@ async def test_domain_limits_apply_to_user_create(
 
 async def load_allocated_quota(environment: Environment) -> int:
     """Return the quota that is allocated to users, since the tests change the limits directly."""
-    ((total,),) = await rows(environment, "SELECT sum(coalesce(quota, 1073741824)) FROM users")
+    ((total,),) = await select_rows(
+        environment, "SELECT sum(coalesce(quota, 1073741824)) FROM users"
+    )
     return int(total)
 
 
@@ -271,12 +273,12 @@ async def test_new_user_has_special_use_mailboxes(
     assert errors == []
     user_id = global_ids.decode("User", user["id"])
     query = "SELECT special_use, path FROM mailboxes WHERE user_id = :key"
-    mailbox_rows = await rows(root.environment, query, key=user_id)
+    mailbox_rows = await select_rows(root.environment, query, key=user_id)
     assert dict(mailbox_rows) == paths
     assert len(mailbox_rows) == len(paths)
-    validities = await rows(root.environment, "SELECT DISTINCT uid_validity FROM mailboxes")
+    validities = await select_rows(root.environment, "SELECT DISTINCT uid_validity FROM mailboxes")
     assert len(validities) == len(paths)
-    kinds = [kind for kind, _ in await journal(root.environment, user_id)]
+    kinds = [kind for kind, _ in await load_journal_entries(root.environment, user_id)]
     assert kinds == [ChangeKind.ADDRESS_CHANGED, ChangeKind.MAILBOX_CREATED]
 
 

@@ -34,8 +34,12 @@ from tests.conftest import (
     make_user,
     raw_message,
 )
-from tests.support.stores.counter_check import examine, journal, rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    select_rows,
+)
+from tests.support.stores.other_processes import deregister_as_dead
 
 USER_DELETE = """
 mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
@@ -81,7 +85,7 @@ async def make_domain_admin_outside(
 ) -> GraphQLClient:
     """Make a domain administrator of this domain who lives in another one."""
     client = await make_client(environment, http, name, role=Role.DOMAIN_ADMIN)
-    ((domain_id,),) = await rows(
+    ((domain_id,),) = await select_rows(
         environment, "SELECT id FROM domains WHERE name = :name", name=domain
     )
     async with environment.write_session() as session:
@@ -92,7 +96,7 @@ async def make_domain_admin_outside(
 
 async def add_addresses(client: GraphQLClient, *local_parts: str) -> None:
     query = "SELECT domain_id FROM addresses WHERE user_id = :key"
-    ((domain_id,),) = await rows(client.environment, query, key=client.user.id)
+    ((domain_id,),) = await select_rows(client.environment, query, key=client.user.id)
     now = client.environment.now()
     async with client.environment.write_session(domain_id) as session:
         (await session.get_one(Domain, domain_id)).address_count += len(local_parts)
@@ -139,14 +143,14 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
         await deliver_to(ada, f"Letter {n}")
         await deliver_to(bob, f"Letter {n}")
     document = "mutation ($i: MessageDeleteInput!) { messageDelete(input: $i) { deletedCount } }"
-    ((message_id,), *_) = await rows(
+    ((message_id,), *_) = await select_rows(
         environment, "SELECT id FROM messages WHERE user_id = :k", k=ada.user.id
     )
     await ada(
         document, i={"select": {"ids": [global_ids.encode("Message", message_id)]}}
     )  # to the archive of deleted messages
     recipient = await address_resolution.load_recipient_below_limits(environment, ada.address)
-    count_before = await rows(environment, "SELECT count(*) FROM messages")
+    count_before = await select_rows(environment, "SELECT count(*) FROM messages")
     payload, errors = await delete_users(root, ada.user.id)
     assert errors == []
     assert payload["deletedIds"] == [global_ids.encode("User", ada.user.id)]
@@ -160,8 +164,8 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
             "x@example.com",
         )
     new_user = await make_user(environment, "ada")  # username and address are free
-    await examine(environment)
-    assert count_before == await rows(environment, "SELECT count(*) FROM messages")
+    await assert_store_consistent(environment)
+    assert count_before == await select_rows(environment, "SELECT count(*) FROM messages")
 
     assert await tasks.run_next_task(environment)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
@@ -169,23 +173,23 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
     for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
         query = f"SELECT count(*) FROM {table} WHERE user_id = :key"  # noqa: S608 - our own names
-        assert await rows(environment, query, key=ada.user.id) == [(0,)]
+        assert await select_rows(environment, query, key=ada.user.id) == [(0,)]
     for table in ("users", "streams", "deleted_users"):
         query = f"SELECT count(*) FROM {table} WHERE id = :key"  # noqa: S608 - our own names
-        assert await rows(environment, query, key=ada.user.id) == [(0,)]
+        assert await select_rows(environment, query, key=ada.user.id) == [(0,)]
     clock.tick(days=2)
     shared = await collect_garbage(environment, environment.object_store)
     assert shared.row_count == 0  # bob has the same messages
     assert (await delete_users(root, bob.user.id))[1] == []
     assert await tasks.run_next_task(environment)
     assert (await collect_garbage(environment, environment.object_store)).row_count > 0
-    assert await rows(environment, "SELECT count(*) FROM blobs") == [(0,)]
+    assert await select_rows(environment, "SELECT count(*) FROM blobs") == [(0,)]
     assert (
         await user_loaders.load_users_by_id(
             Context(environment, Viewer(role=Role.ROOT)), [new_user.id]
         )
     )[0]
-    user_changes = [ids for kind, ids in await journal(environment, PLATFORM)
+    user_changes = [ids for kind, ids in await load_journal_entries(environment, PLATFORM)
             if kind is ChangeKind.USER_CHANGED]  # fmt: skip
     assert [ada.user.id] in user_changes
 
@@ -204,7 +208,7 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
         repeated, errors = await delete_users(root, selection, deleteAfter="2030-03-01T00:00:00Z")
         assert (errors, repeated["task"]["id"]) == ([], first["task"]["id"])
         assert repeated["deletedIds"] == first["deletedIds"]
-    assert await rows(environment, "SELECT count(*) FROM tasks") == [(1,)]
+    assert await select_rows(environment, "SELECT count(*) FROM tasks") == [(1,)]
     clock.tick(days=32)
     assert not await tasks.run_next_task(environment)
     deleted_user = await load_deleted_user(root, username="ada")
@@ -226,7 +230,7 @@ async def test_restored_user_has_its_old_data(
     ) or 0
     client = GraphQLClient(root.http, environment, ada, "")  # type: ignore[arg-type]
     await add_addresses(client, "lady", "countess")
-    totals_before = await rows(
+    totals_before = await select_rows(
         environment, "SELECT user_count, address_count, quota_allocated FROM domains"
     )
     delete_payload, _ = await delete_users(root, client.user.id, deleteAfter=LATER)
@@ -251,7 +255,7 @@ async def test_restored_user_has_its_old_data(
     assert payload["recoveredAddresses"] == ["ada@example.org", "countess@example.org"]
     assert payload["lostAddresses"] == ["lady@example.org"]
     assert await load_deleted_user(root, username="ada") is None
-    totals_after = await rows(
+    totals_after = await select_rows(
         environment, "SELECT user_count, address_count, quota_allocated FROM domains"
     )
     assert [n - (1, 0, 1 << 30)[i] for i, n in enumerate(totals_after[0])] == list(totals_before[0])
@@ -373,7 +377,7 @@ async def test_purge_does_not_wait_for_delete_after(
     assert purge_payload["task"] == {"id": delete_payload["task"]["id"]}
     assert await tasks.run_next_task(environment)
     assert await tasks.run_next_task(environment)
-    assert await rows(environment, "SELECT count(*) FROM users") == [(0,)]
+    assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
     _, (error,) = await restore_user(root, username="ada")
     assert error["code"] == "NOT_FOUND"
 
@@ -399,20 +403,20 @@ async def test_started_purge_continues_and_cannot_be_restored(
     monkeypatch.setattr(tasks, "_require_lease_and_store_values", fail_at_fifth_call)
     with pytest.raises(RuntimeError):
         await tasks.run_next_task(environment)
-    await examine(environment)
-    assert 0 < (await rows(environment, "SELECT count(*) FROM messages"))[0][0] < 5
+    await assert_store_consistent(environment)
+    assert 0 < (await select_rows(environment, "SELECT count(*) FROM messages"))[0][0] < 5
     _, (error,) = await restore_user(root, username="ada")
     assert (error["code"], error["message"]) == ("CONFLICT", "its data is being removed already")
     _, (error,) = await delete_users(root, ada.user.id, deleteAfter=LATER)
     assert (error["code"], error["path"]) == ("CONFLICT", ["deleteAfter"])
     repeated, errors = await delete_users(root, ada.user.id)
     assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
     task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
-    assert await rows(environment, "SELECT count(*) FROM users") == [(0,)]
+    assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
 
 
 async def test_concurrent_delete_restore_and_delivery_are_consistent(
@@ -437,7 +441,7 @@ async def test_concurrent_delete_restore_and_delivery_are_consistent(
         isinstance(delivery_result, NotFound | message_insert.InsertedMessage)
         for delivery_result in delivered
     )
-    await examine(environment)
+    await assert_store_consistent(environment)
     outcomes = await asyncio.gather(
         restore_user(root, username="ada"),
         tasks.run_next_task(environment),
@@ -449,7 +453,7 @@ async def test_concurrent_delete_restore_and_delivery_are_consistent(
     restore_result, has_purged = await asyncio.gather(
         restore_user(root, username="ada"), tasks.run_next_task(environment)
     )
-    user_rows = await rows(environment, "SELECT count(*) FROM users")
+    user_rows = await select_rows(environment, "SELECT count(*) FROM users")
     assert (user_rows == [(1,)]) is (restore_result[1] == [])
     assert has_purged or restore_result[1] == []
 

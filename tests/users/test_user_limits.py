@@ -20,7 +20,7 @@ from resolvers.changes import stream_reader
 from resolvers.changes.stream_reader import FollowRequest, ResyncReason
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to, make_client
 from tests.support.accounts.user_operations import count_statements_by_user_count
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 LIMITS_QUERY = """
 query ($by: UserRef) { user(by: $by) {
@@ -60,7 +60,7 @@ async def test_limits_have_allowed_and_used_values(
 ) -> None:
     await deliver_to(ada, "Hello")
     user = (await ada(LIMITS_QUERY))["user"]
-    ((used,),) = await rows(environment, "SELECT used FROM users")
+    ((used,),) = await select_rows(environment, "SELECT used FROM users")
     assert user["limits"] == {
         "quota": {"allowed": 1 << 30, "used": used},
         "recipients": {"allowed": 2000, "used": 0, "ttl": None},
@@ -90,16 +90,16 @@ async def test_recipients_are_counted_for_a_day(
     )  # one recipient too many
     assert (await load_limits(ada))["recipients"]["used"] == 2
     assert await send_message(ada, "c@example.net") == []
-    count_before = await rows(environment, "SELECT count(*) FROM messages")
+    count_before = await select_rows(environment, "SELECT count(*) FROM messages")
     assert await send_message(ada, "e@example.net") == expected_errors
-    assert await rows(environment, "SELECT count(*) FROM messages") == count_before
+    assert await select_rows(environment, "SELECT count(*) FROM messages") == count_before
     clock.tick(hours=23)
     assert (await load_limits(ada))["recipients"] == {"allowed": 3, "used": 0, "ttl": None}
     assert await send_message(ada, "e@example.net") == []
     assert (await load_limits(ada))["recipients"]["used"] == 1
     clock.tick(days=1)
     assert (await housekeeping.run_round(environment)).usages == 1
-    assert await rows(environment, "SELECT count(*) FROM usages") == [(0,)]
+    assert await select_rows(environment, "SELECT count(*) FROM usages") == [(0,)]
 
 
 async def test_recipient_limit_zero_is_unlimited(
@@ -117,8 +117,8 @@ async def test_concurrent_submissions_respect_the_recipient_limit(
     await update_rows(environment, User, recipients=3)
     answers = await asyncio.gather(*(send_message(ada, f"{n}@example.net") for n in range(8)))
     assert sum(errors == [] for errors in answers) == 3
-    assert await rows(environment, "SELECT count(*) FROM submissions") == [(3,)]
-    assert await rows(environment, "SELECT used FROM usages") == [(3,)]
+    assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(3,)]
+    assert await select_rows(environment, "SELECT used FROM usages") == [(3,)]
 
 
 async def test_message_over_the_received_limit_is_deferred(
@@ -277,7 +277,7 @@ async def test_client_state_reset_ends_streams_and_cursors(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada, "Hello")
-    ((last_position,),) = await rows(
+    ((last_position,),) = await select_rows(
         environment, "SELECT last FROM streams WHERE id = :k", k=ada.user.id
     )
     change_stream = stream_reader.follow_changes(
@@ -299,7 +299,7 @@ async def test_client_state_reset_ends_streams_and_cursors(
             )
             assert (await anext(stale_stream)).resync_reason is ResyncReason.CURSOR_EXPIRED
             await stale_stream.aclose()
-    ((kicked, untouched),) = await rows(
+    ((kicked, untouched),) = await select_rows(
         environment,
         "SELECT (SELECT count(*) FROM users WHERE id = :a AND kicked_at IS NOT NULL),"
         " (SELECT count(*) FROM users WHERE id = :b AND kicked_at IS NULL)",

@@ -17,7 +17,7 @@ from resolvers.users import loaders as user_loaders
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_client, make_user
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 ALL_USERNAMES = ["ann", "bert", "carl", "d.an", "eve@new.example", "zoe"]
 USERS_QUERY = """
@@ -296,7 +296,8 @@ async def test_nodes_of_other_users_are_hidden(ada: GraphQLClient, bob: GraphQLC
         UNION SELECT 'Address', id FROM addresses WHERE user_id = :key
         UNION SELECT 'User', id FROM users WHERE id = :key"""
     node_ids = [
-        global_ids.encode(*row) for row in await rows(ada.environment, query, key=bob.user.id)
+        global_ids.encode(*row)
+        for row in await select_rows(ada.environment, query, key=bob.user.id)
     ]
     assert len(node_ids) == 7
     assert await ada(NODES_QUERY, ids=node_ids) == {"nodes": [None] * 7}
@@ -309,7 +310,7 @@ async def test_domain_is_visible_to_its_users_and_admins(
     await create_user_of_other_domain(environment)
     query = "SELECT id FROM domains WHERE name = :name"
     domain_ids = [
-        global_ids.encode("Domain", (await rows(environment, query, name=name))[0][0])
+        global_ids.encode("Domain", (await select_rows(environment, query, name=name))[0][0])
         for name in ("example.org", "new.example")
     ]
     own_domain, other_domain = (await ada(NODES_QUERY, ids=domain_ids))["nodes"]

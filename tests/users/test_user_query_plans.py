@@ -15,7 +15,7 @@ from resolvers.access import is_visible_user
 from resolvers.context import Context, Viewer
 from resolvers.users import listing as user_listing
 from resolvers.users.listing import UserConditions, UserOrder
-from tests.support.stores.query_plans import Plans, explained
+from tests.support.stores.query_plans import QueryPlanRecorder, record_query_plans
 
 USER_COUNT = 6000
 
@@ -26,11 +26,11 @@ class ManyUsers:
 
     environment: Environment
     domains: dict[str, int]
-    plans: Plans
+    plans: QueryPlanRecorder
 
     async def explain_users(self, query: Awaitable[Any]) -> str:
         """Return the plan of the only select of users that `work` runs."""
-        (plan,) = await self.plans.those(
+        (plan,) = await self.plans.explain_statements(
             query, lambda sql: "users.deleted_at" in sql or "count" in sql
         )
         return plan
@@ -48,7 +48,7 @@ async def many_users(environment: Environment) -> AsyncIterator[ManyUsers]:
     async with environment.database.engine.connect() as connection:
         domain_rows = await connection.execute(text("SELECT name, id FROM domains"))
         domains = {name: int(domain_id) for name, domain_id in domain_rows}
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
         yield ManyUsers(environment, domains, plans)
 
 
@@ -135,7 +135,7 @@ async def check_index(many_users: ManyUsers, filter_name: str) -> None:
         plan = await many_users.explain_users(query)
         assert not scans_all_users(plan), plan
         # the count of a domain is a column
-        if filter_name != "domain" or "username_key" in many_users.plans.sent[-1][0]:
+        if filter_name != "domain" or "username_key" in many_users.plans.statements[-1][0]:
             assert index in plan, plan
 
 

@@ -15,7 +15,7 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 ROLE_FIELDS = "users { username role adminPermissions administers { name } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -59,8 +59,8 @@ async def test_role_set_sets_and_clears_domains_and_permissions(
     assert errors == []
     assert [first["role"], second["role"]] == ["USER", "USER"]
     assert (first["adminPermissions"], first["administers"]) == ([], [])
-    assert await rows(root.environment, "SELECT * FROM domain_admins") == []
-    log_rows = await rows(
+    assert await select_rows(root.environment, "SELECT * FROM domain_admins") == []
+    log_rows = await select_rows(
         root.environment, "SELECT before, after FROM admin_log WHERE mutation = 'userRoleSet'"
     )
     assert len(log_rows) == 3  # the role of bob did not change

@@ -25,7 +25,11 @@ from tests.support.accounts.user_operations import (
     user_global_id,
 )
 from tests.support.operations.domain_operations import set_domain_columns
-from tests.support.stores.counter_check import examine, reached, rows
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_stream_position,
+    select_rows,
+)
 
 GIB = 1 << 30
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -62,19 +66,22 @@ async def test_update_is_journaled_for_user_and_domain(
 ) -> None:
     environment, domain = ada.environment, ada.user.domain_id or 0
     user_position, domain_position = (
-        await reached(environment, ada.user.id),
-        await reached(environment, domain),
+        await load_stream_position(environment, ada.user.id),
+        await load_stream_position(environment, domain),
     )
     assert (await try_update_users(ada, name="New", language="de"))[1] == []
     expected = (ChangeKind.USER_CHANGED, [ada.user.id], [["language", "name"]])
     assert await load_journal_changes(environment, ada.user.id, user_position) == [expected]
     assert await load_journal_changes(environment, domain, domain_position) == [expected]
-    user_position = await reached(environment, ada.user.id)
+    user_position = await load_stream_position(environment, ada.user.id)
     assert (await try_update_users(ada, name="New"))[1] == []  # an unchanged value is not journaled
     assert await load_journal_changes(environment, ada.user.id, user_position) == []
-    assert await rows(environment, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'") == []
+    assert (
+        await select_rows(environment, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'")
+        == []
+    )
     dan, _ = await try_create_user(root, username="dan", address=None, emptyAddress=True)
-    platform_position = await reached(environment, PLATFORM)
+    platform_position = await load_stream_position(environment, PLATFORM)
     user_id = global_ids.decode("User", dan["id"])
     assert (await try_update_users(root, user_id, name="D"))[1] == []
     assert await load_journal_changes(environment, PLATFORM, platform_position) == [
@@ -96,18 +103,21 @@ async def test_update_of_many_users_is_all_or_nothing(
         return len([statement for statement in statements if "api_keys" not in statement])
 
     assert await count_statements(user_ids[:1]) == await count_statements(user_ids[1:])
-    ((allocated,),) = await rows(root.environment, "SELECT quota_allocated FROM domains")
+    ((allocated,),) = await select_rows(root.environment, "SELECT quota_allocated FROM domains")
     assert allocated == 150
-    ((tag_count,),) = await rows(root.environment, "SELECT count(*) FROM user_tags")
+    ((tag_count,),) = await select_rows(root.environment, "SELECT count(*) FROM user_tags")
     assert tag_count == 60
     await set_domain_columns(root.environment, quota=200)
-    rows_before = await rows(root.environment, "SELECT id, quota, name FROM users ORDER BY id")
+    rows_before = await select_rows(
+        root.environment, "SELECT id, quota, name FROM users ORDER BY id"
+    )
     users, (error,) = await try_update_users(root, *user_ids, quota=7, name="X")
     assert (users, error["code"], error["path"]) == ([], "LIMIT_REACHED", ["set", "quota"])
     users, (error,) = await try_update_users(root, *user_ids, 77, name="X")
     assert (users, error["code"]) == ([], "NOT_FOUND")
     assert (
-        await rows(root.environment, "SELECT id, quota, name FROM users ORDER BY id") == rows_before
+        await select_rows(root.environment, "SELECT id, quota, name FROM users ORDER BY id")
+        == rows_before
     )
 
 
@@ -181,7 +191,7 @@ async def test_quota_changes_respect_the_domain_limits(
 ) -> None:
     async def set_quota(quota: Any, *targets: GraphQLClient) -> Any:
         users, errors = await try_update_users(root, *targets, quota=quota)
-        await examine(root.environment)
+        await assert_store_consistent(root.environment)
         return (
             (errors[0]["limit"], errors[0]["used"])
             if errors
@@ -217,7 +227,7 @@ async def test_changed_limit_resets_its_counter(
             session.add(Usage(user_id=client.user.id, kind=kind, used=3, until=window_end))
 
     async def load_counters() -> set[tuple[int, str]]:
-        return set(await rows(root.environment, "SELECT user_id, kind FROM usages"))
+        return set(await select_rows(root.environment, "SELECT user_id, kind FROM usages"))
 
     counters_before = await load_counters()
     assert (await try_update_users(root, ada, recipients=5))[1] == []
@@ -460,7 +470,7 @@ async def test_spam_policy_set_changes_levels_and_scores(
     assert [user["spam"]["junkScore"] for user in payload["users"]] == [7, 7]
     assert (
         len(
-            await rows(
+            await select_rows(
                 root.environment, "SELECT id FROM admin_log WHERE mutation = 'spamPolicySet'"
             )
         )

@@ -25,8 +25,8 @@ from tests.support.accounts.user_operations import (
 )
 from tests.support.operations.domain_operations import set_domain_columns
 from tests.support.operations.quarantine_operations import set_options
-from tests.support.stores.counter_check import rows
-from tests.support.stores.row_counts import user_table_row_counts
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.row_counts import count_user_table_rows
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
 SLOW_HASH = "$pbkdf2-sha256$i=2000000$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"
@@ -68,16 +68,16 @@ async def test_users_are_created_in_input_order(root: GraphQLClient) -> None:
     assert await try_sign_in(root.environment, names[7], "wrong") is None
     mailbox_count_query = "SELECT count(*) FROM mailboxes WHERE user_id = :key"
     user_id = global_ids.decode("User", payload["users"][-1]["id"])
-    assert await rows(root.environment, mailbox_count_query, key=user_id) == [(5,)]
+    assert await select_rows(root.environment, mailbox_count_query, key=user_id) == [(5,)]
     log_query = "SELECT count(*) FROM admin_log WHERE mutation = 'usersCreate'"
-    assert await rows(root.environment, log_query) == [(21,)]
+    assert await select_rows(root.environment, log_query) == [(21,)]
 
 
 @pytest.mark.usefixtures("ada")
 async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
     root: GraphQLClient,
 ) -> None:
-    counts_before = await user_table_row_counts(root.environment)
+    counts_before = await count_user_table_rows(root.environment)
     payload = await create_all(
         root,
         user_with_hash("one@example.org"),
@@ -97,14 +97,14 @@ async def test_errors_have_the_index_of_the_user_and_nothing_is_stored(
         ("VALIDATION", 3, ["users", "3", "tags", "1"]),
         ("NOT_FOUND", 4, ["users", "4", "administers", "0"]),
     ]
-    assert await user_table_row_counts(root.environment) == counts_before
+    assert await count_user_table_rows(root.environment) == counts_before
 
 
 @pytest.mark.usefixtures("ada")
 async def test_users_over_the_domain_limit_are_refused(root: GraphQLClient) -> None:
     await set_domain_columns(root.environment, max_users=3)
     domain_admin = await make_admin_of_domain(root)  # the second user
-    counts_before = await user_table_row_counts(root.environment)
+    counts_before = await count_user_table_rows(root.environment)
     payload = await create_all(
         domain_admin, *(user_with_hash(f"n{number}@example.org") for number in range(3))
     )
@@ -112,7 +112,7 @@ async def test_users_over_the_domain_limit_are_refused(root: GraphQLClient) -> N
         ("LIMIT_REACHED", 1, 3),
         ("LIMIT_REACHED", 2, 3),
     ]
-    assert await user_table_row_counts(root.environment) == counts_before
+    assert await count_user_table_rows(root.environment) == counts_before
     assert (await create_all(domain_admin, user_with_hash("n0@example.org")))["errors"] == []
 
 
@@ -190,4 +190,4 @@ async def test_one_of_concurrent_lists_with_a_common_name_is_stored(root: GraphQ
         return_exceptions=True,
     )
     assert sorted(isinstance(result, Conflict) for result in results) == [False, True]
-    assert await rows(root.environment, "SELECT count(*) FROM users") == [(3,)]
+    assert await select_rows(root.environment, "SELECT count(*) FROM users") == [(3,)]

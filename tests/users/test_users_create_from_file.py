@@ -18,8 +18,8 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     try_sign_in,
 )
-from tests.support.stores.counter_check import rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.other_processes import deregister_as_dead
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
 TASK_FIELDS = "task { id kind state done total result error }"
@@ -107,7 +107,7 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
     log_query = (
         "SELECT target_kind, count(*) FROM admin_log WHERE mutation = :name GROUP BY 1 ORDER BY 1"
     )
-    assert await rows(admin.environment, log_query, name="usersCreateFromFile") == [
+    assert await select_rows(admin.environment, log_query, name="usersCreateFromFile") == [
         ("Task", 1),
         ("User", 2),
     ]
@@ -148,8 +148,8 @@ async def test_refused_lines_are_reported_and_others_are_created(admin: GraphQLC
     ]
     assert "no hash" not in str(result)
     assert await try_sign_in(admin.environment, "n5@example.org", "correct horse")
-    assert await rows(admin.environment, "SELECT count(*) FROM uploads") == [(0,)]
-    assert await rows(admin.environment, "SELECT count(*) FROM import_archives") == [(0,)]
+    assert await select_rows(admin.environment, "SELECT count(*) FROM uploads") == [(0,)]
+    assert await select_rows(admin.environment, "SELECT count(*) FROM import_archives") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ async def test_crashed_creation_continues_and_creates_each_user_once(
     object.__setattr__(environment, "reach_fault_point", fail)
     with pytest.raises(WorkerCrash):
         await tasks.run_next_task(environment)
-    assert await rows(environment, "SELECT count(*) FROM users") == [(1 + 2 * 3,)]
+    assert await select_rows(environment, "SELECT count(*) FROM users") == [(1 + 2 * 3,)]
     object.__setattr__(environment, "reach_fault_point", lambda _: None)
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
     task = (await admin(TASK_QUERY, id=payload["task"]["id"]))["task"]
     assert (task["state"], task["done"], task["total"]) == ("SUCCEEDED", 10, 10)
     assert task["result"]["created"] == 10
-    assert await rows(environment, "SELECT count(*) FROM users") == [(11,)]
+    assert await select_rows(environment, "SELECT count(*) FROM users") == [(11,)]
 
 
 @pytest.mark.usefixtures("admin")

@@ -9,7 +9,7 @@ import pytest
 from resolvers.auth import authentication
 from tests.conftest import GraphQLClient
 from tests.support.accounts.access_tokens import make_access_token
-from tests.support.servers.live_server import PLAIN, House, until
+from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, wait_until
 
 UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
   errors { code path } } }"""
@@ -35,36 +35,39 @@ async def make_credential_clients(client: GraphQLClient) -> dict[str, GraphQLCli
 
 
 async def test_password_change_ends_only_token_streams(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     clients = await make_credential_clients(ada)
     basic = {"authorization": clients.pop("app password").secret}
     app_password_viewer = await authentication.authenticate_request(ada.environment, basic)
-    sockets = {name: await live_server.follow(client, PLAIN) for name, client in clients.items()}
-    await until(lambda: len(live_server.endpoint.connection_watch.connections) == len(clients))
+    sockets = {
+        name: await live_server.follow(client, CHANGES_SUBSCRIPTION)
+        for name, client in clients.items()
+    }
+    await wait_until(lambda: len(live_server.endpoint.connection_watch.connections) == len(clients))
     await set_password(admin_client)
     await live_server.endpoint.connection_watch.disconnect_ended_and_kicked()
     token = sockets["token"]
-    await until(lambda: token.ws and token.ws.close_code)
+    await wait_until(lambda: token.ws and token.ws.close_code)
     assert token.ws
     assert token.ws.close_code == 4403
-    assert not sockets["key"].over
+    assert not sockets["key"].end_frame
     assert not await authentication.has_credential_ended_or_narrowed(
         ada.environment, app_password_viewer
     )
-    await sockets["key"].leave()
+    await sockets["key"].unsubscribe()
 
 
 @pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}])
 async def test_stream_of_api_key_ends_if_user_is_disabled(
-    live_server: House, ada: GraphQLClient, admin_client: GraphQLClient, change: dict[str, Any]
+    live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, change: dict[str, Any]
 ) -> None:
-    socket = await live_server.follow(ada, PLAIN)
-    await until(lambda: live_server.endpoint.connection_watch.connections)
+    socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
+    await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     arguments = {"users": {"usernames": ["ada"]}, "set": change}
     assert (await admin_client(UPDATE, input=arguments))["userUpdate"]["errors"] == []
     await live_server.endpoint.connection_watch.disconnect_ended_and_kicked()
-    await until(lambda: socket.ws and socket.ws.close_code)
+    await wait_until(lambda: socket.ws and socket.ws.close_code)
     assert socket.ws
     assert socket.ws.close_code == 4403
 

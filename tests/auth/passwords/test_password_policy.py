@@ -23,9 +23,9 @@ from tests.support.accounts.user_operations import (
     try_sign_in,
     try_update_users,
 )
-from tests.support.operations.domain_operations import CREATE, UPDATE, done
-from tests.support.operations.setting_operations import put
-from tests.support.stores.counter_check import rows
+from tests.support.operations.domain_operations import DOMAIN_CREATE, DOMAIN_UPDATE, run_mutation
+from tests.support.operations.setting_operations import set_setting
+from tests.support.stores.counter_check import select_rows
 
 POLICY_FIELDS = "passwordPolicy { minLength minClasses ownMinLength ownMinClasses }"
 DOMAIN_POLICY_QUERY = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {POLICY_FIELDS} }} }}"
@@ -38,7 +38,7 @@ async def set_domain_policy(
     root: GraphQLClient, policy: Any = STRICT_POLICY, name: str = "example.org"
 ) -> list[Any]:
     arguments = {"domains": [{"name": name}], "set": {"passwordPolicy": policy}}
-    _, errors = await done(root, UPDATE, **arguments)
+    _, errors = await run_mutation(root, DOMAIN_UPDATE, **arguments)
     return errors
 
 
@@ -72,8 +72,8 @@ async def test_domain_policy_inherits_unset_values_from_platform(
     # a domain can allow weaker passwords than the platform
     assert await set_domain_policy(root, {"minLength": 6}) == []
     assert await load_policy() == [6, 1, 6, None]
-    await put(root, "passwords.minLength", 10)
-    await put(root, "passwords.minClasses", 2)
+    await set_setting(root, "passwords.minLength", 10)
+    await set_setting(root, "passwords.minClasses", 2)
     assert await load_policy() == [6, 2, 6, None]
     assert await set_domain_policy(root, {"minClasses": 4}) == []
     assert await load_policy() == [6, 4, 6, 4]
@@ -82,13 +82,15 @@ async def test_domain_policy_inherits_unset_values_from_platform(
     assert await set_domain_policy(root, None) == []
     assert await load_policy() == [10, 2, None, None]
     log_query = "SELECT before, after FROM admin_log WHERE mutation = 'domainUpdate' ORDER BY id"
-    logged = await rows(root.environment, log_query)
+    logged = await select_rows(root.environment, log_query)
     assert "password_min" in str(logged[0])
     assert "password_classes" in str(logged[1])
 
 
 async def test_domain_create_sets_password_policy(root: GraphQLClient) -> None:
-    _, errors = await done(root, CREATE, name="new.example", passwordPolicy=STRICT_POLICY)
+    _, errors = await run_mutation(
+        root, DOMAIN_CREATE, name="new.example", passwordPolicy=STRICT_POLICY
+    )
     assert errors == []
     result = await root(DOMAIN_POLICY_QUERY, by={"name": "new.example"})
     assert policy_values(result["domain"]["passwordPolicy"]) == [14, 3, 14, 3]
@@ -113,7 +115,7 @@ async def test_invalid_password_policy_is_refused(
     (error,) = await set_domain_policy(root, {})
     assert (error["path"], error["constraint"]) == (["set"], "required")
     policy_query = "SELECT password_min, password_classes FROM domains"
-    assert await rows(root.environment, policy_query) == [(None, None)]
+    assert await select_rows(root.environment, policy_query) == [(None, None)]
 
 
 @pytest.mark.parametrize(
@@ -247,9 +249,9 @@ async def test_policy_of_other_domain_is_hidden_and_unchangeable(
         response = await client(f"query ($by: UserRef) {{ user(by: $by) {{ {POLICY_FIELDS} }} }}",
                               by={"address": "far@elsewhere.example"})  # fmt: skip
         assert response["user"] is None
-    _, (error,) = await done(
+    _, (error,) = await run_mutation(
         domain_admin,
-        UPDATE,
+        DOMAIN_UPDATE,
         domains=[{"name": "example.org"}],
         set={"passwordPolicy": {"minLength": 1}},
     )
@@ -260,7 +262,9 @@ async def test_policy_of_other_domain_is_hidden_and_unchangeable(
     )
     assert error["code"] == "NOT_FOUND"  # the error does not reveal the password policy
     ctx = Context(root.environment, Viewer(domain_admin.user.id, Role.DOMAIN_ADMIN))
-    (other_user,) = await rows(root.environment, "SELECT id FROM users WHERE username LIKE 'far%'")
+    (other_user,) = await select_rows(
+        root.environment, "SELECT id FROM users WHERE username LIKE 'far%'"
+    )
     assert await password_policy.load_policies_of_users(ctx, [other_user[0]]) == [
         EffectivePasswordPolicy(8, 1)
     ]

@@ -21,7 +21,7 @@ from tests.support.accounts.user_operations import (
     try_update_users,
     user_global_id,
 )
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -57,7 +57,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     assert await try_sign_in(eve.environment, "eve", NEW_PASSWORD)
     row = await load_user_row(eve.environment, eve)
     assert row.password_changed_at == eve.environment.now()
-    events = await rows(
+    events = await select_rows(
         eve.environment, "SELECT action, result FROM auth_events WHERE action LIKE 'pass%'"
     )
     assert events == [("password change", "success")]
@@ -117,14 +117,14 @@ async def test_password_change_by_admin_is_logged(
     )
     assert (errors, user["requirePasswordChange"]) == ([], True)
     assert not await is_token_valid(client)
-    (log_entry,) = await rows(
+    (log_entry,) = await select_rows(
         root.environment,
         "SELECT mutation, reason, before, after FROM admin_log WHERE reason = 'lost'",
     )
     assert log_entry[:2] == ("userUpdate", "lost")
     assert NEW_PASSWORD not in str(log_entry)
     assert "argon2" not in str(log_entry)
-    ((maker_id, user_id),) = await rows(
+    ((maker_id, user_id),) = await select_rows(
         root.environment, "SELECT \"by\", user_id FROM auth_events WHERE action = 'password change'"
     )
     assert (bool(maker_id), user_id) == (True, eve.user.id)
@@ -163,7 +163,7 @@ async def test_password_change_by_admin_ends_tokens_of_user(
     assert (await try_update_users(root, eve, password=NEW_PASSWORD))[1] == []
     async with root.environment.write_session() as session:
         await session.exec(update(AccessToken).values(last_used_at=root.environment.now()))
-    versions = await rows(root.environment, "SELECT auth_version FROM access_tokens")
+    versions = await select_rows(root.environment, "SELECT auth_version FROM access_tokens")
     assert versions == [(1,)]
     assert not await is_token_valid(client)
 
@@ -184,8 +184,8 @@ async def test_temporary_password_keeps_regular_password(
     assert (row.temporary_from, row.temporary_until) == (clock(), clock() + timedelta(days=1))
     assert row.require_password_change
     for table in ("admin_log", "auth_events", "changes", "replays"):
-        assert password not in str(await rows(root.environment, f"SELECT * FROM {table}"))  # noqa: S608
-    (event,) = await rows(
+        assert password not in str(await select_rows(root.environment, f"SELECT * FROM {table}"))  # noqa: S608
+    (event,) = await select_rows(
         root.environment, "SELECT user_id FROM auth_events WHERE action = 'password reset'"
     )
     assert event == (eve.user.id,)
@@ -243,7 +243,9 @@ async def test_password_reset_needs_rights_over_the_user(
         payload = await execute_mutation(client, "passwordReset", "password", user={"id": target})
         assert (payload["password"], payload["errors"][0]["code"]) == (None, code)
     assert (
-        await rows(root.environment, "SELECT id FROM users WHERE temporary_password IS NOT NULL")
+        await select_rows(
+            root.environment, "SELECT id FROM users WHERE temporary_password IS NOT NULL"
+        )
         == []
     )
     assert (

@@ -28,7 +28,7 @@ from tests.support.accounts.sign_in_environment import (
     SignInEnvironment,
     fail_sign_ins,
 )
-from tests.support.stores.row_counts import row_count
+from tests.support.stores.row_counts import count_rows
 
 MAILBOX = AddressKind.MAILBOX
 
@@ -132,7 +132,7 @@ async def test_sign_in_sets_last_login_and_creates_no_token(
     assert (
         await sign_in_environment.load_user_row("ada")
     ).last_login_at == sign_in_environment.clock()
-    assert await row_count(sign_in_environment.environment, AccessToken) == 0
+    assert await count_rows(sign_in_environment.environment, AccessToken) == 0
 
 
 async def test_username_and_addresses_sign_in_the_same_user(
@@ -230,7 +230,7 @@ async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(
         async with ctx.combined_transaction(commit=False):
             await authentication.authenticate(ctx, "ada", "wrong", TOKEN_REQUEST)
     assert (
-        await row_count(sign_in_environment.environment, Throttle) == 2
+        await count_rows(sign_in_environment.environment, Throttle) == 2
     )  # per account, and per account and network
 
 

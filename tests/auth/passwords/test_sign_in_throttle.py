@@ -18,7 +18,7 @@ from resolvers.auth.passwords import password_hashes
 from resolvers.auth.throttles import FailureLimit, ThrottleCounts
 from tests.conftest import ManualClock
 from tests.support.accounts.sign_in_environment import SignInEnvironment, fail_sign_ins
-from tests.support.stores.row_counts import row_count
+from tests.support.stores.row_counts import count_rows
 
 MINUTE = timedelta(minutes=1)
 
@@ -55,7 +55,7 @@ async def test_success_or_day_without_failures_resets_wait(
     assert await expect_rate_limit(sign_in_environment) == 2 * MINUTE
     sign_in_environment.clock.tick(days=1, minutes=2)
     await run_round(sign_in_environment.environment)
-    assert await row_count(sign_in_environment.environment, Throttle) == 0
+    assert await count_rows(sign_in_environment.environment, Throttle) == 0
     await fail_sign_ins(sign_in_environment, "ada", 12)
     assert await expect_rate_limit(sign_in_environment) == 2 * MINUTE
 

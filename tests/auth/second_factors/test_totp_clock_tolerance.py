@@ -8,14 +8,14 @@ from resolvers.auth.second_factors import totp
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.accounts.authenticators import create_totp_secret, enable_totp, totp_code
 from tests.support.accounts.two_factor_operations import mutation_error_codes
-from tests.support.operations.setting_operations import put, refused
+from tests.support.operations.setting_operations import expect_refused_setting, set_setting
 
 
 @pytest.mark.parametrize("max_steps", [0, 3, 10])
 async def test_totp_steps_setting_applies_at_once(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, max_steps: int
 ) -> None:
-    await put(root, "auth.totpSteps", max_steps)
+    await set_setting(root, "auth.totpSteps", max_steps)
     secret = await _create_secret_with_unique_codes(ada)
     for steps in (-max_steps - 1, max_steps + 1):
         error_codes = await mutation_error_codes(
@@ -41,7 +41,7 @@ async def test_totp_steps_setting_applies_at_once(
             )
             == []
         )
-    await put(root, "auth.totpSteps", 10)  # used codes stay used
+    await set_setting(root, "auth.totpSteps", 10)  # used codes stay used
     clock.tick(minutes=5)  # the counted failures expire
     checked_at = clock() - timedelta(minutes=5)
     for steps in used_steps[-10:]:
@@ -63,14 +63,14 @@ async def _create_secret_with_unique_codes(ada: GraphQLClient) -> str:
 
 @pytest.mark.parametrize("steps", [-1, 11])
 async def test_totp_steps_setting_out_of_range_is_refused(root: GraphQLClient, steps: int) -> None:
-    error = await refused(root, "auth.totpSteps", steps)
+    error = await expect_refused_setting(root, "auth.totpSteps", steps)
     assert (error["path"], error["constraint"]) == (["value"], "min" if steps < 0 else "max")
 
 
 async def test_last_use_is_not_in_the_future_if_clock_is_fast(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    await put(root, "auth.totpSteps", 10)
+    await set_setting(root, "auth.totpSteps", 10)
     secret, _ = await enable_totp(ada)
     clock.tick(minutes=30)
     assert (

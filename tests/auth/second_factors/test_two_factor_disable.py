@@ -7,7 +7,7 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.authenticators import enable_totp
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import try_update_users
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 REASON_OPTIONS = {"reason": "the telephone is lost"}
 FACTORS_QUERY = (
@@ -28,10 +28,10 @@ async def test_admin_disables_all_factors_of_users(
     assert (user["twoFactors"], user["recoveryCodesLeft"]) == ([], 0)
     assert {"action": "2fa disable"} in user["authLog"]["nodes"]
     for table in ("totp_seeds", "recovery_codes"):
-        assert await rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
+        assert await select_rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
     log_query = "SELECT target_id, before FROM admin_log WHERE mutation = 'userUpdate' ORDER BY id"
     before_by_user_id = {
-        user_id: str(before) for user_id, before in await rows(environment, log_query)
+        user_id: str(before) for user_id, before in await select_rows(environment, log_query)
     }
     assert "second_factors" in before_by_user_id[ada.user.id]
     assert "second_factors" not in before_by_user_id[bob.user.id]
@@ -62,4 +62,4 @@ async def test_disable2fa_without_reason_proof_or_right_is_refused(
     for client, target, extra, code, path in cases:
         _, errors = await try_update_users(client, target, name="X", disable2fa=True, **extra)
         assert [(error["code"], error["path"]) for error in errors] == [(code, path)]
-    assert len(await rows(environment, "SELECT user_id FROM totp_seeds")) == 2
+    assert len(await select_rows(environment, "SELECT user_id FROM totp_seeds")) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from bench import fetch_soak
 from bench.crashes.crash_rounds import PlannedKill
-from tests.support.servers.dovecot_server import needed
+from tests.support.servers.dovecot_server import require_dovecot
 
 SEED = 3
 
@@ -16,7 +16,7 @@ SEED = 3
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that other users can enter. Folders of pytest are private."""
-    needed()
+    require_dovecot()
     with TemporaryDirectory() as name:
         yield Path(name)
 

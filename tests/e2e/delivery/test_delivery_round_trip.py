@@ -17,9 +17,14 @@ from tests.support.mail.multipart_message import (
     build_message,
 )
 from tests.support.mail.trace_header_lines import without_trace_fields
-from tests.support.mail_servers.smtp_and_dns_servers import Server as Hop
-from tests.support.mail_servers.smtp_and_dns_servers import listening
-from tests.support.servers.merganser_server import Client, Server, Socket, kinds
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer as Hop
+from tests.support.mail_servers.smtp_and_dns_servers import run_smtp_server
+from tests.support.servers.merganser_server import (
+    HttpClient,
+    MerganserProcess,
+    WebsocketClient,
+    event_kinds,
+)
 
 CHANGES_SUBSCRIPTION = """
 subscription ($after: Cursor) { changes(after: $after) { cursor hasMore events {
@@ -41,14 +46,16 @@ SUBMISSION_QUERY = (
 )
 
 
-async def deliver_message(server: Server, subject: str, recipient: str = "ada@example.org") -> str:
-    reply = await server.deliver(raw_message(subject), recipient)
+async def deliver_message(
+    server: MerganserProcess, subject: str, recipient: str = "ada@example.org"
+) -> str:
+    reply = await server.deliver_by_lmtp(raw_message(subject), recipient)
     assert reply.startswith("250 2.0.0 Delivered")
     return subject
 
 
 async def _assert_message_is_read_completely(
-    client: Client, message_id: str, source: bytes
+    client: HttpClient, message_id: str, source: bytes
 ) -> None:
     message = (await client(MESSAGE_QUERY, id=message_id))["message"]
     assert message["subject"] == "Rich"
@@ -93,36 +100,38 @@ async def _assert_message_is_read_completely(
 
 
 async def test_delivered_message_is_sent_to_subscribers_and_read_completely(
-    server: Server,
+    server: MerganserProcess,
 ) -> None:
     # BINARY contains NULs
     source = (
         build_message([file for file in ATTACHMENTS if file.content != BINARY_CONTENT]) + b"\r\n"
     )
     async with AsyncExitStack() as stack:
-        ada = await stack.enter_async_context(server.client("ada"))
-        bob = await stack.enter_async_context(server.client("bob"))
+        ada = await stack.enter_async_context(server.open_client("ada"))
+        bob = await stack.enter_async_context(server.open_client("bob"))
         sockets = [
-            await stack.enter_async_context(server.socket(server.secrets[name]))
+            await stack.enter_async_context(server.open_websocket(server.secrets[name]))
             for name in ("ada", "ada", "bob")
         ]
-        start_cursor = await ada.cursor()
+        start_cursor = await ada.load_cursor()
         stream = await stack.enter_async_context(
-            ada.stream(CHANGES_SUBSCRIPTION, after=start_cursor)
+            ada.subscribe_by_sse(CHANGES_SUBSCRIPTION, after=start_cursor)
         )
         for socket in sockets[:2]:
             await socket.subscribe(CHANGES_SUBSCRIPTION, after=start_cursor)
-        await sockets[2].subscribe(CHANGES_SUBSCRIPTION, after=await bob.cursor())
+        await sockets[2].subscribe(CHANGES_SUBSCRIPTION, after=await bob.load_cursor())
 
-        assert (await server.deliver(source, "ada@example.org")).startswith("250 2.0.0 Delivered")
-        (event,) = await sockets[0].events(1)
+        assert (await server.deliver_by_lmtp(source, "ada@example.org")).startswith(
+            "250 2.0.0 Delivered"
+        )
+        (event,) = await sockets[0].read_events(1)
         assert event["kind"] == "MESSAGE_ADDED"
         assert event["message"] == {"subject": "Rich"}
-        assert await sockets[1].events(1) == [event]
-        assert (await stream.hear())["data"]["changes"]["events"] == [event]
+        assert await sockets[1].read_events(1) == [event]
+        assert (await stream.read_event())["data"]["changes"]["events"] == [event]
         await _assert_message_is_read_completely(ada, event["messageId"], source)
 
-        assert await sockets[2].silent()
+        assert await sockets[2].receives_nothing()
         assert (await bob(MESSAGE_QUERY, id=event["messageId"]))["message"] is None
 
 
@@ -130,60 +139,69 @@ def event_summary(event: Any) -> tuple[str, str, tuple[str, ...]]:
     return event["cursor"], event["messageId"], tuple(event["flags"] or ())
 
 
-async def read_batches_until(socket: Socket, cursor: str) -> tuple[list[Any], list[Any]]:
+async def read_batches_until(socket: WebsocketClient, cursor: str) -> tuple[list[Any], list[Any]]:
     """Read batches until a cursor. Return them and their events."""
     batches: list[Any] = []
     while not batches or batches[-1]["cursor"] != cursor:
-        batches.append(await socket.batch())
+        batches.append(await socket.read_changes())
     return batches, [event for batch in batches for event in batch["events"]]
 
 
-async def test_resumed_subscription_delivers_missed_events_once_in_order(server: Server) -> None:
-    async with server.client("eve") as eve:
-        async with server.socket(server.secrets["eve"]) as socket:
-            await socket.subscribe(CHANGES_SUBSCRIPTION, after=await eve.cursor())
+async def test_resumed_subscription_delivers_missed_events_once_in_order(
+    server: MerganserProcess,
+) -> None:
+    async with server.open_client("eve") as eve:
+        async with server.open_websocket(server.secrets["eve"]) as socket:
+            await socket.subscribe(CHANGES_SUBSCRIPTION, after=await eve.load_cursor())
             await deliver_message(server, "heard", "eve@example.org")
-            (first_event,) = await socket.events(1)
+            (first_event,) = await socket.read_events(1)
         for subject in ("first", "second", "third"):
             await deliver_message(server, subject, "eve@example.org")
-        async with server.socket(server.secrets["eve"]) as socket:
+        async with server.open_websocket(server.secrets["eve"]) as socket:
             await socket.subscribe(CHANGES_SUBSCRIPTION, after=first_event["cursor"])
-            missed_events = await socket.events(3)
+            missed_events = await socket.read_events(3)
             assert [event["message"]["subject"] for event in missed_events] == [
                 "first",
                 "second",
                 "third",
             ]
             await deliver_message(server, "live", "eve@example.org")
-            (live_event,) = await socket.events(1)
+            (live_event,) = await socket.read_events(1)
             assert live_event["message"]["subject"] == "live"
-            assert await socket.silent()
-        async with eve.stream(CHANGES_SUBSCRIPTION, after=first_event["cursor"]) as stream:
-            replayed_events = (await stream.hear())["data"]["changes"]["events"]
+            assert await socket.receives_nothing()
+        async with eve.subscribe_by_sse(
+            CHANGES_SUBSCRIPTION, after=first_event["cursor"]
+        ) as stream:
+            replayed_events = (await stream.read_event())["data"]["changes"]["events"]
         assert [event["cursor"] for event in replayed_events] == [
             event["cursor"] for event in [*missed_events, live_event]
         ]
 
 
-async def test_thousand_missed_events_are_delivered_once_in_batches(server: Server) -> None:
-    async with server.client("gil") as gil, server.socket(server.secrets["gil"]) as open_socket:
+async def test_thousand_missed_events_are_delivered_once_in_batches(
+    server: MerganserProcess,
+) -> None:
+    async with (
+        server.open_client("gil") as gil,
+        server.open_websocket(server.secrets["gil"]) as open_socket,
+    ):
         for number in range(20):
             await deliver_message(server, f"many {number}", "gil@example.org")
-        start_cursor = await gil.cursor()
+        start_cursor = await gil.load_cursor()
         await open_socket.subscribe(CHANGES_SUBSCRIPTION, after=start_cursor)
         for update_number in range(50):
             update_input = {
                 "select": {"mailbox": {"path": "INBOX"}},
                 "set": {"flags": [f"turn{update_number}"]},
             }
-            payload = await gil.do("messageUpdate", update_input, "updatedCount")
+            payload = await gil.run_mutation("messageUpdate", update_input, "updatedCount")
             assert payload == {"updatedCount": 20}
-        end_cursor = await gil.cursor()
+        end_cursor = await gil.load_cursor()
         _, live_events = await read_batches_until(open_socket, end_cursor)
-        async with server.socket(server.secrets["gil"]) as resumed_socket:
+        async with server.open_websocket(server.secrets["gil"]) as resumed_socket:
             await resumed_socket.subscribe(CHANGES_SUBSCRIPTION, after=start_cursor)
             batches, missed_events = await read_batches_until(resumed_socket, end_cursor)
-            assert await resumed_socket.silent()
+            assert await resumed_socket.receives_nothing()
         assert len({event["cursor"] for event in missed_events}) == len(missed_events) == 1000
         assert [event_summary(event) for event in missed_events] == [
             event_summary(event) for event in live_events
@@ -195,7 +213,7 @@ async def test_thousand_missed_events_are_delivered_once_in_batches(server: Serv
         middle_cursor = batches[0]["events"][123][
             "cursor"
         ]  # inside events that are stored as one change
-        async with server.socket(server.secrets["gil"]) as resumed_socket:
+        async with server.open_websocket(server.secrets["gil"]) as resumed_socket:
             await resumed_socket.subscribe(CHANGES_SUBSCRIPTION, after=middle_cursor)
             _, remaining_events = await read_batches_until(resumed_socket, end_cursor)
         assert [event_summary(event) for event in remaining_events] == [
@@ -203,7 +221,9 @@ async def test_thousand_missed_events_are_delivered_once_in_batches(server: Serv
         ]
 
 
-async def test_sent_message_reaches_next_hop_and_states_are_reported(server: Server) -> None:
+async def test_sent_message_reaches_next_hop_and_states_are_reported(
+    server: MerganserProcess,
+) -> None:
     content = base64.b64encode(b"1;2").decode()
     send_input = {
         "to": [{"address": "carol@far.example", "name": "Carol"}],
@@ -214,24 +234,26 @@ async def test_sent_message_reaches_next_hop_and_states_are_reported(server: Ser
     }
     hop = Hop()
     async with (
-        listening(hop, port=server.hop),
-        server.client("ada") as ada,
-        server.socket(server.secrets["ada"]) as socket,
+        run_smtp_server(hop, port=server.next_hop_port),
+        server.open_client("ada") as ada,
+        server.open_websocket(server.secrets["ada"]) as socket,
     ):
-        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.cursor())
-        sent = (await ada.do("messageSend", send_input, "submission { id state }"))["submission"]
+        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.load_cursor())
+        sent = (await ada.run_mutation("messageSend", send_input, "submission { id state }"))[
+            "submission"
+        ]
         events: list[Any] = []
         states: list[str] = []
         while "SENT" not in states:
-            events += (await socket.batch())["events"]
+            events += (await socket.read_changes())["events"]
             submission_events = [event for event in events if event["kind"] == "SUBMISSION_CHANGED"]
             states = [event["submission"]["state"] for event in submission_events]
-        assert "MESSAGE_ADDED" in kinds(events)  # the copy in Sent
+        assert "MESSAGE_ADDED" in event_kinds(events)  # the copy in Sent
         async with asyncio.timeout(5):
-            while not hop.mails:  # noqa: ASYNC110 - the server has no event for this
+            while not hop.messages:  # noqa: ASYNC110 - the server has no event for this
                 await asyncio.sleep(0.01)
         final_submission = (await ada(SUBMISSION_QUERY, id=sent["id"]))["submission"]
-    (mail,) = hop.mails
+    (mail,) = hop.messages
     assert (mail.sender, mail.to) == ("ada@example.org", ["carol@far.example"])
     assert b"Subject: Out\r\n" in mail.raw
     assert b"\r\n.\r\n..dots\r\n" in mail.raw
@@ -244,19 +266,19 @@ async def test_sent_message_reaches_next_hop_and_states_are_reported(server: Ser
     assert "250 2.0.0 Taken" in by_state["RELAYED"]
 
 
-async def test_recipient_refused_by_next_hop_is_bounced(server: Server) -> None:
+async def test_recipient_refused_by_next_hop_is_bounced(server: MerganserProcess) -> None:
     send_input = {"to": [{"address": "gone@far.example"}], "subject": "Lost", "text": "Hi."}
-    hop = Hop(replies={"gone": "550 5.1.1 No such user"})
+    hop = Hop(rcpt_replies={"gone": "550 5.1.1 No such user"})
     async with (
-        listening(hop, port=server.hop),
-        server.client("ada") as ada,
-        server.socket(server.secrets["ada"]) as socket,
+        run_smtp_server(hop, port=server.next_hop_port),
+        server.open_client("ada") as ada,
+        server.open_websocket(server.secrets["ada"]) as socket,
     ):
-        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.cursor())
-        await ada.do("messageSend", send_input)
+        await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.load_cursor())
+        await ada.run_mutation("messageSend", send_input)
         events: list[Any] = []
-        while kinds(events).count("MESSAGE_ADDED") < 2:  # the copy in Sent and the DSN
-            events += (await socket.batch())["events"]
+        while event_kinds(events).count("MESSAGE_ADDED") < 2:  # the copy in Sent and the DSN
+            events += (await socket.read_changes())["events"]
         submissions = [
             event["submission"] for event in events if event["kind"] == "SUBMISSION_CHANGED"
         ]
@@ -264,11 +286,11 @@ async def test_recipient_refused_by_next_hop_is_bounced(server: Server) -> None:
         assert [recipient["state"] for recipient in submissions[-1]["recipients"]] == ["BOUNCED"]
 
 
-async def test_log_contains_no_mail_content_or_secrets(server: Server) -> None:
-    async with server.client("ada") as ada:
+async def test_log_contains_no_mail_content_or_secrets(server: MerganserProcess) -> None:
+    async with server.open_client("ada") as ada:
         await deliver_message(server, "Unspeakable", "ada@example.org")
         await ada("{ viewer { user { messages { nodes { subject text } } } } }")
     log = server.log
     words = ["Unspeakable", "Carol", "carol@", "ada@example.org", "Hi there", "mgk_"]
     assert [word for word in words if word in log] == []
-    assert server.complaints() == []
+    assert server.unexpected_log_records() == []

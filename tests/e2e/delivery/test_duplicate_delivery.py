@@ -53,20 +53,20 @@ async def test_server_killed_before_storing_reply_sends_second_copy(
     servers: ClockControlledServers,
 ) -> None:
     """The second copy is counted, although no server died within a second."""
-    (recipient,) = await servers.send("d0.example")
+    (recipient,) = await servers.send_message("d0.example")
     await servers.wait_until_received(recipient)
     async with block_writers(servers.cluster.database):
-        servers.far.open.set()
+        servers.mail_server.open.set()
         await servers.wait_until_delivered()
         replied_at = time.monotonic()
         await asyncio.sleep(BUSY_SECONDS)
         await servers.cluster.kill(0)
         assert time.monotonic() - replied_at > 1
     await servers.cluster.start(0)
-    while servers.far.received[recipient] < 2:  # noqa: ASYNC110 - no event
+    while servers.mail_server.received[recipient] < 2:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.02)
     await asyncio.sleep(BUSY_SECONDS)
-    assert servers.far.received[recipient] == 2
+    assert servers.mail_server.received[recipient] == 2
     log = (servers.cluster.servers[0].data_folder / "server.log").read_text()
     assert log.count("mail may arrive twice") == 1
 
@@ -74,15 +74,15 @@ async def test_server_killed_before_storing_reply_sends_second_copy(
 async def test_reply_that_waits_for_database_causes_no_second_copy(
     servers: ClockControlledServers,
 ) -> None:
-    (recipient,) = await servers.send("d0.example")
+    (recipient,) = await servers.send_message("d0.example")
     await servers.wait_until_received(recipient)
     async with block_writers(servers.cluster.database):
-        servers.far.open.set()
+        servers.mail_server.open.set()
         await servers.wait_until_delivered()
         await asyncio.sleep(3 * BUSY_SECONDS)  # longer than a transaction waits for the database
     await servers.wait_until_received(
-        *await servers.send("d1.example")
+        *await servers.send_message("d1.example")
     )  # the server looks at the queue
     while len(await servers.cluster.select_rows(RELAYED)) < 2:  # noqa: ASYNC110 - rows
         await asyncio.sleep(0.1)
-    assert dict(servers.far.received) == dict.fromkeys(servers.sent, 1)
+    assert dict(servers.mail_server.received) == dict.fromkeys(servers.sent_recipients, 1)

@@ -27,20 +27,25 @@ from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail.signed_messages import make_rsa_key, sign_message
 from tests.support.mail.stored_messages import stored_messages_by_path
 from tests.support.mail_servers.queue_worker import (
-    bodies,
-    deliveries,
-    inbox,
-    is_now,
-    relay,
-    ring,
-    send,
-    settled,
-    until,
-    working,
+    is_entry_in_state,
+    load_inbox_rows,
+    load_queue_entries,
+    load_queued_messages,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server as Neighbour
-from tests.support.mail_servers.smtp_client import Authority
-from tests.support.servers.postfix_server import Mail, Policy, Postfix, postfix
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer as Neighbour
+from tests.support.mail_servers.smtp_client import CertificateAuthority
+from tests.support.servers.postfix_server import (
+    PostfixDelivery,
+    PostfixPolicyServer,
+    PostfixServer,
+    run_postfix_server,
+)
 
 TIME_LIMIT = 60.0  # seconds for each wait, on a busy machine
 
@@ -53,9 +58,9 @@ async def wait_until_true(predicate: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def run_postfix(**extra: Any) -> AsyncGenerator[Postfix]:
+async def run_postfix(**extra: Any) -> AsyncGenerator[PostfixServer]:
     """Run a Postfix server in the context. Its start and stop are slow."""
-    context = postfix(free_port(), **extra)
+    context = run_postfix_server(free_port(), **extra)
     server = await asyncio.to_thread(context.__enter__)
     try:
         yield server
@@ -63,20 +68,20 @@ async def run_postfix(**extra: Any) -> AsyncGenerator[Postfix]:
         await asyncio.to_thread(context.__exit__, None, None, None)
 
 
-def relay_to(server: Postfix, query: str = "") -> Any:
+def relay_to(server: PostfixServer, query: str = "") -> Any:
     """Return the route of the queue to this Postfix server."""
-    return relay(Neighbour(port=server.port), query)
+    return relay_settings(Neighbour(port=server.port), query)
 
 
-async def wait_for_mails(server: Postfix, count: int = 1) -> list[Mail]:
+async def wait_for_mails(server: PostfixServer, count: int = 1) -> list[PostfixDelivery]:
     """Wait until Postfix has delivered this number of messages, and return them."""
-    await wait_until_true(lambda: len(server.mails()) >= count)
-    assert len(server.mails()) == count, server.log
-    return server.mails()
+    await wait_until_true(lambda: len(server.load_delivered_messages()) >= count)
+    assert len(server.load_delivered_messages()) == count, server.log
+    return server.load_delivered_messages()
 
 
 def submit_to_postfix(
-    server: Postfix, raw: bytes, *recipients: str, sender: str = "carol@example.net"
+    server: PostfixServer, raw: bytes, *recipients: str, sender: str = "carol@example.net"
 ) -> None:
     """Submit a message to Postfix for delivery."""
     with smtplib.SMTP("127.0.0.1", server.port, timeout=TIME_LIMIT) as smtp:
@@ -99,11 +104,14 @@ def has_valid_signature(raw: bytes) -> bool:
 async def test_postfix_receives_stored_message_over_tls(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with run_postfix() as server, working(environment, relay_to(server, "?tls=required")):
-        submission_id = await send(ada, NamedAddress("dave@example.net"))
+    async with (
+        run_postfix() as server,
+        run_queue_worker(environment, relay_to(server, "?tls=required")),
+    ):
+        submission_id = await queue_message(ada, NamedAddress("dave@example.net"))
         (mail,) = await wait_for_mails(server)
-        rows = await settled(environment, submission_id)
-        (raw,) = await bodies(environment)
+        rows = await wait_until_tried(environment, submission_id)
+        (raw,) = await load_queued_messages(environment)
     assert (mail.sender, mail.to, mail.raw) == ("ada@example.org", "dave@example.net", raw)
     assert "with ESMTPS" in mail.received
     assert rows["dave"].tls.startswith("TLSv1.3")
@@ -113,14 +121,14 @@ async def test_postfix_receives_stored_message_over_tls(
 async def test_eight_bit_content_and_utf8_addresses_are_delivered(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with run_postfix() as server, working(environment, relay_to(server)):
-        await send(
+    async with run_postfix() as server, run_queue_worker(environment, relay_to(server)):
+        await queue_message(
             ada,
             NamedAddress("dave@example.net", "Dävid"),
             NamedAddress("jürgen@example.net", "Jürgen"),
         )
         mails = await wait_for_mails(server, 2)
-        (raw,) = await bodies(environment)
+        (raw,) = await load_queued_messages(environment)
     assert {mail.to for mail in mails} == {"dave@example.net", "jürgen@example.net"}
     assert {mail.raw for mail in mails} == {raw}
     assert "jürgen@example.net".encode() in raw
@@ -132,12 +140,12 @@ async def test_large_message_is_delivered_unchanged(
 ) -> None:
     raw = raw_message("Large", body="Grüße, in Zeilen.\r\n.\r\n..\r\n" * 250_000, From=ada.address)
     submitter = SmtpSubmitter(ada.user.id, "ada", ada.user.auth_version, None)
-    async with run_postfix() as server, working(environment, relay_to(server)):
+    async with run_postfix() as server, run_queue_worker(environment, relay_to(server)):
         await SmtpSubmissionService(environment).submit(
             submitter, raw, ada.address, [("dave@example.net", DEFAULT_REPORTS)]
         )
         (mail,) = await wait_for_mails(server)
-        (queued_raw,) = await bodies(environment)
+        (queued_raw,) = await load_queued_messages(environment)
     assert len(raw) > 5 << 20
     assert mail.raw == queued_raw == raw
 
@@ -146,10 +154,10 @@ async def test_each_of_many_recipients_gets_one_message(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     recipients = [f"n{number:03}@example.net" for number in range(150)]
-    async with run_postfix() as server, working(environment, relay_to(server)):
-        submission_id = await send(ada, *map(NamedAddress, recipients))
+    async with run_postfix() as server, run_queue_worker(environment, relay_to(server)):
+        submission_id = await queue_message(ada, *map(NamedAddress, recipients))
         mails = await wait_for_mails(server, 150)
-        rows = await settled(environment, submission_id)
+        rows = await wait_until_tried(environment, submission_id)
     assert sorted(mail.to for mail in mails) == recipients
     assert {row.state for row in rows.values()} == {DeliveryState.RELAYED}
     assert len({mail.received for mail in mails}) < 10  # few messages for all recipients
@@ -160,19 +168,19 @@ async def test_refused_recipient_is_bounced_and_others_get_message(
 ) -> None:
     refused_replies = {"nobody@example.net": "550 5.1.1 Nobody is here by that name"}
     async with (
-        run_postfix(refused=refused_replies) as server,
-        working(environment, relay_to(server)),
+        run_postfix(refusals=refused_replies) as server,
+        run_queue_worker(environment, relay_to(server)),
     ):
-        submission_id = await send(
+        submission_id = await queue_message(
             ada, NamedAddress("dave@example.net"), NamedAddress("nobody@example.net")
         )
         (mail,) = await wait_for_mails(server)
-        rows = await settled(environment, submission_id)
+        rows = await wait_until_tried(environment, submission_id)
 
         async def has_report() -> bool:
-            return bool(await inbox(ada))
+            return bool(await load_inbox_rows(ada))
 
-        await until(has_report)
+        await poll_until(has_report)
     assert mail.to == "dave@example.net"
     assert (rows["dave"].state, rows["nobody"].state) == (
         DeliveryState.RELAYED, DeliveryState.BOUNCED
@@ -193,47 +201,53 @@ async def test_refused_recipient_is_bounced_and_others_get_message(
 async def test_deferred_recipient_is_retried(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    policy_server = Policy({"dave": ["defer_if_permit Greylisted: come again"]})
+    policy_server = PostfixPolicyServer({"dave": ["defer_if_permit Greylisted: come again"]})
     async with (
-        policy_server.listening(),
-        run_postfix(policy=policy_server.port) as server,
-        working(environment, relay_to(server)),
+        policy_server.run_server(),
+        run_postfix(policy_port=policy_server.port) as server,
+        run_queue_worker(environment, relay_to(server)),
     ):
-        submission_id = await send(
+        submission_id = await queue_message(
             ada, NamedAddress("dave@example.net"), NamedAddress("erin@example.net")
         )
-        rows = await settled(environment, submission_id)
+        rows = await wait_until_tried(environment, submission_id)
         assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.DEFERRED, 450)
         assert "Greylisted: come again" in rows["dave"].last_response
         assert rows["erin"].state is DeliveryState.RELAYED
         (mail,) = await wait_for_mails(server)
         assert mail.to == "erin@example.net"
         clock.time = rows["dave"].next_at
-        ring(environment)
-        await until(lambda: is_now(environment, submission_id, "dave", DeliveryState.RELAYED))
+        wake_queue_worker(environment)
+        await poll_until(
+            lambda: is_entry_in_state(environment, submission_id, "dave", DeliveryState.RELAYED)
+        )
         mails = await wait_for_mails(server, 2)
     assert [mail.to for mail in mails] == ["erin@example.net", "dave@example.net"]
     assert mails[0].raw == mails[1].raw
-    assert (await deliveries(environment, submission_id))["dave"].attempts == 2
-    assert policy_server.asked.count("dave") == 2
+    assert (await load_queue_entries(environment, submission_id))["dave"].attempts == 2
+    assert policy_server.queried_names.count("dave") == 2
 
 
 async def test_message_above_size_limit_of_postfix_is_bounced(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     async with (
-        run_postfix(more={"message_size_limit": "2000"}) as server,
-        working(environment, relay_to(server)),
+        run_postfix(extra_settings={"message_size_limit": "2000"}) as server,
+        run_queue_worker(environment, relay_to(server)),
     ):
-        submission_id = await send(ada, NamedAddress("dave@example.net"), html="<p>" + "x" * 4000)
-        rows = await settled(environment, submission_id)
+        submission_id = await queue_message(
+            ada, NamedAddress("dave@example.net"), html="<p>" + "x" * 4000
+        )
+        rows = await wait_until_tried(environment, submission_id)
     assert (rows["dave"].state, rows["dave"].last_code) == (DeliveryState.BOUNCED, 552)
-    assert server.mails() == []
+    assert server.load_delivered_messages() == []
 
 
 @pytest.fixture
 async def mx(environment: Environment, tmp_path: Path) -> AsyncIterator[MxListener]:
-    config = SmtpListenerConfig(certificates=CertificateFiles(Authority(tmp_path).issue()))
+    config = SmtpListenerConfig(
+        certificates=CertificateFiles(CertificateAuthority(tmp_path).issue_certificate())
+    )
     mx_listener = MxListener(environment, tmp_path / "spool-mx", config)
     await mx_listener.start(host="127.0.0.1", port=0)
     yield mx_listener
@@ -263,12 +277,12 @@ async def wait_for_inbox(client: GraphQLClient, count: int = 1) -> list[Any]:
     """Wait until the INBOX has this number of messages, and return them."""
 
     async def has_messages() -> bool:
-        return len(await inbox(client)) >= count
+        return len(await load_inbox_rows(client)) >= count
 
     async with asyncio.timeout(TIME_LIMIT):
         while not await has_messages():  # noqa: ASYNC110 - rows have no event
             await asyncio.sleep(0.05)
-    return await inbox(client)
+    return await load_inbox_rows(client)
 
 
 async def inbox_message_source(client: GraphQLClient) -> bytes:
@@ -337,7 +351,7 @@ async def test_postfix_retries_deferred_recipient(
     async with run_postfix(routes=routes_to_server) as server:
         await asyncio.to_thread(submit_to_postfix, server, RAW_MESSAGES["plain"], ada.address)
         await wait_until_true(lambda: "status=deferred" in server.log)
-        assert await inbox(ada) == []
+        assert await load_inbox_rows(ada) == []
         clock.tick(hours=1)
         await wait_for_inbox(ada)
         assert server.log.count("status=sent") == 1
@@ -354,15 +368,15 @@ async def test_dsn_of_next_hop_of_postfix_is_received(
     }  # a domain we accept nothing for
     settings = {"relay_domains": "example.org nowhere.example"}
     async with (
-        run_postfix(routes=routes, more=settings) as server,
-        working(environment, relay_to(server)),
+        run_postfix(routes=routes, extra_settings=settings) as server,
+        run_queue_worker(environment, relay_to(server)),
     ):
-        submission_id = await send(ada, NamedAddress("zoe@nowhere.example"))
-        rows = await settled(environment, submission_id)
+        submission_id = await queue_message(ada, NamedAddress("zoe@nowhere.example"))
+        rows = await wait_until_tried(environment, submission_id)
         assert rows["zoe"].state is DeliveryState.RELAYED
         (row,) = await wait_for_inbox(ada)
     assert row.subject == "Undelivered Mail Returned to Sender"
-    (sent,) = await bodies(environment)
+    (sent,) = await load_queued_messages(environment)
     message_id = message_from_bytes(sent)["Message-ID"]
     assert message_id.encode() in await inbox_message_source(ada)
 
@@ -375,7 +389,10 @@ async def test_forwarded_message_keeps_valid_signature(
     assert (await execute_mutation(ada, "userUpdate", set=target_input))["errors"] == []
     routes = {"example.org": f"smtp:[127.0.0.1]:{mx.port}"}
     raw = sign_message(RAW_MESSAGES["eight bits"], "example.com")
-    async with run_postfix(routes=routes) as server, working(environment, relay_to(server)):
+    async with (
+        run_postfix(routes=routes) as server,
+        run_queue_worker(environment, relay_to(server)),
+    ):
         await asyncio.to_thread(submit_to_postfix, server, raw, ada.address)
         (mail,) = await wait_for_mails(server)
     assert mail.to == "dave@example.net"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.servers.ports import free_port
-from tests.support.mail_servers.queue_worker import until
-from tests.support.mail_servers.smtp_client import NAME, Authority
-from tests.support.servers.merganser_server import PASSWORD, Client, Server
+from tests.support.mail_servers.queue_worker import poll_until
+from tests.support.mail_servers.smtp_client import SERVER_NAME, CertificateAuthority
+from tests.support.servers.merganser_server import PASSWORD, HttpClient, MerganserProcess
 
 SUBJECTS_QUERY = (
     "{ viewer { user { mailbox(by: {specialUse: INBOX}) { messages { nodes { subject } } } } } }"
@@ -20,13 +20,15 @@ SUBJECTS_QUERY = (
 LISTENER_NAMES = ("SMTP", "SUBMISSION", "SUBMISSIONS")
 
 
-def create_smtp_server(folder: Path, *arguments: str) -> tuple[Server, Authority, dict[str, int]]:
+def create_smtp_server(
+    folder: Path, *arguments: str
+) -> tuple[MerganserProcess, CertificateAuthority, dict[str, int]]:
     """Create a server that listens on all SMTP ports, and the authority of its certificate."""
-    authority, ports = Authority(folder), {name: free_port() for name in LISTENER_NAMES}
+    authority, ports = CertificateAuthority(folder), {name: free_port() for name in LISTENER_NAMES}
     settings = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    settings["TLS_CERT"] = str(authority.issue())
-    server = Server(folder, more=settings, words=arguments)
-    server.make("ada", "bob")
+    settings["TLS_CERT"] = str(authority.issue_certificate())
+    server = MerganserProcess(folder, extra_settings=settings, serve_arguments=arguments)
+    server.create_users("ada", "bob")
     return server, authority, ports
 
 
@@ -37,40 +39,40 @@ def create_message(subject: str, sender: str) -> EmailMessage:
     return message
 
 
-def send_by_smtp(port: int, authority: Authority, subject: str) -> None:
+def send_by_smtp(port: int, authority: CertificateAuthority, subject: str) -> None:
     with smtplib.SMTP("127.0.0.1", port, timeout=30) as smtp:
-        smtp._host = NAME  # type: ignore[attr-defined]  # noqa: SLF001
-        smtp.starttls(context=authority.client())
+        smtp._host = SERVER_NAME  # type: ignore[attr-defined]  # noqa: SLF001
+        smtp.starttls(context=authority.client_context())
         smtp.send_message(create_message(subject, "carol@example.net"))
 
 
-def submit(ports: dict[str, int], authority: Authority, subject: str) -> None:
+def submit(ports: dict[str, int], authority: CertificateAuthority, subject: str) -> None:
     with smtplib.SMTP("127.0.0.1", ports["SUBMISSION"], timeout=30) as smtp:
-        smtp._host = NAME  # type: ignore[attr-defined]  # noqa: SLF001
-        smtp.starttls(context=authority.client())
+        smtp._host = SERVER_NAME  # type: ignore[attr-defined]  # noqa: SLF001
+        smtp.starttls(context=authority.client_context())
         smtp.login("ada", PASSWORD)
         smtp.send_message(create_message(subject, "ada@example.org"))
 
 
-async def inbox_subjects(client: Client) -> list[str]:
+async def inbox_subjects(client: HttpClient) -> list[str]:
     response = await client(SUBJECTS_QUERY)
     nodes = response["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     return sorted(node["subject"] for node in nodes)
 
 
-async def wait_for_subjects(server: Server, *expected: str) -> None:
-    async with server.client("bob") as bob:
+async def wait_for_subjects(server: MerganserProcess, *expected: str) -> None:
+    async with server.open_client("bob") as bob:
 
         async def all_arrived() -> bool:
             return await inbox_subjects(bob) == sorted(expected)
 
-        await until(all_arrived)
+        await poll_until(all_arrived)
 
 
 @pytest.fixture(params=[(), ("--workers", "2")])
 def smtp_server(
     request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Server, Authority, dict[str, int]]]:
+) -> Iterator[tuple[MerganserProcess, CertificateAuthority, dict[str, int]]]:
     """A server that is killed after its test."""
     created = create_smtp_server(tmp_path, *request.param)
     yield created
@@ -79,7 +81,7 @@ def smtp_server(
 
 
 async def test_messages_are_received_and_submitted_by_smtp_programs(
-    smtp_server: tuple[Server, Authority, dict[str, int]],
+    smtp_server: tuple[MerganserProcess, CertificateAuthority, dict[str, int]],
 ) -> None:
     server, authority, ports = smtp_server
     await asyncio.to_thread(server.start)

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import raw_message
 from tests.support.attacks import document_attacks, http_attacks, slow_attacks, websocket_attacks
 from tests.support.attacks.attack_runner import AttackedServer, ServerAttack
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 
 SETTINGS = {
     "PROXIES": "127.0.0.1",  # attackers from other loopback addresses are not proxies
@@ -39,10 +39,10 @@ SECRET_WORDS = "password", "mgk_", "evil", "pwned", "msg_", "nope", "Traceback"
 
 @pytest.fixture(scope="module")
 def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedServer]:
-    server = Server(tmp_path_factory.mktemp("siege"), more=SETTINGS)
-    server.make("ada", "bob", "dora", "eve", "fay")
+    server = MerganserProcess(tmp_path_factory.mktemp("siege"), extra_settings=SETTINGS)
+    server.create_users("ada", "bob", "dora", "eve", "fay")
     server.start()
-    asyncio.run(server.deliver(raw_message("Private"), "dora@example.org"))
+    asyncio.run(server.deliver_by_lmtp(raw_message("Private"), "dora@example.org"))
     yield AttackedServer(server)
     server.stop()
 
@@ -99,7 +99,9 @@ async def test_attacks_leave_no_memory_sockets_or_secrets(
     await siege.assert_others_are_served()
     expected_complaint = "Rejected WebSocket connection from origin"
     assert [
-        line for line in siege.server.complaints() if expected_complaint not in line["event"]
+        line
+        for line in siege.server.unexpected_log_records()
+        if expected_complaint not in line["event"]
     ] == []
     secrets = siege.server.secrets.values()
     log = siege.server.log.replace("https://evil.example", "")

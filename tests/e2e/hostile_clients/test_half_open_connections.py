@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import raw_message
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.servers.merganser_server import PASSWORD, Server
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.servers.merganser_server import PASSWORD, MerganserProcess
 
 STORES = ["sqlite"]
 MIB = 1 << 20
@@ -38,39 +38,42 @@ async def open_connection(port: int, data: bytes = b"") -> AsyncGenerator[tuple[
         writer.transport.abort()
 
 
-async def assert_server_responds(server: Server) -> None:
+async def assert_server_responds(server: MerganserProcess) -> None:
     """Assert that other clients are served quickly by HTTP, WebSocket and LMTP."""
-    started_at = time.monotonic() - server.hindered()
-    async with server.client("ada") as ada, server.socket(server.secrets["ada"]) as socket:
+    started_at = time.monotonic() - server.seconds_not_serving()
+    async with (
+        server.open_client("ada") as ada,
+        server.open_websocket(server.secrets["ada"]) as socket,
+    ):
         await socket.subscribe(CHANGES_SUBSCRIPTION)
-        assert await socket.silent(0.1)
+        assert await socket.receives_nothing(0.1)
         assert (await ada(VIEWER_QUERY))["viewer"]["user"]["username"] == "ada"
-        reply = await server.deliver(raw_message(f"{started_at}"), "ada@example.org")
+        reply = await server.deliver_by_lmtp(raw_message(f"{started_at}"), "ada@example.org")
         assert reply.startswith("250 2.0.0 Delivered")
-        assert (await socket.batch())["events"] == [{"kind": "MESSAGE_ADDED"}]
-    assert time.monotonic() - server.hindered() - started_at < 3
+        assert (await socket.read_changes())["events"] == [{"kind": "MESSAGE_ADDED"}]
+    assert time.monotonic() - server.seconds_not_serving() - started_at < 3
 
 
 async def _subscribe_until_closed(
-    server: Server, secret: str, end_credential: Any
+    server: MerganserProcess, secret: str, end_credential: Any
 ) -> tuple[Any, int, float]:
     """Subscribe, end the credential, and return the last frame, close code and seconds until it."""
-    async with server.socket(secret) as socket:
+    async with server.open_websocket(secret) as socket:
         await socket.subscribe(CHANGES_SUBSCRIPTION)
         with suppress(TimeoutError):  # events of other credentials of the same user
-            assert (await socket.hear(0.3))["type"] == "next"
+            assert (await socket.read_frame(0.3))["type"] == "next"
         started_at = time.monotonic()
         await end_credential()
-        frame = await socket.hear(RECHECK_LIMIT)
+        frame = await socket.read_frame(RECHECK_LIMIT)
         while frame["type"] == "next":
-            frame = await socket.hear(RECHECK_LIMIT)
-        return frame, await socket.closed(), time.monotonic() - started_at
+            frame = await socket.read_frame(RECHECK_LIMIT)
+        return frame, await socket.wait_for_close_code(), time.monotonic() - started_at
 
 
-async def _read_stream_until_end(server: Server, secret: str) -> list[Any]:
+async def _read_stream_until_end(server: MerganserProcess, secret: str) -> list[Any]:
     """Read the lines of an SSE stream until its credential ends."""
     server.secrets["short"] = secret
-    async with server.client("short") as client:
+    async with server.open_client("short") as client:
         body = {"query": CHANGES_SUBSCRIPTION}
         headers = {"Accept": "text/event-stream"}
         async with asyncio.timeout(RECHECK_LIMIT):
@@ -81,19 +84,21 @@ async def _read_stream_until_end(server: Server, secret: str) -> list[Any]:
                 return [line async for line in response.aiter_lines() if line]
 
 
-async def end_credentials(server: Server) -> dict[str, Any]:
+async def end_credentials(server: MerganserProcess) -> dict[str, Any]:
     """End credentials in each possible way while a subscription uses them."""
-    async with server.client("dora") as dora, server.client() as anonymous:
+    async with server.open_client("dora") as dora, server.open_client() as anonymous:
         token = (await anonymous(SIGN_IN))["authenticate"]["token"]
         expires_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + SHORT_LIFETIME))
-        short_key = await dora.do(
+        short_key = await dora.run_mutation(
             "apiKeyCreate", {"name": "short", "expiresAt": expires_at}, "secret"
         )
-        deleted_key = await dora.do("apiKeyCreate", {"name": "lost"}, "secret apiKey { id }")
+        deleted_key = await dora.run_mutation(
+            "apiKeyCreate", {"name": "lost"}, "secret apiKey { id }"
+        )
 
         async def sign_out() -> None:
             server.secrets["token"] = token
-            async with server.client("token") as client:
+            async with server.open_client("token") as client:
                 assert (await client(REVOKE_MUTATION))["tokenRevoke"] == {
                     "revoked": 1,
                     "errors": [],
@@ -110,8 +115,8 @@ async def end_credentials(server: Server) -> dict[str, Any]:
 
         async def change_password() -> None:
             words = ("user", "passwd", "eve", "--password-stdin")
-            result = await asyncio.to_thread(server.command, *words, stdin="another horse\n")
-            assert result.code == 0, result.err
+            result = await asyncio.to_thread(server.run_command, *words, stdin="another horse\n")
+            assert result.exit_code == 0, result.stderr
 
         eve_sign_in = SIGN_IN.replace('"dora"', '"eve"')
         eve_token = (await anonymous(eve_sign_in))["authenticate"]["token"]
@@ -134,7 +139,7 @@ async def end_credentials(server: Server) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def credential_results(server: Server) -> Iterator["Future[dict[str, Any]]"]:
+def credential_results(server: MerganserProcess) -> Iterator["Future[dict[str, Any]]"]:
     """The results of ended credentials. They take as long as the other tests."""
     with ThreadPoolExecutor(1) as thread:
         yield thread.submit(lambda: asyncio.run(end_credentials(server)))
@@ -143,22 +148,24 @@ def credential_results(server: Server) -> Iterator["Future[dict[str, Any]]"]:
 pytestmark = pytest.mark.usefixtures("credential_results")
 
 
-async def test_four_hundred_idle_connections_delay_no_one(server: Server) -> None:
+async def test_four_hundred_idle_connections_delay_no_one(server: MerganserProcess) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(100):
-            await stack.enter_async_context(open_connection(server.http))
-            await stack.enter_async_context(open_connection(server.lmtp))
+            await stack.enter_async_context(open_connection(server.http_port))
+            await stack.enter_async_context(open_connection(server.lmtp_port))
         for _ in range(200):
-            await stack.enter_async_context(open_connection(server.http, REQUEST_HEAD.encode()))
+            await stack.enter_async_context(
+                open_connection(server.http_port, REQUEST_HEAD.encode())
+            )
         await assert_server_responds(server)
 
 
-async def test_slow_request_is_ended_and_other_clients_are_served(server: Server) -> None:
+async def test_slow_request_is_ended_and_other_clients_are_served(server: MerganserProcess) -> None:
     """The header, the body and the WebSocket send slowly until their time limit."""
     request_head = f"{REQUEST_HEAD}Content-Length: 900\r\n\r\n"
 
     async def send_slow_body() -> bytes:
-        async with open_connection(server.http, request_head.encode()) as (reader, writer):
+        async with open_connection(server.http_port, request_head.encode()) as (reader, writer):
             slow_writer = asyncio.create_task(_write_slowly(writer))
             async with asyncio.timeout(20):
                 response: bytes = await reader.read()
@@ -166,10 +173,10 @@ async def test_slow_request_is_ended_and_other_clients_are_served(server: Server
             return response
 
     async def open_silent_socket() -> int:
-        async with server.socket() as socket:
-            return await socket.closed()
+        async with server.open_websocket() as socket:
+            return await socket.wait_for_close_code()
 
-    async with open_connection(server.http, b"POST /graphql HTTP/1.1\r\nHost") as (_, writer):
+    async with open_connection(server.http_port, b"POST /graphql HTTP/1.1\r\nHost") as (_, writer):
         slow_writer = asyncio.create_task(_write_slowly(writer))
         slow_clients = asyncio.gather(send_slow_body(), open_silent_socket())
         await assert_server_responds(server)
@@ -187,44 +194,46 @@ async def _write_slowly(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
 
 
-async def test_lmtp_refuses_long_lines_and_session_continues(server: Server) -> None:
-    lmtp_client = await server.neighbour()
-    assert (await lmtp_client.say("NOOP " + "x" * 100_000)).startswith("500 5.5.2 Line too long")
-    assert (await lmtp_client.say("RCPT TO:<ada@example.org>")).startswith("503")
-    large_size_reply = await lmtp_client.say(f"MAIL FROM:<a@b.example> SIZE={16 * MIB + 1}")
+async def test_lmtp_refuses_long_lines_and_session_continues(server: MerganserProcess) -> None:
+    lmtp_client = await server.connect_lmtp()
+    assert (await lmtp_client.run_command("NOOP " + "x" * 100_000)).startswith(
+        "500 5.5.2 Line too long"
+    )
+    assert (await lmtp_client.run_command("RCPT TO:<ada@example.org>")).startswith("503")
+    large_size_reply = await lmtp_client.run_command(f"MAIL FROM:<a@b.example> SIZE={16 * MIB + 1}")
     assert large_size_reply.startswith("552 5.3.4")
-    huge_size_reply = await lmtp_client.say("MAIL FROM:<a@b.example> SIZE=" + "9" * 20)
+    huge_size_reply = await lmtp_client.run_command("MAIL FROM:<a@b.example> SIZE=" + "9" * 20)
     assert huge_size_reply.startswith("552 5.3.4")
-    assert (await lmtp_client.say("MAIL FROM:<a@b.example> SIZE=-1")).startswith("501")
+    assert (await lmtp_client.run_command("MAIL FROM:<a@b.example> SIZE=-1")).startswith("501")
     for content in (b"Subject: too long\r\n\r\n" + b"x" * (MIB + 9), b"x\r\n" * (6 * MIB)):
-        await lmtp_client.begin("ada@example.org")
-        lmtp_client.send(content + b"\r\n.\r\n")
-        assert (await lmtp_client.hear()).startswith(("500 5.5.2", "552 5.3.4"))
-    await lmtp_client.begin("ada@example.org")
-    lmtp_client.send(raw_message("good at last") + b".\r\n")
-    assert (await lmtp_client.hear()).startswith("250 2.0.0 Delivered")
+        await lmtp_client.start_data("ada@example.org")
+        lmtp_client.send_bytes(content + b"\r\n.\r\n")
+        assert (await lmtp_client.read_reply()).startswith(("500 5.5.2", "552 5.3.4"))
+    await lmtp_client.start_data("ada@example.org")
+    lmtp_client.send_bytes(raw_message("good at last") + b".\r\n")
+    assert (await lmtp_client.read_reply()).startswith("250 2.0.0 Delivered")
     await lmtp_client.close()
 
 
-async def test_aborted_transfers_leave_no_files_or_messages(server: Server) -> None:
+async def test_aborted_transfers_leave_no_files_or_messages(server: MerganserProcess) -> None:
     count_before = await _message_count(server)
-    for disconnect in (Neighbour.reset, Neighbour.close):
-        lmtp_client = await server.neighbour()
-        await lmtp_client.begin("ada@example.org")
-        lmtp_client.send(raw_message("never") * 900)
+    for disconnect in (SmtpTestClient.abort_connection, SmtpTestClient.close):
+        lmtp_client = await server.connect_lmtp()
+        await lmtp_client.start_data("ada@example.org")
+        lmtp_client.send_bytes(raw_message("never") * 900)
         await asyncio.sleep(0.1)
         if disconnecting := disconnect(lmtp_client):
             await disconnecting
     auth_header = f"Authorization: Bearer {server.secrets['ada']}\r\n"
     upload_head = f"POST /rest/uploads HTTP/1.1\r\nHost: a\r\n{auth_header}"
     upload = f"{upload_head}Content-Length: {8 * MIB}\r\n\r\n".encode() + b"x" * 5 * MIB
-    async with open_connection(server.http, upload):
+    async with open_connection(server.http_port, upload):
         await _wait_for_spool_files(server, expected=True)
     partial_request = f"{REQUEST_HEAD}Content-Length: 900\r\n\r\n".encode() + b'{"query": "{ viewer'
-    async with open_connection(server.http, partial_request):
+    async with open_connection(server.http_port, partial_request):
         await asyncio.sleep(0.1)
     async with open_connection(
-        server.http, f"{upload_head}Content-Length: {8 * MIB + 1}\r\n\r\n".encode()
+        server.http_port, f"{upload_head}Content-Length: {8 * MIB + 1}\r\n\r\n".encode()
     ) as (
         reader,
         _,
@@ -235,14 +244,14 @@ async def test_aborted_transfers_leave_no_files_or_messages(server: Server) -> N
     assert await _message_count(server) == count_before
 
 
-async def _message_count(server: Server) -> int:
-    async with server.client("ada") as ada:
+async def _message_count(server: MerganserProcess) -> int:
+    async with server.open_client("ada") as ada:
         return int(
             (await ada("{ viewer { user { messageCount } } }"))["viewer"]["user"]["messageCount"]
         )
 
 
-async def _wait_for_spool_files(server: Server, *, expected: bool) -> None:
+async def _wait_for_spool_files(server: MerganserProcess, *, expected: bool) -> None:
     """Wait until the spool has non-empty files, or has none."""
     spool = server.folder / "var" / "spool"
 
@@ -254,25 +263,25 @@ async def _wait_for_spool_files(server: Server, *, expected: bool) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_sockets_that_do_not_read_or_disappear_delay_no_one(server: Server) -> None:
+async def test_sockets_that_do_not_read_or_disappear_delay_no_one(server: MerganserProcess) -> None:
     async with AsyncExitStack() as stack:
         unread_sockets = []
         for _ in range(20):
-            socket = await stack.enter_async_context(server.socket(server.secrets["eve"]))
+            socket = await stack.enter_async_context(server.open_websocket(server.secrets["eve"]))
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             unread_sockets.append(socket)
         for socket in unread_sockets[:10]:
             socket.ws.transport.abort()
-        await server.deliver(raw_message("to all"), "eve@example.org")
+        await server.deliver_by_lmtp(raw_message("to all"), "eve@example.org")
         await assert_server_responds(server)
 
 
 async def test_subscription_is_closed_soon_after_credential_ends(
-    server: Server, credential_results: "Future[dict[str, Any]]"
+    server: MerganserProcess, credential_results: "Future[dict[str, Any]]"
 ) -> None:
     results = await asyncio.to_thread(credential_results.result, RECHECK_LIMIT + 15)
     for name, secret in results.pop("secrets").items():
-        async with server.client() as client:
+        async with server.open_client() as client:
             auth_header = {"Authorization": f"Bearer {secret}"}
             response = await client.post({"query": "{ __typename }"}, **auth_header)
         assert (response.status_code, name) == (401, name)
@@ -286,9 +295,9 @@ async def test_subscription_is_closed_soon_after_credential_ends(
         assert seconds < RECHECK_LIMIT
 
 
-async def test_database_is_consistent_and_log_has_no_complaints(server: Server) -> None:
-    report = await asyncio.to_thread(server.command, "check")
-    assert (report.code, json.loads(report.out)["findings"]) == (0, [])
-    assert server.complaints() == []
+async def test_database_is_consistent_and_log_has_no_complaints(server: MerganserProcess) -> None:
+    report = await asyncio.to_thread(server.run_command, "check")
+    assert (report.exit_code, json.loads(report.stdout)["findings"]) == (0, [])
+    assert server.unexpected_log_records() == []
     words = [PASSWORD, "example.org", "b.example", "never", "mgk_", *server.secrets.values()]
     assert [word for word in words if word in server.log] == []

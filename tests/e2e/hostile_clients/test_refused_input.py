@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import raw_message
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 
 MIB = 1 << 20
 VIEWER_QUERY = "{ viewer { user { username } } }"
@@ -30,10 +30,10 @@ def error_code(result: Any) -> str:
 
 
 async def post_refused_body(
-    server: Server, body: bytes, name: str | None = "ada", **headers: str
+    server: MerganserProcess, body: bytes, name: str | None = "ada", **headers: str
 ) -> Any:
     """Post a body and return the status and error code."""
-    async with server.client(name) as client:
+    async with server.open_client(name) as client:
         request_headers = {"Content-Type": "application/json", **headers}
         response = await client.http.post("/graphql", content=body, headers=request_headers)
         assert response.headers["x-request-id"]
@@ -123,14 +123,16 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_invalid_body_is_refused_with_status_and_code(server: Server, name: str) -> None:
+async def test_invalid_body_is_refused_with_status_and_code(
+    server: MerganserProcess, name: str
+) -> None:
     body, status, expected_code = BODIES[name]
-    started_at = time.monotonic() - server.hindered()
+    started_at = time.monotonic() - server.seconds_not_serving()
     assert await post_refused_body(server, body) == (status, expected_code)
-    assert time.monotonic() - server.hindered() - started_at < 2
+    assert time.monotonic() - server.seconds_not_serving() - started_at < 2
 
 
-async def test_fragment_and_depth_bombs_are_refused_quickly(server: Server) -> None:
+async def test_fragment_and_depth_bombs_are_refused_quickly(server: MerganserProcess) -> None:
     links = [
         f"fragment f{number} on User {{ ...f{number + 1} ...f{number + 1} }}"
         for number in range(40)
@@ -139,18 +141,18 @@ async def test_fragment_and_depth_bombs_are_refused_quickly(server: Server) -> N
     loop = "{ viewer { user { ...a } } } fragment a on User { ...b } fragment b on User { ...a }"
     deep = "{ viewer { user " + "{ mailboxes { user " * 20 + "{ id }" + "} }" * 20 + "} }"
     wide = "{ " + " ".join(f"a{number}: viewer {{ role }}" for number in range(200)) + " }"
-    started_at = time.monotonic() - server.hindered()
+    started_at = time.monotonic() - server.seconds_not_serving()
     codes = [
         (await post_refused_body(server, graphql_body(text)))[1] for text in (loop, deep, wide)
     ]
     assert codes == ["GRAPHQL_VALIDATION_FAILED", "QUERY_TOO_COMPLEX", "QUERY_TOO_COMPLEX"]
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         result = await ada.raw(bomb)  # selects one ID through 2**40 fragment spreads
         assert result.keys() == {"data", "extensions"} or error_code(result) == "QUERY_TOO_COMPLEX"
-    assert time.monotonic() - server.hindered() - started_at < 2
+    assert time.monotonic() - server.seconds_not_serving() - started_at < 2
 
 
-async def test_invalid_media_type_method_and_header_are_refused(server: Server) -> None:
+async def test_invalid_media_type_method_and_header_are_refused(server: MerganserProcess) -> None:
     body = graphql_body(VIEWER_QUERY)
     for media_type in (
         "text/plain",
@@ -163,7 +165,7 @@ async def test_invalid_media_type_method_and_header_are_refused(server: Server) 
         )
     compressed = {"Content-Encoding": "gzip"}
     assert await post_refused_body(server, body, **compressed) == (415, "BAD_USER_INPUT")
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         response = await ada.http.request("DELETE", "/graphql")
         assert (response.status_code, response.headers["allow"]) == (405, "GET, POST")
         query = {"query": "mutation { tokenRevoke(input: {all: true}) { revoked } }"}
@@ -174,9 +176,9 @@ async def test_invalid_media_type_method_and_header_are_refused(server: Server) 
             assert b" 400 " in (await send_raw(server, raw.encode())).partition(b"\r\n")[0]
 
 
-async def send_raw(server: Server, data: bytes, seconds: float = 15) -> bytes:
+async def send_raw(server: MerganserProcess, data: bytes, seconds: float = 15) -> bytes:
     """Send bytes and return the response header, or all bytes received before the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.http)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
     try:
         writer.write(data)
         async with asyncio.timeout(seconds):
@@ -187,9 +189,9 @@ async def send_raw(server: Server, data: bytes, seconds: float = 15) -> bytes:
         writer.transport.abort()
 
 
-async def test_objects_of_other_users_look_like_missing_ones(server: Server) -> None:
-    await server.deliver(raw_message("Private"), "bob@example.org")
-    async with server.client("ada") as ada, server.client("bob") as bob:
+async def test_objects_of_other_users_look_like_missing_ones(server: MerganserProcess) -> None:
+    await server.deliver_by_lmtp(raw_message("Private"), "bob@example.org")
+    async with server.open_client("ada") as ada, server.open_client("bob") as bob:
         viewer_query = (
             '{ viewer { user { cursor mailbox(by: {path: "INBOX"}) { id } '
             "messages { nodes { id guid } } } } }"
@@ -231,7 +233,7 @@ async def test_objects_of_other_users_look_like_missing_ones(server: Server) -> 
     "credential", ["Bearer nonsense", "Basic YTpi", "Bearer mgk_" + "x" * 43, "x" * 5000]
 )
 async def test_invalid_credential_is_refused_and_not_treated_as_anonymous(
-    server: Server, credential: str
+    server: MerganserProcess, credential: str
 ) -> None:
     assert await post_refused_body(
         server, graphql_body("{ __typename }"), None, Authorization=credential
@@ -244,9 +246,11 @@ async def test_invalid_credential_is_refused_and_not_treated_as_anonymous(
             "/rest/uploads", content=b"x", headers={"Authorization": credential}
         )
         assert (response.status_code, error_code(response.json())) == (401, "UNAUTHENTICATED")
-    async with server.socket() as socket:
-        await socket.say({"type": "connection_init", "payload": {"Authorization": credential}})
-        assert await socket.closed() == 4403
+    async with server.open_websocket() as socket:
+        await socket.send_frame(
+            {"type": "connection_init", "payload": {"Authorization": credential}}
+        )
+        assert await socket.wait_for_close_code() == 4403
 
 
 FRAMES: dict[str, tuple[Any, int]] = {
@@ -265,32 +269,38 @@ FRAMES: dict[str, tuple[Any, int]] = {
 
 
 @pytest.mark.parametrize("name", FRAMES)
-async def test_invalid_frame_closes_socket_with_its_code(server: Server, name: str) -> None:
+async def test_invalid_frame_closes_socket_with_its_code(
+    server: MerganserProcess, name: str
+) -> None:
     frame, expected = FRAMES[name]
-    async with server.socket(server.secrets["ada"]) as other_socket:
-        async with server.socket(server.secrets["ada"]) as socket:
+    async with server.open_websocket(server.secrets["ada"]) as other_socket:
+        async with server.open_websocket(server.secrets["ada"]) as socket:
             with suppress(ConnectionClosed):  # the server can refuse it before all is sent
-                await socket.say(frame)
-            assert await socket.closed() == expected
+                await socket.send_frame(frame)
+            assert await socket.wait_for_close_code() == expected
         await other_socket.subscribe(VIEWER_QUERY)
-        assert (await other_socket.hear())["payload"]["data"] == {
+        assert (await other_socket.read_frame())["payload"]["data"] == {
             "viewer": {"user": {"username": "ada"}}
         }
 
 
-async def test_operation_before_init_and_invalid_operations_are_refused(server: Server) -> None:
-    async with server.socket() as socket:
+async def test_operation_before_init_and_invalid_operations_are_refused(
+    server: MerganserProcess,
+) -> None:
+    async with server.open_websocket() as socket:
         await socket.subscribe(VIEWER_QUERY)
-        assert await socket.closed() == 4401
-    async with server.socket(server.secrets["ada"]) as socket:
+        assert await socket.wait_for_close_code() == 4401
+    async with server.open_websocket(server.secrets["ada"]) as socket:
         for text, expected in (
             ("{", "GRAPHQL_PARSE_FAILED"),
             ("{ nope }", "GRAPHQL_VALIDATION_FAILED"),
         ):
             await socket.subscribe(text)
-            frame = await socket.hear()
+            frame = await socket.read_frame()
             assert (frame["type"], frame["payload"][0]["extensions"]["code"]) == ("error", expected)
         await socket.subscribe(
             CHANGES_AFTER_SUBSCRIPTION, after="1.1.0"
         )  # a cursor of another user
-        assert (await socket.hear())["payload"]["errors"][0]["extensions"]["code"] == "BAD_CURSOR"
+        assert (await socket.read_frame())["payload"]["errors"][0]["extensions"][
+            "code"
+        ] == "BAD_CURSOR"

@@ -137,7 +137,7 @@ class FuzzTarget:
     async def create(cls, url: str, folder: Path) -> Self:
         database = Database(url)
         if database.dialect != "sqlite":
-            await store_fixtures.emptied(database)
+            await store_fixtures.empty_database(database)
         blobs = FolderStore(folder / "blobs")
         environment = Environment(
             database, blobs, signing_secret=b"s" * 32, options=TEST_OPTIONS, now=ManualClock()
@@ -296,7 +296,9 @@ def open_fuzz_target(
 @pytest.fixture(params=store_fixtures.STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return store_fixtures.copied(request.getfixturevalue("sqlite_template"), tmp_path)
+        return store_fixtures.copy_sqlite_template(
+            request.getfixturevalue("sqlite_template"), tmp_path
+        )
     return str(request.getfixturevalue("postgres"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.stores.store_fixtures import create_database
 
 MIB = 1 << 20
@@ -27,15 +27,19 @@ MAX_GROWTH = 400 * MIB
 
 
 @pytest.fixture(params=["on", "off", "postgres"])
-def large_message_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+def large_message_server(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[MerganserProcess]:
     """A server for large messages, with each executor on SQLite, and with PostgreSQL."""
     settings = {"MESSAGE_MAX": "35 MiB"}
     if request.param == "postgres":
         url = create_database(request.getfixturevalue("postgres"), "large")
-        server = Server(tmp_path, url, more=settings)
+        server = MerganserProcess(tmp_path, url, extra_settings=settings)
     else:
-        server = Server(tmp_path, more={**settings, "COMPILED_EXECUTOR": request.param})
-    server.make("ada")
+        server = MerganserProcess(
+            tmp_path, extra_settings={**settings, "COMPILED_EXECUTOR": request.param}
+        )
+    server.create_users("ada")
     server.start()
     yield server
     server.stop()
@@ -52,19 +56,19 @@ def reset_peak(pid: int) -> None:
 
 
 async def test_large_response_is_refused_and_other_requests_are_served(
-    large_message_server: Server,
+    large_message_server: MerganserProcess,
 ) -> None:
     text = LINE * (TEXT_BYTES // len(LINE))
     for number in range(4):
-        reply = await large_message_server.deliver(
+        reply = await large_message_server.deliver_by_lmtp(
             HEADER % f"{number}".encode() + text, "ada@example.org"
         )
         assert reply.startswith("250"), reply
     memory_before = memory_bytes(large_message_server.pid, "VmRSS")
     reset_peak(large_message_server.pid)
     async with (
-        large_message_server.client("ada") as ada,
-        large_message_server.client("ada") as other_client,
+        large_message_server.open_client("ada") as ada,
+        large_message_server.open_client("ada") as other_client,
     ):
         ada.http.timeout = other_client.http.timeout = 60
         for document in (
@@ -93,19 +97,19 @@ async def test_large_response_is_refused_and_other_requests_are_served(
         assert len(result["messages"]["nodes"][0]["text"]) > TEXT_BYTES - MIB
     growth = memory_bytes(large_message_server.pid, "VmHWM") - memory_before
     assert growth < MAX_GROWTH, f"{growth // MIB} MiB"
-    assert not large_message_server.complaints()
+    assert not large_message_server.unexpected_log_records()
 
 
-async def assert_large_event_has_error(server: Server) -> None:
+async def assert_large_event_has_error(server: MerganserProcess) -> None:
     """Subscribe to changes with large results: the event has an error and the stream continues."""
-    async with server.socket(server.secrets["ada"]) as socket:
+    async with server.open_websocket(server.secrets["ada"]) as socket:
         await socket.subscribe(CHANGES_SUBSCRIPTION)
         text = LINE * (TEXT_BYTES // len(LINE))
         for subject in (b"x", b"y"):
             delivery = asyncio.create_task(
-                server.deliver(HEADER % subject + text, "ada@example.org")
+                server.deliver_by_lmtp(HEADER % subject + text, "ada@example.org")
             )
-            while (frame := await socket.hear(60))["payload"].get("errors") is None:
+            while (frame := await socket.read_frame(60))["payload"].get("errors") is None:
                 assert frame["type"] == "next"
             (error,) = frame["payload"]["errors"]
             assert error["extensions"] == {"code": "RESPONSE_TOO_LARGE", "limit": 32 * MIB}
@@ -115,8 +119,10 @@ async def assert_large_event_has_error(server: Server) -> None:
 
 async def test_stored_bytes_read_are_charged_to_rate_budget(tmp_path: Path) -> None:
     """Small responses that need large messages use up the rate budget too."""
-    server = Server(tmp_path, more={"MESSAGE_MAX": "35 MiB", "BUDGET_USERS": "1"})
-    server.make("ada")
+    server = MerganserProcess(
+        tmp_path, extra_settings={"MESSAGE_MAX": "35 MiB", "BUDGET_USERS": "1"}
+    )
+    server.create_users("ada")
     server.start()
     try:
         await read_until_refused(server)
@@ -124,11 +130,11 @@ async def test_stored_bytes_read_are_charged_to_rate_budget(tmp_path: Path) -> N
         server.stop()
 
 
-async def read_until_refused(server: Server) -> None:
+async def read_until_refused(server: MerganserProcess) -> None:
     text = LINE * (TEXT_BYTES // len(LINE))
-    reply = await server.deliver(HEADER % b"0" + text, "ada@example.org")
+    reply = await server.deliver_by_lmtp(HEADER % b"0" + text, "ada@example.org")
     assert reply.startswith("250"), reply
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         ada.http.timeout = 60
         document = (
             '{ messages(first: 1) { nodes { bodyPart(section: "TEXT", maxBytes: 9999999) } } }'

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.conftest import raw_message
-from tests.support.servers.merganser_server import PASSWORD, Client, Server
+from tests.support.servers.merganser_server import PASSWORD, HttpClient, MerganserProcess
 
 FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variable
     "node": ("ID", "node(id: $it) { id }"),
@@ -146,12 +146,14 @@ def _error_codes(result: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("text", TEXTS_BY_NAME)
-async def test_every_text_argument_accepts_or_refuses_text(server: Server, text: str) -> None:
-    await server.deliver(raw_message(f"About {text}"), "ada@example.org")
+async def test_every_text_argument_accepts_or_refuses_text(
+    server: MerganserProcess, text: str
+) -> None:
+    await server.deliver_by_lmtp(raw_message(f"About {text}"), "ada@example.org")
     failures: dict[str, Any] = {}
-    async with server.client("ada") as ada, server.client("root") as root:
+    async with server.open_client("ada") as ada, server.open_client("root") as root:
         for argument, document in DOCUMENTS_BY_ARGUMENT.items():
-            client: Client = root if argument.startswith("user") else ada
+            client: HttpClient = root if argument.startswith("user") else ada
             response = await client.post(
                 {"query": document, "variables": {"it": TEXTS_BY_NAME[text]}}
             )
@@ -165,8 +167,8 @@ async def test_every_text_argument_accepts_or_refuses_text(server: Server, text:
     )
 
 
-async def test_paths_and_uploads_with_nul_are_refused(server: Server) -> None:
-    async with server.client("ada") as ada:
+async def test_paths_and_uploads_with_nul_are_refused(server: MerganserProcess) -> None:
+    async with server.open_client("ada") as ada:
         for path in ("/rest/messages/%00/message.eml", "/rest/messages/a%00b/parts/%00"):
             assert (await ada.http.get(path)).status_code == 404
         viewer_query = "{ viewer { user { messages(first: 1) { nodes { id sourceUrl } } } } }"
@@ -194,26 +196,28 @@ async def test_paths_and_uploads_with_nul_are_refused(server: Server) -> None:
         assert "INTERNAL_SERVER_ERROR" not in str(await ada.raw(document, input=upload_input))
 
 
-async def test_lmtp_refuses_nul_in_commands_and_accepts_it_in_mail(server: Server) -> None:
-    lmtp_client = await server.neighbour()
-    assert (await lmtp_client.say("MAIL FROM:<a\0@b>")).startswith("500 5.5.2")
-    assert (await lmtp_client.say(b"MAIL FROM:<\xff@b>")).startswith("500 5.5.2")
-    assert (await lmtp_client.say("NOOP \0")).startswith("500 5.5.2")
-    await lmtp_client.begin("ada@example.org")
-    lmtp_client.send(b"Subject: nul\0nul\r\n\r\nx\0y\r\n.\r\n")
-    reply = await lmtp_client.hear()
+async def test_lmtp_refuses_nul_in_commands_and_accepts_it_in_mail(
+    server: MerganserProcess,
+) -> None:
+    lmtp_client = await server.connect_lmtp()
+    assert (await lmtp_client.run_command("MAIL FROM:<a\0@b>")).startswith("500 5.5.2")
+    assert (await lmtp_client.run_command(b"MAIL FROM:<\xff@b>")).startswith("500 5.5.2")
+    assert (await lmtp_client.run_command("NOOP \0")).startswith("500 5.5.2")
+    await lmtp_client.start_data("ada@example.org")
+    lmtp_client.send_bytes(b"Subject: nul\0nul\r\n\r\nx\0y\r\n.\r\n")
+    reply = await lmtp_client.read_reply()
     await lmtp_client.close()
     assert reply.startswith("250 2.0.0 Delivered as ")
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         document = "{ viewer { user { messages(first: 100) { nodes { subject text } } } } }"
         nodes = (await ada(document))["viewer"]["user"]["messages"]["nodes"]
     assert {"subject": "nulnul", "text": "x\0y\n"} in nodes
 
 
-async def test_database_is_consistent_and_log_contains_no_secrets(server: Server) -> None:
-    report = server.command("check")
-    assert (report.code, json.loads(report.out)["findings"]) == (0, [])
+async def test_database_is_consistent_and_log_contains_no_secrets(server: MerganserProcess) -> None:
+    report = server.run_command("check")
+    assert (report.exit_code, json.loads(report.stdout)["findings"]) == (0, [])
     words = [PASSWORD, "example.org", "far.example", "Bcc", "About", "mgk_", "wrong"]
     log = server.log
     assert [word for word in words if word in log] == []
-    assert server.complaints() == []
+    assert server.unexpected_log_records() == []

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from bench.servers.ports import free_port
-from tests.support.servers.forked_process import ForkedProcess, Streams
+from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
 
 ROOT = Path(__file__).parents[3]
 DEMO_MESSAGE_COUNT = 40
@@ -48,7 +48,9 @@ class DemoInstallation:
         out, err = (self.folder.parent / f"{name}-{number}" for name in ("out", "err"))
         for file in (out, err):
             file.touch()
-        process = await asyncio.to_thread(ForkedProcess, arguments, self.env, Streams(out, err))
+        process = await asyncio.to_thread(
+            ForkedProcess, arguments, self.env, ProcessStreams(out, err)
+        )
         self.commands.append(RunningCommand(process, out, err))
         return self.commands[-1]
 

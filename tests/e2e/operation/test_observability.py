@@ -24,9 +24,15 @@ from merganser.server.observability import otlp
 from merganser.server.shutdown import GracefulShutdown
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
-from tests.support.servers.merganser_server import OTHER, PASSWORD, ROOT, START, Server
+from tests.support.servers.merganser_server import (
+    OTHER_PASSWORD,
+    PASSWORD,
+    ROOT,
+    START_TIMEOUT,
+    MerganserProcess,
+)
 from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
-from tests.support.servers.otlp_collector import Collector, collecting
+from tests.support.servers.otlp_collector import OtlpCollector, run_otlp_collector
 
 COLLECTOR = "http://127.0.0.1:4318"
 METRICS_KEY = "a key for metrics only"
@@ -40,22 +46,22 @@ SIGN_IN = (
 
 
 @dataclass
-class ObservedServer(Server):
+class ObservedServer(MerganserProcess):
     """A server with settings of OpenTelemetry."""
 
     otel_settings: dict[str, str] = field(default_factory=dict)
 
     @property
-    def env(self) -> dict[str, str]:
+    def process_env(self) -> dict[str, str]:
         return {
-            **super().env,
+            **super().process_env,
             **{f"OTEL_{name}": text for name, text in self.otel_settings.items()},
         }
 
     def wait_for_exit(self) -> int:
         """Wait for the end of the process and return its exit code."""
         assert self._process
-        return self._process.wait(START)
+        return self._process.wait(START_TIMEOUT)
 
     def kill(self) -> None:
         if self._process and self._process.poll() is None:
@@ -83,7 +89,7 @@ class ObservedServer(Server):
 
     def log_lines_with(self, **fields: Any) -> list[dict[str, Any]]:
         """Return the log lines with these fields."""
-        return [line for line in self.logged() if fields.items() <= line.items()]
+        return [line for line in self.log_records() if fields.items() <= line.items()]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10) -> Any:
@@ -95,14 +101,14 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10) -> Any:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as running_collector:
+def collector() -> Iterator[OtlpCollector]:
+    with run_otlp_collector() as running_collector:
         yield running_collector
 
 
 @pytest.fixture(scope="module")
 def observed_server(
-    tmp_path_factory: pytest.TempPathFactory, collector: Collector
+    tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector
 ) -> Iterator[ObservedServer]:
     """A server that traces only requests with a traceparent, and exports quickly.
 
@@ -121,9 +127,9 @@ def observed_server(
         "EXPORTER_OTLP_HEADERS": "x-tenant=ours",
     }
     server = ObservedServer(
-        tmp_path_factory.mktemp("watched"), more=settings, otel_settings=otel_settings
+        tmp_path_factory.mktemp("watched"), extra_settings=settings, otel_settings=otel_settings
     )
-    server.make("ada", "bob")
+    server.create_users("ada", "bob")
     server.start()
     yield server
     server.kill()
@@ -272,49 +278,55 @@ def query_with_trace(
 
 
 def test_operation_is_traced_if_caller_sends_traceparent(
-    observed_server: ObservedServer, collector: Collector
+    observed_server: ObservedServer, collector: OtlpCollector
 ) -> None:
     document = "query Traced { viewer { user { username mailboxes { path } } } }"
     query_with_trace(observed_server, document, "ada", TRACE)
-    operation_span = collector.wait(
-        lambda: [candidate for candidate in collector.trace(TRACE) if candidate.parent_id == SPAN]
+    operation_span = collector.wait_for(
+        lambda: [
+            candidate
+            for candidate in collector.spans_of_trace(TRACE)
+            if candidate.parent_id == SPAN
+        ]
     )[0]
     assert (operation_span.name, operation_span.failed) == ("query Traced", False)
-    assert operation_span.facts["graphql.operation.name"] == "Traced"
-    assert operation_span.facts["graphql.document.hash"].startswith("sha256:")
-    assert operation_span.facts["merganser.cost"] > 0
+    assert operation_span.attributes["graphql.operation.name"] == "Traced"
+    assert operation_span.attributes["graphql.document.hash"].startswith("sha256:")
+    assert operation_span.attributes["merganser.cost"] > 0
     child_spans = [
-        span for span in collector.trace(TRACE) if span.parent_id == operation_span.span_id
+        span for span in collector.spans_of_trace(TRACE) if span.parent_id == operation_span.span_id
     ]
     names = {child.name for child in child_spans}
     assert "load users.loaders.load_users_by_id" in names
     assert names & {"store read", "store find"}
     assert all(
-        operation_span.began <= child.began <= child.ended <= operation_span.ended
+        operation_span.started_at <= child.started_at <= child.ended_at <= operation_span.ended_at
         for child in child_spans
     )
-    assert len(collector.trace(TRACE)) == len(child_spans) + 1
+    assert len(collector.spans_of_trace(TRACE)) == len(child_spans) + 1
     assert collector.resources[-1]["service.name"] == "merganser"
     assert collector.headers[-1]["x-tenant"] == "ours"
 
 
 def test_trace_has_error_codes_and_needs_credential(
-    observed_server: ObservedServer, collector: Collector
+    observed_server: ObservedServer, collector: OtlpCollector
 ) -> None:
     anonymous_trace, known_trace = "1" * 32, "2" * 32
     query_with_trace(observed_server, "query Strange { viewer { role } }", None, anonymous_trace)
     query_with_trace(observed_server, 'query Known { node(id: "u_x") { id } }', "ada", known_trace)
-    (span,) = collector.wait(
+    (span,) = collector.wait_for(
         lambda: [
-            candidate for candidate in collector.trace(known_trace) if candidate.parent_id == SPAN
+            candidate
+            for candidate in collector.spans_of_trace(known_trace)
+            if candidate.parent_id == SPAN
         ]
     )
-    assert span.facts["merganser.codes"] == ["BAD_ID"]
-    assert not collector.trace(anonymous_trace)
+    assert span.attributes["merganser.codes"] == ["BAD_ID"]
+    assert not collector.spans_of_trace(anonymous_trace)
 
 
 def test_metrics_are_exported_to_collector(
-    observed_server: ObservedServer, collector: Collector
+    observed_server: ObservedServer, collector: OtlpCollector
 ) -> None:
     observed_server.query("query Sent { viewer { role } }")
 
@@ -327,7 +339,7 @@ def test_metrics_are_exported_to_collector(
             if any(pair.value.string_value == "Sent" for pair in point.attributes)
         )
 
-    assert collector.wait(count) == 1
+    assert collector.wait_for(count) == 1
     cost = collector.metrics["merganser_operation_cost"].sum
     assert cost.is_monotonic
     assert (
@@ -343,20 +355,20 @@ async def test_deliveries_and_subscriptions_are_counted(observed_server: Observe
     metrics_before = observed_server.read_metrics()
     raw = f"From: carol@example.com\r\nSubject: {SECRET}\r\n\r\n{SECRET}\r\n".encode()
     document = "subscription Listen { changes { cursor events { kind } } }"
-    async with observed_server.socket(observed_server.secrets["ada"]) as socket:
+    async with observed_server.open_websocket(observed_server.secrets["ada"]) as socket:
         await socket.subscribe(document)
         await asyncio.sleep(0.1)
-        assert "250" in await observed_server.deliver(raw, "ada@example.org")
-        await socket.batch()
+        assert "250" in await observed_server.deliver_by_lmtp(raw, "ada@example.org")
+        await socket.read_changes()
         metrics_during = observed_server.read_metrics()
         assert (
             metric_value(metrics_during, "merganser_sockets")
             == metric_value(metrics_during, "merganser_subscriptions")
             == 1
         )
-    lmtp_client = await observed_server.neighbour()
-    assert "250" in await lmtp_client.say("MAIL FROM:<>")
-    assert "550" in await lmtp_client.say("RCPT TO:<nobody@example.org>")
+    lmtp_client = await observed_server.connect_lmtp()
+    assert "250" in await lmtp_client.run_command("MAIL FROM:<>")
+    assert "550" in await lmtp_client.run_command("RCPT TO:<nobody@example.org>")
     await lmtp_client.close()
     wait_until(lambda: metric_value(observed_server.read_metrics(), "merganser_sockets") == 0)
     metrics_after = observed_server.read_metrics()
@@ -374,10 +386,10 @@ async def test_deliveries_and_subscriptions_are_counted(observed_server: Observe
 
 
 def test_logs_metrics_and_traces_contain_no_secrets_or_mail(
-    observed_server: ObservedServer, collector: Collector
+    observed_server: ObservedServer, collector: OtlpCollector
 ) -> None:
     trace_id = "3" * 32
-    wrong_credentials = {"username": "ada", "password": OTHER}
+    wrong_credentials = {"username": "ada", "password": OTHER_PASSWORD}
     valid_credentials = {"username": "ada", "password": PASSWORD, "token": True}
     query_with_trace(observed_server, SIGN_IN, "ada", trace_id, variables={"i": wrong_credentials})
     result = observed_server.query(SIGN_IN, None, variables={"i": valid_credentials}).json()
@@ -390,14 +402,16 @@ def test_logs_metrics_and_traces_contain_no_secrets_or_mail(
     observed_server.query(
         "{ viewer { role } }", None, headers={"Authorization": f"Bearer {token}x"}
     )
-    collector.wait(lambda: collector.trace(trace_id) and collector.trace("4" * 32))
+    collector.wait_for(
+        lambda: collector.spans_of_trace(trace_id) and collector.spans_of_trace("4" * 32)
+    )
     all_output = (
         observed_server.log.encode() + observed_server.scrape().content + b"".join(collector.raw)
     )
     secrets = [
         SECRET,
         PASSWORD,
-        OTHER,
+        OTHER_PASSWORD,
         token,
         METRICS_KEY,
         *observed_server.secrets.values(),

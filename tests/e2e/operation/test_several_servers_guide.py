@@ -27,8 +27,8 @@ from websockets.typing import Subprotocol
 
 from bench.servers.ports import free_port
 from tests.conftest import raw_message
-from tests.support.mail_servers.lmtp_client import connect as connect_lmtp
-from tests.support.operations.certificate_operations import Signer
+from tests.support.mail_servers.lmtp_client import connect_lmtp
+from tests.support.operations.certificate_operations import CertificateSigner
 from tests.support.run_scope import CI
 from tests.support.servers.merganser_server import ROOT
 from tests.support.stores import store_fixtures
@@ -125,9 +125,11 @@ def site(
         pytest.skip("haproxy is not installed")
     bucket = request.getfixturevalue("s3_server")
     httpx.put(f"{bucket}/mail").raise_for_status()
-    store = store_fixtures.run(store_fixtures.beside(postgres, "several")).replace("+asyncpg", "")
+    store = store_fixtures.run_in_new_loop(
+        store_fixtures.create_database_beside(postgres, "several")
+    ).replace("+asyncpg", "")
     folder = tmp_path_factory.mktemp("several")
-    certificate, private_key = Signer().issue(
+    certificate, private_key = CertificateSigner().issue_certificate(
         [PUBLIC_NAME], begin=datetime.now(UTC) - timedelta(days=1)
     )
     (folder / "public.pem").write_text(certificate + private_key)
@@ -193,9 +195,9 @@ async def test_two_servers_behind_balancer_serve_the_same_account(site: GuideSit
         lmtp_clients = [await connect_lmtp(int(port)) for _ in range(2)]
         # the balancer assigns one session to each server
         for number, lmtp_client in enumerate(lmtp_clients):
-            await lmtp_client.begin("ada@example.org")
-            lmtp_client.send(raw_message(f"Number {number}", body=large) + b"\r\n.\r\n")
-            assert (await lmtp_client.hear()).startswith("250")
+            await lmtp_client.start_data("ada@example.org")
+            lmtp_client.send_bytes(raw_message(f"Number {number}", body=large) + b"\r\n.\r\n")
+            assert (await lmtp_client.read_reply()).startswith("250")
             await lmtp_client.close()
         signed_in = await _mutate(
             http,
@@ -299,9 +301,9 @@ async def _assert_subscriber_sees_mail_of_each_server(site: GuideSite, token: st
             lmtp_client = await connect_lmtp(
                 int(site.replacements[f"10.0.0.{number}:8024"].partition(":")[2])
             )
-            await lmtp_client.begin("ada@example.org")
-            lmtp_client.send(raw_message(f"Live {number}") + b"\r\n.\r\n")
-            assert (await lmtp_client.hear()).startswith("250")
+            await lmtp_client.start_data("ada@example.org")
+            lmtp_client.send_bytes(raw_message(f"Live {number}") + b"\r\n.\r\n")
+            assert (await lmtp_client.read_reply()).startswith("250")
             await lmtp_client.close()
             async with asyncio.timeout(60):
                 while True:

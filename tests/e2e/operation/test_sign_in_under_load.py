@@ -14,7 +14,7 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 
-from tests.support.servers.merganser_server import ANSWER, PASSWORD, Server
+from tests.support.servers.merganser_server import ANSWER_TIMEOUT, PASSWORD, MerganserProcess
 
 BUSY_PROCESS_COUNT = 8  # processes that use the CPU
 BUSY_SECONDS = 90  # seconds until they end, also if the test fails
@@ -46,11 +46,13 @@ def busy_machine() -> Generator[None]:
 
 
 @pytest.fixture(params=[HASH_PASSES])
-def server_with_slow_hash(tmp_path: Path, request: pytest.FixtureRequest) -> Generator[Server]:
+def server_with_slow_hash(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Generator[MerganserProcess]:
     """A server with this number of hash passes."""
     costs = {"ARGON2_MEMORY": str(HASH_MEMORY), "ARGON2_TIME": str(request.param)}
-    server = Server(tmp_path, more={**costs, "NETWORK_FAILURES": "100000"})
-    server.make("ada")
+    server = MerganserProcess(tmp_path, extra_settings={**costs, "NETWORK_FAILURES": "100000"})
+    server.create_users("ada")
     yield server.start()
     server.stop()
 
@@ -66,13 +68,16 @@ def hash_seconds() -> float:
     return time.monotonic() - started_at
 
 
-def test_single_sign_in_is_fast_on_busy_machine(server_with_slow_hash: Server) -> None:
+def test_single_sign_in_is_fast_on_busy_machine(server_with_slow_hash: MerganserProcess) -> None:
     """The sign-in takes at most 2 s, or little longer than its hash if the machine is busier.
 
     A hash at the priority of a flood takes three times as long.
     """
     sign_in_seconds, hash_durations = list[float](), list[float]()
-    with busy_machine(), httpx.Client(base_url=server_with_slow_hash.url, timeout=ANSWER) as http:
+    with (
+        busy_machine(),
+        httpx.Client(base_url=server_with_slow_hash.url, timeout=ANSWER_TIMEOUT) as http,
+    ):
         for _ in range(5):
             hash_durations.append(hash_seconds())
             started_at = time.monotonic()
@@ -91,9 +96,9 @@ def test_single_sign_in_is_fast_on_busy_machine(server_with_slow_hash: Server) -
     )
 
 
-def test_single_sign_in_starts_no_process(server_with_slow_hash: Server) -> None:
+def test_single_sign_in_starts_no_process(server_with_slow_hash: MerganserProcess) -> None:
     """Starting a process takes longer than the hash, and it would run at a low priority."""
-    with httpx.Client(base_url=server_with_slow_hash.url, timeout=ANSWER) as http:
+    with httpx.Client(base_url=server_with_slow_hash.url, timeout=ANSWER_TIMEOUT) as http:
         result = http.post("/graphql", json=sign_in_body("ada", PASSWORD)).json()
     assert result["data"] == {"authenticate": {"scope": "MASTER", "errors": []}}
     assert (
@@ -106,7 +111,7 @@ def test_single_sign_in_starts_no_process(server_with_slow_hash: Server) -> None
 
 @pytest.mark.parametrize("server_with_slow_hash", [LONG_HASH_PASSES], indirect=True)
 async def test_sign_in_flood_is_refused_and_other_requests_are_served(
-    server_with_slow_hash: Server,
+    server_with_slow_hash: MerganserProcess,
 ) -> None:
     code_counts, health_seconds = Counter[str](), list[float]()
 

@@ -16,7 +16,7 @@ from bench.servers.bus_servers import InterruptibleBus, PostgresNotifyBus, Socke
 from tests.conftest import raw_message
 from tests.support.clients.change_followers import CHANGES_SUBSCRIPTION
 from tests.support.servers.bus_servers import BROKERS
-from tests.support.servers.merganser_server import Server, Socket, is_complete
+from tests.support.servers.merganser_server import MerganserProcess, WebsocketClient, is_complete
 from tests.support.servers.metric_samples import MetricSamples, metric_value, parse_metrics
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
@@ -36,7 +36,7 @@ BUS_BY_KIND = {
 class WorkerFleet:
     """A server with several processes, and its event bus."""
 
-    server: Server
+    server: MerganserProcess
     bus: InterruptibleBus
     operation_numbers: Iterator[int] = field(default_factory=lambda: iter(range(10**9)))
 
@@ -57,7 +57,7 @@ class WorkerFleet:
 
     def _is_listening(self, pid: int) -> bool:
         lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()]
-        port, listening = f":{self.server.http:04X}", "0A"
+        port, listening = f":{self.server.http_port:04X}", "0A"
         listening_sockets = {
             f"socket:[{columns[9]}]"
             for columns in lines
@@ -73,30 +73,30 @@ class WorkerFleet:
         """Return a new operation name, which identifies the worker in the log."""
         return f"Where{next(self.operation_numbers)}"
 
-    async def worker_of_socket(self, socket: Socket) -> str:
+    async def worker_of_socket(self, socket: WebsocketClient) -> str:
         """Return the worker that this socket is connected to."""
         name = self.new_operation_name()
         await socket.subscribe(f"query {name} {{ viewer {{ role }} }}", id=name)
-        frames = [(await socket.hear())["type"] for _ in range(2)]
+        frames = [(await socket.read_frame())["type"] for _ in range(2)]
         assert frames == ["next", "complete"]
         return await self.worker_of_operation(name)
 
     async def worker_of_operation(self, name: str) -> str:
         async with asyncio.timeout(5):
             while True:
-                for line in self.server.logged():
+                for line in self.server.log_records():
                     if line.get("operation") == name:
                         return str(line["worker"])
                 await asyncio.sleep(0.02)
 
     @asynccontextmanager
-    async def sockets(self, user: str) -> AsyncGenerator[dict[str, Socket]]:
+    async def sockets(self, user: str) -> AsyncGenerator[dict[str, WebsocketClient]]:
         """Open a socket of the user at each worker that has a listener."""
-        sockets_by_worker: dict[str, Socket] = {}
+        sockets_by_worker: dict[str, WebsocketClient] = {}
         async with AsyncExitStack() as stack:
             for _ in range(40):
                 socket = await stack.enter_async_context(
-                    self.server.socket(self.server.secrets[user])
+                    self.server.open_websocket(self.server.secrets[user])
                 )
                 sockets_by_worker.setdefault(await self.worker_of_socket(socket), socket)
                 if len(sockets_by_worker) == WORKERS:
@@ -125,8 +125,8 @@ def fleet(
         request.addfinalizer(broker.stop)  # noqa: PT021 - also if the server does not start
         settings["WAKEUPS"] = broker.url
         bus = broker
-    server = Server(folder, store, settings, words=("--workers", str(WORKERS)))
-    server.make("ada", "bob", "dora", "eve", "fay")
+    server = MerganserProcess(folder, store, settings, serve_arguments=("--workers", str(WORKERS)))
+    server.create_users("ada", "bob", "dora", "eve", "fay")
     server.start()
     yield WorkerFleet(server, bus)
     server.stop()
@@ -152,8 +152,8 @@ async def is_ready(fleet: WorkerFleet) -> bool:
     return False
 
 
-async def read_subjects(socket: Socket, count: int) -> list[str]:
-    events = await socket.events(count)
+async def read_subjects(socket: WebsocketClient, count: int) -> list[str]:
+    events = await socket.read_events(count)
     return [event["message"]["subject"] for event in events]
 
 
@@ -162,10 +162,10 @@ async def test_delivery_at_one_worker_reaches_subscribers_of_all(fleet: WorkerFl
     async with fleet.sockets("ada") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
-            assert await socket.silent()
+            assert await socket.receives_nothing()
         for subject in sent_subjects:  # each delivery has its own connection, to either worker
             started_at = time.monotonic()
-            reply = await fleet.server.deliver(raw_message(subject), "ada@example.org")
+            reply = await fleet.server.deliver_by_lmtp(raw_message(subject), "ada@example.org")
             assert reply.startswith("250 2.0.0 Delivered")
             for socket in sockets.values():
                 assert await read_subjects(socket, 1) == [subject]
@@ -176,35 +176,35 @@ async def test_concurrent_deliveries_all_reach_subscribers(fleet: WorkerFleet) -
     sent_subjects = [f"Storm {number}" for number in range(64)]
 
     async def write(subject: str) -> str:
-        return await fleet.server.deliver(raw_message(subject), "fay@example.org")
+        return await fleet.server.deliver_by_lmtp(raw_message(subject), "fay@example.org")
 
     async with fleet.sockets("fay") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
-            assert await socket.silent()
+            assert await socket.receives_nothing()
         replies = await asyncio.gather(*map(write, sent_subjects))
         assert {reply[:19] for reply in replies} == {"250 2.0.0 Delivered"}
         for socket in sockets.values():
             assert sorted(await read_subjects(socket, len(sent_subjects))) == sorted(sent_subjects)
-    assert not [line for line in fleet.server.logged() if "locked" in str(line)]
+    assert not [line for line in fleet.server.log_records() if "locked" in str(line)]
 
 
 async def test_session_kick_closes_sockets_of_all_workers(fleet: WorkerFleet) -> None:
-    async with fleet.sockets("bob") as sockets, fleet.server.client("bob") as bob:
+    async with fleet.sockets("bob") as sockets, fleet.server.open_client("bob") as bob:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
-            assert await socket.silent()
+            assert await socket.receives_nothing()
         result = await bob(SESSION_KICK)
         assert result["sessionKick"]["errors"] == []
         started_at = time.monotonic()
-        assert [await socket.closed() for socket in sockets.values()] == [4403, 4403]
+        assert [await socket.wait_for_close_code() for socket in sockets.values()] == [4403, 4403]
         assert time.monotonic() - started_at < EVENT_LIMIT + 0.5  # the close handshake takes time
 
 
 async def test_one_process_runs_background_work(fleet: WorkerFleet) -> None:
     assert len(fleet.pids) == WORKERS + 1
     start_lines = [
-        line for line in fleet.server.logged() if line["event"] in {"working", "listening"}
+        line for line in fleet.server.log_records() if line["event"] in {"working", "listening"}
     ]
     assert {line["worker"] for line in start_lines} == {"1", "2", "background"}
     assert {line["worker"] for line in start_lines if line["event"] == "working"} == {"background"}
@@ -215,24 +215,26 @@ async def test_outage_of_event_bus_loses_no_event(fleet: WorkerFleet) -> None:
     async with fleet.sockets("dora") as sockets:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
-            assert await socket.silent()
+            assert await socket.receives_nothing()
         for number, subject in enumerate(sent_subjects):
             if number == 10:
                 await fleet.bus.interrupt()
             if number == 20:
                 await fleet.bus.restore()
-            await fleet.server.deliver(raw_message(subject), "dora@example.org")
+            await fleet.server.deliver_by_lmtp(raw_message(subject), "dora@example.org")
             await asyncio.sleep(0.05)
         for socket in sockets.values():
             assert await read_subjects(socket, len(sent_subjects)) == sent_subjects
-        warnings = [line for line in fleet.server.logged() if "wake-ups are not" in line["event"]]
+        warnings = [
+            line for line in fleet.server.log_records() if "wake-ups are not" in line["event"]
+        ]
         assert len(warnings) <= 4 * (WORKERS + 1)  # one warning per outage and process
 
 
 async def test_killed_worker_is_replaced_and_clients_continue(fleet: WorkerFleet) -> None:
     await wait_until(lambda: is_ready(fleet))
-    async with fleet.server.client("eve") as eve, fleet.sockets("eve") as sockets:
-        cursor = await eve.cursor()
+    async with fleet.server.open_client("eve") as eve, fleet.sockets("eve") as sockets:
+        cursor = await eve.load_cursor()
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION, after=cursor)
         pids_before = fleet.pids
@@ -241,7 +243,7 @@ async def test_killed_worker_is_replaced_and_clients_continue(fleet: WorkerFleet
             lambda: len(fleet.pids) == len(pids_before) and pids_before[0] not in fleet.pids
         )
         for number in range(5):
-            await fleet.server.deliver(raw_message(f"Again {number}"), "eve@example.org")
+            await fleet.server.deliver_by_lmtp(raw_message(f"Again {number}"), "eve@example.org")
     sent_subjects = [f"Again {number}" for number in range(5)]
     await wait_until(lambda: is_ready(fleet))
     async with fleet.sockets("eve") as sockets:
@@ -288,10 +290,13 @@ async def test_every_worker_reports_metrics_of_all_workers(fleet: WorkerFleet) -
         for socket in sockets.values():
             for _ in range(query_count):
                 await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
-                assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
+                assert [(await socket.read_frame())["type"] for _ in range(2)] == [
+                    "next",
+                    "complete",
+                ]
             await socket.subscribe(CHANGES_SUBSCRIPTION)
         for number in range(8):
-            await fleet.server.deliver(raw_message(f"Counted {number}"), "fay@example.org")
+            await fleet.server.deliver_by_lmtp(raw_message(f"Counted {number}"), "fay@example.org")
 
         async def has_all_counts() -> bool:
             metrics = await asyncio.to_thread(read_metrics, fleet)
@@ -331,7 +336,7 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
     async with fleet.sockets("eve") as sockets:
         for socket in sockets.values():
             await socket.subscribe(f"query {name} {{ viewer {{ role }} }}")
-            assert [(await socket.hear())["type"] for _ in range(2)] == ["next", "complete"]
+            assert [(await socket.read_frame())["type"] for _ in range(2)] == ["next", "complete"]
         await wait_until(lambda: has_count(WORKERS))
         background_process = fleet.background_pid
         killed_pid = next(pid for pid in fleet.pids if pid != background_process)
@@ -357,10 +362,12 @@ async def test_metrics_of_killed_worker_are_kept(fleet: WorkerFleet) -> None:
 
 
 async def test_second_server_with_same_store_is_refused(fleet: WorkerFleet) -> None:
-    result = await asyncio.to_thread(fleet.server.command, "serve", "--workers", "2")
-    assert result.code == 1
-    assert "another merganser uses this store" in result.err or "cannot listen on" in result.err
-    assert "Traceback" not in result.err
+    result = await asyncio.to_thread(fleet.server.run_command, "serve", "--workers", "2")
+    assert result.exit_code == 1
+    assert (
+        "another merganser uses this store" in result.stderr or "cannot listen on" in result.stderr
+    )
+    assert "Traceback" not in result.stderr
 
 
 def _have_ended(pids: list[int]) -> bool:

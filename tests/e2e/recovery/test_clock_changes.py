@@ -52,35 +52,39 @@ async def test_clock_steps_of_an_hour_neither_duplicate_nor_delay_mail(
     servers: ClockControlledServers,
 ) -> None:
     for offset in (HOUR, 0, -HOUR):
-        servers.far.open.clear()
-        await servers.wait_until_received(*await servers.send(*DOMAINS))
+        servers.mail_server.open.clear()
+        await servers.wait_until_received(*await servers.send_message(*DOMAINS))
         await servers.wait_until_received(
-            *await servers.send(LATER)
+            *await servers.send_message(LATER)
         )  # its retry is scheduled by the old clock
         await servers.set_clocks(offset)
         for number in servers.cluster.running:  # the server reads the queue and checks the leases
-            await servers.wait_until_received(*await servers.send(f"s{number}.example", by=number))
-        servers.far.open.set()
+            await servers.wait_until_received(
+                *await servers.send_message(f"s{number}.example", server_index=number)
+            )
+        servers.mail_server.open.set()
         await servers.wait_until_delivered()
-    assert servers.far.deferred
-    assert set(servers.far.received.values()) == {1}
+    assert servers.mail_server.deferred
+    assert set(servers.mail_server.received.values()) == {1}
 
 
 async def test_servers_killed_with_clocks_ahead_continue_at_once(
     servers: ClockControlledServers,
 ) -> None:
-    receiver = servers.far
+    receiver = servers.mail_server
     await servers.set_clocks(HOUR)
     receiver.open.set()
     receiver.defers_always = True
-    (deferred_recipient,) = await servers.send(LATER)
+    (deferred_recipient,) = await servers.send_message(LATER)
     async with asyncio.timeout(STEP_TIME_LIMIT):  # the third attempt is an hour later
         while receiver.received_recipients.count(deferred_recipient) < 2:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.02)
     receiver.open.clear()
     for number in servers.cluster.running:
         await servers.wait_until_received(
-            *await servers.send(*(f"s{number}-{domain}" for domain in DOMAINS), by=number)
+            *await servers.send_message(
+                *(f"s{number}-{domain}" for domain in DOMAINS), server_index=number
+            )
         )
     await servers.kill_all()
     assert servers.cluster.unconfirmed
@@ -89,7 +93,7 @@ async def test_servers_killed_with_clocks_ahead_continue_at_once(
     attempts_before = receiver.received_recipients.count(deferred_recipient)
     for number in range(len(servers.cluster.servers)):
         await servers.cluster.start(number)
-    servers.sent.remove(deferred_recipient)
+    servers.sent_recipients.remove(deferred_recipient)
     await servers.wait_until_delivered()
     assert max(receiver.received.values()) <= 2
     assert {recipient for recipient, count in receiver.received.items() if count > 1} <= set(
@@ -99,6 +103,6 @@ async def test_servers_killed_with_clocks_ahead_continue_at_once(
     assert receiver.received_recipients.count(deferred_recipient) == attempts_before
     receiver.defers_always = False
     await servers.run_mutation("queueFlush", QUEUE_FLUSH, {"all": True}, (servers.root, 0))
-    servers.sent.add(deferred_recipient)
+    servers.sent_recipients.add(deferred_recipient)
     await servers.wait_until_delivered()
     assert receiver.received[deferred_recipient] == 1

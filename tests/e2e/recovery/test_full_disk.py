@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from bench.servers.ports import free_port
-from tests.support.mail_servers.lmtp_client import connect
-from tests.support.servers.merganser_server import Client, Server
+from tests.support.mail_servers.lmtp_client import connect_lmtp
+from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.stores import store_fixtures
-from tests.support.stores.small_disk import SmallDisk, small_disk
+from tests.support.stores.small_disk import SmallDisk, mount_small_disk
 
 MAILBOX_CREATE = """mutation ($path: String!) {
     mailboxCreate(input: {paths: [$path]}) { errors { code message } }
@@ -51,10 +51,12 @@ def incompressible_message(size: int) -> bytes:
     return MESSAGE_TEMPLATE % "\r\n".join(lines).encode()
 
 
-def stop_and_check_log(server: Server) -> None:
+def stop_and_check_log(server: MerganserProcess) -> None:
     """Stop the server and assert that its log reports only the outage."""
     server.stop()
-    assert not [line for line in server.complaints() if line["event"] not in EXPECTED_COMPLAINTS]
+    assert not [
+        line for line in server.unexpected_log_records() if line["event"] not in EXPECTED_COMPLAINTS
+    ]
     assert "Traceback" not in server.log
     # asyncio logs "never retrieved" or "never awaited"
     assert "never" not in server.log
@@ -76,10 +78,12 @@ def public_folder() -> Iterator[Path]:
         yield folder
 
 
-def start_server(cleanup_stack: ExitStack, folder: Path, store: str = "", **extra: str) -> Server:
+def start_server(
+    cleanup_stack: ExitStack, folder: Path, store: str = "", **extra: str
+) -> MerganserProcess:
     """Start a server that is killed after its test."""
-    server = Server(folder, store, {"SMTP": f"127.0.0.1:{free_port()}", **extra})
-    server.make("ada")
+    server = MerganserProcess(folder, store, {"SMTP": f"127.0.0.1:{free_port()}", **extra})
+    server.create_users("ada")
     server.start()
 
     def kill_server() -> None:
@@ -102,24 +106,24 @@ def assert_unavailable_errors(result: Any, component: str) -> None:
         assert all(field is None or field["errors"] for field in fields), result
 
 
-async def smtp_reply(server: Server, size: int = 200_000) -> str:
+async def smtp_reply(server: MerganserProcess, size: int = 200_000) -> str:
     """Send a message by SMTP and return the last reply."""
-    smtp_client = await connect(int(server.more["SMTP"].rpartition(":")[2]))
+    smtp_client = await connect_lmtp(int(server.extra_settings["SMTP"].rpartition(":")[2]))
     try:
-        await smtp_client.say("EHLO client.example.net")
-        reply = await smtp_client.say("MAIL FROM:<carol@example.net>")
+        await smtp_client.run_command("EHLO client.example.net")
+        reply = await smtp_client.run_command("MAIL FROM:<carol@example.net>")
         for line in ("RCPT TO:<ada@example.org>", "DATA"):
             if reply[0] in "23":
-                reply = await smtp_client.say(line)
+                reply = await smtp_client.run_command(line)
         if reply.startswith("354"):
-            smtp_client.send(incompressible_message(size) + b".\r\n")
-            reply = await smtp_client.hear()
+            smtp_client.send_bytes(incompressible_message(size) + b".\r\n")
+            reply = await smtp_client.read_reply()
         return reply
     finally:
         await smtp_client.close()
 
 
-async def mutate_until_refused(ada: Client, component: str) -> None:
+async def mutate_until_refused(ada: HttpClient, component: str) -> None:
     """Run concurrent mutations, single and atomic, until many were refused.
 
     The first ones can find space in the WAL of SQLite or in pages of PostgreSQL.
@@ -171,9 +175,12 @@ async def remove_database(uri: str, url: str) -> None:
         await connection.close()
 
 
-async def assert_server_works(server: Server, ada: Client) -> None:
+async def assert_server_works(server: MerganserProcess, ada: HttpClient) -> None:
     """Assert that the server accepts mail, mutations and uploads."""
-    assert await server.deliver(incompressible_message(200_000), "ada@example.org") != NO_ROOM_REPLY
+    assert (
+        await server.deliver_by_lmtp(incompressible_message(200_000), "ada@example.org")
+        != NO_ROOM_REPLY
+    )
     await ada(MAILBOX_CREATE, path="Room")
     response = await ada.http.post("/rest/uploads", content=bytes(3_000_000))
     assert response.status_code == 201
@@ -183,14 +190,14 @@ async def assert_server_works(server: Server, ada: Client) -> None:
 async def test_sqlite_on_full_disk_reports_unavailable_and_recovers(
     cleanup_stack: ExitStack, tmp_path: Path
 ) -> None:
-    disk = cleanup_stack.enter_context(small_disk(tmp_path / "var", 96))
+    disk = cleanup_stack.enter_context(mount_small_disk(tmp_path / "var", 96))
     server = start_server(cleanup_stack, tmp_path, DISK_RESERVE="0")
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         await assert_server_works(server, ada)
         disk.fill()
         await mutate_until_refused(ada, "store")
         assert (
-            await server.deliver(incompressible_message(9_000_000), "ada@example.org")
+            await server.deliver_by_lmtp(incompressible_message(9_000_000), "ada@example.org")
             == NO_ROOM_REPLY
         )
         assert await smtp_reply(server, 9_000_000) == NO_ROOM_REPLY
@@ -198,10 +205,10 @@ async def test_sqlite_on_full_disk_reports_unavailable_and_recovers(
         assert response.status_code == 507
         assert response.json()["errors"][0]["extensions"] == UNAVAILABLE_EXTENSIONS
         assert response.headers["retry-after"] == "5"
-        disk.empty()
+        disk.remove_ballast()
         await ada(MAILBOX_CREATE, path="After")
         assert (
-            await server.deliver(incompressible_message(200_000), "ada@example.org")
+            await server.deliver_by_lmtp(incompressible_message(200_000), "ada@example.org")
         ).startswith("250 ")
         assert (await smtp_reply(server)).startswith("250 ")
     stop_and_check_log(server)
@@ -210,14 +217,14 @@ async def test_sqlite_on_full_disk_reports_unavailable_and_recovers(
 async def test_blobs_on_full_disk_report_unavailable_and_recover(
     cleanup_stack: ExitStack, tmp_path: Path
 ) -> None:
-    disk = cleanup_stack.enter_context(small_disk(tmp_path / "blobs", 16))
+    disk = cleanup_stack.enter_context(mount_small_disk(tmp_path / "blobs", 16))
     server = start_server(cleanup_stack, tmp_path, BLOBS=str(disk.folder))
     file = base64.b64encode(os.urandom(400_000)).decode()
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         await assert_server_works(server, ada)
         disk.fill()
         assert (
-            await server.deliver(incompressible_message(1_500_000), "ada@example.org")
+            await server.deliver_by_lmtp(incompressible_message(1_500_000), "ada@example.org")
             == NO_ROOM_REPLY
         )
         assert await smtp_reply(server, 1_500_000) == NO_ROOM_REPLY
@@ -228,7 +235,7 @@ async def test_blobs_on_full_disk_report_unavailable_and_recover(
         assert response.status_code == 507
         assert response.json()["errors"][0]["extensions"]["component"] == "blobs"
         await ada(MAILBOX_CREATE, path="The store has room")
-        disk.empty()
+        disk.remove_ballast()
         assert (await ada(DRAFT_UPLOAD, file=file))["messageUpload"]["errors"] == []
         await assert_server_works(server, ada)
     stop_and_check_log(server)
@@ -238,21 +245,24 @@ async def test_blobs_on_full_disk_report_unavailable_and_recover(
 async def test_postgres_on_full_disk_reports_unavailable_and_recovers(
     public_folder: Path, cleanup_stack: ExitStack, tmp_path: Path, postgres: str
 ) -> None:
-    url, uri = await store_fixtures.beside(postgres, "full"), postgres.replace("+asyncpg", "")
-    disk = cleanup_stack.enter_context(small_disk(public_folder / "table", 64))
+    url, uri = (
+        await store_fixtures.create_database_beside(postgres, "full"),
+        postgres.replace("+asyncpg", ""),
+    )
+    disk = cleanup_stack.enter_context(mount_small_disk(public_folder / "table", 64))
     await move_database(uri, url, disk)
     server = start_server(cleanup_stack, tmp_path, url)
     try:
-        async with server.client("ada") as ada:
+        async with server.open_client("ada") as ada:
             await assert_server_works(server, ada)
             disk.fill()
             await mutate_until_refused(ada, "store")
             assert (
-                await server.deliver(incompressible_message(500_000), "ada@example.org")
+                await server.deliver_by_lmtp(incompressible_message(500_000), "ada@example.org")
                 == NO_ROOM_REPLY
             )
             assert await smtp_reply(server) == NO_ROOM_REPLY
-            disk.empty()
+            disk.remove_ballast()
             await assert_server_works(server, ada)
         stop_and_check_log(server)
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
@@ -24,17 +24,17 @@ async def test_repeated_mutation_returns_lost_response(
     url = (
         "" if store == "sqlite" else create_database(request.getfixturevalue("postgres"), "repeats")
     )
-    server = Server(tmp_path, url, more={"FAULT": "answer:1"})
-    server.make("ada")
+    server = MerganserProcess(tmp_path, url, extra_settings={"FAULT": "answer:1"})
+    server.create_users("ada")
     server.start()
     try:
-        async with server.client("ada") as ada:
+        async with server.open_client("ada") as ada:
             with pytest.raises(httpx.TransportError):
                 await ada(MUTATION)
         server.kill()  # the process has ended itself
-        server.more.clear()
+        server.extra_settings.clear()
         server.start()
-        async with server.client("ada") as ada:
+        async with server.open_client("ada") as ada:
             user: Any = (await ada(SENT_QUERY))["viewer"]["user"]
             assert user["messages"]["totalCount"] == 1  # the mutation ran before the kill
             payload = (await ada(MUTATION))["messageSend"]

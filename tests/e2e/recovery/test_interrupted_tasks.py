@@ -22,8 +22,8 @@ from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.transfer import exports
 from resolvers.transfer.exports import NewExport
-from tests.support.servers.forked_process import ForkedProcess, Streams
-from tests.support.servers.merganser_server import START, Server
+from tests.support.servers.forked_process import ForkedProcess, ProcessStreams
+from tests.support.servers.merganser_server import START_TIMEOUT, MerganserProcess
 from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
@@ -32,18 +32,20 @@ EXPORT_FAULT = {"MERGANSER_FAULT": "exported:1"}  # the server kills itself duri
 
 
 @pytest.fixture(params=store_fixtures.STORES)
-def stopped_server(request: pytest.FixtureRequest, tmp_path: Path) -> Server:
+def stopped_server(request: pytest.FixtureRequest, tmp_path: Path) -> MerganserProcess:
     """A server with users that does not run."""
     store = ""
     if request.param != "sqlite":
         store = create_database(request.getfixturevalue("postgres"), "tasks")
-    server = Server(tmp_path, store)
-    server.make("ada", "bob")
+    server = MerganserProcess(tmp_path, store)
+    server.create_users("ada", "bob")
     return server
 
 
 @asynccontextmanager
-async def open_accounts(server: Server) -> AsyncGenerator[tuple[Environment, dict[str, int]]]:
+async def open_accounts(
+    server: MerganserProcess,
+) -> AsyncGenerator[tuple[Environment, dict[str, int]]]:
     async with server.environment() as environment:
         rows = await environment.database.read(select(col(User.id), col(User.username)))
         yield environment, {row.username: row.id for row in rows}
@@ -70,17 +72,19 @@ async def task_states(environment: Environment) -> dict[tuple[int, str], TaskSta
     return {(row.user_id, row.kind): TaskState(row.state) for row in rows}
 
 
-def run_until_killed(server: Server) -> None:
+def run_until_killed(server: MerganserProcess) -> None:
     """Run the server until the export kills it."""
-    env = {**server.env, **EXPORT_FAULT}
-    process = ForkedProcess(["serve"], env, Streams(server.folder / "log"))
+    env = {**server.process_env, **EXPORT_FAULT}
+    process = ForkedProcess(["serve"], env, ProcessStreams(server.folder / "log"))
     try:
-        assert process.wait(START) == -signal.SIGKILL, server.log
+        assert process.wait(START_TIMEOUT) == -signal.SIGKILL, server.log
     finally:
         process.kill()
 
 
-async def test_task_that_kills_server_runs_after_other_tasks(stopped_server: Server) -> None:
+async def test_task_that_kills_server_runs_after_other_tasks(
+    stopped_server: MerganserProcess,
+) -> None:
     """Each start of the server works first on tasks that have not killed a server."""
     async with open_accounts(stopped_server) as (environment, users):
         await queue_export(environment, users["ada"])

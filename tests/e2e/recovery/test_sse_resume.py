@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.conftest import raw_message
-from tests.support.servers.merganser_server import ANSWER, Client, Server
+from tests.support.servers.merganser_server import ANSWER_TIMEOUT, HttpClient, MerganserProcess
 
 SUBJECTS_SUBSCRIPTION = (
     "subscription { changes { events { ... on MessageChange { message { subject } } } } }"
@@ -47,7 +47,7 @@ class SseReader:
         self._text = ""
 
     async def read_block(self) -> SseBlock:
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             while True:
                 while "\n\n" not in self._text:
                     self._text += await anext(self._chunks)
@@ -66,7 +66,7 @@ def _block(lines: list[str]) -> SseBlock:
 
 @asynccontextmanager
 async def subscribed_reader(
-    client: Client,
+    client: HttpClient,
     query: str = SUBJECTS_SUBSCRIPTION,
     last_event_id: str | None = None,
     **variables: Any,
@@ -78,37 +78,37 @@ async def subscribed_reader(
         yield SseReader(response)
 
 
-async def deliver_messages(server: Server, *subjects: str, username: str = "hal") -> None:
+async def deliver_messages(server: MerganserProcess, *subjects: str, username: str = "hal") -> None:
     for subject in subjects:
-        reply = await server.deliver(raw_message(subject), f"{username}@example.org")
+        reply = await server.deliver_by_lmtp(raw_message(subject), f"{username}@example.org")
         assert reply.startswith("250 2.0.0 Delivered")
 
 
-async def test_every_event_has_an_id_without_selected_cursor(server: Server) -> None:
-    async with server.client("hal") as hal, subscribed_reader(hal) as stream:
+async def test_every_event_has_an_id_without_selected_cursor(server: MerganserProcess) -> None:
+    async with server.open_client("hal") as hal, subscribed_reader(hal) as stream:
         first_block = await stream.read_block()
         assert (first_block.id, first_block.event, first_block.data) == (
-            await hal.cursor(),
+            await hal.load_cursor(),
             None,
             None,
         )
         await deliver_messages(server, "one")
         event_block = await stream.read_block()
         assert (event_block.event, event_block.subjects) == ("next", ["one"])
-        assert event_block.id == await hal.cursor() != first_block.id
+        assert event_block.id == await hal.load_cursor() != first_block.id
 
 
-async def test_event_id_is_cursor_of_batch(server: Server) -> None:
-    async with server.client("hal") as hal:
-        after = await hal.cursor()
+async def test_event_id_is_cursor_of_batch(server: MerganserProcess) -> None:
+    async with server.open_client("hal") as hal:
+        after = await hal.load_cursor()
         await deliver_messages(server, "two")
         async with subscribed_reader(hal, CHANGES_SUBSCRIPTION, after=after) as stream:
             block = await stream.read_block()
             assert block.id == block.data["data"]["changes"]["cursor"]
 
 
-async def test_stream_cut_before_first_event_misses_no_event(server: Server) -> None:
-    async with server.client("hal") as hal:
+async def test_stream_cut_before_first_event_misses_no_event(server: MerganserProcess) -> None:
+    async with server.open_client("hal") as hal:
         async with subscribed_reader(hal) as stream:
             first_block = await stream.read_block()
         await deliver_messages(server, "while away")
@@ -116,11 +116,13 @@ async def test_stream_cut_before_first_event_misses_no_event(server: Server) -> 
             assert (await stream.read_block()).subjects == ["while away"]
 
 
-async def test_stream_cut_after_each_event_delivers_all_once_in_order(server: Server) -> None:
+async def test_stream_cut_after_each_event_delivers_all_once_in_order(
+    server: MerganserProcess,
+) -> None:
     sent_subjects = [f"letter {number}" for number in range(5)]
     received_subjects: list[str] = []
-    async with server.client("hal") as hal:
-        last_event_id: str | None = await hal.cursor()
+    async with server.open_client("hal") as hal:
+        last_event_id: str | None = await hal.load_cursor()
         for subject in sent_subjects:
             async with subscribed_reader(hal, last_event_id=last_event_id) as stream:
                 await deliver_messages(server, subject)
@@ -139,12 +141,12 @@ async def test_stream_cut_after_each_event_delivers_all_once_in_order(server: Se
     ]
 
 
-async def test_last_event_id_overrides_after_argument(server: Server) -> None:
+async def test_last_event_id_overrides_after_argument(server: MerganserProcess) -> None:
     """A browser that reconnects sends the same URL, with the first `after` argument."""
-    async with server.client("hal") as hal:
-        old_cursor = await hal.cursor()
+    async with server.open_client("hal") as hal:
+        old_cursor = await hal.load_cursor()
         await deliver_messages(server, "heard already")
-        last_event_id = await hal.cursor()
+        last_event_id = await hal.load_cursor()
         await deliver_messages(server, "not yet heard")
         async with subscribed_reader(
             hal, CHANGES_SUBSCRIPTION, last_event_id, after=old_cursor
@@ -154,9 +156,9 @@ async def test_last_event_id_overrides_after_argument(server: Server) -> None:
     assert len(block.data["data"]["changes"]["events"]) == 1
 
 
-async def test_last_event_id_works_with_get(server: Server) -> None:
-    async with server.client("hal") as hal:
-        last_event_id = await hal.cursor()
+async def test_last_event_id_works_with_get(server: MerganserProcess) -> None:
+    async with server.open_client("hal") as hal:
+        last_event_id = await hal.load_cursor()
         await deliver_messages(server, "by GET")
         headers = EVENT_STREAM_HEADERS | {"Last-Event-ID": last_event_id}
         request = hal.http.stream(
@@ -166,9 +168,9 @@ async def test_last_event_id_works_with_get(server: Server) -> None:
             assert (await SseReader(response).read_block()).subjects == ["by GET"]
 
 
-async def test_position_beyond_stream_is_answered_by_resync(server: Server) -> None:
-    async with server.client("hal") as hal:
-        current_cursor = await hal.cursor()
+async def test_position_beyond_stream_is_answered_by_resync(server: MerganserProcess) -> None:
+    async with server.open_client("hal") as hal:
+        current_cursor = await hal.load_cursor()
         version, stream_id, _number = current_cursor.split(".")[:3]
         future_cursor = ".".join([version, stream_id, str(1 << 40), *current_cursor.split(".")[3:]])
         async with subscribed_reader(hal, CHANGES_SUBSCRIPTION, future_cursor) as stream:
@@ -177,9 +179,9 @@ async def test_position_beyond_stream_is_answered_by_resync(server: Server) -> N
     assert block.id == current_cursor
 
 
-async def test_cursor_of_other_user_is_refused(server: Server) -> None:
-    async with server.client("fay") as fay, server.client("hal") as hal:
-        async with subscribed_reader(hal, last_event_id=await fay.cursor()) as stream:
+async def test_cursor_of_other_user_is_refused(server: MerganserProcess) -> None:
+    async with server.open_client("fay") as fay, server.open_client("hal") as hal:
+        async with subscribed_reader(hal, last_event_id=await fay.load_cursor()) as stream:
             block = await stream.read_block()
         (error,) = block.data["errors"]
         assert error["extensions"]["code"] == "BAD_CURSOR"
@@ -187,8 +189,10 @@ async def test_cursor_of_other_user_is_refused(server: Server) -> None:
 
 
 @pytest.mark.parametrize("last_event_id", ["7", "1.2", "x" * 5000, "1.1.99999999999999999999"])
-async def test_invalid_last_event_id_is_refused(server: Server, last_event_id: str) -> None:
-    async with server.client("hal") as hal:
+async def test_invalid_last_event_id_is_refused(
+    server: MerganserProcess, last_event_id: str
+) -> None:
+    async with server.open_client("hal") as hal:
         response = await hal.post(
             {"query": SUBJECTS_SUBSCRIPTION},
             **EVENT_STREAM_HEADERS,
@@ -199,30 +203,30 @@ async def test_invalid_last_event_id_is_refused(server: Server, last_event_id: s
     assert [error["extensions"] for error in response.json()["errors"]] == [{"code": "BAD_CURSOR"}]
 
 
-async def test_query_ignores_last_event_id(server: Server) -> None:
-    async with server.client("hal") as hal:
+async def test_query_ignores_last_event_id(server: MerganserProcess) -> None:
+    async with server.open_client("hal") as hal:
         response = await hal.post({"query": "{ viewer { role } }"}, **{"Last-Event-ID": "x"})
         assert response.json()["data"] == {"viewer": {"role": "USER"}}
-        request_headers = {"Last-Event-ID": await hal.cursor(), **EVENT_STREAM_HEADERS}
+        request_headers = {"Last-Event-ID": await hal.load_cursor(), **EVENT_STREAM_HEADERS}
         stream_response = await hal.post({"query": "{ viewer { role } }"}, **request_headers)
         assert "id:" not in stream_response.text
 
 
 async def test_stopping_server_ends_streams_that_resume_after_restart(tmp_path: Path) -> None:
     """Streams end at once, without a log entry, and without an event that means completion."""
-    server = Server(tmp_path)
-    server.make("hal")
+    server = MerganserProcess(tmp_path)
+    server.create_users("hal")
     server.start()
-    async with server.client("hal") as hal, subscribed_reader(hal) as stream:
+    async with server.open_client("hal") as hal, subscribed_reader(hal) as stream:
         first_block = await stream.read_block()
         stop_task = asyncio.create_task(asyncio.to_thread(server.stop))
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             with pytest.raises((StopAsyncIteration, httpx.RemoteProtocolError)):
                 await stream.read_block()
         await stop_task
-    assert not server.complaints()
+    assert not server.unexpected_log_records()
     server.start()
-    async with server.client("hal") as hal:
+    async with server.open_client("hal") as hal:
         await deliver_messages(server, "back again")
         async with subscribed_reader(hal, last_event_id=first_block.id) as stream:
             assert (await stream.read_block()).subjects == ["back again"]

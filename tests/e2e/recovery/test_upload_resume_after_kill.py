@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from graph.http import tus
-from tests.support.servers.merganser_server import Client, Server
+from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 from tests.support.stores import store_fixtures
 
 MIB = 1 << 20
@@ -30,7 +30,7 @@ async def _chunks(content: bytes, stops_at: int) -> AsyncIterator[bytes]:
 
 
 async def _send_part(
-    client: Client, path: str, content: bytes, offset: int, stops_at: int | None = None
+    client: HttpClient, path: str, content: bytes, offset: int, stops_at: int | None = None
 ) -> httpx.Response:
     remaining = content[offset:]
     headers = {
@@ -43,7 +43,7 @@ async def _send_part(
     return await client.http.patch(path, content=body, headers=headers, timeout=60)
 
 
-async def _read_offset(client: Client, path: str) -> int:
+async def _read_offset(client: HttpClient, path: str) -> int:
     response = await client.http.head(path, headers={"Tus-Resumable": "1.0.0"})
     return int(response.headers["upload-offset"])
 
@@ -56,10 +56,10 @@ def _peak_memory(pid: int) -> int:
 
 
 async def test_confirmed_upload_offset_survives_kill(tmp_path: Path) -> None:
-    server, content = Server(tmp_path), os.urandom(UPLOAD_SIZE)
-    server.make("ada")
+    server, content = MerganserProcess(tmp_path), os.urandom(UPLOAD_SIZE)
+    server.create_users("ada")
     server.start()
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         length_headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(UPLOAD_SIZE)}
         created = await ada.http.post("/rest/uploads", headers=length_headers)
         path = created.headers["location"]
@@ -74,7 +74,7 @@ async def test_confirmed_upload_offset_survives_kill(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await send_task
     server.start()
-    async with server.client("ada") as ada:
+    async with server.open_client("ada") as ada:
         offset = await _read_offset(ada, path)
         assert confirmed_offset <= offset < UPLOAD_SIZE
         memory_before = _peak_memory(server.pid)
@@ -93,14 +93,14 @@ SECOND_MAX_MEMORY_GROWTH = (
 )  # parts are in memory while they are stored; the whole upload does not fit
 
 
-def _two_servers(folder: Path, store: str) -> tuple[Server, Server]:
+def _two_servers(folder: Path, store: str) -> tuple[MerganserProcess, MerganserProcess]:
     """Create two servers of one platform with separate data folders."""
     settings = {"BLOBS": str(folder / "objects"), "RESTORE_WINDOW": "0 s"}
-    first = Server(folder / "first", store=store, more=settings)
-    second = Server(folder / "second", store=store, more=settings)
+    first = MerganserProcess(folder / "first", store_url=store, extra_settings=settings)
+    second = MerganserProcess(folder / "second", store_url=store, extra_settings=settings)
     for server in (first, second):
         (server.folder / "var").mkdir(parents=True)
-    first.make("ada")
+    first.create_users("ada")
     for name in ("secret", "vault"):
         shutil.copy2(first.folder / "var" / name, second.folder / "var" / name)
     second.secrets = first.secrets
@@ -110,14 +110,18 @@ def _two_servers(folder: Path, store: str) -> tuple[Server, Server]:
 async def test_upload_continues_at_other_server_after_kill(tmp_path: Path, postgres: str) -> None:
     """Requests alternate between two servers. One is killed while it receives."""
     first, second = _two_servers(
-        tmp_path, store_fixtures.run(store_fixtures.beside(postgres, "resuming"))
+        tmp_path,
+        store_fixtures.run_in_new_loop(store_fixtures.create_database_beside(postgres, "resuming")),
     )
     header = b"From: ada@example.org\r\nSubject: Any server\r\n\r\n"
     content = header + base64.encodebytes(os.urandom(SECOND_UPLOAD_SIZE * 3 // 4 - 2 * MIB))
     try:
         first.start()
         second.start()
-        async with first.client("ada") as first_client, second.client("ada") as second_client:
+        async with (
+            first.open_client("ada") as first_client,
+            second.open_client("ada") as second_client,
+        ):
             memory_before = _peak_memory(second.pid)
             path, offset = await _upload_alternately(first_client, second_client, content)
             send_task = asyncio.create_task(
@@ -138,7 +142,7 @@ async def test_upload_continues_at_other_server_after_kill(tmp_path: Path, postg
             growth = _peak_memory(second.pid) - memory_before
             assert growth < SECOND_MAX_MEMORY_GROWTH, growth / MIB
             upload_id = path.rsplit("/", 1)[-1]
-            stored_file = await second_client.do(
+            stored_file = await second_client.run_mutation(
                 "fileUpload", {"content": {"upload": upload_id}}, "file { size }"
             )
             assert stored_file["file"]["size"] == len(content)
@@ -152,7 +156,7 @@ async def test_upload_continues_at_other_server_after_kill(tmp_path: Path, postg
 
 
 async def _upload_alternately(
-    first_client: Client, second_client: Client, content: bytes
+    first_client: HttpClient, second_client: HttpClient, content: bytes
 ) -> tuple[str, int]:
     """Create an upload and send its first parts to the two servers in turn."""
     length_headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content))}

@@ -18,7 +18,7 @@ from tests.support.clients.resumable_upload_client import (
     UploadClientFactory,
 )
 from tests.support.clients.upload_client import make_upload_app, make_upload_client
-from tests.support.servers.http_server import served
+from tests.support.servers.http_server import run_http_server
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def connect(limited_world: Environment, tmp_path: Path) -> AsyncIterator[U
             **options: Any,
         ) -> ResumableUploadClient:
             app = make_upload_app(environment or limited_world, tmp_path / machine, limits)
-            port = await stack.enter_async_context(served(app))
+            port = await stack.enter_async_context(run_http_server(app))
             url = f"http://127.0.0.1:{port}"
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             if isinstance(client, str):

@@ -32,7 +32,7 @@ from tests.support.clients.upload_client import (
     load_upload_rows,
     make_upload_client,
 )
-from tests.support.servers.http_server import served
+from tests.support.servers.http_server import run_http_server
 
 INVALID_OFFSETS: list[tuple[str | None, int, str]] = [
     ("0", 409, "STALE"),
@@ -124,7 +124,7 @@ async def test_unsupported_content_type_is_refused(carol: ResumableUploadClient)
 
 async def test_multipart_forms_are_refused(limited_world: Environment, tmp_path: Path) -> None:
     async with (
-        served(create_app(limited_world, spool_folder=tmp_path)) as port,
+        run_http_server(create_app(limited_world, spool_folder=tmp_path)) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
         carol = await make_upload_client(limited_world, http, "carol")

@@ -41,7 +41,7 @@ from tests.support.clients.upload_client import (
     make_upload_client,
 )
 from tests.support.mail.multipart_message import pseudo_random_bytes
-from tests.support.servers.http_server import served
+from tests.support.servers.http_server import run_http_server
 
 
 async def test_options_returns_capabilities_without_sign_in(carol: ResumableUploadClient) -> None:
@@ -117,7 +117,7 @@ async def test_mutation_uses_resumable_upload(limited_world: Environment, tmp_pa
         settings=EndpointSettings(allowed_origins=("https://mail.example.org",)),
     )
     async with (
-        served(app) as port,
+        run_http_server(app) as port,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
     ):
         carol = ResumableUploadClient(await make_upload_client(limited_world, http, "carol"), port)

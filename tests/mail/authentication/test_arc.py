@@ -18,7 +18,7 @@ from mail.authentication.dns_queries import MessageDns
 from models.runtime.environment import Environment
 from tests.support.mail import signed_messages
 from tests.support.mail.signed_messages import UNSIGNED_MESSAGE, make_rsa_key, sign_message
-from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
 
 NOW = 1_900_000_000
 RESULTS = "mx.example.org; spf=pass smtp.mailfrom=far.example; dmarc=pass header.from=far.example"
@@ -45,14 +45,14 @@ def write_key(key_folder: Path, name: str, pem: bytes | None = None, mode: int =
 
 
 @pytest.fixture
-async def dns_server() -> AsyncIterator[Zone]:
-    server = zone(DNS_TXT_RECORDS)
-    async with asking(server):
+async def dns_server() -> AsyncIterator[DnsZoneServer]:
+    server = make_dns_zone(DNS_TXT_RECORDS)
+    async with run_dns_zone(server):
         yield server
 
 
 def environment_with_arc_keys(
-    environment: Environment, key_folder: Path | None, dns_server: Zone
+    environment: Environment, key_folder: Path | None, dns_server: DnsZoneServer
 ) -> Environment:
     dns_address = f"127.0.0.1:{dns_server.port}"
     options = replace(
@@ -64,7 +64,7 @@ def environment_with_arc_keys(
     return replace(environment, options=options)
 
 
-async def check_arc_chain(dns_server: Zone, raw: bytes) -> ArcChain:
+async def check_arc_chain(dns_server: DnsZoneServer, raw: bytes) -> ArcChain:
     message_dns = MessageDns(f"127.0.0.1:{dns_server.port}")
     return await arc.check_chain(message_dns, SignedMessage.from_bytes(raw), NOW)
 
@@ -81,7 +81,7 @@ def dkimpy_arc_result(raw: bytes, txt_records: Mapping[str, str] = DNS_TXT_RECOR
 
 
 async def test_dkimpy_accepts_each_seal_of_a_chain(
-    environment: Environment, key_folder: Path, dns_server: Zone
+    environment: Environment, key_folder: Path, dns_server: DnsZoneServer
 ) -> None:
     # dkimpy reads the system clock, and the clock of tests is ahead.
     arc_environment = replace(
@@ -107,7 +107,7 @@ async def test_dkimpy_accepts_each_seal_of_a_chain(
 
 
 async def test_seal_adds_all_arc_fields_and_no_other(
-    environment: Environment, key_folder: Path, dns_server: Zone
+    environment: Environment, key_folder: Path, dns_server: DnsZoneServer
 ) -> None:
     fields = await make_arc_fields(
         environment_with_arc_keys(environment, key_folder, dns_server),
@@ -147,7 +147,9 @@ async def test_seal_adds_all_arc_fields_and_no_other(
     assert b"mx.example.org; none" in fields_without_results
 
 
-async def test_changed_message_breaks_the_chain_here_and_in_dkimpy(dns_server: Zone) -> None:
+async def test_changed_message_breaks_the_chain_here_and_in_dkimpy(
+    dns_server: DnsZoneServer,
+) -> None:
     raw = signed_messages.seal_message(
         signed_messages.seal_message(sign_message(), "list.example", "dmarc=pass"),
         "x.example",
@@ -166,7 +168,7 @@ async def test_changed_message_breaks_the_chain_here_and_in_dkimpy(dns_server: Z
     assert failed_count > 60
 
 
-async def test_missing_repeated_or_failed_arc_sets_fail(dns_server: Zone) -> None:
+async def test_missing_repeated_or_failed_arc_sets_fail(dns_server: DnsZoneServer) -> None:
     sealed_once = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
     raw = signed_messages.seal_message(sealed_once, "x.example", "arc=pass")
     fields = [field.raw for field in SignedMessage.from_bytes(raw).fields]
@@ -184,7 +186,7 @@ async def test_missing_repeated_or_failed_arc_sets_fail(dns_server: Zone) -> Non
         ).result is AuthResult.FAIL
 
 
-async def test_oversized_chains_and_invalid_fields_fail(dns_server: Zone) -> None:
+async def test_oversized_chains_and_invalid_fields_fail(dns_server: DnsZoneServer) -> None:
     sealed_once = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
     many_sets = b"".join(
         b"".join(
@@ -206,7 +208,7 @@ async def test_oversized_chains_and_invalid_fields_fail(dns_server: Zone) -> Non
 
 
 async def test_failed_or_unverifiable_chain_is_not_sealed(
-    environment: Environment, key_folder: Path, dns_server: Zone
+    environment: Environment, key_folder: Path, dns_server: DnsZoneServer
 ) -> None:
     arc_environment = environment_with_arc_keys(environment, key_folder, dns_server)
     raw = signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")
@@ -219,7 +221,7 @@ async def test_failed_or_unverifiable_chain_is_not_sealed(
     )
     assert [SEALS.value("chain"), SEALS.value("dns")] == [counts_before[0] + 1, counts_before[1]]
     del dns_server.records["s._domainkey.x.example", "TXT"]
-    dns_server.broken.add("s._domainkey.x.example")
+    dns_server.servfail_names.add("s._domainkey.x.example")
     raw = signed_messages.seal_message(UNSIGNED_MESSAGE, "x.example", "dmarc=pass")
     assert await make_arc_fields(arc_environment, raw, "example.org", RESULTS) == b""
     assert [SEALS.value("chain"), SEALS.value("dns")] == [
@@ -229,7 +231,10 @@ async def test_failed_or_unverifiable_chain_is_not_sealed(
 
 
 async def test_unusable_key_is_logged_and_the_message_is_not_sealed(
-    environment: Environment, key_folder: Path, dns_server: Zone, caplog: pytest.LogCaptureFixture
+    environment: Environment,
+    key_folder: Path,
+    dns_server: DnsZoneServer,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     arc_environment = environment_with_arc_keys(environment, key_folder, dns_server)
     caplog.set_level(logging.WARNING)

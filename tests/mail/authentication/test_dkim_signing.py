@@ -14,7 +14,7 @@ from mail.authentication.dkim_signature import make_signature_fields
 from mail.authentication.dns_queries import MessageDns
 from mail.authentication.private_keys import Algorithm, DkimPrivateKey, DkimSigner, UnusableKey
 from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
-from tests.support.mail_servers.dns_zone_server import asking, zone
+from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
 
 NOW = 1_700_000_000  # dkimpy accepts no signature time in the future
 KEYS = {
@@ -32,7 +32,7 @@ DNS_TXT_RECORDS = {
 
 async def verify_with_our_verifier(raw: bytes, now: int = NOW) -> dict[str, AuthResult]:
     """Verify the signatures of a message and return the results by algorithm."""
-    async with asking(zone(DNS_TXT_RECORDS)) as dns_address:
+    async with run_dns_zone(make_dns_zone(DNS_TXT_RECORDS)) as dns_address:
         results = await verify_signatures(
             MessageDns(dns_address), SignedMessage.from_bytes(raw), now, "far.example"
         )

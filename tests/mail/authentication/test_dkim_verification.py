@@ -27,7 +27,7 @@ from tests.support.mail.signed_messages import (
     make_rsa_key,
     sign_message,
 )
-from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
 
 NOW = 1_900_000_000
 RFC_8463_MESSAGE = b"""\
@@ -75,11 +75,13 @@ KEY_RECORD_NAME = "s._domainkey.far.example"
 
 
 async def verify_message(
-    raw: bytes, txt_records: Mapping[str, str] | Zone, now: int = NOW
+    raw: bytes, txt_records: Mapping[str, str] | DnsZoneServer, now: int = NOW
 ) -> list[DkimResult]:
-    dns_server = txt_records if isinstance(txt_records, Zone) else zone(txt_records)
-    timeout = 0.3 if dns_server.silent else TOTAL_TIMEOUT
-    async with asking(dns_server) as dns_address:
+    dns_server = (
+        txt_records if isinstance(txt_records, DnsZoneServer) else make_dns_zone(txt_records)
+    )
+    timeout = 0.3 if dns_server.silent_names else TOTAL_TIMEOUT
+    async with run_dns_zone(dns_server) as dns_address:
         return await verify_signatures(
             MessageDns(dns_address, timeout=timeout),
             SignedMessage.from_bytes(raw),
@@ -146,8 +148,8 @@ async def test_dkimpy_signed_messages_get_the_same_results_as_in_dkimpy() -> Non
         b"\xc3\xa9",
     ]
     passed_count = 0
-    dns_server = zone({KEY_RECORD_NAME: record})
-    async with asking(dns_server) as dns_address:
+    dns_server = make_dns_zone({KEY_RECORD_NAME: record})
+    async with run_dns_zone(dns_server) as dns_address:
         for _ in range(50):
             body = b"".join(generator.choices(fragments, k=generator.randrange(30))) + b"\r\n"
             raw = UNSIGNED_MESSAGE[: UNSIGNED_MESSAGE.index(b"\r\n\r\n") + 4] + body
@@ -302,8 +304,8 @@ async def test_ed25519_signature_is_verified() -> None:
 
 
 async def test_dns_failure_is_temperror() -> None:
-    for failure_kind in ("broken", "silent"):
-        dns_server = zone({}, A={"far.example": "192.0.2.1"})
+    for failure_kind in ("servfail_names", "silent_names"):
+        dns_server = make_dns_zone({}, A={"far.example": "192.0.2.1"})
         getattr(dns_server, failure_kind).add(KEY_RECORD_NAME)
         (verified,) = await verify_message(sign_message(), dns_server)
         assert verified.result is AuthResult.TEMPERROR
@@ -317,10 +319,12 @@ async def test_only_ten_signatures_are_verified() -> None:
         b"".join(signature_field.replace(b"s=s;", b"s=s%d;" % n) for n in range(100))
         + UNSIGNED_MESSAGE
     )
-    dns_server = zone({f"s{n}._domainkey.far.example": make_rsa_key()[1] for n in range(100)})
+    dns_server = make_dns_zone(
+        {f"s{n}._domainkey.far.example": make_rsa_key()[1] for n in range(100)}
+    )
     results = await verify_message(raw, dns_server)
     assert len(results) == MAX_SIGNATURES
-    assert len(dns_server.asked) == MAX_SIGNATURES
+    assert len(dns_server.queries) == MAX_SIGNATURES
 
 
 @pytest.mark.parametrize(

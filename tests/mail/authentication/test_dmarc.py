@@ -16,15 +16,23 @@ from mail.authentication.dmarc import (
 )
 from mail.authentication.dns_queries import TOTAL_TIMEOUT, MessageDns
 from mail.authentication.spf import SpfResult
-from tests.support.mail_servers.dns_zone_server import Zone, asking, quoted, zone
+from tests.support.mail_servers.dns_zone_server import (
+    DnsZoneServer,
+    make_dns_zone,
+    run_dns_zone,
+    txt_rdata,
+)
 
 AUTHOR = "news.far.example"
 
 
-async def lookup_policy(dns_server: Zone, author: str = AUTHOR) -> DmarcPolicy | DmarcResult | None:
-    async with asking(dns_server) as dns_address:
+async def lookup_policy(
+    dns_server: DnsZoneServer, author: str = AUTHOR
+) -> DmarcPolicy | DmarcResult | None:
+    async with run_dns_zone(dns_server) as dns_address:
         return await find_policy_or_temperror(
-            MessageDns(dns_address, timeout=0.3 if dns_server.silent else TOTAL_TIMEOUT), author
+            MessageDns(dns_address, timeout=0.3 if dns_server.silent_names else TOTAL_TIMEOUT),
+            author,
         )
 
 
@@ -53,21 +61,23 @@ async def test_policy_is_read_from_the_author_or_organizational_domain(
 ) -> None:
     txt_records = {"_dmarc.far.example": organizational_record, f"_dmarc.{AUTHOR}": author_record}
     assert (
-        await lookup_policy(zone({name: text for name, text in txt_records.items() if text}))
+        await lookup_policy(
+            make_dns_zone({name: text for name, text in txt_records.items() if text})
+        )
         == expected
     )
 
 
 async def test_two_records_are_ignored_and_dns_failure_is_temperror() -> None:
-    dns_server = Zone({(f"_dmarc.{AUTHOR}", "TXT"): [quoted("v=DMARC1; p=reject")] * 2})
+    dns_server = DnsZoneServer({(f"_dmarc.{AUTHOR}", "TXT"): [txt_rdata("v=DMARC1; p=reject")] * 2})
     assert await lookup_policy(dns_server) == DmarcPolicy("reject")  # DNS merges equal records
     dns_server.records[f"_dmarc.{AUTHOR}", "TXT"] = [
-        quoted("v=DMARC1; p=reject"),
-        quoted("v=DMARC1; p=none"),
+        txt_rdata("v=DMARC1; p=reject"),
+        txt_rdata("v=DMARC1; p=none"),
     ]
     assert await lookup_policy(dns_server) is None
-    for failure_kind in ("broken", "silent"):
-        dns_server = zone({})
+    for failure_kind in ("servfail_names", "silent_names"):
+        dns_server = make_dns_zone({})
         getattr(dns_server, failure_kind).add(f"_dmarc.{AUTHOR}")
         outcome = await lookup_policy(dns_server)
         assert isinstance(outcome, DmarcResult)
@@ -123,7 +133,7 @@ def test_one_aligned_pass_is_dmarc_pass(strict: bool) -> None:
 )
 async def test_authheaders_returns_the_same_result_and_policy(record: str, domain: str) -> None:
     author, txt_records = "news.example.org", {"_dmarc.example.org": record}
-    dmarc_policy = await lookup_policy(zone(txt_records), author)
+    dmarc_policy = await lookup_policy(make_dns_zone(txt_records), author)
     for spf_result, dkim_result in (
         (AuthResult.PASS, AuthResult.FAIL),
         (AuthResult.FAIL, AuthResult.PASS),

@@ -10,12 +10,17 @@ from mail.authentication import remove_own_results
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.import_runs import eml_zip, import_archive, mbox_file
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.operations.bulk_operations import call
-from tests.support.operations.connector_operations import connector, far, ran, server
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.operations.bulk_operations import run_message_mutation
+from tests.support.operations.connector_operations import (
+    add_connector,
+    dovecot_account,
+    run_connector,
+    shared_dovecot,
+)
 from tests.support.servers.dovecot_server import DovecotAccount
 
-__all__ = ["far", "server"]
+__all__ = ["dovecot_account", "shared_dovecot"]
 
 HEADERS_QUERY = "{ viewer { user { messages(first: 50) { nodes { headersText subject } } } } }"
 OWN_RESULTS = [  # mx.example.org is the hostname in tests
@@ -65,11 +70,11 @@ async def assert_only_other_results_are_stored(client: GraphQLClient, count: int
 
 
 async def test_lmtp_delivery_removes_own_results(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    await lmtp_client.begin(ada.address)
-    lmtp_client.send(FORGED_MESSAGE + b".\r\n")
-    assert (await lmtp_client.hear()).startswith("250")
+    await lmtp_client.start_data(ada.address)
+    lmtp_client.send_bytes(FORGED_MESSAGE + b".\r\n")
+    assert (await lmtp_client.read_reply()).startswith("250")
     await assert_only_other_results_are_stored(ada)
 
 
@@ -77,10 +82,10 @@ async def test_lmtp_delivery_removes_own_results(
 async def test_upload_removes_own_results(ada: GraphQLClient, *, draft: bool) -> None:
     raw = base64.b64encode(FORGED_MESSAGE).decode()
     arguments = {"mailbox": {"path": "INBOX"}, "raw": raw, "draft": draft}
-    assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+    assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
     response = await ada.http.post("/rest/uploads", content=FORGED_MESSAGE, headers=ada.headers)
     arguments = {"mailbox": {"path": "INBOX"}, "rawUpload": response.json()["id"]}
-    assert (await call(ada, "messageUpload", **arguments))["errors"] == []
+    assert (await run_message_mutation(ada, "messageUpload", **arguments))["errors"] == []
     await assert_only_other_results_are_stored(ada, 2)
 
 
@@ -93,9 +98,11 @@ async def test_import_removes_own_results(ada: GraphQLClient) -> None:
     await assert_only_other_results_are_stored(ada, 2)
 
 
-async def test_connector_removes_own_results(ada: GraphQLClient, far: DovecotAccount) -> None:
-    far.save_message(FORGED_MESSAGE)
-    run = await ran(ada.environment, await connector(ada, far))
+async def test_connector_removes_own_results(
+    ada: GraphQLClient, dovecot_account: DovecotAccount
+) -> None:
+    dovecot_account.save_message(FORGED_MESSAGE)
+    run = await run_connector(ada.environment, await add_connector(ada, dovecot_account))
     assert run.imported == 1, run.log
     await assert_only_other_results_are_stored(ada)
 

@@ -18,8 +18,12 @@ from models.submission.tables import Submission
 from models.users.tables import User
 from resolvers.submission.smtp_submission import SmtpSubmissionService
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.queue_worker import relay, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.queue_worker import (
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 HEADER = b"From: a@example.org\r\nSubject: x\r\nMIME-Version: 1.0\r\n"
 LONG_LINE = "word " * 400 + "ü"
@@ -109,7 +113,10 @@ async def test_sent_message_has_no_long_lines(
 ) -> None:
     body = LONG_LINE.encode() + b"\r\n" + (b"line " * 100 + b"\r\n") * (extra_size // 500)
     raw = HEADER.replace(b"a@", b"ada@") + b"To: carol@example.net\r\n" + html_part(body=body)
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
         user_rows = await environment.database.read(
             select(col(User.auth_version)).where(col(User.id) == ada.user.id)
         )
@@ -118,8 +125,10 @@ async def test_sent_message_has_no_long_lines(
             submitter, raw, "ada@example.org", [("carol@example.net", DEFAULT_REPORTS)]
         )
         statement = select(col(Submission.id)).where(col(Submission.queue_id) == queue_id)
-        entries = await settled(environment, (await environment.database.read(statement))[0].id)
+        entries = await wait_until_tried(
+            environment, (await environment.database.read(statement))[0].id
+        )
     assert {user_rows.state for user_rows in entries.values()} == {DeliveryState.RELAYED}
-    (message,) = smtp_server.mails
+    (message,) = smtp_server.messages
     assert longest_line(message.raw) <= MAX_LINE_BYTES
     assert decoded_parts(message.raw) == decoded_parts(raw)

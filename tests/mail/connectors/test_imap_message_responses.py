@@ -15,25 +15,27 @@ from mail.connectors.remote_server import (
 from mail.connectors.session_thread import ThreadedSession
 from models.connectors import ConnectorSecurity
 from tests.support.mail_servers.imap_and_pop3_servers import (
-    GONE,
+    HANGS_UP,
     INBOX,
-    LARGEST,
+    MAX_MESSAGE_SIZE,
     MESSAGE,
-    SHORT,
-    Fault,
-    ImapRemote,
-    Message,
-    failure,
-    got,
-    head,
-    opened,
-    signed_in,
-    three,
+    SHORT_SILENCE_TIMEOUT,
+    FakeImapServer,
+    FakeRemoteMessage,
+    RemoteFault,
+    catch_remote_failure,
+    fetch_inbox_messages,
+    make_remote_message,
+    make_three_message_server,
+    open_inbox,
+    open_signed_in_session,
 )
 
 
 async def list_mailboxes_of(*list_lines: bytes) -> list[ListedMailbox]:
-    async with signed_in(three(folders=list(list_lines))) as session:
+    async with open_signed_in_session(
+        make_three_message_server(list_lines=list(list_lines))
+    ) as session:
         return await session.run(session.remote.list_mailboxes)
 
 
@@ -67,13 +69,13 @@ async def list_mailboxes_of(*list_lines: bytes) -> list[ListedMailbox]:
 async def test_mailbox_name_is_decoded_and_sent_back(
     line: bytes, raw: bytes, levels: list[str]
 ) -> None:
-    remote = three(folders=[line])
-    async with signed_in(remote) as session:
+    remote = make_three_message_server(list_lines=[line])
+    async with open_signed_in_session(remote) as session:
         (mailbox,) = await session.run(session.remote.list_mailboxes)
         assert (mailbox.raw_name, mailbox.levels) == (raw, levels)
         assert await session.run(session.remote.list_subscribed) == {raw}
         await session.run(lambda: session.remote.open_mailbox(mailbox, writable=False))
-    (command,) = [line.partition(b" ")[2] for line in remote.heard if b"EXAMINE" in line]
+    (command,) = [line.partition(b" ")[2] for line in remote.received_lines if b"EXAMINE" in line]
     escaped = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     literal = b"EXAMINE {%d}\r\n%s\r\n" % (len(raw), raw)
     is_quotable = raw.isascii() and b"\r" not in raw
@@ -97,7 +99,7 @@ async def test_unselectable_and_repeated_mailboxes_are_skipped() -> None:
 
 @pytest.mark.parametrize("line", [b"", b"a b", b'() "/"', b'(\\x "/" a', b'() "/" a b', b"1 2 3"])
 async def test_invalid_list_response_fails(line: bytes) -> None:
-    problem = await failure(three(folders=[line]))
+    problem = await catch_remote_failure(make_three_message_server(list_lines=[line]))
     assert problem.stage is ConnectorStage.LIST
 
 
@@ -108,7 +110,7 @@ async def test_five_thousand_mailboxes_are_listed() -> None:
 
 async def test_too_many_mailboxes_fail() -> None:
     lines = [b'() "/" "Folder %d"' % number for number in range(MAX_MAILBOXES + 1)]
-    problem = await failure(three(folders=lines))
+    problem = await catch_remote_failure(make_three_message_server(list_lines=lines))
     assert (problem.stage, problem.message) == (
         ConnectorStage.LIST,
         f"more than {MAX_MAILBOXES} folders",
@@ -139,7 +141,9 @@ async def test_too_many_mailboxes_fail() -> None:
 async def test_open_mailbox_returns_uidvalidity_and_modseq(
     response: bytes, validity: int, modseq: int
 ) -> None:
-    async with signed_in(three(faults={"EXAMINE": response + b"<tag> OK\r\n"})) as session:
+    async with open_signed_in_session(
+        make_three_message_server(faults={"EXAMINE": response + b"<tag> OK\r\n"})
+    ) as session:
         result = await session.run(lambda: session.remote.open_mailbox(INBOX, writable=False))
         assert result == (validity, modseq, 3)
 
@@ -151,7 +155,7 @@ async def test_open_mailbox_returns_uidvalidity_and_modseq(
 )  # fmt: skip
 async def test_missing_or_invalid_uidvalidity_fails(validity: bytes) -> None:
     response = b"* 3 EXISTS\r\n* OK " + validity + b" ok\r\n<tag> OK\r\n"
-    problem = await failure(three(faults={"SELECT": response}))
+    problem = await catch_remote_failure(make_three_message_server(faults={"SELECT": response}))
     assert (problem.stage, problem.message) == (
         ConnectorStage.FETCH,
         "the server names no UIDVALIDITY",
@@ -159,12 +163,12 @@ async def test_missing_or_invalid_uidvalidity_fails(validity: bytes) -> None:
 
 
 async def test_new_uidvalidity_is_returned_when_opened_again() -> None:
-    remote = three()
-    async with signed_in(remote) as session:
+    remote = make_three_message_server()
+    async with open_signed_in_session(remote) as session:
         assert (
             await session.run(lambda: session.remote.open_mailbox(INBOX, writable=False))
         ).uid_validity == 7
-        remote.validity = 8
+        remote.uid_validity = 8
         assert (
             await session.run(lambda: session.remote.open_mailbox(INBOX, writable=False))
         ).uid_validity == 8
@@ -172,13 +176,13 @@ async def test_new_uidvalidity_is_returned_when_opened_again() -> None:
 
 async def test_new_uidvalidity_of_open_mailbox_fails() -> None:
     response = b"* OK [UIDVALIDITY 8] surprise\r\n<usual>"
-    problem = await failure(three(faults={"UID FETCH": response}))
+    problem = await catch_remote_failure(make_three_message_server(faults={"UID FETCH": response}))
     assert (problem.stage, "anew" in problem.message) == (ConnectorStage.FETCH, True)
 
 
 async def test_read_only_mailbox_fails() -> None:
     response = b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n<tag> OK [READ-ONLY] hands off\r\n"
-    problem = await failure(three(faults={"SELECT": response}))
+    problem = await catch_remote_failure(make_three_message_server(faults={"SELECT": response}))
     assert (problem.stage, "only be read" in problem.message) == (ConnectorStage.FETCH, True)
 
 
@@ -195,8 +199,10 @@ async def test_read_only_mailbox_fails() -> None:
     ],
 )
 async def test_search_response_returns_sorted_uids(response: bytes, message_ids: list[str]) -> None:
-    async with signed_in(three(faults={"UID SEARCH": response + b"<tag> OK\r\n"})) as session:
-        assert await session.run((await opened(session)).list_message_ids) == message_ids
+    async with open_signed_in_session(
+        make_three_message_server(faults={"UID SEARCH": response + b"<tag> OK\r\n"})
+    ) as session:
+        assert await session.run((await open_inbox(session)).list_message_ids) == message_ids
 
 
 @pytest.mark.parametrize(
@@ -205,9 +211,11 @@ async def test_search_response_returns_sorted_uids(response: bytes, message_ids:
 )
 async def test_invalid_search_response_fails(response: bytes) -> None:
     async def list_ids(session: ThreadedSession) -> None:
-        await session.run((await opened(session)).list_message_ids)
+        await session.run((await open_inbox(session)).list_message_ids)
 
-    problem = await failure(three(faults={"UID SEARCH": response + b"<tag> OK\r\n"}), list_ids)
+    problem = await catch_remote_failure(
+        make_three_message_server(faults={"UID SEARCH": response + b"<tag> OK\r\n"}), list_ids
+    )
     assert problem.stage is ConnectorStage.FETCH
 
 
@@ -215,8 +223,10 @@ async def test_search_returns_three_hundred_thousand_uids() -> None:
     search_response = (
         b"* SEARCH" + b"".join(b" %d" % uid for uid in range(1, 300_001)) + b"\r\n<tag> OK\r\n"
     )
-    async with signed_in(three(faults={"UID SEARCH": search_response})) as session:
-        assert len(await session.run((await opened(session)).list_message_ids)) == 300_000
+    async with open_signed_in_session(
+        make_three_message_server(faults={"UID SEARCH": search_response})
+    ) as session:
+        assert len(await session.run((await open_inbox(session)).list_message_ids)) == 300_000
 
 
 @pytest.mark.parametrize(
@@ -241,8 +251,10 @@ async def test_fetch_response_returns_flags_size_and_date(
     fetch_items: bytes, flags: set[str], size: int, received_at: datetime | None
 ) -> None:
     response = b"* 1 FETCH (" + fetch_items + b")\r\n<tag> OK\r\n"
-    async with signed_in(three(faults={"UID FETCH": response})) as session:
-        (message,) = await session.run((await opened(session)).fetch_metadata, ["3"])
+    async with open_signed_in_session(
+        make_three_message_server(faults={"UID FETCH": response})
+    ) as session:
+        (message,) = await session.run((await open_inbox(session)).fetch_metadata, ["3"])
         assert message == RemoteMessage("3", size, frozenset(flags), received_at)
 
 
@@ -252,9 +264,9 @@ async def test_unsolicited_responses_are_ignored() -> None:
         b"* VANISHED 1:2\r\n* 17 EXISTS\r\n* OK [ALERT] hear me\r\n<usual>"
         b"* 3 FETCH (FLAGS (\\Flagged))\r\n"
     )
-    remote = three()
-    async with signed_in(remote) as session:
-        mailbox = await opened(session)
+    remote = make_three_message_server()
+    async with open_signed_in_session(remote) as session:
+        mailbox = await open_inbox(session)
         remote.faults["UID FETCH"] = response.replace(b"<usual>", b"") + (
             b"* 1 FETCH (UID 3 FLAGS (\\Seen))\r\n* 1 FETCH (UID 3 RFC822.SIZE 4)\r\n"
             b"* 4 FETCH (FLAGS ())\r\n<tag> OK\r\n"
@@ -263,7 +275,7 @@ async def test_unsolicited_responses_are_ignored() -> None:
         assert await session.run(mailbox.fetch_metadata, ["3", "5"]) == [expected]
         assert await session.run(mailbox.fetch_flags, ["3", "5"]) == {"3": frozenset({"\\Seen"})}
         remote.faults["UID FETCH"] = response
-        assert set(await got(session, 3, 5, 8)) == {"3", "5", "8"}
+        assert set(await fetch_inbox_messages(session, 3, 5, 8)) == {"3", "5", "8"}
 
 
 @pytest.mark.parametrize(
@@ -272,8 +284,10 @@ async def test_unsolicited_responses_are_ignored() -> None:
      bytes(range(256))],
 )  # fmt: skip
 async def test_any_message_bytes_are_fetched(raw: bytes) -> None:
-    async with signed_in(ImapRemote({3: Message(raw), 5: Message()})) as session:
-        assert await got(session, 3, 5) == {"3": raw, "5": MESSAGE}
+    async with open_signed_in_session(
+        FakeImapServer({3: FakeRemoteMessage(raw), 5: FakeRemoteMessage()})
+    ) as session:
+        assert await fetch_inbox_messages(session, 3, 5) == {"3": raw, "5": MESSAGE}
 
 
 @pytest.mark.parametrize(
@@ -286,8 +300,10 @@ async def test_response_without_body_is_skipped(fetch_items: bytes) -> None:
         + fetch_items
         + b")\r\n* 2 FETCH (UID 5 BODY[] {1}\r\na)\r\n<tag> OK\r\n"
     )
-    async with signed_in(three(faults={"UID FETCH": response})) as session:
-        assert await got(session, 3, 5) == {"5": b"a"}
+    async with open_signed_in_session(
+        make_three_message_server(faults={"UID FETCH": response})
+    ) as session:
+        assert await fetch_inbox_messages(session, 3, 5) == {"5": b"a"}
 
 
 async def test_repeated_and_unrequested_messages_are_ignored() -> None:
@@ -297,105 +313,131 @@ async def test_repeated_and_unrequested_messages_are_ignored() -> None:
             [(5, b"a"), (3, b"b"), (5, b"c"), (9, b"d"), (0, b"e")]
         )
     )
-    async with signed_in(three(faults={"UID FETCH": response + b"<tag> OK\r\n"})) as session:
-        assert await got(session, 3, 5) == {"5": b"a", "3": b"b"}
+    async with open_signed_in_session(
+        make_three_message_server(faults={"UID FETCH": response + b"<tag> OK\r\n"})
+    ) as session:
+        assert await fetch_inbox_messages(session, 3, 5) == {"5": b"a", "3": b"b"}
 
 
 @pytest.mark.parametrize("size", [b"1", b"99999"])
 async def test_wrong_size_does_not_change_the_message(size: bytes) -> None:
     raw = b"x" * 50_000
-    async with signed_in(
-        ImapRemote({uid: Message(raw, size=size) for uid in range(1, 9)})
+    async with open_signed_in_session(
+        FakeImapServer({uid: FakeRemoteMessage(raw, size=size) for uid in range(1, 9)})
     ) as session:
-        mailbox = await opened(session)
+        mailbox = await open_inbox(session)
         metadata = await session.run(mailbox.fetch_metadata, [str(uid) for uid in range(1, 9)])
         assert {message.size for message in metadata} == {int(size)}
-        assert await got(session, *range(1, 9)) == {str(uid): raw for uid in range(1, 9)}
+        assert await fetch_inbox_messages(session, *range(1, 9)) == {
+            str(uid): raw for uid in range(1, 9)
+        }
 
 
 async def test_too_large_message_is_skipped() -> None:
-    remote = ImapRemote({3: Message(b"x" * (LARGEST + 1)), 5: Message(b"x" * LARGEST)})
-    async with signed_in(remote) as session:
-        assert await got(session, 3, 5) == {"5": b"x" * LARGEST}
+    remote = FakeImapServer(
+        {
+            3: FakeRemoteMessage(b"x" * (MAX_MESSAGE_SIZE + 1)),
+            5: FakeRemoteMessage(b"x" * MAX_MESSAGE_SIZE),
+        }
+    )
+    async with open_signed_in_session(remote) as session:
+        assert await fetch_inbox_messages(session, 3, 5) == {"5": b"x" * MAX_MESSAGE_SIZE}
 
 
-@pytest.mark.parametrize("size", [2 * LARGEST + 1, 1 << 32, 10**30])
+@pytest.mark.parametrize("size", [2 * MAX_MESSAGE_SIZE + 1, 1 << 32, 10**30])
 async def test_impossible_literal_size_fails(size: int) -> None:
-    fault = Fault(b"* 1 FETCH (UID 3 BODY[] {%d}\r\nFrom:" % size)
-    problem = await failure(three(faults={"UID FETCH": fault}), lambda session: got(session, 3))
+    fault = RemoteFault(b"* 1 FETCH (UID 3 BODY[] {%d}\r\nFrom:" % size)
+    problem = await catch_remote_failure(
+        make_three_message_server(faults={"UID FETCH": fault}),
+        lambda session: fetch_inbox_messages(session, 3),
+    )
     assert (problem.stage, f"{size} bytes" in problem.message) == (ConnectorStage.FETCH, True)
 
 
 @pytest.mark.parametrize("literal", [b"{100}", b"{5}", b"{0}", b"{-1}", b"{x}", b"{}"])
 async def test_wrong_literal_size_fails(literal: bytes) -> None:
-    fault = Fault(b"* 1 FETCH (UID 3 BODY[] " + literal + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n")
-    remote = three(faults={"UID FETCH": fault})
-    problem = await failure(remote, lambda session: got(session, 3), timeout=SHORT)
+    fault = RemoteFault(
+        b"* 1 FETCH (UID 3 BODY[] " + literal + b"\r\n" + MESSAGE + b")\r\n<tag> OK\r\n"
+    )
+    remote = make_three_message_server(faults={"UID FETCH": fault})
+    problem = await catch_remote_failure(
+        remote, lambda session: fetch_inbox_messages(session, 3), timeout=SHORT_SILENCE_TIMEOUT
+    )
     assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_messages_before_a_disconnect_are_returned() -> None:
-    fault = Fault(b"* 1 FETCH (UID 3 BODY[] {1}\r\na)\r\n* 2 FETCH (UID 5 BODY[] {9}\r\nab", GONE)
+    fault = RemoteFault(
+        b"* 1 FETCH (UID 3 BODY[] {1}\r\na)\r\n* 2 FETCH (UID 5 BODY[] {9}\r\nab", HANGS_UP
+    )
     fetched: list[tuple[str, bytes]] = []
 
     async def fetch(session: ThreadedSession) -> None:
-        await opened(session)
-        async for batch in session.stream_messages([head(3), head(5)]):
+        await open_inbox(session)
+        async for batch in session.stream_messages(
+            [make_remote_message(3), make_remote_message(5)]
+        ):
             fetched.extend((message.message_id, raw) for message, raw in batch)
 
-    problem = await failure(three(faults={"UID FETCH": fault}), fetch)
+    problem = await catch_remote_failure(
+        make_three_message_server(faults={"UID FETCH": fault}), fetch
+    )
     assert problem.message == "the server has ended the connection"
     assert fetched == [("3", b"a")]
 
 
 async def test_unreadable_message_does_not_prevent_other_fetches() -> None:
-    remote = three()
+    remote = make_three_message_server()
 
     def fetch(rest: bytes, words: list[bytes]) -> bytes:
         if words[2] in (b"3", b"8"):
-            return ImapRemote.do_uid_fetch(remote, rest, words)
+            return FakeImapServer.do_uid_fetch(remote, rest, words)
         return b"<tag> NO it is broken\r\n"
 
     remote.do_uid_fetch = fetch  # type: ignore[method-assign]
-    async with signed_in(remote) as session:
-        assert set(await got(session, 3, 5, 8)) == {"3", "8"}
+    async with open_signed_in_session(remote) as session:
+        assert set(await fetch_inbox_messages(session, 3, 5, 8)) == {"3", "8"}
 
 
 async def test_server_that_refuses_all_messages_fails() -> None:
-    remote = ImapRemote({uid: Message() for uid in range(1, 50)})
+    remote = FakeImapServer({uid: FakeRemoteMessage() for uid in range(1, 50)})
     remote.faults["UID FETCH"] = b"<tag> NO I am tired\r\n"
-    problem = await failure(remote, lambda session: got(session, *range(1, 50)))
+    problem = await catch_remote_failure(
+        remote, lambda session: fetch_inbox_messages(session, *range(1, 50))
+    )
     assert (problem.stage, "none of these" in problem.message) == (ConnectorStage.FETCH, True)
-    assert sum(b"UID FETCH" in line for line in remote.heard) < 20
+    assert sum(b"UID FETCH" in line for line in remote.received_lines) < 20
 
 
 async def test_uidplus_deletes_only_requested_messages() -> None:
-    remote = three()
+    remote = make_three_message_server()
     remote.messages[8].flags = b"\\Deleted"
-    async with signed_in(remote) as session:
-        mailbox = await opened(session, write=True)
+    async with open_signed_in_session(remote) as session:
+        mailbox = await open_inbox(session, writable=True)
         await session.run(mailbox.delete_messages, ["3", "5"])
     assert set(remote.messages) == {8}
-    assert not any(line.endswith(b" EXPUNGE\r\n") for line in remote.heard)
+    assert not any(line.endswith(b" EXPUNGE\r\n") for line in remote.received_lines)
 
 
 @pytest.mark.parametrize(("foreign_flags", "remaining"), [(b"", {8}), (b"\\Deleted", {3, 5, 8})])
 async def test_without_uidplus_nothing_is_deleted_if_other_messages_are_flagged(
     foreign_flags: bytes, remaining: set[int]
 ) -> None:
-    remote = three(capabilities=b"IMAP4rev1")
+    remote = make_three_message_server(capabilities=b"IMAP4rev1")
     remote.messages[8].flags = foreign_flags
-    async with signed_in(remote) as session:
-        mailbox = await opened(session, write=True)
+    async with open_signed_in_session(remote) as session:
+        mailbox = await open_inbox(session, writable=True)
         await session.run(mailbox.delete_messages, ["3", "5"])
     assert set(remote.messages) == remaining
-    assert b"\\Deleted" in remote.messages.get(3, Message(flags=b"\\Deleted")).flags
+    assert b"\\Deleted" in remote.messages.get(3, FakeRemoteMessage(flags=b"\\Deleted")).flags
 
 
 async def test_without_uidplus_nothing_is_deleted_if_none_is_flagged() -> None:
-    remote = three(capabilities=b"IMAP4rev1", faults={"UID SEARCH": b"* SEARCH\r\n<tag> OK\r\n"})
-    async with signed_in(remote) as session:
-        mailbox = await opened(session, write=True)
+    remote = make_three_message_server(
+        capabilities=b"IMAP4rev1", faults={"UID SEARCH": b"* SEARCH\r\n<tag> OK\r\n"}
+    )
+    async with open_signed_in_session(remote) as session:
+        mailbox = await open_inbox(session, writable=True)
         await session.run(mailbox.delete_messages, ["3"])
     assert set(remote.messages) == {3, 5, 8}
 
@@ -418,21 +460,25 @@ async def test_idle_returns_whether_the_mailbox_changed(
     response: bytes, is_change: bool, security: ConnectorSecurity
 ) -> None:
     rest = b"STS\r\n" if response.endswith(b"EXI") else b""
-    remote = three(faults={"IDLE": response, "DONE": rest + b"<tag> OK idled\r\n"})
-    async with signed_in(remote, security=security) as session:
-        mailbox = await opened(session)
+    remote = make_three_message_server(
+        faults={"IDLE": response, "DONE": rest + b"<tag> OK idled\r\n"}
+    )
+    async with open_signed_in_session(remote, security=security) as session:
+        mailbox = await open_inbox(session)
         assert await session.run(mailbox.wait_for_changes, 0.2) is (is_change or bool(rest))
         assert await session.run(mailbox.list_message_ids) == ["3", "5", "8"]
 
 
 async def test_idle_lasts_longer_than_the_read_timeout() -> None:
-    async with signed_in(three(), timeout=0.2) as session:
+    async with open_signed_in_session(make_three_message_server(), timeout=0.2) as session:
         began = time.monotonic()
-        assert not await session.run((await opened(session)).wait_for_changes, 0.6)
+        assert not await session.run((await open_inbox(session)).wait_for_changes, 0.6)
         assert time.monotonic() - began > 0.5
 
 
 async def test_idle_without_capability_fails() -> None:
-    async with signed_in(three(capabilities=b"IMAP4rev1")) as session:
+    async with open_signed_in_session(
+        make_three_message_server(capabilities=b"IMAP4rev1")
+    ) as session:
         with pytest.raises(RemoteFailure, match="no IDLE"):
-            await session.run((await opened(session)).wait_for_changes, 1)
+            await session.run((await open_inbox(session)).wait_for_changes, 1)

@@ -15,53 +15,53 @@ from mail.connectors.session_thread import ThreadedSession
 from mail.connectors.socket_stream import RemoteConnection
 from models.connectors import ConnectorSecurity
 from tests.support.mail_servers.imap_and_pop3_servers import (
-    GONE,
-    HANG_UP,
+    HANG_UP_FAULT,
+    HANGS_UP,
     INBOX,
-    LARGEST,
-    PATIENCE,
-    SECRET,
-    SHORT,
-    SILENCE,
-    Fault,
-    ImapRemote,
-    Message,
-    account,
-    failure,
-    got,
-    head,
-    open_at,
-    opened,
-    signed_in,
-    three,
+    MAX_MESSAGE_SIZE,
+    REMOTE_PASSWORD,
+    SHORT_SILENCE_TIMEOUT,
+    SILENCE_TIMEOUT,
+    SILENT_FAULT,
+    FakeImapServer,
+    FakeRemoteMessage,
+    RemoteFault,
+    catch_remote_failure,
+    fetch_inbox_messages,
+    make_remote_message,
+    make_three_message_server,
+    open_inbox,
+    open_signed_in_session,
+    remote_server_settings,
+    run_remote_server,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import trust
+from tests.support.mail_servers.smtp_and_dns_servers import trusting_tls_context
 
 
 async def test_messages_have_flags_and_dates() -> None:
-    remote = three()
+    remote = make_three_message_server()
     remote.messages[5].flags = b"\\Seen $Forwarded"
-    async with signed_in(remote) as session:
-        mailbox = await opened(session)
+    async with open_signed_in_session(remote) as session:
+        mailbox = await open_inbox(session)
         assert await session.run(mailbox.list_message_ids) == ["3", "5", "8"]
         metadata = await session.run(mailbox.fetch_metadata, ["3", "5", "7"])
         assert [message.message_id for message in metadata] == ["3", "5"]
         assert metadata[1].flags == {"\\Seen", "$Forwarded"}
         assert metadata[1].received_at == datetime(2026, 7, 17, 0, 44, 25, tzinfo=UTC)
         assert metadata[0].size == len(remote.messages[3].raw)
-        assert await got(session, 3, 5, 8) == {
+        assert await fetch_inbox_messages(session, 3, 5, 8) == {
             str(uid): message.raw for uid, message in remote.messages.items()
         }
-    assert remote.heard[-1].endswith(b"LOGOUT\r\n")
+    assert remote.received_lines[-1].endswith(b"LOGOUT\r\n")
 
 
 async def test_many_messages_are_fetched_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imap_client, "MAX_FETCHED_MESSAGES", 2)
     monkeypatch.setattr(imap_client, "METADATA_BATCH_SIZE", 2)
-    remote = three()
-    async with signed_in(remote) as session:
-        assert len(await got(session, 3, 5, 8)) == 3
-        mailbox = await opened(session)
+    remote = make_three_message_server()
+    async with open_signed_in_session(remote) as session:
+        assert len(await fetch_inbox_messages(session, 3, 5, 8)) == 3
+        mailbox = await open_inbox(session)
         assert len(await session.run(mailbox.fetch_metadata, ["3", "5", "8"])) == 3
         assert await session.run(mailbox.fetch_flags, ["3", "5", "8"]) == dict.fromkeys(
             ("3", "5", "8"), frozenset[str]()
@@ -70,9 +70,9 @@ async def test_many_messages_are_fetched_in_batches(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("security", [ConnectorSecurity.TLS, ConnectorSecurity.STARTTLS])
 async def test_messages_are_fetched_over_tls(security: ConnectorSecurity) -> None:
-    remote = three(capabilities=b"IMAP4rev1 STARTTLS")
-    async with signed_in(remote, security=security) as session:
-        assert len(await got(session, 3, 5, 8)) == 3
+    remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
+    async with open_signed_in_session(remote, security=security) as session:
+        assert len(await fetch_inbox_messages(session, 3, 5, 8)) == 3
 
 
 @pytest.mark.parametrize(
@@ -86,43 +86,45 @@ async def test_messages_are_fetched_over_tls(security: ConnectorSecurity) -> Non
     ],
 )
 async def test_sign_in_with_each_mechanism(mechanism: str, sent: bytes) -> None:
-    remote = three()
-    async with signed_in(remote, mechanism=mechanism) as session:
+    remote = make_three_message_server()
+    async with open_signed_in_session(remote, mechanism=mechanism) as session:
         assert session.remote.capabilities
-    assert any(sent in line for line in remote.heard), remote.heard
+    assert any(sent in line for line in remote.received_lines), remote.received_lines
 
 
 @pytest.mark.parametrize("secret", ["pässwort", "two\r\na1 LOGOUT"])
 async def test_password_with_special_characters_is_sent_as_literal(secret: str) -> None:
-    remote = three()
-    async with signed_in(remote, secret=secret):
+    remote = make_three_message_server()
+    async with open_signed_in_session(remote, secret=secret):
         pass
-    (login,) = [line for line in remote.heard if b"LOGIN" in line]
+    (login,) = [line for line in remote.received_lines if b"LOGIN" in line]
     raw = secret.encode()
     assert login.endswith(b'"anna" {%d}\r\n%s\r\n' % (len(raw), raw))
 
 
 async def test_capabilities_after_login_replace_earlier_ones() -> None:
     response = b"<tag> OK [CAPABILITY IMAP4rev1 IDLE] in\r\n"
-    async with signed_in(three(faults={"LOGIN": response})) as session:
+    async with open_signed_in_session(
+        make_three_message_server(faults={"LOGIN": response})
+    ) as session:
         assert session.remote.capabilities == {"IMAP4REV1", "IDLE"}
 
 
 async def test_refused_extension_is_not_used() -> None:
     faults = {"ENABLE": b"<tag> BAD never heard of\r\n"}
-    async with signed_in(three(faults=faults)) as session:
-        assert len(await got(session, 3)) == 1
+    async with open_signed_in_session(make_three_message_server(faults=faults)) as session:
+        assert len(await fetch_inbox_messages(session, 3)) == 1
 
 
 async def test_all_flags_are_fetched_if_changedsince_is_refused() -> None:
-    remote = three(faults={"UID FETCH": b"<tag> BAD what is CHANGEDSINCE\r\n"})
-    async with signed_in(remote) as session:
-        mailbox = await opened(session)
+    remote = make_three_message_server(faults={"UID FETCH": b"<tag> BAD what is CHANGEDSINCE\r\n"})
+    async with open_signed_in_session(remote) as session:
+        mailbox = await open_inbox(session)
         with pytest.raises(RemoteFailure):
             await session.run(mailbox.fetch_changed_flags, 5)
         del remote.faults["UID FETCH"]
         assert set(await session.run(mailbox.fetch_changed_flags, 5)) == {"3", "5", "8"}
-    assert sum(b"CHANGEDSINCE" in line for line in remote.heard) == 2
+    assert sum(b"CHANGEDSINCE" in line for line in remote.received_lines) == 2
 
 
 STAGES = {
@@ -141,17 +143,17 @@ STAGES = {
     "UID EXPUNGE": ConnectorStage.DELETE,
 }
 FAULTS = {
-    "silence": SILENCE,
-    "hangs up": HANG_UP,
-    "bye": Fault(b"* BYE be\xff gone\r\n", GONE),
-    "bye, and stays": Fault(b"* BYE gone\r\n"),
-    "half a line": Fault(b"* OK ha", GONE),
-    "garbage": Fault(b"\x16\x03\x01garbage\r\n", GONE),
-    "garbage in parentheses": Fault(b"* 1 FETCH (((\r\n* LIST (((\r\n* LSUB )\r\n", GONE),
-    "another's tag": Fault(b"XYZ OK\r\n", GONE),
-    "a literal in parts": Fault(b"* 1 FETCH (UID 3 BODY[] {100}\r\nFrom:", GONE),
-    "4 GB": Fault(b"* 1 FETCH (UID 3 BODY[] {4294967296}\r\nFrom:", GONE),
-    "no number": Fault(b"* 1 FETCH (UID 3 BODY[] {" + b"9" * 5000 + b"}\r\n", GONE),
+    "silence": SILENT_FAULT,
+    "hangs up": HANG_UP_FAULT,
+    "bye": RemoteFault(b"* BYE be\xff gone\r\n", HANGS_UP),
+    "bye, and stays": RemoteFault(b"* BYE gone\r\n"),
+    "half a line": RemoteFault(b"* OK ha", HANGS_UP),
+    "garbage": RemoteFault(b"\x16\x03\x01garbage\r\n", HANGS_UP),
+    "garbage in parentheses": RemoteFault(b"* 1 FETCH (((\r\n* LIST (((\r\n* LSUB )\r\n", HANGS_UP),
+    "another's tag": RemoteFault(b"XYZ OK\r\n", HANGS_UP),
+    "a literal in parts": RemoteFault(b"* 1 FETCH (UID 3 BODY[] {100}\r\nFrom:", HANGS_UP),
+    "4 GB": RemoteFault(b"* 1 FETCH (UID 3 BODY[] {4294967296}\r\nFrom:", HANGS_UP),
+    "no number": RemoteFault(b"* 1 FETCH (UID 3 BODY[] {" + b"9" * 5000 + b"}\r\n", HANGS_UP),
 }
 
 
@@ -159,11 +161,12 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None:
     began = time.monotonic()
-    problem = await failure(
-        three(faults={step: FAULTS[fault]}), timeout=SHORT if fault == "silence" else PATIENCE
+    problem = await catch_remote_failure(
+        make_three_message_server(faults={step: FAULTS[fault]}),
+        timeout=SHORT_SILENCE_TIMEOUT if fault == "silence" else SILENCE_TIMEOUT,
     )
     assert problem.stage is STAGES[step]
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < SILENCE_TIMEOUT
     if fault == "silence":
         assert problem.message == "no answer within 0.5 seconds"
     if fault == "bye":
@@ -175,41 +178,43 @@ async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None
     "step", ["SELECT", "LIST", "LSUB", "UID SEARCH", "UID STORE", "UID EXPUNGE", "IDLE"]
 )
 async def test_refusal_at_each_step_returns_the_server_text(step: str) -> None:
-    problem = await failure(three(faults={step: b"<tag> NO not today\r\n"}))
+    problem = await catch_remote_failure(
+        make_three_message_server(faults={step: b"<tag> NO not today\r\n"})
+    )
     assert (problem.stage, problem.message) == (STAGES[step], "not today")
 
 
 async def test_closed_port_fails_in_connect_stage() -> None:
-    remote = three()
-    async with open_at(remote):
+    remote = make_three_message_server()
+    async with run_remote_server(remote):
         pass
-    connection = RemoteConnection(account(remote), ["127.0.0.1"])
+    connection = RemoteConnection(remote_server_settings(remote), ["127.0.0.1"])
     with pytest.raises(RemoteFailure, match="nobody listens there") as problem:
-        await asyncio.to_thread(ImapSession(connection, LARGEST).connect_and_sign_in)
+        await asyncio.to_thread(ImapSession(connection, MAX_MESSAGE_SIZE).connect_and_sign_in)
     assert problem.value.stage is ConnectorStage.CONNECT
 
 
 async def test_missing_starttls_fails_before_login() -> None:
-    remote = three()
-    problem = await failure(remote, security=ConnectorSecurity.STARTTLS)
+    remote = make_three_message_server()
+    problem = await catch_remote_failure(remote, security=ConnectorSecurity.STARTTLS)
     assert (problem.stage, problem.message) == (ConnectorStage.TLS, "the server offers no STARTTLS")
-    assert not any(b"LOGIN" in line for line in remote.heard)
+    assert not any(b"LOGIN" in line for line in remote.received_lines)
 
 
 async def test_refused_starttls_fails_before_login() -> None:
-    remote = three(capabilities=b"IMAP4rev1 STARTTLS")
+    remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
     remote.faults["STARTTLS"] = b"<tag> NO not now\r\n"
-    problem = await failure(remote, security=ConnectorSecurity.STARTTLS)
+    problem = await catch_remote_failure(remote, security=ConnectorSecurity.STARTTLS)
     assert (problem.stage, problem.message) == (ConnectorStage.TLS, "not now")
-    assert not any(b"LOGIN" in line for line in remote.heard)
+    assert not any(b"LOGIN" in line for line in remote.received_lines)
 
 
 @pytest.mark.parametrize("early_response", [b"", b"* CAPABILITY IMAP4rev1 LOGINDISABLED EVIL\r\n"])
 async def test_responses_before_tls_are_discarded(early_response: bytes) -> None:
-    remote = three(capabilities=b"IMAP4rev1 STARTTLS")
+    remote = make_three_message_server(capabilities=b"IMAP4rev1 STARTTLS")
     injected = b"* CAPABILITY IMAP4rev1 EVIL\r\n* LIST () NIL evil\r\n"
     remote.faults["STARTTLS"] = early_response + b"<tag> OK go on\r\n" + injected
-    async with signed_in(remote, security=ConnectorSecurity.STARTTLS) as session:
+    async with open_signed_in_session(remote, security=ConnectorSecurity.STARTTLS) as session:
         assert session.remote.capabilities == {"IMAP4REV1", "STARTTLS"}
         assert [
             mailbox.raw_name for mailbox in await session.run(session.remote.list_mailboxes)
@@ -218,29 +223,35 @@ async def test_responses_before_tls_are_discarded(early_response: bytes) -> None
 
 @pytest.mark.parametrize("security", list(ConnectorSecurity))
 async def test_preauth_greeting_fails(security: ConnectorSecurity) -> None:
-    remote = three(faults={"GREETING": b"* PREAUTH come in\r\n"})
-    problem = await failure(remote, security=security)
+    remote = make_three_message_server(faults={"GREETING": b"* PREAUTH come in\r\n"})
+    problem = await catch_remote_failure(remote, security=security)
     assert (problem.stage, "anybody" in problem.message) == (ConnectorStage.GREETING, True)
 
 
 async def test_certificate_for_another_host_fails() -> None:
-    problem = await failure(three(), security=ConnectorSecurity.TLS, host="mx2.example.net")
+    problem = await catch_remote_failure(
+        make_three_message_server(), security=ConnectorSecurity.TLS, host="mx2.example.net"
+    )
     assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: Hostname mismatch" in problem.message
 
 
 async def test_self_signed_certificate_fails() -> None:
-    problem = await failure(three(), security=ConnectorSecurity.TLS, ours=False)
+    problem = await catch_remote_failure(
+        make_three_message_server(), security=ConnectorSecurity.TLS, trusts_certificate=False
+    )
     assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: self-signed certificate" in problem.message
 
 
 async def test_server_without_tls_fails_in_tls_stage() -> None:
-    remote = three()
-    async with open_at(remote):
+    remote = make_three_message_server()
+    async with run_remote_server(remote):
         session = ImapSession(
-            RemoteConnection(account(remote, security=ConnectorSecurity.TLS), ["127.0.0.1"]),
-            LARGEST,
+            RemoteConnection(
+                remote_server_settings(remote, security=ConnectorSecurity.TLS), ["127.0.0.1"]
+            ),
+            MAX_MESSAGE_SIZE,
         )
         with pytest.raises(RemoteFailure) as problem:
             await asyncio.to_thread(session.connect_and_sign_in)
@@ -253,17 +264,19 @@ async def test_server_without_tls_fails_in_tls_stage() -> None:
 @pytest.mark.parametrize(
     "response",
     [
-        SECRET.encode(),
+        REMOTE_PASSWORD.encode(),
         b'wrong: LOGIN "anna" "sesame \\"\\\\ opens"',
         b'wrong: SESAME  "\\\t opens',
         b"you said c2VzYW1lICJcIG9wZW5z",
-        b"x" * 290 + b" " + SECRET.encode(),
+        b"x" * 290 + b" " + REMOTE_PASSWORD.encode(),
     ],
 )
 async def test_login_refusal_hides_the_password(mechanism: str, response: bytes) -> None:
     command = "LOGIN" if mechanism == "LOGIN" else "AUTHENTICATE"
-    remote = three(faults={command: b"<tag> NO [AUTHENTICATIONFAILED] " + response + b"\r\n"})
-    problem = await failure(remote, mechanism=mechanism)
+    remote = make_three_message_server(
+        faults={command: b"<tag> NO [AUTHENTICATIONFAILED] " + response + b"\r\n"}
+    )
+    problem = await catch_remote_failure(remote, mechanism=mechanism)
     assert problem.stage is ConnectorStage.LOGIN
     assert problem.is_permanent
     message_text = problem.message.lower()
@@ -274,32 +287,36 @@ async def test_login_refusal_hides_the_password(mechanism: str, response: bytes)
 
 async def test_refusal_hides_the_sasl_response() -> None:
     response = b"<tag> NO you said AGFubmEAc2VzYW1lICJcIG9wZW5z\r\n"
-    problem = await failure(three(faults={"AUTHENTICATE": response}), mechanism="PLAIN")
+    problem = await catch_remote_failure(
+        make_three_message_server(faults={"AUTHENTICATE": response}), mechanism="PLAIN"
+    )
     assert problem.message == "you said …"
 
 
 async def test_later_refusal_hides_the_password() -> None:
-    remote = three(faults={"SELECT": b"<tag> NO not with " + SECRET.encode() + b"\r\n"})
-    assert (await failure(remote)).message == "not with …"
+    remote = make_three_message_server(
+        faults={"SELECT": b"<tag> NO not with " + REMOTE_PASSWORD.encode() + b"\r\n"}
+    )
+    assert (await catch_remote_failure(remote)).message == "not with …"
 
 
 async def test_unavailable_login_is_not_permanent() -> None:
-    remote = three(faults={"LOGIN": b"<tag> NO [UNAVAILABLE] later\r\n"})
-    problem = await failure(remote)
+    remote = make_three_message_server(faults={"LOGIN": b"<tag> NO [UNAVAILABLE] later\r\n"})
+    problem = await catch_remote_failure(remote)
     assert problem.stage is ConnectorStage.LOGIN
     assert not problem.is_permanent
 
 
 async def test_logindisabled_fails_without_sending_the_password() -> None:
-    remote = three(capabilities=b"IMAP4rev1 LOGINDISABLED")
-    problem = await failure(remote)
+    remote = make_three_message_server(capabilities=b"IMAP4rev1 LOGINDISABLED")
+    problem = await catch_remote_failure(remote)
     assert (problem.stage, "no password" in problem.message) == (ConnectorStage.LOGIN, True)
-    assert not any(b"LOGIN" in line for line in remote.heard)
+    assert not any(b"LOGIN" in line for line in remote.received_lines)
 
 
 async def test_endless_challenges_fail() -> None:
-    remote = three(faults={"AUTHENTICATE": Fault(b"+ more\r\n" * 100)})
-    problem = await failure(remote, mechanism="XOAUTH2")
+    remote = make_three_message_server(faults={"AUTHENTICATE": RemoteFault(b"+ more\r\n" * 100)})
+    problem = await catch_remote_failure(remote, mechanism="XOAUTH2")
     assert (problem.stage, "without an end" in problem.message) == (ConnectorStage.LOGIN, True)
 
 
@@ -333,18 +350,20 @@ async def test_endless_response_fails_with_bounded_memory(
         if response_kind.startswith("a line")
         else b""
     )
-    remote = three(faults={step: Fault(prefix + ENDLESS_RESPONSES[response_kind], ever=True)})
+    remote = make_three_message_server(
+        faults={step: RemoteFault(prefix + ENDLESS_RESPONSES[response_kind], repeats_forever=True)}
+    )
 
     async def use_all_commands(session: ThreadedSession) -> None:
         await session.run(session.remote.list_mailboxes)
-        mailbox = await opened(session)
+        mailbox = await open_inbox(session)
         await session.run(mailbox.list_message_ids)
-        await got(session, 3, 5)
+        await fetch_inbox_messages(session, 3, 5)
         await session.run(mailbox.wait_for_changes, 60)
 
     tracemalloc.start()
     try:
-        await failure(remote, use_all_commands)
+        await catch_remote_failure(remote, use_all_commands)
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
         tracemalloc.stop()
@@ -363,13 +382,15 @@ ABORT_COMMANDS = {
 async def test_session_is_aborted_from_another_thread(
     step: str, security: ConnectorSecurity
 ) -> None:
-    remote = three(faults={step: SILENCE} if step in ABORT_COMMANDS else {})
-    async with open_at(remote, tls=security is ConnectorSecurity.TLS and step != "TLS"):
+    remote = make_three_message_server(
+        faults={step: SILENT_FAULT} if step in ABORT_COMMANDS else {}
+    )
+    async with run_remote_server(remote, tls=security is ConnectorSecurity.TLS and step != "TLS"):
         if step == "TLS":
-            remote.faults["GREETING"] = SILENCE  # the TLS handshake gets no answer
-        settings = account(remote, security=security, timeout=600)
-        connection = RemoteConnection(settings, ["127.0.0.1"], trust())
-        session = ImapSession(connection, LARGEST)
+            remote.faults["GREETING"] = SILENT_FAULT  # the TLS handshake gets no answer
+        settings = remote_server_settings(remote, security=security, timeout=600)
+        connection = RemoteConnection(settings, ["127.0.0.1"], trusting_tls_context())
+        session = ImapSession(connection, MAX_MESSAGE_SIZE)
         fetched = threading.Event()
 
         def run_session() -> None:
@@ -377,7 +398,7 @@ async def test_session_is_aborted_from_another_thread(
                 session.connect_and_sign_in()
                 session.open_mailbox(INBOX, writable=False)
                 session.list_message_ids()
-                list(session.fetch_messages([head(3)]))
+                list(session.fetch_messages([make_remote_message(3)]))
                 fetched.set()
                 session.wait_for_changes(600)
             finally:
@@ -385,11 +406,11 @@ async def test_session_is_aborted_from_another_thread(
 
         thread_task = asyncio.create_task(asyncio.to_thread(run_session))
         if ABORT_COMMANDS.get(step):
-            await remote.until(ABORT_COMMANDS[step])
+            await remote.wait_for_command(ABORT_COMMANDS[step])
         elif step == "IDLE":
-            await remote.until(b"IDLE")
+            await remote.wait_for_command(b"IDLE")
         else:
-            await remote.until_connected()
+            await remote.wait_until_connected()
         connection.abort()
         began = time.monotonic()
         with pytest.raises(RemoteFailure, match="the run was ended"):
@@ -399,32 +420,34 @@ async def test_session_is_aborted_from_another_thread(
 
 
 async def test_throttled_fetch_is_aborted() -> None:
-    remote = ImapRemote({3: Message(b"x" * 50_000)})
-    async with signed_in(remote, bytes_per_second=10_000, timeout=60) as session:
-        await opened(session)
-        fetched = asyncio.create_task(got(session, 3))
-        await remote.until(b"FETCH")
+    remote = FakeImapServer({3: FakeRemoteMessage(b"x" * 50_000)})
+    async with open_signed_in_session(remote, bytes_per_second=10_000, timeout=60) as session:
+        await open_inbox(session)
+        fetched = asyncio.create_task(fetch_inbox_messages(session, 3))
+        await remote.wait_for_command(b"FETCH")
         session.connection.abort()
         with pytest.raises(RemoteFailure, match="the run was ended"):
             await asyncio.wait_for(fetched, 2)
 
 
 async def test_fetch_keeps_the_configured_rate() -> None:
-    remote = ImapRemote({3: Message(b"x" * 50_000)})
-    async with signed_in(remote, bytes_per_second=50_000, timeout=60) as session:
-        await opened(session)
+    remote = FakeImapServer({3: FakeRemoteMessage(b"x" * 50_000)})
+    async with open_signed_in_session(remote, bytes_per_second=50_000, timeout=60) as session:
+        await open_inbox(session)
         began = time.monotonic()
-        assert await got(session, 3) == {"3": b"x" * 50_000}
+        assert await fetch_inbox_messages(session, 3) == {"3": b"x" * 50_000}
         assert 0.8 < time.monotonic() - began < 5
 
 
 async def test_closed_message_stream_ends_the_session() -> None:
-    remote = ImapRemote({uid: Message(b"x" * LARGEST) for uid in range(1, 90)})
-    async with signed_in(remote) as session:
-        await opened(session)
-        stream = session.stream_messages([head(uid) for uid in range(1, 90)])
+    remote = FakeImapServer(
+        {uid: FakeRemoteMessage(b"x" * MAX_MESSAGE_SIZE) for uid in range(1, 90)}
+    )
+    async with open_signed_in_session(remote) as session:
+        await open_inbox(session)
+        stream = session.stream_messages([make_remote_message(uid) for uid in range(1, 90)])
         async for _ in stream:
             break
         await stream.aclose()
         with pytest.raises(RemoteFailure, match="the run was ended"):
-            await got(session, 1)
+            await fetch_inbox_messages(session, 1)

@@ -14,28 +14,30 @@ from mail.connectors.session_thread import ThreadedSession
 from mail.connectors.socket_stream import RemoteConnection
 from models.connectors import ConnectorSecurity
 from tests.support.mail_servers.imap_and_pop3_servers import (
-    GONE,
-    HANG_UP,
-    LARGEST,
+    HANG_UP_FAULT,
+    HANGS_UP,
+    MAX_MESSAGE_SIZE,
     MESSAGE,
-    PATIENCE,
-    SECRET,
-    SHORT,
-    SILENCE,
-    Fault,
-    Message,
-    PopRemote,
-    account,
-    failure,
-    head,
-    open_at,
-    signed_in,
+    REMOTE_PASSWORD,
+    SHORT_SILENCE_TIMEOUT,
+    SILENCE_TIMEOUT,
+    SILENT_FAULT,
+    FakePop3Server,
+    FakeRemoteMessage,
+    RemoteFault,
+    catch_remote_failure,
+    make_remote_message,
+    open_signed_in_session,
+    remote_server_settings,
+    run_remote_server,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import trust
+from tests.support.mail_servers.smtp_and_dns_servers import trusting_tls_context
 
 
-def make_two_message_server(**settings: Any) -> PopRemote:
-    return PopRemote({1: Message(), 2: Message(MESSAGE + b"..\r\n.dots\r\n")}, **settings)
+def make_two_message_server(**settings: Any) -> FakePop3Server:
+    return FakePop3Server(
+        {1: FakeRemoteMessage(), 2: FakeRemoteMessage(MESSAGE + b"..\r\n.dots\r\n")}, **settings
+    )
 
 
 async def open_and_list_ids(session: ThreadedSession) -> list[str]:
@@ -45,7 +47,7 @@ async def open_and_list_ids(session: ThreadedSession) -> list[str]:
 
 
 async def fetch_messages_by_id(session: ThreadedSession, *message_ids: str) -> dict[str, bytes]:
-    messages = [head(message_id) for message_id in message_ids]
+    messages = [make_remote_message(message_id) for message_id in message_ids]
     return {
         message.message_id: raw
         async for batch in session.stream_messages(messages)
@@ -59,14 +61,14 @@ async def open_fetch_and_delete(session: ThreadedSession) -> None:
     await session.run(session.remote.delete_messages, message_ids[:1])
 
 
-async def catch_pop3_failure(remote: PopRemote, **settings: Any) -> RemoteFailure:
-    return await failure(remote, open_fetch_and_delete, **settings)
+async def catch_pop3_failure(remote: FakePop3Server, **settings: Any) -> RemoteFailure:
+    return await catch_remote_failure(remote, open_fetch_and_delete, **settings)
 
 
 @pytest.mark.parametrize("security", list(ConnectorSecurity))
 async def test_messages_are_listed_and_fetched(security: ConnectorSecurity) -> None:
     remote = make_two_message_server()
-    async with signed_in(remote, security=security) as session:
+    async with open_signed_in_session(remote, security=security) as session:
         assert await session.run(session.remote.list_mailboxes) == [INBOX]
         assert await session.run(session.remote.list_subscribed) == {b"INBOX"}
         assert await open_and_list_ids(session) == ["uidl-1", "uidl-2"]
@@ -78,15 +80,15 @@ async def test_messages_are_listed_and_fetched(security: ConnectorSecurity) -> N
             "uidl-1": MESSAGE,
             "uidl-2": MESSAGE + b"..\r\n.dots\r\n",
         }
-    assert remote.heard[-1] == b"QUIT\r\n"
+    assert remote.received_lines[-1] == b"QUIT\r\n"
     assert len(remote.messages) == 2
 
 
 @pytest.mark.parametrize(
     ("mechanism", "capabilities", "sent"),
     [
-        ("PLAIN", b"USER\r\n", b"PASS " + SECRET.encode() + b"\r\n"),
-        ("LOGIN", b"SASL PLAIN\r\n", b"PASS " + SECRET.encode() + b"\r\n"),
+        ("PLAIN", b"USER\r\n", b"PASS " + REMOTE_PASSWORD.encode() + b"\r\n"),
+        ("LOGIN", b"SASL PLAIN\r\n", b"PASS " + REMOTE_PASSWORD.encode() + b"\r\n"),
         ("PLAIN", b"SASL LOGIN PLAIN\r\n", b"AGFubmEAc2VzYW1lICJcIG9wZW5z\r\n"),
         ("XOAUTH2", b"", b"dXNlcj1hbm5hAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB\r\n"),
         ("OAUTHBEARER", b"", b"bixhPWFubmEsAWF1dGg9QmVhcmVyIHNlc2FtZSAiXCBvcGVucwEB\r\n"),
@@ -97,13 +99,15 @@ async def test_sign_in_with_each_mechanism(
     mechanism: str, capabilities: bytes, sent: bytes
 ) -> None:
     remote = make_two_message_server(capabilities=capabilities)
-    async with signed_in(remote, mechanism=mechanism):
+    async with open_signed_in_session(remote, mechanism=mechanism):
         pass
-    assert any(line.startswith(sent) for line in remote.heard), remote.heard
+    assert any(line.startswith(sent) for line in remote.received_lines), remote.received_lines
 
 
 async def test_server_without_capa_works() -> None:
-    async with signed_in(make_two_message_server(faults={"CAPA": b"-ERR what?\r\n"})) as session:
+    async with open_signed_in_session(
+        make_two_message_server(faults={"CAPA": b"-ERR what?\r\n"})
+    ) as session:
         assert session.remote.capabilities == frozenset()
         assert len(await open_and_list_ids(session)) == 2
 
@@ -122,7 +126,9 @@ async def test_server_without_capa_works() -> None:
     ],
 )
 async def test_any_message_bytes_are_fetched(raw: bytes) -> None:
-    async with signed_in(PopRemote({1: Message(raw), 2: Message()})) as session:
+    async with open_signed_in_session(
+        FakePop3Server({1: FakeRemoteMessage(raw), 2: FakeRemoteMessage()})
+    ) as session:
         assert await fetch_messages_by_id(session, *await open_and_list_ids(session)) == {
             "uidl-1": raw,
             "uidl-2": MESSAGE,
@@ -141,11 +147,11 @@ STAGES = {
     "QUIT": ConnectorStage.DELETE,
 }
 FAULTS = {
-    "silence": SILENCE,
-    "hangs up": HANG_UP,
-    "half a line": Fault(b"+OK ha", GONE),
-    "garbage": Fault(b"\x16\x03\x01garbage\r\n", GONE),
-    "an empty line": Fault(b"\r\n", GONE),
+    "silence": SILENT_FAULT,
+    "hangs up": HANG_UP_FAULT,
+    "half a line": RemoteFault(b"+OK ha", HANGS_UP),
+    "garbage": RemoteFault(b"\x16\x03\x01garbage\r\n", HANGS_UP),
+    "an empty line": RemoteFault(b"\r\n", HANGS_UP),
 }
 
 
@@ -155,10 +161,10 @@ async def test_fault_at_each_step_names_its_stage(step: str, fault: str) -> None
     began = time.monotonic()
     problem = await catch_pop3_failure(
         make_two_message_server(faults={step: FAULTS[fault]}),
-        timeout=SHORT if fault == "silence" else PATIENCE,
+        timeout=SHORT_SILENCE_TIMEOUT if fault == "silence" else SILENCE_TIMEOUT,
     )
     assert problem.stage is STAGES[step]
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < SILENCE_TIMEOUT
     if fault == "silence":
         assert problem.message == "no answer within 0.5 seconds"
     assert not problem.is_permanent
@@ -173,18 +179,20 @@ async def test_refusal_at_each_step_returns_the_server_text(step: str) -> None:
     assert problem.message.endswith("not today")
 
 
-@pytest.mark.parametrize("fault", [SILENCE, HANG_UP])
-async def test_truncated_message_fails(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [SILENT_FAULT, HANG_UP_FAULT])
+async def test_truncated_message_fails(fault: RemoteFault) -> None:
     problem = await catch_pop3_failure(
-        make_two_message_server(faults={"RETR": Fault(b"+OK\r\nFrom: a\r\n\r\nTe", fault.then)}),
-        timeout=SHORT,
+        make_two_message_server(
+            faults={"RETR": RemoteFault(b"+OK\r\nFrom: a\r\n\r\nTe", fault.next_step)}
+        ),
+        timeout=SHORT_SILENCE_TIMEOUT,
     )
     assert problem.stage is ConnectorStage.FETCH
 
 
 async def test_truncated_uidl_response_fails() -> None:
     problem = await catch_pop3_failure(
-        make_two_message_server(faults={"UIDL": Fault(b"+OK\r\n1 a\r\n", GONE)})
+        make_two_message_server(faults={"UIDL": RemoteFault(b"+OK\r\n1 a\r\n", HANGS_UP)})
     )
     assert problem.stage is ConnectorStage.LIST
 
@@ -194,13 +202,13 @@ async def test_refused_stls_fails_before_login(response: bytes) -> None:
     remote = make_two_message_server(faults={"STLS": response})
     problem = await catch_pop3_failure(remote, security=ConnectorSecurity.STARTTLS)
     assert problem.stage is ConnectorStage.TLS
-    assert remote.heard == [b"STLS\r\n"]
+    assert remote.received_lines == [b"STLS\r\n"]
 
 
 async def test_responses_before_tls_are_discarded() -> None:
     injected = b"+OK\r\nEVIL\r\n.\r\n+OK in\r\n+OK in\r\n"
     remote = make_two_message_server(faults={"STLS": b"+OK go on\r\n" + injected})
-    async with signed_in(remote, security=ConnectorSecurity.STARTTLS) as session:
+    async with open_signed_in_session(remote, security=ConnectorSecurity.STARTTLS) as session:
         assert session.remote.capabilities == {"TOP", "UIDL", "USER", "STLS"}
         assert len(await open_and_list_ids(session)) == 2
 
@@ -212,7 +220,9 @@ async def test_invalid_certificate_fails(security: ConnectorSecurity) -> None:
     )
     assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: Hostname mismatch" in problem.message
-    problem = await catch_pop3_failure(make_two_message_server(), security=security, ours=False)
+    problem = await catch_pop3_failure(
+        make_two_message_server(), security=security, trusts_certificate=False
+    )
     assert problem.stage is ConnectorStage.TLS
     assert "certificate is not good: self-signed" in problem.message
 
@@ -220,7 +230,7 @@ async def test_invalid_certificate_fails(security: ConnectorSecurity) -> None:
 @pytest.mark.parametrize("step", ["USER", "PASS"])
 async def test_login_refusal_hides_the_password(step: str) -> None:
     remote = make_two_message_server(
-        faults={step: b"-ERR [AUTH] not " + SECRET.upper().encode() + b"\r\n"}
+        faults={step: b"-ERR [AUTH] not " + REMOTE_PASSWORD.upper().encode() + b"\r\n"}
     )
     problem = await catch_pop3_failure(remote)
     assert (problem.stage, problem.message) == (ConnectorStage.LOGIN, "[AUTH] not …")
@@ -249,7 +259,7 @@ async def test_password_with_line_break_is_not_sent() -> None:
     remote = make_two_message_server()
     problem = await catch_pop3_failure(remote, secret="one\r\nDELE 1")  # noqa: S106 - fake password
     assert problem.stage is ConnectorStage.LOGIN
-    assert not any(b"DELE" in line for line in remote.heard)
+    assert not any(b"DELE" in line for line in remote.received_lines)
 
 
 async def test_server_without_uidl_fails() -> None:
@@ -259,8 +269,8 @@ async def test_server_without_uidl_fails() -> None:
 
 
 async def test_repeated_uidl_gets_distinct_message_ids() -> None:
-    remote = PopRemote({n: Message(b"%d\r\n" % n, uidl=b"same") for n in (1, 2, 3)})
-    async with signed_in(remote) as session:
+    remote = FakePop3Server({n: FakeRemoteMessage(b"%d\r\n" % n, uidl=b"same") for n in (1, 2, 3)})
+    async with open_signed_in_session(remote) as session:
         message_ids = await open_and_list_ids(session)
         assert message_ids[0] == "same"
         assert len(set(message_ids)) == 3
@@ -277,8 +287,10 @@ async def test_repeated_uidl_gets_distinct_message_ids() -> None:
 async def test_unusual_uidls_become_short_printable_message_ids() -> None:
     uidls = [b"x" * 10_000, b"x" * 9_999 + b"y", b"a  b", b"a b", b"\xff\xfe", b"\xff\xfd", b"1:2",
            b"!~", b"\0", b"x" * 70, b"x" * 71]  # fmt: skip
-    remote = PopRemote({n: Message(b"%d\r\n" % n, uidl=uidl) for n, uidl in enumerate(uidls, 1)})
-    async with signed_in(remote) as session:
+    remote = FakePop3Server(
+        {n: FakeRemoteMessage(b"%d\r\n" % n, uidl=uidl) for n, uidl in enumerate(uidls, 1)}
+    )
+    async with open_signed_in_session(remote) as session:
         message_ids = await open_and_list_ids(session)
         assert len(set(message_ids)) == len(uidls)
         assert all(
@@ -314,8 +326,8 @@ async def test_invalid_list_response_fails(response: bytes) -> None:
 
 async def test_wrong_size_does_not_change_the_message() -> None:
     raw = b"x" * 1000 + b"\r\n"
-    messages = {1: Message(raw, size=b"1"), 2: Message(raw, size=b"99999")}
-    async with signed_in(PopRemote(messages)) as session:
+    messages = {1: FakeRemoteMessage(raw, size=b"1"), 2: FakeRemoteMessage(raw, size=b"99999")}
+    async with open_signed_in_session(FakePop3Server(messages)) as session:
         assert set(
             (await fetch_messages_by_id(session, *await open_and_list_ids(session))).values()
         ) == {raw}
@@ -323,7 +335,9 @@ async def test_wrong_size_does_not_change_the_message() -> None:
 
 async def test_too_large_message_is_skipped() -> None:
     large = (b"x" * 998 + b"\r\n") * 150
-    async with signed_in(PopRemote({1: Message(large, size=b"5"), 2: Message()})) as session:
+    async with open_signed_in_session(
+        FakePop3Server({1: FakeRemoteMessage(large, size=b"5"), 2: FakeRemoteMessage()})
+    ) as session:
         assert await fetch_messages_by_id(session, *await open_and_list_ids(session)) == {
             "uidl-2": MESSAGE
         }
@@ -331,7 +345,7 @@ async def test_too_large_message_is_skipped() -> None:
 
 async def test_refused_message_is_skipped() -> None:
     remote = make_two_message_server()
-    async with signed_in(remote) as session:
+    async with open_signed_in_session(remote) as session:
         message_ids = await open_and_list_ids(session)
         remote.faults["RETR"] = b"-ERR it is broken\r\n"
         assert await fetch_messages_by_id(session, *message_ids) == {}
@@ -356,7 +370,7 @@ async def test_endless_response_fails_with_bounded_memory(
     monkeypatch.setattr(pop3_client, "MAX_LINE_SIZE", 1 << 17)
     monkeypatch.setattr(pop3_client, "MAX_MESSAGES", 10_000)
     remote = make_two_message_server(
-        faults={step: Fault(b"+OK " + ENDLESS_RESPONSES[response_kind], ever=True)}
+        faults={step: RemoteFault(b"+OK " + ENDLESS_RESPONSES[response_kind], repeats_forever=True)}
     )
     tracemalloc.start()
     try:
@@ -368,7 +382,7 @@ async def test_endless_response_fails_with_bounded_memory(
 
 async def test_messages_are_deleted_at_quit() -> None:
     remote = make_two_message_server()
-    async with signed_in(remote) as session:
+    async with open_signed_in_session(remote) as session:
         await open_and_list_ids(session)
         await session.run(session.remote.delete_messages, ["uidl-2", "gone"])
         assert len(remote.messages) == 2
@@ -379,7 +393,7 @@ async def test_failed_run_deletes_nothing() -> None:
     remote = make_two_message_server()
 
     async def run() -> None:
-        async with signed_in(remote) as session:
+        async with open_signed_in_session(remote) as session:
             await session.run(session.remote.delete_messages, await open_and_list_ids(session))
             raise ZeroDivisionError
 
@@ -396,12 +410,14 @@ ABORT_COMMANDS = {"GREETING": b"", "PASS": b"PASS", "RETR": b"RETR"}
 async def test_session_is_aborted_from_another_thread(
     step: str, security: ConnectorSecurity
 ) -> None:
-    remote = make_two_message_server(faults={step: SILENCE})
-    async with open_at(remote, tls=security is ConnectorSecurity.TLS):
+    remote = make_two_message_server(faults={step: SILENT_FAULT})
+    async with run_remote_server(remote, tls=security is ConnectorSecurity.TLS):
         connection = RemoteConnection(
-            account(remote, security=security, timeout=600), ["127.0.0.1"], trust()
+            remote_server_settings(remote, security=security, timeout=600),
+            ["127.0.0.1"],
+            trusting_tls_context(),
         )
-        session = Pop3Session(connection, LARGEST)
+        session = Pop3Session(connection, MAX_MESSAGE_SIZE)
 
         def run_session() -> None:
             try:
@@ -409,7 +425,10 @@ async def test_session_is_aborted_from_another_thread(
                 session.open_mailbox(INBOX, writable=False)
                 list(
                     session.fetch_messages(
-                        [head(message_id) for message_id in session.list_message_ids()]
+                        [
+                            make_remote_message(message_id)
+                            for message_id in session.list_message_ids()
+                        ]
                     )
                 )
             finally:
@@ -417,7 +436,9 @@ async def test_session_is_aborted_from_another_thread(
 
         thread_task = asyncio.create_task(asyncio.to_thread(run_session))
         await (
-            remote.until(ABORT_COMMANDS[step]) if ABORT_COMMANDS[step] else remote.until_connected()
+            remote.wait_for_command(ABORT_COMMANDS[step])
+            if ABORT_COMMANDS[step]
+            else remote.wait_until_connected()
         )
         connection.abort()
         with pytest.raises(RemoteFailure, match="the run was ended"):
@@ -426,8 +447,8 @@ async def test_session_is_aborted_from_another_thread(
 
 async def test_fetch_keeps_the_configured_rate() -> None:
     raw = (b"x" * 998 + b"\r\n") * 50
-    async with signed_in(
-        PopRemote({1: Message(raw)}), bytes_per_second=50_000, timeout=60
+    async with open_signed_in_session(
+        FakePop3Server({1: FakeRemoteMessage(raw)}), bytes_per_second=50_000, timeout=60
     ) as session:
         message_ids = await open_and_list_ids(session)
         began = time.monotonic()

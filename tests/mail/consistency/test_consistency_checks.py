@@ -27,7 +27,12 @@ from tests.support.accounts.account_rows import (
     make_stored_account,
     message_with_subject,
 )
-from tests.support.stores.store_damage import HARMS, UPDATE_FIRST_MESSAGE, UPDATE_INBOX, Harm
+from tests.support.stores.store_damage import (
+    STORE_DAMAGES,
+    UPDATE_FIRST_MESSAGE,
+    UPDATE_INBOX,
+    StoreDamage,
+)
 
 
 @dataclass
@@ -153,9 +158,9 @@ async def test_empty_store_has_no_findings(environment: Environment) -> None:
     assert (await check_consistency(environment)).findings == []
 
 
-@pytest.mark.parametrize("damage", HARMS, ids=lambda damage: damage.name)
+@pytest.mark.parametrize("damage", STORE_DAMAGES, ids=lambda damage: damage.name)
 async def test_damage_is_found_and_repaired_if_possible(
-    two_accounts: TwoAccountsWithMail, damage: Harm
+    two_accounts: TwoAccountsWithMail, damage: StoreDamage
 ) -> None:
     (bob_thread_row,) = await two_accounts.environment.database.read(
         select(col(Message.thread_id))
@@ -165,9 +170,9 @@ async def test_damage_is_found_and_repaired_if_possible(
     blob = await two_accounts.find_attachment_blob()
     await two_accounts.damage_rows(damage.sql, bobs_thread=bob_thread_row[0], piece=blob.id)
 
-    assert await two_accounts.failed_rules() == set(damage.broken.split())
-    assert await two_accounts.failed_rules(repair=True) == set(damage.stays.split())
-    assert await two_accounts.failed_rules() == set(damage.stays.split())
+    assert await two_accounts.failed_rules() == set(damage.failed_checks.split())
+    assert await two_accounts.failed_rules(repair=True) == set(damage.unrepaired_checks.split())
+    assert await two_accounts.failed_rules() == set(damage.unrepaired_checks.split())
 
 
 async def test_two_messages_with_one_uid_are_found(two_accounts: TwoAccountsWithMail) -> None:

@@ -22,14 +22,20 @@ from tests.support.mail.forwarding_addresses import (
     add_forwarding_address,
     set_account_forwarding,
 )
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
-from tests.support.mail_servers.queue_worker import inbox, relay, until, wait_for_messages, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.domain_operations import RENAME, done
-from tests.support.operations.rewrite_and_bcc_operations import REWRITE_CREATE
-from tests.support.stores.counter_check import rows
-from tests.support.stores.row_counts import row_count
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    poll_until,
+    relay_settings,
+    run_queue_worker,
+    wait_for_messages,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.domain_operations import DOMAIN_RENAME, run_mutation
+from tests.support.operations.rewrite_and_bcc_operations import RECIPIENT_REWRITE_CREATE
+from tests.support.stores.counter_check import select_rows
+from tests.support.stores.row_counts import count_rows
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -40,16 +46,19 @@ async def queued_recipients(environment: Environment) -> list[str]:
 
 
 async def test_forwarded_message_is_stored_and_sent_once(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
     raw = raw_message("Onward")
-    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
+    ):
         assert await send_transaction(lmtp_client, raw, ada.address) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server)
         # a repeated delivery
         assert await send_transaction(lmtp_client, raw, ada.address) == ACCEPTED_REPLIES
-    (message,) = smtp_server.mails
+    (message,) = smtp_server.messages
     assert (message.to, message.raw) == (
         [FORWARD_TARGET],
         b"Delivered-To: ada@example.org\r\n" + raw,
@@ -59,7 +68,7 @@ async def test_forwarded_message_is_stored_and_sent_once(
         "carol@far.example",
         "example.org",
     )
-    assert [message.subject for message in await inbox(ada)] == ["Onward"]
+    assert [message.subject for message in await load_inbox_rows(ada)] == ["Onward"]
     result = await ada("{ user { limits { forwards { used allowed source } } } }")
     assert result["user"]["limits"]["forwards"] == {
         "used": 1, "allowed": 2000, "source": "PLATFORM",
@@ -67,34 +76,37 @@ async def test_forwarded_message_is_stored_and_sent_once(
 
 
 async def test_mutual_forwarding_of_local_accounts_stops(
-    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_account_forwarding(ada, bob.address)
     await set_account_forwarding(bob, ada.address)
-    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
+    ):
         assert (
             await send_transaction(lmtp_client, raw_message("Pair"), ada.address)
             == ACCEPTED_REPLIES
         )
 
         async def has_arrived() -> bool:
-            return bool(await inbox(bob))
+            return bool(await load_inbox_rows(bob))
 
-        await until(has_arrived)
+        await poll_until(has_arrived)
 
         async def is_queue_idle() -> bool:
-            pending = await rows(
+            pending = await select_rows(
                 ada.environment, "SELECT id FROM deliveries WHERE state = 'PENDING'"
             )
             return not pending
 
-        await until(is_queue_idle)
-    assert [len(await inbox(client)) for client in (ada, bob)] == [1, 1]
+        await poll_until(is_queue_idle)
+    assert [len(await load_inbox_rows(client)) for client in (ada, bob)] == [1, 1]
     assert await queued_recipients(ada.environment) == [bob.address]
 
 
 async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
-    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET, "eve@far.example")
     assert (await try_update_users(root, ada, forwards=3))[1] == []
@@ -103,7 +115,7 @@ async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
             await send_transaction(lmtp_client, raw_message(f"n{number}"), ada.address)
             == ACCEPTED_REPLIES
         )
-    assert len(await inbox(ada)) == 5
+    assert len(await load_inbox_rows(ada)) == 5
     assert len(await queued_recipients(ada.environment)) == 4
     assert await load_limit_events(ada) == [
         ("FORWARDS", "FULL", 4, 3, False),
@@ -115,27 +127,33 @@ async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
         == ACCEPTED_REPLIES
     )
     assert len(await queued_recipients(ada.environment)) == 6
-    ((used,),) = await rows(ada.environment, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
+    ((used,),) = await select_rows(
+        ada.environment, "SELECT used FROM usages WHERE kind = 'FORWARDS'"
+    )
     assert used == 2
 
 
 async def test_simultaneous_forwards_are_both_counted(
-    ada: GraphQLClient, lmtp_listener: LmtpListener, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_listener: LmtpListener, lmtp_client: SmtpTestClient
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
-    second_connection = await connect(lmtp_listener.port)
+    second_connection = await connect_lmtp(lmtp_listener.port)
 
     await asyncio.gather(
         send_transaction(lmtp_client, raw_message("a"), ada.address),
         send_transaction(second_connection, raw_message("b"), ada.address),
     )
     await second_connection.close()
-    ((used,),) = await rows(ada.environment, "SELECT used FROM usages WHERE kind = 'FORWARDS'")
+    ((used,),) = await select_rows(
+        ada.environment, "SELECT used FROM usages WHERE kind = 'FORWARDS'"
+    )
     assert used == 2
 
 
 @pytest.mark.parametrize("flag", ["X-Spam-Flag: YES", "X-Spam-Score: 9.9"])
-async def test_spam_is_not_forwarded(ada: GraphQLClient, lmtp_client: Neighbour, flag: str) -> None:
+async def test_spam_is_not_forwarded(
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, flag: str
+) -> None:
     environment = ada.environment
     await set_account_forwarding(ada, FORWARD_TARGET)
     await add_forwarding_address(environment, "list", "eve@far.example")
@@ -160,7 +178,7 @@ async def test_spam_is_not_forwarded(ada: GraphQLClient, lmtp_client: Neighbour,
 
 
 async def test_message_blocked_by_account_rule_is_not_forwarded(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET)
     document = """mutation ($input: SenderRuleCreateInput!) {
@@ -175,7 +193,7 @@ async def test_message_blocked_by_account_rule_is_not_forwarded(
 
 
 async def test_relay_password_is_masked_and_stored_encrypted(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     target_url = "smtp://me:s3cret@relay.example.com"
     masked_url = "smtp://me:***@relay.example.com"
@@ -185,18 +203,22 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     # The masked target keeps its password.
     await set_account_forwarding(ada, FORWARD_TARGET, masked_url)
     assert await send_transaction(lmtp_client, raw_message("Via"), ada.address) == ACCEPTED_REPLIES
-    ((relays,),) = await rows(ada.environment, "SELECT relays FROM users WHERE relays IS NOT NULL")
+    ((relays,),) = await select_rows(
+        ada.environment, "SELECT relays FROM users WHERE relays IS NOT NULL"
+    )
     assert "s3cret" not in relays
-    ((secret,),) = await rows(
+    ((secret,),) = await select_rows(
         ada.environment, "SELECT secret FROM deliveries WHERE via IS NOT NULL"
     )
     assert secret
     assert "s3cret" not in secret
-    log = await rows(ada.environment, "SELECT action, count, detail FROM auth_events")
+    log = await select_rows(ada.environment, "SELECT action, count, detail FROM auth_events")
     ((action, count, _),) = log
     assert (action, count) == ("forwarding change", 2)
     for name in ("auth_events", "changes", "admin_log"):
-        assert "s3cret" not in str(await rows(ada.environment, f"SELECT * FROM {name}")), name  # noqa: S608
+        assert "s3cret" not in str(await select_rows(ada.environment, f"SELECT * FROM {name}")), (  # noqa: S608
+            name
+        )
     _, (error,) = await try_update_users(ada, targets=["smtp://you:***@relay.example.com"])
     assert (error["path"], error["constraint"], error["index"]) == (["set", "targets"], "secret", 0)
 
@@ -251,7 +273,7 @@ async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
 
 
 async def test_forwarded_message_is_encrypted_if_enabled(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     _, (error,) = await try_update_users(ada, encryptForwarded=True)
     assert (error["path"], error["constraint"]) == (["set", "encryptForwarded"], "required")
@@ -259,16 +281,19 @@ async def test_forwarded_message_is_encrypted_if_enabled(
     await set_account_forwarding(ada, FORWARD_TARGET, pubKey=key, encryptForwarded=True)
     _, (error,) = await try_update_users(ada, pubKey=None)
     assert (error["code"], error["path"]) == ("CONFLICT", ["set", "pubKey"])
-    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
+    ):
         assert (
             await send_transaction(lmtp_client, raw_message("Sealed", body="hidden"), ada.address)
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server)
-    (message,) = smtp_server.mails
+    (message,) = smtp_server.messages
     assert b"hidden" not in message.raw
     assert b"multipart/encrypted" in message.raw
-    (stored,) = await inbox(ada)
+    (stored,) = await load_inbox_rows(ada)
     assert stored.preview == "hidden"
 
 
@@ -290,20 +315,25 @@ async def test_only_authorized_users_set_and_search_targets(
         result = (await root(document, f=part))["users"]
         assert [node["username"] for node in result["nodes"]] == names, part
         assert result["totalCount"] == len(names)
-    assert await row_count(ada.environment, Submission) == 0
+    assert await count_rows(ada.environment, Submission) == 0
 
 
 async def test_message_rewritten_to_remote_address_is_sent(
-    ada: GraphQLClient, root: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     for source, target in (
         ("info@example.org", "in@far.example"),
         ("@theirs.example", "@far.example"),
     ):
-        payload, errors = await done(root, REWRITE_CREATE, **{"from": source, "to": target})
+        payload, errors = await run_mutation(
+            root, RECIPIENT_REWRITE_CREATE, **{"from": source, "to": target}
+        )
         assert errors == []
         assert payload["recipientRewrite"]["to"] == target
-    async with listening(Server()) as smtp_server, working(ada.environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
+    ):
         raw = raw_message("Away")
         assert (await send_transaction(lmtp_client, raw, "info@example.org", "Eve@theirs.example"))[
             1
@@ -312,7 +342,7 @@ async def test_message_rewritten_to_remote_address_is_sent(
             "250 2.0.0",
         ]
         await wait_for_messages(smtp_server, 2)
-        messages_by_recipient = {message.to[0]: message for message in smtp_server.mails}
+        messages_by_recipient = {message.to[0]: message for message in smtp_server.messages}
         assert sorted(messages_by_recipient) == ["Eve@far.example", "in@far.example"]
         for message in messages_by_recipient.values():
             assert message.sender.startswith("SRS0=")
@@ -323,7 +353,7 @@ async def test_message_rewritten_to_remote_address_is_sent(
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server, 3)
-    assert smtp_server.mails[-1].to == ["carol@far.example"]
+    assert smtp_server.messages[-1].to == ["carol@far.example"]
     steps = await root("""{ addressTrace(address: "info@example.org") { stage output } }""")
     assert steps["addressTrace"] == [{"stage": "RECIPIENT_REWRITE", "output": ["in@far.example"]}]
 
@@ -340,7 +370,9 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     senders = ["old.example", "*@old.example", "me@old.example", "news*", "very-old.example"]
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
     assert (await try_update_users(root, ada, targets=targets, fromWhitelist=senders))[1] == []
-    _, errors = await done(root, RENAME, oldDomain="old.example", newDomain="new.example")
+    _, errors = await run_mutation(
+        root, DOMAIN_RENAME, oldDomain="old.example", newDomain="new.example"
+    )
     assert errors == []
     statement = select(col(Address.targets)).where(col(Address.kind) == AddressKind.FORWARD)
     ((result,),) = await environment.database.read(statement)

@@ -18,31 +18,34 @@ from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.mail.forwarding_addresses import add_forwarding_address, allow_private_targets
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 from tests.support.mail_servers.lmtp_transactions import ACCEPTED_REPLIES, send_transaction
 from tests.support.mail_servers.queue_worker import (
-    inbox,
-    relay,
-    send,
-    until,
+    load_inbox_rows,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
     wait_for_messages,
-    working,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.servers.webhook_receiver import receiving
-from tests.support.stores.row_counts import row_count
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.servers.webhook_receiver import run_webhook_receiver
+from tests.support.stores.row_counts import count_rows
 
 LIST_ADDRESS = "list@example.org"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 async def test_forwarded_message_has_an_srs_sender(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     environment = ada.environment
     await add_forwarding_address(environment, "list", "dave@far.example", "eve@far.example")
     raw = raw_message("Onward")
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
         assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server)
     statement = select(func.count().label("many")).where(
@@ -50,17 +53,17 @@ async def test_forwarded_message_has_an_srs_sender(
     )
     # one when it is queued, one when it is sent
     assert (await environment.database.read(statement))[0].many == 2
-    (message,) = smtp_server.mails
+    (message,) = smtp_server.messages
     assert sorted(message.to) == ["dave@far.example", "eve@far.example"]
     assert message.raw == b"Delivered-To: list@example.org\r\n" + raw
     local_part, _, domain = message.sender.rpartition("@")
     assert domain == "example.org"
     assert srs.verified_original_sender(environment, local_part) == "carol@far.example"
-    assert not await inbox(ada)
+    assert not await load_inbox_rows(ada)
 
 
 async def test_local_members_receive_the_message_once(
-    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await add_forwarding_address(ada.environment, "both", ada.address, bob.address)
     await add_forwarding_address(
@@ -72,40 +75,40 @@ async def test_local_members_receive_the_message_once(
     assert rcpt_replies == ["250 2.1.5"] * 3
     assert data_replies == ["250 2.0.0"] * 3
     for client in (ada, bob):
-        assert [row.subject for row in await inbox(client)] == ["All"]
-    assert await row_count(ada.environment, Submission) == 0
+        assert [row.subject for row in await load_inbox_rows(client)] == ["All"]
+    assert await count_rows(ada.environment, Submission) == 0
 
 
 async def test_message_to_dropping_address_is_accepted_and_deleted(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await add_forwarding_address(ada.environment, "hole")
     assert (
         await send_transaction(lmtp_client, raw_message("Lost"), "hole@example.org")
         == ACCEPTED_REPLIES
     )
-    assert not await inbox(ada)
-    assert await row_count(ada.environment, Submission) == 0
+    assert not await load_inbox_rows(ada)
+    assert await count_rows(ada.environment, Submission) == 0
 
 
 async def test_repeated_delivery_is_not_forwarded_again(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await add_forwarding_address(ada.environment, "list", "dave@far.example")
     for raw in (raw_message("One"), raw_message("One"), raw_message("Two")):
         assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
-    assert await row_count(ada.environment, Submission) == 2
+    assert await count_rows(ada.environment, Submission) == 2
     replies = await deliver_at_once(lmtp_client, raw_message("At once"), 5)
     assert replies == ["250 2.0.0"] * 5
-    assert await row_count(ada.environment, Submission) == 3
+    assert await count_rows(ada.environment, Submission) == 3
 
 
-async def deliver_at_once(lmtp_client: Neighbour, raw: bytes, count: int) -> list[str]:
+async def deliver_at_once(lmtp_client: SmtpTestClient, raw: bytes, count: int) -> list[str]:
     """Deliver one message over several connections at the same time."""
     port = lmtp_client.writer.get_extra_info("peername")[1]
 
     async def deliver() -> str:
-        client = await connect(port)
+        client = await connect_lmtp(port)
         _, (code,) = await send_transaction(client, raw, LIST_ADDRESS)
         await client.close()
         return str(code)
@@ -114,7 +117,7 @@ async def deliver_at_once(lmtp_client: Neighbour, raw: bytes, count: int) -> lis
 
 
 async def test_daily_forward_limit_refuses_more_messages(
-    ada: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await add_forwarding_address(
         ada.environment, "list", "dave@far.example", "eve@far.example", forwards_max=3
@@ -128,10 +131,10 @@ async def test_daily_forward_limit_refuses_more_messages(
     )
     clock.tick(days=1, seconds=1)
     assert await send_transaction(lmtp_client, raw_message("3"), LIST_ADDRESS) == ACCEPTED_REPLIES
-    assert await row_count(ada.environment, QueueEntry) == 6
+    assert await count_rows(ada.environment, QueueEntry) == 6
 
 
-async def test_mail_loop_is_refused(ada: GraphQLClient, lmtp_client: Neighbour) -> None:
+async def test_mail_loop_is_refused(ada: GraphQLClient, lmtp_client: SmtpTestClient) -> None:
     await add_forwarding_address(ada.environment, "list", "dave@far.example")
     looped = b"Delivered-To: list@example.org\r\n" + raw_message("Again")
     assert await send_transaction(lmtp_client, looped, LIST_ADDRESS) == (
@@ -143,11 +146,11 @@ async def test_mail_loop_is_refused(ada: GraphQLClient, lmtp_client: Neighbour) 
         ["250 2.1.5", "250 2.1.5"],
         ["554 5.4.6", "250 2.0.0"],
     )
-    assert await row_count(ada.environment, Submission) == 0
+    assert await count_rows(ada.environment, Submission) == 0
 
 
 async def test_full_mailbox_does_not_delay_other_members(
-    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     environment = ada.environment
     await add_forwarding_address(environment, "list", ada.address, bob.address)
@@ -155,16 +158,19 @@ async def test_full_mailbox_does_not_delay_other_members(
     assert (
         await send_transaction(lmtp_client, raw_message("Room"), LIST_ADDRESS) == ACCEPTED_REPLIES
     )
-    assert [row.subject for row in await inbox(ada)] == ["Room"]
-    assert not await inbox(bob)
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
-        await until(deferral_condition(environment))
+    assert [row.subject for row in await load_inbox_rows(ada)] == ["Room"]
+    assert not await load_inbox_rows(bob)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
+        await poll_until(deferral_condition(environment))
         await set_quota(environment, bob, bob.user.quota)
         clock.tick(minutes=10)
         environment.wakeups.announce({QUEUE: environment.new_id()})
-        await until(lambda: has_mail(bob))
-    assert [row.subject for row in await inbox(bob)] == ["Room"]
-    assert len(await inbox(ada)) == 1
+        await poll_until(lambda: has_mail(bob))
+    assert [row.subject for row in await load_inbox_rows(bob)] == ["Room"]
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def set_quota(environment: Environment, client: GraphQLClient, allowed: int | None) -> None:
@@ -182,23 +188,26 @@ def deferral_condition(environment: Environment) -> Any:
 
 
 async def has_mail(client: GraphQLClient) -> bool:
-    return bool(await inbox(client))
+    return bool(await load_inbox_rows(client))
 
 
 async def test_forwarding_failure_is_reported_to_the_original_sender(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     """DSNs of our queue and bounces of other servers both reach the original sender."""
     environment = ada.environment
     await add_forwarding_address(environment, "list", "dave@far.example")
-    refusing_server = Server(replies={"dave": "550 5.1.1 Nobody"})
-    async with listening(refusing_server) as smtp_server, working(environment, relay(smtp_server)):
+    refusing_server = FakeSmtpServer(rcpt_replies={"dave": "550 5.1.1 Nobody"})
+    async with (
+        run_smtp_server(refusing_server) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
         assert (
             await send_transaction(lmtp_client, raw_message("Lost"), LIST_ADDRESS)
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server)
-        (dsn,) = smtp_server.mails
+        (dsn,) = smtp_server.messages
         assert (dsn.sender, dsn.to) == ("<>", ["carol@far.example"])
         assert b"550 5.1.1 Nobody" in dsn.raw
         bounce_address = srs.rewrite_sender(environment, "carol@far.example", "example.org")
@@ -207,7 +216,7 @@ async def test_forwarding_failure_is_reported_to_the_original_sender(
             == ACCEPTED_REPLIES
         )
         await wait_for_messages(smtp_server, 2)
-        assert (smtp_server.mails[1].sender, smtp_server.mails[1].to) == (
+        assert (smtp_server.messages[1].sender, smtp_server.messages[1].to) == (
             "<>",
             ["carol@far.example"],
         )
@@ -227,13 +236,16 @@ async def test_submitted_message_is_forwarded_the_same_way(
 ) -> None:
     environment = ada.environment
     await add_forwarding_address(environment, "list", bob.address, "dave@far.example")
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
-        await send(ada, NamedAddress(LIST_ADDRESS))
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
+        await queue_message(ada, NamedAddress(LIST_ADDRESS))
         await wait_for_messages(smtp_server)
-        await until(lambda: has_mail(bob))
-    assert smtp_server.mails[0].to == ["dave@far.example"]
-    assert b"Return-Path" not in smtp_server.mails[0].raw
-    local_part = smtp_server.mails[0].sender.rpartition("@")[0]
+        await poll_until(lambda: has_mail(bob))
+    assert smtp_server.messages[0].to == ["dave@far.example"]
+    assert b"Return-Path" not in smtp_server.messages[0].raw
+    local_part = smtp_server.messages[0].sender.rpartition("@")[0]
     assert srs.verified_original_sender(environment, local_part) == ada.address
 
 
@@ -252,17 +264,20 @@ async def test_resolution_has_few_statements(
 
 
 async def test_relay_target_gets_the_message_for_the_list_address(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     environment = allow_private_targets(ada.environment)
     raw = raw_message("Relayed")
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
         await add_forwarding_address(
             environment, "list", f"smtp://127.0.0.1:{smtp_server.port}", "dave@far.example"
         )
         assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         await wait_for_messages(smtp_server, 2)
-    messages_by_sender = {message.sender: message for message in smtp_server.mails}
+    messages_by_sender = {message.sender: message for message in smtp_server.messages}
     message = messages_by_sender.pop("carol@far.example")
     assert message.to == [LIST_ADDRESS]
     assert message.raw == b"Delivered-To: list@example.org\r\n" + raw
@@ -270,33 +285,36 @@ async def test_relay_target_gets_the_message_for_the_list_address(
 
 
 async def test_webhook_target_gets_the_message_as_body(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     environment = allow_private_targets(ada.environment)
     raw = raw_message("Posted")
     async with (
-        receiving() as receiver,
-        listening(Server()) as smtp_server,
-        working(environment, relay(smtp_server)),
+        run_webhook_receiver() as receiver,
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
     ):
         await add_forwarding_address(environment, "list", receiver.url)
         assert await send_transaction(lmtp_client, raw, LIST_ADDRESS) == ACCEPTED_REPLIES
         async with asyncio.timeout(10):
-            await receiver.came.wait()
-    (request,) = receiver.got
+            await receiver.request_arrived.wait()
+    (request,) = receiver.requests
     assert request.raw == b"Delivered-To: list@example.org\r\n" + raw
     assert request.headers["content-type"] == "message/rfc822"
     assert request.headers["x-envelope-from"] == "carol@far.example"
     assert request.headers["x-envelope-to"] == LIST_ADDRESS
-    assert not smtp_server.mails
+    assert not smtp_server.messages
 
 
 @pytest.mark.parametrize("target", ["smtp://127.0.0.1:{}", "http://127.0.0.1:{}/x"])
 async def test_private_target_is_not_contacted(
-    ada: GraphQLClient, lmtp_client: Neighbour, target: str
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, target: str
 ) -> None:
     environment = ada.environment
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
         await add_forwarding_address(environment, "list", target.format(smtp_server.port))
         assert (
             await send_transaction(lmtp_client, raw_message("In"), LIST_ADDRESS) == ACCEPTED_REPLIES
@@ -306,9 +324,9 @@ async def test_private_target_is_not_contacted(
             rows = await environment.database.read(select(col(QueueEntry.last_response)))
             return bool(rows[0].last_response)
 
-        await until(was_tried)
+        await poll_until(was_tried)
         (row,) = await environment.database.read(
             select(col(QueueEntry.last_code), col(QueueEntry.state))
         )
     assert (row.last_code, row.state) == (451, DeliveryState.DEFERRED)
-    assert not smtp_server.sessions
+    assert not smtp_server.session_count

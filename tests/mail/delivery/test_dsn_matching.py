@@ -16,20 +16,25 @@ from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission, SubmissionState
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.dsn_servers import Reporter, fate, report, status
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.dsn_servers import (
+    DsnSmtpServer,
+    delivery_status_part,
+    make_dsn_message,
+    recipient_status_fields,
+)
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.queue_worker import (
     State,
-    deliveries,
-    inbox,
-    relay,
-    send,
-    settled,
-    state,
-    working,
+    load_inbox_rows,
+    load_queue_entries,
+    load_submission_state,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import listening
-from tests.support.mail_servers.smtp_client import connect
+from tests.support.mail_servers.smtp_and_dns_servers import run_smtp_server
+from tests.support.mail_servers.smtp_client import connect_smtp
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -48,12 +53,12 @@ async def mx(environment: Environment, tmp_path: Path) -> AsyncIterator[MxListen
 @pytest.fixture
 async def deliver_by_mx(mx: MxListener) -> AsyncIterator[DeliverByMx]:
     """Return a function that delivers a message as another server does."""
-    neighbour: Neighbour = await connect(mx.port)
+    neighbour: SmtpTestClient = await connect_smtp(mx.port)
 
     async def deliver(raw: bytes, to: str = ADA_ADDRESS, sender: str = "") -> str:
-        await neighbour.begin(to, sender=sender)
-        neighbour.send(raw + b".\r\n")
-        return await neighbour.hear()
+        await neighbour.start_data(to, sender=sender)
+        neighbour.send_bytes(raw + b".\r\n")
+        return await neighbour.read_reply()
 
     yield deliver
     await neighbour.close()
@@ -63,12 +68,15 @@ async def relay_message(
     ada: GraphQLClient, environment: Environment, *to: NamedAddress
 ) -> tuple[int, str]:
     """Send a message to a relay. Return the submission ID and the envelope ID."""
-    relay_server = Reporter()
-    async with listening(relay_server), working(environment, relay(relay_server)):
-        submission_id = await send(ada, *to)
-        rows = await settled(environment, submission_id)
+    relay_server = DsnSmtpServer()
+    async with (
+        run_smtp_server(relay_server),
+        run_queue_worker(environment, relay_settings(relay_server)),
+    ):
+        submission_id = await queue_message(ada, *to)
+        rows = await wait_until_tried(environment, submission_id)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    return submission_id, relay_server.envid()
+    return submission_id, relay_server.last_envelope_id()
 
 
 async def stored_message_id(environment: Environment, submission_id: int) -> str:
@@ -91,9 +99,11 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
     ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
     submission_id, envid = await relay_message(ada, environment)
-    status_text = status(fate("carol@example.net"), envid=envid)
-    assert (await deliver_by_mx(report(status_text, "Subject: none"))).startswith("250")
-    rows = await deliveries(environment, submission_id)
+    status_text = delivery_status_part(
+        recipient_status_fields("carol@example.net"), envelope_id=envid
+    )
+    assert (await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))).startswith("250")
+    rows = await load_queue_entries(environment, submission_id)
     carol, dave = rows["carol"], rows["dave"]
     assert (carol.state, carol.last_code, carol.last_response) == (
         State.BOUNCED,
@@ -103,9 +113,9 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
     assert (carol.reported_by, carol.report_proven) == ("mx.example.net", True)
     assert carol.reported_at == environment.now()
     assert (dave.state, dave.reported_at) == (State.RELAYED, None)
-    assert await state(environment, submission_id) is SubmissionState.PARTIAL
+    assert await load_submission_state(environment, submission_id) is SubmissionState.PARTIAL
     assert (await journaled_states(environment, ada.user.id))[-2:] == ["SENT", "PARTIAL"]
-    (stored_dsn,) = await inbox(ada)
+    (stored_dsn,) = await load_inbox_rows(ada)
     assert stored_dsn.subject == "Undelivered Mail Returned to Sender"
 
     document = """
@@ -133,11 +143,12 @@ async def test_envelope_id_in_capitals_is_matched(
     ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
     submission_id, envid = await relay_message(ada, environment)
-    status_text = status(
-        fate("forwarded@other.example", original="CAROL@example.net"), envid=envid.upper()
+    status_text = delivery_status_part(
+        recipient_status_fields("forwarded@other.example", original_recipient="CAROL@example.net"),
+        envelope_id=envid.upper(),
     )
-    await deliver_by_mx(report(status_text, "Subject: none"))
-    carol = (await deliveries(environment, submission_id))["carol"]
+    await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
+    carol = (await load_queue_entries(environment, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.BOUNCED, True)
 
 
@@ -146,8 +157,12 @@ async def test_dsn_without_proof_is_recorded_as_unproven(
 ) -> None:
     submission_id, _ = await relay_message(ada, environment)
     returned_header = f"Message-ID: {await stored_message_id(environment, submission_id)}"
-    await deliver_by_mx(report(status(fate("dave@example.net")), returned_header))
-    dave = (await deliveries(environment, submission_id))["dave"]
+    await deliver_by_mx(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("dave@example.net")), returned_header
+        )
+    )
+    dave = (await load_queue_entries(environment, submission_id))["dave"]
     assert (dave.state, dave.report_proven) == (State.BOUNCED, False)
 
 
@@ -157,9 +172,13 @@ async def test_proof_is_not_valid_for_another_domain(
     to = [NamedAddress("carol@example.net"), NamedAddress("eve@example.com")]
     # The envelope ID of the last envelope.
     submission_id, envid = await relay_message(ada, environment, *to)
-    status_text = status(fate("carol@example.net"), fate("eve@example.com"), envid=envid)
-    await deliver_by_mx(report(status_text, "Subject: none"))
-    rows = await deliveries(environment, submission_id)
+    status_text = delivery_status_part(
+        recipient_status_fields("carol@example.net"),
+        recipient_status_fields("eve@example.com"),
+        envelope_id=envid,
+    )
+    await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
+    rows = await load_queue_entries(environment, submission_id)
     assert sorted([rows["carol"].report_proven, rows["eve"].report_proven]) == [False, True]
 
 
@@ -169,9 +188,12 @@ async def test_dsns_update_the_entry_and_never_revert_a_failure(
     submission_id, envid = await relay_message(ada, environment)
 
     async def state_after_dsn(action: str, code: str, diagnostic: str) -> tuple[Any, Any]:
-        status_text = status(fate("carol@example.net", action, code, diagnostic), envid=envid)
-        await deliver_by_mx(report(status_text, "Subject: none"))
-        carol = (await deliveries(environment, submission_id))["carol"]
+        status_text = delivery_status_part(
+            recipient_status_fields("carol@example.net", action, code, diagnostic),
+            envelope_id=envid,
+        )
+        await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
+        carol = (await load_queue_entries(environment, submission_id))["carol"]
         return carol.state, carol.last_response
 
     assert await state_after_dsn("delayed", "4.4.1", "smtp; 450 4.4.1 Away") == (
@@ -180,16 +202,16 @@ async def test_dsns_update_the_entry_and_never_revert_a_failure(
     )
     assert await state_after_dsn("relayed", "2.0.0", "smtp; 250 OK") == (State.RELAYED, "2.0.0 OK")
     assert await state_after_dsn("delivered", "2.1.5", "") == (State.DELIVERED, "2.1.5")
-    assert await state(environment, submission_id) is SubmissionState.SENT
+    assert await load_submission_state(environment, submission_id) is SubmissionState.SENT
     assert await state_after_dsn("failed", "5.2.2", "smtp; 552 Full") == (
         State.BOUNCED,
         "5.2.2 Full",
     )
     assert await state_after_dsn("delivered", "2.1.5", "") == (State.BOUNCED, "5.2.2 Full")
     assert await state_after_dsn("delayed", "4.4.1", "") == (State.BOUNCED, "5.2.2 Full")
-    row = (await deliveries(environment, submission_id))["carol"]
+    row = (await load_queue_entries(environment, submission_id))["carol"]
     assert (row.next_at, row.lease) == (None, None)  # nothing is sent again
-    assert await state(environment, submission_id) is SubmissionState.PARTIAL
+    assert await load_submission_state(environment, submission_id) is SubmissionState.PARTIAL
 
 
 async def test_proven_dsn_overrides_an_unproven_one(
@@ -197,13 +219,24 @@ async def test_proven_dsn_overrides_an_unproven_one(
 ) -> None:
     submission_id, envid = await relay_message(ada, environment)
     returned_header = f"Message-ID: {await stored_message_id(environment, submission_id)}"
-    await deliver_by_mx(report(status(fate("carol@example.net")), returned_header))
-    recipient_fields = fate("carol@example.net", "delivered", "2.0.0", "")
-    await deliver_by_mx(report(status(recipient_fields, envid=envid), returned_header))
-    carol = (await deliveries(environment, submission_id))["carol"]
+    await deliver_by_mx(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("carol@example.net")), returned_header
+        )
+    )
+    recipient_fields = recipient_status_fields("carol@example.net", "delivered", "2.0.0", "")
+    await deliver_by_mx(
+        make_dsn_message(delivery_status_part(recipient_fields, envelope_id=envid), returned_header)
+    )
+    carol = (await load_queue_entries(environment, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
-    await deliver_by_mx(report(status(fate("carol@example.net")), returned_header + "\nX: again"))
-    carol = (await deliveries(environment, submission_id))["carol"]
+    await deliver_by_mx(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("carol@example.net")),
+            returned_header + "\nX: again",
+        )
+    )
+    carol = (await load_queue_entries(environment, submission_id))["carol"]
     assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
 
 
@@ -211,16 +244,18 @@ async def test_repeated_dsn_records_no_change(
     ada: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
     _, envid = await relay_message(ada, environment)
-    status_text = status(fate("carol@example.net"), envid=envid)
-    await deliver_by_mx(report(status_text, "Subject: none"))
+    status_text = delivery_status_part(
+        recipient_status_fields("carol@example.net"), envelope_id=envid
+    )
+    await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
     before = await journaled_states(environment, ada.user.id)
-    await deliver_by_mx(report(status_text, "Subject: none"))
-    await deliver_by_mx(report(status_text, "Subject: another"))
+    await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
+    await deliver_by_mx(make_dsn_message(status_text, "Subject: another"))
     assert await journaled_states(environment, ada.user.id) == before
 
 
 async def is_unchanged(environment: Environment, submission_id: int) -> bool:
-    rows = (await deliveries(environment, submission_id)).values()
+    rows = (await load_queue_entries(environment, submission_id)).values()
     return {(row.state, row.reported_at) for row in rows} == {(State.RELAYED, None)}
 
 
@@ -229,12 +264,14 @@ async def test_dsn_to_another_account_changes_nothing(
 ) -> None:
     submission_id, envid = await relay_message(ada, environment)
     returned_header = f"Message-ID: {await stored_message_id(environment, submission_id)}"
-    status_text = status(fate("carol@example.net"), envid=envid)
-    assert (await deliver_by_mx(report(status_text, returned_header), to=bob.address)).startswith(
-        "250"
+    status_text = delivery_status_part(
+        recipient_status_fields("carol@example.net"), envelope_id=envid
     )
+    assert (
+        await deliver_by_mx(make_dsn_message(status_text, returned_header), to=bob.address)
+    ).startswith("250")
     assert await is_unchanged(environment, submission_id)
-    assert len(await inbox(bob)) == 1
+    assert len(await load_inbox_rows(bob)) == 1
 
 
 async def test_unrelated_or_forged_dsn_changes_nothing(
@@ -242,19 +279,35 @@ async def test_unrelated_or_forged_dsn_changes_nothing(
 ) -> None:
     submission_id, envid = await relay_message(ada, environment)
     queue_id, _, proof = envid.partition(".")
-    recipient_fields = fate("carol@example.net")
+    recipient_fields = recipient_status_fields("carol@example.net")
     for status_text, returned_header in (
-        (status(fate("eve@example.net"), envid=envid), "X: no recipient"),
-        (status(recipient_fields), "X: nothing that names it"),
-        (status(recipient_fields, envid="x" * 20 + "." + proof), "X: another id"),
-        (status(recipient_fields, envid="0" * 20 + "." + proof), "X: another id"),
-        (status(recipient_fields, envid="' OR 1=1 --"), "Message-ID: <' OR 1=1 -- @x>"),
-        (status(recipient_fields, envid="%"), "Message-ID: <%@%>"),
+        (
+            delivery_status_part(recipient_status_fields("eve@example.net"), envelope_id=envid),
+            "X: no recipient",
+        ),
+        (delivery_status_part(recipient_fields), "X: nothing that names it"),
+        (
+            delivery_status_part(recipient_fields, envelope_id="x" * 20 + "." + proof),
+            "X: another id",
+        ),
+        (
+            delivery_status_part(recipient_fields, envelope_id="0" * 20 + "." + proof),
+            "X: another id",
+        ),
+        (
+            delivery_status_part(recipient_fields, envelope_id="' OR 1=1 --"),
+            "Message-ID: <' OR 1=1 -- @x>",
+        ),
+        (delivery_status_part(recipient_fields, envelope_id="%"), "Message-ID: <%@%>"),
     ):
-        assert (await deliver_by_mx(report(status_text, returned_header))).startswith("250")
+        assert (await deliver_by_mx(make_dsn_message(status_text, returned_header))).startswith(
+            "250"
+        )
         assert await is_unchanged(environment, submission_id)
     assert queue_id
-    valid_dsn = report(status(recipient_fields, envid=envid), "Subject: none")
+    valid_dsn = make_dsn_message(
+        delivery_status_part(recipient_fields, envelope_id=envid), "Subject: none"
+    )
     await deliver_by_mx(valid_dsn, sender="carol@example.net")  # a DSN has an empty sender
     await deliver_by_mx(valid_dsn.replace(b"multipart/report", b"multipart/mixed"))
     assert await is_unchanged(environment, submission_id)
@@ -267,7 +320,11 @@ async def test_dsn_must_arrive_at_the_envelope_sender(
     async with environment.write_session(ada.user.id) as session:
         statement = update(Submission).where(col(Submission.id) == submission_id)
         await session.exec(statement.values(envelope_from="sales@example.org"))
-    await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
+    await deliver_by_mx(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("carol@example.net"), envelope_id=envid)
+        )
+    )
     assert await is_unchanged(environment, submission_id)
 
 
@@ -286,9 +343,11 @@ async def test_dsn_does_not_change_pending_or_finished_entries(
             statement = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
             await session.exec(statement.values(state=entry_state))
         for action in ("failed", "delivered", "delayed"):
-            status_text = status(fate("carol@example.net", action), envid=envid)
-            await deliver_by_mx(report(status_text, f"Subject: {entry_state} {action}"))
-        rows = (await deliveries(environment, submission_id)).values()
+            status_text = delivery_status_part(
+                recipient_status_fields("carol@example.net", action), envelope_id=envid
+            )
+            await deliver_by_mx(make_dsn_message(status_text, f"Subject: {entry_state} {action}"))
+        rows = (await load_queue_entries(environment, submission_id)).values()
         assert {(row.state, row.reported_at) for row in rows} == {(entry_state, None)}
     async with environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.submission_id) == submission_id)
@@ -311,16 +370,24 @@ async def test_dsn_deleted_by_a_filter_still_changes_the_entry(
     }
     payload = await ada(document, input=filter_input)
     assert payload["filterCreate"]["errors"] == []
-    await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
-    assert await inbox(ada) == []
-    assert (await deliveries(environment, submission_id))["carol"].state is State.BOUNCED
+    await deliver_by_mx(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("carol@example.net"), envelope_id=envid)
+        )
+    )
+    assert await load_inbox_rows(ada) == []
+    assert (await load_queue_entries(environment, submission_id))["carol"].state is State.BOUNCED
 
 
 async def test_message_trace_shows_the_dsn(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, deliver_by_mx: DeliverByMx
 ) -> None:
     _, envid = await relay_message(ada, environment)
-    await deliver_by_mx(report(status(fate("carol@example.net"), envid=envid)))
+    await deliver_by_mx(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("carol@example.net"), envelope_id=envid)
+        )
+    )
     document = """
         query Way($id: String!) {
           messageTrace(queueId: $id) { event detail }

@@ -16,46 +16,59 @@ from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.queued_deliveries import only_queued_dsn, queued_dsn_requests
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import inbox
-from tests.support.operations.domain_operations import done
-from tests.support.operations.filter_operations import made
-from tests.support.operations.quarantine_operations import RELEASE, WHY, held, set_options
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import load_inbox_rows
+from tests.support.operations.domain_operations import run_mutation
+from tests.support.operations.filter_operations import add_filter
+from tests.support.operations.quarantine_operations import (
+    QUARANTINE_REASON,
+    QUARANTINE_RELEASE,
+    load_quarantine_rows,
+    set_options,
+)
 
 SPAM_MESSAGE = b"X-Spam-Flag: YES\r\n" + raw_message("Offer")
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-def quarantining_client(lmtp_client: Neighbour, environment: Environment) -> Neighbour:
+def quarantining_client(lmtp_client: SmtpTestClient, environment: Environment) -> SmtpTestClient:
     """LMTP client whose spam headers are trusted. Spam is quarantined."""
     set_options(environment, spam_quarantine=1)
     return lmtp_client
 
 
 async def deliver_spam(
-    quarantining_client: Neighbour, mail_parameters: str, recipient: str, sender: str = DSN_SENDER
+    quarantining_client: SmtpTestClient,
+    mail_parameters: str,
+    recipient: str,
+    sender: str = DSN_SENDER,
 ) -> None:
     assert (
-        await quarantining_client.say(f"MAIL FROM:<{sender}> {mail_parameters}".rstrip())
+        await quarantining_client.run_command(f"MAIL FROM:<{sender}> {mail_parameters}".rstrip())
     ).startswith("250")
-    assert (await quarantining_client.say(f"RCPT TO:{recipient}")).startswith("250")
-    await quarantining_client.say("DATA")
-    assert (await quarantining_client.say(SPAM_MESSAGE.decode() + "\r\n.")).startswith("250")
+    assert (await quarantining_client.run_command(f"RCPT TO:{recipient}")).startswith("250")
+    await quarantining_client.run_command("DATA")
+    assert (await quarantining_client.run_command(SPAM_MESSAGE.decode() + "\r\n.")).startswith(
+        "250"
+    )
 
 
 async def release_all(ada: GraphQLClient) -> None:
-    items = [global_ids.encode("QuarantineItem", item.id) for item in await held(ada.environment)]
+    items = [
+        global_ids.encode("QuarantineItem", item.id)
+        for item in await load_quarantine_rows(ada.environment)
+    ]
     assert items
-    assert (await done(ada, RELEASE, ids=items))[1] == []
+    assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=items))[1] == []
 
 
 async def test_success_dsn_is_sent_after_release(
-    quarantining_client: Neighbour, ada: GraphQLClient, environment: Environment
+    quarantining_client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     recipient = f"<{ada.address}> {NOTIFY_ALL} ORCPT=rfc822;first@example.com"
     await deliver_spam(quarantining_client, "ENVID=No+2B1 RET=HDRS", recipient)
-    assert (await queued_dsn_requests(environment), await inbox(ada)) == ([], [])
+    assert (await queued_dsn_requests(environment), await load_inbox_rows(ada)) == ([], [])
     await release_all(ada)
     assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
     message_fields, (recipient_fields,), subject = await only_queued_dsn(environment)
@@ -66,7 +79,7 @@ async def test_success_dsn_is_sent_after_release(
         f"rfc822; {ada.address}",
         "delivered",
     )
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +92,7 @@ async def test_success_dsn_is_sent_after_release(
     ],
 )
 async def test_release_sends_no_dsn_without_success_request(
-    quarantining_client: Neighbour,
+    quarantining_client: SmtpTestClient,
     ada: GraphQLClient,
     environment: Environment,
     sender: str,
@@ -88,11 +101,11 @@ async def test_release_sends_no_dsn_without_success_request(
     await deliver_spam(quarantining_client, "", f"<{ada.address}> {notify}".rstrip(), sender)
     await release_all(ada)
     assert await queued_dsn_requests(environment) == []
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_dsn_names_the_address_of_the_sender(
-    quarantining_client: Neighbour, ada: GraphQLClient, environment: Environment
+    quarantining_client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_forwarding_address(environment, "desk", ada.address)
     await deliver_spam(quarantining_client, "", f"<desk@example.org> {NOTIFY_ALL}")
@@ -105,13 +118,13 @@ async def test_dsn_names_the_address_of_the_sender(
     ("requested", "expected"), [("NOTIFY=NEVER", "NEVER"), (NOTIFY_ALL, "DELAY,FAILURE")]
 )
 async def test_forwarded_message_keeps_the_dsn_request(
-    quarantining_client: Neighbour,
+    quarantining_client: SmtpTestClient,
     ada: GraphQLClient,
     environment: Environment,
     requested: str,
     expected: str,
 ) -> None:
-    await made(ada, {}, {"targets": ["eve@far.example"]})
+    await add_filter(ada, {}, {"targets": ["eve@far.example"]})
     assert (await try_update_users(ada, targets=["dave@far.example"]))[1] == []
     await deliver_spam(quarantining_client, "", f"<{ada.address}> {requested}")
     await release_all(ada)
@@ -133,10 +146,10 @@ async def test_unverified_sender_gets_no_dsn(ada: GraphQLClient, environment: En
         verification = {"spf": spf, "results": f"mx.example.org; spf={spf}"}
         incoming.message = replace(incoming.message, verification=verification)
         incoming.dsn_requests[recipient.user_id, recipient.mailbox_id] = ALL_REPORTS
-        await quarantine.quarantine_message(environment, incoming, recipient, WHY)
+        await quarantine.quarantine_message(environment, incoming, recipient, QUARANTINE_REASON)
     await release_all(ada)
     assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
-    assert len(await inbox(ada)) == 2
+    assert len(await load_inbox_rows(ada)) == 2
 
 
 async def test_crash_after_delivery_loses_no_dsn(
@@ -148,8 +161,8 @@ async def test_crash_after_delivery_loses_no_dsn(
     )
     incoming = await pipeline.read_and_verify_incoming(environment, raw, DSN_SENDER)
     await pipeline.deliver(environment, incoming, [accepted])  # the process ends before the reply
-    assert (await queued_dsn_requests(environment), len(await inbox(ada))) == ([], 1)
+    assert (await queued_dsn_requests(environment), len(await load_inbox_rows(ada))) == ([], 1)
     for _ in range(2):  # the other server retries
         await backend.deliver(raw, [accepted], DSN_SENDER)
         assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1

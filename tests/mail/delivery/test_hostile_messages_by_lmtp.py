@@ -13,8 +13,8 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.mail.hostile_messages import hostile_messages, message_with_attachment
 from tests.support.mail.trace_header_lines import without_trace_fields
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.stores.counter_check import examine
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.stores.counter_check import assert_store_consistent
 
 HOSTILE_MESSAGES = hostile_messages()
 MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
@@ -25,10 +25,10 @@ MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   events { summary } attachments { filename contentType disposition size text } } } }"""
 
 
-async def deliver_message(lmtp_client: Neighbour, raw: bytes, to: str) -> str:
-    await lmtp_client.begin(to)
-    lmtp_client.send(dot_stuff(raw))
-    return await lmtp_client.hear()
+async def deliver_message(lmtp_client: SmtpTestClient, raw: bytes, to: str) -> str:
+    await lmtp_client.start_data(to)
+    lmtp_client.send_bytes(dot_stuff(raw))
+    return await lmtp_client.read_reply()
 
 
 def test_hostile_messages_are_many_and_distinct() -> None:
@@ -37,7 +37,7 @@ def test_hostile_messages_are_many_and_distinct() -> None:
 
 
 async def test_hostile_messages_are_accepted_stored_and_readable(
-    ada: GraphQLClient, lmtp_client: Neighbour, environment: Environment
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, environment: Environment
 ) -> None:
     replies = {
         name: await deliver_message(lmtp_client, raw, ada.address)
@@ -56,13 +56,13 @@ async def test_hostile_messages_are_accepted_stored_and_readable(
         name = names_by_digest.pop(hashlib.sha256(without_trace_fields(source.content)).hexdigest())
         assert "<script" not in "".join(message["html"]), name
     assert names_by_digest == {}
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def test_large_message_leaves_no_spool_file(
     ada: GraphQLClient,
     lmtp_listener: LmtpListener,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     environment: Environment,
 ) -> None:
     content = hashlib.shake_128(b"large").digest(3_000_000)
@@ -72,4 +72,4 @@ async def test_large_message_leaves_no_spool_file(
     ):
         assert (await deliver_message(lmtp_client, raw, ada.address)).startswith("250")
     assert list(lmtp_listener.spool_folder.iterdir()) == []
-    await examine(environment)
+    await assert_store_consistent(environment)

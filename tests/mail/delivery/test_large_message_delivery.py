@@ -28,11 +28,11 @@ from tests.support.mail.forwarding_addresses import (
 from tests.support.mail.inbound_authentication import use_dns_zone
 from tests.support.mail.signed_messages import make_rsa_key, sign_message
 from tests.support.mail.stored_messages import stored_messages_by_path
-from tests.support.mail_servers.dns_zone_server import asking, zone
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
-from tests.support.mail_servers.queue_worker import relay, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.sieve_operations import put
+from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
+from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.sieve_operations import put_sieve_script
 
 PART_FILE_NAME = re.compile(r"incoming-1\.[0-9a-f]{64}(\.zst)?")
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -54,45 +54,47 @@ LARGE_MESSAGES = {
 
 
 @pytest.fixture
-async def lmtp_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def lmtp_client(environment: Environment, tmp_path: Path) -> AsyncIterator[SmtpTestClient]:
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    lmtp_client = await connect(listener.port)
+    lmtp_client = await connect_lmtp(listener.port)
     yield lmtp_client
     await lmtp_client.close()
     await listener.close(1)
     assert not list((tmp_path / "spool").iterdir())
 
 
-async def deliver_message(lmtp_client: Neighbour, raw: bytes, to: str = "ada@example.org") -> str:
-    await lmtp_client.begin(to, sender=SENDER)
+async def deliver_message(
+    lmtp_client: SmtpTestClient, raw: bytes, to: str = "ada@example.org"
+) -> str:
+    await lmtp_client.start_data(to, sender=SENDER)
     dot_stuffed = raw.replace(b"\n.", b"\n..")
-    lmtp_client.send((b"." if raw.startswith(b".") else b"") + dot_stuffed + b".\r\n")
-    return (await lmtp_client.hear())[:9]
+    lmtp_client.send_bytes((b"." if raw.startswith(b".") else b"") + dot_stuffed + b".\r\n")
+    return (await lmtp_client.read_reply())[:9]
 
 
-async def take_received_message(server: Server) -> bytes:
+async def take_received_message(server: FakeSmtpServer) -> bytes:
     async def has_message() -> bool:
-        return bool(server.mails)
+        return bool(server.messages)
 
-    await until(has_message)
-    return server.mails.pop().raw
+    await poll_until(has_message)
+    return server.messages.pop().raw
 
 
-def server_without_size_limit() -> Server:
-    return Server(features={"enable_SMTPUTF8": True, "data_size_limit": None})
+def server_without_size_limit() -> FakeSmtpServer:
+    return FakeSmtpServer(smtp_options={"enable_SMTPUTF8": True, "data_size_limit": None})
 
 
 @pytest.mark.parametrize("message_kind", LARGE_MESSAGES)
 async def test_large_message_is_stored_and_forwarded_unchanged(
-    ada: GraphQLClient, lmtp_client: Neighbour, message_kind: str, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, message_kind: str, tmp_path: Path
 ) -> None:
     raw = LARGE_MESSAGES[message_kind]
     await set_account_forwarding(ada, FORWARD_TARGET)
     async with (
-        listening(server_without_size_limit()) as smtp_server,
-        working(ada.environment, relay(smtp_server)),
+        run_smtp_server(server_without_size_limit()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
     ):
         assert await deliver_message(lmtp_client, raw) == "250 2.0.0"
         assert not list((tmp_path / "spool").iterdir())
@@ -110,16 +112,16 @@ async def test_large_message_is_stored_and_forwarded_unchanged(
 
 
 async def test_sieve_edits_the_header_of_a_large_message(
-    ada: GraphQLClient, lmtp_client: Neighbour, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, tmp_path: Path
 ) -> None:
-    await put(
+    await put_sieve_script(
         ada,
         'require ["editheader", "fileinto", "copy", "mailbox"];'
         'fileinto :create "Bare"; addheader "X-Mine" "1"; redirect :copy "dave@far.example"; keep;',
     )
     async with (
-        listening(server_without_size_limit()) as smtp_server,
-        working(ada.environment, relay(smtp_server)),
+        run_smtp_server(server_without_size_limit()) as smtp_server,
+        run_queue_worker(ada.environment, relay_settings(smtp_server)),
     ):
         assert await deliver_message(lmtp_client, FILE_MESSAGE) == "250 2.0.0"
         assert not list((tmp_path / "spool").iterdir())
@@ -134,23 +136,23 @@ async def test_sieve_edits_the_header_of_a_large_message(
 
 
 async def test_arc_seal_of_a_large_message_is_valid(
-    ada: GraphQLClient, lmtp_client: Neighbour, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, tmp_path: Path
 ) -> None:
     folder = tmp_path / "keys"
     folder.mkdir()
     key = folder / "s._domainkey.example.org.pem"
     key.write_bytes(make_rsa_key()[0])
     key.chmod(0o600)
-    dns_server = zone(
+    dns_server = make_dns_zone(
         {f"s._domainkey.{domain}": make_rsa_key()[1] for domain in ("far.example", "example.org")}
     )
     async with (
-        asking(dns_server) as dns_address,
-        listening(server_without_size_limit()) as smtp_server,
+        run_dns_zone(dns_server) as dns_address,
+        run_smtp_server(server_without_size_limit()) as smtp_server,
     ):
         use_dns_zone(ada.environment, dns_server, authentication_check="all", arc_keys=folder)
         await add_forwarding_address(ada.environment, "list", FORWARD_TARGET)
-        async with working(ada.environment, relay(smtp_server)):
+        async with run_queue_worker(ada.environment, relay_settings(smtp_server)):
             raw = sign_message(b"From: a@far.example\r\n" + FILE_MESSAGE)
             assert await deliver_message(lmtp_client, raw, "list@example.org") == "250 2.0.0"
             sent = await take_received_message(smtp_server)
@@ -170,9 +172,11 @@ async def test_temporary_files_are_removed_after_delivery_or_refusal(
     tmp_path: Path,
     quota: int | None,
 ) -> None:
-    await put(ada, 'require "editheader"; addheader "X-Mine" "1"; redirect "dave@far.example";')
+    await put_sieve_script(
+        ada, 'require "editheader"; addheader "X-Mine" "1"; redirect "dave@far.example";'
+    )
     if quota:
-        await put(ada, 'require "editheader"; addheader "X-Mine" "1"; keep;')
+        await put_sieve_script(ada, 'require "editheader"; addheader "X-Mine" "1"; keep;')
         user_refs, changes = {"usernames": ["ada"]}, {"quota": quota}
         assert (await execute_mutation(root, "userUpdate", users=user_refs, set=changes))[
             "errors"

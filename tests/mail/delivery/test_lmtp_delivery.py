@@ -20,16 +20,16 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, make_user, raw_message
 from tests.support.mail.trace_header_lines import trace_header
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
 
 SENDER = "carol@example.net"
 
 
-async def deliver_to(lmtp_client: Neighbour, raw: bytes, *to: str) -> list[str]:
+async def deliver_to(lmtp_client: SmtpTestClient, raw: bytes, *to: str) -> list[str]:
     """Deliver a message and return the reply codes, one per recipient."""
-    await lmtp_client.begin(*to)
-    lmtp_client.send(raw + b".\r\n")
-    return [(await lmtp_client.hear())[:9] for _ in to]
+    await lmtp_client.start_data(*to)
+    lmtp_client.send_bytes(raw + b".\r\n")
+    return [(await lmtp_client.read_reply())[:9] for _ in to]
 
 
 async def stored_rows(environment: Environment) -> Sequence[Any]:
@@ -49,7 +49,7 @@ async def rename_message_column(environment: Environment, column: str, new_name:
 
 
 async def test_each_recipient_gets_the_message(
-    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     raw = raw_message("Both of you")
     codes = await deliver_to(lmtp_client, raw, ada.address, bob.address)
@@ -61,7 +61,7 @@ async def test_each_recipient_gets_the_message(
 
 
 async def test_repeated_recipient_gets_one_message_and_every_reply(
-    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour
+    environment: Environment, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     recipients = (ada.address, "A.da+news@example.org", ada.address)
     assert await deliver_to(lmtp_client, raw_message(), *recipients) == ["250 2.0.0"] * 3
@@ -69,7 +69,7 @@ async def test_repeated_recipient_gets_one_message_and_every_reply(
 
 
 async def test_repeated_delivery_is_stored_once_within_a_day(
-    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour, clock: ManualClock
+    environment: Environment, ada: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     for _ in range(2):
         assert await deliver_to(lmtp_client, raw_message(), ada.address) == ["250 2.0.0"]
@@ -80,7 +80,7 @@ async def test_repeated_delivery_is_stored_once_within_a_day(
 
 
 async def test_two_messages_with_one_message_id_are_both_stored(
-    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour
+    environment: Environment, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     for body in ("one", "two"):
         raw = raw_message(body=body, Message_ID="<same@example.com>")
@@ -91,7 +91,7 @@ async def test_two_messages_with_one_message_id_are_both_stored(
 async def test_large_message_is_stored_and_leaves_no_spool_file(
     environment: Environment,
     ada: GraphQLClient,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     lmtp_listener: LmtpListener,
 ) -> None:
     raw = raw_message("Large", body="Line of text\r\n" * 200_000)
@@ -103,11 +103,11 @@ async def test_large_message_is_stored_and_leaves_no_spool_file(
 
 
 async def test_invalid_recipient_is_refused_at_rcpt(
-    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await update_user(environment, ada, disabled=True)
     await update_user(environment, bob, quota=100, used=100)
-    await lmtp_client.say("MAIL FROM:<>")
+    await lmtp_client.run_command("MAIL FROM:<>")
     for address, reply in (
         (ada.address, "550 5.1.1"),
         (bob.address, "452 4.2.2"),
@@ -116,7 +116,7 @@ async def test_invalid_recipient_is_refused_at_rcpt(
         ("ada", "55"),
         ("@example.org", "55"),
     ):
-        assert (await lmtp_client.say(f"RCPT TO:<{address}>")).startswith(reply)
+        assert (await lmtp_client.run_command(f"RCPT TO:<{address}>")).startswith(reply)
 
 
 async def test_byte_budget_allows_the_largest_message(
@@ -144,14 +144,14 @@ async def test_limits_are_divided_among_processes(environment: Environment, tmp_
 
 
 async def test_suspended_user_receives_mail(
-    environment: Environment, ada: GraphQLClient, lmtp_client: Neighbour
+    environment: Environment, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await update_user(environment, ada, suspended=True)
     assert await deliver_to(lmtp_client, raw_message(), ada.address) == ["250 2.0.0"]
 
 
 async def test_full_mailbox_does_not_prevent_the_other_delivery(
-    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await update_user(environment, ada, quota=100)
     codes = await deliver_to(lmtp_client, raw_message(), ada.address, bob.address)
@@ -160,26 +160,26 @@ async def test_full_mailbox_does_not_prevent_the_other_delivery(
 
 
 async def test_user_deleted_after_rcpt_is_refused(
-    environment: Environment, lmtp_client: Neighbour, ada: GraphQLClient
+    environment: Environment, lmtp_client: SmtpTestClient, ada: GraphQLClient
 ) -> None:
     eve = await make_user(environment, "eve")
-    await lmtp_client.begin("eve@example.org", ada.address)
+    await lmtp_client.start_data("eve@example.org", ada.address)
     async with environment.write_session() as session:
         await session.exec(delete(Address).where(col(Address.user_id) == eve.id))
         await session.exec(delete(Mailbox).where(col(Mailbox.user_id) == eve.id))
         await session.exec(delete(User).where(col(User.id) == eve.id))
-    lmtp_client.send(raw_message() + b".\r\n")
-    assert [(await lmtp_client.hear())[:9] for _ in range(2)] == ["550 5.1.1", "250 2.0.0"]
+    lmtp_client.send_bytes(raw_message() + b".\r\n")
+    assert [(await lmtp_client.read_reply())[:9] for _ in range(2)] == ["550 5.1.1", "250 2.0.0"]
 
 
 async def test_disconnect_during_data_leaves_no_rows_and_no_blobs(
     environment: Environment, ada: GraphQLClient, lmtp_listener: LmtpListener
 ) -> None:
-    lmtp_client = await connect(lmtp_listener.port)
-    await lmtp_client.begin(ada.address)
-    lmtp_client.send(raw_message(body="x\r\n" * 1_000_000))
+    lmtp_client = await connect_lmtp(lmtp_listener.port)
+    await lmtp_client.start_data(ada.address)
+    lmtp_client.send_bytes(raw_message(body="x\r\n" * 1_000_000))
     lmtp_client.writer.write_eof()
-    assert await lmtp_client.ended() == b""
+    assert await lmtp_client.read_until_closed() == b""
     await lmtp_client.close()
     assert not await stored_rows(environment)
     assert await environment.database.read(select(func.count()).select_from(Blob)) == [(0,)]
@@ -188,7 +188,7 @@ async def test_disconnect_during_data_leaves_no_rows_and_no_blobs(
 async def test_database_error_is_logged_without_message_content(
     environment: Environment,
     ada: GraphQLClient,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await rename_message_column(environment, "subject", "away")

@@ -22,9 +22,19 @@ from models.spam.greylist import GreylistEntry
 from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, raw_message
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import inbox, ring, settled, working
-from tests.support.mail_servers.smtp_client import Authority, connect, secured, send_rcpt
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
+)
+from tests.support.mail_servers.smtp_client import (
+    CertificateAuthority,
+    connect_smtp,
+    send_rcpt,
+    start_tls,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -32,15 +42,15 @@ LARGE_MESSAGE = raw_message("Large", body="x" * 5000)
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path)
 
 
 @pytest.fixture
 async def mx(
-    environment: Environment, tmp_path: Path, authority: Authority
+    environment: Environment, tmp_path: Path, authority: CertificateAuthority
 ) -> AsyncIterator[MxListener]:
-    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue_certificate()))
     listener = MxListener(environment, tmp_path / "spool", config)
     await listener.start(host="127.0.0.1", port=0)
     yield listener
@@ -48,16 +58,16 @@ async def mx(
 
 
 @pytest.fixture
-async def mx_client(mx: MxListener) -> AsyncIterator[Neighbour]:
-    neighbour = await connect(mx.port)
+async def mx_client(mx: MxListener) -> AsyncIterator[SmtpTestClient]:
+    neighbour = await connect_smtp(mx.port)
     yield neighbour
     await neighbour.close()
 
 
-async def deliver_to(mx_client: Neighbour, raw: bytes, *to: str) -> str:
-    await mx_client.begin(*to)
-    mx_client.send(raw + b".\r\n")
-    return await mx_client.hear()
+async def deliver_to(mx_client: SmtpTestClient, raw: bytes, *to: str) -> str:
+    await mx_client.start_data(*to)
+    mx_client.send_bytes(raw + b".\r\n")
+    return await mx_client.read_reply()
 
 
 async def update_user(user_client: GraphQLClient, **columns: Any) -> None:
@@ -73,7 +83,7 @@ async def count_rows(environment: Environment, table: Any) -> int:
 
 
 async def test_message_is_delivered_once_although_repeated(
-    mx_client: Neighbour, clock: ManualClock, ada: GraphQLClient, bob: GraphQLClient
+    mx_client: SmtpTestClient, clock: ManualClock, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     raw = raw_message("Hello")
     for _ in range(2):  # the second one gets another Received field
@@ -82,11 +92,11 @@ async def test_message_is_delivered_once_although_repeated(
         )
         clock.tick(minutes=1)
     for recipient in (ada, bob):
-        (message,) = await inbox(recipient)
+        (message,) = await load_inbox_rows(recipient)
         assert (message.subject, message.envelope_from) == ("Hello", "carol@example.net")
 
 
-async def test_mx_listener_does_not_relay(mx_client: Neighbour, ada: GraphQLClient) -> None:
+async def test_mx_listener_does_not_relay(mx_client: SmtpTestClient, ada: GraphQLClient) -> None:
     for address in (
         "carol@example.net",
         "nobody@example.org",
@@ -104,38 +114,38 @@ async def test_mx_listener_does_not_relay(mx_client: Neighbour, ada: GraphQLClie
 
 
 async def test_foreign_authentication_results_and_spam_flag_are_ignored(
-    environment: Environment, mx_client: Neighbour, ada: GraphQLClient
+    environment: Environment, mx_client: SmtpTestClient, ada: GraphQLClient
 ) -> None:
     forged = "localhost; spf=pass smtp.mailfrom=bank.example; dmarc=pass"
     raw = raw_message("Hello", Authentication_Results=forged, X_Spam_Flag="YES")
     assert (await deliver_to(mx_client, raw, "ada@example.org")).startswith("250")
     (row,) = await environment.database.read(select(col(Message.verification)))
     assert not (row.verification or {}).get("spf")
-    assert len(await inbox(ada)) == 1  # not in Junk
+    assert len(await load_inbox_rows(ada)) == 1  # not in Junk
 
 
 async def test_delivery_to_full_mailbox_is_queued_and_the_other_stored(
-    environment: Environment, mx_client: Neighbour, ada: GraphQLClient, bob: GraphQLClient
+    environment: Environment, mx_client: SmtpTestClient, ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await update_user(ada, quota=100)
     for _ in range(2):  # a repeat is queued once
         reply = await deliver_to(mx_client, LARGE_MESSAGE, "ada@example.org", "bob@example.org")
         assert reply.startswith("250 2.0.0")
-    assert (len(await inbox(ada)), len(await inbox(bob))) == (0, 1)
+    assert (len(await load_inbox_rows(ada)), len(await load_inbox_rows(bob))) == (0, 1)
     statement = select(col(Submission.id), col(Submission.envelope_from))
     (row,) = await environment.database.read(statement)
     assert row.envelope_from == "carol@example.net"
     await update_user(ada, quota=1 << 20)
-    async with working(environment, OutboundSettings()):
-        ring(environment)
-        assert (await settled(environment, row.id))["ada"].state is DeliveryState.DELIVERED
-    assert len(await inbox(ada)) == 1
-    assert len(await inbox(bob)) == 1
+    async with run_queue_worker(environment, OutboundSettings()):
+        wake_queue_worker(environment)
+        assert (await wait_until_tried(environment, row.id))["ada"].state is DeliveryState.DELIVERED
+    assert len(await load_inbox_rows(ada)) == 1
+    assert len(await load_inbox_rows(bob)) == 1
     await update_user(ada, quota=None)
 
 
 async def test_only_recipient_with_full_mailbox_is_refused_temporarily(
-    mx_client: Neighbour, ada: GraphQLClient
+    mx_client: SmtpTestClient, ada: GraphQLClient
 ) -> None:
     await update_user(ada, quota=100)
     assert (await deliver_to(mx_client, LARGE_MESSAGE, "ada@example.org")).startswith("452 4.2.2")
@@ -144,13 +154,13 @@ async def test_only_recipient_with_full_mailbox_is_refused_temporarily(
 
 
 async def test_recipient_that_requires_tls_is_refused_without_tls(
-    mx_client: Neighbour, authority: Authority, ada: GraphQLClient
+    mx_client: SmtpTestClient, authority: CertificateAuthority, ada: GraphQLClient
 ) -> None:
     await update_user(ada, tls_enforce_in=True)
     assert (await send_rcpt(mx_client, "ada@example.org")).startswith("530 5.7.0")
-    await secured(mx_client, authority.client())
+    await start_tls(mx_client, authority.client_context())
     assert (await deliver_to(mx_client, raw_message(), "ada@example.org")).startswith("250")
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_greylist_delays_unknown_senders_once(clock: ManualClock, ada: GraphQLClient) -> None:
@@ -203,7 +213,7 @@ async def test_mx_listener_applies_greylisting(
     rules = MxRules(greylist=Greylist(environment, timedelta(minutes=5), timedelta(days=30)))
     listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
-    mx_client = await connect(listener.port)
+    mx_client = await connect_smtp(listener.port)
     assert await send_rcpt(mx_client, "nobody@example.org") == "550 5.1.1 No such user here"
     reply = await send_rcpt(mx_client, "ada@example.org")
     assert reply == "451 4.7.1 Not seen before, try again in 300 seconds"
@@ -211,7 +221,7 @@ async def test_mx_listener_applies_greylisting(
     assert (await deliver_to(mx_client, raw_message(), "ada@example.org")).startswith("250")
     await mx_client.close()
     await listener.close(1)
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_trace_of_the_message_shows_the_greylisted_recipient(
@@ -220,17 +230,19 @@ async def test_trace_of_the_message_shows_the_greylisted_recipient(
     rules = MxRules(greylist=Greylist(ada.environment, timedelta(minutes=5), timedelta(days=30)))
     listener = MxListener(ada.environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
-    mx_client = await connect(listener.port)
+    mx_client = await connect_smtp(listener.port)
     assert (await send_rcpt(mx_client, ada.address)).startswith("451 4.7.1")
     clock.tick(minutes=5)
     for line in (
         "MAIL FROM:<carol@example.net>",
         *(f"RCPT TO:<{recipient.address}>" for recipient in (bob, ada)),
     ):
-        reply = await mx_client.say(line)
+        reply = await mx_client.run_command(line)
     assert reply.startswith("250")
-    await mx_client.say("DATA")
-    queue_id = (await mx_client.say(raw_message() + b".")).removeprefix("250 2.0.0 Taken as ")
+    await mx_client.run_command("DATA")
+    queue_id = (await mx_client.run_command(raw_message() + b".")).removeprefix(
+        "250 2.0.0 Taken as "
+    )
     await mx_client.close()
     await listener.close(1)
     document = "query ($id: String) { messageTrace(queueId: $id) { event address detail } }"

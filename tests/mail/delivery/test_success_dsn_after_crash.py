@@ -28,18 +28,18 @@ from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.parsed_messages import parse_smtp_message
 from tests.support.mail.stored_messages import newest_inbox_message
 from tests.support.mail_servers.queue_worker import (
-    PACE,
+    WORKER_LIMITS,
     State,
-    bodies,
-    deliveries,
-    inbox,
-    is_now,
-    relay,
-    settled,
-    until,
-    working,
+    is_entry_in_state,
+    load_inbox_rows,
+    load_queue_entries,
+    load_queued_messages,
+    poll_until,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 
 class SimulatedCrash(BaseException):
@@ -65,16 +65,18 @@ async def are_delivered(environment: Environment, *local_parts: str) -> bool:
     return set(local_parts) <= delivered_local_parts
 
 
-async def crash_after_delivery(environment: Environment, server: Server, *local_parts: str) -> None:
+async def crash_after_delivery(
+    environment: Environment, server: FakeSmtpServer, *local_parts: str
+) -> None:
     """Let a worker crash right after it has recorded the deliveries."""
-    async with working(crashing_environment(environment), relay(server)):
-        await until(lambda: are_delivered(environment, *local_parts))
+    async with run_queue_worker(crashing_environment(environment), relay_settings(server)):
+        await poll_until(lambda: are_delivered(environment, *local_parts))
     assert await count_owed_reports(environment) == len(local_parts)
 
 
 async def send_and_crash(ada: GraphQLClient, environment: Environment) -> int:
     """Send to Carol and Dave and crash before the DSN. Return the submission ID."""
-    async with listening(Server()) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         submission_id = await send_with_dsn_request(ada)
         await crash_after_delivery(environment, smtp_server, "carol", "dave")
     return submission_id
@@ -99,30 +101,30 @@ async def send_owed_reports(environment: Environment) -> None:
 async def test_owed_report_is_sent_once_by_a_later_search(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server()) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         submission_id = await send_with_dsn_request(ada)
         await crash_after_delivery(environment, smtp_server, "carol", "dave")
-        rows = await deliveries(environment, submission_id)
+        rows = await load_queue_entries(environment, submission_id)
         assert {(row.state, row.success_owed) for row in rows.values()} == {
             (State.RELAYED, "relayed")
         }
-        assert await inbox(ada) == []
-        async with working(
-            environment, relay(smtp_server)
+        assert await load_inbox_rows(ada) == []
+        async with run_queue_worker(
+            environment, relay_settings(smtp_server)
         ):  # another worker may still be sending it
             await asyncio.sleep(0.2)
-            assert await inbox(ada) == []
+            assert await load_inbox_rows(ada) == []
         clock.tick(hours=-1)
-        worker_options = replace(PACE, report_poll_interval=0.1)
+        worker_options = replace(WORKER_LIMITS, report_poll_interval=0.1)
         async with (
-            working(environment, relay(smtp_server), worker_options),
-            working(environment, relay(smtp_server), worker_options),
+            run_queue_worker(environment, relay_settings(smtp_server), worker_options),
+            run_queue_worker(environment, relay_settings(smtp_server), worker_options),
         ):
-            await until(lambda: is_no_report_owed(environment))
-        async with working(environment, relay(smtp_server)):
+            await poll_until(lambda: is_no_report_owed(environment))
+        async with run_queue_worker(environment, relay_settings(smtp_server)):
             await asyncio.sleep(0.2)
-    assert len(smtp_server.mails) == 1
-    (dsn,) = await inbox(ada)
+    assert len(smtp_server.messages) == 1
+    (dsn,) = await load_inbox_rows(ada)
     assert (dsn.subject, dsn.envelope_from) == ("Your message went on", "")
     message_fields, (carol, dave) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert message_fields["Reporting-MTA"] == "dns; mx.example.org"
@@ -135,62 +137,66 @@ async def test_running_worker_sends_an_owed_report(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     """The worker sends it at its second search, whatever the time of day is."""
-    worker_options = replace(PACE, report_poll_interval=3.0)
-    async with listening(Server()) as smtp_server:
+    worker_options = replace(WORKER_LIMITS, report_poll_interval=3.0)
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         await send_with_dsn_request(ada)
         await crash_after_delivery(environment, smtp_server, "carol", "dave")
         started_at = time.monotonic()
-        async with working(environment, relay(smtp_server), worker_options):
+        async with run_queue_worker(environment, relay_settings(smtp_server), worker_options):
             clock.tick(hours=1)
             await asyncio.sleep(0.3)
-            assert await inbox(ada) == []
+            assert await load_inbox_rows(ada) == []
             clock.tick(hours=-2)
-            await until(lambda: is_no_report_owed(environment))
+            await poll_until(lambda: is_no_report_owed(environment))
         assert time.monotonic() - started_at >= worker_options.report_poll_interval
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_slow_worker_does_not_report_again(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await send_with_dsn_request(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     results = {to.delivery_id: DeliveryResult(State.RELAYED, 250, "OK") for to in job.recipients}
     with pytest.raises(SimulatedCrash):
         await record_results_and_report(crashing_environment(environment), job, results, b"")
     clock.tick(minutes=3)
     await send_owed_reports(environment)
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
     # The slow worker continues.
     await record_with_reports(environment, job, {}, {NotifyCondition.SUCCESS: results}, b"")
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_simultaneous_searches_send_one_report(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server()) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         await send_with_dsn_request(ada)
         await crash_after_delivery(environment, smtp_server, "carol", "dave")
     clock.tick(minutes=3)
     await asyncio.gather(*(send_owed_reports(environment) for _ in range(3)))
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_refused_recipient_beside_an_owed_report_is_reported(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     """The crash comes before the refusal is recorded, so that recipient is tried again."""
-    async with listening(Server({"dave": "550 5.1.1 No"})) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer({"dave": "550 5.1.1 No"})) as smtp_server:
         submission_id = await send_with_dsn_request(ada)
         await crash_after_delivery(environment, smtp_server, "carol")
         clock.tick(minutes=3)
-        async with working(
-            environment, relay(smtp_server), replace(PACE, report_poll_interval=0.2)
+        async with run_queue_worker(
+            environment,
+            relay_settings(smtp_server),
+            replace(WORKER_LIMITS, report_poll_interval=0.2),
         ):
-            await until(lambda: is_now(environment, submission_id, "dave", State.BOUNCED))
-            await until(lambda: is_no_report_owed(environment))
-    subjects = sorted(dsn.subject for dsn in await inbox(ada))
+            await poll_until(
+                lambda: is_entry_in_state(environment, submission_id, "dave", State.BOUNCED)
+            )
+            await poll_until(lambda: is_no_report_owed(environment))
+    subjects = sorted(dsn.subject for dsn in await load_inbox_rows(ada))
     assert subjects == ["Your message could not be delivered", "Your message went on"]
 
 
@@ -198,14 +204,14 @@ async def test_report_of_local_and_forwarded_delivery_is_correct(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await add_forwarding_address(environment, "list", "far@far.example", bob.address)
-    async with listening(Server()) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         await send_with_dsn_request(
             ada, NamedAddress(bob.address), NamedAddress("list@example.org")
         )
         await crash_after_delivery(environment, smtp_server, "bob", "list")
     clock.tick(minutes=3)
     await send_owed_reports(environment)
-    assert [dsn.subject for dsn in await inbox(ada)] == [
+    assert [dsn.subject for dsn in await load_inbox_rows(ada)] == [
         "Your message was delivered",
         "Your message went on",
     ]
@@ -222,12 +228,12 @@ async def test_remote_sender_gets_the_owed_report(
         await session.exec(
             update(Submission).where(col(Submission.id) == submission_id).values(user_id=None)
         )
-    async with listening(Server()) as smtp_server:
+    async with run_smtp_server(FakeSmtpServer()) as smtp_server:
         await crash_after_delivery(environment, smtp_server, "carol", "dave")
     clock.tick(minutes=3)
     await send_owed_reports(environment)
-    assert await inbox(ada) == []
-    dsn_body = (await bodies(environment))[-1]
+    assert await load_inbox_rows(ada) == []
+    dsn_body = (await load_queued_messages(environment))[-1]
     assert b"Action: relayed" in dsn_body
     assert b"To: far@far.example" in dsn_body
     assert await count_owed_reports(environment) == 0
@@ -246,14 +252,14 @@ async def test_no_report_is_owed_without_a_sender_or_request(
             statement = update(Submission).where(col(Submission.id) == submission_id)
             await session.exec(statement.values(copy_of=1))
     async with (
-        listening(Server()) as smtp_server,
-        working(crashing_environment(environment), relay(smtp_server)),
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(crashing_environment(environment), relay_settings(smtp_server)),
     ):
-        await settled(environment, submission_id)
+        await wait_until_tried(environment, submission_id)
     assert await count_owed_reports(environment) == 0
     clock.tick(minutes=3)
     await send_owed_reports(environment)
-    assert await inbox(ada) == []
+    assert await load_inbox_rows(ada) == []
 
 
 async def test_message_blobs_are_kept_until_the_report_is_sent(

@@ -29,7 +29,11 @@ from tests.support.accounts.user_operations import try_update_users
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.inbound_messages import SPAM_FLAG_HEADER, deliver_to_users
 from tests.support.mail.stored_messages import stored_messages_by_path
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 CAROL = "carol@example.com"
 ADA = LocalRecipient(1, 1, 1, 1, "ada@example.org")
@@ -137,7 +141,7 @@ async def test_encrypted_message_has_delivery_fields_in_plain_text(
     assert stored.startswith(DELIVERY_FIELDS)
     assert (b"hidden" in stored, row.encrypted) == (False, True)
     await deliver_to_users(environment, ada, raw=raw_message("Sealed", body="hidden"))
-    assert len(await rows(environment, "SELECT id FROM messages")) == 1
+    assert len(await select_rows(environment, "SELECT id FROM messages")) == 1
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ async def test_label_is_written_before_the_subject(
     assert stored.lower().count(b"subject") == 2
     await deliver_to_address(environment, "ada@example.org", raw_message("No label"))
     await deliver_to_address(environment, "ada+x@example.org", b"To: y\r\n\r\nnone")
-    subjects = await rows(environment, "SELECT subject FROM messages ORDER BY id")
+    subjects = await select_rows(environment, "SELECT subject FROM messages ORDER BY id")
     assert [subject for (subject,) in subjects] == ["[Caf\u00e9] second", "No label", "[x]"]
 
 
@@ -191,17 +195,19 @@ async def test_label_selects_a_mailbox_below_inbox(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert (await try_update_users(ada, delimiterAction="SUBFOLDER"))[1] == []
-    last_position = await reached(environment, ada.user.id)
+    last_position = await load_stream_position(environment, ada.user.id)
     await deliver_to_address(environment, "ada+News@example.org", raw_message("a"))
     await deliver_to_address(environment, "ada+nEWS@example.org", raw_message("b"))
     await deliver_to_address(environment, "bob+news@example.org", raw_message("c"))
-    kinds = [kind for kind, _ in await journal(environment, ada.user.id, last_position)]
+    kinds = [
+        kind for kind, _ in await load_journal_entries(environment, ada.user.id, last_position)
+    ]
     assert kinds == [
         ChangeKind.MAILBOX_CREATED, ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_ADDED,
     ]  # fmt: skip
     assert list(await stored_messages_by_path(bob)) == ["INBOX"]
     statement = "SELECT m.path, m.total FROM mailboxes m WHERE m.path LIKE 'INBOX/%'"
-    assert await rows(environment, statement) == [("INBOX/news", 2)]
+    assert await select_rows(environment, statement) == [("INBOX/news", 2)]
     monkeypatch.setattr(subaddress_mailbox, "MAX_MAILBOXES", 2)
     spam = raw_message("spam", **SPAM_FLAG_HEADER)
     backend = LocalBackend(environment)
@@ -210,9 +216,9 @@ async def test_label_selects_a_mailbox_below_inbox(
     )
     for label in ("two", "three", "a/b", ".", "x" * 40):
         await deliver_to_address(environment, f"ada+{label}@example.org", raw_message(label))
-    mailboxes = await rows(environment, statement + " ORDER BY m.path")
+    mailboxes = await select_rows(environment, statement + " ORDER BY m.path")
     assert mailboxes == [("INBOX/news", 2), ("INBOX/two", 1)]
-    ((total,),) = await rows(
+    ((total,),) = await select_rows(
         environment,
         "SELECT total FROM mailboxes WHERE path = 'INBOX' AND user_id = :u",
         u=ada.user.id,
@@ -231,7 +237,7 @@ async def test_simultaneous_deliveries_create_one_mailbox(
             for number in range(8)
         )
     )
-    result = await rows(environment, "SELECT total FROM mailboxes WHERE path = 'INBOX/many'")
+    result = await select_rows(environment, "SELECT total FROM mailboxes WHERE path = 'INBOX/many'")
     assert result == [(8,)]
 
 

@@ -17,7 +17,11 @@ from mail.queue.dsn_writer import ReportedMessage, ReportedRecipient, build_repo
 from mail.storage import received_messages
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
-from tests.support.mail_servers.dsn_servers import fate, report, status
+from tests.support.mail_servers.dsn_servers import (
+    delivery_status_part,
+    make_dsn_message,
+    recipient_status_fields,
+)
 
 VECTORS = Path(__file__).with_name("vectors") / "reports"
 
@@ -34,7 +38,7 @@ async def parse_valid_dsn(raw: bytes | Path) -> ReceivedDsn:
     return dsn
 
 
-EXCHANGE_DSN = report(
+EXCHANGE_DSN = make_dsn_message(
     """\
 Original-Envelope-ID: queue.proof
 Reporting-MTA: dns;DB7PR04MB4282.eurprd04.prod.outlook.example
@@ -48,9 +52,9 @@ Diagnostic-Code: smtp;550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found
 X-Display-Name: Gone
 """,
     "From: Ada <ada@example.org>\nMessage-Id:\n <1@example.org>\nSubject: Hi\n\nThe text",
-    back="message/rfc822",
+    returned_content_type="message/rfc822",
 )  # fmt: skip
-GMAIL_DSN = report(
+GMAIL_DSN = make_dsn_message(
     """\
 Reporting-MTA: dns; googlemail.example
 Received-From-MTA: dns; ada@example.org
@@ -67,7 +71,7 @@ Diagnostic-Code: smtp; 550-5.1.1 The email account that you tried to reach does 
 Last-Attempt-Date: Wed, 01 Jan 2025 02:00:01 -0800 (PST)
 """,
     "From: Ada <ada@example.org>\nMessage-ID: <1@example.org>\n\nThe text",
-    back="message/rfc822",
+    returned_content_type="message/rfc822",
 )  # fmt: skip
 QMAIL_BOUNCE = b"""\
 From: MAILER-DAEMON@mx.example.net
@@ -151,12 +155,14 @@ async def test_other_messages_are_no_dsn() -> None:
 
 
 async def test_utf8_addresses_of_a_dsn_are_parsed() -> None:
-    status_text = status(
+    status_text = delivery_status_part(
         "Final-Recipient: utf-8; jörg@bücher.example\nAction: failed\nStatus: 5.1.1",
         "Final-Recipient: utf-8; a\\x{F6}\\x{110000}b@example.net\nAction: failed\nStatus: 5.1.1",
         "Final-Recipient: X400; /S=gone/\nAction: failed\nStatus: 5.1.1",
     )
-    dsn = await parse_valid_dsn(report(status_text, kind="message/global-delivery-status"))
+    dsn = await parse_valid_dsn(
+        make_dsn_message(status_text, status_content_type="message/global-delivery-status")
+    )
     assert [recipient.addresses for recipient in dsn.recipient_results] == [
         ("jörg@bücher.example",),
         ("aöb@example.net",),
@@ -166,17 +172,31 @@ async def test_utf8_addresses_of_a_dsn_are_parsed() -> None:
 @pytest.mark.parametrize(
     ("recipient_fields", "code", "text"),
     [
-        (fate("a@b.example", said=""), 550, "5.1.1"),
-        (fate("a@b.example", code="", said=""), 550, "failed"),
-        (fate("a@b.example", code="4.4.7", said="X-Other; waited"), 450, "4.4.7 waited"),
-        (fate("a@b.example", said="552 Full"), 552, "5.1.1 Full"),
-        (fate("a@b.example", "delayed (host down)", "4.4.1", ""), 450, "4.4.1"),
-        (fate("a@b.example", "DELIVERED", "2.0.0", "smtp; 250-OK"), 250, "2.0.0 OK"),
-        (fate("a@b.example", said="smtp; 550 \x1b[31m\x07 red"), 550, "5.1.1 [31m red"),
+        (recipient_status_fields("a@b.example", diagnostic=""), 550, "5.1.1"),
+        (recipient_status_fields("a@b.example", code="", diagnostic=""), 550, "failed"),
+        (
+            recipient_status_fields("a@b.example", code="4.4.7", diagnostic="X-Other; waited"),
+            450,
+            "4.4.7 waited",
+        ),
+        (recipient_status_fields("a@b.example", diagnostic="552 Full"), 552, "5.1.1 Full"),
+        (recipient_status_fields("a@b.example", "delayed (host down)", "4.4.1", ""), 450, "4.4.1"),
+        (
+            recipient_status_fields("a@b.example", "DELIVERED", "2.0.0", "smtp; 250-OK"),
+            250,
+            "2.0.0 OK",
+        ),
+        (
+            recipient_status_fields("a@b.example", diagnostic="smtp; 550 \x1b[31m\x07 red"),
+            550,
+            "5.1.1 [31m red",
+        ),
     ],
 )
 async def test_reply_code_and_text_are_parsed(recipient_fields: str, code: int, text: str) -> None:
-    (recipient,) = (await parse_valid_dsn(report(status(recipient_fields)))).recipient_results
+    (recipient,) = (
+        await parse_valid_dsn(make_dsn_message(delivery_status_part(recipient_fields)))
+    ).recipient_results
     assert (recipient.reply_code, recipient.reply_text) == (code, text)
 
 
@@ -187,37 +207,55 @@ async def test_reply_code_and_text_are_parsed(recipient_fields: str, code: int, 
         "\n\n\n",
         "\0\0\0",
         ": : :\n\n;;;",
-        status(),
-        status("Final-Recipient: rfc822; a@b.example"),
-        status("Action: failed"),
-        status("Final-Recipient: a@b.example\nAction: failed"),
-        status("Final-Recipient: rfc822;\nAction: failed"),
-        status("Final-Recipient: rfc822; nobody\nAction: failed"),
-        status("Final-Recipient: rfc822; a@b c\nAction: failed"),
-        status("Final-Recipient: rfc822; a@b\x1b\nAction: failed"),
-        status("Final-Recipient: rfc822; " + "a" * 400 + "@b.example\nAction: failed"),
-        status("Final-Recipient: rfc822; a@b.example\nAction: resurrected"),
+        delivery_status_part(),
+        delivery_status_part("Final-Recipient: rfc822; a@b.example"),
+        delivery_status_part("Action: failed"),
+        delivery_status_part("Final-Recipient: a@b.example\nAction: failed"),
+        delivery_status_part("Final-Recipient: rfc822;\nAction: failed"),
+        delivery_status_part("Final-Recipient: rfc822; nobody\nAction: failed"),
+        delivery_status_part("Final-Recipient: rfc822; a@b c\nAction: failed"),
+        delivery_status_part("Final-Recipient: rfc822; a@b\x1b\nAction: failed"),
+        delivery_status_part(
+            "Final-Recipient: rfc822; " + "a" * 400 + "@b.example\nAction: failed"
+        ),
+        delivery_status_part("Final-Recipient: rfc822; a@b.example\nAction: resurrected"),
         " a fold before all\n\n fold",
     ],
 )
 async def test_damaged_status_is_no_dsn(status_text: str) -> None:
-    assert await parse_dsn(report(status_text)) is None
+    assert await parse_dsn(make_dsn_message(status_text)) is None
 
 
 async def test_unusual_field_groups_are_parsed() -> None:
-    status_text = "Reporting-MTA: dns; mx.example.net\n" + fate("a@b.example")
-    dsn = await parse_valid_dsn(report(status_text))
+    status_text = "Reporting-MTA: dns; mx.example.net\n" + recipient_status_fields("a@b.example")
+    dsn = await parse_valid_dsn(make_dsn_message(status_text))
     assert dsn.reporting_mta == "mx.example.net"
     assert dsn.recipient_results[0].addresses == ("a@b.example",)
-    many_groups = status("\n\n\n", fate("a@b.example"), "X: y", fate("c@b.example"))
-    assert len((await parse_valid_dsn(report(many_groups))).recipient_results) == 2
+    many_groups = delivery_status_part(
+        "\n\n\n",
+        recipient_status_fields("a@b.example"),
+        "X: y",
+        recipient_status_fields("c@b.example"),
+    )
+    assert len((await parse_valid_dsn(make_dsn_message(many_groups))).recipient_results) == 2
 
 
 async def test_too_many_recipients_are_no_dsn() -> None:
-    dsn = await parse_valid_dsn(report(status(*(fate(f"a{n}@b.example") for n in range(4000)))))
+    dsn = await parse_valid_dsn(
+        make_dsn_message(
+            delivery_status_part(*(recipient_status_fields(f"a{n}@b.example") for n in range(4000)))
+        )
+    )
     assert len(dsn.recipient_results) == dsn_parser.MAX_RECIPIENTS
     assert (
-        await parse_dsn(report(status(*(fate(f"a{n}@b.example") for n in range(10_000))))) is None
+        await parse_dsn(
+            make_dsn_message(
+                delivery_status_part(
+                    *(recipient_status_fields(f"a{n}@b.example") for n in range(10_000))
+                )
+            )
+        )
+        is None
     )
 
 
@@ -229,11 +267,13 @@ async def test_hostile_dsn_is_parsed_quickly() -> None:
         "\n" * 1_000_000,
         "a:b\n\n" * 200_000,
         ":" * 1_000_000,
-        status("Final-Recipient: rfc822; a@b.example\nAction: failed\nDiagnostic-Code: "
-               + "<" * 900_000),
-        status("Final-Recipient: rfc822; " + "\\x{" * 300_000 + "\nAction: failed"),
-    ):  # fmt: skip
-        await parse_dsn(report(status_text))
+        delivery_status_part(
+            "Final-Recipient: rfc822; a@b.example\nAction: failed\nDiagnostic-Code: "
+            + "<" * 900_000
+        ),
+        delivery_status_part("Final-Recipient: rfc822; " + "\\x{" * 300_000 + "\nAction: failed"),
+    ):
+        await parse_dsn(make_dsn_message(status_text))
     nested = b"Content-Type: message/rfc822\r\n\r\n" * 10_000
     await parse_dsn(GMAIL_DSN.replace(b"The text", nested))
     deep_multipart = b"".join(
@@ -245,10 +285,12 @@ async def test_hostile_dsn_is_parsed_quickly() -> None:
 
 
 async def test_returned_header_may_be_encoded_or_missing() -> None:
-    status_text = status(fate("a@b.example"))
-    assert (await parse_valid_dsn(report(status_text, "Subject: none"))).original_message_id is None
-    assert (await parse_valid_dsn(report(status_text, ""))).original_message_id is None
-    quoted = report(status_text, "Content-X: 1").replace(
+    status_text = delivery_status_part(recipient_status_fields("a@b.example"))
+    assert (
+        await parse_valid_dsn(make_dsn_message(status_text, "Subject: none"))
+    ).original_message_id is None
+    assert (await parse_valid_dsn(make_dsn_message(status_text, ""))).original_message_id is None
+    quoted = make_dsn_message(status_text, "Content-X: 1").replace(
         b"text/rfc822-headers\r\n\r\nContent-X: 1",
         b"text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
         b"Message-ID: <a=3D1@example.org>",
@@ -259,7 +301,13 @@ async def test_returned_header_may_be_encoded_or_missing() -> None:
 async def test_large_dsn_is_parsed_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "report.eml"
     text = "Message-ID: <1@example.org>\n\n" + "x" * 70 + "\n" * 3_000_000
-    file.write_bytes(report(status(fate("a@b.example")), text, back="message/rfc822"))
+    file.write_bytes(
+        make_dsn_message(
+            delivery_status_part(recipient_status_fields("a@b.example")),
+            text,
+            returned_content_type="message/rfc822",
+        )
+    )
     assert (await parse_valid_dsn(file)).original_message_id == "<1@example.org>"
 
 

@@ -25,10 +25,14 @@ from tests.support.mail.inbound_authentication import (
     use_dns_zone,
 )
 from tests.support.mail.signed_messages import UNSIGNED_MESSAGE
-from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
-from tests.support.mail_servers.scanner_servers import report, rude, says
-from tests.support.mail_servers.smtp_client import connect, send_rcpt
-from tests.support.operations.domain_operations import done
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
+from tests.support.mail_servers.scanner_servers import (
+    rspamd_reply,
+    run_scripted_server,
+    send_and_hang_up,
+)
+from tests.support.mail_servers.smtp_client import connect_smtp, send_rcpt
+from tests.support.operations.domain_operations import run_mutation
 
 CREATE = """mutation ($input: ForwardingHostCreateInput!) { forwardingHostCreate(input: $input) {
   hosts { host source filterSpam } errors { code message path index } } }"""
@@ -39,22 +43,22 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def dns_server() -> AsyncIterator[Zone]:
-    dns_zone = zone(
+async def dns_server() -> AsyncIterator[DnsZoneServer]:
+    dns_zone = make_dns_zone(
         {"far.example": "v=spf1 ip4:192.0.2.1 -all", "_dmarc.far.example": "v=DMARC1; p=reject"}
     )
-    async with asking(dns_zone):
+    async with run_dns_zone(dns_zone):
         yield dns_zone
 
 
 async def add_forwarding_host(root: GraphQLClient, name: str, **arguments: Any) -> list[str]:
-    payload, errors = await done(root, CREATE, hostname=name, **arguments)
+    payload, errors = await run_mutation(root, CREATE, hostname=name, **arguments)
     assert errors == []
     return [host["host"] for host in payload["hosts"]]
 
 
 async def test_forwarding_host_is_exempt_from_dmarc_rejection(
-    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
     with pytest.raises(RejectedByDmarc):
@@ -75,7 +79,7 @@ async def test_forwarding_host_is_exempt_from_dmarc_rejection(
         await deliver_from_peer(
             ada, UNSIGNED_MESSAGE + b"x\r\n", Peer("198.51.101.7", "mx.hop.example")
         )
-    _, errors = await done(root, DELETE, hosts=["198.51.100.0/24"])
+    _, errors = await run_mutation(root, DELETE, hosts=["198.51.100.0/24"])
     assert errors == []
     with pytest.raises(RejectedByDmarc):  # immediately
         await deliver_from_peer(ada, UNSIGNED_MESSAGE + b"y\r\n", FORWARDING_PEER)
@@ -83,10 +87,16 @@ async def test_forwarding_host_is_exempt_from_dmarc_rejection(
 
 @pytest.mark.parametrize(("filters_spam", "folder"), [(True, "JUNK"), (False, "INBOX")])
 async def test_spam_of_a_forwarding_host_is_filtered_if_enabled(
-    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone, filters_spam: bool, folder: str
+    ada: GraphQLClient,
+    root: GraphQLClient,
+    dns_server: DnsZoneServer,
+    filters_spam: bool,
+    folder: str,
 ) -> None:
     await add_forwarding_host(root, FORWARDING_PEER.ip_address or "", filterSpam=filters_spam)
-    async with rude(says(report(12.0, action="add header"))) as port:
+    async with run_scripted_server(
+        send_and_hang_up(rspamd_reply(12.0, action="add header"))
+    ) as port:
         use_dns_zone(ada.environment, dns_server, rspamd=f"http://127.0.0.1:{port}")
         verification = await message_verification(
             ada, await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
@@ -95,9 +105,9 @@ async def test_spam_of_a_forwarding_host_is_filtered_if_enabled(
 
 
 async def test_spam_of_a_forwarding_host_is_not_rejected(
-    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
-    async with rude(says(report(99.0, action="reject"))) as port:
+    async with run_scripted_server(send_and_hang_up(rspamd_reply(99.0, action="reject"))) as port:
         use_dns_zone(ada.environment, dns_server, rspamd=f"http://127.0.0.1:{port}")
         with pytest.raises(Exception, match="spam"):
             await deliver_from_peer(ada, UNSIGNED_MESSAGE, Peer("192.0.2.1", "mx.far.example"))
@@ -109,7 +119,7 @@ async def test_spam_of_a_forwarding_host_is_not_rejected(
 
 
 async def test_sender_rules_apply_to_a_forwarding_host(
-    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server)
     await add_forwarding_host(root, FORWARDING_PEER.ip_address or "")
@@ -130,14 +140,14 @@ async def test_forwarding_host_is_not_greylisted(
     rules = MxRules(greylist=Greylist(environment, timedelta(minutes=5), timedelta(days=30)))
     listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
-    client = await connect(listener.port)
+    client = await connect_smtp(listener.port)
     assert (await send_rcpt(client, ada.address)).startswith("451 4.7.1")
     await add_forwarding_host(root, "127.0.0.1")
     assert (await send_rcpt(client, ada.address)).startswith("250")
     assert (await send_rcpt(client, "nobody@example.org")).startswith("550")
-    await client.begin(ada.address)
-    client.send(raw_message() + b".\r\n")
-    assert (await client.hear()).startswith("250")
+    await client.start_data(ada.address)
+    client.send_bytes(raw_message() + b".\r\n")
+    assert (await client.read_reply()).startswith("250")
     await client.close()
     await listener.close(1)
 
@@ -181,20 +191,20 @@ SPF_NAMES: dict[str, tuple[dict[str, str], list[str]]] = {
 @pytest.mark.parametrize("name", SPF_NAMES)
 async def test_hostname_resolves_to_its_spf_networks(name: str) -> None:
     txt_records, expected = SPF_NAMES[name]
-    dns_zone = zone(
+    dns_zone = make_dns_zone(
         txt_records,
         A={"mx.spf.example": "203.0.113.5"},
         AAAA={"six.example": "2001:db8::25"},
         MX={"more.example": "10 mx.spf.example.", "bare.example": "10 mx.spf.example."},
     )
-    async with asking(dns_zone) as dns_address:
+    async with run_dns_zone(dns_zone) as dns_address:
         assert await find_networks(dns_address, name) == expected
 
 
 async def test_hostname_without_usable_networks_is_refused() -> None:
     mechanisms = " ".join(f"ip4:192.0.{n // 256}.{n % 256}" for n in range(250))
     include_chain = {f"l{n}.example": f"v=spf1 include:l{n + 1}.example -all" for n in range(40)}
-    dns_zone = zone(
+    dns_zone = make_dns_zone(
         {
             "all.example": "v=spf1 +all",
             "wide.example": "v=spf1 ip4:0.0.0.0/1 -all",
@@ -204,8 +214,8 @@ async def test_hostname_without_usable_networks_is_refused() -> None:
         },
         MX={"null.example": "0 ."},
     )
-    dns_zone.broken.add("broken.example")
-    async with asking(dns_zone) as dns_address:
+    dns_zone.servfail_names.add("broken.example")
+    async with run_dns_zone(dns_zone) as dns_address:
         for name, rule in (
             ("all.example", "range"),
             ("wide.example", "range"),
@@ -220,29 +230,29 @@ async def test_hostname_without_usable_networks_is_refused() -> None:
             assert (error.value.constraint, error.value.path) == (rule, ["hostname"]), name
         with pytest.raises(ServiceUnavailable):
             await find_networks(dns_address, "broken.example")
-        assert len(dns_zone.asked) < 100
+        assert len(dns_zone.queries) < 100
 
 
 async def test_hostname_is_resolved_when_it_is_added(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    dns_zone = zone({"hop.example": "v=spf1 ip4:192.0.2.0/28 ip4:192.0.2.77 -all"})
-    async with asking(dns_zone) as dns_address:
+    dns_zone = make_dns_zone({"hop.example": "v=spf1 ip4:192.0.2.0/28 ip4:192.0.2.77 -all"})
+    async with run_dns_zone(dns_zone) as dns_address:
         environment.use_options_unless_outdated(
             CommittedOptions(
                 replace(environment.options, dns_resolver=dns_address),
                 environment.options_position + 1,
             )
         )
-        payload, errors = await done(root, CREATE, hostname="Hop.Example")
+        payload, errors = await run_mutation(root, CREATE, hostname="Hop.Example")
         assert errors == []
         assert payload["hosts"] == [
             {"host": host, "source": "hop.example", "filterSpam": False}
             for host in ("192.0.2.0/28", "192.0.2.77")
         ]
-        _, errors = await done(root, CREATE, hostname="hop.example")
+        _, errors = await run_mutation(root, CREATE, hostname="hop.example")
         assert [error["code"] for error in errors] == ["CONFLICT"]
-        payload, errors = await done(root, CREATE, hostname="hop.example", filterSpam=True)
+        payload, errors = await run_mutation(root, CREATE, hostname="hop.example", filterSpam=True)
         assert errors == []
         assert [host["filterSpam"] for host in payload["hosts"]] == [True, True]
         dns_zone.records["hop.example", "TXT"] = ['"v=spf1 ip4:192.0.2.77 ip4:192.0.2.78 -all"']

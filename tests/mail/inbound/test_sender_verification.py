@@ -35,20 +35,20 @@ from tests.support.mail.inbound_authentication import (
 )
 from tests.support.mail.signed_messages import UNSIGNED_MESSAGE, make_rsa_key, sign_message
 from tests.support.mail.trace_header_lines import without_trace_fields
-from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import relay, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.operations.setting_operations import put, refused
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.operations.setting_operations import expect_refused_setting, set_setting
 
 STRANGER_PEER = Peer("198.51.100.1", "mx.evil.example", "TLSv1.3 TLS_AES_256_GCM_SHA384")
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
 @pytest.fixture
-async def dns_server() -> AsyncIterator[Zone]:
+async def dns_server() -> AsyncIterator[DnsZoneServer]:
     """A name server for far.example, which sends from 192.0.2.1, signs and rejects other mail."""
-    server = zone(
+    server = make_dns_zone(
         {
             "far.example": "v=spf1 ip4:192.0.2.1 -all",
             "_dmarc.far.example": "v=DMARC1; p=reject",
@@ -59,11 +59,13 @@ async def dns_server() -> AsyncIterator[Zone]:
             "s._domainkey.example.org": make_rsa_key()[1],
         }
     )
-    async with asking(server):
+    async with run_dns_zone(server):
         yield server
 
 
-async def test_passing_results_are_written_on_top(ada: GraphQLClient, dns_server: Zone) -> None:
+async def test_passing_results_are_written_on_top(
+    ada: GraphQLClient, dns_server: DnsZoneServer
+) -> None:
     use_dns_zone(ada.environment, dns_server)
     verification = await message_verification(ada, await deliver_from_peer(ada, sign_message()))
     assert verification["specialUse"] == "INBOX"
@@ -101,7 +103,7 @@ async def test_passing_results_are_written_on_top(ada: GraphQLClient, dns_server
     ],
 )  # fmt: skip
 async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
-    ada: GraphQLClient, dns_server: Zone, author: str, policy: str, folder: str
+    ada: GraphQLClient, dns_server: DnsZoneServer, author: str, policy: str, folder: str
 ) -> None:
     use_dns_zone(ada.environment, dns_server, dmarc_policy=policy)
     raw = UNSIGNED_MESSAGE.replace(b"far.example", author.encode())
@@ -115,7 +117,7 @@ async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
 
 
 async def test_forged_sender_is_refused_with_reject_policy(
-    ada: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
     with pytest.raises(RejectedByDmarc):
@@ -125,7 +127,7 @@ async def test_forged_sender_is_refused_with_reject_policy(
 
 
 async def test_second_author_does_not_hide_a_forged_first_author(
-    ada: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server)
     dns_server.records["_dmarc.evil.example", "TXT"] = ['"v=DMARC1; p=none"']
@@ -146,7 +148,7 @@ async def test_second_author_does_not_hide_a_forged_first_author(
 
 
 async def test_trusted_arc_seal_overrules_dmarc_failure(
-    ada: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     changed = sign_message().replace(b"Hello", b"[list] Hello")
     raw = signed_messages.seal_message(
@@ -191,7 +193,7 @@ FORGED_RESULTS = (
 
 
 async def test_forged_own_results_are_removed(
-    ada: GraphQLClient, dns_server: Zone, tmp_path: Path
+    ada: GraphQLClient, dns_server: DnsZoneServer, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
@@ -223,13 +225,13 @@ def test_remove_results_removes_only_the_given_authserv_ids() -> None:
 
 
 async def test_repeat_is_recognized_although_dns_has_changed(
-    ada: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server)
     raw = sign_message()
     first = await deliver_from_peer(ada, raw)
     dns_server.records.clear()
-    async with asking(zone({})) as dns_address:  # a server without cached records
+    async with run_dns_zone(make_dns_zone({})) as dns_address:  # a server without cached records
         options = replace(ada.environment.options, dns_resolver=dns_address)
         ada.environment.use_options_unless_outdated(
             CommittedOptions(options, ada.environment.options_position + 1)
@@ -251,30 +253,35 @@ async def test_repeat_is_recognized_although_dns_has_changed(
     ],
 )  # fmt: skip
 async def test_authentication_check_setting_selects_what_is_verified(
-    ada: GraphQLClient, dns_server: Zone, setting: str, peer: Peer | None, *, is_verified: bool
+    ada: GraphQLClient,
+    dns_server: DnsZoneServer,
+    setting: str,
+    peer: Peer | None,
+    *,
+    is_verified: bool,
 ) -> None:
     use_dns_zone(ada.environment, dns_server, authentication_check=setting)
     raw = sign_message()
     incoming = await pipeline.read_and_verify_incoming(ada.environment, raw, FAR_SENDER, peer)
     assert (incoming.message.verification is not None) is is_verified
     assert (incoming.raw_message != raw) is is_verified
-    assert bool(dns_server.asked) is is_verified
+    assert bool(dns_server.queries) is is_verified
 
 
 async def test_authentication_settings_apply_without_restart(
-    ada: GraphQLClient, root: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, root: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server)
-    await put(root, "authentication.check", "all")
+    await set_setting(root, "authentication.check", "all")
     incoming = await pipeline.read_and_verify_incoming(ada.environment, sign_message(), FAR_SENDER)
     assert incoming.message.verification is not None
-    await put(root, "authentication.dmarc", "ignore")
+    await set_setting(root, "authentication.dmarc", "ignore")
     for key in ("authentication.check", "authentication.dmarc"):
-        assert (await refused(root, key, "none"))["__typename"] == "ValidationError"
+        assert (await expect_refused_setting(root, key, "none"))["__typename"] == "ValidationError"
 
 
 async def test_spf_result_of_trusted_server_is_used_without_client_ip(
-    ada: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     trusted_fields = (
         b"Authentication-Results: front; spf=pass smtp.mailfrom=carol@far.example; dmarc=fail\r\n"
@@ -305,9 +312,11 @@ async def test_spf_result_of_trusted_server_is_used_without_client_ip(
     )
 
 
-async def test_dns_failure_does_not_reject_mail(ada: GraphQLClient, dns_server: Zone) -> None:
+async def test_dns_failure_does_not_reject_mail(
+    ada: GraphQLClient, dns_server: DnsZoneServer
+) -> None:
     use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
-    dns_server.broken |= {name for name, _ in dns_server.records}
+    dns_server.servfail_names |= {name for name, _ in dns_server.records}
     dns_server.records.clear()
     verification = await message_verification(
         ada, await deliver_from_peer(ada, sign_message(), STRANGER_PEER)
@@ -321,7 +330,7 @@ async def test_dns_failure_does_not_reject_mail(ada: GraphQLClient, dns_server: 
 
 
 async def test_hostile_message_causes_at_most_twenty_dns_queries(
-    ada: GraphQLClient, dns_server: Zone
+    ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     use_dns_zone(ada.environment, dns_server)
     dns_server.records["evil.example", "TXT"] = [
@@ -339,17 +348,17 @@ async def test_hostile_message_causes_at_most_twenty_dns_queries(
         b"".join(signature_field.replace(b"s=s;", b"s=x%d;" % n) + b"\r\n" for n in range(100))
         + UNSIGNED_MESSAGE
     )
-    del dns_server.asked[:]
+    del dns_server.queries[:]
     verification = await message_verification(
         ada, await deliver_from_peer(ada, raw, STRANGER_PEER, "x@evil.example")
     )
-    assert len(dns_server.asked) == 20
-    assert dns_server.asked[0] == ("_dmarc.far.example", "TXT")
+    assert len(dns_server.queries) == 20
+    assert dns_server.queries[0] == ("_dmarc.far.example", "TXT")
     assert (verification["dmarc"], verification["specialUse"]) == ("fail", "JUNK")
     assert verification["authenticationResults"].count("dkim=") == 10
 
 
-async def test_any_bytes_are_accepted(ada: GraphQLClient, dns_server: Zone) -> None:
+async def test_any_bytes_are_accepted(ada: GraphQLClient, dns_server: DnsZoneServer) -> None:
     use_dns_zone(ada.environment, dns_server)
     for n, raw in enumerate(
         (b"\r\n", b"no header", b"\xff\xfe" * 500, b"From: <\r\n\r\n", b"A" * 9000)
@@ -361,7 +370,7 @@ async def test_any_bytes_are_accepted(ada: GraphQLClient, dns_server: Zone) -> N
 
 
 async def test_small_and_large_lmtp_messages_are_verified(
-    ada: GraphQLClient, dns_server: Zone, lmtp_client: Neighbour, tmp_path: Path
+    ada: GraphQLClient, dns_server: DnsZoneServer, lmtp_client: SmtpTestClient, tmp_path: Path
 ) -> None:
     use_dns_zone(ada.environment, dns_server, authentication_check="all", dmarc_policy="reject")
     large = UNSIGNED_MESSAGE + b"A long line of a long letter.\r\n" * 60_000
@@ -370,9 +379,9 @@ async def test_small_and_large_lmtp_messages_are_verified(
         (sign_message(large), "250 2.0.0"),
         (sign_message(large) + b"more\r\n", "250 2.0.0"),
     ):
-        await lmtp_client.begin(ada.address, sender=FAR_SENDER)
-        lmtp_client.send(raw + b".\r\n")
-        assert (await lmtp_client.hear()).startswith(expected_reply)
+        await lmtp_client.start_data(ada.address, sender=FAR_SENDER)
+        lmtp_client.send_bytes(raw + b".\r\n")
+        assert (await lmtp_client.read_reply()).startswith(expected_reply)
     statement = select(col(Message.verification), col(Message.size)).where(
         col(Message.user_id) == ada.user.id
     )
@@ -386,7 +395,7 @@ async def test_small_and_large_lmtp_messages_are_verified(
 
 
 async def test_forwarded_message_is_sealed(
-    ada: GraphQLClient, dns_server: Zone, lmtp_client: Neighbour, tmp_path: Path
+    ada: GraphQLClient, dns_server: DnsZoneServer, lmtp_client: SmtpTestClient, tmp_path: Path
 ) -> None:
     environment, folder = ada.environment, tmp_path / "keys"
     folder.mkdir()
@@ -397,16 +406,19 @@ async def test_forwarded_message_is_sealed(
     await add_forwarding_address(environment, "list", "dave@else.example")
 
     async def forward(raw: bytes) -> bytes:
-        await lmtp_client.begin("list@example.org", sender=FAR_SENDER)
-        lmtp_client.send(raw + b".\r\n")
-        assert (await lmtp_client.hear()).startswith("250")
-        await until(has_arrived)
-        return smtp_server.mails.pop().raw
+        await lmtp_client.start_data("list@example.org", sender=FAR_SENDER)
+        lmtp_client.send_bytes(raw + b".\r\n")
+        assert (await lmtp_client.read_reply()).startswith("250")
+        await poll_until(has_arrived)
+        return smtp_server.messages.pop().raw
 
     async def has_arrived() -> bool:
-        return bool(smtp_server.mails)
+        return bool(smtp_server.messages)
 
-    async with listening(Server()) as smtp_server, working(environment, relay(smtp_server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as smtp_server,
+        run_queue_worker(environment, relay_settings(smtp_server)),
+    ):
         raw = await forward(sign_message())
         broken = await forward(
             signed_messages.seal_message(UNSIGNED_MESSAGE, "list.example", "dmarc=pass")

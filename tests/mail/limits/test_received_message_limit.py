@@ -16,8 +16,8 @@ from models.spam.quarantine import QuarantineItem
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.quota_accounts import load_limit_events, set_user_limits
-from tests.support.mail_servers.lmtp_client import Neighbour, connect
-from tests.support.operations.quarantine_operations import SPAM, set_options
+from tests.support.mail_servers.lmtp_client import SmtpTestClient, connect_lmtp
+from tests.support.operations.quarantine_operations import SPAM_HEADERS, set_options
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -30,13 +30,13 @@ async def deliver_at_once(
     ada: GraphQLClient, port: int, count: int, **headers: str
 ) -> Counter[str]:
     """Send messages in parallel sessions. All pass RCPT before the first one sends its message."""
-    sessions = [await connect(port) for _ in range(count)]
+    sessions = [await connect_lmtp(port) for _ in range(count)]
     for session in sessions:
-        await session.begin(ada.address)
+        await session.start_data(ada.address)
 
-    async def finish(session: Neighbour, raw: bytes) -> str:
-        session.send(raw + b"\r\n.\r\n")
-        return (await session.hear())[:9]
+    async def finish(session: SmtpTestClient, raw: bytes) -> str:
+        session.send_bytes(raw + b"\r\n.\r\n")
+        return (await session.read_reply())[:9]
 
     raws = [raw_message(f"Number {n}", body=f"{n}", **headers) for n in range(count)]
     replies = await asyncio.gather(*map(finish, sessions, raws))
@@ -63,7 +63,7 @@ async def test_simultaneous_deliveries_stop_at_the_account_limit(
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )
-    headers = SPAM if quarantined else {}
+    headers = SPAM_HEADERS if quarantined else {}
     table = QuarantineItem.__table__ if quarantined else Message.__table__  # type: ignore[attr-defined]
     replies = await deliver_at_once(ada, listener.port, SESSIONS, **headers)
     assert replies == {ACCEPTED: LIMIT, REFUSED: SESSIONS - LIMIT}

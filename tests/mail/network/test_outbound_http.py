@@ -5,7 +5,13 @@ import asyncio
 import pytest
 
 from mail.network.outbound_http import HttpRequestFailed, HttpTarget, NetworkPolicy, post_and_read
-from tests.support.mail_servers.scanner_servers import Rude, endless, rude, says, silent
+from tests.support.mail_servers.scanner_servers import (
+    ConnectionHandler,
+    run_scripted_server,
+    send_and_hang_up,
+    send_endlessly,
+    stay_silent,
+)
 
 POLICY = NetworkPolicy(allows_private=True, timeout_seconds=5.0)
 MAX_BODY_BYTES = 10
@@ -14,16 +20,16 @@ CHUNKED_HEADER = OK_LINE + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def post_to_server(
-    behaviour: Rude, max_bytes: int = MAX_BODY_BYTES, policy: NetworkPolicy = POLICY
+    behaviour: ConnectionHandler, max_bytes: int = MAX_BODY_BYTES, policy: NetworkPolicy = POLICY
 ) -> tuple[int, bytes]:
     """Post to a server with this behaviour and return status and body."""
-    async with rude(behaviour) as port:
+    async with run_scripted_server(behaviour) as port:
         return await post_and_read(
             HttpTarget(False, "127.0.0.1", port, "/"), {}, b"x=1", policy, max_bytes
         )
 
 
-def stalling_response(*chunks: bytes) -> Rude:
+def stalling_response(*chunks: bytes) -> ConnectionHandler:
     """Return a server behaviour: send these chunks and keep the connection open."""
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,34 +67,39 @@ async def test_body_is_read_to_its_end(chunks: list[bytes], expected: tuple[int,
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
 async def test_body_without_length_ends_with_connection(version: bytes, body: bytes) -> None:
     header = version + b" 200 OK\r\nContent-Type: text/plain\r\n\r\n"
-    assert await post_to_server(says(header, body)) == (200, body)
+    assert await post_to_server(send_and_hang_up(header, body)) == (200, body)
 
 
 @pytest.mark.parametrize(
     ("behaviour", "expected_error"),
     [
-        (says(OK_LINE + b"Content-Length: 11\r\n\r\n0123456789a"), "more than 10 bytes"),
-        (says(CHUNKED_HEADER + b"b\r\n0123456789a\r\n0\r\n\r\n"), "more than 10 bytes"),
-        (says(OK_LINE + b"\r\n0123456789a"), "more than 10 bytes"),
         (
-            endless(OK_LINE + b"Content-Length: 1000000000\r\n\r\n", b"x" * 65536),
+            send_and_hang_up(OK_LINE + b"Content-Length: 11\r\n\r\n0123456789a"),
             "more than 10 bytes",
         ),
-        (endless(CHUNKED_HEADER, b"1\r\nx\r\n" * 100), "more than 10 bytes"),
-        (endless(OK_LINE + b"\r\n", b"x" * 1000), "more than 10 bytes"),
-        (endless(CHUNKED_HEADER + b"1;", b"x" * 1000), "no end|no HTTP"),
-        (endless(OK_LINE, b"X: y\r\n" * 100), "no end"),
-        (says(OK_LINE + b"Content-Length: 4\r\n\r\nbod"), "ends early"),
-        (says(OK_LINE + b"Content-Length: 4\r\n\r\n"), "ends early"),
-        (says(CHUNKED_HEADER + b"2\r\nbo\r\n"), "ends early"),
-        (says(OK_LINE), "ends early"),
-        (says(b""), "ends early"),
-        (says(CHUNKED_HEADER + b"body\r\n"), "no HTTP"),
-        (says(OK_LINE + b"Content-Length: four\r\n\r\nbody"), "no HTTP"),
-        (says(b"220 mail.example.org ESMTP\r\n"), "no HTTP"),
+        (send_and_hang_up(CHUNKED_HEADER + b"b\r\n0123456789a\r\n0\r\n\r\n"), "more than 10 bytes"),
+        (send_and_hang_up(OK_LINE + b"\r\n0123456789a"), "more than 10 bytes"),
+        (
+            send_endlessly(OK_LINE + b"Content-Length: 1000000000\r\n\r\n", b"x" * 65536),
+            "more than 10 bytes",
+        ),
+        (send_endlessly(CHUNKED_HEADER, b"1\r\nx\r\n" * 100), "more than 10 bytes"),
+        (send_endlessly(OK_LINE + b"\r\n", b"x" * 1000), "more than 10 bytes"),
+        (send_endlessly(CHUNKED_HEADER + b"1;", b"x" * 1000), "no end|no HTTP"),
+        (send_endlessly(OK_LINE, b"X: y\r\n" * 100), "no end"),
+        (send_and_hang_up(OK_LINE + b"Content-Length: 4\r\n\r\nbod"), "ends early"),
+        (send_and_hang_up(OK_LINE + b"Content-Length: 4\r\n\r\n"), "ends early"),
+        (send_and_hang_up(CHUNKED_HEADER + b"2\r\nbo\r\n"), "ends early"),
+        (send_and_hang_up(OK_LINE), "ends early"),
+        (send_and_hang_up(b""), "ends early"),
+        (send_and_hang_up(CHUNKED_HEADER + b"body\r\n"), "no HTTP"),
+        (send_and_hang_up(OK_LINE + b"Content-Length: four\r\n\r\nbody"), "no HTTP"),
+        (send_and_hang_up(b"220 mail.example.org ESMTP\r\n"), "no HTTP"),
     ],
 )
-async def test_malformed_or_too_long_body_raises(behaviour: Rude, expected_error: str) -> None:
+async def test_malformed_or_too_long_body_raises(
+    behaviour: ConnectionHandler, expected_error: str
+) -> None:
     with pytest.raises(HttpRequestFailed, match=expected_error):
         await post_to_server(behaviour)
 
@@ -96,12 +107,12 @@ async def test_malformed_or_too_long_body_raises(behaviour: Rude, expected_error
 @pytest.mark.parametrize(
     "behaviour",
     [
-        silent,
+        stay_silent,
         stalling_response(OK_LINE),
         stalling_response(OK_LINE + b"Content-Length: 4\r\n\r\nbod"),
     ],
 )
-async def test_missing_body_raises_after_timeout(behaviour: Rude) -> None:
+async def test_missing_body_raises_after_timeout(behaviour: ConnectionHandler) -> None:
     policy = NetworkPolicy(allows_private=True, timeout_seconds=0.2)
     with pytest.raises(HttpRequestFailed, match=r"no answer within 0\.2 seconds"):
         await post_to_server(behaviour, policy=policy)

@@ -17,9 +17,13 @@ from mail.network.outbound_http import (
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications import webhook_worker
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
-from tests.support.mail_servers.queue_worker import until
-from tests.support.servers.webhook_receiver import log_of, made, receiving
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
+from tests.support.mail_servers.queue_worker import poll_until
+from tests.support.servers.webhook_receiver import (
+    create_webhook,
+    load_webhook_log,
+    run_webhook_receiver,
+)
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast
 SPECIAL_IPV4_RANGES = """\
@@ -77,12 +81,17 @@ def test_public_addresses_are_not_private() -> None:
         assert not is_private_address(text), text
 
 
-def webhook_zone(address: str) -> Zone:
-    return zone({}, A={"hooks.example.net": address}, AAAA={"six.example.net": "2606:4700::1111"})
+def webhook_zone(address: str) -> DnsZoneServer:
+    return make_dns_zone(
+        {}, A={"hooks.example.net": address}, AAAA={"six.example.net": "2606:4700::1111"}
+    )
 
 
 async def test_host_is_resolved_by_configured_name_server(environment: Environment) -> None:
-    async with receiving() as receiver, asking(webhook_zone("127.0.0.1")) as resolver_address:
+    async with (
+        run_webhook_receiver() as receiver,
+        run_dns_zone(webhook_zone("127.0.0.1")) as resolver_address,
+    ):
         options = replace(environment.options, dns_resolver=resolver_address)
         target = HttpTarget(False, "hooks.example.net", receiver.port, "/")
         assert (
@@ -103,25 +112,27 @@ async def test_webhook_worker_uses_configured_name_server(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, address: str
 ) -> None:
     dns_zone = webhook_zone(address)
-    async with receiving() as receiver, asking(dns_zone) as resolver_address:
+    async with run_webhook_receiver() as receiver, run_dns_zone(dns_zone) as resolver_address:
         options = replace(environment.options, dns_resolver=resolver_address)
         environment.use_options_unless_outdated(
             CommittedOptions(options, environment.options_position)
         )
-        key, _ = await made(root, f"http://hooks.example.net:{receiver.port}/x", "message.received")
+        key, _ = await create_webhook(
+            root, f"http://hooks.example.net:{receiver.port}/x", "message.received"
+        )
         await deliver_to(ada)
         task = asyncio.create_task(webhook_worker.run_worker(environment, delivery_body))
         try:
 
             async def has_failed_delivery() -> bool:
-                nodes = (await log_of(root, key))["deliveries"]["nodes"]
+                nodes = (await load_webhook_log(root, key))["deliveries"]["nodes"]
                 return any(node["error"] for node in nodes)
 
-            await until(has_failed_delivery)
+            await poll_until(has_failed_delivery)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        assert ("hooks.example.net", "A") in dns_zone.asked
-        assert receiver.got == []
-        (delivery,) = (await log_of(root, key))["deliveries"]["nodes"]
+        assert ("hooks.example.net", "A") in dns_zone.queries
+        assert receiver.requests == []
+        (delivery,) = (await load_webhook_log(root, key))["deliveries"]["nodes"]
         assert delivery["error"] == "the host is inside"

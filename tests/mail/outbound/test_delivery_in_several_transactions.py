@@ -12,19 +12,24 @@ from mail.routing.mx_hosts import OutboundSettings
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.mail_servers.queue_worker import (
-    PACE,
+    WORKER_LIMITS,
     State,
-    inbox,
-    relay,
-    send,
-    settled,
-    until,
-    working,
+    load_inbox_rows,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+)
 
 RECIPIENTS = [NamedAddress(f"n{nth}@example.net") for nth in range(130)]
-LARGE_CLAIMS = replace(PACE, claim_size=200)
+LARGE_CLAIMS = replace(WORKER_LIMITS, claim_size=200)
 
 
 class AbortingProtocol(asyncio.Protocol):
@@ -35,7 +40,7 @@ class AbortingProtocol(asyncio.Protocol):
 
 
 @dataclass
-class OneMessageServer(Server):
+class OneMessageServer(FakeSmtpServer):
     """A server that aborts a connection at its second message.
 
     With `stops_after_message` it aborts every new connection after the first message.
@@ -46,27 +51,33 @@ class OneMessageServer(Server):
     async def handle_MAIL(  # noqa: N802
         self, server: Any, _session: Any, envelope: Any, address: str, options: list[str]
     ) -> str:
-        if self.mails and getattr(server, "used", False):
+        if self.messages and getattr(server, "used", False):
             server.transport.abort()
         server.used = True
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return "250 2.1.0 OK"
 
-    def session(self) -> Any:
-        return AbortingProtocol() if self.stops_after_message and self.mails else super().session()
+    def make_session(self) -> Any:
+        return (
+            AbortingProtocol()
+            if self.stops_after_message and self.messages
+            else super().make_session()
+        )
 
 
-def received_recipients(*servers: Server) -> list[str]:
+def received_recipients(*servers: FakeSmtpServer) -> list[str]:
     """Return the recipients of all received messages, sorted, with repetitions."""
-    return sorted(recipient for server in servers for mail in server.mails for recipient in mail.to)
+    return sorted(
+        recipient for server in servers for mail in server.messages for recipient in mail.to
+    )
 
 
 async def test_accepted_recipients_are_not_sent_to_next_mx(
     ada: GraphQLClient, environment: Environment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = OneMessageServer(stops_after_message=True), Server()
-    dns_names = Names(
+    first, second = OneMessageServer(stops_after_message=True), FakeSmtpServer()
+    dns_names = FakeDnsServer(
         {
             ("example.net", "MX"): ["10 mx1.example.net.", "20 mx2.example.net."],
             ("mx1.example.net", "A"): ["127.0.0.1"],
@@ -74,23 +85,23 @@ async def test_accepted_recipients_are_not_sent_to_next_mx(
         }
     )
     async with (
-        listening(first),
-        listening(second, "127.0.0.2", first.port),
-        answering(dns_names),
-        working(
+        run_smtp_server(first),
+        run_smtp_server(second, "127.0.0.2", first.port),
+        run_dns_server(dns_names),
+        run_queue_worker(
             environment,
-            OutboundSettings(make_resolver=dns_names.resolver, mx_port=first.port),
+            OutboundSettings(make_resolver=dns_names.make_resolver, mx_port=first.port),
             LARGE_CLAIMS,
         ),
     ):
-        rows = await settled(environment, await send(ada, *RECIPIENTS))
+        rows = await wait_until_tried(environment, await queue_message(ada, *RECIPIENTS))
     assert {(row.state, row.attempts, row.lease) for row in rows.values()} == {
         (State.DELIVERED, 1, None)
     }
     assert received_recipients(first, second) == sorted(
         recipient.address for recipient in RECIPIENTS
     )
-    assert [len(mail.to) for mail in (*first.mails, *second.mails)] == [100, 30]
+    assert [len(mail.to) for mail in (*first.messages, *second.messages)] == [100, 30]
     assert "a lease was lost" not in caplog.text
 
 
@@ -98,10 +109,10 @@ async def test_only_unsent_recipients_are_deferred(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     async with (
-        listening(OneMessageServer(stops_after_message=True)) as server,
-        working(environment, relay(server), LARGE_CLAIMS),
+        run_smtp_server(OneMessageServer(stops_after_message=True)) as server,
+        run_queue_worker(environment, relay_settings(server), LARGE_CLAIMS),
     ):
-        rows = await settled(environment, await send(ada, *RECIPIENTS))
+        rows = await wait_until_tried(environment, await queue_message(ada, *RECIPIENTS))
     states = [row.state for row in rows.values()]
     assert (states.count(State.RELAYED), states.count(State.DEFERRED)) == (100, 30)
     assert received_recipients(server) == sorted(
@@ -114,13 +125,15 @@ async def test_connection_is_reopened_after_each_transaction(
 ) -> None:
     recipients = [NamedAddress(f"n{nth}@example.net") for nth in range(250)]
     async with (
-        listening(OneMessageServer()) as server,
-        working(environment, relay(server), replace(PACE, claim_size=300)),
+        run_smtp_server(OneMessageServer()) as server,
+        run_queue_worker(
+            environment, relay_settings(server), replace(WORKER_LIMITS, claim_size=300)
+        ),
     ):
-        rows = await settled(environment, await send(ada, *recipients))
+        rows = await wait_until_tried(environment, await queue_message(ada, *recipients))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert [len(mail.to) for mail in server.mails] == [100, 100, 50]
-    assert server.sessions == 3
+    assert [len(mail.to) for mail in server.messages] == [100, 100, 50]
+    assert server.session_count == 3
 
 
 async def test_refusal_of_first_transaction_does_not_stop_the_rest(
@@ -128,13 +141,13 @@ async def test_refusal_of_first_transaction_does_not_stop_the_rest(
 ) -> None:
     replies = {f"n{nth}": "550 5.1.1 No" for nth in range(100)}
     async with (
-        listening(Server(replies=replies)) as server,
-        working(environment, relay(server), LARGE_CLAIMS),
+        run_smtp_server(FakeSmtpServer(rcpt_replies=replies)) as server,
+        run_queue_worker(environment, relay_settings(server), LARGE_CLAIMS),
     ):
-        rows = await settled(environment, await send(ada, *RECIPIENTS))
+        rows = await wait_until_tried(environment, await queue_message(ada, *RECIPIENTS))
     states = [row.state for row in rows.values()]
     assert (states.count(State.BOUNCED), states.count(State.RELAYED)) == (100, 30)
-    assert server.sessions == 1
+    assert server.session_count == 1
 
 
 class DsnRejectingSmtp(SMTP):
@@ -164,7 +177,7 @@ def without_dsn_parameters(arg: str | None) -> str | None:
 
 
 @dataclass
-class DsnOfferingServer(Server):
+class DsnOfferingServer(FakeSmtpServer):
     """A server that offers DSN but rejects DSN parameters of `commands_without_dsn`."""
 
     commands_without_dsn: tuple[str, ...] = ()
@@ -178,10 +191,10 @@ class DsnOfferingServer(Server):
         extensions = ["250-DSN", *(["250-PIPELINING"] if self.pipelining else [])]
         return [responses[0], *extensions, *responses[1:]]
 
-    def session(self) -> SMTP:
-        self.sessions += 1
+    def make_session(self) -> SMTP:
+        self.session_count += 1
         self.received_commands = self.received_commands or []
-        smtp = DsnRejectingSmtp(self, hostname="there", **self.features)
+        smtp = DsnRejectingSmtp(self, hostname="there", **self.smtp_options)
         smtp.commands_without_dsn = self.commands_without_dsn
         return smtp
 
@@ -212,16 +225,16 @@ async def test_transaction_is_repeated_without_rejected_dsn_parameters(
     pipelining: bool,
 ) -> None:
     async with (
-        listening(
+        run_smtp_server(
             DsnOfferingServer(commands_without_dsn=commands_without_dsn, pipelining=pipelining)
         ) as server,
-        working(environment, relay(server)),
+        run_queue_worker(environment, relay_settings(server)),
     ):
         assert isinstance(server, DsnOfferingServer)
-        rows = await settled(environment, await send(ada))
+        rows = await wait_until_tried(environment, await queue_message(ada))
     assert {(row.state, row.attempts) for row in rows.values()} == {(State.RELAYED, 1)}
-    assert [mail.to for mail in server.mails] == [["carol@example.net", "dave@example.net"]]
-    assert server.sessions == 1
+    assert [mail.to for mail in server.messages] == [["carol@example.net", "dave@example.net"]]
+    assert server.session_count == 1
     commands = server.command_names()
     # Pipelined RCPT commands come before the reply.
     if pipelining and "MAIL" in commands_without_dsn:
@@ -234,13 +247,13 @@ async def test_recipient_refused_with_501_bounces_and_others_are_sent_once(
 ) -> None:
     replies = {"carol": "501 5.1.3 No such form"}
     async with (
-        listening(DsnOfferingServer(replies=replies)) as server,
-        working(environment, relay(server)),
+        run_smtp_server(DsnOfferingServer(rcpt_replies=replies)) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        rows = await settled(environment, await send(ada))
+        rows = await wait_until_tried(environment, await queue_message(ada))
     assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 501)
     assert rows["dave"].state is State.RELAYED
-    assert [mail.to for mail in server.mails] == [["dave@example.net"]]
+    assert [mail.to for mail in server.messages] == [["dave@example.net"]]
 
 
 @pytest.mark.parametrize("commands_without_dsn", [(), ("RCPT",)])
@@ -248,13 +261,13 @@ async def test_requested_dsn_is_written_if_server_rejects_parameters(
     ada: GraphQLClient, environment: Environment, commands_without_dsn: tuple[str, ...]
 ) -> None:
     async with (
-        listening(DsnOfferingServer(commands_without_dsn=commands_without_dsn)) as server,
-        working(environment, relay(server)),
+        run_smtp_server(DsnOfferingServer(commands_without_dsn=commands_without_dsn)) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        await settled(environment, await send(ada, request_dsn=True))
+        await wait_until_tried(environment, await queue_message(ada, request_dsn=True))
 
         async def has_dsn() -> bool:
-            return bool(await inbox(ada)) or not commands_without_dsn
+            return bool(await load_inbox_rows(ada)) or not commands_without_dsn
 
-        await until(has_dsn)
-    assert len(await inbox(ada)) == len(commands_without_dsn)
+        await poll_until(has_dsn)
+    assert len(await load_inbox_rows(ada)) == len(commands_without_dsn)

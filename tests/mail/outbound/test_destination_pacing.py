@@ -15,17 +15,17 @@ from mail.queue import bulk_updates
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.mail_servers.misbehaving_smtp_server import QUICK, Bad
+from tests.support.mail_servers.misbehaving_smtp_server import SHORT_TIMEOUTS, MisbehavingSmtpServer
 from tests.support.mail_servers.queue_worker import (
     State,
-    deliveries,
-    inbox,
-    is_now,
-    ring,
-    send,
-    state,
-    until,
-    working,
+    is_entry_in_state,
+    load_inbox_rows,
+    load_queue_entries,
+    load_submission_state,
+    poll_until,
+    queue_message,
+    run_queue_worker,
+    wake_queue_worker,
 )
 
 CAROL = NamedAddress("carol@example.net")
@@ -39,56 +39,56 @@ def long_destination_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def wait_until_deferred(environment: Environment, key: int) -> Any:
     """Wait until the queue entry of carol is deferred and without lease, and return it."""
-    await until(lambda: is_now(environment, key, "carol", State.DEFERRED))
-    return (await deliveries(environment, key))["carol"]
+    await poll_until(lambda: is_entry_in_state(environment, key, "carol", State.DEFERRED))
+    return (await load_queue_entries(environment, key))["carol"]
 
 
 async def test_failing_destination_is_paused(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route, working(environment, route, QUICK):
-        keys = [await send(ada, CAROL) for _ in range(5)]
+    server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        keys = [await queue_message(ada, CAROL) for _ in range(5)]
         rows = [await wait_until_deferred(environment, key) for key in keys]
         attempted = [row for row in rows if row.attempts]
-        assert 1 <= len(attempted) == server.connections < 5
+        assert 1 <= len(attempted) == server.connection_count < 5
         assert {(row.attempts, row.last_response) for row in attempted} == {(1, "4.3.2 Later")}
-        server.times = 0
+        server.fault_count = 0
         async with asyncio.timeout(60):
             for key in keys:
-                while not await is_now(environment, key, "carol", State.RELAYED):
+                while not await is_entry_in_state(environment, key, "carol", State.RELAYED):
                     # Pauses of destinations don't follow the clock of the test.
                     await asyncio.sleep(0.5)
                     clock.tick(minutes=5)
-                    ring(environment)
+                    wake_queue_worker(environment)
 
 
 @pytest.mark.usefixtures("long_destination_pause")
 async def test_paused_entry_counts_no_attempt_and_waits_longer_with_age(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route, working(environment, route, QUICK):
-        await wait_until_deferred(environment, await send(ada, CAROL))
-        assert server.connections == 1
-        key = await send(ada, CAROL)
+    server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        await wait_until_deferred(environment, await queue_message(ada, CAROL))
+        assert server.connection_count == 1
+        key = await queue_message(ada, CAROL)
         row = await wait_until_deferred(environment, key)
         assert (row.attempts, row.last_code, row.last_response, row.mx) == (0, None, None, None)
         assert row.turn_at is None
         assert 200 < (row.next_at - clock()).total_seconds() <= destination_pacing.FIRST_PAUSE
-        assert await state(environment, key) is SubmissionState.SENDING
+        assert await load_submission_state(environment, key) is SubmissionState.SENDING
 
         clock.tick(hours=2)
-        ring(environment)
+        wake_queue_worker(environment)
         expected_time = clock() + timedelta(minutes=30)
-        await until(lambda: is_deferred_until(environment, key, expected_time))
-        row = (await deliveries(environment, key))["carol"]
+        await poll_until(lambda: is_deferred_until(environment, key, expected_time))
+        row = (await load_queue_entries(environment, key))["carol"]
         assert (row.attempts, row.last_response) == (0, None)
-    assert server.connections == 1
+    assert server.connection_count == 1
 
 
 async def is_deferred_until(environment: Environment, key: int, next_at: datetime) -> bool:
-    row = (await deliveries(environment, key))["carol"]
+    row = (await load_queue_entries(environment, key))["carol"]
     return bool(row.next_at == next_at and row.lease is None)
 
 
@@ -97,27 +97,27 @@ async def test_pause_keeps_last_response_of_entry(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server, options = (
-        Bad("RCPT", "450 4.2.1 Not now"),
+        MisbehavingSmtpServer("RCPT", "450 4.2.1 Not now"),
         replace(environment.options, send_connections_kept=0),
     )
     async with (
-        server.listening() as route,
-        working(replace(environment, options=options), route, QUICK),
+        server.run_server() as route,
+        run_queue_worker(replace(environment, options=options), route, SHORT_TIMEOUTS),
     ):
-        key = await send(ada, CAROL)
+        key = await queue_message(ada, CAROL)
         row_before = await wait_until_deferred(environment, key)
-        server.step, server.what = "GREETING", "421 4.3.2 Later"
-        await wait_until_deferred(environment, await send(ada, CAROL))
+        server.step, server.fault = "GREETING", "421 4.3.2 Later"
+        await wait_until_deferred(environment, await queue_message(ada, CAROL))
         clock.tick(minutes=20)
-        ring(environment)
-        await until(lambda: is_rescheduled(environment, key, row_before.next_at))
-        row = (await deliveries(environment, key))["carol"]
+        wake_queue_worker(environment)
+        await poll_until(lambda: is_rescheduled(environment, key, row_before.next_at))
+        row = (await load_queue_entries(environment, key))["carol"]
     assert (row.attempts, row.last_response) == (1, "4.2.1 Not now")
-    assert server.connections == 2
+    assert server.connection_count == 2
 
 
 async def is_rescheduled(environment: Environment, key: int, old_next_at: datetime) -> bool:
-    row = (await deliveries(environment, key))["carol"]
+    row = (await load_queue_entries(environment, key))["carol"]
     return bool(row.next_at and row.next_at != old_next_at and row.lease is None)
 
 
@@ -126,19 +126,19 @@ async def is_rescheduled(environment: Environment, key: int, old_next_at: dateti
 async def test_delay_notice_and_expiry_are_on_time_during_pause(
     ada: GraphQLClient, environment: Environment, clock: ManualClock, report_kind: str
 ) -> None:
-    server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route:
-        first_key = await send(ada, CAROL)
-        async with working(environment, route, QUICK):
+    server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
+    async with server.run_server() as route:
+        first_key = await queue_message(ada, CAROL)
+        async with run_queue_worker(environment, route, SHORT_TIMEOUTS):
             await wait_until_deferred(environment, first_key)
-            key = await send(ada, CAROL)
+            key = await queue_message(ada, CAROL)
             await wait_until_deferred(environment, key)
             clock.tick(**({"hours": 4.5} if report_kind == "delay" else {"days": 5}))
-            ring(environment)
-            await until(lambda: has_inbox_messages(ada, 2))
-    row = (await deliveries(environment, key))["carol"]
-    (dsn, _) = await inbox(ada)
-    assert (row.attempts, server.connections) == (0, 1)
+            wake_queue_worker(environment)
+            await poll_until(lambda: has_inbox_messages(ada, 2))
+    row = (await load_queue_entries(environment, key))["carol"]
+    (dsn, _) = await load_inbox_rows(ada)
+    assert (row.attempts, server.connection_count) == (0, 1)
     if report_kind == "delay":
         assert (dsn.subject, row.state) == ("Your message is delayed", State.DEFERRED)
         assert row.last_response is None
@@ -149,27 +149,29 @@ async def test_delay_notice_and_expiry_are_on_time_during_pause(
 
 
 async def has_inbox_messages(ada: GraphQLClient, count: int) -> bool:
-    return len(await inbox(ada)) >= count
+    return len(await load_inbox_rows(ada)) >= count
 
 
 async def test_destination_gets_limited_messages_per_minute(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     options = replace(environment.options, send_per_minute=6)
-    server = Bad()
+    server = MisbehavingSmtpServer()
     async with (
-        server.listening() as route,
-        working(replace(environment, options=options), route, QUICK),
+        server.run_server() as route,
+        run_queue_worker(replace(environment, options=options), route, SHORT_TIMEOUTS),
     ):
-        keys = [await send(ada, CAROL) for _ in range(4)]
-        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
+        keys = [await queue_message(ada, CAROL) for _ in range(4)]
+        await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
         waiting = [
-            row for key in keys if (row := (await deliveries(environment, key))["carol"]).next_at
+            row
+            for key in keys
+            if (row := (await load_queue_entries(environment, key))["carol"]).next_at
         ]
         assert [row.attempts for row in waiting] == [0, 0, 0]
         waits = sorted((row.next_at - clock()).total_seconds() for row in waiting)
         assert [round(wait / 10) for wait in waits] == [1, 2, 3]
-    assert server.taken == 1
+    assert server.accepted_message_count == 1
 
 
 async def test_processes_share_delivery_slots_of_destination(
@@ -177,25 +179,25 @@ async def test_processes_share_delivery_slots_of_destination(
 ) -> None:
     options = replace(environment.options, send_per_minute=6)
     first_process, second_process = (replace(environment, options=options) for _ in range(2))
-    server = Bad()
+    server = MisbehavingSmtpServer()
     async with (
-        server.listening() as route,
-        working(first_process, route, QUICK),
-        working(second_process, route, QUICK),
+        server.run_server() as route,
+        run_queue_worker(first_process, route, SHORT_TIMEOUTS),
+        run_queue_worker(second_process, route, SHORT_TIMEOUTS),
     ):
-        keys = [await send(ada, CAROL) for _ in range(6)]
-        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
-        rows = [(await deliveries(environment, key))["carol"] for key in keys]
+        keys = [await queue_message(ada, CAROL) for _ in range(6)]
+        await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=1))
+        rows = [(await load_queue_entries(environment, key))["carol"] for key in keys]
     waits = sorted((row.next_at - clock()).total_seconds() for row in rows if row.next_at)
     assert [round(wait / 10) for wait in waits] == [1, 2, 3, 4, 5]
-    assert server.taken == 1
+    assert server.accepted_message_count == 1
 
 
 async def are_sent_or_deferred(
     environment: Environment, keys: list[int], now: datetime, *, sent_count: int
 ) -> bool:
     """True if `sent_count` messages are sent and all others are deferred and without lease."""
-    rows = [(await deliveries(environment, key))["carol"] for key in keys]
+    rows = [(await load_queue_entries(environment, key))["carol"] for key in keys]
     deferred = [row.next_at is not None and row.next_at > now for row in rows]
     sent = [row.state is State.RELAYED for row in rows]
     has_no_lease = all(row.lease is None for row in rows)
@@ -228,26 +230,26 @@ async def test_delivery_slots_are_consecutive_and_deleted_later(
 async def test_flush_tries_paused_destination_once(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = Bad("GREETING", "421 4.3.2 Later")
-    async with server.listening() as route, working(environment, route, QUICK):
-        keys = [await send(ada, CAROL)]
+    server = MisbehavingSmtpServer("GREETING", "421 4.3.2 Later")
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        keys = [await queue_message(ada, CAROL)]
         await wait_until_deferred(environment, keys[0])
-        keys += [await send(ada, CAROL) for _ in range(2)]
-        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=0))
-        assert server.connections == 1
+        keys += [await queue_message(ada, CAROL) for _ in range(2)]
+        await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=0))
+        assert server.connection_count == 1
         clock.tick(seconds=1)
         await flush_entries(ada, keys)
-        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=0))
-        assert server.connections == 2
-        rows = [(await deliveries(environment, key))["carol"] for key in keys]
+        await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=0))
+        assert server.connection_count == 2
+        rows = [(await load_queue_entries(environment, key))["carol"] for key in keys]
         assert sorted(row.attempts for row in rows) in ([0, 0, 2], [0, 1, 1])
         assert {row.hurried_at for row in rows} == {None}
 
         server.step = ""
         clock.tick(seconds=1)
         await flush_entries(ada, keys)
-        await until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=3))
-    assert server.taken == 3
+        await poll_until(lambda: are_sent_or_deferred(environment, keys, clock(), sent_count=3))
+    assert server.accepted_message_count == 3
 
 
 async def flush_entries(ada: GraphQLClient, keys: list[int]) -> None:

@@ -25,14 +25,20 @@ from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.dns_zone_server import asking, zone
-from tests.support.mail_servers.queue_worker import relay, ring, send, settled, working
-from tests.support.mail_servers.scanner_servers import program
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
+from tests.support.mail_servers.queue_worker import (
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
+)
+from tests.support.mail_servers.scanner_servers import require_program
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations import dkim_key_operations
-from tests.support.operations.domain_operations import made as domain_made
-from tests.support.operations.message_sources import upload
-from tests.support.operations.rewrite_and_bcc_operations import come
+from tests.support.operations.domain_operations import create_domain as domain_made
+from tests.support.operations.message_sources import upload_message
+from tests.support.operations.rewrite_and_bcc_operations import deliver_incoming
 
 PASSED_RESULTS = (
     ("example.org", "rsa-sha256", AuthResult.PASS),
@@ -63,7 +69,7 @@ def set_clock_to_now(clock: ManualClock) -> None:
 @asynccontextmanager
 async def run_rspamd(resolver_address: str, folder: Path) -> AsyncIterator[str]:
     """Run rspamd with this name server and yield its URL."""
-    program_path, port = program("rspamd"), free_port()
+    program_path, port = require_program("rspamd"), free_port()
     (folder / "domains").write_text("example\norg\n")
     config = RSPAMD_CONFIG.format(place=resolver_address, folder=folder, host=HOST, port=port)
     (folder / "rspamd.conf").write_text(config)
@@ -88,32 +94,32 @@ async def run_rspamd(resolver_address: str, folder: Path) -> AsyncIterator[str]:
 
 
 async def send_and_receive(
-    client: GraphQLClient, server: Server, *recipients: NamedAddress, **send_options: Any
+    client: GraphQLClient, server: FakeSmtpServer, *recipients: NamedAddress, **send_options: Any
 ) -> bytes:
     """Send a message and return it as the server received it."""
-    async with working(client.environment, relay(server)):
-        submission_id = await send(
+    async with run_queue_worker(client.environment, relay_settings(server)):
+        submission_id = await queue_message(
             client, *(recipients or [NamedAddress("carol@example.net")]), **send_options
         )
-        await settled(client.environment, submission_id)
-    return server.mails[-1].raw
+        await wait_until_tried(client.environment, submission_id)
+    return server.messages[-1].raw
 
 
 async def test_rsa_and_ed25519_signatures_pass_other_verifiers(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, tmp_path: Path
 ) -> None:
-    keys = await dkim_key_operations.both(root)
-    async with listening(Server()) as server:
+    keys = await dkim_key_operations.create_key_of_each_algorithm(root)
+    async with run_smtp_server(FakeSmtpServer()) as server:
         raw = await send_and_receive(ada, server, bcc=[NamedAddress("dave@example.net")])
     assert raw.startswith(b"DKIM-Signature: v=1; a=rsa-sha256;")
     assert b"dave" not in raw
-    records = dkim_key_operations.texts(keys)
-    assert await dkim_key_operations.by_us(raw, records, int(clock().timestamp())) == list(
-        PASSED_RESULTS
-    )
-    assert dkim_key_operations.by_dkimpy(raw, records) == [True, True]
+    records = dkim_key_operations.dkim_txt_records(keys)
+    assert await dkim_key_operations.verify_with_merganser(
+        raw, records, int(clock().timestamp())
+    ) == list(PASSED_RESULTS)
+    assert dkim_key_operations.verify_with_dkimpy(raw, records) == [True, True]
     async with (
-        asking(zone(records)) as resolver_address,
+        run_dns_zone(make_dns_zone(records)) as resolver_address,
         run_rspamd(resolver_address, tmp_path) as url,
         httpx.AsyncClient(timeout=30) as http,
     ):
@@ -127,7 +133,7 @@ async def test_rsa_and_ed25519_signatures_pass_other_verifiers(
 
 
 async def test_message_without_signing_key_is_not_signed(ada: GraphQLClient) -> None:
-    async with listening(Server()) as server:
+    async with run_smtp_server(FakeSmtpServer()) as server:
         raw = await send_and_receive(ada, server)
     assert b"DKIM-Signature" not in raw
     assert raw.endswith(b"dots\r\n")
@@ -136,18 +142,20 @@ async def test_message_without_signing_key_is_not_signed(ada: GraphQLClient) -> 
 async def test_large_message_is_signed(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    keys = await dkim_key_operations.both(root)
+    keys = await dkim_key_operations.create_key_of_each_algorithm(root)
     text = "".join(f"line {n}  with \t blanks \r\n" for n in range(30_000)) + "\r\n \r\n\r\n"
-    async with listening(Server(features={"data_size_limit": 1 << 25})) as server:
-        async with working(ada.environment, relay(server)):
+    async with run_smtp_server(FakeSmtpServer(smtp_options={"data_size_limit": 1 << 25})) as server:
+        async with run_queue_worker(ada.environment, relay_settings(server)):
             submission_id = await send_large_message(ada, text)
-            await settled(ada.environment, submission_id)
-        raw = server.mails[-1].raw
+            await wait_until_tried(ada.environment, submission_id)
+        raw = server.messages[-1].raw
     assert len(raw) > 2 << 20
-    assert await dkim_key_operations.by_us(
-        raw, dkim_key_operations.texts(keys), int(clock().timestamp())
+    assert await dkim_key_operations.verify_with_merganser(
+        raw, dkim_key_operations.dkim_txt_records(keys), int(clock().timestamp())
     ) == list(PASSED_RESULTS)
-    assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
+    assert dkim_key_operations.verify_with_dkimpy(
+        raw, dkim_key_operations.dkim_txt_records(keys)
+    ) == [True, True]
 
 
 async def send_large_message(ada: GraphQLClient, text: str) -> int:
@@ -161,46 +169,46 @@ async def send_large_message(ada: GraphQLClient, text: str) -> int:
 async def test_retry_is_signed_with_current_key(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    (old_key, _) = await dkim_key_operations.both(root)
-    async with listening(Server(after_dot=["451 4.7.1 Later"])) as server:
-        async with working(ada.environment, relay(server)):
-            submission_id = await send(ada, NamedAddress("carol@example.net"))
-            await settled(ada.environment, submission_id)
-            new_key = await dkim_key_operations.key(root, selector="new")
+    (old_key, _) = await dkim_key_operations.create_key_of_each_algorithm(root)
+    async with run_smtp_server(FakeSmtpServer(data_replies=["451 4.7.1 Later"])) as server:
+        async with run_queue_worker(ada.environment, relay_settings(server)):
+            submission_id = await queue_message(ada, NamedAddress("carol@example.net"))
+            await wait_until_tried(ada.environment, submission_id)
+            new_key = await dkim_key_operations.create_dkim_key(root, selector="new")
             clock.tick(hours=1)
-            ring(ada.environment)
+            wake_queue_worker(ada.environment)
             async with asyncio.timeout(10):
-                while not server.mails:  # noqa: ASYNC110 - a server has no event
+                while not server.messages:  # noqa: ASYNC110 - a server has no event
                     await asyncio.sleep(0.01)
-        raw = server.mails[-1].raw
+        raw = server.messages[-1].raw
     assert b"s=new;" in raw
     assert b"s=r;" not in raw
     assert old_key["selector"] == "r"
-    assert dkim_key_operations.by_dkimpy(
-        raw, dkim_key_operations.texts([new_key, await find_signing_key(root, "e")])
+    assert dkim_key_operations.verify_with_dkimpy(
+        raw, dkim_key_operations.dkim_txt_records([new_key, await find_signing_key(root, "e")])
     ) == [True, True]
 
 
 async def find_signing_key(root: GraphQLClient, selector: str) -> Any:
-    nodes = (await root(dkim_key_operations.LIST))["dkimKeys"]["nodes"]
+    nodes = (await root(dkim_key_operations.DKIM_KEYS_QUERY))["dkimKeys"]["nodes"]
     return next(signing_key for signing_key in nodes if signing_key["selector"] == selector)
 
 
 async def test_wildcard_key_signs_only_if_dns_record_is_published(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    signing_key = await dkim_key_operations.key(root, domains=["*"], selector="any")
+    signing_key = await dkim_key_operations.create_dkim_key(root, domains=["*"], selector="any")
     assert signing_key["dnsTxt"]["name"] == "any._domainkey"
     records = {"any._domainkey.example.org": signing_key["dnsTxt"]["value"]}
-    async with listening(Server()) as server:
-        async with asking(zone({"example.org": "nothing"})) as resolver_address:
-            dkim_key_operations.asks(ada, resolver_address)
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        async with run_dns_zone(make_dns_zone({"example.org": "nothing"})) as resolver_address:
+            dkim_key_operations.use_dns_server(ada, resolver_address)
             assert b"DKIM-Signature" not in await send_and_receive(ada, server)
         ada.environment.byte_cache.remove(("dkim record", "any._domainkey.example.org"))
-        async with asking(zone(records)) as resolver_address:
-            dkim_key_operations.asks(ada, resolver_address)
+        async with run_dns_zone(make_dns_zone(records)) as resolver_address:
+            dkim_key_operations.use_dns_server(ada, resolver_address)
             raw = await send_and_receive(ada, server)
-    assert dkim_key_operations.by_dkimpy(raw, records) == [True]
+    assert dkim_key_operations.verify_with_dkimpy(raw, records) == [True]
     assert b"d=example.org;\r\n s=any;" in raw
 
 
@@ -209,14 +217,16 @@ async def test_domain_of_hostname_signs_too_if_enabled(
 ) -> None:
     await domain_made(root, "mx.example.org")
     keys = [
-        await dkim_key_operations.key(root),
-        await dkim_key_operations.key(root, domains=["mx.example.org"]),
+        await dkim_key_operations.create_dkim_key(root),
+        await dkim_key_operations.create_dkim_key(root, domains=["mx.example.org"]),
     ]
     options = replace(ada.environment.options, dkim_host=True)
     object.__setattr__(ada.environment, "options", options)
-    async with listening(Server()) as server:
+    async with run_smtp_server(FakeSmtpServer()) as server:
         raw = await send_and_receive(ada, server)
-    assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
+    assert dkim_key_operations.verify_with_dkimpy(
+        raw, dkim_key_operations.dkim_txt_records(keys)
+    ) == [True, True]
     assert b"d=mx.example.org" in raw
 
 
@@ -231,15 +241,18 @@ async def create_team_forward(root: GraphQLClient) -> None:
 async def test_forwarded_remote_message_is_arc_sealed_and_not_signed(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    (signing_key, _) = await dkim_key_operations.both(root)
+    (signing_key, _) = await dkim_key_operations.create_key_of_each_algorithm(root)
     await create_team_forward(root)
-    async with listening(Server()) as server, working(ada.environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
         raw = raw_message("Forged", From="Ada <ada@example.org>")
-        await come(ada.environment, "team@example.org", raw=raw)
+        await deliver_incoming(ada.environment, "team@example.org", raw=raw)
         async with asyncio.timeout(10):
-            while not server.mails:  # noqa: ASYNC110 - a server has no event
+            while not server.messages:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
-    raw = server.mails[-1].raw
+    raw = server.messages[-1].raw
     assert b"DKIM-Signature" not in raw
     assert raw.startswith(b"Delivered-To: ") or b"ARC-Seal: i=1; a=rsa-sha256;" in raw
     assert f"s={signing_key['selector']}".encode() in raw
@@ -248,15 +261,22 @@ async def test_forwarded_remote_message_is_arc_sealed_and_not_signed(
 async def test_forwarded_message_of_local_user_is_signed(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    keys = await dkim_key_operations.both(root)
+    keys = await dkim_key_operations.create_key_of_each_algorithm(root)
     await create_team_forward(root)
-    async with listening(Server()) as server, working(ada.environment, relay(server)):
-        await settled(ada.environment, await send(ada, NamedAddress("team@example.org")))
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
+        await wait_until_tried(
+            ada.environment, await queue_message(ada, NamedAddress("team@example.org"))
+        )
         async with asyncio.timeout(10):
-            while not server.mails:  # noqa: ASYNC110 - a server has no event
+            while not server.messages:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
-    raw = server.mails[-1].raw
-    assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
+    raw = server.messages[-1].raw
+    assert dkim_key_operations.verify_with_dkimpy(
+        raw, dkim_key_operations.dkim_txt_records(keys)
+    ) == [True, True]
 
 
 async def test_undecryptable_signing_key_does_not_block_delivery(
@@ -265,10 +285,10 @@ async def test_undecryptable_signing_key_does_not_block_delivery(
     environment: Environment,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await dkim_key_operations.key(root)
+    await dkim_key_operations.create_dkim_key(root)
     async with environment.write_session() as session:
         await session.exec(update(DkimKey).values(private="gone." + col(DkimKey.private)))
-    async with listening(Server()) as server:
+    async with run_smtp_server(FakeSmtpServer()) as server:
         raw = await send_and_receive(ada, server)
     assert b"DKIM-Signature" not in raw
     assert "a key that signs cannot be opened" in caplog.text
@@ -276,37 +296,49 @@ async def test_undecryptable_signing_key_does_not_block_delivery(
 
 
 async def test_submitted_draft_is_signed(ada: GraphQLClient, root: GraphQLClient) -> None:
-    keys = await dkim_key_operations.both(root)
+    keys = await dkim_key_operations.create_key_of_each_algorithm(root)
     draft_input = {"draft": True, "text": "Dear Carol,", "to": [{"address": "carol@example.net"}]}
-    draft = (await upload(ada, **draft_input))["message"]
-    async with listening(Server()) as server, working(ada.environment, relay(server)):
+    draft = (await upload_message(ada, **draft_input))["message"]
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
         payload = await execute_mutation(
             ada, "messageSubmit", "submission { id }", message={"id": draft["id"]}
         )
-        await settled(ada.environment, global_ids.decode("Submission", payload["submission"]["id"]))
-        raw = server.mails[-1].raw
-    assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True, True]
+        await wait_until_tried(
+            ada.environment, global_ids.decode("Submission", payload["submission"]["id"])
+        )
+        raw = server.messages[-1].raw
+    assert dkim_key_operations.verify_with_dkimpy(
+        raw, dkim_key_operations.dkim_txt_records(keys)
+    ) == [True, True]
 
 
 async def test_autoreply_and_dsn_are_signed(ada: GraphQLClient, root: GraphQLClient) -> None:
     await domain_made(root, "mx.example.org")
     keys = [
-        await dkim_key_operations.key(root),
-        await dkim_key_operations.key(root, domains=["mx.example.org"]),
+        await dkim_key_operations.create_dkim_key(root),
+        await dkim_key_operations.create_dkim_key(root, domains=["mx.example.org"]),
     ]
     document = """mutation { autoreplySet(input: {set: {enabled: true, text: "Away."}}) {
         errors { code } } }"""
     assert (await ada(document))["autoreplySet"]["errors"] == []
     await create_team_forward(root)
-    refusing_server = Server(replies={"carol": "550 5.1.1 Nobody"})
-    async with listening(refusing_server) as server, working(ada.environment, relay(server)):
-        await come(ada.environment, ada.address, sender="dave@example.com")
-        await come(ada.environment, "team@example.org", sender="erin@example.com")
+    refusing_server = FakeSmtpServer(rcpt_replies={"carol": "550 5.1.1 Nobody"})
+    async with (
+        run_smtp_server(refusing_server) as server,
+        run_queue_worker(ada.environment, relay_settings(server)),
+    ):
+        await deliver_incoming(ada.environment, ada.address, sender="dave@example.com")
+        await deliver_incoming(ada.environment, "team@example.org", sender="erin@example.com")
         async with asyncio.timeout(20):
-            while len(server.mails) < 2:  # noqa: ASYNC110 - a server has no event
+            while len(server.messages) < 2:  # noqa: ASYNC110 - a server has no event
                 await asyncio.sleep(0.01)
-    raw_by_recipient = {mail.to[0]: mail.raw for mail in server.mails}
+    raw_by_recipient = {mail.to[0]: mail.raw for mail in server.messages}
     assert b"d=example.org;" in raw_by_recipient["dave@example.com"]
     assert b"d=mx.example.org;" in raw_by_recipient["erin@example.com"]
     for raw in raw_by_recipient.values():
-        assert dkim_key_operations.by_dkimpy(raw, dkim_key_operations.texts(keys)) == [True]
+        assert dkim_key_operations.verify_with_dkimpy(
+            raw, dkim_key_operations.dkim_txt_records(keys)
+        ) == [True]

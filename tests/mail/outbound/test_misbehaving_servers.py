@@ -7,8 +7,13 @@ import pytest
 from mail.mime.header_encoding import NamedAddress
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.misbehaving_smtp_server import QUICK, Bad
-from tests.support.mail_servers.queue_worker import State, send, settled, working
+from tests.support.mail_servers.misbehaving_smtp_server import SHORT_TIMEOUTS, MisbehavingSmtpServer
+from tests.support.mail_servers.queue_worker import (
+    State,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+)
 
 STEPS = ("GREETING", "EHLO", "MAIL", "RCPT", "DATA", "DOT")
 CAROL = NamedAddress("carol@example.net")
@@ -22,9 +27,9 @@ CAROL = NamedAddress("carol@example.net")
 async def test_message_is_deferred_if_server_misbehaves(
     ada: GraphQLClient, environment: Environment, *, pipelining: bool, step: str, behaviour: str
 ) -> None:
-    server = Bad(step, behaviour, together=pipelining)
-    async with server.listening() as route, working(environment, route, QUICK):
-        row = (await settled(environment, await send(ada, CAROL)))["carol"]
+    server = MisbehavingSmtpServer(step, behaviour, offers_pipelining=pipelining)
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        row = (await wait_until_tried(environment, await queue_message(ada, CAROL)))["carol"]
     is_ignorable = (step, behaviour) in {
         ("EHLO", "garbage"),
         ("EHLO", "999 x"),
@@ -44,39 +49,39 @@ async def test_message_is_deferred_if_server_misbehaves(
 async def test_closed_pooled_connection_costs_no_attempt(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    server = Bad()
-    async with server.listening() as route, working(environment, route, QUICK):
-        await settled(environment, await send(ada, CAROL))
-        server.step, server.what, server.times = "MAIL", "hang up", 1
-        row = (await settled(environment, await send(ada, CAROL)))["carol"]
+    server = MisbehavingSmtpServer()
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        await wait_until_tried(environment, await queue_message(ada, CAROL))
+        server.step, server.fault, server.fault_count = "MAIL", "hang up", 1
+        row = (await wait_until_tried(environment, await queue_message(ada, CAROL)))["carol"]
     assert (row.state, row.attempts) == (State.RELAYED, 1)
-    assert (server.connections, server.taken) == (2, 2)
+    assert (server.connection_count, server.accepted_message_count) == (2, 2)
 
 
 async def test_connection_is_reused_up_to_message_limit(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     options = replace(environment.options, send_connection_messages=3)
-    server = Bad()
+    server = MisbehavingSmtpServer()
     async with (
-        server.listening() as route,
-        working(replace(environment, options=options), route, QUICK),
+        server.run_server() as route,
+        run_queue_worker(replace(environment, options=options), route, SHORT_TIMEOUTS),
     ):
         for _ in range(7):
-            await settled(environment, await send(ada, CAROL))
-    assert (server.taken, server.connections) == (7, 3)
-    assert server.said.count("QUIT") == 3
+            await wait_until_tried(environment, await queue_message(ada, CAROL))
+    assert (server.accepted_message_count, server.connection_count) == (7, 3)
+    assert server.received_lines.count("QUIT") == 3
 
 
 async def test_refused_transaction_is_reset_before_next_message(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    server = Bad("RCPT", "550 5.1.1 No", 1)
-    async with server.listening() as route, working(environment, route, QUICK):
-        await settled(environment, await send(ada, CAROL))
-        await settled(environment, await send(ada, CAROL))
-    assert server.connections == 1
-    assert [line[:4] for line in server.said] == [
+    server = MisbehavingSmtpServer("RCPT", "550 5.1.1 No", 1)
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        await wait_until_tried(environment, await queue_message(ada, CAROL))
+        await wait_until_tried(environment, await queue_message(ada, CAROL))
+    assert server.connection_count == 1
+    assert [line[:4] for line in server.received_lines] == [
         "EHLO", "MAIL", "RCPT", "RSET", "MAIL", "RCPT", "DATA", "QUIT",
     ]  # fmt: skip
 
@@ -84,18 +89,18 @@ async def test_refused_transaction_is_reset_before_next_message(
 async def test_pipelined_refusal_does_not_affect_next_message(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    server = Bad(together=True)
+    server = MisbehavingSmtpServer(offers_pipelining=True)
     refusals = [("MAIL", "450 4.0.0 No"), ("RCPT", "550 5.1.1 No"), ("DATA", "451 4.0.0 No")]
-    async with server.listening() as route, working(environment, route, QUICK):
-        await settled(environment, await send(ada))
+    async with server.run_server() as route, run_queue_worker(environment, route, SHORT_TIMEOUTS):
+        await wait_until_tried(environment, await queue_message(ada))
         for step, reply in refusals:
-            server.step, server.what, server.times = step, reply, 2 if step == "RCPT" else 1
-            rows = await settled(environment, await send(ada))
+            server.step, server.fault, server.fault_count = step, reply, 2 if step == "RCPT" else 1
+            rows = await wait_until_tried(environment, await queue_message(ada))
             assert {f"{row.last_code} {row.last_response}" for row in rows.values()} == {reply}
             server.step = ""
-            rows = await settled(environment, await send(ada))
+            rows = await wait_until_tried(environment, await queue_message(ada))
             assert {row.state for row in rows.values()} == {State.RELAYED}
-        server.step, server.what, server.times = "RCPT", "450 4.2.1 Later", 1
-        rows = await settled(environment, await send(ada))
+        server.step, server.fault, server.fault_count = "RCPT", "450 4.2.1 Later", 1
+        rows = await wait_until_tried(environment, await queue_message(ada))
         assert (rows["carol"].state, rows["dave"].state) == (State.DEFERRED, State.RELAYED)
-    assert (server.connections, server.taken) == (1, 7)
+    assert (server.connection_count, server.accepted_message_count) == (1, 7)

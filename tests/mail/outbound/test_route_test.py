@@ -11,13 +11,13 @@ from mail.routing.password_contexts import relay_host_context, transport_context
 from models.errors import NotFound
 from models.routing.tables import RelayHost, Transport
 from models.runtime.environment import Environment
-from tests.support.mail_servers.route_rows import exchanged
+from tests.support.mail_servers.route_rows import make_mx_dns_server
 from tests.support.mail_servers.smtp_and_dns_servers import (
-    Server,
-    answering,
-    listening,
-    server_tls,
-    trust,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+    server_tls_context,
+    trusting_tls_context,
 )
 
 SENDER, RECIPIENT = "ada@example.org", "carol@example.net"
@@ -25,10 +25,14 @@ SENDER, RECIPIENT = "ada@example.org", "carol@example.net"
 
 @pytest.mark.usefixtures("ada")
 async def test_route_test_ends_after_rcpt(environment: Environment) -> None:
-    dns_names = exchanged("example.net", "mx1.example.net")
-    server = Server({"gone": "550 5.1.1 No such user"}, features={"tls_context": server_tls()})
-    async with answering(dns_names), listening(server) as running_server:
-        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=running_server.port)
+    dns_names = make_mx_dns_server("example.net", "mx1.example.net")
+    server = FakeSmtpServer(
+        {"gone": "550 5.1.1 No such user"}, smtp_options={"tls_context": server_tls_context()}
+    )
+    async with run_dns_server(dns_names), run_smtp_server(server) as running_server:
+        settings = OutboundSettings(
+            make_resolver=dns_names.make_resolver, mx_port=running_server.port
+        )
         accepted = await run_route_test(environment, settings, SENDER, RECIPIENT)
         refused = await run_route_test(environment, settings, SENDER, "gone@example.net")
         unknown_domain = await run_route_test(environment, settings, SENDER, "carol@example.com")
@@ -51,16 +55,16 @@ async def test_route_test_ends_after_rcpt(environment: Environment) -> None:
     assert not refused.is_accepted
     assert "< 550 5.1.1 No such user" in refused.log_lines
     assert unknown_domain.log_lines[-1] == "no way: 550 5.1.2 There is no domain example.com"
-    assert running_server.mails == []
+    assert running_server.messages == []
 
 
 @pytest.mark.usefixtures("ada")
 async def test_relay_host_test_signs_in_without_logging_password(
     environment: Environment,
 ) -> None:
-    features = {"tls_context": server_tls(), "auth_require_tls": True}
-    async with listening(Server()) as server:
-        server.features = {**features, "authenticator": server.authenticate}
+    features = {"tls_context": server_tls_context(), "auth_require_tls": True}
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        server.smtp_options = {**features, "authenticator": server.authenticate}
         for password, expected in (("secret", True), ("hunter2", False)):
             relay_id = environment.new_id()
             relay = RelayHost(
@@ -76,7 +80,7 @@ async def test_relay_host_test_signs_in_without_logging_password(
                 session.add(relay)
             result = await run_route_test(
                 environment,
-                OutboundSettings(trusted_context=trust()),
+                OutboundSettings(trusted_context=trusting_tls_context()),
                 SENDER,
                 RECIPIENT,
                 relay_host_id=relay_id,
@@ -85,12 +89,12 @@ async def test_relay_host_test_signs_in_without_logging_password(
             assert password not in "\n".join(result.log_lines)
             assert "signing in as us" in result.log_lines
     assert result.log_lines[-1].startswith("failed: 454 4.7.0 Our password was refused")
-    assert server.mails == []
+    assert server.messages == []
 
 
 @pytest.mark.usefixtures("ada")
 async def test_transport_is_tested_without_recipient(environment: Environment) -> None:
-    async with listening(Server()) as server:
+    async with run_smtp_server(FakeSmtpServer()) as server:
         row_id = environment.new_id()
         row = Transport(
             id=row_id,

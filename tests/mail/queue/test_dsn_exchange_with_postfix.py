@@ -18,9 +18,14 @@ from models.runtime.environment import Environment
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 from tests.conftest import GraphQLClient, client_context
-from tests.support.mail_servers.queue_worker import State, deliveries, inbox, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.servers.postfix_server import postfix
+from tests.support.mail_servers.queue_worker import (
+    State,
+    load_inbox_rows,
+    load_queue_entries,
+    run_queue_worker,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.servers.postfix_server import run_postfix_server
 
 
 @pytest.fixture
@@ -36,20 +41,22 @@ async def test_dsns_of_postfix_are_matched_to_submission(
 ) -> None:
     replies = {"gone": "550 5.1.1 Nobody", "slow": "450 4.2.1 Busy"}
     recipients = [NamedAddress(f"{name}@far.example") for name in ("gone", "slow", "good")]
-    async with listening(Server(replies)) as far_server:
+    async with run_smtp_server(FakeSmtpServer(replies)) as far_server:
         ports = {"far.example": far_server.port, "example.org": mx_listener.port}
         routes = {name: f"smtp:[127.0.0.1]:{port}" for name, port in ports.items()}
         postfix_settings = {"relay_domains": "far.example example.org", "delay_warning_time": "1s"}
-        with postfix(free_port(), routes=routes, more=postfix_settings) as postfix_server:
+        with run_postfix_server(
+            free_port(), routes=routes, extra_settings=postfix_settings
+        ) as postfix_server:
             request = SendRequest(to=recipients, subject="Hi", text="Hi", request_dsn=True)
-            async with working(environment, outbound_settings(postfix_server.port)):
+            async with run_queue_worker(environment, outbound_settings(postfix_server.port)):
                 payload = await submission_create.send_message(client_context(ada), request)
                 assert payload.submission is not None
                 key = int(payload.submission.id)
                 async with asyncio.timeout(60):
                     while not await has_all_reports(environment, key):  # noqa: ASYNC110 - rows have no event
                         await asyncio.sleep(0.1)
-    rows = await deliveries(environment, key)
+    rows = await load_queue_entries(environment, key)
     assert {name: (row.state, row.last_code, row.last_response) for name, row in rows.items()} == {
         "gone": (State.BOUNCED, 550, "5.1.1 Nobody"),
         "slow": (State.RELAYED, 450, "4.2.1 Busy"),
@@ -58,7 +65,7 @@ async def test_dsns_of_postfix_are_matched_to_submission(
     assert {(row.reported_by, row.report_proven) for row in rows.values()} == {
         ("postfix.example.net", True)
     }
-    assert sorted(message.subject for message in await inbox(ada)) == [
+    assert sorted(message.subject for message in await load_inbox_rows(ada)) == [
         "Delayed Mail (still being retried)",
         "Successful Mail Delivery Report",
         "Undelivered Mail Returned to Sender",

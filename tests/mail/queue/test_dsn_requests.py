@@ -33,14 +33,21 @@ from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.inbound_authentication import use_dns_zone
 from tests.support.mail.queued_deliveries import only_queued_dsn, queued_dsn_requests
 from tests.support.mail.stored_messages import newest_inbox_message
-from tests.support.mail_servers.dns_zone_server import asking, zone
-from tests.support.mail_servers.dsn_servers import Reporter
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.memory_listeners import KINDS, opened
+from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
+from tests.support.mail_servers.dsn_servers import DsnSmtpServer
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.memory_listeners import LISTENER_KINDS, run_memory_listener
 from tests.support.mail_servers.mx_session import open_mx_session
-from tests.support.mail_servers.queue_worker import bodies, inbox, relay, send, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.mail_servers.smtp_client import Authority, connect, secured
+from tests.support.mail_servers.queue_worker import (
+    load_inbox_rows,
+    load_queued_messages,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.mail_servers.smtp_client import CertificateAuthority, connect_smtp, start_tls
 from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_auth_plain
 
 MAIL_PARAMETERS = [
@@ -87,30 +94,30 @@ RCPT_PARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LISTENER_KINDS)
 async def test_dsn_parameters_of_mail_and_rcpt_are_validated(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path) as listener:
+    async with run_memory_listener(kind, tmp_path) as listener:
         for parameters, expected in MAIL_PARAMETERS:
-            client = await listener.enter()
-            reply = await client.say(f"MAIL FROM:<{DSN_SENDER}> {parameters}")
+            client = await listener.open_sending_session()
+            reply = await client.run_command(f"MAIL FROM:<{DSN_SENDER}> {parameters}")
             assert (parameters, reply[:9]) == (parameters, expected)
-            assert await client.say("NOOP") == "250 2.0.0 Fine"
+            assert await client.run_command("NOOP") == "250 2.0.0 Fine"
             await client.close()
         for parameters, expected in RCPT_PARAMETERS:
-            client = await listener.enter()
-            assert (await client.say(f"MAIL FROM:<{DSN_SENDER}>")).startswith("250")
-            reply = await client.say(f"RCPT TO:<ada@example.org> {parameters}")
+            client = await listener.open_sending_session()
+            assert (await client.run_command(f"MAIL FROM:<{DSN_SENDER}>")).startswith("250")
+            reply = await client.run_command(f"RCPT TO:<ada@example.org> {parameters}")
             assert (parameters, reply[:9]) == (parameters, expected)
-            assert await client.say("NOOP") == "250 2.0.0 Fine"
+            assert await client.run_command("NOOP") == "250 2.0.0 Fine"
             await client.close()
 
 
 async def test_utf8_orcpt_is_accepted_with_smtputf8(tmp_path: Path) -> None:
-    async with opened("mx", tmp_path) as listener:
-        client = await listener.enter()
-        await client.say(f"MAIL FROM:<{DSN_SENDER}> SMTPUTF8")
+    async with run_memory_listener("mx", tmp_path) as listener:
+        client = await listener.open_sending_session()
+        await client.run_command(f"MAIL FROM:<{DSN_SENDER}> SMTPUTF8")
         command = "RCPT TO:<ada@example.org> ORCPT=utf-8;jörg@example.org"
-        assert (await client.say(command)).startswith("250 2.1.5")
+        assert (await client.run_command(command)).startswith("250 2.1.5")
         await client.close()
 
 
@@ -149,21 +156,21 @@ def test_default_notify_conditions() -> None:
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path)
 
 
 @pytest.fixture
 async def submission_client(
-    environment: Environment, tmp_path: Path, authority: Authority
-) -> AsyncIterator[Neighbour]:
+    environment: Environment, tmp_path: Path, authority: CertificateAuthority
+) -> AsyncIterator[SmtpTestClient]:
     """A signed-in client of the submission listener."""
     await make_user(environment, "ada", password=PASSWORD)
-    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue_certificate()))
     listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
-    client = await connect(listener.port)
-    await secured(client, authority.client())
+    client = await connect_smtp(listener.port)
+    await start_tls(client, authority.client_context())
     await sign_in_by_auth_plain(client)
     yield client
     await client.close()
@@ -171,15 +178,17 @@ async def submission_client(
 
 
 async def submit_message(
-    client: Neighbour, mail_parameters: str, *recipients: str, sender: str = "ada@example.org"
+    client: SmtpTestClient, mail_parameters: str, *recipients: str, sender: str = "ada@example.org"
 ) -> str:
     """Send a message with these parameters and return the reply after the dot."""
-    assert (await client.say(f"MAIL FROM:<{sender}> {mail_parameters}".rstrip())).startswith("250")
+    assert (
+        await client.run_command(f"MAIL FROM:<{sender}> {mail_parameters}".rstrip())
+    ).startswith("250")
     for recipient in recipients:
-        assert (await client.say(f"RCPT TO:{recipient}")).startswith("250")
-    assert (await client.say("DATA")).startswith("354")
-    client.send(raw_message("Hello", From="ada@example.org") + b".\r\n")
-    return await client.hear()
+        assert (await client.run_command(f"RCPT TO:{recipient}")).startswith("250")
+    assert (await client.run_command("DATA")).startswith("354")
+    client.send_bytes(raw_message("Hello", From="ada@example.org") + b".\r\n")
+    return await client.read_reply()
 
 
 async def queued_columns(environment: Environment) -> tuple[Any, list[Any]]:
@@ -200,7 +209,7 @@ async def queued_columns(environment: Environment) -> tuple[Any, list[Any]]:
 
 
 async def test_dsn_request_of_submission_is_queued_and_passed_on(
-    submission_client: Neighbour, environment: Environment
+    submission_client: SmtpTestClient, environment: Environment
 ) -> None:
     reply = await submit_message(
         submission_client,
@@ -219,10 +228,13 @@ async def test_dsn_request_of_submission_is_queued_and_passed_on(
         ("eve@example.net", "NEVER", None),
         ("frank@example.net", None, None),
     ]
-    remote_server = Reporter()
-    async with listening(remote_server), working(environment, relay(remote_server)):
-        await until(lambda: has_received(remote_server))
-    assert remote_server.asked == [
+    remote_server = DsnSmtpServer()
+    async with (
+        run_smtp_server(remote_server),
+        run_queue_worker(environment, relay_settings(remote_server)),
+    ):
+        await poll_until(lambda: has_received(remote_server))
+    assert remote_server.dsn_parameters == [
         ("MAIL", ["RET=FULL", "ENVID=My+20Id"]),
         ("RCPT", ["NOTIFY=SUCCESS", "ORCPT=rfc822;list+2Bx@example.com"]),
         ("RCPT", ["NOTIFY=NEVER", "ORCPT=rfc822;eve@example.net"]),
@@ -230,12 +242,12 @@ async def test_dsn_request_of_submission_is_queued_and_passed_on(
     ]
 
 
-async def has_received(server: Server, count: int = 1) -> bool:
-    return len(server.mails) >= count
+async def has_received(server: FakeSmtpServer, count: int = 1) -> bool:
+    return len(server.messages) >= count
 
 
 async def test_submission_with_null_sender_requests_no_dsn(
-    submission_client: Neighbour, environment: Environment
+    submission_client: SmtpTestClient, environment: Environment
 ) -> None:
     assert (
         await submit_message(
@@ -247,10 +259,10 @@ async def test_submission_with_null_sender_requests_no_dsn(
 
 
 @pytest.fixture
-async def client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def client(environment: Environment, tmp_path: Path) -> AsyncIterator[SmtpTestClient]:
     """A connection to the MX listener that passes SPF for example.net."""
-    dns_zone = zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
-    async with asking(dns_zone):
+    dns_zone = make_dns_zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
+    async with run_dns_zone(dns_zone):
         use_dns_zone(environment, dns_zone)
         async with open_mx_session(environment, tmp_path) as mx_client:
             yield mx_client
@@ -258,7 +270,7 @@ async def client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neig
 
 @pytest.mark.usefixtures("bob", "verify_consistency")
 async def test_remote_sender_gets_success_dsn_once(
-    client: Neighbour, ada: GraphQLClient, environment: Environment
+    client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     for _ in range(2):  # the second message is a duplicate
         reply = await submit_message(
@@ -279,7 +291,7 @@ async def test_remote_sender_gets_success_dsn_once(
     assert row["Original-Recipient"] == "rfc822;first@example.com"
     assert (row["Final-Recipient"], row["Action"]) == ("rfc822; ada@example.org", "delivered")
     assert row["Status"] == "2.0.0"
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 @pytest.mark.usefixtures("ada", "verify_consistency")
@@ -293,7 +305,7 @@ async def test_remote_sender_gets_success_dsn_once(
     ],
 )
 async def test_success_dsn_needs_sender_and_request(
-    client: Neighbour, environment: Environment, sender: str, parameters: str
+    client: SmtpTestClient, environment: Environment, sender: str, parameters: str
 ) -> None:
     reply = await submit_message(
         client, "", f"<ada@example.org> {parameters}".rstrip(), sender=sender
@@ -304,7 +316,7 @@ async def test_success_dsn_needs_sender_and_request(
 
 @pytest.mark.usefixtures("ada", "verify_consistency")
 async def test_success_dsn_is_sent_for_lmtp_delivery(
-    lmtp_client: Neighbour, environment: Environment
+    lmtp_client: SmtpTestClient, environment: Environment
 ) -> None:
     assert (
         await submit_message(lmtp_client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
@@ -314,7 +326,7 @@ async def test_success_dsn_is_sent_for_lmtp_delivery(
 
 @pytest.mark.usefixtures("verify_consistency")
 async def test_forward_to_one_target_passes_dsn_request_on(
-    client: Neighbour, ada: GraphQLClient, environment: Environment
+    client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_forwarding_address(environment, "list", "dave@far.example")
     await submit_message(
@@ -323,11 +335,14 @@ async def test_forward_to_one_target_passes_dsn_request_on(
     row, deliveries = await queued_columns(environment)
     assert (row.envid, row.ret, row.user_id) == ("1", "FULL", None)
     assert deliveries == [("dave@far.example", "DELAY,FAILURE,SUCCESS", "rfc822;list@example.org")]
-    assert await inbox(ada) == []
-    remote_server = Server()  # without DSN, so that our queue writes the DSN
-    async with listening(remote_server), working(environment, relay(remote_server)):
-        await until(lambda: has_received(remote_server, 2))
-    (report,) = [mail for mail in remote_server.mails if mail.to == [DSN_SENDER]]
+    assert await load_inbox_rows(ada) == []
+    remote_server = FakeSmtpServer()  # without DSN, so that our queue writes the DSN
+    async with (
+        run_smtp_server(remote_server),
+        run_queue_worker(environment, relay_settings(remote_server)),
+    ):
+        await poll_until(lambda: has_received(remote_server, 2))
+    (report,) = [mail for mail in remote_server.messages if mail.to == [DSN_SENDER]]
     assert b"Action: relayed" in report.raw
     assert b"Original-Recipient: rfc822;list@example.org" in report.raw
     assert b"Original-Envelope-Id: 1" in report.raw
@@ -335,7 +350,7 @@ async def test_forward_to_one_target_passes_dsn_request_on(
 
 @pytest.mark.usefixtures("verify_consistency")
 async def test_forward_to_several_targets_sends_expanded_dsn(
-    client: Neighbour, ada: GraphQLClient, environment: Environment
+    client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_forwarding_address(environment, "list", "dave@far.example", ada.address)
     await submit_message(client, "ENVID=1", f"<list@example.org> {NOTIFY_ALL}", sender=DSN_SENDER)
@@ -344,13 +359,13 @@ async def test_forward_to_several_targets_sends_expanded_dsn(
         ("dave@far.example", "DELAY,FAILURE"),
         (DSN_SENDER, "NEVER"),
     ]
-    raw = (await bodies(environment))[1]
+    raw = (await load_queued_messages(environment))[1]
     assert b"Action: expanded" in raw
 
 
 @pytest.mark.usefixtures("verify_consistency")
 async def test_forward_of_user_sends_success_dsn_and_keeps_never(
-    client: Neighbour, ada: GraphQLClient, environment: Environment
+    client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     async with environment.write_session(ada.user.id) as session:
         statement = update(User).where(col(User.id) == ada.user.id)
@@ -369,14 +384,14 @@ async def test_forward_of_user_sends_success_dsn_and_keeps_never(
 
 @pytest.mark.usefixtures("verify_consistency")
 async def test_sender_without_spf_pass_gets_no_dsn(
-    client: Neighbour, ada: GraphQLClient, environment: Environment
+    client: SmtpTestClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     reply = await submit_message(
         client, "", f"<{ada.address}> {NOTIFY_ALL}", sender="carol@unsure.example"
     )
     assert reply.startswith("250")
     assert await queued_dsn_requests(environment) == []
-    assert len(await inbox(ada)) == 1
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_local_sender_gets_dsn_of_failed_forward(
@@ -384,9 +399,12 @@ async def test_local_sender_gets_dsn_of_failed_forward(
 ) -> None:
     """The DSN of the forwarded message is matched to the submission of the user."""
     await add_forwarding_address(environment, "list", "gone@far.example")
-    refusing_server = Server({"gone": "550 5.1.1 Gone"})
-    async with listening(refusing_server), working(environment, relay(refusing_server)):
-        key = await send(ada, NamedAddress("list@example.org"))
+    refusing_server = FakeSmtpServer({"gone": "550 5.1.1 Gone"})
+    async with (
+        run_smtp_server(refusing_server),
+        run_queue_worker(environment, relay_settings(refusing_server)),
+    ):
+        key = await queue_message(ada, NamedAddress("list@example.org"))
 
         async def is_bounced() -> bool:
             query = select(col(QueueEntry.state), col(QueueEntry.report_proven)).where(
@@ -395,7 +413,7 @@ async def test_local_sender_gets_dsn_of_failed_forward(
             (row,) = await environment.database.read(query)
             return tuple(row) == (DeliveryState.BOUNCED, True)
 
-        await until(is_bounced)
-    (dsn,) = await inbox(ada)
+        await poll_until(is_bounced)
+    (dsn,) = await load_inbox_rows(ada)
     assert dsn.subject == "Your message could not be delivered"
     assert b"Original-Recipient: rfc822;list@example.org" in await newest_inbox_message(ada)

@@ -30,21 +30,21 @@ from tests.support.mail.dsn_messages import (
 )
 from tests.support.mail.parsed_messages import parse_smtp_message
 from tests.support.mail.stored_messages import newest_inbox_message
-from tests.support.mail_servers.dsn_servers import Reporter
+from tests.support.mail_servers.dsn_servers import DsnSmtpServer
 from tests.support.mail_servers.queue_worker import (
     State,
-    bodies,
-    deliveries,
-    inbox,
-    is_now,
-    relay,
-    ring,
-    send,
-    settled,
-    until,
-    working,
+    is_entry_in_state,
+    load_inbox_rows,
+    load_queue_entries,
+    load_queued_messages,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 TEMPORARY_REPLIES = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
 
@@ -53,31 +53,31 @@ async def test_delay_notice_is_sent_once_after_four_hours(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     async with (
-        listening(Server(dict(TEMPORARY_REPLIES))) as server,
-        working(environment, relay(server)),
+        run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        key = await send(ada)
-        rows = await settled(environment, key)
-        assert await inbox(ada) == []
+        key = await queue_message(ada)
+        rows = await wait_until_tried(environment, key)
+        assert await load_inbox_rows(ada) == []
 
         clock.tick(hours=3, minutes=59)
-        ring(environment)
-        await until(lambda: has_attempts(environment, key, 2))
-        rows = await deliveries(environment, key)
-        assert await inbox(ada) == []
+        wake_queue_worker(environment)
+        await poll_until(lambda: has_attempts(environment, key, 2))
+        rows = await load_queue_entries(environment, key)
+        assert await load_inbox_rows(ada) == []
         created_at = rows["carol"].created_at
         assert {row.next_at for row in rows.values()} == {created_at + timedelta(hours=4)}
 
         clock.tick(minutes=2)
-        ring(environment)
-        await until(lambda: has_attempts(environment, key, 3))
-        (notice,) = await inbox(ada)
-        rows = await deliveries(environment, key)
+        wake_queue_worker(environment)
+        await poll_until(lambda: has_attempts(environment, key, 3))
+        (notice,) = await load_inbox_rows(ada)
+        rows = await load_queue_entries(environment, key)
         assert {row.delay_told_at for row in rows.values()} == {environment.now()}
         clock.tick(hours=10)
-        ring(environment)
-        await until(lambda: has_attempts(environment, key, 4))
-    assert len(await inbox(ada)) == 1
+        wake_queue_worker(environment)
+        await poll_until(lambda: has_attempts(environment, key, 4))
+    assert len(await load_inbox_rows(ada)) == 1
     assert (notice.subject, notice.envelope_from) == ("Your message is delayed", "")
     assert "carol@example.net" in notice.preview
     raw = await newest_inbox_message(ada)
@@ -92,7 +92,7 @@ async def test_delay_notice_is_sent_once_after_four_hours(
 
 
 async def has_attempts(environment: Environment, key: int, count: int) -> bool:
-    rows = (await deliveries(environment, key)).values()
+    rows = (await load_queue_entries(environment, key)).values()
     return all(row.attempts == count and row.lease is None for row in rows)
 
 
@@ -102,39 +102,42 @@ async def test_delay_notice_setting_of_0_sends_none(
     options = replace(environment.options, queue_delay_notice=timedelta(0))
     environment.use_options_unless_outdated(CommittedOptions(options, 1))
     async with (
-        listening(Server(dict(TEMPORARY_REPLIES))) as server,
-        working(environment, relay(server)),
+        run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        key = await send(ada)
-        await settled(environment, key)
+        key = await queue_message(ada)
+        await wait_until_tried(environment, key)
         clock.tick(hours=30)
-        ring(environment)
-        await until(lambda: has_attempts(environment, key, 2))
-    assert await inbox(ada) == []
+        wake_queue_worker(environment)
+        await poll_until(lambda: has_attempts(environment, key, 2))
+    assert await load_inbox_rows(ada) == []
 
 
 async def test_delay_of_scheduled_message_counts_from_send_time(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     async with (
-        listening(Server(dict(TEMPORARY_REPLIES))) as server,
-        working(environment, relay(server)),
+        run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        key = await send(ada, send_time=environment.now() + timedelta(days=1))
+        key = await queue_message(ada, send_time=environment.now() + timedelta(days=1))
         clock.tick(days=1, minutes=1)
-        ring(environment)
-        await settled(environment, key)
-    assert await inbox(ada) == []
+        wake_queue_worker(environment)
+        await wait_until_tried(environment, key)
+    assert await load_inbox_rows(ada) == []
 
 
 async def test_relayed_dsn_is_sent_for_server_without_dsn(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         key = await send_with_dsn_request(ada)
-        await settled(environment, key)
-        await until(lambda: has_inbox_messages(ada))
-    (dsn,) = await inbox(ada)  # one DSN for both recipients
+        await wait_until_tried(environment, key)
+        await poll_until(lambda: has_inbox_messages(ada))
+    (dsn,) = await load_inbox_rows(ada)  # one DSN for both recipients
     assert dsn.subject == "Your message went on"
     _, (carol, dave) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert (carol["Action"], dave["Action"]) == ("relayed", "relayed")
@@ -143,17 +146,20 @@ async def test_relayed_dsn_is_sent_for_server_without_dsn(
 
 
 async def has_inbox_messages(client: GraphQLClient, count: int = 1) -> bool:
-    return len(await inbox(client)) >= count
+    return len(await load_inbox_rows(client)) >= count
 
 
 async def test_delivered_dsn_is_sent_for_local_delivery(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         key = await send_with_dsn_request(ada, NamedAddress(bob.address))
-        await settled(environment, key)
-        await until(lambda: has_inbox_messages(ada))
-    (dsn,) = await inbox(ada)
+        await wait_until_tried(environment, key)
+        await poll_until(lambda: has_inbox_messages(ada))
+    (dsn,) = await load_inbox_rows(ada)
     assert dsn.subject == "Your message was delivered"
     _, (row,) = dsn_fields(parse_smtp_message(await newest_inbox_message(ada)))
     assert (row["Action"], row["Status"], row["Diagnostic-Code"]) == ("delivered", "2.0.0", None)
@@ -162,13 +168,13 @@ async def test_delivered_dsn_is_sent_for_local_delivery(
 async def test_dsn_request_is_passed_to_server_with_dsn(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    reporter = Reporter()
-    async with listening(reporter), working(environment, relay(reporter)):
+    reporter = DsnSmtpServer()
+    async with run_smtp_server(reporter), run_queue_worker(environment, relay_settings(reporter)):
         key = await send_with_dsn_request(ada)
-        rows = await settled(environment, key)
+        rows = await wait_until_tried(environment, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert await inbox(ada) == []
-    (_, mail), (_, carol), (_, dave) = reporter.asked
+    assert await load_inbox_rows(ada) == []
+    (_, mail), (_, carol), (_, dave) = reporter.dsn_parameters
     assert mail[0] == "RET=HDRS"
     (queue_id,) = await queue_ids(environment)
     assert mail[1].startswith(f"ENVID={queue_id}.")
@@ -185,10 +191,12 @@ async def queue_ids(environment: Environment) -> list[str]:
 async def test_message_without_dsn_request_has_envid_and_orcpt(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    reporter = Reporter()
-    async with listening(reporter), working(environment, relay(reporter)):
-        await settled(environment, await send(ada, NamedAddress("a+b=c@example.net")))
-    (_, mail), (_, rcpt) = reporter.asked
+    reporter = DsnSmtpServer()
+    async with run_smtp_server(reporter), run_queue_worker(environment, relay_settings(reporter)):
+        await wait_until_tried(
+            environment, await queue_message(ada, NamedAddress("a+b=c@example.net"))
+        )
+    (_, mail), (_, rcpt) = reporter.dsn_parameters
     assert [word.partition("=")[0] for word in mail] == ["ENVID"]
     assert rcpt == ["ORCPT=rfc822;a+2Bb+3Dc@example.net"]
 
@@ -197,20 +205,23 @@ async def test_notify_never_sends_no_dsn(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     replies = {"carol": "550 5.1.1 No", "dave": "450 4.2.1 Later"}
-    async with listening(Server(replies)) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer(replies)) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         key = await submit_with_dsn_request(ada, NO_REPORTS)
-        await settled(environment, key)
+        await wait_until_tried(environment, key)
         clock.tick(hours=5)
-        ring(environment)
-        await until(lambda: has_second_attempt(environment, key))
+        wake_queue_worker(environment)
+        await poll_until(lambda: has_second_attempt(environment, key))
         clock.tick(days=5)
-        ring(environment)
-        await until(lambda: is_now(environment, key, "dave", State.EXPIRED))
-    assert await inbox(ada) == []
+        wake_queue_worker(environment)
+        await poll_until(lambda: is_entry_in_state(environment, key, "dave", State.EXPIRED))
+    assert await load_inbox_rows(ada) == []
 
 
 async def has_second_attempt(environment: Environment, key: int) -> bool:
-    row = (await deliveries(environment, key))["dave"]
+    row = (await load_queue_entries(environment, key))["dave"]
     return bool(row.attempts == 2 and row.lease is None)
 
 
@@ -218,24 +229,29 @@ async def test_notify_success_sends_no_failure_dsn(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     replies = {"carol": "550 5.1.1 No"}
-    async with listening(Server(replies)) as server, working(environment, relay(server)):
-        await settled(
+    async with (
+        run_smtp_server(FakeSmtpServer(replies)) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        await wait_until_tried(
             environment,
             await submit_with_dsn_request(ada, DsnRequest(frozenset({NotifyCondition.SUCCESS}))),
         )
-        await until(lambda: has_inbox_messages(ada))
-    (dsn,) = await inbox(ada)
+        await poll_until(lambda: has_inbox_messages(ada))
+    (dsn,) = await load_inbox_rows(ada)
     assert dsn.subject == "Your message went on"
     assert "carol" not in dsn.preview
 
 
 async def test_null_sender_gets_no_dsn(ada: GraphQLClient, environment: Environment) -> None:
-    reporter = Reporter({"carol": "550 No"})
-    async with listening(reporter), working(environment, relay(reporter)):
-        await settled(environment, await submit_with_dsn_request(ada, ALL_REPORTS, sender=""))
-    assert await inbox(ada) == []
-    assert await bodies(environment) == [SUBMITTED_MESSAGE]
-    (_, mail), (_, carol), (_, dave) = reporter.asked
+    reporter = DsnSmtpServer({"carol": "550 No"})
+    async with run_smtp_server(reporter), run_queue_worker(environment, relay_settings(reporter)):
+        await wait_until_tried(
+            environment, await submit_with_dsn_request(ada, ALL_REPORTS, sender="")
+        )
+    assert await load_inbox_rows(ada) == []
+    assert await load_queued_messages(environment) == [SUBMITTED_MESSAGE]
+    (_, mail), (_, carol), (_, dave) = reporter.dsn_parameters
     assert (mail, carol[0], dave[0]) == ([], "NOTIFY=NEVER", "NOTIFY=NEVER")
 
 
@@ -243,15 +259,15 @@ async def test_notify_failure_sends_no_delay_notice(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     async with (
-        listening(Server(dict(TEMPORARY_REPLIES))) as server,
-        working(environment, relay(server)),
+        run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
         key = await submit_with_dsn_request(ada, DsnRequest(frozenset({NotifyCondition.FAILURE})))
-        await settled(environment, key)
+        await wait_until_tried(environment, key)
         clock.tick(hours=9)
-        ring(environment)
-        await until(lambda: has_attempts(environment, key, 2))
-    assert await inbox(ada) == []
+        wake_queue_worker(environment)
+        await poll_until(lambda: has_attempts(environment, key, 2))
+    assert await load_inbox_rows(ada) == []
 
 
 def build_failure_dsn(
@@ -380,11 +396,11 @@ async def test_copy_by_bcc_rule_gets_no_dsn(ada: GraphQLClient, environment: Env
         statement = update(Submission).where(col(Submission.id) == key).values(copy_of=1)
         await session.exec(statement)
     async with (
-        listening(Server({"carol": "550 No"})) as server,
-        working(environment, relay(server)),
+        run_smtp_server(FakeSmtpServer({"carol": "550 No"})) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        await settled(environment, key)
-    assert await inbox(ada) == []
+        await wait_until_tried(environment, key)
+    assert await load_inbox_rows(ada) == []
     assert len(await environment.database.read(select(col(QueueEntry.id)))) == 2
 
 

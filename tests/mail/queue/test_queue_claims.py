@@ -24,8 +24,13 @@ from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import GraphQLClient, ManualClock, client_context
-from tests.support.mail_servers.queue_worker import PACE, State, deliveries, send
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.mail_servers.queue_worker import (
+    WORKER_LIMITS,
+    State,
+    load_queue_entries,
+    queue_message,
+)
+from tests.support.stores.other_processes import deregister_as_dead
 
 CAPACITY = ClaimCapacity(max_recipients=100, max_destinations=20, max_last_rank=20)
 
@@ -35,7 +40,7 @@ async def add_queue_entries(
 ) -> None:
     """Add this number of queue entries for each domain."""
     environment = ada.environment
-    submission_id = await send(ada, send_time=environment.now() + timedelta(days=300))
+    submission_id = await queue_message(ada, send_time=environment.now() + timedelta(days=300))
     due_at = environment.now() + timedelta(seconds=due_in_seconds)
     rows = [
         {
@@ -83,7 +88,9 @@ async def test_each_destination_is_claimed_in_turn(
         Counter[str](),
     )
     for _ in range(4):
-        claimed = await recipient_leases.claim_due_jobs(environment, PACE, capacity, cursor)
+        claimed = await recipient_leases.claim_due_jobs(
+            environment, WORKER_LIMITS, capacity, cursor
+        )
         assert claimed.recipient_count <= 100 + MAX_TRANSACTION_RECIPIENTS
         claimed_counts |= recipient_counts(claimed)
     assert claimed_counts.keys() == {"big.example", *small}
@@ -96,7 +103,7 @@ async def test_busy_destination_is_skipped_without_extra_statements(
     await leases.ensure_registered(environment)
     del statements[:]
     claimed = await recipient_leases.claim_due_jobs(
-        environment, PACE, replace(CAPACITY, busy_domains=["big.example"]), LineCursor()
+        environment, WORKER_LIMITS, replace(CAPACITY, busy_domains=["big.example"]), LineCursor()
     )
     assert recipient_counts(claimed) == {"a.example": 5, "z.example": 5}
     assert claimed.has_more_blocked
@@ -107,13 +114,13 @@ async def test_entries_are_claimed_when_due(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await add_queue_entries(ada, {"a.example": 250, "b.example": 3}, due_in_seconds=60)
-    first_claim = await recipient_leases.claim_due_jobs(environment, PACE)
+    first_claim = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
     assert (first_claim.recipient_count, first_claim.has_more) == (0, False)
     assert first_claim.next_at == environment.now() + timedelta(seconds=60)
     clock.tick(seconds=61)
     claimed_counts = Counter[str]()
     for _ in range(4):
-        claimed = await recipient_leases.claim_due_jobs(environment, PACE)
+        claimed = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
         claimed_counts += recipient_counts(claimed)
     assert claimed_counts == {"a.example": 250, "b.example": 3}
 
@@ -129,7 +136,7 @@ async def test_entries_of_same_message_and_destination_are_one_job(
     for _ in range(6):
         jobs += (
             await recipient_leases.claim_due_jobs(
-                environment, PACE, replace(CAPACITY, max_recipients=8), cursor
+                environment, WORKER_LIMITS, replace(CAPACITY, max_recipients=8), cursor
             )
         ).jobs
     large_jobs = [(job.domain, len(job.recipients)) for job in jobs if len(job.recipients) > 1]
@@ -152,7 +159,7 @@ async def test_entries_due_at_same_time_are_one_job(
     for _ in range(3):
         jobs += (
             await recipient_leases.claim_due_jobs(
-                environment, PACE, replace(CAPACITY, max_recipients=8), cursor
+                environment, WORKER_LIMITS, replace(CAPACITY, max_recipients=8), cursor
             )
         ).jobs
     assert jobs[0].domain == "a.example"
@@ -167,7 +174,7 @@ async def test_claim_statement_count_does_not_grow_with_queue(
     async def count_claim_statements() -> int:
         del statements[:]
         await recipient_leases.claim_due_jobs(
-            environment, PACE, replace(CAPACITY, max_recipients=4)
+            environment, WORKER_LIMITS, replace(CAPACITY, max_recipients=4)
         )
         return len(statements)
 
@@ -192,7 +199,9 @@ async def test_high_rank_is_claimed_first_without_starving_low_rank(
         Counter[int](),
     )
     for _ in range(14):
-        claimed = await recipient_leases.claim_due_jobs(environment, PACE, capacity, cursor)
+        claimed = await recipient_leases.claim_due_jobs(
+            environment, WORKER_LIMITS, capacity, cursor
+        )
         ranks.update(job.rank for job in claimed.jobs)
     assert ranks[0] > ranks[2] > 0
     assert ranks[1] > ranks[2]
@@ -206,7 +215,10 @@ async def test_low_rank_is_claimed_within_one_destination(
     cursor, ranks = LineCursor(), list[int]()
     for _ in range(7):
         claimed = await recipient_leases.claim_due_jobs(
-            environment, PACE, replace(CAPACITY, max_recipients=10, max_destinations=1), cursor
+            environment,
+            WORKER_LIMITS,
+            replace(CAPACITY, max_recipients=10, max_destinations=1),
+            cursor,
         )
         ranks += [job.rank for job in claimed.jobs]
     assert set(ranks) == {0, 2}
@@ -217,12 +229,15 @@ async def test_last_rank_leaves_capacity_for_new_entries(
 ) -> None:
     await add_queue_entries(ada, {f"dead{nth}.example": 1 for nth in range(50)}, rank=LAST_RANK)
     claimed = await recipient_leases.claim_due_jobs(
-        environment, PACE, replace(CAPACITY, max_last_rank=6), LineCursor()
+        environment, WORKER_LIMITS, replace(CAPACITY, max_last_rank=6), LineCursor()
     )
     assert (len(claimed.jobs), claimed.has_more_blocked, claimed.has_more) == (6, True, False)
     await add_queue_entries(ada, {"alive.example": 1})
     claimed = await recipient_leases.claim_due_jobs(
-        environment, PACE, replace(CAPACITY, max_destinations=5, max_last_rank=0), LineCursor()
+        environment,
+        WORKER_LIMITS,
+        replace(CAPACITY, max_destinations=5, max_last_rank=0),
+        LineCursor(),
     )
     assert recipient_counts(claimed) == {"alive.example": 1}
 
@@ -238,10 +253,10 @@ async def test_rank_is_lowered_after_attempt(
     priority: Priority,
     ranks: Sequence[int],
 ) -> None:
-    key = await send(ada, NamedAddress("carol@example.net"), priority=priority)
+    key = await queue_message(ada, NamedAddress("carol@example.net"), priority=priority)
     claimed_ranks = []
     for _ in ranks:
-        (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+        (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
         claimed_ranks.append(job.rank)
         await record_results_and_report(
             environment,
@@ -251,7 +266,7 @@ async def test_rank_is_lowered_after_attempt(
         )
         clock.tick(days=1)
     assert claimed_ranks == list(ranks)
-    assert (await deliveries(environment, key))["carol"].attempts == 3
+    assert (await load_queue_entries(environment, key))["carol"].attempts == 3
 
 
 async def test_concurrent_workers_claim_each_entry_once(
@@ -264,7 +279,7 @@ async def test_concurrent_workers_claim_each_entry_once(
         cursor = LineCursor()
         while (
             claimed := await recipient_leases.claim_due_jobs(
-                environment, PACE, replace(CAPACITY, max_destinations=4), cursor
+                environment, WORKER_LIMITS, replace(CAPACITY, max_destinations=4), cursor
             )
         ).recipient_count:
             claimed_ids.extend(
@@ -281,10 +296,10 @@ async def test_concurrent_workers_claim_each_entry_once(
 async def test_stale_lease_is_replaced_by_next_claim(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
-    await taken_for_dead(environment)
-    (new_job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    await queue_message(ada)
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
+    await deregister_as_dead(environment)
+    (new_job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     assert new_job.lease != job.lease
     entry_ids = [recipient.delivery_id for recipient in job.recipients]
     assert not await recipient_leases.mark_final_dot(environment, job, entry_ids)
@@ -295,13 +310,13 @@ async def test_uncertain_deliveries_are_counted(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     count_before = uncertain_count()
-    await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    await queue_message(ada)
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     assert await recipient_leases.mark_final_dot(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    await taken_for_dead(environment)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).uncertain_count == 2
+    await deregister_as_dead(environment)
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).uncertain_count == 2
     assert uncertain_count() == count_before + 2
 
 
@@ -315,12 +330,12 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
 ) -> None:
     final_states = set[str]()
     for nth in range(20):
-        key = await send(ada, NamedAddress("carol@example.net"))
+        key = await queue_message(ada, NamedAddress("carol@example.net"))
 
         async def try_send(yield_count: int) -> bool:
             for _ in range(yield_count):
                 await asyncio.sleep(0)
-            jobs = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+            jobs = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
             if not jobs:
                 return False
             (job,) = jobs
@@ -345,7 +360,7 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
             try_send(nth % 5), try_cancel(key, 4 - nth % 5)
         )
         assert is_sent is not is_cancelled
-        row = (await deliveries(environment, key))["carol"]
+        row = (await load_queue_entries(environment, key))["carol"]
         assert row.state is (State.RELAYED if is_sent else State.CANCELLED)
         final_states.add(row.state)
     assert final_states
@@ -354,11 +369,11 @@ async def test_concurrent_send_and_cancel_exclude_each_other(
 async def test_stale_lease_cannot_send_cancelled_message(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    key = await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    key = await queue_message(ada)
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     with pytest.raises(Conflict):
         await submission_mutations.cancel_submissions(client_context(ada), [key])
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     await submission_mutations.cancel_submissions(client_context(ada), [key])
     assert not await recipient_leases.mark_final_dot(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
@@ -375,7 +390,7 @@ async def test_held_entries_do_not_block_others(
             statement.values(held_at=environment.now(), turn_at=None, next_at=environment.now())
         )
     await add_queue_entries(ada, {"b.example": 5})
-    assert recipient_counts(await recipient_leases.claim_due_jobs(environment, PACE)) == {
+    assert recipient_counts(await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)) == {
         "b.example": 5
     }
     assert bulk_updates.MAX_SUBMISSIONS <= 1000

@@ -34,53 +34,61 @@ from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 from tests.conftest import GraphQLClient, ManualClock, client_context
 from tests.support.mail_servers.queue_worker import (
-    FAR,
+    REMOTE_RECIPIENTS,
     State,
-    blob_of,
-    deliveries,
-    inbox,
-    is_now,
-    relay,
-    ring,
-    send,
-    settled,
-    state,
-    until,
-    working,
+    is_entry_in_state,
+    load_inbox_rows,
+    load_queue_entries,
+    load_submission_blob_id,
+    load_submission_state,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening, server_tls, trust
-from tests.support.stores.counter_check import rows
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeSmtpServer,
+    run_smtp_server,
+    server_tls_context,
+    trusting_tls_context,
+)
+from tests.support.stores.counter_check import select_rows
 
 
 async def test_message_is_relayed_unchanged_without_bcc(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(environment, relay(server)):
-        key = await send(ada, bcc=[NamedAddress("eve@example.org.example")])
-        rows = await settled(environment, key)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        key = await queue_message(ada, bcc=[NamedAddress("eve@example.org.example")])
+        rows = await wait_until_tried(environment, key)
         job = DeliveryJob(
             0,
             key,
             "",
             0,
             ada.user.tenant_id,
-            await blob_of(environment, key),
+            await load_submission_blob_id(environment, key),
             "",
             "",
             environment.now(),
             [],
         )
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert (await state(environment, key)) is SubmissionState.SENT
+    assert (await load_submission_state(environment, key)) is SubmissionState.SENT
     sent = without_bcc(await message_body.read_message(environment, job))
-    assert {mail.raw for mail in server.mails} == {sent}
+    assert {mail.raw for mail in server.messages} == {sent}
     assert b"Bcc" not in sent
     assert b"\r\n.\r\n..dots\r\n" in sent
-    assert sorted(mail.to for mail in server.mails) == [
+    assert sorted(mail.to for mail in server.messages) == [
         ["carol@example.net", "dave@example.net"],
         ["eve@example.org.example"],
     ]
-    assert {(mail.sender, mail.helo) for mail in server.mails} == {
+    assert {(mail.sender, mail.greeting_name) for mail in server.messages} == {
         ("ada@example.org", "mx.example.org")
     }
     assert rows["carol"].delivered_at == environment.now()
@@ -92,28 +100,31 @@ async def test_each_recipient_has_own_delivery_result(
 ) -> None:
     replies = {"slow": "450 4.2.1 Later", "gone": "550 5.1.1 No such user"}
     recipients = [NamedAddress(f"{name}@example.net") for name in ("good", "slow", "gone")]
-    async with listening(Server(replies)) as server, working(environment, relay(server)):
-        key = await send(ada, *recipients)
-        rows = await settled(environment, key)
+    async with (
+        run_smtp_server(FakeSmtpServer(replies)) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        key = await queue_message(ada, *recipients)
+        rows = await wait_until_tried(environment, key)
         assert {name: (row.state, row.last_code) for name, row in rows.items()} == {
             "good": (State.RELAYED, 250),
             "slow": (State.DEFERRED, 450),
             "gone": (State.BOUNCED, 550),
         }
-        assert server.sessions == 1
-        assert (await state(environment, key)) is SubmissionState.SENDING
+        assert server.session_count == 1
+        assert (await load_submission_state(environment, key)) is SubmissionState.SENDING
         retry_delay_time = rows["slow"].next_at - environment.now()
         assert timedelta(seconds=48) <= retry_delay_time <= timedelta(seconds=72)
 
-        del server.replies["slow"]
+        del server.rcpt_replies["slow"]
         clock.tick(seconds=73)
-        ring(environment)
-        await until(lambda: is_now(environment, key, "slow", State.RELAYED))
-    rows = await deliveries(environment, key)
+        wake_queue_worker(environment)
+        await poll_until(lambda: is_entry_in_state(environment, key, "slow", State.RELAYED))
+    rows = await load_queue_entries(environment, key)
     assert (rows["slow"].attempts, rows["good"].attempts) == (2, 1)
-    assert (await state(environment, key)) is SubmissionState.PARTIAL
-    assert [mail.to for mail in server.mails] == [["good@example.net"], ["slow@example.net"]]
-    (bounce,) = await inbox(ada)
+    assert (await load_submission_state(environment, key)) is SubmissionState.PARTIAL
+    assert [mail.to for mail in server.messages] == [["good@example.net"], ["slow@example.net"]]
+    (bounce,) = await load_inbox_rows(ada)
     assert bounce.content_type == "multipart/report"
     assert bounce.envelope_from == ""
     assert "gone@example.net" in bounce.preview
@@ -124,11 +135,11 @@ async def test_submission_states_are_in_user_journal(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     async with (
-        listening(Server({"carol": "550 No"})) as server,
-        working(environment, relay(server)),
+        run_smtp_server(FakeSmtpServer({"carol": "550 No"})) as server,
+        run_queue_worker(environment, relay_settings(server)),
     ):
-        key = await send(ada)
-        await settled(environment, key)
+        key = await queue_message(ada)
+        await wait_until_tried(environment, key)
     query = select(col(Change.facts)).where(
         col(Change.stream_id) == ada.user.id, col(Change.kind) == ChangeKind.SUBMISSION_CHANGED
     )
@@ -140,16 +151,19 @@ async def test_entry_expires_after_five_days(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     replies = {"carol": "451 4.3.0 Never", "dave": "451 4.3.0 Never"}
-    async with listening(Server(replies)) as server, working(environment, relay(server)):
-        key = await send(ada)
-        rows = await settled(environment, key)
+    async with (
+        run_smtp_server(FakeSmtpServer(replies)) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        key = await queue_message(ada)
+        rows = await wait_until_tried(environment, key)
         assert {row.state for row in rows.values()} == {State.DEFERRED}
         clock.tick(days=5)
-        ring(environment)
-        await until(lambda: is_now(environment, key, "carol", State.EXPIRED))
-        await settled(environment, key)
-    assert (await state(environment, key)) is SubmissionState.FAILED
-    (bounce,) = await inbox(ada)
+        wake_queue_worker(environment)
+        await poll_until(lambda: is_entry_in_state(environment, key, "carol", State.EXPIRED))
+        await wait_until_tried(environment, key)
+    assert (await load_submission_state(environment, key)) is SubmissionState.FAILED
+    (bounce,) = await load_inbox_rows(ada)
     assert "nobody took it in time" in bounce.preview
 
 
@@ -164,26 +178,32 @@ async def test_reply_after_dot_applies_to_all_recipients(
     expected_state: DeliveryState,
     dsn_count: int,
 ) -> None:
-    async with listening(Server(after_dot=[reply])) as server, working(environment, relay(server)):
-        key = await send(ada)
-        rows = await settled(environment, key)
+    async with (
+        run_smtp_server(FakeSmtpServer(data_replies=[reply])) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        key = await queue_message(ada)
+        rows = await wait_until_tried(environment, key)
     assert [(row.state, row.final_dot_at) for row in rows.values()] == [(expected_state, None)] * 2
-    assert len(await inbox(ada)) == dsn_count
+    assert len(await load_inbox_rows(ada)) == dsn_count
 
 
 async def test_connection_lost_after_dot_is_retried_and_marked(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    async with listening(Server(hang_up=True)) as server, working(environment, relay(server)):
-        key = await send(ada)
-        rows = await settled(environment, key)
+    async with (
+        run_smtp_server(FakeSmtpServer(hangs_up_after_data=True)) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        key = await queue_message(ada)
+        rows = await wait_until_tried(environment, key)
         for row in rows.values():
             assert (row.state, row.final_dot_at) == (State.DEFERRED, environment.now())
             assert "did not say" in row.last_response
         clock.tick(minutes=2)
-        ring(environment)
-        await until(lambda: is_now(environment, key, "dave", State.RELAYED))
-    first_copy, second_copy = server.mails
+        wake_queue_worker(environment)
+        await poll_until(lambda: is_entry_in_state(environment, key, "dave", State.RELAYED))
+    first_copy, second_copy = server.messages
     # The same Message-ID lets the recipient detect the duplicate.
     assert first_copy.raw == second_copy.raw
 
@@ -192,23 +212,23 @@ async def test_local_recipients_are_delivered_without_next_hop(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     unreachable = OutboundSettings(parse_next_hop("127.0.0.1:1"))
-    async with working(environment, unreachable):
+    async with run_queue_worker(environment, unreachable):
         recipients = [
             NamedAddress("bob@example.org"),
             NamedAddress("nobody@example.org"),
             NamedAddress("b.ob+x@Example.org"),
         ]
-        key = await send(ada, *recipients, bcc=[NamedAddress(ada.address)])
-        rows = await settled(environment, key)
+        key = await queue_message(ada, *recipients, bcc=[NamedAddress(ada.address)])
+        rows = await wait_until_tried(environment, key)
     assert {name: row.state for name, row in rows.items()} == {
         "bob": State.DELIVERED,
         "b.ob+x": State.DELIVERED,
         "ada": State.DELIVERED,
         "nobody": State.BOUNCED,
     }
-    (mail,) = await inbox(bob)  # two of the recipients are the same user
+    (mail,) = await load_inbox_rows(bob)  # two of the recipients are the same user
     assert (mail.subject, mail.bcc, mail.envelope_from) == ("Hello", [], ada.address)
-    assert [mail.subject for mail in await inbox(ada)] == [
+    assert [mail.subject for mail in await load_inbox_rows(ada)] == [
         "Hello",
         "Your message could not be delivered",
     ]
@@ -217,46 +237,49 @@ async def test_local_recipients_are_delivered_without_next_hop(
 async def test_full_quota_prevents_dsn_but_not_submission_state(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    key = await send(ada, NamedAddress("nobody@example.org"))
+    key = await queue_message(ada, NamedAddress("nobody@example.org"))
     async with environment.write_session(ada.user.id) as session:
         await session.exec(update(User).where(col(User.id) == ada.user.id).values(quota=10))
     with environment.wakeups.follow([ada.user.id]) as follower:
-        async with working(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
-            await settled(environment, key)
+        async with run_queue_worker(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
+            await wait_until_tried(environment, key)
         follower.clear()
         async with environment.write_session(ada.user.id) as session:
             entry = JournalEntry(ChangeKind.SUBMISSION_CHANGED, [key])
             await record_entry(session, ada.user.id, entry, at=environment.now())
         # The position of the dropped DSN is free again and caused no wake-up.
         assert follower.is_set()
-    assert (await state(environment, key)) is SubmissionState.FAILED
-    assert await inbox(ada) == []
+    assert (await load_submission_state(environment, key)) is SubmissionState.FAILED
+    assert await load_inbox_rows(ada) == []
 
 
 async def test_undeliverable_bounce_is_not_bounced(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    key = await send(ada, NamedAddress("nobody@example.org"))
+    key = await queue_message(ada, NamedAddress("nobody@example.org"))
     async with environment.write_session(ada.user.id) as session:
         statement = update(Submission).where(col(Submission.id) == key).values(envelope_from="")
         await session.exec(statement)
-    async with working(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
-        rows = await settled(environment, key)
+    async with run_queue_worker(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
+        rows = await wait_until_tried(environment, key)
     assert rows["nobody"].state is State.BOUNCED
-    assert await inbox(ada) == []
+    assert await load_inbox_rows(ada) == []
 
 
 async def test_large_message_with_dots_arrives_unchanged(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     text = "".join(f"{'.' * (n % 5)}{n}\n.\n" for n in range(120_000))[: 1 << 20]
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         file = OutgoingFile(environment.random_bytes(9 << 20))
-        request = SendRequest(to=FAR, text=text, attachments=[file])
+        request = SendRequest(to=REMOTE_RECIPIENTS, text=text, attachments=[file])
         payload = await submission_create.send_message(client_context(ada), request)
         assert payload.submission is not None
-        await settled(environment, payload.submission.id)
-    (mail,) = server.mails
+        await wait_until_tried(environment, payload.submission.id)
+    (mail,) = server.messages
     parsed = email.message_from_bytes(mail.raw, policy=policy.default)
     text_part, file_part = parsed.iter_parts()
     assert text_part.get_content().splitlines() == text.splitlines()
@@ -277,60 +300,73 @@ async def test_message_that_server_does_not_support_bounces(
     recipient: str,
     status_code: str,
 ) -> None:
-    async with listening(Server(features=features)) as server, working(environment, relay(server)):
-        (row,) = (await settled(environment, await send(ada, NamedAddress(recipient)))).values()
+    async with (
+        run_smtp_server(FakeSmtpServer(smtp_options=features)) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        (row,) = (
+            await wait_until_tried(environment, await queue_message(ada, NamedAddress(recipient)))
+        ).values()
     assert (row.state, row.last_response[:5]) == (State.BOUNCED, status_code)
-    assert server.mails == []
-    assert len(await inbox(ada)) == 1
+    assert server.messages == []
+    assert len(await load_inbox_rows(ada)) == 1
 
 
 async def test_non_ascii_address_is_sent_with_smtputf8(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(environment, relay(server)):
-        await settled(environment, await send(ada, NamedAddress("jörg@bücher.example")))
-    (mail,) = server.mails
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        await wait_until_tried(
+            environment, await queue_message(ada, NamedAddress("jörg@bücher.example"))
+        )
+    (mail,) = server.messages
     assert mail.to == ["jörg@xn--bcher-kva.example"]
-    assert {"SMTPUTF8", "BODY=8BITMIME"} <= set(mail.options)
-    assert any(option.startswith("SIZE=") for option in mail.options)
+    assert {"SMTPUTF8", "BODY=8BITMIME"} <= set(mail.mail_options)
+    assert any(option.startswith("SIZE=") for option in mail.mail_options)
 
 
 @pytest.mark.parametrize("query", ["?tls=required", "?tls=never", ""])
 async def test_tls_follows_next_hop_parameter(
     ada: GraphQLClient, environment: Environment, query: str
 ) -> None:
-    server = Server(features={"tls_context": server_tls()})
+    server = FakeSmtpServer(smtp_options={"tls_context": server_tls_context()})
     async with (
-        listening(server) as running_server,
-        working(environment, relay(running_server, query)),
+        run_smtp_server(server) as running_server,
+        run_queue_worker(environment, relay_settings(running_server, query)),
     ):
-        rows = await settled(environment, await send(ada))
+        rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert running_server.mails[0].encrypted is (query != "?tls=never")
+    assert running_server.messages[0].used_tls is (query != "?tls=never")
 
 
 async def test_required_tls_without_starttls_defers(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server, working(environment, relay(server, "?tls=required")):
-        rows = await settled(environment, await send(ada))
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server, "?tls=required")),
+    ):
+        rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
     assert rows["carol"].last_response.startswith("4.7.5")
-    assert server.mails == []
+    assert server.messages == []
 
 
 async def test_required_tls_with_untrusted_certificate_defers(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    server = Server(features={"tls_context": server_tls()})
-    async with listening(server) as running_server:
+    server = FakeSmtpServer(smtp_options={"tls_context": server_tls_context()})
+    async with run_smtp_server(server) as running_server:
         settings = OutboundSettings(
             parse_next_hop(f"smtp://127.0.0.1:{running_server.port}?tls=required")
         )
-        async with working(environment, settings):
-            rows = await settled(environment, await send(ada))
+        async with run_queue_worker(environment, settings):
+            rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
-    assert running_server.mails == []
+    assert running_server.messages == []
 
 
 @pytest.mark.parametrize(
@@ -344,12 +380,14 @@ async def test_sign_in_to_next_hop(
     expected_state: DeliveryState,
     response: str,
 ) -> None:
-    server = Server()
-    server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
-    async with listening(server, tls=True) as running_server:
+    server = FakeSmtpServer()
+    server.smtp_options = {"auth_require_tls": False, "authenticator": server.authenticate}
+    async with run_smtp_server(server, tls=True) as running_server:
         hop = parse_next_hop(f"smtps://us%40here:{password}@127.0.0.1:{running_server.port}")
-        async with working(environment, OutboundSettings(hop, trusted_context=trust())):
-            rows = await settled(environment, await send(ada))
+        async with run_queue_worker(
+            environment, OutboundSettings(hop, trusted_context=trusting_tls_context())
+        ):
+            rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {expected_state}
     assert rows["carol"].last_response.startswith(response)
     assert running_server.logins[0] == "us@here"
@@ -358,21 +396,23 @@ async def test_sign_in_to_next_hop(
 async def test_password_is_not_sent_without_tls(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    server = Server()
-    server.features = {"auth_require_tls": False, "authenticator": server.authenticate}
-    async with listening(server) as running_server:
+    server = FakeSmtpServer()
+    server.smtp_options = {"auth_require_tls": False, "authenticator": server.authenticate}
+    async with run_smtp_server(server) as running_server:
         hop = parse_next_hop(f"smtp://us:secret@127.0.0.1:{running_server.port}")
-        async with working(environment, OutboundSettings(hop, trusted_context=trust())):
-            rows = await settled(environment, await send(ada))
+        async with run_queue_worker(
+            environment, OutboundSettings(hop, trusted_context=trusting_tls_context())
+        ):
+            rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
-    assert (running_server.logins, running_server.mails) == ([], [])
+    assert (running_server.logins, running_server.messages) == ([], [])
 
 
 async def test_unreachable_next_hop_defers(ada: GraphQLClient, environment: Environment) -> None:
-    async with working(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
-        rows = await settled(environment, await send(ada))
+    async with run_queue_worker(environment, OutboundSettings(parse_next_hop("127.0.0.1:1"))):
+        rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.DEFERRED}
-    assert await inbox(ada) == []
+    assert await load_inbox_rows(ada) == []
 
 
 def test_retry_delay_grows_to_four_hours_with_jitter() -> None:
@@ -461,14 +501,17 @@ def test_dsn_is_machine_readable(environment: Environment) -> None:
 async def test_blobs_of_sent_submission_are_deleted(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    deferring_server = Server({"later": "451 4.3.0 Later"})
-    async with listening(deferring_server) as server, working(environment, relay(server)):
-        sent_key = await send(ada, NamedAddress("carol@example.net"))
-        waiting_key = await send(
+    deferring_server = FakeSmtpServer({"later": "451 4.3.0 Later"})
+    async with (
+        run_smtp_server(deferring_server) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
+        sent_key = await queue_message(ada, NamedAddress("carol@example.net"))
+        waiting_key = await queue_message(
             ada, NamedAddress("carol@example.net"), NamedAddress("later@example.net")
         )
         for key in (sent_key, waiting_key):
-            await settled(environment, key)
+            await wait_until_tried(environment, key)
     assert (await housekeeping.run_round(environment)).sent > 0
     remaining = await environment.database.read(
         select(col(SubmissionBlob.submission_id)).distinct()
@@ -483,12 +526,12 @@ async def test_damaged_message_is_deferred_until_repair(
     clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with listening(Server()) as server:
-        key = await send(ada)
-        blobs = await rows(environment, "SELECT id, data FROM blobs ORDER BY id")
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        key = await queue_message(ada)
+        blobs = await select_rows(environment, "SELECT id, data FROM blobs ORDER BY id")
         await set_blob_data(environment, {key: data[:-1] for key, data in blobs})
-        async with working(environment, relay(server)):
-            delivery_rows = await settled(environment, key)
+        async with run_queue_worker(environment, relay_settings(server)):
+            delivery_rows = await wait_until_tried(environment, key)
             assert {(row.state, row.last_response) for row in delivery_rows.values()} == {
                 (State.DEFERRED, "4.3.0 The stored message is damaged")
             }
@@ -499,8 +542,8 @@ async def test_damaged_message_is_deferred_until_repair(
             assert not [record for record in caplog.records if record.exc_info]
             await set_blob_data(environment, dict(blobs))
             clock.tick(hours=1)
-            ring(environment)
-            await until(partial(is_now, environment, key, "carol", State.RELAYED))
+            wake_queue_worker(environment)
+            await poll_until(partial(is_entry_in_state, environment, key, "carol", State.RELAYED))
 
 
 async def set_blob_data(environment: Environment, data: dict[int, bytes]) -> None:

@@ -19,52 +19,60 @@ from models.runtime import leases
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock
 from tests.support.mail_servers.queue_worker import (
-    PACE,
-    SLOW,
+    POLL_INTERVAL,
+    WORKER_LIMITS,
     State,
-    deliveries,
-    is_now,
-    relay,
-    send,
-    settled,
-    until,
-    working,
+    is_entry_in_state,
+    load_queue_entries,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+    wait_until_tried,
 )
-from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+)
 from tests.support.stores.other_processes import (
     DEAD_AFTER_SECONDS,
-    another_process,
-    free_after_two_looks,
-    taken_for_dead,
+    deregister_as_dead,
+    free_leases_after_two_looks,
+    make_other_process,
 )
 
 
 async def test_new_submission_wakes_worker(ada: GraphQLClient, environment: Environment) -> None:
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
         await asyncio.sleep(0.1)  # the worker has found no entries and waits for a wake-up
-        key = await send(ada)
+        key = await queue_message(ada)
         async with asyncio.timeout(5):
-            await settled(environment, key)
+            await wait_until_tried(environment, key)
 
 
 async def test_lease_of_dead_worker_is_claimed_again(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    await send(ada)
-    first_claim = await recipient_leases.claim_due_jobs(environment, PACE)
+    await queue_message(ada)
+    first_claim = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
     (job,) = first_claim.jobs
     assert len(job.recipients) == 2
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).jobs == []
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs == []
     clock.tick(days=1)
-    assert (await recipient_leases.claim_due_jobs(environment, PACE)).jobs == []
+    assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs == []
     assert await recipient_leases.mark_final_dot(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    await taken_for_dead(environment)
+    await deregister_as_dead(environment)
     assert not await recipient_leases.mark_final_dot(
         environment, job, [recipient.delivery_id for recipient in job.recipients]
     )
-    second_claim = await recipient_leases.claim_due_jobs(environment, PACE)
+    second_claim = await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)
     assert (len(second_claim.jobs), second_claim.uncertain_count) == (1, 2)
 
     # The first worker was not dead, only slow.
@@ -72,7 +80,7 @@ async def test_lease_of_dead_worker_is_claimed_again(
     await record_results_and_report(
         environment, job, {recipient.delivery_id: late_result for recipient in job.recipients}, b""
     )
-    rows = await deliveries(environment, job.submission_id)
+    rows = await load_queue_entries(environment, job.submission_id)
     assert {(row.state, row.lease) for row in rows.values()} == {
         (State.PENDING, second_claim.jobs[0].lease)
     }
@@ -96,53 +104,59 @@ async def test_stop_before_dot_releases_leases(
     port = listener.sockets[0].getsockname()[1]
     async with (
         listener,
-        working(environment, OutboundSettings(parse_next_hop(f"127.0.0.1:{port}"))),
+        run_queue_worker(environment, OutboundSettings(parse_next_hop(f"127.0.0.1:{port}"))),
     ):
-        key = await send(ada)
+        key = await queue_message(ada)
         await asyncio.wait_for(rcpt_received.wait(), 5)
-    for row in (await deliveries(environment, key)).values():
+    for row in (await load_queue_entries(environment, key)).values():
         assert (row.state, row.lease, row.attempts) == (State.PENDING, None, 0)
         assert row.next_at == environment.now()
 
 
 async def test_stop_waits_for_reply_after_dot(ada: GraphQLClient, environment: Environment) -> None:
-    async with listening(Server(gate=asyncio.Event())) as server:
-        assert server.gate is not None
-        async with working(environment, relay(server)) as stop:
-            key = await send(ada)
+    async with run_smtp_server(FakeSmtpServer(data_gate=asyncio.Event())) as server:
+        assert server.data_gate is not None
+        async with run_queue_worker(environment, relay_settings(server)) as stop:
+            key = await queue_message(ada)
 
             async def has_received_dot() -> bool:
-                return server.dots == 1
+                return server.data_count == 1
 
-            await until(has_received_dot)
+            await poll_until(has_received_dot)
             stop.set()
             await asyncio.sleep(0.1)
-            server.gate.set()
-    rows = await deliveries(environment, key)
+            server.data_gate.set()
+    rows = await load_queue_entries(environment, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert len(server.mails) == 1
+    assert len(server.messages) == 1
 
 
 async def test_leases_are_kept_during_slow_reply(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    other_process = another_process(environment, name="far")
+    other_process = make_other_process(environment, name="far")
     async with (
-        listening(Server(gate=asyncio.Event())) as server,
+        run_smtp_server(FakeSmtpServer(data_gate=asyncio.Event())) as server,
         leases.registered_process(other_process),
     ):
-        assert server.gate is not None
-        slow_pace = replace(PACE, final_reply_timeout=SLOW)  # longer than the test takes
-        async with working(another_process(environment), relay(server), slow_pace):
-            key = await send(ada)
+        assert server.data_gate is not None
+        slow_pace = replace(
+            WORKER_LIMITS, final_reply_timeout=POLL_INTERVAL
+        )  # longer than the test takes
+        async with run_queue_worker(
+            make_other_process(environment), relay_settings(server), slow_pace
+        ):
+            key = await queue_message(ada)
             for _ in range(4):
                 await asyncio.sleep(DEAD_AFTER_SECONDS)
                 clock.tick(minutes=3)
-                assert (await recipient_leases.claim_due_jobs(other_process, PACE)).jobs == []
-            server.gate.set()
-            rows = await settled(environment, key)
+                assert (
+                    await recipient_leases.claim_due_jobs(other_process, WORKER_LIMITS)
+                ).jobs == []
+            server.data_gate.set()
+            rows = await wait_until_tried(environment, key)
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert server.dots == 1
+    assert server.data_count == 1
 
 
 @pytest.mark.parametrize(("failing_point", "sent_before"), [("dot", 0), ("sent", 1)])
@@ -157,25 +171,25 @@ async def test_internal_error_near_dot_is_retried_and_marked(
         if fault_point == failing_point:
             raise OSError("broken")
 
-    async with listening(Server()) as server:
-        async with working(
-            replace(environment, reach_fault_point=fail_at_fault_point), relay(server)
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        async with run_queue_worker(
+            replace(environment, reach_fault_point=fail_at_fault_point), relay_settings(server)
         ):
-            key = await send(ada, NamedAddress("carol@example.net"))
-            row = (await settled(environment, key))["carol"]
-        assert (row.state, len(server.mails)) == (State.DEFERRED, sent_before)
+            key = await queue_message(ada, NamedAddress("carol@example.net"))
+            row = (await wait_until_tried(environment, key))["carol"]
+        assert (row.state, len(server.messages)) == (State.DEFERRED, sent_before)
         assert (row.final_dot_at is not None) is bool(sent_before)
         clock.tick(minutes=2)
-        async with working(environment, relay(server)):
-            await until(lambda: is_now(environment, key, "carol", State.RELAYED))
-    assert len(server.mails) == sent_before + 1
-    assert len({mail.raw for mail in server.mails}) == 1
+        async with run_queue_worker(environment, relay_settings(server)):
+            await poll_until(lambda: is_entry_in_state(environment, key, "carol", State.RELAYED))
+    assert len(server.messages) == sent_before + 1
+    assert len({mail.raw for mail in server.messages}) == 1
 
 
 async def test_slow_domain_does_not_delay_another(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         {
             ("slow.example", "MX"): ["1 mx.slow.example."],
             ("mx.slow.example", "A"): ["127.0.0.1"],
@@ -183,42 +197,44 @@ async def test_slow_domain_does_not_delay_another(
             ("mx.fast.example", "A"): ["127.0.0.2"],
         }
     )
-    slow_server, fast_server = Server(gate=asyncio.Event()), Server()
-    assert slow_server.gate is not None
-    pace = replace(PACE, max_destinations=3, claim_size=2)
+    slow_server, fast_server = FakeSmtpServer(data_gate=asyncio.Event()), FakeSmtpServer()
+    assert slow_server.data_gate is not None
+    pace = replace(WORKER_LIMITS, max_destinations=3, claim_size=2)
     async with (
-        answering(dns_names),
-        listening(slow_server),
-        listening(fast_server, "127.0.0.2", slow_server.port),
-        working(
+        run_dns_server(dns_names),
+        run_smtp_server(slow_server),
+        run_smtp_server(fast_server, "127.0.0.2", slow_server.port),
+        run_queue_worker(
             environment,
-            OutboundSettings(make_resolver=dns_names.resolver, mx_port=slow_server.port),
+            OutboundSettings(make_resolver=dns_names.make_resolver, mx_port=slow_server.port),
             pace,
         ),
     ):
-        keys = [await send(ada, NamedAddress(f"n{nth}@slow.example")) for nth in range(6)]
-        fast_key = await send(ada, NamedAddress("carol@fast.example"))
-        await settled(environment, fast_key)
-        assert slow_server.sessions == 2
-        slow_server.gate.set()
+        keys = [await queue_message(ada, NamedAddress(f"n{nth}@slow.example")) for nth in range(6)]
+        fast_key = await queue_message(ada, NamedAddress("carol@fast.example"))
+        await wait_until_tried(environment, fast_key)
+        assert slow_server.session_count == 2
+        slow_server.data_gate.set()
         for key in keys:
-            await settled(environment, key)
-    assert sorted(mail.to[0][:2] for mail in slow_server.mails) == [f"n{nth}" for nth in range(6)]
+            await wait_until_tried(environment, key)
+    assert sorted(mail.to[0][:2] for mail in slow_server.messages) == [
+        f"n{nth}" for nth in range(6)
+    ]
 
 
 async def test_two_workers_send_each_message_once(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server:
-        keys = [await send(ada, NamedAddress(f"n{nth}@example.net")) for nth in range(20)]
-        small_pace = replace(PACE, claim_size=3, max_destinations=4)
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        keys = [await queue_message(ada, NamedAddress(f"n{nth}@example.net")) for nth in range(20)]
+        small_pace = replace(WORKER_LIMITS, claim_size=3, max_destinations=4)
         async with (
-            working(environment, relay(server), small_pace),
-            working(environment, relay(server), small_pace),
+            run_queue_worker(environment, relay_settings(server), small_pace),
+            run_queue_worker(environment, relay_settings(server), small_pace),
         ):
             for key in keys:
-                await settled(environment, key)
-    assert sorted(mail.to[0] for mail in server.mails) == sorted(
+                await wait_until_tried(environment, key)
+    assert sorted(mail.to[0] for mail in server.messages) == sorted(
         f"n{nth}@example.net" for nth in range(20)
     )
 
@@ -240,26 +256,31 @@ async def test_accepted_message_is_not_resent_if_database_is_busy(
             timers[0].start()
 
     async with (
-        listening(Server()) as server,
-        working(replace(environment, reach_fault_point=lock_database), relay(server)),
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(
+            replace(environment, reach_fault_point=lock_database), relay_settings(server)
+        ),
     ):
-        key = await send(ada, NamedAddress("carol@example.net"))
+        key = await queue_message(ada, NamedAddress("carol@example.net"))
         async with asyncio.timeout(60):
-            while not await is_now(environment, key, "carol", State.RELAYED):  # noqa: ASYNC110 - a row
+            while not await is_entry_in_state(environment, key, "carol", State.RELAYED):  # noqa: ASYNC110 - a row
                 await asyncio.sleep(0.1)
     assert timers
-    row = (await deliveries(environment, key))["carol"]
-    assert (row.attempts, len(server.mails)) == (1, 1)
+    row = (await load_queue_entries(environment, key))["carol"]
+    assert (row.attempts, len(server.messages)) == (1, 1)
 
 
 async def test_recipient_with_lost_result_is_sent_again(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     """A standby database can have the claim of a recipient without its result."""
-    process = another_process(environment)
-    async with listening(Server()) as server, working(process, relay(server)):
-        key = await send(ada, NamedAddress("carol@example.net"))
-        row = (await settled(environment, key))["carol"]
+    process = make_other_process(environment)
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(process, relay_settings(server)),
+    ):
+        key = await queue_message(ada, NamedAddress("carol@example.net"))
+        row = (await wait_until_tried(environment, key))["carol"]
         values = {
             "state": State.PENDING,
             "lease": environment.new_id(),
@@ -270,25 +291,27 @@ async def test_recipient_with_lost_result_is_sent_again(
         await environment.run_transaction(
             lambda transaction: transaction.connection.execute(statement).close()
         )
-        await settled(environment, key)
-    row = (await deliveries(environment, key))["carol"]
-    assert (row.state, row.attempts, len(server.mails)) == (State.RELAYED, 2, 2)
+        await wait_until_tried(environment, key)
+    row = (await load_queue_entries(environment, key))["carol"]
+    assert (row.state, row.attempts, len(server.messages)) == (State.RELAYED, 2, 2)
 
 
 async def test_only_unused_leases_are_released(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await send(ada)
-    (job,) = (await recipient_leases.claim_due_jobs(environment, PACE)).jobs
+    await queue_message(ada)
+    (job,) = (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).jobs
     ids = [recipient.delivery_id for recipient in job.recipients]
     environment.process.sending_entry_ids.append(lambda: ids[:1])
-    assert await free_after_two_looks(environment) == 1
+    assert await free_leases_after_two_looks(environment) == 1
     assert not await recipient_leases.mark_final_dot(environment, job, ids)
     assert await recipient_leases.mark_final_dot(environment, job, ids[:1])
     environment.process.sending_entry_ids.clear()
     recipient_leases.release_after_error(environment, job)
-    assert await free_after_two_looks(environment) == 0
+    assert await free_leases_after_two_looks(environment) == 0
     environment.process.abandoned_leases.clear()
-    assert await free_after_two_looks(environment) == 1
-    jobs = (await recipient_leases.claim_due_jobs(another_process(environment), PACE)).jobs
+    assert await free_leases_after_two_looks(environment) == 1
+    jobs = (
+        await recipient_leases.claim_due_jobs(make_other_process(environment), WORKER_LIMITS)
+    ).jobs
     assert sum(len(claimed_job.recipients) for claimed_job in jobs) == 2

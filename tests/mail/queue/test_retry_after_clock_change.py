@@ -23,9 +23,17 @@ from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.server_processes import ServerClock
 from models.store.columns import core_table
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.mail_servers.queue_worker import PACE, State, is_now, relay, send, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.stores.other_processes import another_process
+from tests.support.mail_servers.queue_worker import (
+    WORKER_LIMITS,
+    State,
+    is_entry_in_state,
+    poll_until,
+    queue_message,
+    relay_settings,
+    run_queue_worker,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.stores.other_processes import make_other_process
 from tests.support.stores.sample_rows import is_instant, sample_row
 
 HOUR = timedelta(hours=1)
@@ -35,26 +43,26 @@ BACKOFF = timedelta(minutes=10)  # longer than the first pauses of a retry
 @asynccontextmanager
 async def deferred_recipient(
     ada: GraphQLClient, environment: Environment
-) -> AsyncGenerator[tuple[int, Server]]:
+) -> AsyncGenerator[tuple[int, FakeSmtpServer]]:
     """Defer a recipient once. The server accepts it from then on."""
-    async with listening(Server({"carol": "451 4.3.0 Later"})) as smtp_server:
-        async with working(environment, relay(smtp_server)):
-            key = await send(ada, NamedAddress("carol@example.net"))
-            await until(lambda: is_now(environment, key, "carol", State.DEFERRED))
-        smtp_server.replies.clear()
+    async with run_smtp_server(FakeSmtpServer({"carol": "451 4.3.0 Later"})) as smtp_server:
+        async with run_queue_worker(environment, relay_settings(smtp_server)):
+            key = await queue_message(ada, NamedAddress("carol@example.net"))
+            await poll_until(lambda: is_entry_in_state(environment, key, "carol", State.DEFERRED))
+        smtp_server.rcpt_replies.clear()
         yield key, smtp_server
 
 
-async def wait_for_retry(environment: Environment, key: int, smtp_server: Server) -> None:
-    async with working(environment, relay(smtp_server)):
-        await until(lambda: is_now(environment, key, "carol", State.RELAYED))
+async def wait_for_retry(environment: Environment, key: int, smtp_server: FakeSmtpServer) -> None:
+    async with run_queue_worker(environment, relay_settings(smtp_server)):
+        await poll_until(lambda: is_entry_in_state(environment, key, "carol", State.RELAYED))
 
 
 async def test_retry_is_on_time_after_clock_set_back_while_running(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     clock.time += HOUR
-    server = another_process(environment)
+    server = make_other_process(environment)
     async with (
         leases.registered_process(server),
         deferred_recipient(ada, server) as (key, smtp_server),
@@ -75,7 +83,7 @@ async def send_two_heartbeats(server: Environment) -> None:
 async def test_retry_committed_after_heartbeat_follows_clock(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = another_process(environment)
+    server = make_other_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     clock.time += HOUR
@@ -99,12 +107,12 @@ async def test_retry_is_on_time_after_clock_set_back_before_restart(
     boot: str,
 ) -> None:
     clock.time += HOUR
-    old_process = another_process(environment)
+    old_process = make_other_process(environment)
     async with deferred_recipient(ada, old_process) as (key, smtp_server):
         clock.time -= HOUR
         if boot == "another boot":
             monkeypatch.setattr(clock_steps, "boot_id", lambda: boot)
-        new_process = another_process(environment)
+        new_process = make_other_process(environment)
         new_process.process.server_id = old_process.process.server_id
         await leases.ensure_registered(new_process)
         clock.time += BACKOFF
@@ -115,8 +123,8 @@ async def test_retry_of_stopped_server_does_not_follow_its_clock(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     server_ahead, other_server = (
-        another_process(environment, ahead=HOUR),
-        another_process(environment, name="heir"),
+        make_other_process(environment, ahead=HOUR),
+        make_other_process(environment, name="heir"),
     )
     async with (
         leases.registered_process(other_server),
@@ -126,7 +134,7 @@ async def test_retry_of_stopped_server_does_not_follow_its_clock(
         async def is_clock_deleted() -> bool:
             return await server_ids_with_clock(environment) == {other_server.process.server_id}
 
-        await until(is_clock_deleted)
+        await poll_until(is_clock_deleted)
         clock.time += BACKOFF
         await wait_for_retry(other_server, key, smtp_server)
 
@@ -134,7 +142,7 @@ async def test_retry_of_stopped_server_does_not_follow_its_clock(
 async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = another_process(environment)
+    server = make_other_process(environment)
     server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
     await leases.ensure_registered(server)
     await leases.send_heartbeat(server)
@@ -150,8 +158,8 @@ async def test_retry_is_on_time_after_clock_ahead_between_heartbeats(
 async def test_clocks_of_several_servers_set_back_shorten_waits_once(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    servers = [another_process(environment, name=name) for name in ("one", "two")]
-    servers.append(another_process(environment, name="three"))
+    servers = [make_other_process(environment, name=name) for name in ("one", "two")]
+    servers.append(make_other_process(environment, name="three"))
     servers[2].process.server_id = servers[1].process.server_id  # a second process of a server
     for server in servers:
         server.process.heartbeat_seconds = HOUR.total_seconds()  # the test sends the heartbeats
@@ -175,7 +183,7 @@ async def server_ids_with_clock(environment: Environment) -> set[str]:
 async def test_small_or_forward_clock_step_changes_no_wait(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server = another_process(environment)
+    server = make_other_process(environment)
     async with deferred_recipient(ada, server) as (key, _smtp_server):
         await leases.ensure_registered(server)
         planned = await next_attempt_time(environment, key)
@@ -195,13 +203,13 @@ async def next_attempt_time(environment: Environment, key: int) -> datetime:
 async def test_scheduled_message_keeps_its_send_time(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server, send_time = another_process(environment), clock.time + 3 * HOUR
+    server, send_time = make_other_process(environment), clock.time + 3 * HOUR
     await leases.ensure_registered(server)
-    key = await send(ada, NamedAddress("carol@example.net"), send_time=send_time)
+    key = await queue_message(ada, NamedAddress("carol@example.net"), send_time=send_time)
     clock.time -= HOUR
     await send_two_heartbeats(server)
     assert await next_attempt_time(environment, key) == send_time
-    assert (await recipient_leases.claim_due_jobs(server, PACE)).jobs == []
+    assert (await recipient_leases.claim_due_jobs(server, WORKER_LIMITS)).jobs == []
 
 
 @pytest.mark.parametrize("wait", WAIT_COLUMNS, ids=lambda wait: str(wait.column))

@@ -22,10 +22,27 @@ from models.queue.tables import QueueEntry
 from models.runtime.environment import CommittedOptions, Environment
 from models.submission.tables import Submission
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.mail_servers.queue_worker import State, inbox, ring, send, settled, working
-from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
-from tests.support.mail_servers.smtp_client import connect
-from tests.support.operations.domain_operations import ERRORS, UNLIMITED, done, made
+from tests.support.mail_servers.queue_worker import (
+    State,
+    load_inbox_rows,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
+)
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+)
+from tests.support.mail_servers.smtp_client import connect_smtp
+from tests.support.operations.domain_operations import (
+    ERRORS,
+    NO_DOMAIN_LIMITS,
+    create_domain,
+    run_mutation,
+)
 
 ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{ address {{ id }} {ERRORS} }} }}"""
@@ -41,7 +58,7 @@ async def set_up_backup_mx(environment: Environment, root: GraphQLClient, **flag
             replace(environment.options, hostname=HOSTNAME), environment.options_position + 1
         )
     )
-    await made(root, DOMAIN, backupMx=True, **UNLIMITED, **flags)
+    await create_domain(root, DOMAIN, backupMx=True, **NO_DOMAIN_LIMITS, **flags)
 
 
 async def create_address(
@@ -49,20 +66,20 @@ async def create_address(
 ) -> None:
     """Create an address of a user or with targets."""
     owner = {"user": {"username": user.user.username}} if user else {}
-    _, errors = await done(root, ADDRESS_CREATE, address=text, **owner, **fields)
+    _, errors = await run_mutation(root, ADDRESS_CREATE, address=text, **owner, **fields)
     assert errors == []
 
 
 @asynccontextmanager
 async def running_primary_mx(
     *, in_mx_record: bool = True
-) -> AsyncIterator[tuple[Server, OutboundSettings]]:
+) -> AsyncIterator[tuple[FakeSmtpServer, OutboundSettings]]:
     """Run the primary MX host and a name server, and yield the server and outbound settings.
 
     Without `in_mx_record` this server is the only MX host of the domain.
     """
     servers = [f"20 {HOSTNAME}."] + (["10 mx1.held.example."] if in_mx_record else [])
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         {
             (DOMAIN, "MX"): servers,
             ("second.example", "MX"): servers,
@@ -70,8 +87,8 @@ async def running_primary_mx(
             (HOSTNAME, "A"): ["127.0.0.1"],
         }
     )
-    async with answering(dns_names), listening(Server()) as server:
-        yield server, OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port)
+    async with run_dns_server(dns_names), run_smtp_server(FakeSmtpServer()) as server:
+        yield server, OutboundSettings(make_resolver=dns_names.make_resolver, mx_port=server.port)
 
 
 async def send_to_mx(environment: Environment, folder: Path, raw: bytes, *recipients: str) -> str:
@@ -79,10 +96,10 @@ async def send_to_mx(environment: Environment, folder: Path, raw: bytes, *recipi
     listener = MxListener(environment, folder / "spool", SmtpListenerConfig())
     await listener.start(host="127.0.0.1", port=0)
     try:
-        client = await connect(listener.port)
-        await client.begin(*recipients)
-        client.send(raw + b".\r\n")
-        reply = await client.hear()
+        client = await connect_smtp(listener.port)
+        await client.start_data(*recipients)
+        client.send_bytes(raw + b".\r\n")
+        reply = await client.read_reply()
         await client.close()
     finally:
         await listener.close(1)
@@ -152,16 +169,16 @@ async def test_message_is_relayed_unchanged_to_primary_mx(
         environment, tmp_path, raw, f"eve@{DOMAIN}", f"Bob@{DOMAIN}", ada.address
     )
     assert reply.startswith("250")
-    assert [row.subject for row in await inbox(ada)] == ["Held"]
-    async with running_primary_mx() as (server, settings), working(environment, settings):
+    assert [row.subject for row in await load_inbox_rows(ada)] == ["Held"]
+    async with running_primary_mx() as (server, settings), run_queue_worker(environment, settings):
         for key in await queued_submission_ids(environment):
-            rows = await settled(environment, key)
+            rows = await wait_until_tried(environment, key)
             assert {row.state for row in rows.values()} == {State.DELIVERED}
-    assert sorted(recipient for mail in server.mails for recipient in mail.to) == [
+    assert sorted(recipient for mail in server.messages for recipient in mail.to) == [
         f"Bob@{DOMAIN}",
         f"eve@{DOMAIN}",
     ]
-    for mail in server.mails:
+    for mail in server.messages:
         assert mail.sender == "carol@example.net"  # relaying does not rewrite the sender
         assert mail.raw.endswith(raw)
         added_header = mail.raw.removesuffix(raw).lower()
@@ -176,41 +193,41 @@ async def test_submission_is_delivered_locally_or_to_primary_mx(
     flags = {"relayAllRecipients": True, "relayUnknownOnly": True}
     await set_up_backup_mx(environment, root, **flags)
     await create_address(root, f"bob@{DOMAIN}", bob)
-    key = await send(ada, NamedAddress(f"bob@{DOMAIN}"), NamedAddress(f"eve@{DOMAIN}"))
-    async with running_primary_mx() as (server, settings), working(environment, settings):
-        rows = await settled(environment, key)
+    key = await queue_message(ada, NamedAddress(f"bob@{DOMAIN}"), NamedAddress(f"eve@{DOMAIN}"))
+    async with running_primary_mx() as (server, settings), run_queue_worker(environment, settings):
+        rows = await wait_until_tried(environment, key)
     assert {name: row.state for name, row in rows.items()} == dict.fromkeys(
         ("bob", "eve"), State.DELIVERED
     )
     assert (rows["bob"].mx, rows["eve"].mx) == (HOSTNAME, "mx1.held.example")
-    assert [mail.to for mail in server.mails] == [[f"eve@{DOMAIN}"]]
-    assert [row.subject for row in await inbox(bob)] == ["Hello"]
+    assert [mail.to for mail in server.messages] == [[f"eve@{DOMAIN}"]]
+    assert [row.subject for row in await load_inbox_rows(bob)] == ["Hello"]
 
 
 async def test_unreachable_primary_mx_defers_and_missing_one_bounces(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await set_up_backup_mx(environment, root, relayAllRecipients=True)
-    key = await send(ada, NamedAddress(f"eve@{DOMAIN}"))
+    key = await queue_message(ada, NamedAddress(f"eve@{DOMAIN}"))
     async with running_primary_mx() as (server, settings):
-        async with working(environment, replace(settings, mx_port=1)):
-            rows = await settled(environment, key)
-        assert (rows["eve"].state, server.mails) == (State.DEFERRED, [])
+        async with run_queue_worker(environment, replace(settings, mx_port=1)):
+            rows = await wait_until_tried(environment, key)
+        assert (rows["eve"].state, server.messages) == (State.DEFERRED, [])
         async with environment.write_session() as session:
             await session.exec(update(QueueEntry).values(next_at=environment.now(), last_code=None))
-        async with working(environment, settings):
-            ring(environment)
-            rows = await settled(environment, key)
+        async with run_queue_worker(environment, settings):
+            wake_queue_worker(environment)
+            rows = await wait_until_tried(environment, key)
         assert rows["eve"].state is State.DELIVERED
-    key = await send(ada, NamedAddress(f"eve@{DOMAIN}"))
+    key = await queue_message(ada, NamedAddress(f"eve@{DOMAIN}"))
     async with (
         running_primary_mx(in_mx_record=False) as (server, settings),
-        working(environment, settings),
+        run_queue_worker(environment, settings),
     ):
-        rows = await settled(environment, key)
+        rows = await wait_until_tried(environment, key)
     assert (rows["eve"].state, rows["eve"].last_code) == (State.BOUNCED, 550)
     assert "come back to us" in rows["eve"].last_response
-    assert server.mails == []
+    assert server.messages == []
 
 
 async def test_mail_loop_is_refused(
@@ -229,7 +246,7 @@ async def test_mail_loop_is_refused(
         )
         assert isinstance(result, recipient_routes.MailLoop) is expected
     assert len(await queued_submission_ids(environment)) == 1
-    assert await inbox(ada) == []
+    assert await load_inbox_rows(ada) == []
 
 
 async def test_alias_forward_and_rewrite_lead_to_primary_mx(
@@ -249,15 +266,15 @@ async def test_alias_forward_and_rewrite_lead_to_primary_mx(
         raw = raw_message(recipient)
         (result,) = await backend.deliver(raw, [accepted], "carol@example.net")
         assert not isinstance(result, BaseException)
-    async with running_primary_mx() as (server, settings), working(environment, settings):
+    async with running_primary_mx() as (server, settings), run_queue_worker(environment, settings):
         for key in await queued_submission_ids(environment):
-            await settled(environment, key)
-    assert sorted(recipient for mail in server.mails for recipient in mail.to) == [
+            await wait_until_tried(environment, key)
+    assert sorted(recipient for mail in server.messages for recipient in mail.to) == [
         "eve@second.example",
         f"far@{DOMAIN}",
         f"new@{DOMAIN}",
     ]
-    senders = {mail.to[0]: mail.sender for mail in server.mails}
+    senders = {mail.to[0]: mail.sender for mail in server.messages}
     assert senders["eve@second.example"] == senders[f"new@{DOMAIN}"] == "carol@example.net"
     assert senders[f"far@{DOMAIN}"].startswith("SRS0=")  # forwarding rewrites the sender
 

@@ -25,9 +25,18 @@ from tests.support.mail.tls_certificates import (
     make_certificate,
     server_tls_context,
 )
-from tests.support.mail_servers.queue_worker import State, send, settled, working
-from tests.support.mail_servers.route_rows import exchanged
-from tests.support.mail_servers.smtp_and_dns_servers import Server, answering, listening
+from tests.support.mail_servers.queue_worker import (
+    State,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.route_rows import make_mx_dns_server
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+)
 
 MX = "mx1.example.net"
 POLICY_TEXT = "version: STSv1\r\nmode: {mode}\r\nmx: {mx}\r\nmax_age: {age}\r\n"
@@ -66,10 +75,10 @@ class MtaStsTestDomain:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.authority = make_certificate("authority", is_authority=True)
-        self.dns_names = exchanged("example.net", MX)
+        self.dns_names = make_mx_dns_server("example.net", MX)
         self.dns_names.records["mta-sts.example.net", "A"] = ["127.0.0.1"]
         self.set_policy_id("1")
-        self.server = Server()
+        self.server = FakeSmtpServer()
         self.set_certificate(make_certificate(MX, issuer=self.authority))
         self.policy_server = PolicyServer()
 
@@ -80,7 +89,7 @@ class MtaStsTestDomain:
         ]
 
     def set_certificate(self, certificate: CertificatePair) -> None:
-        self.server.features = {"tls_context": server_tls_context(self.folder, certificate)}
+        self.server.smtp_options = {"tls_context": server_tls_context(self.folder, certificate)}
 
     def policy_server_context(self, *names: str) -> ssl.SSLContext:
         return server_tls_context(
@@ -91,7 +100,7 @@ class MtaStsTestDomain:
     @property
     def settings(self) -> OutboundSettings:
         return OutboundSettings(
-            make_resolver=self.dns_names.resolver,
+            make_resolver=self.dns_names.make_resolver,
             mx_port=self.server.port,
             trusted_context=client_tls_context(self.authority),
             mta_sts_port=self.policy_server.port,
@@ -102,7 +111,7 @@ class MtaStsTestDomain:
 @pytest.fixture
 async def domain(tmp_path: Path) -> AsyncGenerator[MtaStsTestDomain]:
     domain = MtaStsTestDomain(tmp_path)
-    async with answering(domain.dns_names), listening(domain.server):
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         yield domain
 
 
@@ -116,10 +125,12 @@ async def policy_line(environment: Environment, settings: OutboundSettings) -> s
 async def deliver_message(
     ada: GraphQLClient, environment: Environment, settings: OutboundSettings
 ) -> tuple[State, Any]:
-    async with working(environment, settings):
-        row = (await settled(environment, await send(ada, NamedAddress("carol@example.net"))))[
-            "carol"
-        ]
+    async with run_queue_worker(environment, settings):
+        row = (
+            await wait_until_tried(
+                environment, await queue_message(ada, NamedAddress("carol@example.net"))
+            )
+        )["carol"]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
@@ -132,13 +143,13 @@ async def test_enforced_policy_is_applied(
         domain.set_certificate(make_certificate("elsewhere.example", issuer=domain.authority))
         state, response = await deliver_message(ada, environment, domain.settings)
         assert (state, response[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
-        domain.server.features = {}
+        domain.server.smtp_options = {}
         state, response = await deliver_message(ada, environment, domain.settings)
         assert (state, response) == (State.DEFERRED, "4.7.5 TLS failed: not offered")
     assert len(domain.policy_server.requests) == 1
     assert domain.policy_server.requests[0].startswith("GET /.well-known/mta-sts.txt HTTP/1.1\r\n")
     assert "Host: mta-sts.example.net" in domain.policy_server.requests[0]
-    assert [mail.encrypted for mail in domain.server.mails] == [True]
+    assert [mail.used_tls for mail in domain.server.messages] == [True]
 
 
 async def test_mx_host_outside_policy_is_not_used(
@@ -278,7 +289,7 @@ async def test_dane_takes_precedence_over_mta_sts(
         settings = replace(
             domain.settings,
             trusts_dnssec=True,
-            make_resolver=lambda: enable_dnssec(domain.dns_names.resolver()),
+            make_resolver=lambda: enable_dnssec(domain.dns_names.make_resolver()),
         )
         state, tls = await deliver_message(ada, environment, settings)
     assert (state, tls.endswith("(DANE)")) == (State.DELIVERED, True)
@@ -290,7 +301,7 @@ async def test_policy_in_testing_or_none_mode_is_not_enforced(
     ada: GraphQLClient, environment: Environment, domain: MtaStsTestDomain, mode: str
 ) -> None:
     domain.policy_server.policy_text = POLICY_TEXT.format(mode=mode, mx="other.example", age=600)
-    domain.server.features = {}
+    domain.server.smtp_options = {}
     async with domain.policy_server.serve(domain.policy_server_context()):
         assert await deliver_message(ada, environment, domain.settings) == (
             State.DELIVERED,

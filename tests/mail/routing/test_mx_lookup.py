@@ -7,13 +7,18 @@ from mail.routing.route_selection import RouteRequest, select_route
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.queue_worker import State, send, settled, working
+from tests.support.mail_servers.queue_worker import (
+    State,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+)
 from tests.support.mail_servers.smtp_and_dns_servers import (
-    Names,
-    Server,
-    answering,
-    listening,
-    server_tls,
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+    server_tls_context,
 )
 
 
@@ -29,27 +34,29 @@ async def find_next_hops(
 async def test_mx_hosts_are_tried_in_order_of_preference(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         {
             ("example.net", "MX"): ["10 dead.example.net.", "20 mx1.example.net.", "5 nix."],
             ("dead.example.net", "A"): ["127.0.0.2"],
             ("mx1.example.net", "A"): ["127.0.0.1"],
         }
     )
-    server = Server(features={"tls_context": server_tls()})
-    async with answering(dns_names), listening(server) as running_server:
-        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=running_server.port)
+    server = FakeSmtpServer(smtp_options={"tls_context": server_tls_context()})
+    async with run_dns_server(dns_names), run_smtp_server(server) as running_server:
+        settings = OutboundSettings(
+            make_resolver=dns_names.make_resolver, mx_port=running_server.port
+        )
         assert [
             host.name for host in await find_next_hops(environment, settings, "example.net")
         ] == [
             "dead.example.net",
             "mx1.example.net",
         ]
-        async with working(environment, settings):
-            rows = await settled(environment, await send(ada))
+        async with run_queue_worker(environment, settings):
+            rows = await wait_until_tried(environment, await queue_message(ada))
     assert {(row.state, row.mx) for row in rows.values()} == {(State.DELIVERED, "mx1.example.net")}
     assert rows["carol"].tls.startswith("TLSv1.")
-    assert running_server.mails[0].encrypted
+    assert running_server.messages[0].used_tls
 
 
 @pytest.mark.parametrize(
@@ -69,34 +76,34 @@ async def test_mx_hosts_are_tried_in_order_of_preference(
 async def test_domain_without_mx_host_has_specific_error(
     environment: Environment, domain: str, code: int, status: str
 ) -> None:
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         {
             ("null.example", "MX"): ["0 ."],
             ("bare.example", "TXT"): ["x"],
             ("half.example", "MX"): ["1 broken.example.", "2 missing.example."],
             ("ours.example", "MX"): ["1 MX.example.org.", "2 other.example."],
         },
-        broken={"broken.example"},
-        silent={"silent.example"},
+        servfail_names={"broken.example"},
+        silent_names={"silent.example"},
     )
-    async with answering(dns_names):
+    async with run_dns_server(dns_names):
         with pytest.raises(Unroutable) as problem:
             await find_next_hops(
-                environment, OutboundSettings(make_resolver=dns_names.resolver), domain
+                environment, OutboundSettings(make_resolver=dns_names.make_resolver), domain
             )
     assert (problem.value.reply_code, problem.value.reply_text[: len(status)]) == (code, status)
 
 
 async def test_domain_without_mx_record_is_its_own_host(environment: Environment) -> None:
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         {
             ("xn--bcher-kva.example", "A"): ["192.0.2.1"],
             ("xn--bcher-kva.example", "AAAA"): ["2001:db8::1"],
         }
     )
-    async with answering(dns_names):
+    async with run_dns_server(dns_names):
         next_hops = await find_next_hops(
-            environment, OutboundSettings(make_resolver=dns_names.resolver), "bücher.example"
+            environment, OutboundSettings(make_resolver=dns_names.make_resolver), "bücher.example"
         )
     assert [(host.name, host.address, host.port) for host in next_hops] == [
         ("xn--bcher-kva.example", "192.0.2.1", 25),

@@ -13,10 +13,25 @@ from mail.routing.mx_hosts import OutboundSettings, Unroutable
 from mail.routing.route_selection import RouteRequest, select_route
 from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.queue_worker import State, send, settled, working
-from tests.support.mail_servers.route_rows import exchanged, transport
-from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
-from tests.support.operations.domain_operations import ERRORS, UNLIMITED, done, made
+from tests.support.mail_servers.queue_worker import (
+    State,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.route_rows import add_transport, make_mx_dns_server
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+)
+from tests.support.operations.domain_operations import (
+    ERRORS,
+    NO_DOMAIN_LIMITS,
+    create_domain,
+    run_mutation,
+)
 
 SENDER, RECIPIENT = "ada@example.org", "carol@example.net"
 MX = "mx1.example.net"
@@ -43,13 +58,13 @@ def set_mx_private(environment: Environment, *, private: bool) -> None:
 
 
 async def find_addresses(
-    environment: Environment, dns_names: Names, domain: str = "example.net"
+    environment: Environment, dns_names: FakeDnsServer, domain: str = "example.net"
 ) -> tuple[list[str], Any]:
     """Return the addresses of the next hops and the log lines of the route."""
     log_lines: list[str] = []
-    async with answering(dns_names):
+    async with run_dns_server(dns_names):
         settings, request = (
-            OutboundSettings(make_resolver=dns_names.resolver),
+            OutboundSettings(make_resolver=dns_names.make_resolver),
             RouteRequest(SENDER, f"carol@{domain}", domain),
         )
         route = await select_route(environment, settings, request, log_lines)
@@ -57,7 +72,7 @@ async def find_addresses(
 
 
 async def routing_error(
-    environment: Environment, dns_names: Names, domain: str = "example.net"
+    environment: Environment, dns_names: FakeDnsServer, domain: str = "example.net"
 ) -> str:
     with pytest.raises(Unroutable) as problem:
         await find_addresses(environment, dns_names, domain)
@@ -72,17 +87,17 @@ async def test_private_address_is_used_only_if_allowed(
     name = MX if by_mx else "example.net"
     records = {(name, kind): [address]} | ({("example.net", "MX"): [f"10 {MX}."]} if by_mx else {})
     assert (
-        await routing_error(environment, Names(records))
+        await routing_error(environment, FakeDnsServer(records))
         == f"550 5.4.4 {name} has private addresses only"
     )
     set_mx_private(environment, private=True)
-    addresses, log_lines = await find_addresses(environment, Names(records))
+    addresses, log_lines = await find_addresses(environment, FakeDnsServer(records))
     assert len(addresses) == 1
     assert "left out" not in "".join(log_lines)
 
 
 async def test_only_public_addresses_of_mx_hosts_are_used(environment: Environment) -> None:
-    dns_names = Names(
+    dns_names = FakeDnsServer(
         {
             ("example.net", "MX"): ["10 in.example.net.", f"20 {MX}.", "30 gone.example.net."],
             ("in.example.net", "A"): ["10.0.0.1"],
@@ -114,7 +129,7 @@ async def test_dns_failure_beside_private_address_is_temporary(
     assert (await routing_error(environment, dns_names)).startswith("451 4.4.3 DNS does not answer")
 
 
-class NamesWithoutAaaa(Names):
+class NamesWithoutAaaa(FakeDnsServer):
     """A name server that fails for the IPv6 addresses of one host."""
 
     def __init__(self, records: dict[tuple[str, str], list[str]], name: str) -> None:
@@ -124,7 +139,7 @@ class NamesWithoutAaaa(Names):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         query = dns.message.from_wire(data).question[0]
         question = query.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(query.rdtype)
-        self.broken = (
+        self.servfail_names = (
             {self.host_without_aaaa} if question == (self.host_without_aaaa, "AAAA") else set()
         )
         super().datagram_received(data, addr)
@@ -133,29 +148,39 @@ class NamesWithoutAaaa(Names):
 async def test_message_to_domain_with_private_mx_bounces(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with answering(exchanged("example.net", MX)) as dns_names, listening(Server()) as server:
-        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port)
-        async with working(environment, settings):
-            rows = await settled(environment, await send(ada, NamedAddress(RECIPIENT)))
+    async with (
+        run_dns_server(make_mx_dns_server("example.net", MX)) as dns_names,
+        run_smtp_server(FakeSmtpServer()) as server,
+    ):
+        settings = OutboundSettings(make_resolver=dns_names.make_resolver, mx_port=server.port)
+        async with run_queue_worker(environment, settings):
+            rows = await wait_until_tried(
+                environment, await queue_message(ada, NamedAddress(RECIPIENT))
+            )
             assert (rows["carol"].state, rows["carol"].last_code) == (State.BOUNCED, 550)
             assert rows["carol"].last_response == f"5.4.4 {MX} has private addresses only"
-            assert server.sessions == 0
+            assert server.session_count == 0
             set_mx_private(environment, private=True)
-            rows = await settled(environment, await send(ada, NamedAddress(RECIPIENT)))
+            rows = await wait_until_tried(
+                environment, await queue_message(ada, NamedAddress(RECIPIENT))
+            )
             assert rows["carol"].state is State.DELIVERED
-    assert len(server.mails) == 1
+    assert len(server.messages) == 1
 
 
 @pytest.mark.usefixtures("ada")
 async def test_route_test_reports_private_address(environment: Environment) -> None:
-    async with answering(exchanged("example.net", MX)) as dns_names, listening(Server()) as server:
+    async with (
+        run_dns_server(make_mx_dns_server("example.net", MX)) as dns_names,
+        run_smtp_server(FakeSmtpServer()) as server,
+    ):
         result = await run_route_test(
             environment,
-            OutboundSettings(make_resolver=dns_names.resolver, mx_port=server.port),
+            OutboundSettings(make_resolver=dns_names.make_resolver, mx_port=server.port),
             SENDER,
             RECIPIENT,
         )
-    assert (result.is_accepted, result.log_lines, server.sessions) == (
+    assert (result.is_accepted, result.log_lines, server.session_count) == (
         False,
         [
             f"{MX} (127.0.0.1): left out, it is inside, and MERGANSER_MX_PRIVATE is off",
@@ -168,31 +193,35 @@ async def test_route_test_reports_private_address(environment: Environment) -> N
 async def test_transport_to_private_address_is_used(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    dns_names = exchanged("far.example", "mx1.far.example")
-    async with answering(dns_names), listening(Server()) as server:
-        await transport(environment, RECIPIENT, f"[127.0.0.1]:{server.port}")
-        await transport(
+    dns_names = make_mx_dns_server("far.example", "mx1.far.example")
+    async with run_dns_server(dns_names), run_smtp_server(FakeSmtpServer()) as server:
+        await add_transport(environment, RECIPIENT, f"[127.0.0.1]:{server.port}")
+        await add_transport(
             environment, "dave@example.net", f"far.example:{server.port}", lookup_mx=True
         )
-        async with working(environment, OutboundSettings(make_resolver=dns_names.resolver)):
-            rows = await settled(
+        async with run_queue_worker(
+            environment, OutboundSettings(make_resolver=dns_names.make_resolver)
+        ):
+            rows = await wait_until_tried(
                 environment,
-                await send(ada, NamedAddress(RECIPIENT), NamedAddress("dave@example.net")),
+                await queue_message(ada, NamedAddress(RECIPIENT), NamedAddress("dave@example.net")),
             )
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert sorted(mail.to[0] for mail in server.mails) == [RECIPIENT, "dave@example.net"]
+    assert sorted(mail.to[0] for mail in server.messages) == [RECIPIENT, "dave@example.net"]
 
 
 async def test_backup_mx_domain_can_have_private_mx(
     root: GraphQLClient, environment: Environment
 ) -> None:
     """An alias of the domain can't, since its maker need not be an ADMIN."""
-    await made(root, "held.example", backupMx=True, relayAllRecipients=True, **UNLIMITED)
+    await create_domain(
+        root, "held.example", backupMx=True, relayAllRecipients=True, **NO_DOMAIN_LIMITS
+    )
     document = f"""mutation ($input: DomainAliasCreateInput!) {{
       domainAliasCreate(input: $input) {{ domainAlias {{ id }} {ERRORS} }} }}"""
     alias_input = {"alias": "second.example", "domain": "held.example"}
-    assert (await done(root, document, **alias_input))[1] == []
-    dns_names = exchanged("held.example", "mx1.held.example")
+    assert (await run_mutation(root, document, **alias_input))[1] == []
+    dns_names = make_mx_dns_server("held.example", "mx1.held.example")
     dns_names.records["second.example", "MX"] = ["10 mx1.held.example."]
     assert (await find_addresses(environment, dns_names, "held.example"))[0] == ["127.0.0.1"]
     assert (await routing_error(environment, dns_names, "second.example")).startswith("550 5.4.4")

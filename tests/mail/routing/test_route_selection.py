@@ -15,15 +15,20 @@ from models.routing.tables import RelayHost, TlsPolicyLevel
 from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.queue_worker import State, send, settled, working
-from tests.support.mail_servers.route_rows import exchanged, policy, transport
+from tests.support.mail_servers.queue_worker import (
+    State,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+)
+from tests.support.mail_servers.route_rows import add_tls_policy, add_transport, make_mx_dns_server
 from tests.support.mail_servers.smtp_and_dns_servers import (
-    Names,
-    Server,
-    answering,
-    listening,
-    server_tls,
-    trust,
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+    server_tls_context,
+    trusting_tls_context,
 )
 
 ROUTE_REQUEST = RouteRequest(
@@ -61,14 +66,14 @@ async def add_relay_host(environment: Environment, domain: str, **columns: Any) 
 
 
 async def test_most_specific_transport_is_used(environment: Environment) -> None:
-    await transport(environment, "/^carol@.*example\\.net$/", "pattern.example")
+    await add_transport(environment, "/^carol@.*example\\.net$/", "pattern.example")
     assert (await first_next_hop(environment)).name == "pattern.example"
     for destination in (".net", ".example.net", ".mail.example.net", "deep.mail.example.net"):
-        await transport(environment, destination, f"by{destination.replace('.', '-')}.example")
+        await add_transport(environment, destination, f"by{destination.replace('.', '-')}.example")
         assert (
             await first_next_hop(environment)
         ).name == f"by{destination.replace('.', '-')}.example"
-    await transport(environment, "carol@deep.mail.example.net", "[192.0.2.1]:2525")
+    await add_transport(environment, "carol@deep.mail.example.net", "[192.0.2.1]:2525")
     next_hop = await first_next_hop(environment)
     assert (next_hop.name, next_hop.port, next_hop.is_relay) == ("192.0.2.1", 2525, True)
     other_recipient = RouteRequest("", "dave@deep.mail.example.net", "deep.mail.example.net")
@@ -81,13 +86,13 @@ async def test_most_specific_transport_is_used(environment: Environment) -> None
 
 @pytest.mark.usefixtures("ada")
 async def test_inactive_transport_and_relay_host_are_ignored(environment: Environment) -> None:
-    await transport(environment, "deep.mail.example.net", "there.example", active=False)
+    await add_transport(environment, "deep.mail.example.net", "there.example", active=False)
     await add_relay_host(environment, "example.org", active=False)
     assert (await first_next_hop(environment)).name == "hop.example"
 
 
 async def test_subdomain_transport_does_not_match_domain_itself(environment: Environment) -> None:
-    await transport(environment, ".example.net", "above.example")
+    await add_transport(environment, ".example.net", "above.example")
     domain_request = RouteRequest("", "dave@example.net", "example.net")
     assert (await first_next_hop(environment, domain_request)).name == "hop.example"
 
@@ -103,7 +108,7 @@ async def test_relay_host_of_sender_domain_is_used(environment: Environment) -> 
     for sender in ("", "eve@example.com"):
         request = RouteRequest(sender, ROUTE_REQUEST.recipient, ROUTE_REQUEST.domain)
         assert (await first_next_hop(environment, request)).name == "hop.example"
-    await transport(environment, ROUTE_REQUEST.domain, "there.example")
+    await add_transport(environment, ROUTE_REQUEST.domain, "there.example")
     assert (await first_next_hop(environment)).name == "there.example"
 
 
@@ -111,7 +116,7 @@ async def test_relay_host_of_sender_domain_is_used(environment: Environment) -> 
 async def test_relay_host_with_password_requires_tls(environment: Environment) -> None:
     relay_host_id = await add_relay_host(environment, "example.org", username="us", tls=False)
     assert (await first_next_hop(environment)).tls_level is TlsLevel.REQUIRED
-    await policy(environment, "[relay.example]:25", TlsPolicyLevel.NONE)
+    await add_tls_policy(environment, "[relay.example]:25", TlsPolicyLevel.NONE)
     assert (await first_next_hop(environment)).tls_level is TlsLevel.REQUIRED
     async with environment.write_session() as session:
         row = await session.get(RelayHost, relay_host_id)
@@ -123,11 +128,11 @@ async def test_relay_host_with_password_requires_tls(environment: Environment) -
 
 
 async def test_transport_with_lookup_mx_uses_mx_hosts(environment: Environment) -> None:
-    dns_names = exchanged("far.example", "mx1.far.example", "mx2.far.example")
-    await transport(environment, ROUTE_REQUEST.domain, "far.example:2525", lookup_mx=True)
-    async with answering(dns_names):
+    dns_names = make_mx_dns_server("far.example", "mx1.far.example", "mx2.far.example")
+    await add_transport(environment, ROUTE_REQUEST.domain, "far.example:2525", lookup_mx=True)
+    async with run_dns_server(dns_names):
         route = await select_route(
-            environment, OutboundSettings(make_resolver=dns_names.resolver), ROUTE_REQUEST
+            environment, OutboundSettings(make_resolver=dns_names.make_resolver), ROUTE_REQUEST
         )
     assert [(next_hop.name, next_hop.address, next_hop.port) for next_hop in route.next_hops] == [
         ("mx1.far.example", "127.0.0.1", 2525),
@@ -159,29 +164,37 @@ def test_invalid_host_port_is_refused(text: str) -> None:
 async def test_recipients_of_one_message_use_different_routes(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as default_server, listening(Server()) as transport_server:
-        await transport(environment, "dave@example.net", f"[127.0.0.1]:{transport_server.port}")
+    async with (
+        run_smtp_server(FakeSmtpServer()) as default_server,
+        run_smtp_server(FakeSmtpServer()) as transport_server,
+    ):
+        await add_transport(environment, "dave@example.net", f"[127.0.0.1]:{transport_server.port}")
         settings = OutboundSettings(parse_next_hop(f"smtp://127.0.0.1:{default_server.port}"))
-        async with working(environment, settings):
-            rows = await settled(environment, await send(ada))
+        async with run_queue_worker(environment, settings):
+            rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
-    assert [mail.to for mail in default_server.mails] == [["carol@example.net"]]
-    assert [mail.to for mail in transport_server.mails] == [["dave@example.net"]]
+    assert [mail.to for mail in default_server.messages] == [["carol@example.net"]]
+    assert [mail.to for mail in transport_server.messages] == [["dave@example.net"]]
 
 
 async def test_delivery_signs_in_to_relay_host(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    async with listening(Server()) as server:
-        server.features = {"tls_context": server_tls(), "authenticator": server.authenticate}
+    async with run_smtp_server(FakeSmtpServer()) as server:
+        server.smtp_options = {
+            "tls_context": server_tls_context(),
+            "authenticator": server.authenticate,
+        }
         await add_relay_host(
             environment, "example.org", username="us", host="127.0.0.1", port=server.port
         )
-        async with working(environment, OutboundSettings(trusted_context=trust())):
-            rows = await settled(environment, await send(ada))
+        async with run_queue_worker(
+            environment, OutboundSettings(trusted_context=trusting_tls_context())
+        ):
+            rows = await wait_until_tried(environment, await queue_message(ada))
     assert {row.state for row in rows.values()} == {State.RELAYED}
     assert server.logins == ["us"]
-    assert server.mails[0].encrypted
+    assert server.messages[0].used_tls
     assert rows["carol"].tls.endswith("(verified)")
 
 
@@ -191,23 +204,29 @@ async def test_user_with_enforced_tls_never_sends_in_cleartext(
     async with environment.write_session() as session:
         statement = update(User).where(col(User.id) == ada.user.id)
         await session.exec(statement.values(tls_enforce_out=True))
-    dns_names = exchanged("example.net", "mx1.example.net", "mx2.example.net")
-    cleartext_server = Server()
-    async with answering(dns_names), listening(cleartext_server):
-        settings = OutboundSettings(make_resolver=dns_names.resolver, mx_port=cleartext_server.port)
-        async with working(environment, settings):
-            rows = await settled(environment, await send(ada, NamedAddress("carol@example.net")))
+    dns_names = make_mx_dns_server("example.net", "mx1.example.net", "mx2.example.net")
+    cleartext_server = FakeSmtpServer()
+    async with run_dns_server(dns_names), run_smtp_server(cleartext_server):
+        settings = OutboundSettings(
+            make_resolver=dns_names.make_resolver, mx_port=cleartext_server.port
+        )
+        async with run_queue_worker(environment, settings):
+            rows = await wait_until_tried(
+                environment, await queue_message(ada, NamedAddress("carol@example.net"))
+            )
             assert (rows["carol"].state, rows["carol"].last_code) == (State.DEFERRED, 451)
-            assert cleartext_server.mails == []
-        tls_server = Server(features={"tls_context": server_tls()})
+            assert cleartext_server.messages == []
+        tls_server = FakeSmtpServer(smtp_options={"tls_context": server_tls_context()})
         async with (
-            listening(tls_server, "127.0.0.2", cleartext_server.port),
-            working(environment, settings),
+            run_smtp_server(tls_server, "127.0.0.2", cleartext_server.port),
+            run_queue_worker(environment, settings),
         ):
-            rows = await settled(environment, await send(ada, NamedAddress("dave@example.net")))
+            rows = await wait_until_tried(
+                environment, await queue_message(ada, NamedAddress("dave@example.net"))
+            )
     assert (rows["dave"].state, rows["dave"].mx) == (State.DELIVERED, "mx2.example.net")
     assert rows["dave"].tls.startswith("TLSv1.3 ")
-    assert cleartext_server.mails == []
+    assert cleartext_server.messages == []
 
 
 async def test_own_hostname_in_mx_leaves_only_preferred_hosts(environment: Environment) -> None:
@@ -216,10 +235,10 @@ async def test_own_hostname_in_mx_leaves_only_preferred_hosts(environment: Envir
         ("main.example", "A"): ["127.0.0.1"],
         ("other.example", "A"): ["127.0.0.2"],
     }
-    dns_names = Names(records)
-    async with answering(dns_names):
+    dns_names = FakeDnsServer(records)
+    async with run_dns_server(dns_names):
         request = RouteRequest("", "carol@backup.example", "backup.example")
         route = await select_route(
-            environment, OutboundSettings(make_resolver=dns_names.resolver), request
+            environment, OutboundSettings(make_resolver=dns_names.make_resolver), request
         )
     assert [next_hop.name for next_hop in route.next_hops] == ["main.example"]

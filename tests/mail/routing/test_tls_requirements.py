@@ -21,16 +21,21 @@ from tests.support.mail.tls_certificates import (
 )
 from tests.support.mail_servers.queue_worker import (
     State,
-    deliveries,
-    inbox,
-    ring,
-    send,
-    settled,
-    until,
-    working,
+    load_inbox_rows,
+    load_queue_entries,
+    poll_until,
+    queue_message,
+    run_queue_worker,
+    wait_until_tried,
+    wake_queue_worker,
 )
-from tests.support.mail_servers.route_rows import exchanged, policy
-from tests.support.mail_servers.smtp_and_dns_servers import Names, Server, answering, listening
+from tests.support.mail_servers.route_rows import add_tls_policy, make_mx_dns_server
+from tests.support.mail_servers.smtp_and_dns_servers import (
+    FakeDnsServer,
+    FakeSmtpServer,
+    run_dns_server,
+    run_smtp_server,
+)
 
 MX = "mx1.example.net"
 Level = TlsPolicyLevel
@@ -43,19 +48,19 @@ class TlsTestDomain:
         self.folder = folder
         self.authority = make_certificate("authority", is_authority=True)
         self.certificate = make_certificate(MX, issuer=self.authority)
-        self.dns_names = exchanged("example.net", MX)
-        self.server = Server()
+        self.dns_names = make_mx_dns_server("example.net", MX)
+        self.server = FakeSmtpServer()
 
     def set_certificate(self, certificate: CertificatePair | None, *chain: CertificatePair) -> None:
         context = server_tls_context(self.folder, certificate, *chain) if certificate else None
-        self.server.features = {"tls_context": context} if context else {}
+        self.server.smtp_options = {"tls_context": context} if context else {}
 
     def set_tlsa_records(self, port: int, *records: str) -> None:
         self.dns_names.records[f"_{port}._tcp.{MX}", "TLSA"] = list(records)
 
     def settings(self, *, validates: bool = False) -> OutboundSettings:
         def resolver() -> Resolver:
-            dns_resolver = self.dns_names.resolver()
+            dns_resolver = self.dns_names.make_resolver()
             return enable_dnssec(dns_resolver) if validates else dns_resolver
 
         return OutboundSettings(
@@ -75,10 +80,12 @@ async def deliver_message(
     ada: GraphQLClient, environment: Environment, settings: OutboundSettings
 ) -> tuple[State, str]:
     """Send a message and return its state with the TLS session or the failure response."""
-    async with working(environment, settings):
-        row = (await settled(environment, await send(ada, NamedAddress("carol@example.net"))))[
-            "carol"
-        ]
+    async with run_queue_worker(environment, settings):
+        row = (
+            await wait_until_tried(
+                environment, await queue_message(ada, NamedAddress("carol@example.net"))
+            )
+        )["carol"]
     return row.state, row.tls if row.state is State.DELIVERED else row.last_response
 
 
@@ -128,8 +135,8 @@ async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
         "": None,
     }
     domain.set_certificate(certificates[certificate_name])
-    await policy(environment, "example.net", level, parameters)
-    async with answering(domain.dns_names), listening(domain.server):
+    await add_tls_policy(environment, "example.net", level, parameters)
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         state, detail = await deliver_message(ada, environment, domain.settings())
     expected_state = (
         State.DELIVERED if expected is None or expected in ("256", "(policy)") else State.DEFERRED
@@ -138,11 +145,11 @@ async def test_tls_policy_is_enforced(  # noqa: PLR0913, PLR0917 - parametrized
     if expected_state is State.DEFERRED:
         assert expected is not None
         assert detail.startswith(expected)
-        assert domain.server.mails == []
+        assert domain.server.messages == []
     else:
         assert (expected is None) == (detail is None)
         assert not expected or expected in detail
-        assert domain.server.mails[0].encrypted is (expected is not None)
+        assert domain.server.messages[0].used_tls is (expected is not None)
     if parameters == "protocols=TLSv1.2":
         assert detail.startswith("TLSv1.2 ")
 
@@ -159,8 +166,8 @@ async def test_fingerprint_policy_matches_certificate_or_key(
         "sha1": hashlib.sha1(certificate.der, usedforsecurity=False).hexdigest(),
     }
     parameters = f"match={'00' * 32}|{digests[digest_kind].upper()}"
-    await policy(environment, ".net", Level.FINGERPRINT, parameters)
-    async with answering(domain.dns_names), listening(domain.server):
+    await add_tls_policy(environment, ".net", Level.FINGERPRINT, parameters)
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         state, detail = await deliver_message(ada, environment, domain.settings())
     assert (state, detail.endswith("(policy)")) == (State.DELIVERED, True)
 
@@ -168,26 +175,26 @@ async def test_fingerprint_policy_matches_certificate_or_key(
 async def test_expired_tls_failure_bounces_with_5_7_5(
     ada: GraphQLClient, environment: Environment, domain: TlsTestDomain, clock: ManualClock
 ) -> None:
-    await policy(environment, "example.net", Level.ENCRYPT)
+    await add_tls_policy(environment, "example.net", Level.ENCRYPT)
     async with (
-        answering(domain.dns_names),
-        listening(domain.server),
-        working(environment, domain.settings()),
+        run_dns_server(domain.dns_names),
+        run_smtp_server(domain.server),
+        run_queue_worker(environment, domain.settings()),
     ):
-        key = await send(ada, NamedAddress("carol@example.net"))
-        await settled(environment, key)
+        key = await queue_message(ada, NamedAddress("carol@example.net"))
+        await wait_until_tried(environment, key)
         clock.tick(days=6)
-        ring(environment)
+        wake_queue_worker(environment)
 
         async def is_expired() -> bool:
-            return (await deliveries(environment, key))["carol"].state is State.EXPIRED
+            return (await load_queue_entries(environment, key))["carol"].state is State.EXPIRED
 
-        await until(is_expired)
-        row = (await deliveries(environment, key))["carol"]
+        await poll_until(is_expired)
+        row = (await load_queue_entries(environment, key))["carol"]
     assert row.last_response.startswith("5.7.5 ")
-    (bounce,) = await inbox(ada)
+    (bounce,) = await load_inbox_rows(ada)
     assert "5.7.5" in bounce.preview
-    assert domain.server.mails == []
+    assert domain.server.messages == []
 
 
 async def test_dane_checks_certificate_of_tlsa_record(
@@ -197,7 +204,7 @@ async def test_dane_checks_certificate_of_tlsa_record(
         "elsewhere.example", days=-5
     )  # usage 3 ignores host name and validity time
     domain.set_certificate(certificate)
-    async with answering(domain.dns_names), listening(domain.server):
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {certificate.digest()}")
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
         assert (state, detail.endswith("(DANE)")) == (State.DELIVERED, True)
@@ -214,7 +221,7 @@ async def test_dane_checks_certificate_of_tlsa_record(
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
     assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")
-    assert len(domain.server.mails) == 4
+    assert len(domain.server.messages) == 4
 
 
 async def test_dane_usage_2_accepts_chain_to_named_authority(
@@ -246,7 +253,7 @@ async def test_dane_usage_2_accepts_chain_to_named_authority(
             False,
         ),
     ]
-    async with answering(domain.dns_names), listening(domain.server):
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         for chain, record, is_valid in cases:
             domain.set_certificate(*chain)
             domain.set_tlsa_records(domain.server.port, record)
@@ -258,7 +265,7 @@ async def test_dane_usage_2_accepts_chain_to_named_authority(
 async def test_dane_does_not_fall_back_to_cleartext(
     ada: GraphQLClient, environment: Environment, domain: TlsTestDomain
 ) -> None:
-    async with answering(domain.dns_names), listening(domain.server):
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         for record in (
             f"3 1 1 {domain.certificate.digest()}",
             "0 0 1 " + "00" * 32,
@@ -271,10 +278,10 @@ async def test_dane_does_not_fall_back_to_cleartext(
         domain.set_certificate(make_certificate("elsewhere.example"))
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
         assert (state, detail[:7]) == (State.DELIVERED, "TLSv1.3")
-        domain.dns_names.broken.add(f"_{domain.server.port}._tcp.{MX}")
+        domain.dns_names.servfail_names.add(f"_{domain.server.port}._tcp.{MX}")
         state, detail = await deliver_message(ada, environment, domain.settings(validates=True))
     assert (state, detail[:22]) == (State.DEFERRED, "4.7.5 DNS does not say")
-    assert all(mail.encrypted for mail in domain.server.mails)
+    assert all(mail.used_tls for mail in domain.server.messages)
 
 
 @pytest.mark.parametrize("unsigned", ["example.net", MX, "TLSA", "resolver"])
@@ -282,11 +289,11 @@ async def test_dane_needs_complete_dnssec_chain(
     ada: GraphQLClient, environment: Environment, domain: TlsTestDomain, unsigned: str
 ) -> None:
     domain.set_certificate(make_certificate("elsewhere.example"))
-    async with answering(domain.dns_names), listening(domain.server):
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         domain.set_tlsa_records(domain.server.port, f"3 1 1 {domain.certificate.digest()}")
         record = f"_{domain.server.port}._tcp.{MX}"
         signed = {"example.net", MX, record}
-        domain.dns_names.signed = signed - {record if unsigned == "TLSA" else unsigned}
+        domain.dns_names.dnssec_names = signed - {record if unsigned == "TLSA" else unsigned}
         state, detail = await deliver_message(
             ada, environment, domain.settings(validates=unsigned != "resolver")
         )
@@ -298,20 +305,22 @@ async def test_next_mx_host_is_used_if_first_violates_policy(
 ) -> None:
     authority = make_certificate("authority", is_authority=True)
     certificate = make_certificate("mx2.example.net", issuer=authority)
-    cleartext_server = Server()
-    dns_names: Names = exchanged("example.net", MX, "mx2.example.net")
-    await policy(environment, "example.net", Level.SECURE, "match=.example.net")
-    async with answering(dns_names), listening(cleartext_server):
-        tls_server = Server(features={"tls_context": server_tls_context(tmp_path, certificate)})
+    cleartext_server = FakeSmtpServer()
+    dns_names: FakeDnsServer = make_mx_dns_server("example.net", MX, "mx2.example.net")
+    await add_tls_policy(environment, "example.net", Level.SECURE, "match=.example.net")
+    async with run_dns_server(dns_names), run_smtp_server(cleartext_server):
+        tls_server = FakeSmtpServer(
+            smtp_options={"tls_context": server_tls_context(tmp_path, certificate)}
+        )
         settings = OutboundSettings(
-            make_resolver=dns_names.resolver,
+            make_resolver=dns_names.make_resolver,
             mx_port=cleartext_server.port,
             trusted_context=client_tls_context(authority),
         )
-        async with listening(tls_server, "127.0.0.2", cleartext_server.port):
+        async with run_smtp_server(tls_server, "127.0.0.2", cleartext_server.port):
             state, detail = await deliver_message(ada, environment, settings)
     assert (state, detail.endswith("(policy)")) == (State.DELIVERED, True)
-    assert (len(cleartext_server.mails), len(tls_server.mails)) == (0, 1)
+    assert (len(cleartext_server.messages), len(tls_server.messages)) == (0, 1)
 
 
 async def test_server_with_protocol_below_policy_defers(
@@ -319,8 +328,8 @@ async def test_server_with_protocol_below_policy_defers(
 ) -> None:
     context = server_tls_context(domain.folder, domain.certificate)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    domain.server.features = {"tls_context": context}
-    await policy(environment, "example.net", Level.ENCRYPT, "protocols=>=TLSv1.3")
-    async with answering(domain.dns_names), listening(domain.server):
+    domain.server.smtp_options = {"tls_context": context}
+    await add_tls_policy(environment, "example.net", Level.ENCRYPT, "protocols=>=TLSv1.3")
+    async with run_dns_server(domain.dns_names), run_smtp_server(domain.server):
         state, detail = await deliver_message(ada, environment, domain.settings())
     assert (state, detail[:17]) == (State.DEFERRED, "4.7.5 TLS failed:")

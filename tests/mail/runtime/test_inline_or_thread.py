@@ -49,7 +49,7 @@ async def test_slow_job_runs_in_thread() -> None:
         assert await run_job(thread_id, user_id) != loop_thread, "it was slow"
 
     _, steps = await measure_steps(run_short_and_slow_jobs)
-    assert steps.most <= MAX_STEP_SECONDS, str(steps)
+    assert steps.longest_seconds <= MAX_STEP_SECONDS, str(steps)
 
 
 async def test_slow_sieve_regex_runs_in_thread() -> None:
@@ -71,4 +71,4 @@ async def test_slow_sieve_regex_runs_in_thread() -> None:
     sieve_environment = SieveEnvironment(datetime.now(UTC))
     script_thread, steps = await measure_steps(run_short_scripts_and_slow_script)
     assert script_thread != thread_id()
-    assert steps.most <= MAX_STEP_SECONDS, str(steps)
+    assert steps.longest_seconds <= MAX_STEP_SECONDS, str(steps)

@@ -24,14 +24,20 @@ from tests.support.mail.dsn_messages import DSN_SENDER, NOTIFY_ALL
 from tests.support.mail.inbound_authentication import use_dns_zone
 from tests.support.mail.queued_deliveries import only_queued_dsn, queued_dsn_requests
 from tests.support.mail.stored_messages import message_special_use
-from tests.support.mail_servers.dns_zone_server import asking, zone
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.dns_zone_server import make_dns_zone, run_dns_zone
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
 from tests.support.mail_servers.mx_session import open_mx_session
-from tests.support.mail_servers.queue_worker import inbox
-from tests.support.mail_servers.scanner_servers import EICAR, GTUBE, PASSWORD, clamd, rspamd
-from tests.support.operations.domain_operations import done
-from tests.support.operations.quarantine_operations import RELEASE, held
+from tests.support.mail_servers.queue_worker import load_inbox_rows
+from tests.support.mail_servers.scanner_servers import (
+    CONTROLLER_PASSWORD,
+    EICAR,
+    GTUBE,
+    make_clamd_process,
+    make_rspamd_processes,
+)
+from tests.support.operations.domain_operations import run_mutation
+from tests.support.operations.quarantine_operations import QUARANTINE_RELEASE, load_quarantine_rows
 from tests.support.operations.spam_operations import (
     SPAM_VERDICT_QUERY,
     move_message_by_subject,
@@ -50,7 +56,7 @@ HARMLESS_TEXT = "The heron stood in the shallow water at dawn and waited, as pat
 @pytest.fixture(scope="module")
 def rspamd_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Run rspamd and yield its URLs for scans and for training."""
-    process, store_process, training_url = rspamd(tmp_path_factory.mktemp("rspamd"))
+    process, store_process, training_url = make_rspamd_processes(tmp_path_factory.mktemp("rspamd"))
     try:
         store_process.start()
         process.start()
@@ -62,7 +68,7 @@ def rspamd_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
 
 @pytest.fixture(scope="module")
 def clamd_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    process = clamd(tmp_path_factory.mktemp("clamd"))
+    process = make_clamd_process(tmp_path_factory.mktemp("clamd"))
     try:
         process.start()
         yield process
@@ -71,7 +77,7 @@ def clamd_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerPr
 
 
 async def test_rspamd_verdict_decides_delivery(
-    ada: GraphQLClient, lmtp_client: Neighbour, rspamd_urls: tuple[str, str]
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, rspamd_urls: tuple[str, str]
 ) -> None:
     change_options(ada.environment, rspamd=rspamd_urls[0], rspamd_down="defer")
     assert await deliver_for_reply_codes(
@@ -90,22 +96,25 @@ async def test_rspamd_verdict_decides_delivery(
     assert "MIME_TRACE" in {symbol["name"] for symbol in spam["symbols"]}
 
 
-async def submit_spam(client: Neighbour, mail_parameters: str, rcpt: str, sender: str) -> None:
+async def submit_spam(client: SmtpTestClient, mail_parameters: str, rcpt: str, sender: str) -> None:
     """Submit a message that rspamd calls spam, with the MAIL parameters as its subject."""
     raw = raw_message(mail_parameters, body=GTUBE, From=sender)
-    assert (await client.say(f"MAIL FROM:<{sender}> {mail_parameters}")).startswith("250")
-    assert (await client.say(f"RCPT TO:{rcpt}")).startswith("250")
-    assert (await client.say("DATA")).startswith("354")
-    client.send(raw + b".\r\n")
-    assert (await client.hear()).startswith("250")
+    assert (await client.run_command(f"MAIL FROM:<{sender}> {mail_parameters}")).startswith("250")
+    assert (await client.run_command(f"RCPT TO:{rcpt}")).startswith("250")
+    assert (await client.run_command("DATA")).startswith("354")
+    client.send_bytes(raw + b".\r\n")
+    assert (await client.read_reply()).startswith("250")
 
 
 async def test_release_from_quarantine_sends_requested_dsn(
     ada: GraphQLClient, rspamd_urls: tuple[str, str], tmp_path: Path
 ) -> None:
     """The sender passed SPF, so that a success DSN can be sent after the release."""
-    environment, dns_zone = ada.environment, zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"})
-    async with asking(dns_zone):
+    environment, dns_zone = (
+        ada.environment,
+        make_dns_zone({"example.net": "v=spf1 ip4:127.0.0.1 -all"}),
+    )
+    async with run_dns_zone(dns_zone):
         use_dns_zone(
             environment, dns_zone, rspamd=rspamd_urls[0], rspamd_down="defer", spam_quarantine=10
         )
@@ -116,16 +125,16 @@ async def test_release_from_quarantine_sends_requested_dsn(
             await submit_spam(
                 client, "ENVID=3", f"<{ada.address}> {NOTIFY_ALL}", "eve@unsure.example"
             )
-    items = await held(environment)
+    items = await load_quarantine_rows(environment)
     assert [(item.subject, item.score >= 10) for item in items] == [
         ("ENVID=No+2B1 RET=HDRS", True), ("ENVID=2", True), ("ENVID=3", True)
     ]  # fmt: skip
     assert "GTUBE" in {symbol["name"] for symbol in items[0].symbols}
-    assert (await queued_dsn_requests(environment), await inbox(ada)) == ([], [])
+    assert (await queued_dsn_requests(environment), await load_inbox_rows(ada)) == ([], [])
     for item in items:
         item_ids = [global_ids.encode("QuarantineItem", item.id)]
-        assert (await done(ada, RELEASE, ids=item_ids))[1] == []
-    assert len(await inbox(ada)) == 3
+        assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=item_ids))[1] == []
+    assert len(await load_inbox_rows(ada)) == 3
     assert await queued_dsn_requests(environment) == [("", DSN_SENDER, "NEVER")]
     message_fields, (row,), subject = await only_queued_dsn(environment)
     assert (subject, message_fields["Original-Envelope-Id"]) == (
@@ -153,7 +162,9 @@ async def test_rspamd_receives_sender_and_recipients(rspamd_urls: tuple[str, str
 
 async def test_rspamd_learns_from_move(ada: GraphQLClient, rspamd_urls: tuple[str, str]) -> None:
     environment, (_, training_url) = ada.environment, rspamd_urls
-    change_options(environment, rspamd_learn=training_url, rspamd_password=SecretStr(PASSWORD))
+    change_options(
+        environment, rspamd_learn=training_url, rspamd_password=SecretStr(CONTROLLER_PASSWORD)
+    )
     spam_words = " ".join(f"pill{nth} bargain{nth}" for nth in range(40))
     offer = raw_message("Bargain", body=spam_words)
     await deliver_to(ada, offer)
@@ -162,7 +173,7 @@ async def test_rspamd_learns_from_move(ada: GraphQLClient, rspamd_urls: tuple[st
     assert await training_worker.train_batch(environment)
     assert await stored_training_verdicts(environment) == []
     assert TRAINED_MESSAGES.value("spam", "learned") == count_before + 1
-    endpoint = RspamdEndpoint(training_url, SecretStr(PASSWORD))
+    endpoint = RspamdEndpoint(training_url, SecretStr(CONTROLLER_PASSWORD))
     response = await post_to_scanner(
         endpoint.command_target("learnspam"), endpoint.auth_fields, scan_body(offer, len(offer))
     )
@@ -185,7 +196,7 @@ async def test_rspamd_training_needs_password(rspamd_urls: tuple[str, str]) -> N
 
 
 async def test_virus_found_by_clamd_is_refused(
-    ada: GraphQLClient, lmtp_client: Neighbour, clamd_process: BrokerProcess
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, clamd_process: BrokerProcess
 ) -> None:
     for clamd_address in (clamd_process.url, f"unix:{clamd_process.folder}/clamd.sock"):
         change_options(ada.environment, clamd=clamd_address, clamd_down="defer")
@@ -209,10 +220,10 @@ async def test_clamd_size_limit_raises_message_too_large(clamd_process: BrokerPr
 
 
 async def test_stopped_scanner_loses_no_message(
-    ada: GraphQLClient, lmtp_client: Neighbour, tmp_path: Path
+    ada: GraphQLClient, lmtp_client: SmtpTestClient, tmp_path: Path
 ) -> None:
     (tmp_path / "dying").mkdir()
-    process = clamd(tmp_path / "dying")
+    process = make_clamd_process(tmp_path / "dying")
     process.start()
     try:
         change_options(ada.environment, clamd=process.url)

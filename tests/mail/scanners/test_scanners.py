@@ -24,30 +24,34 @@ from tests.support.accounts.openpgp_keys import armored_public_key, make_secret_
 from tests.support.accounts.user_operations import set_user_columns
 from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.stored_messages import message_special_use
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
 from tests.support.mail_servers.scanner_servers import (
-    Rude,
-    clamd_hears,
-    clamd_says,
-    endless,
-    http,
-    report,
-    rude,
-    says,
-    silent,
+    ConnectionHandler,
+    http_response,
+    read_clamd_request,
+    reply_as_clamd,
+    rspamd_reply,
+    run_scripted_server,
+    send_and_hang_up,
+    send_endlessly,
+    stay_silent,
 )
 from tests.support.operations.spam_operations import SPAM_VERDICT_QUERY
-from tests.support.servers.webhook_receiver import Got, Receiver, receiving
+from tests.support.servers.webhook_receiver import (
+    ReceivedRequest,
+    WebhookReceiver,
+    run_webhook_receiver,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 
 
 @pytest.fixture
-async def rspamd_server(environment: Environment) -> AsyncIterator[Receiver]:
+async def rspamd_server(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that responds like rspamd."""
-    async with receiving() as receiver:
+    async with run_webhook_receiver() as receiver:
         change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
@@ -56,8 +60,8 @@ async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
     ada: GraphQLClient,
     bob: GraphQLClient,
     root: GraphQLClient,
-    rspamd_server: Receiver,
-    lmtp_client: Neighbour,
+    rspamd_server: WebhookReceiver,
+    lmtp_client: SmtpTestClient,
 ) -> None:
     recipients = (ada.address, bob.address)
     result = await root(
@@ -75,7 +79,7 @@ async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
         (14.9, ["250", "550"], [JUNK, None]),
         (15.0, ["550", "550"], [None, None]),
     ):
-        rspamd_server.answer = report(points)
+        rspamd_server.response = rspamd_reply(points)
         subject = f"Points {points}"
         reply_codes = await deliver_for_reply_codes(lmtp_client, raw_message(subject), *recipients)
         assert [code[:3] for code in reply_codes] == replies, points
@@ -84,13 +88,16 @@ async def test_spam_score_is_judged_by_thresholds_of_each_recipient(
             await message_special_use(bob, subject),
         ] == special_uses, points
     assert reply_codes == ["550 5.7.1"] * 2
-    assert len(rspamd_server.got) == 7  # one scan for all recipients
+    assert len(rspamd_server.requests) == 7  # one scan for all recipients
 
 
 async def test_spam_level_100_and_allow_rule_deliver_to_inbox(
-    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    rspamd_server: WebhookReceiver,
+    lmtp_client: SmtpTestClient,
 ) -> None:
-    rspamd_server.answer = report(40.0)
+    rspamd_server.response = rspamd_reply(40.0)
     await set_user_columns(ada, spam_level=100)
     result = await bob(
         """mutation ($input: SenderRuleCreateInput!) { senderRuleCreate(input: $input) {
@@ -113,9 +120,12 @@ async def test_spam_level_100_and_allow_rule_deliver_to_inbox(
 
 
 async def test_spam_verdict_is_stored_and_shown_only_to_owner(
-    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient,
+    bob: GraphQLClient,
+    rspamd_server: WebhookReceiver,
+    lmtp_client: SmtpTestClient,
 ) -> None:
-    rspamd_server.answer = report(2.5, action="no action")
+    rspamd_server.response = rspamd_reply(2.5, action="no action")
     await deliver_for_reply_codes(lmtp_client, raw_message("Kept"), ada.address)
     result = await ada("query { messages(first: 5) { nodes { id spam { score } } } }")
     ((node),) = result["messages"]["nodes"]
@@ -131,11 +141,11 @@ async def test_spam_verdict_is_stored_and_shown_only_to_owner(
 
 
 async def test_rspamd_request_has_envelope_and_client(
-    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: Receiver
+    ada: GraphQLClient, bob: GraphQLClient, rspamd_server: WebhookReceiver
 ) -> None:
     environment, raw = ada.environment, raw_message("Way", body="x" * (PIECE_SIZE + 10))
     change_options(environment, rspamd_password=SecretStr("hush"))
-    rspamd_server.answer = report(0.0)
+    rspamd_server.response = rspamd_reply(0.0)
     mail = await read_and_verify_incoming(environment, raw, "carol@far.example")
     mail.client = Remote("192.0.2.7", "mx.far.example\r\nPassword: x", username="carol")
     recipients = [
@@ -143,7 +153,7 @@ async def test_rspamd_request_has_envelope_and_client(
         for address in (ada.address, bob.address)
     ]
     await deliver(environment, mail, recipients)
-    (request,) = rspamd_server.got
+    (request,) = rspamd_server.requests
     assert (request.path, request.raw) == ("/checkv2", raw)
     headers = {name: request.headers[name] for name in ("from", "ip", "helo", "user", "password")}
     assert headers == {
@@ -157,56 +167,60 @@ async def test_rspamd_request_has_envelope_and_client(
 
 
 async def test_large_message_is_sent_completely_to_rspamd(
-    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient, rspamd_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
-    rspamd_server.answer = report(0.0)
+    rspamd_server.response = rspamd_reply(0.0)
     raw = raw_message("Large", body="\r\n".join(["y" * 900] * 3000))
     assert await deliver_for_reply_codes(lmtp_client, raw, ada.address) == ["250 2.0.0"]
-    assert rspamd_server.got[0].raw == raw
+    assert rspamd_server.requests[0].raw == raw
 
 
 async def test_message_above_rspamd_limit_is_not_scanned(
-    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient, rspamd_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
     change_options(ada.environment, rspamd_max=1000, rspamd_down="defer")
-    rspamd_server.answer = report(40.0)
+    rspamd_server.response = rspamd_reply(40.0)
     count_before = SCANS.value("rspamd", "too_large")
     assert await deliver_for_reply_codes(
         lmtp_client, raw_message("Big", body="x" * 900), ada.address
     ) == ["250 2.0.0"]
-    assert not rspamd_server.got
+    assert not rspamd_server.requests
     assert SCANS.value("rspamd", "too_large") == count_before + 1
 
 
-BAD_RSPAMD_RESPONSES: dict[str, Rude] = {
-    "silent": silent,
-    "hangs up": says(),
-    "nonsense": says(b"\x00\xff\x80 nothing of the kind\r\n\r\n"),
-    "another protocol": says(b"220 mx.example.org ESMTP\r\n"),
-    "cut head": says(b"HTTP/1.1 200 OK\r\nContent-Le"),
-    "cut body": says(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"score": 1.0'),
-    "error": says(http(b"{}", "500 Internal")),
-    "denied": says(http(b'{"error":"Unauthorized"}', "401 Unauthorized")),
-    "redirection": says(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"),
-    "no JSON": says(http(b"<html>")),
-    "a list": says(http(b"[1, 2]")),
-    "no score": says(http(b'{"action": "reject"}')),
-    "no number": says(http(b'{"score": "40", "action": "reject"}')),
-    "NaN": says(http(b'{"score": NaN}')),
-    "true": says(http(b'{"score": true}')),
-    "endless head": endless(b"HTTP/1.1 200 OK\r\n", b"X-More: " + b"x" * 5000 + b"\r\n"),
-    "endless line": endless(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 5000),
-    "endless body": endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536),
-    "huge body": endless(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n", b" " * 65536),
-    "endless hints": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+BAD_RSPAMD_RESPONSES: dict[str, ConnectionHandler] = {
+    "silent": stay_silent,
+    "hangs up": send_and_hang_up(),
+    "nonsense": send_and_hang_up(b"\x00\xff\x80 nothing of the kind\r\n\r\n"),
+    "another protocol": send_and_hang_up(b"220 mx.example.org ESMTP\r\n"),
+    "cut head": send_and_hang_up(b"HTTP/1.1 200 OK\r\nContent-Le"),
+    "cut body": send_and_hang_up(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"score": 1.0'),
+    "error": send_and_hang_up(http_response(b"{}", "500 Internal")),
+    "denied": send_and_hang_up(http_response(b'{"error":"Unauthorized"}', "401 Unauthorized")),
+    "redirection": send_and_hang_up(
+        b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"
+    ),
+    "no JSON": send_and_hang_up(http_response(b"<html>")),
+    "a list": send_and_hang_up(http_response(b"[1, 2]")),
+    "no score": send_and_hang_up(http_response(b'{"action": "reject"}')),
+    "no number": send_and_hang_up(http_response(b'{"score": "40", "action": "reject"}')),
+    "NaN": send_and_hang_up(http_response(b'{"score": NaN}')),
+    "true": send_and_hang_up(http_response(b'{"score": true}')),
+    "endless head": send_endlessly(b"HTTP/1.1 200 OK\r\n", b"X-More: " + b"x" * 5000 + b"\r\n"),
+    "endless line": send_endlessly(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 5000),
+    "endless body": send_endlessly(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536),
+    "huge body": send_endlessly(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n", b" " * 65536
+    ),
+    "endless hints": send_endlessly(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
 }
 
 
 @pytest.mark.parametrize("behaviour", BAD_RSPAMD_RESPONSES.values(), ids=BAD_RSPAMD_RESPONSES)
 async def test_bad_rspamd_response_loses_no_message(
-    behaviour: Rude, ada: GraphQLClient, lmtp_client: Neighbour
+    behaviour: ConnectionHandler, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    async with rude(behaviour) as port:
+    async with run_scripted_server(behaviour) as port:
         change_options(
             ada.environment, rspamd=f"http://127.0.0.1:{port}", rspamd_timeout=timedelta(seconds=1)
         )
@@ -223,22 +237,22 @@ async def test_bad_rspamd_response_loses_no_message(
         assert SCANS.value("rspamd", "failed") == count_before + 2
 
 
-BAD_CLAMD_RESPONSES: dict[str, Rude] = {
-    "silent": silent,
-    "hangs up": says(),
-    "nonsense": clamd_says(b"\x00"),
-    "no end": clamd_says(b"stream: OK"),
-    "an error": clamd_says(b"stream: Can't allocate memory ERROR\0"),
-    "another protocol": says(b"220 mx.example.org ESMTP\r\n"),
-    "endless": endless(b"stream: ", b"x" * 65536),
+BAD_CLAMD_RESPONSES: dict[str, ConnectionHandler] = {
+    "silent": stay_silent,
+    "hangs up": send_and_hang_up(),
+    "nonsense": reply_as_clamd(b"\x00"),
+    "no end": reply_as_clamd(b"stream: OK"),
+    "an error": reply_as_clamd(b"stream: Can't allocate memory ERROR\0"),
+    "another protocol": send_and_hang_up(b"220 mx.example.org ESMTP\r\n"),
+    "endless": send_endlessly(b"stream: ", b"x" * 65536),
 }
 
 
 @pytest.mark.parametrize("behaviour", BAD_CLAMD_RESPONSES.values(), ids=BAD_CLAMD_RESPONSES)
 async def test_bad_clamd_response_loses_no_message(
-    behaviour: Rude, ada: GraphQLClient, lmtp_client: Neighbour
+    behaviour: ConnectionHandler, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    async with rude(behaviour) as port:
+    async with run_scripted_server(behaviour) as port:
         change_options(
             ada.environment, clamd=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1)
         )
@@ -266,7 +280,7 @@ async def test_bad_clamd_response_loses_no_message(
     ],
 )
 async def test_unreachable_scanners_do_not_stop_delivery(
-    rspamd_url: str, clamd_address: str, ada: GraphQLClient, lmtp_client: Neighbour
+    rspamd_url: str, clamd_address: str, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     change_options(ada.environment, rspamd=rspamd_url, clamd=clamd_address)
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
@@ -276,7 +290,7 @@ async def test_unreachable_scanners_do_not_stop_delivery(
 
 async def test_circuit_breaker_opens_after_failures_and_logs_once(
     ada: GraphQLClient,
-    lmtp_client: Neighbour,
+    lmtp_client: SmtpTestClient,
     clock: ManualClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -286,7 +300,7 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests.append(1)
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(report(9.0) if is_healthy else b"no\r\n\r\n")
+        writer.write(rspamd_reply(9.0) if is_healthy else b"no\r\n\r\n")
         await writer.drain()
 
     async def deliver_messages(count: int) -> None:
@@ -296,7 +310,7 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
                 lmtp_client, raw_message(subject), ada.address
             ) == ["250 2.0.0"]
 
-    async with rude(respond) as port:
+    async with run_scripted_server(respond) as port:
         change_options(ada.environment, rspamd=f"http://127.0.0.1:{port}")
         caplog.set_level(logging.INFO, "mail.scanners")
         await deliver_messages(MAX_FAILURES + 5)
@@ -313,22 +327,22 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
 
 
 async def test_rspamd_and_clamd_scan_at_same_time(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     both_connected = asyncio.Barrier(2)
 
-    async def respond_as_rspamd(_got: Got, writer: asyncio.StreamWriter) -> None:
+    async def respond_as_rspamd(_got: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         await both_connected.wait()
-        writer.write(report(1.0))
+        writer.write(rspamd_reply(1.0))
 
     async def respond_as_clamd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await clamd_hears(reader)
+        await read_clamd_request(reader)
         await both_connected.wait()
         writer.write(b"stream: OK\0")
         await writer.drain()
 
-    async with receiving() as receiver, rude(respond_as_clamd) as port:
-        receiver.answer = respond_as_rspamd
+    async with run_webhook_receiver() as receiver, run_scripted_server(respond_as_clamd) as port:
+        receiver.response = respond_as_rspamd
         change_options(
             ada.environment, rspamd=f"http://127.0.0.1:{receiver.port}", clamd=f"127.0.0.1:{port}",
             rspamd_down="defer", clamd_down="defer",
@@ -340,11 +354,11 @@ async def test_rspamd_and_clamd_scan_at_same_time(
 
 
 async def test_virus_is_refused_or_stored_in_junk(
-    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     await set_user_columns(bob, spam_level=100)
     recipients = (ada.address, bob.address)
-    async with rude(clamd_says(b"stream: Win.Test FOUND\0")) as port:
+    async with run_scripted_server(reply_as_clamd(b"stream: Win.Test FOUND\0")) as port:
         change_options(ada.environment, clamd=f"127.0.0.1:{port}")
         assert (
             await deliver_for_reply_codes(lmtp_client, raw_message("Ill"), *recipients)
@@ -362,14 +376,14 @@ async def test_virus_is_refused_or_stored_in_junk(
 
 
 async def test_clamd_size_limit_does_not_open_circuit_breaker(
-    ada: GraphQLClient, lmtp_client: Neighbour
+    ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(100)
         writer.write(b"INSTREAM size limit exceeded. ERROR\0")
         await writer.drain()
 
-    async with rude(respond) as port:
+    async with run_scripted_server(respond) as port:
         change_options(ada.environment, clamd=f"127.0.0.1:{port}", clamd_down="defer")
         raw = raw_message("Much", body="\r\n".join(["y" * 900] * 8000))
         for _ in range(MAX_FAILURES + 1):  # the circuit breaker stays closed
@@ -383,19 +397,19 @@ async def test_clamd_size_limit_does_not_open_circuit_breaker(
 
 
 async def test_spam_to_forwarding_address_is_refused(
-    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient, rspamd_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
     environment = ada.environment
     await add_forwarding_address(environment, "list", ada.address)
     await add_forwarding_address(environment, "away", "someone@far.example")
     recipients = ("list@example.org", "away@example.org")
-    rspamd_server.answer = report(15.0)
+    rspamd_server.response = rspamd_reply(15.0)
     assert (
         await deliver_for_reply_codes(lmtp_client, raw_message("Bad"), *recipients)
         == ["550 5.7.1"] * 2
     )
     assert not await environment.database.read(select(col(Submission.id)))
-    rspamd_server.answer = report(14.0)
+    rspamd_server.response = rspamd_reply(14.0)
     assert (
         await deliver_for_reply_codes(lmtp_client, raw_message("Doubtful"), *recipients)
         == ["250 2.0.0"] * 2
@@ -405,9 +419,9 @@ async def test_spam_to_forwarding_address_is_refused(
 
 
 async def test_message_encrypted_on_arrival_has_spam_score(
-    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient, rspamd_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
-    rspamd_server.answer = report(3.0)
+    rspamd_server.response = rspamd_reply(3.0)
     await set_user_columns(
         ada,
         encrypt_messages=True,
@@ -421,9 +435,12 @@ async def test_message_encrypted_on_arrival_has_spam_score(
 
 
 async def test_scan_adds_no_sql_statement_to_delivery(
-    ada: GraphQLClient, rspamd_server: Receiver, lmtp_client: Neighbour, statements: list[str]
+    ada: GraphQLClient,
+    rspamd_server: WebhookReceiver,
+    lmtp_client: SmtpTestClient,
+    statements: list[str],
 ) -> None:
-    rspamd_server.answer = report(1.0)
+    rspamd_server.response = rspamd_reply(1.0)
 
     async def count_statements(subject: str) -> int:
         del statements[:]

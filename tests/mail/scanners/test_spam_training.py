@@ -12,46 +12,48 @@ from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, raw_message
 from tests.support.accounts.key_value_operations import change_options
 from tests.support.mail.forwarding_addresses import add_forwarding_address
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import deliver_for_reply_codes
-from tests.support.mail_servers.scanner_servers import http
+from tests.support.mail_servers.scanner_servers import http_response
 from tests.support.operations.spam_operations import (
     MESSAGE_MOVE,
     message_id_by_subject,
     move_message_by_subject,
     stored_training_verdicts,
 )
-from tests.support.servers.webhook_receiver import Receiver, receiving
+from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 MESSAGE_UPDATE = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
 messages { id } errors { message } } }"""
-LEARNED_RESPONSE = http(b'{"success":true}')
+LEARNED_RESPONSE = http_response(b'{"success":true}')
 
 
 @pytest.fixture
-async def training_server(environment: Environment) -> AsyncIterator[Receiver]:
+async def training_server(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that accepts training requests like rspamd."""
-    async with receiving() as receiver:
-        receiver.answer = LEARNED_RESPONSE
+    async with run_webhook_receiver() as receiver:
+        receiver.response = LEARNED_RESPONSE
         change_options(environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
 async def test_moves_into_and_out_of_junk_are_learned(
-    ada: GraphQLClient, training_server: Receiver
+    ada: GraphQLClient, training_server: WebhookReceiver
 ) -> None:
     raw = raw_message("Offer")
     await deliver_to(ada, raw)
     await move_message_by_subject(ada, "Offer", specialUse="JUNK")
-    assert not training_server.got  # the move does not wait for training
+    assert not training_server.requests  # the move does not wait for training
     assert await training_worker.train_batch(ada.environment)
-    assert [(request.path, request.raw) for request in training_server.got] == [("/learnspam", raw)]
+    assert [(request.path, request.raw) for request in training_server.requests] == [
+        ("/learnspam", raw)
+    ]
     await move_message_by_subject(ada, "Offer", path="INBOX")
     assert await training_worker.train_batch(ada.environment)
-    assert training_server.got[1].path == "/learnham"
+    assert training_server.requests[1].path == "/learnham"
     assert not await training_worker.train_batch(ada.environment)
-    assert len(training_server.got) == 2
+    assert len(training_server.requests) == 2
 
 
 @pytest.mark.usefixtures("training_server")
@@ -69,18 +71,18 @@ async def test_moves_between_other_mailboxes_are_not_learned(ada: GraphQLClient)
 
 
 async def test_last_move_before_training_is_learned(
-    ada: GraphQLClient, training_server: Receiver
+    ada: GraphQLClient, training_server: WebhookReceiver
 ) -> None:
     await deliver_to(ada, "Wavering")
     await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
     await move_message_by_subject(ada, "Wavering", path="INBOX")
     assert await stored_training_verdicts(ada.environment) == [False]
     await training_worker.train_batch(ada.environment)
-    assert [request.path for request in training_server.got] == ["/learnham"]
+    assert [request.path for request in training_server.requests] == ["/learnham"]
 
 
 async def test_move_during_training_is_learned_next(
-    ada: GraphQLClient, training_server: Receiver
+    ada: GraphQLClient, training_server: WebhookReceiver
 ) -> None:
     await deliver_to(ada, "Wavering")
     await move_message_by_subject(ada, "Wavering", specialUse="JUNK")
@@ -92,7 +94,7 @@ async def test_move_during_training_is_learned_next(
         writer.write(LEARNED_RESPONSE)
         await writer.drain()
 
-    training_server.answer = respond_when_allowed
+    training_server.response = respond_when_allowed
     training_task = asyncio.create_task(training_worker.train_batch(ada.environment))
     await request_received.wait()
     await move_message_by_subject(ada, "Wavering", path="INBOX")
@@ -100,7 +102,7 @@ async def test_move_during_training_is_learned_next(
     assert await training_task
     assert await stored_training_verdicts(ada.environment) == [False]
     await training_worker.train_batch(ada.environment)
-    assert [request.path for request in training_server.got] == ["/learnspam", "/learnham"]
+    assert [request.path for request in training_server.requests] == ["/learnspam", "/learnham"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ async def test_move_during_training_is_learned_next(
     ],
 )
 async def test_junk_keywords_are_learned(
-    ada: GraphQLClient, training_server: Receiver, keywords: list[str], path: str | None
+    ada: GraphQLClient, training_server: WebhookReceiver, keywords: list[str], path: str | None
 ) -> None:
     await deliver_to(ada, "Marked")
     ids = list((await message_id_by_subject(ada)).values())
@@ -122,7 +124,7 @@ async def test_junk_keywords_are_learned(
     )
     assert result["messageUpdate"]["errors"] == []
     assert await training_worker.train_batch(ada.environment) is (path is not None)
-    assert [request.path for request in training_server.got] == ([f"/{path}"] if path else [])
+    assert [request.path for request in training_server.requests] == ([f"/{path}"] if path else [])
 
 
 @pytest.mark.usefixtures("training_server")
@@ -139,34 +141,36 @@ async def test_message_of_other_user_is_not_learned(ada: GraphQLClient, bob: Gra
 
 
 async def test_failed_training_is_retried(
-    ada: GraphQLClient, training_server: Receiver, clock: ManualClock
+    ada: GraphQLClient, training_server: WebhookReceiver, clock: ManualClock
 ) -> None:
     await deliver_to(ada, "Later")
     await move_message_by_subject(ada, "Later", specialUse="JUNK")
-    training_server.answer = http(b"", "503 Busy")
+    training_server.response = http_response(b"", "503 Busy")
     for retry_delay in (60, 120, 240):
         assert not await training_worker.train_batch(ada.environment)
-        request_count = len(training_server.got)
+        request_count = len(training_server.requests)
         clock.tick(seconds=retry_delay - 1)
         assert not await training_worker.train_batch(ada.environment)
-        assert len(training_server.got) == request_count
+        assert len(training_server.requests) == request_count
         clock.tick(seconds=1)
-    training_server.answer = LEARNED_RESPONSE
+    training_server.response = LEARNED_RESPONSE
     assert await training_worker.train_batch(ada.environment)
     assert await stored_training_verdicts(ada.environment) == []
 
 
 async def test_training_ends_after_refusal_or_last_attempt(
-    ada: GraphQLClient, training_server: Receiver, clock: ManualClock
+    ada: GraphQLClient, training_server: WebhookReceiver, clock: ManualClock
 ) -> None:
     for subject in ("Refused", "Lost"):
         await deliver_to(ada, subject)
     await move_message_by_subject(ada, "Refused", specialUse="JUNK")
-    training_server.answer = http(b'{"error":"all learn conditions denied"}', "404 Not found")
+    training_server.response = http_response(
+        b'{"error":"all learn conditions denied"}', "404 Not found"
+    )
     assert await training_worker.train_batch(ada.environment)
     assert await stored_training_verdicts(ada.environment) == []
     await move_message_by_subject(ada, "Lost", specialUse="JUNK")
-    training_server.answer = http(b"", "500 Broken")
+    training_server.response = http_response(b"", "500 Broken")
     for _ in range(training_worker.MAX_ATTEMPTS):
         assert await stored_training_verdicts(ada.environment) == [True]
         assert not await training_worker.train_batch(ada.environment)
@@ -175,7 +179,7 @@ async def test_training_ends_after_refusal_or_last_attempt(
 
 
 async def test_deleted_message_is_not_learned(
-    ada: GraphQLClient, training_server: Receiver
+    ada: GraphQLClient, training_server: WebhookReceiver
 ) -> None:
     await deliver_to(ada, "Gone")
     await move_message_by_subject(ada, "Gone", specialUse="JUNK")
@@ -188,11 +192,11 @@ async def test_deleted_message_is_not_learned(
     assert result["messageDelete"]["errors"] == []
     assert await stored_training_verdicts(ada.environment) == []
     assert not await training_worker.train_batch(ada.environment)
-    assert not training_server.got
+    assert not training_server.requests
 
 
 async def test_encrypted_message_is_not_learned(
-    ada: GraphQLClient, training_server: Receiver
+    ada: GraphQLClient, training_server: WebhookReceiver
 ) -> None:
     content_type = "application/pkcs7-mime; smime-type=enveloped-data; name=smime.p7m"
     await deliver_to(
@@ -200,19 +204,19 @@ async def test_encrypted_message_is_not_learned(
     )
     await move_message_by_subject(ada, "Sealed", specialUse="JUNK")
     assert await training_worker.train_batch(ada.environment)
-    assert not training_server.got
+    assert not training_server.requests
     assert await stored_training_verdicts(ada.environment) == []
 
 
 async def test_worker_is_woken_by_move_to_junk(
-    ada: GraphQLClient, training_server: Receiver
+    ada: GraphQLClient, training_server: WebhookReceiver
 ) -> None:
     worker = asyncio.create_task(training_worker.run_worker(ada.environment))
     try:
         await deliver_to(ada, "Offer")
         await move_message_by_subject(ada, "Offer", specialUse="JUNK")
         async with asyncio.timeout(10):
-            await training_server.wait(1)
+            await training_server.wait_for_requests(1)
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
@@ -252,14 +256,16 @@ async def create_learning_address(environment: Environment, name: str, kind: Add
 
 
 async def test_messages_to_learning_address_are_learned(
-    ada: GraphQLClient, training_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient, training_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
     await create_learning_address(ada.environment, "spam", AddressKind.LEARN_SPAM)
     await create_learning_address(ada.environment, "ham", AddressKind.LEARN_HAM)
     raw = raw_message("Report")
     reply_codes = await deliver_for_reply_codes(lmtp_client, raw, "spam@example.org", ada.address)
     assert reply_codes == ["250 2.0.0"] * 2
-    assert [(request.path, request.raw) for request in training_server.got] == [("/learnspam", raw)]
+    assert [(request.path, request.raw) for request in training_server.requests] == [
+        ("/learnspam", raw)
+    ]
     assert list(await message_id_by_subject(ada)) == ["Report"]
     parts = [raw_message("First"), raw_message("Second")]
     body = b"".join(
@@ -272,24 +278,24 @@ async def test_messages_to_learning_address_are_learned(
         + b"--b--\r\n"
     )
     assert await deliver_for_reply_codes(lmtp_client, multipart, "ham@example.org") == ["250 2.0.0"]
-    assert [(request.path, request.raw) for request in training_server.got[1:]] == [
+    assert [(request.path, request.raw) for request in training_server.requests[1:]] == [
         ("/learnham", part) for part in parts
     ]
 
 
 async def test_learning_address_defers_if_training_fails(
-    ada: GraphQLClient, training_server: Receiver, lmtp_client: Neighbour
+    ada: GraphQLClient, training_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
     await create_learning_address(ada.environment, "spam", AddressKind.LEARN_SPAM)
     await add_forwarding_address(ada.environment, "abuse", "spam@example.org")
-    training_server.answer = http(b"", "500 Broken")
+    training_server.response = http_response(b"", "500 Broken")
     raw = raw_message("Report")
     assert await deliver_for_reply_codes(lmtp_client, raw, "spam@example.org") == ["451 4.3.0"]
-    training_server.answer = LEARNED_RESPONSE
+    training_server.response = LEARNED_RESPONSE
     assert await deliver_for_reply_codes(lmtp_client, raw, "abuse@example.org") == ["250 2.0.0"]
     change_options(ada.environment, rspamd_learn="")
-    await lmtp_client.say("MAIL FROM:<carol@example.net>")
-    assert (await lmtp_client.say("RCPT TO:<spam@example.org>"))[:9] == "550 5.1.1"
+    await lmtp_client.run_command("MAIL FROM:<carol@example.net>")
+    assert (await lmtp_client.run_command("RCPT TO:<spam@example.org>"))[:9] == "550 5.1.1"
 
 
 @pytest.mark.usefixtures("ada", "training_server")

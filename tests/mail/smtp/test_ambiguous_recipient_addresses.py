@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mail_servers.memory_listeners import KINDS, opened
+from tests.support.mail_servers.memory_listeners import LISTENER_KINDS, run_memory_listener
 
 UNAMBIGUOUS_PATH = re.compile(r"<[\w.%!*';|/\u202e-]+@[\w.-]+>")
 AMBIGUOUS_PATHS = [
@@ -64,34 +64,34 @@ AMBIGUOUS_PATHS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LISTENER_KINDS)
 async def test_ambiguous_recipient_is_refused(tmp_path: Path, kind: str) -> None:
     """Submission accepts only those that are valid addresses on other servers."""
-    async with opened(kind, tmp_path, max_mistakes=1_000) as server:
-        client = await server.enter()
+    async with run_memory_listener(kind, tmp_path, max_mistakes=1_000) as server:
+        client = await server.open_sending_session()
         for address in AMBIGUOUS_PATHS:
-            await client.say("RSET")
-            mail_reply = await client.say("MAIL FROM:<carol@example.net> SMTPUTF8")
+            await client.run_command("RSET")
+            mail_reply = await client.run_command("MAIL FROM:<carol@example.net> SMTPUTF8")
             assert mail_reply.startswith("250 2.1.0")
-            reply = await client.say(b"RCPT TO:" + address)
+            reply = await client.run_command(b"RCPT TO:" + address)
             if b"\n" in address:  # the session ends, since the rest can belong to the same line
                 assert reply.startswith("521 5.5.2")
                 await client.close()
-                client = await server.enter()
+                client = await server.open_sending_session()
             elif reply.startswith("250") and kind == "submission":
                 assert UNAMBIGUOUS_PATH.fullmatch(address.decode()), address
             else:
                 assert reply[:3] in {"500", "501", "550", "553", "555"}, address
-        assert await client.say("NOOP") == "250 2.0.0 Fine"
-        assert server.post.letters == []
+        assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+        assert server.backend.accepted_messages == []
         await client.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LISTENER_KINDS)
 async def test_source_route_of_recipient_is_ignored(tmp_path: Path, kind: str) -> None:
-    async with opened(kind, tmp_path) as server:
-        client = await server.enter()
-        await client.begin("@evil.example,@[127.0.0.1]:ada@example.org")
-        assert (await client.say(".")).startswith("250 2.0.0")
-        assert server.post.letters[0].to == ["ada@example.org"]
+    async with run_memory_listener(kind, tmp_path) as server:
+        client = await server.open_sending_session()
+        await client.start_data("@evil.example,@[127.0.0.1]:ada@example.org")
+        assert (await client.run_command(".")).startswith("250 2.0.0")
+        assert server.backend.accepted_messages[0].to == ["ada@example.org"]
         await client.close()

@@ -28,13 +28,13 @@ from tests.support.mail.forwarding_addresses import add_forwarding_address
 from tests.support.mail.hostile_messages import hostile_messages
 from tests.support.mail.smuggled_messages import FALSE_END_SEQUENCES, SMUGGLED_TRANSACTION
 from tests.support.mail.trace_header_lines import without_blank_line, without_trace_fields
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.queue_worker import relay, until, working
-from tests.support.mail_servers.smtp_and_dns_servers import Server, listening
-from tests.support.mail_servers.smtp_client import Authority, connect, secured
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.queue_worker import poll_until, relay_settings, run_queue_worker
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
+from tests.support.mail_servers.smtp_client import CertificateAuthority, connect_smtp, start_tls
 from tests.support.mail_servers.submission_client import PASSWORD, sign_in_by_auth_plain
 from tests.support.run_scope import RUNS_ALL_TESTS
-from tests.support.stores.counter_check import examine
+from tests.support.stores.counter_check import assert_store_consistent
 
 HOSTILE_MESSAGES = hostile_messages()
 # The tests of LMTP use all of them, and the same code stores both.
@@ -58,7 +58,7 @@ LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 @pytest.fixture
-async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[SmtpTestClient]:
     """A client of an MX listener without rate limits."""
     listener = MxListener(
         environment,
@@ -67,7 +67,7 @@ async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[N
         MxRules(network_hourly=0, network_hourly_per_account=0),
     )
     await listener.start(host="127.0.0.1", port=0)
-    client = await connect(listener.port)
+    client = await connect_smtp(listener.port)
     yield client
     await client.close()
     await listener.close(5)
@@ -76,15 +76,17 @@ async def mx_client(environment: Environment, tmp_path: Path) -> AsyncIterator[N
 
 
 @pytest.fixture
-async def submission_client(environment: Environment, tmp_path: Path) -> AsyncIterator[Neighbour]:
+async def submission_client(
+    environment: Environment, tmp_path: Path
+) -> AsyncIterator[SmtpTestClient]:
     """A client of the submission listener, signed in as ada."""
     await make_user(environment, "ada", password=PASSWORD, recipients=100_000)
-    authority = Authority(tmp_path)
-    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue()))
+    authority = CertificateAuthority(tmp_path)
+    config = SmtpListenerConfig(certificates=CertificateFiles(authority.issue_certificate()))
     listener = Listener(environment, tmp_path / "spool", config, SmtpSubmissionService(environment))
     await listener.start(host="127.0.0.1", port=0)
-    client = await connect(listener.port)
-    await secured(client, authority.client())
+    client = await connect_smtp(listener.port)
+    await start_tls(client, authority.client_context())
     await sign_in_by_auth_plain(client)
     yield client
     await client.close()
@@ -93,12 +95,12 @@ async def submission_client(environment: Environment, tmp_path: Path) -> AsyncIt
     assert listener.byte_budget.used == 0
 
 
-async def send_message(client: Neighbour, raw: bytes, sender: str, recipient: str) -> str:
+async def send_message(client: SmtpTestClient, raw: bytes, sender: str, recipient: str) -> str:
     """Send a message with its envelope in one packet and return the last reply."""
     envelope = f"MAIL FROM:<{sender}>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n"
-    client.send(envelope.encode() + dot_stuff(raw))
-    assert [(await client.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
-    return await client.hear()
+    client.send_bytes(envelope.encode() + dot_stuff(raw))
+    assert [(await client.read_reply())[:3] for _ in range(3)] == ["250", "250", "354"]
+    return await client.read_reply()
 
 
 def sha256_hex(raw: bytes) -> str:
@@ -106,7 +108,7 @@ def sha256_hex(raw: bytes) -> str:
 
 
 async def test_hostile_messages_are_accepted_and_stored_unchanged(
-    ada: GraphQLClient, mx_client: Neighbour, environment: Environment
+    ada: GraphQLClient, mx_client: SmtpTestClient, environment: Environment
 ) -> None:
     sender = "carol@example.com"
     replies = {
@@ -114,7 +116,7 @@ async def test_hostile_messages_are_accepted_and_stored_unchanged(
         for name, raw in INBOUND_MESSAGES.items()
     }
     assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
-    assert await mx_client.say("NOOP") == "250 2.0.0 Fine"
+    assert await mx_client.run_command("NOOP") == "250 2.0.0 Fine"
     names_by_digest = {sha256_hex(raw): name for name, raw in INBOUND_MESSAGES.items()}
     rows = await environment.database.read(select(col(Message.id)))
     assert len(rows) == len(names_by_digest)  # a duplicate would be dropped
@@ -127,7 +129,7 @@ async def test_hostile_messages_are_accepted_and_stored_unchanged(
             sha256_hex(without_blank_line(stored[trace_fields.end() :])), None
         ), stored[:500]
     assert names_by_digest == {}
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 def replace_sender(raw: bytes) -> bytes:
@@ -146,7 +148,7 @@ async def queued_messages(environment: Environment) -> dict[str, bytes]:
 
 
 async def test_hostile_submission_is_queued_unchanged_or_refused(
-    submission_client: Neighbour, environment: Environment
+    submission_client: SmtpTestClient, environment: Environment
 ) -> None:
     """Line ends become CRLF and the header can be corrected. The body is unchanged."""
     replies = {}
@@ -156,7 +158,7 @@ async def test_hostile_submission_is_queued_unchanged_or_refused(
         )
         assert reply.startswith(("250 2.0.0 Queued as ", *REFUSALS)), name
         replies[name] = reply
-    assert await submission_client.say("NOOP") == "250 2.0.0 Fine"
+    assert await submission_client.run_command("NOOP") == "250 2.0.0 Fine"
     messages_by_queue_id = await queued_messages(environment)
     queue_ids = {
         name: reply.rpartition(" ")[2] for name, reply in replies.items() if reply[0] == "2"
@@ -172,52 +174,57 @@ async def test_hostile_submission_is_queued_unchanged_or_refused(
         assert messages_by_queue_id[queue_id].startswith(
             b"Received: by mx.example.org with ESMTPSA"
         )
-    await examine(environment)
+    await assert_store_consistent(environment)
 
 
 async def check_delivered_messages(environment: Environment, count: int, recipient: str) -> None:
     """Deliver the queue and check the number of messages received and their line ends."""
-    async with listening(Server()) as server, working(environment, relay(server)):
+    async with (
+        run_smtp_server(FakeSmtpServer()) as server,
+        run_queue_worker(environment, relay_settings(server)),
+    ):
 
         async def has_received_all() -> bool:
-            return len(server.mails) >= count
+            return len(server.messages) >= count
 
-        await until(has_received_all)
+        await poll_until(has_received_all)
         states = select(col(QueueEntry.state)).distinct()
 
         async def are_all_relayed() -> bool:
             return [row.state for row in await environment.database.read(states)] == ["RELAYED"]
 
-        await until(are_all_relayed)
-    assert len(server.mails) == count
-    for mail in server.mails:
+        await poll_until(are_all_relayed)
+    assert len(server.messages) == count
+    for mail in server.messages:
         assert mail.to == [recipient]
         assert b"Forged" in mail.raw
         assert not re.search(rb"\0|(?<!\r)\n|\r(?!\n)", mail.raw)
 
 
 async def test_forwarded_smuggling_attempt_is_one_message(
-    ada: GraphQLClient, mx_client: Neighbour, environment: Environment
+    ada: GraphQLClient, mx_client: SmtpTestClient, environment: Environment
 ) -> None:
     await add_forwarding_address(environment, "list", "dave@far.example")
     for end in FALSE_END_SEQUENCES:
         raw = b"Subject: x\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
-        mx_client.send(b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n")
-        assert [(await mx_client.hear())[:3] for _ in range(3)] == ["250", "250", "354"]
-        mx_client.send(raw + b".\r\n")
-        assert (await mx_client.hear()).startswith("250 2.0.0"), end
+        mx_client.send_bytes(
+            b"MAIL FROM:<carol@example.net>\r\nRCPT TO:<list@example.org>\r\nDATA\r\n"
+        )
+        assert [(await mx_client.read_reply())[:3] for _ in range(3)] == ["250", "250", "354"]
+        mx_client.send_bytes(raw + b".\r\n")
+        assert (await mx_client.read_reply()).startswith("250 2.0.0"), end
     await check_delivered_messages(ada.environment, len(FALSE_END_SEQUENCES), "dave@far.example")
 
 
 async def test_submitted_smuggling_attempt_is_one_message(
-    submission_client: Neighbour, environment: Environment
+    submission_client: SmtpTestClient, environment: Environment
 ) -> None:
     accepted_count = 0
     for end in FALSE_END_SEQUENCES:
         raw = b"From: ada@example.org\r\n\r\nHello" + end + SMUGGLED_TRANSACTION
-        await submission_client.begin("dave@far.example", sender="ada@example.org")
-        submission_client.send(raw + b".\r\n")
-        reply = await submission_client.hear()
+        await submission_client.start_data("dave@far.example", sender="ada@example.org")
+        submission_client.send_bytes(raw + b".\r\n")
+        reply = await submission_client.read_reply()
         assert reply.startswith("554 5.6.0" if b"\0" in end else "250 2.0.0"), end
         accepted_count += reply.startswith("250")
     await check_delivered_messages(environment, accepted_count, "dave@far.example")

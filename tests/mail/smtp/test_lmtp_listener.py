@@ -16,22 +16,29 @@ from mail.smtp.lmtp import LmtpListener
 from mail.smtp.spool_file import MAX_IN_MEMORY
 from models.errors import Forbidden, OverQuota
 from models.runtime.options import MIB
-from tests.support.mail_servers.empty_store_listeners import listeners
-from tests.support.mail_servers.lmtp_client import Memory, Neighbour, connect, until
+from tests.support.mail_servers.empty_store_listeners import open_empty_store_listeners
+from tests.support.mail_servers.lmtp_client import (
+    InMemoryBackend,
+    SmtpTestClient,
+    connect_lmtp,
+    wait_until,
+)
 
 OpenLmtpListener = Callable[..., Awaitable[LmtpListener]]
 OVER_QUOTA = OverQuota(used=1, allowed=1)
 
 
 @pytest.fixture
-async def backend() -> Memory:
-    return Memory()
+async def backend() -> InMemoryBackend:
+    return InMemoryBackend()
 
 
 @pytest.fixture
-async def open_listener(tmp_path: Path, backend: Memory) -> AsyncIterator[OpenLmtpListener]:
+async def open_listener(
+    tmp_path: Path, backend: InMemoryBackend
+) -> AsyncIterator[OpenLmtpListener]:
     """Return a function that starts a listener with these limits."""
-    async with listeners(tmp_path) as listener_factory:
+    async with open_empty_store_listeners(tmp_path) as listener_factory:
 
         async def start_listener(
             reach_fault_point: Callable[[str], None] = lambda _place: None, **limits: Any
@@ -40,7 +47,7 @@ async def open_listener(tmp_path: Path, backend: Memory) -> AsyncIterator[OpenLm
                 listener_factory.environment(reach_fault_point=reach_fault_point),
                 replace(SessionLimits(), **limits),
             )
-            return await listener_factory.begun(
+            return await listener_factory.start_listener(
                 LmtpListener(environment, tmp_path / "spool", session_limits, backend)
             )
 
@@ -53,8 +60,8 @@ async def lmtp_listener(open_listener: OpenLmtpListener) -> LmtpListener:
 
 
 @pytest.fixture
-async def client(lmtp_listener: LmtpListener) -> AsyncIterator[Neighbour]:
-    new_client = await connect(lmtp_listener.port)
+async def client(lmtp_listener: LmtpListener) -> AsyncIterator[SmtpTestClient]:
+    new_client = await connect_lmtp(lmtp_listener.port)
     yield new_client
     await new_client.close()
 
@@ -64,9 +71,9 @@ def spool_files(lmtp_listener: LmtpListener) -> list[Path]:
 
 
 async def test_lhlo_lists_extensions_without_version(lmtp_listener: LmtpListener) -> None:
-    client = await connect(lmtp_listener.port, greet=False)
-    assert await client.hear() == "220 mx.example.org LMTP"
-    assert (await client.say("LHLO mx.example.net")).splitlines() == [
+    client = await connect_lmtp(lmtp_listener.port, greet=False)
+    assert await client.read_reply() == "220 mx.example.org LMTP"
+    assert (await client.run_command("LHLO mx.example.net")).splitlines() == [
         "250-mx.example.org",
         "250-PIPELINING",
         f"250-SIZE {64 * MIB}",
@@ -78,33 +85,37 @@ async def test_lhlo_lists_extensions_without_version(lmtp_listener: LmtpListener
     await client.close()
 
 
-async def test_each_recipient_gets_reply_in_order(client: Neighbour, backend: Memory) -> None:
-    backend.refuse["bob"] = OVER_QUOTA
-    await client.begin("ada@example.org", "bob@example.org", "eve@example.org", "ada@example.org")
-    client.send(b"Subject: Hi\r\n\r\nHello\r\n.\r\n")
-    assert [(await client.hear())[:9] for _ in range(4)] == [
+async def test_each_recipient_gets_reply_in_order(
+    client: SmtpTestClient, backend: InMemoryBackend
+) -> None:
+    backend.errors_by_name["bob"] = OVER_QUOTA
+    await client.start_data(
+        "ada@example.org", "bob@example.org", "eve@example.org", "ada@example.org"
+    )
+    client.send_bytes(b"Subject: Hi\r\n\r\nHello\r\n.\r\n")
+    assert [(await client.read_reply())[:9] for _ in range(4)] == [
         "250 2.0.0",
         "452 4.2.2",
         "250 2.0.0",
         "250 2.0.0",
     ]
-    assert (await client.say("NOOP")).startswith("250 2.0.0")
-    (message,) = backend.letters
+    assert (await client.run_command("NOOP")).startswith("250 2.0.0")
+    (message,) = backend.accepted_messages
     assert message.raw == b"Subject: Hi\r\n\r\nHello\r\n"
     assert message.sender == "carol@example.net"
 
 
 async def test_several_messages_in_one_segment_are_accepted(
-    client: Neighbour, backend: Memory
+    client: SmtpTestClient, backend: InMemoryBackend
 ) -> None:
     envelope = (
         b"MAIL FROM:<>\r\nRCPT TO:<ada@example.org>\r\nRCPT TO:<nobody@example.org>\r\nDATA\r\n"
     )
-    client.send((envelope + b"Hello\r\n.\r\n") * 2 + b"QUIT\r\n")
-    codes = [line[:3] for line in (await client.ended()).decode().splitlines()]
+    client.send_bytes((envelope + b"Hello\r\n.\r\n") * 2 + b"QUIT\r\n")
+    codes = [line[:3] for line in (await client.read_until_closed()).decode().splitlines()]
     assert codes == ["250", "250", "550", "354", "250"] * 2 + ["221"]
-    assert [message.raw for message in backend.letters] == [b"Hello\r\n"] * 2
-    assert backend.letters[0].sender == ""
+    assert [message.raw for message in backend.accepted_messages] == [b"Hello\r\n"] * 2
+    assert backend.accepted_messages[0].sender == ""
 
 
 @pytest.mark.parametrize(
@@ -145,12 +156,12 @@ async def test_several_messages_in_one_segment_are_accepted(
     ],
 )
 async def test_command_gets_reply_and_session_continues(
-    client: Neighbour, backend: Memory, line: str | bytes, reply: str
+    client: SmtpTestClient, backend: InMemoryBackend, line: str | bytes, reply: str
 ) -> None:
-    backend.refuse |= {"RCPT bob": OVER_QUOTA, "RCPT eve": Forbidden("no")}
-    await client.say("MAIL FROM:<carol@example.net>")
-    assert (await client.say(line)).startswith(reply)
-    assert await client.say("NOOP") == "250 2.0.0 Fine"
+    backend.errors_by_name |= {"RCPT bob": OVER_QUOTA, "RCPT eve": Forbidden("no")}
+    await client.run_command("MAIL FROM:<carol@example.net>")
+    assert (await client.run_command(line)).startswith(reply)
+    assert await client.run_command("NOOP") == "250 2.0.0 Fine"
 
 
 @pytest.mark.parametrize(
@@ -174,112 +185,114 @@ async def test_command_gets_reply_and_session_continues(
     ],
 )
 async def test_mail_path_and_parameters_are_validated(
-    client: Neighbour, path: str, reply: str
+    client: SmtpTestClient, path: str, reply: str
 ) -> None:
-    assert (await client.say(f"MAIL FROM:{path}")).startswith(reply)
+    assert (await client.run_command(f"MAIL FROM:{path}")).startswith(reply)
 
 
 async def test_mail_without_lhlo_is_refused(lmtp_listener: LmtpListener) -> None:
-    client = await connect(lmtp_listener.port, greet=False)
-    await client.hear()
-    assert (await client.say("MAIL FROM:<>")).startswith("503 5.5.1")
-    assert (await client.say("RCPT TO:<ada@example.org>")).startswith("503 5.5.1")
+    client = await connect_lmtp(lmtp_listener.port, greet=False)
+    await client.read_reply()
+    assert (await client.run_command("MAIL FROM:<>")).startswith("503 5.5.1")
+    assert (await client.run_command("RCPT TO:<ada@example.org>")).startswith("503 5.5.1")
     await client.close()
 
 
 async def test_non_ascii_address_is_accepted_with_smtputf8(
-    client: Neighbour, backend: Memory
+    client: SmtpTestClient, backend: InMemoryBackend
 ) -> None:
-    await client.begin("ada@bücher.example", sender="é@example.net", more=" SMTPUTF8")
-    assert (await client.say("Hi\r\n.")).startswith("250")
-    assert backend.letters[0].to == ["ada@bücher.example"]
-    assert backend.letters[0].sender == "é@example.net"
+    await client.start_data(
+        "ada@bücher.example", sender="é@example.net", mail_parameters=" SMTPUTF8"
+    )
+    assert (await client.run_command("Hi\r\n.")).startswith("250")
+    assert backend.accepted_messages[0].to == ["ada@bücher.example"]
+    assert backend.accepted_messages[0].sender == "é@example.net"
 
 
 async def test_8bit_dots_and_bare_line_ends_are_unchanged(
-    client: Neighbour, backend: Memory
+    client: SmtpTestClient, backend: InMemoryBackend
 ) -> None:
     raw = b"Subject: \xff\xfe\r\n\r\n..two\r\n.\r one\nbare\r\n\r\n" + bytes(range(256)) + b"\r\n"
-    await client.begin("ada@example.org")
-    client.send(raw.replace(b"\r\n.", b"\r\n..") + b".\r\n")
-    assert (await client.hear()).startswith("250")
-    assert backend.letters[0].raw == raw
+    await client.start_data("ada@example.org")
+    client.send_bytes(raw.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+    assert (await client.read_reply()).startswith("250")
+    assert backend.accepted_messages[0].raw == raw
 
 
-async def test_empty_message_is_accepted(client: Neighbour, backend: Memory) -> None:
-    await client.begin("ada@example.org")
-    assert (await client.say(".")).startswith("250")
-    assert backend.letters[0].raw == b""
+async def test_empty_message_is_accepted(client: SmtpTestClient, backend: InMemoryBackend) -> None:
+    await client.start_data("ada@example.org")
+    assert (await client.run_command(".")).startswith("250")
+    assert backend.accepted_messages[0].raw == b""
 
 
 async def test_large_message_is_spooled_and_its_file_is_removed(
-    client: Neighbour, lmtp_listener: LmtpListener, backend: Memory
+    client: SmtpTestClient, lmtp_listener: LmtpListener, backend: InMemoryBackend
 ) -> None:
     raw = b"".join(b"%070d\r\n" % line for line in range(5 * MAX_IN_MEMORY // 72))
-    await client.begin("ada@example.org")
-    client.send(raw + b".\r\n")
-    assert (await client.hear()).startswith("250")
-    assert backend.letters[0].raw == raw
-    assert backend.letters[0].spooled
+    await client.start_data("ada@example.org")
+    client.send_bytes(raw + b".\r\n")
+    assert (await client.read_reply()).startswith("250")
+    assert backend.accepted_messages[0].raw == raw
+    assert backend.accepted_messages[0].was_spooled
     assert not spool_files(lmtp_listener)
     assert lmtp_listener.byte_budget.used == 0
 
 
 async def test_message_error_is_returned_for_each_recipient(
-    open_listener: OpenLmtpListener, backend: Memory
+    open_listener: OpenLmtpListener, backend: InMemoryBackend
 ) -> None:
     lmtp_listener = await open_listener(max_message_size=3 * MIB)
-    client = await connect(lmtp_listener.port)
+    client = await connect_lmtp(lmtp_listener.port)
     for raw, reply in (
         (b"x\r\n" * (MIB + 1), "552 5.3.4 Message too large"),
         (b"x" * (MIB + 1) + b"\r\n", "500 5.5.2 Line too long"),
     ):
-        await client.begin("ada@example.org", "bob@example.org")
-        client.send(raw + b".\r\n")
-        assert [await client.hear(), await client.hear()] == [reply, reply]
-    await client.begin("ada@example.org")
-    assert (await client.say("Hello\r\n.")).startswith("250")
-    assert [message.raw for message in backend.letters] == [b"Hello\r\n"]
+        await client.start_data("ada@example.org", "bob@example.org")
+        client.send_bytes(raw + b".\r\n")
+        assert [await client.read_reply(), await client.read_reply()] == [reply, reply]
+    await client.start_data("ada@example.org")
+    assert (await client.run_command("Hello\r\n.")).startswith("250")
+    assert [message.raw for message in backend.accepted_messages] == [b"Hello\r\n"]
     assert not spool_files(lmtp_listener)
     assert lmtp_listener.byte_budget.used == 0
     await client.close()
 
 
 async def test_message_up_to_size_limit_is_accepted(
-    open_listener: OpenLmtpListener, backend: Memory
+    open_listener: OpenLmtpListener, backend: InMemoryBackend
 ) -> None:
     lmtp_listener = await open_listener(max_message_size=1000)
-    client = await connect(lmtp_listener.port)
+    client = await connect_lmtp(lmtp_listener.port)
     for size, code in ((1000, "250"), (1001, "552")):
-        await client.begin("ada@example.org")
-        client.send(b"x" * (size - 2) + b"\r\n.\r\n")
-        assert (await client.hear()).startswith(code)
-    assert [len(message.raw) for message in backend.letters] == [1000]
+        await client.start_data("ada@example.org")
+        client.send_bytes(b"x" * (size - 2) + b"\r\n.\r\n")
+        assert (await client.read_reply()).startswith(code)
+    assert [len(message.raw) for message in backend.accepted_messages] == [1000]
     await client.close()
 
 
 async def test_byte_budget_is_shared_by_all_sessions(
-    open_listener: OpenLmtpListener, backend: Memory
+    open_listener: OpenLmtpListener, backend: InMemoryBackend
 ) -> None:
     lmtp_listener = await open_listener(byte_budget=1000)
     first_client, second_client = (
-        await connect(lmtp_listener.port),
-        await connect(lmtp_listener.port),
+        await connect_lmtp(lmtp_listener.port),
+        await connect_lmtp(lmtp_listener.port),
     )
-    backend.open.clear()
-    await first_client.begin("ada@example.org")
-    first_client.send(b"x" * 600 + b"\r\n.\r\n")
-    await backend.reached.wait()
-    assert await second_client.say("MAIL FROM:<> SIZE=600") == (
+    backend.delivery_allowed.clear()
+    await first_client.start_data("ada@example.org")
+    first_client.send_bytes(b"x" * 600 + b"\r\n.\r\n")
+    await backend.delivery_started.wait()
+    assert await second_client.run_command("MAIL FROM:<> SIZE=600") == (
         "452 4.3.1 No room for it now, try again later"
     )
-    await second_client.begin("bob@example.org")
-    second_client.send(b"x" * 600 + b"\r\n.\r\n")
-    assert (await second_client.hear()).startswith("452 4.3.1")
-    backend.open.set()
-    assert (await first_client.hear()).startswith("250")
-    await second_client.begin("bob@example.org", more=" SIZE=600")
-    assert (await second_client.say("x" * 600 + "\r\n.")).startswith("250")
+    await second_client.start_data("bob@example.org")
+    second_client.send_bytes(b"x" * 600 + b"\r\n.\r\n")
+    assert (await second_client.read_reply()).startswith("452 4.3.1")
+    backend.delivery_allowed.set()
+    assert (await first_client.read_reply()).startswith("250")
+    await second_client.start_data("bob@example.org", mail_parameters=" SIZE=600")
+    assert (await second_client.run_command("x" * 600 + "\r\n.")).startswith("250")
     await first_client.close()
     await second_client.close()
 
@@ -287,61 +300,61 @@ async def test_byte_budget_is_shared_by_all_sessions(
 async def test_disk_below_reserve_is_reported_at_mail_command(
     open_listener: OpenLmtpListener,
 ) -> None:
-    client = await connect((await open_listener(disk_reserve=1 << 62)).port)
-    assert (await client.say("MAIL FROM:<>")).startswith("452 4.3.1")
+    client = await connect_lmtp((await open_listener(disk_reserve=1 << 62)).port)
+    assert (await client.run_command("MAIL FROM:<>")).startswith("452 4.3.1")
     await client.close()
 
 
 async def test_recipients_per_message_are_limited(open_listener: OpenLmtpListener) -> None:
-    client = await connect((await open_listener(max_recipients=2)).port)
-    await client.say("MAIL FROM:<>")
-    replies = [await client.say("RCPT TO:<ada@example.org>") for _ in range(3)]
+    client = await connect_lmtp((await open_listener(max_recipients=2)).port)
+    await client.run_command("MAIL FROM:<>")
+    replies = [await client.run_command("RCPT TO:<ada@example.org>") for _ in range(3)]
     assert [reply[:9] for reply in replies] == ["250 2.1.5", "250 2.1.5", "452 4.5.3"]
     await client.close()
 
 
 async def test_too_many_mistakes_close_connection(open_listener: OpenLmtpListener) -> None:
-    client = await connect((await open_listener(max_mistakes=2)).port)
-    client.send(b"FOO\r\n" * 5)
-    replies = (await client.ended()).decode().splitlines()
+    client = await connect_lmtp((await open_listener(max_mistakes=2)).port)
+    client.send_bytes(b"FOO\r\n" * 5)
+    replies = (await client.read_until_closed()).decode().splitlines()
     assert [reply[:9] for reply in replies] == ["500 5.5.1"] * 3 + ["421 4.7.0"]
     await client.close()
 
 
 async def test_unknown_recipients_do_not_count_as_mistakes(open_listener: OpenLmtpListener) -> None:
-    client = await connect((await open_listener(max_mistakes=2)).port)
-    await client.say("MAIL FROM:<>")
+    client = await connect_lmtp((await open_listener(max_mistakes=2)).port)
+    await client.run_command("MAIL FROM:<>")
     for _ in range(5):
-        assert (await client.say("RCPT TO:<nobody@example.org>")).startswith("550")
+        assert (await client.run_command("RCPT TO:<nobody@example.org>")).startswith("550")
     await client.close()
 
 
 async def test_connection_above_limit_is_refused(open_listener: OpenLmtpListener) -> None:
     lmtp_listener = await open_listener(max_connections=1)
-    first_client = await connect(lmtp_listener.port)
-    second_client = await connect(lmtp_listener.port, greet=False)
-    assert (await second_client.ended()).startswith(b"421 4.3.2 Too many connections")
-    assert (await first_client.say("NOOP")).startswith("250")
+    first_client = await connect_lmtp(lmtp_listener.port)
+    second_client = await connect_lmtp(lmtp_listener.port, greet=False)
+    assert (await second_client.read_until_closed()).startswith(b"421 4.3.2 Too many connections")
+    assert (await first_client.run_command("NOOP")).startswith("250")
     await first_client.close()
     await second_client.close()
     await asyncio.sleep(0.05)
-    third_client = await connect(lmtp_listener.port)
-    assert (await third_client.say("NOOP")).startswith("250")
+    third_client = await connect_lmtp(lmtp_listener.port)
+    assert (await third_client.run_command("NOOP")).startswith("250")
     await third_client.close()
 
 
 @pytest.mark.parametrize("stage", ["command", "data"])
 async def test_silent_client_times_out(
-    open_listener: OpenLmtpListener, backend: Memory, stage: str
+    open_listener: OpenLmtpListener, backend: InMemoryBackend, stage: str
 ) -> None:
     lmtp_listener = await open_listener(command_timeout=0.2)
-    client = await connect(lmtp_listener.port)
+    client = await connect_lmtp(lmtp_listener.port)
     if stage == "data":
-        await client.begin("ada@example.org")
-        client.send(b"Hello\r\n" * 400_000)
-    assert await client.ended() == b"421 4.4.2 Waited too long for you\r\n"
+        await client.start_data("ada@example.org")
+        client.send_bytes(b"Hello\r\n" * 400_000)
+    assert await client.read_until_closed() == b"421 4.4.2 Waited too long for you\r\n"
     await client.close()
-    assert not backend.letters
+    assert not backend.accepted_messages
     assert not spool_files(lmtp_listener)
     assert lmtp_listener.byte_budget.used == 0
 
@@ -349,109 +362,125 @@ async def test_silent_client_times_out(
 @pytest.mark.parametrize("by_reset", [True, False])
 async def test_client_lost_during_data_leaves_nothing(
     lmtp_listener: LmtpListener,
-    backend: Memory,
+    backend: InMemoryBackend,
     caplog: pytest.LogCaptureFixture,
     *,
     by_reset: bool,
 ) -> None:
     caplog.set_level(logging.DEBUG, "mail.smtp.session")
-    client = await connect(lmtp_listener.port)
-    await client.begin("ada@example.org")
-    client.send(b"Subject: secret\r\n" * (3 * MAX_IN_MEMORY // 17))
-    await until(lambda: lmtp_listener.byte_budget.used > 2 * MAX_IN_MEMORY)
+    client = await connect_lmtp(lmtp_listener.port)
+    await client.start_data("ada@example.org")
+    client.send_bytes(b"Subject: secret\r\n" * (3 * MAX_IN_MEMORY // 17))
+    await wait_until(lambda: lmtp_listener.byte_budget.used > 2 * MAX_IN_MEMORY)
     assert spool_files(lmtp_listener)
     if by_reset:
-        client.reset()
+        client.abort_connection()
     else:
         client.writer.write_eof()
-        assert await client.ended() == b""
+        assert await client.read_until_closed() == b""
     await client.close()
-    await until(lambda: not lmtp_listener.sessions)
-    assert not backend.letters
+    await wait_until(lambda: not lmtp_listener.sessions)
+    assert not backend.accepted_messages
     assert not spool_files(lmtp_listener)
     assert lmtp_listener.byte_budget.used == 0
     assert [record.getMessage() for record in caplog.records] == ["session ended inside DATA"]
 
 
-async def test_half_closed_client_gets_delivery_reply(client: Neighbour, backend: Memory) -> None:
-    backend.open.clear()
-    await client.begin("ada@example.org")
-    client.send(b"Hello\r\n.\r\n")
+async def test_half_closed_client_gets_delivery_reply(
+    client: SmtpTestClient, backend: InMemoryBackend
+) -> None:
+    backend.delivery_allowed.clear()
+    await client.start_data("ada@example.org")
+    client.send_bytes(b"Hello\r\n.\r\n")
     client.writer.write_eof()
-    await backend.reached.wait()
-    backend.open.set()
-    assert re.fullmatch(rb"250 2\.0\.0 Delivered as [0-9a-f]{20}\r\n", await client.ended())
+    await backend.delivery_started.wait()
+    backend.delivery_allowed.set()
+    assert re.fullmatch(
+        rb"250 2\.0\.0 Delivered as [0-9a-f]{20}\r\n", await client.read_until_closed()
+    )
 
 
 async def test_delivery_continues_after_client_is_lost(
-    client: Neighbour, lmtp_listener: LmtpListener, backend: Memory
+    client: SmtpTestClient, lmtp_listener: LmtpListener, backend: InMemoryBackend
 ) -> None:
-    backend.open.clear()
-    await client.begin("ada@example.org")
-    client.send(b"Hello\r\n.\r\n")
-    await backend.reached.wait()
-    client.reset()
-    await until(lambda: not lmtp_listener.sessions)
-    backend.open.set()
-    await until(lambda: not lmtp_listener.byte_budget.used)
-    assert len(backend.letters) == 1
+    backend.delivery_allowed.clear()
+    await client.start_data("ada@example.org")
+    client.send_bytes(b"Hello\r\n.\r\n")
+    await backend.delivery_started.wait()
+    client.abort_connection()
+    await wait_until(lambda: not lmtp_listener.sessions)
+    backend.delivery_allowed.set()
+    await wait_until(lambda: not lmtp_listener.byte_budget.used)
+    assert len(backend.accepted_messages) == 1
 
 
-async def test_reply_is_sent_after_delivery(client: Neighbour, backend: Memory) -> None:
-    backend.open.clear()
-    await client.begin("ada@example.org")
-    client.send(b"Hello\r\n.\r\n")
-    await backend.reached.wait()
+async def test_reply_is_sent_after_delivery(
+    client: SmtpTestClient, backend: InMemoryBackend
+) -> None:
+    backend.delivery_allowed.clear()
+    await client.start_data("ada@example.org")
+    client.send_bytes(b"Hello\r\n.\r\n")
+    await backend.delivery_started.wait()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await client.reader.read(1)
-    backend.open.set()
-    assert (await client.hear()).startswith("250")
+    backend.delivery_allowed.set()
+    assert (await client.read_reply()).startswith("250")
 
 
 async def test_close_finishes_data_and_ends_idle_sessions(
-    lmtp_listener: LmtpListener, backend: Memory
+    lmtp_listener: LmtpListener, backend: InMemoryBackend
 ) -> None:
-    idle_client, busy_client = await connect(lmtp_listener.port), await connect(lmtp_listener.port)
-    await busy_client.begin("ada@example.org")
+    idle_client, busy_client = (
+        await connect_lmtp(lmtp_listener.port),
+        await connect_lmtp(lmtp_listener.port),
+    )
+    await busy_client.start_data("ada@example.org")
     close_task = asyncio.create_task(lmtp_listener.close(10))
-    assert (await idle_client.ended()).startswith(b"421 4.3.2")
-    busy_client.send(b"Hello\r\n.\r\n")
-    delivery_reply, shutdown_reply, remainder = (await busy_client.ended()).split(b"\r\n")
+    assert (await idle_client.read_until_closed()).startswith(b"421 4.3.2")
+    busy_client.send_bytes(b"Hello\r\n.\r\n")
+    delivery_reply, shutdown_reply, remainder = (await busy_client.read_until_closed()).split(
+        b"\r\n"
+    )
     assert delivery_reply.startswith(b"250 2.0.0 Delivered as ")
     assert (shutdown_reply, remainder) == (b"421 4.3.2 Shutting down, come back later", b"")
     await close_task
-    assert len(backend.letters) == 1
+    assert len(backend.accepted_messages) == 1
     with pytest.raises(ConnectionRefusedError):
-        await connect(lmtp_listener.port)
+        await connect_lmtp(lmtp_listener.port)
     await idle_client.close()
     await busy_client.close()
 
 
-async def test_close_ends_after_timeout(lmtp_listener: LmtpListener, backend: Memory) -> None:
-    client = await connect(lmtp_listener.port)
-    await client.begin("ada@example.org")
-    client.send(b"Hello\r\n" * 300_000)
+async def test_close_ends_after_timeout(
+    lmtp_listener: LmtpListener, backend: InMemoryBackend
+) -> None:
+    client = await connect_lmtp(lmtp_listener.port)
+    await client.start_data("ada@example.org")
+    client.send_bytes(b"Hello\r\n" * 300_000)
     await asyncio.sleep(0.1)
     await lmtp_listener.close(0.1)
-    assert (await client.ended()).startswith(b"421 4.3.2")
-    assert not backend.letters
+    assert (await client.read_until_closed()).startswith(b"421 4.3.2")
+    assert not backend.accepted_messages
     assert not spool_files(lmtp_listener)
     await client.close()
 
 
 @pytest.mark.parametrize("failing_key", ["RCPT ada", "ada"])
 async def test_internal_error_is_logged_once_without_addresses(
-    client: Neighbour, backend: Memory, caplog: pytest.LogCaptureFixture, failing_key: str
+    client: SmtpTestClient,
+    backend: InMemoryBackend,
+    caplog: pytest.LogCaptureFixture,
+    failing_key: str,
 ) -> None:
-    backend.refuse[failing_key] = ConnectionRefusedError("the store does not answer")
-    await client.say("MAIL FROM:<>")
-    reply = await client.say("RCPT TO:<ada@example.org>")
+    backend.errors_by_name[failing_key] = ConnectionRefusedError("the store does not answer")
+    await client.run_command("MAIL FROM:<>")
+    reply = await client.run_command("RCPT TO:<ada@example.org>")
     if failing_key == "ada":
-        await client.say("DATA")
-        reply = await client.say("Subject: secret\r\n.")
+        await client.run_command("DATA")
+        reply = await client.run_command("Subject: secret\r\n.")
     assert reply == "451 4.3.0 Try again later"
-    assert (await client.say("NOOP")).startswith("250")
+    assert (await client.run_command("NOOP")).startswith("250")
     (error_record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert error_record.exc_info
     assert "ada@" not in str(vars(error_record))
@@ -459,34 +488,36 @@ async def test_internal_error_is_logged_once_without_addresses(
 
 
 async def test_client_mistakes_are_not_logged(
-    client: Neighbour, caplog: pytest.LogCaptureFixture
+    client: SmtpTestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "mail")
     for line in ("FOO", "RCPT", b"NO\0OP", "MAIL FROM:<a b>", "x" * 3000, "DATA"):
-        assert (await client.say(line)).startswith("5")
+        assert (await client.run_command(line)).startswith("5")
     assert not [record for record in caplog.records if record.name.startswith("mail.")]
 
 
 @pytest.mark.parametrize("failing_point", ["data", "reply"])
 async def test_internal_error_in_data_ends_session(
-    open_listener: OpenLmtpListener, backend: Memory, failing_point: str
+    open_listener: OpenLmtpListener, backend: InMemoryBackend, failing_point: str
 ) -> None:
     def raise_at_fault_point(fault_point: str) -> None:
         if fault_point == failing_point:
             raise RuntimeError(failing_point)
 
-    client = await connect((await open_listener(raise_at_fault_point)).port)
-    await client.begin("ada@example.org")
-    client.send(b"Hello\r\n.\r\nNOOP\r\n")
-    assert await client.ended() == b"421 4.3.0 Try again later\r\n"
-    assert len(backend.letters) == (failing_point == "reply")
+    client = await connect_lmtp((await open_listener(raise_at_fault_point)).port)
+    await client.start_data("ada@example.org")
+    client.send_bytes(b"Hello\r\n.\r\nNOOP\r\n")
+    assert await client.read_until_closed() == b"421 4.3.0 Try again later\r\n"
+    assert len(backend.accepted_messages) == (failing_point == "reply")
     await client.close()
 
 
-async def test_smtplib_client_sends_by_lmtp(lmtp_listener: LmtpListener, backend: Memory) -> None:
+async def test_smtplib_client_sends_by_lmtp(
+    lmtp_listener: LmtpListener, backend: InMemoryBackend
+) -> None:
     def send_by_smtplib() -> None:
         with smtplib.LMTP("127.0.0.1", lmtp_listener.port) as client:
             client.sendmail("carol@example.net", "ada@example.org", b".dot\r\n\r\nHello\r\n")
 
     await asyncio.to_thread(send_by_smtplib)
-    assert backend.letters[0].raw == b".dot\r\n\r\nHello\r\n"
+    assert backend.accepted_messages[0].raw == b".dot\r\n\r\nHello\r\n"

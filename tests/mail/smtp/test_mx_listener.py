@@ -20,16 +20,21 @@ from mail.tls.server_tls import CertificateFiles
 from models.errors import Forbidden, NotFound, OverQuota, ServiceUnavailable
 from models.runtime.options import MIB
 from tests.conftest import ManualClock
-from tests.support.mail_servers.empty_store_listeners import listeners
-from tests.support.mail_servers.lmtp_client import Memory, Neighbour, until
-from tests.support.mail_servers.smtp_client import Authority, connect, secured, wrapped
+from tests.support.mail_servers.empty_store_listeners import open_empty_store_listeners
+from tests.support.mail_servers.lmtp_client import InMemoryBackend, SmtpTestClient, wait_until
+from tests.support.mail_servers.smtp_client import (
+    CertificateAuthority,
+    connect_smtp,
+    connect_with_implicit_tls,
+    start_tls,
+)
 
 OVER_QUOTA = OverQuota(used=1, allowed=1)
 OpenMxListener = Callable[..., Awaitable[MxListener]]
 
 
 @dataclass
-class RecordingBackend(Memory):
+class RecordingBackend(InMemoryBackend):
     """A backend in memory that records arrivals, accepted recipients and deferred addresses."""
 
     arrivals: list[SmtpArrival] = field(default_factory=list)
@@ -65,8 +70,8 @@ class RecordingBackend(Memory):
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path)
 
 
 @pytest.fixture
@@ -76,10 +81,10 @@ def backend() -> RecordingBackend:
 
 @pytest.fixture
 async def open_listener(
-    tmp_path: Path, backend: RecordingBackend, authority: Authority, clock: ManualClock
+    tmp_path: Path, backend: RecordingBackend, authority: CertificateAuthority, clock: ManualClock
 ) -> AsyncIterator[OpenMxListener]:
     """Return a function that starts a listener with these rules and limits."""
-    async with listeners(tmp_path) as listener_factory:
+    async with open_empty_store_listeners(tmp_path) as listener_factory:
 
         async def start_listener(
             rules: MxRules | None = None, *, tls: bool = True, **options: Any
@@ -89,11 +94,11 @@ async def open_listener(
             }
             config = SmtpListenerConfig(
                 limits=replace(SessionLimits(), **limit_values),
-                certificates=CertificateFiles(authority.issue()) if tls else None,
+                certificates=CertificateFiles(authority.issue_certificate()) if tls else None,
                 **options,
             )
             environment = listener_factory.environment(now=clock)
-            return await listener_factory.begun(
+            return await listener_factory.start_listener(
                 MxListener(environment, tmp_path / "spool", config, rules, backend)
             )
 
@@ -106,39 +111,39 @@ async def mx_listener(open_listener: OpenMxListener) -> MxListener:
 
 
 @pytest.fixture
-async def client(mx_listener: MxListener) -> AsyncIterator[Neighbour]:
-    new_client = await connect(mx_listener.port)
+async def client(mx_listener: MxListener) -> AsyncIterator[SmtpTestClient]:
+    new_client = await connect_smtp(mx_listener.port)
     yield new_client
     await new_client.close()
 
 
-async def send_message(client: Neighbour, raw: bytes, *recipients: str, more: str = "") -> str:
-    await client.begin(*recipients, more=more)
-    client.send(raw + b".\r\n")
-    return await client.hear()
+async def send_message(client: SmtpTestClient, raw: bytes, *recipients: str, more: str = "") -> str:
+    await client.start_data(*recipients, mail_parameters=more)
+    client.send_bytes(raw + b".\r\n")
+    return await client.read_reply()
 
 
 async def test_ehlo_lists_extensions(mx_listener: MxListener) -> None:
-    client = await connect(mx_listener.port, greet=False)
-    assert await client.hear() == "220 mx.example.org ESMTP"
+    client = await connect_smtp(mx_listener.port, greet=False)
+    assert await client.read_reply() == "220 mx.example.org ESMTP"
     offers = ["PIPELINING", f"SIZE {64 * MIB}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
     offers.append("DSN")
-    assert (await client.say("EHLO mx.example.net")).splitlines() == [
+    assert (await client.run_command("EHLO mx.example.net")).splitlines() == [
         "250-mx.example.org",
         *(f"250-{offer}" for offer in offers),
         "250 STARTTLS",
     ]
-    assert await client.say("HELO mx.example.net") == "250 mx.example.org"
+    assert await client.run_command("HELO mx.example.net") == "250 mx.example.org"
     await client.close()
 
 
 async def test_message_gets_received_field_and_client_is_recorded(
-    client: Neighbour, backend: RecordingBackend
+    client: SmtpTestClient, backend: RecordingBackend
 ) -> None:
     reply = await send_message(client, b"Subject: Hi\r\n\r\nHello\r\n", "ada@example.org")
     queue_id = reply.rpartition(" ")[2]
     assert reply == f"250 2.0.0 Taken as {queue_id}"
-    (message,), (arrival,) = backend.letters, backend.arrivals
+    (message,), (arrival,) = backend.accepted_messages, backend.arrivals
     assert message.raw.decode() == (
         "Received: from mx.example.net ([127.0.0.1])\r\n"
         f"\tby mx.example.org with ESMTP\r\n\tid {queue_id}; Tue, 01 Jan 2030 00:00:00 +0000\r\n"
@@ -157,103 +162,103 @@ async def test_message_gets_received_field_and_client_is_recorded(
     [("HELO x", "", "SMTP"), ("EHLO x", "", "ESMTP"), ("EHLO x", " SMTPUTF8", "UTF8SMTP")],
 )
 async def test_received_field_names_protocol(
-    client: Neighbour, backend: RecordingBackend, greeting: str, more: str, protocol: str
+    client: SmtpTestClient, backend: RecordingBackend, greeting: str, more: str, protocol: str
 ) -> None:
-    await client.say(greeting)
+    await client.run_command(greeting)
     await send_message(client, b"\r\nHello\r\n", "ada@example.org", more=more)
-    assert f"with {protocol}\r\n".encode() in backend.letters[0].raw
+    assert f"with {protocol}\r\n".encode() in backend.accepted_messages[0].raw
 
 
 async def test_starttls_session_is_recorded(
-    mx_listener: MxListener, authority: Authority, backend: RecordingBackend
+    mx_listener: MxListener, authority: CertificateAuthority, backend: RecordingBackend
 ) -> None:
-    client = await connect(mx_listener.port)
-    await secured(client, authority.client())
-    assert "STARTTLS" not in await client.say("EHLO mx.example.net")
-    assert (await client.say("STARTTLS")).startswith("503 5.5.1")
+    client = await connect_smtp(mx_listener.port)
+    await start_tls(client, authority.client_context())
+    assert "STARTTLS" not in await client.run_command("EHLO mx.example.net")
+    assert (await client.run_command("STARTTLS")).startswith("503 5.5.1")
     await send_message(client, b"Subject: Hi\r\n" * 30_000 + b"\r\nHello\r\n", "ada@example.org")
-    assert b"with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n" in backend.letters[0].raw
+    assert b"with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n" in backend.accepted_messages[0].raw
     assert backend.arrivals[0].client.tls_description == "TLSv1.3 TLS_AES_256_GCM_SHA384"
-    assert (await client.say("QUIT")).startswith("221")
-    assert await client.ended() == b""
+    assert (await client.run_command("QUIT")).startswith("221")
+    assert await client.read_until_closed() == b""
     await client.close()
 
 
 async def test_smtplib_client_sends_over_tls(
-    mx_listener: MxListener, authority: Authority, backend: RecordingBackend
+    mx_listener: MxListener, authority: CertificateAuthority, backend: RecordingBackend
 ) -> None:
     def send_by_smtplib() -> Any:
         with smtplib.SMTP("127.0.0.1", mx_listener.port, timeout=10) as smtp:
             smtp._host = "mx.example.org"  # type: ignore[attr-defined]  # noqa: SLF001
-            smtp.starttls(context=authority.client())
+            smtp.starttls(context=authority.client_context())
             return smtp.sendmail(
                 "carol@example.net", ["ada@example.org", "nobody@example.org"], "Hello\n"
             )
 
     refused = await asyncio.to_thread(send_by_smtplib)
     assert refused == {"nobody@example.org": (550, b"5.1.1 No such user here")}
-    assert backend.letters[0].to == ["ada@example.org"]
+    assert backend.accepted_messages[0].to == ["ada@example.org"]
 
 
 async def test_implicit_tls_is_accepted(
-    open_listener: OpenMxListener, authority: Authority, backend: RecordingBackend
+    open_listener: OpenMxListener, authority: CertificateAuthority, backend: RecordingBackend
 ) -> None:
     mx_listener = await open_listener(implicit_tls=True)
-    client = await wrapped(mx_listener.port, authority.client())
+    client = await connect_with_implicit_tls(mx_listener.port, authority.client_context())
     assert (await send_message(client, b"\r\nHello\r\n", "ada@example.org")).startswith("250")
     assert backend.arrivals[0].client.tls_description
     await client.close()
 
 
 async def test_new_certificate_is_used_at_once(
-    mx_listener: MxListener, authority: Authority
+    mx_listener: MxListener, authority: CertificateAuthority
 ) -> None:
-    authority.issue("other.example.org")
-    client = await connect(mx_listener.port)
-    await secured(client, authority.client(), "other.example.org")
+    authority.issue_certificate("other.example.org")
+    client = await connect_smtp(mx_listener.port)
+    await start_tls(client, authority.client_context(), "other.example.org")
     (authority.folder / "server.pem").write_text("half a fi")
-    second_client = await connect(mx_listener.port)
-    await secured(second_client, authority.client(), "other.example.org")
+    second_client = await connect_smtp(mx_listener.port)
+    await start_tls(second_client, authority.client_context(), "other.example.org")
     await client.close()
     await second_client.close()
 
 
 async def test_commands_after_starttls_abort_handshake(mx_listener: MxListener) -> None:
-    client = await connect(mx_listener.port)
-    assert (await client.say("STARTTLS")).startswith("220")
-    client.send(b"EHLO mallory\r\nMAIL FROM:<m@example.net>\r\n")
-    assert b"250" not in await client.ended()
+    client = await connect_smtp(mx_listener.port)
+    assert (await client.run_command("STARTTLS")).startswith("220")
+    client.send_bytes(b"EHLO mallory\r\nMAIL FROM:<m@example.net>\r\n")
+    assert b"250" not in await client.read_until_closed()
     await client.close()
-    await until(lambda: not mx_listener.sessions)
+    await wait_until(lambda: not mx_listener.sessions)
 
 
 async def test_starttls_is_refused_without_certificate(open_listener: OpenMxListener) -> None:
     mx_listener = await open_listener(tls=False)
-    client = await connect(mx_listener.port)
-    assert "STARTTLS" not in await client.say("EHLO x")
-    assert (await client.say("STARTTLS")).startswith("502 5.5.1")
+    client = await connect_smtp(mx_listener.port)
+    assert "STARTTLS" not in await client.run_command("EHLO x")
+    assert (await client.run_command("STARTTLS")).startswith("502 5.5.1")
     await client.close()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_tls_1_1_is_refused(mx_listener: MxListener, authority: Authority) -> None:
-    context = authority.client()
+async def test_tls_1_1_is_refused(mx_listener: MxListener, authority: CertificateAuthority) -> None:
+    context = authority.client_context()
     context.minimum_version = ssl.TLSVersion.TLSv1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    client = await connect(mx_listener.port)
-    await client.say("STARTTLS")
+    client = await connect_smtp(mx_listener.port)
+    await client.run_command("STARTTLS")
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await client.writer.start_tls(context, server_hostname="mx.example.org")
 
 
 async def test_message_refused_by_all_recipients_is_refused(
-    client: Neighbour, backend: RecordingBackend
+    client: SmtpTestClient, backend: RecordingBackend
 ) -> None:
-    backend.refuse = {"ada": OVER_QUOTA, "bob": Forbidden("no")}
+    backend.errors_by_name = {"ada": OVER_QUOTA, "bob": Forbidden("no")}
     reply = await send_message(client, b"\r\nHello\r\n", "ada@example.org", "bob@example.org")
     assert reply == "452 4.2.2 Mailbox full"  # the client should retry
-    backend.refuse = {"ada": Forbidden("no"), "bob": Forbidden("no")}
+    backend.errors_by_name = {"ada": Forbidden("no"), "bob": Forbidden("no")}
     reply = await send_message(client, b"\r\nHello\r\n", "ada@example.org", "bob@example.org")
     assert reply.startswith("550 5.7.1")
     assert not backend.deferred_addresses
@@ -263,38 +268,38 @@ async def test_message_refused_by_all_recipients_is_refused(
     "refusal", [OVER_QUOTA, Forbidden("no"), NotFound("bob"), ServiceUnavailable("no")]
 )
 async def test_message_is_queued_for_refusing_recipients(
-    client: Neighbour, backend: RecordingBackend, refusal: Exception
+    client: SmtpTestClient, backend: RecordingBackend, refusal: Exception
 ) -> None:
-    backend.refuse = {"bob": refusal}
+    backend.errors_by_name = {"bob": refusal}
     reply = await send_message(client, b"\r\nHello\r\n", "ada@example.org", "bob@example.org")
     assert reply.startswith("250 2.0.0")
     assert backend.deferred_addresses == ["bob@example.org"]
-    assert backend.letters[0].to == ["ada@example.org"]
+    assert backend.accepted_messages[0].to == ["ada@example.org"]
 
 
 async def test_queue_failure_is_temporary_error(
-    client: Neighbour, backend: RecordingBackend
+    client: SmtpTestClient, backend: RecordingBackend
 ) -> None:
-    backend.refuse, backend.enqueue_error = {"bob": OVER_QUOTA}, OSError("no disk")
+    backend.errors_by_name, backend.enqueue_error = {"bob": OVER_QUOTA}, OSError("no disk")
     reply = await send_message(client, b"\r\nHello\r\n", "ada@example.org", "bob@example.org")
     assert reply == "451 4.3.0 Try again later"
 
 
-async def test_mail_loop_is_refused(client: Neighbour, backend: RecordingBackend) -> None:
+async def test_mail_loop_is_refused(client: SmtpTestClient, backend: RecordingBackend) -> None:
     header = b"Received: from a by b; now\r\n" * 30
     reply = await send_message(client, header + b"\r\nHello\r\n", "ada@example.org")
     assert reply.startswith("554 5.4.6")
-    assert not backend.letters
+    assert not backend.accepted_messages
     quoted = b"Subject: Hi\r\n\r\n" + header
     assert (await send_message(client, quoted, "ada@example.org")).startswith("250")
 
 
 @pytest.mark.parametrize("raw", [b" by a friend\r\n\r\nHi\r\n", b"\tx\r\n"])
 async def test_leading_folded_line_does_not_extend_received_field(
-    client: Neighbour, backend: RecordingBackend, raw: bytes
+    client: SmtpTestClient, backend: RecordingBackend, raw: bytes
 ) -> None:
     assert (await send_message(client, raw, "ada@example.org")).startswith("250")
-    received_field, rest = backend.letters[0].raw.split(b"\r\n\r\n", 1)
+    received_field, rest = backend.accepted_messages[0].raw.split(b"\r\n\r\n", 1)
     assert received_field.startswith(b"Received: from mx.example.net")
     assert received_field.count(b"\r\n") == 2
     assert rest == raw
@@ -308,32 +313,34 @@ async def test_recipient_lookups_per_session_are_limited(
     open_listener: OpenMxListener, backend: RecordingBackend, command: bytes, expected_lookups: int
 ) -> None:
     mx_listener = await open_listener(max_commands=2000, max_unknown_recipients=50)
-    client = await connect(mx_listener.port)
-    client.send(b"MAIL FROM:<c@example.net>\r\n" + (command + b"\r\n") * 10_000)
+    client = await connect_smtp(mx_listener.port)
+    client.send_bytes(b"MAIL FROM:<c@example.net>\r\n" + (command + b"\r\n") * 10_000)
     with suppress(ConnectionError):  # the server closes the connection while the client sends
-        await client.ended()
-    await until(lambda: not mx_listener.sessions)
+        await client.read_until_closed()
+    await wait_until(lambda: not mx_listener.sessions)
     assert backend.accept_count == expected_lookups
-    assert not backend.letters
+    assert not backend.accepted_messages
     await client.close()
 
 
 async def test_too_many_commands_end_session(open_listener: OpenMxListener) -> None:
     mx_listener = await open_listener(max_commands=10)
-    client = await connect(mx_listener.port)
-    client.send(b"NOOP\r\n" * 9)
-    assert (await client.ended()).endswith(b"421 4.7.0 Too many commands, come back for more\r\n")
+    client = await connect_smtp(mx_listener.port)
+    client.send_bytes(b"NOOP\r\n" * 9)
+    assert (await client.read_until_closed()).endswith(
+        b"421 4.7.0 Too many commands, come back for more\r\n"
+    )
     await client.close()
 
 
 async def test_slow_clients_time_out(open_listener: OpenMxListener) -> None:
     listener = await open_listener(command_timeout=0.2)
-    client = await connect(listener.port, greet=False)
-    assert b"421 4.4.2" in await client.ended()
-    client_in_data = await connect(listener.port)
-    await client_in_data.begin("ada@example.org")
-    client_in_data.send(b"Hello")
-    assert b"421 4.4.2" in await client_in_data.ended()
+    client = await connect_smtp(listener.port, greet=False)
+    assert b"421 4.4.2" in await client.read_until_closed()
+    client_in_data = await connect_smtp(listener.port)
+    await client_in_data.start_data("ada@example.org")
+    client_in_data.send_bytes(b"Hello")
+    assert b"421 4.4.2" in await client_in_data.read_until_closed()
     for open_client in (client, client_in_data):
         await open_client.close()
 
@@ -343,41 +350,41 @@ async def test_slow_data_does_not_extend_timeout(
     open_listener: OpenMxListener, limit_name: str
 ) -> None:
     mx_listener = await open_listener(**{limit_name: 0.6})
-    client = await connect(mx_listener.port)
-    await client.begin("ada@example.org")
+    client = await connect_smtp(mx_listener.port)
+    await client.start_data("ada@example.org")
     async with asyncio.timeout(10):
         while mx_listener.sessions:
             # The server closes the connection while the client sends.
             with suppress(ConnectionError):
-                client.send(b"x\r\n")
+                client.send_bytes(b"x\r\n")
             await asyncio.sleep(0.05)
     await client.close()
     assert mx_listener.byte_budget.used == 0
 
 
-async def test_invalid_ehlo_name_is_refused(client: Neighbour) -> None:
+async def test_invalid_ehlo_name_is_refused(client: SmtpTestClient) -> None:
     for name in ("", "a b", "<x>", "x" * 256, "x\tReceived: y", "(comment"):
-        assert (await client.say(f"EHLO {name}")).startswith("501 5.5.4"), name
-    assert (await client.say("EHLO [IPv6:::1]")).startswith("250-")
+        assert (await client.run_command(f"EHLO {name}")).startswith("501 5.5.4"), name
+    assert (await client.run_command("EHLO [IPv6:::1]")).startswith("250-")
 
 
-async def test_auth_is_not_offered(client: Neighbour) -> None:
-    assert "AUTH" not in await client.say("EHLO x")
-    assert (await client.say("AUTH PLAIN AGEAYg==")).startswith("500 5.5.1")
+async def test_auth_is_not_offered(client: SmtpTestClient) -> None:
+    assert "AUTH" not in await client.run_command("EHLO x")
+    assert (await client.run_command("AUTH PLAIN AGEAYg==")).startswith("500 5.5.1")
 
 
 async def test_connections_of_a_network_are_limited(open_listener: OpenMxListener) -> None:
     mx_listener = await open_listener(max_connections_per_network=2)
-    first, second = await connect(mx_listener.port), await connect(mx_listener.port)
-    third = await connect(mx_listener.port, greet=False)
-    assert (await third.hear()).startswith("421 4.7.0")
-    assert await third.ended() == b""
-    await first.say("QUIT")
-    await until(lambda: len(mx_listener.sessions) == 1)
-    fourth = await connect(mx_listener.port)
+    first, second = await connect_smtp(mx_listener.port), await connect_smtp(mx_listener.port)
+    third = await connect_smtp(mx_listener.port, greet=False)
+    assert (await third.read_reply()).startswith("421 4.7.0")
+    assert await third.read_until_closed() == b""
+    await first.run_command("QUIT")
+    await wait_until(lambda: len(mx_listener.sessions) == 1)
+    fourth = await connect_smtp(mx_listener.port)
     for open_client in (first, second, third, fourth):
         await open_client.close()
-    await until(lambda: not mx_listener.sessions)
+    await wait_until(lambda: not mx_listener.sessions)
     assert mx_listener.connection_limiter.in_use_count == 0
 
 
@@ -408,10 +415,10 @@ async def test_proxy_header_sets_client_address(
     open_listener: OpenMxListener, backend: RecordingBackend, proxy_header: bytes, ip: str
 ) -> None:
     mx_listener = await open_listener(proxy_networks=("127.0.0.0/8",))
-    client = await connect(mx_listener.port, greet=False)
-    client.send(proxy_header + b"EHLO x\r\n")
-    assert (await client.hear()).startswith("220")
-    assert (await client.hear()).startswith("250-")
+    client = await connect_smtp(mx_listener.port, greet=False)
+    client.send_bytes(proxy_header + b"EHLO x\r\n")
+    assert (await client.read_reply()).startswith("220")
+    assert (await client.read_reply()).startswith("250-")
     await send_message(client, b"\r\nHello\r\n", "ada@example.org")
     assert backend.arrivals[0].client.ip_address == ip
     await client.close()
@@ -433,29 +440,29 @@ async def test_invalid_proxy_header_closes_connection(
     open_listener: OpenMxListener, proxy_header: bytes
 ) -> None:
     mx_listener = await open_listener(proxy_networks=("127.0.0.0/8",))
-    client = await connect(mx_listener.port, greet=False)
-    client.send(proxy_header)
-    assert await client.ended() == b""
+    client = await connect_smtp(mx_listener.port, greet=False)
+    client.send_bytes(proxy_header)
+    assert await client.read_until_closed() == b""
     await client.close()
 
 
 async def test_proxy_header_of_untrusted_client_is_refused(mx_listener: MxListener) -> None:
-    client = await connect(mx_listener.port, greet=False)
-    client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 25\r\n")
-    assert (await client.hear()).startswith("220")
-    assert (await client.hear()).startswith("500 5.5.1")
+    client = await connect_smtp(mx_listener.port, greet=False)
+    client.send_bytes(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 25\r\n")
+    assert (await client.read_reply()).startswith("220")
+    assert (await client.read_reply()).startswith("500 5.5.1")
     await client.close()
 
 
 async def test_proxy_header_is_read_before_implicit_tls(
-    open_listener: OpenMxListener, authority: Authority, backend: RecordingBackend
+    open_listener: OpenMxListener, authority: CertificateAuthority, backend: RecordingBackend
 ) -> None:
     mx_listener = await open_listener(proxy_networks=("127.0.0.0/8",), implicit_tls=True)
-    client = await connect(mx_listener.port, greet=False)
-    client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 465\r\n")
-    await client.writer.start_tls(authority.client(), server_hostname="mx.example.org")
-    assert (await client.hear()).startswith("220")
-    await client.say("EHLO x")
+    client = await connect_smtp(mx_listener.port, greet=False)
+    client.send_bytes(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 465\r\n")
+    await client.writer.start_tls(authority.client_context(), server_hostname="mx.example.org")
+    assert (await client.read_reply()).startswith("220")
+    await client.run_command("EHLO x")
     await send_message(client, b"\r\nHello\r\n", "ada@example.org")
     assert backend.arrivals[0].client.ip_address == "192.0.2.7"
     await client.close()
@@ -465,19 +472,19 @@ async def test_messages_per_network_and_hour_are_limited(
     open_listener: OpenMxListener, backend: RecordingBackend, clock: ManualClock
 ) -> None:
     mx_listener = await open_listener(MxRules(network_hourly=3, network_hourly_per_account=2))
-    client = await connect(mx_listener.port)
+    client = await connect_smtp(mx_listener.port)
     for _ in range(2):
         assert (await send_message(client, b"\r\nHi\r\n", "ada@example.org")).startswith("250")
-    await client.say("MAIL FROM:<c@example.net>")
-    assert (await client.say("RCPT TO:<ada@example.org>")).startswith("450 4.2.1")
-    assert (await client.say("RCPT TO:<bob@example.org>")).startswith("250")
-    await client.say("DATA")
-    client.send(b"\r\nHi\r\n.\r\n")
-    assert (await client.hear()).startswith("250")
-    assert (await client.say("MAIL FROM:<c@example.net>")).startswith("450 4.7.1")
+    await client.run_command("MAIL FROM:<c@example.net>")
+    assert (await client.run_command("RCPT TO:<ada@example.org>")).startswith("450 4.2.1")
+    assert (await client.run_command("RCPT TO:<bob@example.org>")).startswith("250")
+    await client.run_command("DATA")
+    client.send_bytes(b"\r\nHi\r\n.\r\n")
+    assert (await client.read_reply()).startswith("250")
+    assert (await client.run_command("MAIL FROM:<c@example.net>")).startswith("450 4.7.1")
     clock.tick(hours=1)
     assert (await send_message(client, b"\r\nHi\r\n", "ada@example.org")).startswith("250")
-    assert len(backend.letters) == 4
+    assert len(backend.accepted_messages) == 4
     await client.close()
 
 
@@ -485,8 +492,8 @@ async def test_refused_message_does_not_count_for_limit(
     open_listener: OpenMxListener, backend: RecordingBackend
 ) -> None:
     mx_listener = await open_listener(MxRules(network_hourly=1))
-    backend.refuse = {"ada": OVER_QUOTA}
-    client = await connect(mx_listener.port)
+    backend.errors_by_name = {"ada": OVER_QUOTA}
+    client = await connect_smtp(mx_listener.port)
     for _ in range(3):
         assert (await send_message(client, b"\r\nHi\r\n", "ada@example.org")).startswith("452")
     await client.close()
@@ -503,7 +510,7 @@ async def test_slow_recipient_lookup_is_temporary_error(
         raise NotFound("nobody")
 
     monkeypatch.setattr(backend, "accept_recipient", accept_never)
-    client = await connect(mx_listener.port)
-    await client.say("MAIL FROM:<c@example.net>")
-    assert (await client.say("RCPT TO:<ada@example.org>")).startswith("451 4.3.0")
+    client = await connect_smtp(mx_listener.port)
+    await client.run_command("MAIL FROM:<c@example.net>")
+    assert (await client.run_command("RCPT TO:<ada@example.org>")).startswith("451 4.3.0")
     await client.close()

@@ -40,7 +40,7 @@ from models.spam.sender_rules import (
 from models.store.columns import core_table
 from tests.conftest import make_user, raw_message
 from tests.support.operations.spam_operations import SenderRuleRecipient
-from tests.support.stores.query_plans import explained
+from tests.support.stores.query_plans import record_query_plans
 
 ALLOW, BLOCK = SenderAction.ALLOW, SenderAction.BLOCK
 ALL_SPAM_HEADERS = Options().spam_headers
@@ -435,11 +435,11 @@ async def test_rule_query_uses_index(environment: Environment) -> None:
         SenderRuleRecipient(ada.id, 5, ["vip"]),
         *(SenderRuleRecipient(1000 + n, 5) for n in range(20)),
     ]
-    with explained(environment) as plans:
+    with record_query_plans(environment) as plans:
         query = load_matching_rules(
             environment, recipients, "news@eu.shop.example", "a@b.far.example"
         )
-        plan = await plans.of(query, "sender_rules")
+        plan = await plans.explain_select(query, "sender_rules")
     assert "uq_sender_rules_place" in plan or "ix_sender_rules_pattern" in plan, plan
     assert "SCAN sender_rules" not in plan, plan
     assert "Seq Scan on sender_rules" not in plan, plan

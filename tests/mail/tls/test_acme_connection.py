@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mail.tls import acme_client, acme_connection
-from tests.support.operations.certificate_operations import pem_of_key
+from tests.support.operations.certificate_operations import private_key_pem
 
 RESPONSE_HEADER = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -25,7 +25,7 @@ async def test_stored_acme_error_keeps_no_connection_open(failing_path: str) -> 
         writer.close()
         closed.set()
 
-    key = pem_of_key(ec.generate_private_key(ec.SECP256R1()))
+    key = private_key_pem(ec.generate_private_key(ec.SECP256R1()))
     async with await asyncio.start_server(respond, "127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         with pytest.raises(acme_client.AcmeError) as raised:

@@ -26,16 +26,16 @@ from models.runtime.environment import Environment
 from resolvers.certificates import certificate_reload
 from resolvers.certificates.certificates import find_served_spki_sha256
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.mail_servers.queue_worker import until
-from tests.support.mail_servers.smtp_client import Authority, connect
+from tests.support.mail_servers.queue_worker import poll_until
+from tests.support.mail_servers.smtp_client import CertificateAuthority, connect_smtp
 from tests.support.operations.certificate_operations import (
-    DAY,
-    DELETE,
-    NAME,
-    Signer,
-    put,
+    CERTIFICATE_DELETE,
+    ONE_DAY,
+    SERVER_NAME,
+    CertificateSigner,
     rsa_key,
-    stored,
+    set_certificate,
+    store_certificate,
 )
 
 INSECURE_CONTEXT = ssl.create_default_context()
@@ -54,14 +54,14 @@ class SniListener:
         self, name: str | None, context: ssl.SSLContext = INSECURE_CONTEXT
     ) -> str:
         """Return the SHA-256 fingerprint of the certificate served for this name."""
-        client = await connect(self.listener.port)
-        assert (await client.say("STARTTLS")).startswith("220 ")
+        client = await connect_smtp(self.listener.port)
+        assert (await client.run_command("STARTTLS")).startswith("220 ")
         if name is None:
             context = new_insecure_context()
         await client.writer.start_tls(context, server_hostname=name or "")
         tls_object = client.writer.get_extra_info("ssl_object")
         raw = tls_object.getpeercert(binary_form=True)
-        assert (await client.say("EHLO x")).startswith("250-")
+        assert (await client.run_command("EHLO x")).startswith("250-")
         await client.close()
         digest = hashlib.sha256(raw).hexdigest()
         return ":".join(digest[position : position + 2] for position in range(0, 64, 2))
@@ -105,15 +105,17 @@ async def run_listener(
 async def test_each_name_gets_its_certificate(
     root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    own_fingerprint = (await stored(root, NAME))["fingerprintSha256"]
-    shop = await stored(root, "shop.example", names=["shop.example", "*.shop.example", "b.example"])
-    exact_fingerprint = (await stored(root, "a.shop.example"))["fingerprintSha256"]
-    odd_fingerprint = (await stored(root, "odd.example", names=["other.example"]))[
+    own_fingerprint = (await store_certificate(root, SERVER_NAME))["fingerprintSha256"]
+    shop = await store_certificate(
+        root, "shop.example", names=["shop.example", "*.shop.example", "b.example"]
+    )
+    exact_fingerprint = (await store_certificate(root, "a.shop.example"))["fingerprintSha256"]
+    odd_fingerprint = (await store_certificate(root, "odd.example", names=["other.example"]))[
         "fingerprintSha256"
     ]
     async with run_listener(environment, tmp_path) as sni_listener:
         for name, expected in (
-            (NAME, own_fingerprint),
+            (SERVER_NAME, own_fingerprint),
             ("MX.Example.ORG", own_fingerprint),
             ("shop.example", shop["fingerprintSha256"]),
             ("www.shop.example", shop["fingerprintSha256"]),
@@ -135,17 +137,19 @@ async def test_longest_valid_of_several_certificates_is_served(
     root: GraphQLClient, environment: Environment, clock: ManualClock, tmp_path: Path
 ) -> None:
     names = ["a.example", "b.example"]
-    await stored(root, "short.example", names=names, days=60)
-    long_fingerprint = (await stored(root, "long.example", names=names, days=80))[
+    await store_certificate(root, "short.example", names=names, days=60)
+    long_fingerprint = (await store_certificate(root, "long.example", names=names, days=80))[
         "fingerprintSha256"
     ]
-    own_fingerprint = (await stored(root, "b.example", days=40))["fingerprintSha256"]
+    own_fingerprint = (await store_certificate(root, "b.example", days=40))["fingerprintSha256"]
     async with run_listener(environment, tmp_path) as sni_listener:
         assert [await sni_listener.served_fingerprint(name) for name in names] == [
             long_fingerprint,
             own_fingerprint,
         ]
-        clock.tick(seconds=20 * DAY.total_seconds())  # the certificate with this name has expired
+        clock.tick(
+            seconds=20 * ONE_DAY.total_seconds()
+        )  # the certificate with this name has expired
         assert [await sni_listener.served_fingerprint(name) for name in names] == [
             long_fingerprint,
             long_fingerprint,
@@ -155,16 +159,16 @@ async def test_longest_valid_of_several_certificates_is_served(
 async def test_certificate_file_is_served_for_other_names(
     root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    authority = Authority(tmp_path)
-    file = CertificateFiles(authority.issue("file.example"))
-    stored_fingerprint = (await stored(root, NAME))["fingerprintSha256"]
+    authority = CertificateAuthority(tmp_path)
+    file = CertificateFiles(authority.issue_certificate("file.example"))
+    stored_fingerprint = (await store_certificate(root, SERVER_NAME))["fingerprintSha256"]
     async with run_listener(environment, tmp_path, file) as sni_listener:
-        assert await sni_listener.served_fingerprint(NAME) == stored_fingerprint
+        assert await sni_listener.served_fingerprint(SERVER_NAME) == stored_fingerprint
         file_fingerprint = await sni_listener.served_fingerprint("nobody.example")
         assert file_fingerprint == await sni_listener.served_fingerprint(None) != stored_fingerprint
         # The client verifies the name.
-        await sni_listener.served_fingerprint("file.example", authority.client())
-        authority.issue("file.example")  # replaced on disk
+        await sni_listener.served_fingerprint("file.example", authority.client_context())
+        authority.issue_certificate("file.example")  # replaced on disk
         assert await sni_listener.served_fingerprint("nobody.example") != file_fingerprint
 
 
@@ -172,31 +176,31 @@ async def test_certificate_change_needs_no_restart(
     root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
     async with run_listener(environment, tmp_path) as sni_listener:
-        client = await connect(sni_listener.listener.port, greet=False)
-        await client.hear()
-        assert "STARTTLS" not in await client.say("EHLO x")
-        assert (await client.say("STARTTLS")).startswith("502 ")
-        first_certificate = await stored(root)
+        client = await connect_smtp(sni_listener.listener.port, greet=False)
+        await client.read_reply()
+        assert "STARTTLS" not in await client.run_command("EHLO x")
+        assert (await client.run_command("STARTTLS")).startswith("502 ")
+        first_certificate = await store_certificate(root)
 
         async def is_served(fingerprint: str) -> bool:
             return (
                 sni_listener.keyring.is_ready
-                and await sni_listener.served_fingerprint(NAME) == fingerprint
+                and await sni_listener.served_fingerprint(SERVER_NAME) == fingerprint
             )
 
-        await until(lambda: is_served(first_certificate["fingerprintSha256"]))
-        assert "STARTTLS" in await client.say("EHLO x")  # also on a connection from before
-        second_certificate = await stored(root)
+        await poll_until(lambda: is_served(first_certificate["fingerprintSha256"]))
+        assert "STARTTLS" in await client.run_command("EHLO x")  # also on a connection from before
+        second_certificate = await store_certificate(root)
         assert second_certificate["id"] == first_certificate["id"]
-        await until(lambda: is_served(second_certificate["fingerprintSha256"]))
+        await poll_until(lambda: is_served(second_certificate["fingerprintSha256"]))
         await client.close()
-        await root(DELETE, input={"ids": [first_certificate["id"]]})
+        await root(CERTIFICATE_DELETE, input={"ids": [first_certificate["id"]]})
 
         async def has_no_certificate() -> bool:
             return not sni_listener.keyring.is_ready
 
-        await until(has_no_certificate)
-        assert sni_listener.keyring.context_for_name(NAME) is None
+        await poll_until(has_no_certificate)
+        assert sni_listener.keyring.context_for_name(SERVER_NAME) is None
 
 
 async def test_certificate_stored_by_other_process_is_served(
@@ -206,13 +210,15 @@ async def test_certificate_stored_by_other_process_is_served(
     # Without wake-ups of the first process.
     other_world = replace(environment, wakeups=type(environment.wakeups)())
     async with run_listener(other_world, tmp_path) as sni_listener:
-        certificate = await stored(root)
+        certificate = await store_certificate(root)
 
         async def is_ready() -> bool:
             return sni_listener.keyring.is_ready
 
-        await until(is_ready)
-        assert await sni_listener.served_fingerprint(NAME) == certificate["fingerprintSha256"]
+        await poll_until(is_ready)
+        assert (
+            await sni_listener.served_fingerprint(SERVER_NAME) == certificate["fingerprintSha256"]
+        )
 
 
 async def test_implicit_tls_waits_for_certificate(
@@ -223,16 +229,18 @@ async def test_implicit_tls_waits_for_certificate(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await reader.read() == b""
         writer.close()
-        signer = Signer()
-        cert, key = signer.issue(["mx.example.org"])
-        assert (await put(root, serverName=NAME, cert=cert, privateKey=key))["errors"] == []
+        signer = CertificateSigner()
+        cert, key = signer.issue_certificate(["mx.example.org"])
+        assert (await set_certificate(root, serverName=SERVER_NAME, cert=cert, privateKey=key))[
+            "errors"
+        ] == []
 
         async def is_ready() -> bool:
             return sni_listener.keyring.is_ready
 
-        await until(is_ready)
+        await poll_until(is_ready)
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", port, ssl=INSECURE_CONTEXT, server_hostname=NAME
+            "127.0.0.1", port, ssl=INSECURE_CONTEXT, server_hostname=SERVER_NAME
         )
         assert (await reader.readline()).startswith(b"220 ")
         writer.close()
@@ -242,10 +250,10 @@ async def test_undecryptable_certificate_is_skipped(
     root: GraphQLClient, environment: Environment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["a.example"]
-    good_fingerprint = (await stored(root, "good.example", names=names, days=60))[
+    good_fingerprint = (await store_certificate(root, "good.example", names=names, days=60))[
         "fingerprintSha256"
     ]
-    await stored(root, "lost.example", names=names, days=80)
+    await store_certificate(root, "lost.example", names=names, days=80)
     statement = "UPDATE certificates SET private_key = 'x.AAAA' WHERE server_name = 'lost.example'"
     async with environment.write_session() as session:
         await (await session.connection()).exec_driver_sql(statement)
@@ -261,7 +269,7 @@ async def test_cached_contexts_are_limited(
     assert MAX_CONTEXTS >= 100
     monkeypatch.setattr("mail.tls.sni_certificates.MAX_CONTEXTS", 2)
     for name in ("a.example", "b.example", "c.example"):
-        await stored(root, name)
+        await store_certificate(root, name)
     keyring = certificate_reload.new_empty_keyring(environment)
     await certificate_reload.update_keyring_from_database(environment, keyring)
     first_context = keyring.context_for_name("a.example")
@@ -274,7 +282,7 @@ async def test_cached_contexts_are_limited(
 async def test_tls_sessions_are_resumed(
     root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    await stored(root)
+    await store_certificate(root)
     async with run_listener(environment, tmp_path) as sni_listener:
         context = new_insecure_context()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -287,7 +295,9 @@ async def test_tls_sessions_are_resumed(
                 smtp.ehlo()
                 smtp.docmd("STARTTLS")
                 assert isinstance(smtp.sock, socket.socket)
-                tls_socket = context.wrap_socket(smtp.sock, server_hostname=NAME, session=session)
+                tls_socket = context.wrap_socket(
+                    smtp.sock, server_hostname=SERVER_NAME, session=session
+                )
                 smtp.sock, smtp.file = tls_socket, None
                 smtp.ehlo()
                 return tls_socket.session, tls_socket.session_reused
@@ -300,7 +310,7 @@ async def test_tls_sessions_are_resumed(
 
 def test_private_key_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    cert, key = Signer().issue(key=rsa_key())
+    cert, key = CertificateSigner().issue_certificate(key=rsa_key())
     assert context_from_pem(cert, key)
     monkeypatch.delattr("os.memfd_create")
     with server_tls._temporary_pem_file(cert, key) as (path, password):  # noqa: SLF001 - checks the temporary file
@@ -320,32 +330,32 @@ async def test_submission_needs_stored_or_pending_certificate(
     with pytest.raises(CommandError, match="MERGANSER_SUBMISSION takes a certificate"):
         await smtp_listeners.check_certificate_available(settings, environment)
     await smtp_listeners.check_certificate_available(Settings(smtp="127.0.0.1:25"), environment)
-    await put(root, serverName=NAME, acme=True)
+    await set_certificate(root, serverName=SERVER_NAME, acme=True)
     await smtp_listeners.check_certificate_available(settings, environment)
 
 
 async def test_tlsa_digest_is_of_served_certificate(
     root: GraphQLClient, environment: Environment, tmp_path: Path
 ) -> None:
-    assert await find_served_spki_sha256(environment, NAME) is None
-    file = Authority(tmp_path).issue()
+    assert await find_served_spki_sha256(environment, SERVER_NAME) is None
+    file = CertificateAuthority(tmp_path).issue_certificate()
     with_file = replace(environment, options=replace(environment.options, tls_cert=file))
-    file_digest = await find_served_spki_sha256(with_file, NAME)
+    file_digest = await find_served_spki_sha256(with_file, SERVER_NAME)
     assert file_digest is not None
-    await stored(root, "other.example")
-    other_digest = await find_served_spki_sha256(environment, NAME)
+    await store_certificate(root, "other.example")
+    other_digest = await find_served_spki_sha256(environment, SERVER_NAME)
     assert other_digest not in (None, file_digest)
-    assert await find_served_spki_sha256(with_file, NAME) == file_digest
-    await stored(root, "wild.example", names=["*.example.org"])
-    wildcard_digest = await find_served_spki_sha256(with_file, NAME)
-    await stored(root, NAME)
+    assert await find_served_spki_sha256(with_file, SERVER_NAME) == file_digest
+    await store_certificate(root, "wild.example", names=["*.example.org"])
+    wildcard_digest = await find_served_spki_sha256(with_file, SERVER_NAME)
+    await store_certificate(root, SERVER_NAME)
     assert (
         len(
             {
                 other_digest,
                 file_digest,
                 wildcard_digest,
-                await find_served_spki_sha256(with_file, NAME),
+                await find_served_spki_sha256(with_file, SERVER_NAME),
             }
         )
         == 4

@@ -13,8 +13,19 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from models.users.tables import User
 from tests.conftest import GraphQLClient, ManualClock, deliver_to
-from tests.support.operations.bulk_operations import call, inbox, keys, nodes, places, take_back
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.bulk_operations import (
+    inbox_selection,
+    list_message_ids,
+    list_messages,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+    undo_mutation,
+)
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -38,13 +49,16 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 async def test_message_update_adds_removes_and_replaces_flags(
     ada_with_mail: GraphQLClient, before: list[str], set_: dict[str, Any], after: list[str]
 ) -> None:
-    select = {"ids": [(await keys(ada_with_mail))[0]]}
-    await call(ada_with_mail, "messageUpdate", select=select, set={"flags": before})
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
-    answer = await call(ada_with_mail, "messageUpdate", select=select, set=set_)
+    select = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
+    await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set={"flags": before})
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+    answer = await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
     assert (answer["errors"], answer["messages"][0]["flags"]) == ([], after)
     kinds = [
-        kind for kind, _ in await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
+        kind
+        for kind, _ in await load_journal_entries(
+            ada_with_mail.environment, ada_with_mail.user.id, last
+        )
     ]
     assert kinds == ([] if sorted(before) == sorted(after) else [ChangeKind.MESSAGE_UPDATED])
 
@@ -52,7 +66,7 @@ async def test_message_update_adds_removes_and_replaces_flags(
 async def test_message_update_keeps_absent_fields_and_clears_null(
     ada_with_mail: GraphQLClient,
 ) -> None:
-    select = {"ids": [(await keys(ada_with_mail))[0]]}
+    select = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
     expires_at = "2031-01-01T00:00:00Z"
     for set_, expected in (
         ({"expires": expires_at, "metaData": {"a": [1]}}, (expires_at, {"a": [1]})),
@@ -60,9 +74,9 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
         ({"expires": None}, (None, {"a": [1]})),
         ({"metaData": None}, (None, None)),
     ):
-        (message,) = (await call(ada_with_mail, "messageUpdate", select=select, set=set_))[
-            "messages"
-        ]
+        (message,) = (
+            await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
+        )["messages"]
         assert (message["expires"], message["metaData"]) == expected
 
 
@@ -88,51 +102,58 @@ async def test_invalid_message_update_changes_nothing(
     constraint: str,
     index: int | None,
 ) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
-    answer = await call(
-        ada_with_mail, "messageUpdate", select={"ids": await keys(ada_with_mail)}, set=set_
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+    answer = await run_message_mutation(
+        ada_with_mail,
+        "messageUpdate",
+        select={"ids": await list_message_ids(ada_with_mail)},
+        set=set_,
     )
     assert [(e["path"], e["constraint"], e["index"]) for e in answer["errors"]] == [
         (path, constraint, index)
     ]
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
 
 
 async def test_bulk_update_writes_one_journal_entry(ada_with_mail: GraphQLClient) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
-    message_ids = [global_ids.decode("Message", text) for text in await keys(ada_with_mail)]
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+    message_ids = [
+        global_ids.decode("Message", text) for text in await list_message_ids(ada_with_mail)
+    ]
     for _ in range(2):  # the second time nothing changes
-        await call(
+        await run_message_mutation(
             ada_with_mail,
             "messageUpdate",
-            select={"ids": await keys(ada_with_mail)},
+            select={"ids": await list_message_ids(ada_with_mail)},
             set={"seen": True},
         )
-    ((kind, changed_ids),) = await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
+    ((kind, changed_ids),) = await load_journal_entries(
+        ada_with_mail.environment, ada_with_mail.user.id, last
+    )
     assert (kind, changed_ids) == (ChangeKind.MESSAGE_UPDATED, message_ids)
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last + 3
-    modseqs = await rows(ada_with_mail.environment, "SELECT DISTINCT modseq FROM messages")
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last + 3
+    modseqs = await select_rows(ada_with_mail.environment, "SELECT DISTINCT modseq FROM messages")
     assert modseqs == [(last + 3,)]
 
 
 async def test_update_with_outdated_if_unchanged_since_is_refused(
     ada_with_mail: GraphQLClient,
 ) -> None:
-    select = {"ids": await keys(ada_with_mail)}
-    modseq_before = await reached(ada_with_mail.environment, ada_with_mail.user.id)
-    first = await call(
+    select = {"ids": await list_message_ids(ada_with_mail)}
+    modseq_before = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+    first = await run_message_mutation(
         ada_with_mail, "messageUpdate", select={"ids": select["ids"][:1]}, set={"seen": True}
     )
     newest_modseq = first["messages"][0]["modseq"]
     for extra in ({}, {"async": True}):
-        answer = await call(
+        answer = await run_message_mutation(
             ada_with_mail, "messageUpdate", select=select, set={"flagged": True},
             ifUnchangedSince=modseq_before, **extra,
         )  # fmt: skip
         assert [(e["code"], e["currentModseq"], e["path"]) for e in answer["errors"]] == [
             ("STALE", newest_modseq, ["ifUnchangedSince"])
         ]
-    answer = await call(
+    answer = await run_message_mutation(
         ada_with_mail,
         "messageUpdate",
         select=select,
@@ -145,22 +166,30 @@ async def test_update_with_outdated_if_unchanged_since_is_refused(
 @pytest.mark.parametrize(
     ("select", "subjects"),
     [
-        (inbox("1"), "a"), (inbox("2:*"), "bc"), (inbox("3,1"), "ac"), (inbox("9:*"), "c"),
-        (inbox("7"), ""), ({"mailbox": {"path": "inbox"}}, "abc"),
+        (inbox_selection("1"), "a"),
+        (inbox_selection("2:*"), "bc"),
+        (inbox_selection("3,1"), "ac"),
+        (inbox_selection("9:*"), "c"),
+        (inbox_selection("7"), ""),
+        ({"mailbox": {"path": "inbox"}}, "abc"),
         ({"mailbox": {"path": "Keep"}}, ""),
-        ({"filter": {"subject": "B"}}, "b"), ({"all": True}, "abc"), ({"ids": []}, ""),
+        ({"filter": {"subject": "B"}}, "b"),
+        ({"all": True}, "abc"),
+        ({"ids": []}, ""),
         ({"filter": {"query": "c"}}, "c"),
     ],
-)  # fmt: skip
+)
 async def test_update_applies_to_selected_messages(
     ada_with_mail: GraphQLClient, select: dict[str, Any], subjects: str
 ) -> None:
-    answer = await call(ada_with_mail, "messageUpdate", select=select, set={"flagged": True})
+    answer = await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=select, set={"flagged": True}
+    )
     assert (answer["errors"], answer["updatedCount"]) == ([], len(subjects))
     assert (answer["undo"] is None) is (not subjects)
-    assert [node["subject"] for node in await nodes(ada_with_mail) if node["flags"]] == list(
-        subjects
-    )
+    assert [
+        node["subject"] for node in await list_messages(ada_with_mail) if node["flags"]
+    ] == list(subjects)
 
 
 @pytest.mark.parametrize(
@@ -170,12 +199,12 @@ async def test_update_applies_to_selected_messages(
         ({"ids": [], "all": True}, "VALIDATION", ["select"]),
         ({"filter": {}}, "VALIDATION", ["select", "filter"]),
         ({"filter": {"subject": "B"}, "all": True}, "VALIDATION", ["select", "all"]),
-        (inbox(""), "VALIDATION", ["select", "uids"]),
+        (inbox_selection(""), "VALIDATION", ["select", "uids"]),
         ({"ids": [], "mailbox": {"path": "INBOX"}}, "VALIDATION", ["select"]),
         ({"mailbox": {"path": "INBOX"}, "all": True}, "VALIDATION", ["select"]),
         ({"uids": "1"}, "VALIDATION", ["select"]),
         ({"all": True, "uids": "1"}, "VALIDATION", ["select"]),
-        (inbox("x"), "VALIDATION", ["uids"]),
+        (inbox_selection("x"), "VALIDATION", ["uids"]),
         ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
         ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select"]),
         ({"ids": [global_ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
@@ -185,51 +214,61 @@ async def test_invalid_selection_is_refused(
     ada_with_mail: GraphQLClient, select: dict[str, Any], code: str, path: list[str]
 ) -> None:
     for name, extra in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
-        (error,) = (await call(ada_with_mail, name, select=select, **extra))["errors"]
+        (error,) = (await run_message_mutation(ada_with_mail, name, select=select, **extra))[
+            "errors"
+        ]
         assert (error["code"], error["path"]) == (code, path)
-    assert len(await keys(ada_with_mail)) == 3
+    assert len(await list_message_ids(ada_with_mail)) == 3
 
 
 async def test_unknown_or_foreign_message_id_refuses_whole_request(
     ada_with_mail: GraphQLClient, bob: GraphQLClient
 ) -> None:
     foreign_id = global_ids.encode("Message", (await deliver_to(bob)).message_id)
-    own_id = (await keys(ada_with_mail))[0]
+    own_id = (await list_message_ids(ada_with_mail))[0]
     for wrong_id in (foreign_id, global_ids.encode("Message", 7)):
         for name, extra in (
             ("messageUpdate", {"set": {"seen": True}}),
             ("messageMove", {"to": {"path": "Keep"}}),
             ("messageDelete", {"permanent": True}),
         ):
-            answer = await call(ada_with_mail, name, select={"ids": [own_id, wrong_id]}, **extra)
+            answer = await run_message_mutation(
+                ada_with_mail, name, select={"ids": [own_id, wrong_id]}, **extra
+            )
             assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
                 ("NOT_FOUND", ["select", "ids"], 1)
             ]
-    assert {tuple(node["flags"]) for node in await nodes(ada_with_mail)} == {()}
+    assert {tuple(node["flags"]) for node in await list_messages(ada_with_mail)} == {()}
     foreign_mailbox = {"id": global_ids.encode("Mailbox", (await bob.load_mailbox()).id)}
     for name, arguments in (
         ("messageMove", {"select": {"ids": [own_id]}, "to": foreign_mailbox}),
         ("messageDelete", {"select": {"mailbox": foreign_mailbox}}),
     ):
-        assert (await call(ada_with_mail, name, **arguments))["errors"][0]["code"] == "NOT_FOUND"
+        assert (await run_message_mutation(ada_with_mail, name, **arguments))["errors"][0][
+            "code"
+        ] == "NOT_FOUND"
     assert (await bob.load_mailbox()).total == 1
 
 
 async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient) -> None:
-    a, _, c = await keys(ada_with_mail)
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
-    answer = await call(ada_with_mail, "messageMove", select={"ids": [c, a]}, to={"path": "Brief"})
+    a, _, c = await list_message_ids(ada_with_mail)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+    answer = await run_message_mutation(
+        ada_with_mail, "messageMove", select={"ids": [c, a]}, to={"path": "Brief"}
+    )
     assert answer["movedCount"] == 2
     assert [(item["oldUid"], item["newUid"]) for item in answer["moved"]] == [(1, 1), (3, 2)]
     message = answer["moved"][0]["message"]
     assert (message["id"], message["mailbox"]) == (a, {"path": "Brief", "total": 2, "unseen": 2})
     assert message["expires"] == "2030-01-02T00:00:03Z"
-    ((kind, changed_ids),) = await journal(ada_with_mail.environment, ada_with_mail.user.id, last)
+    ((kind, changed_ids),) = await load_journal_entries(
+        ada_with_mail.environment, ada_with_mail.user.id, last
+    )
     assert (kind, changed_ids) == (
         ChangeKind.MESSAGE_MOVED,
         [global_ids.decode("Message", k) for k in (a, c)],
     )
-    moved_back = await call(
+    moved_back = await run_message_mutation(
         ada_with_mail, "messageMove", select={"ids": [a]}, to={"specialUse": "INBOX"}
     )
     assert (moved_back["moved"][0]["newUid"], moved_back["moved"][0]["message"]["expires"]) == (
@@ -239,9 +278,9 @@ async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient
 
 
 async def test_message_move_sets_flags_and_expiry(ada_with_mail: GraphQLClient) -> None:
-    (a, *_) = await keys(ada_with_mail)
+    (a, *_) = await list_message_ids(ada_with_mail)
     arguments = {"seen": True, "addFlags": ["x"], "expires": "2031-01-01T00:00:00Z"}
-    answer = await call(
+    answer = await run_message_mutation(
         ada_with_mail, "messageMove", select={"ids": [a]}, to={"path": "Brief"}, set=arguments
     )
     message = answer["moved"][0]["message"]
@@ -255,13 +294,13 @@ async def test_concurrent_moves_leave_all_messages_in_one_mailbox(
     moves = [("messageMove", "Keep"), ("messageMove", "Brief"), ("messageMove", "Sent")] * 3
     answers = await asyncio.gather(
         *(
-            call(ada_with_mail, name, select={"all": True}, to={"path": path})
+            run_message_mutation(ada_with_mail, name, select={"all": True}, to={"path": path})
             for name, path in moves
         )
     )
     assert [answer["errors"] for answer in answers] == [[]] * 9
     assert [answer["movedCount"] for answer in answers] == [3] * 9
-    messages = await nodes(ada_with_mail)
+    messages = await list_messages(ada_with_mail)
     assert sorted(node["subject"] for node in messages) == ["a", "b", "c"]
     assert len({node["mailbox"]["path"] for node in messages}) == 1
 
@@ -274,114 +313,144 @@ async def test_expired_messages_are_archived(
         ("2", None),
         ("3", "2020-01-01T00:00:00Z"),
     ):
-        await call(ada_with_mail, "messageUpdate", select=inbox(uids), set={"expires": expires_at})
-    await call(ada_with_mail, "messageCopy", select=inbox("1"), to={"path": "Brief"})
+        await run_message_mutation(
+            ada_with_mail,
+            "messageUpdate",
+            select=inbox_selection(uids),
+            set={"expires": expires_at},
+        )
+    await run_message_mutation(
+        ada_with_mail, "messageCopy", select=inbox_selection("1"), to={"path": "Brief"}
+    )
     await housekeeping.run_round(environment)
-    assert await places(ada_with_mail) == {"a": "Brief", "b": "INBOX"}
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {"a": "Brief", "b": "INBOX"}
     clock.tick(hours=1)
     await housekeeping.run_round(environment)
-    assert sorted(node["mailbox"]["path"] for node in await nodes(ada_with_mail)) == [
+    assert sorted(node["mailbox"]["path"] for node in await list_messages(ada_with_mail)) == [
         "Brief",
         "INBOX",
     ]
     clock.tick(days=1)
     await housekeeping.run_round(environment)
-    assert await places(ada_with_mail) == {"b": "INBOX"}
-    archived = await rows(
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {"b": "INBOX"}
+    archived = await select_rows(
         environment, "SELECT subject FROM messages WHERE mailbox_id IS NULL ORDER BY 1"
     )
     assert archived == [("a",), ("a",), ("c",)]
 
 
 async def test_move_into_same_mailbox_changes_nothing(ada_with_mail: GraphQLClient) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
-    answer = await call(ada_with_mail, "messageMove", select=inbox("1:2"), to={"path": "INBOX"})
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
+    answer = await run_message_mutation(
+        ada_with_mail, "messageMove", select=inbox_selection("1:2"), to={"path": "INBOX"}
+    )
     assert [(item["oldUid"], item["newUid"]) for item in answer["moved"]] == [(1, 1), (2, 2)]
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
 
 
 async def test_move_to_missing_mailbox_is_refused(ada_with_mail: GraphQLClient) -> None:
-    answer = await call(ada_with_mail, "messageMove", select=inbox("1"), to={"path": "Nowhere"})
+    answer = await run_message_mutation(
+        ada_with_mail, "messageMove", select=inbox_selection("1"), to={"path": "Nowhere"}
+    )
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
 
 
 async def test_deleted_messages_are_archived(
     ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
-    (a, b, _) = await keys(ada_with_mail)
-    await call(ada_with_mail, "messageUpdate", select={"ids": [b]}, set={"draft": True})
-    last = await reached(environment, ada_with_mail.user.id)
-    answer = await call(ada_with_mail, "messageDelete", select={"ids": [a, b]})
+    (a, b, _) = await list_message_ids(ada_with_mail)
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select={"ids": [b]}, set={"draft": True}
+    )
+    last = await load_stream_position(environment, ada_with_mail.user.id)
+    answer = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [a, b]})
     assert (answer["deletedCount"], answer["errors"]) == (2, [])
-    assert await places(ada_with_mail) == {"c": "INBOX"}
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {"c": "INBOX"}
     sql = (
         "SELECT subject, archived_from, purge_at FROM messages WHERE mailbox_id IS NULL ORDER BY 1"
     )
-    (message, draft) = await rows(environment, sql)
+    (message, draft) = await select_rows(environment, sql)
     assert (message[:2], draft[:2]) == (("a", "INBOX"), ("b", "INBOX"))
     assert str(draft[2])[:16] < str(message[2])[:16]
-    ((kind, changed_ids),) = await journal(environment, ada_with_mail.user.id, last)
+    ((kind, changed_ids),) = await load_journal_entries(environment, ada_with_mail.user.id, last)
     assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_ARCHIVED, 2)
-    repeated = await call(ada_with_mail, "messageDelete", select={"ids": [a]})
+    repeated = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [a]})
     assert repeated["errors"][0]["code"] == "NOT_FOUND"
 
 
 async def test_permanent_delete_removes_all_rows(
     ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
-    last = await reached(environment, ada_with_mail.user.id)
-    answer = await call(ada_with_mail, "messageDelete", select={"all": True}, permanent=True)
+    last = await load_stream_position(environment, ada_with_mail.user.id)
+    answer = await run_message_mutation(
+        ada_with_mail, "messageDelete", select={"all": True}, permanent=True
+    )
     assert (answer["deletedCount"], answer["undo"]) == (3, None)
     for table in ("messages", "message_blobs", "threads"):
         sql = f"SELECT count(*) FROM {table}"  # noqa: S608 - table names of this test
-        assert await rows(environment, sql) == [(0,)]
-    assert [kind for kind, _ in await journal(environment, ada_with_mail.user.id, last)] == [
-        ChangeKind.MESSAGE_DELETED
-    ]
+        assert await select_rows(environment, sql) == [(0,)]
+    assert [
+        kind for kind, _ in await load_journal_entries(environment, ada_with_mail.user.id, last)
+    ] == [ChangeKind.MESSAGE_DELETED]
 
 
 async def test_undo_restores_deleted_messages(ada_with_mail: GraphQLClient) -> None:
-    select = {"ids": (await keys(ada_with_mail))[:2]}
-    await call(ada_with_mail, "messageUpdate", select=select, set={"flags": ["\\Seen", "x"]})
-    before = await nodes(ada_with_mail)
-    answer = await call(ada_with_mail, "messageDelete", select=select)
+    select = {"ids": (await list_message_ids(ada_with_mail))[:2]}
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=select, set={"flags": ["\\Seen", "x"]}
+    )
+    before = await list_messages(ada_with_mail)
+    answer = await run_message_mutation(ada_with_mail, "messageDelete", select=select)
     assert answer["undo"]["expiresAt"] == "2030-01-01T00:10:03Z"
-    assert await take_back(ada_with_mail, answer) == {"restoredCount": 2, "errors": []}
-    after = await nodes(ada_with_mail)
+    assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 2, "errors": []}
+    after = await list_messages(ada_with_mail)
     assert [{**node, "uid": 0} for node in after] == [{**node, "uid": 0} for node in before]
     assert [node["uid"] for node in after] == [4, 5, 3]
 
 
 async def test_undo_moves_messages_back(ada_with_mail: GraphQLClient) -> None:
-    await call(
-        ada_with_mail, "messageUpdate", select=inbox("1"), set={"expires": "2032-01-01T00:00:00Z"}
+    await run_message_mutation(
+        ada_with_mail,
+        "messageUpdate",
+        select=inbox_selection("1"),
+        set={"expires": "2032-01-01T00:00:00Z"},
     )
-    before = await nodes(ada_with_mail)
-    answer = await call(
+    before = await list_messages(ada_with_mail)
+    answer = await run_message_mutation(
         ada_with_mail,
         "messageMove",
-        select=inbox("1:3"),
+        select=inbox_selection("1:3"),
         to={"path": "Brief"},
         set={"addFlags": ["x"]},
     )
-    assert await take_back(ada_with_mail, answer) == {"restoredCount": 3, "errors": []}
-    after = await nodes(ada_with_mail)
+    assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 3, "errors": []}
+    after = await list_messages(ada_with_mail)
     assert [{**node, "uid": 0} for node in after] == [{**node, "uid": 0} for node in before]
 
 
 async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient) -> None:
-    await call(
-        ada_with_mail, "messageUpdate", select=inbox("1:2"), set={"flags": ["x", "\\Flagged"]}
+    await run_message_mutation(
+        ada_with_mail,
+        "messageUpdate",
+        select=inbox_selection("1:2"),
+        set={"flags": ["x", "\\Flagged"]},
     )
     arguments = {"removeFlags": ["x"], "addFlags": ["y"], "flagged": True, "metaData": {"a": 1},
              "expires": "2031-01-01T00:00:00Z"}  # fmt: skip
-    answer = await call(ada_with_mail, "messageUpdate", select=inbox("1:3"), set=arguments)
-    await call(
-        ada_with_mail, "messageUpdate", select=inbox("1:3"), set={"seen": True, "addFlags": ["z"]}
+    answer = await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=inbox_selection("1:3"), set=arguments
     )
-    await call(ada_with_mail, "messageMove", select=inbox("1"), to={"path": "Keep"})
-    assert await take_back(ada_with_mail, answer) == {"restoredCount": 3, "errors": []}
-    a, b, c = await nodes(ada_with_mail)
+    await run_message_mutation(
+        ada_with_mail,
+        "messageUpdate",
+        select=inbox_selection("1:3"),
+        set={"seen": True, "addFlags": ["z"]},
+    )
+    await run_message_mutation(
+        ada_with_mail, "messageMove", select=inbox_selection("1"), to={"path": "Keep"}
+    )
+    assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 3, "errors": []}
+    a, b, c = await list_messages(ada_with_mail)
     assert sorted(a["flags"]) == sorted(b["flags"]) == ["\\Flagged", "\\Seen", "x", "z"]
     assert sorted(c["flags"]) == ["\\Seen", "z"]
     assert a["mailbox"]["path"] == "Keep"
@@ -389,81 +458,104 @@ async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient)
 
 
 async def test_undo_restores_replaced_flags(ada_with_mail: GraphQLClient) -> None:
-    await call(ada_with_mail, "messageUpdate", select=inbox("1"), set={"flags": ["x", "\\Flagged"]})
-    answer = await call(ada_with_mail, "messageUpdate", select=inbox("1:2"), set={"flags": ["y"]})
-    await take_back(ada_with_mail, answer)
-    assert [node["flags"] for node in await nodes(ada_with_mail)] == [["\\Flagged", "x"], [], []]
+    await run_message_mutation(
+        ada_with_mail,
+        "messageUpdate",
+        select=inbox_selection("1"),
+        set={"flags": ["x", "\\Flagged"]},
+    )
+    answer = await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=inbox_selection("1:2"), set={"flags": ["y"]}
+    )
+    await undo_mutation(ada_with_mail, answer)
+    assert [node["flags"] for node in await list_messages(ada_with_mail)] == [
+        ["\\Flagged", "x"],
+        [],
+        [],
+    ]
 
 
 async def test_undo_restores_to_inbox_if_mailbox_was_deleted(ada_with_mail: GraphQLClient) -> None:
-    await call(ada_with_mail, "messageMove", select=inbox("1"), to={"path": "Keep"})
-    answer = await call(ada_with_mail, "messageDelete", select={"mailbox": {"path": "Keep"}})
+    await run_message_mutation(
+        ada_with_mail, "messageMove", select=inbox_selection("1"), to={"path": "Keep"}
+    )
+    answer = await run_message_mutation(
+        ada_with_mail, "messageDelete", select={"mailbox": {"path": "Keep"}}
+    )
     mailbox_delete = (
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }"""
     )
     await ada_with_mail(mailbox_delete)
-    assert await take_back(ada_with_mail, answer) == {"restoredCount": 1, "errors": []}
-    assert (await places(ada_with_mail))["a"] == "INBOX"
+    assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 1, "errors": []}
+    assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"
 
 
 async def test_undo_over_quota_can_be_retried(
     ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
-    answer = await call(ada_with_mail, "messageDelete", select=inbox("1:2"))
-    ((used,),) = await rows(environment, "SELECT used FROM users")
+    answer = await run_message_mutation(
+        ada_with_mail, "messageDelete", select=inbox_selection("1:2")
+    )
+    ((used,),) = await select_rows(environment, "SELECT used FROM users")
     for quota, expected in ((used, [("QUOTA_EXCEEDED", used, used)]), (None, [])):
         async with environment.write_session() as session:
             await session.exec(update(User).values(quota=quota))
-        undone = await take_back(ada_with_mail, answer)
+        undone = await undo_mutation(ada_with_mail, answer)
         errors = [(e["code"], e["used"], e["allowed"]) for e in undone["errors"]]
         assert errors == expected
-    assert len(await keys(ada_with_mail)) == 3
+    assert len(await list_message_ids(ada_with_mail)) == 3
 
 
 async def test_undo_token_works_once_for_owner_within_ten_minutes(
     ada_with_mail: GraphQLClient, bob: GraphQLClient, clock: ManualClock
 ) -> None:
-    first = await call(ada_with_mail, "messageDelete", select=inbox("1"))
-    second = await call(ada_with_mail, "messageDelete", select=inbox("2"))
-    assert [e["code"] for e in (await take_back(bob, first))["errors"]] == ["NOT_FOUND"]
-    assert (await take_back(ada_with_mail, first))["errors"] == []
-    assert [e["code"] for e in (await take_back(ada_with_mail, first))["errors"]] == ["NOT_FOUND"]
+    first = await run_message_mutation(ada_with_mail, "messageDelete", select=inbox_selection("1"))
+    second = await run_message_mutation(ada_with_mail, "messageDelete", select=inbox_selection("2"))
+    assert [e["code"] for e in (await undo_mutation(bob, first))["errors"]] == ["NOT_FOUND"]
+    assert (await undo_mutation(ada_with_mail, first))["errors"] == []
+    assert [e["code"] for e in (await undo_mutation(ada_with_mail, first))["errors"]] == [
+        "NOT_FOUND"
+    ]
     clock.tick(minutes=10)
-    assert [e["code"] for e in (await take_back(ada_with_mail, second))["errors"]] == ["NOT_FOUND"]
-    assert sorted(await places(ada_with_mail)) == ["a", "c"]
+    assert [e["code"] for e in (await undo_mutation(ada_with_mail, second))["errors"]] == [
+        "NOT_FOUND"
+    ]
+    assert sorted(await load_mailbox_path_by_subject(ada_with_mail)) == ["a", "c"]
 
 
 async def test_undo_skips_purged_messages(
     ada_with_mail: GraphQLClient, environment: Environment
 ) -> None:
-    answer = await call(ada_with_mail, "messageDelete", select=inbox("1:2"))
+    answer = await run_message_mutation(
+        ada_with_mail, "messageDelete", select=inbox_selection("1:2")
+    )
     async with environment.write_session() as session:
         first_message = update(Message).where(Message.uid == 1)  # type: ignore[arg-type]
         await session.exec(first_message.values(purge_at=environment.now()))
     await housekeeping.run_round(environment)
-    assert await take_back(ada_with_mail, answer) == {"restoredCount": 1, "errors": []}
-    assert sorted(await places(ada_with_mail)) == ["b", "c"]
+    assert await undo_mutation(ada_with_mail, answer) == {"restoredCount": 1, "errors": []}
+    assert sorted(await load_mailbox_path_by_subject(ada_with_mail)) == ["b", "c"]
 
 
 async def test_bulk_delete_with_same_idempotency_key_runs_once(
     ada_with_mail: GraphQLClient,
 ) -> None:
     arguments = {"select": {"mailbox": {"path": "INBOX"}}, "options": {"idempotencyKey": "k"}}
-    await call(ada_with_mail, "messageDelete", **arguments)
+    await run_message_mutation(ada_with_mail, "messageDelete", **arguments)
     await deliver_to(ada_with_mail, "d")
-    repeated = await call(ada_with_mail, "messageDelete", **arguments)
+    repeated = await run_message_mutation(ada_with_mail, "messageDelete", **arguments)
     assert repeated["deletedCount"] == 3
-    assert await places(ada_with_mail) == {"d": "INBOX"}
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {"d": "INBOX"}
 
 
 async def test_validate_only_changes_nothing(ada_with_mail: GraphQLClient) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     for name, extra in (("messageUpdate", {"set": {"seen": True}}), ("messageDelete", {})):
         arguments = {"select": {"all": True}, "options": {"validateOnly": True}, **extra}
-        answer = await call(ada_with_mail, name, **arguments)
+        answer = await run_message_mutation(ada_with_mail, name, **arguments)
         assert answer["errors"] == []
         assert [n for key, n in answer.items() if key.endswith("Count")] == [3]
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
 
 
 async def test_bulk_statement_count_is_independent_of_message_count(
@@ -478,8 +570,10 @@ async def test_bulk_statement_count_is_independent_of_message_count(
                 ("messageDelete", {}),
             ):
                 del statements[:]
-                answer = await call(ada_with_mail, name, select={"all": True}, **extra)
-                await take_back(ada_with_mail, answer)
+                answer = await run_message_mutation(
+                    ada_with_mail, name, select={"all": True}, **extra
+                )
+                await undo_mutation(ada_with_mail, answer)
                 counts.append(
                     len([statement for statement in statements if "api_keys" not in statement])
                 )
@@ -489,5 +583,7 @@ async def test_bulk_statement_count_is_independent_of_message_count(
     for n in range(40):
         await deliver_to(ada_with_mail, f"more {n}")
         clock.tick(seconds=1)
-    await call(ada_with_mail, "messageUpdate", select={"all": True}, set={"flags": []})
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select={"all": True}, set={"flags": []}
+    )
     assert await count_statements() == expected

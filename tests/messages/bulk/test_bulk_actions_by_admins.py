@@ -18,8 +18,19 @@ from resolvers.admin import tasks
 from resolvers.mailboxes.loaders import NewMailboxes, create_mailboxes
 from tests.conftest import GraphQLClient, client_context, deliver_to, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.operations.bulk_operations import call, inbox, nodes, of, places, take_back
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.bulk_operations import (
+    inbox_selection,
+    list_messages,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+    undo_mutation,
+    user_selection,
+)
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
 pytestmark = pytest.mark.usefixtures("verify_consistency")
@@ -54,11 +65,11 @@ def client_with_task_threshold(
 async def message_admin_log(environment: Environment) -> list[tuple[Any, ...]]:
     mail_mutations = "mutation LIKE 'message%' OR mutation = 'undo'"
     sql = f"SELECT mutation, target_id FROM admin_log WHERE {mail_mutations} ORDER BY 1, 2"  # noqa: S608
-    return await rows(environment, sql)
+    return await select_rows(environment, sql)
 
 
 async def load_flags(client: GraphQLClient) -> list[list[str]]:
-    return [node["flags"] for node in await nodes(client)]
+    return [node["flags"] for node in await list_messages(client)]
 
 
 @pytest.mark.parametrize(
@@ -76,13 +87,13 @@ async def test_bulk_update_changes_mail_of_selected_users(
     environment: Environment,
     users: dict[str, Any],
 ) -> None:
-    before = [await reached(environment, client.user.id) for client in two_users]
-    arguments = {"select": {**inbox("2:*"), "users": users}, "set": {"addFlags": ["x"]}}
-    answer = await call(mail_admin, "messageUpdate", **arguments)
+    before = [await load_stream_position(environment, client.user.id) for client in two_users]
+    arguments = {"select": {**inbox_selection("2:*"), "users": users}, "set": {"addFlags": ["x"]}}
+    answer = await run_message_mutation(mail_admin, "messageUpdate", **arguments)
     assert (answer["errors"], answer["updatedCount"]) == ([], 2)
     for client, last in zip(two_users, before, strict=True):
         assert await load_flags(client) == [[], ["x"]]
-        ((kind, changed_ids),) = await journal(environment, client.user.id, last)
+        ((kind, changed_ids),) = await load_journal_entries(environment, client.user.id, last)
         assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_UPDATED, 1)
     targets = sorted(client.user.id for client in two_users)
     assert await message_admin_log(environment) == [("messageUpdate", target) for target in targets]
@@ -91,23 +102,29 @@ async def test_bulk_update_changes_mail_of_selected_users(
 async def test_mailbox_path_is_resolved_in_each_account(
     two_users: list[GraphQLClient], mail_admin: GraphQLClient
 ) -> None:
-    users = {"users": of(*two_users)}
-    arguments = {"select": {**inbox("1"), **users}, "to": {"path": "Keep"}}
-    moved = await call(mail_admin, "messageMove", **arguments)
+    users = {"users": user_selection(*two_users)}
+    arguments = {"select": {**inbox_selection("1"), **users}, "to": {"path": "Keep"}}
+    moved = await run_message_mutation(mail_admin, "messageMove", **arguments)
     assert (moved["errors"], moved["movedCount"]) == ([], 2)
-    assert [await places(client) for client in two_users] == [{"a": "Keep", "b": "INBOX"}] * 2
-    copied = await call(mail_admin, "messageCopy", **{**arguments, "to": {"specialUse": "SENT"}})
+    assert [await load_mailbox_path_by_subject(client) for client in two_users] == [
+        {"a": "Keep", "b": "INBOX"}
+    ] * 2
+    copied = await run_message_mutation(
+        mail_admin, "messageCopy", **{**arguments, "to": {"specialUse": "SENT"}}
+    )
     assert (copied["errors"], copied["copiedCount"]) == ([], 0)
-    copied = await call(
+    copied = await run_message_mutation(
         mail_admin, "messageCopy", select={**ALL_MESSAGES, **users}, to={"specialUse": "SENT"}
     )
     assert (copied["errors"], copied["copiedCount"]) == ([], 4)
-    deleted = await call(mail_admin, "messageDelete", select={"mailbox": {"path": "Sent"}, **users})
+    deleted = await run_message_mutation(
+        mail_admin, "messageDelete", select={"mailbox": {"path": "Sent"}, **users}
+    )
     assert (deleted["errors"], deleted["deletedCount"]) == ([], 4)
-    assert await take_back(mail_admin, deleted) == {"restoredCount": 4, "errors": []}
-    assert await take_back(mail_admin, moved) == {"restoredCount": 2, "errors": []}
+    assert await undo_mutation(mail_admin, deleted) == {"restoredCount": 4, "errors": []}
+    assert await undo_mutation(mail_admin, moved) == {"restoredCount": 2, "errors": []}
     for client in two_users:
-        assert sorted(node["mailbox"]["path"] for node in await nodes(client)) == [
+        assert sorted(node["mailbox"]["path"] for node in await list_messages(client)) == [
             "INBOX", "INBOX", "Sent", "Sent",
         ]  # fmt: skip
 
@@ -118,14 +135,20 @@ async def test_move_requires_target_only_in_accounts_with_selected_mail(
     ada, bob = two_users
     await create_mailboxes(client_context(bob), NewMailboxes(["Only"]))
     arguments = {"to": {"path": "Only"}}
-    answer = await call(
-        root, "messageMove", select={**inbox("1"), "users": of(*two_users)}, **arguments
+    answer = await run_message_mutation(
+        root,
+        "messageMove",
+        select={**inbox_selection("1"), "users": user_selection(*two_users)},
+        **arguments,
     )
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["to"])]
     assert (await ada.load_mailbox()).total == (await bob.load_mailbox()).total == 2
-    await call(ada, "messageDelete", select=ALL_MESSAGES)
-    answer = await call(
-        root, "messageMove", select={**inbox("1"), "users": of(*two_users)}, **arguments
+    await run_message_mutation(ada, "messageDelete", select=ALL_MESSAGES)
+    answer = await run_message_mutation(
+        root,
+        "messageMove",
+        select={**inbox_selection("1"), "users": user_selection(*two_users)},
+        **arguments,
     )
     assert (answer["errors"], answer["movedCount"]) == ([], 1)
 
@@ -137,18 +160,23 @@ async def test_large_move_across_accounts_runs_as_platform_task(
         mail_admin.environment,
         client_with_task_threshold(mail_admin, tmp_path, bulk=3),
     )
-    arguments = {"select": {**ALL_MESSAGES, "users": of(*two_users)}, "to": {"path": "Keep"}}
-    task = (await call(client, "messageMove", **arguments))["task"]
+    arguments = {
+        "select": {**ALL_MESSAGES, "users": user_selection(*two_users)},
+        "to": {"path": "Keep"},
+    }
+    task = (await run_message_mutation(client, "messageMove", **arguments))["task"]
     assert (task["state"], task["total"]) == ("QUEUED", 4)
     document = "query ($id: ID!) { task(id: $id) { state done user { id } } }"
     assert (await two_users[0](document, id=task["id"]))["task"] is None
-    last = await reached(environment, PLATFORM)
+    last = await load_stream_position(environment, PLATFORM)
     assert await tasks.run_next_task(environment)
     assert (await mail_admin(document, id=task["id"]))["task"] == {
         "state": "SUCCEEDED", "done": 4, "user": None,
     }  # fmt: skip
-    assert [await places(user) for user in two_users] == [{"a": "Keep", "b": "Keep"}] * 2
-    kinds = {kind for kind, _ in await journal(environment, PLATFORM, last)}
+    assert [await load_mailbox_path_by_subject(user) for user in two_users] == [
+        {"a": "Keep", "b": "Keep"}
+    ] * 2
+    kinds = {kind for kind, _ in await load_journal_entries(environment, PLATFORM, last)}
     assert kinds == {ChangeKind.TASK_CHANGED}
     targets = sorted(user.user.id for user in two_users)
     assert await message_admin_log(environment) == [("messageMove", target) for target in targets]
@@ -163,25 +191,34 @@ async def test_bulk_actions_need_login_as_permission_for_the_account(
         environment, http, "acting", [AdminPermission.LOGIN_AS]
     )
     arguments: dict[str, Any] = {
-        "select": {**inbox("1"), "users": of(ada)},
+        "select": {**inbox_selection("1"), "users": user_selection(ada)},
         "set": {"flagged": True},
     }
     for client, code in ((bob, "NOT_FOUND"), (without_permission, "FORBIDDEN")):
-        (error,) = (await call(client, "messageUpdate", **arguments))["errors"]
+        (error,) = (await run_message_mutation(client, "messageUpdate", **arguments))["errors"]
         assert (error["code"], error["path"][0]) == (code, "users")
     all_mail = {"select": {**ALL_MESSAGES, "users": {"all": True}}}
     for client in (bob, without_permission, with_permission):
-        (error,) = (await call(client, "messageDelete", **all_mail))["errors"]
+        (error,) = (await run_message_mutation(client, "messageDelete", **all_mail))["errors"]
         assert error["code"] == "FORBIDDEN"
     unknown_user = {**ALL_MESSAGES, "users": {"usernames": ["nobody", ada.user.username]}}
-    (error,) = (await call(with_permission, "messageDelete", select=unknown_user))["errors"]
+    (error,) = (await run_message_mutation(with_permission, "messageDelete", select=unknown_user))[
+        "errors"
+    ]
     assert error["code"] == "NOT_FOUND"
     assert await load_flags(ada) == [[], []]
-    assert (await call(with_permission, "messageUpdate", **arguments))["errors"] == []
+    assert (await run_message_mutation(with_permission, "messageUpdate", **arguments))[
+        "errors"
+    ] == []
     assert await load_flags(ada) == [["\\Flagged"], []]
-    ids_of_bob = [node["id"] for node in await nodes(bob)]
-    foreign_ids = {"select": {"ids": ids_of_bob, "users": of(ada)}, "set": {"flagged": True}}
-    (error,) = (await call(with_permission, "messageUpdate", **foreign_ids))["errors"]
+    ids_of_bob = [node["id"] for node in await list_messages(bob)]
+    foreign_ids = {
+        "select": {"ids": ids_of_bob, "users": user_selection(ada)},
+        "set": {"flagged": True},
+    }
+    (error,) = (await run_message_mutation(with_permission, "messageUpdate", **foreign_ids))[
+        "errors"
+    ]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["select", "ids"])
 
 
@@ -189,16 +226,18 @@ async def test_undo_is_refused_after_admin_lost_rights(
     two_users: list[GraphQLClient], environment: Environment, http: httpx.AsyncClient
 ) -> None:
     domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
-    answer = await call(
-        domain_admin, "messageDelete", select={**ALL_MESSAGES, "users": of(*two_users)}
+    answer = await run_message_mutation(
+        domain_admin, "messageDelete", select={**ALL_MESSAGES, "users": user_selection(*two_users)}
     )
     assert (answer["deletedCount"], answer["errors"]) == (4, [])
-    assert [e["code"] for e in (await take_back(two_users[0], answer))["errors"]] == ["NOT_FOUND"]
+    assert [e["code"] for e in (await undo_mutation(two_users[0], answer))["errors"]] == [
+        "NOT_FOUND"
+    ]
     async with environment.write_session(two_users[1].user.id) as session:
         (await session.get_one(User, two_users[1].user.id)).role = Role.DOMAIN_ADMIN
-    (error,) = (await take_back(domain_admin, answer))["errors"]
+    (error,) = (await undo_mutation(domain_admin, answer))["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN", ["token"])
-    assert await places(two_users[0]) == {}
+    assert await load_mailbox_path_by_subject(two_users[0]) == {}
 
 
 async def test_bulk_update_hides_message_content_from_admin(
@@ -206,7 +245,10 @@ async def test_bulk_update_hides_message_content_from_admin(
 ) -> None:
     document = """mutation ($input: MessageUpdateInput!) { messageUpdate(input: $input) {
         messages { subject } errors { code } } }"""
-    arguments = {"select": {**inbox("1"), "users": of(two_users[0])}, "set": {"seen": True}}
+    arguments = {
+        "select": {**inbox_selection("1"), "users": user_selection(two_users[0])},
+        "set": {"seen": True},
+    }
     (error,) = (await mail_admin.execute(document, input=arguments))["errors"]
     assert error["extensions"]["code"] == "FORBIDDEN"
 
@@ -215,11 +257,11 @@ async def test_if_unchanged_since_is_refused_for_several_accounts(
     two_users: list[GraphQLClient], root: GraphQLClient
 ) -> None:
     arguments = {
-        "select": {**ALL_MESSAGES, "users": of(*two_users)},
+        "select": {**ALL_MESSAGES, "users": user_selection(*two_users)},
         "set": {"seen": True},
         "ifUnchangedSince": 99,
     }
-    (error,) = (await call(root, "messageUpdate", **arguments))["errors"]
+    (error,) = (await run_message_mutation(root, "messageUpdate", **arguments))["errors"]
     assert (error["constraint"], error["path"]) == ("exclusive", ["ifUnchangedSince"])
 
 
@@ -228,9 +270,9 @@ async def test_user_mask_without_match_selects_no_messages(
 ) -> None:
     await deliver_to(ada)
     no_ids: dict[str, Any] = {"ids": []}
-    for select in (ALL_MESSAGES, inbox("1:*"), no_ids):
+    for select in (ALL_MESSAGES, inbox_selection("1:*"), no_ids):
         arguments = {"select": {**select, "users": {"masks": ["x*"]}}}  # matches no user
-        answer = await call(root, "messageDelete", **arguments)
+        answer = await run_message_mutation(root, "messageDelete", **arguments)
         assert (answer["errors"], answer["deletedCount"]) == ([], 0)
 
 
@@ -242,19 +284,26 @@ async def test_upload_to_many_accounts_stores_all_or_none(
 ) -> None:
     user_without_keep = await make_client(environment, http, "far")
     arguments: dict[str, Any] = {"raw": "Subject: news\n\nAll.\n", "mailbox": {"path": "Keep"}}
-    answer = await call(
-        mail_admin, "messageUpload", users=of(*two_users, user_without_keep), **arguments
+    answer = await run_message_mutation(
+        mail_admin,
+        "messageUpload",
+        users=user_selection(*two_users, user_without_keep),
+        **arguments,
     )
     assert [(e["code"], e["path"]) for e in answer["errors"]] == [("NOT_FOUND", ["mailbox"])]
-    answer = await call(mail_admin, "messageUpload", users=of(*two_users), **arguments)
+    answer = await run_message_mutation(
+        mail_admin, "messageUpload", users=user_selection(*two_users), **arguments
+    )
     assert (answer["errors"], answer["message"], len(answer["messages"])) == ([], None, 2)
     for client in two_users:
-        assert (await places(client))["news"] == "Keep"
+        assert (await load_mailbox_path_by_subject(client))["news"] == "Keep"
     targets = sorted(client.user.id for client in two_users)
     assert await message_admin_log(environment) == [("messageUpload", target) for target in targets]
-    (error,) = (await call(two_users[0], "messageUpload", users=of(two_users[1]), **arguments))[
-        "errors"
-    ]
+    (error,) = (
+        await run_message_mutation(
+            two_users[0], "messageUpload", users=user_selection(two_users[1]), **arguments
+        )
+    )["errors"]
     assert (error["code"], error["path"][0]) == ("NOT_FOUND", "users")
 
 
@@ -268,17 +317,19 @@ async def test_move_to_another_account_moves_messages_and_threads(
     )
     await deliver_to(bob, raw_message("b", Message_ID=message_id))
     arguments = {"sourceUser": {"username": "ada"}, "to": {"path": "Keep"}}
-    select: dict[str, Any] = {"users": of(bob), "mailbox": {"path": "INBOX"}}
-    answer = await call(root, "messageMove", select=select, set={"addFlags": ["x"]}, **arguments)
+    select: dict[str, Any] = {"users": user_selection(bob), "mailbox": {"path": "INBOX"}}
+    answer = await run_message_mutation(
+        root, "messageMove", select=select, set={"addFlags": ["x"]}, **arguments
+    )
     assert (answer["errors"], answer["movedCount"], answer["undo"]) == ([], 3, None)
     assert [(item["oldUid"], item["newUid"]) for item in answer["moved"]] == [
         (1, 1),
         (2, 2),
         (3, 3),
     ]
-    assert await nodes(ada) == []
+    assert await list_messages(ada) == []
     moved_by_subject = {
-        node["subject"]: node for node in await nodes(bob) if node["flags"] == ["x"]
+        node["subject"]: node for node in await list_messages(bob) if node["flags"] == ["x"]
     }
     assert sorted(moved_by_subject) == ["Re: b", "a", "b"]
     document = "query ($id: ID!) { message(by: {id: $id}) { thread { messageCount } text } }"
@@ -287,7 +338,9 @@ async def test_move_to_another_account_moves_messages_and_threads(
     targets = sorted(client.user.id for client in two_users)
     assert await message_admin_log(environment) == [("messageMove", target) for target in targets]
     actions = "SELECT action, user_id FROM auth_events WHERE action LIKE 'mail given%'"
-    assert await rows(environment, actions) == [("mail given to another account", ada.user.id)]
+    assert await select_rows(environment, actions) == [
+        ("mail given to another account", ada.user.id)
+    ]
 
 
 async def test_concurrent_moves_between_accounts_move_each_message_once(
@@ -300,13 +353,23 @@ async def test_concurrent_moves_between_accounts_move_each_message_once(
     carl = await make_client(environment, http, "carl")
     arguments = {"sourceUser": {"username": "ada"}, "to": {"path": "INBOX"}}
     answers = await asyncio.gather(
-        *(call(root, "messageMove", select={"users": of(user), **ALL_MESSAGES}, **arguments)
-          for user in (bob, carl, bob, carl))
-    )  # fmt: skip
+        *(
+            run_message_mutation(
+                root,
+                "messageMove",
+                select={"users": user_selection(user), **ALL_MESSAGES},
+                **arguments,
+            )
+            for user in (bob, carl, bob, carl)
+        )
+    )
     assert [answer["errors"] for answer in answers] == [[]] * 4
     assert sorted(answer["movedCount"] for answer in answers) == [0, 0, 0, 2]
-    assert await nodes(ada) == []
-    assert sorted([len(await nodes(bob)), len(await nodes(carl))]) in ([0, 4], [2, 2])
+    assert await list_messages(ada) == []
+    assert sorted([len(await list_messages(bob)), len(await list_messages(carl))]) in (
+        [0, 4],
+        [2, 2],
+    )
 
 
 async def test_copy_to_another_account_keeps_source(
@@ -314,10 +377,14 @@ async def test_copy_to_another_account_keeps_source(
 ) -> None:
     ada, bob = two_users
     arguments = {"sourceUser": {"username": "ada"}, "to": {"specialUse": "INBOX"}}
-    answer = await call(root, "messageCopy", select={"users": of(bob), **ALL_MESSAGES}, **arguments)
+    answer = await run_message_mutation(
+        root, "messageCopy", select={"users": user_selection(bob), **ALL_MESSAGES}, **arguments
+    )
     assert (answer["errors"], answer["copiedCount"]) == ([], 2)
-    assert (len(await nodes(ada)), len(await nodes(bob))) == (2, 4)
-    threads = await rows(root.environment, "SELECT count(*), count(DISTINCT user_id) FROM threads")
+    assert (len(await list_messages(ada)), len(await list_messages(bob))) == (2, 4)
+    threads = await select_rows(
+        root.environment, "SELECT count(*), count(DISTINCT user_id) FROM threads"
+    )
     assert threads == [(4, 2)]
 
 
@@ -326,9 +393,9 @@ async def test_large_move_to_another_account_runs_as_task(
 ) -> None:
     ada, bob = two_users
     arguments = {"sourceUser": {"username": "ada"}, "to": {"path": "Keep"}}
-    select = {"users": of(bob), **ALL_MESSAGES}
+    select = {"users": user_selection(bob), **ALL_MESSAGES}
     task = (
-        await call(
+        await run_message_mutation(
             client_with_task_threshold(mail_admin, tmp_path, bulk=1),
             "messageMove",
             select=select,
@@ -337,7 +404,10 @@ async def test_large_move_to_another_account_runs_as_task(
     )["task"]
     assert task["total"] == 2
     assert await tasks.run_next_task(mail_admin.environment)
-    assert (await places(ada), sorted((await places(bob)).values())) == ({}, ["Keep", "Keep"])
+    assert (
+        await load_mailbox_path_by_subject(ada),
+        sorted((await load_mailbox_path_by_subject(bob)).values()),
+    ) == ({}, ["Keep", "Keep"])
 
 
 async def test_move_from_another_account_needs_full_rights(
@@ -356,22 +426,27 @@ async def test_move_from_another_account_needs_full_rights(
         (domain_admin, "FORBIDDEN"),
     ):
         for name in ("messageMove", "messageCopy"):
-            (error,) = (await call(client, name, select=ALL_MESSAGES, **source))["errors"]
+            (error,) = (await run_message_mutation(client, name, select=ALL_MESSAGES, **source))[
+                "errors"
+            ]
             assert error["code"] == code
     (error,) = (
-        await call(
+        await run_message_mutation(
             mail_admin,
             "messageMove",
-            select={**ALL_MESSAGES, "users": of(bob, other_user)},
+            select={**ALL_MESSAGES, "users": user_selection(bob, other_user)},
             **source,
         )
     )["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["select", "users"])
     unknown_source = {**source, "sourceUser": {"id": global_ids.encode("User", 7)}}
     (error,) = (
-        await call(
-            mail_admin, "messageCopy", select={**ALL_MESSAGES, "users": of(bob)}, **unknown_source
+        await run_message_mutation(
+            mail_admin,
+            "messageCopy",
+            select={**ALL_MESSAGES, "users": user_selection(bob)},
+            **unknown_source,
         )
     )["errors"]
     assert (error["code"], error["path"][0]) == ("NOT_FOUND", "sourceUser")
-    assert [len(await nodes(client)) for client in two_users] == [2, 2]
+    assert [len(await list_messages(client)) for client in two_users] == [2, 2]

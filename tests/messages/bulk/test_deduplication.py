@@ -18,8 +18,14 @@ from tests.conftest import (
     deliver_to,
     raw_message,
 )
-from tests.support.operations.bulk_operations import call, inbox, nodes, of, take_back
-from tests.support.stores.counter_check import journal, reached
+from tests.support.operations.bulk_operations import (
+    inbox_selection,
+    list_messages,
+    run_message_mutation,
+    undo_mutation,
+    user_selection,
+)
+from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
 INBOX_MESSAGES: dict[str, Any] = {"mailbox": {"path": "INBOX"}}
@@ -49,12 +55,14 @@ async def user_with_duplicates(ada: GraphQLClient, clock: ManualClock) -> GraphQ
     for nth, raw in enumerate(raw_messages):
         await deliver_to(ada, raw, sender=f"from{nth}@example.com")
         clock.tick(seconds=1)
-    await call(ada, "messageCopy", select=inbox("1"), to={"path": "Keep"})
+    await run_message_mutation(ada, "messageCopy", select=inbox_selection("1"), to={"path": "Keep"})
     return ada
 
 
 async def load_positions(client: GraphQLClient) -> list[tuple[str, str, int]]:
-    positions = [(n["mailbox"]["path"], n["subject"], n["uid"]) for n in await nodes(client)]
+    positions = [
+        (n["mailbox"]["path"], n["subject"], n["uid"]) for n in await list_messages(client)
+    ]
     return sorted(positions)
 
 
@@ -67,12 +75,16 @@ async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
     user_with_duplicates: GraphQLClient,
 ) -> None:
     before = await load_positions(user_with_duplicates)
-    last = await reached(user_with_duplicates.environment, user_with_duplicates.user.id)
-    answer = await call(user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES)
+    last = await load_stream_position(
+        user_with_duplicates.environment, user_with_duplicates.user.id
+    )
+    answer = await run_message_mutation(
+        user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES
+    )
     assert (answer["errors"], answer["deletedCount"], answer["deletedMailboxes"]) == ([], 2, [])
     kinds = [
         kind
-        for kind, _ in await journal(
+        for kind, _ in await load_journal_entries(
             user_with_duplicates.environment, user_with_duplicates.user.id, last
         )
     ]
@@ -80,9 +92,11 @@ async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
     after = [("INBOX", "a", 1), ("INBOX", "b", 3), ("INBOX", "c", 5), ("INBOX", "d", 6),
              ("INBOX", "e", 7), ("Keep", "a", 1)]  # fmt: skip
     assert await load_positions(user_with_duplicates) == after
-    repeated = await call(user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES)
+    repeated = await run_message_mutation(
+        user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES
+    )
     assert (repeated["deletedCount"], repeated["undo"]) == (0, None)
-    assert await take_back(user_with_duplicates, answer) == {"restoredCount": 2, "errors": []}
+    assert await undo_mutation(user_with_duplicates, answer) == {"restoredCount": 2, "errors": []}
     assert [position[:2] for position in await load_positions(user_with_duplicates)] == [
         position[:2] for position in before
     ]
@@ -91,7 +105,7 @@ async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
 async def test_deduplicate_by_message_id_ignores_content(
     user_with_duplicates: GraphQLClient,
 ) -> None:
-    answer = await call(
+    answer = await run_message_mutation(
         user_with_duplicates, "messageDeduplicate", select=INBOX_MESSAGES, byMessageId=True
     )
     assert (answer["errors"], answer["deletedCount"]) == ([], 3)
@@ -108,14 +122,18 @@ async def test_deduplicate_compares_only_selected_messages(
     user_with_duplicates: GraphQLClient, bob: GraphQLClient
 ) -> None:
     for uids, deleted_count in (("1,3", 0), ("2,4", 1)):
-        answer = await call(user_with_duplicates, "messageDeduplicate", select=inbox(uids))
+        answer = await run_message_mutation(
+            user_with_duplicates, "messageDeduplicate", select=inbox_selection(uids)
+        )
         assert (answer["errors"], answer["deletedCount"]) == ([], deleted_count)
-    keys = [node["id"] for node in await nodes(user_with_duplicates)]
-    answer = await call(user_with_duplicates, "messageDeduplicate", select={"ids": keys})
+    keys = [node["id"] for node in await list_messages(user_with_duplicates)]
+    answer = await run_message_mutation(
+        user_with_duplicates, "messageDeduplicate", select={"ids": keys}
+    )
     assert (answer["errors"], answer["deletedCount"]) == ([], 1)
     unknown = {"ids": [*keys[:1], global_ids.encode("Message", 7)]}
     for client, index in ((user_with_duplicates, 1), (bob, 0)):
-        answer = await call(client, "messageDeduplicate", select=unknown)
+        answer = await run_message_mutation(client, "messageDeduplicate", select=unknown)
         assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
             ("NOT_FOUND", ["select", "ids"], index)
         ]
@@ -126,13 +144,15 @@ async def test_deduplicate_task_keeps_last_copy(
 ) -> None:
     for n in range(3):
         await deliver_to(user_with_duplicates, raw_message("a"), sender=f"{n}@example.com")
-    answer = await call(
+    answer = await run_message_mutation(
         client_with_small_bulk_limit(user_with_duplicates, tmp_path),
         "messageDeduplicate",
         select=INBOX_MESSAGES,
     )
     assert (answer["task"]["kind"], answer["task"]["total"]) == ("MESSAGE_DEDUPLICATE", 5)
-    await call(user_with_duplicates, "messageDelete", select=inbox("1"), permanent=True)
+    await run_message_mutation(
+        user_with_duplicates, "messageDelete", select=inbox_selection("1"), permanent=True
+    )
     monkeypatch.setattr(bulk_tasks, "MESSAGES_PER_STEP", 2)
     assert await tasks.run_next_task(user_with_duplicates.environment)
     assert [
@@ -147,8 +167,8 @@ async def test_admin_deduplicates_mail_of_several_users(
 ) -> None:
     for n in range(2):
         await deliver_to(bob, raw_message("a"), sender=f"{n}@example.com")
-    select = {**ALL_MESSAGES, "users": of(user_with_duplicates, bob)}
-    answer = await call(root, "messageDeduplicate", select=select)
+    select = {**ALL_MESSAGES, "users": user_selection(user_with_duplicates, bob)}
+    answer = await run_message_mutation(root, "messageDeduplicate", select=select)
     assert (answer["errors"], answer["deletedCount"]) == ([], 3)
     assert len(await load_positions(bob)) == 1
 
@@ -158,7 +178,9 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
 ) -> None:
     await create_mailboxes(client_context(user_with_duplicates), NewMailboxes(["A/B/C"]))
     for path in ("A/B", "A/B/C", "Sent"):
-        await call(user_with_duplicates, "messageCopy", select=inbox("1"), to={"path": path})
+        await run_message_mutation(
+            user_with_duplicates, "messageCopy", select=inbox_selection("1"), to={"path": path}
+        )
     before = await load_mailbox_paths(user_with_duplicates)
     keep_id = global_ids.encode("Mailbox", (await user_with_duplicates.load_mailbox("Keep")).id)
     for path, permanent, deleted_mailboxes in (
@@ -168,30 +190,39 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
     ):
         select = {"mailbox": {"path": path}}
         arguments = {"select": select, "permanent": permanent, "deleteEmptyMailbox": True}
-        answer = await call(user_with_duplicates, "messageDelete", **arguments)
+        answer = await run_message_mutation(user_with_duplicates, "messageDelete", **arguments)
         assert (answer["errors"], answer["deletedMailboxes"]) == ([], deleted_mailboxes)
     assert await load_mailbox_paths(user_with_duplicates) == [
         path for path in before if path != "Keep"
     ]
-    last = await reached(user_with_duplicates.environment, user_with_duplicates.user.id)
+    last = await load_stream_position(
+        user_with_duplicates.environment, user_with_duplicates.user.id
+    )
     arguments = {"select": {"filter": {"not": {"mailbox": {"path": "INBOX"}}}}}
-    answer = await call(user_with_duplicates, "messageDelete", **arguments, deleteEmptyMailbox=True)
+    answer = await run_message_mutation(
+        user_with_duplicates, "messageDelete", **arguments, deleteEmptyMailbox=True
+    )
     assert len(answer["deletedMailboxes"]) == 1
     assert await load_mailbox_paths(user_with_duplicates) == [
         path for path in before if path not in ("Keep", "A/B/C")
     ]
     kinds = [
         kind
-        for kind, _ in await journal(
+        for kind, _ in await load_journal_entries(
             user_with_duplicates.environment, user_with_duplicates.user.id, last
         )
     ]
     assert kinds == [ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MAILBOX_DELETED]
     empty = {"select": {"mailbox": {"path": "A/B"}}, "deleteEmptyMailbox": True}
     assert (
-        len((await call(user_with_duplicates, "messageDelete", **empty))["deletedMailboxes"]) == 1
+        len(
+            (await run_message_mutation(user_with_duplicates, "messageDelete", **empty))[
+                "deletedMailboxes"
+            ]
+        )
+        == 1
     )
-    assert await take_back(user_with_duplicates, answer) == {"restoredCount": 1, "errors": []}
+    assert await undo_mutation(user_with_duplicates, answer) == {"restoredCount": 1, "errors": []}
     assert (
         len(
             [
@@ -207,9 +238,11 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
 async def test_delete_empty_mailbox_keeps_mailbox_with_messages(
     user_with_duplicates: GraphQLClient,
 ) -> None:
-    await call(user_with_duplicates, "messageCopy", select=inbox("3"), to={"path": "Keep"})
+    await run_message_mutation(
+        user_with_duplicates, "messageCopy", select=inbox_selection("3"), to={"path": "Keep"}
+    )
     select = {"mailbox": {"path": "Keep"}, "uids": "1"}
-    answer = await call(
+    answer = await run_message_mutation(
         user_with_duplicates, "messageDelete", select=select, deleteEmptyMailbox=True
     )
     assert (answer["deletedCount"], answer["deletedMailboxes"]) == (1, [])
@@ -219,17 +252,19 @@ async def test_delete_empty_mailbox_keeps_mailbox_with_messages(
 async def test_delete_task_removes_mailboxes_it_emptied(
     user_with_duplicates: GraphQLClient, tmp_path: Path
 ) -> None:
-    await call(user_with_duplicates, "messageMove", select=inbox("1:*"), to={"path": "Keep"})
+    await run_message_mutation(
+        user_with_duplicates, "messageMove", select=inbox_selection("1:*"), to={"path": "Keep"}
+    )
     client, select = (
         client_with_small_bulk_limit(user_with_duplicates, tmp_path),
         {"mailbox": {"path": "Keep"}},
     )
     arguments = {"select": select, "permanent": True, "deleteEmptyMailbox": True}
-    assert (await call(client, "messageDelete", **arguments))["task"]["total"] == 8
+    assert (await run_message_mutation(client, "messageDelete", **arguments))["task"]["total"] == 8
     assert await tasks.run_next_task(user_with_duplicates.environment)
     assert "Keep" not in await load_mailbox_paths(user_with_duplicates)
     await create_mailboxes(client_context(user_with_duplicates), NewMailboxes(["Keep"]))
-    answer = await call(client, "messageDelete", **arguments, **{"async": True})
+    answer = await run_message_mutation(client, "messageDelete", **arguments, **{"async": True})
     assert answer["task"]["total"] == 0
     assert await tasks.run_next_task(user_with_duplicates.environment)
     assert "Keep" not in await load_mailbox_paths(user_with_duplicates)

@@ -20,10 +20,21 @@ from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.filters.message_filter import MessageConditions
 from tests.conftest import GraphQLClient, ManualClock, client_context
-from tests.support.mail_servers.queue_worker import until
-from tests.support.operations.bulk_operations import TASK, call, inbox, keys, nodes, places
-from tests.support.stores.counter_check import journal, reached, rows
-from tests.support.stores.other_processes import taken_for_dead
+from tests.support.mail_servers.queue_worker import poll_until
+from tests.support.operations.bulk_operations import (
+    TASK_FIELDS,
+    inbox_selection,
+    list_message_ids,
+    list_messages,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+)
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
+from tests.support.stores.other_processes import deregister_as_dead
 
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -45,7 +56,7 @@ async def create_flag_task(
 
 async def load_task_state(environment: Environment) -> tuple[Any, ...]:
     columns = "state, done, total, checkpoint, error"
-    (row,) = await rows(environment, f"SELECT {columns} FROM tasks")  # noqa: S608
+    (row,) = await select_rows(environment, f"SELECT {columns} FROM tasks")  # noqa: S608
     return row
 
 
@@ -58,10 +69,12 @@ async def test_large_or_async_update_runs_as_task(
         ada_with_mail.environment,
     )
     select: dict[str, Any] = (
-        {"ids": await keys(ada_with_mail)} if trigger == "ids" else {"all": True}
+        {"ids": await list_message_ids(ada_with_mail)} if trigger == "ids" else {"all": True}
     )
     extra = {"async": trigger == "async"}
-    answer = await call(client, "messageUpdate", select=select, set={"seen": True}, **extra)
+    answer = await run_message_mutation(
+        client, "messageUpdate", select=select, set={"seen": True}, **extra
+    )
     task = answer["task"]
     assert (answer["updatedCount"], answer["undo"], answer["errors"]) == (0, None, [])
     assert (task["kind"], task["state"], task["done"], task["total"]) == (
@@ -71,7 +84,7 @@ async def test_large_or_async_update_runs_as_task(
     assert await tasks.run_next_task(environment) is True
     assert await tasks.run_next_task(environment) is False
     assert (await ada_with_mail.load_mailbox()).unseen == 0
-    document = f"query ($id: ID!) {{ task(id: $id) {{ {TASK[7:-2]} user {{ username }} }} }}"
+    document = f"query ($id: ID!) {{ task(id: $id) {{ {TASK_FIELDS[7:-2]} user {{ username }} }} }}"
     finished_task = (await ada_with_mail(document, id=task["id"]))["task"]
     assert (finished_task["state"], finished_task["done"], finished_task["result"]) == (
         "SUCCEEDED",
@@ -85,13 +98,17 @@ async def test_move_and_delete_tasks_skip_deleted_messages(
     ada_with_mail: GraphQLClient, small_bulk_client: GraphQLClient
 ) -> None:
     environment = ada_with_mail.environment
-    moved = await call(small_bulk_client, "messageMove", select={"all": True}, to={"path": "Brief"})
-    deleted = await call(small_bulk_client, "messageDelete", select={"all": True})
-    await call(ada_with_mail, "messageDelete", select=inbox("2"), permanent=True)
+    moved = await run_message_mutation(
+        small_bulk_client, "messageMove", select={"all": True}, to={"path": "Brief"}
+    )
+    deleted = await run_message_mutation(small_bulk_client, "messageDelete", select={"all": True})
+    await run_message_mutation(
+        ada_with_mail, "messageDelete", select=inbox_selection("2"), permanent=True
+    )
     assert await tasks.run_next_task(environment)
-    assert await places(ada_with_mail) == {"a": "Brief", "c": "Brief"}
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {"a": "Brief", "c": "Brief"}
     assert await tasks.run_next_task(environment)
-    assert await places(ada_with_mail) == {}
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {}
     for answer, kind in ((moved, "MESSAGE_MOVE"), (deleted, "MESSAGE_DELETE")):
         document = "query ($id: ID!) { task(id: $id) { kind state done total } }"
         assert (await ada_with_mail(document, id=answer["task"]["id"]))["task"] == {
@@ -102,13 +119,15 @@ async def test_move_and_delete_tasks_skip_deleted_messages(
 async def test_move_task_fails_if_target_was_deleted(
     small_bulk_client: GraphQLClient, environment: Environment
 ) -> None:
-    await call(small_bulk_client, "messageMove", select={"all": True}, to={"path": "Keep"})
+    await run_message_mutation(
+        small_bulk_client, "messageMove", select={"all": True}, to={"path": "Keep"}
+    )
     await small_bulk_client(
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }"""
     )
     assert await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[0::4] == ("FAILED", "no such object")
-    assert len(await places(small_bulk_client)) == 3
+    assert len(await load_mailbox_path_by_subject(small_bulk_client)) == 3
 
 
 async def test_task_is_cancelled_before_and_between_chunks(
@@ -154,11 +173,13 @@ async def test_task_of_killed_worker_resumes_at_checkpoint(
         await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[:3] == ("RUNNING", 2, 3)
     assert await tasks.run_next_task(environment) is False  # the dead worker still holds the lease
-    last = await reached(environment, ada_with_mail.user.id)
-    await taken_for_dead(environment)
+    last = await load_stream_position(environment, ada_with_mail.user.id)
+    await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment) is True
     assert (await load_task_state(environment))[:3] == ("SUCCEEDED", 3, 3)
-    kinds = [kind for kind, _ in await journal(environment, ada_with_mail.user.id, last)]
+    kinds = [
+        kind for kind, _ in await load_journal_entries(environment, ada_with_mail.user.id, last)
+    ]
     assert kinds == [ChangeKind.MESSAGE_UPDATED, ChangeKind.TASK_CHANGED, ChangeKind.TASK_CHANGED]
 
 
@@ -175,7 +196,7 @@ async def test_interrupted_task_runs_after_fresh_tasks(
             await session.exec(task_update.values(state=TaskState.RUNNING, attempts=attempts))
     finished_ids = []
     while await tasks.run_next_task(environment):
-        succeeded = await rows(environment, "SELECT id FROM tasks WHERE state = 'SUCCEEDED'")
+        succeeded = await select_rows(environment, "SELECT id FROM tasks WHERE state = 'SUCCEEDED'")
         finished_ids += [key for (key,) in succeeded if key not in finished_ids]
     assert finished_ids == [fresh.id, progressed.id, stuck.id]
 
@@ -194,15 +215,15 @@ async def test_failing_task_does_not_delay_next_task(
     monkeypatch.setattr(bulk_tasks, "apply_task_chunk", fail_once)
 
     async def has_succeeded_task() -> bool:
-        return ("SUCCEEDED",) in await rows(environment, "SELECT state FROM tasks")
+        return ("SUCCEEDED",) in await select_rows(environment, "SELECT state FROM tasks")
 
     worker = asyncio.create_task(tasks.run_worker(environment))
     try:
-        await until(has_succeeded_task)  # earlier than the worker's poll interval
+        await poll_until(has_succeeded_task)  # earlier than the worker's poll interval
     finally:
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
-    assert sorted(await rows(environment, "SELECT state FROM tasks")) == [
+    assert sorted(await select_rows(environment, "SELECT state FROM tasks")) == [
         ("RUNNING",),
         ("SUCCEEDED",),
     ]
@@ -223,8 +244,8 @@ async def test_worker_that_lost_its_lease_changes_nothing(
     monkeypatch.setattr(bulk_tasks, "apply_task_chunk", lose_lease_and_apply_chunk)
     with pytest.raises(tasks.TaskLeaseLost):
         await tasks.run_next_task(environment)
-    assert {tuple(node["flags"]) for node in await nodes(ada_with_mail)} == {()}
-    await taken_for_dead(environment)
+    assert {tuple(node["flags"]) for node in await list_messages(ada_with_mail)} == {()}
+    await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
     assert (await load_task_state(environment))[:2] == ("SUCCEEDED", 3)
 
@@ -245,11 +266,13 @@ async def test_task_skips_messages_changed_since_request(
     await create_flag_task(
         ada_with_mail,
         environment,
-        unchanged_since_modseq=await reached(environment, ada_with_mail.user.id),
+        unchanged_since_modseq=await load_stream_position(environment, ada_with_mail.user.id),
     )
-    await call(ada_with_mail, "messageUpdate", select=inbox("2"), set={"seen": True})
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=inbox_selection("2"), set={"seen": True}
+    )
     assert await tasks.run_next_task(environment)
-    assert [node["flags"] for node in await nodes(ada_with_mail)] == [
+    assert [node["flags"] for node in await list_messages(ada_with_mail)] == [
         ["\\Flagged", "x"], ["\\Seen"], ["\\Flagged", "x"],
     ]  # fmt: skip
 
@@ -302,4 +325,4 @@ async def test_worker_claims_one_task_with_outdated_statistics(
     await create_flag_task(ada_with_mail, environment)
     await create_flag_task(ada_with_mail, environment)
     assert [await tasks.run_next_task(environment) for _ in range(4)] == [True, True, True, False]
-    assert await rows(environment, "SELECT DISTINCT state FROM tasks") == [("SUCCEEDED",)]
+    assert await select_rows(environment, "SELECT DISTINCT state FROM tasks") == [("SUCCEEDED",)]

@@ -15,8 +15,18 @@ from resolvers.admin import tasks
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, ManualClock, client_context, deliver_to
-from tests.support.operations.bulk_operations import call, inbox, keys, places, take_back
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.operations.bulk_operations import (
+    inbox_selection,
+    list_message_ids,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+    undo_mutation,
+)
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
 MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) { total unseen
@@ -32,7 +42,9 @@ async def snooze(
     client: GraphQLClient, uids: str = "1", until: str | None = SNOOZED_UNTIL, **extra: Any
 ) -> Any:
     set_ = {"snoozedUntil": until, **extra}
-    answer = await call(client, "messageUpdate", select=inbox(uids), set=set_)
+    answer = await run_message_mutation(
+        client, "messageUpdate", select=inbox_selection(uids), set=set_
+    )
     assert answer["errors"] == []
     return answer
 
@@ -57,7 +69,7 @@ async def test_snoozed_message_returns_unread_as_newest(
     clock.tick(hours=32, minutes=59)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
     clock.tick(minutes=1)
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 2
     inbox_messages = (await load_mailbox(ada_with_mail))["messages"]["nodes"]
     assert [node["subject"] for node in inbox_messages] == ["b", "a", "c"]
@@ -67,7 +79,7 @@ async def test_snoozed_message_returns_unread_as_newest(
         assert node["receivedAt"] == before[node["subject"]]["receivedAt"]
         assert node["savedAt"] == "2030-01-02T09:00:03Z"
     returned_ids = [global_ids.decode("Message", before[subject]["id"]) for subject in "ab"]
-    assert await journal(ada_with_mail.environment, ada_with_mail.user.id, last) == [
+    assert await load_journal_entries(ada_with_mail.environment, ada_with_mail.user.id, last) == [
         (ChangeKind.MESSAGE_MOVED, returned_ids)
     ]
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
@@ -95,7 +107,7 @@ async def test_thread_order_is_unchanged_after_snooze(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     await deliver_to(ada, "one")
-    thread_id = (await rows(ada.environment, "SELECT thread_id FROM messages"))[0][0]
+    thread_id = (await select_rows(ada.environment, "SELECT thread_id FROM messages"))[0][0]
     clock.tick(seconds=1)
     await deliver_to(ada, "two")
     async with ada.environment.database.engine.begin() as connection:
@@ -114,18 +126,24 @@ async def test_thread_order_is_unchanged_after_snooze(
 async def test_snoozed_message_returns_to_its_mailbox_or_inbox(
     ada_with_mail: GraphQLClient, clock: ManualClock
 ) -> None:
-    a, b, c = await keys(ada_with_mail)
+    a, b, c = await list_message_ids(ada_with_mail)
     for key, path in ((a, "Keep"), (b, "Brief")):
-        await call(ada_with_mail, "messageMove", select={"ids": [key]}, to={"path": path})
+        await run_message_mutation(
+            ada_with_mail, "messageMove", select={"ids": [key]}, to={"path": path}
+        )
     set_ = {"snoozedUntil": SNOOZED_UNTIL}
-    await call(ada_with_mail, "messageUpdate", select={"ids": [a, b, c]}, set=set_)
-    assert set((await places(ada_with_mail)).values()) == {"Snoozed"}
+    await run_message_mutation(ada_with_mail, "messageUpdate", select={"ids": [a, b, c]}, set=set_)
+    assert set((await load_mailbox_path_by_subject(ada_with_mail)).values()) == {"Snoozed"}
     await ada_with_mail(
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { errors { code } } }"""
     )
     clock.tick(days=2)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 3
-    assert await places(ada_with_mail) == {"a": "INBOX", "b": "Brief", "c": "INBOX"}
+    assert await load_mailbox_path_by_subject(ada_with_mail) == {
+        "a": "INBOX",
+        "b": "Brief",
+        "c": "INBOX",
+    }
     (brief,) = (await load_mailbox(ada_with_mail, "Brief"))["messages"]["nodes"]
     assert brief["expires"] == "2030-01-04T00:00:03Z"  # the retention of the mailbox: a day
 
@@ -138,29 +156,31 @@ async def test_clearing_snoozed_until_returns_message_to_its_place(
     (snoozed,) = (await load_mailbox(ada_with_mail, "Snoozed"))["messages"]["nodes"]
     set_ = {"snoozedUntil": None}
     select = {"ids": [snoozed["id"]]}
-    answer = await call(ada_with_mail, "messageUpdate", select=select, set=set_)
+    answer = await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
     assert (answer["errors"], answer["updatedCount"]) == ([], 1)
     after = await load_mailbox(ada_with_mail)
     assert [n["subject"] for n in after["messages"]["nodes"]] == ["c", "b", "a"]
     assert [n["snoozedUntil"] for n in after["messages"]["nodes"]] == [None] * 3
     assert after["unseen"] == before["unseen"] - 1
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     # the message is not snoozed any more
-    await call(ada_with_mail, "messageUpdate", select=select, set=set_)
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last
+    await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
 
 
 async def test_snooze_time_can_be_changed(ada_with_mail: GraphQLClient, clock: ManualClock) -> None:
     await snooze(ada_with_mail)
     new_time = "2030-01-05T09:00:00Z"
     select = {"filter": {"snoozed": True}}
-    answer = await call(
+    answer = await run_message_mutation(
         ada_with_mail, "messageUpdate", select=select, set={"snoozedUntil": new_time}
     )
     assert (answer["errors"], answer["updatedCount"]) == ([], 1)
     clock.tick(minutes=5)
-    assert (await take_back(ada_with_mail, answer))["restoredCount"] == 1
-    await call(ada_with_mail, "messageUpdate", select=select, set={"snoozedUntil": new_time})
+    assert (await undo_mutation(ada_with_mail, answer))["restoredCount"] == 1
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=select, set={"snoozedUntil": new_time}
+    )
     clock.tick(days=3)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
     clock.tick(days=2)
@@ -173,17 +193,26 @@ async def test_move_or_delete_ends_snooze(
 ) -> None:
     await snooze(ada_with_mail)
     extra = {"to": {"path": "Keep"}} if name == "messageMove" else {}
-    answer = await call(ada_with_mail, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **extra)
+    answer = await run_message_mutation(
+        ada_with_mail, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **extra
+    )
     assert answer["errors"] == []
     clock.tick(minutes=5)
-    undone = await take_back(ada_with_mail, answer)
-    assert (undone["restoredCount"], (await places(ada_with_mail))["a"]) == (1, "Snoozed")
-    await call(ada_with_mail, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **extra)
+    undone = await undo_mutation(ada_with_mail, answer)
+    assert (undone["restoredCount"], (await load_mailbox_path_by_subject(ada_with_mail))["a"]) == (
+        1,
+        "Snoozed",
+    )
+    await run_message_mutation(
+        ada_with_mail, name, select={"mailbox": {"specialUse": "SNOOZED"}}, **extra
+    )
     clock.tick(days=2)
     await snooze_worker.return_due_messages(ada_with_mail.environment)
-    assert (await places(ada_with_mail)).get("a") == ("Keep" if extra else None)
+    assert (await load_mailbox_path_by_subject(ada_with_mail)).get("a") == (
+        "Keep" if extra else None
+    )
     assert (
-        await rows(
+        await select_rows(
             ada_with_mail.environment, "SELECT id FROM messages WHERE snoozed_until IS NOT NULL"
         )
         == []
@@ -192,13 +221,15 @@ async def test_move_or_delete_ends_snooze(
 
 async def test_deleted_snoozed_message_is_restored_to_inbox(ada_with_mail: GraphQLClient) -> None:
     await snooze(ada_with_mail)
-    await call(ada_with_mail, "messageDelete", select={"mailbox": {"specialUse": "SNOOZED"}})
+    await run_message_mutation(
+        ada_with_mail, "messageDelete", select={"mailbox": {"specialUse": "SNOOZED"}}
+    )
     await ada_with_mail(
         """mutation ($ids: [ID!]!) { archivedMessageRestore(input: {ids: $ids}) {
              errors { code } } }""",
         ids=await load_archived_ids(ada_with_mail),
     )
-    assert (await places(ada_with_mail))["a"] == "INBOX"
+    assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"
 
 
 async def load_archived_ids(client: GraphQLClient) -> list[str]:
@@ -210,10 +241,13 @@ async def load_archived_ids(client: GraphQLClient) -> list[str]:
 async def test_undo_of_snooze_returns_messages(
     ada_with_mail: GraphQLClient, clock: ManualClock
 ) -> None:
-    before = await places(ada_with_mail)
+    before = await load_mailbox_path_by_subject(ada_with_mail)
     answer = await snooze(ada_with_mail, "1:3", flagged=True)
-    undone = await take_back(ada_with_mail, answer)
-    assert (undone["restoredCount"], await places(ada_with_mail)) == (3, before)
+    undone = await undo_mutation(ada_with_mail, answer)
+    assert (undone["restoredCount"], await load_mailbox_path_by_subject(ada_with_mail)) == (
+        3,
+        before,
+    )
     nodes = (await load_mailbox(ada_with_mail))["messages"]["nodes"]
     assert [(n["subject"], n["snoozedUntil"]) for n in nodes] == [(s, None) for s in "cba"]
     clock.tick(days=2)
@@ -221,17 +255,17 @@ async def test_undo_of_snooze_returns_messages(
 
 
 async def test_task_snoozes_messages(ada_with_mail: GraphQLClient, clock: ManualClock) -> None:
-    answer = await call(
+    answer = await run_message_mutation(
         ada_with_mail,
         "messageUpdate",
-        select=inbox("1:3"),
+        select=inbox_selection("1:3"),
         set={"snoozedUntil": SNOOZED_UNTIL},
         **{"async": True},
     )
     assert answer["task"]["state"] == "QUEUED"
     while await tasks.run_next_task(ada_with_mail.environment):
         pass
-    assert set((await places(ada_with_mail)).values()) == {"Snoozed"}
+    assert set((await load_mailbox_path_by_subject(ada_with_mail)).values()) == {"Snoozed"}
     clock.tick(days=2)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 3
 
@@ -247,20 +281,22 @@ async def test_task_snoozes_messages(ada_with_mail: GraphQLClient, clock: Manual
 async def test_snooze_time_out_of_range_is_refused(
     ada_with_mail: GraphQLClient, until: str, constraint: str
 ) -> None:
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     set_ = {"snoozedUntil": until}
-    answer = await call(ada_with_mail, "messageUpdate", select=inbox("1"), set=set_)
+    answer = await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=inbox_selection("1"), set=set_
+    )
     (error,) = answer["errors"]
     assert (error["path"], error["constraint"]) == (["set", "snoozedUntil"], constraint)
-    move = await call(
+    move = await run_message_mutation(
         ada_with_mail,
         "messageMove",
-        select=inbox("1"),
+        select=inbox_selection("1"),
         to={"path": "Keep"},
         set={"snoozedUntil": SNOOZED_UNTIL},
     )
     assert [error["constraint"] for error in move["errors"]] == ["exclusive"]
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last
 
 
 async def test_snoozed_mailbox_gets_another_name_if_name_is_used(
@@ -268,7 +304,7 @@ async def test_snoozed_mailbox_gets_another_name_if_name_is_used(
 ) -> None:
     await mailbox_loaders.create_mailboxes(client_context(ada_with_mail), NewMailboxes(["Snoozed"]))
     await snooze(ada_with_mail)
-    assert (await places(ada_with_mail))["a"] == "Snoozed 2"
+    assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "Snoozed 2"
 
 
 async def test_snoozed_messages_are_found_by_search_operators(ada_with_mail: GraphQLClient) -> None:
@@ -286,16 +322,22 @@ async def test_snooze_of_one_user_does_not_affect_another(
 ) -> None:
     await snooze(ada_with_mail)
     select = {"filter": {"snoozed": True}}
-    answer = await call(bob, "messageUpdate", select=select, set={"snoozedUntil": None})
+    answer = await run_message_mutation(
+        bob, "messageUpdate", select=select, set={"snoozedUntil": None}
+    )
     assert answer["updatedCount"] == 0
-    assert (await places(ada_with_mail))["a"] == "Snoozed"
+    assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "Snoozed"
     await deliver_to(bob, "z")
     await snooze(bob)
     clock.tick(days=2)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 2
-    assert (await places(ada_with_mail), await places(bob)) == (
-        {"a": "INBOX", "b": "INBOX", "c": "INBOX"}, {"z": "INBOX"},
-    )  # fmt: skip
+    assert (
+        await load_mailbox_path_by_subject(ada_with_mail),
+        await load_mailbox_path_by_subject(bob),
+    ) == (
+        {"a": "INBOX", "b": "INBOX", "c": "INBOX"},
+        {"z": "INBOX"},
+    )
 
 
 async def test_concurrent_workers_return_each_message_once(
@@ -303,12 +345,12 @@ async def test_concurrent_workers_return_each_message_once(
 ) -> None:
     await snooze(ada_with_mail, "1:3")
     clock.tick(days=2)
-    last = await reached(ada_with_mail.environment, ada_with_mail.user.id)
+    last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     returned_counts = await asyncio.gather(
         *(snooze_worker.return_due_messages(ada_with_mail.environment) for _ in range(3))
     )
     assert sum(returned_counts) == 3
-    assert await reached(ada_with_mail.environment, ada_with_mail.user.id) == last + 3
+    assert await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id) == last + 3
 
 
 async def test_worker_returns_messages_due_before_its_start(
@@ -321,4 +363,4 @@ async def test_worker_returns_messages_due_before_its_start(
         async with asyncio.timeout(5):
             await wakeup.wait()
     worker.cancel()
-    assert (await places(ada_with_mail))["a"] == "INBOX"
+    assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"

@@ -13,7 +13,11 @@ from models.events.journal import ChangeKind
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
-from tests.support.stores.counter_check import journal, reached, rows
+from tests.support.stores.counter_check import (
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 THREAD_UPDATE = """
 mutation ($input: ThreadUpdateInput!) { threadUpdate(input: $input) {
@@ -108,13 +112,13 @@ async def test_muting_writes_one_journal_entry_and_is_undone(
     user_with_threads: GraphQLClient,
 ) -> None:
     thread = (await load_thread(user_with_threads))["id"]
-    last = await reached(user_with_threads.environment, user_with_threads.user.id)
+    last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)
     answer = await update_threads(user_with_threads, thread, muted=True)
     await update_threads(user_with_threads, thread, muted=True)
     thread_id = global_ids.decode("Thread", thread)
-    assert await journal(user_with_threads.environment, user_with_threads.user.id, last) == [
-        (ChangeKind.THREAD_CHANGED, [thread_id])
-    ]
+    assert await load_journal_entries(
+        user_with_threads.environment, user_with_threads.user.id, last
+    ) == [(ChangeKind.THREAD_CHANGED, [thread_id])]
     await user_with_threads(UNDO_MUTATION, token=answer["undo"]["token"])
     assert (await load_thread(user_with_threads))["muted"] is False
 
@@ -183,12 +187,14 @@ async def test_invalid_thread_update_changes_nothing(
     user_with_threads: GraphQLClient, arguments: dict[str, Any], path: list[str], constraint: str
 ) -> None:
     thread = (await load_thread(user_with_threads))["id"]
-    last = await reached(user_with_threads.environment, user_with_threads.user.id)
+    last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)
     answer = (await user_with_threads(THREAD_UPDATE, input={"ids": [thread], **arguments}))[
         "threadUpdate"
     ]
     assert [(e["path"], e["constraint"]) for e in answer["errors"]] == [(path, constraint)]
-    assert await reached(user_with_threads.environment, user_with_threads.user.id) == last
+    assert (
+        await load_stream_position(user_with_threads.environment, user_with_threads.user.id) == last
+    )
 
 
 async def test_thread_update_accepts_duplicate_ids_up_to_limit(
@@ -211,14 +217,16 @@ async def test_thread_of_another_user_is_not_found(
     )
     await deliver_to(bob, thread_message("q"))
     own_id = (await load_thread(bob))["id"]
-    last = await reached(user_with_threads.environment, user_with_threads.user.id)
+    last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)
     for wrong_id in (foreign_id, unknown_id):
         answer = await update_threads(bob, own_id, wrong_id, muted=True, set={"seen": True})
         assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
             ("NOT_FOUND", ["ids"], 1)
         ]
     assert (await load_thread(bob))["muted"] is False
-    assert await reached(user_with_threads.environment, user_with_threads.user.id) == last
+    assert (
+        await load_stream_position(user_with_threads.environment, user_with_threads.user.id) == last
+    )
     assert (await bob("query ($id: ID!) { node(id: $id) { id } }", id=foreign_id))["node"] is None
 
 
@@ -246,14 +254,14 @@ async def test_late_parent_merges_threads(ada: GraphQLClient, clock: ManualClock
     assert first_thread["id"] != second_thread["id"]
     await update_threads(ada, second_thread["id"], muted=True)
     clock.tick(seconds=1)
-    last = await reached(ada.environment, ada.user.id)
+    last = await load_stream_position(ada.environment, ada.user.id)
     await deliver_to(ada, thread_message("middle", "root"))
     messages = await load_messages(ada)
     assert {node["thread"]["id"] for node in messages} == {first_thread["id"]}
     assert (messages[0]["thread"]["messageCount"], messages[0]["thread"]["muted"]) == (3, True)
     # it was added to a muted thread
     assert [node["seen"] for node in messages] == [False, False, True]
-    journal_entries = await journal(ada.environment, ada.user.id, last)
+    journal_entries = await load_journal_entries(ada.environment, ada.user.id, last)
     keys = [
         global_ids.decode("Thread", first_thread["id"]),
         global_ids.decode("Thread", second_thread["id"]),
@@ -295,7 +303,7 @@ async def test_other_subject_starts_new_thread(ada: GraphQLClient) -> None:
     await deliver_to(ada, thread_message("c", "a", subject="AW: Fwd: Pond"))
     await deliver_to(ada, thread_message("d", "a", subject="Something else"))
     assert sorted(
-        await rows(ada.environment, "SELECT count(*) FROM messages GROUP BY thread_id")
+        await select_rows(ada.environment, "SELECT count(*) FROM messages GROUP BY thread_id")
     ) == [
         (1,),
         (3,),

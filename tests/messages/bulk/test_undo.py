@@ -12,7 +12,12 @@ from models.runtime.environment import Environment
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission import mutations as submission_mutations
 from tests.conftest import GraphQLClient, ManualClock, client_context
-from tests.support.operations.bulk_operations import call, keys, places, take_back
+from tests.support.operations.bulk_operations import (
+    list_message_ids,
+    load_mailbox_path_by_subject,
+    run_message_mutation,
+    undo_mutation,
+)
 from tests.support.operations.send_operations import send_with_undo_window
 
 SUBMISSION_STATE = "query ($by: SubmissionRef!) { submission(by: $by) { state } }"
@@ -34,11 +39,11 @@ async def test_undo_cancels_held_submission(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
     assert sent["submission"]["state"] == "HELD_FOR_UNDO"
     assert sent["undo"]["expiresAt"] == sent["submission"]["undoUntil"]
-    undone = await take_back(ada, sent)
+    undone = await undo_mutation(ada, sent)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 1)
     assert await load_state(ada, sent) == "CANCELLED"
-    assert len(await keys(ada)) == 1  # the copy in Sent remains
-    assert error_codes(await take_back(ada, sent)) == ["NOT_FOUND"]  # the token works once
+    assert len(await list_message_ids(ada)) == 1  # the copy in Sent remains
+    assert error_codes(await undo_mutation(ada, sent)) == ["NOT_FOUND"]  # the token works once
 
 
 async def test_send_without_undo_window_has_no_undo_token(
@@ -57,7 +62,7 @@ async def test_undo_window_of_scheduled_submission_ends(
     sent = await send_with_undo_window(ada, window="PT30S", later="2031-01-01T00:00:00Z")
     assert sent["submission"]["state"] == "SCHEDULED"
     clock.tick(seconds=31)
-    assert error_codes(await take_back(ada, sent)) == ["NOT_FOUND"]
+    assert error_codes(await undo_mutation(ada, sent)) == ["NOT_FOUND"]
     assert await load_state(ada, sent) == "SCHEDULED"
 
 
@@ -65,9 +70,9 @@ async def test_undo_of_submission_by_another_user_is_not_found(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
-    assert error_codes(await take_back(bob, sent)) == ["NOT_FOUND"]
+    assert error_codes(await undo_mutation(bob, sent)) == ["NOT_FOUND"]
     assert await load_state(ada, sent) == "HELD_FOR_UNDO"
-    assert error_codes(await take_back(ada, sent)) == []
+    assert error_codes(await undo_mutation(ada, sent)) == []
 
 
 async def test_undo_of_cancelled_submission_is_conflict(
@@ -79,7 +84,7 @@ async def test_undo_of_cancelled_submission_is_conflict(
     )
     assert row
     await submission_mutations.cancel_submissions(client_context(ada), [row.id])
-    undone = await take_back(ada, sent)
+    undone = await undo_mutation(ada, sent)
     assert (error_codes(undone), undone["errors"][0]["path"]) == (["CONFLICT"], ["token"])
     queue_entries = await environment.database.read(select(col(QueueEntry.state)))
     assert [entry.state for entry in queue_entries] == [DeliveryState.CANCELLED]
@@ -96,34 +101,44 @@ async def test_repeated_send_with_idempotency_key_has_same_undo_token(ada: Graph
     first = await send_with_undo_window(ada, window="PT30S", options=once)
     repeated = await send_with_undo_window(ada, window="PT30S", options=once)
     assert repeated == first
-    assert error_codes(await take_back(ada, repeated)) == []
+    assert error_codes(await undo_mutation(ada, repeated)) == []
     assert await load_state(ada, first) == "CANCELLED"
 
 
 async def test_undo_of_move_skips_messages_moved_again(ada_with_mail: GraphQLClient) -> None:
-    moved = await call(ada_with_mail, "messageMove", select={"all": True}, to={"path": "Keep"})
-    first, *_ = await keys(ada_with_mail)
-    await call(ada_with_mail, "messageMove", select={"ids": [first]}, to={"specialUse": "TRASH"})
-    undone = await take_back(ada_with_mail, moved)
+    moved = await run_message_mutation(
+        ada_with_mail, "messageMove", select={"all": True}, to={"path": "Keep"}
+    )
+    first, *_ = await list_message_ids(ada_with_mail)
+    await run_message_mutation(
+        ada_with_mail, "messageMove", select={"ids": [first]}, to={"specialUse": "TRASH"}
+    )
+    undone = await undo_mutation(ada_with_mail, moved)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 2)
-    assert sorted((await places(ada_with_mail)).values()) == ["INBOX", "INBOX", "Trash"]
+    assert sorted((await load_mailbox_path_by_subject(ada_with_mail)).values()) == [
+        "INBOX",
+        "INBOX",
+        "Trash",
+    ]
 
 
 async def test_undo_of_delete_skips_messages_restored_and_moved(
     ada_with_mail: GraphQLClient,
 ) -> None:
-    first, *_ = await keys(ada_with_mail)
-    deleted = await call(ada_with_mail, "messageDelete", select={"ids": [first]})
+    first, *_ = await list_message_ids(ada_with_mail)
+    deleted = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [first]})
     restore = (
         "mutation ($id: ID!) { archivedMessageRestore(input: {ids: [$id]}) { errors { code } } }"
     )
     archived = "{ viewer { user { archivedMessages(first: 9) { nodes { id } } } } }"
     (node,) = (await ada_with_mail(archived))["viewer"]["user"]["archivedMessages"]["nodes"]
     assert not error_codes((await ada_with_mail(restore, id=node["id"]))["archivedMessageRestore"])
-    await call(ada_with_mail, "messageMove", select={"all": True}, to={"path": "Keep"})
-    undone = await take_back(ada_with_mail, deleted)
+    await run_message_mutation(
+        ada_with_mail, "messageMove", select={"all": True}, to={"path": "Keep"}
+    )
+    undone = await undo_mutation(ada_with_mail, deleted)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 0)
-    assert set((await places(ada_with_mail)).values()) == {"Keep"}
+    assert set((await load_mailbox_path_by_subject(ada_with_mail)).values()) == {"Keep"}
 
 
 @pytest.mark.parametrize(
@@ -141,12 +156,14 @@ async def test_undo_of_delete_skips_messages_restored_and_moved(
 async def test_undo_of_update_keeps_later_flag_changes(
     ada_with_mail: GraphQLClient, before: list[str], first: Any, later: Any, after: list[str]
 ) -> None:
-    select_ = {"ids": [(await keys(ada_with_mail))[0]]}
-    await call(ada_with_mail, "messageUpdate", select=select_, set={"flags": before})
-    changed = await call(ada_with_mail, "messageUpdate", select=select_, set=first)
-    await call(ada_with_mail, "messageUpdate", select=select_, set=later)
-    assert error_codes(await take_back(ada_with_mail, changed)) == []
-    current = await call(
+    select_ = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
+    await run_message_mutation(
+        ada_with_mail, "messageUpdate", select=select_, set={"flags": before}
+    )
+    changed = await run_message_mutation(ada_with_mail, "messageUpdate", select=select_, set=first)
+    await run_message_mutation(ada_with_mail, "messageUpdate", select=select_, set=later)
+    assert error_codes(await undo_mutation(ada_with_mail, changed)) == []
+    current = await run_message_mutation(
         ada_with_mail, "messageUpdate", select=select_, set={"removeFlags": ["none"]}
     )
     assert sorted(current["messages"][0]["flags"]) == sorted(after)

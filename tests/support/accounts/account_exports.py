@@ -24,7 +24,7 @@ from resolvers.transfer.export_writer import SETTING_COLUMNS
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
 from tests.support.accounts.openpgp_keys import make_public_key
 from tests.support.accounts.user_operations import execute_mutation, load_user_row
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 EXPORT_FIELDS = (
     "export { id state format size expiresAt url user { username } task { id done total } }"
@@ -49,7 +49,7 @@ async def store_raw_message(
     mailbox, environment = await client.load_mailbox(path), client.environment
     parsed = await received_messages.parse_storable_message(raw)
     tenant_query = "SELECT tenant_id FROM users WHERE id = :u"
-    ((tenant,),) = await rows(environment, tenant_query, u=client.user.id)
+    ((tenant,),) = await select_rows(environment, tenant_query, u=client.user.id)
     stored_blobs = await received_messages.store_blobs(environment, tenant, parsed)
     placement = MessagePlacement(
         client.user.id,
@@ -161,9 +161,9 @@ async def load_account_state(client: GraphQLClient) -> Any:
                         if a.mailbox_id in path_by_id),
         "mail": sorted(messages, key=repr),
         "settings": {name: getattr(user, name) for name in SETTING_COLUMNS},
-        "values": sorted(await rows(environment, value_query, u=user_id)),
-        "scripts": await rows(environment, script_query, u=user_id),
-        "answer": await rows(environment, autoreply_query, u=user_id),
+        "values": sorted(await select_rows(environment, value_query, u=user_id)),
+        "scripts": await select_rows(environment, script_query, u=user_id),
+        "answer": await select_rows(environment, autoreply_query, u=user_id),
     }  # fmt: skip
 
 

@@ -17,25 +17,25 @@ from models.runtime.environment import Environment
 from models.users.tables import User
 from resolvers.auth import authentication
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 
 DEMO_MESSAGE_COUNT = 120
 
 
 @contextmanager
-def run_demo_server(folder: Path) -> Generator[Server]:
+def run_demo_server(folder: Path) -> Generator[MerganserProcess]:
     """Run `merganser serve` on free ports with its data in `folder`, until the block ends.
 
     The store contains the demo account, and the users ada and bob with one message each.
     """
-    server = Server(folder)
-    result = server.command("demo", "--count", str(DEMO_MESSAGE_COUNT))
-    assert result.code == 0, result.err
+    server = MerganserProcess(folder)
+    result = server.run_command("demo", "--count", str(DEMO_MESSAGE_COUNT))
+    assert result.exit_code == 0, result.stderr
     account = read_account(folder / "var")
     assert account
     assert account.key
     server.secrets[USERNAME] = account.key
-    server.make("ada", "bob")
+    server.create_users("ada", "bob")
     server.start()
     try:
         for name in ("ada", "bob"):
@@ -45,9 +45,11 @@ def run_demo_server(folder: Path) -> Generator[Server]:
         server.stop()
 
 
-def send_by_lmtp(server: Server, to: str, raw: bytes, sender: str = "carol@example.com") -> None:
+def send_by_lmtp(
+    server: MerganserProcess, to: str, raw: bytes, sender: str = "carol@example.com"
+) -> None:
     """Deliver a message by LMTP."""
-    with smtplib.LMTP("127.0.0.1", server.lmtp) as client:
+    with smtplib.LMTP("127.0.0.1", server.lmtp_port) as client:
         client.sendmail(sender, to, raw)
 
 

@@ -13,7 +13,7 @@ from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
 from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, make_client
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 
 async def make_domain_admin(
@@ -46,7 +46,8 @@ async def domain_admin_context(
 ) -> Context:
     """The context of a request by a DOMAIN_ADMIN of these domains, who is the client's user."""
     id_by_name = {
-        name: key for key, name in await rows(client.environment, "SELECT id, name FROM domains")
+        name: key
+        for key, name in await select_rows(client.environment, "SELECT id, name FROM domains")
     }
     viewer = Viewer(
         client.user.id,

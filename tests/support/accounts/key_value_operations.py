@@ -5,7 +5,7 @@ from typing import Any
 
 from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import GraphQLClient
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 ENTRY_FIELDS = "id key value store shared expiresAt version"
 ERROR_FIELDS = """errors { __typename code path ... on ValidationError { constraint }
@@ -77,7 +77,7 @@ async def list_keys(
 async def load_key_value_rows(environment: Environment) -> list[tuple[Any, ...]]:
     """All rows of the key-value stores, sorted."""
     query = "SELECT stream_id, store, key, value, version, size FROM key_values"
-    return sorted(await rows(environment, query))
+    return sorted(await select_rows(environment, query))
 
 
 def change_options(environment: Environment, **options: Any) -> None:

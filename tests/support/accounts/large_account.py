@@ -11,7 +11,7 @@ from sqlalchemy import text
 from models.runtime.environment import Environment
 from models.store.database import POSTGRES_READ_SETTINGS
 from tests.conftest import GraphQLClient
-from tests.support.stores.query_plans import recorded_statements
+from tests.support.stores.query_plans import record_statements
 
 NUMBER_SERIES = (
     "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {})"
@@ -115,5 +115,5 @@ def _rows_read_by_plan(plan: dict[str, Any]) -> int:
 def record_select_costs(environment: Environment) -> Iterator[SelectCostRecorder]:
     """Record the SQL statements of the block, to count the rows that they read."""
     recorder = SelectCostRecorder(environment)
-    with recorded_statements(environment, recorder.statements):
+    with record_statements(environment, recorder.statements):
         yield recorder

@@ -13,7 +13,7 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.tables import User
 from tests.conftest import GraphQLClient, deliver_to, raw_message
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 QUOTA = 10_000  # bytes
 LimitEventFields = tuple[str, str, int, int, bool]  # limit, level, used, allowed, refused
@@ -63,7 +63,9 @@ async def load_limit_events(client: GraphQLClient) -> list[LimitEventFields]:
 
 async def count_warning_tasks(environment: Environment) -> int:
     """Count the tasks that send quota warnings."""
-    ((count,),) = await rows(environment, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'")
+    ((count,),) = await select_rows(
+        environment, "SELECT count(*) FROM tasks WHERE kind = 'LIMIT_LETTER'"
+    )
     return int(count)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.servers.merganser_server import Server
+from tests.support.servers.merganser_server import MerganserProcess
 
 RESPONSE_TIMEOUT = 15.0  # seconds
 MIB = 1 << 20
@@ -81,7 +81,7 @@ class AttackResult:
 class AttackedServer:
     """A server process under attack, and the results of the attacks."""
 
-    server: Server
+    server: MerganserProcess
     results: list[AttackResult] = field(default_factory=list)
     last_number: int = 0
     max_wait_of_others: float = 0.0  # seconds until the slowest response to another client
@@ -109,7 +109,7 @@ class AttackedServer:
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.bind((source, 0))
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.server.http))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.server.http_port))
         buffer_limit = max(receive_buffer, 1) if receive_buffer else 1 << 20
         reader, writer = await asyncio.open_connection(sock=sock, limit=buffer_limit)
         try:
@@ -150,13 +150,14 @@ class AttackedServer:
 
     async def assert_others_are_served(self) -> None:
         """Require that the server answers another client within the limit."""
-        started_at = time.monotonic() - self.server.hindered()
+        started_at = time.monotonic() - self.server.seconds_not_serving()
         response = await self.post_document(
             "{ viewer { user { username } } }", self.credential_headers("dora")
         )
         assert json.loads(response.body)["data"] == {"viewer": {"user": {"username": "dora"}}}
         self.max_wait_of_others = max(
-            self.max_wait_of_others, time.monotonic() - self.server.hindered() - started_at
+            self.max_wait_of_others,
+            time.monotonic() - self.server.seconds_not_serving() - started_at,
         )
         assert self.max_wait_of_others < MAX_WAIT_OF_OTHERS
 
@@ -208,9 +209,12 @@ class ServerAttack:
         """Run the attack, add its result to the table, and return the summary of the response."""
         memory_before, worst_ms, worst_cpu_ms = target.memory_kib(), 0.0, 0.0
         for _ in range(self.repeat_count):
-            started_at, cpu_before = time.perf_counter() - target.server.hindered(), target.cpu_ms()
+            started_at, cpu_before = (
+                time.perf_counter() - target.server.seconds_not_serving(),
+                target.cpu_ms(),
+            )
             response = await self.run(target)
-            duration = time.perf_counter() - target.server.hindered() - started_at
+            duration = time.perf_counter() - target.server.seconds_not_serving() - started_at
             worst_ms = max(worst_ms, duration * 1e3)
             worst_cpu_ms = max(worst_cpu_ms, target.cpu_ms() - cpu_before)
         summary = response if isinstance(response, str) else response.summary

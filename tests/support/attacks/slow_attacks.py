@@ -92,8 +92,8 @@ def _silent_attack(data: bytes) -> Any:
 
 @attack("slow: a socket that never greets", "closed 4408", max_ms=MAX_SLOW_MS)
 async def _(target: AttackedServer) -> str:
-    async with target.server.socket() as socket:
-        return f"closed {await socket.closed()}"
+    async with target.server.open_websocket() as socket:
+        return f"closed {await socket.wait_for_close_code()}"
 
 
 @attack("slow: 20 that do not read 5 MB each", "dropped", max_ms=12_000, max_growth_kib=40 * 1024)

@@ -111,33 +111,35 @@ def _handshake_attack(data: bytes) -> Any:
 
 @attack("socket: 1,000 subscriptions at once", "100 run, 900 are refused")
 async def _(target: AttackedServer) -> str:
-    async with target.server.socket(target.server.secrets["bob"]) as socket:
+    async with target.server.open_websocket(target.server.secrets["bob"]) as socket:
         for n in range(1000):
             await socket.subscribe(CHANGES_SUBSCRIPTION, str(n))
         refused_count = 0
         while refused_count < 900:
-            received = await socket.hear()
+            received = await socket.read_frame()
             assert received["type"] == "error", received
             assert received["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
             refused_count += 1
-        return "100 run, 900 are refused" if await socket.silent(0.1) else "more"
+        return "100 run, 900 are refused" if await socket.receives_nothing(0.1) else "more"
 
 
 @attack("socket: 3,000 pings", "3,000 pongs")
 async def _(target: AttackedServer) -> str:
-    async with target.server.socket(target.server.secrets["bob"]) as socket:
+    async with target.server.open_websocket(target.server.secrets["bob"]) as socket:
         for _ in range(3000):
-            await socket.say({"type": "ping"})
-        received = [(await socket.hear())["type"] for _ in range(3000)]
+            await socket.send_frame({"type": "ping"})
+        received = [(await socket.read_frame())["type"] for _ in range(3000)]
         return "3,000 pongs" if set(received) == {"pong"} else "other"
 
 
 @attack("socket: 300 documents that are none", "300 errors")
 async def _(target: AttackedServer) -> str:
-    async with target.server.socket(target.server.secrets["bob"]) as socket:
+    async with target.server.open_websocket(target.server.secrets["bob"]) as socket:
         for n in range(300):
             await socket.subscribe(f"{{ viewer {{ {n} }} }}", str(n))
-        codes = {(await socket.hear())["payload"][0]["extensions"]["code"] for _ in range(300)}
+        codes = {
+            (await socket.read_frame())["payload"][0]["extensions"]["code"] for _ in range(300)
+        }
         return "300 errors" if codes <= {"GRAPHQL_PARSE_FAILED", "RATE_LIMITED"} else str(codes)
 
 
@@ -146,11 +148,11 @@ async def _(target: AttackedServer) -> str:
     all_answered, answered, codes = asyncio.Event(), asyncio.Semaphore(0), []
 
     async def connect() -> int:
-        async with target.server.socket() as socket:
+        async with target.server.open_websocket() as socket:
             payload = {"token": target.server.secrets["eve"]}
             try:
-                await socket.say({"type": "connection_init", "payload": payload})
-                assert (await socket.hear())["type"] == "connection_ack"
+                await socket.send_frame({"type": "connection_init", "payload": payload})
+                assert (await socket.read_frame())["type"] == "connection_ack"
                 answered.release()
                 await asyncio.wait_for(all_answered.wait(), RESPONSE_TIMEOUT)
             except ConnectionClosed:
@@ -177,7 +179,7 @@ async def _(target: AttackedServer) -> str:
 
     async def connect() -> int:
         try:
-            async with target.server.socket(local_addr=("127.0.0.9", 0)):
+            async with target.server.open_websocket(local_addr=("127.0.0.9", 0)):
                 await all_answered.wait()
                 return 101
         except InvalidStatus as error:

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from tests.conftest import raw_message
-from tests.support.servers.merganser_server import Client, Server
+from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 
 MAILBOXES_AND_MESSAGES_QUERY = """{ viewer { user { mailboxes { id path specialUse }
   messages(first: 100) { nodes { id } } } } }"""
@@ -16,7 +16,7 @@ FLAGS = ("seen", "flagged", "answered", "deleted")
 class RandomChanges:
     """Random changes by one user, and messages to that user. `done` counts the changes by name."""
 
-    def __init__(self, server: Server, client: Client, name: str, seed: int) -> None:
+    def __init__(self, server: MerganserProcess, client: HttpClient, name: str, seed: int) -> None:
         self.server = server
         self.client = client
         self.name = name
@@ -52,7 +52,9 @@ class RandomChanges:
             self.change_counts[change.__name__] = self.change_counts.get(change.__name__, 0) + 1
 
     async def deliver_message(self) -> None:
-        assert await self.server.deliver(raw_message(self._new_name()), f"{self.name}@example.org")
+        assert await self.server.deliver_by_lmtp(
+            raw_message(self._new_name()), f"{self.name}@example.org"
+        )
 
     async def change_flags(self) -> None:
         names = self.random.sample(FLAGS, 2)
@@ -77,11 +79,13 @@ class RandomChanges:
             "nodes"
         ]
         if message_ids := [message["id"] for message in deleted]:
-            await self.client.do("archivedMessageRestore", {"ids": message_ids})
+            await self.client.run_mutation("archivedMessageRestore", {"ids": message_ids})
 
     async def create_mailbox(self) -> None:
         parent_path = self.random.choice(["", f"{self._random_mailbox()['path']}/"])
-        await self.client.do("mailboxCreate", {"paths": [parent_path + self._new_name("Box")]})
+        await self.client.run_mutation(
+            "mailboxCreate", {"paths": [parent_path + self._new_name("Box")]}
+        )
 
     async def rename_mailbox(self) -> None:
         if mailboxes := self._deletable_mailboxes():
@@ -93,19 +97,21 @@ class RandomChanges:
                 if is_inside_itself
                 else f"{target_path}/{self._new_name('Box')}"
             )
-            await self.client.do(
+            await self.client.run_mutation(
                 "mailboxRename", {"mailbox": {"id": mailbox["id"]}, "newPath": path}
             )
 
     async def delete_mailbox(self) -> None:
         if mailboxes := self._deletable_mailboxes():
             mailbox_ref = {"id": self.random.choice(mailboxes)["id"]}
-            await self.client.do("mailboxDelete", {"mailboxes": [mailbox_ref], "recursive": True})
+            await self.client.run_mutation(
+                "mailboxDelete", {"mailboxes": [mailbox_ref], "recursive": True}
+            )
 
     async def _change_messages(self, name: str, **input_values: Any) -> None:
         if self._message_ids:
             message_ids = self.random.sample(self._message_ids, min(len(self._message_ids), 4))
-            await self.client.do(name, {"select": {"ids": message_ids}, **input_values})
+            await self.client.run_mutation(name, {"select": {"ids": message_ids}, **input_values})
 
     def _new_name(self, word: str = "Letter") -> str:
         self._number += 1

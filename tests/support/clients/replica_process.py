@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.clients import npm_programs
-from tests.support.servers.merganser_server import Client
+from tests.support.servers.merganser_server import HttpClient
 
 TIMEOUT = 60.0  # seconds
 REPLICA_SCRIPT = npm_programs.EXAMPLES / "replica" / "main.ts"
@@ -31,7 +31,7 @@ class ReplicaState:
     messages: dict[str, tuple[Any, ...]]
 
 
-async def load_server_state(client: Client) -> ReplicaState:
+async def load_server_state(client: HttpClient) -> ReplicaState:
     """Load the state of the server."""
     user = (await client(MAILBOXES_QUERY))["viewer"]["user"]
     state = ReplicaState({}, {})
@@ -170,9 +170,9 @@ async def run_replica_program(
         await process.communicate()
 
 
-async def assert_same_state(replica_process: ReplicaProcess, client: Client) -> ReplicaState:
+async def assert_same_state(replica_process: ReplicaProcess, client: HttpClient) -> ReplicaState:
     """Wait until the replica has received all changes, and compare its state with the server's."""
-    await replica_process.wait_for_cursor(await client.cursor())
+    await replica_process.wait_for_cursor(await client.load_cursor())
     server_state, replica_state = (
         await load_server_state(client),
         read_replica_state(replica_process.file),

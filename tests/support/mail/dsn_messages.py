@@ -9,7 +9,7 @@ from resolvers.submission import composition
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import ComposedMessage, SendRequest
 from tests.conftest import GraphQLClient, client_context
-from tests.support.mail_servers.queue_worker import FAR
+from tests.support.mail_servers.queue_worker import REMOTE_RECIPIENTS
 
 DSN_SENDER = "carol@example.net"
 NOTIFY_ALL = "NOTIFY=SUCCESS,FAILURE,DELAY"
@@ -25,7 +25,9 @@ def dsn_fields(message: EmailMessage) -> tuple[Any, list[Any]]:
 
 async def send_with_dsn_request(ada: GraphQLClient, *to: NamedAddress) -> int:
     """Send a message that requests DSNs and return the id of its submission."""
-    outgoing = SendRequest(to=to or FAR, subject="Hello", text="Hi.", request_dsn=True)
+    outgoing = SendRequest(
+        to=to or REMOTE_RECIPIENTS, subject="Hello", text="Hi.", request_dsn=True
+    )
     result = await submission_create.send_message(client_context(ada), outgoing)
     assert result.submission is not None
     return int(result.submission.id)

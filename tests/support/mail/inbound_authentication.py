@@ -10,7 +10,7 @@ from mail.envelope.client import SmtpClientInfo
 from mail.recipients import recipient_routes
 from models.runtime.environment import CommittedOptions, Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.dns_zone_server import Zone
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer
 
 FAR_SENDER = "carol@far.example"
 FAR_PEER = SmtpClientInfo("192.0.2.1", "mx.far.example")
@@ -18,7 +18,7 @@ VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { source mailb
   verification { tls { name version } spf dkim dmarc arc authenticationResults } } }"""
 
 
-def use_dns_zone(environment: Environment, zone: Zone, **changes: Any) -> None:
+def use_dns_zone(environment: Environment, zone: DnsZoneServer, **changes: Any) -> None:
     """Let the server resolve names in this zone, with these options."""
     resolver = f"127.0.0.1:{zone.port}"
     options = replace(

@@ -10,8 +10,8 @@ from sqlmodel import col
 from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
-from tests.support.mail_servers.queue_worker import bodies
-from tests.support.stores.counter_check import rows
+from tests.support.mail_servers.queue_worker import load_queued_messages
+from tests.support.stores.counter_check import select_rows
 
 
 async def queued_reply_recipients(environment: Environment) -> list[str]:
@@ -20,7 +20,7 @@ async def queued_reply_recipients(environment: Environment) -> list[str]:
         "SELECT d.recipient FROM deliveries d JOIN submissions s ON s.id = d.submission_id "
         "WHERE s.envelope_from = '' ORDER BY d.id"
     )
-    return [row[0] for row in await rows(environment, sql)]
+    return [row[0] for row in await select_rows(environment, sql)]
 
 
 async def queued_dsn_requests(environment: Environment) -> list[tuple[str | None, ...]]:
@@ -35,7 +35,7 @@ async def queued_dsn_requests(environment: Environment) -> list[tuple[str | None
 
 async def only_queued_dsn(environment: Environment) -> tuple[Any, list[Any], str]:
     """The only queued DSN: fields of the message, fields of each recipient, and its subject."""
-    (raw,) = await bodies(environment)
+    (raw,) = await load_queued_messages(environment)
     message = email.message_from_bytes(raw, policy=policy.default)
     status_part: Any = list(message.iter_parts())[1]
     message_fields, *recipient_fields = status_part.get_payload()
@@ -48,4 +48,4 @@ async def queued_envelopes(environment: Environment) -> list[tuple[str, str]]:
         "SELECT s.envelope_from, d.recipient FROM deliveries d "
         "JOIN submissions s ON s.id = d.submission_id ORDER BY d.id"
     )
-    return [(row[0], row[1]) for row in await rows(environment, sql)]
+    return [(row[0], row[1]) for row in await select_rows(environment, sql)]

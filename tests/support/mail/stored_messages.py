@@ -11,7 +11,7 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from resolvers.messages import content
 from tests.conftest import GraphQLClient, client_context
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 
 async def message_special_use(client: GraphQLClient, subject: str) -> SpecialUse | None:
@@ -58,7 +58,7 @@ async def subjects_by_mailbox(
         "JOIN mailboxes b ON b.id = m.mailbox_id ORDER BY m.id"
     )
     subjects: dict[str, list[str]] = {}
-    for path, subject, owner in await rows(environment, sql):
+    for path, subject, owner in await select_rows(environment, sql):
         if owner == client.user.id:
             subjects.setdefault(path, []).append(subject)
     return subjects

@@ -12,12 +12,12 @@ import dns.rdatatype
 import dns.rrset
 
 from mail.authentication.dns_queries import shared_resolver
-from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
 
 MAX_CNAME_CHAIN = 10
 
 
-def quoted(text: str | bytes) -> str:
+def txt_rdata(text: str | bytes) -> str:
     """The data of a TXT record in presentation format, in strings of 255 bytes."""
     raw = text.encode(errors="surrogateescape") if isinstance(text, str) else text
     parts = [raw[at : at + 255] for at in range(0, max(len(raw), 1), 255)]
@@ -30,17 +30,17 @@ def lowercase_name(name: dns.name.Name) -> str:
 
 
 @dataclass
-class Zone(Names):
+class DnsZoneServer(FakeDnsServer):
     """Follows CNAME records as resolvers do, and records each query."""
 
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    queries: list[tuple[str, str]] = field(default_factory=list)
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         query = dns.message.from_wire(data)
         (question,) = query.question
         name, record_type = lowercase_name(question.name), dns.rdatatype.to_text(question.rdtype)
-        self.asked.append((name, record_type))
-        if name in self.silent:
+        self.queries.append((name, record_type))
+        if name in self.silent_names:
             return
         response = dns.message.make_response(query)
         current_name, owner = name, question.name
@@ -50,7 +50,7 @@ class Zone(Names):
                     dns.rrset.from_text(owner, 60, "IN", record_type, *record_data)
                 )
                 break
-            if current_name in self.broken:
+            if current_name in self.servfail_names:
                 response.set_rcode(dns.rcode.SERVFAIL)
                 break
             alias = self.records.get((current_name, "CNAME"))
@@ -65,20 +65,20 @@ class Zone(Names):
         self.transport.sendto(response.to_wire(max_size=65535), addr)
 
 
-def zone(texts: Mapping[str, str], **other_records: Mapping[str, str]) -> Zone:
+def make_dns_zone(texts: Mapping[str, str], **other_records: Mapping[str, str]) -> DnsZoneServer:
     """Make a server with TXT records by name, and other records by type.
 
     `A={"name": "192.0.2.1"}` adds an A record.
     """
-    records = {(name, "TXT"): [quoted(text)] for name, text in texts.items()}
+    records = {(name, "TXT"): [txt_rdata(text)] for name, text in texts.items()}
     for record_type, values in other_records.items():
         records |= {(name, record_type): [value] for name, value in values.items()}
-    return Zone(records)
+    return DnsZoneServer(records)
 
 
 @asynccontextmanager
-async def asking(zone_server: Zone) -> AsyncGenerator[str]:
+async def run_dns_zone(zone_server: DnsZoneServer) -> AsyncGenerator[str]:
     """Run the server, and yield its address for the setting `dns_resolver`."""
     shared_resolver.cache_clear()  # a cached resolver may use the same port
-    async with answering(zone_server):
+    async with run_dns_server(zone_server):
         yield f"127.0.0.1:{zone_server.port}"

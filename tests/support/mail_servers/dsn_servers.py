@@ -6,7 +6,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope
 
-from tests.support.mail_servers.smtp_and_dns_servers import Server
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer
 
 DSN_PARAMETER = re.compile(r" ((?:RET|ENVID|NOTIFY|ORCPT)=\S*)", re.IGNORECASE)
 
@@ -21,15 +21,15 @@ class _DsnSession(SMTP):
         await super().smtp_RCPT(self.record_parameters("RCPT", arg))
 
     def record_parameters(self, verb: str, arg: str | None) -> str:
-        self.event_handler.asked.append((verb, DSN_PARAMETER.findall(arg or "")))
+        self.event_handler.dsn_parameters.append((verb, DSN_PARAMETER.findall(arg or "")))
         return DSN_PARAMETER.sub("", arg or "")
 
 
 @dataclass
-class Reporter(Server):
+class DsnSmtpServer(FakeSmtpServer):
     """An SMTP server that offers DSN."""
 
-    asked: list[tuple[str, list[str]]] = field(default_factory=list)
+    dsn_parameters: list[tuple[str, list[str]]] = field(default_factory=list)
 
     async def handle_EHLO(  # noqa: N802
         self, _server: Any, session: Any, _envelope: Envelope, hostname: str, ehlo_lines: list[str]
@@ -37,58 +37,62 @@ class Reporter(Server):
         session.host_name = hostname
         return [*ehlo_lines[:-1], "250-DSN", ehlo_lines[-1]]
 
-    def session(self) -> SMTP:
-        self.sessions += 1
-        return _DsnSession(self, hostname="there", **self.features)
+    def make_session(self) -> SMTP:
+        self.session_count += 1
+        return _DsnSession(self, hostname="there", **self.smtp_options)
 
-    def envid(self) -> str:
+    def last_envelope_id(self) -> str:
         """The ENVID of the last transaction."""
         (envelope_id,) = [
             parameter.removeprefix("ENVID=")
-            for verb, parameters in self.asked[-3:]
+            for verb, parameters in self.dsn_parameters[-3:]
             for parameter in parameters
             if verb == "MAIL" and parameter.startswith("ENVID=")
         ][-1:]
         return envelope_id
 
 
-def status(
-    *recipient_groups: str, reporting_mta: str = "dns; mx.example.net", envid: str | None = None
+def delivery_status_part(
+    *recipient_groups: str,
+    reporting_mta: str = "dns; mx.example.net",
+    envelope_id: str | None = None,
 ) -> str:
     """The part message/delivery-status (RFC 3464) with these recipient groups."""
     message_fields = [
         f"Reporting-MTA: {reporting_mta}",
         "Arrival-Date: Sun, 22 Nov 2026 03:00:00 +0000",
     ]
-    if envid:
-        message_fields.insert(0, f"Original-Envelope-Id: {envid}")
+    if envelope_id:
+        message_fields.insert(0, f"Original-Envelope-Id: {envelope_id}")
     return "\n\n".join(["\n".join(message_fields), *recipient_groups, ""])
 
 
-def fate(
+def recipient_status_fields(
     address: str,
     action: str = "failed",
     code: str = "5.1.1",
-    said: str = "smtp; 550 5.1.1 No such user",
-    original: str | None = None,
+    diagnostic: str = "smtp; 550 5.1.1 No such user",
+    original_recipient: str | None = None,
 ) -> str:
     """The fields of one recipient in message/delivery-status (RFC 3464)."""
-    original_fields = [f"Original-Recipient: rfc822;{original}"] if original else []
+    original_fields = (
+        [f"Original-Recipient: rfc822;{original_recipient}"] if original_recipient else []
+    )
     recipient_fields = [
         f"Final-Recipient: rfc822; {address}",
         f"Action: {action}",
         f"Status: {code}",
     ]
-    return "\n".join([*original_fields, *recipient_fields, f"Diagnostic-Code: {said}"])
+    return "\n".join([*original_fields, *recipient_fields, f"Diagnostic-Code: {diagnostic}"])
 
 
-def report(
+def make_dsn_message(
     status_part: str,
     returned_header: str = "Message-ID: <1@example.org>",
     *,
     to: str = "ada@example.org",
-    kind: str = "message/delivery-status",
-    back: str = "text/rfc822-headers",
+    status_content_type: str = "message/delivery-status",
+    returned_content_type: str = "text/rfc822-headers",
 ) -> bytes:
     """A DSN message as Postfix writes it."""
     text = f"""\
@@ -112,12 +116,12 @@ I'm sorry to have to inform you that your message could not be delivered.
 
 --ABC.1/mx.example.net
 Content-Description: Delivery report
-Content-Type: {kind}
+Content-Type: {status_content_type}
 
 {status_part}
 --ABC.1/mx.example.net
 Content-Description: Undelivered Message Headers
-Content-Type: {back}
+Content-Type: {returned_content_type}
 
 {returned_header}
 

@@ -16,12 +16,12 @@ ListenerType = TypeVar("ListenerType", bound=SmtpFamilyListener)
 
 
 @dataclass
-class Listeners:
+class EmptyStoreListeners:
     """Starts listeners, and keeps them to close them."""
 
     database: Database
     folder: Path
-    opened: list[SmtpFamilyListener] = field(default_factory=list)
+    started_listeners: list[SmtpFamilyListener] = field(default_factory=list)
 
     def environment(self, **components: Any) -> Environment:
         """An environment with the empty database."""
@@ -29,18 +29,18 @@ class Listeners:
         blobs = FolderStore(self.folder / "blobs")
         return Environment(self.database, blobs, b"secret", options=options, **components)
 
-    async def begun(self, listener: ListenerType) -> ListenerType:
+    async def start_listener(self, listener: ListenerType) -> ListenerType:
         """Start a listener on a free port and return it."""
         await listener.start(host="127.0.0.1", port=0)
-        self.opened.append(listener)
+        self.started_listeners.append(listener)
         return listener
 
 
 @asynccontextmanager
-async def listeners(folder: Path) -> AsyncIterator[Listeners]:
+async def open_empty_store_listeners(folder: Path) -> AsyncIterator[EmptyStoreListeners]:
     """Yield an object that starts listeners, and close them at the end."""
-    opener = Listeners(Database(f"sqlite+aiosqlite:///{folder}/mail.db"), folder)
+    opener = EmptyStoreListeners(Database(f"sqlite+aiosqlite:///{folder}/mail.db"), folder)
     yield opener
-    for listener in opener.opened:
+    for listener in opener.started_listeners:
         await listener.close(1)
     await opener.database.close()

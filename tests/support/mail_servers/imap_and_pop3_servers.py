@@ -19,32 +19,32 @@ from mail.connectors.remote_server import ListedMailbox, RemoteFailure, RemoteMe
 from mail.connectors.session_thread import ThreadedSession, connect_and_sign_in_session
 from mail.network.outbound_http import NetworkPolicy
 from models.connectors import ConnectorProtocol, ConnectorSecurity
-from tests.support.mail_servers.smtp_and_dns_servers import server_tls, trust
+from tests.support.mail_servers.smtp_and_dns_servers import server_tls_context, trusting_tls_context
 
-SECRET = 'sesame "\\ opens'  # noqa: S105 - a test's
-LARGEST = 100_000  # bytes
-PATIENCE = 8.0  # seconds until a silent server is given up
-SHORT = 0.5  # seconds, for tests with a silent server
-SOON = 20.0  # seconds for a step of a test
+REMOTE_PASSWORD = 'sesame "\\ opens'  # noqa: S105 - a test's
+MAX_MESSAGE_SIZE = 100_000  # bytes
+SILENCE_TIMEOUT = 8.0  # seconds until a silent server is given up
+SHORT_SILENCE_TIMEOUT = 0.5  # seconds, for tests with a silent server
+STEP_TIMEOUT = 20.0  # seconds for a step of a test
 MESSAGE = b"From: a@example.org\r\nSubject: One\r\n\r\nText\r\n"
-CONTINUES, STAYS_SILENT, GONE = "continues", "stays silent", "hangs up"
+CONTINUES, STAYS_SILENT, HANGS_UP = "continues", "stays silent", "hangs up"
 
 
 @dataclass(frozen=True)
-class Fault:
+class RemoteFault:
     """A reply that replaces the usual one, and what the server does after it."""
 
-    say: bytes = b""
-    then: str = CONTINUES
-    ever: bool = False
+    reply: bytes = b""
+    next_step: str = CONTINUES
+    repeats_forever: bool = False
 
 
-SILENCE, HANG_UP = Fault(then=STAYS_SILENT), Fault(then=GONE)
-FaultsByCommand = dict[str, Fault | bytes]
+SILENT_FAULT, HANG_UP_FAULT = RemoteFault(next_step=STAYS_SILENT), RemoteFault(next_step=HANGS_UP)
+FaultsByCommand = dict[str, RemoteFault | bytes]
 
 
 @dataclass
-class Message:
+class FakeRemoteMessage:
     """A message on the remote server."""
 
     raw: bytes = MESSAGE
@@ -55,12 +55,12 @@ class Message:
 
 
 @dataclass
-class Remote:
+class FakeRemoteServer:
     """The parts that both servers share. Each connection is served until the client leaves."""
 
-    messages: dict[int, Message] = field(default_factory=dict)
+    messages: dict[int, FakeRemoteMessage] = field(default_factory=dict)
     faults: FaultsByCommand = field(default_factory=dict)
-    heard: list[bytes] = field(default_factory=list)
+    received_lines: list[bytes] = field(default_factory=list)
     asked: asyncio.Condition = field(default_factory=asyncio.Condition)
     port: int = 0
     sessions: set[asyncio.Task[None]] = field(default_factory=set)
@@ -75,8 +75,8 @@ class Remote:
             self.sessions.add(task)
             self.asked.notify_all()
         with suppress(OSError, asyncio.IncompleteReadError):
-            if await self.answer("GREETING", b"", self.greeting(), reader, writer):
-                while await self.one(reader, writer):
+            if await self.send_reply("GREETING", b"", self.greeting(), reader, writer):
+                while await self.handle_command(reader, writer):
                     pass
         writer.transport.abort()
 
@@ -84,27 +84,29 @@ class Remote:
         """The greeting of the server."""
         raise NotImplementedError
 
-    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def handle_command(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         """Read and answer one command. Returns false if the session ends."""
         raise NotImplementedError
 
-    async def note(self, line: bytes) -> None:
+    async def record_line(self, line: bytes) -> None:
         """Record a line and wake those who wait for it."""
         async with self.asked:
-            self.heard.append(line)
+            self.received_lines.append(line)
             self.asked.notify_all()
 
-    async def until_connected(self) -> None:
+    async def wait_until_connected(self) -> None:
         """Wait until a client has connected."""
-        async with asyncio.timeout(SOON), self.asked:
+        async with asyncio.timeout(STEP_TIMEOUT), self.asked:
             await self.asked.wait_for(lambda: bool(self.sessions))
 
-    async def until(self, text: bytes) -> None:
+    async def wait_for_command(self, text: bytes) -> None:
         """Wait until a received line contains this text."""
-        async with asyncio.timeout(SOON), self.asked:
-            await self.asked.wait_for(lambda: any(text in line for line in self.heard))
+        async with asyncio.timeout(STEP_TIMEOUT), self.asked:
+            await self.asked.wait_for(lambda: any(text in line for line in self.received_lines))
 
-    async def answer(
+    async def send_reply(
         self,
         command: str,
         tag: bytes,
@@ -116,40 +118,42 @@ class Remote:
         replacement = self.faults.get(command)
         fault = (
             replacement
-            if isinstance(replacement, Fault)
-            else Fault(usual_reply if replacement is None else replacement)
+            if isinstance(replacement, RemoteFault)
+            else RemoteFault(usual_reply if replacement is None else replacement)
         )
-        reply = fault.say.replace(b"<tag>", tag).replace(b"<usual>", usual_reply)
+        reply = fault.reply.replace(b"<tag>", tag).replace(b"<usual>", usual_reply)
         writer.write(reply)
         await writer.drain()
-        while fault.ever:
+        while fault.repeats_forever:
             writer.write(reply)
             await writer.drain()
-        if fault.then == STAYS_SILENT:
+        if fault.next_step == STAYS_SILENT:
             while await reader.read(1 << 16):
                 pass
-        return fault.then == CONTINUES
+        return fault.next_step == CONTINUES
 
 
 @dataclass
-class ImapRemote(Remote):
+class FakeImapServer(FakeRemoteServer):
     """An IMAP server with the same messages in all mailboxes."""
 
-    folders: list[bytes] = field(default_factory=lambda: [b'(\\HasNoChildren) "/" INBOX'])
+    list_lines: list[bytes] = field(default_factory=lambda: [b'(\\HasNoChildren) "/" INBOX'])
     capabilities: bytes = b"IMAP4rev1 UIDPLUS ENABLE CONDSTORE QRESYNC IDLE AUTH=PLAIN"
-    validity: int = 7
+    uid_validity: int = 7
 
     def greeting(self) -> bytes:
         return b"* OK here\r\n"
 
-    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def handle_command(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         line = await reader.readline()
         if not line:
             return False
         while literal := re.search(rb"\{(\d+)\}\r\n$", line):
             writer.write(b"+ more\r\n")
             line += await reader.readexactly(int(literal[1])) + await reader.readline()
-        await self.note(line)
+        await self.record_line(line)
         tag, _, rest = line.rstrip(b"\r\n").partition(b" ")
         words = rest.split(b" ")
         name = b" ".join(words[: 1 + (words[0] == b"UID")]).decode("latin-1")
@@ -161,13 +165,13 @@ class ImapRemote(Remote):
             reply = b"+ idling\r\n"
         elif name == "AUTHENTICATE":
             writer.write(b"+ \r\n")
-            await self.note(await reader.readline())
-        continues = await self.answer(name, tag, reply, reader, writer)
+            await self.record_line(await reader.readline())
+        continues = await self.send_reply(name, tag, reply, reader, writer)
         if name == "IDLE" and continues:
-            await self.note(await reader.readline())
-            return await self.answer("DONE", tag, tag + b" OK idled\r\n", reader, writer)
+            await self.record_line(await reader.readline())
+            return await self.send_reply("DONE", tag, tag + b" OK idled\r\n", reader, writer)
         if name == "STARTTLS" and continues:
-            await writer.start_tls(server_tls())
+            await writer.start_tls(server_tls_context())
         return continues
 
     def do_capability(self, _rest: bytes, _words: list[bytes]) -> bytes:
@@ -177,15 +181,15 @@ class ImapRemote(Remote):
         return b"* BYE bye\r\n"
 
     def do_list(self, _rest: bytes, _words: list[bytes]) -> bytes:
-        return b"".join(b"* LIST " + line + b"\r\n" for line in self.folders)
+        return b"".join(b"* LIST " + line + b"\r\n" for line in self.list_lines)
 
     def do_lsub(self, _rest: bytes, _words: list[bytes]) -> bytes:
-        return b"".join(b"* LSUB " + line + b"\r\n" for line in self.folders)
+        return b"".join(b"* LSUB " + line + b"\r\n" for line in self.list_lines)
 
     def do_select(self, _rest: bytes, _words: list[bytes]) -> bytes:
         return b"* %d EXISTS\r\n* OK [UIDVALIDITY %d] valid\r\n* OK [HIGHESTMODSEQ 99] high\r\n" % (
             len(self.messages),
-            self.validity,
+            self.uid_validity,
         )
 
     do_examine = do_select
@@ -202,7 +206,7 @@ class ImapRemote(Remote):
     def do_uid_fetch(self, rest: bytes, words: list[bytes]) -> bytes:
         responses = b""
         for number, uid in enumerate(self.messages, 1):
-            if not within(uid, words[2]):
+            if not is_uid_in_set(uid, words[2]):
                 continue
             message = self.messages[uid]
             items = [b"UID %d" % uid]
@@ -218,12 +222,12 @@ class ImapRemote(Remote):
 
     def do_uid_store(self, _rest: bytes, words: list[bytes]) -> bytes:
         for uid in self.messages:
-            if within(uid, words[2]):
+            if is_uid_in_set(uid, words[2]):
                 self.messages[uid].flags += b" \\Deleted"
         return b""
 
     def do_uid_expunge(self, _rest: bytes, words: list[bytes]) -> bytes:
-        return self.expunge_messages(lambda uid: within(uid, words[2]))
+        return self.expunge_messages(lambda uid: is_uid_in_set(uid, words[2]))
 
     def do_expunge(self, _rest: bytes, _words: list[bytes]) -> bytes:
         return self.expunge_messages(lambda _: True)
@@ -240,7 +244,7 @@ class ImapRemote(Remote):
         return b"".join(b"* VANISHED %d\r\n" % uid for uid in expunged_uids)
 
 
-def within(uid: int, uid_set: bytes) -> bool:
+def is_uid_in_set(uid: int, uid_set: bytes) -> bool:
     """True if the UID is in the set (RFC 9051 sequence-set)."""
     for uid_range in uid_set.split(b","):
         low, _, high = uid_range.partition(b":")
@@ -250,34 +254,36 @@ def within(uid: int, uid_set: bytes) -> bool:
 
 
 @dataclass
-class PopRemote(Remote):
+class FakePop3Server(FakeRemoteServer):
     """A POP3 server."""
 
     capabilities: bytes = b"TOP\r\nUIDL\r\nUSER\r\nSTLS\r\n"
-    marked: set[int] = field(default_factory=set)
+    deleted_numbers: set[int] = field(default_factory=set)
 
     protocol = ConnectorProtocol.POP3
 
     def greeting(self) -> bytes:
         return b"+OK here\r\n"
 
-    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def handle_command(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         line = await reader.readline()
         if not line:
             return False
-        await self.note(line)
+        await self.record_line(line)
         name, _, rest = line.rstrip(b"\r\n").partition(b" ")
         command = name.decode("latin-1")
         if command == "AUTH":
-            continues = await self.answer("AUTH", b"", b"+ \r\n", reader, writer)
-            await self.note(await reader.readline())
-            return continues and await self.answer("SASL", b"", b"+OK in\r\n", reader, writer)
+            continues = await self.send_reply("AUTH", b"", b"+ \r\n", reader, writer)
+            await self.record_line(await reader.readline())
+            return continues and await self.send_reply("SASL", b"", b"+OK in\r\n", reader, writer)
         handler: Callable[[bytes], bytes] | None = getattr(self, f"do_{command.lower()}", None)
-        continues = await self.answer(
+        continues = await self.send_reply(
             command, b"", handler(rest) if handler else b"+OK\r\n", reader, writer
         )
         if command == "STLS" and continues:
-            await writer.start_tls(server_tls())
+            await writer.start_tls(server_tls_context())
         return continues and command != "QUIT"
 
     def do_capa(self, _rest: bytes) -> bytes:
@@ -305,27 +311,29 @@ class PopRemote(Remote):
         return b"+OK\r\n" + stuffed + (b"" if raw.endswith(b"\r\n") else b"\r\n") + b".\r\n"
 
     def do_dele(self, rest: bytes) -> bytes:
-        self.marked.add(int(rest))
+        self.deleted_numbers.add(int(rest))
         return b"+OK\r\n"
 
     def do_quit(self, _rest: bytes) -> bytes:
-        for number in self.marked:
+        for number in self.deleted_numbers:
             del self.messages[number]
         return b"+OK\r\n"
 
 
 @asynccontextmanager
-async def open_at(remote: Remote, *, tls: bool = False) -> AsyncGenerator[Remote]:
+async def run_remote_server(
+    remote: FakeRemoteServer, *, tls: bool = False
+) -> AsyncGenerator[FakeRemoteServer]:
     """Run the server on a free port. At the end no session and no connector thread is left."""
     listener = await asyncio.start_server(
-        remote.serve, "127.0.0.1", 0, ssl=server_tls() if tls else None, limit=1 << 22
+        remote.serve, "127.0.0.1", 0, ssl=server_tls_context() if tls else None, limit=1 << 22
     )
     remote.port = listener.sockets[0].getsockname()[1]
     try:
         yield remote
     finally:
         try:
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(STEP_TIMEOUT):
                 await asyncio.gather(*remote.sessions)
                 for thread in threading.enumerate():
                     if thread.name.startswith("connector"):
@@ -338,7 +346,7 @@ async def _resolve_to_loopback(_host: str, _port: int) -> list[str]:
     return ["127.0.0.1"]
 
 
-def account(remote: Remote, **changes: Any) -> RemoteServer:
+def remote_server_settings(remote: FakeRemoteServer, **changes: Any) -> RemoteServer:
     """The settings to connect to the server; by default without TLS."""
     settings = RemoteServer(
         remote.protocol,
@@ -347,56 +355,63 @@ def account(remote: Remote, **changes: Any) -> RemoteServer:
         ConnectorSecurity.PLAIN,
         "LOGIN",
         "anna",
-        SECRET,
-        PATIENCE,
+        REMOTE_PASSWORD,
+        SILENCE_TIMEOUT,
     )
     return replace(settings, **changes)
 
 
 @asynccontextmanager
-async def signed_in(
-    remote: Remote, *, max_message_size: int = LARGEST, ours: bool = True, **changes: Any
+async def open_signed_in_session(
+    remote: FakeRemoteServer,
+    *,
+    max_message_size: int = MAX_MESSAGE_SIZE,
+    trusts_certificate: bool = True,
+    **changes: Any,
 ) -> AsyncGenerator[ThreadedSession]:
     """Run the server and yield a signed-in session with it."""
-    async with open_at(remote, tls=changes.get("security") is ConnectorSecurity.TLS):
+    async with run_remote_server(remote, tls=changes.get("security") is ConnectorSecurity.TLS):
         network_policy = NetworkPolicy(allows_private=True, resolve=_resolve_to_loopback)
-        tls_context = trust() if ours else None
+        tls_context = trusting_tls_context() if trusts_certificate else None
         async with (
-            asyncio.timeout(2 * SOON),
+            asyncio.timeout(2 * STEP_TIMEOUT),
             connect_and_sign_in_session(
-                account(remote, **changes), network_policy, max_message_size, tls_context
+                remote_server_settings(remote, **changes),
+                network_policy,
+                max_message_size,
+                tls_context,
             ) as session,
         ):
             yield session
 
 
 INBOX = ListedMailbox(b"INBOX", ["INBOX"], None)
-Work = Callable[[ThreadedSession], Awaitable[Any]]
+SessionJob = Callable[[ThreadedSession], Awaitable[Any]]
 
 
-def head(message_id: object, size: int = 10) -> RemoteMessage:
+def make_remote_message(message_id: object, size: int = 10) -> RemoteMessage:
     """The listed metadata of a message."""
     return RemoteMessage(str(message_id), size, frozenset(), None)
 
 
-def three(**options: Any) -> ImapRemote:
+def make_three_message_server(**options: Any) -> FakeImapServer:
     """Make an IMAP server with the messages 3, 5 and 8."""
-    messages = {uid: Message(MESSAGE + b"%d\r\n" % uid) for uid in (3, 5, 8)}
-    return ImapRemote(messages, **options)
+    messages = {uid: FakeRemoteMessage(MESSAGE + b"%d\r\n" % uid) for uid in (3, 5, 8)}
+    return FakeImapServer(messages, **options)
 
 
-async def opened(session: ThreadedSession, *, write: bool = False) -> ImapSession:
+async def open_inbox(session: ThreadedSession, *, writable: bool = False) -> ImapSession:
     """Select the INBOX and return the IMAP session."""
     remote = session.remote
     assert isinstance(remote, ImapSession)
-    await session.run(lambda: remote.open_mailbox(INBOX, writable=write))
+    await session.run(lambda: remote.open_mailbox(INBOX, writable=writable))
     return remote
 
 
-async def got(session: ThreadedSession, *uids: int) -> dict[str, bytes]:
+async def fetch_inbox_messages(session: ThreadedSession, *uids: int) -> dict[str, bytes]:
     """Fetch these messages of the INBOX."""
-    await opened(session)
-    messages = [head(uid) for uid in uids]
+    await open_inbox(session)
+    messages = [make_remote_message(uid) for uid in uids]
     return {
         message.message_id: raw
         async for batch in session.stream_messages(messages)
@@ -404,9 +419,9 @@ async def got(session: ThreadedSession, *uids: int) -> dict[str, bytes]:
     }
 
 
-async def everything(session: ThreadedSession) -> None:
+async def run_every_command(session: ThreadedSession) -> None:
     """Run every command of a session."""
-    remote = await opened(session, write=True)
+    remote = await open_inbox(session, writable=True)
     await session.run(remote.list_mailboxes)
     await session.run(remote.list_subscribed)
     await session.run(remote.list_message_ids)
@@ -416,14 +431,16 @@ async def everything(session: ThreadedSession) -> None:
     await session.run(remote.delete_messages, ["3"])
 
 
-async def failure(remote: Remote, job: Work = everything, **changes: Any) -> RemoteFailure:
+async def catch_remote_failure(
+    remote: FakeRemoteServer, job: SessionJob = run_every_command, **changes: Any
+) -> RemoteFailure:
     """Run a job that fails and return the error, whose text is readable and has no password."""
     with pytest.raises(RemoteFailure) as error_info:
-        async with signed_in(remote, **changes) as session:
+        async with open_signed_in_session(remote, **changes) as session:
             await job(session)
     text = error_info.value.message
     assert text
     assert text.isprintable()
-    assert SECRET not in text
+    assert REMOTE_PASSWORD not in text
     assert not any(word in text for word in ("b'", 'b"', "Errno", "object", "Traceback"))
     return error_info.value

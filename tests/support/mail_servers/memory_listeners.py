@@ -23,22 +23,22 @@ from models.errors import AuthenticationFailed, Forbidden
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.database import Database
-from tests.support.mail_servers.lmtp_client import Letter, Memory, Neighbour
-from tests.support.mail_servers.smtp_client import Authority, secured
+from tests.support.mail_servers.lmtp_client import AcceptedMessage, InMemoryBackend, SmtpTestClient
+from tests.support.mail_servers.smtp_client import CertificateAuthority, start_tls
 
-KINDS = ["lmtp", "mx", "submission"]
-SECRET = base64.b64encode(b"\0ada\0secret").decode()
+LISTENER_KINDS = ["lmtp", "mx", "submission"]
+AUTH_PLAIN_RESPONSE = base64.b64encode(b"\0ada\0secret").decode()
 
 
 @dataclass
-class Post(Memory):
+class MemoryListenerBackend(InMemoryBackend):
     """A recording backend in memory. It knows the user ada with the password "secret"."""
 
-    asked: list[str] = field(default_factory=list)
-    tried: list[tuple[str, str]] = field(default_factory=list)  # usernames and passwords
+    checked_recipients: list[str] = field(default_factory=list)
+    sign_in_attempts: list[tuple[str, str]] = field(default_factory=list)  # usernames and passwords
 
     async def accept_recipient(self, address: str, envelope_sender: str) -> AcceptedRecipient:
-        self.asked.append(address)
+        self.checked_recipients.append(address)
         return await super().accept_recipient(address, envelope_sender)
 
     async def enqueue_for_retry(
@@ -51,7 +51,7 @@ class Post(Memory):
         raise AssertionError("no recipient fails after DATA")
 
     async def sign_in(self, login_name: str, password: str, ip: str | None) -> SmtpSubmitter:
-        self.tried.append((login_name, password))
+        self.sign_in_attempts.append((login_name, password))
         if (login_name, password) != ("ada", "secret"):
             raise AuthenticationFailed
         return SmtpSubmitter(1, login_name, 1, ip)
@@ -74,8 +74,8 @@ class Post(Memory):
             if isinstance(raw_message, bytes)
             else await asyncio.to_thread(raw_message.read_bytes)
         )
-        self.letters.append(
-            Letter(
+        self.accepted_messages.append(
+            AcceptedMessage(
                 envelope_sender,
                 [address for address, _ in recipients],
                 raw,
@@ -86,39 +86,41 @@ class Post(Memory):
 
 
 @dataclass
-class Door:
+class MemoryListener:
     """A running listener with its backend."""
 
     kind: str
     listener: SmtpFamilyListener
-    post: Post
-    authority: Authority
+    backend: MemoryListenerBackend
+    authority: CertificateAuthority
 
     @property
-    def hello(self) -> bytes:
+    def greeting_command(self) -> bytes:
         return b"LHLO x" if self.kind == "lmtp" else b"EHLO x"
 
-    async def arrive(self) -> Neighbour:
+    async def connect(self) -> SmtpTestClient:
         """Connect and read the greeting."""
         connection = asyncio.open_connection("127.0.0.1", self.listener.port)
-        client = Neighbour(*await connection)
-        assert (await client.hear()).startswith("220 ")
+        client = SmtpTestClient(*await connection)
+        assert (await client.read_reply()).startswith("220 ")
         return client
 
-    async def enter(self) -> Neighbour:
+    async def open_sending_session(self) -> SmtpTestClient:
         """Connect, greet and sign in, so that messages can be sent."""
-        client = await self.arrive()
-        assert (await client.say(self.hello)).startswith("250")
+        client = await self.connect()
+        assert (await client.run_command(self.greeting_command)).startswith("250")
         if self.kind == "submission":
-            await secured(client, self.authority.client())
-            assert (await client.say(f"AUTH PLAIN {SECRET}")).startswith("235")
+            await start_tls(client, self.authority.client_context())
+            assert (await client.run_command(f"AUTH PLAIN {AUTH_PLAIN_RESPONSE}")).startswith("235")
         return client
 
 
 @asynccontextmanager
-async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
+async def run_memory_listener(
+    kind: str, folder: Path, **limits: Any
+) -> AsyncIterator[MemoryListener]:
     """Run a listener of this kind; `limits` are fields of SessionLimits."""
-    authority, post = Authority(folder), Post()
+    authority, post = CertificateAuthority(folder), MemoryListenerBackend()
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
     options = Options(hostname="mx.example.org")
     environment = Environment(database, FolderStore(folder / "blobs"), b"secret", options=options)
@@ -129,7 +131,7 @@ async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
     config = SmtpListenerConfig(
         session_limits,
         max_connections_per_network=connections_per_network,
-        certificates=CertificateFiles(authority.issue()),
+        certificates=CertificateFiles(authority.issue_certificate()),
     )
     listener: SmtpFamilyListener
     if kind == "lmtp":
@@ -140,7 +142,7 @@ async def opened(kind: str, folder: Path, **limits: Any) -> AsyncIterator[Door]:
         listener = SubmissionListener(environment, folder / "spool", config, post)
     await listener.start(host="127.0.0.1", port=0)
     try:
-        yield Door(kind, listener, post, authority)
+        yield MemoryListener(kind, listener, post, authority)
     finally:
         await listener.close(1)
         await database.close()

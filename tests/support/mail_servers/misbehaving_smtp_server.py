@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from mail.routing.mx_hosts import OutboundSettings, parse_next_hop
-from tests.support.mail_servers.queue_worker import PACE
+from tests.support.mail_servers.queue_worker import WORKER_LIMITS
 
-QUICK = replace(
-    PACE,
+SHORT_TIMEOUTS = replace(
+    WORKER_LIMITS,
     connect_timeout=1.0,
     greeting_timeout=1.5,
     reply_timeout=1.0,
@@ -20,31 +20,31 @@ USUAL_REPLIES = {"EHLO": "250-there\r\n250 SIZE 1000000", "DATA": "354 Go on", "
 
 
 @dataclass
-class Bad:
+class MisbehavingSmtpServer:
     """Commits a fault at one step, and replies correctly at the others."""
 
     step: str = ""
-    what: str = ""
-    times: int = 1000  # faults before the server replies correctly
-    together: bool = False
-    said: list[str] = field(default_factory=list)
-    taken: int = 0
+    fault: str = ""
+    fault_count: int = 1000  # faults before the server replies correctly
+    offers_pipelining: bool = False
+    received_lines: list[str] = field(default_factory=list)
+    accepted_message_count: int = 0
     port: int = 0
-    connections: int = 0
+    connection_count: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
-        self.connections += 1
+        self.connection_count += 1
         try:
             await self.answer("GREETING", reader, writer)
             while line := await reader.readline():
                 verb = line[:4].decode().upper().strip()
-                self.said.append(line.decode().strip())
+                self.received_lines.append(line.decode().strip())
                 await self.answer(verb, reader, writer)
-                if verb == "DATA" and not (self.step == "DATA" and self.times >= 0):
+                if verb == "DATA" and not (self.step == "DATA" and self.fault_count >= 0):
                     while (await reader.readline()) not in (b".\r\n", b""):
                         pass
-                    self.taken += 1
+                    self.accepted_message_count += 1
                     await self.answer("DOT", reader, writer)
                 if verb == "QUIT":
                     break
@@ -57,22 +57,22 @@ class Bad:
         self, step: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Reply to a step, or commit the fault."""
-        if self.together and step == "EHLO":
+        if self.offers_pipelining and step == "EHLO":
             usual_reply = "250-there\r\n250-PIPELINING\r\n250 SIZE 1000000"
         else:
             usual_reply = USUAL_REPLIES.get(
                 step, "220 there" if step == "GREETING" else "250 2.0.0 OK"
             )
-        if step != self.step or self.times <= 0:
+        if step != self.step or self.fault_count <= 0:
             writer.write(f"{usual_reply}\r\n".encode())
             return
-        self.times -= 1
-        await FAULT_ACTIONS.get(self.what, _send_text)(self.what, usual_reply, writer)
-        if self.what == "silence":
+        self.fault_count -= 1
+        await FAULT_ACTIONS.get(self.fault, _send_text)(self.fault, usual_reply, writer)
+        if self.fault == "silence":
             await reader.read()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator[OutboundSettings]:
+    async def run_server(self) -> AsyncGenerator[OutboundSettings]:
         """Run the server, and yield settings that relay to it."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]

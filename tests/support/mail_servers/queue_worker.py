@@ -23,20 +23,20 @@ from models.submission.tables import Submission, SubmissionState
 from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest
 from tests.conftest import GraphQLClient, client_context
-from tests.support.mail_servers.smtp_and_dns_servers import Server, trust
+from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, trusting_tls_context
 
-SLOW = 60.0  # seconds; tests wake the worker instead
-PACE = QueueLimits(
-    poll_interval=SLOW, connect_timeout=5.0, reply_timeout=5.0, final_reply_timeout=5.0
+POLL_INTERVAL = 60.0  # seconds; tests wake the worker instead
+WORKER_LIMITS = QueueLimits(
+    poll_interval=POLL_INTERVAL, connect_timeout=5.0, reply_timeout=5.0, final_reply_timeout=5.0
 )
-FAR = [NamedAddress("carol@example.net", "Carol"), NamedAddress("dave@example.net")]
+REMOTE_RECIPIENTS = [NamedAddress("carol@example.net", "Carol"), NamedAddress("dave@example.net")]
 
 State = DeliveryState
 
 
 @asynccontextmanager
-async def working(
-    environment: Environment, route: OutboundSettings, limits: QueueLimits = PACE
+async def run_queue_worker(
+    environment: Environment, route: OutboundSettings, limits: QueueLimits = WORKER_LIMITS
 ) -> AsyncGenerator[asyncio.Event]:
     """Run a queue worker in the background, and stop it at the end."""
     stop = asyncio.Event()
@@ -48,15 +48,17 @@ async def working(
         await asyncio.wait_for(task, 10)
 
 
-async def send(client: GraphQLClient, *recipients: NamedAddress, **fields: Any) -> int:
+async def queue_message(client: GraphQLClient, *recipients: NamedAddress, **fields: Any) -> int:
     """Queue a message and return the id of its submission."""
-    request = SendRequest(to=recipients or FAR, subject="Hello", text="Hi.\n.\n..dots\n", **fields)
+    request = SendRequest(
+        to=recipients or REMOTE_RECIPIENTS, subject="Hello", text="Hi.\n.\n..dots\n", **fields
+    )
     sent = await submission_create.send_message(client_context(client), request)
     assert sent.submission is not None
     return int(sent.submission.id)
 
 
-async def deliveries(environment: Environment, submission_id: int) -> dict[str, Any]:
+async def load_queue_entries(environment: Environment, submission_id: int) -> dict[str, Any]:
     """Read the queue entries of a submission by the local part of the recipient."""
     statement = select(*core_table(QueueEntry).c).where(
         col(QueueEntry.submission_id) == submission_id
@@ -66,44 +68,45 @@ async def deliveries(environment: Environment, submission_id: int) -> dict[str, 
     }
 
 
-async def state(environment: Environment, submission_id: int) -> SubmissionState:
+async def load_submission_state(environment: Environment, submission_id: int) -> SubmissionState:
     """Read the state of a submission."""
     statement = select(col(Submission.state)).where(col(Submission.id) == submission_id)
     (row,) = await environment.database.read(statement)
     return SubmissionState(row.state)
 
 
-async def until(is_true: Callable[[], Awaitable[bool]]) -> None:
+async def poll_until(is_true: Callable[[], Awaitable[bool]]) -> None:
     """Wait until an async function returns true."""
     async with asyncio.timeout(10):
         while not await is_true():  # noqa: ASYNC110 - no event for rows
             await asyncio.sleep(0.01)
 
 
-async def settled(environment: Environment, submission_id: int) -> dict[str, Any]:
+async def wait_until_tried(environment: Environment, submission_id: int) -> dict[str, Any]:
     """Return the queue entries when each was tried and none has a lease."""
 
     async def is_idle() -> bool:
-        rows = (await deliveries(environment, submission_id)).values()
+        rows = (await load_queue_entries(environment, submission_id)).values()
         return all(row.lease is None and row.last_code is not None for row in rows)
 
-    await until(is_idle)
-    return await deliveries(environment, submission_id)
+    await poll_until(is_idle)
+    return await load_queue_entries(environment, submission_id)
 
 
-def ring(environment: Environment) -> None:
+def wake_queue_worker(environment: Environment) -> None:
     """Wake the queue worker."""
     environment.wakeups.announce({QUEUE: environment.new_id()})
 
 
-def relay(server: Server, query: str = "") -> OutboundSettings:
+def relay_settings(server: FakeSmtpServer, query: str = "") -> OutboundSettings:
     """Settings that relay all messages to this server."""
     return OutboundSettings(
-        parse_next_hop(f"smtp://127.0.0.1:{server.port}{query}"), trusted_context=trust()
+        parse_next_hop(f"smtp://127.0.0.1:{server.port}{query}"),
+        trusted_context=trusting_tls_context(),
     )
 
 
-async def inbox(client: GraphQLClient) -> list[Any]:
+async def load_inbox_rows(client: GraphQLClient) -> list[Any]:
     """Read the rows of the messages in the inbox."""
     statement = select(
         col(Message.subject),
@@ -116,7 +119,7 @@ async def inbox(client: GraphQLClient) -> list[Any]:
     return list(await client.environment.database.read(statement.order_by(col(Message.id))))
 
 
-async def bodies(environment: Environment) -> list[bytes]:
+async def load_queued_messages(environment: Environment) -> list[bytes]:
     """Read all messages of the queue, byte for byte, the oldest first."""
     columns = col(Submission.id), col(Submission.blob_id)
     messages = []
@@ -126,24 +129,24 @@ async def bodies(environment: Environment) -> list[bytes]:
     return messages
 
 
-async def blob_of(environment: Environment, submission_id: int) -> int:
+async def load_submission_blob_id(environment: Environment, submission_id: int) -> int:
     """Read the blob id of a submission."""
     statement = select(col(Submission.blob_id)).where(col(Submission.id) == submission_id)
     (row,) = await environment.database.read(statement)
     return int(row.blob_id)
 
 
-async def is_now(
+async def is_entry_in_state(
     environment: Environment, submission_id: int, name: str, expected_state: DeliveryState
 ) -> bool:
     """True if the entry of the recipient with this local part is in this state."""
-    return (await deliveries(environment, submission_id))[name].state is expected_state
+    return (await load_queue_entries(environment, submission_id))[name].state is expected_state
 
 
-async def wait_for_messages(server: Server, count: int = 1) -> None:
+async def wait_for_messages(server: FakeSmtpServer, count: int = 1) -> None:
     """Wait until the server has received this many messages."""
 
     async def has_received() -> bool:
-        return len(server.mails) >= count
+        return len(server.messages) >= count
 
-    await until(has_received)
+    await poll_until(has_received)

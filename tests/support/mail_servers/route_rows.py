@@ -4,18 +4,18 @@ from typing import Any
 
 from models.routing.tables import TlsPolicy, TlsPolicyLevel, Transport
 from models.runtime.environment import Environment
-from tests.support.mail_servers.smtp_and_dns_servers import Names
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer
 
 
-def exchanged(domain: str, *mx_hosts: str, **options: Any) -> Names:
+def make_mx_dns_server(domain: str, *mx_hosts: str, **options: Any) -> FakeDnsServer:
     """Make a DNS server with the MX hosts of a domain, from 127.0.0.1 on."""
     records = {(domain, "MX"): [f"{10 * (n + 1)} {name}." for n, name in enumerate(mx_hosts)]}
     for number, name in enumerate(mx_hosts, 1):
         records[name, "A"] = [f"127.0.0.{number}"]
-    return Names(records | options.pop("records", {}), **options)
+    return FakeDnsServer(records | options.pop("records", {}), **options)
 
 
-async def transport(
+async def add_transport(
     environment: Environment, destination: str, next_hop: str, **values: Any
 ) -> None:
     """Store a transport."""
@@ -30,7 +30,7 @@ async def transport(
         session.add(row)
 
 
-async def policy(
+async def add_tls_policy(
     environment: Environment, destination: str, level: TlsPolicyLevel, parameters: str | None = None
 ) -> None:
     """Store a TLS policy."""

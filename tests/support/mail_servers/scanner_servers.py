@@ -18,7 +18,7 @@ NETWORK_MODULES = (  # modules of Rspamd that ask other servers
     *("mx_check", "neural", "phishing", "ratelimit", "rbl", "replies", "reputation"),
     *("rspamd_update", "spf", "surbl", "url_redirector"),
 )
-CONF = """
+RSPAMD_CONFIG = """
 .include "/etc/rspamd/common.conf"
 options {{
     .include "/etc/rspamd/options.inc"
@@ -48,14 +48,14 @@ TemporaryDirectory {folder}
 Foreground yes
 StreamMaxLength 1M
 """
-PASSWORD = "learn-from-us"  # noqa: S105 - of a test server
+CONTROLLER_PASSWORD = "learn-from-us"  # noqa: S105 - of a test server
 
 START_TIMEOUT = 60.0  # seconds until it listens
 
-Rude = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def report(score: float, **fields: Any) -> bytes:
+def rspamd_reply(score: float, **fields: Any) -> bytes:
     """The HTTP response of Rspamd with this score."""
     result = {
         "is_skipped": False,
@@ -65,16 +65,16 @@ def report(score: float, **fields: Any) -> bytes:
         "symbols": {"OFFER": {"name": "OFFER", "score": score, "description": "An offer"}},
         **fields,
     }
-    return http(json.dumps(result).encode())
+    return http_response(json.dumps(result).encode())
 
 
-def http(body: bytes, status: str = "200 OK") -> bytes:
+def http_response(body: bytes, status: str = "200 OK") -> bytes:
     """An HTTP response with this body."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 @asynccontextmanager
-async def rude(handler: Rude) -> AsyncIterator[int]:
+async def run_scripted_server(handler: ConnectionHandler) -> AsyncIterator[int]:
     """Run a server that handles each connection by this function; yield its port."""
     tasks = set[asyncio.Task[None]]()
 
@@ -100,7 +100,7 @@ async def rude(handler: Rude) -> AsyncIterator[int]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def says(*replies: bytes) -> Rude:
+def send_and_hang_up(*replies: bytes) -> ConnectionHandler:
     """Read a request, send these replies, and close the connection."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,12 +112,12 @@ def says(*replies: bytes) -> Rude:
     return handle
 
 
-async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+async def stay_silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     """Neither read nor send anything."""
     await asyncio.Event().wait()
 
 
-def endless(start: bytes, chunk: bytes) -> Rude:
+def send_endlessly(start: bytes, chunk: bytes) -> ConnectionHandler:
     """Send chunks without end."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,7 +130,7 @@ def endless(start: bytes, chunk: bytes) -> Rude:
     return handle
 
 
-async def clamd_hears(reader: asyncio.StreamReader) -> bytes:
+async def read_clamd_request(reader: asyncio.StreamReader) -> bytes:
     """Read a request to clamd and return the scanned bytes."""
     assert await reader.readexactly(10) == b"zINSTREAM\0"
     content = b""
@@ -139,29 +139,29 @@ async def clamd_hears(reader: asyncio.StreamReader) -> bytes:
     return content
 
 
-def clamd_says(reply: bytes) -> Rude:
+def reply_as_clamd(reply: bytes) -> ConnectionHandler:
     """Read a request to clamd and send this reply."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await clamd_hears(reader)
+        await read_clamd_request(reader)
         writer.write(reply)
         await writer.drain()
 
     return handle
 
 
-def program(name: str) -> str:
+def require_program(name: str) -> str:
     """Return the path of a program. Skips the test if it is missing, but fails in CI."""
-    return bus_servers.program(name, "httptools")
+    return bus_servers.require_program(name, "httptools")
 
 
-def rspamd(folder: Path) -> tuple[BrokerProcess, BrokerProcess, str]:
+def make_rspamd_processes(folder: Path) -> tuple[BrokerProcess, BrokerProcess, str]:
     """Make processes of Rspamd, without its network modules, and of its Redis.
 
     Returns Rspamd, Redis and the URL of Rspamd's controller, which learns messages.
     """
-    program_path = program("rspamd")
-    redis = redis_broker(program("redis-server"), folder)
+    program_path = require_program("rspamd")
+    redis = redis_broker(require_program("redis-server"), folder)
     port, controller_port = free_port(), free_port()
     local_folder = folder / "local" / "local.d"
     local_folder.mkdir(parents=True)
@@ -174,7 +174,9 @@ def rspamd(folder: Path) -> tuple[BrokerProcess, BrokerProcess, str]:
         "com\nexample\nnet\norg\n"
     )  # the whole list takes a minute to read
     (folder / "options.inc").write_text(RSPAMD_OPTIONS.format(folder=folder))
-    (folder / "rspamd.conf").write_text(CONF.format(**values, password=PASSWORD))
+    (folder / "rspamd.conf").write_text(
+        RSPAMD_CONFIG.format(**values, password=CONTROLLER_PASSWORD)
+    )
     folder_options = [f"--var={name}={folder}" for name in ("RUNDIR", "DBDIR", "LOGDIR")]
     command = (program_path, "-i", "-f", "-c", str(folder / "rspamd.conf"), *folder_options)
     config_option = f"--var=LOCAL_CONFDIR={folder / 'local'}"
@@ -184,12 +186,12 @@ def rspamd(folder: Path) -> tuple[BrokerProcess, BrokerProcess, str]:
     return process, redis, f"http://{HOST}:{controller_port}"
 
 
-def clamd(folder: Path) -> BrokerProcess:
+def make_clamd_process(folder: Path) -> BrokerProcess:
     """Make a process of clamd that knows only the signature of the EICAR test file."""
     port = free_port()
     (folder / "db").mkdir()
     (folder / "db" / "own.ndb").write_text(f"Own-Test:0:*:{EICAR.hex()}\n")
     config = CLAMD_CONFIG.format(port=port, host=HOST, folder=folder)
     (folder / "clamd.conf").write_text(config)
-    command = (program("clamd"), "-c", str(folder / "clamd.conf"))
+    command = (require_program("clamd"), "-c", str(folder / "clamd.conf"))
     return BrokerProcess(command, port, f"{HOST}:{port}", folder, START_TIMEOUT)

@@ -16,55 +16,55 @@ import dns.rrset
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from dns.asyncresolver import Resolver
 
-PEM = Path(__file__).with_name("server.pem")
+SERVER_PEM = Path(__file__).with_name("server.pem")
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class ReceivedSmtpMessage:
     """A message that the SMTP server accepted."""
 
     sender: str
     to: list[str]
     raw: bytes
-    options: list[str]
-    helo: str
-    encrypted: bool
+    mail_options: list[str]
+    greeting_name: str
+    used_tls: bool
 
 
 @dataclass
-class Server:
+class FakeSmtpServer:
     """An SMTP server. `rcpt_replies` are replies to RCPT by local part; the default is 250."""
 
-    replies: dict[str, str] = field(default_factory=dict)
-    after_dot: list[str] = field(
+    rcpt_replies: dict[str, str] = field(default_factory=dict)
+    data_replies: list[str] = field(
         default_factory=list
     )  # replies to DATA, one for each message; then 250
-    hang_up: bool = False  # closes the connection once after DATA, without a reply
-    gate: asyncio.Event | None = None  # the reply to DATA waits for it
-    features: dict[str, Any] = field(default_factory=lambda: {"enable_SMTPUTF8": True})
-    mails: list[Mail] = field(default_factory=list)
-    sessions: int = 0  # connections so far
+    hangs_up_after_data: bool = False  # closes the connection once after DATA, without a reply
+    data_gate: asyncio.Event | None = None  # the reply to DATA waits for it
+    smtp_options: dict[str, Any] = field(default_factory=lambda: {"enable_SMTPUTF8": True})
+    messages: list[ReceivedSmtpMessage] = field(default_factory=list)
+    session_count: int = 0  # connections so far
     logins: list[str] = field(default_factory=list)
-    dots: int = 0  # messages received, accepted or not
+    data_count: int = 0  # messages received, accepted or not
     port: int = 0
 
     async def handle_RCPT(  # noqa: N802
         self, _server: Any, _session: Any, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
-        reply = self.replies.get(address.partition("@")[0], "250 2.1.5 OK")
+        reply = self.rcpt_replies.get(address.partition("@")[0], "250 2.1.5 OK")
         if reply.startswith("250"):
             envelope.rcpt_tos.append(address)
         return reply
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:  # noqa: N802
-        self.dots += 1
-        if self.gate:
-            await self.gate.wait()
-        if self.after_dot:
-            return self.after_dot.pop(0)
+        self.data_count += 1
+        if self.data_gate:
+            await self.data_gate.wait()
+        if self.data_replies:
+            return self.data_replies.pop(0)
         assert isinstance(envelope.content, bytes)
-        self.mails.append(
-            Mail(
+        self.messages.append(
+            ReceivedSmtpMessage(
                 envelope.mail_from or "",
                 envelope.rcpt_tos,
                 envelope.content,
@@ -73,8 +73,8 @@ class Server:
                 session.ssl is not None,
             )
         )
-        if self.hang_up:
-            self.hang_up = False
+        if self.hangs_up_after_data:
+            self.hangs_up_after_data = False
             server.transport.abort()
         return "250 2.0.0 Taken"
 
@@ -84,20 +84,20 @@ class Server:
         self.logins.append(data.login.decode())
         return AuthResult(success=data.password == b"secret", handled=False)
 
-    def session(self) -> SMTP:
+    def make_session(self) -> SMTP:
         """Make the protocol of a new connection."""
-        self.sessions += 1
-        return SMTP(self, hostname="there", **self.features)
+        self.session_count += 1
+        return SMTP(self, hostname="there", **self.smtp_options)
 
 
 @asynccontextmanager
-async def listening(
-    server: Server, host: str = "127.0.0.1", port: int = 0, *, tls: bool = False
-) -> AsyncGenerator[Server]:
+async def run_smtp_server(
+    server: FakeSmtpServer, host: str = "127.0.0.1", port: int = 0, *, tls: bool = False
+) -> AsyncGenerator[FakeSmtpServer]:
     """Run an SMTP server, on a free port by default; with `tls` from the first byte."""
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(
-        server.session, host, port, ssl=server_tls() if tls else None
+        server.make_session, host, port, ssl=server_tls_context() if tls else None
     )
     server.port = listener.sockets[0].getsockname()[1]
     try:
@@ -106,29 +106,29 @@ async def listening(
         listener.close()
 
 
-def server_tls() -> ssl.SSLContext:
+def server_tls_context() -> ssl.SSLContext:
     """A TLS context with the certificate of the test server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PEM)
+    context.load_cert_chain(SERVER_PEM)
     return context
 
 
-def trust() -> ssl.SSLContext:
+def trusting_tls_context() -> ssl.SSLContext:
     """A client context that trusts the test server, for mx1.example.net and 127.0.0.1."""
-    return ssl.create_default_context(cafile=PEM)
+    return ssl.create_default_context(cafile=SERVER_PEM)
 
 
 @dataclass
-class Names(asyncio.DatagramProtocol):
+class FakeDnsServer(asyncio.DatagramProtocol):
     """A DNS server with records by name and type.
 
     Names in `servfail_names` get SERVFAIL, names in `silent_names` no reply.
     """
 
     records: dict[tuple[str, str], list[str]]
-    broken: set[str] = field(default_factory=set)
-    silent: set[str] = field(default_factory=set)
-    signed: set[str] | None = None  # names with the AD flag; None: all
+    servfail_names: set[str] = field(default_factory=set)
+    silent_names: set[str] = field(default_factory=set)
+    dnssec_names: set[str] | None = None  # names with the AD flag; None: all
     port: int = 0
     transport: Any = None
 
@@ -140,9 +140,9 @@ class Names(asyncio.DatagramProtocol):
         (question,) = query.question
         name, record_type = question.name.to_text(True), dns.rdatatype.to_text(question.rdtype)
         response = dns.message.make_response(query)
-        if name in self.silent:
+        if name in self.silent_names:
             return
-        if name in self.broken:
+        if name in self.servfail_names:
             response.set_rcode(dns.rcode.SERVFAIL)
         elif record_data := self.records.get((name, record_type)):
             response.answer.append(
@@ -150,11 +150,13 @@ class Names(asyncio.DatagramProtocol):
             )
         elif not any(record_name == name for record_name, _ in self.records):
             response.set_rcode(dns.rcode.NXDOMAIN)
-        if query.ednsflags & dns.flags.DO and (self.signed is None or name in self.signed):
+        if query.ednsflags & dns.flags.DO and (
+            self.dnssec_names is None or name in self.dnssec_names
+        ):
             response.flags |= dns.flags.AD
         self.transport.sendto(response.to_wire(), addr)
 
-    def resolver(self) -> Resolver:
+    def make_resolver(self) -> Resolver:
         """Make a resolver that asks this server."""
         resolver = Resolver(configure=False)
         resolver.nameservers = ["127.0.0.1"]
@@ -164,7 +166,7 @@ class Names(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def answering(server: Names) -> AsyncGenerator[Names]:
+async def run_dns_server(server: FakeDnsServer) -> AsyncGenerator[FakeDnsServer]:
     """Run a DNS server on a free UDP port of 127.0.0.1."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=("127.0.0.1", 0))

@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 
-NAME = "mx.example.org"
+SERVER_NAME = "mx.example.org"
 ONE_DAY = datetime.timedelta(days=1)
 
 
 @dataclass
-class Authority:
+class CertificateAuthority:
     """A certificate authority, and TLS contexts that trust only it."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Authority:
             .not_valid_after(now + ONE_DAY)
         )
 
-    def issue(self, host: str = NAME) -> Path:
+    def issue_certificate(self, host: str = SERVER_NAME) -> Path:
         """Write the key and certificate of a host to a file, which replaces the last one."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._certificate_builder(
@@ -63,40 +63,46 @@ class Authority:
         )
         return file
 
-    def client(self) -> ssl.SSLContext:
+    def client_context(self) -> ssl.SSLContext:
         """A client context that trusts this authority."""
         certificate_text = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
         return ssl.create_default_context(cadata=certificate_text)
 
 
-async def connect(port: int, *, greet: bool = True) -> Neighbour:
+async def connect_smtp(port: int, *, greet: bool = True) -> SmtpTestClient:
     """Connect without TLS, and send EHLO if `greet` is true."""
-    client = Neighbour(*await asyncio.open_connection("127.0.0.1", port))
+    client = SmtpTestClient(*await asyncio.open_connection("127.0.0.1", port))
     if greet:
-        await client.hear()
-        await client.say("EHLO mx.example.net")
+        await client.read_reply()
+        await client.run_command("EHLO mx.example.net")
     return client
 
 
-async def wrapped(port: int, context: ssl.SSLContext, host: str = NAME) -> Neighbour:
+async def connect_with_implicit_tls(
+    port: int, context: ssl.SSLContext, host: str = SERVER_NAME
+) -> SmtpTestClient:
     """Connect with TLS from the first byte (RFC 8314), and send EHLO."""
     connection = asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
-    client = Neighbour(*await connection)
-    await client.hear()
-    await client.say("EHLO mx.example.net")
+    client = SmtpTestClient(*await connection)
+    await client.read_reply()
+    await client.run_command("EHLO mx.example.net")
     return client
 
 
-async def secured(client: Neighbour, context: ssl.SSLContext, host: str = NAME) -> None:
+async def start_tls(
+    client: SmtpTestClient, context: ssl.SSLContext, host: str = SERVER_NAME
+) -> None:
     """Start TLS by STARTTLS, and send EHLO again."""
-    assert (await client.say("STARTTLS")).startswith("220 ")
+    assert (await client.run_command("STARTTLS")).startswith("220 ")
     await client.writer.start_tls(context, server_hostname=host)
-    assert (await client.say("EHLO mx.example.net")).startswith("250-")
+    assert (await client.run_command("EHLO mx.example.net")).startswith("250-")
 
 
-async def send_rcpt(client: Neighbour, recipient: str, sender: str = "carol@example.net") -> str:
+async def send_rcpt(
+    client: SmtpTestClient, recipient: str, sender: str = "carol@example.net"
+) -> str:
     """Send MAIL and RCPT, and return the reply to RCPT; the transaction is reset."""
-    assert (await client.say(f"MAIL FROM:<{sender}>")).startswith("250")
-    reply = await client.say(f"RCPT TO:<{recipient}>")
-    await client.say("RSET")
+    assert (await client.run_command(f"MAIL FROM:<{sender}>")).startswith("250")
+    reply = await client.run_command(f"RCPT TO:<{recipient}>")
+    await client.run_command("RSET")
     return reply

@@ -3,24 +3,24 @@
 from typing import Any
 
 from tests.conftest import GraphQLClient
-from tests.support.operations.domain_operations import ERRORS, done
+from tests.support.operations.domain_operations import ERRORS, run_mutation
 
-FIELDS = """id address localPart kind name targets main active sendAs isWildcard isCatchAll
+ADDRESS_FIELDS = """id address localPart kind name targets main active sendAs isWildcard isCatchAll
   inPrimaryDomain expiresAt forDomain lastReceivedAt tags publicComment metaData
   user { username } domain { name } limits { forwards { allowed used resetsAt } }"""
 PRIVATE_ADDRESS_FIELDS = "privateComment internalData"
 ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{
-    address {{ {FIELDS} {PRIVATE_ADDRESS_FIELDS} }} {ERRORS} }} }}"""
+    address {{ {ADDRESS_FIELDS} {PRIVATE_ADDRESS_FIELDS} }} {ERRORS} }} }}"""
 ADDRESS_CREATE_TEMPORARY = f"""mutation ($input: AddressCreateTemporaryInput!) {{
-  addressCreateTemporary(input: $input) {{ address {{ {FIELDS} }} {ERRORS} }} }}"""
+  addressCreateTemporary(input: $input) {{ address {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
 ADDRESS_UPDATE = f"""mutation ($input: AddressUpdateInput!) {{
-  addressUpdate(input: $input) {{ addresses {{ {FIELDS} }} {ERRORS} }} }}"""
+  addressUpdate(input: $input) {{ addresses {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
 ADDRESS_DELETE = f"""mutation ($input: IdsInput!) {{
   addressDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
-ADDRESS = f"""query ($by: AddressRef!, $wild: Boolean) {{
-  address(by: $by, allowWildcard: $wild) {{ {FIELDS} }} }}"""
-LIST = """
+ADDRESS_QUERY = f"""query ($by: AddressRef!, $wild: Boolean) {{
+  address(by: $by, allowWildcard: $wild) {{ {ADDRESS_FIELDS} }} }}"""
+ADDRESSES_QUERY = """
 query ($filter: AddressFilter, $first: Int, $after: String, $last: Int, $before: String) {
   addresses(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
     nodes { id address } totalCount
@@ -28,45 +28,51 @@ query ($filter: AddressFilter, $first: Int, $after: String, $last: Int, $before:
 """
 
 
-async def create(client: GraphQLClient, address: str, **fields: Any) -> tuple[Any, list[Any]]:
+async def try_create_address(
+    client: GraphQLClient, address: str, **fields: Any
+) -> tuple[Any, list[Any]]:
     """Create an address and return it with the errors."""
-    payload, errors = await done(client, ADDRESS_CREATE, address=address, **fields)
+    payload, errors = await run_mutation(client, ADDRESS_CREATE, address=address, **fields)
     return payload["address"], errors
 
 
-async def made(client: GraphQLClient, address: str, **fields: Any) -> Any:
+async def create_address(client: GraphQLClient, address: str, **fields: Any) -> Any:
     """Create an address and return it; fails on errors."""
-    created, errors = await create(client, address, **fields)
+    created, errors = await try_create_address(client, address, **fields)
     assert errors == []
     return created
 
 
-async def temporary(client: GraphQLClient, **fields: Any) -> tuple[Any, list[Any]]:
+async def try_create_temporary_address(
+    client: GraphQLClient, **fields: Any
+) -> tuple[Any, list[Any]]:
     """Create a temporary address and return it with the errors."""
-    payload, errors = await done(client, ADDRESS_CREATE_TEMPORARY, **fields)
+    payload, errors = await run_mutation(client, ADDRESS_CREATE_TEMPORARY, **fields)
     return payload["address"], errors
 
 
-async def change(client: GraphQLClient, *addresses: str, **values: Any) -> tuple[Any, list[Any]]:
+async def try_update_addresses(
+    client: GraphQLClient, *addresses: str, **values: Any
+) -> tuple[Any, list[Any]]:
     """Change addresses and return them with the errors."""
     refs = [{"address": address} for address in addresses]
-    payload, errors = await done(client, ADDRESS_UPDATE, addresses=refs, set=values)
+    payload, errors = await run_mutation(client, ADDRESS_UPDATE, addresses=refs, set=values)
     return payload["addresses"], errors
 
 
-async def delete(client: GraphQLClient, *rows: Any) -> tuple[Any, list[Any]]:
+async def try_delete_addresses(client: GraphQLClient, *rows: Any) -> tuple[Any, list[Any]]:
     """Delete addresses and return the deleted ids with the errors."""
-    payload, errors = await done(client, ADDRESS_DELETE, ids=[row["id"] for row in rows])
+    payload, errors = await run_mutation(client, ADDRESS_DELETE, ids=[row["id"] for row in rows])
     return payload["deletedIds"], errors
 
 
-async def of(client: GraphQLClient, address: str, *, wild: bool = False) -> Any:
+async def load_address(client: GraphQLClient, address: str, *, allow_wildcard: bool = False) -> Any:
     """Read an address as this client sees it."""
-    return (await client(ADDRESS, by={"address": address}, wild=wild))["address"]
+    return (await client(ADDRESS_QUERY, by={"address": address}, wild=allow_wildcard))["address"]
 
 
-async def names(client: GraphQLClient, **filter_fields: Any) -> list[str]:
+async def list_addresses(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """List the addresses that match a filter."""
-    page = (await client(LIST, filter=filter_fields or None))["addresses"]
+    page = (await client(ADDRESSES_QUERY, filter=filter_fields or None))["addresses"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["address"] for node in page["nodes"]]

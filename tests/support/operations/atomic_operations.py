@@ -10,11 +10,11 @@ FAILING_RENAME = (
 )
 
 
-def entry_field(key: str, *, by: str = "", options: str = "", value: str = "1") -> str:
+def entry_field(key: str, *, alias: str = "", options: str = "", value: str = "1") -> str:
     """The mutation field that stores an entry, with an alias if one is given."""
     options_argument = f", options: {{{options}}}" if options else ""
     entry_input = f'{{key: "{key}", value: "{value}"{options_argument}}}'
-    name = f"{by}: " if by else ""
+    name = f"{alias}: " if alias else ""
     fields = f"entry {{ key value }} replayed journalCursor {PAYLOAD_ERRORS}"
     return f"{name}keyValueSet(input: {entry_input}) {{ {fields} }}"
 

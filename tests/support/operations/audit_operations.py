@@ -13,7 +13,11 @@ AUDIT_PAYLOAD = f"audit {{ {AUDIT_FIELDS} }}"
 
 
 async def start_audit(
-    administrator: GraphQLClient, user_client: GraphQLClient, *, work: bool = True, **fields: Any
+    administrator: GraphQLClient,
+    user_client: GraphQLClient,
+    *,
+    runs_task: bool = True,
+    **fields: Any,
 ) -> str:
     """Start an audit of a user and return its id; run its first task if `runs_task` is true."""
     payload = await execute_mutation(
@@ -24,7 +28,7 @@ async def start_audit(
         **{"expires": AUDIT_EXPIRES, **fields},
     )
     assert payload["errors"] == []
-    if work:
+    if runs_task:
         assert await tasks.run_next_task(administrator.environment)
     audit_id: str = payload["audit"]["id"]
     return audit_id

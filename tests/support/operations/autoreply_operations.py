@@ -5,9 +5,9 @@ from typing import Any
 
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.mail_servers.lmtp_client import Neighbour
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.mail_servers.lmtp_transactions import deliver_message
-from tests.support.operations.address_operations import made
+from tests.support.operations.address_operations import create_address
 
 _MESSAGE_NUMBERS = count(1)
 AUTOREPLY_ADDRESS = "info@example.org"
@@ -23,7 +23,7 @@ async def set_autoreply(client: GraphQLClient, **settings: Any) -> Any:
 
 
 async def send_unique_message(
-    client: Neighbour,
+    client: SmtpTestClient,
     sender: str = "carol@example.com",
     to: str = "ada@example.org",
     *,
@@ -44,11 +44,11 @@ async def make_autoreply_address(
 ) -> Any:
     """Create an address that forwards to dave@far.example and sends autoreplies."""
     fields = {"targets": ["dave@far.example"], "autoreply": AUTOREPLY_SETTINGS, **values}
-    return await made(root, address, **fields)
+    return await create_address(root, address, **fields)
 
 
 async def send_message_to_address(
-    client: Neighbour,
+    client: SmtpTestClient,
     sender: str = "carol@far.example",
     to: str = AUTOREPLY_ADDRESS,
     *,

@@ -6,40 +6,40 @@ from tests.conftest import GraphQLClient
 
 ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
   ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
-TASK = "task { id kind state done total result error startedAt finishedAt }"
+TASK_FIELDS = "task { id kind state done total result error startedAt finishedAt }"
 UNDO_FIELDS = "undo { token expiresAt }"
-UPDATE = f"""
+MESSAGE_UPDATE = f"""
 mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
   updatedCount messages {{ id flags expires metaData modseq }}
-  {TASK} {UNDO_FIELDS} {ERRORS} }} }}
+  {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_MOVE = f"""
 mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   movedCount
   moved {{ oldUid newUid message {{ id flags expires mailbox {{ path total unseen }} }} }}
-  {TASK} {UNDO_FIELDS} {ERRORS} }} }}
+  {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
-COPY = f"""
+MESSAGE_COPY = f"""
 mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
   copiedCount
   copied {{ oldUid newUid message {{ id uid flags expires mailbox {{ path total unseen }} }} }}
-  {TASK} {ERRORS} }} }}
+  {TASK_FIELDS} {ERRORS} }} }}
 """
-DELETE = f"""
+MESSAGE_DELETE = f"""
 mutation ($input: MessageDeleteInput!) {{ messageDelete(input: $input) {{
-  deletedCount deletedMailboxes {TASK} {UNDO_FIELDS} {ERRORS} }} }}
+  deletedCount deletedMailboxes {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
-MESSAGE_DEDUPLICATE = DELETE.replace("messageDelete", "messageDeduplicate").replace(
+MESSAGE_DEDUPLICATE = MESSAGE_DELETE.replace("messageDelete", "messageDeduplicate").replace(
     "MessageDeleteInput", "MessageDeduplicateInput"
 )
 MESSAGE_TIER_MOVE = f"""
 mutation ($input: MessageTierMoveInput!) {{ messageTierMove(input: $input) {{
-  movedCount {TASK} {ERRORS} }} }}
+  movedCount {TASK_FIELDS} {ERRORS} }} }}
 """
-TAKE_BACK = f"""
+UNDO_MUTATION = f"""
 mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {ERRORS} }} }}
 """
-UPLOAD = f"""
+MESSAGE_UPLOAD = f"""
 mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
   message {{ id uid flags size receivedAt savedAt expires metaData source mailbox {{ path }} }}
   messages {{ id }} {ERRORS} }} }}
@@ -49,47 +49,47 @@ ALL_MESSAGES_QUERY = """
   nodes { id uid subject flags expires metaData mailbox { path } } } } } }
 """
 MUTATIONS_BY_NAME = {
-    "messageUpdate": UPDATE,
+    "messageUpdate": MESSAGE_UPDATE,
     "messageMove": MESSAGE_MOVE,
-    "messageCopy": COPY,
-    "messageDelete": DELETE,
+    "messageCopy": MESSAGE_COPY,
+    "messageDelete": MESSAGE_DELETE,
     "messageDeduplicate": MESSAGE_DEDUPLICATE,
     "messageTierMove": MESSAGE_TIER_MOVE,
-    "messageUpload": UPLOAD,
+    "messageUpload": MESSAGE_UPLOAD,
 }
 
 
-async def call(client: GraphQLClient, name: str, **input_fields: Any) -> Any:
+async def run_message_mutation(client: GraphQLClient, name: str, **input_fields: Any) -> Any:
     """Run a mutation of messages and return its payload."""
     return (await client(MUTATIONS_BY_NAME[name], input=input_fields))[name]
 
 
-async def take_back(client: GraphQLClient, payload: Any) -> Any:
+async def undo_mutation(client: GraphQLClient, payload: Any) -> Any:
     """Undo a mutation by the token of its payload."""
-    return (await client(TAKE_BACK, token=payload["undo"]["token"]))["undo"]
+    return (await client(UNDO_MUTATION, token=payload["undo"]["token"]))["undo"]
 
 
-async def nodes(client: GraphQLClient) -> list[Any]:
+async def list_messages(client: GraphQLClient) -> list[Any]:
     """List all messages of the signed-in user."""
     messages: list[Any] = (await client(ALL_MESSAGES_QUERY))["viewer"]["user"]["messages"]["nodes"]
     return messages
 
 
-async def keys(client: GraphQLClient) -> list[str]:
+async def list_message_ids(client: GraphQLClient) -> list[str]:
     """List the ids of all messages of the signed-in user."""
-    return [node["id"] for node in await nodes(client)]
+    return [node["id"] for node in await list_messages(client)]
 
 
-async def places(client: GraphQLClient) -> dict[str, str]:
+async def load_mailbox_path_by_subject(client: GraphQLClient) -> dict[str, str]:
     """Read the mailbox path of each message by its subject."""
-    return {node["subject"]: node["mailbox"]["path"] for node in await nodes(client)}
+    return {node["subject"]: node["mailbox"]["path"] for node in await list_messages(client)}
 
 
-def of(*clients: GraphQLClient) -> dict[str, Any]:
+def user_selection(*clients: GraphQLClient) -> dict[str, Any]:
     """The selection of these users."""
     return {"usernames": [client.user.username for client in clients]}
 
 
-def inbox(uids: str) -> dict[str, Any]:
+def inbox_selection(uids: str) -> dict[str, Any]:
     """The selection of messages of the INBOX by UID."""
     return {"mailbox": {"path": "INBOX"}, "uids": uids}

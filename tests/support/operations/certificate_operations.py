@@ -14,26 +14,28 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.conftest import GraphQLClient
 
-NAME = "mx.example.org"
-DAY = datetime.timedelta(days=1)
+SERVER_NAME = "mx.example.org"
+ONE_DAY = datetime.timedelta(days=1)
 # the clock of tests is set to a time in the validity of 90 days
-BEGIN = datetime.datetime(2029, 12, 1, tzinfo=datetime.UTC)
-CERTIFICATE = """id serverName altNames description fingerprint fingerprintSha256 issuer acme
+CERTIFICATE_BEGIN = datetime.datetime(2029, 12, 1, tzinfo=datetime.UTC)
+CERTIFICATE_FIELDS = """id serverName altNames description fingerprint fingerprintSha256 issuer acme
   acmeNames acmeState createdAt beginsAt expiresAt"""
-SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
-  certificate {{ {CERTIFICATE} }} warnings {{ code path }}
+CERTIFICATE_SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
+  certificate {{ {CERTIFICATE_FIELDS} }} warnings {{ code path }}
   errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
-DELETE = """mutation ($input: CertificateDeleteInput!) {
+CERTIFICATE_DELETE = """mutation ($input: CertificateDeleteInput!) {
   certificateDelete(input: $input) { deletedIds revokedIds
   errors { __typename code message path index
   ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
-RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
+CERTIFICATE_RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
   certificates { serverName acmeState } errors { __typename code message path index } } }"""
-LIST = """
+CERTIFICATES_QUERY = """
 query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {
   certificates(query: $query, altNames: $altNames, first: $first, after: $after, last: $last) {
     totalCount nodes { id serverName } pageInfo { hasNextPage endCursor } } }"""
-ONE = f"query ($by: CertificateRef!) {{ certificate(by: $by) {{ {CERTIFICATE} }} }}"
+CERTIFICATE_QUERY = (
+    f"query ($by: CertificateRef!) {{ certificate(by: $by) {{ {CERTIFICATE_FIELDS} }} }}"
+)
 
 
 @cache
@@ -42,7 +44,7 @@ def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, bits)
 
 
-def pem_of_key(key: Any, password: bytes | None = None) -> str:
+def private_key_pem(key: Any, password: bytes | None = None) -> str:
     """The private key as PEM, encrypted if a password is given."""
     encryption: Any = serialization.NoEncryption()
     if password:
@@ -51,29 +53,29 @@ def pem_of_key(key: Any, password: bytes | None = None) -> str:
     return pem
 
 
-def pem_of(certificate: x509.Certificate) -> str:
+def certificate_pem(certificate: x509.Certificate) -> str:
     """The certificate as PEM."""
     return certificate.public_bytes(Encoding.PEM).decode()
 
 
 @dataclass
-class Signer:
+class CertificateSigner:
     """A certificate authority."""
 
     name: str = "Test CA"
-    by: "Signer | None" = None
+    issuer: "CertificateSigner | None" = None
     key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
     def __post_init__(self) -> None:
-        signer = self.by or self
-        builder = signer.begun(self.name, self.key.public_key())
+        signer = self.issuer or self
+        builder = signer.certificate_builder(self.name, self.key.public_key())
         builder = builder.add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         self.certificate = builder.sign(signer.key, hashes.SHA256())
 
-    def begun(
-        self, name: str, key: Any, begins_at: datetime.datetime = BEGIN, days: int = 90
+    def certificate_builder(
+        self, name: str, key: Any, begins_at: datetime.datetime = CERTIFICATE_BEGIN, days: int = 90
     ) -> x509.CertificateBuilder:
         """A builder of a certificate that this authority issues."""
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
@@ -85,43 +87,45 @@ class Signer:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins_at)
-            .not_valid_after(begins_at + days * DAY)
+            .not_valid_after(begins_at + days * ONE_DAY)
         )
 
-    def issue(  # noqa: PLR0913 - a test varies one of them
+    def issue_certificate(  # noqa: PLR0913 - a test varies one of them
         self,
-        names: Sequence[str] = (NAME,),
+        names: Sequence[str] = (SERVER_NAME,),
         key: Any = None,
         *,
-        common: str = "",
-        begin: datetime.datetime = BEGIN,
+        common_name: str = "",
+        begin: datetime.datetime = CERTIFICATE_BEGIN,
         days: int = 90,
-        clients: bool = False,
+        for_clients: bool = False,
     ) -> tuple[str, str]:
         """Issue a certificate. Returns the certificate and its key as PEM."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        builder = self.begun(common, key.public_key(), begin, days)
+        builder = self.certificate_builder(common_name, key.public_key(), begin, days)
         if names:
             alternative_names = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
             builder = builder.add_extension(alternative_names, critical=False)
-        if clients:
+        if for_clients:
             key_usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
             builder = builder.add_extension(key_usage, critical=False)
-        return pem_of(builder.sign(self.key, hashes.SHA256())), pem_of_key(key)
+        return certificate_pem(builder.sign(self.key, hashes.SHA256())), private_key_pem(key)
 
     @property
     def pem(self) -> str:
-        return pem_of(self.certificate)
+        return certificate_pem(self.certificate)
 
 
-async def put(client: GraphQLClient, **input_fields: Any) -> Any:
+async def set_certificate(client: GraphQLClient, **input_fields: Any) -> Any:
     """Run certificateSet and return its payload."""
-    return (await client(SET, input=input_fields))["certificateSet"]
+    return (await client(CERTIFICATE_SET, input=input_fields))["certificateSet"]
 
 
-async def stored(client: GraphQLClient, name: str = NAME, **options: Any) -> Any:
+async def store_certificate(client: GraphQLClient, name: str = SERVER_NAME, **options: Any) -> Any:
     """Issue and store a certificate, and return it."""
-    certificate, key = Signer().issue(options.pop("names", (name,)), **options)
-    payload = await put(client, serverName=name, cert=certificate, privateKey=key)
+    certificate, key = CertificateSigner().issue_certificate(
+        options.pop("names", (name,)), **options
+    )
+    payload = await set_certificate(client, serverName=name, cert=certificate, privateKey=key)
     assert payload["errors"] == []
     return payload["certificate"]

@@ -22,28 +22,28 @@ from resolvers.connectors import worker as connector_worker
 from resolvers.connectors.worker import ConnectorWorker
 from resolvers.context import Context
 from tests.conftest import GraphQLClient, client_context
-from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, dovecot
+from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount, run_dovecot
 
 USER_NUMBERS = iter(range(1_000_000))
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[DovecotAccount]:
+def shared_dovecot() -> Iterator[DovecotAccount]:
     """A Dovecot server for all tests of a process."""
     with TemporaryDirectory() as name:  # Dovecot's user can't enter pytest's folder
         folder = Path(name)
         folder.chmod(0o755)
-        with dovecot(folder / "dovecot") as account:
+        with run_dovecot(folder / "dovecot") as account:
             yield account
 
 
 @pytest.fixture
-def far(server: DovecotAccount) -> DovecotAccount:
+def dovecot_account(shared_dovecot: DovecotAccount) -> DovecotAccount:
     """A new account on the Dovecot server."""
-    return server.for_user(f"ada{next(USER_NUMBERS)}")
+    return shared_dovecot.for_user(f"ada{next(USER_NUMBERS)}")
 
 
-async def connector(client: GraphQLClient, account: DovecotAccount, **values: Any) -> int:
+async def add_connector(client: GraphQLClient, account: DovecotAccount, **values: Any) -> int:
     """Store a connector that is due, and return its id."""
     environment, connector_id = client.environment, client.environment.new_id()
     protocol = values.get("protocol", ConnectorProtocol.IMAP)
@@ -69,16 +69,16 @@ async def connector(client: GraphQLClient, account: DovecotAccount, **values: An
     return connector_id
 
 
-async def ran(environment: Environment, connector_id: int) -> Any:
+async def run_connector(environment: Environment, connector_id: int) -> Any:
     """Run the due connectors and return the newest run of this one."""
     worker = ConnectorWorker(environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
     for task in list(worker.running):
         await task
-    return await newest(environment, connector_id)
+    return await load_newest_run(environment, connector_id)
 
 
-async def newest(environment: Environment, connector_id: int) -> Any:
+async def load_newest_run(environment: Environment, connector_id: int) -> Any:
     """Read the newest run of a connector."""
     statement = select(*select_columns(ConnectorRun)).where(
         col(ConnectorRun.connector_id) == connector_id
@@ -86,26 +86,26 @@ async def newest(environment: Environment, connector_id: int) -> Any:
     return (await environment.database.read(statement.order_by(col(ConnectorRun.id).desc())))[0]
 
 
-async def again(environment: Environment, connector_id: int, **values: Any) -> Any:
+async def rerun_connector(environment: Environment, connector_id: int, **values: Any) -> Any:
     """Run a connector again, with these columns changed."""
-    await changed(environment, connector_id, next_run_at=environment.now(), **values)
-    return await ran(environment, connector_id)
+    await update_connector_row(environment, connector_id, next_run_at=environment.now(), **values)
+    return await run_connector(environment, connector_id)
 
 
-async def changed(environment: Environment, connector_id: int, **values: Any) -> None:
+async def update_connector_row(environment: Environment, connector_id: int, **values: Any) -> None:
     """Change columns of a connector."""
     async with environment.write_session() as session:
         statement = update(Connector).where(col(Connector.id) == connector_id)
         await (await session.connection()).execute(statement.values(values))
 
 
-async def row_of(environment: Environment, connector_id: int) -> Any:
+async def load_connector_row(environment: Environment, connector_id: int) -> Any:
     """Read the row of a connector."""
     statement = select(*select_columns(Connector)).where(col(Connector.id) == connector_id)
     return (await environment.database.read(statement))[0]
 
 
-async def stored(environment: Environment) -> dict[str, list[str]]:
+async def load_subjects_by_mailbox(environment: Environment) -> dict[str, list[str]]:
     """Read the subjects of messages by mailbox, in the order of delivery."""
     statement = (
         select(col(Mailbox.path), col(Message.subject))
@@ -118,14 +118,14 @@ async def stored(environment: Environment) -> dict[str, list[str]]:
     return subjects
 
 
-async def message(environment: Environment, subject: str) -> Any:
+async def load_message_row(environment: Environment, subject: str) -> Any:
     """Read the row of the only message with this subject."""
     statement = select(*select_columns(Message)).where(col(Message.subject) == subject)
     (row,) = await environment.database.read(statement)
     return row
 
 
-async def trial(environment: Environment, user_id: int, connector_id: int) -> None:
+async def request_trial_run(environment: Environment, user_id: int, connector_id: int) -> None:
     """Make the next run of a connector a trial run."""
     run_id = environment.new_id()
     async with environment.write_session() as session:
@@ -138,10 +138,12 @@ async def trial(environment: Environment, user_id: int, connector_id: int) -> No
                 created_at=environment.now(),
             )
         )
-    await changed(environment, connector_id, run_id=run_id, next_run_at=environment.now())
+    await update_connector_row(
+        environment, connector_id, run_id=run_id, next_run_at=environment.now()
+    )
 
 
-def may(client: GraphQLClient) -> Context:
+def context_with_connector_permission(client: GraphQLClient) -> Context:
     """The context of an operation of a user that can have connectors."""
     operation_context = client_context(client)
     permissions = frozenset({UserPermission.SYNCJOBS})

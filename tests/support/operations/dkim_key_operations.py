@@ -10,10 +10,10 @@ import dkim
 from mail.authentication.dkim import AuthResult, SignedMessage, verify_signatures
 from mail.authentication.dns_queries import MessageDns
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.dns_zone_server import Zone, asking, zone
+from tests.support.mail_servers.dns_zone_server import DnsZoneServer, make_dns_zone, run_dns_zone
 from tests.support.operations.domain_operations import ERRORS
 
-KEY = """id domain selector description algorithm keySize fingerprint fingerprintSha256
+DKIM_KEY_FIELDS = """id domain selector description algorithm keySize fingerprint fingerprintSha256
   publicKey state dnsTxt { name value } createdAt activatedAt retiredAt"""
 
 
@@ -21,65 +21,71 @@ def _mutation(name: str, kind: str, payload: str) -> str:
     return f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {payload} {ERRORS} }} }}"
 
 
-DKIM_KEYS_PAYLOAD = f"keys {{ {KEY} }} warnings {{ code message path }}"
-SET = _mutation("dkimKeySet", "DkimKeySetInput", DKIM_KEYS_PAYLOAD)
-ROTATE = _mutation("dkimKeyRotate", "DkimKeyRotateInput", DKIM_KEYS_PAYLOAD)
-ACTIVATE = _mutation("dkimKeyActivate", "IdsInput", DKIM_KEYS_PAYLOAD)
-COPY = _mutation("dkimKeyCopy", "DkimKeyCopyInput", DKIM_KEYS_PAYLOAD)
-REMOVE = _mutation("dkimKeyDelete", "DkimKeyDeleteInput", "deletedIds")
-ONE = f"query ($by: DkimKeyRef!) {{ dkimKey(by: $by) {{ {KEY} }} }}"
-LIST = f"""
+DKIM_KEYS_PAYLOAD = f"keys {{ {DKIM_KEY_FIELDS} }} warnings {{ code message path }}"
+DKIM_KEY_SET = _mutation("dkimKeySet", "DkimKeySetInput", DKIM_KEYS_PAYLOAD)
+DKIM_KEY_ROTATE = _mutation("dkimKeyRotate", "DkimKeyRotateInput", DKIM_KEYS_PAYLOAD)
+DKIM_KEY_ACTIVATE = _mutation("dkimKeyActivate", "IdsInput", DKIM_KEYS_PAYLOAD)
+DKIM_KEY_COPY = _mutation("dkimKeyCopy", "DkimKeyCopyInput", DKIM_KEYS_PAYLOAD)
+DKIM_KEY_DELETE = _mutation("dkimKeyDelete", "DkimKeyDeleteInput", "deletedIds")
+DKIM_KEY_QUERY = f"query ($by: DkimKeyRef!) {{ dkimKey(by: $by) {{ {DKIM_KEY_FIELDS} }} }}"
+DKIM_KEYS_QUERY = f"""
 query ($query: String, $first: Int, $after: String, $last: Int, $before: String) {{
   dkimKeys(query: $query, first: $first, after: $after, last: $last, before: $before) {{
-    nodes {{ {KEY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }}
+    nodes {{ {DKIM_KEY_FIELDS} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }}
 """
 
 
-async def key(client: GraphQLClient, **input_fields: Any) -> Any:
+async def create_dkim_key(client: GraphQLClient, **input_fields: Any) -> Any:
     """Create a DKIM key, by default of example.org, and return it."""
-    payload = (await client(SET, input={"domains": ["example.org"], **input_fields}))["dkimKeySet"]
+    payload = (await client(DKIM_KEY_SET, input={"domains": ["example.org"], **input_fields}))[
+        "dkimKeySet"
+    ]
     assert payload["errors"] == [], payload
     (created,) = payload["keys"]
     return created
 
 
-async def both(client: GraphQLClient, domain: str = "example.org") -> list[Any]:
+async def create_key_of_each_algorithm(
+    client: GraphQLClient, domain: str = "example.org"
+) -> list[Any]:
     """Create a key of each algorithm."""
     return [
-        await key(client, domains=[domain], selector="r"),
-        await key(client, domains=[domain], selector="e", algorithm="ED25519"),
+        await create_dkim_key(client, domains=[domain], selector="r"),
+        await create_dkim_key(client, domains=[domain], selector="e", algorithm="ED25519"),
     ]
 
 
-def texts(keys: Iterable[Any]) -> dict[str, str]:
+def dkim_txt_records(keys: Iterable[Any]) -> dict[str, str]:
     """The TXT records of DKIM keys by name."""
     return {dkim_key["dnsTxt"]["name"]: dkim_key["dnsTxt"]["value"] for dkim_key in keys}
 
 
-def published(keys: Iterable[Any]) -> Zone:
+def make_dkim_zone(keys: Iterable[Any]) -> DnsZoneServer:
     """A DNS server with the TXT records of these keys."""
-    return zone(texts(keys))
+    return make_dns_zone(dkim_txt_records(keys))
 
 
-def asks(client: GraphQLClient, server_address: str) -> None:
+def use_dns_server(client: GraphQLClient, server_address: str) -> None:
     """Let the environment of a client ask this DNS server."""
     options = replace(client.environment.options, dns_resolver=server_address)
     object.__setattr__(client.environment, "options", options)
 
 
-async def by_us(raw: bytes, records: dict[str, str], now: int) -> list[tuple[str, str, AuthResult]]:
+async def verify_with_merganser(
+    raw: bytes, records: dict[str, str], now: int
+) -> list[tuple[str, str, AuthResult]]:
     """Verify the signatures of a message by Merganser.
 
     Returns domain, algorithm and result of each signature, from top to bottom.
     """
-    async with asking(zone(records)) as server_address:
+    async with run_dns_zone(make_dns_zone(records)) as server_address:
         signatures = await verify_signatures(
             MessageDns(server_address), SignedMessage.from_bytes(raw), now, "example.org"
         )
     return [(signature.domain, signature.algorithm, signature.result) for signature in signatures]
 
 
-def by_dkimpy(raw: bytes, records: dict[str, str]) -> list[bool]:
+def verify_with_dkimpy(raw: bytes, records: dict[str, str]) -> list[bool]:
     """Verify each signature of a message by dkimpy."""
 
     def find_record(name: bytes, timeout: int = 5) -> bytes:
@@ -92,6 +98,6 @@ def by_dkimpy(raw: bytes, records: dict[str, str]) -> list[bool]:
     ]
 
 
-def bare(public: str) -> bytes:
+def decode_public_key(public: str) -> bytes:
     """Decode a public key from Base64."""
     return base64.b64decode(public)

@@ -14,81 +14,83 @@ from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 ERRORS = """errors { __typename code message path index
   ... on ValidationError { constraint } ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires } ... on NotFoundError { ref } }"""
-FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota
+DOMAIN_FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota
   maxUserQuota maxNewUserQuota defaultNewUserQuota quota quotaAllocated addressCount addressesLeft
   userCount usersLeft storage { bytes messages } backupMx relayAllRecipients relayUnknownOnly
   globalAddressList"""
-CREATE = f"""mutation ($input: DomainCreateInput!) {{
-  domainCreate(input: $input) {{ domain {{ {FIELDS} }} {ERRORS} }} }}"""
-UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
-  domainUpdate(input: $input) {{ domains {{ {FIELDS} }} {ERRORS} }} }}"""
-DELETE = f"""mutation ($input: DomainDeleteInput!) {{
+DOMAIN_CREATE = f"""mutation ($input: DomainCreateInput!) {{
+  domainCreate(input: $input) {{ domain {{ {DOMAIN_FIELDS} }} {ERRORS} }} }}"""
+DOMAIN_UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
+  domainUpdate(input: $input) {{ domains {{ {DOMAIN_FIELDS} }} {ERRORS} }} }}"""
+DOMAIN_DELETE = f"""mutation ($input: DomainDeleteInput!) {{
   domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
-RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
+DOMAIN_RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
   domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor
   {ERRORS} }} }}"""
-ALIAS = f"""mutation ($input: DomainAliasCreateInput!) {{
+DOMAIN_ALIAS_CREATE = f"""mutation ($input: DomainAliasCreateInput!) {{
   domainAliasCreate(input: $input) {{
   domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
-UNALIAS = f"""mutation ($input: IdsInput!) {{
+DOMAIN_ALIAS_DELETE = f"""mutation ($input: IdsInput!) {{
   domainAliasDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
-DOMAIN = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {FIELDS} }} }}"
-LIST = """
+DOMAIN_QUERY = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {DOMAIN_FIELDS} }} }}"
+DOMAINS_QUERY = """
 query ($filter: DomainFilter, $first: Int, $after: String, $last: Int, $before: String) {
   domains(filter: $filter, first: $first, after: $after, last: $last, before: $before) {
     nodes { id name } totalCount
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }
 """
-ALIASES = """
+DOMAIN_ALIASES_QUERY = """
 query ($query: String, $first: Int, $after: String, $last: Int, $before: String) {
   domainAliases(query: $query, first: $first, after: $after, last: $last, before: $before) {
     nodes { alias domain { name } } totalCount pageInfo { endCursor startCursor hasNextPage } } }
 """
-LIMITED = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",
+DOMAIN_LIMITS = {"maxUsers": 10, "maxAddresses": 400, "defaultUserQuota": "3 GiB",
            "maxUserQuota": "10 GiB", "quota": "10 GiB"}  # fmt: skip
-UNLIMITED = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUserQuota": 0,
+NO_DOMAIN_LIMITS = {"maxUsers": 0, "maxAddresses": 0, "defaultUserQuota": None, "maxUserQuota": 0,
              "quota": 0}  # fmt: skip
 
 
-async def done(client: GraphQLClient, document: str, **input_fields: Any) -> tuple[Any, list[Any]]:
+async def run_mutation(
+    client: GraphQLClient, document: str, **input_fields: Any
+) -> tuple[Any, list[Any]]:
     """Run a document with one mutation. Returns its payload without errors, and the errors."""
     payload = next(iter((await client(document, input=input_fields)).values()))
     return payload, payload.pop("errors")
 
 
-async def made(client: GraphQLClient, name: str, **fields: Any) -> Any:
+async def create_domain(client: GraphQLClient, name: str, **fields: Any) -> Any:
     """Create a domain with limits, and without a DKIM key by default, since keys take time."""
-    fields = {"createDkim": False, **LIMITED, **fields}
-    payload, errors = await done(client, CREATE, name=name, **fields)
+    fields = {"createDkim": False, **DOMAIN_LIMITS, **fields}
+    payload, errors = await run_mutation(client, DOMAIN_CREATE, name=name, **fields)
     assert errors == []
     return payload["domain"]
 
 
-async def of(client: GraphQLClient, name: str) -> Any:
+async def load_domain(client: GraphQLClient, name: str) -> Any:
     """Read a domain as this client sees it."""
-    return (await client(DOMAIN, by={"name": name}))["domain"]
+    return (await client(DOMAIN_QUERY, by={"name": name}))["domain"]
 
 
-async def live(environment: Environment, name: str, /, **values: Any) -> User:
+async def make_domain_user(environment: Environment, name: str, /, **values: Any) -> User:
     """Create a user of any domain."""
     new_user = NewUser(name, address=values.pop("address", name), password_disabled=True, **values)
     return await creation_create.create_user(Context(environment, Viewer(role=Role.ROOT)), new_user)
 
 
-async def key_of(environment: Environment, name: str) -> int:
+async def load_domain_id(environment: Environment, name: str) -> int:
     """Read the id of a domain."""
-    ((domain_id,),) = await rows(
+    ((domain_id,),) = await select_rows(
         environment, "SELECT id FROM domains WHERE name = :name", name=name
     )
     return int(domain_id)
 
 
-async def administrator(
+async def make_admin_of_domains(
     environment: Environment,
     http: httpx.AsyncClient,
     name: str,
@@ -96,36 +98,42 @@ async def administrator(
     permissions: Any = (),
 ) -> GraphQLClient:
     """Create a DOMAIN_ADMIN with an address in the first of these domains."""
-    user = await live(environment, f"{name}@{domain_names[0]}", role=Role.DOMAIN_ADMIN)
+    user = await make_domain_user(environment, f"{name}@{domain_names[0]}", role=Role.DOMAIN_ADMIN)
     async with environment.write_session() as session:
         permission_values = [AdminPermission(permission).value for permission in permissions]
         await session.exec(
             update(User).where(col(User.id) == user.id).values(admin_permissions=permission_values)
         )
         for domain in domain_names:
-            session.add(DomainAdmin(user_id=user.id, domain_id=await key_of(environment, domain)))
+            session.add(
+                DomainAdmin(user_id=user.id, domain_id=await load_domain_id(environment, domain))
+            )
     secret = await make_api_key(
         environment, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
     )
     return GraphQLClient(http, environment, user, secret)
 
 
-def told(errors: list[Any]) -> tuple[Any, ...]:
+def error_summary(errors: list[Any]) -> tuple[Any, ...]:
     """Code, path, index and detail of the only error."""
     (error,) = errors
     detail = error.get("constraint") or error.get("requires") or error.get("ref")
     return error["code"], error["path"], error["index"], detail
 
 
-async def change(client: GraphQLClient, name: str, **values: Any) -> tuple[Any, list[Any]]:
+async def try_update_domain(
+    client: GraphQLClient, name: str, **values: Any
+) -> tuple[Any, list[Any]]:
     """Change a domain and return the domains with the errors."""
-    payload, errors = await done(client, UPDATE, domains=[{"name": name}], set=values)
+    payload, errors = await run_mutation(
+        client, DOMAIN_UPDATE, domains=[{"name": name}], set=values
+    )
     return payload["domains"], errors
 
 
-async def names(client: GraphQLClient, **filter_fields: Any) -> list[str]:
+async def list_domain_names(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """List the names of the domains that match a filter."""
-    page = (await client(LIST, filter=filter_fields or None))["domains"]
+    page = (await client(DOMAINS_QUERY, filter=filter_fields or None))["domains"]
     assert page["totalCount"] == len(page["nodes"])
     return [node["name"] for node in page["nodes"]]
 

@@ -17,10 +17,10 @@ FILTER_FIELDS = f"""id name order active metaData matchCount queryText actionTex
 FILTERS_QUERY = f"""query ($first: Int, $after: String) {{ viewer {{ user {{
   filters(first: $first, after: $after) {{
     totalCount nodes {{ {FILTER_FIELDS} }} pageInfo {{ endCursor hasNextPage }} }} }} }} }}"""
-TEST = """query ($user: UserRef, $message: MessageRef, $raw: String) {
+FILTER_TEST_QUERY = """query ($user: UserRef, $message: MessageRef, $raw: String) {
   filterTest(user: $user, message: $message, raw: $raw) {
     filter { name } matches actions } }"""
-NODE = f"query ($id: ID!) {{ filter(id: $id) {{ {FILTER_FIELDS} }} }}"
+FILTER_QUERY = f"query ($id: ID!) {{ filter(id: $id) {{ {FILTER_FIELDS} }} }}"
 
 
 def _mutation(name: str, payload: str) -> str:
@@ -37,7 +37,7 @@ FILTER_IMPORT = _mutation(
 FILTER_APPLY = _mutation("filterApply", "task { id kind state total }")
 
 
-async def create(
+async def try_create_filter(
     client: GraphQLClient, query: Any, action: Any, **input_fields: Any
 ) -> tuple[Any, Any]:
     """Create a filter and return it with the errors."""
@@ -46,40 +46,40 @@ async def create(
     return payload["filter"], payload["errors"]
 
 
-async def made(client: GraphQLClient, query: Any, action: Any, **fields: Any) -> Any:
+async def add_filter(client: GraphQLClient, query: Any, action: Any, **fields: Any) -> Any:
     """Create a filter and return it; fails on errors."""
-    created, errors = await create(client, query, action, **fields)
+    created, errors = await try_create_filter(client, query, action, **fields)
     assert errors == []
     return created
 
 
-async def change(client: GraphQLClient, *ids: str, **fields: Any) -> tuple[Any, Any]:
+async def try_update_filters(client: GraphQLClient, *ids: str, **fields: Any) -> tuple[Any, Any]:
     """Change filters and return them with the errors."""
     payload = (await client(FILTER_UPDATE, input={"ids": ids, "set": fields}))["filterUpdate"]
     return payload["filters"], payload["errors"]
 
 
-async def remove(client: GraphQLClient, *ids: str) -> Any:
+async def delete_filters(client: GraphQLClient, *ids: str) -> Any:
     """Delete filters and return the payload."""
     return (await client(FILTER_DELETE, input={"ids": ids}))["filterDelete"]
 
 
-async def imported(client: GraphQLClient, content: str, **fields: Any) -> Any:
+async def import_filters(client: GraphQLClient, content: str, **fields: Any) -> Any:
     """Import filters from a Sieve script and return the payload."""
     return (await client(FILTER_IMPORT, input={"content": content, **fields}))["filterImport"]
 
 
-async def listed(client: GraphQLClient, **page: Any) -> Any:
+async def list_filters(client: GraphQLClient, **page: Any) -> Any:
     """List the filters of the signed-in user, or a page of them."""
     return (await client(FILTERS_QUERY, **page))["viewer"]["user"]["filters"]
 
 
-async def looked_at(client: GraphQLClient, **arguments: Any) -> Any:
+async def run_filter_test(client: GraphQLClient, **arguments: Any) -> Any:
     """Test the filters with a message and return the results."""
-    return (await client(TEST, **arguments))["filterTest"]
+    return (await client(FILTER_TEST_QUERY, **arguments))["filterTest"]
 
 
-async def apply(client: GraphQLClient, *ids: str, **select: Any) -> tuple[Any, Any]:
+async def try_apply_filters(client: GraphQLClient, *ids: str, **select: Any) -> tuple[Any, Any]:
     """Apply filters to messages; return the task and the errors."""
     payload = (await client(FILTER_APPLY, input={"ids": ids, "select": select}))["filterApply"]
     return payload["task"], payload["errors"]

@@ -22,28 +22,28 @@ query ($id: ID!) { message(by: {id: $id}) { source(maxBytes: 16777216) } }
 """
 
 
-async def upload(client: GraphQLClient, **fields: Any) -> Any:
+async def upload_message(client: GraphQLClient, **fields: Any) -> Any:
     """Upload a message, by default to Drafts, and return the payload."""
     fields = {"mailbox": {"specialUse": "DRAFTS"}, **fields}
     return (await client(MESSAGE_UPLOAD, input=fields))["messageUpload"]
 
 
-async def source(client: GraphQLClient, message_id: str) -> str:
+async def load_message_source(client: GraphQLClient, message_id: str) -> str:
     """Read the source of a message."""
     return str((await client(MESSAGE_SOURCE_QUERY, id=message_id))["message"]["source"])
 
 
-async def read_back(client: GraphQLClient, payload: Any) -> EmailMessage:
+async def parse_uploaded_message(client: GraphQLClient, payload: Any) -> EmailMessage:
     """Parse the message of a payload; fails on defects."""
     assert payload["errors"] == []
-    raw = await source(client, payload["message"]["id"])
+    raw = await load_message_source(client, payload["message"]["id"])
     message = email.message_from_string(raw, policy=policy.SMTPUTF8)
     assert isinstance(message, EmailMessage)
     assert not any(part.defects for part in message.walk())
     return message
 
 
-def names(message: EmailMessage, header: str) -> list[tuple[str, str]]:
+def names_and_addresses(message: EmailMessage, header: str) -> list[tuple[str, str]]:
     """The names and addresses of a header field.
 
     This uses the older parser of the email package: before Python 3.13, the other one adds spaces
@@ -55,19 +55,19 @@ def names(message: EmailMessage, header: str) -> list[tuple[str, str]]:
     ]
 
 
-async def files(client: GraphQLClient, payload: Any) -> list[tuple[Any, ...]]:
+async def load_attached_files(client: GraphQLClient, payload: Any) -> list[tuple[Any, ...]]:
     """Filename, content type, Content-ID and content of each attachment of a message."""
     return [
         (
             *(part.get_filename(), part.get_content_type(), part["Content-ID"]),
             part.get_payload(decode=True),
         )
-        for part in (await read_back(client, payload)).walk()
+        for part in (await parse_uploaded_message(client, payload)).walk()
         if part.get_content_disposition()
     ]
 
 
-async def put(client: GraphQLClient, content: bytes, **headers: str) -> str:
+async def upload_bytes(client: GraphQLClient, content: bytes, **headers: str) -> str:
     """Upload bytes by HTTP and return the id of the upload."""
     header_fields = {name.replace("_", "-"): value for name, value in headers.items()}
     response = await client.http.post(

@@ -18,29 +18,29 @@ from mail.storage import message_insert, received_messages
 from models.runtime.environment import CommittedOptions, Environment
 from resolvers.notifications.push_worker import PushWorker, start_pushes
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.servers.webhook_receiver import Got, Receiver
+from tests.support.servers.webhook_receiver import ReceivedRequest, WebhookReceiver
 
 PUSH_CHANNELS_PAYLOAD = """channels { id kind active title text senders sendersRegex
   onlyPriority evaluatePriority mailboxes { path } lastError lastPushAt user { username } }"""
-SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{
+PUSH_CHANNEL_SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{
   {PUSH_CHANNELS_PAYLOAD}
   errors {{ __typename code path index message ... on ValidationError {{ constraint }} }} }} }}"""
 PUSH_CHANNELS_QUERY = """{ viewer { user { pushChannels { id kind active lastError lastPushAt
   mailboxes { path } } } } }"""
 
 
-def loose(environment: Environment, **changes: Any) -> None:
+def allow_local_pushes(environment: Environment, **changes: Any) -> None:
     """Allow push notifications to this machine."""
     options = replace(environment.options, **{"push_private": True, **changes})
     environment.use_options_unless_outdated(CommittedOptions(options, environment.options_position))
 
 
-def worker_of(environment: Environment, **policy_options: Any) -> PushWorker:
+def make_push_worker(environment: Environment, **policy_options: Any) -> PushWorker:
     """Make a push worker, as a process has one."""
     return PushWorker(environment, global_ids.encode, NetworkPolicy(**policy_options))
 
 
-async def pump(worker: PushWorker) -> None:
+async def push_until_idle(worker: PushWorker) -> None:
     """Push until nothing is due and no push is running."""
     while True:
         await start_pushes(worker)
@@ -49,27 +49,31 @@ async def pump(worker: PushWorker) -> None:
         await asyncio.gather(*(push.task for push in worker.served.values()))
 
 
-async def set_(client: GraphQLClient, **fields: Any) -> Any:
+async def run_push_channel_set(client: GraphQLClient, **fields: Any) -> Any:
     """Run pushChannelSet and return its payload."""
-    return (await client(SET, input=fields))["pushChannelSet"]
+    return (await client(PUSH_CHANNEL_SET, input=fields))["pushChannelSet"]
 
 
-async def made(client: GraphQLClient, **fields: Any) -> str:
+async def create_push_channel(client: GraphQLClient, **fields: Any) -> str:
     """Create a push channel and return its id."""
-    payload = await set_(client, **fields)
+    payload = await run_push_channel_set(client, **fields)
     assert payload["errors"] == []
     channel_id: str = payload["channels"][0]["id"]
     return channel_id
 
 
-async def channel(client: GraphQLClient) -> Any:
+async def load_push_channel(client: GraphQLClient) -> Any:
     """Read the only push channel of a user."""
     (only_channel,) = (await client(PUSH_CHANNELS_QUERY))["viewer"]["user"]["pushChannels"]
     return only_channel
 
 
-async def come(
-    client: GraphQLClient, subject: str = "Hello", *, into: str = "INBOX", **header_fields: str
+async def deliver_to_mailbox(
+    client: GraphQLClient,
+    subject: str = "Hello",
+    *,
+    mailbox_path: str = "INBOX",
+    **header_fields: str,
 ) -> message_insert.InsertedMessage:
     """Deliver a message from another server to a mailbox, as a filter does."""
     message = await received_messages.parse_storable_message(raw_message(subject, **header_fields))
@@ -79,7 +83,7 @@ async def come(
     sender = "carol@example.com"
     placement = message_insert.MessagePlacement(
         recipient.user_id,
-        (await client.load_mailbox(into)).id,
+        (await client.load_mailbox(mailbox_path)).id,
         client.environment.now(),
         envelope_from=sender,
         envelope_to=[recipient.address],
@@ -89,23 +93,23 @@ async def come(
     )
 
 
-def http(receiver: Receiver, **fields: Any) -> dict[str, Any]:
+def http_channel_input(receiver: WebhookReceiver, **fields: Any) -> dict[str, Any]:
     """The input of a push channel that sends to this receiver by HTTP."""
     return {"kind": "HTTP", "endpoint": f"http://127.0.0.1:{receiver.port}/topic", **fields}
 
 
-def form(request: Got) -> dict[str, str]:
+def decode_form(request: ReceivedRequest) -> dict[str, str]:
     """Decode the form fields of a request."""
     return dict(parse_qsl(request.raw.decode(), keep_blank_values=True, strict_parsing=True))
 
 
-def texts(receiver: Receiver) -> list[str]:
+def received_texts(receiver: WebhookReceiver) -> list[str]:
     """The bodies of the received requests, in order."""
-    return [request.raw.decode() for request in receiver.got]
+    return [request.raw.decode() for request in receiver.requests]
 
 
 @dataclass
-class Browser:
+class PushSubscriber:
     """A Web Push subscriber, which has the key to decrypt notifications."""
 
     port: int
@@ -122,21 +126,21 @@ class Browser:
         return {
             "endpoint": f"https://127.0.0.1:{self.port}/push/secret-path",
             "expirationTime": None,
-            "keys": {"p256dh": bare(point), "auth": bare(self.auth)},
+            "keys": {"p256dh": encode_base64url(point), "auth": encode_base64url(self.auth)},
         }
 
-    def read(self, request: Got) -> Any:
+    def decrypt_push(self, request: ReceivedRequest) -> Any:
         """Decrypt a notification (RFC 8291)."""
         assert request.headers["content-encoding"] == "aes128gcm"
         raw = http_ece.decrypt(request.raw, private_key=self.key, auth_secret=self.auth)
         return json.loads(raw)
 
 
-def bare(raw: bytes) -> str:
+def encode_base64url(raw: bytes) -> str:
     """Encode as Base64url without padding."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def raw_of(text: str) -> bytes:
+def decode_base64url(text: str) -> bytes:
     """Decode Base64url without padding."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -18,50 +18,50 @@ from models.spam.quarantine import QuarantineItem
 from models.store.columns import ColumnRow, core_table
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.operations.domain_operations import ERRORS
-from tests.support.sample_mutations.mutation_call import Call
+from tests.support.sample_mutations.mutation_call import MutationCall
 
-KIND = ChangeKind.QUARANTINE_CHANGED
+QUARANTINE_CHANGED = ChangeKind.QUARANTINE_CHANGED
 QUARANTINE_ITEM_FIELDS = """id queueId user { username } domain { name } sender recipient
   subject score symbols { name score description } virus virusName createdAt notified expiresAt"""
-LIST = f"""query ($filter: QuarantineFilter, $first: Int, $after: String) {{
+QUARANTINE_QUERY = f"""query ($filter: QuarantineFilter, $first: Int, $after: String) {{
   quarantine(filter: $filter, first: $first, after: $after) {{
     nodes {{ {QUARANTINE_ITEM_FIELDS} }} totalCount pageInfo {{ endCursor hasNextPage }} }} }}"""
-NODE = "query ($id: ID!) { node(id: $id) { ... on QuarantineItem { subject } } }"
-RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{
+QUARANTINE_ITEM_QUERY = "query ($id: ID!) { node(id: $id) { ... on QuarantineItem { subject } } }"
+QUARANTINE_RELEASE = f"""mutation ($input: QuarantineReleaseInput!) {{
   quarantineRelease(input: $input) {{
     messages {{ subject mailbox {{ path }} seen envelope {{ from rcpt {{ value }} }} }}
     {ERRORS} }} }}"""
-TRY = f"""mutation ($input: QuarantineReleaseInput!) {{
+QUARANTINE_RELEASE_ERRORS = f"""mutation ($input: QuarantineReleaseInput!) {{
   quarantineRelease(input: $input) {{ {ERRORS} }} }}"""
-DELETE = f"""mutation ($input: IdsInput!) {{
+QUARANTINE_DELETE = f"""mutation ($input: IdsInput!) {{
   quarantineDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
-OFTEN = f"""mutation ($input: QuarantineNotificationSetInput!) {{
+QUARANTINE_NOTIFICATION_SET = f"""mutation ($input: QuarantineNotificationSetInput!) {{
   quarantineNotificationSet(input: $input) {{
     users {{ username quarantineNotification }} {ERRORS} }} }}"""
-LOOK = """query ($id: ID!) { node(id: $id) { ... on QuarantineItem {
+QUARANTINE_CONTENTS_QUERY = """query ($id: ID!) { node(id: $id) { ... on QuarantineItem {
   text sourceUrl attachments { filename size contentType url text
     message { subject attachments { filename url } } } } } }"""
-INBOX = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
+INBOX_MESSAGES_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) {
   messages(first: 50) { nodes { subject source } } } } } }"""
-CAROL = "carol@example.com"
-SPAM = {"X_Rspamd_Action": "reject"}  # a score of 75
-WHY = QuarantineReason(
+CAROL_ADDRESS = "carol@example.com"
+SPAM_HEADERS = {"X_Rspamd_Action": "reject"}  # a score of 75
+QUARANTINE_REASON = QuarantineReason(
     14.5, (SpamScanSymbol("BAYES_SPAM", 5.1, "Looks like spam"), SpamScanSymbol("R_BAD", 9.4))
 )
 
 
-async def held(environment: Environment) -> list[ColumnRow]:
+async def load_quarantine_rows(environment: Environment) -> list[ColumnRow]:
     """Read the rows of all quarantined messages, by id."""
     table = core_table(QuarantineItem)
     async with environment.database.engine.connect() as connection:
         return list((await connection.execute(select(table).order_by(table.c.id))).all())
 
 
-async def hold(
+async def quarantine_message(
     client: GraphQLClient,
     raw: bytes | str = "Offer",
-    reason: QuarantineReason = WHY,
-    sender: str = CAROL,
+    reason: QuarantineReason = QUARANTINE_REASON,
+    sender: str = CAROL_ADDRESS,
     address: str = "",
 ) -> str:
     """Quarantine a message and return its global ID.
@@ -74,11 +74,13 @@ async def hold(
         client.environment, address or client.address
     )
     await quarantine.quarantine_message(client.environment, incoming, recipient, reason)
-    return global_ids.encode("QuarantineItem", (await held(client.environment))[-1].id)
+    return global_ids.encode(
+        "QuarantineItem", (await load_quarantine_rows(client.environment))[-1].id
+    )
 
 
-async def come(
-    environment: Environment, *clients: GraphQLClient, raw: bytes, sender: str = CAROL
+async def deliver_message_to(
+    environment: Environment, *clients: GraphQLClient, raw: bytes, sender: str = CAROL_ADDRESS
 ) -> list[Any]:
     """Deliver a message by the listener backend and return the result for each recipient."""
     backend = LocalBackend(environment)
@@ -93,34 +95,34 @@ def set_options(environment: Environment, **options: Any) -> None:
     )
 
 
-async def listed(client: GraphQLClient, **filter_fields: Any) -> list[str]:
+async def list_quarantined_subjects(client: GraphQLClient, **filter_fields: Any) -> list[str]:
     """List the subjects of the quarantined messages that a user sees."""
-    page = (await client(LIST, filter=filter_fields or None))["quarantine"]
+    page = (await client(QUARANTINE_QUERY, filter=filter_fields or None))["quarantine"]
     subjects = [node["subject"] for node in page["nodes"]]
     assert page["totalCount"] == len(subjects)
     return subjects
 
 
-async def inbox(client: GraphQLClient) -> list[str]:
+async def list_inbox_subjects(client: GraphQLClient) -> list[str]:
     """List the subjects of the messages in the INBOX."""
-    nodes = (await client(INBOX))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
+    nodes = (await client(INBOX_MESSAGES_QUERY))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
     return [node["subject"] for node in nodes]
 
 
-def stamps(client: GraphQLClient) -> bytes:
+def delivery_header_fields(client: GraphQLClient) -> bytes:
     """The header fields that are added before a message from Carol when it is delivered."""
     address = client.address
     recipient_fields = f"Delivered-To: {address}\r\nX-Original-Rcpt: {address}\r\n"
-    return f"Return-Path: <{CAROL}>\r\n{recipient_fields}".encode()
+    return f"Return-Path: <{CAROL_ADDRESS}>\r\n{recipient_fields}".encode()
 
 
-async def permit(root: GraphQLClient, *permissions: str) -> None:
+async def set_permissions_of_ada(root: GraphQLClient, *permissions: str) -> None:
     """Give ada exactly these permissions."""
     input_fields = {"users": {"usernames": ["ada"]}, "permissions": permissions}
-    assert (await Call("userPermissionsSet", input_fields)(root))["errors"] == []
+    assert (await MutationCall("userPermissionsSet", input_fields)(root))["errors"] == []
 
 
-def mixed() -> bytes:
+def make_mixed_message() -> bytes:
     """A message with a text, an attachment large enough for a blob of its own, and a message."""
     attached_message = (
         "Subject: Inner\r\nContent-Type: application/x-thing; name=i.bin\r\n\r\nabc\r\n"

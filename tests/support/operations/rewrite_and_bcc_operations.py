@@ -10,7 +10,7 @@ from models.queue.tables import QueueEntry
 from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.operations.domain_operations import ERRORS, done
+from tests.support.operations.domain_operations import ERRORS, run_mutation
 
 BCC_RULE_FIELDS = "id match bccTo direction domain { name } active createdAt updatedAt"
 RECIPIENT_REWRITE_FIELDS = "id from to active createdAt updatedAt"
@@ -22,47 +22,53 @@ def _mutation(name: str, payload: str) -> str:
       {payload} journalCursor {ERRORS} }} }}"""
 
 
-RULE_CREATE = _mutation("bccRuleCreate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ id }}")
-RULE_UPDATE = _mutation(
+BCC_RULE_CREATE = _mutation("bccRuleCreate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ id }}")
+BCC_RULE_UPDATE = _mutation(
     "bccRuleUpdate", f"bccRule {{ {BCC_RULE_FIELDS} }} bccRules {{ {BCC_RULE_FIELDS} }}"
 )
-RULE_DELETE = _mutation("bccRuleDelete", "deletedIds")
-RULES = f"""query ($first: Int, $after: String, $last: Int, $before: String) {{
+BCC_RULE_DELETE = _mutation("bccRuleDelete", "deletedIds")
+BCC_RULES_QUERY = f"""query ($first: Int, $after: String, $last: Int, $before: String) {{
   bccRules(first: $first, after: $after, last: $last, before: $before) {{
     totalCount nodes {{ {BCC_RULE_FIELDS} }}
     pageInfo {{ endCursor startCursor hasNextPage }} }} }}"""
-REWRITE_CREATE = _mutation(
+RECIPIENT_REWRITE_CREATE = _mutation(
     "recipientRewriteCreate",
     f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }} recipientRewrites {{ id }}",
 )
-REWRITE_UPDATE = _mutation(
+RECIPIENT_REWRITE_UPDATE = _mutation(
     "recipientRewriteUpdate",
     f"recipientRewrite {{ {RECIPIENT_REWRITE_FIELDS} }} "
     f"recipientRewrites {{ {RECIPIENT_REWRITE_FIELDS} }}",
 )
-REWRITE_DELETE = _mutation("recipientRewriteDelete", "deletedIds")
-REWRITES = RULES.replace("bccRules", "recipientRewrites").replace(
+RECIPIENT_REWRITE_DELETE = _mutation("recipientRewriteDelete", "deletedIds")
+RECIPIENT_REWRITES_QUERY = BCC_RULES_QUERY.replace("bccRules", "recipientRewrites").replace(
     BCC_RULE_FIELDS, RECIPIENT_REWRITE_FIELDS
 )
 
 
-async def rule(client: GraphQLClient, match: str, bcc_to: str, direction: str = "RECIPIENT") -> str:
+async def create_bcc_rule(
+    client: GraphQLClient, match: str, bcc_to: str, direction: str = "RECIPIENT"
+) -> str:
     """Create a BCC rule and return its id."""
-    payload, errors = await done(
-        client, RULE_CREATE, match=match, bccTo=bcc_to, direction=direction
+    payload, errors = await run_mutation(
+        client, BCC_RULE_CREATE, match=match, bccTo=bcc_to, direction=direction
     )
     assert errors == []
     return str(payload["bccRule"]["id"])
 
 
-async def rewrite(client: GraphQLClient, match: str, target: str, **fields: Any) -> str:
+async def create_recipient_rewrite(
+    client: GraphQLClient, match: str, target: str, **fields: Any
+) -> str:
     """Create a recipient rewrite and return its id."""
-    payload, errors = await done(client, REWRITE_CREATE, **{"from": match, "to": target, **fields})
+    payload, errors = await run_mutation(
+        client, RECIPIENT_REWRITE_CREATE, **{"from": match, "to": target, **fields}
+    )
     assert errors == []
     return str(payload["recipientRewrite"]["id"])
 
 
-async def come(
+async def deliver_incoming(
     environment: Environment, *addresses: str, raw: bytes = b"", sender: str = "carol@example.com"
 ) -> None:
     """Deliver a message from another server, as LMTP does."""
@@ -72,7 +78,7 @@ async def come(
     assert not [result for result in results if isinstance(result, BaseException)]
 
 
-async def copied(environment: Environment) -> list[tuple[str, str]]:
+async def load_copy_recipients(environment: Environment) -> list[tuple[str, str]]:
     """Read the recipients of copies with the envelope senders."""
     statement = (
         select(col(QueueEntry.recipient), col(Submission.envelope_from))

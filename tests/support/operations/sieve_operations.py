@@ -5,13 +5,13 @@ from typing import Any
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
-SHOWN = "scripts { id name content active size requires lastError }"
-SIEVE_PUT_PAYLOAD = f"{SHOWN} warnings {{ code message }}"
+SIEVE_SCRIPTS_FIELDS = "scripts { id name content active size requires lastError }"
+SIEVE_PUT_PAYLOAD = f"{SIEVE_SCRIPTS_FIELDS} warnings {{ code message }}"
 
 
-async def put(
+async def put_sieve_script(
     client: GraphQLClient, content: str, *, name: str = "main", activate: bool = True
 ) -> Any:
     """Store a Sieve script and return the payload."""
@@ -24,5 +24,5 @@ async def put(
 
 async def active_script_error(environment: Environment) -> Any:
     """The last error of the active script."""
-    error_rows = await rows(environment, "SELECT last_error FROM sieve_scripts WHERE active")
+    error_rows = await select_rows(environment, "SELECT last_error FROM sieve_scripts WHERE active")
     return error_rows[0][0]

@@ -11,7 +11,7 @@ from models.runtime.environment import Environment
 from models.spam.training import TrainingMessage
 from models.users.roles import Role
 from tests.conftest import GraphQLClient
-from tests.support.operations.domain_operations import ERRORS, done
+from tests.support.operations.domain_operations import ERRORS, run_mutation
 
 MESSAGE_MOVE = """mutation ($input: MessageMoveInput!) { messageMove(input: $input) {
 movedCount errors { message } } }"""
@@ -61,6 +61,6 @@ async def create_sender_rules(
 ) -> Any:
     """Create sender rules for these patterns and return them."""
     fields = {"scope": scope, "action": action, "patterns": patterns, **values}
-    payload, errors = await done(client, SENDER_RULE_CREATE, **fields)
+    payload, errors = await run_mutation(client, SENDER_RULE_CREATE, **fields)
     assert errors == []
     return payload["rules"]

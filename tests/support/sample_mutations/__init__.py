@@ -18,12 +18,16 @@ from tests.support.sample_mutations import (
     sieve_mutations,
     user_mutations,
 )
-from tests.support.sample_mutations.mutation_call import CALLS, Call, Calls
+from tests.support.sample_mutations.mutation_call import (
+    SAMPLE_CALLS,
+    AtomicMutationCalls,
+    MutationCall,
+)
 
 __all__ = [
-    "CALLS",
-    "Call",
-    "Calls",
+    "SAMPLE_CALLS",
+    "AtomicMutationCalls",
+    "MutationCall",
     "auth_mutations",
     "certificate_mutations",
     "connector_mutations",

@@ -10,37 +10,39 @@ from typing import Any
 
 from graph.types import global_ids
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.sample_mutations import CALLS, Call, connector_mutations
+from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall, connector_mutations
 
-PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[Call]]
+PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[MutationCall]]
 
 
 @dataclass(frozen=True)
 class AdminLogExpectation:
     """The contents of an entry: the type of its target, and the names in `before` and `after`."""
 
-    kind: str
+    target_type: str
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     prepare: PrepareCall | None = None  # if the sample call is on the caller's own objects
 
 
-async def _delete_key_of_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
-    sample = await (CALLS["apiKeyDelete"])(ada, root)
-    return Call(sample.name, sample.input, sample.payload, journaled=False, by_root=True)
+async def _delete_key_of_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    sample = await (SAMPLE_CALLS["apiKeyDelete"])(ada, root)
+    return MutationCall(sample.name, sample.input, sample.payload, journaled=False, by_root=True)
 
 
-async def _create_key_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def _create_key_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"name": "reports", "user": {"id": global_ids.encode("User", ada.user.id)}}
-    return Call("apiKeyCreate", input_fields, "apiKey { name }", journaled=False, by_root=True)
+    return MutationCall(
+        "apiKeyCreate", input_fields, "apiKey { name }", journaled=False, by_root=True
+    )
 
 
 def _call_on_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
     """A call on the account ada."""
 
-    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
         users = {"users": {"ids": [global_ids.encode("User", ada.user.id)]}}
-        return Call(mutation, {**users, **input_fields}, by_root=True)
+        return MutationCall(mutation, {**users, **input_fields}, by_root=True)
 
     return prepare
 
@@ -48,45 +50,47 @@ def _call_on_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
 def _call_on_shared_entry(name: str, **input_fields: Any) -> PrepareCall:
     """A call on an entry that all users can read."""
 
-    async def prepare(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+    async def prepare(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
         entry = {"key": "motd", "shared": True}
-        payload = await Call("keyValueSet", {**entry, "value": "1"})(root)
+        payload = await MutationCall("keyValueSet", {**entry, "value": "1"})(root)
         assert payload["errors"] == []
-        return Call(name, {**entry, **input_fields}, by_root=True)
+        return MutationCall(name, {**entry, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _create_connector_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def _create_connector_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     user = {"id": global_ids.encode("User", ada.user.id)}
-    return Call("connectorCreate", {**connector_mutations.ACCOUNT, "user": user}, by_root=True)
+    return MutationCall(
+        "connectorCreate", {**connector_mutations.CONNECTOR_INPUT, "user": user}, by_root=True
+    )
 
 
-async def _import_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
-    sample = await CALLS["mailImport"](ada, root)
+async def _import_for_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    sample = await SAMPLE_CALLS["mailImport"](ada, root)
     users = {"ids": [global_ids.encode("User", ada.user.id)]}
-    return Call("mailImport", {**sample.input, "users": users}, by_root=True)
+    return MutationCall("mailImport", {**sample.input, "users": users}, by_root=True)
 
 
-async def _set_push_channel_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def _set_push_channel_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     users = {"usernames": [ada.user.username]}
     input_fields = {"users": users, "kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
-    return Call("pushChannelSet", input_fields, by_root=True)
+    return MutationCall("pushChannelSet", input_fields, by_root=True)
 
 
 def _call_on_object_of_ada(name: str) -> PrepareCall:
     """The sample call on an object of ada, by the platform key."""
 
-    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> Call:
-        sample = await CALLS[name](ada, root)
-        return Call(sample.name, sample.input, sample.payload, by_root=True)
+    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+        sample = await SAMPLE_CALLS[name](ada, root)
+        return MutationCall(sample.name, sample.input, sample.payload, by_root=True)
 
     return prepare
 
 
-async def _reset_password_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def _reset_password_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    return Call("passwordReset", input_fields, "password", by_root=True)
+    return MutationCall("passwordReset", input_fields, "password", by_root=True)
 
 
 MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
@@ -95,37 +99,37 @@ MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
 def _call_on_account_of_ada(name: str, **input_fields: Any) -> PrepareCall:
     """A call on the account ada as `user`, by the platform key."""
 
-    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
         user = {"id": global_ids.encode("User", ada.user.id)}
-        return Call(name, {"user": user, **input_fields}, by_root=True)
+        return MutationCall(name, {"user": user, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _create_identity_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def _create_identity_for_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     user = {"id": global_ids.encode("User", ada.user.id)}
     input_fields = {"user": user, "address": ada.address, "name": "Ada"}
-    return Call("identityCreate", input_fields, by_root=True)
+    return MutationCall("identityCreate", input_fields, by_root=True)
 
 
-async def _create_filter_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
+async def _create_filter_for_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     return await _sample_call_for_ada("filterCreate", ada, root)
 
 
-async def _import_filters_for_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
+async def _import_filters_for_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     return await _sample_call_for_ada("filterImport", ada, root)
 
 
-async def _sample_call_for_ada(name: str, ada: GraphQLClient, root: GraphQLClient) -> Call:
-    sample = await CALLS[name](ada, root)
+async def _sample_call_for_ada(name: str, ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    sample = await SAMPLE_CALLS[name](ada, root)
     user = {"id": global_ids.encode("User", ada.user.id)}
-    return Call(sample.name, {**sample.input, "user": user}, by_root=True)
+    return MutationCall(sample.name, {**sample.input, "user": user}, by_root=True)
 
 
 def _call_on_mailbox_of_ada(name: str) -> PrepareCall:
     """A call on a mailbox of ada that exists."""
 
-    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> Call:
+    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
         create = await _call_on_ada("mailboxCreate", paths=["A"])(ada, root)
         assert (await create(root))["errors"] == []
         return await _call_on_ada(name, mailboxes=[{"path": "A"}])(ada, root)
@@ -133,30 +137,32 @@ def _call_on_mailbox_of_ada(name: str) -> PrepareCall:
     return prepare
 
 
-async def _update_mailbox_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+async def _update_mailbox_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "user": {"id": global_ids.encode("User", ada.user.id)},
         "mailboxes": [{"path": "Sent"}],
     }
-    return Call("mailboxUpdate", {**input_fields, "set": {"subscribed": False}}, by_root=True)
+    return MutationCall(
+        "mailboxUpdate", {**input_fields, "set": {"subscribed": False}}, by_root=True
+    )
 
 
 def _call_on_messages_of_ada(name: str, **input_fields: Any) -> PrepareCall:
     """A call on all messages of ada."""
 
-    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+    async def prepare(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
         await deliver_to(ada)
         await deliver_to(ada, sender="dave@example.com")
         message_selection = {
             "users": {"ids": [global_ids.encode("User", ada.user.id)]},
             "all": True,
         }
-        return Call(name, {"select": message_selection, **input_fields}, by_root=True)
+        return MutationCall(name, {"select": message_selection, **input_fields}, by_root=True)
 
     return prepare
 
 
-async def _delete_autoreply_of_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
+async def _delete_autoreply_of_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     autoreply = {"set": {"enabled": True, "text": "I am away."}}
     set_autoreply = await _call_on_ada("autoreplySet", **autoreply)(ada, root)
     assert (await set_autoreply(root))["errors"] == []
@@ -168,13 +174,13 @@ async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
     assert (await delete(root))["errors"] == []
 
 
-async def _restore_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
+async def _restore_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _delete_ada(ada, root)
     input_fields = {"by": {"id": global_ids.encode("User", ada.user.id)}}
-    return Call("userRestore", input_fields, by_root=True)
+    return MutationCall("userRestore", input_fields, by_root=True)
 
 
-async def _purge_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
+async def _purge_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _delete_ada(ada, root)
     return await _call_on_ada("userPurge")(ada, root)
 
@@ -182,7 +188,7 @@ async def _purge_ada(ada: GraphQLClient, root: GraphQLClient) -> Call:
 def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall:
     """A call on an active Sieve script of ada."""
 
-    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> Call:
+    async def prepare(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
         put_script = await _call_on_ada("sieveScriptPut", name="a", content="keep;", activate=True)(
             ada, root
         )
@@ -195,7 +201,7 @@ def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall
     return prepare
 
 
-LOGGED: dict[str, AdminLogExpectation] = {
+ADMIN_LOG_EXPECTATIONS: dict[str, AdminLogExpectation] = {
     "addressCreate": AdminLogExpectation("Address", after=("address", "user")),
     "addressCreateTemporary": AdminLogExpectation(
         "Address",
@@ -502,7 +508,7 @@ LOGGED: dict[str, AdminLogExpectation] = {
     "webhookUpdate": AdminLogExpectation("Webhook", before=("active",), after=("active",)),
 }
 # mutations for administrators that change no object of others, with the reason
-UNLOGGED: dict[str, str] = {
+UNLOGGED_MUTATIONS: dict[str, str] = {
     "authCacheFlush": "it only empties a cache",
     "mailboxRepair": "it only corrects computed columns",
     "quotaRecalculate": "it only corrects counters",

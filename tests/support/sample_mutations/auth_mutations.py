@@ -4,84 +4,93 @@ from models.auth.credentials import AccessToken
 from models.users.roles import Role
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts import authenticators
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 from tests.support.sample_mutations.user_mutations import user_create
 
 
-@call
-async def api_key_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("apiKeyCreate", {"name": "reports"}, "apiKey { name }")
+@register_call
+async def api_key_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("apiKeyCreate", {"name": "reports"}, "apiKey { name }")
 
 
-@call
-async def act_as(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def act_as(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     administrator = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
-    return Call("actAs", {"user": {"username": "ada"}}, "user { username } scope", by=administrator)
+    return MutationCall(
+        "actAs",
+        {"user": {"username": "ada"}},
+        "user { username } scope",
+        other_caller=administrator,
+    )
 
 
-@call
-async def api_key_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("apiKeyDelete", {"ids": [await _create_api_key(ada)]}, "deletedIds")
+@register_call
+async def api_key_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("apiKeyDelete", {"ids": [await _create_api_key(ada)]}, "deletedIds")
 
 
-@call
-async def api_key_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def api_key_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_api_key(ada)], "name": "y", "active": False}
-    return Call("apiKeyUpdate", input_fields, "apiKeys { name active }")
+    return MutationCall("apiKeyUpdate", input_fields, "apiKeys { name active }")
 
 
-@call
-async def auth_cache_flush(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def auth_cache_flush(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"usernames": ["ada"]}}
-    return Call("authCacheFlush", input_fields, "entries", journaled=False, by_root=True)
+    return MutationCall("authCacheFlush", input_fields, "entries", journaled=False, by_root=True)
 
 
-@call
-async def app_password_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("appPasswordCreate", {"description": "Phone"}, "appPassword { description }")
+@register_call
+async def app_password_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "appPasswordCreate", {"description": "Phone"}, "appPassword { description }"
+    )
 
 
-@call
-async def app_password_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("appPasswordDelete", {"ids": [await _create_app_password(ada)]}, "deletedIds")
+@register_call
+async def app_password_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "appPasswordDelete", {"ids": [await _create_app_password(ada)]}, "deletedIds"
+    )
 
 
-@call
-async def app_password_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def app_password_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_app_password(ada)], "active": False}
-    return Call("appPasswordUpdate", input_fields, "appPasswords { active }")
+    return MutationCall("appPasswordUpdate", input_fields, "appPasswords { active }")
 
 
-@call
-async def authenticate(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def authenticate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await user_create(_ada, root))(root)
     assert payload["errors"] == []
     input_fields = {"username": "eve@example.org", "password": "correct horse", "token": True}
-    return Call("authenticate", input_fields, "user { username }")
+    return MutationCall("authenticate", input_fields, "user { username }")
 
 
-@call
-async def custom_two_factor_disable(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def custom_two_factor_disable(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await custom_two_factor_enable(ada, root))(root)
     input_fields = {"user": {"username": "ada"}, "options": {"reason": "the application is gone"}}
     payload = "user { enabled2fa }"
-    return Call("customTwoFactorDisable", input_fields, payload, by_root=True)
+    return MutationCall("customTwoFactorDisable", input_fields, payload, by_root=True)
 
 
-@call
-async def custom_two_factor_enable(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def custom_two_factor_enable(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": {"username": "ada"}}
-    return Call("customTwoFactorEnable", input_fields, "user { enabled2fa }", by_root=True)
+    return MutationCall("customTwoFactorEnable", input_fields, "user { enabled2fa }", by_root=True)
 
 
-@call
-async def recovery_codes_create(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def recovery_codes_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     proof = {"totp": await authenticators.enable_totp_and_return_code(ada)}
-    return Call("recoveryCodesCreate", {"proof": proof})
+    return MutationCall("recoveryCodesCreate", {"proof": proof})
 
 
-@call
-async def session_kick(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def session_kick(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     now, environment = ada.environment.now(), ada.environment
     async with environment.write_session(ada.user.id) as session:
         session.add(
@@ -95,79 +104,81 @@ async def session_kick(ada: GraphQLClient, _root: GraphQLClient) -> Call:
                 expires_at=now,
             )
         )
-    return Call("sessionKick", {"revokeTokens": True}, "kicked results")
+    return MutationCall("sessionKick", {"revokeTokens": True}, "kicked results")
 
 
-@call
-async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("tokenRevoke", {"all": True}, "revoked", journaled=False)
+@register_call
+async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("tokenRevoke", {"all": True}, "revoked", journaled=False)
 
 
-@call
-async def totp_check(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call(
+@register_call
+async def totp_check(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
         "totpCheck", {"token": await authenticators.enable_totp_and_return_code(ada)}, "valid"
     )
 
 
-@call
-async def totp_disable(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def totp_disable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"proof": {"totp": await authenticators.enable_totp_and_return_code(ada)}}
-    return Call("totpDisable", input_fields, "user { enabled2fa }")
+    return MutationCall("totpDisable", input_fields, "user { enabled2fa }")
 
 
-@call
-async def totp_enable(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def totp_enable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     code = authenticators.totp_code(ada.environment, await authenticators.create_totp_secret(ada))
-    return Call("totpEnable", {"token": code}, "user { enabled2fa }")
+    return MutationCall("totpEnable", {"token": code}, "user { enabled2fa }")
 
 
-@call
-async def totp_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def totp_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
-    return Call("totpImport", input_fields, "user { enabled2fa }", by_root=True)
+    return MutationCall("totpImport", input_fields, "user { enabled2fa }", by_root=True)
 
 
-@call
-async def totp_setup(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("totpSetup", {"label": "Ada"})
+@register_call
+async def totp_setup(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("totpSetup", {"label": "Ada"})
 
 
-@call
-async def two_factor_disable(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def two_factor_disable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"proof": {"totp": await authenticators.enable_totp_and_return_code(ada)}}
-    return Call("twoFactorDisable", input_fields, "user { enabled2fa }")
+    return MutationCall("twoFactorDisable", input_fields, "user { enabled2fa }")
 
 
-@call
-async def webauthn_challenge(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("webauthnChallenge", journaled=False)
+@register_call
+async def webauthn_challenge(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("webauthnChallenge", journaled=False)
 
 
-@call
-async def webauthn_check(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def webauthn_check(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     key = await authenticators.register_security_key(ada)
-    return Call(
+    return MutationCall(
         "webauthnCheck",
         {"response": await authenticators.make_assertion_response(ada, key)},
         "valid",
     )
 
 
-@call
-async def webauthn_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def webauthn_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     key = await authenticators.register_security_key(ada)
     proof = {"webauthn": await authenticators.make_assertion_response(ada, key)}
-    return Call("webauthnDelete", {"ids": [key.node_id], "proof": proof}, "deletedIds")
+    return MutationCall("webauthnDelete", {"ids": [key.node_id], "proof": proof}, "deletedIds")
 
 
-@call
-async def webauthn_register(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def webauthn_register(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     response = await authenticators.make_registration_response(
         ada, authenticators.SoftwareAuthenticator()
     )
     input_fields = {"name": "Blue", "response": response}
-    return Call("webauthnRegister", input_fields, "webauthnKey { name } user { enabled2fa }")
+    return MutationCall(
+        "webauthnRegister", input_fields, "webauthnKey { name } user { enabled2fa }"
+    )
 
 
 async def _create_api_key(ada: GraphQLClient) -> str:

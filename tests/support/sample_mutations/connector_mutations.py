@@ -3,9 +3,9 @@
 from typing import Any
 
 from tests.conftest import GraphQLClient
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-ACCOUNT: dict[str, Any] = {
+CONNECTOR_INPUT: dict[str, Any] = {
     "host": "imap.example.net",
     "username": "ada@example.net",
     "password": "far-away",
@@ -13,42 +13,51 @@ ACCOUNT: dict[str, Any] = {
 }
 
 
-async def made(ada: GraphQLClient, **fields: Any) -> str:
+async def create_connector(ada: GraphQLClient, **fields: Any) -> str:
     """Create a connector and return its id."""
-    payload = await Call("connectorCreate", {**ACCOUNT, **fields}, "connector { id }")(ada)
+    payload = await MutationCall(
+        "connectorCreate", {**CONNECTOR_INPUT, **fields}, "connector { id }"
+    )(ada)
     assert payload["errors"] == []
     return str(payload["connector"]["id"])
 
 
-@call
-async def connector_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("connectorCreate", ACCOUNT, "connector { name host running }")
+@register_call
+async def connector_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("connectorCreate", CONNECTOR_INPUT, "connector { name host running }")
 
 
-@call
-async def connector_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    input_fields = {"ids": [await made(ada)], "set": {"name": "old account", "active": False}}
-    return Call("connectorUpdate", input_fields, "connectors { name active }")
+@register_call
+async def connector_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    input_fields = {
+        "ids": [await create_connector(ada)],
+        "set": {"name": "old account", "active": False},
+    }
+    return MutationCall("connectorUpdate", input_fields, "connectors { name active }")
 
 
-@call
-async def connector_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("connectorDelete", {"ids": [await made(ada)]}, "deletedIds")
+@register_call
+async def connector_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("connectorDelete", {"ids": [await create_connector(ada)]}, "deletedIds")
 
 
-@call
-async def connector_run(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("connectorRun", {"ids": [await made(ada)]}, "runs { state trial }")
+@register_call
+async def connector_run(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "connectorRun", {"ids": [await create_connector(ada)]}, "runs { state trial }"
+    )
 
 
-@call
-async def connector_cancel(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    payload = await Call("connectorRun", {"ids": [await made(ada)]}, "runs { id }")(ada)
-    return Call("connectorCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
+@register_call
+async def connector_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    payload = await MutationCall(
+        "connectorRun", {"ids": [await create_connector(ada)]}, "runs { id }"
+    )(ada)
+    return MutationCall("connectorCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
 
 
-@call
-async def connector_check(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def connector_check(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "protocol": "IMAP",
         "security": "TLS",
@@ -57,10 +66,10 @@ async def connector_check(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
         "password": "far-away",
         "options": {"validateOnly": True},
     }
-    return Call("connectorCheck", input_fields, "ok stages { stage ok }", journaled=False)
+    return MutationCall("connectorCheck", input_fields, "ok stages { stage ok }", journaled=False)
 
 
-@call
-async def mail_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    source = {"remote": {name: ACCOUNT[name] for name in ("host", "username", "password")}}
-    return Call("mailImport", {"source": source}, "run { state } runs { state }")
+@register_call
+async def mail_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    source = {"remote": {name: CONNECTOR_INPUT[name] for name in ("host", "username", "password")}}
+    return MutationCall("mailImport", {"source": source}, "run { state } runs { state }")

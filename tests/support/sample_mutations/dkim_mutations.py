@@ -4,49 +4,49 @@ import base64
 from typing import Any
 
 from tests.conftest import GraphQLClient
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-RAW = base64.b64encode(bytes(range(32))).decode()
-KEY_INPUT: dict[str, Any] = {"domains": ["example.org"], "privateKey": RAW}
+PRIVATE_KEY = base64.b64encode(bytes(range(32))).decode()
+KEY_INPUT: dict[str, Any] = {"domains": ["example.org"], "privateKey": PRIVATE_KEY}
 
 
 async def _create_dkim_key(root: GraphQLClient, **fields: Any) -> str:
-    payload = await Call("dkimKeySet", KEY_INPUT | fields, "keys { id }")(root)
+    payload = await MutationCall("dkimKeySet", KEY_INPUT | fields, "keys { id }")(root)
     return str(payload["keys"][0]["id"])
 
 
-@call
-async def dkim_key_set(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def dkim_key_set(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root, selector="old")  # this key is retired
-    return Call("dkimKeySet", KEY_INPUT, "keys { domain selector }", by_root=True)
+    return MutationCall("dkimKeySet", KEY_INPUT, "keys { domain selector }", by_root=True)
 
 
-@call
-async def dkim_key_rotate(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def dkim_key_rotate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
     input_fields = {"domains": ["example.org"], "selector": "new"}
-    return Call("dkimKeyRotate", input_fields, "keys { domain selector }", by_root=True)
+    return MutationCall("dkimKeyRotate", input_fields, "keys { domain selector }", by_root=True)
 
 
-@call
-async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def dkim_key_activate(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     rotate = await dkim_key_rotate(ada, root)
-    payload = await Call(rotate.name, rotate.input, "keys { id }")(root)
-    return Call(
+    payload = await MutationCall(rotate.name, rotate.input, "keys { id }")(root)
+    return MutationCall(
         "dkimKeyActivate", {"ids": [payload["keys"][0]["id"]]}, "keys { state }", by_root=True
     )
 
 
-@call
-async def dkim_key_copy(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def dkim_key_copy(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_dkim_key(root)
-    await Call("domainCreate", {"name": "copied.example"})(root)
+    await MutationCall("domainCreate", {"name": "copied.example"})(root)
     input_fields = {"from": "example.org", "to": ["copied.example"]}
-    return Call("dkimKeyCopy", input_fields, "keys { domain selector }", by_root=True)
+    return MutationCall("dkimKeyCopy", input_fields, "keys { domain selector }", by_root=True)
 
 
-@call
-async def dkim_key_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
-    return Call(
+@register_call
+async def dkim_key_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    return MutationCall(
         "dkimKeyDelete", {"ids": [await _create_dkim_key(root)]}, "deletedIds", by_root=True
     )

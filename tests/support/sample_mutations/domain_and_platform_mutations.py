@@ -3,149 +3,157 @@
 from graph.types import global_ids
 from models.admin.tasks import Task
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.sample_mutations.mutation_call import CALLS, Call, call
+from tests.support.sample_mutations.mutation_call import SAMPLE_CALLS, MutationCall, register_call
 
 BCC_RULE_INPUT = {"match": "@example.org", "bccTo": "archive@example.com", "direction": "RECIPIENT"}
 REWRITE_INPUT = {"from": "@old.example", "to": "@example.org"}
 
 
-@call
-async def bcc_rule_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("bccRuleCreate", BCC_RULE_INPUT, "bccRule { match bccTo direction }", by_root=True)
+@register_call
+async def bcc_rule_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "bccRuleCreate", BCC_RULE_INPUT, "bccRule { match bccTo direction }", by_root=True
+    )
 
 
-@call
-async def bcc_rule_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def bcc_rule_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_object(root, "bccRule", BCC_RULE_INPUT)]}
-    return Call("bccRuleDelete", input_fields, "deletedIds", by_root=True)
+    return MutationCall("bccRuleDelete", input_fields, "deletedIds", by_root=True)
 
 
-@call
-async def bcc_rule_update(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def bcc_rule_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
         "ids": [await _create_object(root, "bccRule", BCC_RULE_INPUT)],
         "bccTo": "other@example.com",
     }
-    return Call("bccRuleUpdate", input_fields, "bccRules { bccTo }", by_root=True)
+    return MutationCall("bccRuleUpdate", input_fields, "bccRules { bccTo }", by_root=True)
 
 
-@call
-async def recipient_rewrite_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call(
+@register_call
+async def recipient_rewrite_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
         "recipientRewriteCreate", REWRITE_INPUT, "recipientRewrite { from to }", by_root=True
     )
 
 
-@call
-async def recipient_rewrite_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def recipient_rewrite_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_object(root, "recipientRewrite", REWRITE_INPUT)]}
-    return Call("recipientRewriteDelete", input_fields, "deletedIds", by_root=True)
+    return MutationCall("recipientRewriteDelete", input_fields, "deletedIds", by_root=True)
 
 
-@call
-async def recipient_rewrite_update(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def recipient_rewrite_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     rewrite_id = await _create_object(root, "recipientRewrite", REWRITE_INPUT)
     input_fields = {"ids": [rewrite_id], "to": "info@example.org"}
-    return Call("recipientRewriteUpdate", input_fields, "recipientRewrites { to }", by_root=True)
+    return MutationCall(
+        "recipientRewriteUpdate", input_fields, "recipientRewrites { to }", by_root=True
+    )
 
 
 async def _create_object(root: GraphQLClient, field_name: str, input_fields: dict[str, str]) -> str:
-    payload = await Call(f"{field_name}Create", input_fields, f"{field_name} {{ id }}")(root)
+    payload = await MutationCall(f"{field_name}Create", input_fields, f"{field_name} {{ id }}")(
+        root
+    )
     return str(payload[field_name]["id"])
 
 
-@call
-async def domain_alias_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def domain_alias_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"alias": "example.net", "domain": "example.org"}
-    return Call("domainAliasCreate", input_fields, "domainAlias { alias }", by_root=True)
+    return MutationCall("domainAliasCreate", input_fields, "domainAlias { alias }", by_root=True)
 
 
-@call
-async def domain_alias_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def domain_alias_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     create = await domain_alias_create(ada, root)
-    payload = await Call(create.name, create.input, "domainAlias { id }")(root)
+    payload = await MutationCall(create.name, create.input, "domainAlias { id }")(root)
     input_fields = {"ids": [payload["domainAlias"]["id"]]}
-    return Call("domainAliasDelete", input_fields, "deletedIds", by_root=True)
+    return MutationCall("domainAliasDelete", input_fields, "deletedIds", by_root=True)
 
 
-@call
-async def domain_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("domainCreate", {"name": "new.example"}, "domain { name }", by_root=True)
+@register_call
+async def domain_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("domainCreate", {"name": "new.example"}, "domain { name }", by_root=True)
 
 
-@call
-async def domain_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def domain_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await domain_create(ada, root))(root)
     input_fields = {"domains": [{"name": "new.example"}]}
-    return Call("domainDelete", input_fields, "deletedIds", by_root=True)
+    return MutationCall("domainDelete", input_fields, "deletedIds", by_root=True)
 
 
-@call
-async def domain_rename(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def domain_rename(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"oldDomain": "example.org", "newDomain": "renamed.example"}
     payload = "domain { name } addressesUpdated usersUpdated domainAliasesUpdated"
-    return Call("domainRename", input_fields, payload, by_root=True)
+    return MutationCall("domainRename", input_fields, payload, by_root=True)
 
 
-@call
-async def domain_update(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def domain_update(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"domains": [{"name": "example.org"}], "set": {"description": "Ours"}}
-    return Call("domainUpdate", input_fields, "domains { name description }", by_root=True)
+    return MutationCall("domainUpdate", input_fields, "domains { name description }", by_root=True)
 
 
-@call
-async def search_index_build(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def search_index_build(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await deliver_to(ada, "Waits")
     input_fields = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
-    return Call("searchIndexBuild", input_fields, "indexed", journaled=False, by_root=True)
+    return MutationCall("searchIndexBuild", input_fields, "indexed", journaled=False, by_root=True)
 
 
-@call
-async def search_index_optimize(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("searchIndexOptimize", {}, "task { kind }", by_root=True)
+@register_call
+async def search_index_optimize(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("searchIndexOptimize", {}, "task { kind }", by_root=True)
 
 
-@call
-async def search_index_rebuild(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def search_index_rebuild(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"usernames": ["ada"]}}
-    return Call("searchIndexRebuild", input_fields, "task { kind total }", by_root=True)
+    return MutationCall("searchIndexRebuild", input_fields, "task { kind total }", by_root=True)
 
 
-@call
-async def sender_rule_create(ada: GraphQLClient, root: GraphQLClient) -> Call:
-    await CALLS["senderRuleDelete"](ada, root)  # this rule is changed from ALLOW to BLOCK
+@register_call
+async def sender_rule_create(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    await SAMPLE_CALLS["senderRuleDelete"](ada, root)  # this rule is changed from ALLOW to BLOCK
     input_fields = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK"}
     patterns = ["*@Shop.example", "eve@example.com"]
-    return Call(
+    return MutationCall(
         "senderRuleCreate", {**input_fields, "patterns": patterns}, "rules { pattern action }"
     )
 
 
-@call
-async def sender_rule_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def sender_rule_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "comment": "Mine"}
-    payload = await Call(
+    payload = await MutationCall(
         "senderRuleCreate", {**input_fields, "patterns": ["shop.example"]}, "rules { id }"
     )(ada)
-    return Call("senderRuleDelete", {"ids": [payload["rules"][0]["id"]]}, "deletedIds")
+    return MutationCall("senderRuleDelete", {"ids": [payload["rules"][0]["id"]]}, "deletedIds")
 
 
-@call
-async def setting_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def setting_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await setting_set(ada, root))(root)
     assert payload["errors"] == []
     input_fields = {"keys": ["submission.maxRecipients"]}
-    return Call("settingDelete", input_fields, "settings { key value custom }", by_root=True)
+    return MutationCall(
+        "settingDelete", input_fields, "settings { key value custom }", by_root=True
+    )
 
 
-@call
-async def setting_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def setting_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"key": "submission.maxRecipients", "value": 50}
-    return Call("settingSet", input_fields, "setting { key value custom }", by_root=True)
+    return MutationCall("settingSet", input_fields, "setting { key value custom }", by_root=True)
 
 
-@call
-async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     task_id = ada.environment.new_id()
     async with ada.environment.write_session() as session:
         session.add(
@@ -157,49 +165,57 @@ async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> Call:
                 created_at=ada.environment.now(),
             )
         )
-    return Call("taskCancel", {"ids": [global_ids.encode("Task", task_id)]}, "tasks { state }")
+    return MutationCall(
+        "taskCancel", {"ids": [global_ids.encode("Task", task_id)]}, "tasks { state }"
+    )
 
 
-@call
-async def webhook_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def webhook_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"url": "https://hooks.example.com/", "types": ["user.*"]}
-    return Call("webhookCreate", input_fields, "webhook { url }", journaled=False, by_root=True)
+    return MutationCall(
+        "webhookCreate", input_fields, "webhook { url }", journaled=False, by_root=True
+    )
 
 
-@call
-async def webhook_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def webhook_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_webhook(root)]}
-    return Call("webhookDelete", input_fields, "deletedIds", journaled=False, by_root=True)
+    return MutationCall("webhookDelete", input_fields, "deletedIds", journaled=False, by_root=True)
 
 
-@call
-async def webhook_replay(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def webhook_replay(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"webhook": await _create_webhook(root), "after": "1.0.0"}
-    return Call("webhookReplay", input_fields, "task { kind }", by_root=True)
+    return MutationCall("webhookReplay", input_fields, "task { kind }", by_root=True)
 
 
-@call
-async def webhook_secret_rotate(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def webhook_secret_rotate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"id": await _create_webhook(root)}
-    return Call(
+    return MutationCall(
         "webhookSecretRotate", input_fields, "webhook { id }", journaled=False, by_root=True
     )
 
 
-@call
-async def webhook_test(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def webhook_test(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_webhook(root)]}
-    return Call("webhookTest", input_fields, "webhooks { id }", journaled=False, by_root=True)
+    return MutationCall(
+        "webhookTest", input_fields, "webhooks { id }", journaled=False, by_root=True
+    )
 
 
-@call
-async def webhook_update(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def webhook_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_webhook(root)], "active": False}
-    return Call("webhookUpdate", input_fields, "webhooks { active }", journaled=False, by_root=True)
+    return MutationCall(
+        "webhookUpdate", input_fields, "webhooks { active }", journaled=False, by_root=True
+    )
 
 
 async def _create_webhook(root: GraphQLClient) -> str:
-    payload = await Call(
+    payload = await MutationCall(
         "webhookCreate",
         {"url": "https://hooks.example.com/", "types": ["user.*"]},
         "webhook { id }",

@@ -1,46 +1,46 @@
 """Sample calls of mutations of files, exports and imports."""
 
 from tests.conftest import GraphQLClient, ManualClock
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 
-@call
-async def file_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def file_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await file_upload(ada, root))(ada)
-    return Call("fileDelete", {"ids": [payload["file"]["id"]]}, "deletedIds")
+    return MutationCall("fileDelete", {"ids": [payload["file"]["id"]]}, "deletedIds")
 
 
-@call
-async def file_share_create(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def file_share_create(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await file_upload(ada, root))(ada)
     _tick_one_second(ada)
     input_fields = {"file": payload["file"]["id"], "mode": "SHARE_RW", "password": "correct horse"}
-    return Call("fileShareCreate", input_fields, "share { mode hasPassword }")
+    return MutationCall("fileShareCreate", input_fields, "share { mode hasPassword }")
 
 
-@call
-async def file_share_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def file_share_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     create = await file_share_create(ada, root)
-    payload = await Call(create.name, create.input, "share { id }")(ada)
+    payload = await MutationCall(create.name, create.input, "share { id }")(ada)
     _tick_one_second(ada)
-    return Call("fileShareDelete", {"ids": [payload["share"]["id"]]}, "deletedIds")
+    return MutationCall("fileShareDelete", {"ids": [payload["share"]["id"]]}, "deletedIds")
 
 
-@call
-async def account_export(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("accountExport", {"format": "JSON"}, "export { format state }")
+@register_call
+async def account_export(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("accountExport", {"format": "JSON"}, "export { format state }")
 
 
-@call
-async def account_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def account_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     text = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
-    return Call("accountImport", {"archive": {"text": text}}, "task { kind state }")
+    return MutationCall("accountImport", {"archive": {"text": text}}, "task { kind state }")
 
 
-@call
-async def file_upload(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def file_upload(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"filename": "pond.txt", "content": {"text": "Ducks."}}
-    return Call("fileUpload", input_fields, "file { id filename size }")
+    return MutationCall("fileUpload", input_fields, "file { id filename size }")
 
 
 def _tick_one_second(client: GraphQLClient) -> None:

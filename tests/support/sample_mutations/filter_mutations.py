@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.conftest import GraphQLClient
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 FILTER_SELECTION = """{ name order active metaData matchCount queryText actionText
   query { from size not { subject } } action { seen labels targets mailbox { path } stop } }"""
@@ -15,45 +15,47 @@ FILTER_INPUT: dict[str, Any] = {
 }
 
 
-@call
-async def filter_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def filter_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {**FILTER_INPUT, "action": {**ACTION, "targets": ["eve@example.net"]}}
-    return Call("filterCreate", input_fields, f"filter {FILTER_SELECTION}")
+    return MutationCall("filterCreate", input_fields, f"filter {FILTER_SELECTION}")
 
 
-@call
-async def filter_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("filterDelete", {"ids": [await _create_filter(ada)]}, "deletedIds")
+@register_call
+async def filter_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("filterDelete", {"ids": [await _create_filter(ada)]}, "deletedIds")
 
 
-@call
-async def filter_import(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def filter_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     script = """require ["fileinto", "imap4flags"];
     # Lists
     if header :contains ["from", "sender"] "ada" { addflag "news"; fileinto "INBOX"; stop; }"""
-    return Call(
+    return MutationCall(
         "filterImport", {"content": script}, f"filters {FILTER_SELECTION} warnings {{ code path }}"
     )
 
 
-@call
-async def filter_update(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def filter_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     patch = {"name": "All", "query": {"from": None, "size": 5}, "action": {"stop": True}}
-    return Call(
+    return MutationCall(
         "filterUpdate",
         {"ids": [await _create_filter(ada)], "set": patch},
         f"filters {FILTER_SELECTION}",
     )
 
 
-@call
-async def filter_apply(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def filter_apply(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     action = {"labels": ["news"], "copyTo": [{"path": "Sent"}], "spam": True}
-    payload = await Call("filterCreate", {"query": {}, "action": action}, "filter { id }")(ada)
+    payload = await MutationCall("filterCreate", {"query": {}, "action": action}, "filter { id }")(
+        ada
+    )
     input_fields = {"ids": [payload["filter"]["id"]], "select": {"mailbox": {"path": "INBOX"}}}
-    return Call("filterApply", input_fields, "task { kind state total }")
+    return MutationCall("filterApply", input_fields, "task { kind state total }")
 
 
 async def _create_filter(ada: GraphQLClient) -> str:
-    create = Call("filterCreate", FILTER_INPUT, "filter { id }")
+    create = MutationCall("filterCreate", FILTER_INPUT, "filter { id }")
     return str((await create(ada))["filter"]["id"])

@@ -1,27 +1,29 @@
 """Sample calls of mutations of key-value stores."""
 
 from tests.conftest import GraphQLClient
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 
-@call
-async def key_value_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def key_value_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await key_value_set(ada, root))(ada)
-    return Call("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
+    return MutationCall("keyValueDelete", {"key": "ui", "recursive": True}, "deleted")
 
 
-@call
-async def key_value_increment(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def key_value_increment(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"key": "ui/visits", "difference": 1, "createMissing": True}
-    return Call("keyValueIncrement", input_fields, "entry { key value }")
+    return MutationCall("keyValueIncrement", input_fields, "entry { key value }")
 
 
-@call
-async def key_value_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }")
+@register_call
+async def key_value_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "keyValueSet", {"key": "ui/theme", "value": "dark"}, "entry { key value version }"
+    )
 
 
-@call
-async def profile_reset(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def profile_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await key_value_set(ada, root))(ada)
-    return Call("profileReset", {}, "users { username }")
+    return MutationCall("profileReset", {}, "users { username }")

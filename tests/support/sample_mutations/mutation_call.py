@@ -37,23 +37,25 @@ PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journal
 
 
 @dataclass(frozen=True)
-class Call:
+class MutationCall:
     """A mutation with its input, and the fields of its payload to select."""
 
     name: str
     input: dict[str, Any] = field(default_factory=dict)
     payload: str = ""
     journaled: bool = True  # False if no change is written to the journal
-    nudges: bool = False  # True if it writes an event without a change
+    nudges_clients: bool = False  # True if it writes an event without a change
     by_root: bool = False  # True if it is called with the platform key
-    by: GraphQLClient | None = None  # the caller, if it is neither ada nor the platform key
+    other_caller: GraphQLClient | None = (
+        None  # the caller, if it is neither ada nor the platform key
+    )
 
     def document(self) -> str:
         """The document, with the input in `$input`."""
-        return f"mutation ($input: {self.kind}!) {{ {self.field('input')} }}"
+        return f"mutation ($input: {self.input_type}!) {{ {self.payload_field('input')} }}"
 
     @property
-    def kind(self) -> str:
+    def input_type(self) -> str:
         """The input type of the mutation."""
         default_type = self.name[0].upper() + self.name[1:] + "Input"
         return (
@@ -62,7 +64,7 @@ class Call:
             else INPUT_TYPES.get(self.name, default_type)
         )
 
-    def field(self, variable: str) -> str:
+    def payload_field(self, variable: str) -> str:
         """The field of the mutation, with the input in this variable."""
         return f"{self.name}(input: ${variable}) {{ {self.payload} {PAYLOAD_FIELDS} }}"
 
@@ -76,26 +78,28 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Calls:
+class AtomicMutationCalls:
     """Several mutations in one atomic request."""
 
-    each: Sequence[Call]
+    calls: Sequence[MutationCall]
 
     async def __call__(self, client: GraphQLClient) -> list[Any]:
         """Run the mutations and return their payloads."""
-        variables = ", ".join(f"$i{n}: {call_.kind}!" for n, call_ in enumerate(self.each))
-        fields = " ".join(f"f{n}: {call_.field(f'i{n}')}" for n, call_ in enumerate(self.each))
-        inputs = {f"i{n}": call_.input for n, call_ in enumerate(self.each)}
+        variables = ", ".join(f"$i{n}: {call_.input_type}!" for n, call_ in enumerate(self.calls))
+        fields = " ".join(
+            f"f{n}: {call_.payload_field(f'i{n}')}" for n, call_ in enumerate(self.calls)
+        )
+        inputs = {f"i{n}": call_.input for n, call_ in enumerate(self.calls)}
         payloads = await client(f"mutation ({variables}) @atomic {{ {fields} }}", **inputs)
         return list(payloads.values())
 
 
-PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[Call]]
-CALLS: dict[str, PrepareCall] = {}
+PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[MutationCall]]
+SAMPLE_CALLS: dict[str, PrepareCall] = {}
 
 
-def call(prepare: PrepareCall) -> PrepareCall:
+def register_call(prepare: PrepareCall) -> PrepareCall:
     """Register a sample call under the name of its mutation, which is that of the function."""
     words = prepare.__name__.split("_")
-    CALLS[words[0] + "".join(word.capitalize() for word in words[1:])] = prepare
+    SAMPLE_CALLS[words[0] + "".join(word.capitalize() for word in words[1:])] = prepare
     return prepare

@@ -1,26 +1,31 @@
 """Sample calls of mutations of push channels."""
 
 from tests.conftest import GraphQLClient
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 
-@call
-async def push_channel_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call(
-        "pushChannelDelete", {"ids": [await _create_push_channel(ada)]}, "deletedIds", nudges=True
+@register_call
+async def push_channel_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "pushChannelDelete",
+        {"ids": [await _create_push_channel(ada)]},
+        "deletedIds",
+        nudges_clients=True,
     )
 
 
-@call
-async def push_channel_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def push_channel_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
-    return Call("pushChannelSet", input_fields, "channels { kind active title }", nudges=True)
+    return MutationCall(
+        "pushChannelSet", input_fields, "channels { kind active title }", nudges_clients=True
+    )
 
 
-@call
-async def push_channel_test(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def push_channel_test(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_push_channel(ada)]}
-    return Call("pushChannelTest", input_fields, "channels { id }", journaled=False)
+    return MutationCall("pushChannelTest", input_fields, "channels { id }", journaled=False)
 
 
 async def _create_push_channel(ada: GraphQLClient) -> str:

@@ -2,24 +2,24 @@
 
 from tests.conftest import GraphQLClient
 from tests.support.operations import quarantine_operations
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 
-@call
-async def quarantine_release(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    input_fields = {"ids": [await quarantine_operations.hold(ada, "Held news")]}
-    return Call("quarantineRelease", input_fields, "messages { subject mailbox { path } }")
+@register_call
+async def quarantine_release(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    input_fields = {"ids": [await quarantine_operations.quarantine_message(ada, "Held news")]}
+    return MutationCall("quarantineRelease", input_fields, "messages { subject mailbox { path } }")
 
 
-@call
-async def quarantine_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call(
+@register_call
+async def quarantine_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
         "quarantineDelete",
-        {"ids": [await quarantine_operations.hold(ada, "Held news")]},
+        {"ids": [await quarantine_operations.quarantine_message(ada, "Held news")]},
         "deletedIds",
     )
 
 
-@call
-async def quarantine_notification_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("quarantineNotificationSet", {"frequency": "HOURLY"}, "users { username }")
+@register_call
+async def quarantine_notification_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("quarantineNotificationSet", {"frequency": "HOURLY"}, "users { username }")

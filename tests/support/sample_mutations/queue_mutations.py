@@ -8,7 +8,7 @@ from sqlmodel import col
 from models.queue.tables import DeliveryState, QueueEntry
 from tests.conftest import GraphQLClient
 from tests.support.sample_mutations import mailbox_and_message_mutations
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 SEND_TIME = "2031-01-01T00:00:00Z"
 
@@ -16,39 +16,39 @@ SEND_TIME = "2031-01-01T00:00:00Z"
 async def send_later(ada: GraphQLClient, root: GraphQLClient) -> dict[str, Any]:
     """Create a submission with a future send time; return its id and queue id."""
     send = await mailbox_and_message_mutations.message_send(ada, root)
-    send_at_time = Call(
+    send_at_time = MutationCall(
         "messageSend", {**send.input, "sendTime": SEND_TIME}, "submission { id queueId }"
     )
     submission: dict[str, Any] = (await send_at_time(ada))["submission"]
     return submission
 
 
-@call
-async def queue_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def queue_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
-    return Call("queueDelete", input_fields, "deletedCount task { kind }")
+    return MutationCall("queueDelete", input_fields, "deletedCount task { kind }")
 
 
-@call
-async def queue_flush(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def queue_flush(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]]}
     async with ada.environment.write_session(ada.user.id) as session:
         statement = update(QueueEntry).where(col(QueueEntry.user_id) == ada.user.id)
         values = {"state": DeliveryState.DEFERRED, "attempts": 1}
         await (await session.connection()).execute(statement.values(**values))
-    return Call("queueFlush", input_fields, "scheduledCount task { kind }", by_root=True)
+    return MutationCall("queueFlush", input_fields, "scheduledCount task { kind }", by_root=True)
 
 
-@call
-async def queue_hold(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def queue_hold(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"queueIds": [(await send_later(ada, root))["queueId"]], "hold": True}
-    return Call("queueHold", input_fields, "entries { queueName }", by_root=True)
+    return MutationCall("queueHold", input_fields, "entries { queueName }", by_root=True)
 
 
-@call
-async def submission_reschedule(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def submission_reschedule(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
         "ids": [(await send_later(ada, root))["id"]],
         "sendTime": "2032-01-01T00:00:00Z",
     }
-    return Call("submissionReschedule", input_fields, "submissions { state sendTime }")
+    return MutationCall("submissionReschedule", input_fields, "submissions { state sendTime }")

@@ -4,177 +4,189 @@ from graph.types import global_ids
 from models.users.roles import Role
 from tests.conftest import GraphQLClient, deliver_to, make_client
 from tests.support.sample_mutations.mailbox_and_message_mutations import message_send
-from tests.support.sample_mutations.mutation_call import Call, call
+from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
 
-@call
-async def audit_create(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def audit_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "user": _user_ref(ada),
         "expires": "2031-01-01T00:00:00Z",
         "reason": "as ordered",
     }
-    return Call("auditCreate", input_fields, "audit { username messageCount }", by_root=True)
+    return MutationCall(
+        "auditCreate", input_fields, "audit { username messageCount }", by_root=True
+    )
 
 
-@call
-async def audit_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def audit_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     create = await audit_create(ada, root)
-    payload = await Call(create.name, create.input, "audit { id }")(root)
+    payload = await MutationCall(create.name, create.input, "audit { id }")(root)
     input_fields = {"ids": [payload["audit"]["id"]]}
-    return Call("auditDelete", input_fields, "deletedIds", journaled=False, by_root=True)
+    return MutationCall("auditDelete", input_fields, "deletedIds", journaled=False, by_root=True)
 
 
-@call
-async def autoreply_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def autoreply_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"set": {"enabled": True, "text": "I am away."}}
-    return Call("autoreplySet", input_fields, "autoreplies { enabled text } users { username }")
+    return MutationCall(
+        "autoreplySet", input_fields, "autoreplies { enabled text } users { username }"
+    )
 
 
-@call
-async def autoreply_delete(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def autoreply_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await autoreply_set(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
-    return Call("autoreplyDelete", input_fields, "users { username }")
+    return MutationCall("autoreplyDelete", input_fields, "users { username }")
 
 
-@call
-async def client_state_reset(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("clientStateReset", {}, "users { username }", nudges=True)
+@register_call
+async def client_state_reset(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("clientStateReset", {}, "users { username }", nudges_clients=True)
 
 
-@call
-async def quota_recalculate(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def quota_recalculate(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     payload = "results { storageUsed }"  # the stored numbers are correct
-    return Call("quotaRecalculate", input_fields, payload, journaled=False, by_root=True)
+    return MutationCall("quotaRecalculate", input_fields, payload, journaled=False, by_root=True)
 
 
-@call
-async def password_reset(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("passwordReset", {"user": _user_ref(ada)}, by_root=True)
+@register_call
+async def password_reset(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("passwordReset", {"user": _user_ref(ada)}, by_root=True)
 
 
-@call
-async def rate_limit_reset(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def rate_limit_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await rate_limit_set(ada, root))(root))["errors"] == []
     assert (await (await message_send(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
-    return Call("rateLimitReset", input_fields, "rateLimits { used }", by_root=True)
+    return MutationCall("rateLimitReset", input_fields, "rateLimits { used }", by_root=True)
 
 
-@call
-async def rate_limit_set(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def rate_limit_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "value": 100, "frame": "DAY"}
-    return Call("rateLimitSet", input_fields, "rateLimits { value frame }", by_root=True)
+    return MutationCall("rateLimitSet", input_fields, "rateLimits { value frame }", by_root=True)
 
 
-@call
-async def spam_policy_set(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
+@register_call
+async def spam_policy_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("spamPolicySet", {"junkScore": 5}, "users { username spam { junkScore } }")
 
 
-@call
-async def usage_reset(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def usage_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await deliver_to(ada, "Hello")
     assert (await (await message_send(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     payload = "users { limits { recipients { used } received { used } } }"
-    return Call("usageReset", input_fields, payload, by_root=True)
+    return MutationCall("usageReset", input_fields, payload, by_root=True)
 
 
-@call
-async def user_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def user_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"address": "eve@example.org", "password": "correct horse"}
-    return Call("userCreate", input_fields, "user { username }", by_root=True)
+    return MutationCall("userCreate", input_fields, "user { username }", by_root=True)
 
 
-@call
-async def users_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def users_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     users = [{"address": f"n{nth}@example.org", "passwordDisabled": True} for nth in range(2)]
     payload = "userCount users { username }"
-    return Call("usersCreate", {"users": users}, payload, by_root=True)
+    return MutationCall("usersCreate", {"users": users}, payload, by_root=True)
 
 
-@call
-async def users_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def users_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     administrator = await make_client(ada.environment, ada.http, "filer", role=Role.ADMIN)
     content = b"address,passwordDisabled\nn@example.org,true\n"
     response = await ada.http.post("/rest/uploads", content=content, headers=administrator.headers)
     input_fields = {"file": response.json()["id"]}
-    return Call("usersCreateFromFile", input_fields, "task { kind state }", by=administrator)
+    return MutationCall(
+        "usersCreateFromFile", input_fields, "task { kind state }", other_caller=administrator
+    )
 
 
-@call
-async def user_delete(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def user_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
-    return Call("userDelete", input_fields, "deletedIds", by_root=True)
+    return MutationCall("userDelete", input_fields, "deletedIds", by_root=True)
 
 
-@call
-async def user_purge(ada: GraphQLClient, _root: GraphQLClient) -> Call:
-    return Call("userPurge", {"users": {"ids": [_user_ref(ada)["id"]]}}, "purged", by_root=True)
+@register_call
+async def user_purge(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall(
+        "userPurge", {"users": {"ids": [_user_ref(ada)["id"]]}}, "purged", by_root=True
+    )
 
 
-@call
-async def user_restore(ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def user_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await user_delete(ada, root))(root))["errors"] == []
     input_fields = {"by": {"username": "ada"}}
-    return Call("userRestore", input_fields, "user { username } recoveredAddresses", by_root=True)
+    return MutationCall(
+        "userRestore", input_fields, "user { username } recoveredAddresses", by_root=True
+    )
 
 
-@call
-async def user_permissions_set(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def user_permissions_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
-    return Call("userPermissionsSet", input_fields, "users { permissions }", by_root=True)
+    return MutationCall("userPermissionsSet", input_fields, "users { permissions }", by_root=True)
 
 
-@call
-async def user_role_set(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def user_role_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     role_fields = {"role": "DOMAIN_ADMIN", "administers": [{"name": "example.org"}]}
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, **role_fields}
-    return Call("userRoleSet", input_fields, "users { role administers { name } }", by_root=True)
+    return MutationCall(
+        "userRoleSet", input_fields, "users { role administers { name } }", by_root=True
+    )
 
 
-@call
-async def user_update(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def user_update(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     changes = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
-    return Call("userUpdate", {"set": changes}, "users { username name }")
+    return MutationCall("userUpdate", {"set": changes}, "users { username name }")
 
 
 def _user_ref(client: GraphQLClient) -> dict[str, str]:
     return {"id": global_ids.encode("User", client.user.id)}
 
 
-@call
-async def address_create(_ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def address_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"address": "Sales.Team@example.org", "user": {"username": "ada"}, "main": True}
-    return Call("addressCreate", input_fields, "address { address main }", by_root=True)
+    return MutationCall("addressCreate", input_fields, "address { address main }", by_root=True)
 
 
-@call
-async def address_create_temporary(ada: GraphQLClient, _root: GraphQLClient) -> Call:
+@register_call
+async def address_create_temporary(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": _user_ref(ada), "validity": "P30D", "forDomain": "shop.example"}
     payload = "address { forDomain expiresAt }"
-    return Call("addressCreateTemporary", input_fields, payload)
+    return MutationCall("addressCreateTemporary", input_fields, payload)
 
 
-@call
-async def address_update(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def address_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_forwarding_address(root)
     changes = {"active": False, "targets": ["smtps://u:secret@relay.example:465"]}
     input_fields = {"addresses": [{"address": "list@example.org"}], "set": changes}
-    return Call("addressUpdate", input_fields, "addresses { active targets }", by_root=True)
+    return MutationCall("addressUpdate", input_fields, "addresses { active targets }", by_root=True)
 
 
-@call
-async def address_delete(_ada: GraphQLClient, root: GraphQLClient) -> Call:
+@register_call
+async def address_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {"ids": [await _create_forwarding_address(root)]}
-    return Call("addressDelete", input_fields, "deletedIds", by_root=True)
+    return MutationCall("addressDelete", input_fields, "deletedIds", by_root=True)
 
 
 async def _create_forwarding_address(root: GraphQLClient) -> str:
     input_fields = {"address": "list@example.org", "targets": ["carol@far.example"]}
-    payload = await Call("addressCreate", input_fields, "address { id }")(root)
+    payload = await MutationCall("addressCreate", input_fields, "address { id }")(root)
     assert payload["errors"] == []
     return str(payload["address"]["id"])

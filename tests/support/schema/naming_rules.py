@@ -62,17 +62,17 @@ def words(name: str) -> list[str]:
     return [word.lower() for word in WORD.findall(name)]
 
 
-def own(schema: GraphQLSchema) -> Iterator[GraphQLNamedType]:
+def own_types(schema: GraphQLSchema) -> Iterator[GraphQLNamedType]:
     """The types of the schema, without those of introspection."""
     return (type_ for type_ in schema.type_map.values() if not type_.name.startswith("__"))
 
 
-def members(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any, GraphQLNamedType]]:
+def iter_members(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any, GraphQLNamedType]]:
     """Fields, arguments and input fields: coordinate, name, definition and type.
 
     Fields that a type has from an interface belong to the interface only.
     """
-    for type_ in own(schema):
+    for type_ in own_types(schema):
         inherited = {
             name for interface in getattr(type_, "interfaces", ()) for name in interface.fields
         }
@@ -93,23 +93,23 @@ def directive_arguments(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
                 yield f"@{directive.name}({name}:)", argument
 
 
-def roots(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any]]:
+def root_fields(schema: GraphQLSchema) -> Iterator[tuple[str, str, Any]]:
     """The root fields: coordinate, name and definition."""
     for type_ in (schema.query_type, schema.mutation_type, schema.subscription_type):
         for name, field in (type_.fields if type_ else {}).items():
             yield f"{type_.name if type_ else ''}.{name}", name, field
 
 
-def undescribed(schema: GraphQLSchema) -> Iterator[str]:
+def find_undescribed(schema: GraphQLSchema) -> Iterator[str]:
     """Every definition must have a description."""
-    for coordinate, value in everything(schema):
+    for coordinate, value in iter_describable(schema):
         if not value.description:
             yield coordinate
 
 
-def everything(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
+def iter_describable(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
     """All definitions that can have a description, by coordinate."""
-    for type_ in own(schema):
+    for type_ in own_types(schema):
         if not is_specified_scalar_type(type_):
             yield type_.name, type_
         parts = type_.values if isinstance(type_, GraphQLEnumType) else getattr(type_, "fields", {})
@@ -123,30 +123,30 @@ def everything(schema: GraphQLSchema) -> Iterator[tuple[str, Any]]:
     yield from directive_arguments(schema)
 
 
-def misspelt(schema: GraphQLSchema) -> Iterator[str]:
+def find_wrong_case(schema: GraphQLSchema) -> Iterator[str]:
     """Types must be PascalCase, fields and arguments camelCase, enum values UPPER_CASE."""
-    for type_ in own(schema):
+    for type_ in own_types(schema):
         if not PASCAL.fullmatch(type_.name):
             yield type_.name
         if isinstance(type_, GraphQLEnumType):
             yield from (f"{type_.name}.{n}" for n in type_.values if not UPPER.fullmatch(n))
     yield from (
-        coordinate for coordinate, name, _, _ in members(schema) if not CAMEL.fullmatch(name)
+        coordinate for coordinate, name, _, _ in iter_members(schema) if not CAMEL.fullmatch(name)
     )
 
 
-def suffixed(schema: GraphQLSchema) -> Iterator[str]:
+def find_wrong_suffix(schema: GraphQLSchema) -> Iterator[str]:
     """The name of a type must not end in its kind; only input types have a suffix."""
-    for type_ in own(schema):
+    for type_ in own_types(schema):
         if type_.name.endswith(FORBIDDEN_SUFFIXES):
             yield type_.name
         if isinstance(type_, GraphQLInputObjectType) is not type_.name.endswith(INPUT_SUFFIXES):
             yield type_.name
 
 
-def prefixed(schema: GraphQLSchema) -> Iterator[str]:
+def find_repeated_type_name(schema: GraphQLSchema) -> Iterator[str]:
     """A field must not repeat the name of its type: `User.name`, not `User.userName`."""
-    for coordinate, name, _, type_ in members(schema):
+    for coordinate, name, _, type_ in iter_members(schema):
         type_words = words(type_.name)
         if not coordinate.endswith(")") and words(name)[: len(type_words)] == type_words:
             yield coordinate
@@ -161,18 +161,20 @@ SEARCH_FIELDS = {
 }  # "search" is a noun in these
 
 
-def fetching(schema: GraphQLSchema) -> Iterator[str]:
+def find_verbs_of_reading(schema: GraphQLSchema) -> Iterator[str]:
     """A query or subscription must have a noun as its name: `messages`, not `getMessages`."""
     mutations = schema.mutation_type.fields if schema.mutation_type else {}
-    for coordinate, name, _ in roots(schema):
+    for coordinate, name, _ in root_fields(schema):
         if name not in mutations and name not in SEARCH_FIELDS and words(name)[0] in READING_VERBS:
             yield coordinate
 
 
-def unordered(schema: GraphQLSchema) -> Iterator[str]:
+def find_wrong_mutation_order(schema: GraphQLSchema) -> Iterator[str]:
     """The name of a mutation must be its type, then the verb: `messageUpdate`."""
     type_words = {
-        tuple(words(type_.name)) for type_ in own(schema) if isinstance(type_, GraphQLObjectType)
+        tuple(words(type_.name))
+        for type_ in own_types(schema)
+        if isinstance(type_, GraphQLObjectType)
     }
     objects = {type_name[start:] for type_name in type_words for start in range(len(type_name))}
     for name in schema.mutation_type.fields if schema.mutation_type else ():
@@ -181,7 +183,7 @@ def unordered(schema: GraphQLSchema) -> Iterator[str]:
             yield f"Mutation.{name}"
 
 
-def misshapen(schema: GraphQLSchema) -> Iterator[str]:
+def find_wrong_mutation_shape(schema: GraphQLSchema) -> Iterator[str]:
     """A mutation must take `input: XInput!` and return a nullable `XPayload`."""
     for name, field in (schema.mutation_type.fields if schema.mutation_type else {}).items():
         input_argument, payload = field.args.get("input"), get_named_type(field.type)
@@ -193,15 +195,15 @@ def misshapen(schema: GraphQLSchema) -> Iterator[str]:
         has_payload = payload.name.endswith("Payload") and "MutationPayload" in interfaces
         if not nullable or not has_payload:
             yield f"Mutation.{name}"
-    for type_ in own(schema):
+    for type_ in own_types(schema):
         if isinstance(type_, GraphQLObjectType) and type_.name.endswith("Payload"):
             interfaces = [interface.name for interface in type_.interfaces]
             yield from [] if "MutationPayload" in interfaces else [type_.name]
 
 
-def unclear(schema: GraphQLSchema) -> Iterator[str]:
+def find_unclear_booleans(schema: GraphQLSchema) -> Iterator[str]:
     """A Boolean must be an adjective, begin with `has` or `uses`, or in an input with a verb."""
-    for coordinate, name, value, type_ in members(schema):
+    for coordinate, name, value, type_ in iter_members(schema):
         if get_named_type(value.type).name != "Boolean":
             continue
         is_input = isinstance(type_, GraphQLInputObjectType) or coordinate.endswith(")")
@@ -211,18 +213,18 @@ def unclear(schema: GraphQLSchema) -> Iterator[str]:
             yield coordinate
 
 
-def untimely(schema: GraphQLSchema) -> Iterator[str]:
+def find_wrong_time_names(schema: GraphQLSchema) -> Iterator[str]:
     """A time must be named `…At`, or `…Until` if it is a bound; no other field ends in `At`."""
-    for coordinate, name, value, _ in members(schema):
+    for coordinate, name, value, _ in iter_members(schema):
         is_time = get_named_type(value.type).name == "DateTime"
         has_time_name = name == "at" or name.endswith(TIME_SUFFIXES)
         if is_time is not has_time_name and (is_time or name.endswith("At")):
             yield coordinate
 
 
-def unconnected(schema: GraphQLSchema) -> Iterator[str]:
+def find_wrong_connections(schema: GraphQLSchema) -> Iterator[str]:
     """A connection of X must have edges and nodes of X, and paging arguments."""
-    for type_ in own(schema):
+    for type_ in own_types(schema):
         if isinstance(type_, GraphQLObjectType) and type_.name.endswith("Connection"):
             node_name = type_.name.removesuffix("Connection")
             connection_fields = {name: str(field.type) for name, field in type_.fields.items()}
@@ -243,33 +245,33 @@ def unconnected(schema: GraphQLSchema) -> Iterator[str]:
                 yield type_.name
             if edge_fields != {"cursor": "String!", "node": f"{node_name}!"}:
                 yield f"{node_name}Edge"
-    for coordinate, _, field, _ in members(schema):
+    for coordinate, _, field, _ in iter_members(schema):
         if not coordinate.endswith(")") and get_named_type(field.type).name.endswith("Connection"):
             argument_types = {name: str(value.type) for name, value in field.args.items()}
             if {name: argument_types.get(name) for name in PAGING_ARGUMENTS} != PAGING_ARGUMENTS:
                 yield coordinate
 
 
-def null_by_default(schema: GraphQLSchema) -> Iterator[str]:
+def find_null_defaults(schema: GraphQLSchema) -> Iterator[str]:
     """An optional argument must not have the default null."""
-    inputs = [(coordinate, value) for coordinate, _, value, _ in members(schema)]
+    inputs = [(coordinate, value) for coordinate, _, value, _ in iter_members(schema)]
     for coordinate, value in [*inputs, *directive_arguments(schema)]:
         if isinstance(getattr(value.ast_node, "default_value", None), NullValueNode):
             yield coordinate
 
 
-def abandoned(schema: GraphQLSchema) -> Iterator[str]:
+def find_unreplaced_deprecations(schema: GraphQLSchema) -> Iterator[str]:
     """A deprecation must name a replacement that exists and is not deprecated."""
     current_names = {
-        name for _, name, value, _ in members(schema) if value.deprecation_reason is None
+        name for _, name, value, _ in iter_members(schema) if value.deprecation_reason is None
     }
     current_names |= {
         coordinate
-        for coordinate, _, value, _ in members(schema)
+        for coordinate, _, value, _ in iter_members(schema)
         if value.deprecation_reason is None
     }
-    definitions = [(coordinate, value) for coordinate, _, value, _ in members(schema)]
-    for type_ in own(schema):
+    definitions = [(coordinate, value) for coordinate, _, value, _ in iter_members(schema)]
+    for type_ in own_types(schema):
         if isinstance(type_, GraphQLEnumType):
             values = type_.values.items()
             current_names |= {name for name, value in values if value.deprecation_reason is None}
@@ -280,19 +282,25 @@ def abandoned(schema: GraphQLSchema) -> Iterator[str]:
             yield coordinate
 
 
-def unguarded(schema: GraphQLSchema) -> Iterator[str]:
+def find_unguarded_root_fields(schema: GraphQLSchema) -> Iterator[str]:
     """Every root field must have an `@auth` directive with a role."""
-    return (coordinate for coordinate, _, field in roots(schema) if "role" not in auth(field))
-
-
-def public(schema: GraphQLSchema) -> Iterator[str]:
-    """No root field may be public."""
     return (
-        coordinate for coordinate, _, field in roots(schema) if auth(field).get("role") == "PUBLIC"
+        coordinate
+        for coordinate, _, field in root_fields(schema)
+        if "role" not in auth_arguments(field)
     )
 
 
-def auth(field: Any) -> dict[str, str]:
+def find_public_root_fields(schema: GraphQLSchema) -> Iterator[str]:
+    """No root field may be public."""
+    return (
+        coordinate
+        for coordinate, _, field in root_fields(schema)
+        if auth_arguments(field).get("role") == "PUBLIC"
+    )
+
+
+def auth_arguments(field: Any) -> dict[str, str]:
     """The arguments of a field's `@auth`, as printed."""
     return {
         argument.name.value: argument.value.value
@@ -303,18 +311,18 @@ def auth(field: Any) -> dict[str, str]:
 
 
 RULES: tuple[NamingRule, ...] = (
-    undescribed,
-    misspelt,
-    suffixed,
-    prefixed,
-    fetching,
-    unordered,
-    misshapen,
-    unclear,
-    untimely,
-    unconnected,
-    null_by_default,
-    abandoned,
-    unguarded,
-    public,
+    find_undescribed,
+    find_wrong_case,
+    find_wrong_suffix,
+    find_repeated_type_name,
+    find_verbs_of_reading,
+    find_wrong_mutation_order,
+    find_wrong_mutation_shape,
+    find_unclear_booleans,
+    find_wrong_time_names,
+    find_wrong_connections,
+    find_null_defaults,
+    find_unreplaced_deprecations,
+    find_unguarded_root_fields,
+    find_public_root_fields,
 )

@@ -4,5 +4,5 @@ from graphql import build_schema
 
 from graph.schema import schema
 
-TEXT = schema.as_str()
-SDL = build_schema(TEXT)
+SCHEMA_TEXT = schema.as_str()
+SDL = build_schema(SCHEMA_TEXT)

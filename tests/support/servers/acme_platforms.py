@@ -15,54 +15,58 @@ from graph.app import create_app
 from mail.tls import acme_library_client
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.mail_servers.smtp_and_dns_servers import Names, answering
-from tests.support.operations.certificate_operations import NAME, ONE
-from tests.support.servers.live_server import house
-from tests.support.servers.pebble_server import Pebble, pebble
+from tests.support.mail_servers.smtp_and_dns_servers import FakeDnsServer, run_dns_server
+from tests.support.operations.certificate_operations import CERTIFICATE_QUERY, SERVER_NAME
+from tests.support.servers.live_server import run_live_server
+from tests.support.servers.pebble_server import PebbleServer, run_pebble
 
-RECORDS = {(NAME, "A"): ["127.0.0.1"]}
+RECORDS = {(SERVER_NAME, "A"): ["127.0.0.1"]}
 
 
 @dataclass
-class Ahead:
+class OffsetClock:
     """The real clock, which ACME servers use, with an offset."""
 
-    by: timedelta = field(default_factory=timedelta)
+    offset: timedelta = field(default_factory=timedelta)
 
     def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.by
+        return datetime.now(UTC) + self.offset
 
 
 @dataclass
-class Place:
+class AcmePlatform:
     """A platform that the ACME server can reach."""
 
     environment: Environment
     root: GraphQLClient
-    clock: Ahead
-    there: Pebble
+    clock: OffsetClock
+    pebble: PebbleServer
 
-    async def state(self, name: str = NAME) -> dict[str, Any]:
+    async def load_certificate(self, name: str = SERVER_NAME) -> dict[str, Any]:
         """Read the certificate of a server name."""
-        certificate: dict[str, Any] = (await self.root(ONE, by={"serverName": name}))["certificate"]
+        certificate: dict[str, Any] = (await self.root(CERTIFICATE_QUERY, by={"serverName": name}))[
+            "certificate"
+        ]
         return certificate
 
-    def options(self, **values: Any) -> None:
+    def set_options(self, **values: Any) -> None:
         """Change options of the environment."""
         object.__setattr__(self.environment, "options", replace(self.environment.options, **values))
 
 
-def ready(environment: Environment, pebble_server: Pebble, dns_port: int) -> Environment:
+def configure_acme(
+    environment: Environment, pebble_server: PebbleServer, dns_port: int
+) -> Environment:
     """Return the environment with options for this ACME server, and a clock with an offset."""
     options = replace(
         environment.options,
-        acme_directory=pebble_server.directory,
+        acme_directory=pebble_server.directory_url,
         acme_ca=pebble_server.ca,
         acme_terms_agreed=True,
         acme_contact="postmaster@example.org",
         dns_resolver=f"127.0.0.1:{dns_port}",
     )
-    return replace(environment, options=options, now=Ahead())
+    return replace(environment, options=options, now=OffsetClock())
 
 
 @asynccontextmanager
@@ -74,38 +78,40 @@ async def _short_pauses() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def placed(
+async def run_acme_platform(
     environment: Environment,
     root: GraphQLClient,
     folder: Path,
     records: Mapping[Any, list[str]] = RECORDS,
     *,
-    reached: bool = True,
+    is_reachable: bool = True,
     **config: Any,
-) -> AsyncIterator[Place]:
+) -> AsyncIterator[AcmePlatform]:
     """Run an ACME server, a DNS server, and our server, which the ACME server can reach."""
     for name in ("spool", "ours"):
         (folder / name).mkdir()
-    async with answering(Names(dict(records))) as dns_server:
-        server_environment = replace(environment, now=Ahead())
-        async with house(server_environment, folder / "spool") as live_server:
-            port = live_server.port if reached else free_port()
+    async with run_dns_server(FakeDnsServer(dict(records))) as dns_server:
+        server_environment = replace(environment, now=OffsetClock())
+        async with run_live_server(server_environment, folder / "spool") as live_server:
+            port = live_server.port if is_reachable else free_port()
             async with (
-                pebble(folder / "pebble", port, dns_server.port, **config) as pebble_server,
+                run_pebble(folder / "pebble", port, dns_server.port, **config) as pebble_server,
                 _short_pauses(),
             ):
                 # this app shares only the database with the server, as another process does
-                environment = ready(environment, pebble_server, dns_server.port)
+                environment = configure_acme(environment, pebble_server, dns_server.port)
                 app = create_app(environment, spool_folder=folder / "ours")
                 transport = httpx.ASGITransport(app=app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                     client = GraphQLClient(http, environment, root.user, root.secret)
-                    assert isinstance(environment.clock.read, Ahead)
-                    yield Place(environment, client, environment.clock.read, pebble_server)
+                    assert isinstance(environment.clock.read, OffsetClock)
+                    yield AcmePlatform(environment, client, environment.clock.read, pebble_server)
                 await app.end_subscriptions()
 
 
-def alone(environment: Environment, dns_port: int, **changes: Any) -> Environment:
+def configure_unreachable_authority(
+    environment: Environment, dns_port: int, **changes: Any
+) -> Environment:
     """Return an environment whose ACME server does not answer."""
     options: dict[str, Any] = {
         "acme_directory": f"https://localhost:{free_port()}/dir",

@@ -14,14 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support.servers.http_server import served
-from tests.support.servers.pebble_server import Pebble
+from tests.support.servers.http_server import run_http_server
+from tests.support.servers.pebble_server import PebbleServer
 
-ORDERS, REVOKES = "/order-plz", "/revoke-cert"  # of pebble
+NEW_ORDER_PATH, REVOKE_PATH = "/order-plz", "/revoke-cert"  # of pebble
 
 
 @dataclass(frozen=True)
-class Said:
+class AcmeReply:
     """A response of the proxy."""
 
     body: Any
@@ -29,50 +29,52 @@ class Said:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def problem(code: str, status: int = 403, **members: Any) -> "Said":
+    def from_problem(code: str, status: int = 403, **members: Any) -> "AcmeReply":
         """A problem document (RFC 7807) with an ACME error."""
         body = {"type": f"urn:ietf:params:acme:error:{code}", "detail": "As told.", **members}
-        return Said(body, status, {"Content-Type": "application/problem+json"})
+        return AcmeReply(body, status, {"Content-Type": "application/problem+json"})
 
 
 @dataclass
-class Front:
+class AcmeProxy:
     """The responses of the proxy, and the requests it received."""
 
-    directory: str = ""
-    renewals: Said | None = None  # the response to renewal queries
-    instead: dict[str, list[Said]] = field(default_factory=dict)  # by path; each is sent once
+    directory_url: str = ""
+    renewal_reply: AcmeReply | None = None  # the response to renewal queries
+    replies_by_path: dict[str, list[AcmeReply]] = field(
+        default_factory=dict
+    )  # by path; each is sent once
     # run before the response, by path
-    first: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
-    looks: list[str] = field(default_factory=list)  # certificate ids
+    actions_by_path: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    renewal_queries: list[str] = field(default_factory=list)  # certificate ids
     posts: list[tuple[str, Any]] = field(default_factory=list)  # paths and payloads
 
     @property
     def orders(self) -> list[Any]:
         """The payloads of new orders."""
-        return [payload for path, payload in self.posts if path == ORDERS]
+        return [payload for path, payload in self.posts if path == NEW_ORDER_PATH]
 
 
 @asynccontextmanager
-async def front(pebble_server: Pebble) -> AsyncGenerator[Front]:
+async def run_acme_proxy(pebble_server: PebbleServer) -> AsyncGenerator[AcmeProxy]:
     """Run a proxy that passes on to Pebble all requests without a response of its own."""
-    proxy = Front()
+    proxy = AcmeProxy()
     tls_context = ssl.create_default_context(cafile=str(pebble_server.ca))
-    base_url = pebble_server.directory.removesuffix("/dir")
+    base_url = pebble_server.directory_url.removesuffix("/dir")
 
     async def respond(request: Request) -> Response:
         path, raw, host = request.url.path, await request.body(), request.headers["host"]
         if path.startswith("/renewal/"):
-            proxy.looks.append(path.removeprefix("/renewal/"))
-            assert proxy.renewals is not None
-            return _response(proxy.renewals)
+            proxy.renewal_queries.append(path.removeprefix("/renewal/"))
+            assert proxy.renewal_reply is not None
+            return _response(proxy.renewal_reply)
         if raw:
             payload = json.loads(raw)["payload"]
             text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
             proxy.posts.append((path, json.loads(text) if text else None))
-        if action := proxy.first.get(path):
+        if action := proxy.actions_by_path.get(path):
             await action()
-        if replies := proxy.instead.get(path):
+        if replies := proxy.replies_by_path.get(path):
             return _response(replies.pop(0))
         request_headers = {
             name: value
@@ -83,7 +85,7 @@ async def front(pebble_server: Pebble) -> AsyncGenerator[Front]:
             request.method, f"{base_url}{path}", content=raw, headers=request_headers
         )
         content = reply.content
-        if path == "/dir" and proxy.renewals:
+        if path == "/dir" and proxy.renewal_reply:
             content = json.dumps(reply.json() | {"renewalInfo": f"https://{host}/renewal"}).encode()
         reply_headers = {
             name: value
@@ -95,13 +97,13 @@ async def front(pebble_server: Pebble) -> AsyncGenerator[Front]:
     app = Starlette(routes=[Route("/{path:path}", respond, methods=["GET", "HEAD", "POST"])])
     async with (
         httpx.AsyncClient(verify=tls_context) as http,
-        served(app, pebble_server.pem) as port,
+        run_http_server(app, pebble_server.pem) as port,
     ):
-        proxy.directory = f"https://localhost:{port}/dir"
+        proxy.directory_url = f"https://localhost:{port}/dir"
         yield proxy
 
 
-def _response(reply: Said) -> Response:
+def _response(reply: AcmeReply) -> Response:
     if isinstance(reply.body, bytes):
         return Response(reply.body, reply.status, dict(reply.headers))
     return JSONResponse(reply.body, reply.status, dict(reply.headers))

@@ -11,7 +11,7 @@ from bench.servers.bus_servers import BrokerProcess
 from tests.support.run_scope import CI
 
 
-def program(name: str, client: str) -> str:
+def require_program(name: str, client: str) -> str:
     """Return the path of a program.
 
     Skips the test if the program or its Python client is missing, but fails in CI.
@@ -25,14 +25,14 @@ def program(name: str, client: str) -> str:
     return path
 
 
-def redis(folder: Path) -> BrokerProcess:
+def make_redis_process(folder: Path) -> BrokerProcess:
     """Make a Redis server process."""
-    return bus_servers.redis_broker(program("redis-server", "redis"), folder)
+    return bus_servers.redis_broker(require_program("redis-server", "redis"), folder)
 
 
-def nats(folder: Path) -> BrokerProcess:
+def make_nats_process(folder: Path) -> BrokerProcess:
     """Make a NATS server process."""
-    return bus_servers.nats_broker(program("nats-server", "nats"), folder)
+    return bus_servers.nats_broker(require_program("nats-server", "nats"), folder)
 
 
-BROKERS = {"redis": redis, "nats": nats}
+BROKERS = {"redis": make_redis_process, "nats": make_nats_process}

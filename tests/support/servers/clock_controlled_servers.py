@@ -63,11 +63,11 @@ class ClockControlledServers:
     """Servers of one store whose clocks can be set, and the server that receives their mail."""
 
     cluster: ServerGroup
-    far: DeferringServer
+    mail_server: DeferringServer
     clocks: list[Path]
     skews: list[int]  # seconds by which the clocks are ahead
     root: str  # an API key
-    sent: set[str] = field(default_factory=set)  # recipients
+    sent_recipients: set[str] = field(default_factory=set)  # recipients
     messages: int = 0
 
     async def set_clocks(self, seconds: int) -> None:
@@ -89,7 +89,7 @@ class ClockControlledServers:
                     return
                 await asyncio.sleep(0.1)
 
-    async def send(self, *domains: str, by: int = 0) -> list[str]:
+    async def send_message(self, *domains: str, server_index: int = 0) -> list[str]:
         """Send a message to a recipient at each domain, by one server; return the recipients."""
         self.messages += 1
         key = f"m{self.messages}"
@@ -100,9 +100,9 @@ class ClockControlledServers:
             "options": {"idempotencyKey": key},
         }
         await self.run_mutation(
-            "messageSend", SEND_MUTATION, input_fields, (self.cluster.secret, by)
+            "messageSend", SEND_MUTATION, input_fields, (self.cluster.secret, server_index)
         )
-        self.sent.update(recipients)
+        self.sent_recipients.update(recipients)
         return recipients
 
     async def run_mutation(
@@ -126,18 +126,18 @@ class ClockControlledServers:
     async def wait_until_received(self, *recipients: str) -> None:
         """Wait until the complete messages for these recipients are received, answered or not."""
         async with asyncio.timeout(STEP_TIME_LIMIT):
-            while not set(recipients) <= set(self.far.received_recipients):  # noqa: ASYNC110 - no event
+            while not set(recipients) <= set(self.mail_server.received_recipients):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.02)
 
     async def wait_until_delivered(self) -> None:
         """Wait until every message that was sent is accepted."""
         try:
             async with asyncio.timeout(STEP_TIME_LIMIT):
-                while set(self.far.received) != self.sent:  # noqa: ASYNC110 - no event
+                while set(self.mail_server.received) != self.sent_recipients:  # noqa: ASYNC110 - no event
                     await asyncio.sleep(0.02)
         except TimeoutError:
             waiting = await self.cluster.select_rows(UNFINISHED_DELIVERIES)
-            missing = self.sent - set(self.far.received)
+            missing = self.sent_recipients - set(self.mail_server.received)
             raise TimeoutError(f"missing: {missing}, waiting: {waiting}") from None
 
     async def kill_all(self) -> None:

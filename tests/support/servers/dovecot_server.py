@@ -12,12 +12,12 @@ from bench.servers import dovecot_server
 from bench.servers.dovecot_server import PASSWORD, DovecotAccount
 from tests.support.run_scope import CI
 
-__all__ = ["PASSWORD", "DovecotAccount", "dovecot", "needed"]
+__all__ = ["PASSWORD", "DovecotAccount", "require_dovecot", "run_dovecot"]
 
 SERVERS = Path("/usr/lib/dovecot")
 
 
-def needed() -> None:
+def require_dovecot() -> None:
     """Skip the test if Dovecot is not installed, but fail in CI."""
     is_installed = shutil.which("dovecot") and all(
         (SERVERS / name).exists() for name in ("imap", "pop3")
@@ -28,8 +28,8 @@ def needed() -> None:
 
 
 @contextmanager
-def dovecot(folder: Path, **options: Any) -> Iterator[DovecotAccount]:
+def run_dovecot(folder: Path, **options: Any) -> Iterator[DovecotAccount]:
     """Run Dovecot; `options` are those of `bench.servers.dovecot_server.run_dovecot`."""
-    needed()
+    require_dovecot()
     with dovecot_server.run_dovecot(folder, **options) as account:
         yield account

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
-class Streams:
+class ProcessStreams:
     """The files that a command reads and writes. By default stderr goes to stdout's file."""
 
     stdout: Path
@@ -45,7 +45,12 @@ class ForkServer:
         atexit.register(self._close)
 
     def start(
-        self, arguments: Sequence[str], env: Mapping[str, str], streams: Streams, *, session: bool
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        streams: ProcessStreams,
+        *,
+        session: bool,
     ) -> int:
         """Run a command, in a new session if `session` is true, and return its process id."""
         request = {
@@ -93,7 +98,7 @@ class ForkedProcess:
         self,
         arguments: Sequence[str],
         env: Mapping[str, str],
-        streams: Streams,
+        streams: ProcessStreams,
         *,
         session: bool = False,
     ) -> None:
@@ -160,7 +165,7 @@ async def fork_subprocess(
 ) -> asyncio.subprocess.Process:
     """Start a command in a session of its own, as `bench.servers.merganser_process.spawn` does."""
     return ForkedSubprocess(
-        await asyncio.to_thread(ForkedProcess, arguments, env, Streams(log), session=True)
+        await asyncio.to_thread(ForkedProcess, arguments, env, ProcessStreams(log), session=True)
     )
 
 
@@ -172,7 +177,7 @@ def run_forked(
         folder = Path(name)
         files = {stream: folder / stream for stream in ("stdin", "stdout", "stderr")}
         files["stdin"].write_text(stdin)
-        process = ForkedProcess(arguments, env, Streams(**files))
+        process = ForkedProcess(arguments, env, ProcessStreams(**files))
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:

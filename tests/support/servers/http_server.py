@@ -9,7 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 
-class Quiet(uvicorn.Server):
+class EmbeddedUvicorn(uvicorn.Server):
     """A uvicorn server that does not handle signals."""
 
     @contextlib.contextmanager
@@ -18,9 +18,11 @@ class Quiet(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(app: Starlette, pem: Path | None = None) -> AsyncIterator[int]:
+async def run_http_server(app: Starlette, pem: Path | None = None) -> AsyncIterator[int]:
     """Run a server, with TLS if there is a key and certificate; yield its port."""
-    server = Quiet(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ssl_certfile=pem))
+    server = EmbeddedUvicorn(
+        uvicorn.Config(app, port=0, log_config=None, lifespan="off", ssl_certfile=pem)
+    )
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(0.01)
@@ -33,12 +35,12 @@ def _has_files(folder: Path) -> bool:
     return any(folder.iterdir())
 
 
-async def vanishing(app: Starlette, spool_folder: Path, request: bytes) -> None:
+async def disconnect_during_upload(app: Starlette, spool_folder: Path, request: bytes) -> None:
     """Send part of a request, and close the connection when it has a spool file.
 
     Returns when the spool folder is empty.
     """
-    async with served(app) as port:
+    async with run_http_server(app) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
         await writer.drain()

@@ -26,34 +26,38 @@ from models.events import journal
 from models.events.journal import ChangeKind, JournalEntry
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient
-from tests.support.servers.http_server import Quiet
+from tests.support.servers.http_server import EmbeddedUvicorn
 
-MADE = 6  # journal events of a new account
-PLAIN = "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
-NESTED = """subscription ($after: Cursor) { changes(after: $after) {
+NEW_ACCOUNT_EVENT_COUNT = 6  # journal events of a new account
+CHANGES_SUBSCRIPTION = (
+    "subscription ($after: Cursor) { changes(after: $after) { cursor events { kind cursor } } }"
+)
+NESTED_CHANGES_SUBSCRIPTION = """subscription ($after: Cursor) { changes(after: $after) {
   cursor hasMore events { __typename kind cursor origin user { username }
   ... on MailboxChange { mailboxId path oldPath mailbox { path total unseen } }
   ... on MessageChange { messageId uid flags message { subject flags mailbox { path } } } } } }"""
-RENAMED = """subscription Follow($after: Cursor) { live: changes(after: $after) {
+ALIASED_SUBSCRIPTION = """subscription Follow($after: Cursor) { live: changes(after: $after) {
   at: cursor events { ...E } } } fragment E on Change { it: kind place: cursor
   ... on MessageChange { message { from { address } size } } }"""
-PROTOCOLS: list[Any] = ["graphql-transport-ws"]
+WEBSOCKET_PROTOCOLS: list[Any] = ["graphql-transport-ws"]
 
 
-def cursor(client: GraphQLClient, position: int) -> str:
+def stream_cursor(client: GraphQLClient, position: int) -> str:
     """The cursor after this position in the stream of an account."""
     serialize: Any = SCALARS[Cursor].serialize
     return str(serialize({client.user.id: position}))
 
 
-async def until(is_true: Any, seconds: float = 5) -> None:
+async def wait_until(is_true: Any, seconds: float = 5) -> None:
     """Wait until a function returns true."""
     async with asyncio.timeout(seconds):
         while not is_true():  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.005)
 
 
-async def note(client: GraphQLClient, kind: ChangeKind, ids: list[int], **values: Any) -> int:
+async def record_journal_entry(
+    client: GraphQLClient, kind: ChangeKind, ids: list[int], **values: Any
+) -> int:
     """Write an entry to the journal of an account; return the position of its last event."""
     environment = client.environment
     async with environment.write_session(client.user.id) as session:
@@ -62,17 +66,17 @@ async def note(client: GraphQLClient, kind: ChangeKind, ids: list[int], **values
 
 
 @dataclass
-class Follower:
+class SubscriptionFollower:
     """A subscription over WebSocket or server-sent events, and its results."""
 
-    got: list[Any] = field(default_factory=list)  # payloads
-    over: Any = None  # the frame or event that ended it
+    payloads: list[Any] = field(default_factory=list)  # payloads
+    end_frame: Any = None  # the frame or event that ended it
     ws: ClientConnection | None = None
     task: asyncio.Task[None] | None = None
 
     @property
     def batches(self) -> list[Any]:
-        return [payload["data"]["changes"] for payload in self.got]
+        return [payload["data"]["changes"] for payload in self.payloads]
 
     @property
     def events(self) -> list[Any]:
@@ -82,18 +86,18 @@ class Follower:
     def results(self) -> list[Any]:
         """The result of each payload, without the name of the field."""
         results = []
-        for payload in self.got:
+        for payload in self.payloads:
             assert not payload.get("errors"), payload
             (result,) = payload["data"].values()
             results.append(result)
         return results
 
     @property
-    def at(self) -> str:
+    def last_cursor(self) -> str:
         """The cursor of the last batch."""
-        return self.batches[-1]["cursor"] if self.got else ""
+        return self.batches[-1]["cursor"] if self.payloads else ""
 
-    async def leave(self) -> None:
+    async def unsubscribe(self) -> None:
         """End the subscription."""
         if self.ws:
             await self.ws.close()
@@ -103,7 +107,7 @@ class Follower:
 
 
 @dataclass
-class House:
+class LiveServer:
     """A running server."""
 
     endpoint: GraphqlEndpoint
@@ -114,16 +118,18 @@ class House:
         return list(self.endpoint.subscription_groups.groups_by_key.values())
 
     @property
-    def seats(self) -> int:
+    def subscriber_count(self) -> int:
         """The number of subscribers in all groups."""
         return sum(len(group.members) for group in self.groups)
 
-    async def socket(
+    async def open_websocket(
         self, client: GraphQLClient, secret: str = "", host: str = ""
     ) -> ClientConnection:
         """Open a WebSocket connection and sign in."""
         url = f"ws://{host or '127.0.0.1'}:{self.port}/graphql"
-        ws = await connect(url, host="127.0.0.1", subprotocols=PROTOCOLS, compression=None)
+        ws = await connect(
+            url, host="127.0.0.1", subprotocols=WEBSOCKET_PROTOCOLS, compression=None
+        )
         token = {"Authorization": f"Bearer {secret or client.secret}"}
         await ws.send(orjson.dumps({"type": "connection_init", "payload": token}).decode())
         assert orjson.loads(await ws.recv())["type"] == "connection_ack"
@@ -137,19 +143,21 @@ class House:
         secret: str = "",
         host: str = "",
         **variables: Any,
-    ) -> Follower:
+    ) -> SubscriptionFollower:
         """Subscribe over a new WebSocket connection."""
-        ws = await self.socket(client, secret, host)
+        ws = await self.open_websocket(client, secret, host)
         payload = {"query": query, "variables": variables}
         frame = {"type": "subscribe", "id": "1", "payload": payload}
         await ws.send(orjson.dumps(frame).decode())
-        follower = Follower(ws=ws)
+        follower = SubscriptionFollower(ws=ws)
         follower.task = asyncio.create_task(_collect_frames(ws, follower))
         return follower
 
-    async def stream(self, client: GraphQLClient, query: str, **variables: Any) -> Follower:
+    async def stream(
+        self, client: GraphQLClient, query: str, **variables: Any
+    ) -> SubscriptionFollower:
         """Subscribe by server-sent events."""
-        follower, is_open = Follower(), asyncio.Event()
+        follower, is_open = SubscriptionFollower(), asyncio.Event()
         body = {"query": query, "variables": variables}
         follower.task = asyncio.create_task(
             _collect_sse_events(self.port, client, body, follower, is_open)
@@ -158,27 +166,35 @@ class House:
             await is_open.wait()
         return follower
 
-    async def refused(self, client: GraphQLClient, query: str, **variables: Any) -> str:
+    async def follow_until_refused(
+        self, client: GraphQLClient, query: str, **variables: Any
+    ) -> str:
         """Subscribe, and return the error code of the refusal."""
         follower = await self.follow(client, query, **variables)
-        await until(lambda: follower.got or follower.over)
-        errors = follower.got[0]["errors"] if follower.got else follower.over["payload"]
-        await follower.leave()
+        await wait_until(lambda: follower.payloads or follower.end_frame)
+        errors = (
+            follower.payloads[0]["errors"] if follower.payloads else follower.end_frame["payload"]
+        )
+        await follower.unsubscribe()
         return str(errors[0]["extensions"]["code"])
 
 
-async def _collect_frames(ws: ClientConnection, follower: Follower) -> None:
+async def _collect_frames(ws: ClientConnection, follower: SubscriptionFollower) -> None:
     with contextlib.suppress(ConnectionClosed):
         async for text in ws:
             frame = orjson.loads(text)
             if frame["type"] == "next":
-                follower.got.append(frame["payload"])
+                follower.payloads.append(frame["payload"])
             else:
-                follower.over = frame
+                follower.end_frame = frame
 
 
 async def _collect_sse_events(
-    port: int, client: GraphQLClient, body: Any, follower: Follower, is_open: asyncio.Event
+    port: int,
+    client: GraphQLClient,
+    body: Any,
+    follower: SubscriptionFollower,
+    is_open: asyncio.Event,
 ) -> None:
     headers = {**client.headers, "Accept": "text/event-stream"}
     async with (
@@ -194,14 +210,14 @@ async def _collect_sse_events(
             if name == "event":
                 kind = value
             elif name == "data" and kind == "next":
-                follower.got.append(json.loads(value))
-        follower.over = kind
+                follower.payloads.append(json.loads(value))
+        follower.end_frame = kind
 
 
 @contextlib.asynccontextmanager
-async def house(
+async def run_live_server(
     environment: Environment, spool: Path, settings: Settings | None = None
-) -> AsyncGenerator[House]:
+) -> AsyncGenerator[LiveServer]:
     """Run the whole app on a free port, as `merganser serve` does."""
     app = create_app(environment, spool_folder=spool)
     (endpoint,) = (
@@ -217,20 +233,20 @@ async def house(
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=1,
     )
-    server = Quiet(config)
+    server = EmbeddedUvicorn(config)
     unread_timeout = (settings or Settings()).write_timeout
     bound_sockets = sockets.bind_sockets("HTTP", "127.0.0.1:0", unread_timeout=unread_timeout)
     task = asyncio.create_task(server.serve(bound_sockets))
-    await until(lambda: server.started)
+    await wait_until(lambda: server.started)
     try:
-        yield House(endpoint, bound_sockets[0].getsockname()[1])
+        yield LiveServer(endpoint, bound_sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
         await task
         await app.end_subscriptions()
 
 
-class Slow:
+class SlowClient:
     """A client with small buffers that reads only on request."""
 
     def __init__(self, port: int) -> None:
@@ -246,10 +262,10 @@ class Slow:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    async def ask(self, client: GraphQLClient, query: str, *, by_socket: bool) -> None:
+    async def subscribe(self, client: GraphQLClient, query: str, *, by_websocket: bool) -> None:
         """Subscribe over WebSocket or by server-sent events."""
         request = {"query": query}
-        if not by_socket:
+        if not by_websocket:
             body = orjson.dumps(request)
             await self._send(
                 b"POST /graphql HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n"
@@ -274,7 +290,7 @@ class Slow:
                 size = b"\xfe" + len(frame).to_bytes(2, "big")
             await self._send(b"\x81" + size + bytes(4) + frame)
 
-    async def read(self, end: bytes) -> bytes:
+    async def read_until(self, end: bytes) -> bytes:
         """Read until these bytes."""
         return await self._read_until(end)
 

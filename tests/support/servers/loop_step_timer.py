@@ -18,11 +18,11 @@ MAX_TRIES = 3
 class LoopSteps:
     """The longest step of an event loop's thread: its CPU seconds and its coroutine."""
 
-    most: float = 0.0
-    where: str = ""
+    longest_seconds: float = 0.0
+    longest_step: str = ""
 
     def __str__(self) -> str:
-        return f"{self.most * 1000:.0f} ms in {self.where}"
+        return f"{self.longest_seconds * 1000:.0f} ms in {self.longest_step}"
 
 
 async def measure_steps(
@@ -37,7 +37,7 @@ async def measure_steps(
     for _ in range(MAX_TRIES):
         with _measured_steps() as steps:
             result = await asyncio.create_task(action())
-        if steps.most <= MAX_STEP_SECONDS:
+        if steps.longest_seconds <= MAX_STEP_SECONDS:
             break
     return result, steps
 
@@ -56,8 +56,8 @@ def _measured_steps() -> Iterator[LoopSteps]:
             run(handle)
         finally:
             duration = time.thread_time() - started_at
-            if duration > steps.most:
-                steps.most, steps.where = duration, _coroutine_name(handle)
+            if duration > steps.longest_seconds:
+                steps.longest_seconds, steps.longest_step = duration, _coroutine_name(handle)
 
     gc.disable()
     asyncio.Handle._run = run_measured  # type: ignore[assignment,method-assign]  # noqa: SLF001

@@ -27,17 +27,17 @@ from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
-from tests.support.mail_servers.lmtp_client import Neighbour
-from tests.support.mail_servers.lmtp_client import connect as lmtp
-from tests.support.servers.forked_process import ForkedProcess, Streams, run_forked
+from tests.support.mail_servers.lmtp_client import SmtpTestClient
+from tests.support.mail_servers.lmtp_client import connect_lmtp as lmtp
+from tests.support.servers.forked_process import ForkedProcess, ProcessStreams, run_forked
 from tests.support.stores import store_fixtures
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
-OTHER = "another horse"
-START = 240.0  # seconds, on a busy machine
-STOP = 30.0
-ANSWER = 15.0
+OTHER_PASSWORD = "another horse"  # noqa: S105
+START_TIMEOUT = 240.0  # seconds, on a busy machine
+STOP_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 15.0
 INHERITED_VARIABLES = ("PATH", "PYTHONPATH")  # variables that the process inherits
 
 
@@ -48,40 +48,40 @@ def is_complete(ready: httpx.Response) -> bool:
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandOutput:
     """The result of a command."""
 
-    code: int
-    out: str
-    err: str
+    exit_code: int
+    stdout: str
+    stderr: str
 
 
 @dataclass
-class Server:
+class MerganserProcess:
     """A data folder, the ports of its listeners, and the process while it runs."""
 
     folder: Path
-    store: str = ""  # default: SQLite in the folder
-    more: dict[str, str] = field(default_factory=dict)
-    http: int = field(default_factory=free_port)
-    lmtp: int = field(default_factory=free_port)
-    hop: int = 0  # the port of the next hop, if a test needs one
-    words: tuple[str, ...] = ()  # arguments after `serve`
+    store_url: str = ""  # default: SQLite in the folder
+    extra_settings: dict[str, str] = field(default_factory=dict)
+    http_port: int = field(default_factory=free_port)
+    lmtp_port: int = field(default_factory=free_port)
+    next_hop_port: int = 0  # the port of the next hop, if a test needs one
+    serve_arguments: tuple[str, ...] = ()  # arguments after `serve`
     secrets: dict[str, str] = field(default_factory=dict)  # API keys of the created users, by name
     _process: "subprocess.Popen[bytes] | ForkedProcess | None" = None
 
     @property
-    def env(self) -> dict[str, str]:
+    def process_env(self) -> dict[str, str]:
         settings = {
             "DATA": str(self.folder / "var"),
-            "HTTP": f"127.0.0.1:{self.http}",
-            "LMTP": f"127.0.0.1:{self.lmtp}",
+            "HTTP": f"127.0.0.1:{self.http_port}",
+            "LMTP": f"127.0.0.1:{self.lmtp_port}",
             "ARGON2_MEMORY": "8",
             "ARGON2_TIME": "1",
             "AUTO_CREATE_DOMAINS": "on",
             "HOSTNAME": "mx.example.org",
-            **({"STORE": self.store} if self.store else {}),
-            **self.more,
+            **({"STORE": self.store_url} if self.store_url else {}),
+            **self.extra_settings,
         }
         merganser_variables = {f"MERGANSER_{name}": value for name, value in settings.items()}
         inherited_variables = {
@@ -91,7 +91,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http}"
+        return f"http://127.0.0.1:{self.http_port}"
 
     @property
     def pid(self) -> int:
@@ -107,40 +107,45 @@ class Server:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def logged(self) -> list[dict[str, Any]]:
+    def log_records(self) -> list[dict[str, Any]]:
         """The lines of the log as JSON objects."""
         return [json.loads(line) for line in self.log.splitlines()]
 
-    def complaints(self) -> list[Any]:
+    def unexpected_log_records(self) -> list[Any]:
         """The log records above level info, but not those about clients that speak no HTTP."""
         expected_events = ("Invalid HTTP request received.",)
-        records = [record for record in self.logged() if record["level"] != "info"]
+        records = [record for record in self.log_records() if record["level"] != "info"]
         return [record for record in records if record["event"] not in expected_events]
 
     def start(self) -> Self:
         """Start the process and wait until it answers."""
-        self._process = self._start_process(["serve", *self.words])
-        deadline = time.monotonic() + START
+        self._process = self._start_process(["serve", *self.serve_arguments])
+        deadline = time.monotonic() + START_TIMEOUT
         while True:
             with contextlib.suppress(httpx.TransportError):
-                path = "/health/ready" if self.words else "/health"  # of all processes
-                response = httpx.get(f"{self.url}{path}", timeout=ANSWER)
-                if not self.words or is_complete(response):
+                path = "/health/ready" if self.serve_arguments else "/health"  # of all processes
+                response = httpx.get(f"{self.url}{path}", timeout=ANSWER_TIMEOUT)
+                if not self.serve_arguments or is_complete(response):
                     return self
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
 
     def _start_process(self, arguments: list[str]) -> "subprocess.Popen[bytes] | ForkedProcess":
-        if "LD_PRELOAD" not in self.env:  # a preloaded library needs a new program
-            return ForkedProcess(arguments, self.env, Streams(self.folder / "log"))
+        if "LD_PRELOAD" not in self.process_env:  # a preloaded library needs a new program
+            return ForkedProcess(arguments, self.process_env, ProcessStreams(self.folder / "log"))
         command = [sys.executable, "-m", "merganser", *arguments]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, env=self.env, stderr=log, stdout=log, stdin=subprocess.DEVNULL
+                command,
+                cwd=ROOT,
+                env=self.process_env,
+                stderr=log,
+                stdout=log,
+                stdin=subprocess.DEVNULL,
             )
 
-    def hindered(self) -> float:
+    def seconds_not_serving(self) -> float:
         """Seconds so far in which the machine ran the test instead of the server.
 
         That is the time that both waited for a CPU (`run_delay` of the kernel's sched-stats.txt),
@@ -158,7 +163,7 @@ class Server:
         assert self._process
         self._process.send_signal(signal.SIGTERM)
         try:
-            code = self._process.wait(STOP)
+            code = self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -174,20 +179,25 @@ class Server:
         self._process.wait()
         self._process = None
 
-    def command(self, *arguments: str | Path, stdin: str = "") -> Said:
+    def run_command(self, *arguments: str | Path, stdin: str = "") -> CommandOutput:
         """Run another command with the same settings."""
-        completed = run_forked([*map(str, arguments)], self.env, stdin=stdin, timeout=START)
-        return Said(completed.returncode, completed.stdout, completed.stderr)
+        completed = run_forked(
+            [*map(str, arguments)], self.process_env, stdin=stdin, timeout=START_TIMEOUT
+        )
+        return CommandOutput(completed.returncode, completed.stdout, completed.stderr)
 
     @asynccontextmanager
     async def environment(self) -> AsyncGenerator[Environment]:
         """Open the same database in this process, as a command does."""
-        env = {name.removeprefix("MERGANSER_").lower(): value for name, value in self.env.items()}
+        env = {
+            name.removeprefix("MERGANSER_").lower(): value
+            for name, value in self.process_env.items()
+        }
         settings = Settings(**{k: v for k, v in env.items() if k in Settings.model_fields})  # type: ignore[arg-type]
         async with open_environment(settings, migrate=True) as environment:
             yield environment
 
-    def make(self, *names: str) -> None:
+    def create_users(self, *names: str) -> None:
         """Create users of example.org, each with an API key, and the platform key `root`."""
 
         async def create_all() -> None:
@@ -204,43 +214,49 @@ class Server:
                     environment, ApiKeyRequest("root", role=Role.ROOT)
                 )
 
-        store_fixtures.run(create_all())
+        store_fixtures.run_in_new_loop(create_all())
 
     @asynccontextmanager
-    async def client(self, name: str | None = None) -> AsyncGenerator["Client"]:
+    async def open_client(self, name: str | None = None) -> AsyncGenerator["HttpClient"]:
         """Yield an HTTP client with the API key of a user, or without one."""
         headers = {"Authorization": f"Bearer {self.secrets[name]}"} if name else {}
-        async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=ANSWER) as http:
-            yield Client(http)
+        async with httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=ANSWER_TIMEOUT
+        ) as http:
+            yield HttpClient(http)
 
     @asynccontextmanager
-    async def socket(self, secret: str | None = None, **options: Any) -> AsyncGenerator["Socket"]:
+    async def open_websocket(
+        self, secret: str | None = None, **options: Any
+    ) -> AsyncGenerator["WebsocketClient"]:
         """Yield a WebSocket connection as a browser opens it; signed in if a secret is given."""
         protocols = [Subprotocol("graphql-transport-ws")]
         url = f"ws{self.url[4:]}/graphql"
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             connection = await connect(url, subprotocols=protocols, **options)
         async with connection:
-            socket = Socket(connection)
+            socket = WebsocketClient(connection)
             if secret is not None:
                 payload = {"Authorization": f"Bearer {secret}"}
-                await socket.say({"type": "connection_init", "payload": payload})
-                assert (await socket.hear())["type"] == "connection_ack"
+                await socket.send_frame({"type": "connection_init", "payload": payload})
+                assert (await socket.read_frame())["type"] == "connection_ack"
             yield socket
 
-    async def deliver(self, raw: bytes, *recipients: str, sender: str = "carol@example.com") -> str:
+    async def deliver_by_lmtp(
+        self, raw: bytes, *recipients: str, sender: str = "carol@example.com"
+    ) -> str:
         """Deliver a message by LMTP and return the replies to its end."""
-        client = await lmtp(self.lmtp)
+        client = await lmtp(self.lmtp_port)
         try:
-            await client.begin(*recipients, sender=sender, more=" BODY=8BITMIME")
-            client.send(_dot_stuffed(raw) + b".\r\n")
-            return "\n".join([await client.hear() for _ in recipients])
+            await client.start_data(*recipients, sender=sender, mail_parameters=" BODY=8BITMIME")
+            client.send_bytes(_dot_stuffed(raw) + b".\r\n")
+            return "\n".join([await client.read_reply() for _ in recipients])
         finally:
             await client.close()
 
-    async def neighbour(self) -> Neighbour:
+    async def connect_lmtp(self) -> SmtpTestClient:
         """Connect to the LMTP listener."""
-        return await lmtp(self.lmtp)
+        return await lmtp(self.lmtp_port)
 
 
 def _dot_stuffed(raw: bytes) -> bytes:
@@ -249,7 +265,7 @@ def _dot_stuffed(raw: bytes) -> bytes:
 
 
 @dataclass
-class Client:
+class HttpClient:
     """A GraphQL client over HTTP."""
 
     http: httpx.AsyncClient
@@ -266,7 +282,9 @@ class Client:
     async def post(self, payload: Any, **headers: str) -> httpx.Response:
         return await self.http.post("/graphql", json=payload, headers=headers)
 
-    async def do(self, name: str, input_fields: Any, selection: str = "__typename") -> Any:
+    async def run_mutation(
+        self, name: str, input_fields: Any, selection: str = "__typename"
+    ) -> Any:
         """Run a mutation and return its payload; fails on errors."""
         input_type = f"{name[0].upper()}{name[1:]}Input"
         document = (
@@ -277,30 +295,32 @@ class Client:
         assert result.pop("errors") == [], result
         return result
 
-    async def cursor(self) -> str:
+    async def load_cursor(self) -> str:
         """Read the current cursor of the account."""
         return str((await self("{ viewer { user { cursor } } }"))["viewer"]["user"]["cursor"])
 
     @asynccontextmanager
-    async def stream(self, document: str, **variables: Any) -> AsyncGenerator["Events"]:
+    async def subscribe_by_sse(
+        self, document: str, **variables: Any
+    ) -> AsyncGenerator["SseEvents"]:
         """Subscribe by server-sent events."""
         request_body = {"query": document, "variables": variables}
         headers = {"Accept": "text/event-stream"}
         request = self.http.stream("POST", "/graphql", json=request_body, headers=headers)
-        async with asyncio.timeout(ANSWER), request as response:
+        async with asyncio.timeout(ANSWER_TIMEOUT), request as response:
             assert response.headers["content-type"].startswith("text/event-stream")
-            yield Events(response)
+            yield SseEvents(response)
 
 
-class Events:
+class SseEvents:
     """Reads server-sent events."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._lines = response.aiter_lines()
 
-    async def hear(self) -> Any:
+    async def read_event(self) -> Any:
         """Return the payload of the next event, or None at the end."""
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             async for line in self._lines:
                 if line.startswith("data:") and line != "data:" and line.strip() != "data:":
                     return json.loads(line.removeprefix("data:"))
@@ -310,51 +330,51 @@ class Events:
 
 
 @dataclass
-class Socket:
+class WebsocketClient:
     """A graphql-transport-ws client."""
 
     ws: ClientConnection
 
-    async def say(self, frame: Any) -> None:
+    async def send_frame(self, frame: Any) -> None:
         await self.ws.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
 
-    async def hear(self, seconds: float = ANSWER) -> Any:
+    async def read_frame(self, seconds: float = ANSWER_TIMEOUT) -> Any:
         async with asyncio.timeout(seconds):
             return json.loads(await self.ws.recv())
 
     async def subscribe(self, document: str, id: str = "1", **variables: Any) -> None:
         payload = {"query": document, "variables": variables}
-        await self.say({"id": id, "type": "subscribe", "payload": payload})
+        await self.send_frame({"id": id, "type": "subscribe", "payload": payload})
 
-    async def batch(self) -> Any:
+    async def read_changes(self) -> Any:
         """Return the next batch of `changes`."""
-        frame = await self.hear()
+        frame = await self.read_frame()
         assert frame["type"] == "next", frame
         assert "errors" not in frame["payload"], frame
         return frame["payload"]["data"]["changes"]
 
-    async def events(self, count: int) -> list[Any]:
+    async def read_events(self, count: int) -> list[Any]:
         """Read exactly this many events."""
         events: list[Any] = []
         while len(events) < count:
-            events += (await self.batch())["events"]
+            events += (await self.read_changes())["events"]
         assert len(events) == count, events[count:]
         return events
 
-    async def silent(self, seconds: float = 0.3) -> bool:
+    async def receives_nothing(self, seconds: float = 0.3) -> bool:
         """True if no frame comes for a while."""
         try:
-            await self.hear(seconds)
+            await self.read_frame(seconds)
         except TimeoutError:
             return True
         return False
 
-    async def closed(self, seconds: float = ANSWER) -> int:
+    async def wait_for_close_code(self, seconds: float = ANSWER_TIMEOUT) -> int:
         """Wait until the server closes the connection, and return the close code."""
         async with asyncio.timeout(seconds):
             await self.ws.wait_closed()
         return self.ws.close_code or 0
 
 
-def kinds(events: Sequence[Any]) -> list[str]:
+def event_kinds(events: Sequence[Any]) -> list[str]:
     return [event["kind"] for event in events]

@@ -16,25 +16,25 @@ EXPORT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
-class Span:
+class CollectedSpan:
     """A received span. Times are in nanoseconds."""
 
     name: str
     trace_id: str
     span_id: str
     parent_id: str
-    began: int
-    ended: int
+    started_at: int
+    ended_at: int
     failed: bool
-    facts: dict[str, Any]
+    attributes: dict[str, Any]
 
 
 @dataclass
-class Collector:
+class OtlpCollector:
     """The received spans and metrics."""
 
     port: int = 0
-    spans: list[Span] = field(default_factory=list)
+    spans: list[CollectedSpan] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)  # the newest by name
     resources: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Collector:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def wait(self, find: Callable[[], Any]) -> Any:
+    def wait_for(self, find: Callable[[], Any]) -> Any:
         """Wait until a function returns something, and return it."""
         deadline = time.monotonic() + EXPORT_TIMEOUT
         while not (result := find()):
@@ -52,10 +52,10 @@ class Collector:
             time.sleep(0.02)
         return result
 
-    def trace(self, trace_id: str) -> list[Span]:
+    def spans_of_trace(self, trace_id: str) -> list[CollectedSpan]:
         return [span for span in self.spans if span.trace_id == trace_id]
 
-    def take(self, path: str, body: bytes) -> None:
+    def add_export(self, path: str, body: bytes) -> None:
         self.raw.append(body)
         if path == "/v1/traces":
             self._spans(ExportTraceServiceRequest.FromString(body))
@@ -70,7 +70,7 @@ class Collector:
             self.resources.append(_attribute_values(resource_spans.resource.attributes))
             for scope in resource_spans.scope_spans:
                 self.spans += [
-                    Span(
+                    CollectedSpan(
                         span.name, span.trace_id.hex(), span.span_id.hex(),
                         span.parent_span_id.hex(), span.start_time_unix_nano,
                         span.end_time_unix_nano, span.status.code == span.status.STATUS_CODE_ERROR,
@@ -90,9 +90,9 @@ def _attribute_values(pairs: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def collecting() -> Generator[Collector]:
+def run_otlp_collector() -> Generator[OtlpCollector]:
     """Run a collector on loopback."""
-    collector = Collector()
+    collector = OtlpCollector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -100,7 +100,7 @@ def collecting() -> Generator[Collector]:
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             collector.headers.append({name.lower(): text for name, text in self.headers.items()})
-            collector.take(self.path, body)
+            collector.add_export(self.path, body)
             self.send_response(200)
             self.end_headers()
 

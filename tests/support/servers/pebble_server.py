@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from bench.servers.ports import free_port
-from tests.support.mail_servers.smtp_client import Authority
+from tests.support.mail_servers.smtp_client import CertificateAuthority
 from tests.support.run_scope import CI
 
 
-def need_pebble() -> None:
+def require_pebble() -> None:
     """Skip the test if Pebble is not installed, but fail in CI."""
     is_installed = shutil.which("pebble")
     if not is_installed and not CI:
@@ -27,13 +27,13 @@ def need_pebble() -> None:
 
 
 @dataclass(frozen=True)
-class Pebble:
+class PebbleServer:
     """The addresses of a running Pebble, and the CA of its own HTTPS certificate."""
 
-    directory: str
+    directory_url: str
     ca: Path
     pem: Path  # the key and certificate of its HTTPS
-    manages: int  # the port of the management interface
+    management_port: int  # the port of the management interface
 
 
 def _write_configuration(
@@ -41,9 +41,13 @@ def _write_configuration(
 ) -> tuple[Path, Path, int]:
     """Write the configuration. Returns its path, the CA file, and the management port."""
     folder.mkdir()
-    authority = Authority(folder)
-    server, config, ca = authority.issue("localhost"), folder / "config.json", folder / "ca.pem"
-    (signer,) = authority.client().get_ca_certs(binary_form=True)
+    authority = CertificateAuthority(folder)
+    server, config, ca = (
+        authority.issue_certificate("localhost"),
+        folder / "config.json",
+        folder / "ca.pem",
+    )
+    (signer,) = authority.client_context().get_ca_certs(binary_form=True)
     ca.write_text(ssl.DER_cert_to_PEM_cert(signer))
     management_port = free_port()
     listener_ports = {"listenAddress": port, "managementListenAddress": management_port}
@@ -57,14 +61,14 @@ def _write_configuration(
 
 
 @asynccontextmanager
-async def pebble(
+async def run_pebble(
     folder: Path, validation_port: int, dns_port: int, **settings: Any
-) -> AsyncGenerator[Pebble]:
+) -> AsyncGenerator[PebbleServer]:
     """Run Pebble, which connects to this port for challenges, and to this DNS server.
 
     `settings` are added to its configuration.
     """
-    need_pebble()
+    require_pebble()
     port = free_port()
     config, ca, manages = _write_configuration(folder, port, validation_port, settings)
     process_environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
@@ -78,7 +82,7 @@ async def pebble(
             while not await _is_listening(port):
                 assert process.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.05)
-        yield Pebble(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages)
+        yield PebbleServer(f"https://localhost:{port}/dir", ca, folder / "server.pem", manages)
     finally:
         with suppress(ProcessLookupError):
             process.kill()

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.mail_servers.smtp_and_dns_servers import PEM
+from tests.support.mail_servers.smtp_and_dns_servers import SERVER_PEM
 from tests.support.run_scope import CI
 
 UMASK = 0o022  # independent of the umask of the test process
@@ -94,7 +94,7 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
-def needed() -> None:
+def require_postfix() -> None:
     """Skip the test if Postfix is missing or the process is not root, but fail in CI."""
     is_available = shutil.which("postfix", path=PROGRAM_PATH) is not None and os.geteuid() == 0
     if not is_available and not CI:
@@ -103,13 +103,13 @@ def needed() -> None:
 
 
 @dataclass
-class Policy:
+class PostfixPolicyServer:
     """A policy server that Postfix asks about each recipient. The default action is DUNNO."""
 
-    answers: dict[str, list[str]] = field(
+    actions_by_name: dict[str, list[str]] = field(
         default_factory=dict
     )  # actions by local part; each is sent once
-    asked: list[str] = field(default_factory=list)
+    queried_names: list[str] = field(default_factory=list)
     port: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,14 +121,14 @@ class Policy:
             if name:
                 continue
             local_part = attributes.get("recipient", "").partition("@")[0]
-            self.asked.append(local_part)
-            actions = self.answers.get(local_part, [])
+            self.queried_names.append(local_part)
+            actions = self.actions_by_name.get(local_part, [])
             writer.write(f"action={actions.pop(0) if actions else 'DUNNO'}\n\n".encode())
             attributes = {}
         writer.close()
 
     @asynccontextmanager
-    async def listening(self) -> AsyncGenerator["Policy"]:
+    async def run_server(self) -> AsyncGenerator["PostfixPolicyServer"]:
         """Run the policy server."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
@@ -139,18 +139,18 @@ class Policy:
 
 
 @dataclass
-class Postfix:
+class PostfixServer:
     """A server that stores mail for example.net and relays mail for example.org."""
 
     folder: Path
     port: int = 0
-    refused: dict[str, str] = field(default_factory=dict)  # replies by address
+    refusals: dict[str, str] = field(default_factory=dict)  # replies by address
     routes: dict[str, str] = field(default_factory=dict)  # transport and next hop by domain
-    policy: int = 0  # the port of a policy server
-    more: dict[str, str] = field(default_factory=dict)  # settings
+    policy_port: int = 0  # the port of a policy server
+    extra_settings: dict[str, str] = field(default_factory=dict)  # settings
     _process: "subprocess.Popen[bytes] | None" = None
 
-    def lay(self) -> None:
+    def write_configuration(self) -> None:
         """Write the configuration and create the folders."""
         etc = self.folder / "etc"
         for path in (etc, self.folder / "queue", self.folder / "data", self.folder / "mail"):
@@ -160,8 +160,8 @@ class Postfix:
         os.chown(self.folder / "data", *ids)
         os.chown(self.folder / "mail", *ids)
         restrictions = [f"check_recipient_access texthash:{etc}/refused"]
-        if self.policy:
-            restrictions.append(f"check_policy_service inet:127.0.0.1:{self.policy}")
+        if self.policy_port:
+            restrictions.append(f"check_policy_service inet:127.0.0.1:{self.policy_port}")
         uid, gid = ids
         main_config = MAIN_CONFIG.format(
             folder=self.folder,
@@ -169,11 +169,11 @@ class Postfix:
             gid=gid,
             restrictions=", ".join([*restrictions, "reject_unauth_destination"]),
         )
-        settings = "".join(f"{name} = {value}\n" for name, value in self.more.items())
+        settings = "".join(f"{name} = {value}\n" for name, value in self.extra_settings.items())
         (etc / "main.cf").write_text(main_config + settings)
         (etc / "master.cf").write_text(MASTER_CONFIG.format(port=self.port))
-        (etc / "pem").write_bytes(PEM.read_bytes())
-        (etc / "refused").write_text(_lookup_table(self.refused))
+        (etc / "pem").write_bytes(SERVER_PEM.read_bytes())
+        (etc / "refused").write_text(_lookup_table(self.refusals))
         (etc / "transport").write_text(_lookup_table(self.routes))
         for path in etc.iterdir():
             path.chmod(0o644)
@@ -225,14 +225,14 @@ class Postfix:
         file = self.folder / "log"
         return file.read_text() if file.exists() else ""
 
-    def mails(self) -> list["Mail"]:
+    def load_delivered_messages(self) -> list["PostfixDelivery"]:
         """Read the delivered messages, one for each recipient, the oldest first."""
         files = sorted((self.folder / "mail" / "all" / "new").glob("*"), key=_modified_at)
-        return [Mail.of(file.read_bytes()) for file in files]
+        return [PostfixDelivery.from_maildir_file(file.read_bytes()) for file in files]
 
 
 @dataclass(frozen=True)
-class Mail:
+class PostfixDelivery:
     """A delivered message with its envelope and the Received field of Postfix."""
 
     sender: str
@@ -241,7 +241,7 @@ class Mail:
     raw: bytes
 
     @classmethod
-    def of(cls, stored: bytes) -> "Mail":
+    def from_maildir_file(cls, stored: bytes) -> "PostfixDelivery":
         """Parse a maildir file: LF line endings, and three fields of the delivery on top."""
         lines = stored.decode("utf-8", "surrogateescape").split("\n")
         delivery_fields: dict[str, str] = {}
@@ -282,14 +282,14 @@ def _sends_greeting(port: int) -> bool:
 
 
 @contextmanager
-def postfix(port: int, **options: Any) -> Generator[Postfix]:
+def run_postfix_server(port: int, **options: Any) -> Generator[PostfixServer]:
     """Run Postfix in a folder that its own user can enter."""
-    needed()
+    require_postfix()
     folder = Path(tempfile.mkdtemp(prefix="postfix-"))
     folder.chmod(0o755)
-    server = Postfix(folder, port, **options)
+    server = PostfixServer(folder, port, **options)
     try:
-        server.lay()
+        server.write_configuration()
         server.start()
         yield server
     finally:

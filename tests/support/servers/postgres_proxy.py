@@ -12,13 +12,13 @@ SOCKET_NAME = ".s.PGSQL.5432"
 
 
 @dataclass
-class Proxy:
+class PostgresProxy:
     """A proxy on loopback; `url` is the address of the same database over TCP."""
 
-    store: str  # URL with the folder of the Unix socket as `host`
+    unix_socket_url: str  # URL with the folder of the Unix socket as `host`
     tls: ssl.SSLContext | None = None
     port: int = 0
-    hurried: int = 0  # connections that asked for TLS
+    tls_request_count: int = 0  # connections that asked for TLS
     _server: asyncio.Server | None = None
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _clients: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -26,13 +26,13 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"postgresql://postgres:x@127.0.0.1:{self.port}{urlsplit(self.store).path}"
+        return f"postgresql://postgres:x@127.0.0.1:{self.port}{urlsplit(self.unix_socket_url).path}"
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def cut(self) -> None:
+    async def cut_connections(self) -> None:
         """Abort all connections and stop listening."""
         if self._server:
             self._server.close()
@@ -43,7 +43,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._server = None
 
-    def announce_end(self) -> None:
+    def announce_shutdown(self) -> None:
         """Tell all clients that PostgreSQL shuts down; their connections stay open."""
         fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
         for writer in self._clients:
@@ -65,13 +65,13 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.readexactly(8)
         if first == SSL_REQUEST:
-            self.hurried += 1
+            self.tls_request_count += 1
             writer.write(b"S" if self.tls else b"N")
             await writer.drain()
             if self.tls:
                 await writer.start_tls(self.tls)
             first = b""
-        folder = parse_qs(urlsplit(self.store).query)["host"][0]
+        folder = parse_qs(urlsplit(self.unix_socket_url).query)["host"][0]
         server_reader, server_writer = await asyncio.open_unix_connection(f"{folder}/{SOCKET_NAME}")
         self._open.add(server_writer)
         try:

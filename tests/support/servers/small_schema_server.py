@@ -42,16 +42,16 @@ Info = strawberry.Info[Context, None]
 Even = NewType("Even", int)
 IdList = Annotated[list[strawberry.ID], strawberry.argument(description="Which.")]
 
-BRIEF = datetime(2030, 1, 1, 0, 1, tzinfo=UTC)
+SHORT_TOKEN_EXPIRY = datetime(2030, 1, 1, 0, 1, tzinfo=UTC)
 VIEWERS = {
     "Bearer user": Viewer(7, Role.USER, token_id=1),
     "Bearer other": Viewer(8, Role.USER, token_id=2),
     "Bearer admin": Viewer(9, Role.ADMIN, token_id=3),
     "Bearer reader": Viewer(7, Role.USER, read_only=True, token_id=4),
-    "Bearer brief": Viewer(7, Role.USER, token_id=5, expires_at=BRIEF),
+    "Bearer brief": Viewer(7, Role.USER, token_id=5, expires_at=SHORT_TOKEN_EXPIRY),
     "Bearer key": Viewer(0, Role.ADMIN, api_key_id=6),
 }
-REFUSALS: dict[str, RequestError] = {
+ERRORS_BY_KIND: dict[str, RequestError] = {
     "unauthenticated": Unauthenticated(),
     "forbidden": Forbidden("never"),
     "missing": NotFound("x"),
@@ -94,7 +94,7 @@ class Item:
 
     @strawberry.field
     def others(self, first: int = 20) -> "ItemConnection":
-        return connection(first)
+        return make_item_connection(first)
 
     @cost_field(weight=500)
     def dear(self) -> str:
@@ -120,7 +120,7 @@ class ItemConnection:
     total_count: int
 
 
-def connection(count: int) -> ItemConnection:
+def make_item_connection(count: int) -> ItemConnection:
     """A connection with this many items."""
     items = [Item()] * count
     edges = [ItemEdge(cursor="", node=item) for item in items]
@@ -155,7 +155,7 @@ class Query:
 
     @strawberry.field
     def items(self, first: int | None = None, last: int | None = None) -> ItemConnection:
-        return connection(last or first or 20)
+        return make_item_connection(last or first or 20)
 
     @cost_field(weight=2, per_item=True)
     def chosen(self, ids: IdList) -> list[Item]:
@@ -163,7 +163,7 @@ class Query:
 
     @strawberry.field
     def refused(self, kind: str) -> str | None:
-        raise REFUSALS[kind]
+        raise ERRORS_BY_KIND[kind]
 
     @strawberry.field
     def broken(self) -> str | None:
@@ -240,21 +240,21 @@ def make_schema(**limits: Any) -> ExecutableSchema:
 
 
 @dataclass
-class Clock:
+class CountingClock:
     """A clock that changes only by `tick`, and counts its reads."""
 
     time: datetime = field(default_factory=lambda: datetime(2030, 1, 1, tzinfo=UTC))
-    asked: int = 0
+    read_count: int = 0
 
     def __call__(self) -> datetime:
-        self.asked += 1
+        self.read_count += 1
         return self.time
 
     def tick(self, **by: float) -> None:
         self.time += timedelta(**by)
 
 
-async def sign_in(
+async def authenticate_by_header(
     headers: Mapping[str, str], _params: Mapping[str, Any] | None, _ip: str | None
 ) -> Viewer:
     """Sign in by the header Authorization or X-API-Key."""
@@ -267,29 +267,29 @@ async def sign_in(
     return VIEWERS[authorization]
 
 
-async def page(_request: Request) -> Response:
+async def serve_graphiql(_request: Request) -> Response:
     return HTMLResponse("<title>GraphiQL</title>")
 
 
 @asynccontextmanager
-async def a_world(folder: Path) -> AsyncGenerator[Environment]:
+async def make_environment(folder: Path) -> AsyncGenerator[Environment]:
     """Yield an environment whose database is never opened."""
     database = Database(f"sqlite+aiosqlite:///{folder}/mail.db")
-    yield Environment(database, FolderStore(folder), b"secret", now=Clock())
+    yield Environment(database, FolderStore(folder), b"secret", now=CountingClock())
     await database.close()
 
 
-def app_of(endpoint: GraphqlEndpoint) -> Starlette:
+def make_app(endpoint: GraphqlEndpoint) -> Starlette:
     return Starlette(routes=[Route("/graphql", endpoint), WebSocketRoute("/graphql", endpoint)])
 
 
 @dataclass
-class Server:
+class SmallSchemaServer:
     """A GraphQL endpoint on a loopback port."""
 
     endpoint: GraphqlEndpoint
     port: int
-    clock: Clock
+    clock: CountingClock
 
     @property
     def url(self) -> str:
@@ -300,7 +300,7 @@ class Server:
         return connect(f"ws{self.url[4:]}", subprotocols=protocols, **options)
 
     @asynccontextmanager
-    async def deaf(self, query: str) -> AsyncGenerator[None]:
+    async def open_unread_websocket(self, query: str) -> AsyncGenerator[None]:
         """Subscribe over a WebSocket connection that is never read."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1000)
         head = {
@@ -323,16 +323,16 @@ class Server:
         yield
         writer.transport.abort()
 
-    async def still(self) -> int:
+    async def wait_until_clock_unread(self) -> int:
         """Wait until the clock is no longer read, and return the number of its reads."""
         reads_before = 0
         async with asyncio.timeout(10):
-            while not reads_before or reads_before != self.clock.asked:
-                reads_before = self.clock.asked
+            while not reads_before or reads_before != self.clock.read_count:
+                reads_before = self.clock.read_count
                 await asyncio.sleep(0.2)
         return reads_before
 
-    async def raw(self, request: bytes, *, seconds: float = 5) -> bytes:
+    async def exchange_bytes(self, request: bytes, *, seconds: float = 5) -> bytes:
         """Send bytes, and return the response up to the end of the connection or of the time."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
@@ -349,13 +349,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(
+async def run_small_schema_server(
     environment: Environment, settings: EndpointSettings, **limits: Any
-) -> AsyncGenerator[Server]:
+) -> AsyncGenerator[SmallSchemaServer]:
     """Run a server with the small schema and these cost limits."""
-    endpoint = GraphqlEndpoint(make_schema(**limits), environment, sign_in, settings)
+    endpoint = GraphqlEndpoint(make_schema(**limits), environment, authenticate_by_header, settings)
     config = uvicorn.Config(
-        app_of(endpoint),
+        make_app(endpoint),
         ws="websockets-sansio",
         ws_max_size=1 << 21,
         ws_per_message_deflate=False,
@@ -369,25 +369,25 @@ async def serving(
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event
         await asyncio.sleep(0.01)
     clock: Any = environment.clock.read
-    yield Server(endpoint, listener.getsockname()[1], clock)
+    yield SmallSchemaServer(endpoint, listener.getsockname()[1], clock)
     server.should_exit = True
     await task
 
 
 @asynccontextmanager
-async def client_of(endpoint: GraphqlEndpoint) -> AsyncGenerator[httpx.AsyncClient]:
+async def open_http_client(endpoint: GraphqlEndpoint) -> AsyncGenerator[httpx.AsyncClient]:
     """Yield an HTTP client of an endpoint, without a socket."""
-    transport = httpx.ASGITransport(app=app_of(endpoint))
+    transport = httpx.ASGITransport(app=make_app(endpoint))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
 
-async def say(ws: ClientConnection, kind: str, **more: Any) -> None:
+async def send_frame(ws: ClientConnection, kind: str, **more: Any) -> None:
     """Send a frame."""
     await ws.send(orjson.dumps({"type": kind, **more}).decode())
 
 
-async def hear(ws: ClientConnection) -> Any:
+async def read_frame(ws: ClientConnection) -> Any:
     """Read a frame."""
     async with asyncio.timeout(5):
         frame = await ws.recv()
@@ -395,13 +395,13 @@ async def hear(ws: ClientConnection) -> Any:
     return orjson.loads(frame)
 
 
-async def greet(ws: ClientConnection, payload: object = None) -> None:
+async def init_connection(ws: ClientConnection, payload: object = None) -> None:
     """Send connection_init and wait for the acknowledgement."""
-    await say(ws, "connection_init", **({} if payload is None else {"payload": payload}))
-    assert (await hear(ws))["type"] == "connection_ack"
+    await send_frame(ws, "connection_init", **({} if payload is None else {"payload": payload}))
+    assert (await read_frame(ws))["type"] == "connection_ack"
 
 
-async def closing(ws: ClientConnection) -> int:
+async def wait_for_close_code(ws: ClientConnection) -> int:
     """Wait until the server closes the connection, and return the close code."""
     async with asyncio.timeout(5):
         await ws.wait_closed()

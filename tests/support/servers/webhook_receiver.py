@@ -20,7 +20,7 @@ from tests.conftest import GraphQLClient
 
 
 @dataclass(frozen=True)
-class Got:
+class ReceivedRequest:
     """A received request."""
 
     path: str
@@ -31,7 +31,7 @@ class Got:
     def body(self) -> Any:
         return json.loads(self.raw)
 
-    def signed_with(self, secret: str) -> bool:
+    def is_signed_with(self, secret: str) -> bool:
         """Check the signature by the specification, without code of the product."""
         key = base64.b64decode(secret.split("_", 1)[1])
         signed_prefix = self.headers["webhook-id"] + "." + self.headers["webhook-timestamp"] + "."
@@ -40,62 +40,64 @@ class Got:
         return expected in self.headers["webhook-signature"].split(" ")
 
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-Answer = Callable[[Got, asyncio.StreamWriter], Awaitable[None]]
+OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+RequestResponder = Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass
-class Receiver:
+class WebhookReceiver:
     """A server that records requests, and sends `response` or calls it."""
 
     port: int = 0
-    answer: bytes | Answer = OK
-    got: list[Got] = field(default_factory=list)
-    at_once: int = 0
-    most: int = 0
-    came: asyncio.Event = field(default_factory=asyncio.Event)
+    response: bytes | RequestResponder = OK_RESPONSE
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    open_requests: int = 0
+    max_open_requests: int = 0
+    request_arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook?x=1"
 
     @property
-    def types(self) -> list[str]:
-        return [request.body["type"] for request in self.got]
+    def event_types(self) -> list[str]:
+        return [request.body["type"] for request in self.requests]
 
-    async def wait(self, count: int) -> None:
+    async def wait_for_requests(self, count: int) -> None:
         """Wait until this many requests were received."""
-        while len(self.got) < count:
-            self.came.clear()
-            await self.came.wait()
+        while len(self.requests) < count:
+            self.request_arrived.clear()
+            await self.request_arrived.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.at_once += 1
-        self.most = max(self.most, self.at_once)
+        self.open_requests += 1
+        self.max_open_requests = max(self.max_open_requests, self.open_requests)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             request_line, *lines = head.strip().split("\r\n")
             headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines)}
             raw = await reader.readexactly(int(headers["content-length"]))
-            request = Got(request_line.split(" ")[1], headers, raw)
-            self.got.append(request)
-            self.came.set()
-            if isinstance(self.answer, bytes):
-                writer.write(self.answer)
+            request = ReceivedRequest(request_line.split(" ")[1], headers, raw)
+            self.requests.append(request)
+            self.request_arrived.set()
+            if isinstance(self.response, bytes):
+                writer.write(self.response)
                 await writer.drain()
             else:
-                await self.answer(request, writer)
+                await self.response(request, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client can close at any time
         finally:
-            self.at_once -= 1
+            self.open_requests -= 1
             writer.close()
 
 
 @asynccontextmanager
-async def receiving(tls_context: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+async def run_webhook_receiver(
+    tls_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[WebhookReceiver]:
     """Run a receiver on a free port."""
-    receiver = Receiver()
+    receiver = WebhookReceiver()
     server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls_context)
     receiver.port = server.sockets[0].getsockname()[1]
     try:
@@ -104,7 +106,7 @@ async def receiving(tls_context: ssl.SSLContext | None = None) -> AsyncIterator[
         server.close()
 
 
-def inward(environment: Environment) -> None:
+def allow_local_webhooks(environment: Environment) -> None:
     """Allow webhooks to this machine."""
     environment.use_options_unless_outdated(
         CommittedOptions(
@@ -113,12 +115,12 @@ def inward(environment: Environment) -> None:
     )
 
 
-def worker_of(environment: Environment, **policy_options: Any) -> WebhookWorker:
+def make_webhook_worker(environment: Environment, **policy_options: Any) -> WebhookWorker:
     """Make a webhook worker, as a process has one."""
     return WebhookWorker(environment, delivery_body, NetworkPolicy(**policy_options))
 
 
-async def pump(worker: WebhookWorker) -> None:
+async def post_until_idle(worker: WebhookWorker) -> None:
     """Create deliveries from the journal, and post until nothing is due."""
     await create_deliveries_if_webhooks_active(worker.environment)
     while True:
@@ -128,29 +130,31 @@ async def pump(worker: WebhookWorker) -> None:
         await asyncio.gather(*worker.lanes.values())
 
 
-CREATE = """
+WEBHOOK_CREATE = """
 mutation ($input: WebhookCreateInput!) { webhookCreate(input: $input) { secret
   webhook { id types url active user { username } domain { name } }
   errors { __typename code path message ... on ValidationError { constraint } } } }
 """
-LOG = """query ($id: ID!) { node(id: $id) { ... on Webhook {
+WEBHOOK_LOG_QUERY = """query ($id: ID!) { node(id: $id) { ... on Webhook {
   failures active lastDeliveryAt deliveries(first: 250) { totalCount nodes {
     id type state attempt status error nextAttemptAt body } } } } }"""
 
 
-async def create(client: GraphQLClient, url: str, *types: str, **fields: Any) -> Any:
+async def run_webhook_create(client: GraphQLClient, url: str, *types: str, **fields: Any) -> Any:
     """Run webhookCreate and return its payload."""
     input_fields = {"url": url, "types": list(types or "*"), **fields}
-    return (await client(CREATE, input=input_fields))["webhookCreate"]
+    return (await client(WEBHOOK_CREATE, input=input_fields))["webhookCreate"]
 
 
-async def made(client: GraphQLClient, url: str, *types: str, **fields: Any) -> tuple[str, str]:
+async def create_webhook(
+    client: GraphQLClient, url: str, *types: str, **fields: Any
+) -> tuple[str, str]:
     """Create a webhook and return its id and secret."""
-    payload = await create(client, url, *types, **fields)
+    payload = await run_webhook_create(client, url, *types, **fields)
     assert payload["errors"] == []
     return payload["webhook"]["id"], payload["secret"]
 
 
-async def log_of(client: GraphQLClient, webhook_id: str) -> Any:
+async def load_webhook_log(client: GraphQLClient, webhook_id: str) -> Any:
     """Read a webhook with its deliveries."""
-    return (await client(LOG, id=webhook_id))["node"]
+    return (await client(WEBHOOK_LOG_QUERY, id=webhook_id))["node"]

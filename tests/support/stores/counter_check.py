@@ -28,31 +28,35 @@ FROM domains d
 """
 
 
-async def rows(environment: Environment, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+async def select_rows(
+    environment: Environment, sql: str, **parameters: Any
+) -> list[tuple[Any, ...]]:
     """Select rows by SQL, without code of the product."""
     async with environment.database.engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(text(sql), parameters)]
 
 
-async def recount(environment: Environment) -> None:
+async def assert_counters_match(environment: Environment) -> None:
     """Check that all counters equal the numbers of rows."""
-    for _, total, unseen, size, *counted, uids, modseqs in await rows(environment, MAILBOX_COUNTS):
+    for _, total, unseen, size, *counted, uids, modseqs in await select_rows(
+        environment, MAILBOX_COUNTS
+    ):
         assert [total, unseen, size] == [int(number) for number in counted]
         assert (uids, modseqs) == (True, True)
-    for _, used, message_count, *counted in await rows(environment, USER_COUNTS):
+    for _, used, message_count, *counted in await select_rows(environment, USER_COUNTS):
         assert [used, message_count] == [int(number) for number in counted]
-    for _, users, addresses, *counted in await rows(environment, DOMAIN_COUNTS):
+    for _, users, addresses, *counted in await select_rows(environment, DOMAIN_COUNTS):
         assert [users, addresses] == counted
 
 
-async def examine(environment: Environment) -> None:
+async def assert_store_consistent(environment: Environment) -> None:
     """Check all counters; in CI also that the consistency check has no findings."""
-    await recount(environment)
+    await assert_counters_match(environment)
     if CI:
         assert (await check_consistency(environment)).findings == []
 
 
-async def journal(
+async def load_journal_entries(
     environment: Environment, stream_id: int, after_position: int = 0
 ) -> list[tuple[ChangeKind, list[int]]]:
     """Read the entries of a stream: their kind and ids."""
@@ -63,9 +67,9 @@ async def journal(
         return [(row.kind, row.ids) for row in change_rows]
 
 
-async def reached(environment: Environment, stream_id: int) -> int:
+async def load_stream_position(environment: Environment, stream_id: int) -> int:
     """Read the last position of a stream."""
-    ((position,),) = await rows(
+    ((position,),) = await select_rows(
         environment, "SELECT last FROM streams WHERE id = :id", id=stream_id
     )
     return int(position)

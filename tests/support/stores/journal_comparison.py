@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from tests.support.stores.store_snapshot import Rows, changed
+from tests.support.stores.store_snapshot import StoreRows, changed_row_ids
 
 DELIVERY_COUNTERS = {  # columns that change with each delivery, without a journal entry
     "users": {"received", "received_until", "storage_level"},
@@ -58,14 +58,14 @@ PART_TABLES = {
 }
 
 
-def new_journal_entries(before: Rows, after: Rows) -> list[dict[str, Any]]:
+def new_journal_entries(before: StoreRows, after: StoreRows) -> list[dict[str, Any]]:
     """The journal entries of `after` that are not in `before`."""
     return [row for key, row in after["changes"].items() if key not in before["changes"]]
 
 
 def assert_journal_matches_rows(
-    before: Rows,
-    after: Rows,
+    before: StoreRows,
+    after: StoreRows,
     silently_deleted_tables: Collection[str] = (),
     fully_journaled_tables: Collection[str] = (),
 ) -> None:
@@ -84,8 +84,10 @@ def assert_journal_matches_rows(
         journaled = {
             key for row in entries if row["kind"].startswith(entry_kind) for key in row["ids"]
         }
-        changed_parts = [changed(before, after, part, set()) for part in PART_TABLES.get(table, ())]
-        changed_ids = changed(before, after, table, ignored).union(*changed_parts)
+        changed_parts = [
+            changed_row_ids(before, after, part, set()) for part in PART_TABLES.get(table, ())
+        ]
+        changed_ids = changed_row_ids(before, after, table, ignored).union(*changed_parts)
         if table in silently_deleted_tables:
             deleted_ids = {key[0] for key in before[table].keys() - after[table].keys()}
             assert journaled <= changed_ids, table

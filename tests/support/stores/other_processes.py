@@ -11,7 +11,7 @@ HEARTBEAT_SECONDS = 0.25
 DEAD_AFTER_SECONDS = 4.0  # a heartbeat can be late on a busy machine
 
 
-def another_process(
+def make_other_process(
     environment: Environment, *, ahead: timedelta = timedelta(0), name: str = "other"
 ) -> Environment:
     """Make the environment of another process, whose clock is `ahead`."""
@@ -25,12 +25,12 @@ def another_process(
     return replace(environment, process=process, now=now)
 
 
-async def taken_for_dead(environment: Environment) -> None:
+async def deregister_as_dead(environment: Environment) -> None:
     """Deregister this process and free its leases, as others do when its heartbeats stop."""
     await leases.deregister_process(environment)
 
 
-async def free_after_two_looks(environment: Environment) -> int:
+async def free_leases_after_two_looks(environment: Environment) -> int:
     """Free stale leases in two rounds, as a process does; return how many the second one freed."""
     assert await leases.free_own_stale_leases(environment) == 0
     return await leases.free_own_stale_leases(environment)

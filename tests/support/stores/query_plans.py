@@ -12,26 +12,34 @@ from models.store.database import POSTGRES_READ_SETTINGS
 
 
 @dataclass
-class Plans:
+class QueryPlanRecorder:
     """Records statements, and explains their plans."""
 
     environment: Environment
-    sent: list[tuple[str, Any]] = field(default_factory=list)
+    statements: list[tuple[str, Any]] = field(default_factory=list)
 
-    async def of(self, action: Awaitable[Any], table: str, *, asking: str = "") -> str:
+    async def explain_select(
+        self, action: Awaitable[Any], table: str, *, containing: str = ""
+    ) -> str:
         """Explain the only select of this table that `action` runs, and that has the text."""
-        (plan,) = await self.all_of(action, table, asking=asking)
+        (plan,) = await self.explain_selects(action, table, containing=containing)
         return plan
 
-    async def all_of(self, action: Awaitable[Any], table: str, *, asking: str = "") -> list[str]:
+    async def explain_selects(
+        self, action: Awaitable[Any], table: str, *, containing: str = ""
+    ) -> list[str]:
         """Explain all selects of this table that `action` runs, and that have the text."""
-        return await self.those(action, lambda sent: asking in sent and f"FROM {table}" in sent)
+        return await self.explain_statements(
+            action, lambda sent: containing in sent and f"FROM {table}" in sent
+        )
 
-    async def those(self, action: Awaitable[Any], is_wanted: Callable[[str], bool]) -> list[str]:
+    async def explain_statements(
+        self, action: Awaitable[Any], is_wanted: Callable[[str], bool]
+    ) -> list[str]:
         """Explain the wanted statements that `action` runs."""
-        del self.sent[:]
+        del self.statements[:]
         await action
-        statements = [statement for statement in self.sent if is_wanted(statement[0])]
+        statements = [statement for statement in self.statements if is_wanted(statement[0])]
         return [await self._explain(*statement) for statement in statements]
 
     async def _explain(self, statement: str, parameters: Any) -> str:
@@ -46,7 +54,7 @@ class Plans:
 
 
 @contextmanager
-def recorded_statements(
+def record_statements(
     environment: Environment, statements: list[tuple[str, Any]]
 ) -> Iterator[None]:
     """Append each statement to a list, with its parameters."""
@@ -62,8 +70,8 @@ def recorded_statements(
 
 
 @contextmanager
-def explained(environment: Environment) -> Iterator[Plans]:
+def record_query_plans(environment: Environment) -> Iterator[QueryPlanRecorder]:
     """Record statements, to explain their plans."""
-    recorder = Plans(environment)
-    with recorded_statements(environment, recorder.sent):
+    recorder = QueryPlanRecorder(environment)
+    with record_statements(environment, recorder.statements):
         yield recorder

@@ -5,18 +5,18 @@ from typing import Any
 from sqlalchemy import func, select
 
 from models.runtime.environment import Environment
-from tests.support.stores.counter_check import rows
+from tests.support.stores.counter_check import select_rows
 
 USER_TABLES = ("users", "mailboxes", "addresses", "domains", "streams", "changes", "replays")
 
 
-async def row_count(environment: Environment, table: Any) -> int:
+async def count_rows(environment: Environment, table: Any) -> int:
     """Count the rows of a table."""
     (row,) = await environment.database.read(select(func.count().label("many")).select_from(table))
     return int(row.many)
 
 
-async def user_table_row_counts(environment: Environment) -> list[int]:
+async def count_user_table_rows(environment: Environment) -> list[int]:
     """Count the rows of each table that creating a user changes."""
     statements = (f"SELECT count(*) FROM {table}" for table in USER_TABLES)  # noqa: S608
-    return [(await rows(environment, statement))[0][0] for statement in statements]
+    return [(await select_rows(environment, statement))[0][0] for statement in statements]

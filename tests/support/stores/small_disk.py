@@ -40,13 +40,13 @@ class SmallDisk:
         owner = Path(other_folder).stat()
         os.chown(self.folder, owner.st_uid, owner.st_gid)
 
-    def empty(self) -> None:
+    def remove_ballast(self) -> None:
         """Remove the file that `fill` has written."""
         self._ballast.unlink()
 
 
 @contextmanager
-def small_disk(folder: Path, mebibytes: int) -> Generator[SmallDisk]:
+def mount_small_disk(folder: Path, mebibytes: int) -> Generator[SmallDisk]:
     """Mount a disk of this size. Without root the test is skipped, but in CI it fails."""
     folder.mkdir()
     size = f"size={mebibytes}m,mode=755"

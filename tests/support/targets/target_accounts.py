@@ -22,8 +22,8 @@ from resolvers.users.selection import UserSelector
 from tests.conftest import make_api_key, make_client, make_user
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
-from tests.support.servers.live_server import House, house
-from tests.support.targets.target_objects import LATER, Specimens, furnish
+from tests.support.servers.live_server import LiveServer, run_live_server
+from tests.support.targets.target_objects import FUTURE, TargetObjects, create_target_objects
 
 CALLERS = ("user", "domain-bare", "domain-admin", "admin", "root-key")  # the weakest first
 RELATIONS = ("self", "user", "above", "other")
@@ -37,7 +37,7 @@ MBOX = b"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
 CallerRelation = tuple[str, str]  # a caller, and the relation of the target to it
 
 
-def account_of(caller: str, relation: str) -> str | None:
+def target_username(caller: str, relation: str) -> str | None:
     """The username of the target; None if the caller has no account of this relation."""
     if relation == "self":
         return USERNAME_BY_CALLER.get(caller)
@@ -46,27 +46,27 @@ def account_of(caller: str, relation: str) -> str | None:
     return {"user": "bob", "other": "faraway"}[relation]
 
 
-CELLS: tuple[CallerRelation, ...] = tuple(
+CALLER_RELATIONS: tuple[CallerRelation, ...] = tuple(
     (caller, relation)
     for caller in CALLERS
     for relation in RELATIONS
-    if account_of(caller, relation)
+    if target_username(caller, relation)
 )
 
 
 @dataclass
-class Server:
+class TargetServer:
     """A server, the credentials of the callers, and the objects of each account by username."""
 
-    house: House
+    live_server: LiveServer
     http: httpx.AsyncClient
     secrets: dict[str, str]
-    specimens: dict[str, Specimens]
+    objects_by_username: dict[str, TargetObjects]
     uploads: dict[str, str]  # of the callers
 
-    def target(self, caller: str, relation: str) -> Specimens:
+    def objects_of(self, caller: str, relation: str) -> TargetObjects:
         """The objects of the account in this relation to the caller."""
-        return self.specimens[account_of(caller, relation) or ""]
+        return self.objects_by_username[target_username(caller, relation) or ""]
 
     async def post(
         self, caller: str, query: str, variables: Mapping[str, object]
@@ -78,7 +78,7 @@ class Server:
 
 
 async def _delete_accounts(
-    environment: Environment, objects_by_username: dict[str, Specimens]
+    environment: Environment, objects_by_username: dict[str, TargetObjects]
 ) -> None:
     """For each target, create and delete an account of the same role and domain."""
     root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
@@ -92,8 +92,8 @@ async def _delete_accounts(
             password_disabled=True,
         )
         user = await creation_create.create_user(root, new_user)
-        await user_delete.delete_users(root, UserSelector(ids=(user.id,)), LATER)
-        target.texts["deleted"] = str(global_ids.encode("User", user.id))
+        await user_delete.delete_users(root, UserSelector(ids=(user.id,)), FUTURE)
+        target.text_by_name["deleted"] = str(global_ids.encode("User", user.id))
 
 
 async def _upload_mailboxes(http: httpx.AsyncClient, secrets: dict[str, str]) -> dict[str, str]:
@@ -106,7 +106,7 @@ async def _upload_mailboxes(http: httpx.AsyncClient, secrets: dict[str, str]) ->
     return upload_ids
 
 
-async def _create_signing_keys(server: Server) -> None:
+async def _create_signing_keys(server: TargetServer) -> None:
     """Create a signing key for each domain; the targets of a domain share it."""
     create = """mutation ($input: DkimKeySetInput!) {
       dkimKeySet(input: $input) { keys { id } errors { message } } }"""
@@ -114,16 +114,16 @@ async def _create_signing_keys(server: Server) -> None:
         input_fields = {"domains": [domain], "selector": "first", "algorithm": "ED25519"}
         response = (await server.post("root-key", create, {"input": input_fields})).json()
         key_id = global_ids.decode("DkimKey", response["data"]["dkimKeySet"]["keys"][0]["id"])
-        for target in server.specimens.values():
+        for target in server.objects_by_username.values():
             if target.address.endswith(f"@{domain}"):
-                target.keys["DkimKey"] = key_id
+                target.ids_by_kind["DkimKey"] = key_id
 
 
 @contextlib.asynccontextmanager
-async def furnished(environment: Environment, folder: Path) -> AsyncGenerator[Server]:
+async def run_target_server(environment: Environment, folder: Path) -> AsyncGenerator[TargetServer]:
     """Run a server whose accounts have one object of each kind."""
     async with (
-        house(environment, folder) as live,
+        run_live_server(environment, folder) as live,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{live.port}", timeout=60) as http,
     ):
         bare_domain_admin = await make_domain_admin(environment, http, "bare")
@@ -144,7 +144,7 @@ async def furnished(environment: Environment, folder: Path) -> AsyncGenerator[Se
         objects_by_username = {}
         for name in ("ada", "bob", "bare", "every", "over", "top", "faraway"):
             domain = "far.example" if name == "faraway" else "example.org"
-            objects_by_username[name] = await furnish(
+            objects_by_username[name] = await create_target_objects(
                 environment, users_by_name[name], f"{name}@{domain}", users_by_name["sharer"]
             )
         await _delete_accounts(environment, objects_by_username)
@@ -157,7 +157,7 @@ async def furnished(environment: Environment, folder: Path) -> AsyncGenerator[Se
             "admin": await make_access_token(environment, administrator.user),
             "root-key": await make_api_key(environment, "root-key", role=Role.ROOT),
         }
-        server = Server(
+        server = TargetServer(
             live, http, secrets, objects_by_username, await _upload_mailboxes(http, secrets)
         )
         await _create_signing_keys(server)

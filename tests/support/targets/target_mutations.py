@@ -7,7 +7,7 @@ from graphql import get_named_type
 
 from tests.support.schema.printed_schema import SDL
 from tests.support.schema.sample_inputs import sample_input
-from tests.support.targets.target_objects import Specimens
+from tests.support.targets.target_objects import TargetObjects
 from tests.support.targets.target_queries import ALLOWED, REFUSED
 
 REFS = ("UserRef", "UserSelection")
@@ -149,7 +149,7 @@ LATER_ERRORS = {
 }
 
 
-def operations() -> Iterator[str]:
+def mutation_cases() -> Iterator[str]:
     """The mutations, and the variants that change another part of an object."""
     mutation_type: Any = SDL.mutation_type
     yield from mutation_type.fields
@@ -161,7 +161,7 @@ def _input_type(name: str) -> Any:
     return get_named_type(root.fields[name].args["input"].type)
 
 
-def document(name: str) -> str:
+def mutation_document(name: str) -> str:
     """The document of a mutation. A variant is named after a space in `name`."""
     name = name.partition(" ")[0]
     payload_fields = "errors { code message path }"
@@ -169,7 +169,7 @@ def document(name: str) -> str:
     return f"mutation ($input: {_input_type(name)}!) {{ {field} }}"
 
 
-def variables(name: str, target: Specimens, upload: str) -> dict[str, Any]:
+def mutation_variables(name: str, target: TargetObjects, upload: str) -> dict[str, Any]:
     """The input of a mutation on this target; it is only validated."""
     mutation_name = name.partition(" ")[0]
     input_type = _input_type(mutation_name)
@@ -195,7 +195,7 @@ def variables(name: str, target: Specimens, upload: str) -> dict[str, Any]:
     return with_ids
 
 
-def _with_ids(value: Any, target: Specimens, upload: str) -> Any:
+def _with_ids(value: Any, target: TargetObjects, upload: str) -> Any:
     """Replace texts that begin with @ by the ids and names of the target's objects."""
     if isinstance(value, dict):
         return {name: _with_ids(member, target, upload) for name, member in value.items()}
@@ -206,11 +206,11 @@ def _with_ids(value: Any, target: Specimens, upload: str) -> Any:
     return value
 
 
-def _selection(target: Specimens) -> dict[str, list[str]]:
+def _selection(target: TargetObjects) -> dict[str, list[str]]:
     return {"usernames": [target.user.username]}
 
 
-def verdict(name: str, response: Any) -> str:
+def mutation_verdict(name: str, response: Any) -> str:
     """Allowed, unless the target is refused or not found. Later errors count as allowed."""
     if "errors" in response:
         error = response["errors"][0]

@@ -58,47 +58,49 @@ from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import raw_message
 from tests.support.lists.list_rows import placeholder_value
 
-PAST, LATER = datetime(2029, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
+PAST, FUTURE = datetime(2029, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 Table = type[SQLModel]
 
 
 @dataclass
-class Specimens:
+class TargetObjects:
     """The objects of one account: their ids by type, and other values by name."""
 
     environment: Environment
     user: ColumnRow
     address: str
-    keys: dict[str, int] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    ids_by_kind: dict[str, int] = field(default_factory=dict)
+    text_by_name: dict[str, str] = field(default_factory=dict)
 
     @property
-    def mark(self) -> str:
+    def marker(self) -> str:
         """The text in all objects of the account."""
         return f"mark{self.user.username}"
 
     def value(self, name: str) -> str:
         """The global ID of the object of this type, or the value of this name."""
-        if name in self.keys:
-            return str(global_ids.encode(name, self.keys[name]))
-        if name in self.texts:
-            return self.texts[name]
+        if name in self.ids_by_kind:
+            return str(global_ids.encode(name, self.ids_by_kind[name]))
+        if name in self.text_by_name:
+            return self.text_by_name[name]
         domain = self.user.domain_id
         stream_ids = {"cursor": self.user.id, "domainCursor": domain}
         if name in stream_ids:
             serialize: Any = SCALARS[Cursor].serialize
             return str(serialize({stream_ids[name]: 0}))
         domain_name = self.address.rpartition("@")[2]
-        texts = {"mark": self.mark, "address": self.address, "login": str(self.user.username)}
-        texts |= {"domain": domain_name, "temporary": f"{self.mark}@{domain_name}"}
+        texts = {"mark": self.marker, "address": self.address, "login": str(self.user.username)}
+        texts |= {"domain": domain_name, "temporary": f"{self.marker}@{domain_name}"}
         return {**texts, "raw": "Subject: x\r\n\r\nx\r\n"}[name]
 
-    def words(self) -> list[str]:
+    def evidence_words(self) -> list[str]:
         """Texts and ids that prove that a response has data of the account."""
-        object_texts = [self.texts[name] for name in ("deleted", "draft") if name in self.texts]
-        return [self.mark, *object_texts, *map(self.value, self.keys)]
+        object_texts = [
+            self.text_by_name[name] for name in ("deleted", "draft") if name in self.text_by_name
+        ]
+        return [self.marker, *object_texts, *map(self.value, self.ids_by_kind)]
 
-    async def add(self, object_type: str, table: Table, /, **values: Any) -> int:
+    async def insert_row(self, object_type: str, table: Table, /, **values: Any) -> int:
         """Insert a row that the account owns; its other texts are the marker."""
         row: dict[str, Any] = {}
         for column in core_table(table).c:
@@ -110,19 +112,19 @@ class Specimens:
                 row["id"] = self.environment.new_id()
             elif column.default is None and not column.nullable:
                 value = placeholder_value(column, 0)
-                row[column.name] = self.mark if type(value) is str else value
+                row[column.name] = self.marker if type(value) is str else value
         async with self.environment.write_session() as session:
             await (await session.connection()).execute(insert(core_table(table)), row)
         if object_type:
-            self.keys[object_type] = row["id"]
+            self.ids_by_kind[object_type] = row["id"]
         return int(row.get("id", 0))
 
 
-async def furnish(
+async def create_target_objects(
     environment: Environment, user: ColumnRow, address: str, sharer: ColumnRow
-) -> Specimens:
+) -> TargetObjects:
     """Create one object of each kind for this account. `sharer` shares a mailbox with it."""
-    target = Specimens(environment, user, address, {"User": user.id})
+    target = TargetObjects(environment, user, address, {"User": user.id})
     await _mail(target)
     await _sharing(target, sharer)
     await _rules(target)
@@ -134,21 +136,21 @@ async def furnish(
     return target
 
 
-async def _mail(target: Specimens) -> None:
+async def _mail(target: TargetObjects) -> None:
     """Create a mailbox, messages of each kind, files and searches."""
     environment, user = target.environment, target.user
     owner_context = Context(environment, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
-    await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.mark]))
+    await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.marker]))
     mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
-        owner_context, mailbox_loaders.MailboxSelector(path=target.mark)
+        owner_context, mailbox_loaders.MailboxSelector(path=target.marker)
     )
-    target.keys["Mailbox"] = mailbox.id
+    target.ids_by_kind["Mailbox"] = mailbox.id
     recipient = await address_resolution.load_recipient_below_limits(environment, target.address)
     stored: list[int] = []
     for name in ("kept", "draft", "archived"):
         sender = target.address if name == "draft" else "Carol <carol@example.com>"
-        text = f"{target.mark} text {name}"
-        raw = raw_message(f"{target.mark} {name}", body=text, From=sender)
+        text = f"{target.marker} text {name}"
+        raw = raw_message(f"{target.marker} {name}", body=text, From=sender)
         inserted = await received_messages.store_once_for_recipient(
             environment,
             await received_messages.parse_storable_message(raw),
@@ -157,17 +159,17 @@ async def _mail(target: Specimens) -> None:
         )
         stored.append(inserted.message_id)
     kept, draft, archived = stored
-    target.keys |= {"Message": kept, "ArchivedMessage": archived}
+    target.ids_by_kind |= {"Message": kept, "ArchivedMessage": archived}
     (first,) = await environment.database.read(
         select(*select_columns(Message)).where(col(Message.id) == kept)
     )
-    target.texts["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
-    target.texts["uid"] = str(first.uid)
-    target.texts["draft"] = str(global_ids.encode("Message", draft))
+    target.text_by_name["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
+    target.text_by_name["uid"] = str(first.uid)
+    target.text_by_name["draft"] = str(global_ids.encode("Message", draft))
     deleted_columns = {
         "archived_at": environment.now(),
         "archived_from": "INBOX",
-        "purge_at": LATER,
+        "purge_at": FUTURE,
     }
     await _change(target, archived, mailbox_id=None, **deleted_columns)
     await _change(target, draft, draft=True, seen=True)
@@ -179,7 +181,7 @@ async def _mail(target: Specimens) -> None:
         col(Message.digest),
     )
     (row,) = await environment.database.read(statement.where(col(Message.id) == kept))
-    target.keys["Thread"] = row.thread_id
+    target.ids_by_kind["Thread"] = row.thread_id
     blob = {"blob_id": row.blob_id}
     message_columns: Any = {
         **blob,
@@ -187,42 +189,48 @@ async def _mail(target: Specimens) -> None:
         "size": row.size,
         "digest": row.digest,
     }
-    await target.add(
+    await target.insert_row(
         "QuarantineItem",
         QuarantineItem,
         domain_id=user.domain_id,
         recipient=target.address,
-        subject=target.mark,
+        subject=target.marker,
         **message_columns,
     )
-    await target.add(
+    await target.insert_row(
         "AddressRegisterEntry",
         Contact,
-        key=f"{target.mark}@example.com",
-        address=f"{target.mark}@example.com",
-        called=target.mark,
-        name=target.mark,
+        key=f"{target.marker}@example.com",
+        address=f"{target.marker}@example.com",
+        called=target.marker,
+        name=target.marker,
     )
     blob_columns = {"digest": row.digest, "size": row.size}
-    file = await target.add("File", File, **blob, **blob_columns)
-    await target.add("FileShare", FileShare, file_id=file)
-    await target.add("SavedSearch", SavedSearch, filter={"seen": False})
-    await target.add("Label", Label)
-    await target.add("", MailboxSubscription, path=f"{target.mark}/gone")
-    await target.add("Audit", Audit, username=target.mark, copied=True, expires=LATER, end=PAST)
-    audit = {"audit_id": target.keys["Audit"]}
-    await target.add("AuditAccess", AuditAccess, **audit, action="list")
-    await target.add("AuditedMessage", AuditCopy, **audit, **blob, origin_id=kept)
-    task = await target.add("Task", Task, kind="EXPORT", state="QUEUED", not_before=LATER)
-    await target.add("AccountExport", Export, task_id=task, expires_at=LATER, format="JSON")
-    target.texts["undo"] = f"undo {target.mark}"
+    file = await target.insert_row("File", File, **blob, **blob_columns)
+    await target.insert_row("FileShare", FileShare, file_id=file)
+    await target.insert_row("SavedSearch", SavedSearch, filter={"seen": False})
+    await target.insert_row("Label", Label)
+    await target.insert_row("", MailboxSubscription, path=f"{target.marker}/gone")
+    await target.insert_row(
+        "Audit", Audit, username=target.marker, copied=True, expires=FUTURE, end=PAST
+    )
+    audit = {"audit_id": target.ids_by_kind["Audit"]}
+    await target.insert_row("AuditAccess", AuditAccess, **audit, action="list")
+    await target.insert_row("AuditedMessage", AuditCopy, **audit, **blob, origin_id=kept)
+    task = await target.insert_row("Task", Task, kind="EXPORT", state="QUEUED", not_before=FUTURE)
+    await target.insert_row("AccountExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
+    target.text_by_name["undo"] = f"undo {target.marker}"
     before = {"kind": "MESSAGE_UPDATE", "messages": {}}
-    await target.add(
-        "", UndoRecord, digest=secret_digest(target.texts["undo"]), expires_at=LATER, before=before
+    await target.insert_row(
+        "",
+        UndoRecord,
+        digest=secret_digest(target.text_by_name["undo"]),
+        expires_at=FUTURE,
+        before=before,
     )
 
 
-async def _change(target: Specimens, message_id: int, **values: Any) -> None:
+async def _change(target: TargetObjects, message_id: int, **values: Any) -> None:
     """Change columns of a message."""
     async with target.environment.write_session(target.user.id) as session:
         statement = (
@@ -231,140 +239,151 @@ async def _change(target: Specimens, message_id: int, **values: Any) -> None:
         await (await session.connection()).execute(statement)
 
 
-async def _sharing(target: Specimens, sharer: ColumnRow) -> None:
+async def _sharing(target: TargetObjects, sharer: ColumnRow) -> None:
     """Share a mailbox of another account with this one."""
     sharer_context = Context(
         target.environment, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER}))
     )
-    path = f"{target.mark} shared"
+    path = f"{target.marker} shared"
     await mailbox_loaders.create_mailboxes(sharer_context, NewMailboxes([path]))
     statement = select(col(Mailbox.id)).where(col(Mailbox.path) == path)
     (row,) = await target.environment.database.read(statement)
     rights = {"rights": encode_rights(ALL_RIGHTS), "since": 0, "owner_id": sharer.id}
-    await target.add("", MailboxShare, mailbox_id=row.id, **rights)
+    await target.insert_row("", MailboxShare, mailbox_id=row.id, **rights)
 
 
-async def _rules(target: Specimens) -> None:
+async def _rules(target: TargetObjects) -> None:
     """Create filters, addresses, connectors, webhooks and rules of the account."""
     local, domain = target.address.split("@")
-    action, query = {"seen": True}, {"subject": target.mark}
-    await target.add("Filter", Filter, name=target.mark, query=query, action=action, order=1)
-    await target.add("SieveScript", SieveScript, content=f"# {target.mark}\r\nkeep;\r\n")
-    await target.add("Autoreply", Autoreply, id=target.user.id, text=target.mark, enabled=True)
-    await target.add(
+    action, query = {"seen": True}, {"subject": target.marker}
+    await target.insert_row(
+        "Filter", Filter, name=target.marker, query=query, action=action, order=1
+    )
+    await target.insert_row("SieveScript", SieveScript, content=f"# {target.marker}\r\nkeep;\r\n")
+    await target.insert_row(
+        "Autoreply", Autoreply, id=target.user.id, text=target.marker, enabled=True
+    )
+    await target.insert_row(
         "Identity",
         Identity,
-        local=target.mark,
+        local=target.marker,
         domain=domain,
-        shown=f"{target.mark}@{domain}",
-        name=target.mark,
+        shown=f"{target.marker}@{domain}",
+        name=target.marker,
     )
-    await target.add(
+    await target.insert_row(
         "Address",
         Address,
-        local=target.mark,
+        local=target.marker,
         domain_id=target.user.domain_id,
-        shown=f"{target.mark}@{domain}",
-        expires_at=LATER,
+        shown=f"{target.marker}@{domain}",
+        expires_at=FUTURE,
         masked=True,
     )
-    await target.add("PushChannel", PushChannel, title=target.mark)
+    await target.insert_row("PushChannel", PushChannel, title=target.marker)
     server_columns = {"host": "imap.example.com", "protocol": "IMAP", "security": "TLS"}
-    connector = await target.add("Connector", Connector, **server_columns, mechanism="PLAIN")
-    await target.add("ConnectorRun", ConnectorRun, connector_id=connector, error=target.mark)
-    webhook = await target.add(
-        "Webhook", Webhook, types=["*"], url=f"https://{target.mark}.example/"
+    connector = await target.insert_row("Connector", Connector, **server_columns, mechanism="PLAIN")
+    await target.insert_row(
+        "ConnectorRun", ConnectorRun, connector_id=connector, error=target.marker
     )
-    await target.add(
+    webhook = await target.insert_row(
+        "Webhook", Webhook, types=["*"], url=f"https://{target.marker}.example/"
+    )
+    await target.insert_row(
         "WebhookDelivery",
         WebhookDelivery,
         webhook_id=webhook,
         stream_id=target.user.id,
-        expires_at=LATER,
+        expires_at=FUTURE,
     )
-    await target.add(
+    await target.insert_row(
         "SenderRule",
         SenderRule,
         place=place_of_user(target.user.id),
-        pattern=f"{target.mark}.example",
+        pattern=f"{target.marker}.example",
     )
-    await target.add(
+    await target.insert_row(
         "BccRule",
         BccRule,
         local=local,
         domain_id=target.user.domain_id,
-        bcc_to=f"{target.mark}@example.com",
+        bcc_to=f"{target.marker}@example.com",
     )
 
 
-async def _credentials(target: Specimens) -> None:
+async def _credentials(target: TargetObjects) -> None:
     """Create credentials and an entry of the security log."""
     owner = {"user_id": target.user.id}
-    await target.add("AppPassword", ApplicationPassword)
-    await target.add("ApiKey", ApiKey, role=target.user.role, **owner)
-    await target.add("AccessToken", AccessToken, auth_version=1, expires_at=LATER)
-    identifier = base64.urlsafe_b64encode(target.mark.encode()).decode().rstrip("=")
-    await target.add("WebauthnKey", WebauthnKey, credential_id=identifier)
-    await target.add("", RecoveryCode)
-    await target.add(
+    await target.insert_row("AppPassword", ApplicationPassword)
+    await target.insert_row("ApiKey", ApiKey, role=target.user.role, **owner)
+    await target.insert_row("AccessToken", AccessToken, auth_version=1, expires_at=FUTURE)
+    identifier = base64.urlsafe_b64encode(target.marker.encode()).decode().rstrip("=")
+    await target.insert_row("WebauthnKey", WebauthnKey, credential_id=identifier)
+    await target.insert_row("", RecoveryCode)
+    await target.insert_row(
         "AuthEvent",
         SecurityEvent,
         action="authenticate",
         result="fail",
-        detail={"text": target.mark},
+        detail={"text": target.marker},
         **owner,
     )
 
 
-async def _sending(target: Specimens) -> None:
+async def _sending(target: TargetObjects) -> None:
     """Create a submission with a deferred queue entry, and rate limits."""
-    statement = select(col(Message.blob_id)).where(col(Message.id) == target.keys["Message"])
+    statement = select(col(Message.blob_id)).where(col(Message.id) == target.ids_by_kind["Message"])
     (row,) = await target.environment.database.read(statement)
-    submission_id = await target.add(
+    submission_id = await target.insert_row(
         "Submission",
         Submission,
         tenant_id=target.user.tenant_id,
         blob_id=row.blob_id,
-        envelope_from=f"{target.mark}@example.org",
-        send_time=LATER,
-        undo_until=LATER,
+        envelope_from=f"{target.marker}@example.org",
+        send_time=FUTURE,
+        undo_until=FUTURE,
     )
-    target.keys["QueueEntry"] = submission_id
-    target.texts["queueId"] = target.mark
-    await target.add(
+    target.ids_by_kind["QueueEntry"] = submission_id
+    target.text_by_name["queueId"] = target.marker
+    await target.insert_row(
         "",
         QueueEntry,
         submission_id=submission_id,
-        recipient=f"{target.mark}@example.com",
+        recipient=f"{target.marker}@example.com",
         domain="example.com",
         state=DeliveryState.DEFERRED,
         attempts=1,
-        next_at=LATER,
-        expires_at=LATER,
+        next_at=FUTURE,
+        expires_at=FUTURE,
     )
-    await target.add(
+    await target.insert_row(
         "",
         DeliveryTraceStep,
         at=target.environment.now(),
-        detail=target.mark,
+        detail=target.marker,
         submission_id=submission_id,
         address=target.address,
         compared=target.address,
         domain_id=target.user.domain_id,
     )
-    await target.add("RateLimit", RateLimit, id=target.user.id, value=7)
-    await target.add("RateHold", RateHold, id=target.user.id, until=LATER)
+    await target.insert_row("RateLimit", RateLimit, id=target.user.id, value=7)
+    await target.insert_row("RateHold", RateHold, id=target.user.id, until=FUTURE)
 
 
-async def _account(target: Specimens) -> None:
+async def _account(target: TargetObjects) -> None:
     """Create entries of logs and stores, and fill in the columns of the user."""
-    await target.add(
-        "ComposeRequest", ComposeRequest, written={"subject": target.mark}, expires_at=LATER
+    await target.insert_row(
+        "ComposeRequest", ComposeRequest, written={"subject": target.marker}, expires_at=FUTURE
     )
-    await target.add(
-        "KeyValue", KeyValue, stream_id=target.user.id, store="default", level="", value=target.mark
+    await target.insert_row(
+        "KeyValue",
+        KeyValue,
+        stream_id=target.user.id,
+        store="default",
+        level="",
+        value=target.marker,
     )
-    await target.add(
+    await target.insert_row(
         "AdminLogEntry",
         AdminLogEntry,
         mutation="userUpdate",
@@ -372,16 +391,16 @@ async def _account(target: Specimens) -> None:
         target_id=target.user.id,
         domain_id=target.user.domain_id,
         role=Role.ROOT,
-        reason=target.mark,
+        reason=target.marker,
     )
     values = {
         "second_factors": ["WEBAUTHN"],
-        "internal_data": {"word": target.mark},
-        "meta_data": {"word": target.mark},
+        "internal_data": {"word": target.marker},
+        "meta_data": {"word": target.marker},
         "key_info": {
-            "name": target.mark,
+            "name": target.marker,
             "address": None,
-            "fingerprint": target.mark,
+            "fingerprint": target.marker,
             "expires_at": None,
         },
     }
@@ -390,20 +409,22 @@ async def _account(target: Specimens) -> None:
         await (await session.connection()).execute(statement)
 
 
-async def _domain(target: Specimens) -> None:
+async def _domain(target: TargetObjects) -> None:
     """Create objects of the account's domain."""
     domain = target.user.domain_id
     assert domain is not None
-    target.keys["Domain"] = domain
+    target.ids_by_kind["Domain"] = domain
     async with target.environment.write_session() as session:
         statement = update(core_table(Domain)).where(col(Domain.id) == domain)
         await (await session.connection()).execute(statement.values(max_user_quota=10**15))
-    await target.add("DomainAlias", AliasDomain, alias=f"{target.mark}.example", domain_id=domain)
+    await target.insert_row(
+        "DomainAlias", AliasDomain, alias=f"{target.marker}.example", domain_id=domain
+    )
 
 
-async def _platform(target: Specimens) -> None:
+async def _platform(target: TargetObjects) -> None:
     """Create objects of no account; who can read them does not depend on the target."""
     for table in (Certificate, ForwardingHost, RelayHost, TlsPolicy, Transport):
-        await target.add(table.__name__, table)
-    await target.add("RecipientRewrite", RecipientRewrite, target="eve@example.com")
-    await target.add("SettingChange", SettingChange, key="undo.window")
+        await target.insert_row(table.__name__, table)
+    await target.insert_row("RecipientRewrite", RecipientRewrite, target="eve@example.com")
+    await target.insert_row("SettingChange", SettingChange, key="undo.window")

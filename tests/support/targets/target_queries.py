@@ -13,7 +13,7 @@ from graphql import GraphQLField, get_named_type, is_leaf_type
 
 from tests.support.schema.access_matrix import is_guarded
 from tests.support.schema.printed_schema import SDL
-from tests.support.targets.target_objects import Specimens
+from tests.support.targets.target_objects import TargetObjects
 
 ALLOWED, REFUSED = "allowed", "refused"
 REFUSAL_CODES = {"FORBIDDEN", "NOT_FOUND"}
@@ -138,25 +138,27 @@ def is_plain(field: GraphQLField) -> bool:
     return is_leaf_type(get_named_type(field.type)) and not field.args and not is_guarded(field)
 
 
-def selection(field: GraphQLField) -> str:
+def field_selection(field: GraphQLField) -> str:
     """The selection of ids of a field, or of its values if it has no ids."""
     type_: Any = get_named_type(field.type)
     if is_leaf_type(type_):
         return ""
     if "nodes" in type_.fields:
-        return f"{{ nodes {selection(type_.fields['nodes'])} }}"
+        return f"{{ nodes {field_selection(type_.fields['nodes'])} }}"
     if "id" in type_.fields:
         return "{ id }"
     if possible := getattr(type_, "types", ()):
         return f"{{ ... on {possible[0].name} {{ __typename }} }}"
     plain_names = (name for name, inner_field in type_.fields.items() if is_plain(inner_field))
     selections = [*plain_names] or [
-        f"{name} {selection(inner_field)}" for name, inner_field in type_.fields.items()
+        f"{name} {field_selection(inner_field)}" for name, inner_field in type_.fields.items()
     ]
     return f"{{ {' '.join(selections)} }}"
 
 
-def document(name: str, target: Specimens, records: dict[str, str]) -> tuple[str, dict[str, str]]:
+def query_document(
+    name: str, target: TargetObjects, records: dict[str, str]
+) -> tuple[str, dict[str, str]]:
     """The document that tries this decision, and its variables."""
     type_name, _, field = name.partition(".")
     parent: Any = SDL.type_map.get(type_name)
@@ -168,7 +170,7 @@ def document(name: str, target: Specimens, records: dict[str, str]) -> tuple[str
         text = QUERIES[field].replace("RECORD", " ".join(plain_fields("User")))
     elif type_name == "User":
         field_text = (
-            USER_FIELD_SELECTIONS.get(field) or f"{field} {selection(parent.fields[field])}"
+            USER_FIELD_SELECTIONS.get(field) or f"{field} {field_selection(parent.fields[field])}"
         )
         text = f"user(by: @user) {{ {field_text} }}"
     else:  # "node Kind"
@@ -177,7 +179,7 @@ def document(name: str, target: Specimens, records: dict[str, str]) -> tuple[str
 
 
 def _with_variables(
-    operation_type: str, text: str, target: Specimens
+    operation_type: str, text: str, target: TargetObjects
 ) -> tuple[str, dict[str, str]]:
     """Use variables for the target's objects, so that the document is the same for all targets."""
     text = text.replace("@users", "{ids: [@User]}").replace("@username", "@login")
@@ -197,7 +199,7 @@ def _variable_type(name: str) -> str:
     return "ID!" if name[0].isupper() or name in ("deleted", "inbox") else "String!"
 
 
-def contents(type_name: str, records: list[str]) -> list[str]:
+def fields_beyond_record(type_name: str, records: list[str]) -> list[str]:
     """The fields of a type that its record doesn't have."""
     parent: Any = SDL.type_map[type_name]
     return [name for name in parent.fields if name not in records]
@@ -207,8 +209,10 @@ def _contents_selection(name: str, records: list[str]) -> str:
     type_name = name.split(maxsplit=1)[0]
     parent: Any = SDL.type_map[type_name]
     selections = []
-    for nth, field in enumerate(contents(type_name, records)):
-        field_text = f"{field}{FIELD_ARGUMENTS.get(field, '')} {selection(parent.fields[field])}"
+    for nth, field in enumerate(fields_beyond_record(type_name, records)):
+        field_text = (
+            f"{field}{FIELD_ARGUMENTS.get(field, '')} {field_selection(parent.fields[field])}"
+        )
         selections.append(f"f{nth}: {CONTENT_DOCUMENTS[name].replace('FIELD', field_text)}")
     return " ".join(selections)
 
@@ -222,7 +226,7 @@ def is_empty(value: Any) -> bool:
     return not value
 
 
-def verdict(name: str, target: Specimens, response: Any, body: str) -> str:
+def query_verdict(name: str, target: TargetObjects, response: Any, body: str) -> str:
     """Allowed if data of the target came, refused if none came, else a description."""
     errors: list[Any] = response.get("errors") or []
     codes = [
@@ -233,15 +237,17 @@ def verdict(name: str, target: Specimens, response: Any, body: str) -> str:
         return f"error: {errors[0]['message']}"
     data = response.get("data")
     data_text = json.dumps(data)
-    has_evidence = any(word in data_text for word in target.words())
+    has_evidence = any(word in data_text for word in target.evidence_words())
     if name in CONTENT_DOCUMENTS:
         if has_evidence and not codes:
             return ALLOWED
         return (
-            REFUSED if is_empty(data) and target.mark not in body else f"partly: {data_text[:300]}"
+            REFUSED
+            if is_empty(data) and target.marker not in body
+            else f"partly: {data_text[:300]}"
         )
     if has_evidence or (name in FIELDS_WITHOUT_EVIDENCE and not is_empty(data)):
         return ALLOWED if not codes else f"data and errors: {codes}"
-    if target.mark in body:
+    if target.marker in body:
         return f"refused, but with data: {body[:300]}"
     return REFUSED if is_empty(data) or name in NEVER_EMPTY else f"unclear: {data_text[:300]}"

@@ -4,10 +4,10 @@ import asyncio
 import json
 from typing import Any
 
-from tests.support.servers.live_server import Follower
-from tests.support.targets.target_accounts import Server
-from tests.support.targets.target_objects import Specimens
-from tests.support.targets.target_queries import document, verdict
+from tests.support.servers.live_server import SubscriptionFollower
+from tests.support.targets.target_accounts import TargetServer
+from tests.support.targets.target_objects import TargetObjects
+from tests.support.targets.target_queries import query_document, query_verdict
 
 STREAM_TIMEOUT = 30.0  # seconds until a stream begins or is refused, on a busy machine
 CHANGE_INTERVAL = (
@@ -18,44 +18,44 @@ QUEUE_HOLD = (
 )
 
 
-async def follow(server: Server, name: str, caller: str, target: Specimens) -> str:
+async def follow_target(server: TargetServer, name: str, caller: str, target: TargetObjects) -> str:
     """Allowed if data of the target came, refused if the server said so.
 
     A stream without events is neither: silence does not prove that it stays silent.
     """
     no_client: Any = None
-    document_text, variables = document(name, target, {})
+    document_text, variables = query_document(name, target, {})
     secret = server.secrets[caller]
-    follower = await server.house.follow(no_client, document_text, secret=secret, **variables)
+    follower = await server.live_server.follow(no_client, document_text, secret=secret, **variables)
     started_at = asyncio.get_running_loop().time()
     changed_at = 0.0
     try:
         while (verdict_text := _verdict_so_far(name, follower, target)) is None:
             now = asyncio.get_running_loop().time()
             if now - started_at > STREAM_TIMEOUT:
-                return f"silent after {follower.got}"
+                return f"silent after {follower.payloads}"
             if name == "Subscription.queueChanges" and now - changed_at > CHANGE_INTERVAL:
                 await _hold_and_release(server, target)
                 changed_at = now
             await asyncio.sleep(0.005)
         return verdict_text
     finally:
-        await follower.leave()
+        await follower.unsubscribe()
 
 
-def _verdict_so_far(name: str, follower: Follower, target: Specimens) -> str | None:
+def _verdict_so_far(name: str, follower: SubscriptionFollower, target: TargetObjects) -> str | None:
     """The verdict of the frames so far; None if more can come."""
-    for payload in follower.got:
-        verdict_text = verdict(name, target, payload, json.dumps(payload))
+    for payload in follower.payloads:
+        verdict_text = query_verdict(name, target, payload, json.dumps(payload))
         if verdict_text != "refused" or payload.get("errors"):
             return verdict_text
-    if follower.over and follower.over["type"] == "error":
-        response = {"data": None, "errors": follower.over["payload"]}
-        return verdict(name, target, response, json.dumps(response))
+    if follower.end_frame and follower.end_frame["type"] == "error":
+        response = {"data": None, "errors": follower.end_frame["payload"]}
+        return query_verdict(name, target, response, json.dumps(response))
     return None
 
 
-async def _hold_and_release(server: Server, target: Specimens) -> None:
+async def _hold_and_release(server: TargetServer, target: TargetObjects) -> None:
     """Hold and release the target's queue entry; both are changes that followers see."""
     for hold in (True, False):
         input_fields = {"queueIds": [target.value("queueId")], "hold": hold}

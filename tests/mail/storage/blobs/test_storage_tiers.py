@@ -32,8 +32,17 @@ from tests.conftest import (
     make_client,
     raw_message,
 )
-from tests.support.operations.bulk_operations import call, inbox, of
-from tests.support.stores.counter_check import examine, journal, reached, rows
+from tests.support.operations.bulk_operations import (
+    inbox_selection,
+    run_message_mutation,
+    user_selection,
+)
+from tests.support.stores.counter_check import (
+    assert_store_consistent,
+    load_journal_entries,
+    load_stream_position,
+    select_rows,
+)
 
 ALL_MESSAGES: dict[str, Any] = {"all": True}
 TIERS_QUERY = """query ($filter: MessageFilter) { messages(filter: $filter, orderBy: RECEIVED_ASC) {
@@ -67,7 +76,7 @@ async def tiered_environment(
     await deliver_to(user_client, long_message("long"))
     admin_client = await make_client(environment, http, "boss", role=Role.ADMIN)
     yield TieredEnvironment(environment, user_client, admin_client, tmp_path / "cold")
-    await examine(environment)
+    await assert_store_consistent(environment)
     await cold_store.close()
 
 
@@ -80,8 +89,13 @@ def long_message(subject: str) -> bytes:
 async def move_messages(
     tiered_environment: TieredEnvironment, select: dict[str, Any], **options: Any
 ) -> Any:
-    move_input = {"select": {**select, "users": of(tiered_environment.user_client)}, **options}
-    return await call(tiered_environment.admin_client, "messageTierMove", **move_input)
+    move_input = {
+        "select": {**select, "users": user_selection(tiered_environment.user_client)},
+        **options,
+    }
+    return await run_message_mutation(
+        tiered_environment.admin_client, "messageTierMove", **move_input
+    )
 
 
 async def subjects_with_tier(
@@ -103,10 +117,10 @@ async def test_messages_move_to_cold_store_and_back(
     tiered_environment: TieredEnvironment, tmp_path: Path
 ) -> None:
     hot_count = count_files(tmp_path / "blobs")
-    last_position = await reached(
+    last_position = await load_stream_position(
         tiered_environment.environment, tiered_environment.user_client.user.id
     )
-    payload = await move_messages(tiered_environment, inbox("2:*"))
+    payload = await move_messages(tiered_environment, inbox_selection("2:*"))
     assert (payload["errors"], payload["movedCount"], payload["task"]) == ([], 2, None)
     assert await subjects_with_tier(tiered_environment) == [
         ("a", "HOT"),
@@ -114,7 +128,7 @@ async def test_messages_move_to_cold_store_and_back(
         ("long", "COLD"),
     ]
     assert count_files(tiered_environment.cold_folder) == 2
-    assert (await move_messages(tiered_environment, inbox("2:*")))["movedCount"] == 0
+    assert (await move_messages(tiered_environment, inbox_selection("2:*")))["movedCount"] == 0
     assert await subjects_with_tier(tiered_environment, tier="COLD") == [
         ("b", "COLD"),
         ("long", "COLD"),
@@ -126,12 +140,12 @@ async def test_messages_move_to_cold_store_and_back(
     assert (payload_back["errors"], payload_back["movedCount"]) == ([], 2)
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"HOT"}
     assert (
-        await journal(
+        await load_journal_entries(
             tiered_environment.environment, tiered_environment.user_client.user.id, last_position
         )
         == []
     )
-    object_count = await rows(
+    object_count = await select_rows(
         tiered_environment.environment, "SELECT count(*) FROM blobs WHERE data IS NULL"
     )
     assert object_count == [(hot_count,)]
@@ -154,10 +168,13 @@ async def test_garbage_collector_removes_moved_objects(
 
 
 async def test_shared_blob_moves_once(tiered_environment: TieredEnvironment) -> None:
-    await call(
-        tiered_environment.user_client, "messageCopy", select=inbox("3"), to={"path": "Sent"}
+    await run_message_mutation(
+        tiered_environment.user_client,
+        "messageCopy",
+        select=inbox_selection("3"),
+        to={"path": "Sent"},
     )
-    payload = await move_messages(tiered_environment, inbox("3"))
+    payload = await move_messages(tiered_environment, inbox_selection("3"))
     assert payload["movedCount"] == 1
     assert count_files(tiered_environment.cold_folder) == 1
     assert await subjects_with_tier(tiered_environment, subject="long") == [("long", "COLD")] * 2
@@ -198,7 +215,9 @@ async def test_move_of_many_messages_is_task(
     assert (payload["movedCount"], payload["task"]["total"]) == (0, 3)
     assert payload["task"]["kind"] == "MESSAGE_TIER_MOVE"
     assert count_files(tiered_environment.cold_folder) == 0
-    await call(tiered_environment.user_client, "messageDelete", select=inbox("1"), permanent=True)
+    await run_message_mutation(
+        tiered_environment.user_client, "messageDelete", select=inbox_selection("1"), permanent=True
+    )
     assert await tasks.run_next_task(tiered_environment.environment)
     assert await subjects_with_tier(tiered_environment) == [("b", "COLD"), ("long", "COLD")]
 
@@ -227,7 +246,9 @@ async def test_move_without_cold_store_is_unavailable(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await deliver_to(ada)
-    payload = await call(root, "messageTierMove", select={**ALL_MESSAGES, "users": of(ada)})
+    payload = await run_message_mutation(
+        root, "messageTierMove", select={**ALL_MESSAGES, "users": user_selection(ada)}
+    )
     assert [error["code"] for error in payload["errors"]] == ["UNAVAILABLE"]
     assert (await ada("{ messages { nodes { tier } } }"))["messages"]["nodes"] == [{"tier": "HOT"}]
 
@@ -245,7 +266,7 @@ async def test_damaged_object_is_not_moved(
     assert {tier for _, tier in await subjects_with_tier(tiered_environment)} == {"COLD"}
     change_kinds = {
         kind
-        for kind, _ in await journal(
+        for kind, _ in await load_journal_entries(
             tiered_environment.environment, tiered_environment.user_client.user.id
         )
     }
