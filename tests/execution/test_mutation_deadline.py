@@ -96,7 +96,7 @@ async def test_completed_fields_keep_their_payloads_at_the_deadline(
     text = base64.b64encode(environment.random_bytes(60_000)).decode()
     async with client_with_store(ada, environment, store, tmp_path) as client:
         for _ in range(2):  # a document is compiled on its second use
-            answer = await client.raw(document, text=text)
+            answer = await client.execute(document, text=text)
             assert answer["data"]["a"]["entry"] == {"key": "a", "value": "1"}
             assert answer["data"] | {"a": None} == {"a": None, "upload": None, "b": None}
             assert late_fields(answer) == {"upload": False, "b": False}
@@ -115,7 +115,9 @@ async def test_late_field_reports_that_it_is_committed(
     await deliver_to(ada, raw_message("Large", body=body))
     store = BlockedStore(tmp_path / "blobs")
     async with client_with_store(ada, environment, store, tmp_path) as client:
-        answer = await client.raw(f"mutation {{ {SLOW_READ_FIELD} {entry_field('b', alias='b')} }}")
+        answer = await client.execute(
+            f"mutation {{ {SLOW_READ_FIELD} {entry_field('b', alias='b')} }}"
+        )
     assert store.called.is_set(), answer
     assert answer["data"] == {"seen": None, "b": None}
     assert late_fields(answer) == {"seen": True, "b": False}
@@ -135,7 +137,7 @@ async def test_late_atomic_request_reports_no_field_as_committed(
       fragment Two on Mutation {{ {UPLOAD_FIELD} }}"""
     text = base64.b64encode(environment.random_bytes(60_000)).decode()
     async with client_with_store(ada, environment, store, tmp_path) as client:
-        answer = await client.raw(document, text=text)
+        answer = await client.execute(document, text=text)
     assert answer["data"] == {"a": None, "upload": None, "b": None}
     assert late_fields(answer) == {"a": False, "upload": False, "b": False}
     assert await load_key_values(ada) == {}
