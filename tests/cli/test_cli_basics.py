@@ -142,16 +142,25 @@ def test_command_without_database_names_init(
     assert not shell_without_store.data.exists()
 
 
-def test_database_of_newer_version_is_refused(shell: CommandLine) -> None:
+@pytest.mark.parametrize(
+    ("revision", "error_text"),
+    [
+        ("9999", "made by a newer version of merganser (revision 9999)"),
+        ("0064", "from a version before 1.0 (revision 0064) and can't be upgraded"),
+    ],
+)
+def test_database_of_other_version_is_refused(
+    shell: CommandLine, revision: str, error_text: str
+) -> None:
     import sqlite3
 
     with sqlite3.connect(shell.data / "mail.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'v9999'")
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     connection.close()
     for arguments in (("init",), ("user", "list")):
         result = shell(*arguments)
         assert result.code == 1
-        assert "made by a newer merganser (v9999)" in result.err
+        assert error_text in result.err
 
 
 @pytest.mark.parametrize(

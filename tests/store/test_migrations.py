@@ -1,8 +1,6 @@
 """Migrations on both databases."""
 
-import contextlib
 import os
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from merganser.errors import CommandError
 from merganser.server.store.alembic_commands import alembic_config
 from merganser.server.store.migration import last_revision, upgrade
 from merganser.server.store.migration_scripts import MIGRATIONS_FOLDER
@@ -35,10 +34,6 @@ def check_models(connection: Connection) -> None:
     command.check(alembic_config(connection))
 
 
-def downgrade_to_base(connection: Connection) -> None:
-    command.downgrade(alembic_config(connection), "base")
-
-
 async def test_migrations_create_all_tables_and_are_idempotent(
     empty_database: Database,
 ) -> None:
@@ -48,58 +43,20 @@ async def test_migrations_create_all_tables_and_are_idempotent(
         await connection.run_sync(check_models)
 
 
-async def test_migrations_can_be_downgraded_and_upgraded(empty_database: Database) -> None:
-    await upgrade(empty_database)
-    async with empty_database.engine.begin() as connection:
-        await connection.run_sync(downgrade_to_base)
-    await upgrade(empty_database)
-    await empty_database.ping()
-
-
-async def test_upgrade_from_first_revision_keeps_rows(empty_database: Database) -> None:
-    def upgrade_to_first(connection: Connection) -> None:
-        command.upgrade(alembic_config(connection), "0001")
-
-    async with empty_database.engine.begin() as connection:
-        await connection.run_sync(upgrade_to_first)
-        await connection.execute(text("INSERT INTO streams (id, last, gone) VALUES (42, 7, 0)"))
-    await upgrade(empty_database)
-    async with empty_database.engine.begin() as connection:
-        rows = (await connection.execute(text("SELECT last FROM streams WHERE id = 42"))).all()
-        assert [row.last for row in rows] == [7]
-        assert (await connection.execute(text("SELECT * FROM documents"))).all() == []
-
-
-INSERT_UPLOADS = """INSERT INTO uploads
-(id, user_id, size, received, content_type, blob_name, created_at, expires_at) VALUES
-(1, 42, 9, 5, 'a/b', NULL, '2030-01-01', '2030-01-02'),
-(2, 42, 9, 9, 'a/b', 'ab/whole.1', '2030-01-01', '2030-01-02')"""
-
-
-async def test_migration_restarts_unfinished_uploads_on_postgresql(
-    empty_database: Database,
+@pytest.mark.parametrize(
+    ("revision", "advice"),
+    [("0064", "export the accounts with that version"), ("9999", "use that version")],
+)
+async def test_database_of_other_version_is_refused(
+    empty_database: Database, revision: str, advice: str
 ) -> None:
-    """Their bytes are in a file of one server and not in the database."""
-
-    def upgrade_to_previous(connection: Connection) -> None:
-        command.upgrade(alembic_config(connection), "0056")
-
-    async with empty_database.engine.begin() as connection:
-        await connection.run_sync(upgrade_to_previous)
-    if empty_database.dialect == "postgresql":
-        async with empty_database.engine.begin() as connection:
-            await connection.execute(text("SET LOCAL session_replication_role = replica"))
-            await connection.execute(text(INSERT_UPLOADS))  # without the row of their user
-    else:
-        with (
-            contextlib.closing(sqlite3.connect(empty_database.engine.url.database or "")) as file,
-            file,
-        ):
-            file.execute(INSERT_UPLOADS)
     await upgrade(empty_database)
     async with empty_database.engine.begin() as connection:
-        received = await connection.execute(text("SELECT received FROM uploads ORDER BY id"))
-        assert list(received.scalars()) == [0 if empty_database.dialect == "postgresql" else 5, 9]
+        await connection.execute(
+            text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+        )
+    with pytest.raises(CommandError, match=f"revision {revision}.*{advice}"):
+        await upgrade(empty_database)
 
 
 def test_migration_files_are_named_by_revision() -> None:

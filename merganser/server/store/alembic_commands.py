@@ -18,14 +18,23 @@ def upgrade_to_head(connection: Connection) -> None:
 def missing_revisions(connection: Connection) -> list[str]:
     """The revisions that the database lacks, oldest first.
 
-    Raises CommandError if the database has a revision of a newer version.
+    Raises CommandError if the database has a revision of a newer version, or of one before 1.0.
     """
     scripts = ScriptDirectory.from_config(alembic_config(connection))
     current_heads = set(MigrationContext.configure(connection).get_current_heads())
     revisions = [script.revision for script in scripts.walk_revisions()]
     if unknown_heads := current_heads.difference(revisions):
-        newer = ", ".join(sorted(unknown_heads))
-        raise CommandError(f"the store was made by a newer merganser ({newer}): use that one")
+        unknown = ", ".join(sorted(unknown_heads))
+        if min(unknown_heads) < revisions[-1]:
+            raise CommandError(
+                f"the database is from a version before 1.0 (revision {unknown}) and can't be"
+                " upgraded: export the accounts with that version, then import them into a new"
+                " database"
+            )
+        raise CommandError(
+            f"the database was made by a newer version of merganser (revision {unknown}): use that"
+            " version"
+        )
     newest = next(
         (at for at, revision in enumerate(revisions) if revision in current_heads), len(revisions)
     )

@@ -1,0 +1,1786 @@
+CREATE TABLE acme_accounts (
+    id BIGINT NOT NULL,
+    directory VARCHAR NOT NULL,
+    url VARCHAR,
+    private_key VARCHAR NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_acme_accounts PRIMARY KEY (id),
+    CONSTRAINT uq_acme_accounts_directory UNIQUE (directory)
+);
+
+CREATE TABLE audits (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    username VARCHAR NOT NULL,
+    start TIMESTAMP WITH TIME ZONE,
+    "end" TIMESTAMP WITH TIME ZONE,
+    expires TIMESTAMP WITH TIME ZONE NOT NULL,
+    reason VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    created_by VARCHAR NOT NULL,
+    task_id BIGINT NOT NULL,
+    copied BOOLEAN NOT NULL,
+    copies BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    head VARCHAR NOT NULL,
+    ended_at TIMESTAMP WITH TIME ZONE,
+    removed BOOLEAN NOT NULL,
+    CONSTRAINT pk_audits PRIMARY KEY (id)
+);
+CREATE INDEX ix_audits_expires ON audits (expires);
+CREATE INDEX ix_audits_user_id ON audits (user_id);
+
+CREATE TABLE blobs (
+    id BIGINT NOT NULL,
+    tenant_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    size BIGINT NOT NULL,
+    stored_size BIGINT NOT NULL,
+    codec VARCHAR NOT NULL,
+    name VARCHAR,
+    data BYTEA,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    damaged_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_blobs PRIMARY KEY (id),
+    CONSTRAINT uq_blobs_tenant_id_digest UNIQUE (tenant_id, digest),
+    CONSTRAINT uq_blobs_name UNIQUE (name)
+);
+
+CREATE TABLE certificates (
+    id BIGINT NOT NULL,
+    server_name VARCHAR NOT NULL,
+    alt_names JSONB NOT NULL,
+    description VARCHAR,
+    chain VARCHAR,
+    private_key VARCHAR,
+    version BIGINT NOT NULL,
+    sha1 VARCHAR,
+    sha256 VARCHAR,
+    spki VARCHAR,
+    issuer VARCHAR,
+    not_before TIMESTAMP WITH TIME ZONE,
+    not_after TIMESTAMP WITH TIME ZONE,
+    acme BOOLEAN NOT NULL,
+    acme_names JSONB NOT NULL,
+    acme_directory VARCHAR,
+    acme_renew_at TIMESTAMP WITH TIME ZONE,
+    acme_state VARCHAR,
+    acme_next_at TIMESTAMP WITH TIME ZONE,
+    acme_failures BIGINT NOT NULL,
+    lease BIGINT,
+    holder BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_certificates PRIMARY KEY (id),
+    CONSTRAINT uq_certificates_server_name UNIQUE (server_name)
+);
+CREATE INDEX certificates_leased ON certificates (holder) WHERE holder IS NOT NULL;
+CREATE INDEX ix_certificates_acme_next_at ON certificates (acme_next_at);
+CREATE INDEX ix_certificates_not_after ON certificates (not_after);
+
+CREATE TABLE credential_changes (
+    id BIGSERIAL NOT NULL,
+    user_id BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_credential_changes PRIMARY KEY (id)
+);
+CREATE INDEX ix_credential_changes_at ON credential_changes (at);
+CREATE INDEX ix_credential_changes_position ON credential_changes (position);
+
+CREATE TABLE documents (
+    hash BYTEA NOT NULL,
+    text VARCHAR NOT NULL,
+    operations JSONB NOT NULL,
+    added_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_documents PRIMARY KEY (hash)
+);
+
+CREATE TABLE domains (
+    id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    description VARCHAR,
+    active BOOLEAN NOT NULL,
+    tags JSONB NOT NULL,
+    max_addresses BIGINT NOT NULL,
+    max_users BIGINT NOT NULL,
+    default_user_quota BIGINT,
+    max_user_quota BIGINT NOT NULL,
+    quota BIGINT NOT NULL,
+    user_count BIGINT NOT NULL,
+    address_count BIGINT NOT NULL,
+    quota_allocated BIGINT NOT NULL,
+    backup_mx BOOLEAN NOT NULL,
+    relay_all_recipients BOOLEAN NOT NULL,
+    relay_unknown_only BOOLEAN NOT NULL,
+    relay_host_id BIGINT,
+    password_min BIGINT,
+    password_classes BIGINT,
+    global_address_list BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_domains PRIMARY KEY (id),
+    CONSTRAINT uq_domains_name UNIQUE (name)
+);
+
+CREATE TABLE dropped_objects (
+    name VARCHAR NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_dropped_objects PRIMARY KEY (name)
+);
+CREATE INDEX ix_dropped_objects_at ON dropped_objects (at);
+
+CREATE TABLE forwarding_hosts (
+    id BIGINT NOT NULL,
+    host VARCHAR NOT NULL,
+    source VARCHAR NOT NULL,
+    filter_spam BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_forwarding_hosts PRIMARY KEY (id),
+    CONSTRAINT uq_forwarding_hosts_host UNIQUE (host)
+);
+
+CREATE TABLE greylisted (
+    key VARCHAR NOT NULL,
+    since TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_greylisted PRIMARY KEY (key)
+);
+CREATE INDEX ix_greylisted_until ON greylisted (until);
+
+CREATE TABLE message_steps (
+    id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    queue_id VARCHAR NOT NULL,
+    message_id VARCHAR,
+    component VARCHAR(32) NOT NULL,
+    event VARCHAR NOT NULL,
+    detail VARCHAR,
+    address VARCHAR,
+    compared VARCHAR,
+    recipient_domain VARCHAR,
+    sender VARCHAR,
+    sender_compared VARCHAR,
+    sender_domain VARCHAR,
+    stored_message_id BIGINT,
+    domain_id BIGINT,
+    submission_id BIGINT,
+    CONSTRAINT pk_message_steps PRIMARY KEY (id)
+);
+CREATE INDEX ix_message_steps_at ON message_steps (at);
+CREATE INDEX message_steps_of_message_id ON message_steps (message_id, at, id) WHERE message_id IS NOT NULL;
+CREATE INDEX message_steps_of_queue_id ON message_steps (queue_id, at, id);
+CREATE INDEX message_steps_of_recipient ON message_steps (compared, at, id) WHERE compared IS NOT NULL;
+CREATE INDEX message_steps_of_recipient_domain ON message_steps (recipient_domain, at, id) WHERE recipient_domain IS NOT NULL;
+CREATE INDEX message_steps_of_sender ON message_steps (sender_compared, at, id) WHERE sender_compared IS NOT NULL;
+CREATE INDEX message_steps_of_sender_domain ON message_steps (sender_domain, at, id) WHERE sender_domain IS NOT NULL;
+
+CREATE TABLE place_turns (
+    place VARCHAR NOT NULL,
+    free_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_place_turns PRIMARY KEY (place)
+);
+CREATE INDEX ix_place_turns_until ON place_turns (until);
+
+CREATE TABLE push_keys (
+    id BIGINT NOT NULL,
+    public VARCHAR NOT NULL,
+    private VARCHAR NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_push_keys PRIMARY KEY (id)
+);
+
+CREATE TABLE rate_windows (
+    id BIGINT NOT NULL,
+    frame VARCHAR(32) NOT NULL,
+    allowed BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_rate_windows PRIMARY KEY (id)
+);
+CREATE INDEX ix_rate_windows_until ON rate_windows (until);
+
+CREATE TABLE receipts (
+    digest VARCHAR NOT NULL,
+    message_id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_receipts PRIMARY KEY (digest)
+);
+CREATE INDEX ix_receipts_at ON receipts (at);
+
+CREATE TABLE recipient_rewrites (
+    made_by BIGINT,
+    made_as VARCHAR(32) NOT NULL,
+    id BIGINT NOT NULL,
+    local VARCHAR NOT NULL,
+    domain VARCHAR NOT NULL,
+    target VARCHAR NOT NULL,
+    outside BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_recipient_rewrites PRIMARY KEY (id)
+);
+CREATE INDEX recipient_rewrites_oldest ON recipient_rewrites (created_at, id);
+CREATE UNIQUE INDEX uq_recipient_rewrites_from ON recipient_rewrites (domain, local);
+
+CREATE TABLE relay_hosts (
+    id BIGINT NOT NULL,
+    host VARCHAR NOT NULL,
+    port BIGINT NOT NULL,
+    username VARCHAR,
+    secret VARCHAR,
+    tls BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_relay_hosts PRIMARY KEY (id)
+);
+
+CREATE TABLE replays (
+    principal VARCHAR NOT NULL,
+    key VARCHAR NOT NULL,
+    asked VARCHAR NOT NULL,
+    answer JSONB NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_replays PRIMARY KEY (principal, key)
+);
+CREATE INDEX ix_replays_at ON replays (at);
+
+CREATE TABLE server_clocks (
+    server VARCHAR NOT NULL,
+    boot VARCHAR NOT NULL,
+    ahead BIGINT NOT NULL,
+    seen_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_server_clocks PRIMARY KEY (server)
+);
+
+CREATE TABLE server_processes (
+    id BIGINT NOT NULL,
+    server VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    exclusive VARCHAR,
+    host VARCHAR NOT NULL,
+    pid BIGINT NOT NULL,
+    version VARCHAR NOT NULL,
+    boot VARCHAR NOT NULL,
+    beats BIGINT NOT NULL,
+    beat_at BIGINT NOT NULL,
+    vault_keys JSONB NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    seen_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_server_processes PRIMARY KEY (id)
+);
+CREATE INDEX ix_server_processes_server ON server_processes (server);
+
+CREATE TABLE setting_changes (
+    id BIGINT NOT NULL,
+    key VARCHAR NOT NULL,
+    before JSONB,
+    after JSONB,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    actor VARCHAR NOT NULL,
+    actor_id BIGINT,
+    reason VARCHAR,
+    CONSTRAINT pk_setting_changes PRIMARY KEY (id)
+);
+CREATE INDEX ix_setting_changes_key ON setting_changes (key, at, id);
+
+CREATE TABLE settings (
+    key VARCHAR NOT NULL,
+    value JSONB,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_settings PRIMARY KEY (key)
+);
+
+CREATE TABLE store_facts (
+    name VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    host VARCHAR NOT NULL,
+    place VARCHAR NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_store_facts PRIMARY KEY (name)
+);
+
+CREATE TABLE store_incarnation (
+    id BIGINT NOT NULL,
+    store VARCHAR NOT NULL,
+    number BIGINT NOT NULL,
+    base BIGINT NOT NULL,
+    beat BIGINT NOT NULL,
+    began_at TIMESTAMP WITH TIME ZONE,
+    reason VARCHAR,
+    CONSTRAINT pk_store_incarnation PRIMARY KEY (id)
+);
+
+CREATE TABLE streams (
+    id BIGINT NOT NULL,
+    last BIGINT NOT NULL,
+    gone BIGINT NOT NULL,
+    gone_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_streams PRIMARY KEY (id)
+);
+
+CREATE TABLE sts_policies (
+    id BIGINT NOT NULL,
+    domain VARCHAR NOT NULL,
+    policy_id VARCHAR NOT NULL,
+    mode VARCHAR(32) NOT NULL,
+    mx JSONB NOT NULL,
+    max_age BIGINT NOT NULL,
+    fetched_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    retry_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_sts_policies PRIMARY KEY (id),
+    CONSTRAINT uq_sts_policies_domain UNIQUE (domain)
+);
+CREATE INDEX ix_sts_policies_expires_at ON sts_policies (expires_at);
+
+CREATE TABLE throttles (
+    key VARCHAR NOT NULL,
+    failures BIGINT NOT NULL,
+    times BIGINT NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_throttles PRIMARY KEY (key)
+);
+CREATE INDEX ix_throttles_until ON throttles (until);
+
+CREATE TABLE tls_policies (
+    id BIGINT NOT NULL,
+    destination VARCHAR NOT NULL,
+    policy VARCHAR(32) NOT NULL,
+    parameters VARCHAR,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_tls_policies PRIMARY KEY (id),
+    CONSTRAINT uq_tls_policies_destination UNIQUE (destination)
+);
+
+CREATE TABLE transports (
+    id BIGINT NOT NULL,
+    destination VARCHAR NOT NULL,
+    next_hop VARCHAR NOT NULL,
+    lookup_mx BOOLEAN NOT NULL,
+    username VARCHAR,
+    secret VARCHAR,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_transports PRIMARY KEY (id),
+    CONSTRAINT uq_transports_destination UNIQUE (destination)
+);
+
+CREATE TABLE vault_keys (
+    name VARCHAR NOT NULL,
+    proof VARCHAR NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_vault_keys PRIMARY KEY (name)
+);
+
+CREATE TABLE write_probes (
+    id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_write_probes PRIMARY KEY (id)
+);
+
+CREATE TABLE acme_challenges (
+    token VARCHAR NOT NULL,
+    certificate_id BIGINT NOT NULL,
+    answer VARCHAR NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_acme_challenges PRIMARY KEY (token),
+    CONSTRAINT fk_acme_challenges_certificate_id FOREIGN KEY(certificate_id) REFERENCES certificates (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_acme_challenges_certificate_id ON acme_challenges (certificate_id);
+CREATE INDEX ix_acme_challenges_expires_at ON acme_challenges (expires_at);
+
+CREATE TABLE admin_log (
+    id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    actor VARCHAR NOT NULL,
+    actor_id BIGINT,
+    role VARCHAR(32) NOT NULL,
+    ip VARCHAR,
+    mutation VARCHAR NOT NULL,
+    target_kind VARCHAR,
+    target_id BIGINT,
+    domain_id BIGINT,
+    before JSONB,
+    after JSONB,
+    reason VARCHAR,
+    CONSTRAINT pk_admin_log PRIMARY KEY (id),
+    CONSTRAINT fk_admin_log_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
+);
+CREATE INDEX ix_admin_log_actor_id ON admin_log (actor_id, at, id);
+CREATE INDEX ix_admin_log_at ON admin_log (at, id);
+CREATE INDEX ix_admin_log_domain_id ON admin_log (domain_id, at, id);
+CREATE INDEX ix_admin_log_target_id ON admin_log (target_id, at, id);
+
+CREATE TABLE audit_accesses (
+    id BIGINT NOT NULL,
+    audit_id BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    actor VARCHAR NOT NULL,
+    actor_id BIGINT,
+    role VARCHAR(32) NOT NULL,
+    ip VARCHAR,
+    action VARCHAR NOT NULL,
+    CONSTRAINT pk_audit_accesses PRIMARY KEY (id),
+    CONSTRAINT fk_audit_accesses_audit_id FOREIGN KEY(audit_id) REFERENCES audits (id) ON DELETE CASCADE
+);
+CREATE INDEX audit_accesses_of_audit ON audit_accesses (audit_id, at, id);
+
+CREATE TABLE audit_copies (
+    id BIGINT NOT NULL,
+    audit_id BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    origin_id BIGINT NOT NULL,
+    road VARCHAR(32) NOT NULL,
+    mailbox_path VARCHAR,
+    digest VARCHAR NOT NULL,
+    size BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    received_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    date TIMESTAMP WITH TIME ZONE,
+    subject VARCHAR NOT NULL,
+    from_name VARCHAR,
+    from_address VARCHAR,
+    "to" JSONB NOT NULL,
+    cc JSONB NOT NULL,
+    bcc JSONB NOT NULL,
+    message_id VARCHAR,
+    preview VARCHAR NOT NULL,
+    attachment_count BIGINT NOT NULL,
+    envelope_from VARCHAR,
+    envelope_to JSONB NOT NULL,
+    copied_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    hash VARCHAR NOT NULL,
+    CONSTRAINT pk_audit_copies PRIMARY KEY (id),
+    CONSTRAINT uq_audit_copies_audit_id_position UNIQUE (audit_id, position),
+    CONSTRAINT fk_audit_copies_audit_id FOREIGN KEY(audit_id) REFERENCES audits (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX audit_copies_of_origin ON audit_copies (audit_id, origin_id, digest);
+
+CREATE TABLE bcc_rules (
+    made_by BIGINT,
+    made_as VARCHAR(32) NOT NULL,
+    id BIGINT NOT NULL,
+    direction VARCHAR(32) NOT NULL,
+    local VARCHAR NOT NULL,
+    domain_id BIGINT NOT NULL,
+    bcc_to VARCHAR NOT NULL,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_bcc_rules PRIMARY KEY (id),
+    CONSTRAINT fk_bcc_rules_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX bcc_rules_oldest ON bcc_rules (created_at, id);
+CREATE INDEX ix_bcc_rules_domain_id ON bcc_rules (domain_id);
+CREATE UNIQUE INDEX uq_bcc_rules_match ON bcc_rules (direction, domain_id, local);
+
+CREATE TABLE certificate_names (
+    certificate_id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    CONSTRAINT pk_certificate_names PRIMARY KEY (certificate_id, name),
+    CONSTRAINT fk_certificate_names_certificate_id FOREIGN KEY(certificate_id) REFERENCES certificates (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_certificate_names_name ON certificate_names (name);
+
+CREATE TABLE changes (
+    stream_id BIGINT NOT NULL,
+    last BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    ids JSONB NOT NULL,
+    facts JSONB NOT NULL,
+    origin VARCHAR,
+    CONSTRAINT pk_changes PRIMARY KEY (stream_id, last),
+    CONSTRAINT fk_changes_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+);
+
+CREATE TABLE dkim_keys (
+    id BIGINT NOT NULL,
+    domain_id BIGINT,
+    domain VARCHAR NOT NULL,
+    selector VARCHAR NOT NULL,
+    algorithm VARCHAR(32) NOT NULL,
+    key_size BIGINT,
+    private VARCHAR NOT NULL,
+    public VARCHAR NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    description VARCHAR,
+    looks BIGINT NOT NULL,
+    due_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    activated_at TIMESTAMP WITH TIME ZONE,
+    retired_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_dkim_keys PRIMARY KEY (id),
+    CONSTRAINT fk_dkim_keys_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX dkim_keys_due ON dkim_keys (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX ix_dkim_keys_domain_id ON dkim_keys (domain_id);
+CREATE UNIQUE INDEX uq_dkim_keys_selector ON dkim_keys (domain, selector);
+
+CREATE TABLE domain_aliases (
+    id BIGINT NOT NULL,
+    alias VARCHAR NOT NULL,
+    domain_id BIGINT NOT NULL,
+    active BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_domain_aliases PRIMARY KEY (id),
+    CONSTRAINT uq_domain_aliases_alias UNIQUE (alias),
+    CONSTRAINT fk_domain_aliases_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_domain_aliases_domain_id ON domain_aliases (domain_id);
+
+CREATE TABLE domain_totals (
+    domain_id BIGINT NOT NULL,
+    part BIGINT NOT NULL,
+    used BIGINT NOT NULL,
+    messages BIGINT NOT NULL,
+    CONSTRAINT pk_domain_totals PRIMARY KEY (domain_id, part),
+    CONSTRAINT fk_domain_totals_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+
+CREATE TABLE key_values (
+    id BIGINT NOT NULL,
+    stream_id BIGINT NOT NULL,
+    store VARCHAR NOT NULL,
+    key VARCHAR COLLATE "C" NOT NULL,
+    level VARCHAR COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    value VARCHAR NOT NULL,
+    CONSTRAINT pk_key_values PRIMARY KEY (id),
+    CONSTRAINT fk_key_values_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_key_values_expires_at ON key_values (expires_at);
+CREATE INDEX ix_key_values_level ON key_values (stream_id, store, level, key);
+CREATE INDEX ix_key_values_size ON key_values (stream_id, expires_at, size);
+CREATE UNIQUE INDEX uq_key_values_key ON key_values (stream_id, store, key);
+
+CREATE TABLE users (
+    id BIGINT NOT NULL,
+    username VARCHAR NOT NULL,
+    username_key VARCHAR NOT NULL,
+    name VARCHAR,
+    words VARCHAR NOT NULL,
+    role VARCHAR(32) NOT NULL,
+    domain_id BIGINT,
+    tenant_id BIGINT NOT NULL,
+    password VARCHAR,
+    temporary_password VARCHAR,
+    temporary_from TIMESTAMP WITH TIME ZONE,
+    temporary_until TIMESTAMP WITH TIME ZONE,
+    password_changed_at TIMESTAMP WITH TIME ZONE,
+    require_password_change BOOLEAN NOT NULL,
+    auth_version BIGINT NOT NULL,
+    disabled BOOLEAN NOT NULL,
+    suspended BOOLEAN NOT NULL,
+    deleted_at TIMESTAMP WITH TIME ZONE,
+    kicked_at TIMESTAMP WITH TIME ZONE,
+    smtp_allowed_networks JSONB NOT NULL,
+    tls_enforce_in BOOLEAN NOT NULL,
+    tls_enforce_out BOOLEAN NOT NULL,
+    upload_sent_messages BOOLEAN NOT NULL,
+    second_factors JSONB NOT NULL,
+    disabled_scopes JSONB NOT NULL,
+    webmail_access BOOLEAN NOT NULL,
+    permissions JSONB NOT NULL,
+    admin_permissions JSONB NOT NULL,
+    from_whitelist JSONB NOT NULL,
+    pub_key VARCHAR,
+    key_info JSONB,
+    encrypt_messages BOOLEAN NOT NULL,
+    targets JSONB NOT NULL,
+    relays VARCHAR,
+    encrypt_forwarded BOOLEAN NOT NULL,
+    delimiter_action VARCHAR(32) NOT NULL,
+    retention BIGINT,
+    spam_level BIGINT NOT NULL,
+    junk_score FLOAT,
+    reject_score FLOAT,
+    quarantine_notification VARCHAR(32) NOT NULL,
+    recipients BIGINT,
+    forwards BIGINT,
+    received_max BIGINT,
+    received BIGINT NOT NULL,
+    received_until TIMESTAMP WITH TIME ZONE,
+    received_told_until TIMESTAMP WITH TIME ZONE,
+    quota BIGINT,
+    used BIGINT NOT NULL,
+    storage_told_until TIMESTAMP WITH TIME ZONE,
+    message_count BIGINT NOT NULL,
+    uid_validity BIGINT NOT NULL,
+    language VARCHAR,
+    tags JSONB NOT NULL,
+    meta_data JSONB,
+    internal_data JSONB,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_login_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_users PRIMARY KEY (id),
+    CONSTRAINT uq_users_username_key UNIQUE (username_key),
+    CONSTRAINT fk_users_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_users_created_at ON users (created_at, id);
+CREATE INDEX ix_users_disabled ON users (username_key, id) WHERE disabled;
+CREATE INDEX ix_users_domain_id ON users (domain_id);
+CREATE INDEX ix_users_forwards ON users (id) WHERE targets <> '[]';
+CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id);
+CREATE INDEX ix_users_staff ON users (role, id) WHERE role <> 'USER';
+CREATE INDEX ix_users_suspended ON users (username_key, id) WHERE suspended;
+CREATE INDEX ix_users_used ON users (used, id);
+
+CREATE TABLE webhook_feeds (
+    stream_id BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    CONSTRAINT pk_webhook_feeds PRIMARY KEY (stream_id),
+    CONSTRAINT fk_webhook_feeds_stream_id FOREIGN KEY(stream_id) REFERENCES streams (id) ON DELETE CASCADE
+);
+
+CREATE TABLE access_tokens (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    auth_version BIGINT NOT NULL,
+    scope VARCHAR(32) NOT NULL,
+    protocol VARCHAR NOT NULL,
+    ip VARCHAR,
+    pending BOOLEAN NOT NULL,
+    temporary BOOLEAN NOT NULL,
+    actor_id BIGINT,
+    actor_key_id BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_used_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_access_tokens PRIMARY KEY (id),
+    CONSTRAINT fk_access_tokens_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_access_tokens_digest UNIQUE (digest)
+);
+CREATE INDEX ix_access_tokens_expires_at ON access_tokens (expires_at);
+CREATE INDEX ix_access_tokens_user_id ON access_tokens (user_id);
+
+CREATE TABLE addresses (
+    id BIGINT NOT NULL,
+    local VARCHAR NOT NULL,
+    domain_id BIGINT,
+    shown VARCHAR NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    user_id BIGINT,
+    targets JSONB NOT NULL,
+    relays VARCHAR,
+    forwards_max BIGINT,
+    forwarded BIGINT NOT NULL,
+    forwarded_until TIMESTAMP WITH TIME ZONE,
+    answers BOOLEAN NOT NULL,
+    replied BIGINT NOT NULL,
+    replied_until TIMESTAMP WITH TIME ZONE,
+    name VARCHAR,
+    main BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
+    send_as BOOLEAN NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    masked BOOLEAN NOT NULL,
+    for_domain VARCHAR,
+    last_received_at TIMESTAMP WITH TIME ZONE,
+    tags JSONB NOT NULL,
+    public_comment VARCHAR,
+    private_comment VARCHAR,
+    meta_data JSONB,
+    internal_data JSONB,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_addresses PRIMARY KEY (id),
+    CONSTRAINT fk_addresses_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE,
+    CONSTRAINT fk_addresses_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_addresses_domain_id ON addresses (domain_id);
+CREATE INDEX ix_addresses_domain_id_local ON addresses (domain_id, local, id);
+CREATE INDEX ix_addresses_ending ON addresses (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX ix_addresses_forwards ON addresses (id) WHERE kind = 'FORWARD';
+CREATE INDEX ix_addresses_user_id ON addresses (user_id);
+CREATE UNIQUE INDEX uq_addresses_everywhere ON addresses (local) WHERE domain_id IS NULL;
+CREATE UNIQUE INDEX uq_addresses_local_domain_id ON addresses (local, domain_id);
+CREATE UNIQUE INDEX uq_addresses_main ON addresses (user_id) WHERE main;
+
+CREATE TABLE api_keys (
+    id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    role VARCHAR(32) NOT NULL,
+    scopes JSONB NOT NULL,
+    read_only BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
+    user_id BIGINT,
+    domains JSONB NOT NULL,
+    operations JSONB NOT NULL,
+    allowed_ips JSONB NOT NULL,
+    made_by BIGINT,
+    made_by_key BIGINT,
+    maker VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    last_used_at TIMESTAMP WITH TIME ZONE,
+    last_used_ip VARCHAR,
+    CONSTRAINT pk_api_keys PRIMARY KEY (id),
+    CONSTRAINT uq_api_keys_digest UNIQUE (digest),
+    CONSTRAINT fk_api_keys_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_api_keys_user_id ON api_keys (user_id);
+
+CREATE TABLE app_passwords (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    description VARCHAR NOT NULL,
+    selector VARCHAR NOT NULL,
+    password VARCHAR NOT NULL,
+    scopes JSONB NOT NULL,
+    active BOOLEAN NOT NULL,
+    ttl BIGINT,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    last_used_at TIMESTAMP WITH TIME ZONE,
+    last_used_ip VARCHAR,
+    last_event_id BIGINT,
+    made_by BIGINT,
+    made_by_key BIGINT,
+    maker VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_app_passwords PRIMARY KEY (id),
+    CONSTRAINT fk_app_passwords_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_app_passwords_expires_at ON app_passwords (expires_at);
+CREATE INDEX ix_app_passwords_user_id ON app_passwords (user_id);
+CREATE UNIQUE INDEX uq_app_passwords_selector ON app_passwords (user_id, selector);
+
+CREATE TABLE audit_blobs (
+    copy_id BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    CONSTRAINT pk_audit_blobs PRIMARY KEY (copy_id, blob_id),
+    CONSTRAINT fk_audit_blobs_copy_id FOREIGN KEY(copy_id) REFERENCES audit_copies (id) ON DELETE CASCADE,
+    CONSTRAINT fk_audit_blobs_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_audit_blobs_blob_id ON audit_blobs (blob_id);
+
+CREATE TABLE auth_events (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    fold VARCHAR NOT NULL,
+    action VARCHAR NOT NULL,
+    result VARCHAR NOT NULL,
+    protocol VARCHAR,
+    ip VARCHAR,
+    ip_key VARCHAR,
+    session_id VARCHAR,
+    by VARCHAR,
+    by_id BIGINT,
+    detail JSONB,
+    count BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    told_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_auth_events PRIMARY KEY (id),
+    CONSTRAINT fk_auth_events_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_auth_events_fold UNIQUE (fold)
+);
+CREATE INDEX ix_auth_events_action ON auth_events (action, created_at, id);
+CREATE INDEX ix_auth_events_created_at ON auth_events (created_at, id);
+CREATE INDEX ix_auth_events_ip_key ON auth_events (ip_key, created_at, id);
+CREATE INDEX ix_auth_events_user_id ON auth_events (user_id, created_at, id);
+
+CREATE TABLE compose_listeners (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    holder BIGINT NOT NULL,
+    CONSTRAINT pk_compose_listeners PRIMARY KEY (id),
+    CONSTRAINT fk_compose_listeners_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_compose_listeners_user_id ON compose_listeners (user_id);
+
+CREATE TABLE compose_requests (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    identity_id BIGINT,
+    mailbox_id BIGINT,
+    written JSONB NOT NULL,
+    requested_by VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_compose_requests PRIMARY KEY (id),
+    CONSTRAINT fk_compose_requests_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_compose_requests_expires_at ON compose_requests (expires_at);
+CREATE INDEX ix_compose_requests_user_id ON compose_requests (user_id);
+
+CREATE TABLE connectors (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    protocol VARCHAR(32) NOT NULL,
+    host VARCHAR NOT NULL,
+    port BIGINT NOT NULL,
+    security VARCHAR(32) NOT NULL,
+    mechanism VARCHAR NOT NULL,
+    username VARCHAR NOT NULL,
+    secret VARCHAR NOT NULL,
+    oauth JSONB,
+    target_domain VARCHAR,
+    target_folder VARCHAR,
+    interval BIGINT,
+    max_age BIGINT,
+    max_bytes_per_second BIGINT NOT NULL,
+    exclude VARCHAR,
+    folder_rewrites JSONB NOT NULL,
+    auto_map_folders BOOLEAN NOT NULL,
+    subscribe_all BOOLEAN NOT NULL,
+    skip_cross_duplicates BOOLEAN NOT NULL,
+    remove_duplicates BOOLEAN NOT NULL,
+    source_retention BIGINT,
+    mirror_deletes BOOLEAN NOT NULL,
+    remote_timeout BIGINT NOT NULL,
+    local_timeout BIGINT NOT NULL,
+    custom_options JSONB NOT NULL,
+    bringing JSONB,
+    spam_check BOOLEAN NOT NULL,
+    virus_check BOOLEAN NOT NULL,
+    apply_filters BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
+    last_run_at TIMESTAMP WITH TIME ZONE,
+    last_success_at TIMESTAMP WITH TIME ZONE,
+    last_error VARCHAR,
+    failures BIGINT NOT NULL,
+    next_run_at TIMESTAMP WITH TIME ZONE,
+    run_id BIGINT,
+    lease BIGINT,
+    holder BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE,
+    once BOOLEAN NOT NULL,
+    CONSTRAINT pk_connectors PRIMARY KEY (id),
+    CONSTRAINT fk_connectors_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX connectors_due ON connectors (next_run_at) WHERE next_run_at IS NOT NULL;
+CREATE INDEX connectors_leased ON connectors (holder) WHERE holder IS NOT NULL;
+CREATE INDEX ix_connectors_user_id ON connectors (user_id);
+
+CREATE TABLE correspondents (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    key VARCHAR COLLATE "C" NOT NULL,
+    called VARCHAR COLLATE "C",
+    address VARCHAR NOT NULL,
+    name VARCHAR,
+    last_used_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_correspondents PRIMARY KEY (id),
+    CONSTRAINT fk_correspondents_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_correspondents_called ON correspondents (user_id, called);
+CREATE INDEX ix_correspondents_used ON correspondents (user_id, last_used_at, id);
+CREATE UNIQUE INDEX uq_correspondents_user_id_key ON correspondents (user_id, key);
+
+CREATE TABLE deleted_users (
+    id BIGINT NOT NULL,
+    username_key VARCHAR NOT NULL,
+    disabled BOOLEAN NOT NULL,
+    domain_id BIGINT,
+    addresses JSONB NOT NULL,
+    deleted_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    delete_after TIMESTAMP WITH TIME ZONE,
+    task_id BIGINT,
+    CONSTRAINT pk_deleted_users PRIMARY KEY (id),
+    CONSTRAINT fk_deleted_users_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_deleted_users_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
+);
+CREATE INDEX ix_deleted_users_domain_id ON deleted_users (domain_id);
+CREATE INDEX ix_deleted_users_username_key ON deleted_users (username_key);
+
+CREATE TABLE domain_admins (
+    user_id BIGINT NOT NULL,
+    domain_id BIGINT NOT NULL,
+    CONSTRAINT pk_domain_admins PRIMARY KEY (user_id, domain_id),
+    CONSTRAINT fk_domain_admins_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_domain_admins_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_domain_admins_domain_id ON domain_admins (domain_id);
+
+CREATE TABLE exports (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    task_id BIGINT NOT NULL,
+    format VARCHAR NOT NULL,
+    filename VARCHAR NOT NULL,
+    settings BOOLEAN NOT NULL,
+    size BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    finished_at TIMESTAMP WITH TIME ZONE,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_exports PRIMARY KEY (id),
+    CONSTRAINT fk_exports_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX exports_of_user ON exports (user_id, created_at, id);
+CREATE INDEX ix_exports_expires_at ON exports (expires_at);
+CREATE INDEX ix_exports_user_id ON exports (user_id);
+
+CREATE TABLE files (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    filename VARCHAR NOT NULL,
+    content_type VARCHAR NOT NULL,
+    size BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    blob_id BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    used_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_files PRIMARY KEY (id),
+    CONSTRAINT fk_files_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_files_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX files_of_user ON files (user_id, created_at, id);
+CREATE INDEX ix_files_blob_id ON files (blob_id);
+CREATE INDEX ix_files_used_at ON files (used_at);
+CREATE INDEX ix_files_user_id ON files (user_id);
+
+CREATE TABLE filters (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    "order" BIGINT NOT NULL,
+    query JSONB NOT NULL,
+    action JSONB NOT NULL,
+    targets JSONB NOT NULL,
+    relays VARCHAR,
+    active BOOLEAN NOT NULL,
+    meta_data JSONB,
+    match_count BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_filters PRIMARY KEY (id),
+    CONSTRAINT fk_filters_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_filters_made ON filters (created_at, id);
+CREATE INDEX ix_filters_order ON filters (user_id, "order", id);
+CREATE INDEX ix_filters_user_id ON filters (user_id);
+
+CREATE TABLE identities (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    local VARCHAR NOT NULL,
+    domain VARCHAR NOT NULL,
+    shown VARCHAR NOT NULL,
+    name VARCHAR,
+    preferred BOOLEAN NOT NULL,
+    reply_to VARCHAR,
+    bcc JSONB NOT NULL,
+    signature_text VARCHAR,
+    signature_html VARCHAR,
+    mailbox_id BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_identities PRIMARY KEY (id),
+    CONSTRAINT fk_identities_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_identities_user_id ON identities (user_id);
+CREATE UNIQUE INDEX uq_identities_preferred ON identities (user_id) WHERE preferred;
+
+CREATE TABLE import_archives (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    task_id BIGINT NOT NULL,
+    filename VARCHAR NOT NULL,
+    size BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_import_archives PRIMARY KEY (id),
+    CONSTRAINT fk_import_archives_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_import_archives_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_import_archives_blob_id ON import_archives (blob_id);
+CREATE INDEX ix_import_archives_task_id ON import_archives (task_id);
+CREATE INDEX ix_import_archives_user_id ON import_archives (user_id);
+
+CREATE TABLE labels (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    keyword VARCHAR NOT NULL,
+    folded VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    color VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_labels PRIMARY KEY (id),
+    CONSTRAINT uq_labels_user_id_folded UNIQUE (user_id, folded),
+    CONSTRAINT fk_labels_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_labels_user_id ON labels (user_id);
+
+CREATE TABLE mailbox_subscriptions (
+    user_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    path VARCHAR NOT NULL,
+    CONSTRAINT pk_mailbox_subscriptions PRIMARY KEY (user_id, digest),
+    CONSTRAINT fk_mailbox_subscriptions_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+
+CREATE TABLE mailboxes (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    path VARCHAR NOT NULL,
+    guid VARCHAR NOT NULL,
+    special_use VARCHAR(32),
+    uid_validity BIGINT NOT NULL,
+    uid_next BIGINT NOT NULL,
+    modseq BIGINT NOT NULL,
+    modify_index BIGINT NOT NULL,
+    total BIGINT NOT NULL,
+    unseen BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    subscribed BOOLEAN NOT NULL,
+    hidden BOOLEAN NOT NULL,
+    encrypt_messages BOOLEAN NOT NULL,
+    retention BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_mailboxes PRIMARY KEY (id),
+    CONSTRAINT fk_mailboxes_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX uq_mailboxes_path ON mailboxes (user_id, md5(path));
+CREATE INDEX ix_mailboxes_user_id ON mailboxes (user_id);
+CREATE UNIQUE INDEX uq_mailboxes_special_use ON mailboxes (user_id, special_use) WHERE special_use IS NOT NULL;
+
+CREATE TABLE push_channels (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    active BOOLEAN NOT NULL,
+    target VARCHAR NOT NULL,
+    title VARCHAR,
+    text VARCHAR,
+    senders JSONB NOT NULL,
+    senders_regex VARCHAR,
+    only_priority BOOLEAN NOT NULL,
+    evaluate_priority BOOLEAN NOT NULL,
+    mailboxes JSONB NOT NULL,
+    number BIGINT NOT NULL,
+    test_at TIMESTAMP WITH TIME ZONE,
+    failures BIGINT NOT NULL,
+    retry_at TIMESTAMP WITH TIME ZONE,
+    last_error VARCHAR,
+    last_push_at TIMESTAMP WITH TIME ZONE,
+    window_at TIMESTAMP WITH TIME ZONE,
+    pushed BIGINT NOT NULL,
+    lease BIGINT,
+    holder BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_push_channels PRIMARY KEY (id),
+    CONSTRAINT fk_push_channels_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX push_channels_kind ON push_channels (user_id, kind);
+CREATE INDEX push_channels_leased ON push_channels (holder) WHERE holder IS NOT NULL;
+CREATE INDEX push_channels_retry ON push_channels (retry_at) WHERE retry_at IS NOT NULL;
+CREATE INDEX push_channels_test ON push_channels (test_at) WHERE test_at IS NOT NULL;
+
+CREATE TABLE quarantine_items (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    domain_id BIGINT,
+    queue_id VARCHAR NOT NULL,
+    receipt VARCHAR NOT NULL,
+    sender VARCHAR NOT NULL,
+    recipient VARCHAR NOT NULL,
+    from_name VARCHAR,
+    from_address VARCHAR,
+    subject VARCHAR NOT NULL,
+    score FLOAT NOT NULL,
+    symbols JSONB NOT NULL,
+    tests VARCHAR NOT NULL,
+    virus VARCHAR,
+    size BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    blob_id BIGINT NOT NULL,
+    structure BYTEA NOT NULL,
+    attachments JSONB NOT NULL,
+    verification JSONB,
+    wish JSONB,
+    notified BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_quarantine_items PRIMARY KEY (id),
+    CONSTRAINT fk_quarantine_items_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_quarantine_items_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
+);
+CREATE INDEX ix_quarantine_items_domain_id ON quarantine_items (domain_id);
+CREATE INDEX ix_quarantine_items_expires_at ON quarantine_items (expires_at);
+CREATE INDEX ix_quarantine_items_user_id ON quarantine_items (user_id);
+CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
+CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
+CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
+
+CREATE TABLE rate_holds (
+    id BIGINT NOT NULL,
+    window_id BIGINT NOT NULL,
+    source VARCHAR(32) NOT NULL,
+    value BIGINT NOT NULL,
+    frame VARCHAR(32) NOT NULL,
+    since TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    told_until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_rate_holds PRIMARY KEY (id),
+    CONSTRAINT fk_rate_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_rate_holds_told_until ON rate_holds (told_until);
+CREATE INDEX rate_holds_by_age ON rate_holds (since, id);
+
+CREATE TABLE rate_limits (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    domain_id BIGINT,
+    value BIGINT NOT NULL,
+    frame VARCHAR(32) NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_rate_limits PRIMARY KEY (id),
+    CONSTRAINT fk_rate_limits_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_rate_limits_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_rate_limits_domain_id ON rate_limits (domain_id);
+CREATE INDEX ix_rate_limits_user_id ON rate_limits (user_id);
+CREATE INDEX rate_limits_by_age ON rate_limits (created_at, id);
+
+CREATE TABLE recovery_codes (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    used_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_recovery_codes PRIMARY KEY (id),
+    CONSTRAINT fk_recovery_codes_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_recovery_codes_user_id ON recovery_codes (user_id);
+
+CREATE TABLE saved_searches (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    folded VARCHAR NOT NULL,
+    filter JSONB NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_saved_searches PRIMARY KEY (id),
+    CONSTRAINT uq_saved_searches_user_id_folded UNIQUE (user_id, folded),
+    CONSTRAINT fk_saved_searches_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_saved_searches_user_id ON saved_searches (user_id);
+
+CREATE TABLE sender_rules (
+    made_by BIGINT,
+    made_as VARCHAR(32) NOT NULL,
+    id BIGINT NOT NULL,
+    place VARCHAR COLLATE "C" NOT NULL,
+    pattern VARCHAR COLLATE "C" NOT NULL,
+    action VARCHAR(32) NOT NULL,
+    user_id BIGINT,
+    domain_id BIGINT,
+    tag VARCHAR,
+    comment VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_sender_rules PRIMARY KEY (id),
+    CONSTRAINT fk_sender_rules_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_sender_rules_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_sender_rules_domain_id ON sender_rules (domain_id);
+CREATE INDEX ix_sender_rules_pattern ON sender_rules (pattern, id);
+CREATE INDEX ix_sender_rules_user_id ON sender_rules (user_id);
+CREATE UNIQUE INDEX uq_sender_rules_place ON sender_rules (place, pattern);
+
+CREATE TABLE sieve_memories (
+    user_id BIGINT NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    key VARCHAR NOT NULL,
+    receipt VARCHAR NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_sieve_memories PRIMARY KEY (user_id, kind, key),
+    CONSTRAINT fk_sieve_memories_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_sieve_memories_until ON sieve_memories (until);
+
+CREATE TABLE sieve_scripts (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    name VARCHAR COLLATE "C" NOT NULL,
+    content VARCHAR NOT NULL,
+    size BIGINT NOT NULL,
+    active BOOLEAN NOT NULL,
+    requires JSONB NOT NULL,
+    last_error VARCHAR,
+    last_error_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_sieve_scripts PRIMARY KEY (id),
+    CONSTRAINT uq_sieve_scripts_user_id_name UNIQUE (user_id, name),
+    CONSTRAINT fk_sieve_scripts_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_sieve_scripts_user_id ON sieve_scripts (user_id);
+CREATE UNIQUE INDEX uq_sieve_scripts_active ON sieve_scripts (user_id) WHERE active;
+
+CREATE TABLE tasks (
+    id BIGINT NOT NULL,
+    kind VARCHAR NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    user_id BIGINT,
+    actor_id BIGINT,
+    not_before TIMESTAMP WITH TIME ZONE,
+    done BIGINT NOT NULL,
+    total BIGINT,
+    "order" JSONB NOT NULL,
+    checkpoint JSONB,
+    result JSONB,
+    error VARCHAR,
+    cancelled BOOLEAN NOT NULL,
+    lease BIGINT,
+    holder BIGINT,
+    attempts BIGINT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE,
+    finished_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_tasks PRIMARY KEY (id),
+    CONSTRAINT fk_tasks_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_tasks_actor_id ON tasks (actor_id);
+CREATE INDEX ix_tasks_user_id ON tasks (user_id);
+CREATE INDEX tasks_due ON tasks (created_at, id) WHERE finished_at IS NULL;
+CREATE INDEX tasks_leased ON tasks (holder) WHERE holder IS NOT NULL;
+
+CREATE TABLE threads (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    subject VARCHAR NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    muted BOOLEAN NOT NULL,
+    CONSTRAINT pk_threads PRIMARY KEY (id),
+    CONSTRAINT fk_threads_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_threads_user_id ON threads (user_id);
+
+CREATE TABLE totp_seeds (
+    user_id BIGINT NOT NULL,
+    seed VARCHAR,
+    pending VARCHAR,
+    pending_at TIMESTAMP WITH TIME ZONE,
+    last_step BIGINT,
+    enabled_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_totp_seeds PRIMARY KEY (user_id),
+    CONSTRAINT fk_totp_seeds_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+
+CREATE TABLE undos (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    before JSONB NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_undos PRIMARY KEY (id),
+    CONSTRAINT fk_undos_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_undos_digest UNIQUE (digest)
+);
+CREATE INDEX ix_undos_expires_at ON undos (expires_at);
+CREATE INDEX ix_undos_user_id ON undos (user_id);
+
+CREATE TABLE uploads (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    received BIGINT NOT NULL,
+    digest VARCHAR,
+    content_type VARCHAR NOT NULL,
+    filename VARCHAR,
+    told VARCHAR,
+    blob_name VARCHAR,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_uploads PRIMARY KEY (id),
+    CONSTRAINT fk_uploads_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_uploads_blob_name UNIQUE (blob_name)
+);
+CREATE INDEX ix_uploads_expires_at ON uploads (expires_at);
+CREATE INDEX ix_uploads_user_id ON uploads (user_id);
+
+CREATE TABLE usages (
+    user_id BIGINT NOT NULL,
+    kind VARCHAR(32) NOT NULL,
+    used BIGINT NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    told_until TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_usages PRIMARY KEY (user_id, kind),
+    CONSTRAINT fk_usages_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_usages_until ON usages (until);
+
+CREATE TABLE user_tags (
+    tag VARCHAR NOT NULL,
+    user_id BIGINT NOT NULL,
+    CONSTRAINT pk_user_tags PRIMARY KEY (tag, user_id),
+    CONSTRAINT fk_user_tags_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_user_tags_user_id ON user_tags (user_id);
+
+CREATE TABLE webauthn_challenges (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    challenge VARCHAR NOT NULL,
+    registers BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_webauthn_challenges PRIMARY KEY (id),
+    CONSTRAINT fk_webauthn_challenges_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_webauthn_challenges_challenge UNIQUE (challenge)
+);
+CREATE INDEX ix_webauthn_challenges_user_id ON webauthn_challenges (user_id);
+
+CREATE TABLE webauthn_keys (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    name VARCHAR NOT NULL,
+    credential_id VARCHAR NOT NULL,
+    public_key VARCHAR NOT NULL,
+    sign_count BIGINT NOT NULL,
+    transports JSONB NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_used_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_webauthn_keys PRIMARY KEY (id),
+    CONSTRAINT fk_webauthn_keys_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_webauthn_keys_credential_id UNIQUE (credential_id)
+);
+CREATE INDEX ix_webauthn_keys_user_id ON webauthn_keys (user_id);
+
+CREATE TABLE webhooks (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    domain_id BIGINT,
+    types JSONB NOT NULL,
+    url VARCHAR NOT NULL,
+    active BOOLEAN NOT NULL,
+    secret VARCHAR NOT NULL,
+    old_secret VARCHAR,
+    old_until TIMESTAMP WITH TIME ZONE,
+    since TIMESTAMP WITH TIME ZONE NOT NULL,
+    failures BIGINT NOT NULL,
+    retry_at TIMESTAMP WITH TIME ZONE,
+    last_delivery_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_webhooks PRIMARY KEY (id),
+    CONSTRAINT fk_webhooks_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_webhooks_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_webhooks_domain_id ON webhooks (domain_id);
+CREATE INDEX ix_webhooks_user_id ON webhooks (user_id);
+
+CREATE TABLE autoreplies (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    address_id BIGINT,
+    enabled BOOLEAN NOT NULL,
+    name VARCHAR,
+    subject VARCHAR NOT NULL,
+    text VARCHAR NOT NULL,
+    html VARCHAR NOT NULL,
+    internal_subject VARCHAR,
+    internal_text VARCHAR,
+    internal_html VARCHAR,
+    starts_at TIMESTAMP WITH TIME ZONE,
+    ends_at TIMESTAMP WITH TIME ZONE,
+    interval BIGINT,
+    addresses JSONB NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_autoreplies PRIMARY KEY (id),
+    CONSTRAINT ck_autoreplies_one_owner CHECK ((user_id IS NULL) <> (address_id IS NULL)),
+    CONSTRAINT fk_autoreplies_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_autoreplies_address_id FOREIGN KEY(address_id) REFERENCES addresses (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_autoreplies_address_id ON autoreplies (address_id);
+CREATE INDEX ix_autoreplies_user_id ON autoreplies (user_id);
+
+CREATE TABLE connector_folders (
+    id BIGINT NOT NULL,
+    connector_id BIGINT NOT NULL,
+    name VARCHAR COLLATE "C" NOT NULL,
+    validity BIGINT NOT NULL,
+    modseq BIGINT NOT NULL,
+    CONSTRAINT pk_connector_folders PRIMARY KEY (id),
+    CONSTRAINT fk_connector_folders_connector_id FOREIGN KEY(connector_id) REFERENCES connectors (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX connector_folders_by_name ON connector_folders (connector_id, name);
+
+CREATE TABLE connector_runs (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    connector_id BIGINT NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    trial BOOLEAN NOT NULL,
+    cancelled BOOLEAN NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE,
+    finished_at TIMESTAMP WITH TIME ZONE,
+    stage VARCHAR,
+    folder VARCHAR,
+    seen BIGINT NOT NULL,
+    imported BIGINT NOT NULL,
+    skipped BIGINT NOT NULL,
+    deleted_remote BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    error VARCHAR,
+    log JSONB NOT NULL,
+    checkpoint JSONB,
+    CONSTRAINT pk_connector_runs PRIMARY KEY (id),
+    CONSTRAINT fk_connector_runs_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_connector_runs_connector_id FOREIGN KEY(connector_id) REFERENCES connectors (id) ON DELETE CASCADE
+);
+CREATE INDEX connector_runs_of_connector ON connector_runs (connector_id, id);
+CREATE INDEX ix_connector_runs_user_id ON connector_runs (user_id);
+
+CREATE TABLE export_pieces (
+    id BIGINT NOT NULL,
+    export_id BIGINT NOT NULL,
+    part BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    CONSTRAINT pk_export_pieces PRIMARY KEY (id),
+    CONSTRAINT fk_export_pieces_export_id FOREIGN KEY(export_id) REFERENCES exports (id) ON DELETE CASCADE,
+    CONSTRAINT fk_export_pieces_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE UNIQUE INDEX export_pieces_in_order ON export_pieces (export_id, part, position);
+CREATE INDEX ix_export_pieces_blob_id ON export_pieces (blob_id);
+
+CREATE TABLE file_shares (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    file_id BIGINT NOT NULL,
+    mode VARCHAR(32) NOT NULL,
+    blob_id BIGINT,
+    size BIGINT,
+    digest VARCHAR,
+    password VARCHAR,
+    expires_at TIMESTAMP WITH TIME ZONE,
+    idle BOOLEAN NOT NULL,
+    access_count BIGINT NOT NULL,
+    last_access_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_file_shares PRIMARY KEY (id),
+    CONSTRAINT fk_file_shares_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_file_shares_file_id FOREIGN KEY(file_id) REFERENCES files (id) ON DELETE CASCADE,
+    CONSTRAINT fk_file_shares_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_file_shares_blob_id ON file_shares (blob_id);
+CREATE INDEX ix_file_shares_expires_at ON file_shares (expires_at);
+CREATE INDEX ix_file_shares_file_id ON file_shares (file_id);
+CREATE INDEX ix_file_shares_user_id ON file_shares (user_id);
+
+CREATE TABLE mailbox_metadata (
+    mailbox_id BIGINT NOT NULL,
+    key VARCHAR NOT NULL,
+    value VARCHAR NOT NULL,
+    CONSTRAINT pk_mailbox_metadata PRIMARY KEY (mailbox_id, key),
+    CONSTRAINT fk_mailbox_metadata_mailbox_id FOREIGN KEY(mailbox_id) REFERENCES mailboxes (id) ON DELETE CASCADE
+);
+
+CREATE TABLE mailbox_shares (
+    mailbox_id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    owner_id BIGINT NOT NULL,
+    rights BIGINT NOT NULL,
+    since BIGINT NOT NULL,
+    CONSTRAINT pk_mailbox_shares PRIMARY KEY (mailbox_id, user_id),
+    CONSTRAINT fk_mailbox_shares_mailbox_id FOREIGN KEY(mailbox_id) REFERENCES mailboxes (id) ON DELETE CASCADE,
+    CONSTRAINT fk_mailbox_shares_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX mailbox_shares_of_user ON mailbox_shares (user_id, owner_id, mailbox_id);
+
+CREATE TABLE messages (
+    id BIGINT NOT NULL,
+    user_id BIGINT NOT NULL,
+    mailbox_id BIGINT,
+    uid BIGINT NOT NULL,
+    modseq BIGINT NOT NULL,
+    thread_id BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    received_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    listed_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    saved_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    date TIMESTAMP WITH TIME ZONE,
+    expires TIMESTAMP WITH TIME ZONE,
+    snoozed_until TIMESTAMP WITH TIME ZONE,
+    snoozed_from BIGINT,
+    size BIGINT NOT NULL,
+    seen BOOLEAN NOT NULL,
+    flagged BOOLEAN NOT NULL,
+    answered BOOLEAN NOT NULL,
+    draft BOOLEAN NOT NULL,
+    deleted BOOLEAN NOT NULL,
+    keywords JSONB NOT NULL,
+    subject VARCHAR NOT NULL,
+    from_name VARCHAR,
+    from_address VARCHAR,
+    sender JSONB,
+    reply_to JSONB NOT NULL,
+    "to" JSONB NOT NULL,
+    cc JSONB NOT NULL,
+    bcc JSONB NOT NULL,
+    message_id VARCHAR,
+    in_reply_to VARCHAR,
+    "references" JSONB NOT NULL,
+    mailing_list JSONB,
+    preview VARCHAR NOT NULL,
+    content_type VARCHAR NOT NULL,
+    content_params JSONB NOT NULL,
+    encrypted BOOLEAN NOT NULL,
+    attachment_count BIGINT NOT NULL,
+    attachments JSONB NOT NULL,
+    structure BYTEA NOT NULL,
+    envelope_from VARCHAR,
+    envelope_to JSONB NOT NULL,
+    meta_data JSONB,
+    verification JSONB,
+    spam JSONB,
+    filters JSONB,
+    forwarded_to JSONB,
+    reference_id BIGINT,
+    reference_action VARCHAR,
+    archived_at TIMESTAMP WITH TIME ZONE,
+    archived_from VARCHAR,
+    archived_mailbox_id BIGINT,
+    purge_at TIMESTAMP WITH TIME ZONE,
+    indexed BOOLEAN NOT NULL,
+    CONSTRAINT pk_messages PRIMARY KEY (id),
+    CONSTRAINT fk_messages_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_messages_mailbox_id FOREIGN KEY(mailbox_id) REFERENCES mailboxes (id) ON DELETE RESTRICT,
+    CONSTRAINT fk_messages_thread_id FOREIGN KEY(thread_id) REFERENCES threads (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_messages_thread_id ON messages (thread_id);
+CREATE INDEX ix_messages_user_id ON messages (user_id);
+CREATE INDEX messages_archived ON messages (user_id, archived_at, id) WHERE archived_at IS NOT NULL;
+CREATE INDEX messages_by_age ON messages (mailbox_id, listed_at, id);
+CREATE UNIQUE INDEX messages_by_uid ON messages (mailbox_id, uid);
+CREATE INDEX messages_of_user ON messages (user_id, listed_at, id) WHERE archived_at IS NULL;
+CREATE INDEX messages_snoozed ON messages (user_id, archived_at, listed_at, id) WHERE snoozed_until IS NOT NULL;
+CREATE INDEX messages_to_expire ON messages (expires) WHERE expires IS NOT NULL;
+CREATE INDEX messages_to_index ON messages (id) WHERE NOT indexed;
+CREATE INDEX messages_to_purge ON messages (purge_at) WHERE purge_at IS NOT NULL;
+CREATE INDEX messages_to_wake ON messages (snoozed_until) WHERE snoozed_until IS NOT NULL;
+CREATE INDEX messages_unseen ON messages (mailbox_id, listed_at, id) WHERE NOT seen;
+CREATE INDEX messages_waiting ON messages (user_id, indexed, id) WHERE NOT indexed;
+CREATE INDEX messages_with_keywords ON messages (user_id, archived_at) WHERE keywords <> '[]';
+
+CREATE TABLE quarantine_blobs (
+    item_id BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    CONSTRAINT pk_quarantine_blobs PRIMARY KEY (item_id, blob_id),
+    CONSTRAINT fk_quarantine_blobs_item_id FOREIGN KEY(item_id) REFERENCES quarantine_items (id) ON DELETE CASCADE,
+    CONSTRAINT fk_quarantine_blobs_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_quarantine_blobs_blob_id ON quarantine_blobs (blob_id);
+
+CREATE TABLE thread_refs (
+    user_id BIGINT NOT NULL,
+    key VARCHAR NOT NULL,
+    thread_id BIGINT NOT NULL,
+    CONSTRAINT pk_thread_refs PRIMARY KEY (user_id, key),
+    CONSTRAINT fk_thread_refs_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_thread_refs_thread_id FOREIGN KEY(thread_id) REFERENCES threads (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_thread_refs_thread_id ON thread_refs (thread_id);
+
+CREATE TABLE upload_parts (
+    id BIGINT NOT NULL,
+    upload_id BIGINT NOT NULL,
+    start BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    digest VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    CONSTRAINT pk_upload_parts PRIMARY KEY (id),
+    CONSTRAINT uq_upload_parts_upload_id_start UNIQUE (upload_id, start),
+    CONSTRAINT fk_upload_parts_upload_id FOREIGN KEY(upload_id) REFERENCES uploads (id) ON DELETE CASCADE,
+    CONSTRAINT uq_upload_parts_name UNIQUE (name)
+);
+
+CREATE TABLE webhook_deliveries (
+    id BIGINT NOT NULL,
+    webhook_id BIGINT NOT NULL,
+    stream_id BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    event VARCHAR NOT NULL,
+    type VARCHAR NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    body JSONB NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    attempt BIGINT NOT NULL,
+    status BIGINT,
+    error VARCHAR,
+    duration BIGINT,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    next_attempt_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_webhook_deliveries PRIMARY KEY (id),
+    CONSTRAINT fk_webhook_deliveries_webhook_id FOREIGN KEY(webhook_id) REFERENCES webhooks (id) ON DELETE CASCADE
+);
+CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (webhook_id, state, id);
+CREATE INDEX webhook_deliveries_log ON webhook_deliveries (webhook_id, id);
+CREATE INDEX webhook_deliveries_waiting ON webhook_deliveries (webhook_id, stream_id, number, id) WHERE state = 'WAITING';
+
+CREATE TABLE webhook_lanes (
+    webhook_id BIGINT NOT NULL,
+    stream_id BIGINT NOT NULL,
+    due_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    lease BIGINT,
+    holder BIGINT,
+    CONSTRAINT pk_webhook_lanes PRIMARY KEY (webhook_id, stream_id),
+    CONSTRAINT fk_webhook_lanes_webhook_id FOREIGN KEY(webhook_id) REFERENCES webhooks (id) ON DELETE CASCADE
+);
+CREATE INDEX webhook_lanes_due ON webhook_lanes (webhook_id, due_at);
+CREATE INDEX webhook_lanes_leased ON webhook_lanes (holder) WHERE holder IS NOT NULL;
+
+CREATE TABLE autoreply_senders (
+    autoreply_id BIGINT NOT NULL,
+    sender VARCHAR NOT NULL,
+    until TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_autoreply_senders PRIMARY KEY (autoreply_id, sender),
+    CONSTRAINT fk_autoreply_senders_autoreply_id FOREIGN KEY(autoreply_id) REFERENCES autoreplies (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_autoreply_senders_until ON autoreply_senders (until);
+
+CREATE TABLE connector_messages (
+    folder_id BIGINT NOT NULL,
+    mark VARCHAR COLLATE "C" NOT NULL,
+    digest VARCHAR NOT NULL,
+    message_id BIGINT,
+    flags VARCHAR NOT NULL,
+    fetched_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    removed BOOLEAN NOT NULL,
+    safe BOOLEAN NOT NULL,
+    CONSTRAINT pk_connector_messages PRIMARY KEY (folder_id, mark),
+    CONSTRAINT fk_connector_messages_folder_id FOREIGN KEY(folder_id) REFERENCES connector_folders (id) ON DELETE CASCADE
+);
+CREATE INDEX connector_messages_by_digest ON connector_messages (folder_id, digest);
+CREATE INDEX connector_messages_of_message ON connector_messages (message_id);
+
+CREATE TABLE draft_files (
+    message_id BIGINT NOT NULL,
+    file_id BIGINT NOT NULL,
+    nth BIGINT NOT NULL,
+    CONSTRAINT pk_draft_files PRIMARY KEY (message_id, file_id),
+    CONSTRAINT fk_draft_files_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE,
+    CONSTRAINT fk_draft_files_file_id FOREIGN KEY(file_id) REFERENCES files (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_draft_files_file_id ON draft_files (file_id);
+
+CREATE TABLE lessons (
+    message_id BIGINT NOT NULL,
+    spam BOOLEAN NOT NULL,
+    turn BIGINT NOT NULL,
+    due_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    holder BIGINT,
+    attempts BIGINT NOT NULL,
+    CONSTRAINT pk_lessons PRIMARY KEY (message_id),
+    CONSTRAINT fk_lessons_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_lessons_due_at ON lessons (due_at);
+CREATE INDEX lessons_leased ON lessons (holder) WHERE holder IS NOT NULL;
+
+CREATE TABLE message_blobs (
+    message_id BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    CONSTRAINT pk_message_blobs PRIMARY KEY (message_id, blob_id),
+    CONSTRAINT fk_message_blobs_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE CASCADE,
+    CONSTRAINT fk_message_blobs_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_message_blobs_blob_id ON message_blobs (blob_id);
+
+CREATE TABLE submissions (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    tenant_id BIGINT NOT NULL,
+    queue_id VARCHAR NOT NULL,
+    state VARCHAR(32) NOT NULL,
+    message_id BIGINT,
+    blob_id BIGINT NOT NULL,
+    size BIGINT NOT NULL,
+    envelope_from VARCHAR NOT NULL,
+    send_time TIMESTAMP WITH TIME ZONE,
+    undo_until TIMESTAMP WITH TIME ZONE,
+    copy_of BIGINT,
+    envid VARCHAR,
+    header_id VARCHAR,
+    ret VARCHAR,
+    ours BOOLEAN NOT NULL,
+    release_at TIMESTAMP WITH TIME ZONE,
+    sent_mailbox_id BIGINT,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_submissions PRIMARY KEY (id),
+    CONSTRAINT fk_submissions_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT uq_submissions_queue_id UNIQUE (queue_id),
+    CONSTRAINT fk_submissions_message_id FOREIGN KEY(message_id) REFERENCES messages (id) ON DELETE SET NULL
+);
+CREATE INDEX ix_submissions_message_id ON submissions (message_id);
+CREATE INDEX ix_submissions_user_id ON submissions (user_id);
+CREATE INDEX submissions_copies ON submissions (copy_of) WHERE copy_of IS NOT NULL;
+CREATE INDEX submissions_envid ON submissions (user_id, envid) WHERE envid IS NOT NULL;
+CREATE INDEX submissions_header ON submissions (user_id, header_id) WHERE header_id IS NOT NULL;
+CREATE INDEX submissions_held ON submissions (release_at, id) WHERE release_at IS NOT NULL;
+CREATE INDEX submissions_of_user ON submissions (user_id, created_at, id);
+CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING');
+
+CREATE TABLE deliveries (
+    id BIGINT NOT NULL,
+    user_id BIGINT,
+    submission_id BIGINT NOT NULL,
+    recipient VARCHAR NOT NULL,
+    domain VARCHAR NOT NULL,
+    via VARCHAR,
+    secret VARCHAR,
+    state VARCHAR(32) NOT NULL,
+    attempts BIGINT NOT NULL,
+    next_at TIMESTAMP WITH TIME ZONE,
+    turn_at TIMESTAMP WITH TIME ZONE,
+    rank BIGINT NOT NULL,
+    held_at TIMESTAMP WITH TIME ZONE,
+    hurried_at TIMESTAMP WITH TIME ZONE,
+    holder BIGINT,
+    lease BIGINT,
+    final_dot_at TIMESTAMP WITH TIME ZONE,
+    last_code BIGINT,
+    last_response VARCHAR,
+    mx VARCHAR,
+    tls VARCHAR,
+    delivered_at TIMESTAMP WITH TIME ZONE,
+    notify VARCHAR,
+    orcpt VARCHAR,
+    delay_told_at TIMESTAMP WITH TIME ZONE,
+    success_owed VARCHAR,
+    reported_at TIMESTAMP WITH TIME ZONE,
+    reported_by VARCHAR,
+    report_proven BOOLEAN,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT pk_deliveries PRIMARY KEY (id),
+    CONSTRAINT fk_deliveries_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE,
+    CONSTRAINT fk_deliveries_submission_id FOREIGN KEY(submission_id) REFERENCES submissions (id) ON DELETE CASCADE
+);
+CREATE INDEX deliveries_deferred ON deliveries (submission_id) WHERE state = 'DEFERRED';
+CREATE INDEX deliveries_due ON deliveries (next_at, id) WHERE next_at IS NOT NULL AND turn_at IS NULL AND held_at IS NULL AND lease IS NULL;
+CREATE INDEX deliveries_held ON deliveries (submission_id) WHERE held_at IS NOT NULL;
+CREATE INDEX deliveries_leased ON deliveries (lease, submission_id) WHERE lease IS NOT NULL;
+CREATE INDEX deliveries_open ON deliveries (submission_id) WHERE state IN ('PENDING', 'DEFERRED');
+CREATE INDEX deliveries_owed ON deliveries (submission_id, id) WHERE success_owed IS NOT NULL;
+CREATE INDEX deliveries_turn ON deliveries (rank, domain, turn_at, id) WHERE turn_at IS NOT NULL;
+CREATE INDEX ix_deliveries_submission_id ON deliveries (submission_id);
+CREATE INDEX ix_deliveries_user_id ON deliveries (user_id);
+
+CREATE TABLE submission_blobs (
+    submission_id BIGINT NOT NULL,
+    blob_id BIGINT NOT NULL,
+    CONSTRAINT pk_submission_blobs PRIMARY KEY (submission_id, blob_id),
+    CONSTRAINT fk_submission_blobs_submission_id FOREIGN KEY(submission_id) REFERENCES submissions (id) ON DELETE CASCADE,
+    CONSTRAINT fk_submission_blobs_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_submission_blobs_blob_id ON submission_blobs (blob_id);

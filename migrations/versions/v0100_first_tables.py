@@ -1,0 +1,53 @@
+"""Create the tables of version 1.0.
+
+The folder `first_tables` holds the statements of each dialect.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy import Connection
+
+from models.auth import credential_changes
+from models.domains import total_triggers
+from models.search import text_index
+from models.store import text_folding
+from models.users import search_index
+
+revision = "0100"
+down_revision = None
+
+FOLDER = Path(__file__).parents[1] / "first_tables"
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    dialect = connection.dialect.name
+    script = (FOLDER / f"{dialect}.sql").read_text(encoding="utf-8")
+    for statement in script.split(";\n"):
+        if statement.strip():
+            connection.exec_driver_sql(statement)
+    if dialect == "postgresql":
+        _create_fold_text_function(connection)
+    for statement in (
+        "INSERT INTO streams (id, last, gone) VALUES (0, 0, 0)",  # the stream of the platform
+        *text_index.CREATE_TABLE[dialect],
+        *search_index.CREATE_INDEXES[dialect],
+        *total_triggers.CREATE_TRIGGERS[dialect],
+        *credential_changes.CREATE_TRIGGERS[dialect],
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def _create_fold_text_function(connection: Connection) -> None:
+    """Create the function that searches compare texts by, with the first known collation."""
+    usable = "collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))"
+    query = sa.text(f"SELECT collname FROM pg_collation WHERE {usable}")  # noqa: S608
+    names = set(connection.execute(query).scalars())
+    collation = next(name for name in text_folding.COLLATIONS if name in names)
+    connection.exec_driver_sql(text_folding.create_fold_text_function_sql(collation))
+
+
+def downgrade() -> None:
+    raise NotImplementedError("no older version: delete the database instead")
