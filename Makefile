@@ -5,15 +5,23 @@ unexport PYTHONDONTWRITEBYTECODE  # tests and servers would be compiled anew by 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check test test-all clients schema released docs soak conformance bench gate webui clean
+.PHONY: run check check-format check-types check-imports check-schema test test-all clients schema released docs soak conformance bench gate webui clean
 
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
 
-check: .venv/ready  ## format, lint, types, walls, printed schema; no tests
+check: check-format check-types check-imports check-schema  ## format, lint, types, import layers, printed schema; no tests
+
+check-format: .venv/ready
 	ruff format --check . && ruff check .
-	mypy && ty check
-	lint-imports
+
+check-types: .venv/ready
+	mypy
+
+check-imports: .venv/ready
+	ty check && lint-imports
+
+check-schema: .venv/ready
 	python -m merganser schema | diff - schema.graphql
 
 test: .venv/ready  ## a sample on SQLite and PostgreSQL, end to end, in five minutes; with CI=1 what a change must pass

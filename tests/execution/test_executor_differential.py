@@ -50,9 +50,7 @@ from tests.support.differential.random_documents import DocumentGenerator
 from tests.support.differential.random_values import PathRandom, strawberry_definition
 from tests.support.run_scope import CI, RUNS_ALL_TESTS
 
-CASE_COUNT = int(
-    os.environ.get("DIFFERENTIAL_CASES", "6000" if RUNS_ALL_TESTS else "2400" if CI else "1200")
-)
+CASE_COUNT = int(os.environ.get("DIFFERENTIAL_CASES", "6000" if RUNS_ALL_TESTS else "1200"))
 SEED = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
 
 # graphql-core drops some of its own coroutines if a sibling field fails at once. If the garbage

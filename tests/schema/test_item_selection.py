@@ -35,13 +35,7 @@ def test_covering_test_is_not_a_long_form() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "LONGEST_FILES",
-        "CI_ONLY_FILES",
-        "POSTGRES_FULL_FILES",
-        "POSTGRES_REDUCED_FILES",
-        "POSTGRES_EXCLUDED_FILES",
-    ],
+    ["LONGEST_FILES", "CI_ONLY_FILES", "POSTGRES_FULL_FILES", "POSTGRES_REDUCED_FILES"],
 )
 def test_listed_names_are_prefixes_of_test_files(name: str) -> None:
     files = [path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")]

@@ -6,15 +6,12 @@ CI_ONLY_FILES. CI (`CI=1`) runs every case on SQLite except SLOW_CASES. On Postg
 - every case of POSTGRES_FULL_FILES: locks, query plans, the order of the journal, migrations, and
   SQL that differs between the stores;
 - one case of each function of POSTGRES_REDUCED_FILES: other SQL that reads or writes many rows;
-- in other files, one case of one function in POSTGRES_SAMPLE_INTERVAL. A checksum of the function
-  name decides, so that a new test does not change the selection of the others;
-- no case of POSTGRES_EXCLUDED_FILES;
+- no case of other files;
 - every case of a function that has no case on SQLite.
 
 `make test-all` runs everything on both stores.
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +162,7 @@ POSTGRES_FULL_FILES = (  # on PostgreSQL, CI runs every case of these files
     "targets/test_target_access.py",
 )
 POSTGRES_REDUCED_FILES = (  # on PostgreSQL, CI runs one case of each function of these files
+    "addresses/test_address_resolution.py",
     "admin/test_stored_setting_effect.py",
     "admin/test_stored_settings.py",
     "auth/test_credential_cache.py",
@@ -174,9 +172,13 @@ POSTGRES_REDUCED_FILES = (  # on PostgreSQL, CI runs one case of each function o
     "e2e/operation/test_worker_processes.py",
     "execution/test_atomic_references.py",
     "execution/test_combined_lists.py",
+    "files/resumable_uploads/test_resumable_uploads.py",
+    "filters/test_sieve_delivery.py",
     "mail/delivery/test_lmtp_delivery.py",
     "mail/delivery/test_mx_delivery.py",
     "mail/limits/test_received_message_limit.py",
+    "mail/maintenance/test_housekeeping.py",
+    "mail/queue/test_dsn_requests.py",
     "mail/storage/blobs/test_blob_garbage_collection.py",
     "mailboxes/test_mailbox_listing.py",
     "mailboxes/test_mailbox_repair.py",
@@ -185,21 +187,21 @@ POSTGRES_REDUCED_FILES = (  # on PostgreSQL, CI runs one case of each function o
     "messages/test_batch_append.py",
     "messages/test_header_value_limits.py",
     "messages/test_message_listing.py",
+    "notifications/test_push_channels.py",
+    "notifications/test_webhook_worker.py",
+    "search/test_case_folding.py",
+    "search/test_message_trace_search.py",
     "search/test_word_search_pages.py",
+    "spam/test_quarantine_listing.py",
+    "store/test_process_leases.py",
+    "store/test_stale_row_locks.py",
     "subscriptions/test_shared_subscription_results.py",
     "subscriptions/test_shared_subscriptions.py",
     "transfer/test_account_import.py",
+    "users/test_user_create.py",
     "users/test_user_create_permissions.py",
     "users/test_user_listing.py",
 )
-POSTGRES_EXCLUDED_FILES = (  # slow files that run on PostgreSQL only in `make test-all`
-    "execution/test_executor_differential.py",
-    "mail/delivery/test_hostile_messages_by_lmtp.py",
-    "mail/smtp/test_hostile_messages_by_smtp.py",
-    "schema/test_access_matrix.py",
-)
-POSTGRES_FULL_TESTS = ("test_journal_has_exactly_the_changes_of_a_mutation",)
-POSTGRES_SAMPLE_INTERVAL = 20  # on PostgreSQL, CI runs one of 20 functions of the other files
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,10 @@ SLOW_CASES = (
         ("acme_server0",),
     ),
     SlowCases(
+        "e2e/recovery/test_clock_changes::test_clock_steps_of_an_hour_neither_duplicate_nor_delay_mail",
+        covered_by="store/test_process_leases::test_clock_step_does_not_end_a_lease",
+    ),
+    SlowCases(
         "e2e/recovery/test_clock_changes::test_servers_killed_with_clocks_ahead_continue_at_once",
         covered_by=(
             "e2e/delivery/test_sending_by_cluster::"
@@ -289,13 +295,13 @@ def _skipped_on_postgres(items: list[pytest.Item]) -> set[pytest.Item]:
     for item in items:
         functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
     skipped: set[pytest.Item] = set()
-    for function, cases in functions.items():
+    for cases in functions.values():
         postgres_cases = [item for item in cases if "postgres" in item.name]
         if len(postgres_cases) == len(cases) or _runs_fully_on_postgres(cases[0]):
             continue
         skipped.update(
             postgres_cases[1:]
-            if _runs_once_on_postgres(function, _file_name(cases[0]))
+            if _file_name(cases[0]).startswith(POSTGRES_REDUCED_FILES)
             else postgres_cases
         )
     return skipped
@@ -303,19 +309,7 @@ def _skipped_on_postgres(items: list[pytest.Item]) -> set[pytest.Item]:
 
 def _runs_fully_on_postgres(item: pytest.Item) -> bool:
     """True if PostgreSQL runs every case of this function."""
-    return _file_name(item).startswith(POSTGRES_FULL_FILES) or item.name.startswith(
-        POSTGRES_FULL_TESTS
-    )
-
-
-def _runs_once_on_postgres(function: str, file: str) -> bool:
-    """True if PostgreSQL runs one case of this function."""
-    if file.startswith(POSTGRES_EXCLUDED_FILES):
-        return False
-    return (
-        file.startswith(POSTGRES_REDUCED_FILES)
-        or zlib.crc32(function.encode()) % POSTGRES_SAMPLE_INTERVAL == 0
-    )
+    return _file_name(item).startswith(POSTGRES_FULL_FILES)
 
 
 def _ci_only(items: list[pytest.Item]) -> set[pytest.Item]:
