@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import strawberry
 
 from graph.addresses.bcc_rules import BccRule
-from graph.addresses.contacts import AddressRegisterEntry
+from graph.addresses.contacts import ContactSuggestion
 from graph.addresses.recipient_rewrites import RecipientRewrite
 from graph.addresses.types import Address
-from graph.admin.admin_log import AdminLogEntry
-from graph.admin.audits import Audit, AuditAccess, AuditedMessage
+from graph.admin.audit_log import AuditLogEntry
 from graph.admin.key_values import KeyValue
+from graph.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from graph.admin.settings import SettingChange
 from graph.admin.tasks import Task
 from graph.auth.app_passwords import AppPassword
@@ -27,7 +27,7 @@ from graph.files.types import File, FileShare
 from graph.filters.sieve_scripts import SieveScript
 from graph.filters.types import Filter
 from graph.mailboxes.types import Mailbox
-from graph.messages.deleted_messages import ArchivedMessage
+from graph.messages.deleted_messages import DeletedMessage
 from graph.messages.labels import Label
 from graph.messages.threads import Thread
 from graph.messages.types import Message
@@ -55,14 +55,14 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "AccountExport": AccountExport,
     "AccessToken": AccessToken,
     "Address": Address,
-    "AddressRegisterEntry": AddressRegisterEntry,
-    "AdminLogEntry": AdminLogEntry,
+    "ContactSuggestion": ContactSuggestion,
+    "AuditLogEntry": AuditLogEntry,
     "ApiKey": ApiKey,
-    "ArchivedMessage": ArchivedMessage,
+    "DeletedMessage": DeletedMessage,
     "Certificate": Certificate,
-    "Audit": Audit,
-    "AuditAccess": AuditAccess,
-    "AuditedMessage": AuditedMessage,
+    "LegalHold": LegalHold,
+    "LegalHoldAccess": LegalHoldAccess,
+    "HeldCopy": HeldCopy,
     "AuthEvent": AuthEvent,
     "AppPassword": AppPassword,
     "Autoreply": Autoreply,

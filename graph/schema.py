@@ -9,7 +9,7 @@ from graph import nodes
 from graph.addresses import bcc_rules, recipient_rewrites, trace
 from graph.addresses import mutations as address_mutations
 from graph.addresses import types as address_types
-from graph.admin import admin_log, audits, key_values, tasks
+from graph.admin import audit_log, key_values, legal_holds, tasks
 from graph.admin import settings as admin_settings
 from graph.auth import app_passwords, second_factors, security_log, session_mutations
 from graph.auth import types as auth_types
@@ -78,8 +78,8 @@ Query = merge_types(
         nodes.NodeQuery,
         auth_types.AuthQuery,
         security_log.AuthLogQuery,
-        admin_log.AdminLogQuery,
-        audits.AuditQuery,
+        audit_log.AuditLogQuery,
+        legal_holds.LegalHoldQuery,
         user_queries.UserQuery,
         deleted_users.UserDeleteQuery,
         domain_types.DomainQuery,
@@ -141,11 +141,11 @@ Mutation = merge_types(
         identities.IdentityMutation,
         saved_searches.SavedSearchMutation,
         threads.ThreadMutation,
-        forward_mutations.MessageForwardMutation,
+        forward_mutations.MessageRedirectMutation,
         upload_mutations.MessageUploadMutation,
         deleted_messages.ArchiveMutation,
         index.SearchIndexMutation,
-        audits.AuditMutation,
+        legal_holds.LegalHoldMutation,
         transfer_types.ExportMutation,
         file_types.FileMutation,
         session_mutations.SessionMutation,

@@ -11,7 +11,7 @@ from sqlmodel import SQLModel
 
 import models.addresses.rewrites
 import models.addresses.tables
-import models.admin.admin_log
+import models.admin.audit_log
 import models.admin.key_values
 import models.admin.settings
 import models.admin.tasks

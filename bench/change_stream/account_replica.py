@@ -23,7 +23,7 @@ SEEN = "\\Seen"
 MAX_SHOWN_EVENTS = 12  # events shown for an object that differs
 MAX_PROBLEMS = 20  # per replica
 ADDING_KINDS = ("MESSAGE_ADDED", "MESSAGE_RESTORED")
-REMOVING_KINDS = ("MESSAGE_ARCHIVED", "MESSAGE_DELETED")
+REMOVING_KINDS = ("MESSAGE_DELETED", "MESSAGE_PURGED")
 
 EventFields = Mapping[str, Any]
 

@@ -372,7 +372,7 @@ async def _wait_until_no_changes(proof_server: ProofServer) -> list[int]:
     tasks = select(func.count()).select_from(Task).where(col(Task.finished_at).is_(None))
     snoozed = select(func.count()).select_from(Message)
     snoozed = snoozed.where(col(Message.snoozed_until).is_not(None))
-    snoozed = snoozed.where(col(Message.archived_at).is_(None))
+    snoozed = snoozed.where(col(Message.deleted_at).is_(None))
     async with asyncio.timeout(TIMEOUT):
         since, last_numbers = time.monotonic(), await proof_server.read_event_numbers()
         while True:

@@ -24,7 +24,7 @@ from graph.types.global_ids import encode
 
 MAILBOX_PATHS = ["INBOX", "Sent", "Trash", "Junk", "A", "A/B", "A/B/C", "B", "C", "C/D", "E", "a"]
 FLAG_NAMES = ["\\Seen", "\\Flagged", "\\Answered", "\\Draft", "x", "y", "z"]
-ARCHIVED_QUERY = "{ viewer { user { archivedMessages(first: 20) { nodes { id } } } } }"
+ARCHIVED_QUERY = "{ viewer { user { deletedMessages(first: 20) { nodes { id } } } } }"
 VALIDATE_ONLY_SHARE, INVALID_SHARE, INTERRUPTED_SHARE = 0.05, 0.03, 0.03  # of all requests
 MAX_SNOOZE_SECONDS = 2.0
 MIN_INTERRUPT_SECONDS = 0.001
@@ -59,8 +59,8 @@ class RandomWriter:
             "mailboxRename": (3, self._rename_mailbox_input),
             "mailboxDelete": (2, self._delete_mailbox_input),
             "mailboxUpdate": (1, self._update_mailbox_input),
-            "archiveRestore": (1, self._restore_archive_input),
-            "archivedMessageRestore": (2, self._restore_messages_input),
+            "deletedMessagesRestore": (1, self._restore_archive_input),
+            "deletedMessageRestore": (2, self._restore_messages_input),
             "undo": (1, self._undo_input),
         }
         names, weights = [*roads, "deliver"], [*(one for one, _ in roads.values()), 12]
@@ -89,9 +89,9 @@ class RandomWriter:
         mutation_input: MutationInput,
     ) -> None:
         chance = self.random.random()
-        if mutation_name == "archivedMessageRestore" and chance >= INVALID_SHARE:
+        if mutation_name == "deletedMessageRestore" and chance >= INVALID_SHARE:
             user = (await request_data(client, ARCHIVED_QUERY))["viewer"]["user"]
-            ids = [one["id"] for one in user["archivedMessages"]["nodes"]]
+            ids = [one["id"] for one in user["deletedMessages"]["nodes"]]
             if not ids:
                 return
             mutation_input["ids"] = self.random.sample(ids, min(len(ids), 7))

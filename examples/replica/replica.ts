@@ -28,8 +28,8 @@ const KINDS: readonly ChangeKind[] = [
   'MESSAGE_ADDED',
   'MESSAGE_UPDATED',
   'MESSAGE_MOVED',
+  'MESSAGE_PURGED',
   'MESSAGE_DELETED',
-  'MESSAGE_ARCHIVED',
   'MESSAGE_RESTORED',
 ];
 const LONGEST = 60; // times the shortest wait

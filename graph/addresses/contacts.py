@@ -16,7 +16,7 @@ from resolvers.addresses.contacts import ContactSearch
 
 
 @strawberry.type(description="Correspondent, or another user of a domain with globalAddressList.")
-class AddressRegisterEntry(NodeView):
+class ContactSuggestion(NodeView):
     name: str | None = attribute_field("As in the last header that had one.")
     address: EmailAddress = attribute_field("Address.")
     last_used_at: datetime | None = attribute_field(
@@ -25,13 +25,13 @@ class AddressRegisterEntry(NodeView):
 
     load_batch = staticmethod(contacts.load_contacts_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("AddressRegisterEntry")
+        "id": global_id_field("ContactSuggestion")
     }
 
 
 async def search_contacts(
     info: Info, user_id: int, query: str, limit: int
-) -> list[AddressRegisterEntry]:
+) -> list[ContactSuggestion]:
     """Load the contacts of a user with this text in their address or name.
 
     Colleagues of the same domain are included if the domain has a global address list. Raises
@@ -41,4 +41,4 @@ async def search_contacts(
     rows = await info.context.load(
         contacts.load_contacts_by_search, ContactSearch(user_id, search_text, max_count)
     )
-    return await objects_from_rows_with_links(info, AddressRegisterEntry, rows)
+    return await objects_from_rows_with_links(info, ContactSuggestion, rows)

@@ -1,1 +1,1 @@
-"""Schema of administration: settings, tasks, logs and audits."""
+"""Schema of administration: settings, tasks, logs and legal holds."""

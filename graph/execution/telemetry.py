@@ -64,7 +64,7 @@ SUBSCRIPTION_EVENTS = metrics.counter(
     max_combinations=MAX_LABELS,
 )
 HTTP_RESPONSES = metrics.counter(
-    "merganser_http_responses", "Answers over HTTP, by the road they took.", "road", "status"
+    "merganser_http_responses", "HTTP responses by endpoint and status.", "endpoint", "status"
 )
 OPEN_SUBSCRIPTIONS = metrics.up_down_counter(
     "merganser_subscriptions", "Subscriptions that are open."

@@ -74,7 +74,7 @@ def mime_part_path(message_key: int, section: str) -> str:
 
 def deleted_message_path(message_key: int) -> str:
     """Return the path of a whole deleted message."""
-    return f"/rest/archive/{global_ids.encode('ArchivedMessage', message_key)}/message.eml"
+    return f"/rest/archive/{global_ids.encode('DeletedMessage', message_key)}/message.eml"
 
 
 def signed_download_url(info: Info, path: str, message_row: Any) -> URL:
@@ -109,9 +109,9 @@ def absolute_url(info: Info, path: str) -> URL:
     return URL(signed_urls.absolute_url(info.context.environment, path, base))
 
 
-def audit_path(audit_key: int) -> str:
-    """Return the path of the mbox file with the copies of an audit."""
-    return f"/rest/audits/{global_ids.encode('Audit', audit_key)}/export.mbox"
+def legal_hold_path(legal_hold_key: int) -> str:
+    """Return the path of the mbox file with the copies of a legal hold."""
+    return f"/rest/legal-holds/{global_ids.encode('LegalHold', legal_hold_key)}/export.mbox"
 
 
 def export_path(user_key: int, export_key: int) -> str:

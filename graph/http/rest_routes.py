@@ -52,7 +52,7 @@ from models.errors import InvalidInput, NotFound, RequestError, require_found
 from models.runtime.concurrency_limits import ConcurrencyLimiter
 from models.runtime.environment import Environment
 from models.users.roles import Role, Scope, UserPermission
-from resolvers.admin import audits
+from resolvers.admin import legal_holds
 from resolvers.context import Context, GuardRule
 from resolvers.files import signed_urls, uploads
 from resolvers.messages import content as message_content
@@ -175,7 +175,7 @@ def _export_routes(service: UploadService) -> list[Route]:
     endpoint = partial(_route_endpoint, service)
     return [
         Route("/rest/users/{id}/export/{export}", endpoint(_serve_account_export)),
-        Route("/rest/audits/{id}/export.mbox", endpoint(_serve_audit_export)),
+        Route("/rest/legal-holds/{id}/export.mbox", endpoint(_serve_legal_hold_export)),
     ]
 
 
@@ -260,7 +260,7 @@ async def _serve_message(service: UploadService, request: Request) -> Response:
 
 async def _serve_deleted_message(service: UploadService, request: Request) -> Response:
     """Serve a whole deleted message, byte for byte, while it can be restored."""
-    key = global_ids.decode_path_id("ArchivedMessage", request.path_params["id"])
+    key = global_ids.decode_path_id("DeletedMessage", request.path_params["id"])
     ctx, caching = await download_context_and_cache_control(
         service, request, download_urls.deleted_message_path(key)
     )
@@ -331,10 +331,10 @@ async def _load_quarantined_message(
     return require_found(await ctx.load(quarantine.load_stored_messages, key))
 
 
-async def _serve_audit_export(service: UploadService, request: Request) -> Response:
-    """Serve the copies of an audit as an mbox file and record the access."""
-    key = global_ids.decode_path_id("Audit", request.path_params["id"])
-    path, client_ip = download_urls.audit_path(key), client_ip_address(request)
+async def _serve_legal_hold_export(service: UploadService, request: Request) -> Response:
+    """Serve the copies of a legal hold as an mbox file and record the access."""
+    key = global_ids.decode_path_id("LegalHold", request.path_params["id"])
+    path, client_ip = download_urls.legal_hold_path(key), client_ip_address(request)
     if "sig" in request.query_params:
         viewer = await signed_urls.signer_of_signed_path(
             service.environment, path, request.query_params
@@ -343,11 +343,11 @@ async def _serve_audit_export(service: UploadService, request: Request) -> Respo
         viewer = await service.authenticate_request(request.headers, client_ip)
     viewer.require(GuardRule(role=Role.ADMIN, scope=Scope.READ))
     ctx = Context(service.environment, viewer, client_ip=client_ip)
-    chunks = await audits.export_mbox_and_log_access(
+    chunks = await legal_holds.export_mbox_and_log_access(
         ctx, key, verifies_copies=request.method != "HEAD"
     )
     return stream_file(
-        request, "application/mbox", f"{global_ids.encode('Audit', key)}.mbox", chunks
+        request, "application/mbox", f"{global_ids.encode('LegalHold', key)}.mbox", chunks
     )
 
 

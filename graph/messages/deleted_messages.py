@@ -62,7 +62,7 @@ MESSAGE_FIELDS = ("from_", "sender", "to", "cc", "bcc", "intro", "has_attachment
 
 
 @strawberry.type(description="Deleted, recoverable.", directives=[Auth(scope=Scope.MAIL_READ)])
-class ArchivedMessage(NodeView):
+class DeletedMessage(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
         user_loaders.load_users_by_id,
@@ -70,7 +70,7 @@ class ArchivedMessage(NodeView):
         description="Owner.",
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None = link(
-        "archived_mailbox_id",
+        "deleted_mailbox_id",
         mailbox_loaders.load_by_ids,
         lazy_view_factory("graph.mailboxes.types", "Mailbox"),
         description="Deleted from; null when gone.",
@@ -98,14 +98,14 @@ class ArchivedMessage(NodeView):
     deleted: bool = attribute_field(r"\Deleted.")
     flagged: bool = attribute_field(r"\Flagged.")
     content_type: ContentType = attribute_field("Top content type.")
-    archived_at: datetime = attribute_field("Deleted.")
+    deleted_at: datetime = attribute_field("Deleted.")
     expires_at: datetime = attribute_field("Gone for good.")
 
     load_batch = staticmethod(deleted_messages.load_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
-        "id": global_id_field("ArchivedMessage"),
-        "mailbox_path": DerivedField(("archived_from",), lambda path: path or ""),
+        "id": global_id_field("DeletedMessage"),
+        "mailbox_path": DerivedField(("deleted_from",), lambda path: path or ""),
         "expires_at": DerivedField(("purge_at",), lambda at: at),
     }
 
@@ -122,7 +122,7 @@ async def load_deleted_message_page(
     filter: MessageFilter | None,
     direction: OrderDirection,
     page_arguments: PageArguments,
-) -> Connection[ArchivedMessage]:
+) -> Connection[DeletedMessage]:
     """Load a page of the deleted messages of a user."""
     conditions = filter.to_conditions(info) if filter else ALL_MESSAGES
     list_ordering = ordering_name(
@@ -132,41 +132,41 @@ async def load_deleted_message_page(
     page_key = DeletedMessageListing(
         user_id,
         page_request(list_ordering, *page_arguments),
-        selected_columns(info, ArchivedMessage),
+        selected_columns(info, DeletedMessage),
         conditions,
     )
     return await connection_of_page(
         info,
-        ArchivedMessage,
+        DeletedMessage,
         await info.context.load(deleted_messages.load_pages, page_key),
-        lambda row: Cursor(list_ordering, row.archived_at, row.id),
+        lambda row: Cursor(list_ordering, row.deleted_at, row.id),
         lambda: info.context.load(deleted_messages.count_listings, page_key),
     )
 
 
 @strawberry.enum(description="Where deleted messages go when they come back.")
-class ArchiveRestorePlace(StrEnum):
+class RestoreDestination(StrEnum):
     ORIGINAL = "ORIGINAL"
     NEW_MAILBOX = "NEW_MAILBOX"
 
 
-@strawberry.input(description="Input of archivedMessageRestore.")
-class ArchivedMessageRestoreInput(Options):
+@strawberry.input(description="Input of deletedMessageRestore.")
+class DeletedMessageRestoreInput(Options):
     ids: list[strawberry.ID] = attribute_field("The messages.")
     mailbox: MailboxRef | None = attribute_field(
         "Into this folder. Default: where each was deleted from, or INBOX.", default=UNSET
     )
 
 
-@strawberry.input(description="Input of archiveRestore.")
-class ArchiveRestoreInput(Options):
+@strawberry.input(description="Input of deletedMessagesRestore.")
+class DeletedMessagesRestoreInput(Options):
     user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
     start: datetime = attribute_field("Deleted from here on.")
     end: datetime = attribute_field("Deleted up to here.")
-    place: ArchiveRestorePlace = attribute_field(
+    destination: RestoreDestination = attribute_field(
         "Where each was, or INBOX where that is gone; or all into a folder such as "
         '"Restored (2030-01-01)", in the language of the user.',
-        default=ArchiveRestorePlace.ORIGINAL,
+        default=RestoreDestination.ORIGINAL,
     )
 
 
@@ -178,8 +178,8 @@ class RestoredMessage:
     message: Message = attribute_field("The message, with a new uid.")
 
 
-@strawberry.type(description="Answer of archivedMessageRestore.")
-class ArchivedMessageRestorePayload(MutationPayload):
+@strawberry.type(description="Answer of deletedMessageRestore.")
+class DeletedMessageRestorePayload(MutationPayload):
     restored: list[RestoredMessage] = attribute_field("In the order of ids.", default_factory=list)
 
 
@@ -191,10 +191,10 @@ class TaskPayload(MutationPayload):
 @strawberry.type
 class ArchiveMutation:
     @mutation("Brings deleted messages back, all or none.", scope=Scope.MAIL)
-    async def archived_message_restore(
-        self, info: Info, input: ArchivedMessageRestoreInput
-    ) -> ArchivedMessageRestorePayload:
-        ctx, keys = info.context, ids_from_global_ids(info, "ArchivedMessage", input.ids)
+    async def deleted_message_restore(
+        self, info: Info, input: DeletedMessageRestoreInput
+    ) -> DeletedMessageRestorePayload:
+        ctx, keys = info.context, ids_from_global_ids(info, "DeletedMessage", input.ids)
         await deleted_messages.restore_messages(
             ctx, keys, mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
         )
@@ -203,7 +203,7 @@ class ArchiveMutation:
             mailbox_loaders.load_by_ids, [row.mailbox_id for row in rows]
         )
         mailbox_from_row = lazy_view_factory("graph.mailboxes.types", "Mailbox")
-        return ArchivedMessageRestorePayload(
+        return DeletedMessageRestorePayload(
             restored=[
                 RestoredMessage(
                     mailbox=mailbox_from_row(mailbox_row), message=Message.from_row(row)
@@ -214,8 +214,10 @@ class ArchiveMutation:
         )
 
     @mutation("Brings back what was deleted in a time, by a task.", scope=Scope.MAIL)
-    async def archive_restore(self, info: Info, input: ArchiveRestoreInput) -> TaskPayload:
-        into_new_mailbox = input.place is ArchiveRestorePlace.NEW_MAILBOX
+    async def deleted_messages_restore(
+        self, info: Info, input: DeletedMessagesRestoreInput
+    ) -> TaskPayload:
+        into_new_mailbox = input.destination is RestoreDestination.NEW_MAILBOX
         owner = await load_named_user_id(info, input.user)
         span = DeletionPeriod(input.start, input.end, owner, into_new_mailbox=into_new_mailbox)
         return TaskPayload(

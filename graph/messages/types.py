@@ -55,7 +55,7 @@ from resolvers.messages.bulk.row_changes import FlagChanges
 from resolvers.messages.filters.filter_conditions import MessageSelector
 from resolvers.messages.loaders import ALL_MESSAGES, MessageListing
 from resolvers.search import relevance, search_scope, snippets
-from resolvers.submission import delivery_status, file_attachments, message_forward
+from resolvers.submission import delivery_status, file_attachments, message_redirect
 from resolvers.users import loaders as users
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class Message(MessageContentFields):
         return [filter_from_row(row) for row in rows if row]
 
     @field(
-        "Where it was sent on to as it came, by numbers that messageForward takes; only its owner "
+        "Where it was sent on to as it came, by numbers that messageRedirect takes; only its owner "
         "sees any.",
         "forwarded_to",
         "user_id",
@@ -262,7 +262,7 @@ class Message(MessageContentFields):
     async def forward_targets(self, info: Info) -> list[ForwardTarget]:
         return [
             ForwardTarget.from_target(target)
-            for target in message_forward.original_destinations(info.context, self.row)
+            for target in message_redirect.original_destinations(info.context, self.row)
         ]
 
     @field("Keywords that are labels, by name.", "keywords", "user_id")

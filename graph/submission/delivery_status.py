@@ -7,7 +7,7 @@ import strawberry
 
 from graph.types.errors import attribute_field
 from models.queue.tables import DeliveryState, last_reply
-from resolvers.submission.message_forward import ForwardDestination
+from resolvers.submission.message_redirect import ForwardDestination
 
 
 @strawberry.type(description="One queued recipient.")

@@ -3,8 +3,8 @@
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
-    "AuditRoad": {
-        "STORED": "It was in a folder when the audit began.",
+    "CopyOrigin": {
+        "STORED": "It was in a folder when the legal hold began.",
         "ARCHIVED": "It was deleted, and kept in the archive.",
         "RECEIVED": "It came.",
         "SAVED": "It was put into a folder, or kept as a draft.",
@@ -20,7 +20,7 @@ VALUE_DESCRIPTIONS = {
         "CSV": "Comma-separated values (RFC 4180), with the names of the fields in the first line.",
         "JSON_LINES": "A JSON object in each line.",
     },
-    "ArchiveRestorePlace": {
+    "RestoreDestination": {
         "ORIGINAL": "The folder it was deleted from.",
         "NEW_MAILBOX": "One folder for all, named after the day.",
     },
@@ -76,8 +76,8 @@ VALUE_DESCRIPTIONS = {
         "MESSAGE_UPDATED": "Flags, keywords, expiry or data of a message changed; of a draft that "
         "was saved again also its content, uid and perhaps folder.",
         "MESSAGE_MOVED": "A message lies in another folder, with another uid.",
-        "MESSAGE_DELETED": "A message is gone for good.",
-        "MESSAGE_ARCHIVED": "A message was deleted, and can still be brought back.",
+        "MESSAGE_PURGED": "A message is gone for good.",
+        "MESSAGE_DELETED": "A message was deleted, and can still be brought back.",
         "MESSAGE_RESTORED": "A message was brought back.",
         "SUBMISSION_CHANGED": "A message on its way moved on.",
         "FILE_CHANGED": "A file, or a link to it.",

@@ -15,7 +15,7 @@ from mail.tls.acme_client import RevocationReason
 from models import errors
 from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
-from models.admin.audits import AuditRoad
+from models.admin.legal_holds import CopyOrigin
 from models.admin.tasks import TaskState
 from models.connectors import ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
@@ -54,7 +54,7 @@ from resolvers.users.listing import UserOrder
 
 strawberry.enum(AddressKind, description="What happens to mail for an address.")
 strawberry.enum(AppPasswordScope, description="What an application password may be good for.")
-strawberry.enum(AuditRoad, description="How a message came to be copied.")
+strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
 strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")

@@ -109,7 +109,7 @@ class NewUserInput(RestrictionsInput):
     received_max: int | None = attribute_field(
         "Messages received per hour, 0 = unlimited.", default=UNSET
     )
-    from_whitelist: list[str] | None = attribute_field(SENDERS_DESCRIPTION, default=UNSET)
+    allowed_senders: list[str] | None = attribute_field(SENDERS_DESCRIPTION, default=UNSET)
     disabled_scopes: list[ProtocolScope] | None = attribute_field(
         "Protocols switched off.", default=UNSET
     )
@@ -169,7 +169,7 @@ class NewUserInput(RestrictionsInput):
             recipients=value_or_none(self.recipients),
             forwards=value_or_none(self.forwards),
             received_max=value_or_none(self.received_max),
-            from_whitelist=self.from_whitelist or (),
+            allowed_senders=self.allowed_senders or (),
             disabled_scopes=self.disabled_scopes or (),
             upload_sent_messages=self.upload_sent_messages,
             tls_enforce_in=self.tls_enforce_in,

@@ -10,7 +10,7 @@ from strawberry.scalars import JSON
 
 import graph.auth.types
 from graph.addresses import contacts
-from graph.addresses.contacts import AddressRegisterEntry
+from graph.addresses.contacts import ContactSuggestion
 from graph.addresses.types import Address, load_address_page
 from graph.admin.key_values import KeyArgument, KeyValue
 from graph.auth.app_passwords import AppPassword
@@ -25,7 +25,7 @@ from graph.filters.sieve_scripts import SieveScript, load_script_by_name, load_s
 from graph.filters.types import Filter, load_filter_page
 from graph.mailboxes.share_mutations import load_shared_mailbox_page
 from graph.mailboxes.types import Mailbox, MailboxTotals
-from graph.messages.deleted_messages import ArchivedMessage, load_deleted_message_page
+from graph.messages.deleted_messages import DeletedMessage, load_deleted_message_page
 from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
 from graph.messages.labels import Label
 from graph.messages.types import MessageConnection, load_message_page
@@ -120,7 +120,7 @@ class User(NodeView):
     has_password_set: bool = attribute_field("Can log in with a password.")
     require_password_change: bool = attribute_field("At next login.")
     disabled_scopes: list[ProtocolScope] = attribute_field("Protocols switched off.")
-    from_whitelist: list[str] = attribute_field(
+    allowed_senders: list[str] = attribute_field(
         "Further senders: addresses, domains, patterns with one *."
     )
     retention: Duration | None = attribute_field(
@@ -267,12 +267,12 @@ class User(NodeView):
         "the domain has globalAddressList; of others nobody sees any.",
         scope=Scope.MAIL_READ,
     )
-    async def address_register(
+    async def contact_suggestions(
         self,
         info: Info,
         query: Annotated[str, strawberry.argument(description="How it begins, in any case.")],
         first: Annotated[int, strawberry.argument(description="How many, 1 to 250.")] = 25,
-    ) -> list[AddressRegisterEntry]:
+    ) -> list[ContactSuggestion]:
         return await contacts.search_contacts(info, self.row.id, query, first)
 
     @field("What the user may send as, by address.", scope=Scope.MAIL_READ)
@@ -454,7 +454,7 @@ class User(NodeView):
         return await load_message_page(info, request, user_ids=[self.row.id])
 
     @field("Deleted, and recoverable still.", scope=Scope.MAIL_READ)
-    async def archived_messages(
+    async def deleted_messages(
         self,
         info: Info,
         filter: MessageFilter | None = UNSET,
@@ -463,7 +463,7 @@ class User(NodeView):
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[ArchivedMessage]:
+    ) -> Connection[DeletedMessage]:
         page_arguments = PageArguments(first, after, last, before)
         return await load_deleted_message_page(info, self.row.id, filter, order_by, page_arguments)
 

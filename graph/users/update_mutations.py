@@ -45,7 +45,7 @@ UPDATE_FIELDS = (
     "meta_data",
     "internal_data",
     "language",
-    "from_whitelist",
+    "allowed_senders",
     "disabled_scopes",
     "spam_level",
     "quota",
@@ -109,7 +109,7 @@ class UserPatch(RestrictionsInput):
         "Free data hidden from the user."
     )
     language: strawberry.Maybe[str | None] = attribute_field("For texts sent to the user.")
-    from_whitelist: strawberry.Maybe[list[str] | None] = attribute_field(SENDERS_DESCRIPTION)
+    allowed_senders: strawberry.Maybe[list[str] | None] = attribute_field(SENDERS_DESCRIPTION)
     disabled_scopes: strawberry.Maybe[list[ProtocolScope] | None] = attribute_field(
         "Protocols switched off."
     )

@@ -51,7 +51,7 @@ from mail.queue.enqueue import (
     SubmissionOwner,
     build_submission_and_insert_blobs,
     enqueue,
-    record_audit_copy,
+    record_held_copy,
 )
 from mail.recipients import address_resolution
 from mail.recipients.batch_resolution import resolve_addresses
@@ -404,7 +404,7 @@ async def _recheck_enqueue_and_record(
         if owner is None:
             enqueue(transaction, SubmissionOwner(None, tenant), answer)
         else:
-            record_audit_copy(
+            record_held_copy(
                 transaction,
                 (owner, enqueue(transaction, SubmissionOwner(owner), answer)),
                 letter,

@@ -44,7 +44,7 @@ from mail.queue.enqueue import (
     SubmissionOwner,
     build_submission_and_insert_blobs,
     enqueue,
-    record_audit_copy,
+    record_held_copy,
 )
 from mail.recipients import address_resolution
 from mail.sieve import FccCopy, VacationReply
@@ -208,7 +208,7 @@ async def _recheck_enqueue_and_record(
         answer = build_submission_and_insert_blobs(
             transaction, message, stored_blobs[0], "", [pending.sender], originates_here=True
         )
-        record_audit_copy(
+        record_held_copy(
             transaction,
             (owner, enqueue(transaction, SubmissionOwner(owner), answer)),
             message,

@@ -1,11 +1,11 @@
 """The consistency check: all checks in their order."""
 
 from mail.consistency import (
-    audits,
     blob_references,
     blobs,
     garbage_figures,
     journal,
+    legal_holds,
     mailbox_counters,
     queue_entries,
     quota,
@@ -42,7 +42,7 @@ async def check_consistency(
     report.findings = await repair_broken_rows(environment, hits) if repair else findings_of(hits)
     report.findings += await blobs.check_blobs(look, reads_content=reads_blobs, repair=repair)
     report.findings += await check_messages(look, rebuilds_messages=reads_blobs, repair=repair)
-    report.findings += await audits.check_audit_chains(look)
+    report.findings += await legal_holds.check_legal_hold_chains(look)
     for figures in (
         search_index.count_index_rows,
         garbage_figures.count_expired_rows,

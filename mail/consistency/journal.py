@@ -26,7 +26,7 @@ from models.users.tables import User
 SUBJECT = "journal"
 STREAMS_PER_STATEMENT = 100  # each can have as many entries as the options allow
 ADDING_KINDS = (ChangeKind.MESSAGE_ADDED, ChangeKind.MESSAGE_MOVED, ChangeKind.MESSAGE_RESTORED)
-REMOVING_KINDS = (ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MESSAGE_DELETED)
+REMOVING_KINDS = (ChangeKind.MESSAGE_DELETED, ChangeKind.MESSAGE_PURGED)
 
 
 def journal_checks(dialect: str) -> list[ConsistencyCheck]:

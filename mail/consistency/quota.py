@@ -34,7 +34,7 @@ def _quota_usage_check() -> ConsistencyCheck:
             func.count().label("many"),
             whole_sum(col(Message.size)).label("size"),
         )
-        .where(is_in_key_range(col(Message.user_id)), col(Message.archived_at).is_(None))
+        .where(is_in_key_range(col(Message.user_id)), col(Message.deleted_at).is_(None))
         .group_by(col(Message.user_id))
         .subquery()
     )

@@ -22,7 +22,7 @@ from mail.limits import user_limits
 from mail.limits.user_limits import UserLimitExceeded
 from mail.spam.scan_result import SpamScanSymbol
 from mail.spam.verdict import SpamVerdict
-from mail.storage import audit_copies, message_insert, openpgp_encryption, received_messages
+from mail.storage import held_copies, message_insert, openpgp_encryption, received_messages
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.message_insert import (
     ADD_TO_RECEIVED,
@@ -163,7 +163,7 @@ async def _insert_item_unless_received(
         blobs = insert_blob_rows(transaction, stored_blobs)
         row |= {"blob_id": blobs[stored_blobs.layout_digest]}
         _insert_item_receipt_and_entry(transaction, row, list(blobs.values()))
-        _copy_for_audits(transaction, message, row, list(blobs.values()))
+        _copy_for_legal_holds(transaction, message, row, list(blobs.values()))
         _delete_oldest_over_limit(transaction, to.user_id, key)
         return True
 
@@ -269,13 +269,13 @@ def _insert_item_receipt_and_entry(
     transaction.record_entry(user_id, JournalEntry(CHANGE_KIND, [key], {"did": "held"}), at=at)
 
 
-def _copy_for_audits(
+def _copy_for_legal_holds(
     transaction: DatabaseTransaction,
     message: StorableMessage,
     item_row: Mapping[str, Any],
     blob_ids: Sequence[int],
 ) -> None:
-    """Give audits of the account a copy: the message may never reach a mailbox."""
+    """Give legal holds of the account a copy: the message may never reach a mailbox."""
     facts = {
         **message_insert.content_columns(message),
         "blob_id": item_row["blob_id"],
@@ -283,7 +283,7 @@ def _copy_for_audits(
         "envelope_from": item_row["sender"],
         "envelope_to": [item_row["recipient"]],
     }
-    audit_copies.copy_quarantined_message(
+    held_copies.copy_quarantined_message(
         transaction, item_row["user_id"], item_row["id"], facts, blob_ids
     )
 

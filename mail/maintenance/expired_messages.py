@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, case, delete, exists, select, update
 from sqlmodel import col
 
 from mail.maintenance import row_batches
-from mail.storage.audit_copies import has_unfinished_audit
+from mail.storage.held_copies import has_unfinished_legal_hold
 from mail.storage.thread_assignment import delete_empty_threads_statement
 from models.events.journal import ChangeKind, JournalEntry
 from models.mailboxes.tables import Mailbox
@@ -48,7 +48,7 @@ async def _move_to_deleted_messages(
         rows = transaction.connection.execute(statement.order_by(col(Message.id))).all()
         if rows:
             facts = {"mailbox": [r.mailbox_id for r in rows], "uid": [r.uid for r in rows]}
-            entry = JournalEntry(ChangeKind.MESSAGE_ARCHIVED, [row.id for row in rows], facts)
+            entry = JournalEntry(ChangeKind.MESSAGE_DELETED, [row.id for row in rows], facts)
             last = transaction.record_entry(user_id, entry, at=environment.now())
             _remove_from_mailboxes_until_purge(transaction, [row.id for row in rows], last)
             _lower_mailbox_and_user_counters(transaction, user_id, rows, last)
@@ -69,9 +69,9 @@ def _remove_from_mailboxes_until_purge(
         .values(
             mailbox_id=None,
             modseq=modseq,
-            archived_at=now,
-            archived_from=mailbox_path.scalar_subquery(),
-            archived_mailbox_id=Message.mailbox_id,
+            deleted_at=now,
+            deleted_from=mailbox_path.scalar_subquery(),
+            deleted_mailbox_id=Message.mailbox_id,
             purge_at=case(
                 (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
             ),
@@ -114,7 +114,7 @@ async def purge_messages_and_empty_threads(environment: Environment) -> tuple[in
 
     Returns the number of messages and of threads.
     """
-    is_audited = has_unfinished_audit(col(Message.user_id))  # a running audit needs them
+    is_audited = has_unfinished_legal_hold(col(Message.user_id))  # a running legal hold needs them
     conditions = [
         col(Message.purge_at) <= environment.now(),
         col(Message.mailbox_id).is_(None),

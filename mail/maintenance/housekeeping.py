@@ -19,9 +19,9 @@ from mail.files import resumable_file
 from mail.files.upload_removal import delete_expired_uploads
 from mail.maintenance import expired_addresses, expired_messages, journal_retention, row_batches
 from mail.storage.blobs.garbage_collector import collect_garbage
-from models.admin.admin_log import AdminLogEntry
-from models.admin.audits import Audit, AuditCopy
+from models.admin.audit_log import AuditLogEntry
 from models.admin.key_values import KeyValue
+from models.admin.legal_holds import HeldCopy, LegalHold
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
@@ -70,8 +70,8 @@ class HousekeepingResult:
     purged: int = 0
     expired: int = 0
     threads: int = 0
-    audits: int = 0  # that ended
-    copies: int = 0  # audit copies of messages
+    legal_holds: int = 0  # that ended
+    copies: int = 0  # legal hold copies of messages
     files: int = 0  # unused files
     held: int = 0  # expired quarantine items
     announced: int = 0  # users that got a quarantine digest
@@ -159,7 +159,7 @@ async def run_round(environment: Environment, *, sweep: bool = True) -> Housekee
         await _delete_expired_quarantine_items(environment),
         await quarantine.insert_due_notification_tasks(environment),
     )
-    audits, copies = await _end_expired_audits_and_delete_copies(environment)
+    legal_holds, copies = await _end_expired_legal_holds_and_delete_copies(environment)
     uploads = await delete_expired_uploads(environment)
     addresses = await expired_addresses.delete_addresses_after_reservation(environment)
     changes = await journal_retention.delete_excess_and_old_entries(environment, by_age=sweep)
@@ -174,7 +174,7 @@ async def run_round(environment: Environment, *, sweep: bool = True) -> Housekee
         purged=purged,
         expired=expired_count,
         threads=threads,
-        audits=audits,
+        legal_holds=legal_holds,
         copies=copies,
         files=files,
         held=quarantine_count,
@@ -212,7 +212,7 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         "throttles": (Throttle, col(Throttle.until) <= now - THROTTLE_RESET),
         "events": (SecurityEvent, col(SecurityEvent.created_at) <= now - options.authlog_for),
         "steps": (DeliveryTraceStep, col(DeliveryTraceStep.at) <= now - options.trace_for),
-        "entries": (AdminLogEntry, col(AdminLogEntry.at) <= now - options.adminlog_for),
+        "entries": (AuditLogEntry, col(AuditLogEntry.at) <= now - options.adminlog_for),
         "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
         "usages": (Usage, col(Usage.until) <= now),
         "windows": (RateWindow, col(RateWindow.until) <= now),
@@ -267,24 +267,27 @@ def _is_import_finished_before(before: datetime) -> Any:
     return col(Connector.once) & next_run_at.is_(None) & exists().where(ended)
 
 
-async def _end_expired_audits_and_delete_copies(environment: Environment) -> tuple[int, int]:
-    """End expired audits, and delete the copies of ended audits.
+async def _end_expired_legal_holds_and_delete_copies(environment: Environment) -> tuple[int, int]:
+    """End expired legal holds, and delete the copies of ended legal holds.
 
-    Returns the number of audits and of copies. An audit's row is kept, unless it was removed.
+    Returns the number of legal holds and of copies. The row of a legal hold is kept unless it was
+    removed.
     """
     now = environment.now()
-    statement = update(Audit).where(col(Audit.ended_at).is_(None), col(Audit.expires) <= now)
-    statement = statement.values(ended_at=now).returning(col(Audit.id))
+    statement = update(LegalHold).where(
+        col(LegalHold.ended_at).is_(None), col(LegalHold.expires) <= now
+    )
+    statement = statement.values(ended_at=now).returning(col(LegalHold.id))
     ended_ids = await environment.run_transaction(
         lambda transaction: transaction.connection.execute(statement).scalars().all()
     )
     if ended_ids:
-        log.info("audits have expired", extra={"audits": list(ended_ids)})
-    ended_audits = select(col(Audit.id)).where(col(Audit.ended_at).is_not(None))
+        log.info("legal holds have expired", extra={"legal_holds": list(ended_ids)})
+    ended_legal_holds = select(col(LegalHold.id)).where(col(LegalHold.ended_at).is_not(None))
     copy_count = await row_batches.delete_rows(
-        environment, AuditCopy, col(AuditCopy.audit_id).in_(ended_audits)
+        environment, HeldCopy, col(HeldCopy.legal_hold_id).in_(ended_legal_holds)
     )
-    deletion = delete(Audit).where(col(Audit.removed), col(Audit.ended_at).is_not(None))
+    deletion = delete(LegalHold).where(col(LegalHold.removed), col(LegalHold.ended_at).is_not(None))
     await environment.run_transaction(
         lambda transaction: transaction.connection.execute(deletion).rowcount
     )

@@ -17,7 +17,7 @@ from mail.envelope.dsn_parameters import (
 )
 from mail.queue.destination_order import LAST_RANK
 from mail.recipients.forward_targets import ForwardEndpoint
-from mail.storage import audit_copies, message_trace
+from mail.storage import held_copies, message_trace
 from mail.storage.blobs.blob_writer import StoredMessageBlobs, insert_blob_rows
 from mail.storage.message_insert import InsertedMessage, StorableMessage, content_columns
 from models.events.journal import PLATFORM, ChangeKind, JournalEntry
@@ -226,13 +226,13 @@ def _delivery_rows(
     return [{**common_values, **row} for row in _recipient_values(transaction, submission)]
 
 
-def record_audit_copy(
+def record_held_copy(
     transaction: DatabaseTransaction,
     owner_and_submission_ids: tuple[int, int],
     message: StorableMessage,
     submission: NewSubmission,
 ) -> None:
-    """Store an audit copy of a sent message that has no copy in a mailbox.
+    """Store a legal hold copy of a sent message that has no copy in a mailbox.
 
     `owner_and_submission_ids` are the user id and the submission id.
     """
@@ -244,9 +244,7 @@ def record_audit_copy(
         "envelope_from": submission.sender,
         "envelope_to": list(submission.recipients),
     }
-    audit_copies.copy_sent_message(
-        transaction, owner_id, submission_id, values, submission.blob_ids
-    )
+    held_copies.copy_sent_message(transaction, owner_id, submission_id, values, submission.blob_ids)
 
 
 def _recipient_values(

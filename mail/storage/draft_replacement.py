@@ -11,7 +11,7 @@ from sqlmodel import col
 from mail.limits import user_limits
 from mail.limits.user_limits import STORAGE_QUOTA
 from mail.mime import MessageFacts
-from mail.storage import audit_copies
+from mail.storage import held_copies
 from mail.storage.blobs.blob_writer import (
     StoredMessageBlobs,
     insert_blob_rows,
@@ -33,7 +33,7 @@ from mail.storage.thread_assignment import (
     thread_key_insert_statements,
 )
 from mail.text.storable_text import make_storable
-from models.admin.audits import AuditRoad
+from models.admin.legal_holds import CopyOrigin
 from models.errors import Conflict, StaleObject
 from models.events.journal import ChangeKind, JournalEntry
 from models.events.wakeups import UNINDEXED
@@ -130,7 +130,7 @@ def replace_message(
     last, now = transaction.reserve_positions(placement.user_id, 1), transaction.environment.now()
     more = message.size - row.size
     use = _add_to_quota(transaction, placement.user_id, more, ignores_quota=earlier.ignores_quota)
-    audit_copies.copy_messages_before_removal(transaction, placement.user_id, [row.id])
+    held_copies.copy_messages_before_removal(transaction, placement.user_id, [row.id])
     taken = _update_counters_and_take_uid(transaction, message, row, placement, last)
     blobs = insert_blob_rows(transaction, stored_blobs)
     thread_id = _assign_thread(transaction, message.facts, row, placement.user_id)
@@ -172,8 +172,8 @@ def replace_message(
     if more > 0:
         user_limits.report_raised_storage_level(transaction, placement.user_id, use, more)
     if taken.audited:
-        road = AuditRoad.SAVED if placement.envelope_from is None else AuditRoad.SENT
-        audit_copies.copy_stored_messages(transaction, placement.user_id, [row.id], road)
+        origin = CopyOrigin.SAVED if placement.envelope_from is None else CopyOrigin.SENT
+        held_copies.copy_stored_messages(transaction, placement.user_id, [row.id], origin)
     return InsertedMessage(
         row.id, taken.uid_next - 1, last, blobs[stored_blobs.layout_digest], list(blobs.values())
     )

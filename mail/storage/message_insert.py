@@ -14,7 +14,7 @@ from mail.limits import user_limits
 from mail.limits.user_limits import STORAGE_QUOTA
 from mail.mime import MessageFacts, ParsedAddress
 from mail.spam.scan_result import ScanResult
-from mail.storage import audit_copies, thread_assignment
+from mail.storage import held_copies, thread_assignment
 from mail.storage.blobs.blob_writer import (
     StoredMessageBlobs,
     StoredPartBlobs,
@@ -25,7 +25,7 @@ from mail.storage.message_flags import imap_flags
 from mail.storage.parsed_message import ParsedMessage
 from mail.storage.thread_assignment import ThreadAssignment
 from mail.text.storable_text import make_storable
-from models.admin.audits import AuditRoad
+from models.admin.legal_holds import CopyOrigin
 from models.errors import NotFound, OverQuota, RequestError
 from models.events.journal import ChangeKind, JournalEntry
 from models.events.wakeups import UNINDEXED
@@ -121,7 +121,7 @@ _TAKE_UIDS = PreparedStatement(
         modify_index=integer_parameter("last"),
     )
     .returning(
-        col(Mailbox.uid_next), col(Mailbox.retention), audit_copies.IS_AUDITED.label("audited")
+        col(Mailbox.uid_next), col(Mailbox.retention), held_copies.IS_AUDITED.label("audited")
     )
 )
 _INSERT_MESSAGE = PreparedStatement(insert(Message).inline())
@@ -300,7 +300,7 @@ def _insert_after_quota(
             items[0].placement.origin,
         )
     if audited:
-        _copy_for_audits(transaction, user_id, going, kind)
+        _copy_for_legal_holds(transaction, user_id, going, kind)
     return [placed[one.message_id] for one in going]
 
 
@@ -395,17 +395,17 @@ def _receipt_statements(
     ]
 
 
-def _copy_for_audits(
+def _copy_for_legal_holds(
     transaction: DatabaseTransaction,
     user_id: int,
     pending: Sequence[_PendingInsert],
     kind: InsertKind,
 ) -> None:
-    for road in AuditRoad:
+    for origin in CopyOrigin:
         if theirs := [
-            one.message_id for one in pending if _audit_road(one.placement, kind) is road
+            one.message_id for one in pending if _copy_origin(one.placement, kind) is origin
         ]:
-            audit_copies.copy_stored_messages(transaction, user_id, theirs, road)
+            held_copies.copy_stored_messages(transaction, user_id, theirs, origin)
 
 
 def _count_pending_and_take_uids(
@@ -454,10 +454,10 @@ def reference_columns(placement: MessagePlacement) -> dict[str, Any]:
     return {"reference_id": key, "reference_action": action}
 
 
-def _audit_road(placement: MessagePlacement, kind: InsertKind) -> AuditRoad:
+def _copy_origin(placement: MessagePlacement, kind: InsertKind) -> CopyOrigin:
     if kind in RECEIVED_KINDS:
-        return AuditRoad.RECEIVED
-    return AuditRoad.SAVED if placement.envelope_from is None else AuditRoad.SENT
+        return CopyOrigin.RECEIVED
+    return CopyOrigin.SAVED if placement.envelope_from is None else CopyOrigin.SENT
 
 
 def take_quota_and_count_received(
@@ -535,9 +535,9 @@ def content_columns(message: StorableMessage) -> dict[str, Any]:
         "answered": False,
         "deleted": False,
         "keywords": [],
-        "archived_at": None,
-        "archived_from": None,
-        "archived_mailbox_id": None,
+        "deleted_at": None,
+        "deleted_from": None,
+        "deleted_mailbox_id": None,
         "purge_at": None,
         "indexed": False,
     }

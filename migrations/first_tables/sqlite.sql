@@ -8,28 +8,6 @@ CREATE TABLE acme_accounts (
     CONSTRAINT uq_acme_accounts_directory UNIQUE (directory)
 );
 
-CREATE TABLE audits (
-    id INTEGER NOT NULL,
-    user_id INTEGER NOT NULL,
-    username VARCHAR NOT NULL,
-    start DATETIME,
-    "end" DATETIME,
-    expires DATETIME NOT NULL,
-    reason VARCHAR,
-    created_at DATETIME NOT NULL,
-    created_by VARCHAR NOT NULL,
-    task_id INTEGER NOT NULL,
-    copied BOOLEAN NOT NULL,
-    copies INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    head VARCHAR NOT NULL,
-    ended_at DATETIME,
-    removed BOOLEAN NOT NULL,
-    CONSTRAINT pk_audits PRIMARY KEY (id)
-);
-CREATE INDEX ix_audits_expires ON audits (expires);
-CREATE INDEX ix_audits_user_id ON audits (user_id);
-
 CREATE TABLE blobs (
     id INTEGER NOT NULL,
     tenant_id INTEGER NOT NULL,
@@ -147,6 +125,28 @@ CREATE TABLE greylisted (
     CONSTRAINT pk_greylisted PRIMARY KEY ("key")
 );
 CREATE INDEX ix_greylisted_until ON greylisted (until);
+
+CREATE TABLE legal_holds (
+    id INTEGER NOT NULL,
+    user_id INTEGER NOT NULL,
+    username VARCHAR NOT NULL,
+    start DATETIME,
+    "end" DATETIME,
+    expires DATETIME NOT NULL,
+    reason VARCHAR,
+    created_at DATETIME NOT NULL,
+    created_by VARCHAR NOT NULL,
+    task_id INTEGER NOT NULL,
+    copied BOOLEAN NOT NULL,
+    copies INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    head VARCHAR NOT NULL,
+    ended_at DATETIME,
+    removed BOOLEAN NOT NULL,
+    CONSTRAINT pk_legal_holds PRIMARY KEY (id)
+);
+CREATE INDEX ix_legal_holds_expires ON legal_holds (expires);
+CREATE INDEX ix_legal_holds_user_id ON legal_holds (user_id);
 
 CREATE TABLE message_steps (
     id INTEGER NOT NULL,
@@ -394,7 +394,7 @@ CREATE TABLE acme_challenges (
 CREATE INDEX ix_acme_challenges_certificate_id ON acme_challenges (certificate_id);
 CREATE INDEX ix_acme_challenges_expires_at ON acme_challenges (expires_at);
 
-CREATE TABLE admin_log (
+CREATE TABLE audit_log (
     id INTEGER NOT NULL,
     at DATETIME NOT NULL,
     actor VARCHAR NOT NULL,
@@ -408,58 +408,13 @@ CREATE TABLE admin_log (
     "before" JSON,
     "after" JSON,
     reason VARCHAR,
-    CONSTRAINT pk_admin_log PRIMARY KEY (id),
-    CONSTRAINT fk_admin_log_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
+    CONSTRAINT pk_audit_log PRIMARY KEY (id),
+    CONSTRAINT fk_audit_log_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE SET NULL
 );
-CREATE INDEX ix_admin_log_actor_id ON admin_log (actor_id, at, id);
-CREATE INDEX ix_admin_log_at ON admin_log (at, id);
-CREATE INDEX ix_admin_log_domain_id ON admin_log (domain_id, at, id);
-CREATE INDEX ix_admin_log_target_id ON admin_log (target_id, at, id);
-
-CREATE TABLE audit_accesses (
-    id INTEGER NOT NULL,
-    audit_id INTEGER NOT NULL,
-    at DATETIME NOT NULL,
-    actor VARCHAR NOT NULL,
-    actor_id INTEGER,
-    role VARCHAR(32) NOT NULL,
-    ip VARCHAR,
-    action VARCHAR NOT NULL,
-    CONSTRAINT pk_audit_accesses PRIMARY KEY (id),
-    CONSTRAINT fk_audit_accesses_audit_id FOREIGN KEY(audit_id) REFERENCES audits (id) ON DELETE CASCADE
-);
-CREATE INDEX audit_accesses_of_audit ON audit_accesses (audit_id, at, id);
-
-CREATE TABLE audit_copies (
-    id INTEGER NOT NULL,
-    audit_id INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    origin_id INTEGER NOT NULL,
-    road VARCHAR(32) NOT NULL,
-    mailbox_path VARCHAR,
-    digest VARCHAR NOT NULL,
-    size INTEGER NOT NULL,
-    blob_id INTEGER NOT NULL,
-    received_at DATETIME NOT NULL,
-    date DATETIME,
-    subject VARCHAR NOT NULL,
-    from_name VARCHAR,
-    from_address VARCHAR,
-    "to" JSON NOT NULL,
-    cc JSON NOT NULL,
-    bcc JSON NOT NULL,
-    message_id VARCHAR,
-    preview VARCHAR NOT NULL,
-    attachment_count INTEGER NOT NULL,
-    envelope_from VARCHAR,
-    envelope_to JSON NOT NULL,
-    copied_at DATETIME NOT NULL,
-    hash VARCHAR NOT NULL,
-    CONSTRAINT pk_audit_copies PRIMARY KEY (id),
-    CONSTRAINT uq_audit_copies_audit_id_position UNIQUE (audit_id, position),
-    CONSTRAINT fk_audit_copies_audit_id FOREIGN KEY(audit_id) REFERENCES audits (id) ON DELETE CASCADE
-);
-CREATE UNIQUE INDEX audit_copies_of_origin ON audit_copies (audit_id, origin_id, digest);
+CREATE INDEX ix_audit_log_actor_id ON audit_log (actor_id, at, id);
+CREATE INDEX ix_audit_log_at ON audit_log (at, id);
+CREATE INDEX ix_audit_log_domain_id ON audit_log (domain_id, at, id);
+CREATE INDEX ix_audit_log_target_id ON audit_log (target_id, at, id);
 
 CREATE TABLE bcc_rules (
     made_by INTEGER,
@@ -543,6 +498,37 @@ CREATE TABLE domain_totals (
     CONSTRAINT fk_domain_totals_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE CASCADE
 );
 
+CREATE TABLE held_copies (
+    id INTEGER NOT NULL,
+    legal_hold_id INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    origin_id INTEGER NOT NULL,
+    origin VARCHAR(32) NOT NULL,
+    mailbox_path VARCHAR,
+    digest VARCHAR NOT NULL,
+    size INTEGER NOT NULL,
+    blob_id INTEGER NOT NULL,
+    received_at DATETIME NOT NULL,
+    date DATETIME,
+    subject VARCHAR NOT NULL,
+    from_name VARCHAR,
+    from_address VARCHAR,
+    "to" JSON NOT NULL,
+    cc JSON NOT NULL,
+    bcc JSON NOT NULL,
+    message_id VARCHAR,
+    preview VARCHAR NOT NULL,
+    attachment_count INTEGER NOT NULL,
+    envelope_from VARCHAR,
+    envelope_to JSON NOT NULL,
+    copied_at DATETIME NOT NULL,
+    hash VARCHAR NOT NULL,
+    CONSTRAINT pk_held_copies PRIMARY KEY (id),
+    CONSTRAINT uq_held_copies_legal_hold_id_position UNIQUE (legal_hold_id, position),
+    CONSTRAINT fk_held_copies_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
+);
+CREATE UNIQUE INDEX held_copies_of_origin ON held_copies (legal_hold_id, origin_id, digest);
+
 CREATE TABLE key_values (
     id INTEGER NOT NULL,
     stream_id INTEGER NOT NULL,
@@ -560,6 +546,20 @@ CREATE INDEX ix_key_values_expires_at ON key_values (expires_at);
 CREATE INDEX ix_key_values_level ON key_values (stream_id, store, level, "key");
 CREATE INDEX ix_key_values_size ON key_values (stream_id, expires_at, size);
 CREATE UNIQUE INDEX uq_key_values_key ON key_values (stream_id, store, "key");
+
+CREATE TABLE legal_hold_accesses (
+    id INTEGER NOT NULL,
+    legal_hold_id INTEGER NOT NULL,
+    at DATETIME NOT NULL,
+    actor VARCHAR NOT NULL,
+    actor_id INTEGER,
+    role VARCHAR(32) NOT NULL,
+    ip VARCHAR,
+    action VARCHAR NOT NULL,
+    CONSTRAINT pk_legal_hold_accesses PRIMARY KEY (id),
+    CONSTRAINT fk_legal_hold_accesses_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
+);
+CREATE INDEX legal_hold_accesses_of_legal_hold ON legal_hold_accesses (legal_hold_id, at, id);
 
 CREATE TABLE users (
     id INTEGER NOT NULL,
@@ -590,7 +590,7 @@ CREATE TABLE users (
     webmail_access BOOLEAN NOT NULL,
     permissions JSON NOT NULL,
     admin_permissions JSON NOT NULL,
-    from_whitelist JSON NOT NULL,
+    allowed_senders JSON NOT NULL,
     pub_key VARCHAR,
     key_info JSON,
     encrypt_messages BOOLEAN NOT NULL,
@@ -755,15 +755,6 @@ CREATE TABLE app_passwords (
 CREATE INDEX ix_app_passwords_expires_at ON app_passwords (expires_at);
 CREATE INDEX ix_app_passwords_user_id ON app_passwords (user_id);
 CREATE UNIQUE INDEX uq_app_passwords_selector ON app_passwords (user_id, selector);
-
-CREATE TABLE audit_blobs (
-    copy_id INTEGER NOT NULL,
-    blob_id INTEGER NOT NULL,
-    CONSTRAINT pk_audit_blobs PRIMARY KEY (copy_id, blob_id),
-    CONSTRAINT fk_audit_blobs_copy_id FOREIGN KEY(copy_id) REFERENCES audit_copies (id) ON DELETE CASCADE,
-    CONSTRAINT fk_audit_blobs_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
-);
-CREATE INDEX ix_audit_blobs_blob_id ON audit_blobs (blob_id);
 
 CREATE TABLE auth_events (
     id INTEGER NOT NULL,
@@ -1014,6 +1005,15 @@ CREATE TABLE labels (
     CONSTRAINT fk_labels_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_labels_user_id ON labels (user_id);
+
+CREATE TABLE legal_hold_blobs (
+    copy_id INTEGER NOT NULL,
+    blob_id INTEGER NOT NULL,
+    CONSTRAINT pk_legal_hold_blobs PRIMARY KEY (copy_id, blob_id),
+    CONSTRAINT fk_legal_hold_blobs_copy_id FOREIGN KEY(copy_id) REFERENCES held_copies (id) ON DELETE CASCADE,
+    CONSTRAINT fk_legal_hold_blobs_blob_id FOREIGN KEY(blob_id) REFERENCES blobs (id) ON DELETE RESTRICT
+);
+CREATE INDEX ix_legal_hold_blobs_blob_id ON legal_hold_blobs (blob_id);
 
 CREATE TABLE mailbox_subscriptions (
     user_id INTEGER NOT NULL,
@@ -1547,9 +1547,9 @@ CREATE TABLE messages (
     forwarded_to JSON,
     reference_id INTEGER,
     reference_action VARCHAR,
-    archived_at DATETIME,
-    archived_from VARCHAR,
-    archived_mailbox_id INTEGER,
+    deleted_at DATETIME,
+    deleted_from VARCHAR,
+    deleted_mailbox_id INTEGER,
     purge_at DATETIME,
     "indexed" BOOLEAN NOT NULL,
     CONSTRAINT pk_messages PRIMARY KEY (id),
@@ -1559,18 +1559,18 @@ CREATE TABLE messages (
 );
 CREATE INDEX ix_messages_thread_id ON messages (thread_id);
 CREATE INDEX ix_messages_user_id ON messages (user_id);
-CREATE INDEX messages_archived ON messages (user_id, archived_at, id) WHERE archived_at IS NOT NULL;
 CREATE INDEX messages_by_age ON messages (mailbox_id, listed_at, id);
 CREATE UNIQUE INDEX messages_by_uid ON messages (mailbox_id, uid);
-CREATE INDEX messages_of_user ON messages (user_id, listed_at, id) WHERE archived_at IS NULL;
-CREATE INDEX messages_snoozed ON messages (user_id, archived_at, listed_at, id) WHERE snoozed_until IS NOT NULL;
+CREATE INDEX messages_deleted ON messages (user_id, deleted_at, id) WHERE deleted_at IS NOT NULL;
+CREATE INDEX messages_of_user ON messages (user_id, listed_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX messages_snoozed ON messages (user_id, deleted_at, listed_at, id) WHERE snoozed_until IS NOT NULL;
 CREATE INDEX messages_to_expire ON messages (expires) WHERE expires IS NOT NULL;
 CREATE INDEX messages_to_index ON messages (id) WHERE NOT indexed;
 CREATE INDEX messages_to_purge ON messages (purge_at) WHERE purge_at IS NOT NULL;
 CREATE INDEX messages_to_wake ON messages (snoozed_until) WHERE snoozed_until IS NOT NULL;
 CREATE INDEX messages_unseen ON messages (mailbox_id, listed_at, id) WHERE NOT seen;
 CREATE INDEX messages_waiting ON messages (user_id, "indexed", id) WHERE NOT indexed;
-CREATE INDEX messages_with_keywords ON messages (user_id, archived_at) WHERE keywords <> '[]';
+CREATE INDEX messages_with_keywords ON messages (user_id, deleted_at) WHERE keywords <> '[]';
 
 CREATE TABLE quarantine_blobs (
     item_id INTEGER NOT NULL,

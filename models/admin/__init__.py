@@ -1,1 +1,1 @@
-"""Tables of administration: settings, tasks, logs and audits."""
+"""Tables of administration: settings, tasks, logs and legal holds."""

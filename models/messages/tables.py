@@ -45,17 +45,17 @@ class Message(UserOwnedRow, table=True):
             "user_id",
             "listed_at",
             "id",
-            **_index_condition("archived_at IS NULL"),
+            **_index_condition("deleted_at IS NULL"),
         ),
         Index("messages_to_index", "id", **_index_condition("NOT indexed")),
         # with a constant column: otherwise SQLite might choose another index of the user
         Index("messages_waiting", "user_id", "indexed", "id", **_index_condition("NOT indexed")),
         Index(
-            "messages_archived",
+            "messages_deleted",
             "user_id",
-            "archived_at",
+            "deleted_at",
             "id",
-            **_index_condition("archived_at IS NOT NULL"),
+            **_index_condition("deleted_at IS NOT NULL"),
         ),
         Index("messages_to_purge", "purge_at", **_index_condition("purge_at IS NOT NULL")),
         Index("messages_to_expire", "expires", **_index_condition("expires IS NOT NULL")),
@@ -63,13 +63,13 @@ class Message(UserOwnedRow, table=True):
         # with a constant column, as above
         Index(
             "messages_snoozed",
-            *("user_id", "archived_at", "listed_at", "id"),
+            *("user_id", "deleted_at", "listed_at", "id"),
             **_index_condition("snoozed_until IS NOT NULL"),
         ),
         Index(
             "messages_with_keywords",
             "user_id",
-            "archived_at",
+            "deleted_at",
             **_index_condition("keywords <> '[]'"),
         ),
     )
@@ -131,9 +131,9 @@ class Message(UserOwnedRow, table=True):
         None  # the message it replies to or forwards, which may be deleted
     )
     reference_action: str | None = None
-    archived_at: OptionalTimestamp = None
-    archived_from: str | None = None  # path of the mailbox it was deleted from
-    archived_mailbox_id: OptionalInt64 = None  # that mailbox, which may be deleted
+    deleted_at: OptionalTimestamp = None
+    deleted_from: str | None = None  # path of the mailbox it was deleted from
+    deleted_mailbox_id: OptionalInt64 = None  # that mailbox, which may be deleted
     purge_at: OptionalTimestamp = None
     indexed: bool = False  # its words are in the text index
 

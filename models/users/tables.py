@@ -130,7 +130,7 @@ class User(RowWithId, table=True):
     permissions: list[str] = json_column(list)  # of a USER: models/users/roles.py
     admin_permissions: list[str] = json_column(list)  # of a DOMAIN_ADMIN
     # additional From addresses: addresses, domains, patterns
-    from_whitelist: list[str] = json_column(list)
+    allowed_senders: list[str] = json_column(list)
     pub_key: str | None = None  # OpenPGP, armoured
     key_info: dict[str, Any] | None = (
         json_column()

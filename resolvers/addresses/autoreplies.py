@@ -32,11 +32,11 @@ class AddressAutoreplies:
         new_row = self.new_rows.get(address_id)
         return bool(new_row["enabled"] if new_row else self.stored_rows[address_id].enabled)
 
-    def admin_log_values_before_and_after(self, address_id: int) -> tuple[Any, Any]:
+    def audit_log_values_before_and_after(self, address_id: int) -> tuple[Any, Any]:
         """Return the admin log values of one autoreply before and after the change."""
         if address_id in self.deleted_ids:
             return {"enabled": self.stored_rows[address_id].enabled}, None
-        return autoreply_validation.admin_log_values_before_and_after(
+        return autoreply_validation.audit_log_values_before_and_after(
             self.stored_rows.get(address_id),
             self.new_rows[address_id],
             self.changed_columns[address_id],

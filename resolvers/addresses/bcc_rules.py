@@ -27,8 +27,8 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
@@ -145,9 +145,9 @@ async def create_rule(ctx: Context, new_rule: NewBccRule) -> int:
         await _require_rule_keys_free(ctx, [], {(rule.direction, rule.domain_id, rule.local): 0})
         session.add(rule)
         await session.flush()
-        values_after = _admin_log_values(await _require_visible_rules(ctx, [rule_id]))[rule_id]
+        values_after = _audit_log_values(await _require_visible_rules(ctx, [rule_id]))[rule_id]
         await _record_domains_changed(ctx, session, {domain.id})
-        entry = NewAdminLogEntry("bccRuleCreate", "BccRule", rule_id, domain.id, None, values_after)
+        entry = NewAuditLogEntry("bccRuleCreate", "BccRule", rule_id, domain.id, None, values_after)
         await _write_admin_and_security_logs(ctx, session, [entry], [values_after["match"]])
     return rule_id
 
@@ -191,7 +191,7 @@ async def update_rules(ctx: Context, ids: Sequence[int], changes: BccRuleChanges
         statement = update(BccRule).where(col(BccRule.id).in_(ids))
         columns |= {**maker_columns(ctx), "updated_at": ctx.environment.now()}
         await connection.execute(statement.values(**columns))
-        values_after = _admin_log_values(await _require_visible_rules(ctx, ids))
+        values_after = _audit_log_values(await _require_visible_rules(ctx, ids))
         await _record_domains_changed(ctx, session, domain_ids)
         logged_changes = _values_before_and_after(before, values_after)
         entries = [_log_entry_of_update(row, *pair) for row, pair in logged_changes]
@@ -216,9 +216,9 @@ async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
         connection = await session.connection()
         await connection.execute(delete(BccRule).where(col(BccRule.id).in_(ids)))
         await _record_domains_changed(ctx, session, domain_ids)
-        values_before = _admin_log_values(rows)
+        values_before = _audit_log_values(rows)
         entries = [
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 "bccRuleDelete", "BccRule", row.id, row.domain_id, values_before[row.id]
             )
             for row in rows
@@ -231,7 +231,7 @@ async def delete_rules(ctx: Context, ids: Sequence[int]) -> None:
 async def _write_admin_and_security_logs(
     ctx: Context,
     session: AsyncSession,
-    entries: Sequence[NewAdminLogEntry],
+    entries: Sequence[NewAuditLogEntry],
     *rule_matches: Collection[str],
 ) -> None:
     """Write the entries to the admin log and to the security logs of the accounts concerned.
@@ -239,7 +239,7 @@ async def _write_admin_and_security_logs(
     `rule_matches` holds, for each entry, the address patterns of its rule before and after the
     change.
     """
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)
     entries_and_matches = zip(entries, rule_matches, strict=True)
     entries_by_address = {
         normalized_address(text): one
@@ -396,7 +396,7 @@ def _refuse_self_copy(
         raise InvalidInput(text, constraint="self", path=["bccTo"], index=index)
 
 
-def _admin_log_values(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
+def _audit_log_values(rules: Sequence[ColumnRow]) -> dict[int, dict[str, Any]]:
     """Return the values of rules for the admin log, by rule id."""
     return {
         row.id: {
@@ -413,19 +413,19 @@ def _values_before_and_after(
     rules: Sequence[ColumnRow], values_after: Mapping[int, dict[str, Any]]
 ) -> list[tuple[ColumnRow, tuple[dict[str, Any], dict[str, Any]]]]:
     """Pair each rule with its admin log values before and after the change."""
-    values_before = _admin_log_values(rules)
+    values_before = _audit_log_values(rules)
     return [(row, (values_before[row.id], values_after[row.id])) for row in rules]
 
 
 def _log_entry_of_update(
     rule: ColumnRow, before: dict[str, Any], after: dict[str, Any]
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     """Return the admin log entry of a changed rule, with the changed values only."""
     changed_names = [name for name in after if before[name] != after[name]]
     old_values, new_values = (
         {name: facts[name] for name in changed_names} for facts in (before, after)
     )
-    return NewAdminLogEntry(
+    return NewAuditLogEntry(
         "bccRuleUpdate", "BccRule", rule.id, rule.domain_id, old_values, new_values
     )
 

@@ -46,8 +46,8 @@ from resolvers.addresses.validation import (
     validate_address_text,
     validate_columns,
 )
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
@@ -55,7 +55,7 @@ from resolvers.users.selection import load_managed_user
 
 ADDRESS_TAKEN_TEXT = "the address is taken"
 AUTOREPLY_PATH = ("autoreply",)  # its place in the input
-ADMIN_LOG_COLUMNS = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")
+AUDIT_LOG_COLUMNS = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,16 +251,16 @@ async def _log_created_address(
     values_after = {
         "address": address.shown,
         "user": username,
-        **admin_log_values(address, ADMIN_LOG_COLUMNS),
+        **audit_log_values(address, AUDIT_LOG_COLUMNS),
     }
     if address_autoreplies and address.id in address_autoreplies.new_rows:
-        values_after["autoreply"] = address_autoreplies.admin_log_values_before_and_after(
+        values_after["autoreply"] = address_autoreplies.audit_log_values_before_and_after(
             address.id
         )[1]
-    entry = NewAdminLogEntry(
+    entry = NewAuditLogEntry(
         "addressCreate", "Address", address.id, address.domain_id, None, values_after
     )
-    await admin_log.log_changes(ctx, session, entry)
+    await audit_log.log_changes(ctx, session, entry)
 
 
 async def _lock_domain_unless_all_domains(
@@ -323,12 +323,12 @@ async def delete_addresses(ctx: Context, ids: Sequence[int]) -> None:
         await record_address_changes(ctx, session, rows, AddressChangeDetails("deleted"))
         logged_rows = [row for row in rows if row.user_id != ctx.viewer.user_id or not row.user_id]
         entries = [
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 "addressDelete", "Address", row.id, row.domain_id, {"address": row.shown}
             )
             for row in logged_rows
         ]
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
 
 
 def stream_ids_of_addresses(addresses: Iterable[Any]) -> set[int]:
@@ -396,7 +396,7 @@ def forbidden_at_index(
     return error
 
 
-def admin_log_values(address: Any, column_names: Collection[str]) -> dict[str, Any]:
+def audit_log_values(address: Any, column_names: Collection[str]) -> dict[str, Any]:
     """Return the columns of an address that are not None, by their GraphQL name."""
     return {
         graphql_name(name): getattr(address, name)

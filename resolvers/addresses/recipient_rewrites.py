@@ -23,8 +23,8 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
 from resolvers.access import maker_columns, require_role_to_administer_owner
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.pagination import PageScan, read_by_keys
 
@@ -126,13 +126,13 @@ async def create_rewrite(ctx: Context, new_rewrite: NewRecipientRewrite) -> int:
         await session.flush()
         await _record_domains_changed(ctx, session, own_domain_ids)
         (stored_rewrite,) = await _require_visible_rewrites(ctx, [rewrite_id])
-        entry = NewAdminLogEntry(
+        entry = NewAuditLogEntry(
             "recipientRewriteCreate",
             "RecipientRewrite",
             rewrite_id,
-            after=_admin_log_values(stored_rewrite),
+            after=_audit_log_values(stored_rewrite),
         )
-        await admin_log.log_changes(ctx, session, entry)
+        await audit_log.log_changes(ctx, session, entry)
     return rewrite_id
 
 
@@ -186,7 +186,7 @@ async def update_rewrites(
         rows_after = {row.id: row for row in await _require_visible_rewrites(ctx, ids)}
         await _record_domains_changed(ctx, session, own_domain_ids)
         entries = (_log_entry_of_update(row, rows_after[row.id]) for row in before)
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
 
 
 async def delete_rewrites(ctx: Context, ids: Sequence[int]) -> None:
@@ -200,12 +200,12 @@ async def delete_rewrites(ctx: Context, ids: Sequence[int]) -> None:
         await connection.execute(delete(RecipientRewrite).where(col(RecipientRewrite.id).in_(ids)))
         await _record_domains_changed(ctx, session, own_domain_ids)
         entries = (
-            NewAdminLogEntry(
-                "recipientRewriteDelete", "RecipientRewrite", row.id, before=_admin_log_values(row)
+            NewAuditLogEntry(
+                "recipientRewriteDelete", "RecipientRewrite", row.id, before=_audit_log_values(row)
             )
             for row in rows
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
 
 
 def _matched_address(rewrite: ColumnRow) -> NormalizedAddress:
@@ -305,7 +305,7 @@ async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[Co
     return list(rows.values())
 
 
-def _admin_log_values(rewrite: ColumnRow) -> dict[str, Any]:
+def _audit_log_values(rewrite: ColumnRow) -> dict[str, Any]:
     """Return the values of a rewrite for the admin log."""
     return {
         "from": f"{rewrite.local}@{rewrite.domain}",
@@ -314,13 +314,13 @@ def _admin_log_values(rewrite: ColumnRow) -> dict[str, Any]:
     }
 
 
-def _log_entry_of_update(rewrite_before: ColumnRow, rewrite_after: ColumnRow) -> NewAdminLogEntry:
-    before, after = _admin_log_values(rewrite_before), _admin_log_values(rewrite_after)
+def _log_entry_of_update(rewrite_before: ColumnRow, rewrite_after: ColumnRow) -> NewAuditLogEntry:
+    before, after = _audit_log_values(rewrite_before), _audit_log_values(rewrite_after)
     changed_names = [name for name in after if before[name] != after[name]]
     old_values, new_values = (
         {name: facts[name] for name in changed_names} for facts in (before, after)
     )
-    return NewAdminLogEntry(
+    return NewAuditLogEntry(
         "recipientRewriteUpdate",
         "RecipientRewrite",
         rewrite_before.id,

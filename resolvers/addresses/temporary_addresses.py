@@ -18,8 +18,8 @@ from resolvers.addresses import main_address
 from resolvers.addresses.events import AddressChangeDetails, record_address_changes
 from resolvers.addresses.mutations import ADDRESS_TAKEN_TEXT, require_address_free
 from resolvers.addresses.validation import MAX_COMMENT_LENGTH
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
 from resolvers.sql_text import validate_text
@@ -84,10 +84,10 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
             await record_address_changes(ctx, session, [address], AddressChangeDetails("created"))
             if user.id != ctx.viewer.user_id:
                 values_after = {"address": address.shown, "user": user.username}
-                entry = NewAdminLogEntry(
+                entry = NewAuditLogEntry(
                     "addressCreateTemporary", "Address", address.id, domain.id, None, values_after
                 )
-                await admin_log.log_changes(ctx, session, entry)
+                await audit_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:
         raise Conflict(ADDRESS_TAKEN_TEXT, path=["domain"]) from clash
     return address

@@ -24,7 +24,7 @@ from resolvers.addresses.loaders import AddressIdOrText, load_referenced_address
 from resolvers.addresses.main_address import MainAddressChange
 from resolvers.addresses.mutations import (
     ADDRESS_TAKEN_TEXT,
-    ADMIN_LOG_COLUMNS,
+    AUDIT_LOG_COLUMNS,
     forbidden_at_index,
     is_administered_by_viewer,
     require_address_free,
@@ -44,8 +44,8 @@ from resolvers.addresses.validation import (
     validate_address_text,
     validate_columns,
 )
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
@@ -55,7 +55,7 @@ PATCH_PATH = ("set",)  # the place of the patch in the input
 AUTOREPLY_PATH = (*PATCH_PATH, "autoreply")
 OWNER_COLUMNS = frozenset({"name", "main"})
 MASK_OWNER_COLUMNS = OWNER_COLUMNS | {"active"}  # of temporary addresses
-LOGGED_COLUMNS = ("name", "tags", *ADMIN_LOG_COLUMNS)
+LOGGED_COLUMNS = ("name", "tags", *AUDIT_LOG_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,17 +403,17 @@ async def _store_and_log_new_values(
         for row in changed
         if row.user_id != ctx.viewer.user_id or not row.user_id
     ]
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)
 
 
 def _log_entry_of_update(
     row: ColumnRow, changed_values: Mapping[str, Any], address_autoreplies: AddressAutoreplies
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     column_names = [name for name in (*LOGGED_COLUMNS, "shown") if name in changed_values]
     before = {graphql_name(name): getattr(row, name) for name in column_names}
     after = {graphql_name(name): changed_values[name] for name in column_names}
     if row.id in address_autoreplies.changed_address_ids:
         before["autoreply"], after["autoreply"] = (
-            address_autoreplies.admin_log_values_before_and_after(row.id)
+            address_autoreplies.audit_log_values_before_and_after(row.id)
         )
-    return NewAdminLogEntry("addressUpdate", "Address", row.id, row.domain_id, before, after)
+    return NewAuditLogEntry("addressUpdate", "Address", row.id, row.domain_id, before, after)

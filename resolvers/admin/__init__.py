@@ -1,1 +1,1 @@
-"""Operations on administration: settings, tasks, logs and audits."""
+"""Operations on administration: settings, tasks, logs and legal holds."""

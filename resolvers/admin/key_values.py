@@ -23,8 +23,8 @@ from models.users.search_index import has_prefix
 from models.users.tables import User
 from resolvers import pagination
 from resolvers.access import is_visible_user
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.pagination import PageScan, read_by_keys
 
@@ -331,7 +331,7 @@ async def delete_entries(
                 ctx,
                 session,
                 namespace,
-                NewAdminLogEntry("keyValueDelete", target_id=target, before=before),
+                NewAuditLogEntry("keyValueDelete", target_id=target, before=before),
             )
     return len(ids)
 
@@ -420,7 +420,7 @@ async def _store_entry(
         ctx,
         session,
         namespace,
-        NewAdminLogEntry(mutation, target_id=entry.id, before=before, after=after),
+        NewAuditLogEntry(mutation, target_id=entry.id, before=before, after=after),
     )
     return entry
 
@@ -474,15 +474,15 @@ async def _delete_and_return_unexpired_ids(
 
 
 async def _log_change_unless_own(
-    ctx: Context, session: AsyncSession, namespace: KeyValueNamespace, entry: NewAdminLogEntry
+    ctx: Context, session: AsyncSession, namespace: KeyValueNamespace, entry: NewAuditLogEntry
 ) -> None:
     """Write an entry without values to the admin log, unless the entry is the viewer's own.
 
     For a private entry of another user the target is that user.
     """
     if namespace.owner_id == PLATFORM:
-        await admin_log.log_changes(ctx, session, replace(entry, target_kind="KeyValue"))
+        await audit_log.log_changes(ctx, session, replace(entry, target_kind="KeyValue"))
     elif namespace.owner_id != ctx.viewer.user_id:
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx, session, replace(entry, target_kind="User", target_id=namespace.owner_id)
         )

@@ -23,8 +23,8 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers import pagination
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.setting_definitions import DEFINITIONS, SettingJson, SettingType
 from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
@@ -266,7 +266,7 @@ async def _log_changes(ctx: Context, session: AsyncSession, change: _SettingsCha
     """Write an admin log entry for each changed key."""
     before, after = change.values_before, change.values_after
     entries = [
-        NewAdminLogEntry(
+        NewAuditLogEntry(
             change.mutation,
             "Setting",
             before={key: before[key]} if key in before else None,
@@ -274,7 +274,7 @@ async def _log_changes(ctx: Context, session: AsyncSession, change: _SettingsCha
         )
         for key in change.changed_keys
     ]
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)
 
 
 def _stored_json(values_by_key: Mapping[str, Any], key: str) -> bytes | None:

@@ -23,7 +23,7 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role, Scope
 from resolvers import pagination
 from resolvers.access import require_user_id
-from resolvers.admin import audits
+from resolvers.admin import legal_holds
 from resolvers.admin.task_steps import TaskKind, TaskStepPlan, TaskStepPlanner
 from resolvers.auth import security_messages
 from resolvers.context import Context, Viewer
@@ -66,13 +66,15 @@ class TaskConditions:
 def _is_visible_task(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the tasks that the viewer can see.
 
-    These are the viewer's own and requested ones, for administrators all. Audit copies by
+    These are the viewer's own and requested ones, for administrators all. Legal hold copies by
     others are for ROOT only, since another ADMIN can be the audited user.
     """
     if ctx.viewer.role is Role.ROOT:
         return true()
     if ctx.viewer.role is Role.ADMIN:
-        return (col(Task.kind) != audits.TASK_KIND) | (col(Task.actor_id) == ctx.viewer.user_id)
+        return (col(Task.kind) != legal_holds.TASK_KIND) | (
+            col(Task.actor_id) == ctx.viewer.user_id
+        )
     return or_(
         col(Task.user_id) == require_user_id(ctx), col(Task.actor_id) == require_user_id(ctx)
     )
@@ -365,8 +367,8 @@ TASK_KINDS = {
         imports.insert_messages_of_step,
         open_planner=imports.open_import_planner,
     ),
-    audits.TASK_KIND: TaskKind(
-        audits.plan_lock_of_audited_user, audits.copy_next_messages, is_cancellable=False
+    legal_holds.TASK_KIND: TaskKind(
+        legal_holds.plan_lock_of_held_user, legal_holds.copy_next_messages, is_cancellable=False
     ),
     user_delete.KIND: TaskKind(purge.plan_purge, purge.purge_chunk, is_cancellable=False),
     file_create.KIND: TaskKind(

@@ -11,8 +11,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Scope
 from models.users.tables import User
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import access_tokens, credential_status, security_log
 from resolvers.auth.access_tokens import NewAccessToken
 from resolvers.auth.authentication import AuthenticatedUser
@@ -57,10 +57,10 @@ async def create_act_as_token(
         await security_log.log_event(
             ctx, session, NewSecurityEvent("act as", user_id, detail=detail)
         )
-        admin_entry = NewAdminLogEntry(
+        admin_entry = NewAuditLogEntry(
             "actAs", "User", user_id, user.domain_id, after={"until": expires_at}
         )
-        await admin_log.log_changes(ctx, session, admin_entry)
+        await audit_log.log_changes(ctx, session, admin_entry)
     return AuthenticatedUser(
         user, Scope.MAIL, require_password_change=False, token=secret, expires_at=expires_at
     )

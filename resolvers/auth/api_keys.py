@@ -20,8 +20,8 @@ from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import DomainAdmin, User
 from resolvers import pagination
 from resolvers.access import is_managed_user, is_visible_user
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import credential_makers, security_log
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.credential_makers import ACT_AS_SCOPES, acting_key_id, is_operator
@@ -356,11 +356,11 @@ async def _write_admin_and_security_logs(
     }
     after = {"apiKeyUpdate": changed_values}.get(mutation)
     is_create = mutation == "apiKeyCreate"
-    await admin_log.log_changes(
+    await audit_log.log_changes(
         ctx,
         session,
         *(
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 mutation,
                 "ApiKey",
                 key.id,

@@ -23,8 +23,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, expand_scopes
 from models.users.tables import User
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import credential_makers, security_log
 from resolvers.auth.credential_cache import drop_cached_credentials
 from resolvers.auth.passwords import password_hashes
@@ -261,7 +261,7 @@ async def create_app_password(
         except IntegrityError as clash:  # once in twenty thousand, with 50 of them
             raise Conflict("too like another: try once more", path=["password"]) from clash
         new_values = {"description": row.description, "scopes": row.scopes}
-        admin_entry = NewAdminLogEntry(
+        admin_entry = NewAuditLogEntry(
             "appPasswordCreate", "AppPassword", row.id, user.domain_id, None, new_values
         )
         await _write_admin_and_security_logs(
@@ -456,7 +456,7 @@ async def update_app_passwords(
         await connection.execute(statement)
         for owner_id in owner_ids:
             admin_entries = [
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     "appPasswordUpdate",
                     "AppPassword",
                     row.id,
@@ -485,7 +485,7 @@ async def delete_app_passwords(ctx: Context, ids: Sequence[int]) -> None:
         )
         for owner_id in owner_ids:
             admin_entries = [
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     "appPasswordDelete",
                     "AppPassword",
                     row.id,
@@ -506,7 +506,7 @@ async def _write_admin_and_security_logs(
     session: AsyncSession,
     user_id: int,
     action: str,
-    admin_entries: Sequence[NewAdminLogEntry],
+    admin_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Write a change to the user's security log; also to the admin log if the viewer is another."""
     for entry in admin_entries:
@@ -517,7 +517,7 @@ async def _write_admin_and_security_logs(
             ctx, session, NewSecurityEvent(action, user_id, target=target, detail=detail)
         )
     if ctx.viewer.user_id != user_id:
-        await admin_log.log_changes(ctx, session, *admin_entries)
+        await audit_log.log_changes(ctx, session, *admin_entries)
 
 
 async def _load_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:

@@ -22,12 +22,12 @@ from models.users.roles import Scope, expand_scopes
 from models.users.tables import User
 from resolvers.access import is_overseen_user, require_user_id
 from resolvers.addresses.loaders import is_visible_address
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.autoreply.validation import (
     MAX_INTERVAL,
     SETTABLE_COLUMNS,
-    admin_log_values_before_and_after,
+    audit_log_values_before_and_after,
     build_and_check_row,
     changed_column_names,
     delete_rows,
@@ -309,12 +309,12 @@ async def _log_changes_of_other_users(
     log_entries = []
     for row in locked_users.rows:
         if row.id in changes.changed_columns and row.id != ctx.viewer.user_id:
-            before, after = admin_log_values_before_and_after(
+            before, after = audit_log_values_before_and_after(
                 changes.stored_rows.get(row.id),
                 changes.new_rows[row.id],
                 changes.changed_columns[row.id],
             )
             log_entries.append(
-                NewAdminLogEntry(mutation, "User", row.id, row.domain_id, before, after)
+                NewAuditLogEntry(mutation, "User", row.id, row.domain_id, before, after)
             )
-    await admin_log.log_changes(ctx, locked_users.session, *log_entries)
+    await audit_log.log_changes(ctx, locked_users.session, *log_entries)

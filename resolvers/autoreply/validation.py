@@ -172,7 +172,7 @@ async def delete_rows(session: AsyncSession, ids: Collection[int]) -> None:
     await (await session.connection()).execute(statement)
 
 
-def admin_log_values_before_and_after(
+def audit_log_values_before_and_after(
     stored: ColumnRow | None, new_values: Mapping[str, Any], changed_names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the admin log values before and after a change. Texts are replaced by an ellipsis."""

@@ -14,8 +14,8 @@ from models.errors import Conflict, InvalidInput, RequestError, ServiceUnavailab
 from models.events.journal import PLATFORM, ChangeKind
 from models.runtime.environment import Environment
 from models.store.columns import ColumnRow
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.certificates import acme_accounts
 from resolvers.context import Context
 
@@ -105,9 +105,9 @@ async def _store_revoked_state(
         )
         await ctx.record_change(session, PLATFORM, ChangeKind.CERTIFICATE_CHANGED, ids)
         entries = (
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 "certificateDelete", "Certificate", certificate_id, after={"revoked": reason}
             )
             for certificate_id in ids
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)

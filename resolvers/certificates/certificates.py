@@ -37,8 +37,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import Role
 from resolvers import pagination
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.certificates import acme_revocation
 from resolvers.context import Context
 from resolvers.pagination import PageScan, read_by_keys
@@ -200,8 +200,8 @@ async def set_certificate(
             await replace_certificate_names(session, certificate_id, checked_certificate.dns_names)
         (row_after,) = await _require_visible_certificates(ctx, [certificate_id])
         await record_certificate_changes(ctx, session, [certificate_id])
-        await admin_log.log_changes(
-            ctx, session, _admin_log_entry("certificateSet", row, row_after)
+        await audit_log.log_changes(
+            ctx, session, _audit_log_entry("certificateSet", row, row_after)
         )
     return certificate_id, _certificate_warnings(ctx.environment, server_name, checked_certificate)
 
@@ -432,11 +432,11 @@ async def delete_certificates(
         values_after = {row.id: {"revoked": revocation_reason} for row in revoked_rows}
         entries = (
             replace(
-                _admin_log_entry("certificateDelete", row, None), after=values_after.get(row.id)
+                _audit_log_entry("certificateDelete", row, None), after=values_after.get(row.id)
             )
             for row in rows
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
     return list(revoked_versions)
 
 
@@ -465,11 +465,11 @@ async def schedule_renewals_now(ctx: Context, ids: Sequence[int]) -> None:
         statement = changing(Certificate).where(col(Certificate.id).in_(ids))
         await (await session.connection()).execute(statement.values(**values))
         await record_certificate_changes(ctx, session, [row.id for row in rows])
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
             *(
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     "certificateRenew", "Certificate", r.id, after={"serverName": r.server_name}
                 )
                 for r in rows
@@ -489,7 +489,7 @@ async def _require_visible_certificates(ctx: Context, ids: Sequence[int]) -> lis
     return list(rows.values())
 
 
-def _admin_log_values(certificate: ColumnRow | None) -> dict[str, Any]:
+def _audit_log_values(certificate: ColumnRow | None) -> dict[str, Any]:
     """Return the values of a certificate for the admin log."""
     if certificate is None:
         return {}
@@ -504,13 +504,13 @@ def _admin_log_values(certificate: ColumnRow | None) -> dict[str, Any]:
     }
 
 
-def _admin_log_entry(
+def _audit_log_entry(
     mutation: str, row_before: ColumnRow | None, row_after: ColumnRow | None
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     row = row_after or row_before
     values_before, values_after, certificate_id = (
-        _admin_log_values(row_before),
-        _admin_log_values(row_after),
+        _audit_log_values(row_before),
+        _audit_log_values(row_after),
         row.id if row else None,
     )
     if row_before and row_after:
@@ -518,7 +518,7 @@ def _admin_log_entry(
         values_before, values_after = (
             {name: facts[name] for name in changed_names} for facts in (values_before, values_after)
         )
-    return NewAdminLogEntry(
+    return NewAuditLogEntry(
         mutation, "Certificate", certificate_id, None, values_before or None, values_after or None
     )
 

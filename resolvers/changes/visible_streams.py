@@ -117,7 +117,7 @@ class ViewerStreams:
             return replace(event, kind=ChangeKind.MESSAGE_ADDED, facts=visible_facts)
         if sees_source and not sees_target:
             visible_facts |= {"mailbox": facts["fromMailbox"], "uid": facts["fromUid"]}
-            return replace(event, kind=ChangeKind.MESSAGE_DELETED, facts=visible_facts)
+            return replace(event, kind=ChangeKind.MESSAGE_PURGED, facts=visible_facts)
         return event if sees_target else None
 
     def _had_right_at_event(

@@ -18,8 +18,8 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
 from models.users.roles import UserPermission
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.connectors import credentials
 from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import GUARD_FOR_OTHERS
@@ -107,11 +107,11 @@ async def queue_mail_imports(ctx: Context, request: NewMailImport) -> list[int]:
         await _store_uploaded_archive(ctx, session, validated, runs)
         other_users = [user for user in users if user.id != ctx.viewer.user_id]
         after = {"source": source.connector_values["protocol"], "path": request.server_path}
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
             *(
-                NewAdminLogEntry("mailImport", "User", user.id, user.domain_id, None, after)
+                NewAuditLogEntry("mailImport", "User", user.id, user.domain_id, None, after)
                 for user in other_users
             ),
         )

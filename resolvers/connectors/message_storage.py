@@ -207,7 +207,7 @@ async def _is_duplicate_else_remember(
     if state.connector.remove_duplicates:
         if mailbox_id not in state.digests_by_mailbox:
             statement = select(col(Message.digest)).where(
-                col(Message.mailbox_id) == mailbox_id, col(Message.archived_at).is_(None)
+                col(Message.mailbox_id) == mailbox_id, col(Message.deleted_at).is_(None)
             )
             stored_digests = {
                 shorten_digest(row.digest) for row in await state.run.ctx.read(statement)

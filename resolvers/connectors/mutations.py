@@ -18,8 +18,8 @@ from models.runtime.environment import Environment
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import UserPermission
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.connectors import credentials, one_time_imports
@@ -81,7 +81,7 @@ async def create_connector(
         await session.flush()
         await ctx.record_change(session, owner_id, ChangeKind.CONNECTOR_CHANGED, [connector_id])
         after = {name: getattr(row, name) for name in LOGGED_COLUMNS}
-        log_entry = NewAdminLogEntry(
+        log_entry = NewAuditLogEntry(
             "connectorCreate", "Connector", connector_id, user.domain_id, None, after
         )
         await _write_admin_and_security_logs(ctx, session, user, log_entry)
@@ -131,7 +131,7 @@ async def update_connectors(
             logged = [{name: each.get(name, getattr(row, name)) for name in LOGGED_COLUMNS}
                     for each in ({}, values)]  # fmt: skip
             user = users[row.user_id]
-            log_entry = NewAdminLogEntry(
+            log_entry = NewAuditLogEntry(
                 "connectorUpdate", "Connector", row.id, user.domain_id, *logged
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
@@ -232,7 +232,7 @@ async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
             await ctx.record_change(session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id])
             before = {name: getattr(row, name) for name in LOGGED_COLUMNS}
             user = users[row.user_id]
-            log_entry = NewAdminLogEntry(
+            log_entry = NewAuditLogEntry(
                 "connectorDelete", "Connector", row.id, user.domain_id, before, None
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
@@ -266,7 +266,7 @@ async def queue_or_find_runs(
                 )
             run_ids[row.id] = run_id
             user, after = users[row.user_id], {"name": row.name, "trial": is_trial}
-            log_entry = NewAdminLogEntry(
+            log_entry = NewAuditLogEntry(
                 "connectorRun", "Connector", row.id, user.domain_id, None, after
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
@@ -313,7 +313,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
             kind, user = ChangeKind.CONNECTOR_CHANGED, users[row.user_id]
             await ctx.record_change(session, row.user_id, kind, [row.connector_id])
             before = {"state": row.state}
-            log_entry = NewAdminLogEntry(
+            log_entry = NewAuditLogEntry(
                 "connectorCancel", "ConnectorRun", row.id, user.domain_id, before, None
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
@@ -359,7 +359,7 @@ def _require_permission(ctx: Context, owner_ids: Collection[int]) -> None:
 
 
 async def _write_admin_and_security_logs(
-    ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAdminLogEntry
+    ctx: Context, session: AsyncSession, user: ColumnRow, log_entry: NewAuditLogEntry
 ) -> None:
     if (action := SECURITY_LOG_ACTIONS.get(log_entry.mutation)) is not None:
         facts = {**(log_entry.before or {}), **(log_entry.after or {})}
@@ -367,4 +367,4 @@ async def _write_admin_and_security_logs(
         event = NewSecurityEvent(action, user.id, target=str(log_entry.target_id), detail=detail)
         await security_log.log_event(ctx, session, event)
     if user.id != ctx.viewer.user_id:
-        await admin_log.log_changes(ctx, session, log_entry)
+        await audit_log.log_changes(ctx, session, log_entry)

@@ -185,7 +185,7 @@ async def _read_message_groups(
                 col(Mailbox.special_use),
             )
             .join(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
-            .where(col(Message.id).in_(batch_ids), col(Message.archived_at).is_(None))
+            .where(col(Message.id).in_(batch_ids), col(Message.deleted_at).is_(None))
             .order_by(col(Message.id))
         )
         state.source_uses = {

@@ -161,7 +161,7 @@ async def archive_messages_deleted_remotely(
             )
             rows = [row for row in rows if row.mailbox_id in paths]
             if rows:
-                await row_changes.archive_as_deleted(ctx, session, rows, paths)
+                await row_changes.move_to_deleted(ctx, session, rows, paths)
             await _set_removed_in_ledger(session, remote_mailbox, batch)
             await state.record_progress(session)
     if deleted_ids_by_mark:

@@ -21,8 +21,8 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
 from resolvers import pagination
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations
 from resolvers.domains import loaders as domain_loaders
@@ -140,10 +140,10 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
             changes = [(ChangeKind.DOMAIN_CHANGED, [domain.id])]
             await ctx.record_changes(session, {PLATFORM: changes, domain.id: changes})
             values_after = {"alias": alias, "domain": domain.name, "active": new_alias.active}
-            entry = NewAdminLogEntry(
+            entry = NewAuditLogEntry(
                 "domainAliasCreate", "DomainAlias", alias_domain.id, domain.id, after=values_after
             )
-            await admin_log.log_changes(ctx, session, entry)
+            await audit_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:
         raise Conflict(f"{alias} is taken", path=["alias"]) from clash
     return alias_domain
@@ -174,7 +174,7 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
             {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, changed_domain_ids)]},
         )
         entries = (
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 "domainAliasDelete",
                 "DomainAlias",
                 row.id,
@@ -183,4 +183,4 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
             )
             for row in rows.values()
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)

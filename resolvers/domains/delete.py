@@ -16,8 +16,8 @@ from models.errors import Conflict
 from models.events.journal import PLATFORM, ChangeKind, Stream
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import DomainAdmin, User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
@@ -56,10 +56,10 @@ async def delete_domains_and_dependents(
             await connection.execute(delete(table).where(column.in_(domain_ids)))
         await ctx.record_changes(session, changes_by_stream, did="deleted")
         entries = (
-            NewAdminLogEntry("domainDelete", "Domain", row.id, before={"name": row.name})
+            NewAuditLogEntry("domainDelete", "Domain", row.id, before={"name": row.name})
             for row in rows
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
     drop_cached_credentials(ctx.environment, *admins)
     return domain_ids
 
@@ -86,7 +86,7 @@ async def _delete_rewrites_and_narrow_api_keys(
         delete(RecipientRewrite).where(matches_domain).returning(col(RecipientRewrite.id))
     )
     entries = [
-        NewAdminLogEntry("domainDelete", "RecipientRewrite", key)
+        NewAuditLogEntry("domainDelete", "RecipientRewrite", key)
         for key in deleted_rewrites.scalars()
     ]
     for key in limited_keys:
@@ -95,8 +95,8 @@ async def _delete_rewrites_and_narrow_api_keys(
         if remaining_domains:
             await connection.execute(statement)
     await connection.execute(delete(ApiKey).where(col(ApiKey.id).in_(deleted_key_ids)))
-    entries += [NewAdminLogEntry("domainDelete", "ApiKey", key) for key in deleted_key_ids]
-    await admin_log.log_changes(ctx, session, *entries)
+    entries += [NewAuditLogEntry("domainDelete", "ApiKey", key) for key in deleted_key_ids]
+    await audit_log.log_changes(ctx, session, *entries)
     return {key.user_id or 0 for key in limited_keys}
 
 

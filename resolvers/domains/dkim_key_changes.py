@@ -11,12 +11,12 @@ from mail.authentication import private_keys
 from models.domains.dkim_keys import DkimKey
 from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, select_columns
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_keys
 
-AdminLogValues = dict[str, Any]  # of a key, by GraphQL name
+AuditLogValues = dict[str, Any]  # of a key, by GraphQL name
 
 
 async def record_and_log_key_changes(
@@ -43,16 +43,16 @@ async def record_and_log_key_changes(
     entries = []
     for key_id in ids:
         row, row_before = after[key_id], before.get(key_id)
-        values_before = None if row_before is None else admin_log_values(row_before)
+        values_before = None if row_before is None else audit_log_values(row_before)
         entries.append(
-            NewAdminLogEntry(
-                mutation, "DkimKey", key_id, row.domain_id, values_before, admin_log_values(row)
+            NewAuditLogEntry(
+                mutation, "DkimKey", key_id, row.domain_id, values_before, audit_log_values(row)
             )
         )
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)
 
 
-def admin_log_values(key: ColumnRow | DkimKey) -> AdminLogValues:
+def audit_log_values(key: ColumnRow | DkimKey) -> AuditLogValues:
     """Return the values of a DKIM key for the admin log."""
     return {
         "domain": key.domain,

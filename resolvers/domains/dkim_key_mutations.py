@@ -30,14 +30,14 @@ from models.events.journal import PLATFORM
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from resolvers import sql_text
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_keys
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.dkim_key_changes import (
-    AdminLogValues,
-    admin_log_values,
+    AuditLogValues,
+    audit_log_values,
     record_and_log_key_changes,
     record_key_changes,
 )
@@ -205,12 +205,12 @@ async def delete_keys_by_id_or_domain(
         await connection.execute(delete(DkimKey).where(col(DkimKey.id).in_(rows)))
         await record_key_changes(ctx, session, list(rows.values()), action="deleted")
         entries = (
-            NewAdminLogEntry(
-                "dkimKeyDelete", "DkimKey", row.id, row.domain_id, before=admin_log_values(row)
+            NewAuditLogEntry(
+                "dkimKeyDelete", "DkimKey", row.id, row.domain_id, before=audit_log_values(row)
             )
             for row in rows.values()
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
     return list(rows)
 
 
@@ -342,7 +342,7 @@ def _is_too_long_for_dns(selector: str, domain_name: str) -> bool:
 
 async def insert_first_pending_key(
     ctx: Context, session: AsyncSession, dkim_domain: DkimDomain, private_key: DkimPrivateKey
-) -> AdminLogValues:
+) -> AuditLogValues:
     """Insert the first key of a new domain and return its admin log values.
 
     It is PENDING until DNS has its record.
@@ -354,7 +354,7 @@ async def insert_first_pending_key(
     session.add(row)
     await session.flush()
     await record_key_changes(ctx, session, [row], action="created")
-    return admin_log_values(row)
+    return audit_log_values(row)
 
 
 def _table_row(ctx: Context, new_key: UnstoredDkimKey, key_id: int) -> DkimKey:

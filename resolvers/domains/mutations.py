@@ -26,8 +26,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
 from models.users.tables import User
 from resolvers import sql_text
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.passwords.password_policy import CHARACTER_CLASS_COUNT
 from resolvers.context import Context
@@ -163,8 +163,8 @@ async def create_domain(
                 await rate_limit_mutations.set_or_delete_rates(
                     ctx, session, [domain.id], rate_limit, "domain_id"
                 )
-                values_after[RATE_COLUMN] = rate_limit_mutations.admin_log_values(rate_limit)
-            await admin_log.log_changes(
+                values_after[RATE_COLUMN] = rate_limit_mutations.audit_log_values(rate_limit)
+            await audit_log.log_changes(
                 ctx,
                 session,
                 _domain_log_entry(
@@ -215,7 +215,7 @@ async def update_domains(
                 ctx, session, domain_ids, rate_limit, "domain_id"
             )
             rates_before_and_after = {
-                key: (old_rate, rate_limit_mutations.admin_log_values(rate_limit))
+                key: (old_rate, rate_limit_mutations.audit_log_values(rate_limit))
                 for key, old_rate in old_rates.items()
             }
         await _update_rows_and_allocated_quota(ctx, session, domain_ids, columns)
@@ -225,7 +225,7 @@ async def update_domains(
             session, {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, domain_ids)]}
         )
         pairs = zip(rows_before, rows_after, strict=True)
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
             *(_log_entry_of_update(columns, rates_before_and_after, *pair) for pair in pairs),
@@ -398,7 +398,7 @@ def _log_entry_of_update(
     rates_before_and_after: Mapping[int, tuple[Any, Any]],
     before: ColumnRow,
     after: ColumnRow,
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     column_names = [name for name in columns if getattr(before, name) != getattr(after, name)]
     old_rate, new_rate = rates_before_and_after.get(before.id, (None, None))
     return _domain_log_entry(
@@ -412,8 +412,8 @@ def _log_entry_of_update(
     )
 
 
-def _domain_log_entry(mutation: str, target_id: int, **entry_values: Any) -> NewAdminLogEntry:
-    return NewAdminLogEntry(
+def _domain_log_entry(mutation: str, target_id: int, **entry_values: Any) -> NewAuditLogEntry:
+    return NewAuditLogEntry(
         mutation=mutation, target_kind="Domain", target_id=target_id, **entry_values
     )
 

@@ -44,8 +44,8 @@ async def rename_domain_in_user_columns(
 
     Returns the ids of changed users.
     """
-    has_values = text("(users.targets <> '[]' OR users.from_whitelist <> '[]')")
-    table_columns = _DomainNameColumns(User, ("targets", "from_whitelist"), has_values)
+    has_values = text("(users.targets <> '[]' OR users.allowed_senders <> '[]')")
+    table_columns = _DomainNameColumns(User, ("targets", "allowed_senders"), has_values)
     return await _rename_domain_in_columns(ctx, session, table_columns, (old_name, new_name))
 
 

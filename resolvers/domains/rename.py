@@ -30,8 +30,8 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.search_index import search_text
 from models.users.tables import User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import dkim_key_mutations, references
 from resolvers.domains import loaders as domain_loaders
@@ -140,7 +140,7 @@ async def rename_domain(ctx: Context, old_name: str, new_name: str) -> DomainRen
             raise MultipleErrors(errors)
         changed = await _rename_rows(ctx, session, names)
         row_after = await _load_domain(ctx, domain.id, old_name)
-        entry = NewAdminLogEntry(
+        entry = NewAuditLogEntry(
             mutation="domainRename",
             target_kind="Domain",
             target_id=domain.id,
@@ -148,7 +148,7 @@ async def rename_domain(ctx: Context, old_name: str, new_name: str) -> DomainRen
             before={"name": names.old_name},
             after={"name": new_name},
         )
-        await admin_log.log_changes(ctx, session, entry)
+        await audit_log.log_changes(ctx, session, entry)
     return DomainRenameResult(row_after, **changed)
 
 

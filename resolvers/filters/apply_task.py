@@ -164,7 +164,7 @@ class _DecidedMessages:
             self.session, list(self.decision_by_message)
         )
         user_id = require_user_id(self.ctx)
-        return [row for row in rows if row.archived_at is None and row.user_id == user_id]
+        return [row for row in rows if row.deleted_at is None and row.user_id == user_id]
 
     async def set_flags(self) -> None:
         """Set flags and keywords, up to the limit of keywords per message."""
@@ -208,21 +208,21 @@ class _DecidedMessages:
 
     async def move_and_archive(self) -> None:
         """Move the messages to their target mailbox, or to the archive."""
-        archived_rows: list[ColumnRow] = []
+        deleted_rows: list[ColumnRow] = []
         rows_by_mailbox: defaultdict[int, list[ColumnRow]] = defaultdict(list)
         for row in await self.load_rows():
             mailbox = self._target_mailbox(row)
             if self.decision_by_message[row.id].is_deleted:
-                archived_rows.append(row)
+                deleted_rows.append(row)
             elif mailbox is not None:
                 rows_by_mailbox[mailbox.id].append(row)
         for key, mailbox_rows in rows_by_mailbox.items():
             await row_changes.move_messages(
                 self.ctx, self.session, mailbox_rows, self.mailbox_by_id[key]
             )
-        if archived_rows:
+        if deleted_rows:
             paths = {mailbox.id: mailbox.path for mailbox in self.mailbox_by_id.values()}
-            await row_changes.archive_as_deleted(self.ctx, self.session, archived_rows, paths)
+            await row_changes.move_to_deleted(self.ctx, self.session, deleted_rows, paths)
 
     def _target_mailbox(self, row: ColumnRow) -> ColumnRow | None:
         """Return the target mailbox, or None if the message stays in its mailbox.

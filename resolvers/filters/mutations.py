@@ -16,8 +16,8 @@ from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
 from resolvers import sql_text
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
@@ -364,7 +364,7 @@ async def _log_for_admins(
         return logged
 
     entries = [
-        NewAdminLogEntry(
+        NewAuditLogEntry(
             mutation_name,
             "Filter",
             key,
@@ -375,4 +375,4 @@ async def _log_for_admins(
         for key, change in changes_by_filter.items()
         if change.owner.id != ctx.viewer.user_id
     ]
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)

@@ -27,8 +27,8 @@ from models.events.journal import ChangeKind, JournalEntry
 from models.filters.sieve_scripts import SieveScript
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
@@ -385,11 +385,11 @@ async def _log_for_admins(
         (row.user_id, row.id, _logged_values(row._asdict()), None) for row in changes.deleted_rows
     ]
     entries = [
-        NewAdminLogEntry(mutation_name, "SieveScript", script_id, domains[user], before, after)
+        NewAuditLogEntry(mutation_name, "SieveScript", script_id, domains[user], before, after)
         for user, script_id, before, after in [*created, *changed, *deleted]
         if user != ctx.viewer.user_id
     ]
-    await admin_log.log_changes(ctx, locked.session, *entries)
+    await audit_log.log_changes(ctx, locked.session, *entries)
 
 
 def _logged_values(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from resolvers.mailboxes.loaders import (
 from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.messages.bulk.row_changes import (
     STATE_COLUMNS,
-    archive_as_deleted,
     group_rows_by_user,
+    move_to_deleted,
 )
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -218,4 +218,4 @@ async def _archive_messages(locked: LockedAccounts, mailboxes: Sequence[ColumnRo
         )
         while messages := (await connection.execute(statement)).all():
             ordered = sorted(messages, key=lambda row: row.id)
-            await archive_as_deleted(locked.ctx, locked.session, ordered, paths)
+            await move_to_deleted(locked.ctx, locked.session, ordered, paths)

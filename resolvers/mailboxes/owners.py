@@ -12,8 +12,8 @@ from models.events.journal import JournalEntry
 from models.store.columns import ColumnRow
 from models.users.roles import AdminPermission
 from resolvers.access import can_see_managed_mail_records
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector, load_selected_users
 
@@ -85,5 +85,5 @@ async def lock_mail_owners_and_log_change(
     ) as session:
         yield LockedAccounts(ctx, session, rows)
         other_rows = [row for row in rows if row.id != ctx.viewer.user_id]
-        log = [NewAdminLogEntry(mutation_name, "User", row.id, row.domain_id) for row in other_rows]
-        await admin_log.log_changes(ctx, session, *log)
+        log = [NewAuditLogEntry(mutation_name, "User", row.id, row.domain_id) for row in other_rows]
+        await audit_log.log_changes(ctx, session, *log)

@@ -21,8 +21,8 @@ from models.store.keyset_pages import Page, PageRequest
 from models.users.roles import AdminPermission, Role
 from resolvers import pagination
 from resolvers.access import can_see_managed_mail_records, is_visible_or_managed, require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -38,11 +38,11 @@ from resolvers.pagination import PageScan
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import load_managed_user, load_managed_users
 
-TASK_KIND = "ARCHIVE_RESTORE"  # of the task that restores a period
+TASK_KIND = "DELETED_MESSAGES_RESTORE"  # of the task that restores a period
 MESSAGES_PER_STEP = 1000  # per task step
 NEWEST_FIRST, OLDEST_FIRST = "archived-", "archived+"
-SORT_KEY = (col(Message.archived_at), col(Message.id))
-ORIGIN_COLUMNS = frozenset({"archived_from", "archived_mailbox_id"})
+SORT_KEY = (col(Message.deleted_at), col(Message.id))
+ORIGIN_COLUMNS = frozenset({"deleted_from", "deleted_mailbox_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class DeletionPeriod:
 def restorable_conditions_without_access(ctx: Context) -> list[ColumnElement[bool]]:
     """Build the conditions that a deleted message can be restored. Drafts can't, except by undo."""
     return [
-        col(Message.archived_at).is_not(None),
+        col(Message.deleted_at).is_not(None),
         ~col(Message.draft),
         col(Message.purge_at) > ctx.environment.now(),
     ]
@@ -81,7 +81,7 @@ def restorable_conditions_without_access(ctx: Context) -> list[ColumnElement[boo
 
 async def load_pages(ctx: Context, listings: list[DeletedMessageListing]) -> list[Page[ColumnRow]]:
     """Load the pages of these listings, each in reading order."""
-    names = frozenset({"archived_at", "id", "user_id"}).union(*(key.columns for key in listings))
+    names = frozenset({"deleted_at", "id", "user_id"}).union(*(key.columns for key in listings))
     scans = []
     for key, filter_sql in zip(listings, await _load_filters(ctx, listings), strict=True):
         rows = select(*select_columns(Message, names)).where(
@@ -180,8 +180,8 @@ async def restore_messages(
                 raise NotFound(str(mailbox), path=["mailbox"])
             await _restore_rows(ctx, session, user_message_ids, box.id if box else None)
         entries = [
-            NewAdminLogEntry(
-                "archivedMessageRestore",
+            NewAuditLogEntry(
+                "deletedMessageRestore",
                 "User",
                 row.id,
                 row.domain_id,
@@ -189,7 +189,7 @@ async def restore_messages(
             )
             for row, message_count in ((row, len(by_user[row.id])) for row in accounts)
         ]
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
 
 
 async def _restore_rows(
@@ -207,8 +207,8 @@ async def _restore_rows(
     )
     groups: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in rows:
-        home_mailbox = by_id.get(mailbox_id or row.archived_mailbox_id) or by_path.get(
-            row.archived_from
+        home_mailbox = by_id.get(mailbox_id or row.deleted_mailbox_id) or by_path.get(
+            row.deleted_from
         )
         if mailbox_id is None and home_mailbox and home_mailbox.special_use is SpecialUse.SNOOZED:
             home_mailbox = None  # no snooze time would bring it back from there
@@ -247,15 +247,17 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
         (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], user_id=user.id, total=total)
         await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
-            entry = NewAdminLogEntry("archiveRestore", "User", user.id, user.domain_id, None, order)
-            await admin_log.log_changes(ctx, session, entry)
+            entry = NewAuditLogEntry(
+                "deletedMessagesRestore", "User", user.id, user.domain_id, None, order
+            )
+            await audit_log.log_changes(ctx, session, entry)
     return task
 
 
 def _deleted_in_period_sql(
     ctx: Context, user_id: int, task_order: dict[str, Any]
 ) -> list[ColumnElement[bool]]:
-    at = col(Message.archived_at)
+    at = col(Message.deleted_at)
     start, end = (datetime.fromisoformat(task_order[name]) for name in ("start", "end"))
     return [
         col(Message.user_id) == user_id,
@@ -280,7 +282,7 @@ async def restore_next_messages(
     _plan: TaskStepPlan,
 ) -> TaskStepResult:
     """Restore the next messages. Restored messages are no longer selected."""
-    statement = select(*select_columns(Message, STATE_COLUMNS | ORIGIN_COLUMNS | {"archived_at"}))
+    statement = select(*select_columns(Message, STATE_COLUMNS | ORIGIN_COLUMNS | {"deleted_at"}))
     statement = (
         statement.where(*_deleted_in_period_sql(ctx, require_user_id(ctx), task_order))
         .order_by(*SORT_KEY)

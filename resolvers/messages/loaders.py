@@ -89,7 +89,7 @@ def cursor_values(row: ColumnRow) -> tuple[datetime, int]:
 
 def is_not_deleted_sql() -> Any:
     """Build the condition that a message is in a mailbox, not deleted."""
-    return col(Message.archived_at).is_(None)
+    return col(Message.deleted_at).is_(None)
 
 
 async def load_pages(ctx: Context, listings: list[MessageListing]) -> list[Page[ColumnRow]]:

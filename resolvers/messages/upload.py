@@ -45,7 +45,7 @@ from models.messages.tables import Message
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
+from resolvers.admin import audit_log
 from resolvers.context import Context
 from resolvers.files import uploads
 from resolvers.mailboxes import loaders as mailbox_loaders
@@ -227,8 +227,8 @@ async def _store_as_user(
         upload_result = await store_message(_context_of_user(ctx, user.id), new_message, problems)
         if user.id != ctx.viewer.user_id:
             async with ctx.write_session(user.id) as session:
-                log = admin_log.NewAdminLogEntry("messageUpload", "User", user.id, user.domain_id)
-                await admin_log.log_changes(ctx, session, log)
+                log = audit_log.NewAuditLogEntry("messageUpload", "User", user.id, user.domain_id)
+                await audit_log.log_changes(ctx, session, log)
         ctx.clear_loaded()
         key = [upload_result.message.id] if upload_result.message else []
         return [

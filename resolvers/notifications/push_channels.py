@@ -19,8 +19,8 @@ from models.notifications.push_channels import PushChannel, PushKind
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import AdminPermission, Role
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
@@ -108,7 +108,7 @@ async def create_or_update_channels(
             rows_with_previous.append((before, row))
             logged_before = None if before is None else _logged_values(before._asdict())
             log_entries.append(
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     "pushChannelSet",
                     "PushChannel",
                     row["id"],
@@ -331,7 +331,7 @@ async def _record_changes(
     session: AsyncSession,
     user_ids: Sequence[int],
     kind: str,
-    log_entries: Sequence[NewAdminLogEntry],
+    log_entries: Sequence[NewAuditLogEntry],
 ) -> None:
     """Record the changes in journals, security logs and, for other users, in the admin log."""
     journal_entries = {user: [(ChangeKind.USER_CHANGED, [user])] for user in user_ids}
@@ -341,7 +341,7 @@ async def _record_changes(
     entries_for_others = [
         one for one, user in zip(log_entries, user_ids, strict=True) if user != ctx.viewer.user_id
     ]
-    await admin_log.log_changes(ctx, session, *entries_for_others)
+    await audit_log.log_changes(ctx, session, *entries_for_others)
 
 
 def _logged_values(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,7 +364,7 @@ async def request_test(ctx: Context, ids: Sequence[int]) -> None:
         statement = update(PushChannel).where(col(PushChannel.id).in_(ids))
         values = {"test_at": ctx.environment.now(), "retry_at": None}
         await (await session.connection()).execute(statement.values(values))
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx, session, *_log_entries_for_others(ctx, rows, "pushChannelTest")
         )
     _wake_worker(ctx)
@@ -383,16 +383,16 @@ async def delete_channels(ctx: Context, ids: Sequence[int]) -> None:
             NewSecurityEvent("push channel delete", row.user_id, target=row.kind) for row in rows
         ]
         await security_log.log_events(ctx, session, events)
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx, session, *_log_entries_for_others(ctx, rows, "pushChannelDelete")
         )
 
 
 def _log_entries_for_others(
     ctx: Context, rows: Sequence[ColumnRow], mutation: str
-) -> list[NewAdminLogEntry]:
+) -> list[NewAuditLogEntry]:
     return [
-        NewAdminLogEntry(mutation, "PushChannel", row.id, row.domain_id, {"kind": row.kind})
+        NewAuditLogEntry(mutation, "PushChannel", row.id, row.domain_id, {"kind": row.kind})
         for row in rows
         if row.user_id != ctx.viewer.user_id
     ]

@@ -29,8 +29,8 @@ from models.users.roles import Role
 from models.users.tables import User
 from resolvers import pagination
 from resolvers.access import is_managed_user
-from resolvers.admin import admin_log, task_steps
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log, task_steps
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.notifications.webhook_event_types import (
     ALL_TYPES,
@@ -208,10 +208,10 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
         session.add(row)
         await session.flush()
         logged_after = _logged_values(row, ("types", "url", "active"))
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
-            NewAdminLogEntry("webhookCreate", "Webhook", webhook_id, domain_id, None, logged_after),
+            NewAuditLogEntry("webhookCreate", "Webhook", webhook_id, domain_id, None, logged_after),
         )
     _wake_workers(ctx)
     return webhook_id, secret
@@ -346,11 +346,11 @@ async def update_webhooks(ctx: Context, ids: Sequence[int], values: Mapping[str,
             statement = update(Webhook).where(col(Webhook.id) == row.id)
             await connection.execute(statement.values({**changed_values, **reset_values}))
         domain_ids = await _domain_id_by_webhook(ctx, rows)
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
             *(
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     "webhookUpdate",
                     "Webhook",
                     row.id,
@@ -393,10 +393,10 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
             update(Webhook).where(col(Webhook.id) == webhook_id).values(values)
         )
         domain_ids = await _domain_id_by_webhook(ctx, [row])
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
-            NewAdminLogEntry("webhookSecretRotate", "Webhook", webhook_id, domain_ids[webhook_id]),
+            NewAuditLogEntry("webhookSecretRotate", "Webhook", webhook_id, domain_ids[webhook_id]),
         )
     return secret
 
@@ -408,11 +408,11 @@ async def delete_webhooks(ctx: Context, ids: Sequence[int]) -> None:
         domain_ids = await _domain_id_by_webhook(ctx, rows)
         await connection.execute(delete(Webhook).where(col(Webhook.id).in_(ids)))
         names = ("types", "url", "active")
-        await admin_log.log_changes(
+        await audit_log.log_changes(
             ctx,
             session,
             *(
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     "webhookDelete",
                     "Webhook",
                     row.id,
@@ -444,9 +444,9 @@ async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:
         await connection.execute(statement.values(retry_at=None))
         domain_ids = await _domain_id_by_webhook(ctx, rows)
         log_entries = (
-            NewAdminLogEntry("webhookTest", "Webhook", row.id, domain_ids[row.id]) for row in rows
+            NewAuditLogEntry("webhookTest", "Webhook", row.id, domain_ids[row.id]) for row in rows
         )
-        await admin_log.log_changes(ctx, session, *log_entries)
+        await audit_log.log_changes(ctx, session, *log_entries)
     _wake_workers(ctx)
 
 
@@ -487,8 +487,8 @@ async def start_replay(ctx: Context, webhook_id: int, since: StreamPositions) ->
         (task,) = await task_steps.insert_tasks(ctx, session, TASK_KIND, [order], total=total)
         await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
         domain_ids = await _domain_id_by_webhook(ctx, [row])
-        log_entry = NewAdminLogEntry(
+        log_entry = NewAuditLogEntry(
             "webhookReplay", "Webhook", webhook_id, domain_ids[webhook_id], None, {"events": total}
         )
-        await admin_log.log_changes(ctx, session, log_entry)
+        await audit_log.log_changes(ctx, session, log_entry)
     return task

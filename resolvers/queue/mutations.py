@@ -17,8 +17,8 @@ from models.store.columns import ColumnRow
 from models.submission.tables import Submission
 from models.users.roles import Role
 from models.users.tables import User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import (
     TaskStepPlan,
     TaskStepResult,
@@ -186,10 +186,10 @@ async def _insert_task(
         await ctx.record_change(session, stream_id, ChangeKind.TASK_CHANGED, [task.id])
         if not is_own:
             values_after = {"entries": len(ids), "notifySender": notifies_sender}
-            await admin_log.log_changes(
+            await audit_log.log_changes(
                 ctx,
                 session,
-                NewAdminLogEntry(
+                NewAuditLogEntry(
                     MUTATION_BY_TASK_KIND[task_kind], "Task", task.id, after=values_after
                 ),
             )
@@ -214,7 +214,7 @@ async def _log_changes(
     )
     domain_by_user = {row.id: row.domain_id for row in await ctx.read(statement)}
     entries = (
-        NewAdminLogEntry(
+        NewAuditLogEntry(
             mutation,
             "QueueEntry",
             row.id,
@@ -224,7 +224,7 @@ async def _log_changes(
         )
         for row in entries_of_others
     )
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)
 
 
 async def plan_or_bounce_next_entries(

@@ -15,8 +15,8 @@ from models.queue.rate_values import MAX_RATE, Rate
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
 from resolvers.access import require_users_in_administered_domains
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.domains.loaders import DomainIdOrName
@@ -64,9 +64,9 @@ async def set_or_remove_rate_limits(
                     ctx, locked_users.session, users_by_id, rate, "user_id"
                 )
                 for owner_id, row in users_by_id.items():
-                    if rates_before[owner_id] != admin_log_values(rate):
+                    if rates_before[owner_id] != audit_log_values(rate):
                         locked_users.report_change(
-                            row, "rate_limit", rates_before[owner_id], admin_log_values(rate)
+                            row, "rate_limit", rates_before[owner_id], audit_log_values(rate)
                         )
             owner_ids += users_by_id
         if owners.domains is not None:
@@ -77,7 +77,7 @@ async def set_or_remove_rate_limits(
                     ctx, session, domain_ids, rate, "domain_id"
                 )
                 changes = {
-                    key: (old_rate, admin_log_values(rate))
+                    key: (old_rate, audit_log_values(rate))
                     for key, old_rate in rates_before.items()
                 }
                 await _record_domain_changes(ctx, session, "rateLimitSet", changes)
@@ -131,8 +131,8 @@ async def reset_rate_limits(
                 deleted_counts = await _delete_rate_windows_and_holds(ctx, session, [PLATFORM])
                 values_before = {"rate_limit": {"used": deleted_counts.get(PLATFORM, 0)}}
                 values_after = {"rate_limit": {"used": 0}}
-                entry = NewAdminLogEntry("rateLimitReset", before=values_before, after=values_after)
-                await admin_log.log_changes(ctx, session, *([entry] if deleted_counts else []))
+                entry = NewAuditLogEntry("rateLimitReset", before=values_before, after=values_after)
+                await audit_log.log_changes(ctx, session, *([entry] if deleted_counts else []))
     return owner_ids
 
 
@@ -157,7 +157,7 @@ async def _lock_all_streams(ctx: Context, owners: RateLimitOwners) -> None:
         pass
 
 
-def admin_log_values(rate: Rate | None) -> LoggedRate:
+def audit_log_values(rate: Rate | None) -> LoggedRate:
     """Return the rate for the admin log."""
     return None if rate is None else {"value": rate.value, "frame": rate.frame.value}
 
@@ -195,7 +195,7 @@ async def set_or_delete_rates(
             )
         )
     await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(owner_ids)))
-    return {key: admin_log_values(stored_rates.get(key)) for key in owner_ids}
+    return {key: audit_log_values(stored_rates.get(key)) for key in owner_ids}
 
 
 def _rate_from_row(row: ColumnRow) -> Rate:
@@ -234,7 +234,7 @@ async def _record_domain_changes(
         {**changes_by_stream, PLATFORM: [(ChangeKind.DOMAIN_CHANGED, list(actual_changes))]},
     )
     entries = (
-        NewAdminLogEntry(mutation, "Domain", key, key, {"rate_limit": old}, {"rate_limit": new})
+        NewAuditLogEntry(mutation, "Domain", key, key, {"rate_limit": old}, {"rate_limit": new})
         for key, (old, new) in actual_changes.items()
     )
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)

@@ -13,11 +13,11 @@ from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost
 from models.store.columns import ColumnRow, select_columns
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.routing.loaders import FORWARDERS, load_visible_rows, select_rows
-from resolvers.routing.mutations import admin_log_values, require_room
+from resolvers.routing.mutations import audit_log_values, require_room
 
 MAX_SOURCE_LENGTH = 255  # characters
 
@@ -96,26 +96,26 @@ async def create_or_update_forwarding_hosts(
             _create_log_entry(host, key, common_values, rows_by_host.get(host))
             for host, key in ids_by_host.items()
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
     return [ids_by_host.get(host) or rows_by_host[host].id for host in hosts]
 
 
 def _create_log_entry(
     host: str, host_id: int, common_values: dict[str, Any], before: ColumnRow | None
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     values_after = {
         "host": host,
         "source": common_values["source"],
         "filterSpam": common_values["filter_spam"],
     }
-    values_before = None if before is None else _admin_log_values(before)
-    return NewAdminLogEntry(
+    values_before = None if before is None else _audit_log_values(before)
+    return NewAuditLogEntry(
         "forwardingHostCreate", "ForwardingHost", host_id, before=values_before, after=values_after
     )
 
 
-def _admin_log_values(row: ColumnRow) -> dict[str, Any]:
-    return admin_log_values(FORWARDERS, row)
+def _audit_log_values(row: ColumnRow) -> dict[str, Any]:
+    return audit_log_values(FORWARDERS, row)
 
 
 async def delete_forwarding_hosts(
@@ -140,10 +140,10 @@ async def delete_forwarding_hosts(
         await ctx.record_change(session, PLATFORM, FORWARDERS.change_kind, sorted(rows))
         target_kind = "ForwardingHost"
         entries = (
-            NewAdminLogEntry(
-                "forwardingHostDelete", target_kind, row.id, before=_admin_log_values(row)
+            NewAuditLogEntry(
+                "forwardingHostDelete", target_kind, row.id, before=_audit_log_values(row)
             )
             for row in rows.values()
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
     return list(rows)

@@ -19,8 +19,8 @@ from models.errors import (
 from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import TlsPolicyLevel
 from models.store.columns import ColumnRow, core_table
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.routing import validation as routing_validation
 from resolvers.routing.loaders import (
@@ -69,13 +69,13 @@ async def create_row(
         await (await session.connection()).execute(insert(table).values(values))
         (row,) = await load_visible_rows(ctx, routing_table, [row_id])
         await ctx.record_change(session, PLATFORM, routing_table.change_kind, [row_id])
-        entry = NewAdminLogEntry(
+        entry = NewAuditLogEntry(
             f"{_mutation_prefix(routing_table)}Create",
             routing_table.type_name,
             row_id,
-            after=admin_log_values(routing_table, row),
+            after=audit_log_values(routing_table, row),
         )
-        await admin_log.log_changes(ctx, session, entry)
+        await audit_log.log_changes(ctx, session, entry)
     return row_id
 
 
@@ -115,7 +115,7 @@ async def update_rows(
             _update_log_entry(routing_table, *pair, password)
             for pair in zip(before, after, strict=True)
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
 
 
 async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[int]) -> None:
@@ -142,15 +142,15 @@ async def delete_rows(ctx: Context, routing_table: RoutingTable, ids: Sequence[i
         platform_changes += [(ChangeKind.DOMAIN_CHANGED, domain_ids)] if domain_ids else []
         await ctx.record_changes(session, {**changes_by_stream, PLATFORM: platform_changes})
         entries = (
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 f"{_mutation_prefix(routing_table)}Delete",
                 routing_table.type_name,
                 row.id,
-                before=admin_log_values(routing_table, row),
+                before=audit_log_values(routing_table, row),
             )
             for row in rows
         )
-        await admin_log.log_changes(ctx, session, *entries)
+        await audit_log.log_changes(ctx, session, *entries)
 
 
 async def require_relay_host(ctx: Context, relay_host_id: int, *, path: Sequence[str]) -> None:
@@ -171,7 +171,7 @@ async def require_room(ctx: Context, routing_table: RoutingTable, new_count: int
         )
 
 
-def admin_log_values(routing_table: RoutingTable, row: ColumnRow) -> dict[str, Any]:
+def audit_log_values(routing_table: RoutingTable, row: ColumnRow) -> dict[str, Any]:
     """Return the values of a row for the admin log."""
     return {
         GRAPHQL_NAMES.get(name, name): getattr(row, name) for name in routing_table.logged_columns
@@ -344,17 +344,17 @@ def _encrypt_password(
 
 def _update_log_entry(
     routing_table: RoutingTable, row_before: ColumnRow, row_after: ColumnRow, password: str | None
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     before, after = (
-        admin_log_values(routing_table, row_before),
-        admin_log_values(routing_table, row_after),
+        audit_log_values(routing_table, row_before),
+        audit_log_values(routing_table, row_after),
     )
     changed_names = [name for name in after if before[name] != after[name]]
     old_values: dict[str, Any] = {name: before[name] for name in changed_names}
     new_values: dict[str, Any] = {name: after[name] for name in changed_names}
     if password is not None:
         new_values["password"] = password  # the admin log hides it
-    return NewAdminLogEntry(
+    return NewAuditLogEntry(
         f"{_mutation_prefix(routing_table)}Update",
         routing_table.type_name,
         row_before.id,

@@ -94,7 +94,7 @@ class PageQueryShape(NamedTuple):
         found.append(
             col(Message.mailbox_id) == integer_parameter("mailbox")
             if self.has_mailbox
-            else col(Message.archived_at).is_(None)
+            else col(Message.deleted_at).is_(None)
         )
         if self.has_thread:
             found.append(col(Message.thread_id) == integer_parameter("thread"))

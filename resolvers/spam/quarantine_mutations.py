@@ -36,8 +36,8 @@ from models.spam.sender_rules import SenderAction
 from models.store.columns import ColumnRow, select_columns
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import Frequency, User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.spam import sender_rule_mutations
 from resolvers.spam.quarantine import is_visible_item_sql, load_items_by_id
@@ -305,14 +305,14 @@ async def _delete_items_and_record(
     }
     await ctx.record_changes(session, entries, did=did)
     log_entries = (
-        NewAdminLogEntry(mutation, "QuarantineItem", row.id, row.domain_id, _admin_log_values(row))
+        NewAuditLogEntry(mutation, "QuarantineItem", row.id, row.domain_id, _audit_log_values(row))
         for row in items
         if row.user_id != ctx.viewer.user_id
     )
-    await admin_log.log_changes(ctx, session, *log_entries)
+    await audit_log.log_changes(ctx, session, *log_entries)
 
 
-def _admin_log_values(item: ColumnRow) -> dict[str, str]:
+def _audit_log_values(item: ColumnRow) -> dict[str, str]:
     """Return the values of a quarantined message for the admin log."""
     return {"sender": item.sender, "recipient": item.recipient}
 

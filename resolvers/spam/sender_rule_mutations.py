@@ -25,8 +25,8 @@ from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import User
 from resolvers import sql_text
 from resolvers.access import is_managed_user, maker_columns
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
 from resolvers.spam.sender_rules import is_visible_rule_sql
@@ -117,7 +117,7 @@ async def create_or_update_sender_rules(
         turned = [
             row
             for row in existing_by_pattern.values()
-            if _admin_log_values_of_row(row) != {**_admin_log_values_of_row(row), **values}
+            if _audit_log_values_of_row(row) != {**_audit_log_values_of_row(row), **values}
         ]
         new_rows = [_new_rule_row(ctx, home, pattern, values) for pattern in new_patterns]
         connection = await session.connection()
@@ -128,9 +128,9 @@ async def create_or_update_sender_rules(
             await connection.execute(
                 update(SenderRule).where(is_changed_rule).values({**values, **maker_columns(ctx)})
             )
-        changed = [_RuleChange(row["id"], home, after=_admin_log_values(row)) for row in new_rows]
+        changed = [_RuleChange(row["id"], home, after=_audit_log_values(row)) for row in new_rows]
         for row in turned:
-            values_before = _admin_log_values_of_row(row)
+            values_before = _audit_log_values_of_row(row)
             changed.append(_RuleChange(row.id, home, values_before, {**values_before, **values}))
         await _record_rule_changes(ctx, session, "senderRuleCreate", changed)
     keys = {row.pattern: row.id for row in existing_by_pattern.values()}
@@ -214,11 +214,11 @@ def _new_rule_row(
     return {**place.owner_columns, **own, **maker_columns(ctx), "comment": None, **values}
 
 
-def _admin_log_values_of_row(rule: ColumnRow) -> dict[str, Any]:
-    return _admin_log_values(rule._asdict())
+def _audit_log_values_of_row(rule: ColumnRow) -> dict[str, Any]:
+    return _audit_log_values(rule._asdict())
 
 
-def _admin_log_values(rule_values: Mapping[str, Any]) -> dict[str, Any]:
+def _audit_log_values(rule_values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a rule for the admin log."""
     return {name: rule_values[name] for name in ("place", "pattern", "action", "comment")}
 
@@ -236,13 +236,13 @@ async def _record_rule_changes(
     }
     await ctx.record_changes(session, entries)
     log_entries = (
-        NewAdminLogEntry(
+        NewAuditLogEntry(
             mutation_name, "SenderRule", one.id, one.place.log_domain_id, one.before, one.after
         )
         for one in changes
         if one.place.user_id is None or one.place.user_id != ctx.viewer.user_id
     )
-    await admin_log.log_changes(ctx, session, *log_entries)
+    await audit_log.log_changes(ctx, session, *log_entries)
 
 
 async def delete_sender_rules(ctx: Context, rule_ids: Sequence[int]) -> None:
@@ -256,7 +256,7 @@ async def delete_sender_rules(ctx: Context, rule_ids: Sequence[int]) -> None:
         connection = await session.connection()
         await connection.execute(delete(SenderRule).where(col(SenderRule.id).in_(homes)))
         changed = [
-            _RuleChange(key, home, _admin_log_values_of_row(row))
+            _RuleChange(key, home, _audit_log_values_of_row(row))
             for key, (home, row) in homes.items()
         ]
         await _record_rule_changes(ctx, session, "senderRuleDelete", changed)

@@ -35,8 +35,8 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.submission.compose_requests import ComposeListener, ComposeRequest
 from resolvers.access import is_visible, require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.credential_cache import cache_of_database
 from resolvers.auth.security_log import load_actor_id_and_name
 from resolvers.changes import stream_reader
@@ -113,8 +113,8 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
         await file_shares.insert_shares(owner_ctx, session, shares)
         await ctx.record_change(session, user_id, ChangeKind.COMPOSE_REQUESTED, [request_id])
         if owner_ctx is not ctx:
-            entry = NewAdminLogEntry("composeRequest", "User", user_id, domain)
-            await admin_log.log_changes(ctx, session, entry)
+            entry = NewAuditLogEntry("composeRequest", "User", user_id, domain)
+            await audit_log.log_changes(ctx, session, entry)
     statement = select(*select_columns(ComposeRequest)).where(col(ComposeRequest.id) == request_id)
     return CreatedComposeRequest(
         require_found(next(iter(await ctx.read(statement)), None)), listener_count

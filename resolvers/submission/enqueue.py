@@ -47,7 +47,7 @@ def enqueue_messages(
 ) -> list[int]:
     """Queue messages of one account and return the ids of their submissions.
 
-    A message without a copy is copied to the audits of the account here.
+    A message without a copy is copied to the legal holds of the account here.
     """
     new_submissions = [_new_submission(transaction, message) for message in messages]
     submission_ids = _enqueue_all_with_bcc_copies(
@@ -60,7 +60,7 @@ def enqueue_messages(
         messages, new_submissions, submission_ids, strict=True
     ):
         if message.copy is None:
-            enqueue.record_audit_copy(
+            enqueue.record_held_copy(
                 transaction,
                 (require_user_id(ctx), submission_id),
                 message.prepared.message,

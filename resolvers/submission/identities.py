@@ -1,7 +1,7 @@
 """Read identities: each sender address of a user once, with its name and settings.
 
 A sender address is one of the user's own addresses, a forward with the user as target, a whole
-address of `fromWhitelist`, or another address that has a row and that the user may send as. Two
+address of `allowedSenders`, or another address that has a row and that the user may send as. Two
 addresses are the same if their normal forms are. A row adds settings; it is listed only while the
 user may send as its address. One identity is the default: the chosen one, else that of the main
 address.
@@ -80,7 +80,7 @@ class SenderIdentity:
 class AccountIdentities:
     """The identities of an account, except own addresses without a row."""
 
-    account: ColumnRow  # id, name, from_whitelist
+    account: ColumnRow  # id, name, allowed_senders
     by_address: Mapping[NormalizedAddress, SenderIdentity] = field(default_factory=dict)
     default_id: int | None = None  # None: no main address that the user may send as
 
@@ -118,7 +118,7 @@ async def load_identities_by_user(
 
     Needs the same number of statements for any number of accounts.
     """
-    statement = select(*select_columns(User, {"id", "name", "from_whitelist"})).where(
+    statement = select(*select_columns(User, {"id", "name", "allowed_senders"})).where(
         col(User.id).in_(user_ids), is_overseen_user(ctx)
     )
     accounts = {row.id: row for row in await ctx.read(statement)}
@@ -158,7 +158,7 @@ async def read_stored_identities(
     """Read the identities of accounts that have rows, by account and normal address.
 
     `default` is the stored choice. With `with_implied`, adds those of forwards and of whole
-    addresses of fromWhitelist that have no row.
+    addresses of allowedSenders that have no row.
     """
     rows = await _read_identity_rows(ctx, accounts)
     rows_without_address = [row for row in rows if row.own is None]
@@ -167,7 +167,7 @@ async def read_stored_identities(
     listed_addresses = [
         (account, text)
         for account in (accounts.values() if with_implied else ())
-        for text in sender_patterns.whole_addresses(account.from_whitelist)
+        for text in sender_patterns.whole_addresses(account.allowed_senders)
     ]
     sender_grants = (
         await read_sender_grants(ctx, [*addresses_of_rows, *listed_addresses])
@@ -532,7 +532,7 @@ async def identity_of_sender(
     ):
         return _identity_without_row(account, normal_address, address, address_row.name)
     if address_row is None and sender_patterns.matches_sender_pattern(
-        sender_patterns.whole_addresses(account.from_whitelist), address
+        sender_patterns.whole_addresses(account.allowed_senders), address
     ):
         return _identity_without_row(account, normal_address, address, None)
     return None

@@ -27,8 +27,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.submission.identities import Identity
 from models.users.roles import AdminPermission, Role
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.submission import identities
@@ -426,7 +426,7 @@ async def _record_changes(
     ctx: Context,
     session: AsyncSession,
     changed_ids: Mapping[int, Collection[int]],
-    log_entries: Mapping[int, NewAdminLogEntry],
+    log_entries: Mapping[int, NewAuditLogEntry],
 ) -> None:
     """Record the changes in the journals and, for other users' identities, in the admin log."""
     journal_entries = {
@@ -437,16 +437,16 @@ async def _record_changes(
     if journal_entries:
         await ctx.record_changes(session, journal_entries)
     own_ids = changed_ids.get(ctx.viewer.user_id, ())
-    await admin_log.log_changes(
+    await audit_log.log_changes(
         ctx, session, *(entry for key, entry in log_entries.items() if key not in own_ids)
     )
 
 
 def _log_entry(
     mutation: str, user: ColumnRow, identity: SenderIdentity, before: Any, after: Any = None
-) -> NewAdminLogEntry:
+) -> NewAuditLogEntry:
     values_after = None if after is None else {"address": identity.address, **after}
-    return NewAdminLogEntry(mutation, "Identity", identity.id, user.domain_id, before, values_after)
+    return NewAuditLogEntry(mutation, "Identity", identity.id, user.domain_id, before, values_after)
 
 
 def _values_for_log(sender: SenderIdentity) -> dict[str, Any]:

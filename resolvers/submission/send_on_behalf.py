@@ -10,8 +10,8 @@ from models.messages.tables import Message
 from models.store.columns import select_columns
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.access import is_of_managed_user_unshared
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule, Viewer
@@ -44,8 +44,8 @@ async def sending_context(
         user_ctx = context_as_user(ctx, user_id, scopes)
         yield user_ctx
         async with ctx.write_session(user_id) as session:
-            await admin_log.log_changes(
-                ctx, session, NewAdminLogEntry(mutation, "User", user_id, user.domain_id)
+            await audit_log.log_changes(
+                ctx, session, NewAuditLogEntry(mutation, "User", user_id, user.domain_id)
             )
             await security_log.log_event(
                 ctx, session, NewSecurityEvent(SENT_FOR_USER_ACTION, user_id)

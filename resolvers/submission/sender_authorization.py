@@ -1,6 +1,6 @@
 """Decide who may send as an address: the same rule for single messages and for lists of identities.
 
-A user may send as what `fromWhitelist` contains, as the user's own addresses, as those of a user
+A user may send as what `allowedSenders` contains, as the user's own addresses, as those of a user
 who shares a mailbox with that right, and as a FORWARD that has the user as target. The address
 must allow sending.
 """
@@ -46,7 +46,7 @@ _MAIN_ADDRESS = PreparedStatement(
 class SenderGrant(NamedTuple):
     """The right to send as an address.
 
-    `address_row` is its address record; None: granted by fromWhitelist.
+    `address_row` is its address record; None: granted by allowedSenders.
     """
 
     address_row: ColumnRow | None
@@ -65,7 +65,7 @@ async def authorize_sender(
 ) -> ColumnRow | None:
     """Raise Forbidden if the account may not send as the address. The sender is never replaced.
 
-    Returns the address record that grants it; None if fromWhitelist does.
+    Returns the address record that grants it; None if allowedSenders does.
     """
     try:
         row = await address_resolution.resolve_address(ctx.environment, address)
@@ -73,7 +73,7 @@ async def authorize_sender(
         row = None
     if row and row.send_as and _is_own_address(row, account.id):
         return row
-    if matches_sender_pattern(account.from_whitelist, address):
+    if matches_sender_pattern(account.allowed_senders, address):
         return None
     if row and row.send_as and await _has_right_of_other_address(ctx, account.id, row):
         return row
@@ -108,7 +108,7 @@ async def read_sender_grants(
 ) -> list[SenderGrant | None]:
     """Return for each account and address the grant to send, in order; None if it may not.
 
-    Reads `id` and `from_whitelist` of the accounts. Needs the same number of statements for any
+    Reads `id` and `allowed_senders` of the accounts. Needs the same number of statements for any
     number of them.
     """
     rows = await resolve_active_addresses(ctx, [address for _, address in accounts_and_addresses])
@@ -130,7 +130,7 @@ async def read_sender_grants(
             )
         elif row:
             is_granted_by_row = (account.id, row.id) in forward_rights
-        is_allowed = is_granted_by_row or matches_sender_pattern(account.from_whitelist, address)
+        is_allowed = is_granted_by_row or matches_sender_pattern(account.allowed_senders, address)
         result.append(SenderGrant(row if is_granted_by_row else None) if is_allowed else None)
     return result
 

@@ -183,7 +183,7 @@ async def load_message_ids(ctx: Context, user_id: int, selector: MessageSelector
     conditions = [
         is_visible_or_managed(ctx, Message),
         col(Message.user_id) == user_id,
-        col(Message.archived_at).is_(None),
+        col(Message.deleted_at).is_(None),
     ]
     statement = select(col(Message.id)).where(*filter_sql.build_conditions(ctx, conditions))
     return [row.id for row in await ctx.read(statement.order_by(col(Message.id)))]
@@ -205,7 +205,7 @@ async def _count_messages_to_export(ctx: Context) -> int:
 
 def _own_message_clauses(ctx: Context) -> list[Any]:
     """Return the WHERE clauses of the viewer's messages in mailboxes."""
-    return [col(Message.user_id) == require_user_id(ctx), col(Message.archived_at).is_(None)]
+    return [col(Message.user_id) == require_user_id(ctx), col(Message.deleted_at).is_(None)]
 
 
 async def write_next_chunk(

@@ -24,8 +24,8 @@ from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.transfer import Export, ExportPart
 from models.users.roles import Role, Scope, expand_scopes
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context
 from resolvers.files.stored_files import read_tenant_id
@@ -149,8 +149,8 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
         await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
-            entry = NewAdminLogEntry("accountExport", "User", user.id, user.domain_id, None, after)
-            await admin_log.log_changes(ctx, session, entry)
+            entry = NewAuditLogEntry("accountExport", "User", user.id, user.domain_id, None, after)
+            await audit_log.log_changes(ctx, session, entry)
     return key
 
 

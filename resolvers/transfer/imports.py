@@ -35,8 +35,8 @@ from models.store.columns import ColumnRow, core_table
 from models.transfer import ImportArchive
 from models.users.roles import Role, Scope, expand_scopes
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepPlanner, TaskStepResult, insert_tasks
 from resolvers.connectors import transfer
 from resolvers.context import Context, GuardRule
@@ -243,8 +243,8 @@ async def _insert_import_task(
         await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if user.id != ctx.viewer.user_id:
             after = {"path": task_order["path"], "mailbox": task_order["mailbox"]}
-            entry = NewAdminLogEntry("accountImport", "User", user.id, user.domain_id, None, after)
-            await admin_log.log_changes(ctx, session, entry)
+            entry = NewAuditLogEntry("accountImport", "User", user.id, user.domain_id, None, after)
+            await audit_log.log_changes(ctx, session, entry)
     return task
 
 

@@ -100,7 +100,7 @@ def message_record_as_draft(record: MessageRecord, drafts: DraftsMailbox | None)
 def _without_copy_clauses(user_id: int) -> list[Any]:
     """Return the WHERE clauses for scheduled submissions without a copy in a mailbox."""
     copy = exists().where(
-        col(Message.id) == col(Submission.message_id), col(Message.archived_at).is_(None)
+        col(Message.id) == col(Submission.message_id), col(Message.deleted_at).is_(None)
     )
     waits = (
         text(tables.IS_UNFINISHED),

@@ -8,8 +8,8 @@ from sqlmodel import col
 from models.events import journal
 from models.store.columns import ColumnRow
 from models.users.tables import User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector, load_selected_users
@@ -31,9 +31,9 @@ async def end_connections_and_invalidate_cursors(
         await journal.force_resync(session, ids, origin=ctx.origin, at=ctx.environment.now())
         other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [
-            NewAdminLogEntry("clientStateReset", "User", row.id, row.domain_id)
+            NewAuditLogEntry("clientStateReset", "User", row.id, row.domain_id)
             for row in other_users
         ]
-        await admin_log.log_changes(ctx, session, *log)
+        await audit_log.log_changes(ctx, session, *log)
     reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)
     return [row for row in reloaded if row is not None]

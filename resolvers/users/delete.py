@@ -37,8 +37,8 @@ from models.store.columns import ColumnRow, core_table, select_columns
 from models.users.roles import Role
 from models.users.tables import DeletedUser, User
 from resolvers.access import is_managed_user
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import insert_tasks
 from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
@@ -118,12 +118,12 @@ async def delete_users(
         await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, list(tasks.values()))
         new_values = {"deleteAfter": delete_after}
         admin_entries = [
-            NewAdminLogEntry(
+            NewAuditLogEntry(
                 mutation, "User", row.id, row.domain_id, {"username": row.username}, new_values
             )
             for row in [*rescheduled, *live_users]
         ]
-        await admin_log.log_changes(ctx, session, *admin_entries)
+        await audit_log.log_changes(ctx, session, *admin_entries)
         ids = [key for key in ids if key in tasks]
         task_statement = select(*select_columns(Task)).where(col(Task.id).in_(tasks.values()))
         tasks_by_id = {row.id: row for row in await ctx.read(task_statement)}

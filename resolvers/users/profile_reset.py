@@ -3,8 +3,8 @@
 from typing import Any
 
 from models.store.columns import ColumnRow
-from resolvers.admin import admin_log, key_values
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log, key_values
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
 from resolvers.users.selection import UserSelector, load_selected_users
@@ -20,8 +20,8 @@ async def delete_browser_client_data(ctx: Context, selection: UserSelector) -> l
         await key_values.delete_entries_of_users(ctx, session, ids, CLIENT_KEY_PREFIX)
         other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [
-            NewAdminLogEntry("profileReset", "User", row.id, row.domain_id) for row in other_users
+            NewAuditLogEntry("profileReset", "User", row.id, row.domain_id) for row in other_users
         ]
-        await admin_log.log_changes(ctx, session, *log)
+        await audit_log.log_changes(ctx, session, *log)
     reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)
     return [row for row in reloaded if row is not None]

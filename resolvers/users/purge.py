@@ -77,14 +77,14 @@ async def _purge_uploads(ctx: Context, session: AsyncSession, user_id: int) -> T
 async def _purge_messages(ctx: Context, session: AsyncSession, user_id: int) -> TaskStepResult:
     """Delete a chunk of messages in mailboxes and update the counters of mailbox and user."""
     statement = select(*select_columns(Message, row_changes.STATE_COLUMNS)).where(
-        col(Message.user_id) == user_id, col(Message.archived_at).is_(None)
+        col(Message.user_id) == user_id, col(Message.deleted_at).is_(None)
     )
     rows = await ctx.read(statement.order_by(col(Message.id)).limit(CHUNK_ROWS))
     await row_changes.delete_permanently(ctx, session, rows)
     return TaskStepResult({}, done_count=len(rows), has_more=len(rows) == CHUNK_ROWS)
 
 
-async def _purge_archived_messages(
+async def _purge_deleted_messages(
     ctx: Context, session: AsyncSession, user_id: int
 ) -> TaskStepResult:
     """Delete a chunk of deleted messages that are still kept."""
@@ -94,7 +94,7 @@ async def _purge_archived_messages(
     rows = await ctx.read(statement.order_by(col(Message.id)).limit(CHUNK_ROWS))
     connection = await session.connection()
     ids = [row.id for row in rows]
-    await row_changes.copy_to_audits(ctx, session, user_id, ids)
+    await row_changes.copy_to_legal_holds(ctx, session, user_id, ids)
     await connection.execute(delete(Message).where(col(Message.id).in_(ids)))
     await connection.execute(delete_empty_threads_statement({row.thread_id for row in rows}))
     return TaskStepResult({}, done_count=len(rows), has_more=len(rows) == CHUNK_ROWS)
@@ -140,7 +140,7 @@ _PURGE_PHASES: tuple[PurgePhase, ...] = (
     _phase_purging_table(File, col(File.user_id), col(File.id)),
     _phase_purging_table(Submission, col(Submission.user_id), col(Submission.id)),
     _purge_messages,
-    _purge_archived_messages,
+    _purge_deleted_messages,
     _phase_purging_table(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
     _phase_purging_table(Change, col(Change.stream_id), col(Change.last)),
     _phase_purging_table(SecurityEvent, col(SecurityEvent.user_id), col(SecurityEvent.id)),

@@ -21,8 +21,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role
 from models.users.search_index import search_text
 from models.users.tables import DeletedUser, User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth.authentication import drop_cached_credentials
 from resolvers.context import Context
 from resolvers.users import loaders as user_loaders
@@ -207,10 +207,10 @@ async def _restore_in_transaction(
     recovered_addresses = [address["shown"] for address in addresses]
     lost_addresses = [address["shown"] for address in row.addresses if address not in addresses]
     new_values = {"recoveredAddresses": recovered_addresses, "lostAddresses": lost_addresses}
-    await admin_log.log_changes(
+    await audit_log.log_changes(
         ctx,
         session,
-        NewAdminLogEntry("userRestore", "User", row.id, user_place.domain_id, None, new_values),
+        NewAuditLogEntry("userRestore", "User", row.id, user_place.domain_id, None, new_values),
     )
     return RestoredUser(user, recovered_addresses, lost_addresses)
 

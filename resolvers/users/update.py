@@ -117,7 +117,7 @@ async def update_users(
     problems.raise_collected()
     require_unlimited_quota_permission(ctx, changes.get("quota"), PATCH_PATH)
     await sender_patterns.require_rights_for_patterns(
-        ctx, changes.get("from_whitelist", ()), [*PATCH_PATH, "fromWhitelist"]
+        ctx, changes.get("allowed_senders", ()), [*PATCH_PATH, "allowedSenders"]
     )
     await _verify_existing_password(ctx, rows, existing_password)
     all_values = {**changes, **await _password_columns(ctx, patch, password)}
@@ -342,7 +342,7 @@ async def _change_locked_users(
             await second_factors_mutations.delete_secrets_of_all_factors(
                 ctx, locked_users.session, row
             )
-    await _log_senders_and_passwords(ctx, locked_users, with_new("from_whitelist"), patch, values)
+    await _log_senders_and_passwords(ctx, locked_users, with_new("allowed_senders"), patch, values)
 
 
 async def _log_senders_and_passwords(
@@ -354,7 +354,7 @@ async def _log_senders_and_passwords(
 ) -> None:
     """Log new allowed senders and password changes to the security log."""
     if users_with_new_senders:
-        detail = {"patterns": ", ".join(values["from_whitelist"])}
+        detail = {"patterns": ", ".join(values["allowed_senders"])}
         events = [
             NewSecurityEvent("sender whitelist change", row.id, detail=detail)
             for row in users_with_new_senders

@@ -17,8 +17,8 @@ from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, core_table
 from models.users.roles import Role, Scope
 from models.users.tables import User
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication
 from resolvers.context import Context, GuardRule
 from resolvers.users.selection import UserSelector, load_selected_users
@@ -164,12 +164,12 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
     await journal.record_entries_in_streams_or_raise(
         locked_users.session, entries, at=ctx.environment.now()
     )
-    await admin_log.log_changes(
+    await audit_log.log_changes(
         ctx,
         locked_users.session,
         *(
-            NewAdminLogEntry(
-                mutation, "User", row.id, row.domain_id, *_admin_log_values(locked_users, row)
+            NewAuditLogEntry(
+                mutation, "User", row.id, row.domain_id, *_audit_log_values(locked_users, row)
             )
             for row in rows
             if row.id != ctx.viewer.user_id
@@ -177,7 +177,7 @@ async def _record_changes(ctx: Context, locked_users: LockedUsers, mutation: str
     )
 
 
-def _admin_log_values(
+def _audit_log_values(
     locked_users: LockedUsers, row: ColumnRow
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return old and new values of a user for the admin log; a public key as its properties."""

@@ -38,7 +38,7 @@ USER_PERMISSION_BY_COLUMN = {
     "delimiter_action": UserPermission.DELIMITER_ACTION,
 }
 ADMIN_PERMISSION_BY_COLUMN = {
-    "from_whitelist": AdminPermission.EXTEND_SENDER_ACL,
+    "allowed_senders": AdminPermission.EXTEND_SENDER_ACL,
     "disabled_scopes": AdminPermission.PROTOCOL_ACCESS,
     "webmail_access": AdminPermission.WEBMAIL_ACCESS,
     "smtp_allowed_networks": AdminPermission.SMTP_IP_ACCESS,
@@ -181,7 +181,7 @@ VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "name": _validate_name,
     "language": _validate_language,
     "tags": _validate_tags,
-    "from_whitelist": _validate_sender_patterns,
+    "allowed_senders": _validate_sender_patterns,
     "disabled_scopes": _stored_scopes,
     "smtp_allowed_networks": _validate_networks,
     "retention": _retention_seconds,

@@ -194,7 +194,7 @@ async def test_list_loads_autoreplies_with_constant_statements(
     assert await cost() == expected_count
 
 
-async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: GraphQLClient) -> None:
+async def test_autoreply_change_is_journaled_without_text_in_audit_log(root: GraphQLClient) -> None:
     environment, domain_id = root.environment, await load_domain_id(root.environment, "example.org")
     await make_autoreply_address(root, autoreply={**AUTOREPLY_SETTINGS, "text": "the heron knows"})
     for arguments in ({"text": "the stork knows"}, {"enabled": False}, None):
@@ -208,7 +208,7 @@ async def test_autoreply_change_is_journaled_without_text_in_admin_log(root: Gra
     assert errors == []
     assert await load_journal_entries(environment, domain_id, position) == []  # already removed
     log = await select_rows(
-        environment, "SELECT mutation, before, after FROM admin_log ORDER BY id"
+        environment, "SELECT mutation, before, after FROM audit_log ORDER BY id"
     )
     text = repr(log)
     assert "heron" not in text

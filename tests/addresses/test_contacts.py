@@ -26,13 +26,13 @@ from tests.support.sample_mutations import MutationCall
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 CONTACTS = """query ($query: String!, $first: Int) { user {
-  addressRegister(query: $query, first: $first) { id name address lastUsedAt } } }"""
+  contactSuggestions(query: $query, first: $first) { id name address lastUsedAt } } }"""
 pytestmark = pytest.mark.usefixtures("verify_counters")
 
 
 async def list_contacts(client: GraphQLClient, query: str = "", first: int = 25) -> list[Any]:
     contacts_: list[Any] = (await client(CONTACTS, query=query, first=first))["user"][
-        "addressRegister"
+        "contactSuggestions"
     ]
     return contacts_
 
@@ -94,7 +94,7 @@ async def test_senders_become_contacts_newest_first(
 
     # other users don't see the contacts
     assert await list_used_contacts(bob) == []
-    node = f'{{ node(id: "{first["id"]}") {{ ... on AddressRegisterEntry {{ address }} }} }}'
+    node = f'{{ node(id: "{first["id"]}") {{ ... on ContactSuggestion {{ address }} }} }}'
     assert (await ada(node))["node"] == {"address": "carol.c@FAR.example"}
     assert (await bob(node))["node"] is None
 
@@ -103,8 +103,8 @@ async def test_administrator_cannot_read_contacts_of_a_user(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await deliver_and_index(ada, From="carol@far.example")
-    document = '{ user(by: {username: "ada"}) { addressRegister(query: "") { address } } }'
-    assert (await root(document))["user"]["addressRegister"] == []
+    document = '{ user(by: {username: "ada"}) { contactSuggestions(query: "") { address } } }'
+    assert (await root(document))["user"]["contactSuggestions"] == []
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ async def test_users_of_the_domain_follow_contacts_if_enabled(
         ["bob@example.org"],
     )
     assert await list_contact_addresses(ada, "eve") == []
-    node = f'{{ node(id: "{colleague["id"]}") {{ ... on AddressRegisterEntry {{ address }} }} }}'
+    node = f'{{ node(id: "{colleague["id"]}") {{ ... on ContactSuggestion {{ address }} }} }}'
     assert (await ada(node))["node"] == {"address": "bob@example.org"}
     await deliver_and_index(ada, From="carol@far.example")
     await deliver_and_index(ada, From="B.ob@example.org")

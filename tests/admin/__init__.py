@@ -1,1 +1,1 @@
-"""Tests of administration: settings, tasks, logs and audits."""
+"""Tests of administration: settings, tasks, logs and legal holds."""

@@ -205,5 +205,5 @@ async def test_profile_reset_needs_a_constant_number_of_statements(
 
     assert await cost(user_ids[:1]) == await cost(user_ids[1:])
     assert await load_key_value_rows(root.environment) == []
-    statement_text = "SELECT count(*) FROM admin_log WHERE mutation = 'profileReset'"
+    statement_text = "SELECT count(*) FROM audit_log WHERE mutation = 'profileReset'"
     assert await select_rows(root.environment, statement_text) == [(21,)]

@@ -515,7 +515,7 @@ async def test_scope_limits_access_to_entries(ada: GraphQLClient, root: GraphQLC
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "MASTER")
 
 
-async def test_admin_log_has_no_values_of_other_users(
+async def test_audit_log_has_no_values_of_other_users(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     user = {"user": {"id": global_ids.encode("User", ada.user.id)}}
@@ -524,7 +524,7 @@ async def test_admin_log_has_no_values_of_other_users(
     await run_key_value_mutation(root, "keyValueDelete", key="a", **user)
     log_rows = await select_rows(
         root.environment,
-        "SELECT mutation, target_kind, target_id, before, after FROM admin_log"
+        "SELECT mutation, target_kind, target_id, before, after FROM audit_log"
         " WHERE mutation LIKE 'keyValue%' ORDER BY id",
     )
     assert [row[:2] for row in log_rows] == [

@@ -23,7 +23,7 @@ INBOX = {"mailbox": {"path": "INBOX"}}
 
 LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("max_recipients", 1, "messageSend", MESSAGE_FIELDS, ["to"], 2),
-    ("max_recipients", 1, "messageForward", {"message": {"id": "@"}, "addresses": TWO_ADDRESSES},
+    ("max_recipients", 1, "messageRedirect", {"message": {"id": "@"}, "addresses": TWO_ADDRESSES},
      ["addresses"], 2),
     ("max_recipients", 1, "messageUpload", {**INBOX, **MESSAGE_FIELDS}, ["to"], 2),
     ("max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from mail.consistency.all_checks import check_consistency
 from mail.maintenance import housekeeping
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.admin.settings import SettingChange, SettingValue
 from models.domains.tables import Domain
 from models.events.journal import PLATFORM, Change, ChangeKind, Stream
@@ -295,7 +295,7 @@ async def test_history_shows_actor_values_and_reason(
     assert (await housekeeping.run_round(root.environment, sweep=False)).settings == 4
 
 
-async def test_change_is_in_the_journal_and_the_admin_log(root: GraphQLClient) -> None:
+async def test_change_is_in_the_journal_and_the_audit_log(root: GraphQLClient) -> None:
     await set_setting(root, MAX_RECIPIENTS_KEY, 50, reason="spam", sessionId="panel")
     await set_setting(root, "custom.smtpPassword", "hunter2")
     statement = select(*select_columns(Change)).where(
@@ -306,7 +306,7 @@ async def test_change_is_in_the_journal_and_the_admin_log(root: GraphQLClient) -
         ([MAX_RECIPIENTS_KEY], "panel"),
         (["custom.smtpPassword"], None),
     ]
-    log_statement = select(*select_columns(AdminLogEntry)).order_by(col(AdminLogEntry.id))
+    log_statement = select(*select_columns(AuditLogEntry)).order_by(col(AuditLogEntry.id))
     log_entries = [
         (row.mutation, row.before, row.after, row.reason)
         for row in await root.environment.database.read(log_statement)

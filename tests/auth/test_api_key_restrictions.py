@@ -405,14 +405,14 @@ async def test_key_loses_rights_with_its_demoted_maker(
     assert replace(current_viewer, permissions=frozenset()).scopes == MASTER_SCOPES
 
 
-async def test_creation_of_platform_key_is_in_admin_log(
+async def test_creation_of_platform_key_is_in_audit_log(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    from models.admin.admin_log import AdminLogEntry
+    from models.admin.audit_log import AuditLogEntry
 
     await make_api_key(environment, "before")
     await root(API_KEY_CREATE, input={"name": "k", "role": "ADMIN"})
-    rows = await environment.database.read(select(core_table(AdminLogEntry)))
+    rows = await environment.database.read(select(core_table(AuditLogEntry)))
     assert [(row.mutation, row.target_kind) for row in rows] == [("apiKeyCreate", "ApiKey")]
 
 

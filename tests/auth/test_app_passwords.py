@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlmodel import col
 
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.auth.application_passwords import ApplicationPassword
 from models.auth.security_log import SecurityEvent
 from models.errors import Forbidden, LimitReached, NotFound, RequestError
@@ -345,7 +345,7 @@ async def test_app_password_of_other_user_is_hidden_and_unchangeable(
         == []
     )
     assert not any(row.active for row in await load_all_rows(ada.environment, ApplicationPassword))
-    logged_mutations = {row.mutation for row in await load_all_rows(ada.environment, AdminLogEntry)}
+    logged_mutations = {row.mutation for row in await load_all_rows(ada.environment, AuditLogEntry)}
     assert logged_mutations == {"appPasswordUpdate", "userCreate"}
 
 

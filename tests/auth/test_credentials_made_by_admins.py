@@ -209,7 +209,7 @@ async def test_admin_changes_are_logged_and_sent_as_notices(
     changes = [
         ("passwordReset", "PasswordResetInput", user),
         ("userUpdate", "UserUpdateInput", {**users, "set": {"targets": ["t@far.example"]}}),
-        ("userUpdate", "UserUpdateInput", {**users, "set": {"fromWhitelist": ["t@far.example"]}}),
+        ("userUpdate", "UserUpdateInput", {**users, "set": {"allowedSenders": ["t@far.example"]}}),
         ("apiKeyCreate", "ApiKeyCreateInput", {**user, "name": "x"}),
         ("appPasswordCreate", "AppPasswordCreateInput", {**user, "description": "x"}),
         ("customTwoFactorEnable", "CustomTwoFactorEnableInput", user),
@@ -240,9 +240,9 @@ async def test_domain_admin_does_not_whitelist_address_of_admin(
     domain_admin: GraphQLClient, admin_client: GraphQLClient, ada: GraphQLClient
 ) -> None:
     for pattern in (admin_client.address, "*@example.org", "example.org"):
-        arguments = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": [pattern]}}
+        arguments = {"users": {"usernames": ["ada"]}, "set": {"allowedSenders": [pattern]}}
         (error,) = (await domain_admin(USER_UPDATE, input=arguments))["userUpdate"]["errors"]
-        assert (error["code"], error["path"][:2]) == ("FORBIDDEN", ["set", "fromWhitelist"])
-    arguments = {"users": {"usernames": ["ada"]}, "set": {"fromWhitelist": ["bob@example.org"]}}
+        assert (error["code"], error["path"][:2]) == ("FORBIDDEN", ["set", "allowedSenders"])
+    arguments = {"users": {"usernames": ["ada"]}, "set": {"allowedSenders": ["bob@example.org"]}}
     assert (await domain_admin(USER_UPDATE, input=arguments))["userUpdate"]["errors"] == []
     assert ada.user.id

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete, select
 from sqlmodel import col
 
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.auth.security_log import SecurityEvent
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound
 from models.runtime.environment import Environment
@@ -167,7 +167,7 @@ async def test_act_as_needs_rights_over_the_user(
         )
 
 
-async def test_act_as_is_in_security_log_and_admin_log(
+async def test_act_as_is_in_security_log_and_audit_log(
     environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
 ) -> None:
     admin = await make_client(environment, http, "boss", role=Role.ADMIN)
@@ -178,7 +178,7 @@ async def test_act_as_is_in_security_log_and_admin_log(
     assert (event.user_id, event.action) == (ada.user.id, "act as")
     assert (event.by, event.by_id) == ("boss", admin.user.id)
     assert event.detail["reason"] == "ticket 7"
-    table = core_table(AdminLogEntry)
+    table = core_table(AuditLogEntry)
     query = select(table).where(table.c.mutation == "actAs")
     (entry,) = await environment.database.read(query)
     assert (entry.mutation, entry.target_id, entry.reason) == ("actAs", ada.user.id, "ticket 7")

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from graph.app import create_app
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.auth.credentials import ApiKey
 from models.auth.security_log import SecurityEvent
 from models.runtime.environment import Environment
@@ -35,10 +35,10 @@ async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[http
 
 async def load_logged_actors(environment: Environment) -> tuple[list[str], list[str | None]]:
     """Return the actors in the admin log, and in the security log of the user."""
-    admin_log_query = select(col(AdminLogEntry.actor)).where(col(AdminLogEntry.mutation) == "actAs")
+    audit_log_query = select(col(AuditLogEntry.actor)).where(col(AuditLogEntry.mutation) == "actAs")
     security_log_query = select(col(SecurityEvent.by)).where(col(SecurityEvent.action) == "act as")
     read = environment.database.read
-    return [row.actor for row in await read(admin_log_query)], [
+    return [row.actor for row in await read(audit_log_query)], [
         row.by for row in await read(security_log_query)
     ]
 

@@ -415,7 +415,7 @@ async def test_housekeeping_deletes_expired_senders(
     assert await select_rows(environment, "SELECT * FROM autoreply_senders") == []
 
 
-async def test_reply_is_copied_to_audit(
+async def test_reply_is_copied_to_legal_hold(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     arguments = {
@@ -423,13 +423,13 @@ async def test_reply_is_copied_to_audit(
         "expires": "2031-01-01T00:00:00Z",
         "reason": "as ordered",
     }
-    assert (await execute_mutation(root, "auditCreate", "audit { id }", **arguments))[
+    assert (await execute_mutation(root, "legalHoldCreate", "legalHold { id }", **arguments))[
         "errors"
     ] == []
     await set_autoreply(ada)
     await send_unique_message(lmtp_client)
     copies = await select_rows(
-        environment, "SELECT road, subject FROM audit_copies ORDER BY position"
+        environment, "SELECT origin, subject FROM held_copies ORDER BY position"
     )
     assert [row[0] for row in copies] == ["RECEIVED", "SENT"]
     assert copies[1][1].startswith("Auto: Re: Letter")

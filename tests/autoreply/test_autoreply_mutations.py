@@ -221,7 +221,7 @@ async def test_domain_admin_sets_autoreply_of_several_users(
         ("", "We have moved."), ("Mine", "We have moved."),
     ]  # fmt: skip
     log_rows = await select_rows(
-        environment, "SELECT after FROM admin_log WHERE mutation = 'autoreplySet'"
+        environment, "SELECT after FROM audit_log WHERE mutation = 'autoreplySet'"
     )
     assert len(log_rows) == 2
     assert not any("moved" in str(row[0]) for row in log_rows)

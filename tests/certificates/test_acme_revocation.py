@@ -101,7 +101,7 @@ async def test_certificate_is_revoked_with_reason_and_deleted(
         assert await status_at_pebble(platform, certificate) == ("Revoked", code)
         assert [path for path, _ in proxy.posts if path == REVOKE_PATH] == [REVOKE_PATH]
         assert await select_rows(environment, "SELECT * FROM certificates") == []
-        log = await select_rows(environment, "SELECT mutation, after FROM admin_log ORDER BY id")
+        log = await select_rows(environment, "SELECT mutation, after FROM audit_log ORDER BY id")
         assert log[-1][0] == "certificateDelete"
         assert reason in str(log[-1][1])
 

@@ -323,7 +323,7 @@ async def test_changes_are_journaled_and_logged_without_the_key(
     ]
     assert len(entries) == 2
     log = await select_rows(
-        environment, "SELECT mutation, before, after FROM admin_log ORDER BY id"
+        environment, "SELECT mutation, before, after FROM audit_log ORDER BY id"
     )
     assert [entry[0] for entry in log] == ["certificateSet", "certificateDelete"]
     assert "PRIVATE" not in str(log)
@@ -351,7 +351,7 @@ async def test_private_keys_are_encrypted_and_not_disclosed(
     assert "PRIVATE" in account.private_key
     assert account.private_key not in repr(account)
     stored_rows: list[Any] = []
-    for table in ("certificates", "acme_accounts", "changes", "admin_log", "replays"):
+    for table in ("certificates", "acme_accounts", "changes", "audit_log", "replays"):
         stored_rows += await select_rows(environment, f"SELECT * FROM {table}")  # noqa: S608 - our table names
     for output in (str(answer), str(refused_answer), str(stored_rows), caplog.text):
         assert key_body[20:60] not in output

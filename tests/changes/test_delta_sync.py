@@ -361,7 +361,7 @@ async def test_state_matches_its_cursor_during_concurrent_writes(ada: GraphQLCli
         for event in (await load_changes(ada, snapshot_cursor, first=1000))["events"]:
             if event["kind"] in ("MESSAGE_ADDED", "MESSAGE_UPDATED", "MESSAGE_MOVED"):
                 replica[event["messageId"]] = event["mailboxId"], "\\Seen" in event["flags"]
-            elif event["kind"] in ("MESSAGE_ARCHIVED", "MESSAGE_DELETED"):
+            elif event["kind"] in ("MESSAGE_DELETED", "MESSAGE_PURGED"):
                 replica.pop(event["messageId"], None)
         assert replica == last
 

@@ -78,7 +78,7 @@ async def test_replica_equals_server_after_random_changes(
         assert len(storm.change_counts) == 10
         assert set(replica_process.kinds) >= {
             "MAILBOX_CREATED", "MAILBOX_RENAMED", "MAILBOX_DELETED", "MESSAGE_ADDED",
-            "MESSAGE_UPDATED", "MESSAGE_MOVED", "MESSAGE_ARCHIVED", "MESSAGE_DELETED",
+            "MESSAGE_UPDATED", "MESSAGE_MOVED", "MESSAGE_DELETED", "MESSAGE_PURGED",
             "MESSAGE_RESTORED",
         }  # fmt: skip
         delivery_task = asyncio.ensure_future(

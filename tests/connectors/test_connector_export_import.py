@@ -284,7 +284,7 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
     for (text,) in await select_rows(ada.environment, statement_text):
         assert "passphrase" not in text
     log_rows = await select_rows(
-        ada.environment, "SELECT mutation, CAST(after AS TEXT) FROM admin_log ORDER BY id"
+        ada.environment, "SELECT mutation, CAST(after AS TEXT) FROM audit_log ORDER BY id"
     )
     assert [row[0] for row in log_rows][-2:] == ["accountExport", "accountImport"]
     for secret in (PASSPHRASE, *PASSWORDS, CLIENT_SECRET):

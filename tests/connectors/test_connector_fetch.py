@@ -209,8 +209,8 @@ async def test_mirror_deletes_archives_remotely_deleted_messages(
     await rerun_connector(ada.environment, connector_id)
     assert await load_subjects_by_mailbox(ada.environment) == {"INBOX": ["One", "Three"]}
     deleted_message = await load_message_row(ada.environment, "Two")
-    assert deleted_message.archived_at is not None
-    assert deleted_message.archived_from == "INBOX"
+    assert deleted_message.deleted_at is not None
+    assert deleted_message.deleted_from == "INBOX"
 
 
 @pytest.mark.parametrize(

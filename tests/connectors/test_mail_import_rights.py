@@ -79,8 +79,8 @@ async def test_import_for_many_users_has_one_run_each(
             parentMailbox=parent,
         )
         assert error_codes_and_paths(payload)[0][1] == ["parentMailbox"]
-    answer = await admin_client("{ adminLog { nodes { mutation target { __typename } } } }")
-    assert [entry["mutation"] for entry in answer["adminLog"]["nodes"]].count("mailImport") == 2 * 2
+    answer = await admin_client("{ auditLog { nodes { mutation target { __typename } } } }")
+    assert [entry["mutation"] for entry in answer["auditLog"]["nodes"]].count("mailImport") == 2 * 2
 
 
 @pytest.mark.usefixtures("ada")

@@ -221,7 +221,7 @@ async def test_no_response_log_or_row_has_the_private_key(
     assert key_line not in json.dumps(response)
     ((encrypted,),) = await counter_check.select_rows(environment, "SELECT private FROM dkim_keys")
     assert key_line not in encrypted
-    for table in ("changes", "admin_log", "replays"):
+    for table in ("changes", "audit_log", "replays"):
         assert key_line not in str(
             await counter_check.select_rows(environment, f"SELECT * FROM {table}")  # noqa: S608
         )

@@ -82,7 +82,7 @@ async def test_domain_create_sets_given_and_default_values(root: GraphQLClient) 
     assert (await load_journal_entries(root.environment, PLATFORM))[-1:] == expected
     for name in ("bücher.example", "BÜCHER.example.", "xn--bcher-kva.example"):
         assert (await load_domain(root, name))["id"] == global_id
-    log_query = "SELECT mutation, target_id FROM admin_log"
+    log_query = "SELECT mutation, target_id FROM audit_log"
     assert await select_rows(root.environment, log_query) == [("domainCreate", domain_id)]
 
 

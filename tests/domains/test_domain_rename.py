@@ -147,7 +147,7 @@ async def test_rename_changes_all_usernames_and_addresses(
             environment, user_ids[owner], positions[owner]
         )
         assert (kind, len(changed)) == (ChangeKind.ADDRESS_CHANGED, change_count)
-    query = "SELECT target_id, domain_id FROM admin_log WHERE mutation = 'domainRename'"
+    query = "SELECT target_id, domain_id FROM audit_log WHERE mutation = 'domainRename'"
     assert await select_rows(environment, query) == [(domain_id, domain_id)]
     await assert_store_consistent(environment)
 

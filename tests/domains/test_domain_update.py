@@ -175,7 +175,7 @@ async def test_inactive_domain_receives_no_mail_but_users_sign_in(
     assert result == {"user": {"username": "ada"}}
 
 
-async def test_admin_log_has_only_changed_values(
+async def test_audit_log_has_only_changed_values(
     root: GraphQLClient, environment: Environment
 ) -> None:
     await create_domain(root, "new.example")
@@ -185,11 +185,11 @@ async def test_admin_log_has_only_changed_values(
         "options": {"reason": "asked for"},
     }
     await run_mutation(root, DOMAIN_UPDATE, **arguments)
-    query = "SELECT target_id, domain_id, reason FROM admin_log WHERE mutation = 'domainUpdate'"
+    query = "SELECT target_id, domain_id, reason FROM audit_log WHERE mutation = 'domainUpdate'"
     domain_id = await load_domain_id(environment, "new.example")
     assert await select_rows(environment, query) == [(domain_id, domain_id, "asked for")]
     log_rows = await select_rows(
-        environment, "SELECT after FROM admin_log WHERE mutation = 'domainUpdate'"
+        environment, "SELECT after FROM audit_log WHERE mutation = 'domainUpdate'"
     )
     assert "Ours" in str(log_rows)
     assert "max" not in str(log_rows)

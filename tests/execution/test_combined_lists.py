@@ -36,7 +36,7 @@ MIXED_REQUEST_COUNT, LISTS_PER_REQUEST = (
 schema = product_schema._schema  # noqa: SLF001 - the schema that graphql-core executes
 EXCLUDED_LISTS = {"Query.changes"}  # its `first` limits a batch of changes, not a page
 # These lists are not in one request: each read of the second list adds a row to the first.
-LOGS_READS_OF = {"Audit.accessLog": "Audit.messages"}
+LOGS_READS_OF = {"LegalHold.accessLog": "LegalHold.messages"}
 LIST_FIELDS = {one.key: one for one in list_fields(schema) if one.key not in EXCLUDED_LISTS}
 
 

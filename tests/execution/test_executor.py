@@ -278,14 +278,14 @@ LIST_BY_TYPE = {
     "Message": "viewer { user { messages { nodes %s } } }",
     "Mailbox": "viewer { user { mailboxes %s } }",
     "Address": "viewer { user { addresses { edges { cursor node %s } pageInfo { endCursor } } } }",
-    "AddressRegisterEntry": 'viewer { user { addressRegister(query: "") %s } }',
-    "AdminLogEntry": "adminLog { nodes %s }",
+    "ContactSuggestion": 'viewer { user { contactSuggestions(query: "") %s } }',
+    "AuditLogEntry": "auditLog { nodes %s }",
     "ApiKey": "apiKeys { nodes %s }",
     "AppPassword": "viewer { user { appPasswords %s } }",
-    "ArchivedMessage": "viewer { user { archivedMessages { nodes %s } } }",
-    "Audit": "audits { nodes %s }",
-    "AuditAccess": "audits { nodes { accessLog { nodes %s } } }",
-    "AuditedMessage": "audits { nodes { messages { nodes %s } } }",
+    "DeletedMessage": "viewer { user { deletedMessages { nodes %s } } }",
+    "LegalHold": "legalHolds { nodes %s }",
+    "LegalHoldAccess": "legalHolds { nodes { accessLog { nodes %s } } }",
+    "HeldCopy": "legalHolds { nodes { messages { nodes %s } } }",
     "AuthEvent": "viewer { user { authLog { nodes %s } } }",
     "BccRule": "bccRules { nodes %s }",
     "Certificate": "certificates { nodes %s }",
@@ -323,18 +323,18 @@ LIST_BY_TYPE = {
 }
 LIST_FIELD_NAMES = {  # where the name is not the plural
     "AccountExport": "exports",
-    "Address": "addresses", "AddressRegisterEntry": "addressRegister",
-    "AdminLogEntry": "adminLog", "AuditAccess": "accessLog",
-    "AuditedMessage": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
+    "Address": "addresses", "ContactSuggestion": "contactSuggestions",
+    "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
+    "HeldCopy": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
     "DomainAlias": "domainAliases", "FileShare": "shares", "Identity": "identities",
     "QuarantineItem": "quarantine", "QueueEntry": "queue", "TlsPolicy": "tlsPolicies",
     "SavedSearch": "savedSearches", "SettingChange": "history", "WebhookDelivery": "deliveries",
 }  # fmt: skip
 TYPES_OF_ADMINS = {
-    "AdminLogEntry",
-    "Audit",
-    "AuditAccess",
-    "AuditedMessage",
+    "AuditLogEntry",
+    "LegalHold",
+    "LegalHoldAccess",
+    "HeldCopy",
     "BccRule",
     "DkimKey",
     "Certificate",
@@ -377,9 +377,9 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)
     await (await SAMPLE_CALLS["appPasswordCreate"](ada, root))(ada)
     await (await SAMPLE_CALLS["accountExport"](ada, root))(ada)
-    await (await SAMPLE_CALLS["archiveRestore"](ada, root))(ada)  # of a deleted message
+    await (await SAMPLE_CALLS["deletedMessagesRestore"](ada, root))(ada)  # of a deleted message
     await SAMPLE_CALLS["fileShareDelete"](ada, root)  # of a link that is not deleted
-    await (await SAMPLE_CALLS["auditCreate"](ada, root))(root)
+    await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
     await deliver_to(ada, "Copied")
     await authenticators.register_security_key(ada)
     await (await SAMPLE_CALLS["keyValueSet"](ada, root))(ada)

@@ -14,16 +14,18 @@ from tests.support.schema.printed_schema import SDL
 
 # Each list of the schema: its query, its table, and a large column that the query does not request.
 CONNECTIONS = {
-    "Audit.accessLog": ("audits { nodes { accessLog { %s } } }", "audit_accesses", "ip"),
-    "Audit.messages": ("audits { nodes { messages { %s } } }", "audit_copies", "preview"),
+    "LegalHold.accessLog": (
+        "legalHolds { nodes { accessLog { %s } } }", "legal_hold_accesses", "ip"
+    ),
+    "LegalHold.messages": ("legalHolds { nodes { messages { %s } } }", "held_copies", "preview"),
     "Domain.addresses": ("domains { nodes { addresses { %s } } }", "addresses", "shown"),
     "Domain.senderRules": ("domains { nodes { senderRules { %s } } }", "sender_rules", "comment"),
     "Domain.users": ("domains { nodes { users { %s } } }", "users", "password"),
     "Mailbox.messages": ("viewer { user { mailbox(by: {path: \"INBOX\"}) { messages { %s } } } }",
                          "messages", "preview"),
     "Query.addresses": ("addresses { %s }", "addresses", "shown"),
-    "Query.adminLog": ("adminLog { %s }", "admin_log", "before"),
-    "Query.audits": ("audits { %s }", "audits", "reason"),
+    "Query.auditLog": ("auditLog { %s }", "audit_log", "before"),
+    "Query.legalHolds": ("legalHolds { %s }", "legal_holds", "reason"),
     "Query.bccRules": ("bccRules { %s }", "bcc_rules", "bcc_to"),
     "Query.dkimKeys": ("dkimKeys { %s }", "dkim_keys", "public"),
     "Query.certificates": ("certificates { %s }", "certificates", "chain"),
@@ -60,7 +62,7 @@ CONNECTIONS = {
     "Thread.messages": ("viewer { user { messages { nodes { thread { messages { %s } } } } } }",
                         "messages", "preview"),
     "User.addresses": ("viewer { user { addresses { %s } } }", "addresses", "shown"),
-    "User.archivedMessages": ("viewer { user { archivedMessages { %s } } }", "messages", "preview"),
+    "User.deletedMessages": ("viewer { user { deletedMessages { %s } } }", "messages", "preview"),
     "User.authLog": ("viewer { user { authLog { %s } } }", "auth_events", "detail"),
     "User.files": ("viewer { user { files { %s } } }", "files", "digest"),
     "User.filters": ("viewer { user { filters { %s } } }", "filters", "meta_data"),
@@ -74,8 +76,9 @@ CONNECTIONS = {
     "User.submissions": ("viewer { user { submissions { %s } } }", "submissions", "queue_id"),
 }  # fmt: skip
 LISTS_OF_ADMINS = {
-    "Audit.accessLog", "Audit.messages", "Domain.addresses", "Domain.senderRules", "Domain.users",
-    "Query.addresses", "Query.adminLog", "Query.audits", "Query.authLog", "Query.bccRules",
+    "LegalHold.accessLog", "LegalHold.messages", "Domain.addresses", "Domain.senderRules",
+    "Domain.users",
+    "Query.addresses", "Query.auditLog", "Query.legalHolds", "Query.authLog", "Query.bccRules",
     "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters", "Query.rateHolds",
     "Query.forwardingHosts", "Query.relayHosts", "Query.tlsPolicies", "Query.transports",
     "Query.rateLimits", "Query.recipientRewrites",
@@ -116,8 +119,8 @@ async def test_list_reads_only_requested_columns(
     name: str, selection: str, ada: GraphQLClient, root: GraphQLClient, statements: list[str]
 ) -> None:
     await deliver_to(ada, "Hello")
-    if name.startswith("Audit."):
-        await (await SAMPLE_CALLS["auditCreate"](ada, root))(root)
+    if name.startswith("LegalHold."):
+        await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
     if name.startswith("SavedSearch."):
         await (await SAMPLE_CALLS["savedSearchSet"](ada, root))(ada)
     if name == "User.sieveScripts":

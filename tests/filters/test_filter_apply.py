@@ -59,7 +59,7 @@ async def test_filter_task_moves_flags_copies_and_archives(
     }  # fmt: skip
     assert "x" in flags_by_subject["one b"][0]
     archived = await select_rows(
-        environment, "SELECT subject FROM messages WHERE archived_at IS NOT NULL"
+        environment, "SELECT subject FROM messages WHERE deleted_at IS NOT NULL"
     )
     assert archived == [("three",)]
     assert await select_rows(environment, "SELECT id FROM deliveries") == []

@@ -365,9 +365,9 @@ async def test_admin_needs_filters_permission_for_other_users(
     assert new_filter["user"] == {"username": "ada"}
     ((after,), errors) = await try_update_filters(with_permission, filter_["id"], name="both's")
     assert (errors, after["name"]) == ([], "both's")
-    entries = await root("{ adminLog { nodes { mutation actor after } } }")
+    entries = await root("{ auditLog { nodes { mutation actor after } } }")
     (update_entry,) = [
-        entry for entry in entries["adminLog"]["nodes"] if entry["mutation"] == "filterUpdate"
+        entry for entry in entries["auditLog"]["nodes"] if entry["mutation"] == "filterUpdate"
     ]
     assert update_entry["after"] == {"name": "both's"}
     document = """query ($filter: FilterListFilter) {

@@ -244,7 +244,7 @@ async def test_import_by_admin_needs_filters_permission(
         "Big ones",
         "",
     ]
-    entries = (await root("{ adminLog { nodes { mutation before after } } }"))["adminLog"]["nodes"]
+    entries = (await root("{ auditLog { nodes { mutation before after } } }"))["auditLog"]["nodes"]
     import_entries = [item for item in entries if item["mutation"] == "filterImport"]
     assert sorted(item["before"]["name"] for item in import_entries if item["before"]) == [
         "boss's",

@@ -21,9 +21,9 @@ from tests.conftest import GraphQLClient, deliver_to
 from tests.support.accounts.account_exports import EXPORT_FIELDS, load_export
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail import multipart_message
-from tests.support.operations.audit_operations import start_audit
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
 from tests.support.operations.file_operations import LARGE_CONTENT, share_file
+from tests.support.operations.legal_hold_operations import start_legal_hold
 from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.stores.blob_damage import BLOB_DAMAGES, damage_blob
 
@@ -60,7 +60,7 @@ async def download_paths(
     """The user and path of a download, by route."""
     message_id = (await deliver_to(ada, message_with_object("Kept"))).message_id
     deleted_id = (await deliver_to(ada, message_with_object("Gone"))).message_id
-    audit = await start_audit(admin_client, ada)
+    legal_hold = await start_legal_hold(admin_client, ada)
     export = (await execute_mutation(ada, "accountExport", EXPORT_FIELDS))["export"]["id"]
     while await tasks.run_next_task(ada.environment):
         pass
@@ -97,7 +97,10 @@ async def download_paths(
         "/rest/files/{name}": (ada, f"/rest/files/{upload.json()['id']}"),
         "/share/{token}": (ada, httpx.URL(file_share["url"]).path),
         "/rest/users/{id}/export/{export}": (ada, (await load_export(ada, export))["url"]),
-        "/rest/audits/{id}/export.mbox": (admin_client, f"/rest/audits/{audit}/export.mbox"),
+        "/rest/legal-holds/{id}/export.mbox": (
+            admin_client,
+            f"/rest/legal-holds/{legal_hold}/export.mbox",
+        ),
     }
     served_routes = {
         route.path

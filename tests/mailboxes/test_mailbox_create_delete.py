@@ -291,15 +291,15 @@ async def test_deleted_mailbox_archives_its_messages(
     answer = await delete_mailboxes(ada, "A", recursive=True)
     assert (len(answer["deletedIds"]), answer["errors"]) == (2, [])
     assert await list_mailbox_paths(ada) == DEFAULT_MAILBOXES
-    sql = """SELECT subject, archived_from, mailbox_id FROM messages
-        WHERE archived_at IS NOT NULL AND purge_at IS NOT NULL ORDER BY subject"""
+    sql = """SELECT subject, deleted_from, mailbox_id FROM messages
+        WHERE deleted_at IS NOT NULL AND purge_at IS NOT NULL ORDER BY subject"""
     assert await select_rows(environment, sql) == [
         ("one", "A", None),
         ("three", "A/B", None),
         ("two", "A", None),
     ]
     kinds = [kind for kind, _ in await load_journal_entries(environment, ada.user.id, last)]
-    assert kinds == [ChangeKind.MESSAGE_ARCHIVED, ChangeKind.MAILBOX_DELETED]
+    assert kinds == [ChangeKind.MESSAGE_DELETED, ChangeKind.MAILBOX_DELETED]
     (counts,) = await select_rows(environment, "SELECT message_count, used FROM users")
     assert counts == (1, (await ada.load_mailbox()).size)
 

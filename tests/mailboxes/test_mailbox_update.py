@@ -295,10 +295,10 @@ async def test_many_messages_are_archived_with_deleted_mailbox(
     await create_mailboxes(ada, "A")
     await append_unread_messages(ada, "A", *map(str, range(5)))
     assert (await delete_mailboxes(ada, "A"))["errors"] == []
-    ((archived_count,),) = await select_rows(
-        environment, "SELECT count(*) FROM messages WHERE archived_from = 'A'"
+    ((deleted_count,),) = await select_rows(
+        environment, "SELECT count(*) FROM messages WHERE deleted_from = 'A'"
     )
-    assert archived_count == 5
+    assert deleted_count == 5
 
 
 async def test_admin_changes_mailboxes_of_several_users(

@@ -164,7 +164,7 @@ async def test_moves_out_of_and_into_share_are_delete_and_add_events(
     select = {"ids": [message_id]}
     await run_mutation(ada, "messageMove", select=select, to={"path": "Other"})
     deleted = await follower.events(1)
-    assert kinds_and_locations(deleted) == [(ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})]
+    assert kinds_and_locations(deleted) == [(ChangeKind.MESSAGE_PURGED, {"mailbox", "uid"})]
     assert deleted[0].facts["mailbox"] == (await ada.load_mailbox("Team")).id
     await run_mutation(ada, "messageUpdate", select=select, set={"flagged": True})
     await run_mutation(ada, "messageMove", select=select, to={"path": "Team"})
@@ -179,7 +179,7 @@ async def test_moves_out_of_and_into_share_are_delete_and_add_events(
     ]
     await run_mutation(ada, "messageDelete", select=select)
     assert kinds_and_locations(await follower.events(1)) == [
-        (ChangeKind.MESSAGE_ARCHIVED, {"mailbox", "uid"})
+        (ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})
     ]
     await run_mutation(ada, "mailboxDelete", mailboxes=[{"path": "Other"}])
     (event,) = await follower.events(1)
@@ -210,9 +210,9 @@ async def test_kind_and_mailbox_filters_apply_to_events_of_share(
     await run_mutation(
         ada, "messageMove", select={"mailbox": {"path": "Team"}}, to={"path": "Other"}
     )
-    filters = {"kinds": {ChangeKind.MESSAGE_DELETED}, "mailbox_ids": {mailbox_id}}
+    filters = {"kinds": {ChangeKind.MESSAGE_PURGED}, "mailbox_ids": {mailbox_id}}
     assert kinds_and_locations(await ChangeFollower(bob, since, **filters).events(1)) == [
-        (ChangeKind.MESSAGE_DELETED, {"mailbox", "uid"})
+        (ChangeKind.MESSAGE_PURGED, {"mailbox", "uid"})
     ]
     other_mailbox_ids = {(await ada.load_mailbox("Other")).id}
     assert await ChangeFollower(bob, since, mailbox_ids=other_mailbox_ids).is_silent()

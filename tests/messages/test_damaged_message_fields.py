@@ -72,19 +72,19 @@ CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only doe
     "Message": MESSAGE_CONTENT_FIELDS,
     "Attachment": {"text", "message"},
     "MimePart": {"message"},
-    "ArchivedMessage": set[str](),
+    "DeletedMessage": set[str](),
     "File": set[str](),
     "QuarantineItem": {"text"},
 }
 CONTENT_MUTATIONS = {  # mutations whose sample calls read stored bytes
-    "messageForward", "messageSubmit", "messageUpload", "quarantineRelease",
+    "messageRedirect", "messageSubmit", "messageUpload", "quarantineRelease",
 }  # fmt: skip
 OBJECT_QUERIES = {  # by type: the query for an object
     "Message": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ {} }} }}",
     "Attachment": "query ($id: ID!) {{ message(by: {{id: $id}}) {{ attachments {{ {} }} }} }}",
     "MimePart": "query ($id: ID!) {{ "
     "message(by: {{id: $id}}) {{ structure {{ parts {{ {} }} }} }} }}",
-    "ArchivedMessage": "{{ viewer {{ user {{ archivedMessages {{ nodes {{ {} }} }} }} }} }}",
+    "DeletedMessage": "{{ viewer {{ user {{ deletedMessages {{ nodes {{ {} }} }} }} }} }}",
     "File": "{{ viewer {{ user {{ files {{ nodes {{ {} }} }} }} }} }}",
     "QuarantineItem": "{{ viewer {{ user {{ quarantine {{ nodes {{ {} }} }} }} }} }}",
 }

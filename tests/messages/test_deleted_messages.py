@@ -40,11 +40,11 @@ from tests.support.stores.counter_check import (
 )
 from tests.support.stores.query_plans import record_query_plans
 
-FIELDS = """id subject mailboxPath mailbox { path } archivedAt expiresAt size intro seen deleted
+FIELDS = """id subject mailboxPath mailbox { path } deletedAt expiresAt size intro seen deleted
   from { address } to { address } hasAttachments contentType { value } user { username }"""
 ARCHIVE_QUERY = """
 query ($filter: MessageFilter, $orderBy: OrderDirection! = DESC, $first: Int, $after: String) {
-  viewer { user { archivedMessages(
+  viewer { user { deletedMessages(
     filter: $filter, orderBy: $orderBy, first: $first, after: $after
   ) { nodes { SHOWN } totalCount pageInfo { hasNextPage endCursor } } } }
 }
@@ -73,7 +73,7 @@ async def archive_owner(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient
 
 
 async def load_archive(client: GraphQLClient, **arguments: Any) -> Any:
-    return (await client(ARCHIVE_QUERY, **arguments))["viewer"]["user"]["archivedMessages"]
+    return (await client(ARCHIVE_QUERY, **arguments))["viewer"]["user"]["deletedMessages"]
 
 
 def join_subjects(answer: Any) -> str:
@@ -85,7 +85,7 @@ async def restore_by_subject(client: GraphQLClient, *subjects: str, **arguments:
     ids_by_subject = {node["subject"]: node["id"] for node in (await load_archive(client))["nodes"]}
     message_ids = [ids_by_subject[subject] for subject in subjects]
     return await execute_mutation(
-        client, "archivedMessageRestore", RESTORED_FIELDS, ids=message_ids, **arguments
+        client, "deletedMessageRestore", RESTORED_FIELDS, ids=message_ids, **arguments
     )
 
 
@@ -95,7 +95,7 @@ async def test_deleted_messages_are_listed_newest_first(archive_owner: GraphQLCl
     first, second, _ = answer["nodes"]
     assert (second["mailboxPath"], second["mailbox"]) == ("Keep/Here", {"path": "Kept/Here"})
     assert first["mailbox"] == {"path": "INBOX"}
-    assert first["archivedAt"] == "2030-01-01T00:02:00Z"
+    assert first["deletedAt"] == "2030-01-01T00:02:00Z"
     assert first["expiresAt"] == "2030-01-26T00:02:00Z"
     assert first["from"] == {"address": "carol@example.com"}
     assert first["user"] == {"username": "ada"}
@@ -141,11 +141,11 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
         archive_owner, "messageDelete", select={"ids": [sent["message"]["id"]]}
     )
     draft_id = global_ids.encode(
-        "ArchivedMessage", global_ids.decode("Message", sent["message"]["id"])
+        "DeletedMessage", global_ids.decode("Message", sent["message"]["id"])
     )
     assert join_subjects(await load_archive(archive_owner)) == "cba"
     restored = await execute_mutation(
-        archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=[draft_id]
+        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=[draft_id]
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
@@ -153,7 +153,7 @@ async def test_archive_hides_drafts_and_messages_due_for_purge(
     answer = await load_archive(archive_owner)
     assert (join_subjects(answer), answer["totalCount"]) == ("", 0)
     restored = await execute_mutation(
-        archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=keys
+        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=keys
     )
     assert [error["code"] for error in restored["errors"]] == ["NOT_FOUND"]
     await housekeeping.run_round(archive_owner.environment)
@@ -226,9 +226,9 @@ async def test_restore_is_all_or_nothing(
     archive_owner: GraphQLClient, environment: Environment
 ) -> None:
     keys = [node["id"] for node in (await load_archive(archive_owner))["nodes"]]
-    missing_id = global_ids.encode("ArchivedMessage", 7)
+    missing_id = global_ids.encode("DeletedMessage", 7)
     answer = await execute_mutation(
-        archive_owner, "archivedMessageRestore", RESTORED_FIELDS, ids=[keys[0], missing_id]
+        archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=[keys[0], missing_id]
     )
     assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
         ("NOT_FOUND", ["ids"], 1)
@@ -250,17 +250,20 @@ TIME_RANGE = {"start": "2030-01-01T00:01:00Z", "end": "2030-01-01T12:00:00Z"}
 async def restore_time_range(client: GraphQLClient, **fields: Any) -> Any:
     return await execute_mutation(
         client,
-        "archiveRestore",
+        "deletedMessagesRestore",
         "task { kind state total user { username } }",
         **(TIME_RANGE | fields),
     )
 
 
-async def test_archive_restore_returns_messages_of_time_range(archive_owner: GraphQLClient) -> None:
+async def test_deleted_messages_restore_returns_messages_of_time_range(
+    archive_owner: GraphQLClient,
+) -> None:
     answer = await restore_time_range(archive_owner)
     assert answer["errors"] == []
     assert answer["task"] == {
-        "kind": "ARCHIVE_RESTORE", "state": "QUEUED", "total": 2, "user": {"username": "ada"},
+        "kind": "DELETED_MESSAGES_RESTORE", "state": "QUEUED", "total": 2,
+        "user": {"username": "ada"},
     }  # fmt: skip
     assert await list_messages(archive_owner) == []
     assert await tasks.run_next_task(archive_owner.environment)
@@ -278,20 +281,20 @@ async def test_archive_restore_returns_messages_of_time_range(archive_owner: Gra
         ("cy", "Restored (2030-01-01)"),
     ],
 )
-async def test_archive_restore_into_new_mailbox(
+async def test_deleted_messages_restore_into_new_mailbox(
     archive_owner: GraphQLClient, language: str, path: str
 ) -> None:
     assert (await try_update_users(archive_owner, language=language))[1] == []
     for subject in ("c", "b"):
         start = "2030-01-01T00:02:00Z" if subject == "c" else TIME_RANGE["start"]
-        assert (await restore_time_range(archive_owner, start=start, place="NEW_MAILBOX"))[
+        assert (await restore_time_range(archive_owner, start=start, destination="NEW_MAILBOX"))[
             "errors"
         ] == []
         assert await tasks.run_next_task(archive_owner.environment)
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": path, "c": path}
 
 
-async def test_archive_restore_task_stops_at_quota(
+async def test_deleted_messages_restore_task_stops_at_quota(
     archive_owner: GraphQLClient, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resolvers.messages.deleted_messages.MESSAGES_PER_STEP", 1)
@@ -309,7 +312,7 @@ async def test_archive_restore_task_stops_at_quota(
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
 
 
-async def test_archive_restore_with_reversed_time_range_is_refused(
+async def test_deleted_messages_restore_with_reversed_time_range_is_refused(
     archive_owner: GraphQLClient,
 ) -> None:
     (error,) = (await restore_time_range(archive_owner, end=TIME_RANGE["start"]))["errors"]
@@ -331,11 +334,11 @@ async def test_archive_of_another_user_is_hidden(
         assert (await client("query ($id: ID!) { node(id: $id) { id } }", id=message_id))[
             "node"
         ] is None
-        document = "query ($u: UserRef) { user(by: $u) { archivedMessages { totalCount } } }"
+        document = "query ($u: UserRef) { user(by: $u) { deletedMessages { totalCount } } }"
         user = (await client(document, u={"id": user_global_id(archive_owner)}))["user"]
-        assert user is None or user["archivedMessages"]["totalCount"] == 0
+        assert user is None or user["deletedMessages"]["totalCount"] == 0
         answer = await execute_mutation(
-            client, "archivedMessageRestore", RESTORED_FIELDS, ids=[message_id]
+            client, "deletedMessageRestore", RESTORED_FIELDS, ids=[message_id]
         )
         assert [error["code"] for error in answer["errors"]] == ["NOT_FOUND"]
         answer = await restore_time_range(client, user={"id": user_global_id(archive_owner)})
@@ -355,16 +358,16 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
     permissions = [AdminPermission.LOGIN_AS]
     domain_admin = await make_domain_admin(environment, http, "chief", permissions)
     for client in (domain_admin, await make_client(environment, http, "over", role=Role.ADMIN)):
-        document = "query ($u: UserRef) { user(by: $u) { archivedMessages { nodes { id %s } } } }"
+        document = "query ($u: UserRef) { user(by: $u) { deletedMessages { nodes { id %s } } } }"
         metadata = await client(document % "size", u={"id": user_global_id(archive_owner)})
-        assert len(metadata["user"]["archivedMessages"]["nodes"]) == 3
+        assert len(metadata["user"]["deletedMessages"]["nodes"]) == 3
         answer = await client.execute(document % "subject", u={"id": user_global_id(archive_owner)})
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
         answer = await client.execute(
             document % "sourceUrl", u={"id": user_global_id(archive_owner)}
         )
         assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
-        message_id = metadata["user"]["archivedMessages"]["nodes"][0]["id"]
+        message_id = metadata["user"]["deletedMessages"]["nodes"][0]["id"]
         path = f"/rest/archive/{message_id}/message.eml"
         assert (await http.get(path, headers=client.headers)).status_code == 403
     assert (await restore_time_range(domain_admin, user={"id": user_global_id(archive_owner)}))[
@@ -372,8 +375,8 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
     ] == []
     assert await tasks.run_next_task(environment)
     assert await load_mailbox_path_by_subject(archive_owner) == {"b": "Kept/Here", "c": "INBOX"}
-    (entry,) = (await root('{ adminLog(mutation: "archiveRestore") { nodes { actor } } }'))[
-        "adminLog"
+    (entry,) = (await root('{ auditLog(mutation: "deletedMessagesRestore") { nodes { actor } } }'))[
+        "auditLog"
     ]["nodes"]
     assert entry["actor"] == "chief"
 
@@ -381,8 +384,8 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
 async def test_deleted_message_source_is_served_by_signed_url(
     archive_owner: GraphQLClient, clock: ManualClock
 ) -> None:
-    answer = await archive_owner("{ viewer { user { archivedMessages { nodes { sourceUrl } } } } }")
-    url = answer["viewer"]["user"]["archivedMessages"]["nodes"][0]["sourceUrl"]
+    answer = await archive_owner("{ viewer { user { deletedMessages { nodes { sourceUrl } } } } }")
+    url = answer["viewer"]["user"]["deletedMessages"]["nodes"][0]["sourceUrl"]
     response = await archive_owner.http.get(url)
     assert (response.status_code, response.headers["content-type"]) == (200, "message/rfc822")
     assert b"Subject: c\r\n" in response.content
@@ -401,7 +404,7 @@ async def test_archives_of_many_users_are_read_by_one_indexed_statement(
     statements: list[str],
 ) -> None:
     over = await make_client(environment, http, "over", role=Role.ADMIN)
-    document = "{ users(first: 50) { nodes { archivedMessages { nodes { id size } } } } }"
+    document = "{ users(first: 50) { nodes { deletedMessages { nodes { id size } } } } }"
 
     async def count_statements() -> int:
         del statements[:]
@@ -414,10 +417,10 @@ async def test_archives_of_many_users_are_read_by_one_indexed_statement(
         await make_client(environment, http, f"u{n:02}")
     assert await count_statements() == expected
     with record_query_plans(environment) as plans:
-        own_archive = "{ viewer { user { archivedMessages(first: 2) { nodes { id } } } } }"
+        own_archive = "{ viewer { user { deletedMessages(first: 2) { nodes { id } } } } }"
         plan = await plans.explain_select(archive_owner(own_archive), "messages")
     if environment.database.dialect == "sqlite":
-        assert "messages_archived" in plan, plan
+        assert "messages_deleted" in plan, plan
         assert "TEMP B-TREE" not in plan, plan
 
 
@@ -431,7 +434,7 @@ async def test_restore_statement_count_is_independent_of_message_count(
         await run_message_mutation(ada, "messageDelete", select={"mailbox": {"path": "INBOX"}})
         keys = [node["id"] for node in (await load_archive(ada))["nodes"]]
         del statements[:]
-        assert (await execute_mutation(ada, "archivedMessageRestore", RESTORED_FIELDS, ids=keys))[
+        assert (await execute_mutation(ada, "deletedMessageRestore", RESTORED_FIELDS, ids=keys))[
             "errors"
         ] == []
         counts.append(len(statements))

@@ -27,8 +27,8 @@ MAILBOX_QUERY = (
 )
 MESSAGE_QUERY = """query ($by: MessageRef!, $user: UserRef, $seen: Boolean = false) {
   message(by: $by, user: $user, markAsSeen: $seen) { id seen } }"""
-ADMIN_LOG_QUERY = (
-    "SELECT mutation, target_id FROM admin_log WHERE mutation <> 'userCreate' ORDER BY id"
+AUDIT_LOG_QUERY = (
+    "SELECT mutation, target_id FROM audit_log WHERE mutation <> 'userCreate' ORDER BY id"
 )
 MUTATION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "messageUpdate": {"set": {"seen": True}},
@@ -61,8 +61,8 @@ async def inbox_id(client: GraphQLClient) -> str:
     return global_ids.encode("Mailbox", (await client.load_mailbox()).id)
 
 
-async def load_admin_log(environment: Environment) -> list[tuple[Any, ...]]:
-    return await select_rows(environment, ADMIN_LOG_QUERY)
+async def load_audit_log(environment: Environment) -> list[tuple[Any, ...]]:
+    return await select_rows(environment, AUDIT_LOG_QUERY)
 
 
 def error_codes_and_paths(answer: Any) -> list[tuple[Any, ...]]:
@@ -108,7 +108,7 @@ async def test_manager_marks_message_as_seen(
     answer = await managers[manager_index](MESSAGE_QUERY, by={"id": first}, seen=True)
     assert answer == {"message": {"id": first, "seen": True}}
     assert [node["flags"] for node in await list_messages(ada)] == [["\\Seen"], []]
-    assert await load_admin_log(environment) == [("messageUpdate", ada.user.id)]
+    assert await load_audit_log(environment) == [("messageUpdate", ada.user.id)]
 
 
 async def test_message_ids_of_several_users_are_updated(
@@ -124,7 +124,7 @@ async def test_message_ids_of_several_users_are_updated(
     assert (answer["errors"], answer["updatedCount"]) == ([], 3)
     for client in (ada, bob, admin):
         assert (await list_messages(client))[0]["flags"] == ["\\Flagged"]
-    entries = await load_admin_log(environment)
+    entries = await load_audit_log(environment)
     assert sorted(entries) == sorted(("messageUpdate", client.user.id) for client in (ada, bob))
 
 
@@ -173,11 +173,11 @@ async def test_unmanaged_message_is_not_found(
         for name, extra in MUTATION_ARGUMENTS.items():
             answer = await run_message_mutation(client, name, select={"ids": [message_id]}, **extra)
             assert error_codes_and_paths(answer) == [("NOT_FOUND", ["select", "ids"])]
-        archived = global_ids.encode("ArchivedMessage", global_ids.decode("Message", message_id))
+        archived = global_ids.encode("DeletedMessage", global_ids.decode("Message", message_id))
         fields = "restored { mailbox { path } }"
-        answer = await execute_mutation(client, "archivedMessageRestore", fields, ids=[archived])
+        answer = await execute_mutation(client, "deletedMessageRestore", fields, ids=[archived])
         assert error_codes_and_paths(answer) == [("NOT_FOUND", ["ids"])]
-    assert await load_admin_log(environment) == []
+    assert await load_audit_log(environment) == []
 
 
 async def test_share_rights_apply_in_shared_mailbox(
@@ -201,24 +201,24 @@ async def test_restore_returns_messages_to_each_owner(
     ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     await deliver_to(bob, "c")
-    document = "{ viewer { user { archivedMessages { nodes { id } } } } }"
+    document = "{ viewer { user { deletedMessages { nodes { id } } } } }"
     for client in (ada, bob):
         await run_message_mutation(client, "messageDelete", select={"mailbox": {"path": "INBOX"}})
-    archived_ids = [
+    deleted_ids = [
         node["id"]
         for client in (ada, bob)
-        for node in (await client(document))["viewer"]["user"]["archivedMessages"]["nodes"]
+        for node in (await client(document))["viewer"]["user"]["deletedMessages"]["nodes"]
     ]
     fields = "restored { mailbox { path } message { id } }"
-    id_lists: tuple[list[str], ...] = (archived_ids[1:], archived_ids[:1], [])
+    id_lists: tuple[list[str], ...] = (deleted_ids[1:], deleted_ids[:1], [])
     for client, ids, path in zip(managers, id_lists, ("Sent", "INBOX", ""), strict=True):
         target = {"mailbox": {"path": path}} if path == "Sent" else {}
-        answer = await execute_mutation(client, "archivedMessageRestore", fields, ids=ids, **target)
+        answer = await execute_mutation(client, "deletedMessageRestore", fields, ids=ids, **target)
         assert answer["errors"] == []
         assert [item["mailbox"]["path"] for item in answer["restored"]] == [path] * len(ids)
     assert sorted((await load_mailbox_path_by_subject(ada)).values()) == ["INBOX", "Sent"]
     assert await load_mailbox_path_by_subject(bob) == {"c": "Sent"}
-    entries = await select_rows(environment, ADMIN_LOG_QUERY)
+    entries = await select_rows(environment, AUDIT_LOG_QUERY)
     assert sorted(key for _, key in entries) == sorted([ada.user.id, ada.user.id, bob.user.id])
 
 
@@ -229,14 +229,14 @@ async def test_forward_by_manager_notifies_owner(
     ref = {"uid": {"mailbox": {"id": await inbox_id(ada)}, "uid": 1}}
     client = managers[manager_index]
     answer = await execute_mutation(
-        client, "messageForward", FORWARD_FIELDS, message=ref, addresses=["d@example.net"]
+        client, "messageRedirect", FORWARD_FIELDS, message=ref, addresses=["d@example.net"]
     )
     assert (answer["errors"], answer["forwarded"]) == ([], [{"value": "d@example.net"}])
     sent = await select_rows(
         environment, "SELECT user_id, envelope_from, queue_id FROM submissions"
     )
     assert sent == [(ada.user.id, "ada@example.org", answer["queueId"])]
-    assert await load_admin_log(environment) == [("messageForward", ada.user.id)]
+    assert await load_audit_log(environment) == [("messageRedirect", ada.user.id)]
     document = "{ viewer { user { authLog { nodes { action detail } } } } }"
     events = (await ada(document))["viewer"]["user"]["authLog"]["nodes"]
     assert {"action": "message forward", "detail": {"to": ["d@example.net"]}} in events
@@ -251,11 +251,11 @@ async def test_forward_by_owner_sends_no_notification(
 ) -> None:
     first, _ = await list_message_ids(ada)
     arguments = {"message": {"id": first}, "addresses": ["d@example.net"]}
-    assert (await execute_mutation(ada, "messageForward", FORWARD_FIELDS, **arguments))[
+    assert (await execute_mutation(ada, "messageRedirect", FORWARD_FIELDS, **arguments))[
         "errors"
     ] == []
     without_targets = await execute_mutation(
-        managers[0], "messageForward", FORWARD_FIELDS, message={"id": first}
+        managers[0], "messageRedirect", FORWARD_FIELDS, message={"id": first}
     )
     assert (without_targets["errors"], without_targets["forwarded"]) == (
         [],
@@ -289,7 +289,7 @@ async def test_admin_uploads_composed_message_to_other_users(
             "to": [{"address": "d@example.net"}],
         }
     targets = sorted(client.user.id for client in (ada, bob))
-    assert sorted(await load_admin_log(environment)) == [
+    assert sorted(await load_audit_log(environment)) == [
         ("messageUpload", target) for target in targets
     ]
 
@@ -309,7 +309,7 @@ async def test_manager_replaces_draft_of_user(
         assert answer["messages"] == first["messages"]
     (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
     assert draft["subject"] == "two"
-    assert await load_admin_log(environment) == [("messageUpload", ada.user.id)] * len(managers)
+    assert await load_audit_log(environment) == [("messageUpload", ada.user.id)] * len(managers)
     refused = await execute_mutation(
         managers[0], "messageUpload", fields, users=user_selection(ada, bob), **arguments
     )

@@ -13,7 +13,7 @@ from mail.maintenance import restore_mark
 from mail.mime.header_encoding import NamedAddress
 from mail.queue import bulk_updates, recipient_leases
 from mail.queue.enqueue import NewSubmission, SubmissionOwner, enqueue
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.files.blobs import SubmissionBlob
 from models.runtime.environment import Environment
 from models.store.keyset_pages import PageRequest
@@ -87,12 +87,12 @@ async def enqueue_platform_message(
 
 async def load_logged_deletions(environment: Environment) -> list[int | None]:
     """Return the target IDs of queueDelete entries of the admin log."""
-    statement = select(col(AdminLogEntry.target_id)).where(
-        col(AdminLogEntry.mutation) == "queueDelete"
+    statement = select(col(AuditLogEntry.target_id)).where(
+        col(AuditLogEntry.mutation) == "queueDelete"
     )
     return [
         row.target_id
-        for row in await environment.database.read(statement.order_by(col(AdminLogEntry.id)))
+        for row in await environment.database.read(statement.order_by(col(AuditLogEntry.id)))
     ]
 
 

@@ -44,7 +44,7 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
   submission { id } errors { code message ... on RateLimitedError { retryAfter } } } }
 """
 FORWARD = """
-mutation ($input: MessageForwardInput!) { messageForward(input: $input) { errors { code } } }
+mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) { errors { code } } }
 """
 PER_HOUR = RateFrame.HOUR
 
@@ -214,9 +214,9 @@ async def test_forwarded_and_scheduled_messages_count(
     assert message_id
     arguments = {"message": {"id": node["id"]}, "addresses": ["a@example.net"]}
     send_time = (clock() + timedelta(days=2)).isoformat()
-    assert (await ada(FORWARD, input=arguments))["messageForward"]["errors"] == []
+    assert (await ada(FORWARD, input=arguments))["messageRedirect"]["errors"] == []
     assert await try_send_message(ada, "b@example.net", sendTime=send_time) == []
-    answer = (await ada(FORWARD, input=arguments))["messageForward"]
+    answer = (await ada(FORWARD, input=arguments))["messageRedirect"]
     assert answer["errors"] == [{"code": "RATE_LIMITED"}]
     assert await try_send_message(ada, "b@example.net", sendTime=send_time) == ["RATE_LIMITED"]
     ((submission_count,),) = await select_rows(ada.environment, "SELECT count(*) FROM submissions")

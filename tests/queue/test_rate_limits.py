@@ -194,8 +194,8 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
         root, update_document, domains=domain_refs, set={"rateLimit": None}
     )
     assert answer["domains"][0]["rateLimit"] is None
-    document = """{ adminLog(mutation: "domainUpdate") { nodes { before after } } }"""
-    entries = (await root(document))["adminLog"]["nodes"]
+    document = """{ auditLog(mutation: "domainUpdate") { nodes { before after } } }"""
+    entries = (await root(document))["auditLog"]["nodes"]
     first = {"rate_limit": {"value": 8, "frame": "DAY"}}
     assert [(entry["before"], entry["after"]) for entry in (entries[0], entries[-1])] == [
         (first, {"rate_limit": None}), ({"rate_limit": {"value": 9, "frame": "MINUTE"}}, first),
@@ -278,9 +278,9 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
     assert await load_journal_changes(environment, PLATFORM, positions[PLATFORM]) == [
         domain_changed
     ]
-    document = """query ($m: String) { adminLog(mutation: $m) { nodes { reason before after
+    document = """query ($m: String) { auditLog(mutation: $m) { nodes { reason before after
       target { ... on User { username } ... on Domain { name } } } } }"""
-    entries = (await root(document, m="rateLimitSet"))["adminLog"]["nodes"]
+    entries = (await root(document, m="rateLimitSet"))["auditLog"]["nodes"]
     rate = {"rate_limit": {"value": 5, "frame": "HOUR"}}
     assert sorted(map(str, (e["target"] for e in entries))) == [
         "{'name': 'example.org'}", "{'username': 'ada'}"
@@ -299,7 +299,7 @@ async def test_changes_are_journaled_and_logged(ada: GraphQLClient, root: GraphQ
     } == positions
     await try_send_message(ada, "a@example.net")
     await reset_rate(root, **owners_input, includePlatform=True)
-    entries = (await root(document, m="rateLimitReset"))["adminLog"]["nodes"]
+    entries = (await root(document, m="rateLimitReset"))["auditLog"]["nodes"]
     assert [(e["before"], e["after"]) for e in entries] == [
         ({"rate_limit": {"used": 1}}, {"rate_limit": {"used": 0}})
     ] * 2

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.routing import password_contexts
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.events.journal import PLATFORM, ChangeKind
 from models.routing.tables import RelayHost
 from models.runtime.environment import Environment
@@ -320,7 +320,7 @@ async def test_password_is_encrypted_and_bound_to_its_server(
         assert error_summary(errors) == ("VALIDATION", ["password"], 0, "required"), change_
     _, errors = await update_items(root, "transport", transport["id"], destination="b.example")
     assert errors == []
-    statement = select(col(AdminLogEntry.before), col(AdminLogEntry.after))
+    statement = select(col(AuditLogEntry.before), col(AuditLogEntry.after))
     log_text = str([tuple(row) for row in await environment.database.read(statement)])
     assert RELAY_PASSWORD not in log_text
     assert "'password': '(hidden)'" in log_text

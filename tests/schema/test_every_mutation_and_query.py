@@ -25,8 +25,9 @@ from tests.support.stores.store_snapshot import StoreRows, changed_row_ids, snap
 
 # tables that clients don't see, or whose changes the journal entries of another table cover
 UNJOURNALED_TABLES = {
-    "access_tokens", "acme_accounts", "acme_challenges", "admin_log", "api_keys", "app_passwords",
-    "audit_accesses", "audit_blobs", "audit_copies", "audits", "autoreply_senders", "bcc_rules",
+    "access_tokens", "acme_accounts", "acme_challenges", "audit_log", "api_keys", "app_passwords",
+    "legal_hold_accesses", "legal_hold_blobs", "held_copies", "legal_holds", "autoreply_senders",
+    "bcc_rules",
     "blobs", "changes", "compose_listeners", "connector_folders", "connector_messages",
     "connector_runs", "correspondents", "credential_changes", "deleted_users", "deliveries",
     "documents",
@@ -209,7 +210,7 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
     "mailboxCreate": RANDOM_FIELDS,
     "mailboxRename": RANDOM_FIELDS,
     "messageCopy": RANDOM_FIELDS,
-    "messageForward": RANDOM_FIELDS,
+    "messageRedirect": RANDOM_FIELDS,
     "messageSend": RANDOM_FIELDS,
     "messageSubmit": RANDOM_FIELDS,
     "messageUpload": {"boundary"},

@@ -49,7 +49,7 @@ USER_FIELDS = {
     "spamLevel": (101, "spamLevel", "range"),
     "recipients": (-1, "recipients", "range"),
     "receivedMax": (-1, "receivedMax", "range"),
-    "fromWhitelist": (["a*b"], "fromWhitelist", "pattern"),
+    "allowedSenders": (["a*b"], "allowedSenders", "pattern"),
     "metaData": ([1], "metaData", "object"),
     "internalData": ([1], "internalData", "object"),
     "pubKey": (SIGN_ONLY_KEY, "pubKey", "key"),

@@ -23,8 +23,8 @@ from resolvers.messages import upload
 from resolvers.messages.bulk.flags import change_flags
 from resolvers.messages.bulk.row_changes import (
     FlagChanges,
-    archive_as_deleted,
     load_rows_in_transaction,
+    move_to_deleted,
 )
 from resolvers.messages.filters.message_filter import MessageConditions
 from resolvers.messages.loaders import MessageListing
@@ -285,13 +285,13 @@ async def test_large_filter_applies_to_page_of_each_mailbox(
     assert [mailbox["messages"]["totalCount"] for mailbox in mailboxes] == [1] + [0] * 44
 
 
-async def test_archived_message_is_not_found(ada: GraphQLClient, environment: Environment) -> None:
+async def test_deleted_message_is_not_found(ada: GraphQLClient, environment: Environment) -> None:
     message_id = (await deliver_to(ada, "duck")).message_id
     await index_worker.index_next_batch(environment)
     async with client_context(ada).write_session(ada.user.id) as session:
         message_rows = await load_rows_in_transaction(session, [message_id])
         mailbox = await ada.load_mailbox()
-        await archive_as_deleted(
+        await move_to_deleted(
             client_context(ada), session, message_rows, {mailbox.id: mailbox.path}
         )
     assert await find_subjects(ada, query="duck") == []

@@ -76,7 +76,7 @@ async def messages(ada: GraphQLClient, clock: ManualClock) -> list[ListedMessage
         )
     async with ada.environment.write_session() as session:
         connection = await session.connection()
-        archive_update = update(Message).values(archived_at=start, mailbox_id=None, indexed=True)
+        archive_update = update(Message).values(deleted_at=start, mailbox_id=None, indexed=True)
         await connection.execute(archive_update)
         await connection.execute(insert(Message), rows)
         await connection.execute(text_index.insert_statement(dialect), words)

@@ -130,8 +130,8 @@ async def test_message_with_virus_is_released_only_by_administrator(
     # the administrator has no permission for ada's mailboxes
     assert (answer["messages"], errors) == ([], [])
     assert await list_inbox_subjects(ada) == ["Bill"]
-    log = '{ adminLog(mutation: "quarantineRelease") { nodes { before } } }'
-    (entry,) = (await admin_client(log))["adminLog"]["nodes"]
+    log = '{ auditLog(mutation: "quarantineRelease") { nodes { before } } }'
+    (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["before"] == {"sender": CAROL_ADDRESS, "recipient": ada.address}
 
 
@@ -255,8 +255,8 @@ async def test_quarantine_notification_frequency_is_set(
         admin_client, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="WEEKLY"
     )
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
-    log = '{ adminLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'
-    (entry,) = (await admin_client(log))["adminLog"]["nodes"]
+    log = '{ auditLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'
+    (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["after"] == {"quarantine_notification": "WEEKLY"}
     query = "{ viewer { user { quarantineNotification } } }"
     assert (await bob(query))["viewer"]["user"] == {"quarantineNotification": "WEEKLY"}

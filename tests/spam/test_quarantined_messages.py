@@ -457,20 +457,20 @@ async def test_consistency_check_covers_quarantine_items(
                    ids=[global_ids.encode("QuarantineItem", row.id)])  # fmt: skip
 
 
-async def test_audit_contains_deleted_quarantine_item(
+async def test_legal_hold_contains_deleted_quarantine_item(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    payload = await (await SAMPLE_CALLS["auditCreate"](ada, root))(root)
+    payload = await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
     assert payload["errors"] == []
     while await tasks.run_next_task(ada.environment):
         pass
     item_id = await quarantine_message(ada, make_mixed_message())
     _, errors = await run_mutation(ada, QUARANTINE_DELETE, ids=[item_id])
     assert errors == []
-    copies = "{ audits { nodes { messages { nodes { subject road mailboxPath } } } } }"
-    ((audit),) = (await root(copies))["audits"]["nodes"]
-    assert audit["messages"]["nodes"][-1] == {
-        "subject": "Mixed", "road": "RECEIVED", "mailboxPath": None,
+    copies = "{ legalHolds { nodes { messages { nodes { subject origin mailboxPath } } } } }"
+    ((legal_hold),) = (await root(copies))["legalHolds"]["nodes"]
+    assert legal_hold["messages"]["nodes"][-1] == {
+        "subject": "Mixed", "origin": "RECEIVED", "mailboxPath": None,
     }  # fmt: skip
 
 

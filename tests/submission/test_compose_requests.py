@@ -203,8 +203,8 @@ async def test_compose_request_for_other_user_needs_login_as(
     answer = await request_compose(admin_client, user=user, subject="x")
     assert (answer["errors"], answer["delivered"]) == ([], 1)
     assert answer["request"]["requestedBy"] == "over"
-    log = await admin_client("{ adminLog(first: 1) { nodes { mutation } } }")
-    assert log["adminLog"]["nodes"] == [{"mutation": "composeRequest"}]
+    log = await admin_client("{ auditLog(first: 1) { nodes { mutation } } }")
+    assert log["auditLog"]["nodes"] == [{"mutation": "composeRequest"}]
     without_permission = await make_domain_admin(environment, ada.http, "dora")
     assert [
         code

@@ -268,5 +268,5 @@ async def test_submit_by_admin_is_logged(
     answer = await submit_draft(root, new_draft)
     assert answer["errors"] == []
     assert answer["submission"]["envelopeFrom"] == "ada@example.org"
-    log = await root("{ adminLog(first: 5) { nodes { mutation target { id } } } }")
-    assert log["adminLog"]["nodes"][0]["mutation"] == "messageSubmit"
+    log = await root("{ auditLog(first: 5) { nodes { mutation target { id } } } }")
+    assert log["auditLog"]["nodes"][0]["mutation"] == "messageSubmit"

@@ -1,4 +1,4 @@
-"""Test messageForward without addresses: forwarding to the original targets again."""
+"""Test messageRedirect without addresses: forwarding to the original targets again."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -32,7 +32,7 @@ from tests.support.operations.domain_operations import run_mutation
 from tests.support.operations.filter_operations import add_filter
 from tests.support.operations.filter_operations import delete_filters as remove_filter
 from tests.support.operations.quarantine_operations import QUARANTINE_RELEASE, quarantine_message
-from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
+from tests.support.operations.send_operations import MESSAGE_REDIRECT, forward_errors
 from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 from tests.support.stores.counter_check import select_rows
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 async def forward_again(client: GraphQLClient, message_id: str, **extra: Any) -> Any:
     arguments = {"message": {"id": message_id}, **extra}
-    return (await client(MESSAGE_FORWARD, input=arguments))["messageForward"]
+    return (await client(MESSAGE_REDIRECT, input=arguments))["messageRedirect"]
 
 
 async def set_targets(client: GraphQLClient, *addresses: str, **extra: Any) -> None:

@@ -23,7 +23,7 @@ from tests.support.accounts.identity_operations import (
     delete_identities,
     list_identities,
     load_identities_by_address,
-    set_from_whitelist,
+    set_allowed_senders,
     try_create_identity,
     try_update_identities,
 )
@@ -59,7 +59,7 @@ async def test_each_sender_is_listed_once_with_one_default(
     ]
     for sender, targets, extra in forward_addresses:
         await add_address(environment, sender, kind=FORWARD, targets=targets, **extra)
-    await set_from_whitelist(
+    await set_allowed_senders(
         ada, "*@example.net", "ada.l@example.com", "ada@example.org", "example.com"
     )
     identities = await load_identities_by_address(ada)
@@ -81,7 +81,7 @@ async def test_implied_identity_keeps_id_when_changed(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_address(environment, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
-    await set_from_whitelist(ada, "ada.l@example.com")
+    await set_allowed_senders(ada, "ada.l@example.com")
     last = await load_stream_position(environment, ada.user.id)
     for sender, identity in (await load_identities_by_address(ada)).items():
         fields = {"name": "Ada L.", "signatureText": "-- \nAda", "bcc": ["log@example.org"]}
@@ -128,7 +128,7 @@ async def test_identity_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
 
 
 async def test_chosen_default_applies_while_sending_is_allowed(ada: GraphQLClient) -> None:
-    await set_from_whitelist(ada, "a@example.com", "b@example.com")
+    await set_allowed_senders(ada, "a@example.com", "b@example.com")
     a = await create_identity(ada, "a@example.com", default=True)
     b = await create_identity(ada, "b@example.com")
 
@@ -145,11 +145,11 @@ async def test_chosen_default_applies_while_sending_is_allowed(ada: GraphQLClien
     main_identity = (await load_identities_by_address(ada))["ada@example.org"]
     _, ((error),) = await try_update_identities(ada, a["id"], main_identity["id"], default=True)
     assert (error["code"], error["path"]) == ("VALIDATION", ["set", "default"])
-    await set_from_whitelist(ada, "a@example.com")
+    await set_allowed_senders(ada, "a@example.com")
     assert await default_addresses() == ["ada@example.org"]
     assert set(await load_identities_by_address(ada)) == {"a@example.com", "ada@example.org"}
     assert await ada(IDENTITY_NODE_QUERY, id=b["id"]) == {"node": None}
-    await set_from_whitelist(ada, "b@example.com")
+    await set_allowed_senders(ada, "b@example.com")
     assert await default_addresses() == ["b@example.com"]
     assert (await try_update_identities(ada, b["id"], default=False))[1] == []
     assert await default_addresses() == ["ada@example.org"]
@@ -187,7 +187,7 @@ async def test_identity_can_be_created_for_any_allowed_sender(
     await add_domain(environment, "own.example", "also.example")
     await add_address(environment, "*@own.example", user_id=ada.user.id)
     await add_address(environment, "team@own.example", kind=FORWARD, targets=["ada@example.org"])
-    await set_from_whitelist(ada, "*@example.net")
+    await set_allowed_senders(ada, "*@example.net")
     for sender in ("any@own.example", "any@also.example", "team@also.example", "x@example.net"):
         identity = await create_identity(ada, sender)
         (error,) = (await try_create_identity(ada, sender.upper()))[1]
@@ -253,7 +253,7 @@ async def test_foreign_sent_mailbox_is_not_found(ada: GraphQLClient, bob: GraphQ
 
 
 async def test_identity_limit_ignores_lost_identities(ada: GraphQLClient) -> None:
-    await set_from_whitelist(ada, "*@example.net")
+    await set_allowed_senders(ada, "*@example.net")
     for n in range(MAX_IDENTITIES):
         await create_identity(ada, f"a{n}@example.net")
     _, (error,) = await try_create_identity(ada, ada.address)
@@ -262,10 +262,10 @@ async def test_identity_limit_ignores_lost_identities(ada: GraphQLClient) -> Non
         MAX_IDENTITIES,
         MAX_IDENTITIES,
     )
-    await set_from_whitelist(ada, "a1@example.net")
+    await set_allowed_senders(ada, "a1@example.net")
     await create_identity(ada, ada.address)
     assert set(await load_identities_by_address(ada)) == {"a1@example.net", ada.address}
-    await set_from_whitelist(ada, "*@example.net")
+    await set_allowed_senders(ada, "*@example.net")
     assert len(await load_identities_by_address(ada)) == 2
 
 
@@ -276,7 +276,7 @@ async def test_identity_pages_are_complete(ada: GraphQLClient, environment: Envi
         await add_address(
             environment, f"Z{n}z@example.org", kind=FORWARD, targets=["ada@example.org"]
         )
-    await set_from_whitelist(ada, "a@example.com", "ada@example.com", "z@example.com")
+    await set_allowed_senders(ada, "a@example.com", "ada@example.com", "z@example.com")
     for sender in ("a@example.com", "b1@example.org", "z@example.com"):
         await create_identity(ada, sender)
     all_addresses = [

@@ -109,12 +109,12 @@ async def test_manual_forward_is_scanned(ada: GraphQLClient, rspamd: WebhookRece
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     arguments: dict[str, Any] = {"message": message, "addresses": ["carol@example.net"]}
     rspamd.response = rspamd_reply(50.0)
-    answer = await execute_mutation(ada, "messageForward", "queueId", **arguments)
+    answer = await execute_mutation(ada, "messageRedirect", "queueId", **arguments)
     assert [error["code"] for error in answer["errors"]] == ["FORBIDDEN_OPERATION"]
     assert await count_submissions_and_messages(ada.environment) == (0, 1)
     assert b"Subject: Offer" in rspamd.requests[0].raw
     rspamd.response = rspamd_reply(0.0)
-    assert not (await execute_mutation(ada, "messageForward", "queueId", **arguments))["errors"]
+    assert not (await execute_mutation(ada, "messageRedirect", "queueId", **arguments))["errors"]
 
 
 async def test_virus_only_scan_skips_rspamd(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:

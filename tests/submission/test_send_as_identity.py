@@ -16,7 +16,7 @@ from tests.support.accounts.identity_operations import (
     create_identity,
     load_identities_by_address,
     send_message,
-    set_from_whitelist,
+    set_allowed_senders,
     try_update_identities,
 )
 from tests.support.operations.message_sources import (
@@ -105,7 +105,7 @@ async def test_own_sender_address_gets_its_name(
 ) -> None:
     await add_address(environment, "desk@example.org", user_id=ada.user.id, name="The desk")
     await add_address(environment, "*@example.org", user_id=ada.user.id, name="Anybody")
-    await set_from_whitelist(ada, "a@example.com", "*@example.net")
+    await set_allowed_senders(ada, "a@example.com", "*@example.net")
     for sender, name in (
         ("desk@example.org", "The desk"),
         ("any@example.org", None),

@@ -23,7 +23,7 @@ from tests.support.accounts.identity_operations import (
     add_address,
     change_address,
     send_message,
-    set_from_whitelist,
+    set_allowed_senders,
 )
 
 FORWARD = AddressKind.FORWARD
@@ -91,7 +91,7 @@ async def domains_with_addresses(ada: GraphQLClient, environment: Environment) -
     await add_address(environment, "held@own.example", kind=FORWARD, targets=["any@own.example"])
     await add_address(environment, "spam@own.example", kind=AddressKind.DISCARD, **owner)
     await add_addresses(environment, "every@*", **mute)
-    await set_from_whitelist(ada, "*@example.net")
+    await set_allowed_senders(ada, "*@example.net")
     return environment
 
 

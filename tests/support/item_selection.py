@@ -47,7 +47,7 @@ LONGEST_FILES = (
     "cli/test_cli_connectors",
     "transfer/test_account_export",
     "e2e/operation/test_other_processes_on_store",
-    "admin/test_admin_log",
+    "admin/test_audit_log",
     "search/test_text_search",
     "store/test_store_registration",
     "store/test_process_leases",

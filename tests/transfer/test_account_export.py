@@ -44,7 +44,7 @@ from tests.support.accounts.account_exports import (
 from tests.support.accounts.identity_operations import (
     create_identity,
     load_identities_by_address,
-    set_from_whitelist,
+    set_allowed_senders,
 )
 from tests.support.accounts.user_operations import (
     execute_mutation,
@@ -115,7 +115,7 @@ async def test_import_restores_labels_and_ends_snoozing(
 async def test_import_restores_permitted_identities(ada: GraphQLClient, bob: GraphQLClient) -> None:
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["Letters"]))
     for client in (ada, bob):
-        await set_from_whitelist(client, "*@example.net")
+        await set_allowed_senders(client, "*@example.net")
     identity_fields = {
         "name": "Ada", "default": True, "replyTo": "a@example.net", "bcc": ["b@example.net"],
         "signatureText": "-- \nAda", "signatureHtml": "<b>Ada</b>",
@@ -301,16 +301,16 @@ async def test_list_needs_a_constant_number_of_statements(
 
 
 @pytest.mark.parametrize("start", [None, "2029-01-01T00:00:00Z"])
-async def test_imported_message_is_copied_by_an_audit(
+async def test_imported_message_is_copied_by_an_legal_hold(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, start: str | None
 ) -> None:
     await store_raw_message(ada, raw_message("Old"))
     content = (await export_account(ada))["content"]
     arguments = {"user": {"username": "bob"}, "expires": "2031-01-01T00:00:00Z", "start": start}
-    payload = await execute_mutation(root, "auditCreate", "audit { id }", **arguments)
+    payload = await execute_mutation(root, "legalHoldCreate", "legalHold { id }", **arguments)
     assert payload["errors"] == []
     assert (await import_account(bob, content))["result"]["stored"] == 1
-    assert await select_rows(ada.environment, "SELECT subject FROM audit_copies") == [("Old",)]
+    assert await select_rows(ada.environment, "SELECT subject FROM held_copies") == [("Old",)]
 
 
 async def test_other_users_cannot_read_or_download_an_export(
@@ -359,7 +359,7 @@ async def test_root_can_export_and_the_access_is_logged(
     while await tasks.run_next_task(environment):
         pass
     assert await select_rows(
-        environment, "SELECT mutation FROM admin_log ORDER BY id DESC LIMIT 1"
+        environment, "SELECT mutation FROM audit_log ORDER BY id DESC LIMIT 1"
     ) == [("accountExport",)]
     statement_text = (
         "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"

@@ -27,10 +27,10 @@ MASTER = frozenset({Scope.MASTER})
 DELETED_NAMES = {"far.example", "markfaraway.example"}
 # Columns that keep a name of a deleted object, and the reason.
 KEPT_COLUMNS = {
-    "admin_log.before": "logs are kept for their own time",
-    "admin_log.actor": "as above",
-    "admin_log.after": "as above",
-    "admin_log.target_id": "as above",
+    "audit_log.before": "logs are kept for their own time",
+    "audit_log.actor": "as above",
+    "audit_log.after": "as above",
+    "audit_log.target_id": "as above",
     "auth_events.detail": "as above",
     "changes.facts": "the journal tells clients what was deleted",
     "changes.ids": "as above",
@@ -46,8 +46,8 @@ KEPT_COLUMNS = {
     "message_steps.detail": "as above",
     "credential_changes.user_id": "each process reads it once; deleted after an hour",
     "blobs.tenant_id": "the collector deletes blobs that nothing refers to",
-    "audits.user_id": "an audit outlives its account",
-    "audits.username": "as above",
+    "legalHolds.user_id": "a legal hold outlives its account",
+    "legalHolds.username": "as above",
     "tasks.order": "what was done is listed for a while",
     "tls_policies.destination": "a route to other servers: the domain may live there now",
     "transports.destination": "as above",

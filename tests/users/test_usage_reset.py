@@ -146,9 +146,9 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
         ]
         expected = [(ChangeKind.USER_CHANGED, [busy.user.id], [["limits"]], "a campaign")]
         assert changes == (expected if stream else [])
-    document = """{ adminLog(mutation: "usageReset") { nodes { mutation reason before after
+    document = """{ auditLog(mutation: "usageReset") { nodes { mutation reason before after
       target { ... on User { username } } } } }"""
-    (entry,) = (await root(document))["adminLog"]["nodes"]
+    (entry,) = (await root(document))["auditLog"]["nodes"]
     assert entry == {
         "mutation": "usageReset",
         "reason": "a campaign",

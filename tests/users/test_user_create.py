@@ -52,7 +52,7 @@ async def test_user_create_stores_all_fields(root: GraphQLClient) -> None:
         recipients=0,
         receivedMax=7,
         disabledScopes=["SMTP", "IMAP", "SMTP"],
-        fromWhitelist=["*", "@Other.example", "News*", "*@BÜCHER.example", "news*"],
+        allowedSenders=["*", "@Other.example", "News*", "*@BÜCHER.example", "news*"],
         uploadSentMessages=True,
         tlsEnforceIn=True,
         tlsEnforceOut=True,
@@ -64,7 +64,7 @@ async def test_user_create_stores_all_fields(root: GraphQLClient) -> None:
     assert user["retention"] == "P10D"
     assert user["spam"] == {"level": 0, "junkScore": 8, "rejectScore": 15}
     assert user["disabledScopes"] == ["IMAP", "SMTP"]
-    assert user["fromWhitelist"] == ["*", "other.example", "news*", "*@bücher.example"]
+    assert user["allowedSenders"] == ["*", "other.example", "news*", "*@bücher.example"]
     assert (user["uploadSentMessages"], user["tlsEnforceIn"]) == (True, True)
     assert user["tlsEnforceOut"]
     assert user["smtpAllowedNetworks"] == ["192.0.2.0/24", "2001:db8::1/128"]
@@ -129,14 +129,14 @@ async def test_user_create_has_defaults(root: GraphQLClient) -> None:
         ({"spamLevel": -1}, ("spamLevel", "range")),
         ({"recipients": -1}, ("recipients", "range")),
         ({"receivedMax": -1}, ("receivedMax", "range")),
-        ({"fromWhitelist": [""]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["a*b"]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["**"]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["a@b@c.example"]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["a b@c.example"]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["@"]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["a@-b.example"]}, ("fromWhitelist", "pattern")),
-        ({"fromWhitelist": ["x" * 129 + "*"]}, ("fromWhitelist", "pattern")),
+        ({"allowedSenders": [""]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["a*b"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["**"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["a@b@c.example"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["a b@c.example"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["@"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["a@-b.example"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": ["x" * 129 + "*"]}, ("allowedSenders", "pattern")),
         ({"pubKey": "-----BEGIN", "encryptMessages": True}, ("pubKey", "key")),
         ({"pubKey": "x" * 200_000, "encryptForwarded": True}, ("pubKey", "max")),
         ({"adminPermissions": ["LOGIN_AS"]}, ("adminPermissions", "role")),
@@ -366,7 +366,7 @@ async def test_domain_admin_creates_admin_of_own_domains_only(root: GraphQLClien
 @pytest.mark.parametrize(
     ("arguments", "permission"),
     [
-        ({"fromWhitelist": ["x@example.org"]}, "EXTEND_SENDER_ACL"),
+        ({"allowedSenders": ["x@example.org"]}, "EXTEND_SENDER_ACL"),
         ({"disabledScopes": ["IMAP"]}, "PROTOCOL_ACCESS"),
         ({"webmailAccess": False}, "WEBMAIL_ACCESS"),
         ({"smtpAllowedNetworks": ["192.0.2.0/24"]}, "SMTP_IP_ACCESS"),
@@ -405,14 +405,14 @@ async def test_domain_admin_whitelists_no_sender_of_other_local_domain(root: Gra
     for pattern in ("*", "x*", "*e.example", "x@elsewhere.example", "elsewhere.example",
                     "*@ELSEWHERE.example", "news@*"):  # fmt: skip
         user, (error,) = await try_create_user(
-            domain_admin, fromWhitelist=["ok@example.org", pattern]
+            domain_admin, allowedSenders=["ok@example.org", pattern]
         )
-        assert (user, error["requires"], error["path"]) == (None, "ADMIN", ["fromWhitelist"])
+        assert (user, error["requires"], error["path"]) == (None, "ADMIN", ["allowedSenders"])
     user, errors = await try_create_user(
-        domain_admin, fromWhitelist=["*@example.org", "partner.example", "me@gmail.example"]
+        domain_admin, allowedSenders=["*@example.org", "partner.example", "me@gmail.example"]
     )
     assert errors == []
-    assert len(user["fromWhitelist"]) == 3
+    assert len(user["allowedSenders"]) == 3
 
 
 @pytest.mark.usefixtures("ada")
@@ -422,7 +422,7 @@ async def test_user_create_is_logged_without_secrets(root: GraphQLClient) -> Non
     assert errors == []
     log_rows = await select_rows(
         root.environment,
-        "SELECT actor, mutation, target_id, reason, after FROM admin_log WHERE actor = 'chief'",
+        "SELECT actor, mutation, target_id, reason, after FROM audit_log WHERE actor = 'chief'",
     )
     (actor, mutation, target, reason, after), *rest = log_rows
     assert (rest, actor, mutation, reason) == ([], "chief", "userCreate", "asked for it")

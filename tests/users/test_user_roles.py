@@ -61,7 +61,7 @@ async def test_role_set_sets_and_clears_domains_and_permissions(
     assert (first["adminPermissions"], first["administers"]) == ([], [])
     assert await select_rows(root.environment, "SELECT * FROM domain_admins") == []
     log_rows = await select_rows(
-        root.environment, "SELECT before, after FROM admin_log WHERE mutation = 'userRoleSet'"
+        root.environment, "SELECT before, after FROM audit_log WHERE mutation = 'userRoleSet'"
     )
     assert len(log_rows) == 3  # the role of bob did not change
     assert "administers" in str(log_rows[1])

@@ -77,7 +77,7 @@ async def test_update_is_journaled_for_user_and_domain(
     assert (await try_update_users(ada, name="New"))[1] == []  # an unchanged value is not journaled
     assert await load_journal_changes(environment, ada.user.id, user_position) == []
     assert (
-        await select_rows(environment, "SELECT id FROM admin_log WHERE mutation = 'userUpdate'")
+        await select_rows(environment, "SELECT id FROM audit_log WHERE mutation = 'userUpdate'")
         == []
     )
     dan, _ = await try_create_user(root, username="dan", address=None, emptyAddress=True)
@@ -139,7 +139,7 @@ async def test_update_of_many_users_is_all_or_nothing(
         ({"metaData": [1]}, "metaData", "object"),
         ({"recipients": -1}, "recipients", "range"),
         ({"tags": [""]}, "tags", "length"),
-        ({"fromWhitelist": ["a*b"]}, "fromWhitelist", "pattern"),
+        ({"allowedSenders": ["a*b"]}, "allowedSenders", "pattern"),
         ({"retention": "P999Y"}, "retention", "range"),
     ],
 )
@@ -259,7 +259,7 @@ ADMIN_FIELDS: dict[str, Any] = {
     "suspended": True,
     "tags": ["t"],
     "internalData": {"y": 1},
-    "fromWhitelist": ["*"],
+    "allowedSenders": ["*"],
     "disabledScopes": ["IMAP"],
     "quota": 7,
     "recipients": 0,
@@ -382,7 +382,7 @@ async def test_domain_admin_updates_users_but_no_admins(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     domain_admin = await make_admin_of_domain(root, *AdminPermission)
-    patch = {**ADMIN_FIELDS, "fromWhitelist": ["x@example.org"], "quota": 0, "disabled": False}
+    patch = {**ADMIN_FIELDS, "allowedSenders": ["x@example.org"], "quota": 0, "disabled": False}
     (user,), errors = await try_update_users(domain_admin, ada, **patch)
     assert (errors, user["username"], user["limits"]["quota"]["allowed"]) == ([], "other", 0)
     assert (await try_update_users(domain_admin, ada, password=NEW_PASSWORD))[1] == []
@@ -394,8 +394,8 @@ async def test_domain_admin_updates_users_but_no_admins(
     admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)
     _, (error,) = await try_update_users(admin, higher_user, password=NEW_PASSWORD)  # of role ROOT
     assert error["requires"] == "ROOT"
-    _, (error,) = await try_update_users(domain_admin, ada, fromWhitelist=["*"])
-    assert (error["requires"], error["path"]) == ("ADMIN", ["set", "fromWhitelist"])
+    _, (error,) = await try_update_users(domain_admin, ada, allowedSenders=["*"])
+    assert (error["requires"], error["path"]) == ("ADMIN", ["set", "allowedSenders"])
 
 
 @pytest.mark.usefixtures("ada")
@@ -413,7 +413,7 @@ MESSAGE_SEND = """mutation ($input: MessageSendInput!) {
 
 
 @pytest.mark.usefixtures("bob")
-async def test_from_whitelist_allows_further_senders(
+async def test_allowed_senders_allows_further_senders(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     async def can_send(address: str, **extra: Any) -> bool:
@@ -433,12 +433,12 @@ async def test_from_whitelist_allows_further_senders(
     }
     for patterns, allowed_sender, refused_sender in cases.values():
         assert not await can_send(allowed_sender)
-        assert (await try_update_users(root, ada, fromWhitelist=patterns))[1] == []
+        assert (await try_update_users(root, ada, allowedSenders=patterns))[1] == []
         assert await can_send(allowed_sender), patterns
         assert refused_sender is None or not await can_send(refused_sender), patterns
         envelope = {"from": {"address": allowed_sender}, "to": [{"address": "c@x.example"}]}
         assert await can_send("ada@example.org", envelope=envelope)
-        assert (await try_update_users(root, ada, fromWhitelist=None))[1] == []
+        assert (await try_update_users(root, ada, allowedSenders=None))[1] == []
     assert not await can_send("bob@example.org")
 
 
@@ -471,7 +471,7 @@ async def test_spam_policy_set_changes_levels_and_scores(
     assert (
         len(
             await select_rows(
-                root.environment, "SELECT id FROM admin_log WHERE mutation = 'spamPolicySet'"
+                root.environment, "SELECT id FROM audit_log WHERE mutation = 'spamPolicySet'"
             )
         )
         == 2

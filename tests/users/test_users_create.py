@@ -69,7 +69,7 @@ async def test_users_are_created_in_input_order(root: GraphQLClient) -> None:
     mailbox_count_query = "SELECT count(*) FROM mailboxes WHERE user_id = :key"
     user_id = global_ids.decode("User", payload["users"][-1]["id"])
     assert await select_rows(root.environment, mailbox_count_query, key=user_id) == [(5,)]
-    log_query = "SELECT count(*) FROM admin_log WHERE mutation = 'usersCreate'"
+    log_query = "SELECT count(*) FROM audit_log WHERE mutation = 'usersCreate'"
     assert await select_rows(root.environment, log_query) == [(21,)]
 
 

@@ -105,7 +105,7 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
     }
     assert await try_sign_in(admin.environment, "dan@example.org", "secret")
     log_query = (
-        "SELECT target_kind, count(*) FROM admin_log WHERE mutation = :name GROUP BY 1 ORDER BY 1"
+        "SELECT target_kind, count(*) FROM audit_log WHERE mutation = :name GROUP BY 1 ORDER BY 1"
     )
     assert await select_rows(admin.environment, log_query, name="usersCreateFromFile") == [
         ("Task", 1),

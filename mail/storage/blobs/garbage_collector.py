@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete
 from sqlmodel import col, select
 
-from models.admin.audits import AuditBlob
+from models.admin.legal_holds import LegalHoldBlob
 from models.events.incarnation import MARK_OBJECT_NAME, DroppedObject
 from models.files.blobs import Blob, MessageBlob, SubmissionBlob, Upload, UploadPart
 from models.files.tables import File, FileShare
@@ -23,7 +23,7 @@ BATCH_SIZE = 1000  # rows of one transaction, objects of one batch
 REFERENCE_COLUMNS = (  # every foreign key to a blob
     col(MessageBlob.blob_id),
     col(SubmissionBlob.blob_id),
-    col(AuditBlob.blob_id),
+    col(LegalHoldBlob.blob_id),
     col(QuarantineBlob.blob_id),
     col(File.blob_id),
     col(FileShare.blob_id),

@@ -17,8 +17,8 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.access import is_overseen_user, require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication, security_log
 from resolvers.auth.second_factors import recovery_codes, totp, webauthn
 from resolvers.auth.second_factors.second_factor_check import (
@@ -126,7 +126,7 @@ async def _log_and_record_change(
     if ctx.viewer.user_id == user.id:
         return
     old_values = {"enabled2fa": [*enabled_methods(user)]}
-    admin_entry = NewAdminLogEntry(
+    admin_entry = NewAuditLogEntry(
         change.mutation,
         "User",
         user.id,
@@ -134,7 +134,7 @@ async def _log_and_record_change(
         old_values,
         {"enabled2fa": [*enabled_after]},
     )
-    await admin_log.log_changes(ctx, session, admin_entry)
+    await audit_log.log_changes(ctx, session, admin_entry)
 
 
 async def _reload_user(session: AsyncSession, user: ColumnRow) -> ColumnRow:

@@ -43,7 +43,7 @@ async def apply_to_rows(
         await row_changes.delete_permanently(ctx, session, rows)
     elif request.is_delete:
         mailboxes = await load_mailboxes(session, {row.mailbox_id for row in rows})
-        await row_changes.archive_as_deleted(
+        await row_changes.move_to_deleted(
             ctx, session, rows, {key: mailbox.path for key, mailbox in mailboxes.items()}
         )
     return outcome

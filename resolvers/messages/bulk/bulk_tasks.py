@@ -160,7 +160,7 @@ async def apply_task_chunk(
     rows = [
         row
         for row in await row_changes.load_rows_in_transaction(session, message_ids)
-        if row.archived_at is None and (since is None or row.modseq <= since)
+        if row.deleted_at is None and (since is None or row.modseq <= since)
     ]
     if order.duplicate_column:
         rows = await _rows_still_duplicate(session, rows, order.duplicate_column)

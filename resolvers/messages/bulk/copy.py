@@ -11,10 +11,10 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.limits import user_limits
-from mail.storage import audit_copies
+from mail.storage import held_copies
 from mail.storage.message_flags import imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
-from models.admin.audits import AuditRoad
+from models.admin.legal_holds import CopyOrigin
 from models.events.journal import ChangeKind
 from models.events.wakeups import UNINDEXED
 from models.files.blobs import MessageBlob
@@ -85,7 +85,7 @@ async def copy_returning_uids_by_copy_id(
 
     def record_copies(transaction: DatabaseTransaction) -> None:
         user_limits.report_raised_storage_level(transaction, owner, first_uids, size)
-        audit_copies.copy_stored_messages(transaction, owner, keys, AuditRoad.SAVED)
+        held_copies.copy_stored_messages(transaction, owner, keys, CopyOrigin.SAVED)
 
     await ctx.environment.run_in_session(session, record_copies)
     return {key: (row.uid, uid) for row, key, uid in zip(ordered, keys, uids, strict=True)}

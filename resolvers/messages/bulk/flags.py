@@ -40,7 +40,7 @@ UNUSED_COLUMNS = {
     "thread_id",
     "modseq",
     "size",
-    "archived_at",
+    "deleted_at",
 }  # of STATE_COLUMNS, not needed for flag changes
 
 MessageColumnValues = Mapping[str, Any]  # by column
@@ -68,7 +68,7 @@ def flag_rows_query(dialect: str) -> Select[*tuple[Any, ...]]:
     """Build the select of the messages with these `ids` of the account `user`, by ID."""
     conditions = (
         col(Message.user_id) == integer_parameter("user"),
-        col(Message.archived_at).is_(None),
+        col(Message.deleted_at).is_(None),
     )
     rows = select(*select_columns(Message, STATE_COLUMNS - UNUSED_COLUMNS)).where(*conditions)
     return rows.where(is_in_parameter(dialect, col(Message.id), "ids")).order_by(col(Message.id))

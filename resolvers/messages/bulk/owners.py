@@ -17,8 +17,8 @@ from resolvers.access import (
     is_of_managed_user_unshared,
     require_user_id,
 )
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import security_log
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
@@ -194,13 +194,13 @@ async def log_bulk_change(
         ),
     }
     entries = [
-        NewAdminLogEntry(
+        NewAuditLogEntry(
             mutation_name, "User", row.id, row.domain_id, after={"messages": touched[row.id]}
         )
         for row in bulk_accounts.other_users
         if touched.get(row.id)
     ]
-    await admin_log.log_changes(ctx, session, *entries)
+    await audit_log.log_changes(ctx, session, *entries)
     if target and message_count_by_user:
         values = {"to": target.username, "messages": sum(message_count_by_user.values())}
         await security_log.log_event(

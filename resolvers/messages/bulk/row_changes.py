@@ -18,7 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.limits import user_limits
 from mail.scanners import training_worker
-from mail.storage import audit_copies
+from mail.storage import held_copies
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
 from mail.storage.message_insert import take_quota_and_count_received
 from mail.storage.thread_assignment import delete_empty_threads_statement
@@ -50,7 +50,7 @@ STATE_COLUMNS = frozenset(
         "size",
         "keywords",
         "expires",
-        "archived_at",
+        "deleted_at",
         "snoozed_until",
         "snoozed_from",
     }
@@ -346,15 +346,15 @@ def _placement_update_query(dialect: str) -> Update:
             expires=bindparam("ends", type_=UtcDateTime),
             snoozed_until=null(),
             snoozed_from=null(),
-            archived_at=null(),
-            archived_from=null(),
-            archived_mailbox_id=null(),
+            deleted_at=null(),
+            deleted_from=null(),
+            deleted_mailbox_id=null(),
             purge_at=null(),
         )
     )
 
 
-async def archive_as_deleted(
+async def move_to_deleted(
     ctx: Context,
     session: AsyncSession,
     rows: Sequence[ColumnRow],
@@ -368,7 +368,7 @@ async def archive_as_deleted(
     options = ctx.environment.options
     for user_id, user_rows in group_rows_by_user(rows).items():
         last = await _record_removal_returning_modseq(
-            ctx, session, ChangeKind.MESSAGE_ARCHIVED, user_rows
+            ctx, session, ChangeKind.MESSAGE_DELETED, user_rows
         )
         for row_kind, keep in ((False, options.archive_for), (True, options.undo_window)):
             groups: defaultdict[int, list[int]] = defaultdict(list)
@@ -379,9 +379,9 @@ async def archive_as_deleted(
                 values = {
                     "mailbox_id": None,
                     "modseq": last,
-                    "archived_at": at,
-                    "archived_from": path_by_mailbox[mailbox_id],
-                    "archived_mailbox_id": mailbox_id,
+                    "deleted_at": at,
+                    "deleted_from": path_by_mailbox[mailbox_id],
+                    "deleted_mailbox_id": mailbox_id,
                     "purge_at": at + keep,
                 }
                 await _update_in_chunks(session, ids, values)
@@ -408,8 +408,8 @@ async def delete_permanently(
     """Delete messages permanently."""
     connection = await session.connection()
     for user_id, user_rows in group_rows_by_user(rows).items():
-        await copy_to_audits(ctx, session, user_id, [row.id for row in user_rows])
-        await _record_removal_returning_modseq(ctx, session, ChangeKind.MESSAGE_DELETED, user_rows)
+        await copy_to_legal_holds(ctx, session, user_id, [row.id for row in user_rows])
+        await _record_removal_returning_modseq(ctx, session, ChangeKind.MESSAGE_PURGED, user_rows)
         for start in range(0, len(user_rows), 1000):
             ids = [row.id for row in user_rows[start : start + 1000]]
             await connection.execute(delete_rows(Message).where(col(Message.id).in_(ids)))
@@ -419,13 +419,13 @@ async def delete_permanently(
         await _release_quota(session, user_id, user_rows)
 
 
-async def copy_to_audits(
+async def copy_to_legal_holds(
     ctx: Context, session: AsyncSession, user_id: int, message_ids: Sequence[int]
 ) -> None:
-    """Copy messages to running audits before they are deleted permanently."""
+    """Copy messages to running legal holds before they are deleted permanently."""
     await ctx.environment.run_in_session(
         session,
-        lambda transaction: audit_copies.copy_messages_before_removal(
+        lambda transaction: held_copies.copy_messages_before_removal(
             transaction, user_id, message_ids
         ),
     )

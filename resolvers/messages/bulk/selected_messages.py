@@ -54,7 +54,7 @@ def selected_messages_sql(
     conditions = [
         is_visible_message,
         col(Message.user_id).in_(bulk_accounts.user_ids),
-        col(Message.archived_at).is_(None),
+        col(Message.deleted_at).is_(None),
     ]
     if request.source_mailbox_ids is not None:
         conditions.append(col(Message.mailbox_id).in_(request.source_mailbox_ids))

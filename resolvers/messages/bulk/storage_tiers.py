@@ -55,7 +55,7 @@ async def move_to_tier(
         )
     accounts = await owners.load_bulk_accounts(ctx, selector.users)
     selector = await selector.with_filter_sql(ctx, accounts.user_ids)
-    conditions = [col(Message.user_id).in_(accounts.user_ids), col(Message.archived_at).is_(None)]
+    conditions = [col(Message.user_id).in_(accounts.user_ids), col(Message.deleted_at).is_(None)]
     found = selector.build_conditions(ctx, conditions)
     await _require_selected_ids(ctx, selector, found)
     cold = tier is StorageTier.COLD

@@ -270,7 +270,7 @@ class _ConditionBuilder:
     ) -> list[ColumnElement[bool]]:
         terms: list[ColumnElement[bool]] = []
         archived = self.lookups.is_deleted
-        mailbox = col(Message.archived_mailbox_id if archived else Message.mailbox_id)
+        mailbox = col(Message.deleted_mailbox_id if archived else Message.mailbox_id)
         if message_conditions.mailbox:
             terms.append(mailbox.in_(self._mailbox_ids(message_conditions.mailbox)))
         if message_conditions.mailboxes is not None:

@@ -174,8 +174,8 @@ def _messages_in_scopes_sql(
         keys = {getattr(scope, name) for scope in scopes}
         if None not in keys:
             found.append(col(getattr(Message, name)).in_(keys))
-    archived_at = col(Message.archived_at)
-    return [*found, archived_at.is_not(None) if scopes[0].is_deleted else archived_at.is_(None)]
+    deleted_at = col(Message.deleted_at)
+    return [*found, deleted_at.is_not(None) if scopes[0].is_deleted else deleted_at.is_(None)]
 
 
 async def _mailbox_ids_by_mask(

@@ -49,7 +49,7 @@ VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validat
     "recipients",
     "forwards",
     "received_max",
-    "from_whitelist",
+    "allowed_senders",
     "disabled_scopes",
     "upload_sent_messages",
     "tls_enforce_in",
@@ -97,7 +97,7 @@ class NewUser:
     recipients: int | None = None
     forwards: int | None = None
     received_max: int | None = None
-    from_whitelist: Sequence[str] = ()
+    allowed_senders: Sequence[str] = ()
     disabled_scopes: Sequence[ProtocolScope] = ()
     upload_sent_messages: bool = False
     tls_enforce_in: bool = False
@@ -280,7 +280,7 @@ async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[
     """Raise Forbidden if the new user has rights or settings that the viewer can't give."""
     viewer = ctx.viewer
     defaults = {
-        "from_whitelist": [],
+        "allowed_senders": [],
         "disabled_scopes": [],
         "smtp_allowed_networks": [],
         "webmail_access": True,
@@ -291,7 +291,7 @@ async def _require_permissions(ctx: Context, new_user: NewUser, values: Mapping[
     )
     require_unlimited_quota_permission(ctx, values["quota"])
     await sender_patterns.require_rights_for_patterns(
-        ctx, values["from_whitelist"], ["fromWhitelist"]
+        ctx, values["allowed_senders"], ["allowedSenders"]
     )
     await require_administered_domains(ctx, new_user.administers)
     for permission in sorted(set(new_user.admin_permissions) - viewer.permissions):

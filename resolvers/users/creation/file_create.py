@@ -24,8 +24,8 @@ from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import DomainAdmin, User
 from resolvers.access import require_user_id
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepPlanner, TaskStepResult, insert_tasks
 from resolvers.auth import credential_status
 from resolvers.context import Context, Viewer
@@ -108,8 +108,8 @@ async def queue_file_create(
         await ctx.environment.run_in_session(session, take_over_upload)
         await ctx.record_change(session, owner_id, ChangeKind.TASK_CHANGED, [task.id])
         new_values = {"file": file.filename}
-        await admin_log.log_changes(
-            ctx, session, NewAdminLogEntry(MUTATION, "Task", task.id, None, None, new_values)
+        await audit_log.log_changes(
+            ctx, session, NewAuditLogEntry(MUTATION, "Task", task.id, None, None, new_values)
         )
     return task
 

@@ -24,8 +24,8 @@ from models.mailboxes.tables import Mailbox, SpecialUse
 from models.store.columns import select_columns
 from models.users.roles import Role
 from models.users.tables import DomainAdmin, User, UserTag
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.mailboxes.loaders import build_mailbox_with_next_uid_validity
@@ -173,8 +173,8 @@ async def store_users(
                 first_key = next(key for key, one in admitted.items() if one.domain_name == name)
                 domain_loaders.warn_domain_created(ctx, name, path=[*path_of(first_key), "address"])
         await _insert_users(ctx, session, list(admitted.values()))
-        admin_entries = (_admin_log_entry(mutation, one.user) for one in admitted.values())
-        await admin_log.log_changes(ctx, session, *admin_entries)
+        admin_entries = (_audit_log_entry(mutation, one.user) for one in admitted.values())
+        await audit_log.log_changes(ctx, session, *admin_entries)
     return errors
 
 
@@ -358,6 +358,6 @@ def _special_mailboxes(ctx: Context, user: User, paths: Mapping[SpecialUse, str]
     return mailboxes
 
 
-def _admin_log_entry(mutation: str, user: User) -> NewAdminLogEntry:
+def _audit_log_entry(mutation: str, user: User) -> NewAuditLogEntry:
     new_values = {"username": user.username, "role": user.role}
-    return NewAdminLogEntry(mutation, "User", user.id, user.domain_id, None, new_values)
+    return NewAuditLogEntry(mutation, "User", user.id, user.domain_id, None, new_values)

@@ -234,7 +234,7 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
     }
     if name in special_parsers:
         return special_parsers[name]
-    if name in {"tags", "targets", "from_whitelist"}:
+    if name in {"tags", "targets", "allowed_senders"}:
         return _parse_texts
     if name in {"spam_level", "recipients", "forwards", "received_max"}:
         return _parse_number

@@ -111,7 +111,7 @@ async def recount_and_correct_locked_users(
     """Count the messages of users, which are locked, and correct their counters."""
     sums_statement = (
         select(col(Message.user_id), func.sum(col(Message.size)), func.count())
-        .where(col(Message.user_id).in_(ids), col(Message.archived_at).is_(None))
+        .where(col(Message.user_id).in_(ids), col(Message.deleted_at).is_(None))
         .group_by(col(Message.user_id))
     )
     stored = {

@@ -81,7 +81,7 @@ async def test_domain_policy_inherits_unset_values_from_platform(
     assert await load_policy() == [10, 4, None, 4]
     assert await set_domain_policy(root, None) == []
     assert await load_policy() == [10, 2, None, None]
-    log_query = "SELECT before, after FROM admin_log WHERE mutation = 'domainUpdate' ORDER BY id"
+    log_query = "SELECT before, after FROM audit_log WHERE mutation = 'domainUpdate' ORDER BY id"
     logged = await select_rows(root.environment, log_query)
     assert "password_min" in str(logged[0])
     assert "password_classes" in str(logged[1])

@@ -119,7 +119,7 @@ async def test_password_change_by_admin_is_logged(
     assert not await is_token_valid(client)
     (log_entry,) = await select_rows(
         root.environment,
-        "SELECT mutation, reason, before, after FROM admin_log WHERE reason = 'lost'",
+        "SELECT mutation, reason, before, after FROM audit_log WHERE reason = 'lost'",
     )
     assert log_entry[:2] == ("userUpdate", "lost")
     assert NEW_PASSWORD not in str(log_entry)
@@ -183,7 +183,7 @@ async def test_temporary_password_keeps_regular_password(
     assert row.temporary_password.startswith("$argon2id$")
     assert (row.temporary_from, row.temporary_until) == (clock(), clock() + timedelta(days=1))
     assert row.require_password_change
-    for table in ("admin_log", "auth_events", "changes", "replays"):
+    for table in ("audit_log", "auth_events", "changes", "replays"):
         assert password not in str(await select_rows(root.environment, f"SELECT * FROM {table}"))  # noqa: S608
     (event,) = await select_rows(
         root.environment, "SELECT user_id FROM auth_events WHERE action = 'password reset'"

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyotp
 import pytest
 
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.auth.second_factors import TotpSecret
 from models.auth.security_log import SecurityEvent
 from models.errors import (
@@ -372,7 +372,7 @@ async def test_admin_needs_a_reason_to_disable_factors(
             root, name, VIEWER_FIELDS, user=user, options={"reason": "lost his phone"}
         )
         assert payload["user"] == {"username": "ada", "enabled2fa": []}
-        entry = (await load_all_rows(ada.environment, AdminLogEntry))[-1]
+        entry = (await load_all_rows(ada.environment, AuditLogEntry))[-1]
         assert (entry.mutation, entry.target_id) == (name, ada.user.id)
         assert (entry.before, entry.after) == ({"enabled2fa": ["TOTP"]}, {"enabled2fa": []})
         assert entry.reason == "lost his phone"

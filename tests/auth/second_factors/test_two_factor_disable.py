@@ -29,7 +29,7 @@ async def test_admin_disables_all_factors_of_users(
     assert {"action": "2fa disable"} in user["authLog"]["nodes"]
     for table in ("totp_seeds", "recovery_codes"):
         assert await select_rows(environment, f"SELECT user_id FROM {table}") == []  # noqa: S608
-    log_query = "SELECT target_id, before FROM admin_log WHERE mutation = 'userUpdate' ORDER BY id"
+    log_query = "SELECT target_id, before FROM audit_log WHERE mutation = 'userUpdate' ORDER BY id"
     before_by_user_id = {
         user_id: str(before) for user_id, before in await select_rows(environment, log_query)
     }

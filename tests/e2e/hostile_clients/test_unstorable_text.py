@@ -86,7 +86,7 @@ INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "userCreate.tags": f'username: "u5", {NEW_USER_FIELDS}, tags: [$it]',
     "userCreate.language": f'username: "u6", {NEW_USER_FIELDS}, language: $it',
     "userCreate.folders": f'username: "u7", {NEW_USER_FIELDS}, mailboxes: {{sent: $it}}',
-    "userCreate.senders": f'username: "u8", {NEW_USER_FIELDS}, fromWhitelist: [$it]',
+    "userCreate.senders": f'username: "u8", {NEW_USER_FIELDS}, allowedSenders: [$it]',
     "userCreate.pubKey": f'username: "u9", {NEW_USER_FIELDS}, pubKey: $it',
     "userCreate.hash": 'username: "v1", emptyAddress: true, hashedPassword: true, password: $it',
     "userUpdate.name": "set: {name: $it}",

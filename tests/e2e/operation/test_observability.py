@@ -209,7 +209,7 @@ def test_operations_are_counted_by_name_code_and_cost(observed_server: ObservedS
     assert (
         sum(increase("merganser_store_seconds_count", work=work) for work in ("read", "find")) >= 1
     )
-    assert increase("merganser_http_responses_total", road="graphql", status="200") >= 5
+    assert increase("merganser_http_responses_total", endpoint="graphql", status="200") >= 5
 
 
 def test_documentation_lists_all_metrics(observed_server: ObservedServer) -> None:

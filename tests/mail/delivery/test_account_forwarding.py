@@ -215,7 +215,7 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     log = await select_rows(ada.environment, "SELECT action, count, detail FROM auth_events")
     ((action, count, _),) = log
     assert (action, count) == ("forwarding change", 2)
-    for name in ("auth_events", "changes", "admin_log"):
+    for name in ("auth_events", "changes", "audit_log"):
         assert "s3cret" not in str(await select_rows(ada.environment, f"SELECT * FROM {name}")), (  # noqa: S608
             name
         )
@@ -369,7 +369,7 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     assert errors == []
     senders = ["old.example", "*@old.example", "me@old.example", "news*", "very-old.example"]
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
-    assert (await try_update_users(root, ada, targets=targets, fromWhitelist=senders))[1] == []
+    assert (await try_update_users(root, ada, targets=targets, allowedSenders=senders))[1] == []
     _, errors = await run_mutation(
         root, DOMAIN_RENAME, oldDomain="old.example", newDomain="new.example"
     )
@@ -383,7 +383,7 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     ]
     row = await load_user_row(environment, ada)
     assert row.targets == ["y@new.example", "https://old.example/"]
-    assert row.from_whitelist == [
+    assert row.allowed_senders == [
         "new.example",
         "*@new.example",
         "me@new.example",

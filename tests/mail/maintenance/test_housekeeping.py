@@ -69,8 +69,8 @@ async def test_expired_message_is_moved_to_the_archive(
     assert (await run_round(environment)).expired == 1
 
     message = await load_row(environment, Message, expiring.message_id)
-    assert (message.mailbox_id, message.archived_from) == (None, "INBOX")
-    assert message.archived_at == clock()
+    assert (message.mailbox_id, message.deleted_from) == (None, "INBOX")
+    assert message.deleted_at == clock()
     assert message.purge_at == clock() + environment.options.archive_for
     assert (await load_row(environment, Message, kept.message_id)).mailbox_id == ada.inbox_id
     mailbox, user = (
@@ -82,7 +82,7 @@ async def test_expired_message_is_moved_to_the_archive(
     await assert_consistent(environment)
 
 
-async def test_follower_is_woken_and_gets_the_archived_messages(
+async def test_follower_is_woken_and_gets_the_deleted_messages(
     environment: Environment, clock: ManualClock, ada: StoredAccount
 ) -> None:
     await ada.set_retention(60)
@@ -95,7 +95,7 @@ async def test_follower_is_woken_and_gets_the_archived_messages(
     (change,) = await environment.database.read(
         statement.where(col(Change.stream_id) == ada.user_id)
     )
-    assert change.kind is ChangeKind.MESSAGE_ARCHIVED
+    assert change.kind is ChangeKind.MESSAGE_DELETED
     assert change.ids == [delivery.message_id for delivery in deliveries]
     assert change.facts["mailbox"] == [ada.inbox_id, ada.inbox_id]
     assert change.facts["uid"] == [1, 2]

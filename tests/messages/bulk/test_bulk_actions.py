@@ -366,14 +366,12 @@ async def test_deleted_messages_are_archived(
     answer = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [a, b]})
     assert (answer["deletedCount"], answer["errors"]) == (2, [])
     assert await load_mailbox_path_by_subject(ada_with_mail) == {"c": "INBOX"}
-    sql = (
-        "SELECT subject, archived_from, purge_at FROM messages WHERE mailbox_id IS NULL ORDER BY 1"
-    )
+    sql = "SELECT subject, deleted_from, purge_at FROM messages WHERE mailbox_id IS NULL ORDER BY 1"
     (message, draft) = await select_rows(environment, sql)
     assert (message[:2], draft[:2]) == (("a", "INBOX"), ("b", "INBOX"))
     assert str(draft[2])[:16] < str(message[2])[:16]
     ((kind, changed_ids),) = await load_journal_entries(environment, ada_with_mail.user.id, last)
-    assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_ARCHIVED, 2)
+    assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_DELETED, 2)
     repeated = await run_message_mutation(ada_with_mail, "messageDelete", select={"ids": [a]})
     assert repeated["errors"][0]["code"] == "NOT_FOUND"
 
@@ -391,7 +389,7 @@ async def test_permanent_delete_removes_all_rows(
         assert await select_rows(environment, sql) == [(0,)]
     assert [
         kind for kind, _ in await load_journal_entries(environment, ada_with_mail.user.id, last)
-    ] == [ChangeKind.MESSAGE_DELETED]
+    ] == [ChangeKind.MESSAGE_PURGED]
 
 
 async def test_undo_restores_deleted_messages(ada_with_mail: GraphQLClient) -> None:

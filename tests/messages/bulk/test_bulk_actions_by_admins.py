@@ -62,9 +62,9 @@ def client_with_task_threshold(
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))
 
 
-async def message_admin_log(environment: Environment) -> list[tuple[Any, ...]]:
+async def message_audit_log(environment: Environment) -> list[tuple[Any, ...]]:
     mail_mutations = "mutation LIKE 'message%' OR mutation = 'undo'"
-    sql = f"SELECT mutation, target_id FROM admin_log WHERE {mail_mutations} ORDER BY 1, 2"  # noqa: S608
+    sql = f"SELECT mutation, target_id FROM audit_log WHERE {mail_mutations} ORDER BY 1, 2"  # noqa: S608
     return await select_rows(environment, sql)
 
 
@@ -96,7 +96,7 @@ async def test_bulk_update_changes_mail_of_selected_users(
         ((kind, changed_ids),) = await load_journal_entries(environment, client.user.id, last)
         assert (kind, len(changed_ids)) == (ChangeKind.MESSAGE_UPDATED, 1)
     targets = sorted(client.user.id for client in two_users)
-    assert await message_admin_log(environment) == [("messageUpdate", target) for target in targets]
+    assert await message_audit_log(environment) == [("messageUpdate", target) for target in targets]
 
 
 async def test_mailbox_path_is_resolved_in_each_account(
@@ -179,7 +179,7 @@ async def test_large_move_across_accounts_runs_as_platform_task(
     kinds = {kind for kind, _ in await load_journal_entries(environment, PLATFORM, last)}
     assert kinds == {ChangeKind.TASK_CHANGED}
     targets = sorted(user.user.id for user in two_users)
-    assert await message_admin_log(environment) == [("messageMove", target) for target in targets]
+    assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
 
 
 async def test_bulk_actions_need_login_as_permission_for_the_account(
@@ -298,7 +298,7 @@ async def test_upload_to_many_accounts_stores_all_or_none(
     for client in two_users:
         assert (await load_mailbox_path_by_subject(client))["news"] == "Keep"
     targets = sorted(client.user.id for client in two_users)
-    assert await message_admin_log(environment) == [("messageUpload", target) for target in targets]
+    assert await message_audit_log(environment) == [("messageUpload", target) for target in targets]
     (error,) = (
         await run_message_mutation(
             two_users[0], "messageUpload", users=user_selection(two_users[1]), **arguments
@@ -336,7 +336,7 @@ async def test_move_to_another_account_moves_messages_and_threads(
     message = (await bob(document, id=moved_by_subject["Re: b"]["id"]))["message"]
     assert (message["thread"]["messageCount"], message["text"].strip()) == (2, "Hi there.")
     targets = sorted(client.user.id for client in two_users)
-    assert await message_admin_log(environment) == [("messageMove", target) for target in targets]
+    assert await message_audit_log(environment) == [("messageMove", target) for target in targets]
     actions = "SELECT action, user_id FROM auth_events WHERE action LIKE 'mail given%'"
     assert await select_rows(environment, actions) == [
         ("mail given to another account", ada.user.id)

@@ -225,16 +225,16 @@ async def test_deleted_snoozed_message_is_restored_to_inbox(ada_with_mail: Graph
         ada_with_mail, "messageDelete", select={"mailbox": {"specialUse": "SNOOZED"}}
     )
     await ada_with_mail(
-        """mutation ($ids: [ID!]!) { archivedMessageRestore(input: {ids: $ids}) {
+        """mutation ($ids: [ID!]!) { deletedMessageRestore(input: {ids: $ids}) {
              errors { code } } }""",
-        ids=await load_archived_ids(ada_with_mail),
+        ids=await load_deleted_ids(ada_with_mail),
     )
     assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"
 
 
-async def load_archived_ids(client: GraphQLClient) -> list[str]:
-    document = "{ viewer { user { archivedMessages { nodes { id } } } } }"
-    nodes = (await client(document))["viewer"]["user"]["archivedMessages"]["nodes"]
+async def load_deleted_ids(client: GraphQLClient) -> list[str]:
+    document = "{ viewer { user { deletedMessages { nodes { id } } } } }"
+    nodes = (await client(document))["viewer"]["user"]["deletedMessages"]["nodes"]
     return [node["id"] for node in nodes]
 
 

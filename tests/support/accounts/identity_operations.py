@@ -100,10 +100,10 @@ async def change_address(environment: Environment, address_id: int, **values: An
         await session.exec(update(Address).where(col(Address.id) == address_id).values(**values))
 
 
-async def set_from_whitelist(client: GraphQLClient, *patterns: str) -> None:
+async def set_allowed_senders(client: GraphQLClient, *patterns: str) -> None:
     async with client.environment.write_session() as session:
         own_row = update(User).where(col(User.id) == client.user.id)
-        await session.exec(own_row.values(from_whitelist=list(patterns)))
+        await session.exec(own_row.values(allowed_senders=list(patterns)))
 
 
 async def send_message(client: GraphQLClient, **message_input: Any) -> Any:

@@ -150,7 +150,7 @@ async def load_subjects_by_mailbox(client: GraphQLClient) -> dict[str, list[str]
         .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
         .where(
             col(Message.user_id) == client.user.id,
-            col(Message.archived_at).is_(None),
+            col(Message.deleted_at).is_(None),
             col(Message.from_address) != "mailer-daemon@mx.example.org",
         )
     )

@@ -28,7 +28,7 @@ errors {
 """
 USER_FIELDS = """
 id username name role tags language metaData disabled suspended hasPasswordSet activated
-requirePasswordChange retention pubKey fromWhitelist disabledScopes webmailAccess permissions
+requirePasswordChange retention pubKey allowedSenders disabledScopes webmailAccess permissions
 uploadSentMessages tlsEnforceIn tlsEnforceOut smtpAllowedNetworks
 adminPermissions administers { name } spam { level junkScore rejectScore }
 keyInfo { name address fingerprint expiresAt } limits { quota { allowed } }

@@ -9,7 +9,7 @@ from tests.support.servers.merganser_server import HttpClient, MerganserProcess
 
 MAILBOXES_AND_MESSAGES_QUERY = """{ viewer { user { mailboxes { id path specialUse }
   messages(first: 100) { nodes { id } } } } }"""
-DELETED_MESSAGES_QUERY = "{ viewer { user { archivedMessages(first: 3) { nodes { id } } } } }"
+DELETED_MESSAGES_QUERY = "{ viewer { user { deletedMessages(first: 3) { nodes { id } } } } }"
 FLAGS = ("seen", "flagged", "answered", "deleted")
 
 
@@ -75,11 +75,11 @@ class RandomChanges:
         await self._change_messages("messageDelete", permanent=True)
 
     async def restore_messages(self) -> None:
-        deleted = (await self.client(DELETED_MESSAGES_QUERY))["viewer"]["user"]["archivedMessages"][
+        deleted = (await self.client(DELETED_MESSAGES_QUERY))["viewer"]["user"]["deletedMessages"][
             "nodes"
         ]
         if message_ids := [message["id"] for message in deleted]:
-            await self.client.run_mutation("archivedMessageRestore", {"ids": message_ids})
+            await self.client.run_mutation("deletedMessageRestore", {"ids": message_ids})
 
     async def create_mailbox(self) -> None:
         parent_path = self.random.choice(["", f"{self._random_mailbox()['path']}/"])

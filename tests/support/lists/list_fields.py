@@ -43,7 +43,7 @@ PARENT_SELECTIONS = {
         user % "connectors(first: 2) { nodes { %s } }"
         for user in (*USER_SELECTIONS, VIEWER_SELECTION)
     ],
-    "Audit": ["audits(first: 12) { nodes { %s } }"],
+    "LegalHold": ["legalHolds(first: 12) { nodes { %s } }"],
     "Webhook": [
         f'webhooks(first: 2, user: {{username: "{u}"}}) {{ nodes {{ %s }} }}'
         for u in ("ada", "bob")
@@ -69,7 +69,7 @@ ARGUMENT_VALUES = {
     "UserSelection": ('{usernames: ["ada"]}', '{usernames: ["bob", "ada"]}'),
     "Query.webhooks.type": ('"*"', '"messageAdded"', '"message*"'),
     "Query.keyValues.store": ('"default"',),
-    "User.addressRegister.query": ('"a"', '"address1"'),
+    "User.contactSuggestions.query": ('"a"', '"address1"'),
     "Query.messageTraceEvents.filter": (
         '{sender: "carol@example.com"}',
         '{recipient: "example.org", since: "2029-01-01T00:00:00Z"}',

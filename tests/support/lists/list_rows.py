@@ -11,9 +11,9 @@ from sqlmodel import SQLModel, col
 from mail.search import index_worker
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address, Contact
-from models.admin.admin_log import AdminLogEntry
-from models.admin.audits import Audit, AuditAccess, AuditCopy
+from models.admin.audit_log import AuditLogEntry
 from models.admin.key_values import KeyValue
+from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task
 from models.auth.credentials import ApiKey
@@ -153,8 +153,8 @@ async def _deliver_messages(ada: GraphQLClient, bob: GraphQLClient, clock: Manua
         await _update_messages(client.environment, ids[10:16], mailbox_id=keep_mailbox.id)
         for number, key in enumerate(ids[18:]):
             deleted_columns = {
-                "archived_at": FIRST_TIME + timedelta(days=1, hours=number),
-                "archived_from": "INBOX",
+                "deleted_at": FIRST_TIME + timedelta(days=1, hours=number),
+                "deleted_from": "INBOX",
                 "purge_at": FIRST_TIME + timedelta(days=99),
             }
             await _update_messages(client.environment, [key], mailbox_id=None, **deleted_columns)
@@ -269,13 +269,13 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
                 **owner_columns,
             )
         for row_id in (
-            await add_rows(environment, Audit, username="ada", copied=True, **owner_columns)
+            await add_rows(environment, LegalHold, username="ada", copied=True, **owner_columns)
         )[:2]:
-            await add_rows(environment, AuditAccess, audit_id=row_id, action="list")
+            await add_rows(environment, LegalHoldAccess, legal_hold_id=row_id, action="list")
             await add_rows(
                 environment,
-                AuditCopy,
-                audit_id=row_id,
+                HeldCopy,
+                legal_hold_id=row_id,
                 position=lambda n: n + 1,
                 origin_id=lambda n: n,
             )
@@ -320,7 +320,7 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
         )
     await add_rows(environment, Domain, name=lambda n: f"more{n}.example")
     for table in (
-        AdminLogEntry,
+        AuditLogEntry,
         ApiKey,
         Certificate,
         ForwardingHost,

@@ -110,7 +110,7 @@ async def load_subjects_by_mailbox(environment: Environment) -> dict[str, list[s
     statement = (
         select(col(Mailbox.path), col(Message.subject))
         .join(Message, col(Message.mailbox_id) == col(Mailbox.id))
-        .where(col(Message.archived_at).is_(None))
+        .where(col(Message.deleted_at).is_(None))
     )
     subjects: dict[str, list[str]] = {}
     for row in await environment.database.read(statement.order_by(col(Message.id))):

@@ -8,8 +8,8 @@ from resolvers.submission import create as submission_create
 from resolvers.submission.create import SendRequest, SentMessage
 from tests.conftest import GraphQLClient, client_context
 
-MESSAGE_FORWARD = """
-mutation ($input: MessageForwardInput!) { messageForward(input: $input) {
+MESSAGE_REDIRECT = """
+mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) {
   queueId forwarded { seq type value } replayed errors { code path index } } }
 """
 OUTSIDE_RECIPIENT = NamedAddress("carol@example.net", "Carol")
@@ -22,7 +22,7 @@ SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: Mut
 
 
 def forward_errors(payload: Any) -> list[tuple[Any, ...]]:
-    """Code, path and index of each error of a messageForward that sent nothing."""
+    """Code, path and index of each error of a messageRedirect that sent nothing."""
     assert (payload["queueId"], payload["forwarded"]) == (None, [])
     return [(error["code"], error["path"], error["index"]) for error in payload["errors"]]
 

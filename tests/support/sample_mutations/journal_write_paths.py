@@ -525,10 +525,10 @@ for _task_kind, _mutation_name in (
 ):
     register_task_path(_task_kind, _mutation_name, **ASYNC_INPUT)
 for _task_kind, _mutation_name in (
-    ("ARCHIVE_RESTORE", "archiveRestore"),
+    ("DELETED_MESSAGES_RESTORE", "deletedMessagesRestore"),
     ("ACCOUNT_EXPORT", "accountExport"),
     ("ACCOUNT_IMPORT", "accountImport"),
-    ("AUDIT_COPY", "auditCreate"),
+    ("HELD_COPY", "legalHoldCreate"),
     ("FILTER_APPLY", "filterApply"),
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
     ("SEARCH_INDEX_REBUILD", "searchIndexRebuild"),

@@ -18,21 +18,21 @@ THREADS_QUERY = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 
 
 @register_call
-async def archive_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+async def deleted_messages_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await message_delete(ada, root))(ada))["errors"] == []
     input_fields = {"start": "2029-01-01T00:00:00Z", "end": "2031-01-01T00:00:00Z"}
-    return MutationCall("archiveRestore", input_fields, "task { kind state total }")
+    return MutationCall("deletedMessagesRestore", input_fields, "task { kind state total }")
 
 
 @register_call
-async def archived_message_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+async def deleted_message_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     delete = await message_delete(ada, root)
     assert (await delete(ada))["errors"] == []
-    archived_message_id = global_ids.encode(
-        "ArchivedMessage", global_ids.decode("Message", delete.input["select"]["ids"][0])
+    deleted_message_id = global_ids.encode(
+        "DeletedMessage", global_ids.decode("Message", delete.input["select"]["ids"][0])
     )
     payload = "restored { mailbox { path } message { subject } }"
-    return MutationCall("archivedMessageRestore", {"ids": [archived_message_id]}, payload)
+    return MutationCall("deletedMessageRestore", {"ids": [deleted_message_id]}, payload)
 
 
 @register_call
@@ -156,12 +156,12 @@ async def message_send(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
 
 
 @register_call
-async def message_forward(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def message_redirect(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "message": {"id": await _receive_message(ada)},
         "addresses": ["carol@example.net"],
     }
-    return MutationCall("messageForward", input_fields, "forwarded { seq type value }")
+    return MutationCall("messageRedirect", input_fields, "forwarded { seq type value }")
 
 
 @register_call

@@ -11,7 +11,7 @@ MUTATIONS_BY_IDS = {
     "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
-    "auditDelete",
+    "legalHoldEnd",
     "bccRuleDelete",
     "certificateRenew",
     "connectorCancel",

@@ -1,4 +1,4 @@
-"""Sample calls of mutations of users, audits, autoreplies, limits and addresses."""
+"""Sample calls of mutations of users, legal holds, autoreplies, limits and addresses."""
 
 from graph.types import global_ids
 from models.users.roles import Role
@@ -8,23 +8,23 @@ from tests.support.sample_mutations.mutation_call import MutationCall, register_
 
 
 @register_call
-async def audit_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def legal_hold_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "user": _user_ref(ada),
         "expires": "2031-01-01T00:00:00Z",
         "reason": "as ordered",
     }
     return MutationCall(
-        "auditCreate", input_fields, "audit { username messageCount }", by_root=True
+        "legalHoldCreate", input_fields, "legalHold { username messageCount }", by_root=True
     )
 
 
 @register_call
-async def audit_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    create = await audit_create(ada, root)
-    payload = await MutationCall(create.name, create.input, "audit { id }")(root)
-    input_fields = {"ids": [payload["audit"]["id"]]}
-    return MutationCall("auditDelete", input_fields, "deletedIds", journaled=False, by_root=True)
+async def legal_hold_end(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    create = await legal_hold_create(ada, root)
+    payload = await MutationCall(create.name, create.input, "legalHold { id }")(root)
+    input_fields = {"ids": [payload["legalHold"]["id"]]}
+    return MutationCall("legalHoldEnd", input_fields, "deletedIds", journaled=False, by_root=True)
 
 
 @register_call

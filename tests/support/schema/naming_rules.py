@@ -28,8 +28,8 @@ READING_VERBS = {"all", "fetch", "find", "get", "list", "load", "query", "read",
 VERBS = set(
     """
     activate add apply build cancel check clean collect copy create deactivate deduplicate delete
-    disable drain enable export flush forward hold import increment kick lift move optimize purge
-    put rebuild recalculate register release reload remove rename repair replay request rescan
+    disable drain enable end export flush hold import increment kick lift move optimize purge
+    put rebuild recalculate redirect register release reload remove rename repair replay request rescan
     reschedule reset restore revoke rotate run send set start stop submit subscribe test unpack
     unset unsubscribe update upload
     """.split()  # noqa: SIM905 - a list of lines would be a page long

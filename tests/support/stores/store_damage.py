@@ -36,7 +36,7 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "half archived",
-        UPDATE_FIRST_MESSAGE.format("archived_at = '2030-01-01 00:00:00'"),
+        UPDATE_FIRST_MESSAGE.format("deleted_at = '2030-01-01 00:00:00'"),
         f"{USAGE_CHECKS} counters.place",
         "counters.place",
     ),
@@ -103,7 +103,7 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "said to be deleted",
-        "UPDATE changes SET kind = 'MESSAGE_DELETED' WHERE stream_id = {ada.user_id} AND last = 1",
+        "UPDATE changes SET kind = 'MESSAGE_PURGED' WHERE stream_id = {ada.user_id} AND last = 1",
         "journal.events",
         "journal.events",
     ),

@@ -14,9 +14,9 @@ from mail.recipients import address_resolution
 from mail.storage import received_messages
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address, Contact
-from models.admin.admin_log import AdminLogEntry
-from models.admin.audits import Audit, AuditAccess, AuditCopy
+from models.admin.audit_log import AuditLogEntry
 from models.admin.key_values import KeyValue
+from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task, UndoRecord
 from models.auth.application_passwords import ApplicationPassword
@@ -159,7 +159,7 @@ async def _mail(target: TargetObjects) -> None:
         )
         stored.append(inserted.message_id)
     kept, draft, archived = stored
-    target.ids_by_kind |= {"Message": kept, "ArchivedMessage": archived}
+    target.ids_by_kind |= {"Message": kept, "DeletedMessage": archived}
     (first,) = await environment.database.read(
         select(*select_columns(Message)).where(col(Message.id) == kept)
     )
@@ -167,8 +167,8 @@ async def _mail(target: TargetObjects) -> None:
     target.text_by_name["uid"] = str(first.uid)
     target.text_by_name["draft"] = str(global_ids.encode("Message", draft))
     deleted_columns = {
-        "archived_at": environment.now(),
-        "archived_from": "INBOX",
+        "deleted_at": environment.now(),
+        "deleted_from": "INBOX",
         "purge_at": FUTURE,
     }
     await _change(target, archived, mailbox_id=None, **deleted_columns)
@@ -198,7 +198,7 @@ async def _mail(target: TargetObjects) -> None:
         **message_columns,
     )
     await target.insert_row(
-        "AddressRegisterEntry",
+        "ContactSuggestion",
         Contact,
         key=f"{target.marker}@example.com",
         address=f"{target.marker}@example.com",
@@ -212,11 +212,11 @@ async def _mail(target: TargetObjects) -> None:
     await target.insert_row("Label", Label)
     await target.insert_row("", MailboxSubscription, path=f"{target.marker}/gone")
     await target.insert_row(
-        "Audit", Audit, username=target.marker, copied=True, expires=FUTURE, end=PAST
+        "LegalHold", LegalHold, username=target.marker, copied=True, expires=FUTURE, end=PAST
     )
-    audit = {"audit_id": target.ids_by_kind["Audit"]}
-    await target.insert_row("AuditAccess", AuditAccess, **audit, action="list")
-    await target.insert_row("AuditedMessage", AuditCopy, **audit, **blob, origin_id=kept)
+    legal_hold = {"legal_hold_id": target.ids_by_kind["LegalHold"]}
+    await target.insert_row("LegalHoldAccess", LegalHoldAccess, **legal_hold, action="list")
+    await target.insert_row("HeldCopy", HeldCopy, **legal_hold, **blob, origin_id=kept)
     task = await target.insert_row("Task", Task, kind="EXPORT", state="QUEUED", not_before=FUTURE)
     await target.insert_row("AccountExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
     target.text_by_name["undo"] = f"undo {target.marker}"
@@ -384,8 +384,8 @@ async def _account(target: TargetObjects) -> None:
         value=target.marker,
     )
     await target.insert_row(
-        "AdminLogEntry",
-        AdminLogEntry,
+        "AuditLogEntry",
+        AuditLogEntry,
         mutation="userUpdate",
         target_kind="User",
         target_id=target.user.id,

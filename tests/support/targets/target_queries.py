@@ -22,10 +22,10 @@ QUERIES = {
     "address": "address(by: {id: @Address}) { address }",
     "addressTrace": "addressTrace(address: @temporary) { stage output record { id } }",
     "addresses": "addresses(filter: {user: @user}) { nodes { address } }",
-    "adminLog": "adminLog(targetId: @User) { nodes { reason } }",
+    "auditLog": "auditLog(targetId: @User) { nodes { reason } }",
     "apiKeys": "apiKeys(first: 100) { nodes { name } }",
-    "audit": "audit(id: @Audit) { username }",
-    "audits": "audits(user: @user) { nodes { username } }",
+    "legalHold": "legalHold(id: @LegalHold) { username }",
+    "legalHolds": "legalHolds(user: @user) { nodes { username } }",
     "authLog": "authLog(user: @user) { nodes { detail } }",
     "bccRules": "bccRules(first: 100) { nodes { bccTo } }",
     "changes": "changes(user: @user, after: @cursor, first: 100) { events { user { id } "
@@ -96,14 +96,14 @@ SUBSCRIPTIONS = {
     "{ events { ... on AccountChange { nodeId } } }",
 }
 USER_FIELD_SELECTIONS = {  # with the arguments that they need
-    "addressRegister": 'addressRegister(query: "@mark") { id }',
+    "contactSuggestions": 'contactSuggestions(query: "@mark") { id }',
     "appPasswords": "appPasswords(showAll: true) { id }",
     "keyValue": 'keyValue(key: "@mark") { id }',
     "mailbox": 'mailbox(by: {path: "@mark"}) { id }',
     "sieveScript": 'sieveScript(name: "@mark") { id }',
 }
 CONTENT_DOCUMENTS = {  # by type; FIELD stands for each field outside of the record
-    "ArchivedMessage contents": "node(id: @ArchivedMessage) { ... on ArchivedMessage { FIELD } }",
+    "DeletedMessage contents": "node(id: @DeletedMessage) { ... on DeletedMessage { FIELD } }",
     "File contents": "node(id: @File) { ... on File { FIELD } }",
     "Message contents": "message(by: {id: @Message}) { FIELD }",
     "QuarantineItem contents": "node(id: @QuarantineItem) { ... on QuarantineItem { FIELD } }",

@@ -16,7 +16,7 @@ PrepareCall = Callable[[GraphQLClient, GraphQLClient], Awaitable[MutationCall]]
 
 
 @dataclass(frozen=True)
-class AdminLogExpectation:
+class AuditLogExpectation:
     """The contents of an entry: the type of its target, and the names in `before` and `after`."""
 
     target_type: str
@@ -201,311 +201,311 @@ def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall
     return prepare
 
 
-ADMIN_LOG_EXPECTATIONS: dict[str, AdminLogExpectation] = {
-    "addressCreate": AdminLogExpectation("Address", after=("address", "user")),
-    "addressCreateTemporary": AdminLogExpectation(
+AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
+    "addressCreate": AuditLogExpectation("Address", after=("address", "user")),
+    "addressCreateTemporary": AuditLogExpectation(
         "Address",
         after=("address", "user"),
         prepare=_call_on_account_of_ada("addressCreateTemporary"),
     ),
-    "addressDelete": AdminLogExpectation("Address", before=("address",)),
-    "addressUpdate": AdminLogExpectation(
+    "addressDelete": AuditLogExpectation("Address", before=("address",)),
+    "addressUpdate": AuditLogExpectation(
         "Address", before=("active", "targets"), after=("active", "targets")
     ),
-    "accountExport": AdminLogExpectation("User", prepare=_call_on_account_of_ada("accountExport")),
-    "accountImport": AdminLogExpectation(
+    "accountExport": AuditLogExpectation("User", prepare=_call_on_account_of_ada("accountExport")),
+    "accountImport": AuditLogExpectation(
         "User", prepare=_call_on_account_of_ada("accountImport", archive={"text": MBOX})
     ),
-    "actAs": AdminLogExpectation("User", after=("until",)),
-    "auditCreate": AdminLogExpectation("Audit", after=("user", "expires")),
-    "auditDelete": AdminLogExpectation("Audit", before=("user",)),
-    "autoreplyDelete": AdminLogExpectation(
+    "actAs": AuditLogExpectation("User", after=("until",)),
+    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expires")),
+    "legalHoldEnd": AuditLogExpectation("LegalHold", before=("user",)),
+    "autoreplyDelete": AuditLogExpectation(
         "User", before=("enabled",), prepare=_delete_autoreply_of_ada
     ),
-    "autoreplySet": AdminLogExpectation(
+    "autoreplySet": AuditLogExpectation(
         "User",
         after=("enabled", "text"),
         prepare=_call_on_ada("autoreplySet", set={"enabled": True, "text": "I am away."}),
     ),
-    "bccRuleCreate": AdminLogExpectation(
+    "bccRuleCreate": AuditLogExpectation(
         "BccRule", after=("match", "bccTo", "direction", "active")
     ),
-    "bccRuleDelete": AdminLogExpectation(
+    "bccRuleDelete": AuditLogExpectation(
         "BccRule", before=("match", "bccTo", "direction", "active")
     ),
-    "bccRuleUpdate": AdminLogExpectation("BccRule", before=("bccTo",), after=("bccTo",)),
-    "certificateDelete": AdminLogExpectation(
+    "bccRuleUpdate": AuditLogExpectation("BccRule", before=("bccTo",), after=("bccTo",)),
+    "certificateDelete": AuditLogExpectation(
         "Certificate", before=("serverName", "fingerprintSha256")
     ),
-    "certificateRenew": AdminLogExpectation("Certificate", after=("serverName",)),
-    "certificateSet": AdminLogExpectation(
+    "certificateRenew": AuditLogExpectation("Certificate", after=("serverName",)),
+    "certificateSet": AuditLogExpectation(
         "Certificate", after=("serverName", "acme", "fingerprintSha256")
     ),
-    "customTwoFactorDisable": AdminLogExpectation(
+    "customTwoFactorDisable": AuditLogExpectation(
         "User", before=("enabled2fa",), after=("enabled2fa",)
     ),
-    "customTwoFactorEnable": AdminLogExpectation(
+    "customTwoFactorEnable": AuditLogExpectation(
         "User", before=("enabled2fa",), after=("enabled2fa",)
     ),
-    "dkimKeyActivate": AdminLogExpectation("DkimKey", before=("state",), after=("state",)),
-    "dkimKeyCopy": AdminLogExpectation("DkimKey", after=("domain", "selector", "fingerprint")),
-    "dkimKeyDelete": AdminLogExpectation("DkimKey", before=("domain", "selector", "fingerprint")),
-    "dkimKeyRotate": AdminLogExpectation("DkimKey", after=("domain", "selector", "state")),
-    "dkimKeySet": AdminLogExpectation("DkimKey", after=("domain", "selector", "algorithm")),
-    "domainAliasCreate": AdminLogExpectation("DomainAlias"),
-    "domainAliasDelete": AdminLogExpectation("DomainAlias"),
-    "domainCreate": AdminLogExpectation("Domain"),
-    "domainDelete": AdminLogExpectation("Domain"),
-    "domainRename": AdminLogExpectation("Domain"),
-    "domainUpdate": AdminLogExpectation("Domain", before=("description",), after=("description",)),
-    "filterCreate": AdminLogExpectation(
+    "dkimKeyActivate": AuditLogExpectation("DkimKey", before=("state",), after=("state",)),
+    "dkimKeyCopy": AuditLogExpectation("DkimKey", after=("domain", "selector", "fingerprint")),
+    "dkimKeyDelete": AuditLogExpectation("DkimKey", before=("domain", "selector", "fingerprint")),
+    "dkimKeyRotate": AuditLogExpectation("DkimKey", after=("domain", "selector", "state")),
+    "dkimKeySet": AuditLogExpectation("DkimKey", after=("domain", "selector", "algorithm")),
+    "domainAliasCreate": AuditLogExpectation("DomainAlias"),
+    "domainAliasDelete": AuditLogExpectation("DomainAlias"),
+    "domainCreate": AuditLogExpectation("Domain"),
+    "domainDelete": AuditLogExpectation("Domain"),
+    "domainRename": AuditLogExpectation("Domain"),
+    "domainUpdate": AuditLogExpectation("Domain", before=("description",), after=("description",)),
+    "filterCreate": AuditLogExpectation(
         "Filter", after=("name", "order", "active"), prepare=_create_filter_for_ada
     ),
-    "filterDelete": AdminLogExpectation(
+    "filterDelete": AuditLogExpectation(
         "Filter", before=("name",), prepare=_call_on_object_of_ada("filterDelete")
     ),
-    "filterImport": AdminLogExpectation(
+    "filterImport": AuditLogExpectation(
         "Filter", after=("name", "order", "active"), prepare=_import_filters_for_ada
     ),
-    "filterUpdate": AdminLogExpectation(
+    "filterUpdate": AuditLogExpectation(
         "Filter", before=("name",), after=("name",), prepare=_call_on_object_of_ada("filterUpdate")
     ),
-    "identityCreate": AdminLogExpectation(
+    "identityCreate": AuditLogExpectation(
         "Identity",
         after=("address", "name"),
         prepare=_create_identity_for_ada,
     ),
-    "identityDelete": AdminLogExpectation(
+    "identityDelete": AuditLogExpectation(
         "Identity", before=("address", "name"), prepare=_call_on_object_of_ada("identityDelete")
     ),
-    "identityUpdate": AdminLogExpectation(
+    "identityUpdate": AuditLogExpectation(
         "Identity",
         before=("address", "name"),
         after=("address", "name"),
         prepare=_call_on_object_of_ada("identityUpdate"),
     ),
-    "mailboxCreate": AdminLogExpectation(
+    "mailboxCreate": AuditLogExpectation(
         "User", prepare=_call_on_ada("mailboxCreate", paths=["A"])
     ),
-    "mailboxDelete": AdminLogExpectation("User", prepare=_call_on_mailbox_of_ada("mailboxDelete")),
-    "mailboxMetadataSet": AdminLogExpectation(
+    "mailboxDelete": AuditLogExpectation("User", prepare=_call_on_mailbox_of_ada("mailboxDelete")),
+    "mailboxMetadataSet": AuditLogExpectation(
         "User",
         prepare=_call_on_ada(
             "mailboxMetadataSet", mailbox={"path": "INBOX"}, key="/private/comment", value="x"
         ),
     ),
-    "mailboxMetadataUnset": AdminLogExpectation(
+    "mailboxMetadataUnset": AuditLogExpectation(
         "User",
         prepare=_call_on_ada(
             "mailboxMetadataUnset", mailbox={"path": "INBOX"}, key="/private/comment"
         ),
     ),
-    "mailboxRename": AdminLogExpectation(
+    "mailboxRename": AuditLogExpectation(
         "User", prepare=_call_on_ada("mailboxRename", mailbox={"path": "Sent"}, newPath="A")
     ),
-    "mailboxStateSet": AdminLogExpectation("User"),
-    "mailboxSubscribe": AdminLogExpectation(
+    "mailboxStateSet": AuditLogExpectation("User"),
+    "mailboxSubscribe": AuditLogExpectation(
         "User", prepare=_call_on_ada("mailboxSubscribe", paths=["A"])
     ),
-    "mailboxUnsubscribe": AdminLogExpectation(
+    "mailboxUnsubscribe": AuditLogExpectation(
         "User", prepare=_call_on_ada("mailboxUnsubscribe", paths=["Sent"])
     ),
-    "mailboxUpdate": AdminLogExpectation("User", prepare=_update_mailbox_of_ada),
-    "messageCopy": AdminLogExpectation(
+    "mailboxUpdate": AuditLogExpectation("User", prepare=_update_mailbox_of_ada),
+    "messageCopy": AuditLogExpectation(
         "User",
         after=("messages",),
         prepare=_call_on_messages_of_ada("messageCopy", to={"path": "Sent"}),
     ),
-    "messageDeduplicate": AdminLogExpectation(
+    "messageDeduplicate": AuditLogExpectation(
         "User", after=("messages",), prepare=_call_on_messages_of_ada("messageDeduplicate")
     ),
-    "messageDelete": AdminLogExpectation(
+    "messageDelete": AuditLogExpectation(
         "User", after=("messages",), prepare=_call_on_messages_of_ada("messageDelete")
     ),
-    "messageMove": AdminLogExpectation(
+    "messageMove": AuditLogExpectation(
         "User",
         after=("messages",),
         prepare=_call_on_messages_of_ada("messageMove", to={"path": "Sent"}),
     ),
-    "messageTierMove": AdminLogExpectation("User", after=("messages",)),
-    "messageUpload": AdminLogExpectation(
+    "messageTierMove": AuditLogExpectation("User", after=("messages",)),
+    "messageUpload": AuditLogExpectation(
         "User",
         prepare=_call_on_ada("messageUpload", mailbox={"path": "INBOX"}, raw="Subject: x\n\nx\n"),
     ),
-    "messageUpdate": AdminLogExpectation(
+    "messageUpdate": AuditLogExpectation(
         "User",
         after=("messages",),
         prepare=_call_on_messages_of_ada("messageUpdate", set={"seen": True}),
     ),
-    "connectorCancel": AdminLogExpectation(
+    "connectorCancel": AuditLogExpectation(
         "ConnectorRun", before=("state",), prepare=_call_on_object_of_ada("connectorCancel")
     ),
-    "connectorCreate": AdminLogExpectation(
+    "connectorCreate": AuditLogExpectation(
         "Connector", after=("name", "host"), prepare=_create_connector_for_ada
     ),
-    "connectorDelete": AdminLogExpectation(
+    "connectorDelete": AuditLogExpectation(
         "Connector", before=("name", "host"), prepare=_call_on_object_of_ada("connectorDelete")
     ),
-    "connectorRun": AdminLogExpectation(
+    "connectorRun": AuditLogExpectation(
         "Connector", after=("name", "trial"), prepare=_call_on_object_of_ada("connectorRun")
     ),
-    "connectorUpdate": AdminLogExpectation(
+    "connectorUpdate": AuditLogExpectation(
         "Connector",
         before=("name", "host", "active"),
         after=("name", "host", "active"),
         prepare=_call_on_object_of_ada("connectorUpdate"),
     ),
-    "mailImport": AdminLogExpectation("User", prepare=_import_for_ada),
-    "keyValueDelete": AdminLogExpectation(
+    "mailImport": AuditLogExpectation("User", prepare=_import_for_ada),
+    "keyValueDelete": AuditLogExpectation(
         "KeyValue",
         before=("store", "key", "entries"),
         prepare=_call_on_shared_entry("keyValueDelete"),
     ),
-    "keyValueIncrement": AdminLogExpectation(
+    "keyValueIncrement": AuditLogExpectation(
         "KeyValue",
         after=("store", "key"),
         prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
     ),
-    "keyValueSet": AdminLogExpectation(
+    "keyValueSet": AuditLogExpectation(
         "KeyValue",
         after=("store", "key"),
         prepare=_call_on_shared_entry("keyValueSet", value="correct horse"),
     ),
-    "passwordReset": AdminLogExpectation("User", prepare=_reset_password_of_ada),
-    "profileReset": AdminLogExpectation("User", prepare=_call_on_ada("profileReset")),
-    "totpImport": AdminLogExpectation("User", after=("enabled2fa",)),
-    "userDelete": AdminLogExpectation(
+    "passwordReset": AuditLogExpectation("User", prepare=_reset_password_of_ada),
+    "profileReset": AuditLogExpectation("User", prepare=_call_on_ada("profileReset")),
+    "totpImport": AuditLogExpectation("User", after=("enabled2fa",)),
+    "userDelete": AuditLogExpectation(
         "User", before=("username",), prepare=_call_on_ada("userDelete")
     ),
-    "userPermissionsSet": AdminLogExpectation(
+    "userPermissionsSet": AuditLogExpectation(
         "User", prepare=_call_on_ada("userPermissionsSet", permissions=[])
     ),
-    "userPurge": AdminLogExpectation("User", before=("username",), prepare=_purge_ada),
-    "userRestore": AdminLogExpectation("User", prepare=_restore_ada),
-    "userRoleSet": AdminLogExpectation(
+    "userPurge": AuditLogExpectation("User", before=("username",), prepare=_purge_ada),
+    "userRestore": AuditLogExpectation("User", prepare=_restore_ada),
+    "userRoleSet": AuditLogExpectation(
         "User", before=("role",), after=("role",), prepare=_call_on_ada("userRoleSet", role="ADMIN")
     ),
-    "apiKeyCreate": AdminLogExpectation(
+    "apiKeyCreate": AuditLogExpectation(
         "ApiKey", after=("name", "role"), prepare=_create_key_for_ada
     ),
-    "apiKeyDelete": AdminLogExpectation(
+    "apiKeyDelete": AuditLogExpectation(
         "ApiKey", before=("name", "role"), prepare=_delete_key_of_ada
     ),
-    "senderRuleCreate": AdminLogExpectation(
+    "senderRuleCreate": AuditLogExpectation(
         "SenderRule",
         after=("pattern", "action", "place"),
         prepare=_call_on_object_of_ada("senderRuleCreate"),
     ),
-    "senderRuleDelete": AdminLogExpectation(
+    "senderRuleDelete": AuditLogExpectation(
         "SenderRule",
         before=("pattern", "action", "place"),
         prepare=_call_on_object_of_ada("senderRuleDelete"),
     ),
-    "quarantineDelete": AdminLogExpectation(
+    "quarantineDelete": AuditLogExpectation(
         "QuarantineItem",
         before=("sender", "recipient"),
         prepare=_call_on_object_of_ada("quarantineDelete"),
     ),
-    "quarantineNotificationSet": AdminLogExpectation(
+    "quarantineNotificationSet": AuditLogExpectation(
         "User",
         before=("quarantine_notification",),
         after=("quarantine_notification",),
         prepare=_call_on_ada("quarantineNotificationSet", frequency="WEEKLY"),
     ),
-    "quarantineRelease": AdminLogExpectation(
+    "quarantineRelease": AuditLogExpectation(
         "QuarantineItem",
         before=("sender", "recipient"),
         prepare=_call_on_object_of_ada("quarantineRelease"),
     ),
-    "queueDelete": AdminLogExpectation(
+    "queueDelete": AuditLogExpectation(
         "QueueEntry", before=("queueId", "sender"), prepare=_call_on_object_of_ada("queueDelete")
     ),
-    "queueFlush": AdminLogExpectation("QueueEntry", before=("queueId", "sender")),
-    "queueHold": AdminLogExpectation("QueueEntry", before=("queueId", "sender"), after=("hold",)),
-    "rateLimitReset": AdminLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
-    "rateLimitSet": AdminLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
-    "recipientRewriteCreate": AdminLogExpectation(
+    "queueFlush": AuditLogExpectation("QueueEntry", before=("queueId", "sender")),
+    "queueHold": AuditLogExpectation("QueueEntry", before=("queueId", "sender"), after=("hold",)),
+    "rateLimitReset": AuditLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
+    "rateLimitSet": AuditLogExpectation("User", before=("rate_limit",), after=("rate_limit",)),
+    "recipientRewriteCreate": AuditLogExpectation(
         "RecipientRewrite", after=("from", "to", "active")
     ),
-    "recipientRewriteDelete": AdminLogExpectation(
+    "recipientRewriteDelete": AuditLogExpectation(
         "RecipientRewrite", before=("from", "to", "active")
     ),
-    "recipientRewriteUpdate": AdminLogExpectation(
+    "recipientRewriteUpdate": AuditLogExpectation(
         "RecipientRewrite", before=("to",), after=("to",)
     ),
-    "sieveScriptActivate": AdminLogExpectation(
+    "sieveScriptActivate": AuditLogExpectation(
         "SieveScript",
         before=("name", "active"),
         after=("name", "active"),
         prepare=_call_on_script_of_ada("sieveScriptActivate", name="a"),
     ),
-    "sieveScriptDeactivate": AdminLogExpectation(
+    "sieveScriptDeactivate": AuditLogExpectation(
         "SieveScript", after=("active",), prepare=_call_on_script_of_ada("sieveScriptDeactivate")
     ),
-    "sieveScriptDelete": AdminLogExpectation(
+    "sieveScriptDelete": AuditLogExpectation(
         "SieveScript",
         before=("name", "size"),
         prepare=_call_on_script_of_ada("sieveScriptDelete", names=["a"], ignoreActive=True),
     ),
-    "sieveScriptPut": AdminLogExpectation(
+    "sieveScriptPut": AuditLogExpectation(
         "SieveScript",
         after=("name", "size"),
         prepare=_call_on_script_of_ada("sieveScriptPut", name="b", content="discard;"),
     ),
-    "sieveScriptRename": AdminLogExpectation(
+    "sieveScriptRename": AuditLogExpectation(
         "SieveScript",
         before=("name",),
         after=("name",),
         prepare=_call_on_script_of_ada("sieveScriptRename", name="a", newName="b"),
     ),
-    "forwardingHostCreate": AdminLogExpectation(
+    "forwardingHostCreate": AuditLogExpectation(
         "ForwardingHost", after=("host", "source", "filterSpam")
     ),
-    "forwardingHostDelete": AdminLogExpectation(
+    "forwardingHostDelete": AuditLogExpectation(
         "ForwardingHost", before=("host", "source", "filterSpam")
     ),
-    "relayHostCreate": AdminLogExpectation(
+    "relayHostCreate": AuditLogExpectation(
         "RelayHost", after=("host", "port", "username", "tls", "active")
     ),
-    "relayHostDelete": AdminLogExpectation(
+    "relayHostDelete": AuditLogExpectation(
         "RelayHost", before=("host", "port", "username", "tls", "active")
     ),
-    "relayHostUpdate": AdminLogExpectation("RelayHost", before=("active",), after=("active",)),
-    "transportCreate": AdminLogExpectation("Transport", after=("destination", "nextHop", "active")),
-    "transportDelete": AdminLogExpectation(
+    "relayHostUpdate": AuditLogExpectation("RelayHost", before=("active",), after=("active",)),
+    "transportCreate": AuditLogExpectation("Transport", after=("destination", "nextHop", "active")),
+    "transportDelete": AuditLogExpectation(
         "Transport", before=("destination", "nextHop", "active")
     ),
-    "transportUpdate": AdminLogExpectation("Transport", before=("nextHop",), after=("nextHop",)),
-    "tlsPolicyCreate": AdminLogExpectation(
+    "transportUpdate": AuditLogExpectation("Transport", before=("nextHop",), after=("nextHop",)),
+    "tlsPolicyCreate": AuditLogExpectation(
         "TlsPolicy", after=("destination", "policy", "parameters")
     ),
-    "tlsPolicyDelete": AdminLogExpectation(
+    "tlsPolicyDelete": AuditLogExpectation(
         "TlsPolicy", before=("destination", "policy", "parameters")
     ),
-    "tlsPolicyUpdate": AdminLogExpectation(
+    "tlsPolicyUpdate": AuditLogExpectation(
         "TlsPolicy", before=("policy", "parameters"), after=("policy", "parameters")
     ),
-    "settingDelete": AdminLogExpectation("Setting", before=("submission.maxRecipients",)),
-    "settingSet": AdminLogExpectation("Setting", after=("submission.maxRecipients",)),
-    "usageReset": AdminLogExpectation("User", before=("limits",), after=("limits",)),
-    "userCreate": AdminLogExpectation("User", after=("username", "role")),
-    "usersCreate": AdminLogExpectation("User", after=("username", "role")),
-    "usersCreateFromFile": AdminLogExpectation("Task", after=("file",)),
-    "pushChannelDelete": AdminLogExpectation(
+    "settingDelete": AuditLogExpectation("Setting", before=("submission.maxRecipients",)),
+    "settingSet": AuditLogExpectation("Setting", after=("submission.maxRecipients",)),
+    "usageReset": AuditLogExpectation("User", before=("limits",), after=("limits",)),
+    "userCreate": AuditLogExpectation("User", after=("username", "role")),
+    "usersCreate": AuditLogExpectation("User", after=("username", "role")),
+    "usersCreateFromFile": AuditLogExpectation("Task", after=("file",)),
+    "pushChannelDelete": AuditLogExpectation(
         "PushChannel", before=("kind",), prepare=_call_on_object_of_ada("pushChannelDelete")
     ),
-    "pushChannelSet": AdminLogExpectation(
+    "pushChannelSet": AuditLogExpectation(
         "PushChannel", after=("kind", "active"), prepare=_set_push_channel_of_ada
     ),
-    "pushChannelTest": AdminLogExpectation(
+    "pushChannelTest": AuditLogExpectation(
         "PushChannel", before=("kind",), prepare=_call_on_object_of_ada("pushChannelTest")
     ),
-    "webhookCreate": AdminLogExpectation("Webhook", after=("types", "url")),
-    "webhookDelete": AdminLogExpectation("Webhook", before=("types", "url")),
-    "webhookReplay": AdminLogExpectation("Webhook", after=("events",)),
-    "webhookSecretRotate": AdminLogExpectation("Webhook"),
-    "webhookTest": AdminLogExpectation("Webhook"),
-    "webhookUpdate": AdminLogExpectation("Webhook", before=("active",), after=("active",)),
+    "webhookCreate": AuditLogExpectation("Webhook", after=("types", "url")),
+    "webhookDelete": AuditLogExpectation("Webhook", before=("types", "url")),
+    "webhookReplay": AuditLogExpectation("Webhook", after=("events",)),
+    "webhookSecretRotate": AuditLogExpectation("Webhook"),
+    "webhookTest": AuditLogExpectation("Webhook"),
+    "webhookUpdate": AuditLogExpectation("Webhook", before=("active",), after=("active",)),
 }
 # mutations for administrators that change no object of others, with the reason
 UNLOGGED_MUTATIONS: dict[str, str] = {

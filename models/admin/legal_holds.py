@@ -1,4 +1,4 @@
-"""Tables of audits: legal copies of a user's mail, which outlast the account."""
+"""Tables of legal holds: legal copies of a user's mail, which outlast the account."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ from models.store.columns import (
 from models.users.roles import Role
 
 
-class AuditRoad(StrEnum):
+class CopyOrigin(StrEnum):
     """The reason why a message was copied."""
 
     STORED = "STORED"
@@ -31,13 +31,13 @@ class AuditRoad(StrEnum):
     SENT = "SENT"
 
 
-class Audit(RowWithId, table=True):
-    """An audit of a user, who may be deleted: no foreign key points to the user.
+class LegalHold(RowWithId, table=True):
+    """A legal hold of a user, who may be deleted: no foreign key points to the user.
 
     Its copies are a hash chain: `copies` is their number, `head` the hash of the last one.
     """
 
-    __tablename__ = "audits"
+    __tablename__ = "legal_holds"
 
     user_id: int = Field(sa_type=BIG_INTEGER, index=True)
     username: str
@@ -56,19 +56,19 @@ class Audit(RowWithId, table=True):
     removed: bool = False  # ended early: the row is deleted with the last copy
 
 
-class AuditCopy(RowWithId, table=True):
+class HeldCopy(RowWithId, table=True):
     """A copy of a message. Its bytes are the blobs of its reference rows."""
 
-    __tablename__ = "audit_copies"
+    __tablename__ = "held_copies"
     __table_args__ = (
-        UniqueConstraint("audit_id", "position"),
-        Index("audit_copies_of_origin", "audit_id", "origin_id", "digest", unique=True),
+        UniqueConstraint("legal_hold_id", "position"),
+        Index("held_copies_of_origin", "legal_hold_id", "origin_id", "digest", unique=True),
     )
 
-    audit_id: int = foreign_key("audits.id", index=False)
+    legal_hold_id: int = foreign_key("legal_holds.id", index=False)
     position: Int64  # in the chain, from 1
     origin_id: Int64  # the message, or the submission if there is no message
-    road: AuditRoad = enum_column(AuditRoad)
+    origin: CopyOrigin = enum_column(CopyOrigin)
     mailbox_path: str | None = None
     digest: str  # SHA-256 of the whole message, hex
     size: Int64
@@ -87,25 +87,25 @@ class AuditCopy(RowWithId, table=True):
     envelope_from: str | None = None
     envelope_to: list[str] = json_column(list)
     copied_at: Timestamp
-    hash: str  # of the other columns and the copy before: mail/storage/audit_copies.py
+    hash: str  # of the other columns and the copy before: mail/storage/held_copies.py
 
 
-class AuditBlob(SQLModel, table=True):
-    """The reference row that keeps a blob of an audit copy from being deleted."""
+class LegalHoldBlob(SQLModel, table=True):
+    """The reference row that keeps a blob of a legal hold copy from being deleted."""
 
-    __tablename__ = "audit_blobs"
+    __tablename__ = "legal_hold_blobs"
 
-    copy_id: int = foreign_key("audit_copies.id", primary_key=True, index=False)
+    copy_id: int = foreign_key("held_copies.id", primary_key=True, index=False)
     blob_id: int = foreign_key("blobs.id", primary_key=True, ondelete="RESTRICT")
 
 
-class AuditAccess(RowWithId, table=True):
+class LegalHoldAccess(RowWithId, table=True):
     """A log entry: an administrator has read copies."""
 
-    __tablename__ = "audit_accesses"
-    __table_args__ = (Index("audit_accesses_of_audit", "audit_id", "at", "id"),)
+    __tablename__ = "legal_hold_accesses"
+    __table_args__ = (Index("legal_hold_accesses_of_legal_hold", "legal_hold_id", "at", "id"),)
 
-    audit_id: int = foreign_key("audits.id", index=False)
+    legal_hold_id: int = foreign_key("legal_holds.id", index=False)
     at: Timestamp
     actor: str
     actor_id: OptionalInt64 = None

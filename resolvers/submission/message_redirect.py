@@ -10,8 +10,8 @@ from mail.compose import message_builder
 from mail.queue.enqueue import NewSubmission
 from mail.recipients import address_resolution
 from mail.recipients.forward_targets import ForwardEndpoint, decrypt_relay_urls
-from mail.storage import audit_copies
-from mail.storage.audit_copies import COPIED_COLUMNS
+from mail.storage import held_copies
+from mail.storage.held_copies import COPIED_COLUMNS
 from mail.storage.message_content import read_all
 from models.errors import Conflict, Forbidden, InvalidInput, NotFound, check_limit
 from models.files.blobs import MessageBlob
@@ -88,7 +88,9 @@ async def forward_as_owner(ctx: Context, message_id: int, request: ForwardReques
     """
     owner_id = await send_on_behalf.managed_owner_id(ctx, message_id)
     scopes = frozenset({Scope.SUBMIT, Scope.MAIL_READ})
-    async with send_on_behalf.sending_context(ctx, owner_id, "messageForward", scopes) as owner_ctx:
+    async with send_on_behalf.sending_context(
+        ctx, owner_id, "messageRedirect", scopes
+    ) as owner_ctx:
         result = await forward_message(owner_ctx, message_id, request)
         if owner_ctx is not ctx and owner_id is not None and request.addresses is not None:
             target_texts = [target.display_target for target in result.destinations]
@@ -189,7 +191,7 @@ async def _enqueue_forward(
         facts = {name: getattr(message_row, name) for name in COPIED_COLUMNS}
         target_texts = [each.display_target for each in targets]
         facts |= {"envelope_from": sender, "envelope_to": target_texts, "received_at": at}
-        audit_copies.copy_sent_message(transaction, user_id, key, facts, blobs)
+        held_copies.copy_sent_message(transaction, user_id, key, facts, blobs)
         return key
 
     with quota_limits.convert_exceeded_limits(ctx):

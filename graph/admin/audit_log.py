@@ -19,8 +19,8 @@ from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import IPAddress
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import AdminLogConditions
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import AuditLogConditions
 
 
 def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.ID | None:
@@ -39,7 +39,7 @@ def _target_global_id(type_name: str | None, row_id: int | None) -> strawberry.I
     description="Who changed what of others, or of the platform.",
     directives=[Auth(scope=Scope.READ)],
 )
-class AdminLogEntry(NodeView):
+class AuditLogEntry(NodeView):
     at: datetime = attribute_field("When.")
     actor: str = attribute_field(
         "User name, or what the key is called; operator: at the machine itself."
@@ -54,9 +54,9 @@ class AdminLogEntry(NodeView):
     )
     reason: str | None = attribute_field("What the caller gave as the reason.")
 
-    load_batch = staticmethod(admin_log.load_entries_by_id)
+    load_batch = staticmethod(audit_log.load_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("AdminLogEntry"),
+        "id": global_id_field("AuditLogEntry"),
         "target_id": DerivedField(("target_kind", "target_id"), _target_global_id),
     }
 
@@ -73,14 +73,14 @@ class AdminLogEntry(NodeView):
 
 
 @strawberry.type
-class AdminLogQuery:
+class AuditLogQuery:
     @query(
         "Every administrative mutation, newest first, with before and after: those in the domains "
         "one administers, or all for ADMIN.",
         role=Role.DOMAIN_ADMIN,
         scope=Scope.READ,
     )
-    async def admin_log(
+    async def audit_log(
         self,
         info: Info,
         actor: UserRef | None = UNSET,
@@ -92,8 +92,8 @@ class AdminLogQuery:
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[AdminLogEntry]:
-        conditions = AdminLogConditions(
+    ) -> Connection[AuditLogEntry]:
+        conditions = AuditLogConditions(
             await _actor_user_id(info, actor),
             _decode_target_type_and_id(target_id) if target_id else None,
             mutation or None,
@@ -103,17 +103,17 @@ class AdminLogQuery:
         ctx, requested_page = (
             info.context,
             page_request(
-                ordering_name(admin_log.CURSOR_KIND, conditions), first, after, last, before
+                ordering_name(audit_log.CURSOR_KIND, conditions), first, after, last, before
             ),
         )
         return await connection_of_page(
             info,
-            AdminLogEntry,
-            await admin_log.read_entry_page(
-                ctx, conditions, requested_page, selected_columns(info, AdminLogEntry)
+            AuditLogEntry,
+            await audit_log.read_entry_page(
+                ctx, conditions, requested_page, selected_columns(info, AuditLogEntry)
             ),
             lambda row: Cursor(requested_page.ordering, row.at, row.id),
-            lambda: admin_log.count_entries(ctx, conditions),
+            lambda: audit_log.count_entries(ctx, conditions),
         )
 
 
@@ -135,4 +135,4 @@ async def _actor_user_id(info: Info, user_ref: UserRef | None) -> int | None:
         return None
     if user_ref.id:
         return global_ids.decode("User", user_ref.id.value, path="actor")
-    return await load_user_or_viewer_id(info, user_ref) or admin_log.NO_USER_ID
+    return await load_user_or_viewer_id(info, user_ref) or audit_log.NO_USER_ID

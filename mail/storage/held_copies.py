@@ -1,6 +1,6 @@
-"""Copies of messages for audits, made in the transaction that changes the message.
+"""Copies of messages for legal holds, made in the transaction that changes the message.
 
-The copies of an audit form a hash chain: the hash of a copy covers the hash before it and
+The copies of a legal hold form a hash chain: the hash of a copy covers the hash before it and
 HASHED_COLUMNS, among them the digest of the bytes. A copy that is changed, inserted or removed
 makes all later hashes wrong.
 """
@@ -21,7 +21,7 @@ from mail.storage.blobs import blob_reader
 from mail.storage.blobs.damage_check import MAX_VERIFIED_BYTES, require_intact_blobs
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.blobs.message_layout import parse_layout, rebuild_message
-from models.admin.audits import Audit, AuditBlob, AuditCopy, AuditRoad
+from models.admin.legal_holds import CopyOrigin, HeldCopy, LegalHold, LegalHoldBlob
 from models.files.blobs import Blob, MessageBlob
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
@@ -31,7 +31,7 @@ from models.store.columns import ColumnRow, UtcDateTime, select_columns
 COPIES_PER_READ = 1000  # copies that one statement reads
 BLOBS_PER_READ = 100  # blob rows that one statement reads, some with their bytes
 HASHED_COLUMNS = (  # what the hash of a copy covers besides the previous hash
-    "audit_id", "position", "origin_id", "road", "mailbox_path", "digest", "size",
+    "legal_hold_id", "position", "origin_id", "origin", "mailbox_path", "digest", "size",
     "received_at", "envelope_from", "envelope_to", "copied_at",
 )  # fmt: skip
 COPIED_COLUMNS = (  # columns that a copy takes from the message
@@ -41,19 +41,19 @@ COPIED_COLUMNS = (  # columns that a copy takes from the message
 )  # fmt: skip
 
 _IS_RUNNING = (
-    col(Audit.ended_at).is_(None),
-    col(Audit.expires) > bindparam("now", type_=UtcDateTime),
+    col(LegalHold.ended_at).is_(None),
+    col(LegalHold.expires) > bindparam("now", type_=UtcDateTime),
 )
 IS_AUDITED: Any = (  # SQL: true if `user` is audited at `now`
-    exists().where(col(Audit.user_id) == bindparam("user"), *_IS_RUNNING).correlate(None)
+    exists().where(col(LegalHold.user_id) == bindparam("user"), *_IS_RUNNING).correlate(None)
 )
-_SELECT_RUNNING_AUDITS = select(*select_columns(Audit)).where(
-    col(Audit.user_id) == bindparam("user"), *_IS_RUNNING
+_SELECT_RUNNING_LEGAL_HOLDS = select(*select_columns(LegalHold)).where(
+    col(LegalHold.user_id) == bindparam("user"), *_IS_RUNNING
 )
 _SELECT_MESSAGES = (
     select(
-        *select_columns(Message, ("id", "archived_at", *COPIED_COLUMNS)),
-        func.coalesce(col(Mailbox.path), col(Message.archived_from)).label("mailbox_path"),
+        *select_columns(Message, ("id", "deleted_at", *COPIED_COLUMNS)),
+        func.coalesce(col(Mailbox.path), col(Message.deleted_from)).label("mailbox_path"),
     )
     .outerjoin(Mailbox, col(Mailbox.id) == col(Message.mailbox_id))
     .where(col(Message.id).in_(bindparam("ids", expanding=True)))
@@ -62,55 +62,56 @@ _SELECT_MESSAGES = (
 _SELECT_BLOB_IDS = select(col(MessageBlob.message_id), col(MessageBlob.blob_id)).where(
     col(MessageBlob.message_id).in_(bindparam("ids", expanding=True))
 )
-_SELECT_EXISTING_COPIES = select(col(AuditCopy.origin_id), col(AuditCopy.digest)).where(
-    col(AuditCopy.audit_id) == bindparam("audit"),
-    col(AuditCopy.origin_id).in_(bindparam("ids", expanding=True)),
+_SELECT_EXISTING_COPIES = select(col(HeldCopy.origin_id), col(HeldCopy.digest)).where(
+    col(HeldCopy.legal_hold_id) == bindparam("legal_hold"),
+    col(HeldCopy.origin_id).in_(bindparam("ids", expanding=True)),
 )
 _UPDATE_COUNTERS = (
-    update(Audit)
-    .where(col(Audit.id) == bindparam("audit"))
-    .values(copies=Audit.copies + bindparam("many"), size=Audit.size + bindparam("bytes"))
-    .returning(col(Audit.copies), col(Audit.head))
+    update(LegalHold)
+    .where(col(LegalHold.id) == bindparam("legal_hold"))
+    .values(copies=LegalHold.copies + bindparam("many"), size=LegalHold.size + bindparam("bytes"))
+    .returning(col(LegalHold.copies), col(LegalHold.head))
 )
 _SELECT_BLOBS: Select[*tuple[Any, ...]] = (
     select(*blob_reader.COLUMNS)
-    .join(AuditBlob, col(AuditBlob.blob_id) == col(Blob.id))
-    .where(col(AuditBlob.copy_id) == bindparam("copy"))
+    .join(LegalHoldBlob, col(LegalHoldBlob.blob_id) == col(Blob.id))
+    .where(col(LegalHoldBlob.copy_id) == bindparam("copy"))
 )
 
 
-def has_unfinished_audit(user_id: Any) -> ColumnElement[bool]:
-    """SQL: true if an audit of this user has not yet copied the existing messages."""
+def has_unfinished_legal_hold(user_id: Any) -> ColumnElement[bool]:
+    """SQL: true if a legal hold of this user has not yet copied the existing messages."""
     return exists().where(
-        col(Audit.user_id) == user_id, ~col(Audit.copied), col(Audit.ended_at).is_(None)
+        col(LegalHold.user_id) == user_id, ~col(LegalHold.copied), col(LegalHold.ended_at).is_(None)
     )
 
 
-def is_any_in_period(audit: Any, *times: datetime) -> bool:
-    """True if one of the times is in the period of the audit."""
+def is_any_in_period(legal_hold: Any, *times: datetime) -> bool:
+    """True if one of the times is in the period of the legal hold."""
     return any(
-        (audit.start is None or audit.start <= at) and (audit.end is None or at < audit.end)
+        (legal_hold.start is None or legal_hold.start <= at)
+        and (legal_hold.end is None or at < legal_hold.end)
         for at in times
     )
 
 
 def copy_stored_messages(
-    transaction: DatabaseTransaction, user_id: int, message_ids: Sequence[int], road: AuditRoad
+    transaction: DatabaseTransaction, user_id: int, message_ids: Sequence[int], origin: CopyOrigin
 ) -> None:
-    """Copy messages that were just stored, for all running audits of their user.
+    """Copy messages that were just stored, for all running legal holds of their user.
 
-    A message is copied if its arrival or the present time is in the period of the audit, so
-    that a message with an old date can't escape the audit.
+    A message is copied if its arrival or the present time is in the period of the legal hold, so
+    that a message with an old date can't escape the legal hold.
     """
-    now, running = transaction.environment.now(), _load_running_audits(transaction, user_id)
+    now, running = transaction.environment.now(), _load_running_legal_holds(transaction, user_id)
     if running:
         rows = transaction.connection.execute(_SELECT_MESSAGES, {"ids": list(message_ids)}).all()
-        for audit in running:
+        for legal_hold in running:
             _copy_missing_messages(
                 transaction,
-                audit,
-                [row for row in rows if is_any_in_period(audit, row.received_at, now)],
-                road,
+                legal_hold,
+                [row for row in rows if is_any_in_period(legal_hold, row.received_at, now)],
+                origin,
             )
 
 
@@ -123,7 +124,7 @@ def copy_sent_message(
 ) -> None:
     """Copy a submission that leaves no message in a mailbox."""
     _copy_unfiled_message(
-        transaction, user_id, (submission_id, AuditRoad.SENT), column_values, blob_ids
+        transaction, user_id, (submission_id, CopyOrigin.SENT), column_values, blob_ids
     )
 
 
@@ -136,69 +137,75 @@ def copy_quarantined_message(
 ) -> None:
     """Copy a received message that goes to quarantine."""
     _copy_unfiled_message(
-        transaction, user_id, (quarantine_item_id, AuditRoad.RECEIVED), column_values, blob_ids
+        transaction, user_id, (quarantine_item_id, CopyOrigin.RECEIVED), column_values, blob_ids
     )
 
 
 def _copy_unfiled_message(
     transaction: DatabaseTransaction,
     user_id: int,
-    origin: tuple[int, AuditRoad],
+    origin: tuple[int, CopyOrigin],
     column_values: Mapping[str, Any],
     blob_ids: Sequence[int],
 ) -> None:
     """Copy a message that is in no mailbox.
 
-    `origin` is the key of its row and how it came into the audit.
+    `origin` is the key of its row and how it came into the legal hold.
     """
-    now, (key, road) = transaction.environment.now(), origin
-    for audit in _load_running_audits(transaction, user_id):
-        if is_any_in_period(audit, now):
+    now, (key, copy_origin) = transaction.environment.now(), origin
+    for legal_hold in _load_running_legal_holds(transaction, user_id):
+        if is_any_in_period(legal_hold, now):
             shown = {name: column_values[name] for name in COPIED_COLUMNS}
-            entry = {**shown, "origin_id": key, "mailbox_path": None, "road": road}
-            _append_copies(transaction, audit, [entry], {key: blob_ids})
+            entry = {**shown, "origin_id": key, "mailbox_path": None, "origin": copy_origin}
+            _append_copies(transaction, legal_hold, [entry], {key: blob_ids})
 
 
 def copy_messages_before_removal(
     transaction: DatabaseTransaction, user_id: int, message_ids: Sequence[int]
 ) -> None:
-    """Copy messages before they are removed or replaced, for audits that are not complete yet."""
-    late = [audit for audit in _load_running_audits(transaction, user_id) if not audit.copied]
+    """Copy messages before they are removed or replaced, for incomplete legal holds."""
+    late = [
+        legal_hold
+        for legal_hold in _load_running_legal_holds(transaction, user_id)
+        if not legal_hold.copied
+    ]
     if late:
         rows = transaction.connection.execute(_SELECT_MESSAGES, {"ids": list(message_ids)}).all()
-        for audit in late:
+        for legal_hold in late:
             _copy_missing_messages(
                 transaction,
-                audit,
-                [row for row in rows if is_any_in_period(audit, row.received_at)],
+                legal_hold,
+                [row for row in rows if is_any_in_period(legal_hold, row.received_at)],
             )
 
 
 def copy_messages_without_copy(
-    transaction: DatabaseTransaction, audit: ColumnRow, message_ids: Sequence[int]
+    transaction: DatabaseTransaction, legal_hold: ColumnRow, message_ids: Sequence[int]
 ) -> int:
-    """Copy the messages that the audit has no copy of and return their number."""
+    """Copy the messages that the legal hold has no copy of and return their number."""
     return _copy_missing_messages(
         transaction,
-        audit,
+        legal_hold,
         transaction.connection.execute(_SELECT_MESSAGES, {"ids": list(message_ids)}).all(),
     )
 
 
-def _load_running_audits(transaction: DatabaseTransaction, user_id: int) -> Sequence[ColumnRow]:
+def _load_running_legal_holds(
+    transaction: DatabaseTransaction, user_id: int
+) -> Sequence[ColumnRow]:
     return transaction.connection.execute(
-        _SELECT_RUNNING_AUDITS, {"user": user_id, "now": transaction.environment.now()}
+        _SELECT_RUNNING_LEGAL_HOLDS, {"user": user_id, "now": transaction.environment.now()}
     ).all()
 
 
 def _copy_missing_messages(
     transaction: DatabaseTransaction,
-    audit: Any,
+    legal_hold: Any,
     message_rows: Sequence[ColumnRow],
-    road: AuditRoad | None = None,
+    origin: CopyOrigin | None = None,
 ) -> int:
-    """Copy the messages that the audit has no copy of and return their number."""
-    given = {"audit": audit.id, "ids": [row.id for row in message_rows]}
+    """Copy the messages that the legal hold has no copy of and return their number."""
+    given = {"legal_hold": legal_hold.id, "ids": [row.id for row in message_rows]}
     known = {
         (each.origin_id, each.digest)
         for each in transaction.connection.execute(_SELECT_EXISTING_COPIES, given)
@@ -208,7 +215,7 @@ def _copy_missing_messages(
             **{name: getattr(row, name) for name in COPIED_COLUMNS},
             "origin_id": row.id,
             "mailbox_path": row.mailbox_path,
-            "road": road or (AuditRoad.ARCHIVED if row.archived_at else AuditRoad.STORED),
+            "origin": origin or (CopyOrigin.ARCHIVED if row.deleted_at else CopyOrigin.STORED),
         }
         for row in message_rows
         if (row.id, row.digest) not in known  # a draft that was saved again is another message
@@ -219,26 +226,26 @@ def _copy_missing_messages(
             _SELECT_BLOB_IDS, {"ids": [one["origin_id"] for one in entries]}
         ):
             blobs[row.message_id].append(row.blob_id)
-        _append_copies(transaction, audit, entries, blobs)
+        _append_copies(transaction, legal_hold, entries, blobs)
     return len(entries)
 
 
 def _append_copies(
     transaction: DatabaseTransaction,
-    audit: Any,
+    legal_hold: Any,
     copy_values: Sequence[dict[str, Any]],
     blob_ids_by_origin: Mapping[int, Sequence[int]],
 ) -> None:
-    """Append copies to the hash chain of an audit. Locks the row of the audit."""
+    """Append copies to the hash chain of a legal hold. Locks the row of the legal hold."""
     size = sum(entry["size"] for entry in copy_values)
-    given = {"audit": audit.id, "many": len(copy_values), "bytes": size}
+    given = {"legal_hold": legal_hold.id, "many": len(copy_values), "bytes": size}
     count, head = transaction.connection.execute(_UPDATE_COUNTERS, given).one()
     rows, needs = [], []
     for position, entry in enumerate(copy_values, count - len(copy_values) + 1):
         row = {
             **entry,
             "id": transaction.environment.new_id(),
-            "audit_id": audit.id,
+            "legal_hold_id": legal_hold.id,
             "position": position,
             "copied_at": transaction.environment.now(),
         }
@@ -246,9 +253,11 @@ def _append_copies(
         rows.append(row)
         wanted = {*blob_ids_by_origin.get(entry["origin_id"], ()), entry["blob_id"]}
         needs += [{"copy_id": row["id"], "blob_id": blob} for blob in sorted(wanted)]
-    transaction.connection.execute(insert(AuditCopy), rows)
-    transaction.connection.execute(insert(AuditBlob), needs)
-    transaction.connection.execute(update(Audit).where(col(Audit.id) == audit.id).values(head=head))
+    transaction.connection.execute(insert(HeldCopy), rows)
+    transaction.connection.execute(insert(LegalHoldBlob), needs)
+    transaction.connection.execute(
+        update(LegalHold).where(col(LegalHold.id) == legal_hold.id).values(head=head)
+    )
 
 
 def chain_hash(previous_hash: str, copy_values: Mapping[str, Any]) -> str:
@@ -262,17 +271,17 @@ def _json_value(value: Any) -> Any:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
-async def first_broken_position(environment: Environment, audit: ColumnRow) -> int | None:
+async def first_broken_position(environment: Environment, legal_hold: ColumnRow) -> int | None:
     """Return the first position of the hash chain with a wrong copy, or None if all are right.
 
     If copies are missing at the end, this is the position after the last copy.
     """
     reached, head = 0, ""
-    asked = select(*select_columns(AuditCopy, {*HASHED_COLUMNS, "hash"})).where(
-        col(AuditCopy.audit_id) == audit.id, col(AuditCopy.position) <= audit.copies
+    asked = select(*select_columns(HeldCopy, {*HASHED_COLUMNS, "hash"})).where(
+        col(HeldCopy.legal_hold_id) == legal_hold.id, col(HeldCopy.position) <= legal_hold.copies
     )
     while True:
-        part = asked.where(col(AuditCopy.position) > reached).order_by(col(AuditCopy.position))
+        part = asked.where(col(HeldCopy.position) > reached).order_by(col(HeldCopy.position))
         rows = await environment.database.read(part.limit(COPIES_PER_READ))
         for row in rows:
             head = chain_hash(head, row._asdict())
@@ -280,7 +289,7 @@ async def first_broken_position(environment: Environment, audit: ColumnRow) -> i
             if row.position != reached or row.hash != head:
                 return reached
         if len(rows) < COPIES_PER_READ:
-            return None if (reached, head) == (audit.copies, audit.head) else reached + 1
+            return None if (reached, head) == (legal_hold.copies, legal_hold.head) else reached + 1
 
 
 async def read_copied_message(environment: Environment, copy: ColumnRow) -> bytes:
@@ -291,7 +300,7 @@ async def read_copied_message(environment: Environment, copy: ColumnRow) -> byte
             _SELECT_BLOBS.where(condition), {"copy": copy.id}
         ):
             return await blob_reader.read(environment.object_store, row)
-        raise CorruptBlob(f"The copy {copy.id} of an audit lacks a piece")
+        raise CorruptBlob(f"The copy {copy.id} of a legalHold lacks a piece")
 
     skeleton = parse_layout(await read_blob(col(Blob.id) == copy.blob_id))
     parts = rebuild_message(skeleton, lambda digest: read_blob(col(Blob.digest) == digest))
@@ -299,16 +308,18 @@ async def read_copied_message(environment: Environment, copy: ColumnRow) -> byte
 
 
 async def check_blobs_of_copies(
-    environment: Environment, audit_id: int, last_position: int
+    environment: Environment, legal_hold_id: int, last_position: int
 ) -> None:
     """Raise CorruptBlob if a blob of the copies up to `last_position` is damaged.
 
     See `require_intact_blobs` for the limit of bytes that are read.
     """
     mine = (
-        select(col(AuditBlob.blob_id))
-        .join(AuditCopy, col(AuditCopy.id) == col(AuditBlob.copy_id))
-        .where(col(AuditCopy.audit_id) == audit_id, col(AuditCopy.position) <= last_position)
+        select(col(LegalHoldBlob.blob_id))
+        .join(HeldCopy, col(HeldCopy.id) == col(LegalHoldBlob.copy_id))
+        .where(
+            col(HeldCopy.legal_hold_id) == legal_hold_id, col(HeldCopy.position) <= last_position
+        )
     )
     asked = select(*blob_reader.COLUMNS).where(col(Blob.id).in_(mine)).order_by(col(Blob.id))
     budget, reached = MAX_VERIFIED_BYTES, 0
@@ -320,16 +331,16 @@ async def check_blobs_of_copies(
 
 
 async def stream_mbox(
-    environment: Environment, audit_id: int, last_position: int
+    environment: Environment, legal_hold_id: int, last_position: int
 ) -> AsyncGenerator[bytes]:
     """Yield the copies up to `last_position` in mboxrd format, one message at a time."""
     names = ("id", "position", "blob_id", "received_at", "envelope_from", "from_address")
-    asked = select(*select_columns(AuditCopy, names)).where(
-        col(AuditCopy.audit_id) == audit_id, col(AuditCopy.position) <= last_position
+    asked = select(*select_columns(HeldCopy, names)).where(
+        col(HeldCopy.legal_hold_id) == legal_hold_id, col(HeldCopy.position) <= last_position
     )
     reached = 0
     while True:
-        part = asked.where(col(AuditCopy.position) > reached).order_by(col(AuditCopy.position))
+        part = asked.where(col(HeldCopy.position) > reached).order_by(col(HeldCopy.position))
         rows = await environment.database.read(part.limit(COPIES_PER_READ))
         for row in rows:
             sender = row.envelope_from or row.from_address

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, false, func, insert, select, true
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.errors import InvalidInput
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -22,14 +22,14 @@ from resolvers.pagination import PageScan, read_by_keys
 
 MAX_CONDITION_LENGTH = 128  # characters
 CURSOR_KIND = "adminlog-newest"
-AUDIT_TARGET_KIND = "Audit"
+LEGAL_HOLD_TARGET_KIND = "LegalHold"
 NO_USER_ID = 0
 MAX_ENTRIES_PER_STATEMENT = 1000
-ENTRY_COLUMNS = frozenset(column.name for column in select_columns(AdminLogEntry))
+ENTRY_COLUMNS = frozenset(column.name for column in select_columns(AuditLogEntry))
 
 
 @dataclass(frozen=True, slots=True)
-class NewAdminLogEntry:
+class NewAuditLogEntry:
     """What an administrative mutation did to one object. `mutation` is its GraphQL name."""
 
     mutation: str
@@ -40,7 +40,7 @@ class NewAdminLogEntry:
     after: Mapping[str, Any] | None = None
 
 
-async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAdminLogEntry) -> None:
+async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAuditLogEntry) -> None:
     """Insert entries into the admin log in the transaction that makes the changes."""
     if not entries:
         return
@@ -69,12 +69,12 @@ async def log_changes(ctx: Context, session: AsyncSession, *entries: NewAdminLog
     ]
     for start in range(0, len(rows), MAX_ENTRIES_PER_STATEMENT):
         await connection.execute(
-            insert(AdminLogEntry), rows[start : start + MAX_ENTRIES_PER_STATEMENT]
+            insert(AuditLogEntry), rows[start : start + MAX_ENTRIES_PER_STATEMENT]
         )
 
 
 @dataclass(frozen=True, slots=True)
-class AdminLogConditions:
+class AuditLogConditions:
     """Conditions of an admin log list; all must hold."""
 
     actor_id: int | None = None
@@ -87,67 +87,68 @@ class AdminLogConditions:
         """Return the WHERE clauses. Raises InvalidInput if the mutation name is not allowed."""
         clauses: list[ColumnElement[bool]] = []
         if self.actor_id is not None:
-            clauses.append(col(AdminLogEntry.actor_id) == self.actor_id)
+            clauses.append(col(AuditLogEntry.actor_id) == self.actor_id)
         if self.target is not None:
             kind, target_id = self.target
             clauses += [
-                col(AdminLogEntry.target_id) == target_id,
-                col(AdminLogEntry.target_kind) == kind,
+                col(AuditLogEntry.target_id) == target_id,
+                col(AuditLogEntry.target_kind) == kind,
             ]
         if self.mutation is not None:
             if not self.mutation.isprintable() or len(self.mutation) > MAX_CONDITION_LENGTH:
                 text = f"at most {MAX_CONDITION_LENGTH} printable characters"
                 raise InvalidInput(text, constraint="length", path=["mutation"])
-            clauses.append(col(AdminLogEntry.mutation) == self.mutation)
+            clauses.append(col(AuditLogEntry.mutation) == self.mutation)
         if self.since is not None:
-            clauses.append(col(AdminLogEntry.at) >= self.since)
+            clauses.append(col(AuditLogEntry.at) >= self.since)
         if self.until is not None:
-            clauses.append(col(AdminLogEntry.at) < self.until)
+            clauses.append(col(AuditLogEntry.at) < self.until)
         return clauses
 
 
 def _is_visible_entry(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the entries that the viewer can see.
 
-    A DOMAIN_ADMIN sees those of the administered domains, an ADMIN all except audits by others,
+    A DOMAIN_ADMIN sees those of the administered domains, an ADMIN all except legal holds by
+    others,
     ROOT all. Another ADMIN can be the audited user.
     """
     viewer = ctx.viewer
     if viewer.role is Role.ROOT:
         return true()
     if viewer.role is Role.ADMIN:
-        kind, is_own = col(AdminLogEntry.target_kind), col(AdminLogEntry.actor_id) == viewer.user_id
-        return kind.is_(None) | (kind != AUDIT_TARGET_KIND) | is_own
+        kind, is_own = col(AuditLogEntry.target_kind), col(AuditLogEntry.actor_id) == viewer.user_id
+        return kind.is_(None) | (kind != LEGAL_HOLD_TARGET_KIND) | is_own
     if viewer.role is Role.DOMAIN_ADMIN and viewer.administered_domains:
-        return col(AdminLogEntry.domain_id).in_(viewer.administered_domains)
+        return col(AuditLogEntry.domain_id).in_(viewer.administered_domains)
     return false()
 
 
 async def read_entry_page(
     ctx: Context,
-    conditions: AdminLogConditions,
+    conditions: AuditLogConditions,
     page_request: PageRequest,
     columns: Collection[str],
 ) -> Page[ColumnRow]:
     """Read a page of visible entries, the newest first."""
     column_names = ENTRY_COLUMNS.intersection(columns) | {"at", "id"}
-    statement = select(*select_columns(AdminLogEntry, column_names)).where(
+    statement = select(*select_columns(AuditLogEntry, column_names)).where(
         _is_visible_entry(ctx), *conditions.where_clauses()
     )
-    sort_key = (col(AdminLogEntry.at), col(AdminLogEntry.id))
+    sort_key = (col(AuditLogEntry.at), col(AuditLogEntry.id))
     return await pagination.read_page(
         ctx, PageScan(statement, page_request, sort_key, is_descending=True)
     )
 
 
-async def count_entries(ctx: Context, conditions: AdminLogConditions) -> int:
+async def count_entries(ctx: Context, conditions: AuditLogConditions) -> int:
     """Count the visible entries that meet the conditions."""
-    statement = select(func.count().label("many")).select_from(AdminLogEntry)
+    statement = select(func.count().label("many")).select_from(AuditLogEntry)
     (row,) = await ctx.read(statement.where(_is_visible_entry(ctx), *conditions.where_clauses()))
     return int(row.many)
 
 
 async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load admin log entries by id, in the given order. None for ids that the viewer can't see."""
-    statement = select(*select_columns(AdminLogEntry)).where(_is_visible_entry(ctx))
-    return await read_by_keys(ctx, statement, col(AdminLogEntry.id), ids)
+    statement = select(*select_columns(AuditLogEntry)).where(_is_visible_entry(ctx))
+    return await read_by_keys(ctx, statement, col(AuditLogEntry.id), ids)

@@ -1,4 +1,4 @@
-"""Audits: which messages are copied, when copies end, tampering, and who can read them."""
+"""Legal holds: which messages are copied, when copies end, tampering, and who can read them."""
 
 import contextlib
 import json
@@ -21,13 +21,13 @@ from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutation, user_global_id
-from tests.support.operations.audit_operations import (
-    AUDIT_EXPIRES,
-    AUDIT_FIELDS,
-    AUDIT_PAYLOAD,
-    start_audit,
-)
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
+from tests.support.operations.legal_hold_operations import (
+    LEGAL_HOLD_EXPIRES,
+    LEGAL_HOLD_FIELDS,
+    LEGAL_HOLD_PAYLOAD,
+    start_legal_hold,
+)
 from tests.support.operations.message_sources import upload_message
 from tests.support.stores.counter_check import (
     load_journal_entries,
@@ -35,31 +35,32 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-COPY = """position road mailboxPath subject from { address } to { address } size digest hash intro
+COPY = """position origin mailboxPath subject from { address } to { address } size digest hash intro
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
-AUDIT_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{ audit(id: $id) {{ {AUDIT_FIELDS}
+LEGAL_HOLD_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{
+  legalHold(id: $id) {{ {LEGAL_HOLD_FIELDS}
   messages(first: $first, after: $after) {{
     nodes {{ id {COPY} }} totalCount pageInfo {{ hasNextPage endCursor }} }} }} }}"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
-async def load_audit(client: GraphQLClient, audit_id: str, **variables: Any) -> Any:
-    audit = (await client(AUDIT_QUERY, id=audit_id, **variables))["audit"]
-    assert audit is None or audit["brokenPosition"] is None
-    return audit
+async def load_legal_hold(client: GraphQLClient, legal_hold_id: str, **variables: Any) -> Any:
+    legal_hold = (await client(LEGAL_HOLD_QUERY, id=legal_hold_id, **variables))["legalHold"]
+    assert legal_hold is None or legal_hold["brokenPosition"] is None
+    return legal_hold
 
 
-async def load_copy_origins(client: GraphQLClient, audit_id: str) -> dict[str, str]:
-    """Return the origin (`road`) of each copy by subject."""
-    nodes = (await load_audit(client, audit_id, first=250))["messages"]["nodes"]
+async def load_copy_origins(client: GraphQLClient, legal_hold_id: str) -> dict[str, str]:
+    """Return the origin (`origin`) of each copy by subject."""
+    nodes = (await load_legal_hold(client, legal_hold_id, first=250))["messages"]["nodes"]
     assert [node["position"] for node in nodes] == list(range(1, len(nodes) + 1))
-    return {node["subject"]: node["road"] for node in nodes}
+    return {node["subject"]: node["origin"] for node in nodes}
 
 
-async def delete_audits(client: GraphQLClient, *audit_ids: str) -> Any:
+async def delete_legal_holds(client: GraphQLClient, *legal_hold_ids: str) -> Any:
     document = f"""mutation ($ids: [ID!]!) {{
-      auditDelete(input: {{ids: $ids}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
-    return (await client(document, ids=audit_ids))["auditDelete"]
+      legalHoldEnd(input: {{ids: $ids}}) {{ deletedIds {ERROR_FIELDS} }} }}"""
+    return (await client(document, ids=legal_hold_ids))["legalHoldEnd"]
 
 
 async def test_stored_and_deleted_messages_are_copied(
@@ -68,30 +69,36 @@ async def test_stored_and_deleted_messages_are_copied(
     for name in ("kept", "deleted"):
         await deliver_to(ada, name)
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"))
-    audit_id = await start_audit(admin_client, ada, runs_task=False, reason="as ordered")
-    queued = await load_audit(admin_client, audit_id)
+    legal_hold_id = await start_legal_hold(admin_client, ada, runs_task=False, reason="as ordered")
+    queued = await load_legal_hold(admin_client, legal_hold_id)
     assert (queued["state"], queued["messageCount"]) == ("QUEUED", 0)
     assert await tasks.run_next_task(admin_client.environment)
-    audit = await load_audit(admin_client, audit_id)
-    assert (audit["state"], audit["messageCount"], audit["createdBy"]) == ("SUCCEEDED", 2, "over")
-    assert await load_copy_origins(admin_client, audit_id) == {
+    legal_hold = await load_legal_hold(admin_client, legal_hold_id)
+    assert (legal_hold["state"], legal_hold["messageCount"], legal_hold["createdBy"]) == (
+        "SUCCEEDED",
+        2,
+        "over",
+    )
+    assert await load_copy_origins(admin_client, legal_hold_id) == {
         "kept": "STORED",
         "deleted": "ARCHIVED",
     }
-    first, second = audit["messages"]["nodes"]
+    first, second = legal_hold["messages"]["nodes"]
     assert (first["mailboxPath"], first["envelopeFrom"]) == ("INBOX", "carol@example.com")
     assert second["to"] == [{"address": "ada@example.org"}]
-    assert audit["size"] == first["size"] + second["size"]
-    page = (await load_audit(admin_client, audit_id, first=1))["messages"]
+    assert legal_hold["size"] == first["size"] + second["size"]
+    page = (await load_legal_hold(admin_client, legal_hold_id, first=1))["messages"]
     assert (page["totalCount"], page["pageInfo"]["hasNextPage"]) == (2, True)
-    rest = await load_audit(admin_client, audit_id, first=1, after=page["pageInfo"]["endCursor"])
+    rest = await load_legal_hold(
+        admin_client, legal_hold_id, first=1, after=page["pageInfo"]["endCursor"]
+    )
     assert rest["messages"]["nodes"] == [second]
 
 
 async def test_later_messages_of_every_origin_are_copied(
     ada: GraphQLClient, bob: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    audit_id = await start_audit(admin_client, ada)
+    legal_hold_id = await start_legal_hold(admin_client, ada)
     await deliver_to(ada, "by LMTP")
     await deliver_to(bob, "not Ada's")
     await run_message_mutation(
@@ -116,11 +123,11 @@ async def test_later_messages_of_every_origin_are_copied(
         assert payload["errors"] == []
     async with environment.write_session() as session:
         await (await session.connection()).execute(text("UPDATE users SET quota = NULL"))
-    assert await load_copy_origins(admin_client, audit_id) == {
+    assert await load_copy_origins(admin_client, legal_hold_id) == {
         "by LMTP": "RECEIVED", "uploaded": "SAVED", "sent": "SENT", "draft": "SAVED",
         "without a copy": "SENT",
     }  # fmt: skip
-    last_copy = (await load_audit(admin_client, audit_id))["messages"]["nodes"][-1]
+    last_copy = (await load_legal_hold(admin_client, legal_hold_id))["messages"]["nodes"][-1]
     assert (last_copy["mailboxPath"], last_copy["envelopeTo"]) == (None, ["carol@example.com"])
 
 
@@ -130,14 +137,14 @@ async def test_every_version_of_a_draft_is_copied(
 ) -> None:
     """Also if the draft was saved again before the task began."""
     draft = await upload_message(ada, subject="first", draft=True)
-    audit_id = await start_audit(admin_client, ada, runs_task=not runs_late)
+    legal_hold_id = await start_legal_hold(admin_client, ada, runs_task=not runs_late)
     for subject in ("second", "third"):
         previous = {"id": draft["message"]["id"]}
         payload = await upload_message(ada, subject=subject, replacePrevious=previous)
         assert payload["errors"] == []
     if runs_late:
         assert await tasks.run_next_task(admin_client.environment)
-    assert await load_copy_origins(admin_client, audit_id) == {
+    assert await load_copy_origins(admin_client, legal_hold_id) == {
         "first": "STORED",
         "second": "SAVED",
         "third": "SAVED",
@@ -164,25 +171,25 @@ async def test_only_messages_in_the_time_range_are_copied(
     await deliver_to(ada, "old")
     clock.tick(days=2)
     await deliver_to(ada, "new")
-    audit_id = await start_audit(admin_client, ada, **arguments)
+    legal_hold_id = await start_legal_hold(admin_client, ada, **arguments)
     clock.tick(days=1)
     await deliver_to(ada, "later")
-    assert set(await load_copy_origins(admin_client, audit_id)) == expected
+    assert set(await load_copy_origins(admin_client, legal_hold_id)) == expected
 
 
-async def test_audits_have_separate_copies_without_duplicates(
+async def test_legal_holds_have_separate_copies_without_duplicates(
     ada: GraphQLClient, admin_client: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resolvers.admin.audits.CHUNK_SIZE", 2)
+    monkeypatch.setattr("resolvers.admin.legal_holds.CHUNK_SIZE", 2)
     for n in range(5):
         await deliver_to(ada, f"{n}")
-    first, second = [await start_audit(admin_client, ada, runs_task=False) for _ in range(2)]
+    first, second = [await start_legal_hold(admin_client, ada, runs_task=False) for _ in range(2)]
     await deliver_to(ada, "between")
     for _ in range(2):
         assert await tasks.run_next_task(admin_client.environment)
-    for audit_id in (first, second):
-        assert len(await load_copy_origins(admin_client, audit_id)) == 6
-    hashes = await select_rows(admin_client.environment, "SELECT DISTINCT hash FROM audit_copies")
+    for legal_hold_id in (first, second):
+        assert len(await load_copy_origins(admin_client, legal_hold_id)) == 6
+    hashes = await select_rows(admin_client.environment, "SELECT DISTINCT hash FROM held_copies")
     assert len(hashes) == 12
 
 
@@ -196,14 +203,14 @@ async def test_copies_outlive_message_archive_and_account(
     large_raw = raw_message("big", body="x" * 300_000)
     for raw in (large_raw, raw_message("small"), raw_message("late")):
         await deliver_to(ada, raw)
-    audit_id = await start_audit(admin_client, ada, runs_task=False)
+    legal_hold_id = await start_legal_hold(admin_client, ada, runs_task=False)
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("1"))
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"), permanent=True)
     # copied before the permanent deletion, whatever the task does
-    assert await load_copy_origins(admin_client, audit_id) == {"small": "STORED"}
+    assert await load_copy_origins(admin_client, legal_hold_id) == {"small": "STORED"}
     clock.tick(days=30)
     await housekeeping.run_round(environment)
-    # not deleted, since the audit has not copied it yet
+    # not deleted, since the legal hold has not copied it yet
     assert await select_rows(environment, "SELECT count(*) FROM messages") == [(2,)]
     assert await tasks.run_next_task(environment)
     await housekeeping.run_round(environment)
@@ -216,15 +223,15 @@ async def test_copies_outlive_message_archive_and_account(
     assert await select_rows(environment, "SELECT count(*) FROM messages") == [(0,)]
     clock.tick(days=3)
     await collect_garbage(environment, environment.object_store)
-    assert set(await load_copy_origins(admin_client, audit_id)) == {"small", "big", "late"}
+    assert set(await load_copy_origins(admin_client, legal_hold_id)) == {"small", "big", "late"}
     response = await admin_client.http.get(
-        f"/rest/audits/{audit_id}/export.mbox", headers=admin_client.headers
+        f"/rest/legal-holds/{legal_hold_id}/export.mbox", headers=admin_client.headers
     )
     assert large_raw in response.content
-    audits = (await admin_client("{ audits { nodes { id username user { id } } } }"))["audits"][
-        "nodes"
-    ]
-    assert audits == [{"id": audit_id, "username": "ada", "user": None}]
+    legal_holds = (await admin_client("{ legalHolds { nodes { id username user { id } } } }"))[
+        "legalHolds"
+    ]["nodes"]
+    assert legal_holds == [{"id": legal_hold_id, "username": "ada", "user": None}]
 
 
 async def test_purged_messages_are_copied_before_the_task_runs(
@@ -233,8 +240,8 @@ async def test_purged_messages_are_copied_before_the_task_runs(
     await deliver_to(ada, "a")
     await deliver_to(ada, "b")
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("1"))
-    audit_id = await start_audit(admin_client, ada, runs_task=False)
-    async with environment.write_session() as session:  # the task of the audit doesn't run
+    legal_hold_id = await start_legal_hold(admin_client, ada, runs_task=False)
+    async with environment.write_session() as session:  # the task of the legal hold doesn't run
         await (await session.connection()).execute(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
         )
@@ -243,54 +250,56 @@ async def test_purged_messages_are_copied_before_the_task_runs(
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass
-    assert await load_copy_origins(admin_client, audit_id) == {"a": "ARCHIVED", "b": "STORED"}
+    assert await load_copy_origins(admin_client, legal_hold_id) == {"a": "ARCHIVED", "b": "STORED"}
 
 
 async def test_expiry_deletes_the_copies_and_sets_ended_at(
     ada: GraphQLClient, admin_client: GraphQLClient, clock: ManualClock, environment: Environment
 ) -> None:
     await deliver_to(ada, "a")
-    audit_id = await start_audit(admin_client, ada, expires="2030-01-02T00:00:00Z")
-    assert (await load_audit(admin_client, audit_id))["endedAt"] is None
+    legal_hold_id = await start_legal_hold(admin_client, ada, expires="2030-01-02T00:00:00Z")
+    assert (await load_legal_hold(admin_client, legal_hold_id))["endedAt"] is None
     clock.tick(days=1)
     await deliver_to(ada, "b")
     counts = await housekeeping.run_round(environment)
-    assert (counts.audits, counts.copies) == (1, 1)
-    audit = await load_audit(admin_client, audit_id)
-    assert (audit["endedAt"], audit["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
-    assert await select_rows(environment, "SELECT * FROM audit_blobs") == []
-    path = f"/rest/audits/{audit_id}/export.mbox"
+    assert (counts.legal_holds, counts.copies) == (1, 1)
+    legal_hold = await load_legal_hold(admin_client, legal_hold_id)
+    assert (legal_hold["endedAt"], legal_hold["messages"]["nodes"]) == ("2030-01-02T00:00:00Z", [])
+    assert await select_rows(environment, "SELECT * FROM legal_hold_blobs") == []
+    path = f"/rest/legal-holds/{legal_hold_id}/export.mbox"
     assert (await admin_client.http.get(path, headers=admin_client.headers)).status_code == 404
 
 
-async def test_only_root_can_delete_an_audit(
+async def test_only_root_can_delete_an_legal_hold(
     ada: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada, "a")
-    audit_id = await start_audit(admin_client, ada)
-    assert [error["code"] for error in (await delete_audits(admin_client, audit_id))["errors"]] == [
-        "FORBIDDEN"
-    ]
-    missing_id = global_ids.encode("Audit", 7)
-    assert [e["index"] for e in (await delete_audits(root, audit_id, missing_id))["errors"]] == [1]
-    assert (await delete_audits(root, audit_id))["deletedIds"] == [audit_id]
-    assert await load_audit(root, audit_id) is None
+    legal_hold_id = await start_legal_hold(admin_client, ada)
+    assert [
+        error["code"] for error in (await delete_legal_holds(admin_client, legal_hold_id))["errors"]
+    ] == ["FORBIDDEN"]
+    missing_id = global_ids.encode("LegalHold", 7)
+    assert [
+        e["index"] for e in (await delete_legal_holds(root, legal_hold_id, missing_id))["errors"]
+    ] == [1]
+    assert (await delete_legal_holds(root, legal_hold_id))["deletedIds"] == [legal_hold_id]
+    assert await load_legal_hold(root, legal_hold_id) is None
     await deliver_to(ada, "b")
     await housekeeping.run_round(environment)
-    for table in ("audits", "audit_copies", "audit_blobs", "audit_accesses"):
+    for table in ("legal_holds", "held_copies", "legal_hold_blobs", "legal_hold_accesses"):
         assert await select_rows(environment, f"SELECT * FROM {table}") == []  # noqa: S608
 
 
 @pytest.mark.parametrize(
     ("tampering", "broken_position"),
     [
-        ("UPDATE audit_copies SET envelope_from = 'x@example.com' WHERE position = 2", 2),
-        ("UPDATE audit_copies SET digest = 'x' WHERE position = 1", 1),
-        ("UPDATE audit_copies SET hash = 'x' WHERE position = 3", 3),
-        ("DELETE FROM audit_copies WHERE position = 2", 2),
-        ("DELETE FROM audit_copies WHERE position = 3", 3),
-        ("UPDATE audits SET copies = 2", 3),
-        ("UPDATE audits SET head = 'x'", 4),
+        ("UPDATE held_copies SET envelope_from = 'x@example.com' WHERE position = 2", 2),
+        ("UPDATE held_copies SET digest = 'x' WHERE position = 1", 1),
+        ("UPDATE held_copies SET hash = 'x' WHERE position = 3", 3),
+        ("DELETE FROM held_copies WHERE position = 2", 2),
+        ("DELETE FROM held_copies WHERE position = 3", 3),
+        ("UPDATE legal_holds SET copies = 2", 3),
+        ("UPDATE legal_holds SET head = 'x'", 4),
     ],
 )
 async def test_tampering_with_copies_is_detected(
@@ -302,33 +311,35 @@ async def test_tampering_with_copies_is_detected(
 ) -> None:
     for name in "abc":
         await deliver_to(ada, name)
-    audit_id = await start_audit(admin_client, ada)
-    assert (await load_audit(admin_client, audit_id))["messageCount"] == 3
+    legal_hold_id = await start_legal_hold(admin_client, ada)
+    assert (await load_legal_hold(admin_client, legal_hold_id))["messageCount"] == 3
     async with environment.write_session() as session:
         await (await session.connection()).execute(text(tampering))
-    document = "query ($id: ID!) { audit(id: $id) { brokenPosition } }"
-    assert (await admin_client(document, id=audit_id))["audit"] == {
+    document = "query ($id: ID!) { legalHold(id: $id) { brokenPosition } }"
+    assert (await admin_client(document, id=legal_hold_id))["legalHold"] == {
         "brokenPosition": broken_position
     }
     (finding,) = (await check_consistency(environment)).findings
-    assert (finding.subject, finding.found) == ("audits", f"broken at {broken_position}")
+    assert (finding.subject, finding.found) == ("legal_holds", f"broken at {broken_position}")
     async with environment.write_session() as session:
-        await (await session.connection()).execute(text("DELETE FROM audits"))
+        await (await session.connection()).execute(text("DELETE FROM legal_holds"))
 
 
 async def test_each_access_is_logged(
     ada: GraphQLClient, admin_client: GraphQLClient, root: GraphQLClient
 ) -> None:
     await deliver_to(ada, "a")
-    audit_id = await start_audit(admin_client, ada)
-    document = "query ($id: ID!) { audit(id: $id) { accessLog { nodes { actor role action } } } }"
-    assert (await root(document, id=audit_id))["audit"]["accessLog"]["nodes"] == []
-    (copy,) = (await load_audit(admin_client, audit_id))["messages"]["nodes"]
+    legal_hold_id = await start_legal_hold(admin_client, ada)
+    document = (
+        "query ($id: ID!) { legalHold(id: $id) { accessLog { nodes { actor role action } } } }"
+    )
+    assert (await root(document, id=legal_hold_id))["legalHold"]["accessLog"]["nodes"] == []
+    (copy,) = (await load_legal_hold(admin_client, legal_hold_id))["messages"]["nodes"]
     await root("query ($id: ID!) { node(id: $id) { id } }", id=copy["id"])
     await admin_client.http.get(
-        f"/rest/audits/{audit_id}/export.mbox", headers=admin_client.headers
+        f"/rest/legal-holds/{legal_hold_id}/export.mbox", headers=admin_client.headers
     )
-    accesses = (await root(document, id=audit_id))["audit"]["accessLog"]["nodes"]
+    accesses = (await root(document, id=legal_hold_id))["legalHold"]["accessLog"]["nodes"]
     assert sorted((access["actor"], access["role"], access["action"]) for access in accesses) == [
         ("key root", "ROOT", "list"),
         ("over", "ADMIN", "export"),
@@ -342,11 +353,13 @@ async def test_export_is_an_mbox_file(
     messages = [raw_message(f"Letter {n}", body=f"From here\r\n>From there {n}") for n in range(3)]
     for raw in messages:
         await deliver_to(ada, raw)
-    audit_id = await start_audit(admin_client, ada)
-    audit = (await admin_client("query ($id: ID!) { audit(id: $id) { exportUrl } }", id=audit_id))[
-        "audit"
-    ]
-    response = await admin_client.http.get(audit["exportUrl"])
+    legal_hold_id = await start_legal_hold(admin_client, ada)
+    legal_hold = (
+        await admin_client(
+            "query ($id: ID!) { legalHold(id: $id) { exportUrl } }", id=legal_hold_id
+        )
+    )["legalHold"]
+    response = await admin_client.http.get(legal_hold["exportUrl"])
     assert (response.status_code, response.headers["content-type"]) == (200, "application/mbox")
     assert response.headers["content-disposition"].startswith("attachment;")
     (tmp_path / "all.mbox").write_bytes(response.content)
@@ -356,7 +369,7 @@ async def test_export_is_an_mbox_file(
             re.split(rb"(?m)^From carol@example.com .*\n", response.content)[1:]]  # fmt: skip
     assert [part.removesuffix(b"\n") for part in unescaped] == messages
     clock.tick(minutes=21)
-    assert (await admin_client.http.get(audit["exportUrl"])).status_code == 401
+    assert (await admin_client.http.get(legal_hold["exportUrl"])).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -364,14 +377,14 @@ async def test_export_is_an_mbox_file(
     [
         ({"expires": "2029-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
         ({"expires": "2230-01-01T00:00:00Z"}, "VALIDATION", ["expires"]),
-        ({"start": AUDIT_EXPIRES, "end": AUDIT_EXPIRES}, "VALIDATION", ["end"]),
+        ({"start": LEGAL_HOLD_EXPIRES, "end": LEGAL_HOLD_EXPIRES}, "VALIDATION", ["end"]),
         ({"reason": "x" * 1001}, "VALIDATION", ["reason"]),
         ({"user": {"id": global_ids.encode("User", 7)}}, "NOT_FOUND", ["user"]),
         ({"user": {"username": "over"}}, "FORBIDDEN_OPERATION", ["user"]),
         ({"user": {"username": "chiefest"}}, "FORBIDDEN", ["user"]),
     ],
 )
-async def test_invalid_audit_is_refused(
+async def test_invalid_legal_hold_is_refused(
     ada: GraphQLClient,
     admin_client: GraphQLClient,
     arguments: dict[str, Any],
@@ -379,30 +392,36 @@ async def test_invalid_audit_is_refused(
     path: list[str],
 ) -> None:
     await make_client(admin_client.environment, admin_client.http, "chiefest", role=Role.ROOT)
-    audit_input = {"user": {"id": user_global_id(ada)}, "expires": AUDIT_EXPIRES, **arguments}
-    (error,) = (await execute_mutation(admin_client, "auditCreate", AUDIT_PAYLOAD, **audit_input))[
-        "errors"
-    ]
+    legal_hold_input = {
+        "user": {"id": user_global_id(ada)},
+        "expires": LEGAL_HOLD_EXPIRES,
+        **arguments,
+    }
+    (error,) = (
+        await execute_mutation(
+            admin_client, "legalHoldCreate", LEGAL_HOLD_PAYLOAD, **legal_hold_input
+        )
+    )["errors"]
     assert (error["code"], error["path"]) == (code, path)
-    assert await select_rows(admin_client.environment, "SELECT id FROM audits") == []
+    assert await select_rows(admin_client.environment, "SELECT id FROM legal_holds") == []
 
 
 async def read_all_answers(
     client: GraphQLClient, ids_by_kind: Mapping[str, str], username: str
 ) -> str:
-    """Query the audit, its copies and its task in every way. Return the answers as text."""
+    """Query the legal hold, its copies and its task in every way. Return the answers as text."""
     documents = [
         *(f'{{ node(id: "{node_id}") {{ id }} }}' for node_id in ids_by_kind.values()),
         "{ tasks { totalCount nodes { id kind } } }",
-        "{ audits { totalCount nodes { id } } }",
-        f'{{ audit(id: "{ids_by_kind["Audit"]}") {{ id messages {{ nodes {{ id }} }} }} }}',
+        "{ legalHolds { totalCount nodes { id } } }",
+        f'{{ legalHold(id: "{ids_by_kind["LegalHold"]}") {{ id messages {{ nodes {{ id }} }} }} }}',
         f'{{ task(id: "{ids_by_kind["Task"]}") {{ id }} }}',
-        "{ adminLog { totalCount nodes { mutation targetId after } } }",
+        "{ auditLog { totalCount nodes { mutation targetId after } } }",
         f'{{ user(by: {{username: "{username}"}}) {{ messageCount limits {{ quota {{ used }} }} '
-        "archivedMessages { totalCount } messages { totalCount } authLog { totalCount } } }",
+        "deletedMessages { totalCount } messages { totalCount } authLog { totalCount } } }",
     ]
     answers = [await client.execute(document) for document in documents]
-    path = f"/rest/audits/{ids_by_kind['Audit']}/export.mbox"
+    path = f"/rest/legal-holds/{ids_by_kind['LegalHold']}/export.mbox"
     response = await client.http.get(path, headers=client.headers)
     assert response.status_code in (403, 404)
     payload = await execute_mutation(
@@ -413,7 +432,7 @@ async def read_all_answers(
 
 
 @pytest.mark.parametrize("viewer_name", ["audited", "stranger", "chief", "eve"])
-async def test_other_users_cannot_notice_an_audit(
+async def test_other_users_cannot_notice_an_legal_hold(
     ada: GraphQLClient,
     bob: GraphQLClient,
     admin_client: GraphQLClient,
@@ -428,16 +447,16 @@ async def test_other_users_cannot_notice_an_audit(
     audited = eve if viewer_name == "eve" else ada
     await deliver_to(audited, "a")
     name = audited.user.username
-    missing_ids = {kind: global_ids.encode(kind, 7) for kind in ("Audit", "AuditedMessage",
-    "AuditAccess",
+    missing_ids = {kind: global_ids.encode(kind, 7) for kind in ("LegalHold", "HeldCopy",
+    "LegalHoldAccess",
                                                       "Task")}  # fmt: skip
     answers_before = await read_all_answers(client, missing_ids, name)
     position = await load_stream_position(environment, audited.user.id)
-    ids_by_kind = {"Audit": await start_audit(admin_client, audited)}
-    ids_by_kind["AuditedMessage"] = (await load_audit(admin_client, ids_by_kind["Audit"]))[
+    ids_by_kind = {"LegalHold": await start_legal_hold(admin_client, audited)}
+    ids_by_kind["HeldCopy"] = (await load_legal_hold(admin_client, ids_by_kind["LegalHold"]))[
         "messages"
     ]["nodes"][0]["id"]
-    for kind, table in (("AuditAccess", "audit_accesses"), ("Task", "tasks")):
+    for kind, table in (("LegalHoldAccess", "legal_hold_accesses"), ("Task", "tasks")):
         ((row_id,),) = await select_rows(environment, f"SELECT id FROM {table}")  # noqa: S608
         ids_by_kind[kind] = global_ids.encode(kind, row_id)
     answers = await read_all_answers(client, ids_by_kind, name)
@@ -447,21 +466,21 @@ async def test_other_users_cannot_notice_an_audit(
     assert await load_journal_entries(environment, audited.user.id, position) == []
 
 
-async def test_delivery_without_audit_needs_no_audit_statements(
+async def test_delivery_without_legal_hold_needs_no_legal_hold_statements(
     ada: GraphQLClient, admin_client: GraphQLClient, statements: list[str]
 ) -> None:
-    audit_statements: list[list[str]] = []
+    legal_hold_statements: list[list[str]] = []
     for audited in (False, True, True):
-        if audited and len(audit_statements) == 1:
-            await start_audit(admin_client, ada)
+        if audited and len(legal_hold_statements) == 1:
+            await start_legal_hold(admin_client, ada)
         del statements[:]
-        await deliver_to(ada, f"{len(audit_statements)}")
-        audit_statements.append(
+        await deliver_to(ada, f"{len(legal_hold_statements)}")
+        legal_hold_statements.append(
             [
                 statement
                 for statement in statements
-                if "audit" in statement and "UPDATE mail" not in statement
+                if "legalHold" in statement and "UPDATE mail" not in statement
             ]
         )
-    assert audit_statements[0] == []
-    assert len(audit_statements[1]) == len(audit_statements[2]) <= 8
+    assert legal_hold_statements[0] == []
+    assert len(legal_hold_statements[1]) == len(legal_hold_statements[2]) <= 8

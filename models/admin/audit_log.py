@@ -15,15 +15,15 @@ from models.store.columns import (
 from models.users.roles import Role
 
 
-class AdminLogEntry(RowWithId, table=True):
+class AuditLogEntry(RowWithId, table=True):
     """One object that an administrative mutation changed. It contains no secret."""
 
-    __tablename__ = "admin_log"
+    __tablename__ = "audit_log"
     __table_args__ = (
-        Index("ix_admin_log_at", "at", "id"),
-        Index("ix_admin_log_domain_id", "domain_id", "at", "id"),
-        Index("ix_admin_log_actor_id", "actor_id", "at", "id"),
-        Index("ix_admin_log_target_id", "target_id", "at", "id"),
+        Index("ix_audit_log_at", "at", "id"),
+        Index("ix_audit_log_domain_id", "domain_id", "at", "id"),
+        Index("ix_audit_log_actor_id", "actor_id", "at", "id"),
+        Index("ix_audit_log_target_id", "target_id", "at", "id"),
     )
 
     at: Timestamp

@@ -10,19 +10,19 @@ from sqlmodel import col
 
 from graph.types import global_ids
 from mail.maintenance import housekeeping
-from models.admin.admin_log import AdminLogEntry
+from models.admin.audit_log import AuditLogEntry
 from models.domains.tables import Domain
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from models.users.roles import Role, Scope
 from models.users.tables import DomainAdmin
-from resolvers.admin import admin_log
-from resolvers.admin.admin_log import NewAdminLogEntry
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.sample_mutations import SAMPLE_CALLS, MutationCall
-from tests.support.sample_mutations.admin_log_mutations import (
-    ADMIN_LOG_EXPECTATIONS,
+from tests.support.sample_mutations.audit_log_mutations import (
+    AUDIT_LOG_EXPECTATIONS,
     UNLOGGED_MUTATIONS,
 )
 from tests.support.schema.naming_rules import auth_arguments
@@ -30,7 +30,7 @@ from tests.support.schema.printed_schema import SDL
 
 LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: DateTime,
     $until: DateTime, $first: Int, $after: String, $last: Int, $before: String) {
-  adminLog(actor: $actor, targetId: $targetId, mutation: $mutation, since: $since, until: $until,
+  auditLog(actor: $actor, targetId: $targetId, mutation: $mutation, since: $since, until: $until,
       first: $first, after: $after, last: $last, before: $before) {
     totalCount nodes { id at actor role ip mutation targetId before after reason
       target { __typename id } }
@@ -38,14 +38,14 @@ LIST = """query ($actor: UserRef, $targetId: ID, $mutation: String, $since: Date
 
 
 async def load_entries(environment: Environment) -> list[Any]:
-    statement = select(*select_columns(AdminLogEntry)).order_by(
-        col(AdminLogEntry.at), col(AdminLogEntry.id)
+    statement = select(*select_columns(AuditLogEntry)).order_by(
+        col(AuditLogEntry.at), col(AuditLogEntry.id)
     )
     return list(await environment.database.read(statement))
 
 
 async def list_entries(client: GraphQLClient, **variables: Any) -> list[Any]:
-    page = (await client(LIST, **variables))["adminLog"]
+    page = (await client(LIST, **variables))["auditLog"]
     if "first" not in variables and "last" not in variables:
         assert page["totalCount"] == len(page["nodes"])
     return list(page["nodes"])
@@ -53,14 +53,14 @@ async def list_entries(client: GraphQLClient, **variables: Any) -> list[Any]:
 
 async def write_entries(
     environment: Environment,
-    *new_entries: NewAdminLogEntry,
+    *new_entries: NewAuditLogEntry,
     viewer: Viewer | None = None,
     **extra: Any,
 ) -> None:
     viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
     ctx = Context(environment, viewer, **extra)
     async with ctx.write_session() as session:
-        await admin_log.log_changes(ctx, session, *new_entries)
+        await audit_log.log_changes(ctx, session, *new_entries)
 
 
 def test_every_administrative_mutation_has_a_log_case() -> None:
@@ -70,22 +70,22 @@ def test_every_administrative_mutation_has_a_log_case() -> None:
         for name, field in SDL.mutation_type.fields.items()
         if auth_arguments(field).get("role") in ("DOMAIN_ADMIN", "ADMIN", "ROOT")
     }
-    assert administrative - set(ADMIN_LOG_EXPECTATIONS) - set(UNLOGGED_MUTATIONS) == set()
-    assert (set(ADMIN_LOG_EXPECTATIONS) | set(UNLOGGED_MUTATIONS)) - set(
+    assert administrative - set(AUDIT_LOG_EXPECTATIONS) - set(UNLOGGED_MUTATIONS) == set()
+    assert (set(AUDIT_LOG_EXPECTATIONS) | set(UNLOGGED_MUTATIONS)) - set(
         SDL.mutation_type.fields
     ) == set()
-    assert set(ADMIN_LOG_EXPECTATIONS) & set(UNLOGGED_MUTATIONS) == set()
+    assert set(AUDIT_LOG_EXPECTATIONS) & set(UNLOGGED_MUTATIONS) == set()
 
 
 async def prepare_call(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> tuple[MutationCall, GraphQLClient]:
-    logged = ADMIN_LOG_EXPECTATIONS[name]
+    logged = AUDIT_LOG_EXPECTATIONS[name]
     call = await (logged.prepare or SAMPLE_CALLS[name])(ada, root)
     return call, call.other_caller or root
 
 
-@pytest.mark.parametrize("name", ADMIN_LOG_EXPECTATIONS)
+@pytest.mark.parametrize("name", AUDIT_LOG_EXPECTATIONS)
 async def test_mutation_writes_changes_and_reason(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -95,7 +95,7 @@ async def test_mutation_writes_changes_and_reason(
     assert payload["errors"] == []
     new_entries = [row for row in await load_entries(ada.environment) if row.id not in before]
     assert new_entries
-    logged = ADMIN_LOG_EXPECTATIONS[name]
+    logged = AUDIT_LOG_EXPECTATIONS[name]
     for row in new_entries:
         assert (row.mutation, row.target_kind) == (name, logged.target_type)
         assert row.actor == (call.other_caller.user.username if call.other_caller else "key root")
@@ -105,7 +105,7 @@ async def test_mutation_writes_changes_and_reason(
         assert "correct horse" not in json.dumps([row.before, row.after])
 
 
-@pytest.mark.parametrize("name", ADMIN_LOG_EXPECTATIONS)
+@pytest.mark.parametrize("name", AUDIT_LOG_EXPECTATIONS)
 async def test_validate_only_and_refused_mutation_write_nothing(
     name: str, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
@@ -131,7 +131,7 @@ async def test_entry_names_the_administrator_who_acts_as_a_user(
 ) -> None:
     viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}), actor_id=bob.user.id)
     await write_entries(
-        ada.environment, NewAdminLogEntry("x"), viewer=viewer, client_ip="192.0.2.7"
+        ada.environment, NewAuditLogEntry("x"), viewer=viewer, client_ip="192.0.2.7"
     )
     row = (await load_entries(ada.environment))[-1]
     assert (row.actor, row.actor_id, row.ip) == ("bob", bob.user.id, "192.0.2.7")
@@ -145,7 +145,7 @@ async def test_writing_entries_needs_a_constant_number_of_statements(
         del statements[:]
         await write_entries(
             environment,
-            *(NewAdminLogEntry("userUpdate", "User", n) for n in range(1, entry_count + 1)),
+            *(NewAuditLogEntry("userUpdate", "User", n) for n in range(1, entry_count + 1)),
         )
         statement_counts.append(len(statements))
     assert statement_counts[0] == statement_counts[1]
@@ -153,14 +153,14 @@ async def test_writing_entries_needs_a_constant_number_of_statements(
 
 async def test_pagination_works_in_both_directions(root: GraphQLClient, clock: ManualClock) -> None:
     for n in range(5):
-        await write_entries(root.environment, NewAdminLogEntry(f"step{n}"))
+        await write_entries(root.environment, NewAuditLogEntry(f"step{n}"))
         clock.tick(seconds=n % 2)
     names = [f"step{n}" for n in (4, 3, 2, 1, 0)]
-    first = (await root(LIST, first=2))["adminLog"]
+    first = (await root(LIST, first=2))["auditLog"]
     assert [node["mutation"] for node in first["nodes"]] == names[:2]
     rest = await list_entries(root, first=9, after=first["pageInfo"]["endCursor"])
     assert [node["mutation"] for node in rest] == names[2:]
-    last = (await root(LIST, last=2))["adminLog"]
+    last = (await root(LIST, last=2))["auditLog"]
     assert [node["mutation"] for node in last["nodes"]] == names[3:]
     previous = await list_entries(root, last=9, before=last["pageInfo"]["startCursor"])
     assert [node["mutation"] for node in previous] == names[:3]
@@ -174,16 +174,16 @@ async def test_list_applies_each_filter(
     clock.tick(days=1)
     start = clock()
     viewer = Viewer(bob.user.id, Role.ADMIN)
-    await write_entries(root.environment, NewAdminLogEntry("userUpdate", "User", ada.user.id))
+    await write_entries(root.environment, NewAuditLogEntry("userUpdate", "User", ada.user.id))
     clock.tick(hours=1)
     await write_entries(
         root.environment,
-        NewAdminLogEntry("domainUpdate", "Domain", ada.user.domain_id),
+        NewAuditLogEntry("domainUpdate", "Domain", ada.user.domain_id),
         viewer=viewer,
     )
     clock.tick(hours=1)
     await write_entries(
-        root.environment, NewAdminLogEntry("userUpdate", "User", bob.user.id), viewer=viewer
+        root.environment, NewAuditLogEntry("userUpdate", "User", bob.user.id), viewer=viewer
     )
     hours = [(start + timedelta(hours=n)).isoformat() for n in range(3)]
     expected: list[tuple[dict[str, Any], int]] = [
@@ -213,7 +213,7 @@ async def test_list_applies_each_filter(
         assert code in ("BAD_USER_INPUT", "BAD_ID"), invalid
 
 
-NODE = "query ($id: ID!) { node(id: $id) { __typename ... on AdminLogEntry { mutation } } }"
+NODE = "query ($id: ID!) { node(id: $id) { __typename ... on AuditLogEntry { mutation } } }"
 
 
 async def test_domain_admin_reads_entries_of_own_domains_only(
@@ -228,11 +228,11 @@ async def test_domain_admin_reads_entries_of_own_domains_only(
     before = len(await list_entries(domain_admin))
     await write_entries(
         environment,
-        NewAdminLogEntry(
+        NewAuditLogEntry(
             "userUpdate", "User", ada.user.id, ada.user.domain_id, after={"name": "Ada"}
         ),
-        NewAdminLogEntry("userUpdate", "User", 99, 7),
-        NewAdminLogEntry("settingSet", "Setting"),
+        NewAuditLogEntry("userUpdate", "User", 99, 7),
+        NewAuditLogEntry("settingSet", "Setting"),
     )
     new_entries = (await list_entries(domain_admin))[
         : len(await list_entries(domain_admin)) - before
@@ -249,7 +249,7 @@ async def test_domain_admin_reads_entries_of_own_domains_only(
     ]
     for client, visible in ((root, [1, 1, 1]), (domain_admin, [1, 0, 0]), (ada, [0, 0, 0])):
         nodes = [
-            (await client(NODE, id=global_ids.encode("AdminLogEntry", row.id)))["node"]
+            (await client(NODE, id=global_ids.encode("AuditLogEntry", row.id)))["node"]
             for row in rows
         ]
         assert [int(node is not None) for node in nodes] == visible
@@ -264,8 +264,8 @@ async def test_domain_admin_reads_entries_of_own_domains_only(
 async def test_entry_keeps_the_id_of_a_deleted_target(root: GraphQLClient) -> None:
     await write_entries(
         root.environment,
-        NewAdminLogEntry("userDelete", "User", 99),
-        NewAdminLogEntry("settingSet", "Setting"),
+        NewAuditLogEntry("userDelete", "User", 99),
+        NewAuditLogEntry("settingSet", "Setting"),
     )
     setting, user = await list_entries(root)
     assert (user["targetId"], user["target"]) == (global_ids.encode("User", 99), None)
@@ -282,16 +282,16 @@ async def test_list_needs_a_constant_number_of_statements(
 
     statement_counts = [await cost()]
     for user in (ada, bob) * 10:
-        await write_entries(root.environment, NewAdminLogEntry("userUpdate", "User", user.user.id))
+        await write_entries(root.environment, NewAuditLogEntry("userUpdate", "User", user.user.id))
     assert [await cost(), await cost()] == statement_counts * 2
 
 
 async def test_entries_are_deleted_after_their_retention(
     environment: Environment, clock: ManualClock
 ) -> None:
-    await write_entries(environment, NewAdminLogEntry("old"))
+    await write_entries(environment, NewAuditLogEntry("old"))
     clock.tick(days=364)
-    await write_entries(environment, NewAdminLogEntry("new"))
+    await write_entries(environment, NewAuditLogEntry("new"))
     assert (await housekeeping.run_round(environment, sweep=False)).entries == 0
     clock.tick(days=1)
     assert (await housekeeping.run_round(environment, sweep=False)).entries == 1

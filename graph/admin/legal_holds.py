@@ -1,4 +1,4 @@
-"""GraphQL types, queries and mutations of audits."""
+"""GraphQL types, queries and mutations of legal holds."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -29,14 +29,14 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.types.scalars import URL, BigInt, ByteSize, IPAddress
-from models.admin.audits import AuditRoad
+from models.admin.legal_holds import CopyOrigin
 from models.admin.tasks import TaskState
 from models.errors import require_found
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import Role, Scope
-from resolvers.admin import audits
-from resolvers.admin.admin_log import NO_USER_ID
-from resolvers.admin.audits import ACCESSES, COPIES, NEWEST, AuditPageKey, NewAudit
+from resolvers.admin import legal_holds
+from resolvers.admin.audit_log import NO_USER_ID
+from resolvers.admin.legal_holds import ACCESSES, COPIES, NEWEST, LegalHoldPageKey, NewLegalHold
 from resolvers.users import loaders as user_loaders
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ ADMIN_GUARD = Auth(role=Role.ADMIN)
 MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "intro", "has_attachments")
 
 
-@strawberry.type(description="Copy of a message, for an audit.", directives=[ADMIN_GUARD])
-class AuditedMessage(NodeView):
+@strawberry.type(description="Copy of a message, for a legal hold.", directives=[ADMIN_GUARD])
+class HeldCopy(NodeView):
     position: BigInt = attribute_field("In the chain of copies, from 1.")
-    road: AuditRoad = attribute_field("How it came to be copied.")
+    origin: CopyOrigin = attribute_field("How it came to be copied.")
     mailbox_path: str | None = attribute_field(
         "Folder it lay in, or was deleted from; null = none."
     )
@@ -70,32 +70,34 @@ class AuditedMessage(NodeView):
     copied_at: datetime = attribute_field("Copied.")
     hash: str = attribute_field("SHA-256 of all of this that matters, and of the hash before.")
 
-    load_batch = staticmethod(audits.load_copies_by_id_and_log_access)
+    load_batch = staticmethod(legal_holds.load_copies_by_id_and_log_access)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
-        "id": global_id_field("AuditedMessage"),
+        "id": global_id_field("HeldCopy"),
     }
 
 
-@strawberry.type(description="Somebody looked at copies of an audit.", directives=[ADMIN_GUARD])
-class AuditAccess(NodeView):
+@strawberry.type(description="Somebody looked at copies of a legal hold.", directives=[ADMIN_GUARD])
+class LegalHoldAccess(NodeView):
     at: datetime = attribute_field("When.")
     actor: str = attribute_field("User name, or what the key is called.")
     role: Role = attribute_field("In effect then.")
     ip: IPAddress | None = attribute_field("From.")
     action: str = attribute_field("list or export.")
 
-    load_batch = staticmethod(audits.load_accesses_by_id)
-    derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AuditAccess")}
+    load_batch = staticmethod(legal_holds.load_accesses_by_id)
+    derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("LegalHoldAccess")
+    }
 
 
-@strawberry.type(description="Audit of an account.", directives=[ADMIN_GUARD])
-class Audit(NodeView):
+@strawberry.type(description="Legal hold of an account.", directives=[ADMIN_GUARD])
+class LegalHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="The account; null when it is gone, which ends no audit.",
+        description="The account; null when it is gone, which ends no legal hold.",
     )
     username: str = attribute_field("What it was called.")
     start: datetime | None = attribute_field("Mail that arrived from here on; null = any.")
@@ -111,41 +113,41 @@ class Audit(NodeView):
     size: ByteSize = attribute_field("Bytes of these.")
     state: TaskState = link(
         "id",
-        audits.load_copy_task_states_by_audit,
+        legal_holds.load_copy_task_states_by_legal_hold,
         lambda state: state,
         description="Of the first copy.",
     )
 
-    load_batch = staticmethod(audits.load_audits_by_id)
+    load_batch = staticmethod(legal_holds.load_legal_holds_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("Audit"),
+        "id": global_id_field("LegalHold"),
         "message_count": DerivedField(("copies",), lambda copies: copies),
     }
 
     @field("Copies, in the order they were made. Who asks is noted.")
     async def messages(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
-    ) -> Connection[AuditedMessage]:
-        page_key = self._page_key(info, AuditedMessage, COPIES, first, after)
+    ) -> Connection[HeldCopy]:
+        page_key = self._page_key(info, HeldCopy, COPIES, first, after)
         return await connection_of_page(
             info,
-            AuditedMessage,
-            await info.context.load(audits.load_copy_pages_and_log_access, page_key),
+            HeldCopy,
+            await info.context.load(legal_holds.load_copy_pages_and_log_access, page_key),
             lambda row: Cursor(COPIES, row.position, row.id),
-            lambda: info.context.load(audits.count_copies_by_audit, page_key),
+            lambda: info.context.load(legal_holds.count_copies_by_legal_hold, page_key),
         )
 
     @field("Who looked at the copies, the last first.")
     async def access_log(
         self, info: Info, first: int | None = UNSET, after: str | None = UNSET
-    ) -> Connection[AuditAccess]:
-        page_key = self._page_key(info, AuditAccess, ACCESSES, first, after)
+    ) -> Connection[LegalHoldAccess]:
+        page_key = self._page_key(info, LegalHoldAccess, ACCESSES, first, after)
         return await connection_of_page(
             info,
-            AuditAccess,
-            await info.context.load(audits.load_access_pages_by_audit, page_key),
+            LegalHoldAccess,
+            await info.context.load(legal_holds.load_access_pages_by_legal_hold, page_key),
             lambda row: Cursor(ACCESSES, row.at, row.id),
-            lambda: info.context.load(audits.count_accesses_by_audit, page_key),
+            lambda: info.context.load(legal_holds.count_accesses_by_legal_hold, page_key),
         )
 
     def _page_key(
@@ -155,14 +157,14 @@ class Audit(NodeView):
         list_ordering: str,
         first: int | None,
         after: str | None,
-    ) -> AuditPageKey:
-        """Return the key of a page of this audit's copies or accesses."""
+    ) -> LegalHoldPageKey:
+        """Return the key of a page of this legal hold's copies or accesses."""
         requested_page = page_request(list_ordering, first, after, None, None)
-        return AuditPageKey(self.row.id, requested_page, selected_columns(info, item_type))
+        return LegalHoldPageKey(self.row.id, requested_page, selected_columns(info, item_type))
 
     @field("mbox of everything. Who fetches it is noted.")
     def export_url(self, info: Info) -> URL:
-        path = download_urls.audit_path(self.row.id)
+        path = download_urls.legal_hold_path(self.row.id)
         return download_urls.sign_checked_path(info, path, info.context.viewer.user_id)
 
     @field(
@@ -173,57 +175,61 @@ class Audit(NodeView):
         cost=1000,
     )
     async def broken_position(self, info: Info) -> BigInt | None:
-        position = await audits.find_broken_position(info.context, self.row)
+        position = await legal_holds.find_broken_position(info.context, self.row)
         return None if position is None else BigInt(position)
 
 
-@strawberry.input(description="Input of auditCreate.")
-class AuditCreateInput(Options):
+@strawberry.input(description="Input of legalHoldCreate.")
+class LegalHoldCreateInput(Options):
     user: UserRef = attribute_field("Whose mail.")
     start: datetime | None = attribute_field(
         "Mail that arrived from here on. Default: any.", default=UNSET
     )
     end: datetime | None = attribute_field(
-        "Mail that arrives before. Default: until the audit is over.", default=UNSET
+        "Mail that arrives before. Default: until the legal hold is over.", default=UNSET
     )
     expires: datetime = attribute_field("The copies are removed then.")
-    reason: str | None = attribute_field("Why; kept with the audit.", default=UNSET)
+    reason: str | None = attribute_field("Why; kept with the legal hold.", default=UNSET)
 
 
-@strawberry.type(description="An audit that was begun.")
-class AuditPayload(MutationPayload):
-    audit: Audit | None = attribute_field("Its record.", default=None)
+@strawberry.type(description="A legal hold that was begun.")
+class LegalHoldPayload(MutationPayload):
+    legal_hold: LegalHold | None = attribute_field("Its record.", default=None)
 
 
 @strawberry.type
-class AuditQuery:
-    @query("One audit.", role=Role.ADMIN, scope=Scope.READ)
-    async def audit(self, info: Info, id: strawberry.ID) -> Audit | None:
-        (key,) = ids_from_global_ids(info, "Audit", [id])
-        return Audit.from_row_or_none(await info.context.load(audits.load_audits_by_id, key))
+class LegalHoldQuery:
+    @query("One legal hold.", role=Role.ADMIN, scope=Scope.READ)
+    async def legal_hold(self, info: Info, id: strawberry.ID) -> LegalHold | None:
+        (key,) = ids_from_global_ids(info, "LegalHold", [id])
+        return LegalHold.from_row_or_none(
+            await info.context.load(legal_holds.load_legal_holds_by_id, key)
+        )
 
-    @query("All audits, or those of one account, newest first.", role=Role.ADMIN, scope=Scope.READ)
-    async def audits(
+    @query(
+        "All legal holds, or those of one account, newest first.", role=Role.ADMIN, scope=Scope.READ
+    )
+    async def legal_holds(
         self,
         info: Info,
         user: UserRef | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
-    ) -> Connection[Audit]:
-        ctx, user_id = info.context, await _audited_user_id(info, user)
+    ) -> Connection[LegalHold]:
+        ctx, user_id = info.context, await _held_user_id(info, user)
         requested_page = page_request(ordering_name(NEWEST, user_id), first, after, None, None)
         return await connection_of_page(
             info,
-            Audit,
-            await audits.read_audit_page(
-                ctx, user_id, requested_page, selected_columns(info, Audit)
+            LegalHold,
+            await legal_holds.read_legal_hold_page(
+                ctx, user_id, requested_page, selected_columns(info, LegalHold)
             ),
             lambda row: Cursor(requested_page.ordering, row.created_at, row.id),
-            lambda: audits.count_audits(ctx, user_id),
+            lambda: legal_holds.count_legal_holds(ctx, user_id),
         )
 
 
-async def _audited_user_id(info: Info, user_ref: UserRef | None) -> int | None:
+async def _held_user_id(info: Info, user_ref: UserRef | None) -> int | None:
     """Return the id of the audited account, or None if no account is named.
 
     A deleted account can only be named by its id.
@@ -237,28 +243,32 @@ async def _audited_user_id(info: Info, user_ref: UserRef | None) -> int | None:
 
 
 @strawberry.type
-class AuditMutation:
+class LegalHoldMutation:
     @mutation(
         "Copies past, deleted and future mail of an account, which sees nothing of it.",
         role=Role.ADMIN,
         scope=Scope.MASTER,
     )
-    async def audit_create(self, info: Info, input: AuditCreateInput) -> AuditPayload:
-        new = NewAudit(
+    async def legal_hold_create(self, info: Info, input: LegalHoldCreateInput) -> LegalHoldPayload:
+        new = NewLegalHold(
             require_found(await load_named_user_id(info, input.user), path=["user"]),
             input.expires,
             input.start or None,
             input.end or None,
             input.reason or None,
         )
-        key = await audits.create_audit(info.context, new)
-        return AuditPayload(
-            audit=Audit.from_row_or_none(await info.context.load(audits.load_audits_by_id, key))
+        key = await legal_holds.create_legal_hold(info.context, new)
+        return LegalHoldPayload(
+            legal_hold=LegalHold.from_row_or_none(
+                await info.context.load(legal_holds.load_legal_holds_by_id, key)
+            )
         )
 
-    @mutation("Ends audits before their time, all or none.", role=Role.ROOT, scope=Scope.MASTER)
-    async def audit_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await audits.end_audits_and_mark_removed(
-            info.context, ids_from_global_ids(info, "Audit", input.ids)
+    @mutation(
+        "Ends legal holds before their time, all or none.", role=Role.ROOT, scope=Scope.MASTER
+    )
+    async def legal_hold_end(self, info: Info, input: IdsInput) -> DeletePayload:
+        await legal_holds.end_legal_holds_and_mark_removed(
+            info.context, ids_from_global_ids(info, "LegalHold", input.ids)
         )
         return DeletePayload(deleted_ids=input.ids)

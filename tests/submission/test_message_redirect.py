@@ -1,4 +1,4 @@
-"""Test messageForward: forwarding a stored message to given addresses."""
+"""Test messageRedirect: forwarding a stored message to given addresses."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.bulk_operations import list_message_ids, list_messages
-from tests.support.operations.send_operations import MESSAGE_FORWARD, forward_errors
+from tests.support.operations.send_operations import MESSAGE_REDIRECT, forward_errors
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,
@@ -33,7 +33,7 @@ async def forward_message(
     client: GraphQLClient, message_id: str, *addresses: str, **extra: Any
 ) -> Any:
     arguments = {"message": {"id": message_id}, "addresses": list(addresses), **extra}
-    return (await client(MESSAGE_FORWARD, input=arguments))["messageForward"]
+    return (await client(MESSAGE_REDIRECT, input=arguments))["messageRedirect"]
 
 
 async def receive_message(client: GraphQLClient, raw: bytes) -> str:

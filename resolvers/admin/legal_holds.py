@@ -1,0 +1,447 @@
+"""Legal holds: created and ended by administrators, with a log of every access to the copies."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, false, func, insert, select, true, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mail.storage import held_copies
+from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
+from models.admin.tasks import Task, TaskState
+from models.errors import (
+    Forbidden,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    require_all_found,
+    require_found,
+)
+from models.events.journal import PLATFORM, ChangeKind
+from models.messages.tables import Message
+from models.store.columns import ColumnRow, select_columns
+from models.store.keyset_pages import Page, PageRequest
+from models.users.roles import Role
+from resolvers import pagination
+from resolvers.admin import audit_log
+from resolvers.admin.audit_log import NewAuditLogEntry
+from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
+from resolvers.auth import security_log
+from resolvers.context import Context
+from resolvers.pagination import PageScan, read_by_keys
+from resolvers.users.selection import load_managed_user
+
+TASK_KIND = "HELD_COPY"  # the task that copies the stored messages
+CHUNK_SIZE = 500  # messages per transaction
+MAX_ACTIVE_LEGAL_HOLDS = 10  # per user
+MAX_LEGAL_HOLD_TIME = timedelta(days=36_500)
+MAX_REASON_LENGTH = 1000  # characters
+NEWEST, COPIES, ACCESSES = "legal_holds-", "copies+", "accesses-"
+LIST_ACTION, EXPORT_ACTION = "list", "export"
+LEGAL_HOLD_SORT_KEY = (col(LegalHold.created_at), col(LegalHold.id))
+COPY_SORT_KEY = (col(HeldCopy.position), col(HeldCopy.id))
+ACCESS_SORT_KEY = (col(LegalHoldAccess.at), col(LegalHoldAccess.id))
+
+
+@dataclass(frozen=True, slots=True)
+class NewLegalHold:
+    """A legal hold to create, of the mail that arrives from `start` on and before `end`."""
+
+    user_id: int
+    expires_at: datetime
+    start: datetime | None = None
+    end: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LegalHoldPageKey:
+    """A page of the copies or accesses of one legal hold, with the selected columns."""
+
+    legal_hold_id: int
+    page_request: PageRequest
+    columns: frozenset[str]
+
+
+def is_visible_legal_hold(ctx: Context) -> ColumnElement[bool]:
+    """Return the WHERE clause for visible legal holds.
+
+    ROOT sees all, an ADMIN all except legal holds of the own account.
+    """
+    viewer, is_not_removed = ctx.viewer, ~col(LegalHold.removed)
+    if viewer.role is Role.ROOT:
+        return is_not_removed
+    if viewer.role is Role.ADMIN:
+        return is_not_removed & (col(LegalHold.user_id) != viewer.user_id)
+    return false()
+
+
+def _is_of_visible_active_legal_hold(
+    ctx: Context, legal_hold_id_column: Any
+) -> ColumnElement[bool]:
+    """Return the WHERE clause for rows of visible legal holds that have not ended."""
+    legal_hold_ids = select(col(LegalHold.id)).where(
+        is_visible_legal_hold(ctx), col(LegalHold.ended_at).is_(None)
+    )
+    clause: ColumnElement[bool] = legal_hold_id_column.in_(legal_hold_ids)
+    return clause
+
+
+async def create_legal_hold(ctx: Context, new_legal_hold: NewLegalHold) -> int:
+    """Create a legal hold and return its id.
+
+    A task copies the stored messages; new ones are copied on arrival. Raises InvalidInput,
+    NotFound, Forbidden for the viewer's own account, and LimitReached if the user has too many
+    active legal holds.
+    """
+    now = ctx.environment.now()
+    if not now < new_legal_hold.expires_at <= now + MAX_LEGAL_HOLD_TIME:
+        raise InvalidInput("a legal hold ends in the future", constraint="range", path=["expires"])
+    if new_legal_hold.start and new_legal_hold.end and new_legal_hold.start >= new_legal_hold.end:
+        raise InvalidInput("the end comes after the start", constraint="range", path=["end"])
+    if new_legal_hold.reason and len(new_legal_hold.reason) > MAX_REASON_LENGTH:
+        raise InvalidInput(
+            f"at most {MAX_REASON_LENGTH} characters", constraint="max", path=["reason"]
+        )
+    user = await load_managed_user(ctx, new_legal_hold.user_id)
+    if user.id == ctx.viewer.user_id:
+        raise Forbidden("nobody legal holds the own account", path=["user"])
+    async with ctx.write_session(PLATFORM, user.id) as session:
+        statement = select(func.count()).select_from(LegalHold)
+        ((count,),) = await ctx.read(
+            statement.where(col(LegalHold.user_id) == user.id, col(LegalHold.ended_at).is_(None))
+        )
+        if count >= MAX_ACTIVE_LEGAL_HOLDS:
+            raise LimitReached(
+                f"at most {MAX_ACTIVE_LEGAL_HOLDS} legal holds of an account",
+                limit=MAX_ACTIVE_LEGAL_HOLDS,
+                used=count,
+            )
+        legal_hold_id, (_, actor_name) = (
+            ctx.environment.new_id(),
+            await security_log.load_actor_id_and_name(session, ctx.viewer),
+        )
+        (task,) = await insert_tasks(ctx, session, TASK_KIND, [{"legal_hold": legal_hold_id}])
+        legal_hold = LegalHold(
+            id=legal_hold_id,
+            user_id=user.id,
+            username=user.username,
+            start=new_legal_hold.start,
+            end=new_legal_hold.end,
+            expires=new_legal_hold.expires_at,
+            reason=new_legal_hold.reason,
+            created_at=now,
+            created_by=actor_name,
+            task_id=task.id,
+        )
+        session.add(legal_hold)
+        await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
+        values_after = {
+            "user": user.username,
+            "start": new_legal_hold.start,
+            "end": new_legal_hold.end,
+            "expires": new_legal_hold.expires_at,
+        }
+        await audit_log.log_changes(
+            ctx,
+            session,
+            NewAuditLogEntry(
+                "legalHoldCreate", "LegalHold", legal_hold_id, None, None, values_after
+            ),
+        )
+    return legal_hold_id
+
+
+async def end_legal_holds_and_mark_removed(ctx: Context, ids: Sequence[int]) -> None:
+    """End legal holds early, all or none. Housekeeping deletes the copies later.
+
+    Raises NotFound if the viewer can't see a legal hold.
+    """
+    async with ctx.write_session(PLATFORM) as session:
+        rows = {row.id: row for row in await ctx.load_many(load_legal_holds_by_id, ids) if row}
+        require_all_found(ids, rows)
+        statement = update(LegalHold).where(col(LegalHold.id).in_(rows))
+        now = ctx.environment.now()
+        connection = await session.connection()
+        await connection.execute(statement.values(removed=True))
+        await connection.execute(
+            statement.where(col(LegalHold.ended_at).is_(None)).values(ended_at=now)
+        )
+        entries = [
+            NewAuditLogEntry(
+                "legalHoldEnd",
+                "LegalHold",
+                row.id,
+                None,
+                {"user": row.username, "copies": row.copies},
+            )
+            for row in rows.values()
+        ]
+        await audit_log.log_changes(ctx, session, *entries)
+
+
+async def load_legal_holds_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load legal holds by id, in the given order. None for ids that the viewer can't see."""
+    return await read_by_keys(
+        ctx,
+        select(*select_columns(LegalHold)).where(is_visible_legal_hold(ctx)),
+        col(LegalHold.id),
+        ids,
+    )
+
+
+async def load_copy_task_states_by_legal_hold(ctx: Context, ids: list[int]) -> list[TaskState]:
+    """Return the states of the first copy tasks; CANCELLED for missing legal holds."""
+    statement = (
+        select(col(LegalHold.id), col(LegalHold.copied), col(Task.state))
+        .outerjoin(Task, col(Task.id) == col(LegalHold.task_id))
+        .where(is_visible_legal_hold(ctx), col(LegalHold.id).in_(ids))
+    )
+    states_by_id = {
+        row.id: TaskState.SUCCEEDED if row.copied else row.state or TaskState.FAILED
+        for row in await ctx.read(statement)
+    }
+    return [states_by_id.get(key, TaskState.CANCELLED) for key in ids]
+
+
+async def read_legal_hold_page(
+    ctx: Context, user_id: int | None, page_request: PageRequest, columns: frozenset[str]
+) -> Page[ColumnRow]:
+    """Read a page of legal holds of one user or of all users, the newest first."""
+    statement = select(*select_columns(LegalHold, {"id", "created_at", *columns})).where(
+        *_legal_hold_list_clauses(ctx, user_id)
+    )
+    return await pagination.read_page(
+        ctx, PageScan(statement, page_request, LEGAL_HOLD_SORT_KEY, is_descending=True)
+    )
+
+
+async def count_legal_holds(ctx: Context, user_id: int | None) -> int:
+    """Count the visible legal holds of one user or of all users."""
+    (row,) = await ctx.read(
+        select(func.count()).select_from(LegalHold).where(*_legal_hold_list_clauses(ctx, user_id))
+    )
+    return int(row[0])
+
+
+def _legal_hold_list_clauses(ctx: Context, user_id: int | None) -> list[ColumnElement[bool]]:
+    return [
+        is_visible_legal_hold(ctx),
+        true() if user_id is None else col(LegalHold.user_id) == user_id,
+    ]
+
+
+async def load_copy_pages_and_log_access(
+    ctx: Context, page_keys: list[LegalHoldPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of copies in chain order, and log the access in the same transaction."""
+    columns = frozenset({"id", "position"}).union(*(key.columns for key in page_keys))
+    scans = []
+    for page_key in page_keys:
+        statement = select(*select_columns(HeldCopy, columns)).where(
+            *_copy_list_clauses(ctx, page_key)
+        )
+        scans.append(PageScan(statement, page_key.page_request, COPY_SORT_KEY, is_descending=False))
+    async with ctx.separate_write_session() as (separate_ctx, session):
+        await _log_access(
+            separate_ctx, session, [key.legal_hold_id for key in page_keys], LIST_ACTION
+        )
+        return await pagination.read_pages(separate_ctx, scans)
+
+
+async def count_copies_by_legal_hold(ctx: Context, page_keys: list[LegalHoldPageKey]) -> list[int]:
+    """Count the copies of legal holds, in the given order."""
+    count = func.count().label("many")
+    statements = [
+        select(count).select_from(HeldCopy).where(*_copy_list_clauses(ctx, key))
+        for key in page_keys
+    ]
+    return [row.many for (row,) in await pagination.read_union(ctx, statements)]
+
+
+def _copy_list_clauses(ctx: Context, page_key: LegalHoldPageKey) -> list[ColumnElement[bool]]:
+    return [
+        col(HeldCopy.legal_hold_id) == page_key.legal_hold_id,
+        _is_of_visible_active_legal_hold(ctx, col(HeldCopy.legal_hold_id)),
+    ]
+
+
+async def load_copies_by_id_and_log_access(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load copies by id, in the given order, and log the access. None if the viewer sees none."""
+    statement = select(*select_columns(HeldCopy)).where(
+        _is_of_visible_active_legal_hold(ctx, col(HeldCopy.legal_hold_id))
+    )
+    if not ctx.viewer.role.includes(Role.ADMIN):
+        return [None for _ in ids]
+    async with ctx.separate_write_session() as (separate_ctx, session):
+        rows = await read_by_keys(separate_ctx, statement, col(HeldCopy.id), ids)
+        await _log_access(
+            separate_ctx, session, sorted({row.legal_hold_id for row in rows if row}), LIST_ACTION
+        )
+    return rows
+
+
+async def load_access_pages_by_legal_hold(
+    ctx: Context, page_keys: list[LegalHoldPageKey]
+) -> list[Page[ColumnRow]]:
+    """Load pages of the accesses to legal holds, the latest first."""
+    columns = frozenset({"id", "at"}).union(*(key.columns for key in page_keys))
+    scans = []
+    for page_key in page_keys:
+        statement = select(*select_columns(LegalHoldAccess, columns)).where(
+            *_access_list_clauses(ctx, page_key)
+        )
+        scans.append(
+            PageScan(statement, page_key.page_request, ACCESS_SORT_KEY, is_descending=True)
+        )
+    return await pagination.read_pages(ctx, scans)
+
+
+async def count_accesses_by_legal_hold(
+    ctx: Context, page_keys: list[LegalHoldPageKey]
+) -> list[int]:
+    """Count the accesses to legal holds, in the given order."""
+    count = func.count().label("many")
+    statements = [
+        select(count).select_from(LegalHoldAccess).where(*_access_list_clauses(ctx, key))
+        for key in page_keys
+    ]
+    return [row.many for (row,) in await pagination.read_union(ctx, statements)]
+
+
+def _access_list_clauses(ctx: Context, page_key: LegalHoldPageKey) -> list[ColumnElement[bool]]:
+    legal_hold_ids = select(col(LegalHold.id)).where(is_visible_legal_hold(ctx))
+    return [
+        col(LegalHoldAccess.legal_hold_id) == page_key.legal_hold_id,
+        col(LegalHoldAccess.legal_hold_id).in_(legal_hold_ids),
+    ]
+
+
+async def load_accesses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load accesses by id, in the given order. None for ids that the viewer can't see."""
+    legal_hold_ids = select(col(LegalHold.id)).where(is_visible_legal_hold(ctx))
+    statement = select(*select_columns(LegalHoldAccess)).where(
+        col(LegalHoldAccess.legal_hold_id).in_(legal_hold_ids)
+    )
+    return await read_by_keys(ctx, statement, col(LegalHoldAccess.id), ids)
+
+
+async def _log_access(
+    ctx: Context, session: AsyncSession, legal_hold_ids: Sequence[int], action: str
+) -> None:
+    """Insert an access row of the viewer for each visible active legal hold."""
+    statement = select(col(LegalHold.id)).where(
+        col(LegalHold.id).in_(legal_hold_ids),
+        is_visible_legal_hold(ctx),
+        col(LegalHold.ended_at).is_(None),
+    )
+    visible_ids = {row.id for row in await ctx.read(statement)}
+    if not visible_ids:
+        return
+    actor_id, actor_name = await security_log.load_actor_id_and_name(session, ctx.viewer)
+    rows = [
+        {
+            "id": ctx.environment.new_id(),
+            "legal_hold_id": key,
+            "at": ctx.environment.now(),
+            "actor": actor_name,
+            "actor_id": actor_id or None,
+            "role": ctx.viewer.role,
+            "ip": ctx.client_ip,
+            "action": action,
+        }
+        for key in sorted(visible_ids)
+    ]
+    await (await session.connection()).execute(insert(LegalHoldAccess), rows)
+
+
+async def export_mbox_and_log_access(
+    ctx: Context, legal_hold_id: int, *, verifies_copies: bool = False
+) -> AsyncGenerator[bytes]:
+    """Return the copies of a legal hold as an mbox file, after the access is logged.
+
+    Raises NotFound if there is no active legal hold. With `verifies_copies`, raises the error of
+    `held_copies` for a damaged copy before the first byte.
+    """
+    async with ctx.write_session() as session:
+        row: ColumnRow = require_found(
+            await ctx.load(load_legal_holds_by_id, legal_hold_id), str(legal_hold_id)
+        )
+        if row.ended_at is not None:
+            raise NotFound(str(legal_hold_id))
+        await _log_access(ctx, session, [legal_hold_id], EXPORT_ACTION)
+    if verifies_copies:
+        await held_copies.check_blobs_of_copies(ctx.environment, legal_hold_id, row.copies)
+    return held_copies.stream_mbox(ctx.environment, legal_hold_id, row.copies)
+
+
+async def find_broken_position(ctx: Context, legal_hold: ColumnRow) -> int | None:
+    """Return the position where the chain of copies is broken.
+
+    None if it is intact or the legal hold has ended.
+    """
+    return (
+        None
+        if legal_hold.ended_at is not None
+        else await held_copies.first_broken_position(ctx.environment, legal_hold)
+    )
+
+
+async def plan_lock_of_held_user(
+    ctx: Context, task_order: dict[str, Any], _checkpoint: dict[str, Any]
+) -> TaskStepPlan:
+    """Plan the next chunk.
+
+    Locks the stream of the user, so that no message is deleted before the copy.
+    """
+    statement = select(col(LegalHold.user_id)).where(col(LegalHold.id) == task_order["legal_hold"])
+    return TaskStepPlan([row.user_id for row in await ctx.read(statement)])
+
+
+async def copy_next_messages(
+    ctx: Context,
+    session: AsyncSession,
+    task_order: dict[str, Any],
+    checkpoint: dict[str, Any],
+    _: TaskStepPlan,
+) -> TaskStepResult:
+    """Copy the next messages, including deleted ones, in the order of their ids."""
+    statement = select(*select_columns(LegalHold)).where(
+        col(LegalHold.id) == task_order["legal_hold"], col(LegalHold.ended_at).is_(None)
+    )
+    legal_hold = next(iter(await ctx.read(statement)), None)
+    if legal_hold is None:
+        return TaskStepResult(checkpoint)
+    message_ids = select(col(Message.id)).where(
+        col(Message.user_id) == legal_hold.user_id, col(Message.id) > checkpoint.get("after", 0)
+    )
+    if legal_hold.start:
+        message_ids = message_ids.where(col(Message.received_at) >= legal_hold.start)
+    if legal_hold.end:
+        message_ids = message_ids.where(col(Message.received_at) < legal_hold.end)
+    ids = [
+        message.id
+        for message in await ctx.read(message_ids.order_by(col(Message.id)).limit(CHUNK_SIZE))
+    ]
+    copied_count = (
+        await ctx.environment.run_in_session(
+            session,
+            lambda transaction: held_copies.copy_messages_without_copy(
+                transaction, legal_hold, ids
+            ),
+        )
+        if ids
+        else 0
+    )
+    has_more = len(ids) == CHUNK_SIZE
+    if not has_more:
+        completion = update(LegalHold).where(col(LegalHold.id) == legal_hold.id).values(copied=True)
+        await (await session.connection()).execute(completion)
+    return TaskStepResult(
+        {"after": ids[-1] if ids else checkpoint.get("after", 0)},
+        done_count=copied_count,
+        has_more=has_more,
+    )
