@@ -5,8 +5,15 @@ from dataclasses import replace
 
 from mail.compose.message_builder import without_bcc
 from mail.delivery import pipeline, success_dsn
-from mail.delivery.plan_execution import RejectedByScript
+from mail.delivery.script_rejection import RejectedByScript
 from mail.envelope.delivery_jobs import DeliveryJob, DeliveryResult, JobRecipient
+from mail.envelope.smtp_replies import (
+    MAIL_LOOP_REPLY,
+    MAILBOX_FULL_REPLY,
+    RECIPIENT_RATE_REPLY,
+    TRY_LATER_REPLY,
+    USER_UNKNOWN_REPLY,
+)
 from mail.inbound.incoming_message import IncomingMessage
 from mail.queue import dsn_requests
 from mail.recipients import recipient_routes
@@ -17,12 +24,12 @@ from models.errors import NotFound, OverQuota, RateLimited, ServiceUnavailable
 from models.queue.tables import DeliveryState
 from models.runtime.environment import Environment
 
-REPLIES_BY_ERROR: dict[type[Exception], tuple[int, str]] = {  # the first that matches
-    NotFound: (550, "5.1.1 Nobody has this address"),
-    OverQuota: (452, "4.2.2 The mailbox is full"),
-    RateLimited: (450, "4.2.1 Too much mail for it now"),
-    ServiceUnavailable: (451, "4.3.0 It cannot be taken now"),
-    MailLoop: (554, "5.4.6 It goes in circles"),
+REPLIES_BY_ERROR: dict[type[Exception], str] = {  # the first that matches
+    NotFound: USER_UNKNOWN_REPLY,
+    OverQuota: MAILBOX_FULL_REPLY,
+    RateLimited: RECIPIENT_RATE_REPLY,
+    ServiceUnavailable: TRY_LATER_REPLY,
+    MailLoop: MAIL_LOOP_REPLY,
 }
 
 
@@ -80,12 +87,18 @@ async def _deliver_to_one(
     except tuple(REPLIES_BY_ERROR) as refusal:
         outcome = refusal
     if isinstance(outcome, RejectedByScript):
-        return DeliveryResult.from_refusal(550, f"5.7.1 {outcome.reply_text}", host)
-    for kind, (code, text) in REPLIES_BY_ERROR.items():
+        return _refusal_result(outcome.smtp_reply, host)
+    for kind, reply in REPLIES_BY_ERROR.items():
         if isinstance(outcome, kind):
-            return DeliveryResult.from_refusal(code, text, host)
+            return _refusal_result(reply, host)
     if isinstance(outcome, BaseException):
         raise outcome
     done = DeliveryResult(DeliveryState.DELIVERED, 250, "2.0.0 Delivered here", host)
     how = success_dsn.dsn_action_reported_here(taken)
     return replace(done, is_reported_remotely=how is None, local_action=how)
+
+
+def _refusal_result(smtp_reply: str, host: str) -> DeliveryResult:
+    """Return the result of a recipient whom the listeners would refuse with this reply."""
+    code, _, text = smtp_reply.partition(" ")
+    return DeliveryResult.from_refusal(int(code), text, host)

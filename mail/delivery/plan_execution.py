@@ -22,6 +22,7 @@ from mail import autoreply, sieve
 from mail.autoreply import sieve_notification, sieve_vacation
 from mail.delivery import dsn_matching, filter_execution, trace_steps
 from mail.delivery.delivery_plan import DeliveryPlan, PlannedPlacement, plan_deliveries
+from mail.delivery.script_rejection import RejectedByScript
 from mail.envelope.local_recipient import LocalRecipient
 from mail.filters.script_state import remember_key, remembered_keys
 from mail.inbound.incoming_message import IncomingMessage
@@ -49,23 +50,11 @@ from models.runtime.environment import DatabaseTransaction, Environment
 
 log = logging.getLogger(__name__)
 
-MAX_REPLY_TEXT = 400  # characters; a reply line has 512 bytes (RFC 5321, section 4.5.3.1.5)
 MAX_TRIES = 3  # if other deliveries change the state of the script
 ERROR_REPEAT_INTERVAL = timedelta(hours=1)  # between two records of the same script error
 SIEVE_RUNS = metrics.counter(
     "merganser_sieve_runs", "Scripts that mail was run through: done, or failed.", "outcome"
 )
-
-
-class RejectedByScript(RequestError):
-    """A script refused the message with a text for its sender (RFC 5429)."""
-
-    @property
-    def reply_text(self) -> str:
-        """The text for an SMTP reply: one line, in ASCII."""
-        text = " ".join(self.message.split()).encode("ascii", "replace").decode()
-        plain = "".join(sign for sign in text if sign.isprintable())
-        return plain[:MAX_REPLY_TEXT].strip() or "Refused by the recipient"
 
 
 class _DuplicateIdsChanged(Exception):

@@ -31,7 +31,7 @@ class NotifyCondition(StrEnum):
 
 
 class InvalidDsnParameter(ValueError):
-    """A DSN parameter has an invalid value."""
+    """A DSN parameter has an invalid value. The text becomes part of the SMTP reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +115,17 @@ def pop_mail_parameters(parameters: MutableMapping[str, str]) -> DsnRequest:
     """
     ret = parameters.pop("RET", None)
     if ret is not None and (ret := ret.upper()) not in {FULL, HDRS}:
-        raise InvalidDsnParameter("RET is FULL or HDRS")
+        raise InvalidDsnParameter("Bad RET parameter syntax: must be FULL or HDRS")
     envid = parameters.pop("ENVID", None)
     if envid is None:
         return DsnRequest(ret=ret)
     if len(envid) > ENVID_MAX or not _XTEXT.fullmatch(envid):
-        raise InvalidDsnParameter("ENVID is xtext, of at most 100 characters")
+        raise InvalidDsnParameter(
+            "Bad ENVID parameter syntax: must be xtext of at most 100 characters"
+        )
     envid = decode_xtext(envid)
     if not _PRINTABLE.fullmatch(envid):
-        raise InvalidDsnParameter("ENVID is printable")
+        raise InvalidDsnParameter("Bad ENVID parameter syntax: must be printable")
     return DsnRequest(envid=envid, ret=ret)
 
 
@@ -138,7 +140,9 @@ def pop_rcpt_parameters(
     if (value := parameters.pop("NOTIFY", None)) is not None:
         names = split_notify(value.upper())
         if not set(names) <= set(NotifyCondition) or len(set(names)) < len(names):
-            raise InvalidDsnParameter("NOTIFY is NEVER, or some of SUCCESS, FAILURE and DELAY")
+            raise InvalidDsnParameter(
+                "Bad NOTIFY parameter syntax: must be NEVER, or SUCCESS, FAILURE, DELAY"
+            )
         conditions = frozenset(NotifyCondition(condition) for condition in names)
     if (value := parameters.pop("ORCPT", None)) is not None:
         orcpt = _parse_orcpt(value, allows_utf8=allows_utf8)
@@ -156,11 +160,11 @@ def _parse_orcpt(value: str, *, allows_utf8: bool) -> str:
         separator and _TYPE.fullmatch(address_type) and encoded_pattern.fullmatch(address)
     ):
         raise InvalidDsnParameter(
-            "ORCPT is a type, a semicolon and xtext, of at most 500 characters"
+            "Bad ORCPT parameter syntax: must be type;xtext of at most 500 characters"
         )
     address = decode_xtext(address)
     if not decoded_pattern.fullmatch(address):
-        raise InvalidDsnParameter("ORCPT is printable")
+        raise InvalidDsnParameter("Bad ORCPT parameter syntax: must be printable")
     return f"{address_type.lower()};{address}"
 
 

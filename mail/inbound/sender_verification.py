@@ -16,6 +16,10 @@ from models.runtime.options import Options
 class RejectedByDmarc(RequestError):
     """The DMARC policy of the From domain refuses the message."""
 
+    def __init__(self, from_domain: str) -> None:
+        super().__init__(f"rejected per DMARC policy for {from_domain}")
+        self.from_domain = from_domain
+
 
 async def read_and_verify_sender(
     environment: Environment,
@@ -42,7 +46,7 @@ async def read_and_verify_sender(
     found = await authentication.check_message(environment, raw_message, client, envelope_sender)
     refuses = found.policy_to_apply == "reject" and options.dmarc_policy == "reject"
     if refuses and not from_forwarding_host:
-        raise RejectedByDmarc("DMARC of the domain in From refuses it")
+        raise RejectedByDmarc(found.dmarc.domain)
     whole, came = await authentication.replace_own_results_header(
         raw_message, found, options.hostname, options.authserv_ids
     )

@@ -6,14 +6,29 @@ from dataclasses import dataclass, field
 
 from mail.envelope import dsn_parameters
 from mail.envelope.dsn_parameters import DsnRequest, InvalidDsnParameter
+from mail.envelope.smtp_replies import (
+    BAD_BODY_REPLY,
+    BAD_PARAMETER_REPLY,
+    BAD_RECIPIENT_REPLY,
+    BAD_SENDER_REPLY,
+    BAD_SIZE_REPLY,
+    BAD_SMTPUTF8_REPLY,
+    BARE_LF_REPLY,
+    MAIL_SYNTAX_REPLY,
+    MALFORMED_REPLY,
+    RCPT_SYNTAX_REPLY,
+    SMTPUTF8_REQUIRED_REPLY,
+    bad_parameter_reply,
+    duplicate_parameter_reply,
+    unsupported_option_reply,
+)
 from mail.network.byte_stream import PIECE_SIZE, ConnectionClosed, ReadBytes
 from mail.recipients.recipient_routes import AcceptedRecipient, RejectedRecipient
 
 MAX_COMMAND_LINE = 2048  # bytes of a command line with its CRLF
 
-MALFORMED_REPLY = "500 5.5.2 That is no line of text"
-BAD_ADDRESS_REPLY = "553 5.1.3 That is no address"
-UNKNOWN_PARAMETER_REPLY = "555 5.5.4 A parameter is not known here"
+SYNTAX_REPLIES = {"FROM:": MAIL_SYNTAX_REPLY, "TO:": RCPT_SYNTAX_REPLY}
+BAD_PATH_REPLIES = {"FROM:": BAD_SENDER_REPLY, "TO:": BAD_RECIPIENT_REPLY}
 
 # A source route before the address is ignored (RFC 5321, section 4.1.1.3)
 PATH_PATTERN = re.compile(r'<(?:@[^:<>"]*:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:\s+(.*))?')
@@ -30,7 +45,7 @@ class BareLineFeed(CommandRejected):
     """A command line ends with LF alone. Other servers can read the next line as part of it."""
 
     def __init__(self) -> None:
-        super().__init__("521 5.5.2 Error: bare <LF> received")
+        super().__init__(BARE_LF_REPLY)
 
 
 class CommandLineTooLong(Exception):
@@ -133,20 +148,24 @@ def parse_command(line: bytes) -> tuple[str, str]:
 
 
 def parse_path(keyword: str, argument: str) -> tuple[str, dict[str, str]]:
-    """Return the address in angle brackets and the parameters after it. Raises CommandRejected."""
+    """Return the address in angle brackets and the parameters after it. Raises CommandRejected.
+
+    `keyword` is FROM: or TO:.
+    """
     if not argument.upper().startswith(keyword):
-        raise CommandRejected(f"501 5.5.4 The command goes on with {keyword}<address>")
+        raise CommandRejected(SYNTAX_REPLIES[keyword])
     found = PATH_PATTERN.fullmatch(argument[len(keyword) :].strip())
     if not found:
-        raise CommandRejected(BAD_ADDRESS_REPLY)
+        raise CommandRejected(BAD_PATH_REPLIES[keyword])
     parameters = {}
     for word in (found[2] or "").split():
         parameter = PARAMETER_PATTERN.fullmatch(word)
         if not parameter:
-            raise CommandRejected("501 5.5.4 That is no parameter")
-        if parameter[1].upper() in parameters:
-            raise CommandRejected("501 5.5.4 A parameter stands there twice")
-        parameters[parameter[1].upper()] = parameter[2] or ""
+            raise CommandRejected(BAD_PARAMETER_REPLY)
+        name = parameter[1].upper()
+        if name in parameters:
+            raise CommandRejected(duplicate_parameter_reply(name))
+        parameters[name] = parameter[2] or ""
     return found[1], parameters
 
 
@@ -158,11 +177,14 @@ def transaction_from_mail(envelope_sender: str, parameters: dict[str, str]) -> S
     try:
         wish = dsn_parameters.pop_mail_parameters(parameters)
     except InvalidDsnParameter as wrong:
-        raise CommandRejected(f"501 5.5.4 {wrong}") from None
-    if parameters:
-        raise CommandRejected(UNKNOWN_PARAMETER_REPLY)
-    if utf8 or body not in {"7BIT", "8BITMIME"} or not SIZE_PATTERN.fullmatch(size):
-        raise CommandRejected("501 5.5.4 A parameter has a wrong value")
+        raise CommandRejected(bad_parameter_reply(str(wrong))) from None
+    _require_no_other_parameters(parameters)
+    if utf8:
+        raise CommandRejected(BAD_SMTPUTF8_REPLY)
+    if body not in {"7BIT", "8BITMIME"}:
+        raise CommandRejected(BAD_BODY_REPLY)
+    if not SIZE_PATTERN.fullmatch(size):
+        raise CommandRejected(BAD_SIZE_REPLY)
     check_smtputf8(envelope_sender, smtputf8=utf8 is not None)
     return SmtpTransaction(envelope_sender, int(size), utf8 is not None, dsn_request=wish)
 
@@ -174,13 +196,18 @@ def recipient_dsn_request(transaction: SmtpTransaction, parameters: dict[str, st
             parameters, transaction.dsn_request, allows_utf8=transaction.smtputf8
         )
     except InvalidDsnParameter as wrong:
-        raise CommandRejected(f"501 5.5.4 {wrong}") from None
-    if parameters:
-        raise CommandRejected(UNKNOWN_PARAMETER_REPLY)
+        raise CommandRejected(bad_parameter_reply(str(wrong))) from None
+    _require_no_other_parameters(parameters)
     return wish
+
+
+def _require_no_other_parameters(parameters: dict[str, str]) -> None:
+    """Raise CommandRejected if parameters are left that no extension of this server has."""
+    if parameters:
+        raise CommandRejected(unsupported_option_reply(next(iter(parameters))))
 
 
 def check_smtputf8(address: str, *, smtputf8: bool) -> None:
     """Raise CommandRejected if an address is not ASCII without SMTPUTF8 (RFC 6531)."""
     if not smtputf8 and not address.isascii():
-        raise CommandRejected("553 5.6.7 Such an address needs SMTPUTF8")
+        raise CommandRejected(SMTPUTF8_REQUIRED_REPLY)

@@ -6,9 +6,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
+from mail.envelope.smtp_replies import SHUTDOWN_REPLY
 from mail.smtp.connection_limits import SessionLimits, limits_from_options
 from mail.smtp.metrics import ProtocolMetrics
-from mail.smtp.replies import CLOSING_REPLY
 from mail.smtp.spool_file import ByteBudget, free_disk_bytes, lock_and_clean_spool_folder
 from models.runtime.environment import Environment
 
@@ -80,14 +80,15 @@ class SmtpFamilyListener:
         acknowledged.
         """
         self.is_closing = True
+        reply = SHUTDOWN_REPLY.format(hostname=self.world.options.hostname)
         for server in self._servers:
             server.close()
         for session in list(self.sessions):
             if not session.is_receiving:
-                session.close_with_reply(CLOSING_REPLY)
+                session.close_with_reply(reply)
         await self._wait_until_closed(timeout)
         for session in list(self.sessions):
-            session.close_with_reply(CLOSING_REPLY)
+            session.close_with_reply(reply)
         await self._wait_until_closed(1)
         for session in list(self.sessions):
             session.abort()

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from mail.delivery.listener_backend import ListenerBackend, LocalBackend
+from mail.envelope import smtp_replies
 from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.smtp import metrics
 from mail.smtp.connection_limits import SessionLimits
@@ -44,7 +45,7 @@ class LmtpListener(SmtpFamilyListener):
 class LmtpSession(SmtpFamilySession):
     """An LMTP session without AUTH and STARTTLS: clients are trusted by their network."""
 
-    greeting_verb = "LHLO"
+    greeting_commands = "LHLO"
 
     def __init__(self, listener: LmtpListener) -> None:
         super().__init__(listener)
@@ -60,14 +61,16 @@ class LmtpSession(SmtpFamilySession):
 
     async def _handle_lhlo(self, argument: str) -> str:
         return (
-            self._reset_and_reply_to_greeting() if argument else "501 5.5.4 Say LHLO and your name"
+            self._reset_and_reply_to_greeting()
+            if argument
+            else smtp_replies.syntax_reply("LHLO hostname")
         )
 
     async def _handle_helo(self, _argument: str) -> str:
-        return "500 5.5.1 This is LMTP, say LHLO"
+        return smtp_replies.LHLO_REQUIRED_REPLY
 
     async def _handle_help(self, _argument: str) -> str:
-        return "214 2.0.0 LHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"
+        return smtp_replies.help_reply("LHLO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")
 
     async def _accept_recipient(
         self, transaction: SmtpTransaction, address: str
@@ -107,7 +110,7 @@ def log_result_and_build_reply(
         log.info("not delivered", extra={"user": user, "bytes": message_size, "reply": reply})
         return reply
     log.info("delivered", extra={"user": user, "bytes": message_size})
-    return f"250 2.0.0 Delivered as {accepted.queue_id}"
+    return smtp_replies.queued_reply(accepted.queue_id)
 
 
 async def start_lmtp_listener(

@@ -9,14 +9,23 @@ from typing import Protocol
 
 from mail.authentication.forwarding_hosts import find_forwarder
 from mail.delivery.listener_backend import ListenerBackend, LocalBackend, SmtpArrival
+from mail.envelope.smtp_replies import (
+    MAIL_LOOP_REPLY,
+    MAILBOX_LIMIT_REPLY,
+    NETWORK_LIMIT_REPLY,
+    RECIPIENT_REQUIRES_TLS_REPLY,
+    TRY_LATER_REPLY,
+    greylisted_reply,
+    queued_reply,
+)
 from mail.limits.rate_counter import HourlyCounter
 from mail.queue.redirect import MAX_HOPS
-from mail.recipients.recipient_routes import AcceptedRecipient, MailLoop
+from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.smtp import metrics
 from mail.smtp.line_protocol import CommandRejected, SmtpTransaction
 from mail.smtp.lmtp import log_result_and_build_reply
 from mail.smtp.received_header import count_received_fields
-from mail.smtp.replies import REPLIES_BY_REFUSAL, TRY_LATER_REPLY, reply_from_error
+from mail.smtp.replies import reply_from_error
 from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig, SmtpSession
 from mail.smtp.spool_file import SpoolFile
 from mail.spam.greylist import Greylist
@@ -25,10 +34,6 @@ from models.runtime.environment import Environment
 log = logging.getLogger(__name__)
 
 MAX_HEADER = 1 << 20  # bytes of a large message that are searched for Received fields
-
-NEEDS_TLS_REPLY = "530 5.7.0 Mail for this address must come over TLS"
-NETWORK_LIMIT_REPLY = "450 4.7.1 Too many messages from your network, try again later"
-MAILBOX_LIMIT_REPLY = "450 4.2.1 Too many of your messages for this mailbox, try again later"
 
 
 class MxBackend(ListenerBackend, Protocol):
@@ -120,7 +125,7 @@ class MxSession(SmtpSession):
         if not self.tls_description and any(
             person.recipient.requires_tls for person in accepted.accounts
         ):
-            raise CommandRejected(NEEDS_TLS_REPLY)
+            raise CommandRejected(RECIPIENT_REQUIRES_TLS_REPLY)
         if any(
             self._mx_listener.messages_by_account.is_limit_reached(key)
             for key in self._network_account_keys([accepted])
@@ -131,7 +136,7 @@ class MxSession(SmtpSession):
                 self.ip, transaction.envelope_sender, accepted.address
             )
             if wait and await find_forwarder(self._mx_listener.world, self.ip) is None:
-                raise CommandRejected(f"451 4.7.1 Not seen before, try again in {wait} seconds")
+                raise CommandRejected(greylisted_reply(wait))
 
     def _network_account_keys(
         self, accepted_recipients: Sequence[AcceptedRecipient]
@@ -154,7 +159,7 @@ class MxSession(SmtpSession):
             try:
                 source = await spool.raw_message()
                 if await asyncio.to_thread(_is_mail_loop, source):
-                    return self._count_refusal_and_reply(transaction, REPLIES_BY_REFUSAL[MailLoop])
+                    return self._count_refusal_and_reply(transaction, MAIL_LOOP_REPLY)
                 outcomes = await self._mx_listener.backend.deliver(source, to, sender, arrived)
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
                 return self._count_refusal_and_reply(transaction, reply_from_error(error))
@@ -194,7 +199,7 @@ class MxSession(SmtpSession):
             except Exception as error:  # noqa: BLE001 - the client sends it again; it is stored once
                 return reply_from_error(error)
         log.info("taken", extra={"id": self._queue_id, "ip": self.ip})
-        return f"250 2.0.0 Taken as {self._queue_id}"
+        return queued_reply(self._queue_id)
 
     def _count_against_network_limits(
         self, accepted_recipients: Sequence[AcceptedRecipient]

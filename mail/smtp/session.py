@@ -14,11 +14,11 @@ from typing import AnyStr, cast
 
 from aiosmtpd.smtp import SMTP
 
+from mail.envelope import smtp_replies
 from mail.network.byte_stream import ConnectionClosed
 from mail.recipients.recipient_routes import AcceptedRecipient, RejectedRecipient
 from mail.smtp.connection_limits import SessionLimits
 from mail.smtp.line_protocol import (
-    BAD_ADDRESS_REPLY,
     BareLineFeed,
     CommandLineTooLong,
     CommandReader,
@@ -31,17 +31,7 @@ from mail.smtp.line_protocol import (
     transaction_from_mail,
 )
 from mail.smtp.listener import SmtpFamilyListener
-from mail.smtp.replies import (
-    CLOSING_REPLY,
-    FAR_TOO_LARGE_REPLY,
-    LINE_TOO_LONG_REPLY,
-    MISTAKE_CODES,
-    NO_ROOM_REPLY,
-    TIMEOUT_REPLY,
-    TOO_LARGE_REPLY,
-    TOO_MANY_CONNECTIONS_REPLY,
-    reply_from_error,
-)
+from mail.smtp.replies import MISTAKE_CODES, reply_from_error
 from mail.smtp.spool_file import DataParser, OutOfSpoolSpace, SpoolFile
 from models.errors import NotFound, RequestError
 from models.runtime.options import MIB
@@ -59,7 +49,7 @@ class SmtpFamilySession(SMTP):
     """A session. Subclasses add the parts of their protocol."""
 
     line_length_limit = 64 << 10  # the stream's buffer; CommandReader and DataParser limit lines
-    greeting_verb = "EHLO"  # expected first command
+    greeting_commands = "HELO/EHLO"  # expected first command
 
     def __init__(self, listener: SmtpFamilyListener) -> None:
         limits: SessionLimits = listener.limits
@@ -127,9 +117,9 @@ class SmtpFamilySession(SMTP):
         self.listener.sessions.add(self)
         self.listener.metrics.open_sessions.add()
         if self.listener.is_closing:
-            self.close_with_reply(CLOSING_REPLY)
+            self.close_with_reply(self._with_hostname(smtp_replies.SHUTDOWN_REPLY))
         elif len(self.listener.sessions) > self.limits.max_connections:
-            self.close_with_reply(TOO_MANY_CONNECTIONS_REPLY)
+            self.close_with_reply(self._with_hostname(smtp_replies.TOO_MANY_CONNECTIONS_REPLY))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Unregister the session after its task has ended."""
@@ -177,7 +167,7 @@ class SmtpFamilySession(SMTP):
         if transport.get_write_buffer_size():
             self.abort()
         else:
-            self.close_with_reply(TIMEOUT_REPLY)
+            self.close_with_reply(self._with_hostname(smtp_replies.TIMEOUT_REPLY))
 
     async def push(self, status: AnyStr) -> None:
         """Send a reply after those held back. Raises ConnectionClosed."""
@@ -228,14 +218,18 @@ class SmtpFamilySession(SMTP):
     def _closing_reply_at_limit(self) -> str | None:
         """Return the reply with which the session ends now, None if it continues."""
         if self.listener.is_closing:
-            return CLOSING_REPLY
+            return self._with_hostname(smtp_replies.SHUTDOWN_REPLY)
         if self._mistake_count > self.limits.max_mistakes:
-            return "421 4.7.0 Too many mistakes"
+            return self._with_hostname(smtp_replies.TOO_MANY_ERRORS_REPLY)
         if self._unknown_recipient_count > self.limits.max_unknown_recipients:
-            return "421 4.7.0 Too many recipients that nobody knows"
+            return self._with_hostname(smtp_replies.TOO_MANY_UNKNOWN_RECIPIENTS_REPLY)
         if self._command_count >= self.limits.max_commands:
-            return "421 4.7.0 Too many commands, come back for more"
+            return self._with_hostname(smtp_replies.TOO_MANY_COMMANDS_REPLY)
         return None
+
+    def _with_hostname(self, reply_template: str) -> str:
+        """Return a reply that ends the session, with the name of this server."""
+        return reply_template.format(hostname=self.hostname)
 
     async def _handle_command(self) -> str:
         """Handle one command and return its reply; "" if it is already sent."""
@@ -244,10 +238,10 @@ class SmtpFamilySession(SMTP):
             self._reset_timeout()
             self._command_count += 1
             if verb not in self._handlers:
-                return "500 5.5.1 Unknown command"
+                return smtp_replies.UNKNOWN_COMMAND_REPLY
             return await self._handlers[verb](argument)
         except CommandLineTooLong:
-            return LINE_TOO_LONG_REPLY
+            return smtp_replies.LINE_TOO_LONG_REPLY
         except ConnectionClosed:
             raise
         except CommandRejected as wrong:
@@ -257,7 +251,8 @@ class SmtpFamilySession(SMTP):
             reply = reply_from_error(error)
         if self.is_receiving:  # message data follows and must not be read as commands
             self._is_ending = True
-            return reply if reply.startswith("421") else "421 4.3.0 Try again later"
+            if not reply.startswith("421"):
+                return self._with_hostname(smtp_replies.SERVER_ERROR_REPLY)
         return reply
 
     def _extensions(self) -> list[str]:
@@ -272,52 +267,52 @@ class SmtpFamilySession(SMTP):
         return "\r\n".join([*(f"250-{line}" for line in lines), f"250 {last}"])
 
     async def _handle_noop(self, _argument: str) -> str:
-        return "250 2.0.0 Fine"
+        return smtp_replies.NOOP_REPLY
 
     async def _handle_rset(self, argument: str) -> str:
         if argument:
-            return "501 5.5.4 RSET stands alone"
+            return smtp_replies.syntax_reply("RSET")
         self._transaction = None
-        return "250 2.0.0 Forgotten"
+        return smtp_replies.RESET_REPLY
 
     async def _handle_vrfy(self, argument: str) -> str:
         if not argument:
-            return "501 5.5.4 Say VRFY and an address"
-        return "252 2.5.0 Send the mail and see"
+            return smtp_replies.syntax_reply("VRFY address")
+        return smtp_replies.CANNOT_VRFY_REPLY
 
     async def _handle_help(self, _argument: str) -> str:
-        return f"214 2.0.0 {self.greeting_verb} {' '.join(self._handlers)}"
+        return smtp_replies.help_reply(" ".join(self._handlers))
 
     async def _handle_quit(self, argument: str) -> str:
         if argument:
-            return "501 5.5.4 QUIT stands alone"
+            return smtp_replies.syntax_reply("QUIT")
         self._is_ending = True
-        return "221 2.0.0 Bye"
+        return smtp_replies.BYE_REPLY
 
     async def _handle_mail(self, argument: str) -> str:
         if not self._has_greeted:
-            return f"503 5.5.1 Say {self.greeting_verb} first"
+            return smtp_replies.greeting_required_reply(self.greeting_commands)
         if self._transaction:
-            return "503 5.5.1 One message at a time"
+            return smtp_replies.NESTED_MAIL_REPLY
         sender, parameters = parse_path("FROM:", argument)
         transaction = await self._begin_transaction(sender, parameters)
         if transaction.declared_size > self.limits.max_message_size:
-            return TOO_LARGE_REPLY
+            return smtp_replies.TOO_LARGE_REPLY
         if not self.listener.has_room(transaction.declared_size):
-            return NO_ROOM_REPLY
+            return smtp_replies.NO_SPACE_REPLY
         self._transaction = transaction
-        return "250 2.1.0 For whom"
+        return smtp_replies.SENDER_OK_REPLY
 
     async def _handle_rcpt(self, argument: str) -> str:
         if not self._transaction:
-            return "503 5.5.1 Say MAIL first"
+            return smtp_replies.MAIL_REQUIRED_REPLY
         address, parameters = parse_path("TO:", argument)
         wish = recipient_dsn_request(self._transaction, parameters)
         if not address:
-            return BAD_ADDRESS_REPLY
+            return smtp_replies.BAD_RECIPIENT_REPLY
         check_smtputf8(address, smtputf8=self._transaction.smtputf8)
         if len(self._transaction.accepted_recipients) >= self.limits.max_recipients:
-            return "452 4.5.3 Too many recipients, send it to the others again"
+            return smtp_replies.TOO_MANY_RECIPIENTS_REPLY
         try:
             taken = await self._accept_recipient(self._transaction, address)
         except RequestError as error:
@@ -330,7 +325,7 @@ class SmtpFamilySession(SMTP):
             self._note_rejected(address, str(wrong))
             raise
         self._transaction.accepted_recipients.append(replace(taken, dsn_request=wish))
-        return "250 2.1.5 Known here"
+        return smtp_replies.RECIPIENT_OK_REPLY
 
     def _note_rejected(self, address: str, smtp_reply: str) -> None:
         """Note a refused recipient for the delivery trace."""
@@ -346,12 +341,14 @@ class SmtpFamilySession(SMTP):
 
     async def _handle_data(self, argument: str) -> str:
         if argument:
-            return "501 5.5.4 DATA stands alone"
-        if not self._transaction or not self._transaction.accepted_recipients:
-            return "503 5.5.1 Nobody to deliver to"
+            return smtp_replies.syntax_reply("DATA")
+        if not self._transaction:
+            return smtp_replies.MAIL_REQUIRED_REPLY
+        if not self._transaction.accepted_recipients:
+            return smtp_replies.RCPT_REQUIRED_REPLY
         if not self.listener.has_room(self._transaction.declared_size):
-            return NO_ROOM_REPLY
-        await self.push("354 End with a line of one dot")
+            return smtp_replies.NO_SPACE_REPLY
+        await self.push(smtp_replies.START_DATA_REPLY)
         self.is_receiving = True
         transaction, self._transaction = self._transaction, None
         replies = await self._receive_and_deliver(transaction)
@@ -397,7 +394,7 @@ class SmtpFamilySession(SMTP):
             if trouble:
                 spool.discard()
                 if seen > self.limits.max_message_size + MAX_DISCARDED:
-                    raise CommandRejected(FAR_TOO_LARGE_REPLY)
+                    raise CommandRejected(self._with_hostname(smtp_replies.FAR_TOO_LARGE_REPLY))
         self._command_reader.push_back(rest)
         transaction.content_digest = digest.hexdigest()
         return trouble
@@ -407,9 +404,9 @@ class SmtpFamilySession(SMTP):
     ) -> str | None:
         """Add bytes to the spool file. Returns a reply if the message is refused."""
         if received_size > self.limits.max_message_size:
-            return TOO_LARGE_REPLY
+            return smtp_replies.TOO_LARGE_REPLY
         if body.has_long_line:
-            return LINE_TOO_LONG_REPLY
+            return smtp_replies.LINE_TOO_LONG_REPLY
         try:
             await spool.append(data)
         except (OutOfSpoolSpace, OSError) as error:

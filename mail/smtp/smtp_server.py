@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from mail.envelope import smtp_replies
 from mail.envelope.client import SmtpClientInfo
 from mail.network.byte_stream import ConnectionClosed
 from mail.network.ip_networks import is_in_networks, network_for_limits
@@ -100,7 +101,7 @@ class SmtpSession(SmtpFamilySession):
         self._connection_slot = self._connection_limiter.acquire(self.network)
         if self._connection_slot is None:
             self._is_ending = True
-            return "421 4.7.0 Too many connections from your network, come back later"
+            return self._with_hostname(smtp_replies.TOO_MANY_CONNECTIONS_FROM_IP_REPLY)
         if self.config.implicit_tls:
             if not self.config.has_tls:
                 raise ConnectionClosed  # no certificate yet, and plain text is not allowed
@@ -153,7 +154,7 @@ class SmtpSession(SmtpFamilySession):
 
     def _handle_hello(self, argument: str, *, is_esmtp: bool) -> str:
         if not HELO_PATTERN.fullmatch(argument):
-            return f"501 5.5.4 Say {self.greeting_verb} and the name of your machine"
+            return smtp_replies.syntax_reply(f"{'EHLO' if is_esmtp else 'HELO'} hostname")
         self.helo, self._is_esmtp = argument, is_esmtp
         offers = self._reset_and_reply_to_greeting()
         return offers if is_esmtp else f"250 {self.hostname}"
@@ -161,13 +162,13 @@ class SmtpSession(SmtpFamilySession):
     async def _handle_starttls(self, argument: str) -> str:
         """Start TLS and discard all earlier input (RFC 3207)."""
         if argument:
-            return "501 5.5.4 STARTTLS stands alone"
+            return smtp_replies.syntax_reply("STARTTLS")
         if not self.config.has_tls:
-            return "502 5.5.1 There is no TLS here"
+            return smtp_replies.TLS_NOT_AVAILABLE_REPLY
         if self.tls_description:
-            return "503 5.5.1 It is encrypted already"
+            return smtp_replies.TLS_ACTIVE_REPLY
         self._transaction, self._has_greeted, self.helo = None, False, ""
-        await self.push("220 2.0.0 Begin")
+        await self.push(smtp_replies.START_TLS_REPLY)
         self._command_reader.take_buffered()
         await self._start_tls()
         return ""

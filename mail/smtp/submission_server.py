@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from mail.addresses.address_syntax import validated_address
+from mail.envelope import smtp_replies
 from mail.envelope.dsn_parameters import DsnRequest
 from mail.recipients.recipient_routes import AcceptedRecipient
 from mail.smtp import metrics
 from mail.smtp.connection_limits import SessionLimits
 from mail.smtp.line_protocol import CommandRejected, SmtpTransaction
-from mail.smtp.replies import TRY_LATER_REPLY, reply_from_error
+from mail.smtp.replies import reply_from_error
 from mail.smtp.smtp_server import SmtpListener, SmtpListenerConfig, SmtpSession
 from mail.smtp.spool_file import SpoolFile
 from models.errors import (
@@ -33,10 +34,6 @@ log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # failed sign-ins per session
 UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
-
-NOT_SIGNED_IN_REPLY = "530 5.7.0 Sign in first"
-SIGN_IN_FAILED_REPLY = "535 5.7.8 That does not sign anybody in"
-TOO_MANY_FAILURES_REPLY = "454 4.7.0 Too many failures, wait before the next try"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,34 +119,45 @@ class SubmissionSession(SmtpSession):
 
     def _closing_reply_at_limit(self) -> str | None:
         if self._failure_count >= MAX_FAILURES:
-            return "421 4.7.0 Too many failures"
+            return self._with_hostname(smtp_replies.TOO_MANY_AUTHENTICATION_FAILURES_REPLY)
         return super()._closing_reply_at_limit()
 
     async def _handle_auth(self, argument: str) -> str:
-        if not self._has_greeted or self._submitter or self._transaction:
-            return "503 5.5.1 Not now"
-        if not self.tls_description:
-            return "538 5.7.11 Only over TLS: say STARTTLS first"
+        if problem := self._reply_if_auth_not_allowed():
+            return problem
         mechanism, _, initial = argument.partition(" ")
         if mechanism.upper() not in {"PLAIN", "LOGIN"}:
-            return "504 5.5.4 Sign in by PLAIN or LOGIN"
+            return smtp_replies.UNKNOWN_MECHANISM_REPLY
         plain = mechanism.upper() == "PLAIN"
         try:
             shown = await (self._read_plain(initial) if plain else self._read_login(initial))
         except (binascii.Error, UnicodeDecodeError):
-            return "501 5.5.2 That is not as it has to be"
+            return smtp_replies.UNDECODABLE_RESPONSE_REPLY
         if shown is None:
-            return "501 5.7.0 Not signed in"
+            return smtp_replies.AUTHENTICATION_ABORTED_REPLY
         return await self._sign_in_and_reply(*shown)
 
+    def _reply_if_auth_not_allowed(self) -> str | None:
+        """Return the reply to AUTH if the session does not allow it now, else None."""
+        if not self._has_greeted:
+            return smtp_replies.greeting_required_reply(self.greeting_commands)
+        if self._submitter:
+            return smtp_replies.ALREADY_AUTHENTICATED_REPLY
+        if self._transaction:
+            return smtp_replies.AUTH_IN_TRANSACTION_REPLY
+        return None if self.tls_description else smtp_replies.ENCRYPTION_REQUIRED_REPLY
+
     async def _read_plain(self, initial: str) -> tuple[str, str] | None:
-        """Return name and password of AUTH PLAIN (RFC 4616), None if it is cancelled."""
+        """Return name and password of AUTH PLAIN (RFC 4616), None if it is cancelled.
+
+        Raises CommandRejected if the response has another form.
+        """
         text = await self._read_response("", initial)
         if text is None:
             return None
         wanted, *shown = text.split("\0")
         if len(shown) != 2 or wanted not in ("", shown[0]):  # noqa: PLR2004
-            raise binascii.Error
+            raise CommandRejected(smtp_replies.BAD_PLAIN_RESPONSE_REPLY)
         return shown[0], shown[1]
 
     async def _read_login(self, initial: str) -> tuple[str, str] | None:
@@ -178,23 +186,28 @@ class SubmissionSession(SmtpSession):
             self._submitter = await self._backend.sign_in(login_name, password, self.ip)
         except RateLimited:
             self._failure_count += 1
-            return TOO_MANY_FAILURES_REPLY
+            return smtp_replies.AUTHENTICATION_THROTTLED_REPLY
         except (AuthenticationFailed, Unauthenticated, Forbidden, InvalidInput):
             self._failure_count += 1
-            return SIGN_IN_FAILED_REPLY
+            return smtp_replies.CREDENTIALS_INVALID_REPLY
         self.login_name = self._submitter.login_name
-        return "235 2.7.0 Signed in"
+        return smtp_replies.AUTHENTICATED_REPLY
 
     def _reply_to_refusal(self, error: RequestError, *, is_about_sender: bool = False) -> str:
         """Return the reply to a refusal. After 421 the session ends (RFC 5321, section 4.2.2)."""
-        text = submission_reply(error, is_about_sender=is_about_sender)
+        text = submission_reply(error, self.hostname, is_about_sender=is_about_sender)
         self._is_ending |= text.startswith("421")
         return text
 
     def _require_submitter(self) -> SmtpSubmitter:
         """Return the user. Raises CommandRejected before sign-in."""
         if self._submitter is None:
-            raise CommandRejected(NOT_SIGNED_IN_REPLY)
+            can_start_tls = self.config.has_tls and not self.tls_description
+            raise CommandRejected(
+                smtp_replies.STARTTLS_REQUIRED_REPLY
+                if can_start_tls
+                else smtp_replies.AUTHENTICATION_REQUIRED_REPLY
+            )
         return self._submitter
 
     async def _begin_transaction(
@@ -232,22 +245,30 @@ class SubmissionSession(SmtpSession):
                 return self._count_refusal_and_reply(
                     transaction, reply_from_error(error, user_id=writer.user_id)
                 )
-        answer = f"250 2.0.0 Queued as {key}"
+        answer = smtp_replies.queued_reply(key)
         log.info("submitted", extra={"user": writer.user_id, "bytes": size, "id": key})
         self.listener.metrics.count_replies([answer] * len(to), size)
         self.listener.world.reach_fault_point("reply")
         return [answer]
 
 
-def submission_reply(error: RequestError, *, is_about_sender: bool = False) -> str:
+def submission_reply(error: RequestError, hostname: str, *, is_about_sender: bool = False) -> str:
     """Return the reply to a refusal, with its own text: the reader has signed in."""
     text = UNPRINTABLE.sub("?", error.message)[:200]
     if isinstance(error, RateLimited):
-        return f"450 4.7.1 {text}"
+        return smtp_replies.sending_limit_reply(text)
     if isinstance(error, AuthenticationFailed | Unauthenticated):
-        return "421 4.7.0 Sign in again"
+        return smtp_replies.CREDENTIALS_EXPIRED_REPLY.format(hostname=hostname)
     if isinstance(error, Forbidden):
-        return f"{'553' if is_about_sender else '550'} 5.7.1 {text}"
+        return (
+            smtp_replies.sender_not_allowed_reply(text)
+            if is_about_sender
+            else smtp_replies.message_not_allowed_reply(text)
+        )
     if isinstance(error, InvalidInput):
-        return f"553 5.1.7 {text}" if is_about_sender else f"554 5.6.0 {text}"
-    return TRY_LATER_REPLY
+        return (
+            smtp_replies.invalid_sender_reply(text)
+            if is_about_sender
+            else smtp_replies.invalid_message_reply(text)
+        )
+    return smtp_replies.TRY_LATER_REPLY

@@ -18,7 +18,7 @@ from mail.archives.source_message import SourceMessage, parse_date_field
 from mail.authentication.results_removal import own_authserv_ids, remove_results
 from mail.connectors.remote_server import ConnectorStage, RemoteFailure, RemoteMessage
 from mail.delivery import pipeline
-from mail.delivery.plan_execution import RejectedByScript
+from mail.delivery.script_rejection import RejectedByScript
 from mail.envelope.local_recipient import LocalRecipient
 from mail.inbound.incoming_message import FetchedMessageState, IncomingMessage
 from mail.inbound.scan_rejection import SpamRefused

@@ -130,7 +130,7 @@ async def deliver(mx_client: SmtpTestClient, raw: bytes, recipient: str, sender:
     await mx_client.start_data(recipient, sender=sender, mail_parameters=" SMTPUTF8")
     mx_client.send_bytes(raw + b".\r\n")
     reply = await mx_client.read_reply()
-    assert await mx_client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await mx_client.run_command("NOOP") == "250 2.0.0 OK"
     return reply
 
 

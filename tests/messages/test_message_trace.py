@@ -49,7 +49,7 @@ async def deliver_by_lmtp(lmtp_client: SmtpTestClient, raw: bytes, *recipients: 
     await lmtp_client.start_data(*recipients, sender=CAROL)
     lmtp_client.send_bytes(raw + b".\r\n")
     replies = [await lmtp_client.read_reply() for _ in recipients]
-    return [reply.removeprefix("250 2.0.0 Delivered as ") for reply in replies]
+    return [reply.removeprefix("250 2.0.0 OK: queued as ") for reply in replies]
 
 
 async def test_queue_id_of_reply_finds_all_trace_steps(
@@ -131,11 +131,11 @@ async def test_trace_shows_recipients_rejected_at_rcpt(
     replies = [await lmtp_client.read_reply() for _ in range(6)]
     assert [reply[:3] for reply in replies] == ["250", "550", "250", "452", "550", "354"]
     lmtp_client.send_bytes(raw + b".\r\n")
-    queue_id = (await lmtp_client.read_reply()).removeprefix("250 2.0.0 Delivered as ")
+    queue_id = (await lmtp_client.read_reply()).removeprefix("250 2.0.0 OK: queued as ")
     rejected = [
-        ("nobody@example.org", "550 5.1.1 No such user here"),
+        ("nobody@example.org", "550 5.1.1 Recipient address rejected: User unknown"),
         ("bob@example.org", "452 4.2.2 Mailbox full"),
-        ("x@far.example", "550 5.1.1 No such user here"),
+        ("x@far.example", "550 5.1.1 Recipient address rejected: User unknown"),
     ]
     for arguments in ({"queueId": queue_id}, {"messageId": message_id_header(raw)}):
         root_steps = await trace_steps(root, **arguments)

@@ -430,7 +430,7 @@ async def test_smtp_submission_is_deferred_at_mail_command(
     )  # while the limit allows it
     assert (await submit_message(client)).startswith("250")
     other_client.send_bytes(b"From: ada@example.org\r\nSubject: a\r\n\r\nb\r\n.\r\n")
-    answer = "450 4.7.1 this account may send 2 messages an hour"
+    answer = "450 4.7.1 Sending limit exceeded: this account may send 2 messages an hour"
     assert (await other_client.read_reply()).strip() == answer  # and no second reply
     assert (await client.run_command("MAIL FROM:<ada@example.org>")).strip() == answer
     assert await select_rows(environment, "SELECT count(*) FROM submissions") == [(2,)]

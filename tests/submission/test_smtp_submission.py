@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
+from mail.envelope.smtp_replies import AUTHENTICATION_THROTTLED_REPLY, CREDENTIALS_INVALID_REPLY
 from mail.queue import message_body as body
 from mail.smtp.smtp_server import SmtpListenerConfig
 from mail.smtp.submission_server import SubmissionListener as Listener
@@ -168,8 +169,8 @@ async def test_failed_sign_ins_look_alike_and_are_throttled(
         await client.close()
         return replies
 
-    wrong_replies = ["535 5.7.8 That does not sign anybody in"] * 3
-    throttled_replies = ["454 4.7.0 Too many failures, wait before the next try"] * 3
+    wrong_replies = [CREDENTIALS_INVALID_REPLY] * 3
+    throttled_replies = [AUTHENTICATION_THROTTLED_REPLY] * 3
     for name in ("ada", "nobody"):
         all_replies = [await try_sign_in(name, "wrong") for _ in range(5)]
         assert all_replies == [wrong_replies] * 4 + [throttled_replies], name
@@ -186,7 +187,7 @@ async def test_odd_username_or_password_is_refused_without_error(
     for credentials in ((name, PASSWORD), ("ada", name)):
         first, last = (base64.b64encode(item.encode()).decode() for item in credentials)
         assert (await client.run_command(f"AUTH LOGIN {first or '='}")).startswith("334")
-        assert await client.run_command(last or "=") == "535 5.7.8 That does not sign anybody in"
+        assert await client.run_command(last or "=") == CREDENTIALS_INVALID_REPLY
     await sign_in_by_auth_plain(client)
     assert not [item for item in caplog.records if item.levelname == "ERROR"]
     assert PASSWORD not in caplog.text
@@ -208,7 +209,7 @@ async def test_user_without_smtp_access_cannot_sign_in(
 ) -> None:
     await update_ada(environment, **columns)
     reply = await client.run_command(f"AUTH PLAIN {auth_plain_response()}")
-    assert reply == "535 5.7.8 That does not sign anybody in"
+    assert reply == CREDENTIALS_INVALID_REPLY
 
 
 @pytest.mark.usefixtures("user")
@@ -304,7 +305,7 @@ async def test_password_change_ends_only_password_sessions(
         arguments = {"users": {"usernames": ["ada"]}, "set": {"password": "another horse battery"}}
         assert (await admin_client(USER_UPDATE, input=arguments))["userUpdate"]["errors"] == []
         await send_by_app_password()
-        with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again") as raised:
+        with pytest.raises(smtplib.SMTPSenderRefused, match="no longer valid") as raised:
             await send_by_password()
         assert raised.value.smtp_code == 421
         with pytest.raises(smtplib.SMTPServerDisconnected):
@@ -336,7 +337,7 @@ async def test_session_ends_with_its_app_password(
         actor = admin_client if "userUpdate" in mutation else ada
         answer = await actor("mutation { done: " + change_field + " { errors { message } } }")
         assert answer["done"]["errors"] == []
-        with pytest.raises(smtplib.SMTPSenderRefused, match="Sign in again"):
+        with pytest.raises(smtplib.SMTPSenderRefused, match="no longer valid"):
             await send()
 
 
@@ -392,7 +393,7 @@ async def test_submission_over_implicit_tls(
     await sign_in_by_auth_plain(client)
     reply = await submit_message(client)
     (row,) = await environment.database.read(select(col(Submission.queue_id)))
-    assert reply == f"250 2.0.0 Queued as {row.queue_id}"
+    assert reply == f"250 2.0.0 OK: queued as {row.queue_id}"
     await client.close()
     await listener.close(1)
 
@@ -432,7 +433,7 @@ async def test_foreign_sender_is_refused(
 ) -> None:
     await sign_in_by_auth_plain(client)
     reply = await client.run_command(f"MAIL FROM:<{sender}>")
-    assert reply == f"553 5.7.1 you may not send as {sender}"
+    assert reply == f"553 5.7.1 Sender address rejected: you may not send as {sender}"
     forged = SHORT_MESSAGE.replace(b"ada@example.org", sender.encode())
     assert (await submit_message(client, forged)).startswith("550 5.7.1")
     assert (await submit_message(client, forged, sender="")).startswith("550 5.7.1")

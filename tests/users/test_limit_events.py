@@ -260,7 +260,7 @@ async def test_lmtp_clients_and_own_queue_get_temporary_failures(
         assert results[1].reply_code == 452
     assert len(await load_limit_events(ada)) == 2
     await set_user_limits(ada, received_max=1, quota=1 << 30)
-    assert await lmtp_client.run_command(f"MAIL FROM:<{sender}>") == "250 2.1.0 For whom"
+    assert await lmtp_client.run_command(f"MAIL FROM:<{sender}>") == "250 2.1.0 Sender OK"
     for _ in range(2):
         assert (await lmtp_client.run_command(f"RCPT TO:<{ada.address}>")).startswith("450 4.2.1")
     assert (await load_limit_events(ada))[2:] == [("RECEIVED", "FULL", 1, 1, True)]

@@ -50,7 +50,7 @@ async def deliver_message(
     server: MerganserProcess, subject: str, recipient: str = "ada@example.org"
 ) -> str:
     reply = await server.deliver_by_lmtp(raw_message(subject), recipient)
-    assert reply.startswith("250 2.0.0 Delivered")
+    assert reply.startswith("250 2.0.0 OK: queued")
     return subject
 
 
@@ -122,7 +122,7 @@ async def test_delivered_message_is_sent_to_subscribers_and_read_completely(
         await sockets[2].subscribe(CHANGES_SUBSCRIPTION, after=await bob.load_cursor())
 
         assert (await server.deliver_by_lmtp(source, "ada@example.org")).startswith(
-            "250 2.0.0 Delivered"
+            "250 2.0.0 OK: queued"
         )
         (event,) = await sockets[0].read_events(1)
         assert event["kind"] == "MESSAGE_ADDED"

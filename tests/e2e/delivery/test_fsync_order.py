@@ -74,7 +74,7 @@ UPLOAD_PART: Sequence[SyncStep] = (
 
 def first_late_step(
     trace: Sequence[str],
-    reply_text: str = "250 2.0.0 Delivered",
+    reply_text: str = "250 2.0.0 OK: queued",
     steps: Sequence[SyncStep] = DELIVERY_STEPS,
 ) -> str:
     """Return the first step that was not done when the reply was written, or ""."""
@@ -117,7 +117,7 @@ async def trace_server(strace: str, folder: Path) -> list[str]:
     try:
         lmtp_client = await connect(server.lmtp_port)
         raw = MessageGenerator().make_message(1, attachment=os.urandom(ATTACHMENT_BYTES))
-        assert (await lmtp_client.deliver(RECEIVER_ADDRESS, raw)).startswith("250 2.0.0 Delivered")
+        assert (await lmtp_client.deliver(RECEIVER_ADDRESS, raw)).startswith("250 2.0.0 OK: queued")
         await lmtp_client.close()
         await _send_upload_part(server.http_port, secret)
     finally:
@@ -149,7 +149,7 @@ CORRECT_TRACE = (
     f'7 rename("{BLOB}/.part-x", "{BLOB}/abc.1") = 0',
     f"7 fsync(13<{BLOB}>) = 0",
     "8 fdatasync(9</d/merganser.db-wal>) = 0",
-    '1 write(14<socket:[5]>, "250 2.0.0 Delivered\\r\\n", 21) = 21',
+    '1 write(14<socket:[5]>, "250 2.0.0 OK: queued\\r\\n", 22) = 22',
 )
 
 

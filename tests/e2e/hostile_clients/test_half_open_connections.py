@@ -49,7 +49,7 @@ async def assert_server_responds(server: MerganserProcess) -> None:
         assert await socket.receives_nothing(0.1)
         assert (await ada(VIEWER_QUERY))["viewer"]["user"]["username"] == "ada"
         reply = await server.deliver_by_lmtp(raw_message(f"{started_at}"), "ada@example.org")
-        assert reply.startswith("250 2.0.0 Delivered")
+        assert reply.startswith("250 2.0.0 OK: queued")
         assert (await socket.read_changes())["events"] == [{"kind": "MESSAGE_ADDED"}]
     assert time.monotonic() - server.seconds_not_serving() - started_at < 3
 
@@ -211,7 +211,7 @@ async def test_lmtp_refuses_long_lines_and_session_continues(server: MerganserPr
         assert (await lmtp_client.read_reply()).startswith(("500 5.5.2", "552 5.3.4"))
     await lmtp_client.start_data("ada@example.org")
     lmtp_client.send_bytes(raw_message("good at last") + b".\r\n")
-    assert (await lmtp_client.read_reply()).startswith("250 2.0.0 Delivered")
+    assert (await lmtp_client.read_reply()).startswith("250 2.0.0 OK: queued")
     await lmtp_client.close()
 
 

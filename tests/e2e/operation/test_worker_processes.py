@@ -166,7 +166,7 @@ async def test_delivery_at_one_worker_reaches_subscribers_of_all(fleet: WorkerFl
         for subject in sent_subjects:  # each delivery has its own connection, to either worker
             started_at = time.monotonic()
             reply = await fleet.server.deliver_by_lmtp(raw_message(subject), "ada@example.org")
-            assert reply.startswith("250 2.0.0 Delivered")
+            assert reply.startswith("250 2.0.0 OK: queued")
             for socket in sockets.values():
                 assert await read_subjects(socket, 1) == [subject]
             assert time.monotonic() - started_at < EVENT_LIMIT
@@ -183,7 +183,7 @@ async def test_concurrent_deliveries_all_reach_subscribers(fleet: WorkerFleet) -
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.receives_nothing()
         replies = await asyncio.gather(*map(write, sent_subjects))
-        assert {reply[:19] for reply in replies} == {"250 2.0.0 Delivered"}
+        assert {reply[:20] for reply in replies} == {"250 2.0.0 OK: queued"}
         for socket in sockets.values():
             assert sorted(await read_subjects(socket, len(sent_subjects))) == sorted(sent_subjects)
     assert not [line for line in fleet.server.log_records() if "locked" in str(line)]

@@ -38,7 +38,7 @@ EXPECTED_COMPLAINTS = (
     "a component is available again",
     "the mark of the incarnation cannot be kept",
 )
-NO_ROOM_REPLY = "452 4.3.1 No room for it now, try again later"
+NO_ROOM_REPLY = "452 4.3.1 Insufficient system storage"
 MESSAGE_TEMPLATE = b"Subject: Hello\r\n\r\n%s\r\n"
 POSTGRES = pytest.mark.skipif(
     "postgres" not in store_fixtures.STORES, reason="STORES has no postgres"

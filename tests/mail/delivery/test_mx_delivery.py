@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlmodel import col
 
+from mail.envelope.smtp_replies import USER_UNKNOWN_REPLY
 from mail.maintenance.housekeeping import run_round
 from mail.routing.mx_hosts import OutboundSettings
 from mail.smtp.mx_server import MxListener, MxRules
@@ -214,9 +215,9 @@ async def test_mx_listener_applies_greylisting(
     listener = MxListener(environment, tmp_path / "spool", SmtpListenerConfig(), rules)
     await listener.start(host="127.0.0.1", port=0)
     mx_client = await connect_smtp(listener.port)
-    assert await send_rcpt(mx_client, "nobody@example.org") == "550 5.1.1 No such user here"
+    assert await send_rcpt(mx_client, "nobody@example.org") == USER_UNKNOWN_REPLY
     reply = await send_rcpt(mx_client, "ada@example.org")
-    assert reply == "451 4.7.1 Not seen before, try again in 300 seconds"
+    assert reply == "451 4.7.1 Greylisted, please try again in 300 seconds"
     clock.tick(minutes=5)
     assert (await deliver_to(mx_client, raw_message(), "ada@example.org")).startswith("250")
     await mx_client.close()
@@ -241,7 +242,7 @@ async def test_trace_of_the_message_shows_the_greylisted_recipient(
     assert reply.startswith("250")
     await mx_client.run_command("DATA")
     queue_id = (await mx_client.run_command(raw_message() + b".")).removeprefix(
-        "250 2.0.0 Taken as "
+        "250 2.0.0 OK: queued as "
     )
     await mx_client.close()
     await listener.close(1)
@@ -251,6 +252,6 @@ async def test_trace_of_the_message_shows_the_greylisted_recipient(
         {
             "event": "turned away",
             "address": bob.address,
-            "detail": "451 4.7.1 Not seen before, try again in 300 seconds",
+            "detail": "451 4.7.1 Greylisted, please try again in 300 seconds",
         }
     ]

@@ -101,14 +101,14 @@ async def test_dsn_parameters_of_mail_and_rcpt_are_validated(tmp_path: Path, kin
             client = await listener.open_sending_session()
             reply = await client.run_command(f"MAIL FROM:<{DSN_SENDER}> {parameters}")
             assert (parameters, reply[:9]) == (parameters, expected)
-            assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+            assert await client.run_command("NOOP") == "250 2.0.0 OK"
             await client.close()
         for parameters, expected in RCPT_PARAMETERS:
             client = await listener.open_sending_session()
             assert (await client.run_command(f"MAIL FROM:<{DSN_SENDER}>")).startswith("250")
             reply = await client.run_command(f"RCPT TO:<ada@example.org> {parameters}")
             assert (parameters, reply[:9]) == (parameters, expected)
-            assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+            assert await client.run_command("NOOP") == "250 2.0.0 OK"
             await client.close()
 
 

@@ -46,13 +46,13 @@ TRACE_FIELDS = re.compile(
 )
 FROM_FIELD = re.compile(rb"\A(From: [^\r\n]*?)carol@example\.com")
 REFUSALS = (
-    "550 5.7.1 you may not send as ",
-    "554 5.6.0 From names nobody",
-    "554 5.6.0 a message has no NUL bytes",
-    "554 5.6.0 a message has one field From, and one Sender at most",
-    "554 5.6.0 its header is none, or too long",
-    "554 5.6.0 not a domain name",
-    "554 5.6.0 not a mail address",
+    "550 5.7.1 Message rejected: you may not send as ",
+    "554 5.6.0 Message rejected: From names nobody",
+    "554 5.6.0 Message rejected: a message has no NUL bytes",
+    "554 5.6.0 Message rejected: a message has one field From, and one Sender at most",
+    "554 5.6.0 Message rejected: its header is none, or too long",
+    "554 5.6.0 Message rejected: not a domain name",
+    "554 5.6.0 Message rejected: not a mail address",
 )
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -116,7 +116,7 @@ async def test_hostile_messages_are_accepted_and_stored_unchanged(
         for name, raw in INBOUND_MESSAGES.items()
     }
     assert {name: reply for name, reply in replies.items() if not reply.startswith("250")} == {}
-    assert await mx_client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await mx_client.run_command("NOOP") == "250 2.0.0 OK"
     names_by_digest = {sha256_hex(raw): name for name, raw in INBOUND_MESSAGES.items()}
     rows = await environment.database.read(select(col(Message.id)))
     assert len(rows) == len(names_by_digest)  # a duplicate would be dropped
@@ -156,9 +156,9 @@ async def test_hostile_submission_is_queued_unchanged_or_refused(
         reply = await send_message(
             submission_client, replace_sender(raw), "ada@example.org", "carol@example.net"
         )
-        assert reply.startswith(("250 2.0.0 Queued as ", *REFUSALS)), name
+        assert reply.startswith(("250 2.0.0 OK: queued as ", *REFUSALS)), name
         replies[name] = reply
-    assert await submission_client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await submission_client.run_command("NOOP") == "250 2.0.0 OK"
     messages_by_queue_id = await queued_messages(environment)
     queue_ids = {
         name: reply.rpartition(" ")[2] for name, reply in replies.items() if reply[0] == "2"

@@ -121,10 +121,10 @@ async def test_several_messages_in_one_segment_are_accepted(
 @pytest.mark.parametrize(
     ("line", "reply"),
     [
-        ("RCPT TO:<nobody@example.org>", "550 5.1.1 No such user here"),
-        ("RCPT TO:<ada@elsewhere.org>", "550 5.1.1 No such user here"),
+        ("RCPT TO:<nobody@example.org>", "550 5.1.1 Recipient address rejected: User unknown"),
+        ("RCPT TO:<ada@elsewhere.org>", "550 5.1.1 Recipient address rejected: User unknown"),
         ("RCPT TO:<bob@example.org>", "452 4.2.2 Mailbox full"),
-        ("RCPT TO:<eve@example.org>", "550 5.7.1 Refused"),
+        ("RCPT TO:<eve@example.org>", "550 5.7.1 Rejected for policy reasons"),
         ("RCPT TO:<ada@bücher.example>", "553 5.6.7"),
         ("RCPT TO:<>", "553 5.1.3"),
         ("RCPT TO:<a b@example.org>", "553 5.1.3"),
@@ -142,7 +142,7 @@ async def test_several_messages_in_one_segment_are_accepted(
         ("AUTH PLAIN AGEAYg==", "500 5.5.1"),
         ("STARTTLS", "500 5.5.1"),
         ("GET / HTTP/1.1", "500 5.5.1"),
-        ("VRFY ada@example.org", "252 2.5.0"),
+        ("VRFY ada@example.org", "252 2.0.0"),
         ("VRFY", "501 5.5.4"),
         ("RSET now", "501 5.5.4"),
         ("RSET", "250 2.0.0"),
@@ -161,7 +161,7 @@ async def test_command_gets_reply_and_session_continues(
     backend.errors_by_name |= {"RCPT bob": OVER_QUOTA, "RCPT eve": Forbidden("no")}
     await client.run_command("MAIL FROM:<carol@example.net>")
     assert (await client.run_command(line)).startswith(reply)
-    assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await client.run_command("NOOP") == "250 2.0.0 OK"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ async def test_command_gets_reply_and_session_continues(
         ("<carol@example.net> BODY=BINARYMIME", "501 5.5.4"),
         ("<carol@example.net> AUTH=<>", "555 5.5.4"),
         ("<carol@example.net> -", "501 5.5.4"),
-        ("carol@example.net", "553 5.1.3"),
+        ("carol@example.net", "553 5.1.7"),
         (f"<carol@example.net> SIZE={64 * MIB}", "250"),
         (f"<carol@example.net> SIZE={64 * MIB + 1}", "552 5.3.4"),
     ],
@@ -244,7 +244,7 @@ async def test_message_error_is_returned_for_each_recipient(
     lmtp_listener = await open_listener(max_message_size=3 * MIB)
     client = await connect_lmtp(lmtp_listener.port)
     for raw, reply in (
-        (b"x\r\n" * (MIB + 1), "552 5.3.4 Message too large"),
+        (b"x\r\n" * (MIB + 1), "552 5.3.4 Message size exceeds fixed maximum message size"),
         (b"x" * (MIB + 1) + b"\r\n", "500 5.5.2 Line too long"),
     ):
         await client.start_data("ada@example.org", "bob@example.org")
@@ -284,7 +284,7 @@ async def test_byte_budget_is_shared_by_all_sessions(
     first_client.send_bytes(b"x" * 600 + b"\r\n.\r\n")
     await backend.delivery_started.wait()
     assert await second_client.run_command("MAIL FROM:<> SIZE=600") == (
-        "452 4.3.1 No room for it now, try again later"
+        "452 4.3.1 Insufficient system storage"
     )
     await second_client.start_data("bob@example.org")
     second_client.send_bytes(b"x" * 600 + b"\r\n.\r\n")
@@ -333,7 +333,8 @@ async def test_connection_above_limit_is_refused(open_listener: OpenLmtpListener
     lmtp_listener = await open_listener(max_connections=1)
     first_client = await connect_lmtp(lmtp_listener.port)
     second_client = await connect_lmtp(lmtp_listener.port, greet=False)
-    assert (await second_client.read_until_closed()).startswith(b"421 4.3.2 Too many connections")
+    reply = await second_client.read_until_closed()
+    assert reply.startswith(b"421 4.3.2 mx.example.org Too many concurrent connections")
     assert (await first_client.run_command("NOOP")).startswith("250")
     await first_client.close()
     await second_client.close()
@@ -352,7 +353,8 @@ async def test_silent_client_times_out(
     if stage == "data":
         await client.start_data("ada@example.org")
         client.send_bytes(b"Hello\r\n" * 400_000)
-    assert await client.read_until_closed() == b"421 4.4.2 Waited too long for you\r\n"
+    reply = await client.read_until_closed()
+    assert reply == b"421 4.4.2 mx.example.org Error: timeout exceeded\r\n"
     await client.close()
     assert not backend.accepted_messages
     assert not spool_files(lmtp_listener)
@@ -396,7 +398,7 @@ async def test_half_closed_client_gets_delivery_reply(
     await backend.delivery_started.wait()
     backend.delivery_allowed.set()
     assert re.fullmatch(
-        rb"250 2\.0\.0 Delivered as [0-9a-f]{20}\r\n", await client.read_until_closed()
+        rb"250 2\.0\.0 OK: queued as [0-9a-f]{20}\r\n", await client.read_until_closed()
     )
 
 
@@ -442,8 +444,9 @@ async def test_close_finishes_data_and_ends_idle_sessions(
     delivery_reply, shutdown_reply, remainder = (await busy_client.read_until_closed()).split(
         b"\r\n"
     )
-    assert delivery_reply.startswith(b"250 2.0.0 Delivered as ")
-    assert (shutdown_reply, remainder) == (b"421 4.3.2 Shutting down, come back later", b"")
+    assert delivery_reply.startswith(b"250 2.0.0 OK: queued as ")
+    assert shutdown_reply.startswith(b"421 4.3.2 mx.example.org Service shutting down")
+    assert remainder == b""
     await close_task
     assert len(backend.accepted_messages) == 1
     with pytest.raises(ConnectionRefusedError):
@@ -479,7 +482,7 @@ async def test_internal_error_is_logged_once_without_addresses(
     if failing_key == "ada":
         await client.run_command("DATA")
         reply = await client.run_command("Subject: secret\r\n.")
-    assert reply == "451 4.3.0 Try again later"
+    assert reply == "451 4.3.0 Temporary local problem, please try again later"
     assert (await client.run_command("NOOP")).startswith("250")
     (error_record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert error_record.exc_info
@@ -507,7 +510,8 @@ async def test_internal_error_in_data_ends_session(
     client = await connect_lmtp((await open_listener(raise_at_fault_point)).port)
     await client.start_data("ada@example.org")
     client.send_bytes(b"Hello\r\n.\r\nNOOP\r\n")
-    assert await client.read_until_closed() == b"421 4.3.0 Try again later\r\n"
+    reply = await client.read_until_closed()
+    assert reply == b"421 4.3.0 mx.example.org Temporary local problem, closing connection\r\n"
     assert len(backend.accepted_messages) == (failing_point == "reply")
     await client.close()
 

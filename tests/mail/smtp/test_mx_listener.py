@@ -142,7 +142,7 @@ async def test_message_gets_received_field_and_client_is_recorded(
 ) -> None:
     reply = await send_message(client, b"Subject: Hi\r\n\r\nHello\r\n", "ada@example.org")
     queue_id = reply.rpartition(" ")[2]
-    assert reply == f"250 2.0.0 Taken as {queue_id}"
+    assert reply == f"250 2.0.0 OK: queued as {queue_id}"
     (message,), (arrival,) = backend.accepted_messages, backend.arrivals
     assert message.raw.decode() == (
         "Received: from mx.example.net ([127.0.0.1])\r\n"
@@ -196,7 +196,8 @@ async def test_smtplib_client_sends_over_tls(
             )
 
     refused = await asyncio.to_thread(send_by_smtplib)
-    assert refused == {"nobody@example.org": (550, b"5.1.1 No such user here")}
+    text = b"5.1.1 Recipient address rejected: User unknown"
+    assert refused == {"nobody@example.org": (550, text)}
     assert backend.accepted_messages[0].to == ["ada@example.org"]
 
 
@@ -282,7 +283,7 @@ async def test_queue_failure_is_temporary_error(
 ) -> None:
     backend.errors_by_name, backend.enqueue_error = {"bob": OVER_QUOTA}, OSError("no disk")
     reply = await send_message(client, b"\r\nHello\r\n", "ada@example.org", "bob@example.org")
-    assert reply == "451 4.3.0 Try again later"
+    assert reply == "451 4.3.0 Temporary local problem, please try again later"
 
 
 async def test_mail_loop_is_refused(client: SmtpTestClient, backend: RecordingBackend) -> None:
@@ -328,7 +329,7 @@ async def test_too_many_commands_end_session(open_listener: OpenMxListener) -> N
     client = await connect_smtp(mx_listener.port)
     client.send_bytes(b"NOOP\r\n" * 9)
     assert (await client.read_until_closed()).endswith(
-        b"421 4.7.0 Too many commands, come back for more\r\n"
+        b"421 4.7.0 mx.example.org Error: too many commands\r\n"
     )
     await client.close()
 

@@ -47,7 +47,7 @@ async def read_reply_codes(client: SmtpTestClient, raw: bytes, count: int) -> li
     """Send data, read this number of reply codes and check that no other reply follows."""
     client.send_bytes(raw)
     reply_codes = [(await client.read_reply())[:9].split(" ")[0] for _ in range(count)]
-    assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await client.run_command("NOOP") == "250 2.0.0 OK"
     return reply_codes
 
 
@@ -147,10 +147,10 @@ async def test_commands_pipelined_before_tls_are_discarded(
             server.authority.client_context(), server_hostname="mx.example.org"
         )
         assert (await client.run_command("RCPT TO:<ada@example.org>")).startswith(
-            "503 5.5.1 Say MAIL"
+            "503 5.5.1 Need MAIL"
         )
         assert (await client.run_command("MAIL FROM:<carol@example.net>")).startswith(
-            "503 5.5.1 Say EHLO"
+            "503 5.5.1 Send HELO"
         )
         offers = await client.run_command("EHLO x")
         assert ("AUTH PLAIN LOGIN" in offers) == (kind == "submission")
@@ -282,7 +282,7 @@ async def test_broken_auth_is_refused_and_session_continues(
         *first_replies, last_reply = [await client.run_command(line) for line in lines]
         assert all(reply.startswith("334") for reply in first_replies), lines
         assert last_reply.startswith(code), lines
-        assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+        assert await client.run_command("NOOP") == "250 2.0.0 OK"
         assert (await client.run_command("MAIL FROM:<carol@example.net>")).startswith("530"), lines
     assert submission_server.backend.sign_in_attempts == []
     assert (await client.run_command(f"AUTH PLAIN {AUTH_PLAIN_RESPONSE}")).startswith("235")
@@ -302,7 +302,7 @@ async def test_repeated_sign_in_failures_close_connection(
     replies = [
         await client.run_command(f"AUTH PLAIN {credentials}") for credentials in wrong_credentials
     ]
-    assert set(replies) == {"535 5.7.8 That does not sign anybody in"}
+    assert set(replies) == {"535 5.7.8 Authentication credentials invalid"}
     assert (await client.read_until_closed()).startswith(b"421 4.7.0")
     await client.close()
 
@@ -394,7 +394,7 @@ async def test_client_that_reads_no_replies_times_out(tmp_path: Path, kind: str)
                     )
             await wait_until_closed(server)
         other_client = await server.open_sending_session()
-        assert await other_client.run_command("NOOP") == "250 2.0.0 Fine"
+        assert await other_client.run_command("NOOP") == "250 2.0.0 OK"
         await other_client.close()
 
 
@@ -435,7 +435,7 @@ async def test_10000_recipients_are_limited_and_session_continues(tmp_path: Path
             assert (await client.read_reply()).startswith("354")
             for _ in range(max_recipients if kind == "lmtp" else 1):
                 assert (await client.read_reply()).startswith("250 2.0.0")
-            assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+            assert await client.run_command("NOOP") == "250 2.0.0 OK"
             assert len(server.backend.accepted_messages[0].to) == max_recipients
             await client.close()
 
@@ -462,8 +462,8 @@ async def test_too_long_line_is_refused_and_session_continues(
 ) -> None:
     expected_replies = {
         b"NOOP ": "250 ",
-        b"MAIL FROM:<": "553 5.1.3",
-        b"\0": "500 5.5.2 That",
+        b"MAIL FROM:<": "553 5.1.7",
+        b"\0": "500 5.5.2 Bad ",
         b"\xff": "500 ",
     }
     for verb, reply in expected_replies.items():
@@ -473,7 +473,7 @@ async def test_too_long_line_is_refused_and_session_continues(
         for size in (MAX_COMMAND_LINE - 1, MAX_COMMAND_LINE, 100_000, 3_000_000):
             long_line_reply = await client.run_command(verb.ljust(size, b"x"))
             assert long_line_reply == "500 5.5.2 Line too long", (verb, size)
-    assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await client.run_command("NOOP") == "250 2.0.0 OK"
     assert server.backend.accepted_messages == []
 
 
@@ -487,4 +487,4 @@ async def test_unterminated_line_uses_bounded_memory(
     assert len(session._command_reader._buffer) < 400_000  # type: ignore[attr-defined]  # noqa: SLF001
     client.send_bytes(b"\r\n")
     assert (await client.read_reply()).startswith("500 5.5.2 Line too long")
-    assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await client.run_command("NOOP") == "250 2.0.0 OK"

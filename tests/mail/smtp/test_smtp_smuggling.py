@@ -46,7 +46,7 @@ def check_only_message(server: MemoryListener, expected: bytes) -> None:
 
 async def check_session_in_step(client: SmtpTestClient) -> None:
     """Check that no other reply is pending."""
-    assert await client.run_command("NOOP") == "250 2.0.0 Fine"
+    assert await client.run_command("NOOP") == "250 2.0.0 OK"
 
 
 async def test_false_end_sequence_does_not_end_message(server: MemoryListener) -> None:

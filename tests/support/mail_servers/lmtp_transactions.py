@@ -6,8 +6,8 @@ from typing import Any
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 
 ACCEPTED_REPLIES = (["250 2.1.5"], ["250 2.0.0"])
-DELIVERED_REPLY = "250 2.0.0 Delivered"
-_QUEUE_ID = re.compile(r"(?<=Delivered) as [0-9a-f]{20}\Z")
+DELIVERED_REPLY = "250 2.0.0 OK: queued"
+_QUEUE_ID = re.compile(r"(?<=OK: queued) as [0-9a-f]{20}\Z")
 
 
 async def send_transaction(

@@ -27,7 +27,7 @@ async def send_unique_message(
     sender: str = "carol@example.com",
     to: str = "ada@example.org",
     *,
-    reply: str = "250 2.0.0 Delivered",
+    reply: str = "250 2.0.0 OK: queued",
     **header_fields: str,
 ) -> None:
     """Deliver a message with a subject and id of its own."""
