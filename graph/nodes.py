@@ -10,7 +10,7 @@ from graph.addresses.contacts import ContactSuggestion
 from graph.addresses.recipient_rewrites import RecipientRewrite
 from graph.addresses.types import Address
 from graph.admin.audit_log import AuditLogEntry
-from graph.admin.key_values import KeyValue
+from graph.admin.key_values import KeyValueEntry
 from graph.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from graph.admin.settings import SettingChange
 from graph.admin.tasks import Task
@@ -33,7 +33,7 @@ from graph.messages.threads import Thread
 from graph.messages.types import Message
 from graph.notifications.push_channels import PushChannel
 from graph.notifications.webhooks import Webhook, WebhookDelivery
-from graph.queue.rate_limits import RateHold, RateLimit
+from graph.queue.rate_limits import RateLimit, RateLimitHold
 from graph.queue.types import QueueEntry
 from graph.routing.types import ForwardingHost, RelayHost, TlsPolicy, Transport
 from graph.search.saved_searches import SavedSearch
@@ -42,7 +42,7 @@ from graph.spam.sender_rules import SenderRule
 from graph.submission.compose_requests import ComposeRequest
 from graph.submission.identities import Identity
 from graph.submission.types import Submission
-from graph.transfer.types import AccountExport
+from graph.transfer.types import UserExport
 from graph.types import global_ids as ids
 from graph.types.fields import Info, query
 from graph.types.row_mapping import NodeView
@@ -52,7 +52,7 @@ from models.users.roles import Scope
 
 MAX_IDS = 250  # of one call
 NODE_TYPES: dict[str, type[NodeView]] = {
-    "AccountExport": AccountExport,
+    "UserExport": UserExport,
     "AccessToken": AccessToken,
     "Address": Address,
     "ContactSuggestion": ContactSuggestion,
@@ -75,7 +75,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "Filter": Filter,
     "ForwardingHost": ForwardingHost,
     "Identity": Identity,
-    "KeyValue": KeyValue,
+    "KeyValueEntry": KeyValueEntry,
     "Label": Label,
     "Mailbox": Mailbox,
     "Message": Message,
@@ -85,7 +85,7 @@ NODE_TYPES: dict[str, type[NodeView]] = {
     "QueueEntry": QueueEntry,
     "Connector": Connector,
     "ConnectorRun": ConnectorRun,
-    "RateHold": RateHold,
+    "RateLimitHold": RateLimitHold,
     "RateLimit": RateLimit,
     "RecipientRewrite": RecipientRewrite,
     "RelayHost": RelayHost,

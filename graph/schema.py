@@ -65,9 +65,9 @@ from graph.users import (
     client_reset_mutations,
     create_mutations,
     deleted_users,
-    profile_reset_mutations,
     quota_mutations,
-    usage_reset_mutations,
+    user_preferences_reset_mutations,
+    user_usage_reset_mutations,
 )
 from graph.users import queries as user_queries
 from graph.users import update_mutations as user_update_mutations
@@ -122,8 +122,8 @@ Mutation = merge_types(
         deleted_users.UserDeleteMutation,
         quota_mutations.UserQuotaMutation,
         client_reset_mutations.ClientResetMutation,
-        profile_reset_mutations.ProfileResetMutation,
-        usage_reset_mutations.UsageResetMutation,
+        user_preferences_reset_mutations.UserPreferencesResetMutation,
+        user_usage_reset_mutations.UserUsageResetMutation,
         rate_limits.RateLimitMutation,
         create_mutations.UserCreateMutation,
         user_update_mutations.UserUpdateMutation,

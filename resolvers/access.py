@@ -73,7 +73,9 @@ def can_see_managed_mail_records(ctx: Context) -> bool:
     """True if the viewer sees records of mailboxes and messages of users it administers."""
     viewer = ctx.viewer
     if viewer.role is Role.DOMAIN_ADMIN:
-        return bool(viewer.administered_domains) and AdminPermission.LOGIN_AS in viewer.permissions
+        return (
+            bool(viewer.administered_domains) and AdminPermission.IMPERSONATE in viewer.permissions
+        )
     return viewer.role.includes(Role.ADMIN)
 
 
@@ -81,7 +83,7 @@ def is_visible_or_managed(ctx: Context, table: OwnedTable) -> ColumnElement[bool
     """The WHERE clause for records of mailboxes and messages, without the content.
 
     Visible rows, and for administrators those of the users they manage; a DOMAIN_ADMIN needs
-    LOGIN_AS. `resolvers/messages/content_access.py` decides on the content.
+    IMPERSONATE. `resolvers/messages/content_access.py` decides on the content.
     """
     if not can_see_managed_mail_records(ctx):
         return is_visible(ctx, table)
@@ -96,7 +98,7 @@ def is_visible_or_managed(ctx: Context, table: OwnedTable) -> ColumnElement[bool
 def is_of_managed_user(ctx: Context, table: OwnedTable) -> ColumnElement[bool]:
     """The WHERE clause for mailboxes, messages and files of the users the viewer manages.
 
-    Includes the viewer's own. A DOMAIN_ADMIN needs LOGIN_AS. Matches no row without the right to
+    Includes the viewer's own. A DOMAIN_ADMIN needs IMPERSONATE. Matches no row without the right to
     see records of other users' mail.
     """
     if not can_see_managed_mail_records(ctx):

@@ -288,7 +288,7 @@ async def make_api_key(environment: Environment, name: str, **columns: Any) -> s
 
 async def make_user(environment: Environment, name: str, **values: Any) -> User:
     """Create a user of example.org with mailboxes and the address name@example.org."""
-    admin = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    admin = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     values = {"password_disabled": "password" not in values} | values
     new = NewUser(username=name, address=f"{name}@example.org", **values)
     return await creation_create.create_user(admin, new)
@@ -299,7 +299,7 @@ async def make_client(
 ) -> GraphQLClient:
     """Create a user with an API key of all scopes, and return a client with that key."""
     user = await make_user(environment, name, **values)
-    scopes = [Scope.MASTER]
+    scopes = [Scope.FULL]
     secret = await make_api_key(environment, name, user_id=user.id, role=user.role, scopes=scopes)
     return GraphQLClient(http, environment, user, secret)
 
@@ -333,7 +333,7 @@ async def _create_account(environment: Environment, http: Any, name: str) -> Gra
     if name != "root":
         username = USERNAMES.get(name, name)
         return await make_client(environment, http, username, role=PREPARED_ROLES[name])
-    secret = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.FULL])
     no_user = User(
         id=0,
         username="",
@@ -400,7 +400,7 @@ async def live_server(environment: Environment, tmp_path: Path) -> AsyncIterator
 
 def client_context(client: GraphQLClient, *scopes: Scope) -> Context:
     """The context of a request by this client."""
-    viewer = Viewer(client.user.id, client.user.role, frozenset(scopes or {Scope.MASTER}))
+    viewer = Viewer(client.user.id, client.user.role, frozenset(scopes or {Scope.FULL}))
     return Context(client.environment, viewer)
 
 

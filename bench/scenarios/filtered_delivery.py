@@ -43,8 +43,8 @@ MESSAGE_SIZE = 20_000  # bytes
 CONNECTION_COUNT = 4  # connections
 FILTER_MUTATION = """mutation ($input: FilterCreateInput!) {
   filterCreate(input: $input) { errors { message } } }"""
-SCRIPT_MUTATION = """mutation ($input: SieveScriptPutInput!) {
-  sieveScriptPut(input: $input) { errors { message } } }"""
+SCRIPT_MUTATION = """mutation ($input: SieveScriptSetInput!) {
+  sieveScriptSet(input: $input) { errors { message } } }"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ async def _measure_server(
 def request_body(message_count: int) -> dict[str, Any]:
     """Return a request for some messages; a negative number means one mail merge."""
     later = (datetime.now(UTC) + timedelta(days=365)).isoformat()  # none is due during the run
-    message: dict[str, Any] = {"subject": "Ducks", "text": TEXT, "sendTime": later}
+    message: dict[str, Any] = {"subject": "Ducks", "text": TEXT, "sendAt": later}
     if message_count < 0:
         people = [{"to": [{"address": f"carol{n}@example.net"}]} for n in range(-message_count)]
         message["merge"], message_count = people, 1

@@ -89,7 +89,7 @@ async def measure_claims(
             to=[NamedAddress("somebody@example.net")],
             subject="Waiting",
             text="Hello.",
-            send_time=world.now() + timedelta(days=300),
+            send_at=world.now() + timedelta(days=300),
         )
         sent_message = await submission_create.send_message(ctx, outgoing)
         for shape in BACKLOG_SHAPES:
@@ -148,7 +148,7 @@ def _submission_and_delivery_rows(
             "queue_id": environment.random_bytes(10).hex(),
             "state": SubmissionState.QUEUED,
             "message_id": None,
-            "send_time": None,
+            "send_at": None,
             "created_at": now,
         }
         yield (

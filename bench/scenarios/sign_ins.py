@@ -122,7 +122,7 @@ async def _measure_rate(
             answer = await connection.send_request(
                 encode_sign_in(target, next(turns), PASSWORD, next(numbers))
             )
-            if b'"scope":"MASTER"' not in answer:
+            if b'"scope":"FULL"' not in answer:
                 raise RuntimeError(f"not a good answer: {answer!r}")
             sign_in_count += 1
 

@@ -29,9 +29,9 @@ MATCH_DESCRIPTION = (
 BCC_TO_DESCRIPTION = "Where the copy goes; it need not be here."
 READ_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
-    "admin_permission": AdminPermission.BCC_MAPS,
+    "admin_permission": AdminPermission.BCC_RULES,
 }
-WRITE_GUARD: dict[str, Any] = {**READ_GUARD, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {**READ_GUARD, "scope": Scope.FULL}
 
 
 @strawberry.type(

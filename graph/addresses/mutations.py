@@ -31,7 +31,7 @@ from resolvers.addresses.mutations import NewAddress
 from resolvers.addresses.temporary_addresses import NewTemporaryAddress
 from resolvers.addresses.update import AddressPatchValues
 
-WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 TARGETS_DESCRIPTION = (
     "FORWARD: addresses, smtp:// and smtps:// relays with or without user and password, "
     "http(s):// URLs; at most 100. A relay whose password is *** stays as it was."
@@ -39,7 +39,7 @@ TARGETS_DESCRIPTION = (
 AUTOREPLY_DESCRIPTION = "FORWARD: what it answers by itself, without `addresses`."
 CREATE_FIELDS = (
     "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
-    "meta_data", "internal_data",
+    "meta_data", "private_metadata",
 )  # fmt: skip
 UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
@@ -70,7 +70,9 @@ class AddressCreateInput(Options):
     public_comment: str | None = attribute_field("Shown to users.", default=UNSET)
     private_comment: str | None = attribute_field("For administrators.", default=UNSET)
     meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
-    internal_data: JSON | None = attribute_field("Free data hidden from the user.", default=UNSET)
+    private_metadata: JSON | None = attribute_field(
+        "Free data hidden from the user.", default=UNSET
+    )
 
 
 @strawberry.input(description="What to change on addresses; absent = unchanged, null = cleared.")
@@ -106,7 +108,7 @@ class AddressPatch:
     public_comment: strawberry.Maybe[str | None] = attribute_field("Shown to users.")
     private_comment: strawberry.Maybe[str | None] = attribute_field("For administrators.")
     meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
-    internal_data: strawberry.Maybe[JSON | None] = attribute_field(
+    private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "Free data hidden from the user."
     )
 
@@ -132,8 +134,8 @@ class AddressUpdateInput(Options):
     set: AddressPatch = attribute_field("The same for all.")
 
 
-@strawberry.input(description="Input of addressCreateTemporary.")
-class AddressCreateTemporaryInput(Options):
+@strawberry.input(description="Input of temporaryAddressCreate.")
+class TemporaryAddressCreateInput(Options):
     user: UserRef | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
     domain: str | None = attribute_field(
         "One in which the user has an address; default: that of the main address.", default=UNSET
@@ -143,7 +145,7 @@ class AddressCreateTemporaryInput(Options):
         default=Duration(timedelta(days=365)),
     )
     comment: str | None = attribute_field("What it is for.", default=UNSET)
-    for_domain: str | None = attribute_field("Site it is given to.", default=UNSET)
+    for_site: str | None = attribute_field("Site it is given to.", default=UNSET)
 
 
 @strawberry.type(description="Answer of addressCreate.")
@@ -183,17 +185,17 @@ class AddressMutation:
     @mutation(
         "A random address of a user, which ends by itself or is switched off by its owner.",
         scope=Scope.SETTINGS,
-        user_permission=UserPermission.SPAM_ALIAS,
+        user_permission=UserPermission.TEMPORARY_ADDRESSES,
     )
-    async def address_create_temporary(
-        self, info: Info, input: AddressCreateTemporaryInput
+    async def temporary_address_create(
+        self, info: Info, input: TemporaryAddressCreateInput
     ) -> AddressPayload:
         new = NewTemporaryAddress(
             await load_named_user_id(info, input.user or None),
             input.domain or None,
             input.validity,
             input.comment or None,
-            input.for_domain or None,
+            input.for_site or None,
         )
         return AddressPayload(
             address=Address.from_row(
@@ -203,7 +205,7 @@ class AddressMutation:
 
     @mutation(
         "Several at once, all or none. Owners change name and main, and switch off what they made "
-        "by addressCreateTemporary; a DOMAIN_ADMIN of the domain changes all.",
+        "by temporaryAddressCreate; a DOMAIN_ADMIN of the domain changes all.",
         scope=Scope.SETTINGS,
     )
     async def address_update(self, info: Info, input: AddressUpdateInput) -> AddressesPayload:
@@ -215,7 +217,7 @@ class AddressMutation:
 
     @mutation(
         "Several at once, all or none. CONFLICT for a main address. Owners delete what they made "
-        "by addressCreateTemporary; a DOMAIN_ADMIN of the domain deletes all others.",
+        "by temporaryAddressCreate; a DOMAIN_ADMIN of the domain deletes all others.",
         scope=Scope.SETTINGS,
     )
     async def address_delete(self, info: Info, input: IdsInput) -> DeletePayload:

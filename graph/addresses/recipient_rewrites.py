@@ -29,7 +29,7 @@ FROM_DESCRIPTION = (
 TO_DESCRIPTION = (
     "Address or, where from is a domain, @domain, which keeps the local part; of others, too."
 )
-WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
 @strawberry.type(

@@ -81,10 +81,10 @@ class Address(NodeView):
     main: bool = attribute_field("Default of its user.")
     active: bool = attribute_field("False = refuses mail, and forwards none.")
     send_as: bool = attribute_field("Offered as sender to the users it delivers to.")
-    is_wildcard: bool = attribute_field("Holds *.")
-    is_catch_all: bool = attribute_field("*@domain.")
+    wildcard: bool = attribute_field("Holds *.")
+    catch_all: bool = attribute_field("*@domain.")
     expires_at: datetime | None = attribute_field("End of a temporary address.")
-    for_domain: str | None = attribute_field("Site a masked address was given to.")
+    for_site: str | None = attribute_field("Site a masked address was given to.")
     last_received_at: datetime | None = attribute_field("Newest mail to it; noted a little later.")
     tags: list[str] = attribute_field("Labels.")
     public_comment: str | None = attribute_field("Shown to users.")
@@ -97,12 +97,12 @@ class Address(NodeView):
         "id": global_id_field("Address"),
         "address": DerivedField(("shown",), return_unchanged),
         "local_part": DerivedField(("shown",), lambda shown: shown.rpartition("@")[0]),
-        "is_wildcard": DerivedField(("shown",), lambda shown: "*" in shown),
-        "is_catch_all": DerivedField(("local",), lambda local: local == "*"),
+        "wildcard": DerivedField(("shown",), lambda shown: "*" in shown),
+        "catch_all": DerivedField(("local",), lambda local: local == "*"),
     }
 
     @field("The address under the own name of its domain, where it was asked for by another name.")
-    async def in_primary_domain(self) -> str | None:
+    async def canonical_address(self) -> str | None:
         primary_address: str | None = vars(self).get("primary")
         return primary_address
 
@@ -126,10 +126,10 @@ class Address(NodeView):
         text: str | None = self.row.private_comment
         return text
 
-    @field("Free data hidden from the user.", "internal_data", **DOMAIN_ADMIN_GUARD)
-    async def internal_data(self) -> JSON | None:
-        internal_data: JSON | None = self.row.internal_data
-        return internal_data
+    @field("Free data hidden from the user.", "private_metadata", **DOMAIN_ADMIN_GUARD)
+    async def private_metadata(self) -> JSON | None:
+        private_metadata: JSON | None = self.row.private_metadata
+        return private_metadata
 
 
 async def load_address_page(info: Info, page_key: AddressPageKey) -> Connection[Address]:
@@ -155,7 +155,7 @@ class AddressFilter(ConditionsInput):
     active: bool | None = attribute_field("On or off.", default=UNSET)
     wildcard: bool | None = attribute_field("Only or no wildcards.", default=UNSET)
     temporary: bool | None = attribute_field(
-        "Only or no temporary ones: with an end, or made by addressCreateTemporary.", default=UNSET
+        "Only or no temporary ones: with an end, or made by temporaryAddressCreate.", default=UNSET
     )
 
     async def resolve_conditions(self, info: Info) -> AddressConditions:

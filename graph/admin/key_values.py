@@ -38,7 +38,7 @@ KeyArgument = Annotated[str, strawberry.argument(description="Name of the value.
 
 
 @strawberry.type(description="One entry of a key-value store.")
-class KeyValue(NodeView):
+class KeyValueEntry(NodeView):
     key: str = attribute_field("Slashes make levels.")
     value: str | None = attribute_field("Null when asked without values.")
     store: str = attribute_field("Named store.")
@@ -50,7 +50,7 @@ class KeyValue(NodeView):
 
     load_batch = staticmethod(key_values.load_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("KeyValue"),
+        "id": global_id_field("KeyValueEntry"),
         "shared": DerivedField(("stream_id",), lambda owner: owner == PLATFORM),
     }
 
@@ -102,7 +102,7 @@ class KeyValueDeleteInput(KeyValueEntryInput):
 
 @strawberry.type(description="Answer of keyValueSet and keyValueIncrement.")
 class KeyValuePayload(MutationPayload):
-    entry: KeyValue | None = attribute_field("As it is now.", default=None)
+    entry: KeyValueEntry | None = attribute_field("As it is now.", default=None)
 
 
 @strawberry.type(description="Answer of keyValueDelete.")
@@ -143,9 +143,11 @@ class KeyValueQuery:
         user: UserRef | None = UNSET,
         store: str = DEFAULT_STORE,
         shared: bool = False,
-    ) -> KeyValue | None:
+    ) -> KeyValueEntry | None:
         namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
-        return KeyValue.from_row_or_none(await key_values.find_entry(info.context, namespace, key))
+        return KeyValueEntry.from_row_or_none(
+            await key_values.find_entry(info.context, namespace, key)
+        )
 
     @query("Entries by key, in the order of its bytes: of one level.", scope=Scope.READ)
     async def key_values(
@@ -162,7 +164,7 @@ class KeyValueQuery:
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[KeyValue]:
+    ) -> Connection[KeyValueEntry]:
         namespace = await _resolve_query_namespace(info, user, store, is_shared=shared)
         ctx, list_request = (
             info.context,
@@ -171,10 +173,10 @@ class KeyValueQuery:
         requested_page = page_request(
             ordering_name("keyvalue", list_request), first, after, last, before
         )
-        names = selected_columns(info, KeyValue)
+        names = selected_columns(info, KeyValueEntry)
         return await connection_of_page(
             info,
-            KeyValue,
+            KeyValueEntry,
             await key_values.read_entry_page(
                 ctx, list_request, requested_page, names, with_values=not no_value
             ),
@@ -186,7 +188,7 @@ class KeyValueQuery:
 @strawberry.type
 class KeyValueMutation:
     @mutation(
-        "Sets a value: one's own; what is shared as ADMIN, and another's as ROOT, with MASTER.",
+        "Sets a value: one's own; what is shared as ADMIN, and another's as ROOT, with FULL.",
         scope=Scope.SETTINGS,
     )
     async def key_value_set(self, info: Info, input: KeyValueSetInput) -> KeyValuePayload:
@@ -197,7 +199,7 @@ class KeyValueMutation:
         )
         namespace = await input.resolve_namespace(info)
         entry = await key_values.set_value(info.context, namespace, input.key, new)
-        return KeyValuePayload(entry=KeyValue.from_row(entry))
+        return KeyValuePayload(entry=KeyValueEntry.from_row(entry))
 
     @mutation(
         "Adds to a value that is a whole number; of several at once none is lost. Its end stays.",
@@ -213,7 +215,7 @@ class KeyValueMutation:
             input.difference,
             create_missing=input.create_missing,
         )
-        return KeyValuePayload(entry=KeyValue.from_row(entry))
+        return KeyValuePayload(entry=KeyValueEntry.from_row(entry))
 
     @mutation("Removes one entry, or all below it too.", scope=Scope.SETTINGS)
     async def key_value_delete(

@@ -247,7 +247,7 @@ class LegalHoldMutation:
     @mutation(
         "Copies past, deleted and future mail of an account, which sees nothing of it.",
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def legal_hold_create(self, info: Info, input: LegalHoldCreateInput) -> LegalHoldPayload:
         new = NewLegalHold(
@@ -264,9 +264,7 @@ class LegalHoldMutation:
             )
         )
 
-    @mutation(
-        "Ends legal holds before their time, all or none.", role=Role.ROOT, scope=Scope.MASTER
-    )
+    @mutation("Ends legal holds before their time, all or none.", role=Role.ROOT, scope=Scope.FULL)
     async def legal_hold_end(self, info: Info, input: IdsInput) -> DeletePayload:
         await legal_holds.end_legal_holds_and_mark_removed(
             info.context, ids_from_global_ids(info, "LegalHold", input.ids)

@@ -151,7 +151,7 @@ class SettingQuery:
 @strawberry.type
 class SettingMutation:
     @mutation(
-        "In force at once, here and within seconds everywhere.", role=Role.ADMIN, scope=Scope.MASTER
+        "In force at once, here and within seconds everywhere.", role=Role.ADMIN, scope=Scope.FULL
     )
     async def setting_set(self, info: Info, input: SettingSetInput) -> SettingPayload:
         if input.value is UNSET:
@@ -162,7 +162,7 @@ class SettingMutation:
     @mutation(
         "Back to the defaults; a warning tells which had them already.",
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def setting_delete(self, info: Info, input: SettingDeleteInput) -> SettingsPayload:
         settings, unchanged_indexes = await admin_settings.reset_settings(info.context, input.keys)

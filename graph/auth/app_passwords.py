@@ -50,7 +50,7 @@ class AppPassword(NodeView):
         description="Whose it is.",
     )
     description: str = attribute_field("What it is for.")
-    scopes: list[AppPasswordScope] = attribute_field("What it is good for; ALL = any but MASTER.")
+    scopes: list[AppPasswordScope] = attribute_field("What it is good for; ALL = any but FULL.")
     active: bool = attribute_field("Good for signing in.")
     maker: str | None = attribute_field(
         "Name of the administrator or API key that made it for the account. Null: the account."
@@ -79,7 +79,7 @@ class AppPasswordCreateInput(Options):
     user: UserRef | None = attribute_field("Whose. Default: the viewer's.", default=UNSET)
     description: str = attribute_field("What it is for.")
     scopes: list[AppPasswordScope] = attribute_field(
-        "What it is to be good for; ALL = any but MASTER.",
+        "What it is to be good for; ALL = any but FULL.",
         default_factory=lambda: [AppPasswordScope.ALL],
     )
     password: str | None = attribute_field(
@@ -148,8 +148,8 @@ class AppPasswordsPayload(MutationPayload):
 class AppPasswordMutation:
     @mutation(
         "A password for one program. Good beside second factors, where the account's own is not.",
-        scope=Scope.MASTER,
-        user_permission=UserPermission.APP_PASSWDS,
+        scope=Scope.FULL,
+        user_permission=UserPermission.APP_PASSWORDS,
     )
     async def app_password_create(
         self, info: Info, input: AppPasswordCreateInput
@@ -164,7 +164,7 @@ class AppPasswordMutation:
             mobileconfig=created.profile,
         )
 
-    @mutation("All or none.", scope=Scope.MASTER, user_permission=UserPermission.APP_PASSWDS)
+    @mutation("All or none.", scope=Scope.FULL, user_permission=UserPermission.APP_PASSWORDS)
     async def app_password_update(
         self, info: Info, input: AppPasswordUpdateInput
     ) -> AppPasswordsPayload:
@@ -181,7 +181,7 @@ class AppPasswordMutation:
         rows = await info.context.load_many(app_passwords.load_app_passwords_by_id, changed)
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
-    @mutation("All or none.", scope=Scope.MASTER, user_permission=UserPermission.APP_PASSWDS)
+    @mutation("All or none.", scope=Scope.FULL, user_permission=UserPermission.APP_PASSWORDS)
     async def app_password_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = ids_from_global_ids(info, "AppPassword", input.ids)
         await app_passwords.delete_app_passwords(info.context, keys)

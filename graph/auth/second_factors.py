@@ -95,8 +95,8 @@ class TotpImportInput(Options):
     seed: str = attribute_field("Base32, of 8 to 128 bytes.")
 
 
-@strawberry.input(description="Input of totpCheck.")
-class TotpCheckInput(_OptionalUserInput):
+@strawberry.input(description="Input of totpVerify.")
+class TotpVerifyInput(_OptionalUserInput):
     token: str = attribute_field("A code by time, or a recovery code.")
 
 
@@ -105,13 +105,13 @@ class TotpDisableInput(_OptionalProofInput):
     pass
 
 
-@strawberry.input(description="Input of customTwoFactorEnable.")
-class CustomTwoFactorEnableInput(_OptionalUserInput):
+@strawberry.input(description="Input of externalTwoFactorEnable.")
+class ExternalTwoFactorEnableInput(_OptionalUserInput):
     pass
 
 
-@strawberry.input(description="Input of customTwoFactorDisable.")
-class CustomTwoFactorDisableInput(_OptionalProofInput):
+@strawberry.input(description="Input of externalTwoFactorDisable.")
+class ExternalTwoFactorDisableInput(_OptionalProofInput):
     pass
 
 
@@ -141,8 +141,8 @@ class WebauthnRegisterInput(_OptionalProofInput):
     )
 
 
-@strawberry.input(description="Input of webauthnCheck.")
-class WebauthnCheckInput(_OptionalUserInput):
+@strawberry.input(description="Input of webauthnVerify.")
+class WebauthnVerifyInput(_OptionalUserInput):
     response: JSON = attribute_field(
         "What `navigator.credentials.get` gave, as its toJSON says it."
     )
@@ -177,13 +177,13 @@ class TotpEnablePayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Answer of totpCheck.")
-class TotpCheckPayload(MutationPayload):
+@strawberry.type(description="Answer of totpVerify.")
+class TotpVerifyPayload(MutationPayload):
     valid: bool = attribute_field("It was right, and is good no more.", default=False)
 
 
-@strawberry.type(description="Answer of webauthnCheck.")
-class WebauthnCheckPayload(MutationPayload):
+@strawberry.type(description="Answer of webauthnVerify.")
+class WebauthnVerifyPayload(MutationPayload):
     valid: bool = attribute_field("It was right, and is good no more.", default=False)
 
 
@@ -265,7 +265,7 @@ async def _load_user(info: Info, user_id: int) -> Any:
 
 @strawberry.type
 class TwoFactorMutation:
-    @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.MASTER)
+    @mutation("A new seed for codes by time; nothing is on until it is proved.", scope=Scope.FULL)
     async def totp_setup(self, info: Info, input: TotpSetupInput) -> TotpSetupPayload:
         user_id = await _permitted_target_user_id(info, input.user)
         secret = await second_factors_mutations.set_up_totp(
@@ -275,7 +275,7 @@ class TwoFactorMutation:
 
     @mutation(
         "Turn codes by time on: proves the new seed. Ends all other sign-ins of the account.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def totp_enable(self, info: Info, input: TotpEnableInput) -> TotpEnablePayload:
@@ -289,7 +289,7 @@ class TwoFactorMutation:
         "Turn codes by time on with a seed that the user's device has from another system. Ends "
         "all other sign-ins of the account.",
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def totp_import(self, info: Info, input: TotpImportInput) -> UserPayload:
         user_id = await _permitted_target_user_id(info, input.user)
@@ -306,16 +306,16 @@ class TwoFactorMutation:
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
     )
-    async def totp_check(self, info: Info, input: TotpCheckInput) -> TotpCheckPayload:
+    async def totp_verify(self, info: Info, input: TotpVerifyInput) -> TotpVerifyPayload:
         user_id = await _permitted_target_user_id(info, input.user or None)
         await second_factors_mutations.prove_second_factor(
             info.context, user_id, SecondFactorProof(totp=input.token)
         )
-        return TotpCheckPayload(valid=True)
+        return TotpVerifyPayload(valid=True)
 
     @mutation(
         "Turn codes by time off; other factors stay.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def totp_disable(self, info: Info, input: TotpDisableInput) -> UserPayload:
@@ -329,10 +329,10 @@ class TwoFactorMutation:
         "Say that the calling application checks a factor of its own. Ends all other sign-ins of "
         "the account.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
-    async def custom_two_factor_enable(
-        self, info: Info, input: CustomTwoFactorEnableInput
+    async def external_two_factor_enable(
+        self, info: Info, input: ExternalTwoFactorEnableInput
     ) -> UserPayload:
         user_id = await _permitted_target_user_id(info, input.user)
         changed_id = await second_factors_mutations.enable_custom_factor(info.context, user_id)
@@ -341,11 +341,11 @@ class TwoFactorMutation:
     @mutation(
         "Say that it does so no longer; other factors stay.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
-    async def custom_two_factor_disable(
-        self, info: Info, input: CustomTwoFactorDisableInput
+    async def external_two_factor_disable(
+        self, info: Info, input: ExternalTwoFactorDisableInput
     ) -> UserPayload:
         user_id = await _permitted_target_user_id(info, input.user)
         changed_id = await second_factors_mutations.disable_custom_factor(
@@ -355,7 +355,7 @@ class TwoFactorMutation:
 
     @mutation(
         "Turn all factors off. Nothing else does: no password reset, no other change.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def two_factor_disable(self, info: Info, input: TwoFactorDisableInput) -> UserPayload:
@@ -367,7 +367,7 @@ class TwoFactorMutation:
 
     @mutation(
         "New recovery codes for the viewer; the old ones are void.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def recovery_codes_create(
@@ -396,7 +396,7 @@ class TwoFactorMutation:
 
     @mutation(
         "Add a security key or passkey. The first one ends all other sign-ins of the account.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC,
     )
     async def webauthn_register(
@@ -420,17 +420,19 @@ class TwoFactorMutation:
         signed_in=second_factors_mutations.MANAGE_GUARD,
         atomic_exclusion=NOT_ATOMIC,
     )
-    async def webauthn_check(self, info: Info, input: WebauthnCheckInput) -> WebauthnCheckPayload:
+    async def webauthn_verify(
+        self, info: Info, input: WebauthnVerifyInput
+    ) -> WebauthnVerifyPayload:
         user_id = await _permitted_target_user_id(info, input.user or None)
         response = _validated_webauthn_response(input.response, ["response"])
         await second_factors_mutations.prove_second_factor(
             info.context, user_id, SecondFactorProof(webauthn=response)
         )
-        return WebauthnCheckPayload(valid=True)
+        return WebauthnVerifyPayload(valid=True)
 
     @mutation(
         "All or none. With the last key the factor is off.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=NOT_ATOMIC_WITH_PROOF,
     )
     async def webauthn_delete(self, info: Info, input: WebauthnDeleteInput) -> DeletePayload:

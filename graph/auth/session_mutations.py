@@ -16,8 +16,8 @@ from resolvers.auth import sessions
 MAX_REASON_LENGTH = 120  # characters
 
 
-@strawberry.input(description="Input of sessionKick.")
-class SessionKickInput(Options):
+@strawberry.input(description="Input of sessionTerminate.")
+class SessionTerminateInput(Options):
     users: UserSelection | None = attribute_field(
         "Whose; default: the viewer's.", default=strawberry.UNSET
     )
@@ -30,8 +30,8 @@ class SessionKickInput(Options):
     revoke_tokens: bool = attribute_field("End all their tokens too.", default=False)
 
 
-@strawberry.type(description="Answer of sessionKick.")
-class SessionKickPayload(MutationPayload):
+@strawberry.type(description="Answer of sessionTerminate.")
+class SessionTerminatePayload(MutationPayload):
     kicked: int = attribute_field(
         "Connections to this process; those to others end within a second.", default=0
     )
@@ -45,9 +45,11 @@ class SessionMutation:
     @mutation(
         "End WebSockets and event streams: one's own, or of users one manages. Nobody there = "
         "NO_SESSION, unless tokens were ended or other processes may hold connections.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
-    async def session_kick(self, info: Info, input: SessionKickInput) -> SessionKickPayload:
+    async def session_terminate(
+        self, info: Info, input: SessionTerminateInput
+    ) -> SessionTerminatePayload:
         ctx, reason = info.context, input.reason or None
         if reason and (len(reason) > MAX_REASON_LENGTH or not reason.isprintable()):
             text = f"at most {MAX_REASON_LENGTH} printable characters"
@@ -72,4 +74,4 @@ class SessionMutation:
         results = [
             usernames_by_id[viewer.user_id or viewer.pending_user_id] for viewer in connections
         ]
-        return SessionKickPayload(kicked=len(connections), results=sorted(results))
+        return SessionTerminatePayload(kicked=len(connections), results=sorted(results))

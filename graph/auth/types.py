@@ -33,11 +33,11 @@ from models.store.keyset_pages import Cursor
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from resolvers.auth import (
     access_tokens,
-    act_as,
     api_keys,
     app_passwords,
     authentication,
     credential_cache_flush,
+    impersonation,
 )
 from resolvers.auth.api_keys import ApiKeyChange, NewApiKey
 from resolvers.auth.authentication import AuthenticatedUser
@@ -122,7 +122,7 @@ class Viewer:
         return _user_from_row(await info.context.load(users.load_users_by_id, key)) if key else None
 
     @field("Set when an administrator acts as a user: whom.")
-    async def acting_for(
+    async def impersonating(
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         viewer = info.context.viewer
@@ -163,8 +163,8 @@ class AuthenticateInput(Options):
     username: str = attribute_field("Or an address.")
     password: str = attribute_field("As typed.")
     protocol: str = attribute_field("For the log.", default="API")
-    scope: Scope = attribute_field("MASTER, IMAP, POP3, SMTP, …", default=Scope.MASTER)
-    token: bool = attribute_field("Answer with an access token; only for MASTER.", default=False)
+    scope: Scope = attribute_field("FULL, IMAP, POP3, SMTP, …", default=Scope.FULL)
+    token: bool = attribute_field("Answer with an access token; only for FULL.", default=False)
     totp: str | None = attribute_field(
         "Second factor at once: a code, or a recovery code.", default=strawberry.UNSET
     )
@@ -267,8 +267,8 @@ class ApiKeysPayload(MutationPayload):
     api_keys: list[ApiKey] = attribute_field("The keys.", default_factory=list)
 
 
-@strawberry.input(description="Input of actAs.")
-class ActAsInput(Options):
+@strawberry.input(description="Input of userImpersonate.")
+class UserImpersonateInput(Options):
     user: UserRef = attribute_field("As whom.")
     ttl: Duration | None = attribute_field(
         "PT1M to PT4H, by default PT30M.", default=strawberry.UNSET
@@ -357,7 +357,7 @@ class AuthMutation:
             revoked=await access_tokens.revoke_own_access_tokens(info.context, keys, all=input.all)
         )
 
-    @mutation("Role up to one's own.", scope=Scope.MASTER)
+    @mutation("Role up to one's own.", scope=Scope.FULL)
     async def api_key_create(self, info: Info, input: ApiKeyCreateInput) -> ApiKeyCreatePayload:
         problems = ErrorCollector()
         owner, domain_ids, operations = None, list[int](), list[str]()
@@ -381,7 +381,7 @@ class AuthMutation:
         row, secret = await api_keys.create_api_key(info.context, new, problems)
         return ApiKeyCreatePayload(api_key=ApiKey.from_row(row), secret=secret)
 
-    @mutation("All or none; nobody changes a key above themselves.", scope=Scope.MASTER)
+    @mutation("All or none; nobody changes a key above themselves.", scope=Scope.FULL)
     async def api_key_update(self, info: Info, input: ApiKeyUpdateInput) -> ApiKeysPayload:
         ctx, keys = info.context, ids_from_global_ids(info, "ApiKey", input.ids)
         networks = input.allowed_ips
@@ -395,7 +395,7 @@ class AuthMutation:
         rows = await api_keys.update_api_keys(ctx, keys, change)
         return ApiKeysPayload(api_keys=[ApiKey.from_row(row) for row in rows])
 
-    @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.MASTER)
+    @mutation("All or none; nobody deletes a key above themselves.", scope=Scope.FULL)
     async def api_key_delete(self, info: Info, input: IdsInput) -> DeletePayload:
         keys = ids_from_global_ids(info, "ApiKey", input.ids)
         await api_keys.delete_api_keys(info.context, keys)
@@ -404,16 +404,20 @@ class AuthMutation:
     @mutation(
         "Token for another user's mail and settings, written to that user's log.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
-        admin_permission=AdminPermission.LOGIN_AS,
+        scope=Scope.FULL,
+        admin_permission=AdminPermission.IMPERSONATE,
     )
-    async def act_as(self, info: Info, input: ActAsInput) -> AuthenticatePayload:
+    async def user_impersonate(
+        self, info: Info, input: UserImpersonateInput
+    ) -> AuthenticatePayload:
         user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
-        sign_in = await act_as.create_act_as_token(info.context, user.id, input.ttl or None)
+        sign_in = await impersonation.create_impersonation_token(
+            info.context, user.id, input.ttl or None
+        )
         return AuthenticatePayload.from_sign_in(sign_in)
 
     @mutation(
-        "Ask the store again about remembered credentials.", role=Role.ADMIN, scope=Scope.MASTER
+        "Ask the store again about remembered credentials.", role=Role.ADMIN, scope=Scope.FULL
     )
     async def auth_cache_flush(
         self, info: Info, input: AuthCacheFlushInput

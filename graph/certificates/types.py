@@ -27,7 +27,7 @@ from resolvers.certificates.certificates import (
     CertificateValues,
 )
 
-WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
 def _fingerprint_with_colons(fingerprint: str | None) -> str | None:
@@ -58,7 +58,7 @@ class Certificate(NodeView):
     acme_state: str | None = attribute_field("Last step or error.")
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime = attribute_field("Last change or step.")
-    begins_at: datetime | None = attribute_field("Valid from.")
+    starts_at: datetime | None = attribute_field("Valid from.")
     expires_at: datetime | None = attribute_field("Valid until.")
 
     load_batch = staticmethod(certificates.load_certificates_by_id)
@@ -66,7 +66,7 @@ class Certificate(NodeView):
         "id": global_id_field("Certificate"),
         "fingerprint": DerivedField(("sha1",), _fingerprint_with_colons),
         "fingerprint_sha256": DerivedField(("sha256",), _fingerprint_with_colons),
-        "begins_at": DerivedField(("not_before",), lambda at: at),
+        "starts_at": DerivedField(("not_before",), lambda at: at),
         "expires_at": DerivedField(("not_after",), lambda at: at),
     }
 

@@ -27,8 +27,8 @@ from resolvers.changes.stream_reader import (
 from resolvers.changes.visible_streams import SelectStreams
 from resolvers.mailboxes.loaders import MailboxSelector, require_own_or_shared_mailbox
 
-DEFAULT_BATCH_WINDOW = timedelta(milliseconds=50)
-MAX_BATCH_WINDOW = timedelta(minutes=1)
+DEFAULT_DEBOUNCE = timedelta(milliseconds=50)
+MAX_DEBOUNCE = timedelta(minutes=1)
 MAX_FILTER_ITEMS = 100  # mailboxes or kinds of one subscription
 DEFAULT_PAGE_SIZE = 500
 MAX_PAGE_SIZE = 1000  # events per page
@@ -120,7 +120,7 @@ class ChangeSubscription:
     @subscription(
         "All changes of one account after a position: missed, then live. Of the viewer's with "
         "what is shared with it; of another's for administrators who may act as the user. "
-        "batchWindow = least time between two batches.",
+        "debounce = least time between two batches.",
         load_positions=load_last_stream_positions,
         scope=Scope.MAIL_READ,
     )
@@ -131,7 +131,7 @@ class ChangeSubscription:
         after: Cursor | None = UNSET,
         kinds: list[ChangeKind] | None = UNSET,
         mailboxes: list[strawberry.ID] | None = UNSET,
-        batch_window: Duration | None = UNSET,
+        debounce: Duration | None = UNSET,
         folded: Annotated[
             bool,
             strawberry.argument(
@@ -140,9 +140,9 @@ class ChangeSubscription:
             ),
         ] = False,
     ) -> AsyncIterator[ChangeBatch]:
-        window = batch_window if isinstance(batch_window, timedelta) else DEFAULT_BATCH_WINDOW
-        if not timedelta(0) <= window <= MAX_BATCH_WINDOW:
-            raise InvalidInput("at most a minute", constraint="max", path=["batchWindow"])
+        window = debounce if isinstance(debounce, timedelta) else DEFAULT_DEBOUNCE
+        if not timedelta(0) <= window <= MAX_DEBOUNCE:
+            raise InvalidInput("at most a minute", constraint="max", path=["debounce"])
         _check_item_count(kinds, "kinds")
         _check_item_count(mailboxes, "mailboxes")
         request = FollowRequest(

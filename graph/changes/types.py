@@ -185,7 +185,7 @@ TYPE_NAME_BY_CHANGE_KIND = {
     ChangeKind.DOMAIN_CHANGED: "Domain",
     ChangeKind.TASK_CHANGED: "Task",
     ChangeKind.SECURITY_EVENT: "AuthEvent",
-    ChangeKind.KEY_VALUE_CHANGED: "KeyValue",
+    ChangeKind.KEY_VALUE_CHANGED: "KeyValueEntry",
     ChangeKind.LABEL_CHANGED: "Label",
     ChangeKind.AUTOREPLY_CHANGED: "Autoreply",
     ChangeKind.SIEVE_CHANGED: "SieveScript",

@@ -107,7 +107,8 @@ class MailImportMutation:
     @mutation(
         "Brings mail in, once: a run for each user, which goes on after a crash, is told of as "
         "those of connectors are, and remembered for thirty days. What a folder has already does "
-        "not come again. Other users' for who may see to their connectors; remote needs SYNCJOBS.",
+        "not come again. Mail of other users needs the right to manage their connectors; a remote "
+        "server needs CONNECTORS.",
         scope=Scope.MAIL,
     )
     async def mail_import(self, info: Info, input: MailImportInput) -> MailImportPayload:

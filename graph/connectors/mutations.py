@@ -246,8 +246,8 @@ class ConnectorUpdateInput(Options):
     set: ConnectorPatch = attribute_field("What changes.")
 
 
-@strawberry.input(description="Input of connectorCheck.")
-class ConnectorCheckInput(Options):
+@strawberry.input(description="Input of connectorTest.")
+class ConnectorTestInput(Options):
     protocol: ConnectorProtocol = attribute_field("What the server speaks: IMAP or POP3.")
     security: ConnectorSecurity = attribute_field("How the connection is encrypted.")
     host: str = attribute_field("Name or address.")
@@ -264,7 +264,7 @@ class ConnectorCheckInput(Options):
 
 
 @strawberry.type(description="A stage of a check.")
-class ConnectorCheckStage:
+class ConnectorTestStage:
     stage: ConnectorStage = attribute_field("Which.")
     ok: bool = attribute_field("It went well.")
     message: str | None = attribute_field(
@@ -278,9 +278,9 @@ class ConnectorPayload(MutationPayload):
 
 
 @strawberry.type(description="What was found out about an account elsewhere.")
-class ConnectorCheckPayload(MutationPayload):
+class ConnectorTestPayload(MutationPayload):
     ok: bool = attribute_field("Mail can be fetched.", default=False)
-    stages: list[ConnectorCheckStage] = attribute_field("As far as it went.", default_factory=list)
+    stages: list[ConnectorTestStage] = attribute_field("As far as it went.", default_factory=list)
     capabilities: list[str] = attribute_field("What the server offers.", default_factory=list)
     folders: list[str] = attribute_field("Folders, at most 1,000.", default_factory=list)
 
@@ -316,9 +316,7 @@ class ConnectorEditMutation:
         atomic_exclusion=NOT_ATOMIC,
         scope=Scope.SETTINGS,
     )
-    async def connector_check(
-        self, info: Info, input: ConnectorCheckInput
-    ) -> ConnectorCheckPayload:
+    async def connector_test(self, info: Info, input: ConnectorTestInput) -> ConnectorTestPayload:
         shortest, longest = CHECK_TIMEOUT_RANGE
         if not shortest <= input.timeout <= longest:
             raise InvalidInput("PT1S to PT1M", constraint="range", path=["timeout"])
@@ -327,13 +325,13 @@ class ConnectorEditMutation:
         result = await check.check_new_connector(
             info.context, values, input.password, validate_only=is_dry_run
         )
-        return ConnectorCheckPayload(
+        return ConnectorTestPayload(
             errors=[MutationError.from_error(_connector_failure(result.failure))]
             if result.failure
             else [],
             ok=result.failure is None,
             stages=[
-                ConnectorCheckStage(stage=stage.stage, ok=stage.ok, message=stage.error or None)
+                ConnectorTestStage(stage=stage.stage, ok=stage.ok, message=stage.error or None)
                 for stage in result.stages
             ],
             capabilities=list(result.capabilities),

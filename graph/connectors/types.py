@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 LIST_ORDERING = "connectors"
 USER_LIST_ORDERING = "connectors-of"
 RUN_ORDERING = "connector-runs-"
-WRITE_GUARD: dict[str, Any] = {"scope": Scope.SETTINGS, "user_permission": UserPermission.SYNCJOBS}
+WRITE_GUARD: dict[str, Any] = {
+    "scope": Scope.SETTINGS,
+    "user_permission": UserPermission.CONNECTORS,
+}
 
 
 def _duration_field(column: str) -> DerivedField:
@@ -269,7 +272,7 @@ class ConnectorRunPayload(MutationPayload):
 class ConnectorQuery:
     @query(
         "Connectors of the viewer, account by account; for administrators those of their users, "
-        "for a DOMAIN_ADMIN with SYNCJOBS.",
+        "for a DOMAIN_ADMIN with CONNECTORS.",
         scope=Scope.READ,
     )
     async def connectors(
@@ -327,7 +330,7 @@ class ConnectorMutation:
 
     @mutation(
         "Ends runs at the next safe point: what has come stays, and the next run goes on from "
-        "there. Runs that have ended stay as they are. Those of connectors need SYNCJOBS.",
+        "there. Runs that have ended stay as they are. Those of connectors need CONNECTORS.",
         scope=Scope.MAIL,
     )
     async def connector_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:

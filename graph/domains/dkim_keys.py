@@ -27,7 +27,7 @@ from resolvers.domains.dkim_keys import DkimRecordKey
 from resolvers.domains.dkim_rotation import DkimRotationValues
 
 DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
-WRITE_GUARD: dict[str, Any] = {**DOMAIN_ADMIN_GUARD, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {**DOMAIN_ADMIN_GUARD, "scope": Scope.FULL}
 LIST_ORDERING = "dkim-keys"
 DNS_COST = 5
 DOMAINS_DESCRIPTION = 'Domains, or other names of one; "*" = all that have no key, of an ADMIN.'
@@ -241,7 +241,7 @@ class DkimMutation:
     @mutation(
         "Other domains sign with the same keys, under the same selectors.",
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def dkim_key_copy(self, info: Info, input: DkimKeyCopyInput) -> DkimKeysPayload:
         return await _load_payload_warning_of_weak_keys(

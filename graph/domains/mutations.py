@@ -22,11 +22,11 @@ from resolvers.domains import mutations as domain_mutations
 from resolvers.domains.aliases import NewAliasDomain
 from resolvers.domains.mutations import DomainValues
 
-ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
-DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+ADMIN_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
+DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 ALIAS_GUARD: dict[str, Any] = {
     **DOMAIN_ADMIN_GUARD,
-    "admin_permission": AdminPermission.ALIAS_DOMAINS,
+    "admin_permission": AdminPermission.DOMAIN_ALIASES,
 }
 POLICY_DESCRIPTION = (
     "What passwords must have that are set from then on; null = what the platform says."
@@ -122,7 +122,9 @@ class DomainCreateInput(Options):
 @strawberry.input(description="What to set; absent = as it is, null = none.")
 class DomainPatch:
     active: bool | None = attribute_field("Takes mail.", default=UNSET)
-    description: str | None = attribute_field("Text for people; needs DOMAIN_DESC.", default=UNSET)
+    description: str | None = attribute_field(
+        "Text for people; needs DOMAIN_DESCRIPTION.", default=UNSET
+    )
     tags: list[str] | None = attribute_field("Labels, in place of those there are.", default=UNSET)
     max_addresses: int | None = attribute_field("Addresses, 0 = any number.", default=UNSET)
     max_users: int | None = attribute_field("Accounts, 0 = any number.", default=UNSET)
@@ -144,7 +146,7 @@ class DomainPatch:
     global_address_list: bool | None = attribute_field("Users see each other.", default=UNSET)
     password_policy: PasswordPolicyInput | None = attribute_field(POLICY_DESCRIPTION, default=UNSET)
     rate_limit: RateLimitInput | None = attribute_field(
-        f"{RATE_LIMIT_DESCRIPTION} Needs RATELIMIT.", default=UNSET
+        f"{RATE_LIMIT_DESCRIPTION} Needs RATE_LIMITS.", default=UNSET
     )
 
 
@@ -217,8 +219,9 @@ class DomainMutation:
         return DomainPayload(domain=Domain.from_row(row))
 
     @mutation(
-        "Many at once, all or none. A DOMAIN_ADMIN changes the description, with DOMAIN_DESC, and "
-        "the sending rate, with RATELIMIT.",
+        "Many at once, all or none. A DOMAIN_ADMIN changes the description, with "
+        "DOMAIN_DESCRIPTION, and "
+        "the sending rate, with RATE_LIMITS.",
         **DOMAIN_ADMIN_GUARD,
     )
     async def domain_update(self, info: Info, input: DomainUpdateInput) -> DomainsPayload:

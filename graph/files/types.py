@@ -188,7 +188,9 @@ class FileMutation:
     async def file_upload(self, info: Info, input: FileUploadInput) -> FilePayload:
         ctx, owner = info.context, await load_named_user_id(info, input.user or None)
         if owner not in (None, ctx.viewer.user_id):
-            raise Forbidden("others' files are stored by acting as them", requires="actAs")
+            raise Forbidden(
+                "others' files are stored by acting as them", requires="userImpersonate"
+            )
         key = await stored_files.create_file(ctx, input.to_new_file())
         return FilePayload(
             file=File.from_row_or_none(await ctx.load(stored_files.load_files_by_id, key))

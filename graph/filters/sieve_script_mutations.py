@@ -17,8 +17,8 @@ from resolvers.users import loaders as user_loaders
 USERS_DESCRIPTION = "Whose; nothing = the viewer's."
 
 
-@strawberry.input(description="Input of sieveScriptPut.")
-class SieveScriptPutInput(Options):
+@strawberry.input(description="Input of sieveScriptSet.")
+class SieveScriptSetInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     name: str = attribute_field("1 to 128 characters, without control characters and slashes.")
     content: str = attribute_field("The script, at most 64 KiB. Compiled before it is stored.")
@@ -47,7 +47,7 @@ class SieveScriptDeleteInput(Options):
 class SieveScriptRenameInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     name: str = attribute_field("A script that each of the accounts has.")
-    new_name: str = attribute_field("As for sieveScriptPut; one that is not taken.")
+    new_name: str = attribute_field("As for sieveScriptSet; one that is not taken.")
 
 
 @strawberry.type(description="Scripts, as they are now.")
@@ -67,7 +67,7 @@ class SieveMutation:
         "not there is a warning.",
         scope=Scope.SIEVE,
     )
-    async def sieve_script_put(self, info: Info, input: SieveScriptPutInput) -> SieveScriptsPayload:
+    async def sieve_script_set(self, info: Info, input: SieveScriptSetInput) -> SieveScriptsPayload:
         stored = await sieve_script_mutations.put_script(
             info.context,
             user_selector_from_selection(input.users),

@@ -217,7 +217,7 @@ class Filter(NodeView):
         return await filter_loaders.describe_query(info.context, self.row)
 
     @field("Actions as pairs, for people, in the user's language.", *ACTION_COLUMNS, "user_id")
-    async def action_text(self, info: Info) -> list[list[str]]:
+    async def action_summary(self, info: Info) -> list[list[str]]:
         return await filter_loaders.describe_action(info.context, self.row)
 
     @field(

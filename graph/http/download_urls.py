@@ -118,7 +118,7 @@ def export_path(user_key: int, export_key: int) -> str:
     """Return the path of the file of an account export."""
     user, export = (
         global_ids.encode("User", user_key),
-        global_ids.encode("AccountExport", export_key),
+        global_ids.encode("UserExport", export_key),
     )
     return f"/rest/users/{user}/export/{export}"
 

@@ -174,7 +174,7 @@ def _quarantine_routes(service: UploadService) -> list[Route]:
 def _export_routes(service: UploadService) -> list[Route]:
     endpoint = partial(_route_endpoint, service)
     return [
-        Route("/rest/users/{id}/export/{export}", endpoint(_serve_account_export)),
+        Route("/rest/users/{id}/export/{export}", endpoint(_serve_user_export)),
         Route("/rest/legal-holds/{id}/export.mbox", endpoint(_serve_legal_hold_export)),
     ]
 
@@ -351,10 +351,10 @@ async def _serve_legal_hold_export(service: UploadService, request: Request) -> 
     )
 
 
-async def _serve_account_export(service: UploadService, request: Request) -> Response:
+async def _serve_user_export(service: UploadService, request: Request) -> Response:
     """Serve a finished account export as a file."""
     user = global_ids.decode_path_id("User", request.path_params["id"])
-    key = global_ids.decode_path_id("AccountExport", request.path_params["export"])
+    key = global_ids.decode_path_id("UserExport", request.path_params["export"])
     ctx, caching = await download_context_and_cache_control(
         service, request, download_urls.export_path(user, key)
     )
@@ -367,7 +367,7 @@ async def _serve_account_export(service: UploadService, request: Request) -> Res
     async def open_export() -> FileBytes:
         return FileBytes(export.size, export.stream_bytes, export.require_undamaged)
 
-    tag = f"{global_ids.encode('AccountExport', key)}.{export.size}"
+    tag = f"{global_ids.encode('UserExport', key)}.{export.size}"
     served = ServedFile(
         tag,
         kind,

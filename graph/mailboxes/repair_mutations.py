@@ -17,7 +17,7 @@ from resolvers.mailboxes.repair import MailboxRepairRequest
 @strawberry.input(description="Input of mailboxRepair.")
 class MailboxRepairInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    mailbox_masks: list[str] = attribute_field(
+    mailbox_patterns: list[str] = attribute_field(
         "Paths with * for anything and % for anything within a level."
     )
     check_blobs: bool = attribute_field(
@@ -48,11 +48,11 @@ class MailboxRepairMutation:
         "Checks counters, numbers, references, the text index, conversations, the journal and "
         "stored bytes, and fixes what can be computed again.",
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion("a repair, which looks at what is stored"),
     )
     async def mailbox_repair(self, info: Info, input: MailboxRepairInput) -> MailboxRepairPayload:
-        request = MailboxRepairRequest(input.mailbox_masks, reads_messages=input.check_blobs)
+        request = MailboxRepairRequest(input.mailbox_patterns, reads_messages=input.check_blobs)
         result = await repair.repair_mailboxes(
             info.context, request, user_selector_from_selection(input.users or None)
         )

@@ -35,7 +35,7 @@ class MailboxStateSetInput(Options):
 
 @strawberry.type
 class MailboxStateMutation:
-    @mutation("Counters for migration, never lowered.", role=Role.ADMIN, scope=Scope.MASTER)
+    @mutation("Counters for migration, never lowered.", role=Role.ADMIN, scope=Scope.FULL)
     async def mailbox_state_set(self, info: Info, input: MailboxStateSetInput) -> MailboxesPayload:
         state = MailboxUidState(
             input.guid if isinstance(input.guid, str) else None,

@@ -218,7 +218,7 @@ class MessageContentFields(NodeView):
         return [HeaderField.from_row(line) for line in lines]
 
     @field("Header block as stored.", cost=2)
-    async def headers_text(self, info: Info) -> str:
+    async def raw_header(self, info: Info) -> str:
         return await content.header_block_text(await load_stored_message(info, self.row))
 
     @field("Values of one header.", cost=2)

@@ -124,7 +124,7 @@ class MessageFilter(ConditionsInput):
     message_id: str | None = attribute_field("Exact Message-ID.", default=UNSET)
     mailbox: MailboxRef | None = attribute_field("In this folder.", default=UNSET)
     mailboxes: list[MailboxRef] | None = attribute_field("In one of these.", default=UNSET)
-    mailbox_masks: list[str] | None = attribute_field("Path with * and %.", default=UNSET)
+    mailbox_patterns: list[str] | None = attribute_field("Path with * and %.", default=UNSET)
     searchable: bool | None = attribute_field("True = not in Junk or Trash.", default=UNSET)
     thread: strawberry.ID | None = attribute_field("In this conversation.", default=UNSET)
     uids: str | None = attribute_field("Uid set, with mailbox.", default=UNSET)
@@ -163,7 +163,7 @@ class MessageFilter(ConditionsInput):
     snoozed: bool | None = attribute_field("Put off until later.", default=UNSET)
     submission_states: list[SubmissionState] | None = attribute_field(
         "Copies of messages whose submission is in one of these states, such as SCHEDULED and "
-        "HELD_FOR_UNDO for messages that are not sent yet. An empty list selects nothing.",
+        "UNDOABLE for messages that are not sent yet. An empty list selects nothing.",
         default=UNSET,
     )
 
@@ -248,7 +248,7 @@ class MessageFilter(ConditionsInput):
             conditions["mailboxes"] = tuple(
                 mailbox_selector_from_ref(ref, path="mailboxes") for ref in refs
             )
-        _check_mask_lengths(conditions.get("mailbox_masks", ()))
+        _check_mask_lengths(conditions.get("mailbox_patterns", ()))
         if self.mailbox:
             conditions["mailbox"] = mailbox_selector_from_ref(self.mailbox)
         if self.submission_states is not None and self.submission_states is not UNSET:
@@ -270,7 +270,7 @@ def _check_mask_lengths(masks: Sequence[str]) -> None:
         if len(mask) > MAX_MASK_LENGTH:
             message = f"a mask has at most {MAX_MASK_LENGTH} characters"
             raise InvalidInput(
-                message, constraint="max", path=["filter", "mailboxMasks"], index=index
+                message, constraint="max", path=["filter", "mailboxPatterns"], index=index
             )
 
 
@@ -284,7 +284,7 @@ TIME_FIELDS = (
     "received_since", "received_before", "sent_since", "sent_before", "saved_since",
     "saved_before", "expires_before",
 )  # fmt: skip
-MAX_LIST_LENGTHS = {"mailboxes": 250, "mailbox_masks": 50, "guids": 1000}
+MAX_LIST_LENGTHS = {"mailboxes": 250, "mailbox_patterns": 50, "guids": 1000}
 LIST_FIELDS = tuple(MAX_LIST_LENGTHS)
 
 

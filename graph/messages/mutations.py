@@ -42,7 +42,7 @@ FLAG_FIELDS = ("seen", "flagged", "draft", "answered", "deleted")
 
 
 @strawberry.input(description="What to change on messages; absent = unchanged, null = cleared.")
-class MessageChanges:
+class MessagePatch:
     seen: strawberry.Maybe[bool] = attribute_field("Mark read or unread.")
     flagged: strawberry.Maybe[bool] = attribute_field(r"\Flagged.")
     draft: strawberry.Maybe[bool] = attribute_field(r"\Draft.")
@@ -90,7 +90,7 @@ class MessageChanges:
 @strawberry.input(description="Input of messageUpdate.")
 class MessageUpdateInput(Options):
     select: MessageSelection = attribute_field("Which messages.")
-    set: MessageChanges = attribute_field("What to change.")
+    set: MessagePatch = attribute_field("What to change.")
     if_unchanged_since: BigInt | None = attribute_field(
         "Refuse with STALE when modseq is higher.", default=UNSET
     )
@@ -101,7 +101,7 @@ class MessageUpdateInput(Options):
 class MessageMoveInput(Options):
     select: MessageSelection = attribute_field("Which messages.")
     to: MailboxRef = attribute_field("The folder they go to; by path or role that of each user.")
-    set: MessageChanges | None = attribute_field("Flag changes on the way.", default=UNSET)
+    set: MessagePatch | None = attribute_field("Flag changes on the way.", default=UNSET)
     async_: bool = attribute_field("Answer with a task at once.", name="async", default=False)
     source_user: UserRef | None = attribute_field(SOURCE_DESCRIPTION, default=UNSET)
     source_type: str = attribute_field('Kind of source: "user", there is no other.', default="user")
@@ -202,9 +202,9 @@ class MessageTierMovePayload(MutationPayload):
 
 def undo_token_of_result(result: BulkOutcome) -> UndoToken | None:
     """Return the token that takes the changes back; None if they can't be taken back."""
-    if not (result.undo_token and result.undo_until):
+    if not (result.undo_token and result.undoable_until):
         return None
-    return UndoToken(token=result.undo_token, expires_at=result.undo_until)
+    return UndoToken(token=result.undo_token, expires_at=result.undoable_until)
 
 
 def _is_payload_field_needed(info: Info, input: Options, field_name: str) -> bool:

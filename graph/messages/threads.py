@@ -11,7 +11,7 @@ from graph.admin.tasks import Task, UndoToken
 from graph.mailboxes.types import Mailbox
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
 from graph.messages.mime_parts import MailAddress
-from graph.messages.mutations import MessageChanges, undo_token_of_result
+from graph.messages.mutations import MessagePatch, undo_token_of_result
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types import global_ids
 from graph.types.connections import PageArguments
@@ -66,7 +66,7 @@ class Thread(NodeView):
 @strawberry.input(description="Input of threadUpdate.")
 class ThreadUpdateInput(Options):
     ids: list[strawberry.ID] = attribute_field("Conversations, at most 250.")
-    set: MessageChanges | None = attribute_field(
+    set: MessagePatch | None = attribute_field(
         "What to change on all their messages in folders.", default=UNSET
     )
     muted: bool | None = attribute_field(

@@ -70,12 +70,12 @@ filter_from_row = lazy_view_factory("graph.filters.types", "Filter")
 
 
 @strawberry.type(description="SMTP recipient.")
-class EnvelopeRcpt:
+class EnvelopeRecipient:
     value: str = attribute_field("As given.")
     formatted: str = attribute_field("Normalized form.")
 
     @classmethod
-    def from_address(cls, address: str) -> "EnvelopeRcpt":
+    def from_address(cls, address: str) -> "EnvelopeRecipient":
         """Return the recipient of an envelope."""
         return cls(value=address, formatted="@".join(normalized_address(address)))
 
@@ -83,7 +83,7 @@ class EnvelopeRcpt:
 @strawberry.type(description="SMTP envelope, when known.")
 class Envelope:
     from_: str | None = attribute_field("MAIL FROM.", name="from")
-    rcpt: list[EnvelopeRcpt] = attribute_field("RCPT TO, as given and normalized.")
+    rcpt: list[EnvelopeRecipient] = attribute_field("RCPT TO, as given and normalized.")
 
 
 @strawberry.type(description="Mailing list headers.")
@@ -125,7 +125,7 @@ def _envelope_from_columns(sender: str | None, recipients: list[str]) -> Envelop
     if sender is None:
         return None
     return Envelope(
-        from_=sender, rcpt=[EnvelopeRcpt.from_address(address) for address in recipients]
+        from_=sender, rcpt=[EnvelopeRecipient.from_address(address) for address in recipients]
     )
 
 

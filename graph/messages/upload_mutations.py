@@ -48,7 +48,7 @@ class MessageUploadInput(MessageContentInput):
     users: UserSelection | None = attribute_field(
         "The accounts that get the message: all or none. Only administrators can select other "
         "users. A message of fields is written in the name of each user. With several users, "
-        "`replacePrevious` and `keepAttachments` are refused; with other users, `reference` and "
+        "`replaces` and `keepAttachments` are refused; with other users, `reference` and "
         "`files` are.",
         default=UNSET,
     )
@@ -65,7 +65,7 @@ class MessageUploadInput(MessageContentInput):
         "Stored files to attach; a draft remembers them. Needs the scope MAIL_READ.",
         default=UNSET,
     )
-    replace_previous: MessageRef | None = attribute_field(
+    replaces: MessageRef | None = attribute_field(
         "A draft in whose place it comes: under the same id, with another uid. What is absent "
         "of attachments, and of what it answers, stays.",
         default=UNSET,
@@ -84,9 +84,7 @@ class MessageUploadPayload(MutationPayload):
     messages: list[Message] = attribute_field(
         "The messages, one in each account.", default_factory=list
     )
-    previous_deleted: bool = attribute_field(
-        "The earlier draft is no more: this is it.", default=False
-    )
+    replaced: bool = attribute_field("The earlier draft is no more: this is it.", default=False)
 
 
 async def _resolve_message_fields(
@@ -111,9 +109,9 @@ async def _replaced_message_id(info: Info, message_ref: MessageRef | None) -> in
     """Return the id of the message to replace; None if none is named. Raises NotFound."""
     if not message_ref:
         return None
-    key = await find_unchecked_message_id(info, message_ref, path="replacePrevious")
+    key = await find_unchecked_message_id(info, message_ref, path="replaces")
     if key is None:
-        raise NotFound("", path=["replacePrevious"])
+        raise NotFound("", path=["replaces"])
     return key
 
 
@@ -147,7 +145,7 @@ class MessageUploadMutation:
             is_draft=input.draft,
             received_at=value_or_none(input.received_at),
             meta_data=validate_custom_data(input.meta_data, "metaData"),
-            replaced_draft_id=await _replaced_message_id(info, input.replace_previous or None),
+            replaced_draft_id=await _replaced_message_id(info, input.replaces or None),
             kept_attachments=attachment_selection(
                 input.keep_attachments or None, ["keepAttachments"]
             ),
@@ -157,13 +155,13 @@ class MessageUploadMutation:
             rows, dropped = await upload.store_for_users(info.context, new, user_selector, problems)
             return MessageUploadPayload(
                 messages=[Message.from_row(row) for row in rows],
-                previous_deleted=new.replaced_draft_id is not None,
+                replaced=new.replaced_draft_id is not None,
                 warnings=_dropped_recipient_warnings(dropped),
             )
         result = await upload.store_message(info.context, new, problems)
         return MessageUploadPayload(
             message=Message.from_row_or_none(result.message),
             messages=[Message.from_row(result.message)] if result.message else [],
-            previous_deleted=result.has_replaced_draft,
+            replaced=result.has_replaced_draft,
             warnings=_dropped_recipient_warnings(result.dropped_recipient_numbers),
         )

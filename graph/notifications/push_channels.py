@@ -58,8 +58,8 @@ class PushChannel(NodeView):
         "Only from these: addresses, domains, patterns with one *."
     )
     senders_regex: str | None = attribute_field("Or these.")
-    only_priority: bool = attribute_field("Only mail of high priority.")
-    evaluate_priority: bool = attribute_field("Mail of high priority is pushed with priority.")
+    high_priority_only: bool = attribute_field("Only mail of high priority.")
+    pass_priority: bool = attribute_field("Mail of high priority is pushed with priority.")
     last_error: str | None = attribute_field(
         "What went wrong last; null when the last push was taken."
     )
@@ -114,8 +114,8 @@ class PushChannelSetInput(Options, RestrictionsInput):
         "characters, no look-around and no references back. Null = none.",
         default=UNSET,
     )
-    only_priority: bool | None = attribute_field("Only mail of high priority.", default=UNSET)
-    evaluate_priority: bool | None = attribute_field(
+    high_priority_only: bool | None = attribute_field("Only mail of high priority.", default=UNSET)
+    pass_priority: bool | None = attribute_field(
         "Push mail of high priority with priority.", default=UNSET
     )
     mailboxes: list[MailboxRef] | None = attribute_field(
@@ -130,7 +130,7 @@ class PushChannelSetInput(Options, RestrictionsInput):
         """
         values: dict[str, Any] = {
             name: value
-            for name in ("active", "only_priority", "evaluate_priority")
+            for name in ("active", "high_priority_only", "pass_priority")
             if isinstance(value := getattr(self, name), bool)
         }
         for name in ("title", "text", "senders_regex"):
@@ -165,18 +165,18 @@ class PushQuery:
         "The applicationServerKey that browsers subscribe with (RFC 8292), in base64url.",
         scope=Scope.READ,
     )
-    async def push_public_key(self, info: Info) -> str:
+    async def vapid_public_key(self, info: Info) -> str:
         return await web_push.get_or_create_public_key(info.context.environment)
 
 
-WRITE_GUARD: dict[str, Any] = {"scope": Scope.MASTER, "user_permission": UserPermission.PUSHOVER}
+WRITE_GUARD: dict[str, Any] = {"scope": Scope.FULL, "user_permission": UserPermission.PUSHOVER}
 
 
 @strawberry.type
 class PushMutation:
     @mutation(
         "Makes or changes channels: one for each user and kind. Of others it needs the "
-        "permissions PUSHOVER and LOGIN_AS, and is in their security log.",
+        "permissions PUSHOVER and IMPERSONATE, and is in their security log.",
         **WRITE_GUARD,
     )
     async def push_channel_set(self, info: Info, input: PushChannelSetInput) -> PushChannelsPayload:

@@ -266,7 +266,7 @@ class WebhookQuery:
         return TYPES
 
 
-WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
 
 
 @strawberry.type

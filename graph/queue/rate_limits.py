@@ -28,7 +28,7 @@ from graph.types.row_mapping import (
     selected_columns,
 )
 from graph.users.limits import LimitSource
-from models.queue.rate_values import Rate, RateFrame
+from models.queue.rate_values import Rate, RatePeriod
 from models.store.keyset_pages import Cursor, ordering_name
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.domains import loaders as domain_loaders
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 RATE_LIMIT_GUARD: dict[str, Any] = {
     "role": Role.DOMAIN_ADMIN,
-    "admin_permission": AdminPermission.RATELIMIT,
+    "admin_permission": AdminPermission.RATE_LIMITS,
 }
 VALUE_DESCRIPTION = "Messages; 0 = any number, whatever the settings say."
 
@@ -57,7 +57,7 @@ VALUE_DESCRIPTION = "Messages; 0 = any number, whatever the settings say."
 )
 class RateLimit(NodeView):
     value: int = attribute_field(VALUE_DESCRIPTION)
-    frame: RateFrame = attribute_field("In what time.")
+    frame: RatePeriod = attribute_field("In what time.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         users.load_users_by_id,
@@ -77,7 +77,7 @@ class RateLimit(NodeView):
     load_batch = staticmethod(rate_limits.load_limits_by_owner)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("RateLimit"),
-        "frame": DerivedField(("frame",), RateFrame),
+        "frame": DerivedField(("frame",), RatePeriod),
         "used": DerivedField(("used",), lambda used: used or 0),
         "exhausted": DerivedField(("used", "value"), lambda used, value: 0 < value <= (used or 0)),
         "resets_at": DerivedField(("until",), lambda until: until),
@@ -85,7 +85,7 @@ class RateLimit(NodeView):
 
 
 @strawberry.type(description="An account that was turned away, and cannot send for now.")
-class RateHold(NodeView):
+class RateLimitHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "id",
         users.load_users_by_id,
@@ -100,24 +100,24 @@ class RateHold(NodeView):
         description="Whose accounts have sent too many together, where it is a domain.",
     )
     value: int = attribute_field("Messages that may be sent in a time.")
-    frame: RateFrame = attribute_field("In what time.")
+    frame: RatePeriod = attribute_field("In what time.")
     held_since: datetime = attribute_field("When it was turned away first.")
     resets_at: datetime = attribute_field("When it can send again.")
 
     load_batch = staticmethod(rate_limits.load_holds_by_user)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("RateHold"),
+        "id": global_id_field("RateLimitHold"),
         "held_since": DerivedField(("since",), lambda since: since),
         "resets_at": DerivedField(("until",), lambda until: until),
         "source": DerivedField(("source",), LimitSource),
-        "frame": DerivedField(("frame",), RateFrame),
+        "frame": DerivedField(("frame",), RatePeriod),
     }
 
 
 @strawberry.input(description="So many messages in a time.")
 class RateLimitInput:
     value: int = attribute_field(VALUE_DESCRIPTION)
-    frame: RateFrame = attribute_field("In what time.")
+    frame: RatePeriod = attribute_field("In what time.")
 
     def to_rate(self) -> Rate:
         """Convert the input to a rate limit."""
@@ -141,7 +141,7 @@ class RateLimitSetInput(Options):
         "Messages; 0 = any number, whatever the settings say; null = what the settings say.",
         default=UNSET,
     )
-    frame: RateFrame = attribute_field("In what time.", default=RateFrame.HOUR)
+    frame: RatePeriod = attribute_field("In what time.", default=RatePeriod.HOUR)
 
 
 @strawberry.input(description="Input of rateLimitReset.")
@@ -250,7 +250,7 @@ class RateLimitQuery:
         scope=Scope.READ,
         **RATE_LIMIT_GUARD,
     )
-    async def rate_holds(
+    async def rate_limit_holds(
         self,
         info: Info,
         users: UserSelection | None = UNSET,
@@ -258,16 +258,16 @@ class RateLimitQuery:
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
-    ) -> Connection[RateHold]:
+    ) -> Connection[RateLimitHold]:
         keys = await _load_selected_user_ids(info, value_or_none(users))
         requested_page = page_request(
             ordering_name(rate_limits.HOLD_CURSOR_KIND, keys), first, after, last, before
         )
         return await connection_of_page(
             info,
-            RateHold,
-            await rate_limits.read_rate_hold_page(
-                info.context, keys, requested_page, selected_columns(info, RateHold)
+            RateLimitHold,
+            await rate_limits.read_rate_limit_hold_page(
+                info.context, keys, requested_page, selected_columns(info, RateLimitHold)
             ),
             lambda row: Cursor(requested_page.ordering, row.since, row.id),
             lambda: rate_limits.count_rate_limited_users(info.context, keys),
@@ -279,7 +279,7 @@ class RateLimitMutation:
     @mutation(
         "How many messages users, and domains, may send in a time: all or none. What is counted "
         "counts on.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
     )
     async def rate_limit_set(self, info: Info, input: RateLimitSetInput) -> RateLimitsPayload:
@@ -292,7 +292,7 @@ class RateLimitMutation:
 
     @mutation(
         "Lets messages that were sent be counted anew: who is held up may send again.",
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         **RATE_LIMIT_GUARD,
     )
     async def rate_limit_reset(self, info: Info, input: RateLimitResetInput) -> RateLimitsPayload:

@@ -192,7 +192,7 @@ class QueueQuery:
         )
 
 
-WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
 @strawberry.type

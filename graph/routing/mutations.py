@@ -20,7 +20,7 @@ from resolvers.routing import forwarding_hosts
 from resolvers.routing import mutations as routing_mutations
 from resolvers.routing.loaders import POLICIES, RELAYS, TRANSPORTS, RoutingTable
 
-WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 HOST_DESCRIPTION = "Its name or address; name:port says both."
 TLS_DESCRIPTION = "Nothing goes there without TLS, and its certificate is checked."
 USERNAME_DESCRIPTION = "Whom we sign in as, with a password."

@@ -50,7 +50,7 @@ class RouteTestMutation:
         "At most a minute.",
         atomic_exclusion=AtomicExclusion("a try of a way out"),
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def route_test(self, info: Info, input: RouteTestInput) -> RouteTestPayload:
         is_dry_run = bool(input.options and input.options.validate_only)

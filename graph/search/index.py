@@ -29,7 +29,7 @@ from resolvers.search.index_inspection import IndexLookup
 from resolvers.search.index_tasks import IndexBuildRequest
 
 READ_GUARD = {"role": Role.ADMIN, "scope": Scope.MAIL_READ}
-WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.MASTER}
+WRITE_GUARD: dict[str, Any] = {"role": Role.ADMIN, "scope": Scope.FULL}
 
 
 @strawberry.type(description="How the text index is.")
@@ -95,7 +95,7 @@ class SearchHit(View):
 @strawberry.input(description="Input of searchIndexBuild.")
 class SearchIndexBuildInput(Options):
     users: UserSelection | None = attribute_field("Whose mail.", default=UNSET)
-    mailbox_masks: list[str] = attribute_field(
+    mailbox_patterns: list[str] = attribute_field(
         "Paths with * for anything and % for anything within a level."
     )
     max_recent: int | None = attribute_field(
@@ -198,7 +198,7 @@ class SearchIndexMutation:
         self, info: Info, input: SearchIndexBuildInput
     ) -> SearchIndexPayload:
         max_recent = None if input.max_recent is UNSET else input.max_recent
-        request = IndexBuildRequest(input.mailbox_masks, max_recent, always_queue=input.queue)
+        request = IndexBuildRequest(input.mailbox_patterns, max_recent, always_queue=input.queue)
         result = await index_tasks.index_or_queue_unindexed_messages(
             info.context, request, user_selector_from_selection(input.users or None)
         )

@@ -42,7 +42,7 @@ class ContentEncoding(StrEnum):
 
 
 @strawberry.input(description="Somebody in a header.")
-class NamedAddressInput:
+class MailAddressInput:
     address: str = attribute_field("Mail address.")
     name: str | None = attribute_field("Display name.", default=UNSET)
 
@@ -96,7 +96,7 @@ class ReferenceInput:
 class MessageContentInput(Options):
     """Base of the inputs that compose a message: its header fields, bodies and attachments."""
 
-    from_: NamedAddressInput | None = attribute_field(
+    from_: MailAddressInput | None = attribute_field(
         "An address you may send as; default that of the identity. Its name is the identity's, "
         "unless one is given.",
         name="from",
@@ -105,14 +105,14 @@ class MessageContentInput(Options):
     identity: strawberry.ID | None = attribute_field(
         "Who sends, in place of from; default the default identity.", default=UNSET
     )
-    to: list[NamedAddressInput] | None = attribute_field(
+    to: list[MailAddressInput] | None = attribute_field(
         "Default: those an answer goes to.", default=UNSET
     )
-    cc: list[NamedAddressInput] | None = attribute_field("Copies.", default=UNSET)
-    bcc: list[NamedAddressInput] | None = attribute_field(
+    cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
+    bcc: list[MailAddressInput] | None = attribute_field(
         "Hidden copies, beside those the identity always makes.", default=UNSET
     )
-    reply_to: list[NamedAddressInput] | None = attribute_field(
+    reply_to: list[MailAddressInput] | None = attribute_field(
         "Answers go there; default what the identity says.", default=UNSET
     )
     subject: str | None = attribute_field(
@@ -197,12 +197,12 @@ def attachment_selection(
     return AttachmentSelection(ids=keys)
 
 
-def _named_address(address_input: NamedAddressInput) -> NamedAddress:
+def _named_address(address_input: MailAddressInput) -> NamedAddress:
     """Convert the input of an address with its name."""
     return NamedAddress(address_input.address, value_or_none(address_input.name))
 
 
-def named_addresses(address_inputs: Sequence[NamedAddressInput] | None) -> list[NamedAddress]:
+def named_addresses(address_inputs: Sequence[MailAddressInput] | None) -> list[NamedAddress]:
     """Convert the inputs of addresses; an absent list is empty."""
     return [_named_address(person) for person in address_inputs or ()]
 

@@ -11,7 +11,7 @@ from graph.files.types import File
 from graph.mailboxes.types import Mailbox
 from graph.messages.content_fields import MessageReference
 from graph.messages.mime_parts import MailAddress
-from graph.submission.compose_inputs import NamedAddressInput, ReferenceInput, resolve_common_fields
+from graph.submission.compose_inputs import MailAddressInput, ReferenceInput, resolve_common_fields
 from graph.submission.identities import Identity
 from graph.submission.inputs import (
     FileAttachmentInput,
@@ -121,12 +121,12 @@ class ComposeRequestInput(Options):
         "Whose clients; default the viewer's own, others' for who may act as them.", default=UNSET
     )
     identity: strawberry.ID | None = attribute_field("Who is to send.", default=UNSET)
-    to: list[NamedAddressInput] | None = attribute_field(
+    to: list[MailAddressInput] | None = attribute_field(
         "Default: those an answer goes to.", default=UNSET
     )
-    cc: list[NamedAddressInput] | None = attribute_field("Copies.", default=UNSET)
-    bcc: list[NamedAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
-    reply_to: list[NamedAddressInput] | None = attribute_field("Answers go there.", default=UNSET)
+    cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
+    bcc: list[MailAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
+    reply_to: list[MailAddressInput] | None = attribute_field("Answers go there.", default=UNSET)
     subject: str | None = attribute_field("Default that of the reference.", default=UNSET)
     text: str | None = attribute_field("Plain text.", default=UNSET)
     html: str | None = attribute_field("HTML.", default=UNSET)

@@ -139,7 +139,7 @@ class IdentitiesPayload(MutationPayload):
 class IdentityMutation:
     @mutation(
         "Says of an address, of which nothing was said yet, what belongs to it. Of others a "
-        "DOMAIN_ADMIN needs BCC_MAPS for bcc and replyTo.",
+        "DOMAIN_ADMIN needs BCC_RULES for bcc and replyTo.",
         scope=Scope.SETTINGS,
     )
     async def identity_create(self, info: Info, input: IdentityCreateInput) -> IdentitiesPayload:

@@ -10,7 +10,7 @@ from strawberry.scalars import JSON
 
 from graph.files.types import DateBoundFuture
 from graph.http import download_urls
-from graph.submission.compose_inputs import NamedAddressInput, named_addresses
+from graph.submission.compose_inputs import MailAddressInput, named_addresses
 from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
@@ -38,9 +38,9 @@ class FileAttachmentInput:
 
 @strawberry.input(description="One message of a mail merge.")
 class MergeInput:
-    to: list[NamedAddressInput] | None = attribute_field("To whom.", default=UNSET)
-    cc: list[NamedAddressInput] | None = attribute_field("Copies.", default=UNSET)
-    bcc: list[NamedAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
+    to: list[MailAddressInput] | None = attribute_field("To whom.", default=UNSET)
+    cc: list[MailAddressInput] | None = attribute_field("Copies.", default=UNSET)
+    bcc: list[MailAddressInput] | None = attribute_field("Hidden copies.", default=UNSET)
     values: JSON | None = attribute_field(
         "Values for {{name}} of this message, before those of template.", default=UNSET
     )

@@ -13,8 +13,8 @@ from graph.messages.content_fields import TlsInfo
 from graph.messages.types import Message
 from graph.submission.compose_inputs import (
     CONTENT_FIELDS,
+    MailAddressInput,
     MessageContentInput,
-    NamedAddressInput,
     resolve_message_fields,
 )
 from graph.submission.inputs import (
@@ -86,8 +86,8 @@ class RecipientDelivery:
     reported_at: datetime | None = attribute_field(
         "When a report came back from a server that had taken it; null: none has."
     )
-    reported_by: str | None = attribute_field("The server that reports, as it names itself.")
-    report_proven: bool | None = attribute_field(
+    dsn_reporter: str | None = attribute_field("The server that reports, as it names itself.")
+    dsn_verified: bool | None = attribute_field(
         "Whether the report shows that it is of a server that this was handed to: else anybody "
         "who knows the Message-ID may have written it."
     )
@@ -108,8 +108,8 @@ class RecipientDelivery:
             mx=row.mx,
             tls=TlsInfo.parse_or_none(row.tls),
             reported_at=row.reported_at,
-            reported_by=row.reported_by,
-            report_proven=row.report_proven,
+            dsn_reporter=row.dsn_reporter,
+            dsn_verified=row.dsn_verified,
             queue_name=queue_loaders.queue_of_delivery(row),
         )
 
@@ -119,9 +119,9 @@ class Submission(NodeView):
     queue_id: str = attribute_field("Id in the queue.")
     state: SubmissionState = attribute_field("Overall.")
     envelope_from: str = attribute_field("MAIL FROM.")
-    send_time: datetime | None = attribute_field("Not before.")
+    send_at: datetime | None = attribute_field("Not before.")
     created_at: datetime = attribute_field("Handed in.")
-    undo_until: datetime | None = attribute_field("Can be taken back until.")
+    undoable_until: datetime | None = attribute_field("Can be taken back until.")
     message: Message | None = link(
         "message_id",
         message_loaders.load_by_ids,
@@ -175,10 +175,10 @@ class SubmissionRef:
 
 @strawberry.input(description="SMTP envelope, where it is not that of the header.")
 class EnvelopeInput:
-    from_: NamedAddressInput | None = attribute_field(
+    from_: MailAddressInput | None = attribute_field(
         "MAIL FROM.", name="from", default=strawberry.UNSET
     )
-    to: list[NamedAddressInput] | None = attribute_field("RCPT TO.", default=strawberry.UNSET)
+    to: list[MailAddressInput] | None = attribute_field("RCPT TO.", default=strawberry.UNSET)
 
 
 @strawberry.input(description="Input of messageSend.")
@@ -191,7 +191,7 @@ class MessageSendInput(MessageContentInput):
     )
     upload_only: bool = attribute_field("Store, do not send.", default=False)
     is_draft: bool = attribute_field("Store as a draft, do not send.", default=False)
-    send_time: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
+    send_at: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
     undo_window: Duration | None = attribute_field(
         "Hold that long first.", default=strawberry.UNSET
     )
@@ -250,7 +250,7 @@ async def _resolve_send_request(
         mailbox=mailbox_selector_from_ref(send_input.mailbox) if send_input.mailbox else None,
         upload_only=send_input.upload_only,
         is_draft=send_input.is_draft,
-        send_time=value_or_none(send_input.send_time),
+        send_at=value_or_none(send_input.send_at),
         undo_window=value_or_none(send_input.undo_window),
         request_dsn=send_input.request_dsn,
         meta_data=validate_custom_data(send_input.meta_data, "metaData"),
@@ -360,7 +360,7 @@ class MessageSubmitInput(Options):
     delete_files: bool = attribute_field(
         "Also delete the stored files it was given; needs the scope MAIL.", default=False
     )
-    send_time: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
+    send_at: datetime | None = attribute_field("Later.", default=strawberry.UNSET)
     undo_window: Duration | None = attribute_field(
         "Hold that long first.", default=strawberry.UNSET
     )
@@ -374,7 +374,7 @@ class SubmissionCancelInput(Options):
 @strawberry.input(description="Input of submissionReschedule.")
 class SubmissionRescheduleInput(Options):
     ids: list[strawberry.ID] = attribute_field("Global ids.")
-    send_time: datetime = attribute_field("Not before.")
+    send_at: datetime = attribute_field("Not before.")
 
 
 @strawberry.type(description="Answer of submission mutations.")
@@ -421,7 +421,7 @@ class SubmissionMutation:
             raise NotFound("", path=["message"])
         if input.delete_files:
             stored_files.require_writing_owner_id(info.context)
-        times = value_or_none(input.send_time), value_or_none(input.undo_window)
+        times = value_or_none(input.send_at), value_or_none(input.undo_window)
         request = DraftSendRequest(key, input.delete_files, *times)
         owner = await send_on_behalf.managed_owner_id(info.context, key)
         async with send_on_behalf.sending_context(info.context, owner, "messageSubmit") as ctx:
@@ -447,9 +447,7 @@ class SubmissionMutation:
         self, info: Info, input: SubmissionRescheduleInput
     ) -> SubmissionsPayload:
         keys = ids_from_global_ids(info, "Submission", input.ids)
-        rows = await submission_mutations.reschedule_submissions(
-            info.context, keys, input.send_time
-        )
+        rows = await submission_mutations.reschedule_submissions(info.context, keys, input.send_at)
         return SubmissionsPayload(submissions=[Submission.from_row(row) for row in rows])
 
 

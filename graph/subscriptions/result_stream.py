@@ -269,7 +269,7 @@ class SubscriptionSharing:
     load_positions: LoadPositions
     after_positions: StreamPositions | None
     variables_json: str
-    batch_window: float  # seconds
+    debounce: float  # seconds
 
 
 def subscription_sharing(
@@ -294,7 +294,7 @@ def subscription_sharing(
     if name := _variable_used_only_by_after(subscription.plan_cache, node):
         variables.pop(name, None)
     ordered = dict(sorted(variables.items()))
-    window = arguments.get("batchWindow")
+    window = arguments.get("debounce")
     return SubscriptionSharing(
         load_positions,
         arguments.get(AFTER_ARGUMENT),

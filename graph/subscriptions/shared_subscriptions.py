@@ -98,7 +98,7 @@ class SubscriptionGroups:
         if subscriber.subscription_start and subscriber.subscription_start.last_seen is not None:
             after = subscriber.last_seen = subscriber.subscription_start.last_seen
         group = self.groups_by_key.get(subscriber.sharing_key)
-        if group and sharing.batch_window <= MAX_WINDOW_TO_JOIN:
+        if group and sharing.debounce <= MAX_WINDOW_TO_JOIN:
             if after is None:
                 subscriber.report_start_position(group.positions)
             return self.try_to_join_or_create_group(
@@ -115,7 +115,7 @@ class SubscriptionGroups:
             return False
         group = self.groups_by_key.get(subscriber.sharing_key)
         if (
-            group and sharing.batch_window > MAX_WINDOW_TO_JOIN
+            group and sharing.debounce > MAX_WINDOW_TO_JOIN
         ):  # the group's window can take long: don't wait for it
             group.catching_up.add(subscriber)
             return False

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(description="Account as a file.", directives=[Auth(scope=Scope.MAIL_READ)])
-class AccountExport(NodeView):
+class UserExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_users_by_id,
@@ -59,7 +59,7 @@ class AccountExport(NodeView):
 
     load_batch = staticmethod(exports.load_exports_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "id": global_id_field("AccountExport"),
+        "id": global_id_field("UserExport"),
         "format": DerivedField(("format",), ExportFormat),
     }
 
@@ -71,8 +71,8 @@ class AccountExport(NodeView):
         return download_urls.signed_download_url(info, path, self.row)
 
 
-@strawberry.input(description="Input of accountExport.")
-class AccountExportInput(Options):
+@strawberry.input(description="Input of userExport.")
+class UserExportInput(Options):
     user: UserRef | None = attribute_field(
         "Whose: the viewer's, where it is not given.", default=UNSET
     )
@@ -91,17 +91,17 @@ class AccountExportInput(Options):
 
 
 @strawberry.type(description="An export that was begun.")
-class AccountExportPayload(MutationPayload):
-    export: AccountExport | None = attribute_field("Its record.", default=None)
+class UserExportPayload(MutationPayload):
+    export: UserExport | None = attribute_field("Its record.", default=None)
 
 
-@strawberry.input(description="Input of accountImport.")
-class AccountImportInput(Options):
+@strawberry.input(description="Input of userImport.")
+class UserImportInput(Options):
     user: UserRef | None = attribute_field(
         "Whose: the viewer's, where it is not given.", default=UNSET
     )
     archive: FileContent | None = attribute_field(
-        "Made by accountExport, or by other programs: mbox, a ZIP of .eml, a tar of a Maildir.",
+        "Made by userExport, or by other programs: mbox, a ZIP of .eml, a tar of a Maildir.",
         default=UNSET,
     )
     encoding: ContentEncoding = attribute_field("Of archive.text.", default=ContentEncoding.UTF8)
@@ -151,7 +151,7 @@ class AccountImportInput(Options):
 @strawberry.type
 class ExportMutation:
     @mutation("Whole account in one file, made by a task.", scope=Scope.MAIL)
-    async def account_export(self, info: Info, input: AccountExportInput) -> AccountExportPayload:
+    async def user_export(self, info: Info, input: UserExportInput) -> UserExportPayload:
         ctx = info.context
         owner = await load_named_user_id(info, input.user or None)
         new = NewExport(
@@ -162,14 +162,14 @@ class ExportMutation:
             passphrase=None if input.passphrase is UNSET else input.passphrase,
         )
         row = await ctx.load(exports.load_exports_by_id, await exports.create_export(ctx, new))
-        return AccountExportPayload(export=AccountExport.from_row_or_none(row))
+        return UserExportPayload(export=UserExport.from_row_or_none(row))
 
     @mutation(
         "And back, by a task: on any server of this kind. Its result says how many messages were "
         "stored, known already or refused, and why.",
         scope=Scope.MAIL,
     )
-    async def account_import(self, info: Info, input: AccountImportInput) -> TaskPayload:
+    async def user_import(self, info: Info, input: UserImportInput) -> TaskPayload:
         owner = await load_named_user_id(info, input.user or None)
         task = await imports.queue_import(info.context, input.to_new_import(owner))
         return TaskPayload(task=Task.from_row_or_none(task))

@@ -27,7 +27,7 @@ ARGUMENT_DESCRIPTIONS = {
     "sender": "Who would send it; then rules about senders count.",
     "allowWildcard": "As mail is delivered: also by pattern, and without a label.",
     "after": "Behind this cursor; of a subscription: what came later, nothing given = from now.",
-    "batchWindow": "Least time between two batches; the first goes at once.",
+    "debounce": "Least time between two batches; the first goes at once.",
     "before": "Ahead of this cursor, with last.",
     "altNames": "Look in all their names, and for a wildcard that covers the query.",
     "by": "Which one.",

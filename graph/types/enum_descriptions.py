@@ -36,22 +36,22 @@ VALUE_DESCRIPTIONS = {
         "LEARN_HAM": "Trains as good mail.",
     },
     "AdminPermission": {
-        "SYNCJOBS": "Connectors of users.",
+        "CONNECTORS": "Connectors of users.",
         "QUARANTINE": "Quarantine of users.",
-        "LOGIN_AS": "To act as a user.",
+        "IMPERSONATE": "To act as a user.",
         "WEBMAIL_ACCESS": "Who may use browser clients.",
-        "APP_PASSWDS": "Application passwords of users.",
-        "BCC_MAPS": "BCC rules.",
+        "APP_PASSWORDS": "Application passwords of users.",
+        "BCC_RULES": "BCC rules.",
         "PUSHOVER": "Push channels of users.",
         "FILTERS": "Filters and scripts of users.",
-        "RATELIMIT": "Sending rates.",
+        "RATE_LIMITS": "Sending rates.",
         "SPAM_POLICY": "Sender rules and spam thresholds.",
-        "EXTEND_SENDER_ACL": "Further senders of users.",
+        "ALLOWED_SENDERS": "Further senders of users.",
         "UNLIMITED_QUOTA": "To give a quota of 0, which is unlimited.",
         "PROTOCOL_ACCESS": "Protocols of users.",
-        "SMTP_IP_ACCESS": "Where users may submit from.",
-        "ALIAS_DOMAINS": "Domain aliases.",
-        "DOMAIN_DESC": "The description of the domain.",
+        "SUBMISSION_NETWORKS": "Where users may submit from.",
+        "DOMAIN_ALIASES": "Domain aliases.",
+        "DOMAIN_DESCRIPTION": "The description of the domain.",
     },
     "BccDirection": {
         "SENDER": "What users send with this sender, by its envelope.",
@@ -65,7 +65,7 @@ VALUE_DESCRIPTIONS = {
         "MAIL_READ": "Own mail by this API, read only.",
         "MAIL": "Own mail by this API, read and write.",
         "SUBMIT": "Sending by this API only.",
-        "ALL": "All of these; never MASTER.",
+        "ALL": "All of these; never FULL.",
     },
     "ChangeKind": {
         "MAILBOX_CREATED": "A folder was made.",
@@ -134,7 +134,7 @@ VALUE_DESCRIPTIONS = {
         "VERIFY": "TLS with a certificate for the server's name, as DNS says it, or it waits.",
         "SECURE": "TLS with a certificate for the destination's own name, or it waits.",
     },
-    "AutoreplySilence": {
+    "AutoreplySuppression": {
         "OFF": "It is not enabled.",
         "NOT_NOW": "Its time has not begun, or is over.",
         "EMPTY": "There is nothing to say to this sender.",
@@ -203,7 +203,7 @@ VALUE_DESCRIPTIONS = {
         "DAILY": "A day after the first that is held.",
         "WEEKLY": "A week after the first that is held.",
     },
-    "DelimiterAction": {
+    "SubaddressAction": {
         "NONE": "Delivered as if there were no label.",
         "SUBFOLDER": "Into a folder that is called like the label, made where it is missing.",
         "SUBJECT": "The label is put before the subject.",
@@ -213,7 +213,7 @@ VALUE_DESCRIPTIONS = {
         "SPAM": "It judges what is unwanted.",
         "STORE": "It keeps messages.",
     },
-    "RateFrame": {
+    "RatePeriod": {
         "SECOND": "A second.",
         "MINUTE": "A minute.",
         "HOUR": "An hour.",
@@ -240,8 +240,8 @@ VALUE_DESCRIPTIONS = {
     "FileAttachmentMode": {
         "ATTACH": "In the message.",
         "LINK": "Link to the file.",
-        "SHARE_RO": "Link to a read-only copy as of now.",
-        "SHARE_RW": "Link that can also be written to.",
+        "READ_ONLY_LINK": "Link to a read-only copy as of now.",
+        "WRITABLE_LINK": "Link that can also be written to.",
     },
     "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
     "PushKind": {
@@ -279,7 +279,7 @@ VALUE_DESCRIPTIONS = {
         "ROOT": "Everything.",
     },
     "Scope": {
-        "MASTER": "Everything the role may.",
+        "FULL": "Everything the role may.",
         "READ": "Queries and subscriptions only.",
         "MAIL_READ": "Own mail, read only.",
         "MAIL": "Own mail, read and write.",
@@ -320,7 +320,7 @@ VALUE_DESCRIPTIONS = {
     },
     "SubmissionState": {
         "SCHEDULED": "Waits for its time.",
-        "HELD_FOR_UNDO": "Can still be taken back.",
+        "UNDOABLE": "Can still be taken back.",
         "QUEUED": "Waits for its turn.",
         "SENDING": "On its way.",
         "SENT": "With all recipients.",
@@ -388,18 +388,18 @@ VALUE_DESCRIPTIONS = {
         "LAST_LOGIN": "Who signed in last first; who never did comes at the end.",
     },
     "UserPermission": {
-        "SPAM_ALIAS": "Temporary addresses.",
+        "TEMPORARY_ADDRESSES": "Temporary addresses.",
         "TLS_POLICY": "Encrypted delivery only.",
         "SPAM_SCORE": "Spam thresholds.",
         "SPAM_POLICY": "Own sender rules.",
-        "DELIMITER_ACTION": "What tagged addresses do.",
-        "SYNCJOBS": "Connectors.",
-        "CLIENT_RESET": "To make clients start afresh.",
+        "SUBADDRESS_ACTION": "What tagged addresses do.",
+        "CONNECTORS": "Connectors.",
+        "SYNC_RESET": "To make clients start afresh.",
         "QUARANTINE": "Own held mail.",
-        "PROFILE_RESET": "To forget preferences of browser clients.",
+        "PREFERENCES_RESET": "To forget preferences of browser clients.",
         "QUARANTINE_ATTACHMENTS": "Attachments of held mail.",
         "QUARANTINE_NOTIFICATION": "Interval of the summaries.",
-        "APP_PASSWDS": "Application passwords.",
+        "APP_PASSWORDS": "Application passwords.",
         "PUSHOVER": "Push channels.",
     },
     "WebauthnCeremony": {

@@ -27,7 +27,7 @@ from models.mailboxes.tables import SpecialUse
 from models.messages.message_trace import LogComponent
 from models.notifications.push_channels import PushKind
 from models.notifications.webhooks import PostState
-from models.queue.rate_values import RateFrame
+from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
 from models.routing.tables import TlsPolicyLevel
 from models.spam.sender_rules import SenderAction
@@ -35,11 +35,11 @@ from models.submission.tables import SubmissionState
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import (
-    DelimiterAction,
     Frequency,
     LimitKind,
     LimitSource,
     ProtocolScope,
+    SubaddressAction,
     UsageKind,
     UsageLevel,
 )
@@ -58,7 +58,7 @@ strawberry.enum(CopyOrigin, description="How a message came to be copied.")
 strawberry.enum(BccDirection, description="Whose mail is copied.")
 strawberry.enum(Ceremony, name="WebauthnCeremony", description="What a challenge is for.")
 strawberry.enum(ChangeKind, description="What happened. New kinds may come: have a default.")
-strawberry.enum(DelimiterAction, description="What becomes of mail to an address with a label.")
+strawberry.enum(SubaddressAction, description="What becomes of mail to an address with a label.")
 strawberry.enum(DeliveryState, description="How far a delivery to one recipient has come.")
 strawberry.enum(DkimAlgorithm, description="What a key signs with.")
 strawberry.enum(DkimKeyState, description="Where a key stands in its life.")
@@ -82,7 +82,7 @@ strawberry.enum(
 )
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 strawberry.enum(PushKind, description="By which service a user is told.")
-strawberry.enum(RateFrame, description="In what time.")
+strawberry.enum(RatePeriod, description="In what time.")
 strawberry.enum(
     RevocationReason,
     name="RevocationReason",
@@ -96,7 +96,9 @@ strawberry.enum(
 strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
 strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")
 strawberry.enum(
-    NoReplyReason, name="AutoreplySilence", description="Why a message gets no automatic answer."
+    NoReplyReason,
+    name="AutoreplySuppression",
+    description="Why a message gets no automatic answer.",
 )
 strawberry.enum(SpecialUse, description="Role of a folder.")
 strawberry.enum(

@@ -84,7 +84,7 @@ class RateLimitedError(MutationError, of=errors.RateLimited):
 
 
 @strawberry.type(description="Open sessions prevent it.")
-class InUseError(MutationError, of=errors.InUse):
+class SessionsOpenError(MutationError, of=errors.InUse):
     sessions: int = attribute_field("How many.")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # a prefix stays when its type is renamed
 PREFIXES = {
     "AccessToken": "tok",
-    "AccountExport": "exp",
+    "UserExport": "exp",
     "Address": "adr",
     "ApiKey": "key",
     "AppPassword": "app",
@@ -39,7 +39,7 @@ PREFIXES = {
     "ForwardingHost": "fwd",
     "HeldCopy": "hcp",
     "Identity": "idt",
-    "KeyValue": "kvl",
+    "KeyValueEntry": "kvl",
     "Label": "lab",
     "LegalHold": "lhd",
     "LegalHoldAccess": "lha",
@@ -48,7 +48,7 @@ PREFIXES = {
     "PushChannel": "psh",
     "QuarantineItem": "qua",
     "QueueEntry": "que",
-    "RateHold": "rhd",
+    "RateLimitHold": "rhd",
     "RateLimit": "rlm",
     "RecipientRewrite": "rwr",
     "RelayHost": "rly",

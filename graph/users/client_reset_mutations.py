@@ -14,15 +14,15 @@ from resolvers.context import Context
 from resolvers.users import client_reset
 
 
-@strawberry.input(description="Input of clientStateReset.")
-class ClientStateResetInput(Options):
+@strawberry.input(description="Input of userSyncReset.")
+class UserSyncResetInput(Options):
     users: UserSelection | None = attribute_field(
         "Which accounts; absent = the viewer's.", default=UNSET
     )
 
 
-@strawberry.type(description="Answer of clientStateReset.")
-class ClientStateResetPayload(UserSelectionPayload):
+@strawberry.type(description="Answer of userSyncReset.")
+class UserSyncResetPayload(UserSelectionPayload):
     users: list[User] = attribute_field("The accounts.", default_factory=list)
 
 
@@ -32,11 +32,9 @@ class ClientResetMutation:
         "Ends connections, and makes every journal cursor of the accounts stale: clients fetch "
         "afresh.",
         scope=Scope.SETTINGS,
-        user_permission=UserPermission.CLIENT_RESET,
+        user_permission=UserPermission.SYNC_RESET,
     )
-    async def client_state_reset(
-        self, info: Info, input: ClientStateResetInput
-    ) -> ClientStateResetPayload:
+    async def user_sync_reset(self, info: Info, input: UserSyncResetInput) -> UserSyncResetPayload:
         selector = user_selector_from_selection(input.users or None)
         ctx: Context = info.context
         live: ConnectionRegistry | None = getattr(ctx, "live", None)
@@ -48,4 +46,4 @@ class ClientResetMutation:
                     user_ids, "client state reset", cancels_operations=False
                 )
             )
-        return ClientStateResetPayload(users=[User.from_row(row) for row in rows])
+        return UserSyncResetPayload(users=[User.from_row(row) for row in rows])

@@ -18,7 +18,7 @@ from models.errors import ErrorCollector, RequestError
 from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from models.users.tables import DelimiterAction, ProtocolScope
+from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.users.creation import bulk_create, file_create
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
@@ -79,7 +79,9 @@ class NewUserInput(RestrictionsInput):
     suspended: bool = attribute_field("No login.", default=False)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
     meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
-    internal_data: JSON | None = attribute_field("Free data hidden from the user.", default=UNSET)
+    private_metadata: JSON | None = attribute_field(
+        "Free data hidden from the user.", default=UNSET
+    )
     language: str | None = attribute_field(
         "For texts sent to the user, and the names of the special folders.", default=UNSET
     )
@@ -88,7 +90,7 @@ class NewUserInput(RestrictionsInput):
         "second to 36,500 days; PT0S keeps them for ever. Default: for ever.",
         default=UNSET,
     )
-    pub_key: str | None = attribute_field("OpenPGP public key, armoured.", default=UNSET)
+    openpgp_public_key: str | None = attribute_field("OpenPGP public key, armoured.", default=UNSET)
     encrypt_messages: bool = attribute_field(
         "Encrypt all that arrives to the key, which it needs.", default=False
     )
@@ -96,8 +98,8 @@ class NewUserInput(RestrictionsInput):
     encrypt_forwarded: bool = attribute_field(
         "Encrypt what goes to targets to the key, which it needs.", default=False
     )
-    delimiter_action: DelimiterAction = attribute_field(
-        "What mail to user+label@domain does.", default=DelimiterAction.NONE
+    subaddress_action: SubaddressAction = attribute_field(
+        "What mail to user+label@domain does.", default=SubaddressAction.NONE
     )
     spam_level: int = attribute_field("0 everything is spam … 100 nothing is.", default=50)
     recipients: int | None = attribute_field(
@@ -116,10 +118,10 @@ class NewUserInput(RestrictionsInput):
     upload_sent_messages: bool = attribute_field(
         "Keep what is sent by SMTP submission in Sent.", default=False
     )
-    tls_enforce_in: bool = attribute_field(
+    require_inbound_tls: bool = attribute_field(
         "Refuse mail that comes by SMTP without TLS.", default=False
     )
-    tls_enforce_out: bool = attribute_field(
+    require_outbound_tls: bool = attribute_field(
         "Send to servers elsewhere only over TLS.", default=False
     )
     smtp_allowed_networks: list[CIDR] | None = attribute_field(
@@ -160,11 +162,11 @@ class NewUserInput(RestrictionsInput):
             language=self.language or None,
             tags=self.tags or (),
             retention=self.retention or None,
-            pub_key=self.pub_key or None,
+            openpgp_public_key=self.openpgp_public_key or None,
             encrypt_messages=self.encrypt_messages,
             encrypt_forwarded=self.encrypt_forwarded,
             targets=self.targets or (),
-            delimiter_action=self.delimiter_action,
+            subaddress_action=self.subaddress_action,
             spam_level=self.spam_level,
             recipients=value_or_none(self.recipients),
             forwards=value_or_none(self.forwards),
@@ -172,12 +174,12 @@ class NewUserInput(RestrictionsInput):
             allowed_senders=self.allowed_senders or (),
             disabled_scopes=self.disabled_scopes or (),
             upload_sent_messages=self.upload_sent_messages,
-            tls_enforce_in=self.tls_enforce_in,
-            tls_enforce_out=self.tls_enforce_out,
+            require_inbound_tls=self.require_inbound_tls,
+            require_outbound_tls=self.require_outbound_tls,
             smtp_allowed_networks=self.smtp_allowed_networks or (),
             webmail_access=self.webmail_access,
             meta_data=value_or_none(self.meta_data),
-            internal_data=value_or_none(self.internal_data),
+            private_metadata=value_or_none(self.private_metadata),
             mailboxes={
                 SpecialUse[special_use.upper()]: name for special_use, name in names.items() if name
             },
@@ -227,7 +229,7 @@ class UserCreateMutation:
     @mutation(
         "Account with folders and main address.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
             "a look at the list of known passwords", lambda given: not given.allow_unsafe
         ),
@@ -245,7 +247,7 @@ class UserCreateMutation:
         "Creates accounts with folders and main addresses in one transaction: all or none. Each "
         "error has the position of its account as its index.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
         atomic_exclusion=AtomicExclusion(
             "a look at the list of known passwords",
             lambda given: not all(one.allow_unsafe for one in given.users),
@@ -272,7 +274,7 @@ class UserCreateMutation:
         "code, path and message of the first 1,000 refusals. After a crash the task goes on "
         "where it was.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def users_create_from_file(
         self, info: Info, input: UsersCreateFromFileInput

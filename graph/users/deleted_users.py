@@ -136,7 +136,7 @@ class UserDeleteMutation:
     @mutation(
         "Ends accounts; their data goes now or after a time of grace. Repeatable.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
         selector = user_selector_from_selection(input.users)
@@ -149,7 +149,7 @@ class UserDeleteMutation:
         )
 
     @mutation(
-        "Brings an account back while its data waits.", role=Role.DOMAIN_ADMIN, scope=Scope.MASTER
+        "Brings an account back while its data waits.", role=Role.DOMAIN_ADMIN, scope=Scope.FULL
     )
     async def user_restore(self, info: Info, input: UserRestoreInput) -> UserRestorePayload:
         result = await user_restore.restore_user(info.context, _deleted_user_ref(input.by))
@@ -163,7 +163,7 @@ class UserDeleteMutation:
         "All data gone at once, also of accounts that wait for their end; IN_USE while "
         "connections are open.",
         role=Role.ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def user_purge(self, info: Info, input: UserPurgeInput) -> UserPurgePayload:
         ctx: Context = info.context
@@ -173,7 +173,7 @@ class UserDeleteMutation:
                 ctx, user_selector_from_selection(input.users), mutation="userPurge"
             )
             if live and (connections := live.viewers_of_users(deletion.user_ids)):
-                text = "connections are open: end them by sessionKick first"
+                text = "connections are open: end them by sessionTerminate first"
                 raise InUse(text, sessions=len(connections), path=["users"])
         tasks = [Task.from_row(row) for row in deletion.tasks]
         return UserPurgePayload(

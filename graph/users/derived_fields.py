@@ -6,9 +6,9 @@ from typing import Any
 
 from graph.types.object_views import DerivedField, WholeSourceField
 from graph.types.row_mapping import global_id_field
-from graph.users.part_types import pgp_key_info_from_json, spam_policy_from_columns
+from graph.users.part_types import openpgp_key_from_json, spam_policy_from_columns
 from models.users.roles import AdminPermission, UserPermission
-from models.users.tables import DelimiterAction, ProtocolScope
+from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.auth.second_factors.second_factor_check import enabled_methods
 
 
@@ -25,10 +25,10 @@ USER_DERIVED_FIELDS: Mapping[str, DerivedField] = {
             bool(password or temporary) and not (disabled or suspended)
         ),
     ),
-    "enabled2fa": WholeSourceField(("second_factors",), enabled_methods),
+    "two_factor_methods": WholeSourceField(("second_factors",), enabled_methods),
     "targets": DerivedField(("targets",), list),
-    "delimiter_action": DerivedField(("delimiter_action",), DelimiterAction),
-    "has_password_set": DerivedField(
+    "subaddress_action": DerivedField(("subaddress_action",), SubaddressAction),
+    "has_password": DerivedField(
         ("password", "temporary_password"),
         lambda password, temporary: bool(password or temporary),
     ),
@@ -36,7 +36,7 @@ USER_DERIVED_FIELDS: Mapping[str, DerivedField] = {
     "retention": DerivedField(
         ("retention",), lambda life: None if life is None else timedelta(seconds=life)
     ),
-    "key_info": DerivedField(("key_info",), pgp_key_info_from_json),
+    "openpgp_key": DerivedField(("openpgp_key",), openpgp_key_from_json),
     "spam": DerivedField(("spam_level", "junk_score", "reject_score"), spam_policy_from_columns),
     "permissions": DerivedField(("permissions",), _enum_list_reader(UserPermission)),
     "admin_permissions": DerivedField(("admin_permissions",), _enum_list_reader(AdminPermission)),

@@ -18,22 +18,22 @@ class SpamPolicy:
 
 
 @strawberry.type(description="About an OpenPGP public key.")
-class KeyInfo:
+class OpenpgpKey:
     name: str | None = attribute_field("Name in the key.")
     address: EmailAddress | None = attribute_field("Address in the key.")
     fingerprint: str = attribute_field("Fingerprint, hex.")
     expires_at: datetime | None = attribute_field("End of validity.")
 
 
-def pgp_key_info_from_json(stored_key_info: dict[str, Any] | None) -> KeyInfo | None:
+def openpgp_key_from_json(stored_openpgp_key: dict[str, Any] | None) -> OpenpgpKey | None:
     """Return the stored facts about the user's OpenPGP key; None if the user has none."""
-    if stored_key_info is None:
+    if stored_openpgp_key is None:
         return None
-    expires = stored_key_info["expires_at"]
-    return KeyInfo(
-        name=stored_key_info["name"],
-        address=stored_key_info["address"],
-        fingerprint=stored_key_info["fingerprint"],
+    expires = stored_openpgp_key["expires_at"]
+    return OpenpgpKey(
+        name=stored_openpgp_key["name"],
+        address=stored_openpgp_key["address"],
+        fingerprint=stored_openpgp_key["fingerprint"],
         expires_at=expires and datetime.fromisoformat(expires),
     )
 
@@ -50,6 +50,6 @@ def spam_policy_from_columns(
 
 
 @strawberry.type(description="One resolved setting.")
-class EffectiveSetting:
+class ServiceSetting:
     key: str = attribute_field("Name.")
     value: str | None = attribute_field("Value.")

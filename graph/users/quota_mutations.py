@@ -36,7 +36,7 @@ class QuotaRecalculatePayload(MutationPayload):
 
 @strawberry.type
 class UserQuotaMutation:
-    @mutation("Counts afresh what accounts store.", role=Role.ADMIN, scope=Scope.MASTER)
+    @mutation("Counts afresh what accounts store.", role=Role.ADMIN, scope=Scope.FULL)
     async def quota_recalculate(
         self, info: Info, input: QuotaRecalculateInput
     ) -> QuotaRecalculatePayload:

@@ -12,7 +12,7 @@ import graph.auth.types
 from graph.addresses import contacts
 from graph.addresses.contacts import ContactSuggestion
 from graph.addresses.types import Address, load_address_page
-from graph.admin.key_values import KeyArgument, KeyValue
+from graph.admin.key_values import KeyArgument, KeyValueEntry
 from graph.auth.app_passwords import AppPassword
 from graph.auth.password_policy import PasswordPolicy
 from graph.auth.second_factors import TwoFactor, WebauthnKey
@@ -35,7 +35,7 @@ from graph.search.saved_searches import SavedSearch
 from graph.spam.quarantine import QuarantineItem, load_quarantine_page
 from graph.submission.identities import Identity, load_identity_page
 from graph.submission.types import Submission, load_submission_page
-from graph.transfer.types import AccountExport
+from graph.transfer.types import UserExport
 from graph.types.connections import Connection, OrderDirection, PageArguments, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, field
@@ -45,11 +45,11 @@ from graph.types.row_mapping import NodeView, link, objects_from_rows_with_links
 from graph.types.scalars import CIDR, BigInt, ByteSize, Cursor, Duration
 from graph.users import limits as user_limits
 from graph.users.derived_fields import USER_DERIVED_FIELDS
-from graph.users.part_types import EffectiveSetting, KeyInfo, SpamPolicy
+from graph.users.part_types import OpenpgpKey, ServiceSetting, SpamPolicy
 from models.store.keyset_pages import ordering_name
 from models.submission.tables import SubmissionState
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from models.users.tables import DelimiterAction, Frequency, ProtocolScope
+from models.users.tables import Frequency, ProtocolScope, SubaddressAction
 from resolvers.addresses import loaders as address_loaders
 from resolvers.addresses.loaders import AddressPageKey
 from resolvers.admin import key_values
@@ -72,8 +72,8 @@ from resolvers.notifications import push_channels
 from resolvers.queue import rate_limits
 from resolvers.search import saved_searches
 from resolvers.transfer import exports
-from resolvers.users import effective_settings
 from resolvers.users import loaders as user_loaders
+from resolvers.users import service_settings
 from resolvers.users.quota import limits as quota_limits
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class User(NodeView):
     activated: bool = attribute_field("Has a password and may start.")
     disabled: bool = attribute_field("No login, no new mail.")
     suspended: bool = attribute_field("No login.")
-    has_password_set: bool = attribute_field("Can log in with a password.")
+    has_password: bool = attribute_field("Can log in with a password.")
     require_password_change: bool = attribute_field("At next login.")
     disabled_scopes: list[ProtocolScope] = attribute_field("Protocols switched off.")
     allowed_senders: list[str] = attribute_field(
@@ -126,12 +126,14 @@ class User(NodeView):
     retention: Duration | None = attribute_field(
         "Life of messages in new folders, null = for ever."
     )
-    pub_key: str | None = attribute_field("OpenPGP public key, armoured.")
-    key_info: KeyInfo | None = attribute_field("What the key says.")
+    openpgp_public_key: str | None = attribute_field("OpenPGP public key, armoured.")
+    openpgp_key: OpenpgpKey | None = attribute_field("What the key says.")
     encrypt_messages: bool = attribute_field("All that arrives is encrypted to the key.")
     upload_sent_messages: bool = attribute_field("What is sent by SMTP submission is kept in Sent.")
-    tls_enforce_in: bool = attribute_field("Mail that comes by SMTP without TLS is refused.")
-    tls_enforce_out: bool = attribute_field("Mail goes to servers elsewhere over TLS, or waits.")
+    require_inbound_tls: bool = attribute_field("Mail that comes by SMTP without TLS is refused.")
+    require_outbound_tls: bool = attribute_field(
+        "Mail goes to servers elsewhere over TLS, or waits."
+    )
     smtp_allowed_networks: list[CIDR] = attribute_field(
         "SMTP submission only from here, empty = anywhere."
     )
@@ -140,7 +142,7 @@ class User(NodeView):
         "relay is ***."
     )
     encrypt_forwarded: bool = attribute_field("What goes there is encrypted to the key.")
-    delimiter_action: DelimiterAction = attribute_field("What mail to user+label@domain does.")
+    subaddress_action: SubaddressAction = attribute_field("What mail to user+label@domain does.")
     spam: SpamPolicy = attribute_field("Spam thresholds.")
     quarantine_notification: Frequency = attribute_field("Letters about held mail.")
     webmail_access: bool = attribute_field("May use browser clients.")
@@ -149,7 +151,7 @@ class User(NodeView):
         "What a DOMAIN_ADMIN may do for users."
     )
     message_count: BigInt = attribute_field("All messages.")
-    enabled2fa: list[TwoFactorMethod] = attribute_field("Second factors that are on.")
+    two_factor_methods: list[TwoFactorMethod] = attribute_field("Second factors that are on.")
     rate_limit: RateLimit | None = link(
         "id",
         rate_limits.load_limits_by_owner,
@@ -171,10 +173,10 @@ class User(NodeView):
         rows = await info.context.load(user_loaders.load_administered_domains, self.row.id)
         return await objects_from_rows_with_links(info, Domain, rows)
 
-    @field("Free data hidden from the user.", "internal_data", role=Role.DOMAIN_ADMIN)
-    async def internal_data(self) -> JSON | None:
-        internal_data: JSON | None = self.row.internal_data
-        return internal_data
+    @field("Free data hidden from the user.", "private_metadata", role=Role.DOMAIN_ADMIN)
+    async def private_metadata(self) -> JSON | None:
+        private_metadata: JSON | None = self.row.private_metadata
+        return private_metadata
 
     @field("Limits with what is used of them.", *user_limits.LIMIT_COLUMNS)
     async def limits(self) -> user_limits.UserLimits:
@@ -202,33 +204,33 @@ class User(NodeView):
         )
 
     @field("Mail is passed on to another server (backup MX domain).", "domain_id")
-    async def is_relayed(self, info: Info) -> bool:
+    async def relayed(self, info: Info) -> bool:
         key = self.row.domain_id
         domain = await info.context.load(domain_loaders.load_domains_by_id, key) if key else None
         return bool(domain and domain.backup_mx)
 
     @field("How messages are stored, with compression and encryption at rest.", role=Role.ADMIN)
     async def storage_format(self) -> str:
-        return effective_settings.STORAGE_FORMAT
+        return service_settings.STORAGE_FORMAT
 
     @field(
         "What a service is told about the user: api, imap, lmtp, pop3 or smtp; absent = all.",
-        *effective_settings.USER_COLUMNS,
+        *service_settings.USER_COLUMNS,
         role=Role.ADMIN,
     )
-    async def effective_settings(
+    async def service_settings(
         self,
         info: Info,
         service: str | None = UNSET,
         fields: list[str] | None = UNSET,
         userdb_only: bool = False,
         expand: str | None = UNSET,
-    ) -> list[EffectiveSetting]:
-        request = effective_settings.SettingsRequest(
+    ) -> list[ServiceSetting]:
+        request = service_settings.SettingsRequest(
             service or None, optional_tuple(fields), userdb_only, expand or None
         )
-        settings = await effective_settings.load_effective_settings(info.context, self.row, request)
-        return [EffectiveSetting(key=key, value=value) for key, value in settings]
+        settings = await service_settings.load_service_settings(info.context, self.row, request)
+        return [ServiceSetting(key=key, value=value) for key, value in settings]
 
     @field("How many temporary addresses have not ended.")
     async def temporary_address_count(self, info: Info) -> int:
@@ -290,7 +292,7 @@ class User(NodeView):
     ) -> Connection[Filter]:
         return await load_filter_page(info, self.row.id, first, after)
 
-    @field("Accounts elsewhere; of others only with SYNCJOBS.", scope=Scope.READ)
+    @field("Accounts elsewhere; of others only with CONNECTORS.", scope=Scope.READ)
     async def connectors(
         self,
         info: Info,
@@ -378,8 +380,8 @@ class User(NodeView):
         return await load_quarantine_page(info, self.row.id, first, after)
 
     @field("Own key-value store: an entry of the one called default.", scope=Scope.READ)
-    async def key_value(self, info: Info, key: KeyArgument) -> KeyValue | None:
-        return KeyValue.from_row_or_none(
+    async def key_value(self, info: Info, key: KeyArgument) -> KeyValueEntry | None:
+        return KeyValueEntry.from_row_or_none(
             await key_values.find_entry(info.context, KeyValueNamespace(self.row.id), key)
         )
 
@@ -484,10 +486,10 @@ class User(NodeView):
         "see them; others get FORBIDDEN.",
         scope=Scope.MAIL_READ,
     )
-    async def exports(self, info: Info) -> list[AccountExport]:
+    async def exports(self, info: Info) -> list[UserExport]:
         require_readable_account(info.context, self.row.id)
         rows = await info.context.load(exports.load_exports_by_user, self.row.id)
-        return await objects_from_rows_with_links(info, AccountExport, rows)
+        return await objects_from_rows_with_links(info, UserExport, rows)
 
     @field("Stored files, the newest first; query = part of the name.", scope=Scope.MAIL_READ)
     async def files(
@@ -505,7 +507,7 @@ class User(NodeView):
 
     @field(
         "Sent and scheduled mail with delivery state, newest first. Administrators see that of the "
-        "accounts they manage, a DOMAIN_ADMIN with LOGIN_AS; others get FORBIDDEN.",
+        "accounts they manage, a DOMAIN_ADMIN with IMPERSONATE; others get FORBIDDEN.",
         scope=Scope.MAIL_READ,
     )
     async def submissions(

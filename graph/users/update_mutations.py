@@ -24,7 +24,7 @@ from graph.users.create_mutations import HASH_DESCRIPTION, SENDERS_DESCRIPTION, 
 from graph.users.types import User
 from models.errors import require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
-from models.users.tables import DelimiterAction, ProtocolScope
+from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.auth.passwords import password_reset
 from resolvers.auth.passwords.new_passwords import NewPassword
 from resolvers.spam import spam_policy
@@ -43,7 +43,7 @@ UPDATE_FIELDS = (
     "tags",
     "retention",
     "meta_data",
-    "internal_data",
+    "private_metadata",
     "language",
     "allowed_senders",
     "disabled_scopes",
@@ -53,13 +53,13 @@ UPDATE_FIELDS = (
     "forwards",
     "received_max",
     "upload_sent_messages",
-    "tls_enforce_in",
-    "tls_enforce_out",
+    "require_inbound_tls",
+    "require_outbound_tls",
     "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
     "encrypt_forwarded",
-    "delimiter_action",
+    "subaddress_action",
 )
 
 
@@ -89,7 +89,7 @@ class UserPatch(RestrictionsInput):
         "How long messages are kept in folders made from now on: from 1 second to 36,500 days; "
         "null or PT0S keeps them for ever."
     )
-    pub_key: strawberry.Maybe[str | None] = attribute_field(
+    openpgp_public_key: strawberry.Maybe[str | None] = attribute_field(
         "OpenPGP public key, armoured. It stays while account or a folder encrypt to it."
     )
     encrypt_messages: strawberry.Maybe[bool] = attribute_field(
@@ -101,11 +101,11 @@ class UserPatch(RestrictionsInput):
     encrypt_forwarded: strawberry.Maybe[bool] = attribute_field(
         "Encrypt what goes to targets to the key, which it needs."
     )
-    delimiter_action: strawberry.Maybe[DelimiterAction] = attribute_field(
+    subaddress_action: strawberry.Maybe[SubaddressAction] = attribute_field(
         "What mail to user+label@domain does."
     )
     meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
-    internal_data: strawberry.Maybe[JSON | None] = attribute_field(
+    private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "Free data hidden from the user."
     )
     language: strawberry.Maybe[str | None] = attribute_field("For texts sent to the user.")
@@ -131,10 +131,10 @@ class UserPatch(RestrictionsInput):
     upload_sent_messages: strawberry.Maybe[bool] = attribute_field(
         "Keep what is sent by SMTP submission in Sent."
     )
-    tls_enforce_in: strawberry.Maybe[bool] = attribute_field(
+    require_inbound_tls: strawberry.Maybe[bool] = attribute_field(
         "Refuse mail that comes by SMTP without TLS."
     )
-    tls_enforce_out: strawberry.Maybe[bool] = attribute_field(
+    require_outbound_tls: strawberry.Maybe[bool] = attribute_field(
         "Send to servers elsewhere only over TLS."
     )
     smtp_allowed_networks: strawberry.Maybe[list[CIDR] | None] = attribute_field(
@@ -152,7 +152,9 @@ class UserPatch(RestrictionsInput):
             values,
             username=maybe_value(self.username),
             targets=(self.targets.value or []) if self.targets else None,
-            pub_key=(self.pub_key.value or "") if self.pub_key else None,
+            openpgp_public_key=(self.openpgp_public_key.value or "")
+            if self.openpgp_public_key
+            else None,
             password=password,
             password_disabled=self.password_disabled,
             disable_2fa=self.disable_2fa,
@@ -194,8 +196,8 @@ class SpamPolicySetInput(Options):
     reject_score: strawberry.Maybe[float | None] = attribute_field("Refused from this score.")
 
 
-@strawberry.input(description="Input of passwordReset.")
-class PasswordResetInput(Options):
+@strawberry.input(description="Input of userPasswordReset.")
+class UserPasswordResetInput(Options):
     user: UserRef = attribute_field("Whose; not the viewer's.")
     valid_after: datetime | None = attribute_field("Not usable earlier.", default=UNSET)
 
@@ -205,8 +207,8 @@ class UsersPayload(UserSelectionPayload):
     users: list[User] = attribute_field("The accounts, as they are now.", default_factory=list)
 
 
-@strawberry.type(description="Answer of passwordReset.")
-class PasswordResetPayload(MutationPayload):
+@strawberry.type(description="Answer of userPasswordReset.")
+class UserPasswordResetPayload(MutationPayload):
     password: str | None = attribute_field(
         "Temporary password, good for 24 hours; shown once.", default=None, metadata=SECRET_METADATA
     )
@@ -243,7 +245,7 @@ class UserUpdateMutation:
         )
         return await load_users_payload(info, keys)
 
-    @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.MASTER)
+    @mutation("Role, domains and delegated permissions.", role=Role.ADMIN, scope=Scope.FULL)
     async def user_role_set(self, info: Info, input: UserRoleSetInput) -> UsersPayload:
         domain_ids, permissions = input.administers, input.admin_permissions
         role_change = RoleChange(
@@ -261,7 +263,7 @@ class UserUpdateMutation:
     @mutation(
         "What users may change themselves: replaces the list.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
     async def user_permissions_set(
         self, info: Info, input: UserPermissionsSetInput
@@ -292,10 +294,14 @@ class UserUpdateMutation:
         "A temporary password beside the one there is, to be changed at the next login; "
         "second factors stay.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
+        scope=Scope.FULL,
     )
-    async def password_reset(self, info: Info, input: PasswordResetInput) -> PasswordResetPayload:
+    async def user_password_reset(
+        self, info: Info, input: UserPasswordResetInput
+    ) -> UserPasswordResetPayload:
         user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
         valid_after = input.valid_after or None
-        password = await password_reset.set_temporary_password(info.context, user.id, valid_after)
-        return PasswordResetPayload(password=password)
+        password = await password_reset.set_temporary_password(
+            info.context, user.id, valid_after
+        )
+        return UserPasswordResetPayload(password=password)

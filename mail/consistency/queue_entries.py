@@ -17,7 +17,7 @@ OPEN_STATES = (DeliveryState.PENDING, DeliveryState.DEFERRED)
 DELIVERED_STATES = (DeliveryState.DELIVERED, DeliveryState.RELAYED)
 UNFINISHED_STATES = (
     SubmissionState.SCHEDULED,
-    SubmissionState.HELD_FOR_UNDO,
+    SubmissionState.UNDOABLE,
     SubmissionState.QUEUED,
     SubmissionState.SENDING,
 )

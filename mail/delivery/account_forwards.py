@@ -60,7 +60,7 @@ _SELECT_ACCOUNT = PreparedStatement(
         col(User.targets),
         col(User.relays),
         col(User.encrypt_forwarded),
-        col(User.pub_key),
+        col(User.openpgp_public_key),
     ).where(col(User.id) == integer_parameter("user"))
 )
 
@@ -183,7 +183,7 @@ async def build_account_forward(
     if not (onward.target_addresses or onward.endpoints):
         return ForwardOutcome.NO_TARGET
     if row.encrypt_forwarded:
-        key = (row.id, row.pub_key or "")
+        key = (row.id, row.openpgp_public_key or "")
         hidden = await openpgp_encryption.encrypt_to_bytes_unless_encrypted(
             environment, source, letter, key
         )

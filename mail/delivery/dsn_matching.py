@@ -185,7 +185,7 @@ def _find_reported_deliveries(
             col(QueueEntry.orcpt),
             col(QueueEntry.state),
             col(QueueEntry.last_response),
-            col(QueueEntry.report_proven),
+            col(QueueEntry.dsn_verified),
         )
         .where(
             col(QueueEntry.submission_id) == submission_id,
@@ -216,12 +216,12 @@ def _update_delivery_from_report(
     """
     state = _state_after_report(delivery_row, recipient_result.action, is_proven=is_proven)
     text = make_storable(recipient_result.reply_text)
-    if state is None or (delivery_row.report_proven and not is_proven):
+    if state is None or (delivery_row.dsn_verified and not is_proven):
         return False
     if (state, text, is_proven) == (
         delivery_row.state,
         delivery_row.last_response,
-        delivery_row.report_proven,
+        delivery_row.dsn_verified,
     ):
         return False
     this = update(QueueEntry).where(col(QueueEntry.id) == delivery_row.id)
@@ -231,8 +231,8 @@ def _update_delivery_from_report(
             last_code=recipient_result.reply_code,
             last_response=text,
             reported_at=transaction.environment.now(),
-            reported_by=make_storable(reporting_mta) or None,
-            report_proven=is_proven,
+            dsn_reporter=make_storable(reporting_mta) or None,
+            dsn_verified=is_proven,
         )
     )
     return True
@@ -247,7 +247,7 @@ def _state_after_report(
     """
     doubted = (
         delivery_row.state is DeliveryState.BOUNCED
-        and delivery_row.report_proven is False
+        and delivery_row.dsn_verified is False
         and is_proven
     )
     if delivery_row.state not in dsn_requests.DELIVERED_STATES and not doubted:

@@ -19,7 +19,7 @@ from models.errors import InvalidInput
 from models.mailboxes.tables import Mailbox
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.prepared_statements import PreparedStatement, integer_parameter
-from models.users.tables import DelimiterAction, User
+from models.users.tables import SubaddressAction, User
 
 MAX_MAILBOXES = 100  # children of INBOX, at which no more are created
 
@@ -29,7 +29,7 @@ async def find_or_create_subaddress_mailbox(
 ) -> RecipientVerdict:
     """Return the verdict with the mailbox of the label. Spam stays in Junk."""
     to = recipient_verdict.recipient
-    asked = to.label and to.delimiter_action is DelimiterAction.SUBFOLDER
+    asked = to.label and to.subaddress_action is SubaddressAction.SUBFOLDER
     if not asked or recipient_verdict.verdict.is_spam:
         return recipient_verdict
     path = mailbox_path_of_label(to.label)

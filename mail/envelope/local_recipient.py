@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.users.roles import Role
-from models.users.tables import DelimiterAction
+from models.users.tables import SubaddressAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class LocalRecipient:
     junk_score: float | None = None  # None: the default of mail/spam/verdict.py
     reject_score: float | None = None
     has_forward_targets: bool = False  # mail/delivery/account_forwards.py
-    delimiter_action: DelimiterAction = DelimiterAction.NONE  # of the label
+    subaddress_action: SubaddressAction = SubaddressAction.NONE  # of the label
     label: str = ""  # of the subaddress
     original_address: str | None = None  # the envelope recipient, if it differs from `address`
     role: Role = Role.USER  # of the account

@@ -192,7 +192,7 @@ async def load_script_accounts(
 
 @prepare_cached
 def _select_mailboxes(dialect: str) -> Select[*tuple[Any, ...]]:
-    new = case((col(User.encrypt_messages), func.coalesce(col(User.pub_key), "")))
+    new = case((col(User.encrypt_messages), func.coalesce(col(User.openpgp_public_key), "")))
     return (
         select(
             *select_columns(Mailbox, {"id", "user_id", "path", "special_use"}),

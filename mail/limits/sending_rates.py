@@ -26,8 +26,8 @@ from sqlmodel import col
 from mail.limits.user_limits import ReachedLimit, journal_limit
 from models.errors import RateLimited
 from models.events.journal import PLATFORM
-from models.queue.rate_limits import RateHold, RateLimit, RateWindow
-from models.queue.rate_values import RateFrame, parse_rate
+from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
+from models.queue.rate_values import RatePeriod, parse_rate
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.options import Options
 from models.store.columns import BIG_INTEGER, UtcDateTime, core_table, insert_with_conflict
@@ -60,12 +60,12 @@ class FullRateWindow:
     window_id: int
     source: LimitSource
     allowed: int
-    frame: RateFrame
+    frame: RatePeriod
     ends_at: datetime
 
     def rate_limited_error(self, now: datetime) -> RateLimited:
         """The error for a message that exceeds the limit."""
-        article = "an" if self.frame is RateFrame.HOUR else "a"
+        article = "an" if self.frame is RatePeriod.HOUR else "a"
         messages = "message" if self.allowed == 1 else "messages"
         limit_text = f"{self.allowed} {messages} {article} {self.frame.lower()}"
         retry_after = max(self.ends_at - now, timedelta(0))
@@ -106,7 +106,7 @@ def last_ending_full_window(rows: Sequence[Any], user_id: int) -> FullRateWindow
     source = LimitSource.PLATFORM if row.id == PLATFORM else LimitSource.DOMAIN
     if row.id == user_id:
         source = LimitSource.USER
-    return FullRateWindow(row.id, source, row.allowed, RateFrame(row.frame), row.until)
+    return FullRateWindow(row.id, source, row.allowed, RatePeriod(row.frame), row.until)
 
 
 async def record_and_report_refusal_once(
@@ -116,8 +116,8 @@ async def record_and_report_refusal_once(
 
     Windows that are shorter than a minute are reported once a minute.
     """
-    statement = select(col(RateHold.until), col(RateHold.told_until)).where(
-        col(RateHold.id) == user_id
+    statement = select(col(RateLimitHold.until), col(RateLimitHold.told_until)).where(
+        col(RateLimitHold.id) == user_id
     )
 
     def store_refusal(transaction: DatabaseTransaction) -> None:
@@ -136,7 +136,9 @@ async def record_and_report_refusal_once(
             "until": window.ends_at,
             "told_until": until,
         }
-        new = insert_with_conflict(connection.dialect.name, RateHold).values(id=user_id, **values)
+        new = insert_with_conflict(connection.dialect.name, RateLimitHold).values(
+            id=user_id, **values
+        )
         connection.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
         if not silent:
             reached = ReachedLimit(
@@ -155,7 +157,7 @@ def _statement_parameters(options: Options, user_id: int, now: datetime) -> dict
     for source, text in _default_rates(options).items():
         rate = parse_rate(text)
         parameters |= {f"{source}_value": rate.value, f"{source}_frame": rate.frame}
-    return parameters | {f"until_{frame}": now + frame.length for frame in RateFrame}
+    return parameters | {f"until_{frame}": now + frame.length for frame in RatePeriod}
 
 
 def _default_rates(options: Options) -> dict[LimitSource, str]:
@@ -236,9 +238,9 @@ def _increment_windows_statement(dialect: str) -> SqlStatement:
     limits = _select_limits().subquery("counted")
     end_by_frame = [
         (limits.c.frame == frame, _time_parameter(f"until_{frame}"))
-        for frame in list(RateFrame)[:-1]
+        for frame in list(RatePeriod)[:-1]
     ]
-    until = case(*end_by_frame, else_=_time_parameter(f"until_{RateFrame.DAY}"))
+    until = case(*end_by_frame, else_=_time_parameter(f"until_{RatePeriod.DAY}"))
     rows = (
         select(limits.c.id, limits.c.frame, limits.c.allowed, integer_parameter("many"), until)
         .where(true())  # without it, SQLite parses ON CONFLICT as a join condition

@@ -20,7 +20,7 @@ from mail.files.upload_removal import delete_expired_uploads
 from mail.maintenance import expired_addresses, expired_messages, journal_retention, row_batches
 from mail.storage.blobs.garbage_collector import collect_garbage
 from models.admin.audit_log import AuditLogEntry
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.admin.legal_holds import HeldCopy, LegalHold
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task, UndoRecord
@@ -37,7 +37,7 @@ from models.files.tables import File, FileShare
 from models.filters.sieve_scripts import SieveMemory
 from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import DeliveryReceipt
-from models.queue.rate_limits import RateHold, RateWindow
+from models.queue.rate_limits import RateLimitHold, RateWindow
 from models.queue.tables import IS_OPEN, DestinationSlot, QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.idempotency import IdempotentPayload
@@ -217,7 +217,7 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         "usages": (Usage, col(Usage.until) <= now),
         "windows": (RateWindow, col(RateWindow.until) <= now),
         "turns": (DestinationSlot, col(DestinationSlot.until) <= now),
-        "holds": (RateHold, col(RateHold.told_until) <= now),
+        "holds": (RateLimitHold, col(RateLimitHold.told_until) <= now),
         "autoreply_senders": (AutoreplySender, col(AutoreplySender.until) <= now),
         "sieve_memories": (SieveMemory, col(SieveMemory.until) <= now),
         "greylisted": (GreylistEntry, col(GreylistEntry.until) <= now),
@@ -229,7 +229,7 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         ),
         "tasks": (Task, col(Task.finished_at) <= now - TASK_RETENTION),
         "app_passwords": (ApplicationPassword, col(ApplicationPassword.expires_at) <= now),
-        "key_values": (KeyValue, col(KeyValue.expires_at) <= now),
+        "key_values": (KeyValueEntry, col(KeyValueEntry.expires_at) <= now),
         "challenges": (
             WebauthnChallenge,
             col(WebauthnChallenge.created_at) <= now - UNCONFIRMED_RETENTION,

@@ -42,7 +42,7 @@ _INSERT_BLOB_REFERENCE = PreparedStatement(insert(SubmissionBlob).inline())
 _SELECT_TENANT_ID = PreparedStatement(
     select(col(User.tenant_id)).where(col(User.id) == integer_parameter("user"))
 )
-HELD_STATES = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
+HELD_STATES = (SubmissionState.SCHEDULED, SubmissionState.UNDOABLE)
 RANK_BY_PRIORITY = {Priority.HIGH: 0, Priority.NORMAL: NORMAL_RANK, Priority.LOW: LAST_RANK}
 
 
@@ -58,8 +58,8 @@ class NewSubmission:
     stored_message_id: int | None  # id of the copy in a mailbox
     due_at: datetime  # time of the first attempt
     state: SubmissionState = SubmissionState.QUEUED
-    send_time: datetime | None = None
-    undo_until: datetime | None = None
+    send_at: datetime | None = None
+    undoable_until: datetime | None = None
     sent_mailbox_id: int | None = None  # where a held copy moves when the hold ends
     endpoints: Sequence[ForwardEndpoint] = ()  # targets besides `recipients`
     copy_of: int | None = None  # submission that a BCC rule copied
@@ -185,8 +185,8 @@ def _submission_row(
         "blob_id": submission.root_blob_id,
         "size": submission.size,
         "envelope_from": submission.sender,
-        "send_time": submission.send_time,
-        "undo_until": submission.undo_until,
+        "send_at": submission.send_at,
+        "undoable_until": submission.undoable_until,
         "release_at": submission.due_at if submission.state in HELD_STATES else None,
         "sent_mailbox_id": submission.sent_mailbox_id,
         "copy_of": submission.copy_of,

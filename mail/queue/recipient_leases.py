@@ -150,12 +150,12 @@ SELECT_RECIPIENTS = (  # the columns that jobs are made of
         col(Submission.created_at),
         col(Submission.tenant_id),
         col(Submission.copy_of),
-        col(User.tls_enforce_out),
+        col(User.require_outbound_tls),
         col(Submission.envid),
         col(Submission.ret),
         col(Submission.header_id),
-        col(Submission.send_time),
-        col(Submission.undo_until),
+        col(Submission.send_at),
+        col(Submission.undoable_until),
         col(Submission.ours),
     )
     .join(Submission, col(Submission.id) == col(QueueEntry.submission_id))
@@ -197,7 +197,7 @@ def jobs_from_rows(rows: Sequence[Any], lease: int) -> list[DeliveryJob]:
             endpoint_url=group[0].via,
             is_copy=group[0].copy_of is not None,
             rank=group[0].rank,
-            requires_tls=bool(group[0].tls_enforce_out),
+            requires_tls=bool(group[0].require_outbound_tls),
             message_id_header=group[0].header_id,
             first_due_at=_first_due_at(group[0]),
             flushed_at=max((row.hurried_at for row in group if row.hurried_at), default=None),
@@ -225,7 +225,7 @@ def _job_recipient(row: ColumnRow) -> JobRecipient:
 def _first_due_at(row: ColumnRow) -> datetime:
     """Time of the first attempt: creation, scheduled time or end of the undo period."""
     latest: datetime = max(
-        at for at in (row.created_at, row.send_time, row.undo_until) if at is not None
+        at for at in (row.created_at, row.send_at, row.undoable_until) if at is not None
     )
     return latest
 

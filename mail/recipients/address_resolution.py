@@ -74,7 +74,7 @@ from models.users.rule_makers import (
     is_active_maker,
     maker_columns,
 )
-from models.users.tables import DelimiterAction, LimitKind, User
+from models.users.tables import LimitKind, SubaddressAction, User
 
 ReadStatement = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Any]]]
 
@@ -145,7 +145,7 @@ _HAS_BCC_RULES = select(col(BccRule.id)).where(
 _IS_ENCRYPTED = or_(col(User.encrypt_messages), col(Mailbox.encrypt_messages))
 # SQL: the OpenPGP key for messages that arrive in a mailbox; "" if encryption is enabled
 # without a key: then messages can't be stored
-ENCRYPTION_KEY = case((_IS_ENCRYPTED, func.coalesce(col(User.pub_key), "")))
+ENCRYPTION_KEY = case((_IS_ENCRYPTED, func.coalesce(col(User.openpgp_public_key), "")))
 _HAS_SENDER_RULES = select(col(SenderRule.id)).exists()
 _SELECT_ACCOUNT = PreparedStatement(
     select(
@@ -161,9 +161,9 @@ _SELECT_ACCOUNT = PreparedStatement(
         ENCRYPTION_KEY.label("key"),
         col(User.spam_level),
         col(User.targets),
-        col(User.delimiter_action),
+        col(User.subaddress_action),
         col(User.domain_id),
-        col(User.tls_enforce_in),
+        col(User.require_inbound_tls),
         col(User.role),
         _HAS_SENDER_RULES.label("ruled"),
         STORAGE_QUOTA.label("allowed"),
@@ -366,11 +366,11 @@ async def load_row_recipient_below_limits(
         row.copied,
         row.scripted,
         row.filtered,
-        row.tls_enforce_in,
+        row.require_inbound_tls,
         row.junk_score,
         row.reject_score,
         bool(row.targets),
-        DelimiterAction(row.delimiter_action),
+        SubaddressAction(row.subaddress_action),
         subaddress_label(
             rewritten_to or address, address_row.local, environment.options.delimiters
         ),

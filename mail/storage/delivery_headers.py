@@ -18,7 +18,7 @@ from mail.mime.header_encoding import unstructured_field, with_ascii_domain
 from mail.storage.header_prepend import prepend_fields, read_beginning, replace_beginning
 from mail.storage.message_insert import StorableMessage
 from mail.storage.received_messages import parse_storable_message
-from models.users.tables import DelimiterAction
+from models.users.tables import SubaddressAction
 
 _UNSAFE_CHARACTER = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SUBJECT_FIELD = re.compile(rb"(?im)^subject[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
@@ -38,7 +38,7 @@ async def add_delivery_headers_and_label(
     """
     prefix = delivery_header_fields(recipient, sender)
     message = replace(message, received_digest=message.received_digest or message.digest)
-    if not (recipient.label and recipient.delimiter_action is DelimiterAction.SUBJECT):
+    if not (recipient.label and recipient.subaddress_action is SubaddressAction.SUBJECT):
         return await prepend_fields(source, message, prefix, temporary_files)
     end = message.facts.structure.body_start
     head = prefix + _label_subject(await read_beginning(source, end), message, recipient.label)

@@ -45,7 +45,7 @@ from models.search import text_index
 from models.store.columns import ColumnRow, select_columns
 from models.users.tables import User
 
-INPUT_PATH = ("replacePrevious",)
+INPUT_PATH = ("replaces",)
 _MESSAGE_COLUMNS = {
     *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires"),
     *("seen", "flagged", "answered", "draft", "keywords", "meta_data"),

@@ -38,7 +38,7 @@ async def encrypt_if_required(
     if not (user.encrypt_messages or mailbox.encrypt_messages):
         return message
     return await encrypt_unless_encrypted(
-        environment, source, message, (user.id, user.pub_key or "")
+        environment, source, message, (user.id, user.openpgp_public_key or "")
     )
 
 

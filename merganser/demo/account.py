@@ -58,7 +58,7 @@ async def ensure_demo_account(
     """
     account = await _ensure_credentials(environment, data_folder)
     row = await _load_user(environment)
-    if row is not None and not (row.internal_data or {}).get("demo", {}).get("filled"):
+    if row is not None and not (row.private_metadata or {}).get("demo", {}).get("filled"):
         await _deliver_missing_messages(environment, row, message_count, report_progress)
     return account
 
@@ -106,7 +106,7 @@ async def _load_user(environment: Environment) -> Any:
         col(User.tenant_id),
         col(User.role),
         col(User.password),
-        col(User.internal_data),
+        col(User.private_metadata),
     ).where(col(User.id) == (key or 0))
     return next(iter(await environment.database.read(statement)), None)
 
@@ -118,7 +118,7 @@ async def _create_user(environment: Environment, account: DemoAccount) -> Any:
         name="Demo Duck",
         address=account.address,
         password=account.password,
-        internal_data={"demo": note},
+        private_metadata={"demo": note},
     )
     ctx, domain = root_context(environment), ADDRESS.rpartition("@")[2]
     if await domain_loaders.find_administered_domain(ctx, domain) is None:
@@ -136,7 +136,7 @@ async def _deliver_missing_messages(
     environment: Environment, user: Any, message_count: int, report_progress: ShowDemoProgress
 ) -> None:
     """Deliver missing messages. The stored time `at` makes a later run generate the same ones."""
-    note = (user.internal_data or {}).get("demo") or {"at": environment.now().isoformat()}
+    note = (user.private_metadata or {}).get("demo") or {"at": environment.now().isoformat()}
     now = datetime.fromisoformat(note["at"])
     messages = await asyncio.to_thread(
         lambda: list(generate_messages(RANDOM_SEED, message_count, now=now, owner_address=ADDRESS))
@@ -158,9 +158,9 @@ async def _deliver_missing_messages(
     await _mark_answered(environment, user.id, [one for one in messages if one.is_answered])
 
     def mark_filled(transaction: DatabaseTransaction) -> None:
-        data = {**(user.internal_data or {}), "demo": {**note, "filled": True}}
+        data = {**(user.private_metadata or {}), "demo": {**note, "filled": True}}
         transaction.connection.execute(
-            update(User).where(col(User.id) == user.id).values(internal_data=data)
+            update(User).where(col(User.id) == user.id).values(private_metadata=data)
         )
 
     await environment.run_transaction(mark_filled, user.id)

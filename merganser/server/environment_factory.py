@@ -255,9 +255,9 @@ def fault_point_killer(setting: str | None) -> Callable[[str], None]:
 
 def root_context(environment: Environment) -> Context:
     """The context of an operator on the command line: role ROOT with all scopes."""
-    return Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    return Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
 
 
 def user_context(environment: Environment, user_id: int) -> Context:
     """The context of a command that acts for a user: role USER with all scopes."""
-    return Context(environment, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))
+    return Context(environment, Viewer(user_id, Role.USER, frozenset({Scope.FULL})))

@@ -582,8 +582,8 @@ CREATE TABLE users (
     deleted_at TIMESTAMP WITH TIME ZONE,
     kicked_at TIMESTAMP WITH TIME ZONE,
     smtp_allowed_networks JSONB NOT NULL,
-    tls_enforce_in BOOLEAN NOT NULL,
-    tls_enforce_out BOOLEAN NOT NULL,
+    require_inbound_tls BOOLEAN NOT NULL,
+    require_outbound_tls BOOLEAN NOT NULL,
     upload_sent_messages BOOLEAN NOT NULL,
     second_factors JSONB NOT NULL,
     disabled_scopes JSONB NOT NULL,
@@ -591,13 +591,13 @@ CREATE TABLE users (
     permissions JSONB NOT NULL,
     admin_permissions JSONB NOT NULL,
     allowed_senders JSONB NOT NULL,
-    pub_key VARCHAR,
-    key_info JSONB,
+    openpgp_public_key VARCHAR,
+    openpgp_key JSONB,
     encrypt_messages BOOLEAN NOT NULL,
     targets JSONB NOT NULL,
     relays VARCHAR,
     encrypt_forwarded BOOLEAN NOT NULL,
-    delimiter_action VARCHAR(32) NOT NULL,
+    subaddress_action VARCHAR(32) NOT NULL,
     retention BIGINT,
     spam_level BIGINT NOT NULL,
     junk_score FLOAT,
@@ -617,7 +617,7 @@ CREATE TABLE users (
     language VARCHAR,
     tags JSONB NOT NULL,
     meta_data JSONB,
-    internal_data JSONB,
+    private_metadata JSONB,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
     last_login_at TIMESTAMP WITH TIME ZONE,
@@ -684,13 +684,13 @@ CREATE TABLE addresses (
     send_as BOOLEAN NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE,
     masked BOOLEAN NOT NULL,
-    for_domain VARCHAR,
+    for_site VARCHAR,
     last_received_at TIMESTAMP WITH TIME ZONE,
     tags JSONB NOT NULL,
     public_comment VARCHAR,
     private_comment VARCHAR,
     meta_data JSONB,
-    internal_data JSONB,
+    private_metadata JSONB,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_addresses PRIMARY KEY (id),
@@ -1058,8 +1058,8 @@ CREATE TABLE push_channels (
     text VARCHAR,
     senders JSONB NOT NULL,
     senders_regex VARCHAR,
-    only_priority BOOLEAN NOT NULL,
-    evaluate_priority BOOLEAN NOT NULL,
+    high_priority_only BOOLEAN NOT NULL,
+    pass_priority BOOLEAN NOT NULL,
     mailboxes JSONB NOT NULL,
     number BIGINT NOT NULL,
     test_at TIMESTAMP WITH TIME ZONE,
@@ -1117,7 +1117,7 @@ CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
 CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
 CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
 
-CREATE TABLE rate_holds (
+CREATE TABLE rate_limit_holds (
     id BIGINT NOT NULL,
     window_id BIGINT NOT NULL,
     source VARCHAR(32) NOT NULL,
@@ -1126,11 +1126,11 @@ CREATE TABLE rate_holds (
     since TIMESTAMP WITH TIME ZONE NOT NULL,
     until TIMESTAMP WITH TIME ZONE NOT NULL,
     told_until TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT pk_rate_holds PRIMARY KEY (id),
-    CONSTRAINT fk_rate_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_rate_limit_holds PRIMARY KEY (id),
+    CONSTRAINT fk_rate_limit_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_rate_holds_told_until ON rate_holds (told_until);
-CREATE INDEX rate_holds_by_age ON rate_holds (since, id);
+CREATE INDEX ix_rate_limit_holds_told_until ON rate_limit_holds (told_until);
+CREATE INDEX rate_limit_holds_by_age ON rate_limit_holds (since, id);
 
 CREATE TABLE rate_limits (
     id BIGINT NOT NULL,
@@ -1705,8 +1705,8 @@ CREATE TABLE submissions (
     blob_id BIGINT NOT NULL,
     size BIGINT NOT NULL,
     envelope_from VARCHAR NOT NULL,
-    send_time TIMESTAMP WITH TIME ZONE,
-    undo_until TIMESTAMP WITH TIME ZONE,
+    send_at TIMESTAMP WITH TIME ZONE,
+    undoable_until TIMESTAMP WITH TIME ZONE,
     copy_of BIGINT,
     envid VARCHAR,
     header_id VARCHAR,
@@ -1727,8 +1727,8 @@ CREATE INDEX submissions_envid ON submissions (user_id, envid) WHERE envid IS NO
 CREATE INDEX submissions_header ON submissions (user_id, header_id) WHERE header_id IS NOT NULL;
 CREATE INDEX submissions_held ON submissions (release_at, id) WHERE release_at IS NOT NULL;
 CREATE INDEX submissions_of_user ON submissions (user_id, created_at, id);
-CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING');
-CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 
 CREATE TABLE deliveries (
     id BIGINT NOT NULL,
@@ -1758,8 +1758,8 @@ CREATE TABLE deliveries (
     delay_told_at TIMESTAMP WITH TIME ZONE,
     success_owed VARCHAR,
     reported_at TIMESTAMP WITH TIME ZONE,
-    reported_by VARCHAR,
-    report_proven BOOLEAN,
+    dsn_reporter VARCHAR,
+    dsn_verified BOOLEAN,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_deliveries PRIMARY KEY (id),

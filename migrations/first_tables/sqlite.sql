@@ -582,8 +582,8 @@ CREATE TABLE users (
     deleted_at DATETIME,
     kicked_at DATETIME,
     smtp_allowed_networks JSON NOT NULL,
-    tls_enforce_in BOOLEAN NOT NULL,
-    tls_enforce_out BOOLEAN NOT NULL,
+    require_inbound_tls BOOLEAN NOT NULL,
+    require_outbound_tls BOOLEAN NOT NULL,
     upload_sent_messages BOOLEAN NOT NULL,
     second_factors JSON NOT NULL,
     disabled_scopes JSON NOT NULL,
@@ -591,13 +591,13 @@ CREATE TABLE users (
     permissions JSON NOT NULL,
     admin_permissions JSON NOT NULL,
     allowed_senders JSON NOT NULL,
-    pub_key VARCHAR,
-    key_info JSON,
+    openpgp_public_key VARCHAR,
+    openpgp_key JSON,
     encrypt_messages BOOLEAN NOT NULL,
     targets JSON NOT NULL,
     relays VARCHAR,
     encrypt_forwarded BOOLEAN NOT NULL,
-    delimiter_action VARCHAR(32) NOT NULL,
+    subaddress_action VARCHAR(32) NOT NULL,
     retention INTEGER,
     spam_level INTEGER NOT NULL,
     junk_score FLOAT,
@@ -617,7 +617,7 @@ CREATE TABLE users (
     language VARCHAR,
     tags JSON NOT NULL,
     meta_data JSON,
-    internal_data JSON,
+    private_metadata JSON,
     created_at DATETIME NOT NULL,
     updated_at DATETIME NOT NULL,
     last_login_at DATETIME,
@@ -684,13 +684,13 @@ CREATE TABLE addresses (
     send_as BOOLEAN NOT NULL,
     expires_at DATETIME,
     masked BOOLEAN NOT NULL,
-    for_domain VARCHAR,
+    for_site VARCHAR,
     last_received_at DATETIME,
     tags JSON NOT NULL,
     public_comment VARCHAR,
     private_comment VARCHAR,
     meta_data JSON,
-    internal_data JSON,
+    private_metadata JSON,
     created_at DATETIME NOT NULL,
     updated_at DATETIME NOT NULL,
     CONSTRAINT pk_addresses PRIMARY KEY (id),
@@ -1058,8 +1058,8 @@ CREATE TABLE push_channels (
     text VARCHAR,
     senders JSON NOT NULL,
     senders_regex VARCHAR,
-    only_priority BOOLEAN NOT NULL,
-    evaluate_priority BOOLEAN NOT NULL,
+    high_priority_only BOOLEAN NOT NULL,
+    pass_priority BOOLEAN NOT NULL,
     mailboxes JSON NOT NULL,
     number INTEGER NOT NULL,
     test_at DATETIME,
@@ -1117,7 +1117,7 @@ CREATE INDEX quarantine_by_age ON quarantine_items (created_at, id);
 CREATE INDEX quarantine_of_user ON quarantine_items (user_id, created_at, id);
 CREATE INDEX quarantine_untold ON quarantine_items (created_at) WHERE NOT notified;
 
-CREATE TABLE rate_holds (
+CREATE TABLE rate_limit_holds (
     id INTEGER NOT NULL,
     window_id INTEGER NOT NULL,
     source VARCHAR(32) NOT NULL,
@@ -1126,11 +1126,11 @@ CREATE TABLE rate_holds (
     since DATETIME NOT NULL,
     until DATETIME NOT NULL,
     told_until DATETIME NOT NULL,
-    CONSTRAINT pk_rate_holds PRIMARY KEY (id),
-    CONSTRAINT fk_rate_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
+    CONSTRAINT pk_rate_limit_holds PRIMARY KEY (id),
+    CONSTRAINT fk_rate_limit_holds_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE
 );
-CREATE INDEX ix_rate_holds_told_until ON rate_holds (told_until);
-CREATE INDEX rate_holds_by_age ON rate_holds (since, id);
+CREATE INDEX ix_rate_limit_holds_told_until ON rate_limit_holds (told_until);
+CREATE INDEX rate_limit_holds_by_age ON rate_limit_holds (since, id);
 
 CREATE TABLE rate_limits (
     id INTEGER NOT NULL,
@@ -1705,8 +1705,8 @@ CREATE TABLE submissions (
     blob_id INTEGER NOT NULL,
     size INTEGER NOT NULL,
     envelope_from VARCHAR NOT NULL,
-    send_time DATETIME,
-    undo_until DATETIME,
+    send_at DATETIME,
+    undoable_until DATETIME,
     copy_of INTEGER,
     envid VARCHAR,
     header_id VARCHAR,
@@ -1727,8 +1727,8 @@ CREATE INDEX submissions_envid ON submissions (user_id, envid) WHERE envid IS NO
 CREATE INDEX submissions_header ON submissions (user_id, header_id) WHERE header_id IS NOT NULL;
 CREATE INDEX submissions_held ON submissions (release_at, id) WHERE release_at IS NOT NULL;
 CREATE INDEX submissions_of_user ON submissions (user_id, created_at, id);
-CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING');
-CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting ON submissions (created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
+CREATE INDEX submissions_waiting_of_user ON submissions (user_id, created_at, id) WHERE state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING');
 
 CREATE TABLE deliveries (
     id INTEGER NOT NULL,
@@ -1758,8 +1758,8 @@ CREATE TABLE deliveries (
     delay_told_at DATETIME,
     success_owed VARCHAR,
     reported_at DATETIME,
-    reported_by VARCHAR,
-    report_proven BOOLEAN,
+    dsn_reporter VARCHAR,
+    dsn_verified BOOLEAN,
     created_at DATETIME NOT NULL,
     expires_at DATETIME NOT NULL,
     CONSTRAINT pk_deliveries PRIMARY KEY (id),

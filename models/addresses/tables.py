@@ -88,7 +88,7 @@ class Address(RowWithId, table=True):
     send_as: bool = True
     expires_at: OptionalTimestamp = None
     masked: bool = False  # created by its owner, who can also deactivate it
-    for_domain: str | None = None  # the website it was created for
+    for_site: str | None = None  # the website it was created for
     last_received_at: OptionalTimestamp = (
         None  # updated after deliveries: mail/recipients/contacts.py
     )
@@ -96,7 +96,7 @@ class Address(RowWithId, table=True):
     public_comment: str | None = None
     private_comment: str | None = None
     meta_data: dict[str, Any] | None = json_column()
-    internal_data: dict[str, Any] | None = json_column()
+    private_metadata: dict[str, Any] | None = json_column()
     created_at: Timestamp
     updated_at: Timestamp
 

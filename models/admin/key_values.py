@@ -8,7 +8,7 @@ from sqlmodel import Field
 from models.store.columns import BYTEWISE_TEXT, Int64, RowWithId, UtcDateTime, foreign_key
 
 
-class KeyValue(RowWithId, table=True):
+class KeyValueEntry(RowWithId, table=True):
     """A value of a user's stream, or of PLATFORM: those are readable by all signed-in users."""
 
     __tablename__ = "key_values"

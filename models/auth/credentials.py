@@ -32,7 +32,7 @@ class AccessToken(UserOwnedRow, table=True):
     digest: str = Field(unique=True)  # SHA-256 of the secret, hex
     auth_version: Int64  # of its user at the sign-in
     # resolvers/auth/credential_status.py narrows it for a token with an actor
-    scope: Scope = enum_column(Scope, default=Scope.MASTER)
+    scope: Scope = enum_column(Scope, default=Scope.FULL)
     protocol: str = "API"
     ip: str | None = None
     pending: bool = False  # the second factor is missing: the token has no other use

@@ -22,8 +22,8 @@ class FileAttachmentMode(StrEnum):
 
     ATTACH = "ATTACH"
     LINK = "LINK"
-    SHARE_RO = "SHARE_RO"
-    SHARE_RW = "SHARE_RW"
+    READ_ONLY_LINK = "READ_ONLY_LINK"
+    WRITABLE_LINK = "WRITABLE_LINK"
 
 
 class File(UserOwnedRow, table=True):

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
-from models.queue.rate_values import RateFrame
+from models.queue.rate_values import RatePeriod
 from models.store.columns import (
     BIG_INTEGER,
     Int64,
@@ -27,7 +27,7 @@ class RateLimit(RowWithId, table=True):
     user_id: int | None = foreign_key("users.id", default=None)
     domain_id: int | None = foreign_key("domains.id", default=None)
     value: Int64 = 0  # messages; 0: unlimited, in spite of the settings
-    frame: RateFrame = enum_column(RateFrame)
+    frame: RatePeriod = enum_column(RatePeriod)
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -44,23 +44,23 @@ class RateWindow(SQLModel, table=True):
     id: int = Field(
         primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False}
     )
-    frame: RateFrame = enum_column(RateFrame)  # a window of another frame is not used
+    frame: RatePeriod = enum_column(RatePeriod)  # a window of another frame is not used
     allowed: Int64  # the limit when the last message was counted
     used: Int64
     until: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
-class RateHold(SQLModel, table=True):
+class RateLimitHold(SQLModel, table=True):
     """A user who exceeded a rate limit, until the end of the window."""
 
-    __tablename__ = "rate_holds"
-    __table_args__ = (Index("rate_holds_by_age", "since", "id"),)
+    __tablename__ = "rate_limit_holds"
+    __table_args__ = (Index("rate_limit_holds_by_age", "since", "id"),)
 
     id: int = foreign_key("users.id", primary_key=True, index=False)
     window_id: Int64  # the `RateWindow` that is full
     source: LimitSource = enum_column(LimitSource)  # of the limit
     value: Int64
-    frame: RateFrame = enum_column(RateFrame)
+    frame: RatePeriod = enum_column(RatePeriod)
     since: Timestamp
     until: Timestamp
     # the user gets no other notice before

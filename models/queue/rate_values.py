@@ -10,7 +10,7 @@ MAX_RATE = 1_000_000_000  # messages
 RATE_PATTERN = re.compile(r"([1-9][0-9]{0,8})/(SECOND|MINUTE|HOUR|DAY)")  # a rate in a setting
 
 
-class RateFrame(StrEnum):
+class RatePeriod(StrEnum):
     """The length of the window in which messages are counted."""
 
     SECOND = "SECOND"
@@ -33,14 +33,14 @@ class Rate(NamedTuple):
     """A number of messages in a window; 0 means unlimited."""
 
     value: int
-    frame: RateFrame
+    frame: RatePeriod
 
 
-UNLIMITED = Rate(0, RateFrame.HOUR)
+UNLIMITED = Rate(0, RatePeriod.HOUR)
 
 
 @lru_cache(maxsize=64)
 def parse_rate(text: str) -> Rate:
     """Parse the rate of a setting, such as 100/HOUR. Return UNLIMITED for any other text."""
     found = RATE_PATTERN.fullmatch(text)
-    return Rate(int(found[1]), RateFrame(found[2])) if found else UNLIMITED
+    return Rate(int(found[1]), RatePeriod(found[2])) if found else UNLIMITED

@@ -79,8 +79,8 @@ class QueueEntry(OptionallyOwnedRow, table=True):
     reported_at: OptionalTimestamp = (
         None  # when another server, which accepted the message, sent a DSN
     )
-    reported_by: str | None = None  # the name of that server
-    report_proven: bool | None = None  # the DSN has the secret that only that server got
+    dsn_reporter: str | None = None  # the name of that server
+    dsn_verified: bool | None = None  # the DSN has the secret that only that server got
     created_at: Timestamp
     expires_at: Timestamp
 

@@ -27,7 +27,7 @@ from models.connectors import Connector
 from models.domains.dkim_keys import DkimKey, DkimKeyState
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import Webhook, WebhookDelivery, WebhookLane
-from models.queue.rate_limits import RateHold, RateWindow
+from models.queue.rate_limits import RateLimitHold, RateWindow
 from models.queue.tables import QueueEntry
 from models.routing.mta_sts import MtaStsPolicy
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -59,13 +59,13 @@ class WaitColumn:
 _IS_SCHEDULED = exists().where(
     col(Submission.id) == col(QueueEntry.submission_id),
     col(Submission.release_at).is_not(None),
-    col(Submission.send_time).is_not(None),
+    col(Submission.send_at).is_not(None),
 )
-_IS_UNDO_WINDOW = (col(Submission.release_at).is_not(None), col(Submission.send_time).is_(None))
+_IS_UNDO_WINDOW = (col(Submission.release_at).is_not(None), col(Submission.send_at).is_(None))
 _IS_UNCLAIMED = (col(QueueEntry.turn_at).is_(None), col(QueueEntry.lease).is_(None))
 WAIT_COLUMNS = (
     WaitColumn(QueueEntry, QueueEntry.next_at, (*_IS_UNCLAIMED, ~_IS_SCHEDULED)),
-    WaitColumn(Submission, Submission.undo_until, _IS_UNDO_WINDOW),
+    WaitColumn(Submission, Submission.undoable_until, _IS_UNDO_WINDOW),
     WaitColumn(Submission, Submission.release_at, _IS_UNDO_WINDOW),
     WaitColumn(Connector, Connector.next_run_at),
     WaitColumn(Webhook, Webhook.retry_at),
@@ -81,8 +81,8 @@ WAIT_COLUMNS = (
     # windows in which something is counted, and locks
     WaitColumn(Throttle, Throttle.until),
     WaitColumn(RateWindow, RateWindow.until),
-    WaitColumn(RateHold, RateHold.until),
-    WaitColumn(RateHold, RateHold.told_until),
+    WaitColumn(RateLimitHold, RateLimitHold.until),
+    WaitColumn(RateLimitHold, RateLimitHold.told_until),
     WaitColumn(Usage, Usage.until),
     WaitColumn(Usage, Usage.told_until),
     WaitColumn(User, User.received_until),

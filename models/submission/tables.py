@@ -22,7 +22,7 @@ class SubmissionState(StrEnum):
     """The state of a submission, derived from its queue entries."""
 
     SCHEDULED = "SCHEDULED"
-    HELD_FOR_UNDO = "HELD_FOR_UNDO"
+    UNDOABLE = "UNDOABLE"
     QUEUED = "QUEUED"
     SENDING = "SENDING"
     SENT = "SENT"
@@ -32,7 +32,7 @@ class SubmissionState(StrEnum):
 
 
 # The text is exactly that of the partial indexes: a parameter can't use them.
-IS_UNFINISHED = "state IN ('SCHEDULED', 'HELD_FOR_UNDO', 'QUEUED', 'SENDING')"
+IS_UNFINISHED = "state IN ('SCHEDULED', 'UNDOABLE', 'QUEUED', 'SENDING')"
 
 
 class Submission(OptionallyOwnedRow, table=True):
@@ -95,8 +95,8 @@ class Submission(OptionallyOwnedRow, table=True):
     blob_id: Int64  # a reference row keeps it
     size: Int64
     envelope_from: str
-    send_time: OptionalTimestamp = None
-    undo_until: OptionalTimestamp = None
+    send_at: OptionalTimestamp = None
+    undoable_until: OptionalTimestamp = None
     # The submission that a BCC rule copied, which may be deleted, or COPY_OF_RECEIVED.
     copy_of: OptionalInt64 = None
     # They identify a DSN that comes back: ENVID of the client (RFC 3461), and the Message-ID, cut.

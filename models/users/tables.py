@@ -78,7 +78,7 @@ class Frequency(StrEnum):
     WEEKLY = "WEEKLY"
 
 
-class DelimiterAction(StrEnum):
+class SubaddressAction(StrEnum):
     """What happens to mail for an address with a label."""
 
     NONE = "NONE"
@@ -121,8 +121,8 @@ class User(RowWithId, table=True):
     )
     kicked_at: OptionalTimestamp = None  # connections opened before were closed
     smtp_allowed_networks: list[str] = json_column(list)  # for submission; empty: any
-    tls_enforce_in: bool = False  # mail from other servers is accepted over TLS only
-    tls_enforce_out: bool = False  # mail to other servers is sent over TLS only
+    require_inbound_tls: bool = False  # mail from other servers is accepted over TLS only
+    require_outbound_tls: bool = False  # mail to other servers is sent over TLS only
     upload_sent_messages: bool = False  # submitted mail is stored in Sent
     second_factors: list[str] = json_column(list)  # those that are enabled: TOTP, WEBAUTHN, CUSTOM
     disabled_scopes: list[str] = json_column(list)  # of IMAP, POP3, SMTP
@@ -131,15 +131,17 @@ class User(RowWithId, table=True):
     admin_permissions: list[str] = json_column(list)  # of a DOMAIN_ADMIN
     # additional From addresses: addresses, domains, patterns
     allowed_senders: list[str] = json_column(list)
-    pub_key: str | None = None  # OpenPGP, armoured
-    key_info: dict[str, Any] | None = (
+    openpgp_public_key: str | None = None  # OpenPGP, armoured
+    openpgp_key: dict[str, Any] | None = (
         json_column()
     )  # of that key: name, address, fingerprint, expires
     encrypt_messages: bool = False  # received mail is encrypted to the key
     targets: list[str] = json_column(list)  # received mail is also sent there; see `Address`
     relays: str | None = None  # encrypted targets with their passwords; see `Address`
     encrypt_forwarded: bool = False  # forwarded mail is encrypted to the key
-    delimiter_action: DelimiterAction = enum_column(DelimiterAction, default=DelimiterAction.NONE)
+    subaddress_action: SubaddressAction = enum_column(
+        SubaddressAction, default=SubaddressAction.NONE
+    )
     retention: OptionalInt64 = None  # seconds; of new mailboxes and messages
     spam_level: Int64 = 50  # 0: everything is spam … 100: nothing is
     junk_score: float | None = None
@@ -161,7 +163,7 @@ class User(RowWithId, table=True):
     language: str | None = None
     tags: list[str] = json_column(list)
     meta_data: dict[str, Any] | None = json_column()
-    internal_data: dict[str, Any] | None = json_column()
+    private_metadata: dict[str, Any] | None = json_column()
     created_at: Timestamp
     updated_at: Timestamp
     last_login_at: OptionalTimestamp = None

@@ -64,11 +64,11 @@ class BccRuleChanges:
 def _is_visible_rule(ctx: Context) -> ColumnElement[bool]:
     """Return the WHERE clause for the rules that the viewer can see.
 
-    An ADMIN sees all rules; with the permission BCC_MAPS an administrator sees those of the
+    An ADMIN sees all rules; with the permission BCC_RULES an administrator sees those of the
     administered domains.
     """
     viewer = ctx.viewer
-    if viewer.role.includes(Role.ADMIN) or AdminPermission.BCC_MAPS in viewer.permissions:
+    if viewer.role.includes(Role.ADMIN) or AdminPermission.BCC_RULES in viewer.permissions:
         return domain_loaders.is_in_administered_domain(ctx, col(BccRule.domain_id))
     return false()
 

@@ -370,9 +370,9 @@ async def require_changeable_addresses(
     """
     viewer, viewer_id = ctx.viewer, ctx.viewer.user_id
     if any(row.user_id != viewer_id or not viewer_id for row in addresses):
-        viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
+        viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
     if any(row.masked and row.user_id == viewer_id for row in addresses):
-        viewer.require(GuardRule(user_permission=UserPermission.SPAM_ALIAS))
+        viewer.require(GuardRule(user_permission=UserPermission.TEMPORARY_ADDRESSES))
     higher_roles = {Role.ROOT: (), Role.ADMIN: (Role.ROOT,)}.get(viewer.role)
     statement = select(col(User.id), col(User.role)).where(
         col(User.id).in_({row.user_id for row in addresses} - {None, viewer_id})

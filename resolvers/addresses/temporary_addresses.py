@@ -38,7 +38,7 @@ class NewTemporaryAddress:
     domain: str | None = None  # None: that of the main address
     validity: timedelta | None = None  # None: until it is switched off
     comment: str | None = None
-    for_domain: str | None = None
+    for_site: str | None = None
 
 
 async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddress) -> Address:
@@ -50,7 +50,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
     comment, site_domain = _validated_comment_and_site_domain(new_address)
     user_id = require_user_id(ctx) if new_address.user_id is None else new_address.user_id
     if user_id != ctx.viewer.user_id:
-        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
+        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
     user, domain_name_row = (
         await load_managed_user(ctx, user_id),
         await _require_domain_of_user(ctx, user_id, new_address.domain),
@@ -66,7 +66,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
         masked=True,
         expires_at=now + new_address.validity if new_address.validity else None,
         public_comment=comment,
-        for_domain=site_domain,
+        for_site=site_domain,
         created_at=now,
         updated_at=now,
     )
@@ -85,7 +85,7 @@ async def create_temporary_address(ctx: Context, new_address: NewTemporaryAddres
             if user.id != ctx.viewer.user_id:
                 values_after = {"address": address.shown, "user": user.username}
                 entry = NewAuditLogEntry(
-                    "addressCreateTemporary", "Address", address.id, domain.id, None, values_after
+                    "temporaryAddressCreate", "Address", address.id, domain.id, None, values_after
                 )
                 await audit_log.log_changes(ctx, session, entry)
     except IntegrityError as clash:
@@ -107,9 +107,7 @@ def _validated_comment_and_site_domain(
         )
     with problems.collecting():
         site_domain = (
-            checked_domain(new_address.for_domain, path="forDomain")
-            if new_address.for_domain
-            else None
+            checked_domain(new_address.for_site, path="forSite") if new_address.for_site else None
         )
     with problems.collecting():
         if (

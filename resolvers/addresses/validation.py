@@ -176,5 +176,5 @@ COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
     "public_comment": _validate_comment,
     "private_comment": _validate_comment,
     "meta_data": custom_data.validate_custom_data,
-    "internal_data": custom_data.validate_custom_data,
+    "private_metadata": custom_data.validate_custom_data,
 }

@@ -13,7 +13,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models import quantities
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.errors import InvalidInput, LimitReached, NotFound, StaleObject
 from models.events.journal import PLATFORM, ChangeKind
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
@@ -63,7 +63,7 @@ class KeyValueListConditions:
 
     def where_clauses(self, ctx: Context) -> list[ColumnElement[bool]]:
         """Return the WHERE clauses, which describe one range of an index."""
-        key = col(KeyValue.key)
+        key = col(KeyValueEntry.key)
         clauses = [
             *_namespace_clauses(self.namespace),
             _is_visible_entry(ctx, [self.namespace.owner_id]),
@@ -71,7 +71,7 @@ class KeyValueListConditions:
         if self.is_exact:
             return [*clauses, key == self.prefix]
         if not self.is_recursive:
-            clauses.append(col(KeyValue.level) == _parent_level(self.prefix))
+            clauses.append(col(KeyValueEntry.level) == _parent_level(self.prefix))
         return [*clauses, has_prefix(ctx.environment.database.dialect, key, self.prefix)]
 
 
@@ -99,10 +99,10 @@ async def load_entries_by_key(
     """Load entries by namespace and key, in the given order. None if the viewer sees none."""
     # a list per column, since SQLite uses no index for lists of row values
     owner_ids = {within.owner_id for within, _ in namespaces_and_keys}
-    statement = select(*select_columns(KeyValue)).where(
-        col(KeyValue.stream_id).in_(owner_ids),
-        col(KeyValue.store).in_({within.store for within, _ in namespaces_and_keys}),
-        col(KeyValue.key).in_({key for _, key in namespaces_and_keys}),
+    statement = select(*select_columns(KeyValueEntry)).where(
+        col(KeyValueEntry.stream_id).in_(owner_ids),
+        col(KeyValueEntry.store).in_({within.store for within, _ in namespaces_and_keys}),
+        col(KeyValueEntry.key).in_({key for _, key in namespaces_and_keys}),
         _is_visible_entry(ctx, owner_ids),
     )
     rows = await ctx.read(statement)
@@ -115,7 +115,10 @@ async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | N
     if not READ_SCOPES & expand_scopes(ctx.viewer.scopes):
         return [None] * len(ids)
     return await read_by_keys(
-        ctx, select(*select_columns(KeyValue)).where(_is_visible_entry(ctx)), col(KeyValue.id), ids
+        ctx,
+        select(*select_columns(KeyValueEntry)).where(_is_visible_entry(ctx)),
+        col(KeyValueEntry.id),
+        ids,
     )
 
 
@@ -133,11 +136,11 @@ async def read_entry_page(
     """
     _check_list_conditions(ctx, conditions)
     column_names = {"id", "key", *columns} - (set() if with_values else {"value"})
-    selected_columns: list[Any] = [*select_columns(KeyValue, column_names)]
+    selected_columns: list[Any] = [*select_columns(KeyValueEntry, column_names)]
     if not with_values:
         selected_columns.append(cast(null(), String).label("value"))
     rows = select(*selected_columns).where(*conditions.where_clauses(ctx))
-    sort_key = (col(KeyValue.key), col(KeyValue.id))
+    sort_key = (col(KeyValueEntry.key), col(KeyValueEntry.id))
     return await pagination.read_page(
         ctx, PageScan(rows, page_request, sort_key, is_descending=False)
     )
@@ -145,7 +148,7 @@ async def read_entry_page(
 
 async def count_entries(ctx: Context, conditions: KeyValueListConditions) -> int:
     """Count the entries of a list."""
-    statement = select(func.count().label("many")).select_from(KeyValue)
+    statement = select(func.count().label("many")).select_from(KeyValueEntry)
     (row,) = await ctx.read(statement.where(*conditions.where_clauses(ctx)))
     return int(row.many)
 
@@ -158,7 +161,10 @@ def _is_visible_entry(
     These are the viewer's own, shared ones, and for READER_OF_OTHERS those of visible users.
     With `owner_ids` the database checks these users only.
     """
-    owner_column, is_not_expired = col(KeyValue.stream_id), _is_not_expired(ctx.environment.now())
+    owner_column, is_not_expired = (
+        col(KeyValueEntry.stream_id),
+        _is_not_expired(ctx.environment.now()),
+    )
     is_own_or_shared = owner_column.in_((PLATFORM, ctx.viewer.user_id))
     if not ctx.viewer.role.includes(READER_OF_OTHERS):
         return is_own_or_shared & is_not_expired
@@ -169,11 +175,14 @@ def _is_visible_entry(
 
 def _is_not_expired(now: datetime) -> ColumnElement[bool]:
     # no OR: SQLite would read two ranges of the index of expiry times, which are all rows
-    return func.coalesce(col(KeyValue.expires_at) > now, true())
+    return func.coalesce(col(KeyValueEntry.expires_at) > now, true())
 
 
 def _namespace_clauses(namespace: KeyValueNamespace) -> list[ColumnElement[bool]]:
-    return [col(KeyValue.stream_id) == namespace.owner_id, col(KeyValue.store) == namespace.store]
+    return [
+        col(KeyValueEntry.stream_id) == namespace.owner_id,
+        col(KeyValueEntry.store) == namespace.store,
+    ]
 
 
 def _parent_level(key: str) -> str:
@@ -257,7 +266,7 @@ def _parse_whole_number(value: str) -> int:
 
 async def set_value(
     ctx: Context, namespace: KeyValueNamespace, key: str, new_value: NewKeyValue
-) -> KeyValue:
+) -> KeyValueEntry:
     """Set the value of a key and when it expires; without TTL it never expires.
 
     Raises StaleObject if the stored version is not `if_version`, and Forbidden, InvalidInput or
@@ -284,7 +293,7 @@ async def increment_value(
     difference: int,
     *,
     create_missing: bool = False,
-) -> KeyValue:
+) -> KeyValueEntry:
     """Add to a value that is a whole number; its expiry time stays.
 
     Raises NotFound if there is no entry and `create_missing` is false, and InvalidInput if the
@@ -310,9 +319,9 @@ async def delete_entries(
 ) -> int:
     """Delete an entry, with `recursive` also all entries below it, and return their number."""
     _check_key_and_write_access(ctx, namespace, key)
-    is_deleted: ColumnElement[bool] = col(KeyValue.key) == key
+    is_deleted: ColumnElement[bool] = col(KeyValueEntry.key) == key
     if recursive:
-        dialect, key_column = ctx.environment.database.dialect, col(KeyValue.key)
+        dialect, key_column = ctx.environment.database.dialect, col(KeyValueEntry.key)
         # SQLite uses no index range for an OR: this range contains both, and few other keys
         is_deleted = has_prefix(dialect, key_column, key) & (
             is_deleted | has_prefix(dialect, key_column, f"{key}/")
@@ -347,9 +356,9 @@ async def delete_entries_of_users(
     ids_by_owner = await _delete_and_return_unexpired_ids(
         ctx,
         session,
-        col(KeyValue.stream_id).in_(user_ids),
-        col(KeyValue.store).in_(ctx.environment.options.key_value_stores),
-        has_prefix(ctx.environment.database.dialect, col(KeyValue.key), prefix),
+        col(KeyValueEntry.stream_id).in_(user_ids),
+        col(KeyValueEntry.store).in_(ctx.environment.options.key_value_stores),
+        has_prefix(ctx.environment.database.dialect, col(KeyValueEntry.key), prefix),
     )
     kind = ChangeKind.KEY_VALUE_CHANGED
     await ctx.record_changes(
@@ -360,13 +369,13 @@ async def delete_entries_of_users(
 def _check_key_and_write_access(ctx: Context, namespace: KeyValueNamespace, key: str) -> None:
     """Raise Forbidden if the viewer may not write here, and InvalidInput for a bad key or store.
 
-    Shared entries and those of other users need a higher role and the scope MASTER.
+    Shared entries and those of other users need a higher role and the scope FULL.
     """
     _require_known_store(ctx, namespace)
     validate_key(key)
     if namespace.owner_id == PLATFORM or namespace.owner_id != ctx.viewer.user_id:
         role = WRITER_OF_SHARED if namespace.owner_id == PLATFORM else WRITER_OF_OTHERS
-        ctx.viewer.require(GuardRule(role=role, scope=Scope.MASTER))
+        ctx.viewer.require(GuardRule(role=role, scope=Scope.FULL))
 
 
 async def _load_unexpired_entry(
@@ -377,17 +386,17 @@ async def _load_unexpired_entry(
     None if there is none or it is expired.
     """
     is_not_expired = _is_not_expired(ctx.environment.now())
-    statement = select(*select_columns(KeyValue)).where(
-        *_namespace_clauses(namespace), col(KeyValue.key) == key, is_not_expired
+    statement = select(*select_columns(KeyValueEntry)).where(
+        *_namespace_clauses(namespace), col(KeyValueEntry.key) == key, is_not_expired
     )
     return next(iter(await ctx.read(statement)), None)
 
 
 def _new_entry(
     ctx: Context, namespace: KeyValueNamespace, key: str, stored: ColumnRow | None, **columns: Any
-) -> KeyValue:
+) -> KeyValueEntry:
     """Return the entry to store. It keeps the id of the stored one; its version is set later."""
-    return KeyValue(
+    return KeyValueEntry(
         id=stored.id if stored else ctx.environment.new_id(),
         stream_id=namespace.owner_id,
         store=namespace.store,
@@ -400,8 +409,12 @@ def _new_entry(
 
 
 async def _store_entry(
-    ctx: Context, session: AsyncSession, mutation: str, entry: KeyValue, stored: ColumnRow | None
-) -> KeyValue:
+    ctx: Context,
+    session: AsyncSession,
+    mutation: str,
+    entry: KeyValueEntry,
+    stored: ColumnRow | None,
+) -> KeyValueEntry:
     """Store an entry with its new version, and record it in the journal and the admin log.
 
     Raises LimitReached if the owner has no room for it.
@@ -432,22 +445,23 @@ def _upsert_statement(dialect: str) -> Any:
     The stored one can be an expired entry. An UPDATE alone would miss a row that housekeeping
     deletes at the same time, since that takes no lock on the stream.
     """
-    insert = insert_with_conflict(dialect, KeyValue)
-    columns = [column.name for column in select_columns(KeyValue)]
+    insert = insert_with_conflict(dialect, KeyValueEntry)
+    columns = [column.name for column in select_columns(KeyValueEntry)]
     return insert.on_conflict_do_update(
         index_elements=["stream_id", "store", "key"],
         set_={name: insert.excluded[name] for name in columns},
     )
 
 
-async def _require_room(ctx: Context, entry: KeyValue, stored: ColumnRow | None) -> None:
+async def _require_room(ctx: Context, entry: KeyValueEntry, stored: ColumnRow | None) -> None:
     """Raise LimitReached if the entry does not fit. Expired entries are not counted."""
     difference = entry.size - (stored.size if stored else 0)
     if stored and difference <= 0:
         return
     statement = select(
-        func.count().label("many"), func.coalesce(func.sum(col(KeyValue.size)), 0).label("bytes")
-    ).where(col(KeyValue.stream_id) == entry.stream_id, _is_not_expired(ctx.environment.now()))
+        func.count().label("many"),
+        func.coalesce(func.sum(col(KeyValueEntry.size)), 0).label("bytes"),
+    ).where(col(KeyValueEntry.stream_id) == entry.stream_id, _is_not_expired(ctx.environment.now()))
     (totals,) = await ctx.read(statement)
     options = ctx.environment.options
     if stored is None and totals.many >= (limit := options.key_value_entries):
@@ -461,9 +475,9 @@ async def _delete_and_return_unexpired_ids(
     ctx: Context, session: AsyncSession, *conditions: ColumnElement[bool]
 ) -> defaultdict[int, list[int]]:
     """Delete the matching entries; return the ids of unexpired ones by owner, in order."""
-    columns = select_columns(KeyValue, ("id", "stream_id", "expires_at"))
+    columns = select_columns(KeyValueEntry, ("id", "stream_id", "expires_at"))
     deleted = await (await session.connection()).execute(
-        delete(KeyValue).where(*conditions).returning(*columns)
+        delete(KeyValueEntry).where(*conditions).returning(*columns)
     )
     now = ctx.environment.now()
     ids_by_owner: defaultdict[int, list[int]] = defaultdict(list)
@@ -481,7 +495,7 @@ async def _log_change_unless_own(
     For a private entry of another user the target is that user.
     """
     if namespace.owner_id == PLATFORM:
-        await audit_log.log_changes(ctx, session, replace(entry, target_kind="KeyValue"))
+        await audit_log.log_changes(ctx, session, replace(entry, target_kind="KeyValueEntry"))
     elif namespace.owner_id != ctx.viewer.user_id:
         await audit_log.log_changes(
             ctx, session, replace(entry, target_kind="User", target_id=namespace.owner_id)

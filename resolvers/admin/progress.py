@@ -23,7 +23,7 @@ SUBMISSION_CHANGES = frozenset({ChangeKind.SUBMISSION_CHANGED})
 UNFINISHED_STATES = frozenset(
     {
         SubmissionState.SCHEDULED,
-        SubmissionState.HELD_FOR_UNDO,
+        SubmissionState.UNDOABLE,
         SubmissionState.QUEUED,
         SubmissionState.SENDING,
     }

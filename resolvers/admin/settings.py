@@ -39,7 +39,7 @@ from resolvers.pagination import PageScan, read_by_keys, read_union
 
 log = logging.getLogger(__name__)
 
-WRITE_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+WRITE_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 READ_RULE = GuardRule(role=Role.ADMIN, scope=Scope.READ)
 MAX_CUSTOM_SETTINGS = 200
 MAX_KEYS_PER_CALL = 100

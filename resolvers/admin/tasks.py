@@ -220,7 +220,7 @@ async def _run_or_abandon_lease(environment: Environment, task: ColumnRow) -> No
 
 async def _run_task(environment: Environment, task: ColumnRow) -> None:
     """Run a task until it is finished, fails or raises an unexpected error."""
-    viewer = Viewer(task.user_id or 0, Role.USER, frozenset({Scope.MASTER}))
+    viewer = Viewer(task.user_id or 0, Role.USER, frozenset({Scope.FULL}))
     ctx = Context(
         environment, viewer, origin=task.order.get("origin"), reason=task.order.get("reason")
     )

@@ -17,7 +17,7 @@ from resolvers.context import MAX_BATCH_KEYS, Context, GuardRule
 
 log = logging.getLogger(__name__)
 
-GUARD_RULE = GuardRule(role=Role.ROOT, scope=Scope.MASTER)
+GUARD_RULE = GuardRule(role=Role.ROOT, scope=Scope.FULL)
 SELECT_TEXT_BY_HASH = select(col(TrustedDocument.text)).where(
     col(TrustedDocument.hash) == bindparam("wanted")
 )

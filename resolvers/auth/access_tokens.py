@@ -29,7 +29,7 @@ class NewAccessToken:
     user: ColumnRow
     idle_lifetime: timedelta  # the token ends if it is not used for this time
     protocol: str = "API"
-    scope: Scope = Scope.MASTER
+    scope: Scope = Scope.FULL
     pending: bool = False  # a second factor is outstanding
     actor_id: int | None = None
     actor_key_id: int | None = None
@@ -80,7 +80,7 @@ async def revoke_own_access_tokens(
     if ids_or_current is not None or all:
         if viewer.role is Role.PUBLIC:
             return 0
-        viewer.require(GuardRule(scope=Scope.MASTER))
+        viewer.require(GuardRule(scope=Scope.FULL))
     elif viewer.token_id is None:
         return 0
     else:

@@ -24,7 +24,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import credential_makers, security_log
 from resolvers.auth.credential_cache import drop_cached_credentials
-from resolvers.auth.credential_makers import ACT_AS_SCOPES, acting_key_id, is_operator
+from resolvers.auth.credential_makers import IMPERSONATION_SCOPES, acting_key_id, is_operator
 from resolvers.auth.credential_status import API_KEY_PREFIX, generate_secret, secret_digest
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
@@ -91,8 +91,9 @@ async def create_api_key(
 
     Raises all errors of its fields together with the `problems` found before. Role, scopes and
     domains can't exceed those of the caller or of the owner. If a key creates it, its operations,
-    networks and end can't exceed those of that key. A DOMAIN_ADMIN needs LOGIN_AS to create a key
-    for another user. Such a key has at most the scopes and the lifetime of a token of actAs, names
+    networks and end can't exceed those of that key. A DOMAIN_ADMIN needs IMPERSONATE to create a
+    key for another user. Such a key has at most the scopes and the lifetime of a token of
+    userImpersonate, names
     its maker, and ends when the maker loses the role or the permission.
     """
     environment, problems = ctx.environment, problems or ErrorCollector()
@@ -105,7 +106,7 @@ async def create_api_key(
         and owner_id != ctx.viewer.user_id
         and not is_operator(ctx.viewer)
     ):
-        new_key = _inherit_limits_of_act_as(ctx, new_key)
+        new_key = _inherit_limits_of_impersonation(ctx, new_key)
     secret = generate_secret(environment, API_KEY_PREFIX)
     row = ApiKey(
         id=environment.new_id(),
@@ -163,22 +164,22 @@ def _inherit_limits_of_calling_key(calling_key: ColumnRow | None, new_key: NewAp
     )
 
 
-def _inherit_limits_of_act_as(ctx: Context, new_key: NewApiKey) -> NewApiKey:
-    """Limit a key for another user to the rights of a token of actAs.
+def _inherit_limits_of_impersonation(ctx: Context, new_key: NewApiKey) -> NewApiKey:
+    """Limit a key for another user to the rights of a token of userImpersonate.
 
     Raises Forbidden or Invalid if the new key asks for more.
     """
-    text = "a key for another account has at most the {} of a token of actAs"
+    text = "a key for another account has at most the {} of a token of userImpersonate"
     if new_key.role is not Role.USER:
         raise Forbidden(text.format("role"), requires=Role.USER, path=["role"])
-    if not expand_scopes(frozenset(new_key.scopes)) <= expand_scopes(ACT_AS_SCOPES):
+    if not expand_scopes(frozenset(new_key.scopes)) <= expand_scopes(IMPERSONATION_SCOPES):
         raise Forbidden(text.format("scopes"), requires="the account itself", path=["scopes"])
     if ctx.viewer.user_id == 0 and acting_key_id(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
     max_expires_at = ctx.environment.now() + credential_makers.MAX_LIFETIME
     if new_key.expires_at and new_key.expires_at > max_expires_at:
         raise InvalidInput(text.format("lifetime"), constraint="max", path=["expiresAt"])
-    scopes = new_key.scopes or sorted(ACT_AS_SCOPES)
+    scopes = new_key.scopes or sorted(IMPERSONATION_SCOPES)
     return replace(new_key, scopes=scopes, expires_at=new_key.expires_at or max_expires_at)
 
 
@@ -218,7 +219,7 @@ def _check_new_key_and_caller_role(
     with problems.collecting():
         if new_key.role is Role.PUBLIC:
             raise InvalidInput("a key needs a role", constraint="role", path=["role"])
-    viewer.require(GuardRule(role=new_key.role, scope=Scope.MASTER))
+    viewer.require(GuardRule(role=new_key.role, scope=Scope.FULL))
     with problems.collecting():
         if len(new_key.operations) > MAX_LIST_LENGTH:
             raise InvalidInput(f"at most {MAX_LIST_LENGTH}", constraint="max", path=["operations"])
@@ -287,7 +288,7 @@ async def _require_permitted_owner_id(ctx: Context, new_key: NewApiKey) -> int |
     statement = select(col(User.id), col(User.role), is_managed_user(ctx).label("free"))
     for user in await ctx.read(statement.where(col(User.id) == user_id, is_visible_user(ctx))):
         if user.id != viewer.user_id:
-            guard = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
+            guard = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.IMPERSONATE)
             viewer.require(guard)
             if not user.free:
                 raise Forbidden(
@@ -463,7 +464,7 @@ async def _require_changeable_keys(ctx: Context, ids: list[int]) -> list[ColumnR
     Raises NotFound if the viewer does not see one, Forbidden if one has a higher role.
     """
     viewer = ctx.viewer
-    viewer.require(GuardRule(scope=Scope.MASTER))
+    viewer.require(GuardRule(scope=Scope.FULL))
     rows = await load_api_keys_by_id(ctx, ids)
     for index, row in enumerate(rows):
         if row is None:

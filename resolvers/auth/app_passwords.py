@@ -87,7 +87,7 @@ class AppPasswordPatch:
 
 
 def scopes_of_app_password(stored_scopes: Collection[str]) -> frozenset[Scope]:
-    """Return the scopes that a password with these stored scopes opens: never MASTER."""
+    """Return the scopes that a password with these stored scopes opens: never FULL."""
     if AppPasswordScope.ALL in stored_scopes:
         return ALL_SCOPES
     return expand_scopes(frozenset(map(Scope, stored_scopes)))
@@ -156,7 +156,7 @@ def has_ended_with_maker(row: ColumnRow) -> bool:
     """
     has_maker = credential_makers.has_maker(row)
     return has_maker and not credential_makers.can_maker_act(
-        row, row.owners, AdminPermission.APP_PASSWDS
+        row, row.owners, AdminPermission.APP_PASSWORDS
     )
 
 
@@ -223,7 +223,7 @@ async def create_app_password(
     )
     scopes = _stored_scopes(new_password.scopes)
     if is_for_another_user:
-        scopes, new_password = _inherit_limits_of_act_as(ctx, new_password)
+        scopes, new_password = _inherit_limits_of_impersonation(ctx, new_password)
     address = (
         await apple_profiles.profile_address(ctx, user, new_password.address)
         if new_password.profile
@@ -279,17 +279,17 @@ async def _set_maker(ctx: Context, session: AsyncSession, row: ApplicationPasswo
     row.maker = (await security_log.load_actor_id_and_name(session, ctx.viewer))[1]
 
 
-def _inherit_limits_of_act_as(
+def _inherit_limits_of_impersonation(
     ctx: Context, new_password: NewAppPassword
 ) -> tuple[list[str], NewAppPassword]:
-    """Limit a password for another user to the scopes and the lifetime of a token of actAs.
+    """Limit a password for another user to scopes and lifetime of a token of userImpersonate.
 
     ALL becomes all scopes that remain. The end is fixed: uses do not move it. Raises Forbidden or
     Invalid if more is asked for.
     """
     if not ctx.viewer.user_id and credential_makers.acting_key_id(ctx.viewer) is None:
         raise Forbidden("a key for domains acts for no account", requires=Role.ADMIN, path=["user"])
-    scopes = _require_act_as_scopes(_stored_scopes(new_password.scopes))
+    scopes = _require_impersonation_scopes(_stored_scopes(new_password.scopes))
     lifetime = new_password.ttl or credential_makers.MAX_LIFETIME
     if lifetime > credential_makers.MAX_LIFETIME:
         text = "an application password for another account lasts four hours at most"
@@ -300,15 +300,15 @@ def _inherit_limits_of_act_as(
     return scopes, replace(new_password, ttl=lifetime)
 
 
-def _require_act_as_scopes(scopes: Sequence[str]) -> list[str]:
-    """Return these scopes, ALL as those of actAs.
+def _require_impersonation_scopes(scopes: Sequence[str]) -> list[str]:
+    """Return these scopes, ALL as those of userImpersonate.
 
-    Raises Forbidden for a scope actAs does not have.
+    Raises Forbidden for a scope userImpersonate does not have.
     """
     if AppPasswordScope.ALL in scopes:
-        return sorted(ALL_SCOPES & expand_scopes(credential_makers.ACT_AS_SCOPES))
-    if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.ACT_AS_SCOPES):
-        text = "a password for another account has at most the scopes of a token of actAs"
+        return sorted(ALL_SCOPES & expand_scopes(credential_makers.IMPERSONATION_SCOPES))
+    if not set(map(Scope, scopes)) <= expand_scopes(credential_makers.IMPERSONATION_SCOPES):
+        text = "a password for another account has at most the scopes of a token of userImpersonate"
         raise Forbidden(text, requires="the account itself", path=["scopes"])
     return list(scopes)
 
@@ -336,10 +336,10 @@ def _validate_new_password(new_password: NewAppPassword, options: Options) -> No
 def _require_permission(ctx: Context, user_id: int) -> None:
     """Raise Forbidden if the viewer can't manage this user's application passwords.
 
-    For other users a DOMAIN_ADMIN needs the permission APP_PASSWDS.
+    For other users a DOMAIN_ADMIN needs the permission APP_PASSWORDS.
     """
     if user_id != ctx.viewer.user_id:
-        permission = AdminPermission.APP_PASSWDS
+        permission = AdminPermission.APP_PASSWORDS
         ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
@@ -446,7 +446,7 @@ async def update_app_passwords(
     async with ctx.write_session(*owner_ids) as session:
         rows = await _load_locked_rows(ctx, session, ids)
         if patch.scopes is not None and any(row.maker for row in rows):
-            values["scopes"] = _require_act_as_scopes(values["scopes"])
+            values["scopes"] = _require_impersonation_scopes(values["scopes"])
         connection = await session.connection()
         is_one_of_these = col(ApplicationPassword.id).in_(ids)
         now = ctx.environment.now()
@@ -540,7 +540,7 @@ def _is_visible_sql(ctx: Context) -> ColumnElement[bool]:
     """The WHERE clause for passwords that the viewer may manage and that have not expired."""
     is_not_expired = _is_not_expired_sql(ctx.environment.now())
     return (
-        managed_objects.is_visible_sql(ctx, ApplicationPassword, AdminPermission.APP_PASSWDS)
+        managed_objects.is_visible_sql(ctx, ApplicationPassword, AdminPermission.APP_PASSWORDS)
         & is_not_expired
     )
 

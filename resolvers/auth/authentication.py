@@ -95,7 +95,7 @@ async def authenticate_request(
     if prefix == BASIC:
         return await authenticate_basic(environment, secret, ip)
     if bootstrap and hmac.compare_digest(_encode(secret), _encode(bootstrap)):
-        return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
+        return Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL}))
     is_well_formed = SECRET_PATTERN.fullmatch(secret) and secret.startswith(prefix)
     credential = await _load_credential(environment, secret) if is_well_formed else None
     if credential is None or (
@@ -272,7 +272,7 @@ async def authenticate(
     )
     if not password_hashes.is_possible_password(password):
         raise AuthenticationFailed
-    allow_app_passwords = sign_in_request.scope is not Scope.MASTER
+    allow_app_passwords = sign_in_request.scope is not Scope.FULL
     entry, proof = await auth_sign_in.check_name_and_password(
         ctx, username, password, allow_app_passwords=allow_app_passwords
     )
@@ -287,7 +287,7 @@ async def authenticate(
         auth_sign_in.log_failed_sign_in(ctx, entry, sign_in_request, proof, refusal.message)
         raise
     sign_in = _ProvenSignIn(entry, user, proof, sign_in_request, outstanding)
-    is_own_password = proof.kind is PasswordKind.MASTER
+    is_own_password = proof.kind is PasswordKind.FULL
     password_hash = (
         await _rehash_if_outdated(environment, user.password, password)
         if is_own_password
@@ -313,8 +313,8 @@ def _validate_sign_in_request(
     if not PROTOCOL_PATTERN.fullmatch(sign_in_request.protocol):
         text = "1 to 32 letters, digits and .+_-"
         raise InvalidInput(text, constraint="pattern", path=["protocol"])
-    if sign_in_request.token and sign_in_request.scope is not Scope.MASTER:
-        text = "only the scope MASTER comes with a token"
+    if sign_in_request.token and sign_in_request.scope is not Scope.FULL:
+        text = "only the scope FULL comes with a token"
         raise InvalidInput(text, constraint="scope", path=["token"])
     if idle_lifetime is None:
         return replace(sign_in_request, ttl=environment.options.token_idle)
@@ -335,7 +335,7 @@ async def _missing_factors_after_proof(
     Checks the proof of the request, if there is one. Raises AuthenticationFailed if it is wrong.
     """
     factors = (
-        second_factor_check.enabled_methods(user) if sign_in_request.scope is Scope.MASTER else []
+        second_factor_check.enabled_methods(user) if sign_in_request.scope is Scope.FULL else []
     )
     if not factors or not sign_in_request.proof.is_given:
         return factors

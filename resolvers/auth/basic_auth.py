@@ -108,7 +108,7 @@ def _credential_of_proof(
     viewer = Viewer(
         user.id,
         Role.USER,
-        frozenset({Scope.MASTER}),
+        frozenset({Scope.FULL}),
         frozenset(map(UserPermission, user.permissions)),
         auth_version=user.auth_version,
         share_visibility=ShareVisibility(has_shared_mailboxes=True),

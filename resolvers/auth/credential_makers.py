@@ -1,6 +1,7 @@
 """Credentials that an administrator, or a key of the platform, creates for another user.
 
-Such a credential has the scopes and the lifetime of a token of actAs. It ends when its maker loses
+Such a credential has the scopes and the lifetime of a token of userImpersonate. It ends when its
+maker loses
 the role or the permission.
 """
 
@@ -19,7 +20,7 @@ from models.users.tables import DomainAdmin, User
 from resolvers.context import Viewer
 
 # no scope that creates credentials
-ACT_AS_SCOPES = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})
+IMPERSONATION_SCOPES = frozenset({Scope.READ, Scope.MAIL, Scope.SUBMIT, Scope.SETTINGS})
 MAX_LIFETIME = timedelta(hours=4)
 OPERATOR_KEY_ID = 0  # maker key id of the bootstrap key and of the command line
 
@@ -48,7 +49,9 @@ def scopes_for_another_user(scopes: Sequence[Scope]) -> frozenset[Scope]:
     Empty: all allowed.
     """
     return (
-        expand_scopes(frozenset(scopes)) & expand_scopes(ACT_AS_SCOPES) if scopes else ACT_AS_SCOPES
+        expand_scopes(frozenset(scopes)) & expand_scopes(IMPERSONATION_SCOPES)
+        if scopes
+        else IMPERSONATION_SCOPES
     )
 
 

@@ -20,7 +20,7 @@ from models.users.roles import AdminPermission, Role, Scope, UserPermission
 from models.users.tables import User
 from resolvers.auth import app_passwords, credential_makers
 from resolvers.auth.credential_cache import CachedCredential, cache_of_database
-from resolvers.auth.credential_makers import ACT_AS_SCOPES
+from resolvers.auth.credential_makers import IMPERSONATION_SCOPES
 from resolvers.context import ShareVisibility, Viewer
 
 # prefixes of secrets: scanners of leaked text recognize them
@@ -96,12 +96,12 @@ async def load_valid_token(
         last_used_at, user_id = row.last_used_at, row.user_id
         expires_at = min(row.expires_at, row.created_at + max_life)
         if credential_makers.has_maker(row):
-            if not credential_makers.can_maker_act(row, row.owners, AdminPermission.LOGIN_AS):
+            if not credential_makers.can_maker_act(row, row.owners, AdminPermission.IMPERSONATE):
                 return None
             viewer = Viewer(
                 user_id,
                 Role.USER,
-                ACT_AS_SCOPES,
+                IMPERSONATION_SCOPES,
                 **_role_rights(row, Role.USER),
                 token_id=row.id,
                 actor_id=row.actor_id or 0,
@@ -171,9 +171,9 @@ async def load_valid_api_key(
         statement, {"of": lookup_value, "now": now}
     ):
         role = row.role if row.owners is None or row.owners.includes(row.role) else row.owners
-        scopes = frozenset(map(Scope, row.scopes)) or frozenset({Scope.MASTER})
+        scopes = frozenset(map(Scope, row.scopes)) or frozenset({Scope.FULL})
         if has_maker := credential_makers.has_maker(row):
-            if not credential_makers.can_maker_act(row, row.owners, AdminPermission.LOGIN_AS):
+            if not credential_makers.can_maker_act(row, row.owners, AdminPermission.IMPERSONATE):
                 return None
             role, scopes = (
                 Role.USER,
@@ -299,7 +299,7 @@ async def is_unchanged_without_second_factor(
 async def load_kick_times(
     environment: Environment, user_ids: Collection[int]
 ) -> Mapping[int, datetime]:
-    """Load when the sessions of these users were last ended by `sessionKick`, by user id.
+    """Load when the sessions of these users were last ended by `sessionTerminate`, by user id.
 
     Users that were never kicked are missing.
     """

@@ -50,7 +50,7 @@ _SELECT_USER_BY_LOGIN = PreparedStatement(
 class PasswordKind(StrEnum):
     """The kind of password that proved a user."""
 
-    MASTER = "master"
+    FULL = "master"
     TEMPORARY = "temporary"
     APP = "application password"
 
@@ -59,7 +59,7 @@ class PasswordKind(StrEnum):
 class SignInRequest:
     """What a sign-in asks for: scope, protocol, token and second factor."""
 
-    scope: Scope = Scope.MASTER
+    scope: Scope = Scope.FULL
     protocol: str = "API"
     token: bool = False
     ttl: timedelta | None = None  # the token ends if it is not used for this time
@@ -176,7 +176,7 @@ async def _check_password(
             environment, user.id, password, check
         ):
             return PasswordProof(PasswordKind.APP, app_password)
-    return PasswordProof(PasswordKind.MASTER) if is_own_password else None
+    return PasswordProof(PasswordKind.FULL) if is_own_password else None
 
 
 def _is_temporary_password_unexpired(user: ColumnRow, now: datetime) -> bool:
@@ -201,7 +201,7 @@ def require_sign_in_allowed(
         and not is_in_networks(ctx.client_ip, allowed_networks)
     ):
         raise Forbidden("SMTP is not open to this network", requires="smtpAllowedNetworks")
-    if scope is Scope.MASTER:
+    if scope is Scope.FULL:
         if sign_in_request.token and not user.webmail_access:
             raise Forbidden("this account gets no token", requires="webmailAccess")
     elif proof.app_password is not None:

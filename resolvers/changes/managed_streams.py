@@ -94,7 +94,7 @@ async def _require_managed_user_stream(user_id: int, ctx: Context) -> ManagedStr
     not manage the user.
     """
     if not can_see_managed_mail_records(ctx):
-        raise Forbidden("this needs the right to act as the user", requires="LOGIN_AS")
+        raise Forbidden("this needs the right to act as the user", requires="IMPERSONATE")
     statement = select(col(User.id)).where(col(User.id) == user_id, is_managed_user(ctx))
     if not await ctx.read(statement):
         raise NotFound(str(user_id), path=["user"])

@@ -46,7 +46,7 @@ class StageResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectorCheckResult:
+class ConnectorTestResult:
     """The stages that were tried, and the capabilities and mailboxes of the server."""
 
     stages: Sequence[StageResult]
@@ -62,7 +62,7 @@ async def check_new_connector(
     *,
     validate_only: bool = False,
     ssl_context: ssl.SSLContext | None = None,
-) -> ConnectorCheckResult:
+) -> ConnectorTestResult:
     """Connect, sign in and list the mailboxes of an account on another server.
 
     With `validate_only`, only the fields are validated. Raises Invalid if a field is wrong, and
@@ -72,7 +72,7 @@ async def check_new_connector(
     values = connector_validation.validate_fields(fields, {}, options)
     credential = connector_validation.validate_secret(password)
     if validate_only:
-        return ConnectorCheckResult([])
+        return ConnectorTestResult([])
     gate = NetworkPolicy.from_options(options, allows_private=options.connectors_private)
     oauth = fields.get("oauth")
     with _check_slot(MAX_RUNNING_CHECKS):
@@ -83,7 +83,7 @@ async def check_new_connector(
                     await credentials.request_access_token(values["oauth"], secret, gate)
                 )["access_token"]
         except RemoteFailure as problem:
-            return ConnectorCheckResult(_stages_until_failure([], problem), failure=problem)
+            return ConnectorTestResult(_stages_until_failure([], problem), failure=problem)
         server = _server_from_fields(values, credential)
         return await _open_and_list_mailboxes(
             connect_and_sign_in_session(server, gate, options.message_max, ssl_context),
@@ -93,7 +93,7 @@ async def check_new_connector(
 
 async def check_stored_connector(
     ctx: Context, connector_id: int, *, ssl_context: ssl.SSLContext | None = None
-) -> ConnectorCheckResult:
+) -> ConnectorTestResult:
     """Check one of the viewer's connectors with its stored credential.
 
     Raises NotFound, and RateLimited if eight checks are running.
@@ -140,15 +140,15 @@ def _server_from_fields(fields: Mapping[str, Any], credential: str) -> RemoteSer
 
 async def _open_and_list_mailboxes(
     opening: AbstractAsyncContextManager[ThreadedSession], stages: list[ConnectorStage]
-) -> ConnectorCheckResult:
+) -> ConnectorTestResult:
     try:
         async with opening as session:
             found = await session.run(session.remote.list_mailboxes)
             capabilities = sorted(session.remote.capabilities)
     except RemoteFailure as problem:
-        return ConnectorCheckResult(_stages_until_failure(stages, problem), failure=problem)
+        return ConnectorTestResult(_stages_until_failure(stages, problem), failure=problem)
     names = [mailbox_mapping.remote_path(each) for each in found[:MAX_LISTED_MAILBOXES]]
-    return ConnectorCheckResult(
+    return ConnectorTestResult(
         [StageResult(stage, ok=True) for stage in stages], capabilities, names
     )
 

@@ -23,7 +23,7 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(Connector))
     "lease",
     "holder",
 }
-GUARD_FOR_OTHERS = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.SYNCJOBS)
+GUARD_FOR_OTHERS = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.CONNECTORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def _is_visible_owner(ctx: Context, owner_column: Any) -> ColumnElement[bool]:
     is_visible_owner: ColumnElement[bool] = owner_column == viewer.user_id
     if viewer.role.includes(Role.ADMIN):
         return true()
-    if viewer.role is Role.DOMAIN_ADMIN and AdminPermission.SYNCJOBS in viewer.permissions:
+    if viewer.role is Role.DOMAIN_ADMIN and AdminPermission.CONNECTORS in viewer.permissions:
         is_visible_owner |= owner_column.in_(select(col(User.id)).where(is_managed_user(ctx)))
     return is_visible_owner
 

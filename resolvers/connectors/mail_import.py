@@ -43,7 +43,7 @@ from resolvers.users.selection import (
 )
 
 MAX_UNFINISHED_IMPORTS = 10  # of one account
-REMOTE_GUARD = GuardRule(user_permission=UserPermission.SYNCJOBS)
+REMOTE_GUARD = GuardRule(user_permission=UserPermission.CONNECTORS)
 
 
 @dataclass(frozen=True, slots=True)

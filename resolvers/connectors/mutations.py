@@ -286,7 +286,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
         load_connectors_by_id, [row.connector_id for row in rows if row]
     )
     if any(connectors):  # one-time imports need no permission
-        ctx.viewer.require(GuardRule(user_permission=UserPermission.SYNCJOBS))
+        ctx.viewer.require(GuardRule(user_permission=UserPermission.CONNECTORS))
     now = ctx.environment.now()
     async with ctx.write_session(*owner_ids) as session:
         connection = await session.connection()

@@ -159,7 +159,7 @@ def _read_group(reading: SourceReader) -> list[SourceMessage]:
 async def _import_account(state: OneTimeImportState) -> None:
     """Import the mail that another account had when the run began."""
     world, user_id = state.writer.ctx.environment, state.settings.user or 0
-    source_ctx = Context(world, Viewer(user_id, Role.USER, frozenset({Scope.MASTER})))
+    source_ctx = Context(world, Viewer(user_id, Role.USER, frozenset({Scope.FULL})))
     statement = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_(None))
     if not await source_ctx.read(statement):
         raise RemoteFailure(ConnectorStage.FETCH, "the account that it comes from is gone")

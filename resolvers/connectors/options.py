@@ -19,8 +19,8 @@ class OptionName(StrEnum):
 
     DRY = "DRY"
     INCLUDE = "INCLUDE"
-    INCLUDE_MASK = "INCLUDE_MASK"
-    EXCLUDE_MASK = "EXCLUDE_MASK"
+    INCLUDE_PATTERN = "INCLUDE_PATTERN"
+    EXCLUDE_PATTERN = "EXCLUDE_PATTERN"
     SUBSCRIBED = "SUBSCRIBED"
     MIN_AGE = "MIN_AGE"
     MIN_SIZE = "MIN_SIZE"
@@ -32,8 +32,8 @@ class OptionName(StrEnum):
 OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.DRY: "Nothing is stored, and nothing is deleted: every run is a trial.",
     OptionName.INCLUDE: "Only folders whose path this expression is found in.",
-    OptionName.INCLUDE_MASK: "Only folders of this path, with * and ?; may be given several times.",
-    OptionName.EXCLUDE_MASK: "No folders of this path, with * and ?; may be given several times.",
+    OptionName.INCLUDE_PATTERN: "Only folders of this path, with * and ?; can be repeated.",
+    OptionName.EXCLUDE_PATTERN: "No folders of this path, with * and ?; can be repeated.",
     OptionName.SUBSCRIBED: "Only folders that are subscribed to there.",
     OptionName.MIN_AGE: "Only what came there so long ago, such as P1D.",
     OptionName.MIN_SIZE: "Only messages of at least so many bytes.",
@@ -41,7 +41,7 @@ OPTION_DESCRIPTIONS: Mapping[OptionName, str] = {
     OptionName.NO_FLAGS: "What is seen, flagged or answered there later stays as it is here.",
     OptionName.IDLE: "Between two runs INBOX is listened to, and new mail comes at once (IMAP).",
 }
-REPEATABLE_OPTIONS = frozenset({OptionName.INCLUDE_MASK, OptionName.EXCLUDE_MASK})
+REPEATABLE_OPTIONS = frozenset({OptionName.INCLUDE_PATTERN, OptionName.EXCLUDE_PATTERN})
 IMAP_OPTIONS = frozenset({OptionName.IDLE, OptionName.SUBSCRIBED, OptionName.NO_FLAGS})
 
 
@@ -67,9 +67,9 @@ def parse_options(stored_options: Sequence[Mapping[str, Any]]) -> ConnectorOptio
     for option in stored_options:
         name, value = OptionName(option["name"]), option.get("value") or ""
         value_parsed = VALUE_PARSERS[name](value)
-        if name is OptionName.INCLUDE_MASK:
+        if name is OptionName.INCLUDE_PATTERN:
             parsed.include_masks.append(value_parsed)
-        elif name is OptionName.EXCLUDE_MASK:
+        elif name is OptionName.EXCLUDE_PATTERN:
             parsed.exclude_masks.append(value_parsed)
         else:
             setattr(parsed, name.lower(), value_parsed)
@@ -129,8 +129,8 @@ def _parse_age_seconds(text: str) -> float:
 VALUE_PARSERS: Mapping[OptionName, Callable[[str], Any]] = {
     OptionName.DRY: _parse_bool,
     OptionName.INCLUDE: lambda text: BoundedRegex(text, allow_slashes=False),
-    OptionName.INCLUDE_MASK: _parse_mask,
-    OptionName.EXCLUDE_MASK: _parse_mask,
+    OptionName.INCLUDE_PATTERN: _parse_mask,
+    OptionName.EXCLUDE_PATTERN: _parse_mask,
     OptionName.SUBSCRIBED: _parse_bool,
     OptionName.MIN_AGE: _parse_age_seconds,
     OptionName.MIN_SIZE: quantities.parse_size,

@@ -62,7 +62,7 @@ REQUIRED_FIELDS = ("protocol", "host", "security", "authMechanism", "username")
 SECRET_BOUND_FIELDS = ("protocol", "host", "port", "security", "authMechanism", "username", "oauth")
 MAX_NUMBER = 1 << 40  # in a file
 SWITCHED_OFF_NOTE = "it is switched off until one is set"
-IMPORT_GUARD = GuardRule(user_permission=UserPermission.SYNCJOBS)
+IMPORT_GUARD = GuardRule(user_permission=UserPermission.CONNECTORS)
 
 ConnectorRecord = Mapping[str, Any]
 

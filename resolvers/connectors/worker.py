@@ -160,7 +160,7 @@ async def _claim_due_run(
         due_connector = next(iter(await environment.database.read(statement_first)), None)
         if due_connector is None:
             return None  # an idle worker writes nothing
-        viewer = Viewer(due_connector.user_id, Role.USER, frozenset({Scope.MASTER}))
+        viewer = Viewer(due_connector.user_id, Role.USER, frozenset({Scope.FULL}))
         ctx = Context(environment, viewer)
         process_id = await leases.ensure_registered(environment)
         async with ctx.write_session(due_connector.user_id) as session:

@@ -249,7 +249,7 @@ async def activate_or_delete_due_keys(environment: Environment) -> int:
         select(*select_columns(DkimKey, columns)).where(is_due).order_by(col(DkimKey.due_at))
     )
     rows = await environment.database.read(statement.limit(MAX_KEYS_PER_STEP))
-    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     pending_keys = [row for row in rows if row.state is DkimKeyState.PENDING]
     record_states = (
         await dkim_keys.query_record_states(

@@ -72,8 +72,8 @@ PASSWORD_POLICY_MAXIMA = {
     "password_classes": CHARACTER_CLASS_COUNT,
 }
 PERMISSION_OF_COLUMN = {
-    "description": AdminPermission.DOMAIN_DESC,
-    RATE_COLUMN: AdminPermission.RATELIMIT,
+    "description": AdminPermission.DOMAIN_DESCRIPTION,
+    RATE_COLUMN: AdminPermission.RATE_LIMITS,
 }
 
 

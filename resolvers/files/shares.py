@@ -164,7 +164,7 @@ async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
     """
     owner_id, now = stored_files.require_writing_owner_id(ctx), ctx.environment.now()
     if new.mode is FileAttachmentMode.ATTACH:
-        text = "a link is LINK, SHARE_RO or SHARE_RW"
+        text = "a link is LINK, READ_ONLY_LINK or WRITABLE_LINK"
         raise InvalidInput(text, constraint="unsupported", path=["mode"])
     if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
         raise InvalidInput("a link ends in the future", constraint="range", path=["expiration"])
@@ -208,7 +208,7 @@ async def insert_shares(ctx: Context, session: AsyncSession, shares: Sequence[Fi
                 limit=MAX_LINKS_PER_FILE,
                 used=link_count,
             )
-        if row.mode is FileAttachmentMode.SHARE_RO:
+        if row.mode is FileAttachmentMode.READ_ONLY_LINK:
             row.blob_id, row.size, row.digest = file.blob_id, file.size, file.digest
             owner, size = row.user_id, file.size
             await ctx.environment.run_in_session(
@@ -324,7 +324,7 @@ async def count_access_and_read_blob(ctx: Context, share: ColumnRow) -> ColumnRo
 
 def require_writable(share: ColumnRow) -> None:
     """Raise Forbidden if a link is read-only."""
-    if share.mode is not FileAttachmentMode.SHARE_RW:
+    if share.mode is not FileAttachmentMode.WRITABLE_LINK:
         raise Forbidden("this link is for reading only")
 
 

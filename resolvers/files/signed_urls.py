@@ -107,7 +107,7 @@ async def signer_of_signed_path(
     user_id_of_signed_path(environment, path, query)
     kind, credential_id = query["by"][0], int(query["by"][1:] or 0)
     if kind == "b":
-        return Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
+        return Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL}))
     cached_credential = (
         await _load_credential_of_signer(environment, kind, credential_id)
         if kind in "tka"

@@ -70,7 +70,7 @@ async def put_script(
     """
     name = validate_name(name)
     compiled = await asyncio.to_thread(_compile_script, script_text)
-    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptPut") as changes:
+    async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptSet") as changes:
         now = ctx.environment.now()
         for user, rows in changes.scripts_by_user.items():
             before = rows.get(name)

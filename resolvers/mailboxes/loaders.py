@@ -344,7 +344,7 @@ def require_openpgp_keys(
 ) -> None:
     """Raise InvalidInput if one of these users has no OpenPGP key to encrypt mail to."""
     for user in users:
-        if not user.pub_key:
+        if not user.openpgp_public_key:
             text = locked.prefix_username_unless_viewer(
                 user.id, "this takes an OpenPGP key of the account"
             )

@@ -56,11 +56,14 @@ class LockedAccounts:
 async def load_managed_mail_owners(
     ctx: Context, users: UserSelector, path_in_input: str
 ) -> list[ColumnRow]:
-    """Load the selected users. Raises Forbidden for other users without the permission LOGIN_AS."""
+    """Load the selected users.
+
+    Raises Forbidden for other users without the permission IMPERSONATE.
+    """
     rows = await load_selected_users(ctx, users, path=path_in_input)
     if any(row.id != ctx.viewer.user_id for row in rows) and not can_see_managed_mail_records(ctx):
-        text = f"this needs the permission {AdminPermission.LOGIN_AS}"
-        raise Forbidden(text, requires=AdminPermission.LOGIN_AS, path=[path_in_input])
+        text = f"this needs the permission {AdminPermission.IMPERSONATE}"
+        raise Forbidden(text, requires=AdminPermission.IMPERSONATE, path=[path_in_input])
     return rows
 
 

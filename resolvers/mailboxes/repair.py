@@ -26,7 +26,7 @@ from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
 TASK_KIND = "MAILBOX_REPAIR"
-OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_INLINE_MAILBOXES = 100  # a request with more is run as a task
 MAX_INLINE_MESSAGES = 5000  # messages in these mailboxes; more need a task
 

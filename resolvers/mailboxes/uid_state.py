@@ -28,7 +28,7 @@ from resolvers.mailboxes.loaders import (
 from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_UID = 2**32 - 1  # RFC 9051, section 2.3.1.1
 MAX_UID_VALIDITY = MAX_UID - 2**24  # leaves numbers for future mailboxes
 MAX_MODSEQ = 2**52  # leaves numbers for later changes; a BigInt ends at 2^53

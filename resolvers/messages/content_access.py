@@ -41,7 +41,9 @@ class RowWithoutContent:
 
 def content_refusal() -> Forbidden:
     """Return the error for an administrator who reads another user's mail."""
-    return Forbidden("what is in other people's mail is read by acting as them", requires="actAs")
+    return Forbidden(
+        "what is in other people's mail is read by acting as them", requires="userImpersonate"
+    )
 
 
 async def withhold_content_or_log_read(
@@ -77,7 +79,7 @@ async def load_access_refusals(ctx: Context, user_ids: list[int]) -> list[Forbid
         statement = select(col(User.id)).where(col(User.id).in_(other_ids), is_managed_user(ctx))
         visible_ids |= {row.id for row in await ctx.read(statement)}
     text = "you don't manage the mail of this account"
-    no = Forbidden(text, requires=AdminPermission.LOGIN_AS)
+    no = Forbidden(text, requires=AdminPermission.IMPERSONATE)
     return [None if key in visible_ids else no for key in user_ids]
 
 

@@ -233,7 +233,7 @@ async def queue_restore_of_period(ctx: Context, period: DeletionPeriod) -> Task:
     )
     foreign = user.id != ctx.viewer.user_id
     if foreign and not can_see_managed_mail_records(ctx):
-        requires = AdminPermission.LOGIN_AS
+        requires = AdminPermission.IMPERSONATE
         raise Forbidden(f"this needs the permission {requires}", requires=requires)
     end = min(period.end, ctx.environment.now())  # later deletions are not restored
     order = {

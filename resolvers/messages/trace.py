@@ -323,8 +323,8 @@ def _reporter_text(queue_entry: ColumnRow) -> str | None:
     """
     if queue_entry.reported_at is None:
         return None
-    evidence = "proven" if queue_entry.report_proven else "unproven"
-    return f"{queue_entry.reported_by or 'a server'} ({evidence})"
+    evidence = "proven" if queue_entry.dsn_verified else "unproven"
+    return f"{queue_entry.dsn_reporter or 'a server'} ({evidence})"
 
 
 def _delivery_detail(queue_entry: ColumnRow) -> str:

@@ -399,7 +399,7 @@ async def _find_replaced_draft(
     if new_message.replaced_draft_id is None:
         if new_message.kept_attachments:
             raise InvalidInput(
-                "attachments are kept of a draft that is replaced: name it in replacePrevious",
+                "attachments are kept of a draft that is replaced: name it in replaces",
                 constraint="required",
                 path=["keepAttachments"],
             )

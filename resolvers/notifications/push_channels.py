@@ -54,8 +54,8 @@ VISIBLE_COLUMNS = frozenset(column.name for column in select_columns(PushChannel
     "holder",
 }
 LOGGED_COLUMNS = (
-    "kind", "active", "title", "text", "senders", "senders_regex", "only_priority",
-    "evaluate_priority",
+    "kind", "active", "title", "text", "senders", "senders_regex", "high_priority_only",
+    "pass_priority",
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ async def create_or_update_channels(
 def _require_permissions(ctx: Context, user_ids: Sequence[int]) -> None:
     """Raise Forbidden if the viewer may not manage channels of these users."""
     if any(user != ctx.viewer.user_id for user in user_ids):
-        for permission in (AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS):
+        for permission in (AdminPermission.PUSHOVER, AdminPermission.IMPERSONATE):
             ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 
@@ -258,8 +258,8 @@ def _channel_row(
         "text": None,
         "senders": [],
         "senders_regex": None,
-        "only_priority": False,
-        "evaluate_priority": False,
+        "high_priority_only": False,
+        "pass_priority": False,
         "mailboxes": [],
         "number": stream_position,
         "test_at": None,

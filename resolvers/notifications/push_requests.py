@@ -92,7 +92,7 @@ def notification_of_message(
         "TO_ADDRESS": first_recipient[1] or "",
         "MSG_ID": message.message_id or "",
     }
-    is_urgent = is_urgent and channel.evaluate_priority
+    is_urgent = is_urgent and channel.pass_priority
     return PushNotification(
         *_fill_templates(channel, values), is_urgent=is_urgent, message_id=message.id
     )
@@ -105,7 +105,7 @@ def notification_of_many(
     title = (
         channel.title if channel.title and not _PLACEHOLDER.search(channel.title) else "New mail"
     )
-    is_urgent = is_urgent and channel.evaluate_priority
+    is_urgent = is_urgent and channel.pass_priority
     return PushNotification(
         _single_line(title),
         f"{message_count} new messages",

@@ -348,7 +348,7 @@ async def _read_news_if_due(environment: Environment, channel: ColumnRow) -> Cha
     if not channel.active or is_waiting or channel.last <= channel.number:
         return None
     news = (await push_events.read_channel_news(environment, [channel]))[channel.id]
-    if not channel.only_priority or not news.messages:
+    if not channel.high_priority_only or not news.messages:
         return news
     urgent_ids = await push_events.read_urgent_message_ids(
         environment, [one.message.id for one in news.messages]
@@ -363,7 +363,7 @@ async def _next_notification(
     first: PushMessage = news.messages[0]
     messages = news.messages if len(news.messages) > MAX_SINGLE_NOTIFICATIONS else [first]
     message_ids = [one.message.id for one in messages]
-    is_urgent = channel.evaluate_priority and bool(
+    is_urgent = channel.pass_priority and bool(
         await push_events.read_urgent_message_ids(environment, message_ids)
     )
     if len(messages) > 1:

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from models.errors import Forbidden, InvalidInput
 from models.events.journal import PLATFORM, ChangeKind
-from models.queue.rate_limits import RateHold, RateLimit, RateWindow
+from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
 from models.queue.rate_values import MAX_RATE, Rate
 from models.store.columns import ColumnRow, insert_with_conflict, select_columns
 from models.users.roles import Role
@@ -194,7 +194,9 @@ async def set_or_delete_rates(
                 index_elements=["id"], set_={name: insert.excluded[name] for name in values}
             )
         )
-    await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(owner_ids)))
+    await connection.execute(
+        delete(RateLimitHold).where(col(RateLimitHold.window_id).in_(owner_ids))
+    )
     return {key: audit_log_values(stored_rates.get(key)) for key in owner_ids}
 
 
@@ -210,7 +212,9 @@ async def _delete_rate_windows_and_holds(
     columns = (col(RateWindow.id), col(RateWindow.used), col(RateWindow.until))
     statement = delete(RateWindow).where(col(RateWindow.id).in_(owner_ids)).returning(*columns)
     deleted_rows = (await connection.execute(statement)).all()
-    await connection.execute(delete(RateHold).where(col(RateHold.window_id).in_(owner_ids)))
+    await connection.execute(
+        delete(RateLimitHold).where(col(RateLimitHold.window_id).in_(owner_ids))
+    )
     return {row.id: row.used for row in deleted_rows if row.until > now}
 
 

@@ -12,7 +12,7 @@ from mail.limits import sending_rates
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from models.domains.tables import Domain
 from models.errors import RateLimited
-from models.queue.rate_limits import RateHold, RateLimit, RateWindow
+from models.queue.rate_limits import RateLimit, RateLimitHold, RateWindow
 from models.runtime.environment import DatabaseTransaction
 from models.store.columns import ColumnRow, select_columns
 from models.store.keyset_pages import Page, PageRequest
@@ -163,26 +163,26 @@ def _select_rate_limited_users(
     ctx: Context, user_ids: Collection[int] | None, *columns: Any
 ) -> Select[*tuple[Any, ...]]:
     """Select the visible users that are rate limited now, all or these."""
-    is_visible = col(RateHold.id).in_(select(col(User.id)).where(is_visible_user(ctx)))
-    user_clauses = [] if user_ids is None else [col(RateHold.id).in_(user_ids)]
+    is_visible = col(RateLimitHold.id).in_(select(col(User.id)).where(is_visible_user(ctx)))
+    user_clauses = [] if user_ids is None else [col(RateLimitHold.id).in_(user_ids)]
     return (
         select(*columns)
-        .select_from(RateHold)
-        .where(col(RateHold.until) > ctx.environment.now(), is_visible, *user_clauses)
+        .select_from(RateLimitHold)
+        .where(col(RateLimitHold.until) > ctx.environment.now(), is_visible, *user_clauses)
     )
 
 
-def _select_columns_of_rate_holds(
+def _select_columns_of_rate_limit_holds(
     ctx: Context, user_ids: Collection[int] | None, column_names: Collection[str] | None
 ) -> Select[*tuple[Any, ...]]:
-    is_domain_limit = col(RateHold.source) == LimitSource.DOMAIN
-    domain = case((is_domain_limit, col(RateHold.window_id))).label(DOMAIN_COLUMN)
+    is_domain_limit = col(RateLimitHold.source) == LimitSource.DOMAIN
+    domain = case((is_domain_limit, col(RateLimitHold.window_id))).label(DOMAIN_COLUMN)
     stored_names = (
         None if column_names is None else {"id", "since", *column_names} - {DOMAIN_COLUMN}
     )
     extra_columns = [domain] if column_names is None or DOMAIN_COLUMN in column_names else []
     return _select_rate_limited_users(
-        ctx, user_ids, *select_columns(RateHold, stored_names), *extra_columns
+        ctx, user_ids, *select_columns(RateLimitHold, stored_names), *extra_columns
     )
 
 
@@ -192,19 +192,19 @@ async def load_holds_by_user(ctx: Context, user_ids: list[int]) -> list[ColumnRo
     None for a user without hold or that the viewer can't see.
     """
     return await read_by_keys(
-        ctx, _select_columns_of_rate_holds(ctx, None, None), col(RateHold.id), user_ids
+        ctx, _select_columns_of_rate_limit_holds(ctx, None, None), col(RateLimitHold.id), user_ids
     )
 
 
-async def read_rate_hold_page(
+async def read_rate_limit_hold_page(
     ctx: Context,
     user_ids: Collection[int] | None,
     page_request: PageRequest,
     columns: Collection[str],
 ) -> Page[ColumnRow]:
     """Read a page of the users that are rate limited now, the last first."""
-    sort_key = (col(RateHold.since), col(RateHold.id))
-    statement = _select_columns_of_rate_holds(ctx, user_ids, columns)
+    sort_key = (col(RateLimitHold.since), col(RateLimitHold.id))
+    statement = _select_columns_of_rate_limit_holds(ctx, user_ids, columns)
     return await pagination.read_page(
         ctx, PageScan(statement, page_request, sort_key, is_descending=True)
     )

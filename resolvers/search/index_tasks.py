@@ -28,7 +28,7 @@ from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
 BUILD, REBUILD, OPTIMIZE = "SEARCH_INDEX_BUILD", "SEARCH_INDEX_REBUILD", "SEARCH_INDEX_OPTIMIZE"
-OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)
+OPERATOR_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)
 MAX_MESSAGES_IN_REQUEST = 1000  # a request indexes up to this number itself; more become a task
 ROWS_PER_OPTIMIZE_STEP = 5000
 IS_UNINDEXED = text("NOT messages.indexed")  # spelled as in the partial database index
@@ -38,7 +38,7 @@ IS_UNINDEXED = text("NOT messages.indexed")  # spelled as in the partial databas
 class IndexBuildRequest:
     """Which unindexed messages to index."""
 
-    mailbox_masks: Sequence[str]
+    mailbox_patterns: Sequence[str]
     max_unindexed: int | None = None  # skip mailboxes with more of them
     always_queue: bool = False  # queue a task even for few messages
 
@@ -59,10 +59,10 @@ async def index_or_queue_unindexed_messages(
     Raises Forbidden if the viewer is no administrator, Invalid for a bad mask or number.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.masks_pattern(request.mailbox_masks)
+    paths.masks_pattern(request.mailbox_patterns)
     order: dict[str, Any] = {
         "ids": await _user_ids_of_selector(ctx, user_selector),
-        "masks": list(request.mailbox_masks),
+        "masks": list(request.mailbox_patterns),
     }
     if request.max_unindexed is not None:
         if request.max_unindexed < 0:

@@ -39,7 +39,7 @@ async def load_searched_user_ids(ctx: Context, user_selector: UserSelector) -> l
         raise LimitReached(error_text, limit=MAX_USERS, used=len(found), path=["users"])
     if set(found) - {ctx.viewer.user_id} and not can_see_managed_mail_records(ctx):
         error_text = "records of other people's mail are for those who may act as them"
-        raise Forbidden(error_text, requires="LOGIN_AS", path=["users"])
+        raise Forbidden(error_text, requires="IMPERSONATE", path=["users"])
     return found
 
 

@@ -49,7 +49,7 @@ from resolvers.users.user_locks import lock_users_and_store_changes
 MAX_RELEASED_MESSAGES = 100  # messages per call
 ITEM_COLUMNS = ("id", "user_id", "sender", "recipient", "from_address", "virus", "created_at")
 OTHER_USERS_RULE = GuardRule(
-    role=Role.DOMAIN_ADMIN, scope=Scope.MASTER, admin_permission=AdminPermission.QUARANTINE
+    role=Role.DOMAIN_ADMIN, scope=Scope.FULL, admin_permission=AdminPermission.QUARANTINE
 )
 SENDER_RULES_RULE = GuardRule(
     user_permission=UserPermission.SPAM_POLICY, admin_permission=AdminPermission.SPAM_POLICY

@@ -37,10 +37,10 @@ MAX_RULES_PER_OWNER = 1000  # of one user, tag or domain
 MAX_PLATFORM_RULES = 10_000
 MAX_COMMENT_LENGTH = 500  # characters
 OTHER_USERS_RULE = GuardRule(
-    role=Role.DOMAIN_ADMIN, scope=Scope.MASTER, admin_permission=AdminPermission.SPAM_POLICY
+    role=Role.DOMAIN_ADMIN, scope=Scope.FULL, admin_permission=AdminPermission.SPAM_POLICY
 )
-DOMAINS_RULE = GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER)
-PLATFORM_RULE = GuardRule(role=Role.ADMIN, scope=Scope.MASTER)  # tags cross domains
+DOMAINS_RULE = GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL)
+PLATFORM_RULE = GuardRule(role=Role.ADMIN, scope=Scope.FULL)  # tags cross domains
 
 
 @dataclass(frozen=True, slots=True)

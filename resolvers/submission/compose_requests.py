@@ -50,7 +50,7 @@ from resolvers.submission import composition, file_attachments, identities
 from resolvers.submission.composition import MessageFields
 from resolvers.submission.file_attachments import UrlFromPath
 from resolvers.submission.reply_references import reference_columns
-from resolvers.submission.send_on_behalf import LOGIN_AS_GUARD, context_as_user
+from resolvers.submission.send_on_behalf import IMPERSONATE_GUARD, context_as_user
 from resolvers.users.selection import load_managed_user
 
 LIFETIME = timedelta(minutes=10)  # after that a request is expired
@@ -87,7 +87,7 @@ async def create_compose_request(ctx: Context, new: NewComposeRequest) -> Create
     user_id, domain = user_id_or_viewer(ctx, new.user_id), None
     owner_ctx = ctx
     if user_id != ctx.viewer.user_id:
-        ctx.viewer.require(LOGIN_AS_GUARD)
+        ctx.viewer.require(IMPERSONATE_GUARD)
         domain = (await load_managed_user(ctx, user_id)).domain_id
         owner_ctx = context_as_user(ctx, user_id)
     content, shares = await _build_content(owner_ctx, new)

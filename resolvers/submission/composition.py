@@ -36,7 +36,15 @@ from resolvers.submission.sender_authorization import authorize_sender, read_mai
 
 ACCOUNT_COLUMNS = frozenset(  # columns of the sending account
     {
-        *("id", "tenant_id", "username", "name", "recipients", "allowed_senders", "pub_key"),
+        *(
+            "id",
+            "tenant_id",
+            "username",
+            "name",
+            "recipients",
+            "allowed_senders",
+            "openpgp_public_key",
+        ),
         "encrypt_messages",
     }
 )

@@ -45,7 +45,7 @@ from resolvers.submission import create as submission_create
 from resolvers.submission import loaders as submission_loaders
 from resolvers.submission.create import SentMessage
 from resolvers.submission.enqueue import enqueue_message
-from resolvers.submission.outgoing_messages import SendRequest, future_send_time, header_recipients
+from resolvers.submission.outgoing_messages import SendRequest, future_send_at, header_recipients
 from resolvers.submission.prepared_messages import (
     NOT_SAVED_TO_SENT,
     PreparedMessage,
@@ -71,7 +71,7 @@ class DraftSendRequest:
 
     message_id: int
     delete_files: bool = False  # the stored files of the draft
-    send_time: datetime | None = None
+    send_at: datetime | None = None
     undo_window: timedelta | None = None
 
 
@@ -114,12 +114,12 @@ async def submit_draft(
 async def _prepare_draft(
     ctx: Context, account: ColumnRow, request: DraftSendRequest
 ) -> tuple[_PreparedDraft, Sequence[tuple[str, str]]]:
-    outgoing = SendRequest(send_time=request.send_time, undo_window=request.undo_window)
+    outgoing = SendRequest(send_at=request.send_at, undo_window=request.undo_window)
     row = await _read_own_message(ctx, request.message_id)
     if not row.draft:
         raise Conflict("this is no draft: only drafts are submitted", path=INPUT_PATH)
     repaired = await _repair_draft(
-        ctx, row, future_send_time(ctx.environment, outgoing) or ctx.environment.now()
+        ctx, row, future_send_at(ctx.environment, outgoing) or ctx.environment.now()
     )
     address_rows = [
         await authorize_sender(ctx, account, each, INPUT_PATH)

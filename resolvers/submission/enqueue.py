@@ -11,7 +11,7 @@ from models.runtime.environment import DatabaseTransaction
 from resolvers.access import require_user_id
 from resolvers.context import Context
 from resolvers.queue import rate_limits
-from resolvers.submission.outgoing_messages import future_send_time
+from resolvers.submission.outgoing_messages import future_send_at
 from resolvers.submission.prepared_messages import BccCopyRecipients, PreparedMessage
 from resolvers.submission.schedule import initial_schedule
 
@@ -82,8 +82,8 @@ def _new_submission(transaction: DatabaseTransaction, queueable: QueueableMessag
         stored_message_id=copy.message_id if copy else None,
         due_at=schedule.first_attempt_at,
         state=schedule.state,
-        send_time=future_send_time(transaction.environment, prepared.request),
-        undo_until=schedule.undo_until,
+        send_at=future_send_at(transaction.environment, prepared.request),
+        undoable_until=schedule.undoable_until,
         sent_mailbox_id=prepared.sent_mailbox_id if copy else None,
         priority=prepared.request.priority,
         dsn_requests=prepared.dsn_requests,

@@ -200,7 +200,7 @@ def _require_permission_to_divert(
     """Raise Forbidden if the viewer may not divert copies or replies of other users."""
     other_ids = set(user_ids) - {ctx.viewer.user_id}
     if other_ids and any(changes.values.get(name) for name in DIVERTING_FIELDS):
-        permission = AdminPermission.BCC_MAPS
+        permission = AdminPermission.BCC_RULES
         ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=permission))
 
 

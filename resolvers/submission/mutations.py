@@ -20,10 +20,10 @@ from resolvers.access import load_owner_ids
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import SCHEDULED, ensure_special_mailbox
 from resolvers.submission.loaders import load_submissions_by_id
-from resolvers.submission.outgoing_messages import check_send_time
+from resolvers.submission.outgoing_messages import check_send_at
 
 STATES_BEFORE_FIRST_ATTEMPT = frozenset(
-    {SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO, SubmissionState.QUEUED}
+    {SubmissionState.SCHEDULED, SubmissionState.UNDOABLE, SubmissionState.QUEUED}
 )
 
 
@@ -57,7 +57,7 @@ async def cancel_submissions(
 
 
 async def reschedule_submissions(
-    ctx: Context, ids: Sequence[int], send_time: datetime
+    ctx: Context, ids: Sequence[int], send_at: datetime
 ) -> list[ColumnRow]:
     """Change the send time of all of these submissions, or of none. A past time means now.
 
@@ -65,18 +65,18 @@ async def reschedule_submissions(
     stays unchanged. Raises NotFound, Invalid if the time is too far ahead, and Conflict if a
     submission has no such recipient.
     """
-    check_send_time(ctx.environment, send_time)
+    check_send_at(ctx.environment, send_at)
     unique_ids = list(dict.fromkeys(ids))
     async with ctx.write_session(*await _stream_ids(ctx, unique_ids)) as session:
         rows = await _read_submissions(ctx, unique_ids, ids)
         scheduled_mailboxes = {}
-        if send_time > ctx.environment.now():
+        if send_at > ctx.environment.now():
             users = sorted({row.user_id for row in rows if row.state is SubmissionState.QUEUED})
             scheduled_mailboxes = {
                 user: await ensure_special_mailbox(ctx, user, SCHEDULED) for user in users
             }
         changed_ids = await _reschedule_in_transaction(
-            ctx, session, rows, send_time, scheduled_mailboxes
+            ctx, session, rows, send_at, scheduled_mailboxes
         )
         _require_all_changed(ids, changed_ids, "too late to send it at another time")
     return await _reload_submissions(ctx, ids)
@@ -87,23 +87,23 @@ class _NewSchedule:
     """The next attempt of a submission and its state until then."""
 
     next_attempt_at: datetime
-    send_time: datetime | None
+    send_at: datetime | None
     state: SubmissionState
 
     @classmethod
-    def for_send_time(
-        cls, submission: ColumnRow, requested_send_time: datetime, now: datetime
+    def for_send_at(
+        cls, submission: ColumnRow, requested_send_at: datetime, now: datetime
     ) -> "_NewSchedule":
         """Return the schedule for a new send time. No attempt is before the undo window ends."""
-        earliest = max(submission.undo_until or now, now)
-        scheduled_at = requested_send_time if requested_send_time > now else None
+        earliest = max(submission.undoable_until or now, now)
+        scheduled_at = requested_send_at if requested_send_at > now else None
         state = submission.state
         if state in STATES_BEFORE_FIRST_ATTEMPT:
             state = SubmissionState.QUEUED
             if scheduled_at:
                 state = SubmissionState.SCHEDULED
             elif earliest > now:
-                state = SubmissionState.HELD_FOR_UNDO
+                state = SubmissionState.UNDOABLE
         return cls(max(scheduled_at or now, earliest), scheduled_at, state)
 
 
@@ -111,7 +111,7 @@ async def _reschedule_in_transaction(
     ctx: Context,
     session: AsyncSession,
     rows: Sequence[ColumnRow],
-    send_time: datetime,
+    send_at: datetime,
     scheduled_mailboxes: Mapping[int, ColumnRow],
 ) -> set[int]:
     """Change the send time of these submissions. Returns the ids that have a recipient left.
@@ -123,7 +123,7 @@ async def _reschedule_in_transaction(
     def update_rows(transaction: DatabaseTransaction) -> set[int]:
         now, changed_ids, released_ids = transaction.environment.now(), set[int](), set[int]()
         for row in rows:
-            schedule = _NewSchedule.for_send_time(row, send_time, now)
+            schedule = _NewSchedule.for_send_at(row, send_at, now)
             values = {
                 "next_at": schedule.next_attempt_at,
                 "turn_at": None,  # the queue assigns it at that time
@@ -145,7 +145,7 @@ async def _reschedule_in_transaction(
             held_until = schedule.next_attempt_at if schedule.state in HELD_STATES else None
             new_values = {
                 "state": schedule.state,
-                "send_time": schedule.send_time,
+                "send_at": schedule.send_at,
                 "release_at": held_until,
             }
             transaction.connection.execute(statement.values(**new_values))

@@ -84,7 +84,7 @@ class SendRequest(MessageFields):
     )
     upload_only: bool = False
     is_draft: bool = False
-    send_time: datetime | None = None
+    send_at: datetime | None = None
     undo_window: timedelta | None = None
     meta_data: dict[str, Any] | None = None
     raw: str | None = None  # a whole message as text or base64, instead of fields
@@ -129,22 +129,22 @@ class ComposedBatch:
     shares: Sequence[FileShare] = ()
 
 
-def future_send_time(environment: Environment, request: SendRequest) -> datetime | None:
+def future_send_at(environment: Environment, request: SendRequest) -> datetime | None:
     """Return the requested send time if it is in the future.
 
     Raises Invalid if it is too far ahead.
     """
-    at = request.send_time
+    at = request.send_at
     if at:
-        check_send_time(environment, at)
+        check_send_at(environment, at)
     return at if at and at > environment.now() else None
 
 
-def check_send_time(environment: Environment, send_at: datetime) -> None:
+def check_send_at(environment: Environment, send_at: datetime) -> None:
     """Raise Invalid if the time is more than ten years ahead."""
     if send_at > environment.now() + MAX_SEND_DELAY:
         text = f"at most {MAX_SEND_DELAY.days} days ahead"
-        raise InvalidInput(text, constraint="max", path=["sendTime"])
+        raise InvalidInput(text, constraint="max", path=["sendAt"])
 
 
 async def compose_messages(
@@ -160,7 +160,7 @@ async def compose_messages(
     if request.is_whole_message:
         problems.raise_collected()
         return ComposedBatch([await _complete_whole_message(ctx, account, request)])
-    date = future_send_time(ctx.environment, request) or ctx.environment.now()
+    date = future_send_at(ctx.environment, request) or ctx.environment.now()
     must_be_allowed = request.is_draft or not request.upload_only
     sender_fields = await composition.resolve_sender_fields(
         ctx, account, request, must_be_allowed=must_be_allowed
@@ -396,7 +396,7 @@ async def _complete_whole_message(
     if request.is_only_stored:
         copy_mailbox = await _mailbox_for_copy(ctx, request, None)
         return ComposedMessage(raw, "", [], copy_mailbox, request)
-    scheduled_at = future_send_time(ctx.environment, request)
+    scheduled_at = future_send_at(ctx.environment, request)
     date = scheduled_at or ctx.environment.now()
     message_id = new_message_id(ctx, (await composition.main_sender(ctx, account)).address)
     try:
@@ -441,7 +441,7 @@ async def _encrypt_if_requested(
     if not composed.request.encrypt:
         return composed
     keys = await recipient_keys.read_recipient_keys(ctx, composed.recipients)
-    own_keys = [account.pub_key] if account.pub_key else []
+    own_keys = [account.openpgp_public_key] if account.openpgp_public_key else []
     raw = await openpgp_encryption.encrypt_to_keys(
         ctx.environment, composed.raw, [*dict.fromkeys([*keys, *own_keys])]
     )

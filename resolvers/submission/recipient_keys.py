@@ -24,10 +24,14 @@ async def read_recipient_keys(ctx: Context, recipients: Sequence[str]) -> list[s
         for address, row in address_rows.items()
         if row is not None and row.kind is AddressKind.MAILBOX
     }
-    statement = select(*select_columns(User, {"id", "pub_key"})).where(
+    statement = select(*select_columns(User, {"id", "openpgp_public_key"})).where(
         col(User.id).in_(set(users.values()))
     )
-    keys = {row.id: row.pub_key for row in await ctx.read(statement) if row.pub_key}
+    keys = {
+        row.id: row.openpgp_public_key
+        for row in await ctx.read(statement)
+        if row.openpgp_public_key
+    }
     without = [address for address in recipients if users.get(address) not in keys]
     if without:
         text = f"no key is known of {', '.join(without[:3])}"

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from models.errors import InvalidInput
 from models.runtime.environment import Environment
 from models.submission.tables import SubmissionState
-from resolvers.submission.outgoing_messages import SendRequest, future_send_time
+from resolvers.submission.outgoing_messages import SendRequest, future_send_at
 
 MAX_UNDO_WINDOW = timedelta(days=1)
 
@@ -17,7 +17,7 @@ class SubmissionSchedule:
 
     first_attempt_at: datetime
     state: SubmissionState
-    undo_until: datetime | None
+    undoable_until: datetime | None
 
 
 def initial_schedule(environment: Environment, request: SendRequest) -> SubmissionSchedule:
@@ -25,16 +25,16 @@ def initial_schedule(environment: Environment, request: SendRequest) -> Submissi
 
     Raises Invalid if the undo window is longer than a day.
     """
-    now, scheduled_at = environment.now(), future_send_time(environment, request)
+    now, scheduled_at = environment.now(), future_send_at(environment, request)
     undo_window = request.undo_window or timedelta()
     if not timedelta() <= undo_window <= MAX_UNDO_WINDOW:
         raise InvalidInput("from nothing to a day", constraint="range", path=["undoWindow"])
-    undo_until = now + undo_window if undo_window else None
+    undoable_until = now + undo_window if undo_window else None
     if scheduled_at:
-        first_attempt_at = max(scheduled_at, undo_until or scheduled_at)
-        return SubmissionSchedule(first_attempt_at, SubmissionState.SCHEDULED, undo_until)
-    if undo_until:
-        return SubmissionSchedule(undo_until, SubmissionState.HELD_FOR_UNDO, undo_until)
+        first_attempt_at = max(scheduled_at, undoable_until or scheduled_at)
+        return SubmissionSchedule(first_attempt_at, SubmissionState.SCHEDULED, undoable_until)
+    if undoable_until:
+        return SubmissionSchedule(undoable_until, SubmissionState.UNDOABLE, undoable_until)
     return SubmissionSchedule(now, SubmissionState.QUEUED, None)
 
 

@@ -19,7 +19,7 @@ from resolvers.messages.loaders import is_not_deleted_sql
 from resolvers.users.selection import load_managed_user
 
 SENT_FOR_USER_ACTION = "sent for the user"  # in the security log of the account
-LOGIN_AS_GUARD = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.LOGIN_AS)
+IMPERSONATE_GUARD = GuardRule(role=Role.DOMAIN_ADMIN, admin_permission=AdminPermission.IMPERSONATE)
 
 
 SUBMIT_SCOPES = frozenset({Scope.SUBMIT})
@@ -38,7 +38,7 @@ async def sending_context(
     if user_id is None or user_id == ctx.viewer.user_id:
         yield ctx
         return
-    ctx.viewer.require(LOGIN_AS_GUARD)
+    ctx.viewer.require(IMPERSONATE_GUARD)
     user = await load_managed_user(ctx, user_id)
     async with ctx.combined_transaction():
         user_ctx = context_as_user(ctx, user_id, scopes)

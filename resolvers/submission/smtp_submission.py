@@ -122,7 +122,7 @@ async def _read_current_account(ctx: Context, submitter: SmtpSubmitter) -> Colum
     """
     columns = {*ACCOUNT_COLUMNS, *SIGN_IN_COLUMNS, "upload_sent_messages"}
     conditions = [col(User.id) == submitter.user_id, credential_status.is_user_enabled_sql()]
-    proved = PasswordProof(PasswordKind.MASTER)
+    proved = PasswordProof(PasswordKind.FULL)
     if submitter.app_password_id is None:
         conditions.append(col(User.auth_version) == submitter.auth_version)
     elif app := await credential_status.load_valid_app_password_row(

@@ -15,7 +15,7 @@ from mail.archives.json_lines import ExportedMessage, MessageRecord
 from mail.storage.blobs.errors import CorruptBlob
 from mail.storage.message_content import StoredMessage, open_submission, read_all
 from mail.storage.message_flags import SYSTEM_FLAGS, imap_flags
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.errors import NotFound
 from models.mailboxes.tables import Mailbox, MailboxAnnotation
 from models.messages.tables import Message
@@ -37,7 +37,15 @@ from resolvers.transfer import scheduled_messages
 MAX_CHUNK_BYTES = 8 << 20  # bytes; a larger message has a chunk of its own
 MAX_CHUNK_MESSAGES = 200
 SETTING_COLUMNS = (
-    *("name", "language", "retention", "spam_level", "pub_key", "encrypt_messages", "meta_data"),
+    *(
+        "name",
+        "language",
+        "retention",
+        "spam_level",
+        "openpgp_public_key",
+        "encrypt_messages",
+        "meta_data",
+    ),
 )
 MESSAGE_COLUMNS = frozenset(
     {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "meta_data",
@@ -111,13 +119,13 @@ async def _settings_record(ctx: Context, passphrase: str | None) -> dict[str, An
         col(User.id) == user_id
     )
     (user,) = await ctx.read(statement)
-    values = select(*select_columns(KeyValue)).where(
-        col(KeyValue.stream_id) == user_id,
-        col(KeyValue.expires_at).is_(None) | (col(KeyValue.expires_at) > now),
+    values = select(*select_columns(KeyValueEntry)).where(
+        col(KeyValueEntry.stream_id) == user_id,
+        col(KeyValueEntry.expires_at).is_(None) | (col(KeyValueEntry.expires_at) > now),
     )
     stored = [
         {"store": row.store, "key": row.key, "value": row.value, "expires": row.expires_at}
-        for row in await ctx.read(values.order_by(col(KeyValue.store), col(KeyValue.key)))
+        for row in await ctx.read(values.order_by(col(KeyValueEntry.store), col(KeyValueEntry.key)))
     ]
     facts = {name: getattr(user, name) for name in SETTING_COLUMNS}
     label_records = [

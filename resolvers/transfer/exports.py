@@ -36,7 +36,7 @@ from resolvers.pagination import read_all_by_keys, read_by_keys
 from resolvers.transfer import export_writer, passphrases
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "ACCOUNT_EXPORT"
+TASK_KIND = "USER_EXPORT"
 MAX_RUNNING_EXPORTS = 2  # unfinished exports of a user
 MAX_STORED_EXPORTS = 5  # exports of a user; a new one deletes the oldest
 SETTINGS_SCOPES = frozenset(
@@ -149,7 +149,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
         await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if foreign:
             after = {"format": new_export.format, "settings": settings, "passphrase": bool(secret)}
-            entry = NewAuditLogEntry("accountExport", "User", user.id, user.domain_id, None, after)
+            entry = NewAuditLogEntry("userExport", "User", user.id, user.domain_id, None, after)
             await audit_log.log_changes(ctx, session, entry)
     return key
 

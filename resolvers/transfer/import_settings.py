@@ -40,8 +40,8 @@ async def import_settings(running: RunningImport, account: AccountRecord) -> Non
     for name in SIMPLE_SETTINGS:
         if account.settings.get(name) is not None:
             await _import_setting(running, name, account.settings[name])
-    if isinstance(account.settings.get("pub_key"), str):
-        await _import_setting(running, "pub_key", account.settings["pub_key"])
+    if isinstance(account.settings.get("openpgp_public_key"), str):
+        await _import_setting(running, "openpgp_public_key", account.settings["openpgp_public_key"])
     if account.settings.get("encrypt_messages") is True:
         await _import_setting(running, "encrypt_messages", True)
     for entries, import_entry in (
@@ -194,8 +194,8 @@ async def _import_setting(running: RunningImport, name: str, value: Any) -> None
     try:
         if not isinstance(value, kinds.get(name, str)):
             raise InvalidInput("not what it must be", constraint="type", path=[name])
-        if name == "pub_key":
-            patch = UserChanges(pub_key=str(value))
+        if name == "openpgp_public_key":
+            patch = UserChanges(openpgp_public_key=str(value))
         elif name == "meta_data":
             patch = UserChanges({name: custom_data.validate_custom_data(value, [name])})
         else:

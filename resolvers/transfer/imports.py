@@ -51,9 +51,9 @@ from resolvers.transfer.import_writer import ImportableMessage, SourceReader
 from resolvers.transfer.running_import import ImportOutcome, RunningImport
 from resolvers.users.selection import load_managed_user
 
-TASK_KIND = "ACCOUNT_IMPORT"
+TASK_KIND = "USER_IMPORT"
 MAX_RUNNING_IMPORTS = 2  # unfinished imports of a user
-SERVER_FILE_RULE = GuardRule(role=Role.ROOT, scope=Scope.MASTER)
+SERVER_FILE_RULE = GuardRule(role=Role.ROOT, scope=Scope.FULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ async def _insert_import_task(
         await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
         if user.id != ctx.viewer.user_id:
             after = {"path": task_order["path"], "mailbox": task_order["mailbox"]}
-            entry = NewAuditLogEntry("accountImport", "User", user.id, user.domain_id, None, after)
+            entry = NewAuditLogEntry("userImport", "User", user.id, user.domain_id, None, after)
             await audit_log.log_changes(ctx, session, entry)
     return task
 

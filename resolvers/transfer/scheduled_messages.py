@@ -23,18 +23,18 @@ from models.submission import tables
 from models.submission.tables import Submission, SubmissionState
 from resolvers.context import Context
 
-SCHEDULED_STATES = (SubmissionState.SCHEDULED, SubmissionState.HELD_FOR_UNDO)
+SCHEDULED_STATES = (SubmissionState.SCHEDULED, SubmissionState.UNDOABLE)
 MAX_EXPORTED_SUBMISSIONS = 10_000  # per account
 
 
 async def scheduled_submission_records(ctx: Context, user_id: int) -> list[dict[str, Any]]:
     """Return the scheduled submissions for the account record, next send time first."""
-    names = {"id", "queue_id", "send_time", "undo_until", "envelope_from", "header_id"}
+    names = {"id", "queue_id", "send_at", "undoable_until", "envelope_from", "header_id"}
     statement = (
         select(*select_columns(Submission, names), col(Message.message_id), col(Message.subject))
         .outerjoin(Message, col(Message.id) == col(Submission.message_id))
         .where(col(Submission.user_id) == user_id, col(Submission.state).in_(SCHEDULED_STATES))
-        .order_by(col(Submission.send_time), col(Submission.id))
+        .order_by(col(Submission.send_at), col(Submission.id))
     )
     rows = await ctx.read(statement.limit(MAX_EXPORTED_SUBMISSIONS))
     query = select(col(QueueEntry.submission_id), col(QueueEntry.recipient)).where(
@@ -52,7 +52,7 @@ async def scheduled_submission_records(ctx: Context, user_id: int) -> list[dict[
     return [
         {
             "queueId": row.queue_id,
-            "sendTime": row.send_time or row.undo_until,
+            "sendAt": row.send_at or row.undoable_until,
             "envelopeFrom": row.envelope_from,
             "recipients": recipients[row.id],
             "messageId": row.message_id or row.header_id,

@@ -31,8 +31,7 @@ async def end_connections_and_invalidate_cursors(
         await journal.force_resync(session, ids, origin=ctx.origin, at=ctx.environment.now())
         other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [
-            NewAuditLogEntry("clientStateReset", "User", row.id, row.domain_id)
-            for row in other_users
+            NewAuditLogEntry("userSyncReset", "User", row.id, row.domain_id) for row in other_users
         ]
         await audit_log.log_changes(ctx, session, *log)
     reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)

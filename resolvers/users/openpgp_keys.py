@@ -29,7 +29,7 @@ class OpenPgpPublicKey:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The properties of the key, as stored in `users.key_info`."""
+        """The properties of the key, as stored in `users.openpgp_key`."""
         return {
             "fingerprint": self.fingerprint,
             "name": self.name,
@@ -39,7 +39,7 @@ class OpenPgpPublicKey:
 
 
 async def validate_public_key(
-    environment: Environment, armored_key: str, *, path: Sequence[str] = ("pubKey",)
+    environment: Environment, armored_key: str, *, path: Sequence[str] = ("openpgpPublicKey",)
 ) -> OpenPgpPublicKey:
     """Return the key if it can encrypt. Raises Invalid if it can't, or is revoked or expired.
 

@@ -9,7 +9,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mail.files.upload_removal import MAX_UPLOADS_PER_TRANSACTION, delete_upload_rows
 from mail.storage.thread_assignment import delete_empty_threads_statement
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.auth.security_log import SecurityEvent
 from models.events.journal import PLATFORM, Change, ChangeKind, Stream
 from models.files.blobs import Upload
@@ -144,6 +144,6 @@ _PURGE_PHASES: tuple[PurgePhase, ...] = (
     _phase_purging_table(QuarantineItem, col(QuarantineItem.user_id), col(QuarantineItem.id)),
     _phase_purging_table(Change, col(Change.stream_id), col(Change.last)),
     _phase_purging_table(SecurityEvent, col(SecurityEvent.user_id), col(SecurityEvent.id)),
-    _phase_purging_table(KeyValue, col(KeyValue.stream_id), col(KeyValue.id)),
+    _phase_purging_table(KeyValueEntry, col(KeyValueEntry.stream_id), col(KeyValueEntry.id)),
     _purge_user_row,
 )

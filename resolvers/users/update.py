@@ -28,7 +28,7 @@ from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context, GuardRule
 from resolvers.submission import sender_patterns
 from resolvers.users import forward_targets, openpgp_keys
-from resolvers.users.quota import usage_reset
+from resolvers.users.quota import user_usage_reset
 from resolvers.users.quota.quota_allocation import reallocate_quota_of_users
 from resolvers.users.selection import UserSelector, load_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
@@ -59,7 +59,7 @@ class UserChanges:
 
     column_values: Mapping[str, Any] = field(default_factory=dict)
     username: str | None = None
-    pub_key: str | None = None  # "" removes the key
+    openpgp_public_key: str | None = None  # "" removes the key
     targets: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
@@ -75,7 +75,7 @@ class UserChanges:
         """The columns that the patch changes."""
         change_by_column = {
             "username": self.username is not None,
-            "pub_key": self.pub_key is not None,
+            "openpgp_public_key": self.openpgp_public_key is not None,
             "targets": self.targets is not None,
             "password": self.changes_password,
             "disable_2fa": self.disable_2fa,
@@ -173,7 +173,7 @@ def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges)
     if patch.password and patch.password.is_hash:
         privileged_columns.append("hashed_password")
     if privileged_columns or (patch.changes_password and not viewer.new_password_only):
-        viewer.require(GuardRule(scope=Scope.MASTER))
+        viewer.require(GuardRule(scope=Scope.FULL))
     if privileged_columns:
         require_users_in_administered_domains(
             ctx, rows, [*PATCH_PATH, camel_case(privileged_columns[0])]
@@ -260,13 +260,17 @@ async def _public_key_columns(
 ) -> dict[str, Any]:
     """Return the columns of a new public key, or of none. Adds a problem if it is unusable."""
     with problems.collecting():
-        if patch.pub_key:
+        if patch.openpgp_public_key:
             key = await openpgp_keys.validate_public_key(
-                ctx.environment, patch.pub_key, path=[*PATCH_PATH, "pubKey"]
+                ctx.environment, patch.openpgp_public_key, path=[*PATCH_PATH, "openpgpPublicKey"]
             )
-            openpgp_keys.warn_if_short(ctx, key, path=[*PATCH_PATH, "pubKey"])
-            return {"pub_key": key.armored, "key_info": key.info}
-    return {} if patch.pub_key is None else {"pub_key": None, "key_info": None}
+            openpgp_keys.warn_if_short(ctx, key, path=[*PATCH_PATH, "openpgpPublicKey"])
+            return {"openpgp_public_key": key.armored, "openpgp_key": key.info}
+    return (
+        {}
+        if patch.openpgp_public_key is None
+        else {"openpgp_public_key": None, "openpgp_key": None}
+    )
 
 
 async def _validate_password(
@@ -310,7 +314,7 @@ async def _change_locked_users(
     """Change the locked users and everything that depends on the changed columns."""
     if "username" in values:
         await _require_username_free(locked_users, values["username_key"])
-    if {"pub_key", *ENCRYPTION_SETTINGS} & values.keys():
+    if {"openpgp_public_key", *ENCRYPTION_SETTINGS} & values.keys():
         await _require_keys_for_encryption(locked_users, values)
     changed_columns = {row.id: locked_users.set_columns(row, **values) for row in locked_users.rows}
 
@@ -370,7 +374,7 @@ async def _require_keys_for_encryption(
     """Raise Invalid or Conflict if a user with encrypted mail would have no public key."""
     user_ids_without_key = []
     for row in locked_users.rows:
-        if values.get("pub_key", row.pub_key):
+        if values.get("openpgp_public_key", row.openpgp_public_key):
             continue
         for name, object_text in ENCRYPTION_SETTINGS.items():
             if values.get(name):
@@ -382,15 +386,15 @@ async def _require_keys_for_encryption(
                 text = (
                     f"{object_text} is encrypted to this key: end that first, by {camel_case(name)}"
                 )
-                raise Conflict(text, path=[*PATCH_PATH, "pubKey"])
+                raise Conflict(text, path=[*PATCH_PATH, "openpgpPublicKey"])
         user_ids_without_key.append(row.id)
-    if user_ids_without_key and "pub_key" in values:
+    if user_ids_without_key and "openpgp_public_key" in values:
         statement = select(col(Mailbox.id)).where(
             col(Mailbox.user_id).in_(user_ids_without_key), col(Mailbox.encrypt_messages)
         )
         if (await (await locked_users.session.connection()).execute(statement.limit(1))).first():
             text = "a folder has what arrives encrypted to this key: end that first"
-            raise Conflict(text, path=[*PATCH_PATH, "pubKey"])
+            raise Conflict(text, path=[*PATCH_PATH, "openpgpPublicKey"])
 
 
 async def _reset_counters_of_changed_limits(
@@ -399,11 +403,11 @@ async def _reset_counters_of_changed_limits(
     """Reset the counters of limits that have changed."""
     for kind in (UsageKind.RECIPIENTS, UsageKind.FORWARDS):
         if rows := with_new(kind.lower()):
-            await usage_reset.delete_usage(locked_users, [row.id for row in rows], [kind])
+            await user_usage_reset.delete_usage(locked_users, [row.id for row in rows], [kind])
     if receivers := with_new("received_max"):
         statement = update(User).where(col(User.id).in_([row.id for row in receivers]))
         await (await locked_users.session.connection()).execute(
-            statement.values(**usage_reset.RESET_RECEIVED)
+            statement.values(**user_usage_reset.RESET_RECEIVED)
         )
 
 

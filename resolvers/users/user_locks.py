@@ -27,7 +27,7 @@ from resolvers.users.validation import camel_case
 # Columns that follow from others or mean nothing to clients.
 UNREPORTED_COLUMNS = frozenset(
     {
-        "key_info",
+        "openpgp_key",
         "password_changed_at",
         "relays",
         "temporary_from",
@@ -90,11 +90,11 @@ async def lock_users_and_store_changes(
     """Lock users for a change. On leaving, store the changes with journal and admin log entries.
 
     Raises Forbidden or NotFound as `load_selected_users` does; users other than the viewer need a
-    credential with the scope MASTER. Raises Conflict if a user moves to another domain.
+    credential with the scope FULL. Raises Conflict if a user moves to another domain.
     """
     rows = await load_selected_users(ctx, selection, path=path)
     if any(row.id != ctx.viewer.user_id for row in rows):
-        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.MASTER))
+        ctx.viewer.require(GuardRule(role=Role.DOMAIN_ADMIN, scope=Scope.FULL))
     user_ids, domain_streams = (
         tuple(row.id for row in rows),
         {row.domain_id or PLATFORM for row in rows},
@@ -181,7 +181,7 @@ def _audit_log_values(
     locked_users: LockedUsers, row: ColumnRow
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return old and new values of a user for the admin log; a public key as its properties."""
-    hidden_columns = UNREPORTED_COLUMNS - {"key_info"} | {"pub_key"}
+    hidden_columns = UNREPORTED_COLUMNS - {"openpgp_key"} | {"openpgp_public_key"}
     before, after = locked_users.before.get(row.id, {}), locked_users.after.get(row.id, {})
     return (
         {name: value for name, value in before.items() if name not in hidden_columns},

@@ -25,23 +25,23 @@ COUNT_LIMIT = 1 << 31
 # Columns that a USER can change of the own row; some need a permission.
 OWN_COLUMNS = frozenset(
     {
-        *("name", "language", "password", "retention", "pub_key", "encrypt_messages"),
-        *("meta_data", "spam_level", "tls_enforce_in", "tls_enforce_out"),
+        *("name", "language", "password", "retention", "openpgp_public_key", "encrypt_messages"),
+        *("meta_data", "spam_level", "require_inbound_tls", "require_outbound_tls"),
         "upload_sent_messages",
-        *("targets", "encrypt_forwarded", "delimiter_action"),
+        *("targets", "encrypt_forwarded", "subaddress_action"),
     }
 )
 USER_PERMISSION_BY_COLUMN = {
     "spam_level": UserPermission.SPAM_SCORE,
-    "tls_enforce_in": UserPermission.TLS_POLICY,
-    "tls_enforce_out": UserPermission.TLS_POLICY,
-    "delimiter_action": UserPermission.DELIMITER_ACTION,
+    "require_inbound_tls": UserPermission.TLS_POLICY,
+    "require_outbound_tls": UserPermission.TLS_POLICY,
+    "subaddress_action": UserPermission.SUBADDRESS_ACTION,
 }
 ADMIN_PERMISSION_BY_COLUMN = {
-    "allowed_senders": AdminPermission.EXTEND_SENDER_ACL,
+    "allowed_senders": AdminPermission.ALLOWED_SENDERS,
     "disabled_scopes": AdminPermission.PROTOCOL_ACCESS,
     "webmail_access": AdminPermission.WEBMAIL_ACCESS,
-    "smtp_allowed_networks": AdminPermission.SMTP_IP_ACCESS,
+    "smtp_allowed_networks": AdminPermission.SUBMISSION_NETWORKS,
     "spam_level": AdminPermission.SPAM_POLICY,
 }
 
@@ -191,5 +191,5 @@ VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "received_max": _integer_below(COUNT_LIMIT),
     "forwards": _integer_below(COUNT_LIMIT),
     "meta_data": custom_data.validate_custom_data,
-    "internal_data": custom_data.validate_custom_data,
+    "private_metadata": custom_data.validate_custom_data,
 }

@@ -89,7 +89,7 @@ async def test_address_is_found_in_every_spelling(root: GraphQLClient, ada: Grap
         ("ada@other.example", "ada@example.org"),
     ):
         address = await load_address(ada, text)
-        assert (address["address"], address["inPrimaryDomain"]) == ("ada@example.org", primary)
+        assert (address["address"], address["canonicalAddress"]) == ("ada@example.org", primary)
     for text in ("eve@example.org", "ada", "@", "", "*@*", "ada@*", "a@\ud7ff"):
         assert await load_address(root, text) is None, text
         assert await load_address(root, text, allow_wildcard=True) is None, text
@@ -185,7 +185,7 @@ async def test_list_needs_a_constant_number_of_statements(
 async def test_owner_cannot_read_administrator_fields(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    admin_fields = {"privateComment": "Mine", "internalData": {"n": 1}}
+    admin_fields = {"privateComment": "Mine", "privateMetadata": {"n": 1}}
     await create_address(root, "second@example.org", user={"username": "ada"}, **admin_fields)
     for name in admin_fields:
         answer = await ada.execute(

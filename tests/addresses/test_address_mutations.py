@@ -62,7 +62,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     }
     address = await create_address(
         root, "Sales.Team@Example.ORG", user={"username": "ada"}, name="Sales", tags=["b", "a"],
-        publicComment="Ours", privateComment="Mine", metaData={"n": 1}, internalData={"m": 2},
+        publicComment="Ours", privateComment="Mine", metaData={"n": 1}, privateMetadata={"m": 2},
     )  # fmt: skip
     assert address["address"] == "Sales.Team@example.org"
     assert (address["localPart"], address["kind"], address["main"]) == (
@@ -71,7 +71,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
         False,
     )
     assert (address["user"], address["domain"]) == ({"username": "ada"}, {"name": "example.org"})
-    assert (address["tags"], address["metaData"], address["internalData"]) == (
+    assert (address["tags"], address["metaData"], address["privateMetadata"]) == (
         ["a", "b"], {"n": 1}, {"m": 2},
     )  # fmt: skip
     assert (address["publicComment"], address["privateComment"]) == ("Ours", "Mine")
@@ -162,8 +162,8 @@ async def test_wildcard_address_receives_mail(
     pattern: str, asked_address: str, root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     address = await create_address(root, pattern, user={"username": "ada"}, allowWildcard=True)
-    assert address["isWildcard"] is True
-    assert address["isCatchAll"] is (pattern in ("@example.org", "*@example.org"))
+    assert address["wildcard"] is True
+    assert address["catchAll"] is (pattern in ("@example.org", "*@example.org"))
     assert (
         await address_resolution.load_recipient_below_limits(root.environment, asked_address)
     ).user_id == ada.user.id
@@ -459,11 +459,11 @@ async def test_temporary_address_receives_mail_until_it_expires(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     created, errors = await try_create_temporary_address(
-        ada, validity="P2D", comment="Shop", forDomain="SHOP.example"
+        ada, validity="P2D", comment="Shop", forSite="SHOP.example"
     )
     assert errors == []
     assert created["address"].endswith("@example.org")
-    assert (created["forDomain"], created["publicComment"], created["main"]) == (
+    assert (created["forSite"], created["publicComment"], created["main"]) == (
         "shop.example", "Shop", False,
     )  # fmt: skip
     assert created["expiresAt"] == (clock() + timedelta(days=2)).isoformat().replace("+00:00", "Z")
@@ -498,7 +498,7 @@ async def test_temporary_address_receives_mail_until_it_expires(
     [
         ({"validity": "PT0S"}, "VALIDATION", "validity"),
         ({"validity": "P4000D"}, "VALIDATION", "validity"),
-        ({"forDomain": "not a domain"}, "VALIDATION", "forDomain"),
+        ({"forSite": "not a domain"}, "VALIDATION", "forSite"),
         ({"comment": "x" * 1001}, "VALIDATION", "comment"),
         ({"domain": "other.example"}, "NOT_FOUND", "domain"),
         ({"domain": "nowhere.example"}, "NOT_FOUND", "domain"),
@@ -525,15 +525,18 @@ async def test_temporary_addresses_are_limited_and_need_permission(
     other_permissions = [
         permission.value
         for permission in UserPermission
-        if permission is not UserPermission.SPAM_ALIAS
+        if permission is not UserPermission.TEMPORARY_ADDRESSES
     ]
     await execute_mutation(
         root, "userPermissionsSet", users={"usernames": ["ada"]}, permissions=other_permissions
     )
     _, errors = await try_create_temporary_address(ada)
-    assert error_summary(errors) == ("FORBIDDEN", [], None, "SPAM_ALIAS")
+    assert error_summary(errors) == ("FORBIDDEN", [], None, "TEMPORARY_ADDRESSES")
     _, errors = await try_delete_addresses(ada, temporary_address)
-    assert error_summary(errors)[:1] + error_summary(errors)[3:] == ("FORBIDDEN", "SPAM_ALIAS")
+    assert error_summary(errors)[:1] + error_summary(errors)[3:] == (
+        "FORBIDDEN",
+        "TEMPORARY_ADDRESSES",
+    )
 
 
 async def test_owner_changes_few_fields_and_others_none(
@@ -543,7 +546,7 @@ async def test_owner_changes_few_fields_and_others_none(
     for values, name in (
         ({"active": False}, "active"),
         ({"name": "x", "address": "y@example.org"}, "address"),
-        ({"internalData": {}}, "internalData"),
+        ({"privateMetadata": {}}, "privateMetadata"),
         ({"sendAs": False}, "sendAs"),
         ({"forwards": 1}, "forwards"),
     ):

@@ -445,13 +445,13 @@ async def test_cancelled_submission_cancels_its_copies(
     await create_bcc_rule(root, "@example.org", ARCHIVE, "SENDER")
     submission_id = await queue_message(ada, undo_window=timedelta(minutes=5))
     statement = "SELECT state, copy_of IS NULL FROM submissions"
-    assert {row[0] for row in await select_rows(environment, statement)} == {"HELD_FOR_UNDO"}
+    assert {row[0] for row in await select_rows(environment, statement)} == {"UNDOABLE"}
     await submission_mutations.cancel_submissions(client_context(ada), [submission_id])
     assert {row[0] for row in await select_rows(environment, statement)} == {"CANCELLED"}
     copies = await select_rows(
         environment, "SELECT id FROM submissions WHERE copy_of = :key", key=submission_id
     )
-    expected_states = [(copies[0][0], "HELD_FOR_UNDO"), (copies[0][0], "CANCELLED")]
+    expected_states = [(copies[0][0], "UNDOABLE"), (copies[0][0], "CANCELLED")]
     assert await platform_submission_states(environment) == expected_states
     states = await select_rows(environment, "SELECT DISTINCT state, next_at FROM deliveries")
     assert states == [(DeliveryState.CANCELLED, None)]
@@ -499,7 +499,7 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
     await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="example.org")
     other_rule_id = await create_bcc_rule(root, "@far.example", "x@else.example")
     domain_rule_id = await create_bcc_rule(root, "@example.org", ARCHIVE)
-    admin = await make_domain_admin(environment, root.http, "dora", [AdminPermission.BCC_MAPS])
+    admin = await make_domain_admin(environment, root.http, "dora", [AdminPermission.BCC_RULES])
     page = (await admin(BCC_RULES_QUERY))["bccRules"]
     assert (page["totalCount"], [node["id"] for node in page["nodes"]]) == (1, [domain_rule_id])
     assert await admin(NODE, id=other_rule_id) == {"node": None}
@@ -519,7 +519,7 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
         assert errors == []
 
     admin_without_permission = await make_domain_admin(
-        environment, root.http, "dan", [AdminPermission.ALIAS_DOMAINS]
+        environment, root.http, "dan", [AdminPermission.DOMAIN_ALIASES]
     )
     for client in (ada, admin_without_permission):
         assert (await client.execute(BCC_RULES_QUERY))["errors"][0]["extensions"][

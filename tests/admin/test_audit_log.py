@@ -57,7 +57,7 @@ async def write_entries(
     viewer: Viewer | None = None,
     **extra: Any,
 ) -> None:
-    viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER}))
+    viewer = viewer or Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL}))
     ctx = Context(environment, viewer, **extra)
     async with ctx.write_session() as session:
         await audit_log.log_changes(ctx, session, *new_entries)
@@ -129,7 +129,7 @@ async def test_change_of_own_data_writes_no_entry(ada: GraphQLClient) -> None:
 async def test_entry_names_the_administrator_who_acts_as_a_user(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
-    viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}), actor_id=bob.user.id)
+    viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.FULL}), actor_id=bob.user.id)
     await write_entries(
         ada.environment, NewAuditLogEntry("x"), viewer=viewer, client_ip="192.0.2.7"
     )

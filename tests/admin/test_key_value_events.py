@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from graph.types import global_ids
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.events.journal import Change
 from models.runtime.environment import Environment
 from models.store.columns import select_columns
@@ -27,9 +27,9 @@ from tests.support.accounts.key_value_operations import (
 from tests.support.stores.counter_check import load_stream_position, select_rows
 
 FOLLOW = """subscription {
-  changes(after: "AFTER", kinds: [KEY_VALUE_CHANGED], batchWindow: "PT0S") {
+  changes(after: "AFTER", kinds: [KEY_VALUE_CHANGED], debounce: "PT0S") {
     events { kind user { username }
-      ... on AccountChange { nodeId node { ... on KeyValue { key value } } } } } }"""
+      ... on AccountChange { nodeId node { ... on KeyValueEntry { key value } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -41,7 +41,7 @@ async def insert_entries(environment: Environment, owner_id: int, entry_keys: li
         for key in entry_keys
     ]  # fmt: skip
     async with environment.write_session(owner_id) as session:
-        await (await session.connection()).execute(insert(KeyValue), entry_rows)
+        await (await session.connection()).execute(insert(KeyValueEntry), entry_rows)
 
 
 async def next_events(client: GraphQLClient, after: str, count: int) -> list[Any]:
@@ -148,7 +148,7 @@ async def test_entries_are_deleted_when_the_user_is_purged(
     ((entry_id, *_), *_) = await select_rows(
         environment, "SELECT id FROM key_values WHERE key = 'a/0'"
     )
-    assert (await root(node, id=global_ids.encode("KeyValue", entry_id)))["node"] is None
+    assert (await root(node, id=global_ids.encode("KeyValueEntry", entry_id)))["node"] is None
     restore = "mutation ($i: UserRestoreInput!) { userRestore(input: $i) { errors { code } } }"
     restored = await root(restore, i={"by": {"username": "ada"}})
     assert restored["userRestore"]["errors"] == []
@@ -159,36 +159,40 @@ async def test_entries_are_deleted_when_the_user_is_purged(
     assert sorted(row[2] for row in await load_key_value_rows(environment)) == ["b", "c"]
 
 
-async def test_profile_reset_deletes_ui_entries(ada: GraphQLClient, bob: GraphQLClient) -> None:
+async def test_user_preferences_reset_deletes_ui_entries(
+    ada: GraphQLClient, bob: GraphQLClient
+) -> None:
     for client in (ada, bob):
         for key in ("ui/a", "ui/b/c", "ui", "uix", "u"):
             await set_value(client, key)
     before = await load_stream_position(ada.environment, ada.user.id)
-    payload = await run_key_value_mutation(ada, "profileReset")
+    payload = await run_key_value_mutation(ada, "userPreferencesReset")
     assert payload == {"users": [{"username": "ada"}], "errors": []}
     assert await list_keys(ada, recurse=True) == ["u", "ui", "uix"]
     assert len(await list_keys(bob, recurse=True)) == 5
     assert await load_stream_position(ada.environment, ada.user.id) == before + 2
-    assert (await run_key_value_mutation(ada, "profileReset"))[
+    assert (await run_key_value_mutation(ada, "userPreferencesReset"))[
         "errors"
     ] == []  # no entries are left
     assert await load_stream_position(ada.environment, ada.user.id) == before + 2
-    refused = await run_key_value_mutation(ada, "profileReset", users={"usernames": ["bob"]})
+    refused = await run_key_value_mutation(
+        ada, "userPreferencesReset", users={"usernames": ["bob"]}
+    )
     assert [error["code"] for error in refused["errors"]] == ["NOT_FOUND"]
     assert len(await list_keys(bob, recurse=True)) == 5
 
 
-async def test_profile_reset_needs_the_permission(ada: GraphQLClient) -> None:
+async def test_user_preferences_reset_needs_the_permission(ada: GraphQLClient) -> None:
     eve = await make_client(
-        ada.environment, ada.http, "eve", permissions=[UserPermission.CLIENT_RESET]
+        ada.environment, ada.http, "eve", permissions=[UserPermission.SYNC_RESET]
     )
     await set_value(eve, "ui/a")
-    (error,) = (await run_key_value_mutation(eve, "profileReset"))["errors"]
-    assert (error["code"], error["requires"]) == ("FORBIDDEN", "PROFILE_RESET")
+    (error,) = (await run_key_value_mutation(eve, "userPreferencesReset"))["errors"]
+    assert (error["code"], error["requires"]) == ("FORBIDDEN", "PREFERENCES_RESET")
     assert await list_keys(eve, "ui/") == ["ui/a"]
 
 
-async def test_profile_reset_needs_a_constant_number_of_statements(
+async def test_user_preferences_reset_needs_a_constant_number_of_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
     user_ids = [(await make_user(root.environment, f"n{n}")).id for n in range(21)]
@@ -199,11 +203,11 @@ async def test_profile_reset_needs_a_constant_number_of_statements(
         del statements[:]
         selection = {"ids": [global_ids.encode("User", user_id) for user_id in selected_ids]}
         assert len(
-            (await run_key_value_mutation(root, "profileReset", users=selection))["users"]
+            (await run_key_value_mutation(root, "userPreferencesReset", users=selection))["users"]
         ) == len(selected_ids)
         return len([statement for statement in statements if "api_keys" not in statement])
 
     assert await cost(user_ids[:1]) == await cost(user_ids[1:])
     assert await load_key_value_rows(root.environment) == []
-    statement_text = "SELECT count(*) FROM audit_log WHERE mutation = 'profileReset'"
+    statement_text = "SELECT count(*) FROM audit_log WHERE mutation = 'userPreferencesReset'"
     assert await select_rows(root.environment, statement_text) == [(21,)]

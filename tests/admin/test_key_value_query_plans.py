@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import insert, text
 
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.runtime.environment import Environment
 from models.store.keyset_pages import Cursor, PageRequest
 from models.users.roles import Role, Scope
@@ -35,7 +35,7 @@ async def explained_plans(ada: GraphQLClient) -> AsyncIterator[QueryPlanRecorder
             }
             rows.append({**row, "key": f"{level}{n}", "value": "x", "version": n, "size": 9})
     async with environment.write_session() as session:
-        await (await session.connection()).execute(insert(KeyValue), rows)
+        await (await session.connection()).execute(insert(KeyValueEntry), rows)
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:
             await connection.execute(text("ANALYZE key_values"))
@@ -58,7 +58,7 @@ def assert_index_range(plan: str, *indexes: str) -> None:
 
 def make_contexts(environment: Environment, owner_id: int) -> list[Context]:
     """Return the contexts of the owner and of an administrator."""
-    all_scopes = frozenset({Scope.MASTER})
+    all_scopes = frozenset({Scope.FULL})
     return [
         Context(environment, Viewer(owner_id, Role.USER, all_scopes)),
         Context(environment, Viewer(0, Role.ROOT, all_scopes)),

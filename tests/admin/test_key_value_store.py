@@ -43,7 +43,7 @@ async def test_value_is_stored_unchanged(ada: GraphQLClient) -> None:
     assert (updated["id"], updated["value"]) == (entry["id"], "")
     assert updated["version"] > entry["version"]
     assert await load_value(ada, "ui/Theme") is None
-    document = "query ($id: ID!) { node(id: $id) { ... on KeyValue { key value } } }"
+    document = "query ($id: ID!) { node(id: $id) { ... on KeyValueEntry { key value } } }"
     node = (await ada(document, id=entry["id"]))["node"]
     assert node == {"key": "ui/theme", "value": ""}
 
@@ -198,7 +198,7 @@ async def test_concurrent_increments_of_two_processes_are_all_counted(
     ]
 
     async def increment(difference: int) -> int:
-        viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.MASTER}))
+        viewer = Viewer(ada.user.id, Role.USER, frozenset({Scope.FULL}))
         entry = await key_values.increment_value(
             Context(worlds[difference % 2], viewer),
             KeyValueNamespace(ada.user.id),
@@ -502,7 +502,7 @@ async def test_scope_limits_access_to_entries(ada: GraphQLClient, root: GraphQLC
         )
         return GraphQLClient(ada.http, ada.environment, client.user, secret)
 
-    node = "query ($id: ID!) { node(id: $id) { ... on KeyValue { value } } }"
+    node = "query ($id: ID!) { node(id: $id) { ... on KeyValueEntry { value } } }"
     mail_client = await make_scoped_client(ada, Scope.MAIL)
     assert (await mail_client(node, id=entry["id"]))["node"] is None  # the scope allows mail only
     answer = await mail_client.execute(KEY_VALUE_QUERY, key="a")
@@ -512,7 +512,7 @@ async def test_scope_limits_access_to_entries(ada: GraphQLClient, root: GraphQLC
     error = await run_failing_mutation(
         settings_client, "keyValueSet", key="a", value="1", shared=True
     )
-    assert (error["code"], error["requires"]) == ("FORBIDDEN", "MASTER")
+    assert (error["code"], error["requires"]) == ("FORBIDDEN", "FULL")
 
 
 async def test_audit_log_has_no_values_of_other_users(
@@ -528,7 +528,7 @@ async def test_audit_log_has_no_values_of_other_users(
         " WHERE mutation LIKE 'keyValue%' ORDER BY id",
     )
     assert [row[:2] for row in log_rows] == [
-        ("keyValueSet", "User"), ("keyValueSet", "KeyValue"), ("keyValueDelete", "User"),
+        ("keyValueSet", "User"), ("keyValueSet", "KeyValueEntry"), ("keyValueDelete", "User"),
     ]  # fmt: skip
     assert [row[2] for row in log_rows if row[1] == "User"] == [ada.user.id] * 2
     assert "my word" not in str(log_rows)

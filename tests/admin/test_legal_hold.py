@@ -140,7 +140,7 @@ async def test_every_version_of_a_draft_is_copied(
     legal_hold_id = await start_legal_hold(admin_client, ada, runs_task=not runs_late)
     for subject in ("second", "third"):
         previous = {"id": draft["message"]["id"]}
-        payload = await upload_message(ada, subject=subject, replacePrevious=previous)
+        payload = await upload_message(ada, subject=subject, replaces=previous)
         assert payload["errors"] == []
     if runs_late:
         assert await tasks.run_next_task(admin_client.environment)

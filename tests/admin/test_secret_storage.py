@@ -44,7 +44,9 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
     secrets += enabled["recoveryCodes"]
     clock.tick(minutes=5)
     tokens = (totp_code(ada.environment, setup["seed"]), enabled["recoveryCodes"][0], "000000")
-    answers += [await run_auth_mutation(ada, "totpCheck", "valid", token=token) for token in tokens]
+    answers += [
+        await run_auth_mutation(ada, "totpVerify", "valid", token=token) for token in tokens
+    ]
     key = SoftwareAuthenticator()
     proof = {"totp": enabled["recoveryCodes"][1]}
     response = await make_registration_response(ada, key)

@@ -45,7 +45,7 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
         {"filename": "a", "content": "x" * 500}]}, ["attachments"], 300),
     ("upload_max", 100, "fileUpload", {"filename": "a", "content": {"text": "x" * 500}},
      ["content"], 500),
-    ("upload_max", 100, "accountImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
+    ("upload_max", 100, "userImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
 ]  # fmt: skip
 MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
 
@@ -92,7 +92,7 @@ async def test_recipient_limit_applies_to_drafts_when_sent(ada: GraphQLClient) -
     assert saved["errors"] == []
     changed = {
         **arguments,
-        "replacePrevious": {"id": saved["message"]["id"]},
+        "replaces": {"id": saved["message"]["id"]},
         "subject": "Hi again",
     }
     saved = await execute_mutation(ada, "messageUpload", "message { id }", **changed)

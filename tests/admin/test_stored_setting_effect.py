@@ -28,7 +28,7 @@ from tests.support.operations.setting_operations import (
 )
 from tests.support.servers.live_server import wait_until
 
-SEND = """mutation ($to: [NamedAddressInput!]!) { messageSend(input: {to: $to, text: "x"}) {
+SEND = """mutation ($to: [MailAddressInput!]!) { messageSend(input: {to: $to, text: "x"}) {
   errors { __typename code } } }"""
 
 

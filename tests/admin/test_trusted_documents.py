@@ -85,7 +85,7 @@ async def test_removal_is_all_or_nothing(environment: Environment) -> None:
 
 
 async def test_only_root_can_manage_trusted_documents(environment: Environment) -> None:
-    admin = Context(environment, Viewer(1, Role.ADMIN, frozenset({Scope.MASTER})))
+    admin = Context(environment, Viewer(1, Role.ADMIN, frozenset({Scope.FULL})))
     for operation in (
         trusted_documents.add_documents_and_count_new(admin, [new_document(1)]),
         trusted_documents.remove_documents(admin, [b"\0" * 32]),

@@ -24,7 +24,7 @@ from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import (
-    MASTER_SCOPES,
+    FULL_SCOPES,
     SignInEnvironment,
     add_other_domain,
     make_domain_admin_context,
@@ -102,7 +102,7 @@ async def test_domain_admin_key_covers_only_own_domains(
         0,
         frozenset({sign_in_environment.domain_id}),
     )
-    assert viewer.permissions == {AdminPermission.LOGIN_AS}
+    assert viewer.permissions == {AdminPermission.IMPERSONATE}
     key_context = Context(sign_in_environment.environment, viewer)
     with pytest.raises(InvalidInput):  # a key without a user can't create a key without domains
         await create_key_and_viewer(sign_in_environment, key_context, role=role)
@@ -402,7 +402,7 @@ async def test_key_loses_rights_with_its_demoted_maker(
     assert await authentication.has_credential_ended_or_narrowed(
         sign_in_environment.environment, viewer
     )
-    assert replace(current_viewer, permissions=frozenset()).scopes == MASTER_SCOPES
+    assert replace(current_viewer, permissions=frozenset()).scopes == FULL_SCOPES
 
 
 async def test_creation_of_platform_key_is_in_audit_log(
@@ -425,7 +425,7 @@ async def test_admin_creates_key_for_domain_without_own_rights(
 ) -> None:
     new_user = NewUser(username="far", address="far@far.example", password_disabled=True)
     await creation_create.create_user(
-        Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)), new_user
+        Context(environment, Viewer(role=Role.ROOT, scopes=FULL_SCOPES)), new_user
     )
     users_query = "{ users(first: 10) { nodes { username } } }"
     arguments = {"name": "k", "role": "DOMAIN_ADMIN", "domains": [{"name": "far.example"}]}

@@ -18,7 +18,7 @@ from models.users.roles import Role, Scope
 from resolvers.auth import api_keys, authentication
 from resolvers.auth.api_keys import NewApiKey
 from resolvers.context import Context, Viewer
-from tests.support.accounts.sign_in_environment import MASTER_SCOPES, SignInEnvironment
+from tests.support.accounts.sign_in_environment import FULL_SCOPES, SignInEnvironment
 from tests.support.stores.row_counts import count_rows
 
 
@@ -55,7 +55,7 @@ async def test_key_without_scopes_has_all_scopes_of_its_role(
     root_context = sign_in_environment.user_context("ada", Role.ROOT)
     _, secret = await api_keys.create_api_key(root_context, NewApiKey("boss", role=Role.ADMIN))
     viewer = await sign_in_environment.authenticate(secret)
-    assert (viewer.user_id, viewer.role, viewer.scopes) == (0, Role.ADMIN, MASTER_SCOPES)
+    assert (viewer.user_id, viewer.role, viewer.scopes) == (0, Role.ADMIN, FULL_SCOPES)
 
 
 async def test_user_creates_no_key_with_more_rights(sign_in_environment: SignInEnvironment) -> None:

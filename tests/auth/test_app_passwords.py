@@ -176,7 +176,7 @@ def test_app_password_scopes_exclude_master() -> None:
     assert app_passwords.scopes_of_app_password(["MAIL"]) == {Scope.MAIL, Scope.MAIL_READ}
     assert app_passwords.scopes_of_app_password(["IMAP"]) == {Scope.IMAP}
     names = [scope.value for scope in AppPasswordScope]
-    assert not {Scope.MASTER, Scope.READ, Scope.SETTINGS} & app_passwords.scopes_of_app_password(
+    assert not {Scope.FULL, Scope.READ, Scope.SETTINGS} & app_passwords.scopes_of_app_password(
         names
     )
 
@@ -356,15 +356,15 @@ async def test_domain_admin_needs_app_password_permission(
     row = (await app_passwords.create_app_password(client_context(ada), None, new_phone)).row
     admin_without_permission, admin_with_permission = (
         await load_domain_admin_context(bob),
-        await load_domain_admin_context(bob, AdminPermission.APP_PASSWDS),
+        await load_domain_admin_context(bob, AdminPermission.APP_PASSWORDS),
     )
     other_admin = await load_domain_admin_context(
-        bob, AdminPermission.APP_PASSWDS, domain="elsewhere.example"
+        bob, AdminPermission.APP_PASSWORDS, domain="elsewhere.example"
     )
     new_password, deactivation = NewAppPassword("x"), AppPasswordPatch(active=False)
     with pytest.raises(Forbidden) as refusal:
         await app_passwords.create_app_password(admin_without_permission, ada.user.id, new_password)
-    assert refusal.value.requires == AdminPermission.APP_PASSWDS
+    assert refusal.value.requires == AdminPermission.APP_PASSWORDS
     for ctx in (admin_without_permission, other_admin):
         assert await app_passwords.load_app_passwords_of_users(ctx, [(ada.user.id, True)]) == [[]]
         assert await app_passwords.load_app_passwords_by_id(ctx, [row.id]) == [None]
@@ -410,7 +410,7 @@ async def test_user_needs_app_password_permission(ada: GraphQLClient) -> None:
     other_permissions = [
         permission.value
         for permission in UserPermission
-        if permission is not UserPermission.APP_PASSWDS
+        if permission is not UserPermission.APP_PASSWORDS
     ]
     async with ada.environment.write_session() as session:
         is_ada = col(User.id) == ada.user.id

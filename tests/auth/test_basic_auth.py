@@ -22,7 +22,7 @@ from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.support.accounts.sign_in_environment import (
     APP_PASSWORD,
-    MASTER_SCOPES,
+    FULL_SCOPES,
     PASSWORD,
     SignInEnvironment,
     add_app_password,
@@ -81,7 +81,7 @@ async def test_own_password_is_refused_for_graphql_or_with_a_factor(
     assert (viewer.user_id, viewer.role, viewer.scopes) == (
         sign_in_environment.users["ada"],
         Role.USER,
-        MASTER_SCOPES,
+        FULL_SCOPES,
     )
     assert authentication.refuse_operation_limited_key(viewer) is viewer
     with pytest.raises(Forbidden):
@@ -265,7 +265,7 @@ async def test_malformed_header_is_refused_without_a_statement(
 async def test_own_password_over_http_is_valid_for_paths_only(
     environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=FULL_SCOPES))
     await creation_create.create_user(
         root_context, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )

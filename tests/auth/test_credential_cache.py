@@ -238,7 +238,7 @@ async def test_change_that_narrows_key_is_seen_within_a_second(
     sign_in_environment: SignInEnvironment, other_process: OtherProcess, name: str
 ) -> None:
     change, attribute, expected = NARROWING_CHANGES[name]
-    permissions = [AdminPermission.LOGIN_AS]
+    permissions = [AdminPermission.IMPERSONATE]
     await sign_in_environment.change_user(
         "ada", role=Role.DOMAIN_ADMIN, admin_permissions=permissions
     )
@@ -283,7 +283,7 @@ async def test_token_ends_with_the_key_that_made_it(
     expires_at = sign_in_environment.clock() + timedelta(seconds=40)
     platform_context = replace(
         sign_in_environment.user_context("ada"),
-        viewer=Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})),
+        viewer=Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})),
     )
     key, _ = await api_keys.create_api_key(
         platform_context, NewApiKey("front end", role=Role.ADMIN, expires_at=expires_at)

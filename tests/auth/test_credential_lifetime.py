@@ -21,7 +21,7 @@ from resolvers.auth import access_tokens, api_keys, authentication
 from resolvers.auth.api_keys import NewApiKey
 from resolvers.context import Context, Viewer
 from tests.support.accounts.sign_in_environment import (
-    MASTER_SCOPES,
+    FULL_SCOPES,
     SignInEnvironment,
     sign_in_by_token,
 )
@@ -47,7 +47,7 @@ async def test_token_authenticates_its_user(sign_in_environment: SignInEnvironme
     assert (viewer.user_id, viewer.role, viewer.scopes) == (
         sign_in_environment.users["ada"],
         Role.ADMIN,
-        MASTER_SCOPES,
+        FULL_SCOPES,
     )
     assert (
         viewer.expires_at
@@ -208,7 +208,7 @@ async def test_change_by_same_process_ends_token_at_once(
 
 async def test_bootstrap_key_has_role_root(sign_in_environment: SignInEnvironment) -> None:
     viewer = await sign_in_environment.authenticate("let me in", bootstrap="let me in")
-    assert viewer == Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)
+    assert viewer == Viewer(role=Role.ROOT, scopes=FULL_SCOPES)
     for key, bootstrap in (("let me", "let me in"), ("", ""), ("let me in", ""), ("x", None)):
         with pytest.raises(Unauthenticated):
             await sign_in_environment.authenticate(key, bootstrap=bootstrap)
@@ -227,7 +227,7 @@ async def test_revoke_ends_the_current_token(sign_in_environment: SignInEnvironm
 
 async def test_revoke_without_token_revokes_nothing(sign_in_environment: SignInEnvironment) -> None:
     await sign_in_environment.create_token("ada")
-    for viewer in (Viewer(), Viewer(role=Role.ROOT, scopes=MASTER_SCOPES)):
+    for viewer in (Viewer(), Viewer(role=Role.ROOT, scopes=FULL_SCOPES)):
         for revokes_all in (True, False):
             assert (
                 await access_tokens.revoke_own_access_tokens(

@@ -170,7 +170,7 @@ async def test_user_without_webmail_access_gets_no_token(
 
 
 @pytest.mark.parametrize("password", ["wrong", TEMPORARY[::-1], APP_PASSWORD[::-1]])
-@pytest.mark.parametrize("scope", [Scope.MASTER, Scope.IMAP])
+@pytest.mark.parametrize("scope", [Scope.FULL, Scope.IMAP])
 async def test_failed_sign_ins_run_equal_hashes_for_all_usernames(
     sign_in_environment: SignInEnvironment,
     password: str,

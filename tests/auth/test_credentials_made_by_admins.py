@@ -23,7 +23,7 @@ API_KEY_CREATE = """mutation ($input: ApiKeyCreateInput!) { apiKeyCreate(input: 
   secret apiKey { maker scopes role expiresAt } errors { code path } } }"""
 APP_CREATE = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(input: $input) {
   password appPassword { maker scopes expiresAt } errors { code path } } }"""
-RESET_MUTATION = """mutation ($input: PasswordResetInput!) { passwordReset(input: $input) {
+RESET_MUTATION = """mutation ($input: UserPasswordResetInput!) { userPasswordReset(input: $input) {
   password errors { code path } } }"""
 AUTHENTICATE = """mutation ($input: AuthenticateInput!) { authenticate(input: $input) {
   token requirePasswordChange errors { code path } } }"""
@@ -62,11 +62,11 @@ async def load_data_or_error_code(client: GraphQLClient, document: str = VIEWER_
     return response["errors"][0]["extensions"]["code"] if "errors" in response else response["data"]
 
 
-async def test_key_for_other_user_has_the_limits_of_act_as(
+async def test_key_for_other_user_has_the_limits_of_impersonation(
     domain_admin: GraphQLClient, ada: GraphQLClient, clock: ManualClock
 ) -> None:
     for arguments, refusal in (
-        ({"scopes": ["MASTER"]}, {"code": "FORBIDDEN", "path": ["scopes"]}),
+        ({"scopes": ["FULL"]}, {"code": "FORBIDDEN", "path": ["scopes"]}),
         ({"role": "DOMAIN_ADMIN"}, {"code": "FORBIDDEN", "path": ["user"]}),
         ({"expiresAt": "2030-01-01T04:00:01Z"}, {"code": "VALIDATION", "path": ["expiresAt"]}),
     ):
@@ -90,7 +90,9 @@ async def test_key_for_other_user_ends_with_right_of_its_maker(
     key_client = replace(ada, secret=(await create_key_for_ada(domain_admin))["secret"])
     assert (await load_data_or_error_code(key_client))["viewer"]["user"]["username"] == "ada"
     other_permissions = [
-        permission for permission in AdminPermission if permission is not AdminPermission.LOGIN_AS
+        permission
+        for permission in AdminPermission
+        if permission is not AdminPermission.IMPERSONATE
     ]
     await set_permissions(
         domain_admin, *(list(AdminPermission) if loss else other_permissions), **loss
@@ -134,7 +136,7 @@ async def test_app_password_for_other_user_is_limited(
     other_permissions = [
         permission
         for permission in AdminPermission
-        if permission is not AdminPermission.APP_PASSWDS
+        if permission is not AdminPermission.APP_PASSWORDS
     ]
     await set_permissions(domain_admin, *other_permissions)
     (error,) = (await ada(AUTHENTICATE, input=attempt))["authenticate"]["errors"]
@@ -153,7 +155,7 @@ async def test_temporary_password_only_sets_a_new_password(
     sign_in_input = {"username": "ada", "password": OLD_PHRASE, "token": True}
     token_before = (await ada(AUTHENTICATE, input=sign_in_input))["authenticate"]["token"]
     reset_payload = (await domain_admin(RESET_MUTATION, input={"user": {"username": "ada"}}))[
-        "passwordReset"
+        "userPasswordReset"
     ]
     assert reset_payload["errors"] == []
     assert await load_data_or_error_code(replace(ada, secret=token_before)) == "UNAUTHENTICATED"
@@ -207,12 +209,12 @@ async def test_admin_changes_are_logged_and_sent_as_notices(
     users = {"users": {"usernames": ["ada"]}}
     reason_options = {"options": {"reason": "lost phone"}}
     changes = [
-        ("passwordReset", "PasswordResetInput", user),
+        ("userPasswordReset", "UserPasswordResetInput", user),
         ("userUpdate", "UserUpdateInput", {**users, "set": {"targets": ["t@far.example"]}}),
         ("userUpdate", "UserUpdateInput", {**users, "set": {"allowedSenders": ["t@far.example"]}}),
         ("apiKeyCreate", "ApiKeyCreateInput", {**user, "name": "x"}),
         ("appPasswordCreate", "AppPasswordCreateInput", {**user, "description": "x"}),
-        ("customTwoFactorEnable", "CustomTwoFactorEnableInput", user),
+        ("externalTwoFactorEnable", "ExternalTwoFactorEnableInput", user),
         ("twoFactorDisable", "TwoFactorDisableInput", {**user, **reason_options}),
         ("connectorCreate", "ConnectorCreateInput", {
             **user, "host": "imap.far.example", "username": "x",

@@ -14,11 +14,11 @@ from resolvers.context import Context, Viewer
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, make_api_key, make_client
-from tests.support.accounts.sign_in_environment import MASTER_SCOPES, PASSWORD
+from tests.support.accounts.sign_in_environment import FULL_SCOPES, PASSWORD
 from tests.support.clients.http_requests import VIEWER_QUERY, post_document
 
 AUTHENTICATE = """
-mutation ($name: String!, $password: String!, $scope: Scope! = MASTER, $token: Boolean! = true,
+mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boolean! = true,
           $ttl: Duration, $check: Boolean! = false, $key: String) {
   authenticate(input: {username: $name, password: $password, scope: $scope, token: $token,
       tokenTtl: $ttl, options: {validateOnly: $check, idempotencyKey: $key}}) {
@@ -55,7 +55,7 @@ query ($first: Int, $after: String) {
 @pytest.fixture
 async def eve(environment: Environment) -> str:
     """The username of a user with a password."""
-    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=FULL_SCOPES))
     await creation_create.create_user(
         root_context, NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     )
@@ -74,14 +74,14 @@ async def test_sign_in_returns_a_token_of_the_user(http: httpx.AsyncClient, eve:
     payload = await sign_in(http, "Eve@Example.org")
     assert payload == {
         "user": {"username": "eve"},
-        "scope": "MASTER",
+        "scope": "FULL",
         "requirePasswordChange": False,
         "token": payload["token"],
         "expiresAt": "2030-01-15T00:00:00Z",
         "errors": [],
     }
     viewer = (await post_document(http, VIEWER_QUERY, payload["token"]))["data"]["viewer"]
-    assert (viewer["role"], viewer["scopes"], viewer["apiKey"]) == ("USER", ["MASTER"], None)
+    assert (viewer["role"], viewer["scopes"], viewer["apiKey"]) == ("USER", ["FULL"], None)
     assert viewer["user"] == {"username": eve}
     assert viewer["token"]["current"] is True
 

@@ -20,29 +20,29 @@ from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import (
-    MASTER_SCOPES,
+    FULL_SCOPES,
     SignInEnvironment,
     add_other_domain,
-    create_act_as_token,
+    create_impersonation_token,
     make_admin_context,
     make_domain_admin_context,
 )
 from tests.support.clients.http_requests import post_document
 
-ACT_AS = """
+IMPERSONATION = """
 mutation ($user: UserRef!, $ttl: Duration) {
-  actAs(input: {user: $user, ttl: $ttl, options: {reason: "ticket 7"}}) {
+  userImpersonate(input: {user: $user, ttl: $ttl, options: {reason: "ticket 7"}}) {
     token expiresAt scope user { username } errors { code path }
   }
 }
 """
-VIEWER_QUERY = "{ viewer { role scopes actingFor { username } user { username } } }"
+VIEWER_QUERY = "{ viewer { role scopes impersonating { username } user { username } } }"
 
 
-async def test_act_as_token_has_all_scopes_except_master(
+async def test_impersonation_token_has_all_scopes_except_master(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    secret = await create_act_as_token(
+    secret = await create_impersonation_token(
         sign_in_environment, await make_admin_context(sign_in_environment)
     )
     viewer = await sign_in_environment.authenticate(secret)
@@ -54,13 +54,13 @@ async def test_act_as_token_has_all_scopes_except_master(
     for scope in (Scope.READ, Scope.MAIL, Scope.MAIL_READ, Scope.SUBMIT, Scope.SETTINGS):
         viewer.require_scope(scope)
     with pytest.raises(Forbidden):
-        viewer.require_scope(Scope.MASTER)
+        viewer.require_scope(Scope.FULL)
 
 
-async def test_act_as_token_expires_on_time_despite_use(
+async def test_impersonation_token_expires_on_time_despite_use(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    secret = await create_act_as_token(
+    secret = await create_impersonation_token(
         sign_in_environment, await make_admin_context(sign_in_environment)
     )
     for _ in range(5):
@@ -75,11 +75,11 @@ async def test_act_as_token_expires_on_time_despite_use(
     "ttl",
     [timedelta(0), timedelta(seconds=59), timedelta(hours=4, seconds=1), -timedelta(days=1)],
 )
-async def test_act_as_ttl_out_of_range_is_refused(
+async def test_impersonation_ttl_out_of_range_is_refused(
     sign_in_environment: SignInEnvironment, ttl: timedelta
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
-        await create_act_as_token(
+        await create_impersonation_token(
             sign_in_environment, await make_admin_context(sign_in_environment), ttl=ttl
         )
     assert refusal.value.path == ["ttl"]
@@ -88,7 +88,7 @@ async def test_act_as_ttl_out_of_range_is_refused(
 @pytest.mark.parametrize(
     "change", [{"disabled": True}, {"suspended": True}, {"role": Role.USER}, {"role": "lost"}]
 )
-async def test_act_as_token_ends_with_rights_of_the_admin(
+async def test_impersonation_token_ends_with_rights_of_the_admin(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:
     await sign_in_environment.change_user("ada", domain_id=sign_in_environment.domain_id)
@@ -98,7 +98,7 @@ async def test_act_as_token_ends_with_rights_of_the_admin(
         if loses_domain
         else await make_admin_context(sign_in_environment)
     )
-    secret = await create_act_as_token(sign_in_environment, ctx)
+    secret = await create_impersonation_token(sign_in_environment, ctx)
     viewer = await sign_in_environment.authenticate(secret)
     if loses_domain:
         async with sign_in_environment.environment.write_session() as session:
@@ -118,24 +118,24 @@ async def test_act_as_token_ends_with_rights_of_the_admin(
     )
 
 
-async def test_act_as_token_ends_with_permission_or_user_change(
+async def test_impersonation_token_ends_with_permission_or_user_change(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.change_user("ada", domain_id=sign_in_environment.domain_id)
     admin_context = await make_domain_admin_context(sign_in_environment)
-    secret = await create_act_as_token(sign_in_environment, admin_context)
+    secret = await create_impersonation_token(sign_in_environment, admin_context)
     assert not await sign_in_environment.is_refused(secret)
     await sign_in_environment.change_user("dora", admin_permissions=[])
     sign_in_environment.clock.tick(seconds=5)
     assert await sign_in_environment.is_refused(secret)
-    admin_secret = await create_act_as_token(
+    admin_secret = await create_impersonation_token(
         sign_in_environment, await make_admin_context(sign_in_environment)
     )
     await sign_in_environment.change_user("ada", auth_version=7)
     assert await sign_in_environment.is_refused(admin_secret)
 
 
-async def test_act_as_needs_rights_over_the_user(
+async def test_impersonation_needs_rights_over_the_user(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     admin_context, other_domain_id = (
@@ -159,55 +159,75 @@ async def test_act_as_needs_rights_over_the_user(
         (await make_admin_context(sign_in_environment), "root", Forbidden),
     ):
         with pytest.raises(error_class):
-            await create_act_as_token(sign_in_environment, ctx, name)
-    key_viewer = Viewer(role=Role.DOMAIN_ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
+            await create_impersonation_token(sign_in_environment, ctx, name)
+    key_viewer = Viewer(role=Role.DOMAIN_ADMIN, scopes=FULL_SCOPES, api_key_id=7)
     with pytest.raises(Forbidden):
-        await create_act_as_token(
+        await create_impersonation_token(
             sign_in_environment, Context(sign_in_environment.environment, key_viewer)
         )
 
 
-async def test_act_as_is_in_security_log_and_audit_log(
+async def test_impersonation_is_in_security_log_and_audit_log(
     environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
 ) -> None:
     admin = await make_client(environment, http, "boss", role=Role.ADMIN)
-    act_as_payload = (await admin(ACT_AS, user={"username": "ada"}, ttl="PT1H"))["actAs"]
-    assert (act_as_payload["errors"], act_as_payload["user"]) == ([], {"username": "ada"})
-    assert act_as_payload["expiresAt"] == "2030-01-01T01:00:00Z"
+    impersonation_payload = (await admin(IMPERSONATION, user={"username": "ada"}, ttl="PT1H"))[
+        "userImpersonate"
+    ]
+    assert (impersonation_payload["errors"], impersonation_payload["user"]) == (
+        [],
+        {"username": "ada"},
+    )
+    assert impersonation_payload["expiresAt"] == "2030-01-01T01:00:00Z"
     (event,) = await environment.database.read(select(core_table(SecurityEvent)))
     assert (event.user_id, event.action) == (ada.user.id, "act as")
     assert (event.by, event.by_id) == ("boss", admin.user.id)
     assert event.detail["reason"] == "ticket 7"
     table = core_table(AuditLogEntry)
-    query = select(table).where(table.c.mutation == "actAs")
+    query = select(table).where(table.c.mutation == "userImpersonate")
     (entry,) = await environment.database.read(query)
-    assert (entry.mutation, entry.target_id, entry.reason) == ("actAs", ada.user.id, "ticket 7")
-    assert act_as_payload["token"] not in repr((event, entry))
-    viewer = (await post_document(http, VIEWER_QUERY, act_as_payload["token"]))["data"]["viewer"]
-    assert viewer["actingFor"] == viewer["user"] == {"username": "ada"}
+    assert (entry.mutation, entry.target_id, entry.reason) == (
+        "userImpersonate",
+        ada.user.id,
+        "ticket 7",
+    )
+    assert impersonation_payload["token"] not in repr((event, entry))
+    viewer = (await post_document(http, VIEWER_QUERY, impersonation_payload["token"]))["data"][
+        "viewer"
+    ]
+    assert viewer["impersonating"] == viewer["user"] == {"username": "ada"}
     assert viewer["scopes"] == ["MAIL", "READ", "SETTINGS", "SUBMIT"]
-    assert (await admin(VIEWER_QUERY))["viewer"]["actingFor"] is None
+    assert (await admin(VIEWER_QUERY))["viewer"]["impersonating"] is None
     for document in (
         'mutation { apiKeyCreate(input: {name: "x"}) { errors { code } } }',
         "mutation { tokenRevoke(input: {all: true}) { errors { code } } }",
         "mutation { totpSetup(input: {}) { errors { code } } }",
         'mutation { appPasswordCreate(input: {description: "x"}) { errors { code } } }',
-        'mutation { actAs(input: {user: {username: "bob"}}) { errors { code } } }',
+        'mutation { userImpersonate(input: {user: {username: "bob"}}) { errors { code } } }',
     ):
-        (payload,) = (await post_document(http, document, act_as_payload["token"]))["data"].values()
+        (payload,) = (await post_document(http, document, impersonation_payload["token"]))[
+            "data"
+        ].values()
         assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"], document
 
 
-async def test_domain_admin_needs_permission_to_act_as(
+async def test_domain_admin_needs_permission_to_impersonate(
     environment: Environment, http: httpx.AsyncClient, ada: GraphQLClient
 ) -> None:
     admin_without_permission = await make_domain_admin(environment, http, "bare")
     admin_with_permission = await make_domain_admin(
-        environment, http, "full", [AdminPermission.LOGIN_AS]
+        environment, http, "full", [AdminPermission.IMPERSONATE]
     )
     user = {"username": "ada"}
     assert [
-        e["code"] for e in (await admin_without_permission(ACT_AS, user=user))["actAs"]["errors"]
+        e["code"]
+        for e in (await admin_without_permission(IMPERSONATION, user=user))["userImpersonate"][
+            "errors"
+        ]
     ] == ["FORBIDDEN"]
-    assert (await ada(ACT_AS, user=user))["actAs"]["errors"][0]["code"] == "FORBIDDEN"
-    assert (await admin_with_permission(ACT_AS, user=user))["actAs"]["errors"] == []
+    assert (await ada(IMPERSONATION, user=user))["userImpersonate"]["errors"][0][
+        "code"
+    ] == "FORBIDDEN"
+    assert (await admin_with_permission(IMPERSONATION, user=user))["userImpersonate"][
+        "errors"
+    ] == []

@@ -19,9 +19,9 @@ from resolvers.auth.credential_cache import drop_cached_credentials
 from tests.conftest import GraphQLClient, ManualClock, make_api_key, make_client
 from tests.support.schema.access_matrix import BOOTSTRAP_KEY
 
-ACT_AS = """mutation ($name: String!) { actAs(input: {user: {username: $name}}) {
+IMPERSONATION = """mutation ($name: String!) { userImpersonate(input: {user: {username: $name}}) {
   token errors { code message path } } }"""
-VIEWER_QUERY = "{ viewer { role actingFor { username } user { username } } }"
+VIEWER_QUERY = "{ viewer { role impersonating { username } user { username } } }"
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ async def server(environment: Environment, tmp_path: Path) -> AsyncIterator[http
 
 async def load_logged_actors(environment: Environment) -> tuple[list[str], list[str | None]]:
     """Return the actors in the admin log, and in the security log of the user."""
-    audit_log_query = select(col(AuditLogEntry.actor)).where(col(AuditLogEntry.mutation) == "actAs")
+    audit_log_query = select(col(AuditLogEntry.actor)).where(
+        col(AuditLogEntry.mutation) == "userImpersonate"
+    )
     security_log_query = select(col(SecurityEvent.by)).where(col(SecurityEvent.action) == "act as")
     read = environment.database.read
     return [row.actor for row in await read(audit_log_query)], [
@@ -52,29 +54,31 @@ async def test_key_acts_as_user_and_is_named_in_the_logs(
     environment = ada.environment
     secret = await make_api_key(environment, name, role=role) if name else BOOTSTRAP_KEY
     key_client = replace(ada, http=server, secret=secret)
-    payload = (await key_client(ACT_AS, name="ada"))["actAs"]
+    payload = (await key_client(IMPERSONATION, name="ada"))["userImpersonate"]
     assert payload["errors"] == []
     acting_client = replace(key_client, secret=payload["token"])
     ada_fields = {"username": "ada"}
     assert (await acting_client(VIEWER_QUERY))["viewer"] == {
         "role": "USER",
-        "actingFor": ada_fields,
+        "impersonating": ada_fields,
         "user": ada_fields,
     }
     actor = f"key {name}" if name else "operator"
     assert await load_logged_actors(environment) == ([actor], [actor])
-    (error,) = (await acting_client(ACT_AS, name="ada"))["actAs"]["errors"]
+    (error,) = (await acting_client(IMPERSONATION, name="ada"))["userImpersonate"]["errors"]
     assert error["code"] == "FORBIDDEN"
     clock.tick(minutes=31)
     assert "errors" in await acting_client.execute(VIEWER_QUERY)
 
 
-async def test_act_as_token_ends_with_its_key(
+async def test_impersonation_token_ends_with_its_key(
     ada: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     environment = ada.environment
     key_client = replace(ada, secret=await make_api_key(environment, "panel", role=Role.ROOT))
-    acting_client = replace(ada, secret=(await key_client(ACT_AS, name="ada"))["actAs"]["token"])
+    acting_client = replace(
+        ada, secret=(await key_client(IMPERSONATION, name="ada"))["userImpersonate"]["token"]
+    )
     assert (await acting_client(VIEWER_QUERY))["viewer"]["role"] == "USER"
     async with environment.write_session() as session:
         statement = update(ApiKey).where(col(ApiKey.name) == "panel").values(active=False)
@@ -84,10 +88,10 @@ async def test_act_as_token_ends_with_its_key(
     assert admin_client.user.id
 
 
-async def test_key_does_not_act_as_user_of_higher_role(
+async def test_key_does_not_impersonation_user_of_higher_role(
     ada: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
     await make_client(environment, http, "top", role=Role.ROOT)
     key_client = replace(ada, secret=await make_api_key(environment, "panel", role=Role.ADMIN))
-    (error,) = (await key_client(ACT_AS, name="top"))["actAs"]["errors"]
+    (error,) = (await key_client(IMPERSONATION, name="top"))["userImpersonate"]["errors"]
     assert (error["code"], error["path"]) == ("FORBIDDEN", ["user"])

@@ -133,7 +133,7 @@ async def test_many_events_are_written_in_constant_statements(
     ada: GraphQLClient, root: GraphQLClient, statements: list[str]
 ) -> None:
     users = [await make_user(root.environment, f"u{n}") for n in range(20)]
-    viewer = Viewer(ada.user.id, Role.ADMIN, frozenset({Scope.MASTER}))
+    viewer = Viewer(ada.user.id, Role.ADMIN, frozenset({Scope.FULL}))
     statement_counts = []
     for batch in (users[:1], users[1:]):
         del statements[:]

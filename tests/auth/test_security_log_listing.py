@@ -289,7 +289,7 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPl
         "created_at  ": SecurityEventFilter(result="fail"),
         "created_at   ": SecurityEventFilter(protocol="IMAP"),
     }
-    viewer = Viewer(0, Role.ADMIN, frozenset({Scope.MASTER}))
+    viewer = Viewer(0, Role.ADMIN, frozenset({Scope.FULL}))
     for name, log_filter in filters.items():
         for user_id in (None, full_log.user.id):
             ctx = Context(full_log.environment, viewer)
@@ -311,7 +311,7 @@ async def test_each_filter_uses_an_index(full_log: GraphQLClient, plans: QueryPl
 async def test_page_of_one_user_uses_index_without_sort(
     full_log: GraphQLClient, plans: QueryPlanRecorder
 ) -> None:
-    viewer = Viewer(full_log.user.id, Role.USER, frozenset({Scope.MASTER}))
+    viewer = Viewer(full_log.user.id, Role.USER, frozenset({Scope.FULL}))
     page_key = SecurityEventPageKey(
         PageRequest("x"), frozenset({"action"}), SecurityEventFilter(), full_log.user.id
     )

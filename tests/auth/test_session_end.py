@@ -1,4 +1,4 @@
-"""Ending connections with sessionKick, and flushing the credential cache."""
+"""Ending connections with sessionTerminate, and flushing the credential cache."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.sign_in_environment import SignInEnvironment
 from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, wait_until
 
-SESSION_KICK = """
-mutation ($input: SessionKickInput!) {
-  sessionKick(input: $input) { kicked results errors { __typename code message path } }
+SESSION_TERMINATE = """
+mutation ($input: SessionTerminateInput!) {
+  sessionTerminate(input: $input) { kicked results errors { __typename code message path } }
 }
 """
 AUTH_CACHE_FLUSH = """
@@ -35,7 +35,7 @@ mutation ($input: AuthCacheFlushInput!) {
 
 
 async def kick_sessions(client: GraphQLClient, **arguments: Any) -> Any:
-    return (await client(SESSION_KICK, input=arguments))["sessionKick"]
+    return (await client(SESSION_TERMINATE, input=arguments))["sessionTerminate"]
 
 
 async def test_own_connections_end_with_the_reason(
@@ -101,7 +101,7 @@ async def test_purge_is_refused_while_user_is_connected(
     live_server: LiveServer, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     purge_mutation = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
-        purged errors { code ... on InUseError { sessions } } } }"""
+        purged errors { code ... on SessionsOpenError { sessions } } } }"""
     socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     async with httpx.AsyncClient(
@@ -119,17 +119,17 @@ async def test_purge_is_refused_while_user_is_connected(
     assert (len(payload["purged"]), payload["errors"]) == (1, [])
 
 
-async def test_client_state_reset_ends_connections(
+async def test_user_sync_reset_ends_connections(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: live_server.endpoint.connection_watch.connections)
-    document = "mutation { clientStateReset(input: {}) { errors { code } } }"
+    document = "mutation { userSyncReset(input: {}) { errors { code } } }"
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{live_server.port}", timeout=30
     ) as http:
         response = await GraphQLClient(http, ada.environment, ada.user, ada.secret)(document)
-    assert response["clientStateReset"]["errors"] == []
+    assert response["userSyncReset"]["errors"] == []
     await wait_until(lambda: socket.end_frame)
 
 

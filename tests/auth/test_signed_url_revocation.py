@@ -19,7 +19,7 @@ from tests.support.accounts.sign_in_environment import (
     PASSWORD,
     SignInEnvironment,
     add_app_password,
-    create_act_as_token,
+    create_impersonation_token,
     make_admin_context,
     sign_in_by_basic_auth,
 )
@@ -108,7 +108,7 @@ async def test_signed_url_ends_with_rights_of_acting_admin(
     query = signed_query(
         sign_in_environment,
         await sign_in_environment.authenticate(
-            await create_act_as_token(
+            await create_impersonation_token(
                 sign_in_environment, await make_admin_context(sign_in_environment)
             )
         ),

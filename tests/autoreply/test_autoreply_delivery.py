@@ -451,7 +451,7 @@ async def test_account_with_encrypted_mail_replies(
     ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     answer = await execute_mutation(
-        ada, "userUpdate", set={"pubKey": make_public_key("Ada"), "encryptMessages": True}
+        ada, "userUpdate", set={"openpgpPublicKey": make_public_key("Ada"), "encryptMessages": True}
     )
     assert answer["errors"] == []
     await set_autoreply(ada)

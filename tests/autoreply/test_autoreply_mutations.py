@@ -9,7 +9,7 @@ from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
 from models.users.roles import AdminPermission
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_client, raw_message
-from tests.support.accounts.account_exports import export_account, import_account
+from tests.support.accounts.user_exports import export_account, import_account
 from tests.support.accounts.user_operations import (
     count_statements_by_user_count,
     execute_mutation,

@@ -66,7 +66,7 @@ async def test_certificate_is_set_read_and_deleted(
         None,
     )
     assert certificate["issuer"] == "CN=Test CA"
-    assert (certificate["beginsAt"], certificate["expiresAt"]) == (
+    assert (certificate["startsAt"], certificate["expiresAt"]) == (
         "2029-12-01T00:00:00Z",
         "2030-03-01T00:00:00Z",
     )

@@ -190,7 +190,7 @@ async def test_following_unmanaged_account_is_refused(
         == "FORBIDDEN"
     )
     admin_with_permission = await make_domain_admin(
-        environment, http, "strong", [AdminPermission.LOGIN_AS]
+        environment, http, "strong", [AdminPermission.IMPERSONATE]
     )
     follower = await open_subscription(
         live_server, "follow", admin_with_permission, USER_SUBSCRIPTION, **variables
@@ -234,7 +234,7 @@ async def test_subscription_ends_when_credential_is_revoked(
     secret = await make_api_key(
         ada.environment,
         "brief",
-        scopes=[Scope.MASTER],
+        scopes=[Scope.FULL],
         user_id=client.user.id,
         role=client.user.role,
     )
@@ -272,7 +272,7 @@ async def test_revocation_by_another_process_is_found_by_next_account_change(
 ) -> None:
     """The key is deleted without an event. The next change of the account ends the subscription."""
     secret = await make_api_key(
-        ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+        ada.environment, "brief", scopes=[Scope.FULL], user_id=ada.user.id, role=ada.user.role
     )
     revoked_follower = await live_server.follow(
         GraphQLClient(ada.http, ada.environment, ada.user, secret), CHANGES_SUBSCRIPTION
@@ -419,7 +419,7 @@ async def test_domain_admin_without_domain_is_refused(
 async def test_slow_reader_gets_all_events(
     live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, by_socket: bool
 ) -> None:
-    query = """subscription { changes(user: {username: "ada"}, batchWindow: "PT0S") { cursor
+    query = """subscription { changes(user: {username: "ada"}, debounce: "PT0S") { cursor
       events { ... on MailboxChange { path } } } }"""
     with SlowClient(live_server.port) as slow:
         await slow.subscribe(admin_client, query, by_websocket=by_socket)
@@ -441,7 +441,7 @@ async def test_revoked_client_that_reads_nothing_does_not_delay_others(
     live_server: LiveServer, ada: GraphQLClient, by_socket: bool
 ) -> None:
     secret = await make_api_key(
-        ada.environment, "deaf", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+        ada.environment, "deaf", scopes=[Scope.FULL], user_id=ada.user.id, role=ada.user.role
     )
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
     with SlowClient(live_server.port) as slow:

@@ -264,7 +264,7 @@ async def test_admin_can_read_changes_of_another_account(
     )
 
 
-async def test_reading_changes_needs_permission_to_act_as_user(
+async def test_reading_changes_needs_permission_to_impersonation_user(
     ada: GraphQLClient,
     bob: GraphQLClient,
     admin_client: GraphQLClient,
@@ -276,7 +276,7 @@ async def test_reading_changes_needs_permission_to_act_as_user(
     admin_without_permission = await make_domain_admin(environment, http, "weak")
     assert await error_code(admin_without_permission, start, user=user_ref) == "FORBIDDEN"
     admin_with_permission = await make_domain_admin(
-        environment, http, "strong", [AdminPermission.LOGIN_AS]
+        environment, http, "strong", [AdminPermission.IMPERSONATE]
     )
     assert (await load_changes(admin_with_permission, start, user=user_ref))["events"] == []
     admin_ref = {"username": "over"}
@@ -298,7 +298,7 @@ async def test_reading_changes_needs_permission_to_act_as_user(
 async def test_key_without_user_must_name_user(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    secret = await make_api_key(environment, "nobody", role=Role.ADMIN, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, "nobody", role=Role.ADMIN, scopes=[Scope.FULL])
     key_client, start = (
         GraphQLClient(ada.http, environment, ada.user, secret),
         await current_cursor(ada),

@@ -212,7 +212,7 @@ async def test_submission_subscription_ends_with_the_submission(
     await wait_until(lambda: follower.payloads)
     await submission_mutations.cancel_submissions(client_context(ada), [sent.submission.id])
     await wait_until(lambda: follower.end_frame)
-    assert [result["state"] for result in follower.results] == ["HELD_FOR_UNDO", "CANCELLED"]
+    assert [result["state"] for result in follower.results] == ["UNDOABLE", "CANCELLED"]
     await follower.unsubscribe()
 
 
@@ -234,9 +234,9 @@ async def test_all_submissions_of_viewer_can_be_followed(
         (global_ids.decode("Submission", result["id"]), result["state"])
         for result in follower.results
     ]
-    assert states[0] == (first.submission.id, "HELD_FOR_UNDO")
+    assert states[0] == (first.submission.id, "UNDOABLE")
     assert set(states[1:]) == {
-        (second.submission.id, "HELD_FOR_UNDO"),
+        (second.submission.id, "UNDOABLE"),
         (first.submission.id, "CANCELLED"),
     }
     await follower.unsubscribe()

@@ -31,7 +31,7 @@ from resolvers.connectors.options import OptionName
 from resolvers.connectors.transfer import FILE_FIELDS
 from resolvers.transfer import passphrases
 from tests.conftest import GraphQLClient, client_context, make_api_key
-from tests.support.accounts.account_exports import (
+from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
     FULL_EXPORT_FORMATS,
     TASK_FIELDS,
@@ -261,7 +261,7 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
     arguments: dict[str, Any] = {"format": archive_format, "passphrase": PASSPHRASE}
     arguments["options"] = {"idempotencyKey": "export"}
     payload = await execute_mutation(
-        root, "accountExport", EXPORT_FIELDS, user={"username": "ada"}, **arguments
+        root, "userExport", EXPORT_FIELDS, user={"username": "ada"}, **arguments
     )
     assert payload["errors"] == []
     statement_text = 'SELECT CAST("order" AS TEXT) FROM tasks'
@@ -273,7 +273,7 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
     arguments = {"archive": archive, "encoding": "BASE64", "passphrase": PASSPHRASE}
     arguments["options"] = {"idempotencyKey": "import"}
     payload = await execute_mutation(
-        root, "accountImport", TASK_FIELDS, user={"username": "bob"}, **arguments
+        root, "userImport", TASK_FIELDS, user={"username": "bob"}, **arguments
     )
     assert payload["errors"] == []
     assert PASSPHRASE not in await stored_text(ada.environment)
@@ -286,7 +286,7 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
     log_rows = await select_rows(
         ada.environment, "SELECT mutation, CAST(after AS TEXT) FROM audit_log ORDER BY id"
     )
-    assert [row[0] for row in log_rows][-2:] == ["accountExport", "accountImport"]
+    assert [row[0] for row in log_rows][-2:] == ["userExport", "userImport"]
     for secret in (PASSPHRASE, *PASSWORDS, CLIENT_SECRET):
         for encoded in encoded_forms(secret):
             assert encoded.encode() not in archive_bytes(content), encoded
@@ -297,14 +297,12 @@ async def test_secrets_are_not_stored_or_logged_in_clear(
 
 async def test_failed_or_cancelled_task_forgets_its_passphrase(ada: GraphQLClient) -> None:
     statement_text = 'SELECT state, CAST("order" AS TEXT) FROM tasks ORDER BY id'
-    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
+    payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
     assert "passphrase" in (await select_rows(ada.environment, statement_text))[0][1]
     cancel = "mutation ($ids: [ID!]!) { taskCancel(input: {ids: $ids}) { errors { code } } }"
     await ada(cancel, ids=[payload["export"]["task"]["id"]])
     damaged = {"text": '{"kind": "account", "format": "merganser", "version": 1}\n{"kind": "x"\n'}
-    await execute_mutation(
-        ada, "accountImport", TASK_FIELDS, archive=damaged, passphrase=PASSPHRASE
-    )
+    await execute_mutation(ada, "userImport", TASK_FIELDS, archive=damaged, passphrase=PASSPHRASE)
     while await tasks.run_next_task(ada.environment):
         pass
     task_rows = await select_rows(ada.environment, statement_text)
@@ -316,7 +314,7 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     await create_connectors(ada)
-    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
+    payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, passphrase=PASSPHRASE)
     other_world = replace(environment, secret_box=type(environment.secret_box).with_new_key())
     while await tasks.run_next_task(other_world):
         pass
@@ -339,12 +337,12 @@ async def test_task_fails_if_its_passphrase_cannot_be_decrypted(
 async def test_invalid_passphrase_is_refused(
     ada: GraphQLClient, arguments: dict[str, Any], code: str
 ) -> None:
-    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, **arguments)
+    payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, **arguments)
     assert [error["path"] for error in payload["errors"]] == [["passphrase"]], code
     if "format" not in arguments:
         archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
         payload = await execute_mutation(
-            ada, "accountImport", TASK_FIELDS, archive=archive, **arguments
+            ada, "userImport", TASK_FIELDS, archive=archive, **arguments
         )
         assert [error["path"] for error in payload["errors"]] == [["passphrase"]]
     assert await select_rows(ada.environment, "SELECT id FROM tasks") == []
@@ -358,14 +356,14 @@ async def test_passphrase_needs_the_settings_scope(
     scopes = [Scope.MAIL, Scope.MAIL_READ, Scope.READ]
     secret = await make_api_key(ada.environment, "mail", user_id=ada.user.id, scopes=scopes)
     mail_client = GraphQLClient(http, ada.environment, ada.user, secret)
-    assert (await execute_mutation(mail_client, "accountExport", EXPORT_FIELDS))["errors"] == []
+    assert (await execute_mutation(mail_client, "userExport", EXPORT_FIELDS))["errors"] == []
     payload = await execute_mutation(
-        mail_client, "accountExport", EXPORT_FIELDS, passphrase=PASSPHRASE
+        mail_client, "userExport", EXPORT_FIELDS, passphrase=PASSPHRASE
     )
     assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
     archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
     payload = await execute_mutation(
-        mail_client, "accountImport", TASK_FIELDS, archive=archive, passphrase=PASSPHRASE
+        mail_client, "userImport", TASK_FIELDS, archive=archive, passphrase=PASSPHRASE
     )
     assert error_codes_and_paths(payload)[0][0] == "FORBIDDEN"
 
@@ -379,7 +377,7 @@ async def test_import_of_connectors_needs_the_permission(
     payload = await execute_mutation(root, "userPermissionsSet", "users { id }", **arguments)
     assert payload["errors"] == []
     result = (await import_account(bob, content, passphrase=PASSPHRASE))["result"]
-    expected = ["connector Work", "this needs the permission SYNCJOBS"]
+    expected = ["connector Work", "this needs the permission CONNECTORS"]
     assert [refusal for refusal in result["refused"] if "connector" in refusal[0]] == [expected]
     assert await load_connectors(bob) == []
 

@@ -222,8 +222,8 @@ async def test_mirror_deletes_archives_remotely_deleted_messages(
         ({"custom_options": [{"name": "MAX_SIZE", "value": "10000"}]}, ["News", "Small"]),
         ({"custom_options": [{"name": "MIN_SIZE", "value": "10 kB"}]}, ["Large"]),
         ({"custom_options": [{"name": "INCLUDE", "value": "^Lists"}]}, ["News"]),
-        ({"custom_options": [{"name": "INCLUDE_MASK", "value": "lists*"}]}, ["News"]),
-        ({"custom_options": [{"name": "EXCLUDE_MASK", "value": "Lists*"}]}, ["Large", "Small"]),
+        ({"custom_options": [{"name": "INCLUDE_PATTERN", "value": "lists*"}]}, ["News"]),
+        ({"custom_options": [{"name": "EXCLUDE_PATTERN", "value": "Lists*"}]}, ["Large", "Small"]),
         ({"custom_options": [{"name": "SUBSCRIBED", "value": "true"}]}, ["Large", "Small"]),
     ],
 )

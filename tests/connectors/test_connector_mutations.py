@@ -44,7 +44,7 @@ UPDATE = f"""mutation ($input: ConnectorUpdateInput!) {{ connectorUpdate(input: 
 RUN = f"""mutation ($input: ConnectorRunInput!) {{ connectorRun(input: $input) {{
   runs {{ id state trial unit connector {{ name }} }} {ERRORS} }} }}"""
 BY_IDS = f"""mutation ($input: IdsInput!) {{ connector%s(input: $input) {{ %s {ERRORS} }} }}"""
-CHECK = f"""mutation ($input: ConnectorCheckInput!) {{ connectorCheck(input: $input) {{
+CHECK = f"""mutation ($input: ConnectorTestInput!) {{ connectorTest(input: $input) {{
   ok stages {{ stage ok message }} capabilities folders {ERRORS} }} }}"""
 LIST = "query ($filter: ConnectorFilter) { connectors(filter: $filter) { nodes { name } } }"
 
@@ -360,7 +360,7 @@ async def test_other_users_cannot_read_or_change_connectors(
             results = [result async for result in subscription_results(client, subscription)]
         assert "NOT_FOUND" in str(results[0].errors[0].extensions)
     assert (await ada(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
-    domain_admin = await user_operations.make_admin_of_domain(root, AdminPermission.SYNCJOBS)
+    domain_admin = await user_operations.make_admin_of_domain(root, AdminPermission.CONNECTORS)
     assert (await domain_admin(LIST))["connectors"]["nodes"] == [{"name": "hers"}]
     arguments = {"users": {"usernames": ["ada"]}}
     assert (await root(LIST, filter=arguments or None))["connectors"]["nodes"] == [{"name": "hers"}]

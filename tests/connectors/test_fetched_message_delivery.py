@@ -541,7 +541,9 @@ async def test_fetched_message_is_encrypted_if_the_account_encrypts(
     ada: GraphQLClient, dovecot_account: DovecotAccount, *, are_checks_enabled: bool
 ) -> None:
     key_pair = make_secret_key("Ada <ada@example.org>", seconds=400_000_000)
-    await set_user_columns(ada, encrypt_messages=True, pub_key=armored_public_key(key_pair))
+    await set_user_columns(
+        ada, encrypt_messages=True, openpgp_public_key=armored_public_key(key_pair)
+    )
     dovecot_account.save_message(raw_message("One", body="A secret."))
     dovecot_account.save_message(raw_message("Two"), "Work")
     checks = dict.fromkeys(("spam_check", "virus_check"), are_checks_enabled)

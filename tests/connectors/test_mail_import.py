@@ -15,11 +15,6 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.mailboxes import loaders as mailbox_loaders
 from tests.conftest import GraphQLClient, ManualClock, client_context, raw_message
-from tests.support.accounts.account_exports import (
-    export_account,
-    load_account_state,
-    store_raw_message,
-)
 from tests.support.accounts.import_runs import (
     TEN_SUBJECTS,
     crash_worker,
@@ -36,6 +31,11 @@ from tests.support.accounts.import_runs import (
     start_import_runs,
     ten_message_mbox,
     upload_content,
+)
+from tests.support.accounts.user_exports import (
+    export_account,
+    load_account_state,
+    store_raw_message,
 )
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.stores.counter_check import (

@@ -9,7 +9,6 @@ from sqlalchemy import select
 from models.connectors import Connector
 from models.store.columns import select_columns
 from tests.conftest import GraphQLClient, make_client, raw_message
-from tests.support.accounts.account_exports import error_codes_and_paths
 from tests.support.accounts.import_runs import (
     crash_worker,
     load_run,
@@ -21,6 +20,7 @@ from tests.support.accounts.import_runs import (
     start_import,
     start_import_runs,
 )
+from tests.support.accounts.user_exports import error_codes_and_paths
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.operations.connector_operations import dovecot_account, shared_dovecot
 from tests.support.servers.dovecot_server import PASSWORD, DovecotAccount
@@ -99,7 +99,7 @@ FILTER_CASES: list[tuple[dict[str, Any] | None, set[str]]] = [
     ({"attachment": {"contentType": "PDF", "filename": "x"}}, set()),
     ({"mailbox": {"path": "Lists"}}, {"List", "Long", "Old"}),
     ({"mailboxes": [{"path": "INBOX"}, {"path": "None"}]}, ALL_SUBJECTS - {"List", "Long", "Old"}),
-    ({"mailboxMasks": ["L%"]}, {"List", "Long", "Old"}),
+    ({"mailboxPatterns": ["L%"]}, {"List", "Long", "Old"}),
     ({"or": [{"subject": "old"}, {"and": [{"seen": True}, {"not": {"answered": True}}]}]},
      {"Old", "Plain"}),
 ]  # fmt: skip

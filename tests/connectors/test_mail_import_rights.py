@@ -13,12 +13,6 @@ from models.users.roles import AdminPermission
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import GraphQLClient, client_context, make_client, raw_message
-from tests.support.accounts.account_exports import (
-    change_flags,
-    error_codes_and_paths,
-    load_account_state,
-    store_raw_message,
-)
 from tests.support.accounts.import_runs import (
     TEN_SUBJECTS,
     crash_worker,
@@ -32,6 +26,12 @@ from tests.support.accounts.import_runs import (
     start_import_runs,
     ten_message_mbox,
     upload_content,
+)
+from tests.support.accounts.user_exports import (
+    change_flags,
+    error_codes_and_paths,
+    load_account_state,
+    store_raw_message,
 )
 from tests.support.accounts.user_operations import (
     execute_mutation,
@@ -105,8 +105,8 @@ async def test_import_for_other_users_needs_rights_over_them(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, admin_client: GraphQLClient
 ) -> None:
     content = mbox_file([raw_message("x")])
-    sync_admin = await make_admin_of_domain(root, AdminPermission.SYNCJOBS)
-    login_admin = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
+    sync_admin = await make_admin_of_domain(root, AdminPermission.CONNECTORS)
+    login_admin = await make_admin_of_domain(root, AdminPermission.IMPERSONATE, name="bare")
     users = {"ids": [user_global_id(bob)]}
     cases = [
         (ada, "NOT_FOUND"),

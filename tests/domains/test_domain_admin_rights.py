@@ -45,7 +45,7 @@ async def test_other_domains_are_hidden_from_domain_admin(
     await create_domain(root, "far.example", tags=["x"])
     await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="far-too.example", domain="far.example")
     await make_domain_user(environment, "zoe@far.example")
-    permissions = ("DOMAIN_DESC", "ALIAS_DOMAINS", "UNLIMITED_QUOTA")
+    permissions = ("DOMAIN_DESCRIPTION", "DOMAIN_ALIASES", "UNLIMITED_QUOTA")
     admin = await make_admin_of_domains(
         environment, root.http, "adm", "example.org", permissions=permissions
     )
@@ -142,17 +142,22 @@ async def test_domain_admin_changes_only_delegated_fields(
     root: GraphQLClient, environment: Environment
 ) -> None:
     admin_with_permission = await make_admin_of_domains(
-        environment, root.http, "a", "example.org", permissions=["DOMAIN_DESC"]
+        environment, root.http, "a", "example.org", permissions=["DOMAIN_DESCRIPTION"]
     )
     admin_without_permission = await make_admin_of_domains(
-        environment, root.http, "b", "example.org", permissions=["RATELIMIT"]
+        environment, root.http, "b", "example.org", permissions=["RATE_LIMITS"]
     )
     (domain,), errors = await try_update_domain(
         admin_with_permission, "example.org", description="Ours"
     )
     assert (errors, domain["description"]) == ([], "Ours")
     _, errors = await try_update_domain(admin_without_permission, "example.org", description="Mine")
-    assert error_summary(errors) == ("FORBIDDEN", ["set", "description"], None, "DOMAIN_DESC")
+    assert error_summary(errors) == (
+        "FORBIDDEN",
+        ["set", "description"],
+        None,
+        "DOMAIN_DESCRIPTION",
+    )
     for name, value in (
         ("active", False), ("tags", []), ("maxUsers", 0), ("quota", 0), ("backupMx", True),
         ("defaultUserQuota", 0), ("maxUserQuota", 0), ("maxAddresses", 0),
@@ -164,10 +169,10 @@ async def test_domain_admin_changes_only_delegated_fields(
         assert error_summary(errors) == ("FORBIDDEN", ["set", name], None, "ADMIN")
     arguments = {"alias": "also.example", "domain": "example.org"}
     _, errors = await run_mutation(admin_with_permission, DOMAIN_ALIAS_CREATE, **arguments)
-    assert error_summary(errors) == ("FORBIDDEN", [], None, "ALIAS_DOMAINS")
+    assert error_summary(errors) == ("FORBIDDEN", [], None, "DOMAIN_ALIASES")
     assert await select_rows(environment, "SELECT count(*) FROM domain_aliases") == [(0,)]
     alias_admin = await make_admin_of_domains(
-        environment, root.http, "c", "example.org", permissions=["ALIAS_DOMAINS"]
+        environment, root.http, "c", "example.org", permissions=["DOMAIN_ALIASES"]
     )
     _, errors = await run_mutation(alias_admin, DOMAIN_ALIAS_CREATE, **arguments)
     assert errors == []
@@ -175,7 +180,7 @@ async def test_domain_admin_changes_only_delegated_fields(
 
 @pytest.mark.parametrize("role", [Role.PUBLIC, Role.USER])
 async def test_domain_list_needs_a_domain_admin(ada: GraphQLClient, role: Role) -> None:
-    viewer = Viewer(ada.user.id, role, frozenset({Scope.MASTER}))
+    viewer = Viewer(ada.user.id, role, frozenset({Scope.FULL}))
     ctx = Context(ada.environment, viewer)
     assert await domain_loaders.count_domains(ctx, DomainConditions()) == 0
     response = await ada.execute("{ domains { nodes { id } } }")

@@ -99,7 +99,7 @@ CREATE_FIELDS = {  # fields that create the object of a reference, by the name i
     "USER-key": f'm_key: keyValueSet(input: {{key: "USER-key", value: "1"}}) {ERRORS}',
     "DOMAIN": f'm_dkim: dkimKeySet(input: {{domains: ["DOMAIN"], algorithm: ED25519}}) {ERRORS}',
     "USER-script": f"""
-  m_script: sieveScriptPut(input: {{name: "USER-script", content: "keep;"}}) {ERRORS}""",
+  m_script: sieveScriptSet(input: {{name: "USER-script", content: "keep;"}}) {ERRORS}""",
     "USER-search": f'm_search: savedSearchSet(input: {{name: "USER-search", query: "x"}}) {ERRORS}',
 }
 MUTATION_FIELDS: dict[str, GraphQLField] = SDL.type_map["Mutation"].fields  # type: ignore[attr-defined]  # ty: ignore

@@ -27,7 +27,7 @@ from graph.schema import schema
 from graph.types.row_mapping import NodeView
 from mail.limits.sending_rates import FullRateWindow, record_and_report_refusal_once
 from mail.search import index_worker
-from models.queue.rate_values import RateFrame
+from models.queue.rate_values import RatePeriod
 from models.runtime.environment import Environment
 from models.users.tables import LimitSource
 from resolvers.auth import security_log
@@ -274,7 +274,7 @@ def _plain_selection(kind: GraphQLObjectType, depth: int) -> str:
 
 
 LIST_BY_TYPE = {
-    "AccountExport": "viewer { user { exports %s } }",
+    "UserExport": "viewer { user { exports %s } }",
     "Message": "viewer { user { messages { nodes %s } } }",
     "Mailbox": "viewer { user { mailboxes %s } }",
     "Address": "viewer { user { addresses { edges { cursor node %s } pageInfo { endCursor } } } }",
@@ -298,11 +298,11 @@ LIST_BY_TYPE = {
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "Filter": "viewer { user { filters { nodes %s } } }",
     "Identity": "viewer { user { identities { nodes %s } } }",
-    "KeyValue": 'keyValues(prefix: "ui/") { nodes %s }',
+    "KeyValueEntry": 'keyValues(prefix: "ui/") { nodes %s }',
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "QuarantineItem": "quarantine { nodes %s }",
-    "RateHold": "rateHolds { nodes %s }",
+    "RateLimitHold": "rateLimitHolds { nodes %s }",
     "RateLimit": "rateLimits { nodes %s }",
     "QueueEntry": "queue { nodes %s }",
     "RecipientRewrite": "recipientRewrites { nodes %s }",
@@ -322,7 +322,7 @@ LIST_BY_TYPE = {
     "WebhookDelivery": "webhooks { nodes { deliveries { nodes %s } } }",
 }
 LIST_FIELD_NAMES = {  # where the name is not the plural
-    "AccountExport": "exports",
+    "UserExport": "exports",
     "Address": "addresses", "ContactSuggestion": "contactSuggestions",
     "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
     "HeldCopy": "messages", "AuthEvent": "authLog", "ConnectorRun": "runs",
@@ -341,7 +341,7 @@ TYPES_OF_ADMINS = {
     "Domain",
     "DomainAlias",
     "ForwardingHost",
-    "RateHold",
+    "RateLimitHold",
     "RateLimit",
     "RecipientRewrite",
     "RelayHost",
@@ -376,7 +376,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["settingSet"](ada, root))(root)
     await (await SAMPLE_CALLS["domainAliasCreate"](ada, root))(root)
     await (await SAMPLE_CALLS["appPasswordCreate"](ada, root))(ada)
-    await (await SAMPLE_CALLS["accountExport"](ada, root))(ada)
+    await (await SAMPLE_CALLS["userExport"](ada, root))(ada)
     await (await SAMPLE_CALLS["deletedMessagesRestore"](ada, root))(ada)  # of a deleted message
     await SAMPLE_CALLS["fileShareDelete"](ada, root)  # of a link that is not deleted
     await (await SAMPLE_CALLS["legalHoldCreate"](ada, root))(root)
@@ -386,7 +386,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["labelSet"](ada, root))(ada)
     await (await SAMPLE_CALLS["savedSearchSet"](ada, root))(ada)
     await (await SAMPLE_CALLS["senderRuleCreate"](ada, root))(ada)
-    await (await SAMPLE_CALLS["sieveScriptPut"](ada, root))(ada)
+    await (await SAMPLE_CALLS["sieveScriptSet"](ada, root))(ada)
     await (await SAMPLE_CALLS["webhookTest"](ada, root))(root)
     await (await SAMPLE_CALLS["bccRuleCreate"](ada, root))(root)
     await (await SAMPLE_CALLS["dkimKeySet"](ada, root))(root)
@@ -395,7 +395,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
         await (await SAMPLE_CALLS[f"{object_name}Create"](ada, root))(root)
     await (await SAMPLE_CALLS["rateLimitSet"](ada, root))(root)
     end = ada.environment.now() + timedelta(days=1)
-    full_window = FullRateWindow(ada.user.id, LimitSource.USER, 1, RateFrame.DAY, end)
+    full_window = FullRateWindow(ada.user.id, LimitSource.USER, 1, RatePeriod.DAY, end)
     await record_and_report_refusal_once(ada.environment, ada.user.id, full_window)
     await (await SAMPLE_CALLS["certificateSet"](ada, root))(root)
     await (await SAMPLE_CALLS["pushChannelSet"](ada, root))(ada)

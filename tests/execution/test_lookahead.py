@@ -30,7 +30,7 @@ CONNECTIONS = {
     "Query.dkimKeys": ("dkimKeys { %s }", "dkim_keys", "public"),
     "Query.certificates": ("certificates { %s }", "certificates", "chain"),
     "Query.quarantine": ("quarantine { %s }", "quarantine_items", "symbols"),
-    "Query.rateHolds": ("rateHolds { %s }", "rate_holds", "value"),
+    "Query.rateLimitHolds": ("rateLimitHolds { %s }", "rate_limit_holds", "value"),
     "Query.rateLimits": ("rateLimits { %s }", "rate_limits", "value"),
     "Query.queue": ("queue { %s }", "submissions", "envelope_from"),
     "Query.recipientRewrites": ("recipientRewrites { %s }", "recipient_rewrites", "target"),
@@ -79,7 +79,8 @@ LISTS_OF_ADMINS = {
     "LegalHold.accessLog", "LegalHold.messages", "Domain.addresses", "Domain.senderRules",
     "Domain.users",
     "Query.addresses", "Query.auditLog", "Query.legalHolds", "Query.authLog", "Query.bccRules",
-    "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters", "Query.rateHolds",
+    "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters",
+    "Query.rateLimitHolds",
     "Query.forwardingHosts", "Query.relayHosts", "Query.tlsPolicies", "Query.transports",
     "Query.rateLimits", "Query.recipientRewrites",
     "Query.certificates", "Query.users", "Query.webhooks", "Setting.history", "Webhook.deliveries",
@@ -124,7 +125,7 @@ async def test_list_reads_only_requested_columns(
     if name.startswith("SavedSearch."):
         await (await SAMPLE_CALLS["savedSearchSet"](ada, root))(ada)
     if name == "User.sieveScripts":
-        await (await SAMPLE_CALLS["sieveScriptPut"](ada, root))(ada)
+        await (await SAMPLE_CALLS["sieveScriptSet"](ada, root))(ada)
     if "onnector" in name:
         await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
     if "ebhook" in name:

@@ -281,18 +281,18 @@ async def test_invalid_share_input_is_refused(
     assert await select_rows(ada.environment, "SELECT id FROM file_shares") == []
 
 
-@pytest.mark.parametrize("mode", ["LINK", "SHARE_RO", "SHARE_RW"])
+@pytest.mark.parametrize("mode", ["LINK", "READ_ONLY_LINK", "WRITABLE_LINK"])
 async def test_only_writable_share_accepts_put(ada: GraphQLClient, mode: str) -> None:
     file = await store_file(ada)
     share, writable_share = (
         await share_file(ada, file, mode=mode),
-        await share_file(ada, file, mode="SHARE_RW"),
+        await share_file(ada, file, mode="WRITABLE_LINK"),
     )
     response = await ada.http.put(share["url"], content=b"Geese.")
-    assert response.status_code == (204 if mode == "SHARE_RW" else 403)
+    assert response.status_code == (204 if mode == "WRITABLE_LINK" else 403)
     assert (await ada.http.put(writable_share["url"], content=b"Swans!")).status_code == 204
     download = await ada.http.get(share["url"])
-    assert download.text == ("Ducks." if mode == "SHARE_RO" else "Swans!")
+    assert download.text == ("Ducks." if mode == "READ_ONLY_LINK" else "Swans!")
     assert (await ada.http.get(writable_share["url"])).text == "Swans!"
     await collect_garbage(ada.environment, ada.environment.object_store)
     assert (await ada.http.get(share["url"])).text == download.text
@@ -301,7 +301,7 @@ async def test_only_writable_share_accepts_put(ada: GraphQLClient, mode: str) ->
 async def test_put_to_share_checks_if_match_and_size(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    share = await share_file(ada, await store_file(ada), mode="SHARE_RW")
+    share = await share_file(ada, await store_file(ada), mode="WRITABLE_LINK")
     etag = (await ada.http.get(share["url"])).headers["etag"]
     conditional_headers = {"If-Match": etag}
     response = await ada.http.put(share["url"], content=b"Geese.", headers=conditional_headers)
@@ -416,7 +416,9 @@ async def test_admin_lists_files_of_user_without_contents(
 ) -> None:
     file = await store_file(ada)
     share = await share_file(ada, file)
-    domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(
+        environment, http, "acting", [AdminPermission.IMPERSONATE]
+    )
     user_ref = {"id": user_global_id(ada)}
     for client in (root, admin_client, domain_admin):
         visible = (await client(USER_FILES_QUERY.replace("MORE", ""), u=user_ref))["user"]["files"]

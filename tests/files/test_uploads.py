@@ -170,7 +170,7 @@ async def test_upload_needs_signed_in_user(
         401,
         "UNAUTHENTICATED",
     )
-    secret = await make_api_key(limited_world, "root", role=Role.ROOT, scopes=[Scope.MASTER])
+    secret = await make_api_key(limited_world, "root", role=Role.ROOT, scopes=[Scope.FULL])
     root_response = await http.post(UPLOADS_PATH, content=b"x", headers={"x-api-key": secret})
     assert (root_response.status_code, error_code(root_response)) == (403, "FORBIDDEN")
     assert (await http.get(UPLOADS_PATH)).status_code == 405

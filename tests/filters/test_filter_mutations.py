@@ -104,7 +104,7 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     )
     assert errors == []
     assert cleared_filter["query"] == {**NO_CONDITIONS, "all": [], "any": [], "not": []}
-    assert (cleared_filter["queryText"], cleared_filter["actionText"]) == (
+    assert (cleared_filter["queryText"], cleared_filter["actionSummary"]) == (
         [],
         [["Mark as read", "no"]],
     )
@@ -126,7 +126,7 @@ async def test_filter_text_is_in_language_of_user(
         ["X-A", "present"], ["X-B", "/a|b/"], ["Text", "/c$/"],
         ["One of", "(To or Cc: x, Subject: y) ()"], ["None of", "(Text: z)"],
     ]  # fmt: skip
-    assert filter_["actionText"] == [
+    assert filter_["actionSummary"] == [
         ["Spam", "yes"], ["Move to", "INBOX"], ["Add labels", "a, b"],
         ["Forward to", "eve@example.net"], ["Reply", "yes"], ["No further filters", "yes"],
     ]  # fmt: skip
@@ -135,7 +135,7 @@ async def test_filter_text_is_in_language_of_user(
         await session.exec(user_update.values(language="de-AT"))
     (after,) = (await list_filters(ada))["nodes"]
     assert after["queryText"][0] == ["Von", "bob"]
-    assert after["actionText"][0] == ["Spam", "ja"]
+    assert after["actionSummary"][0] == ["Spam", "ja"]
 
 
 async def test_filters_are_listed_in_order_of_execution(ada: GraphQLClient) -> None:
@@ -336,7 +336,7 @@ async def test_admin_needs_filters_permission_for_other_users(
 ) -> None:
     filter_ = await add_filter(ada, {"from": "x"}, {"targets": ["eve@example.net"]}, name="hers")
     with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
-    without_permission = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
+    without_permission = await make_admin_of_domain(root, AdminPermission.IMPERSONATE, name="bare")
     await create_user(root, address="dan@example.net")
     other_domain_admin = await make_admin_of_domain(
         root, AdminPermission.FILTERS, domain="example.net", name="other"
@@ -393,7 +393,7 @@ async def test_filter_webhook_must_belong_to_user(
     _, errors = await try_create_filter(ada, {}, {"webhook": webhook_ids[bob.user.id]})
     assert error_codes_and_paths(errors) == [("NOT_FOUND", ["action", "webhook"])]
     filter_ = await add_filter(ada, {}, {"webhook": webhook_ids[ada.user.id]})
-    assert filter_["actionText"] == [["Call webhook", "yes"]]
+    assert filter_["actionSummary"] == [["Call webhook", "yes"]]
     assert (await root(FILTER_QUERY, id=filter_["id"]))["filter"]["action"]["webhook"] == {
         "url": "https://h.example/"
     }
@@ -406,7 +406,7 @@ async def test_filter_list_statement_count_is_independent_of_filters(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { username filters { totalCount nodes {
-      name queryText actionText user { username } action { mailbox { path } copyTo { path } }
+      name queryText actionSummary user { username } action { mailbox { path } copyTo { path } }
     } } } } }"""
 
     async def count_statements() -> int:

@@ -225,7 +225,9 @@ async def test_kept_spam_goes_to_junk_and_is_not_redirected(
 async def test_message_is_encrypted_per_mailbox_setting(
     ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    key_update = await execute_mutation(ada, "userUpdate", set={"pubKey": make_public_key("Ada")})
+    key_update = await execute_mutation(
+        ada, "userUpdate", set={"openpgpPublicKey": make_public_key("Ada")}
+    )
     assert key_update["errors"] == []
     created = await execute_mutation(ada, "mailboxCreate", "mailboxes { path }", paths=["Sealed"])
     assert created["errors"] == []

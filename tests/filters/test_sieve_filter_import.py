@@ -231,7 +231,7 @@ async def test_import_by_admin_needs_filters_permission(
     await add_mailboxes(ada, "A")
     await add_filter(ada, {}, {"seen": True}, name="hers")
     with_permission = await make_admin_of_domain(root, AdminPermission.FILTERS, name="boss")
-    without_permission = await make_admin_of_domain(root, AdminPermission.LOGIN_AS, name="bare")
+    without_permission = await make_admin_of_domain(root, AdminPermission.IMPERSONATE, name="bare")
     arguments = {"user": user_ref(ada), "replace": True}
     (error,) = (await import_filters(without_permission, "# his\ndiscard;", **arguments))["errors"]
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "FILTERS")

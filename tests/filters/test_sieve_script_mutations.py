@@ -78,9 +78,9 @@ async def test_at_most_one_script_is_active(ada: GraphQLClient) -> None:
 
 async def test_uncompilable_script_reports_every_position(ada: GraphQLClient) -> None:
     text = 'fileinto "x";\nkeep;\nredirect "ada";\n'
-    document = f"""mutation ($input: SieveScriptPutInput!) {{
-      sieveScriptPut(input: $input) {{ scripts {{ id }} {COMPILE_ERRORS} }} }}"""
-    answer = (await ada(document, input={"name": "a", "content": text}))["sieveScriptPut"]
+    document = f"""mutation ($input: SieveScriptSetInput!) {{
+      sieveScriptSet(input: $input) {{ scripts {{ id }} {COMPILE_ERRORS} }} }}"""
+    answer = (await ada(document, input={"name": "a", "content": text}))["sieveScriptSet"]
     assert [(item["code"], item["line"], item["column"]) for item in answer["errors"]] == [
         ("SIEVE_COMPILE", 1, 1),
         ("SIEVE_COMPILE", 3, 1),
@@ -93,7 +93,7 @@ async def test_uncompilable_script_reports_every_position(ada: GraphQLClient) ->
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "\x85", "\u2028", "x" * 129])
 async def test_invalid_script_name_is_refused(ada: GraphQLClient, name: str) -> None:
     answer = await execute_mutation(
-        ada, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, name=name, content="keep;"
+        ada, "sieveScriptSet", SIEVE_SCRIPTS_FIELDS, name=name, content="keep;"
     )
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [("VALIDATION", ["name"])]
     await put_sieve_script(ada, "keep;")
@@ -107,7 +107,7 @@ async def test_invalid_script_name_is_refused(ada: GraphQLClient, name: str) -> 
 
 async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
     answer = await execute_mutation(
-        ada, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, name="a", content="#" * ((64 << 10) + 1)
+        ada, "sieveScriptSet", SIEVE_SCRIPTS_FIELDS, name="a", content="#" * ((64 << 10) + 1)
     )
     assert [(item["constraint"], item["path"]) for item in answer["errors"]] == [
         ("max", ["content"])
@@ -115,7 +115,7 @@ async def test_script_size_and_count_are_limited(ada: GraphQLClient) -> None:
     for number in range(MAX_SCRIPTS):
         await put_sieve_script(ada, "keep;", name=f"{number}", activate=False)
     answer = await execute_mutation(
-        ada, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, name="more", content="keep;"
+        ada, "sieveScriptSet", SIEVE_SCRIPTS_FIELDS, name="more", content="keep;"
     )
     assert [(item["code"], item["limit"]) for item in answer["errors"]] == [
         ("LIMIT_REACHED", MAX_SCRIPTS)
@@ -284,7 +284,7 @@ async def test_script_of_another_user_is_not_found(ada: GraphQLClient, bob: Grap
         answer = await bob.execute(SIEVE_CHECK, content="keep;", **extra)
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
     for name, arguments in (
-        ("sieveScriptPut", {"name": "main", "content": "discard;"}),
+        ("sieveScriptSet", {"name": "main", "content": "discard;"}),
         ("sieveScriptActivate", {"name": "main"}),
         ("sieveScriptDeactivate", {}),
         ("sieveScriptDelete", {"names": ["main"], "ignoreActive": True}),
@@ -305,7 +305,7 @@ async def test_admin_needs_filters_permission_for_scripts(ada: GraphQLClient, ht
         domain_admin = await make_domain_admin(ada.environment, http, f"chief{number}", permissions)
         arguments = {"name": "main", "content": "keep;", "users": ada_selection}
         answer = await execute_mutation(
-            domain_admin, "sieveScriptPut", SIEVE_SCRIPTS_FIELDS, **arguments
+            domain_admin, "sieveScriptSet", SIEVE_SCRIPTS_FIELDS, **arguments
         )
         scripts = (await domain_admin(document, id=ada_selection["ids"][0]))["user"][
             "sieveScripts"

@@ -51,7 +51,7 @@ async def test_client_ip_of_untrusted_caller_is_ignored(
 async def test_client_ip_of_front_end_is_used(
     environment: Environment, http: httpx.AsyncClient, source: str
 ) -> None:
-    secret = await make_api_key(environment, "front", role=Role.ADMIN, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, "front", role=Role.ADMIN, scopes=[Scope.FULL])
     headers = {"Authorization": f"Bearer {secret}"}
     variables: dict[str, Any] = (
         {"ip": FORGED_ADDRESS, "session": "s1"} if source == "option" else {}
@@ -67,7 +67,7 @@ async def test_client_ip_of_front_end_is_used(
 async def test_invalid_client_ip_is_ignored(
     environment: Environment, http: httpx.AsyncClient, invalid_address: str
 ) -> None:
-    secret = await make_api_key(environment, "front", role=Role.ADMIN, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, "front", role=Role.ADMIN, scopes=[Scope.FULL])
     headers = {"Authorization": f"Bearer {secret}", "X-Client-IP": invalid_address}
     await http.post("/graphql", json={"query": SIGN_IN}, headers=headers)
     assert (await last_security_event(environment)).ip == "127.0.0.1"

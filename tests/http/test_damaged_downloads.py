@@ -18,7 +18,7 @@ from models.runtime.environment import Environment
 from models.store.columns import select_columns
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.accounts.account_exports import EXPORT_FIELDS, load_export
+from tests.support.accounts.user_exports import EXPORT_FIELDS, load_export
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.mail import multipart_message
 from tests.support.operations.bulk_operations import inbox_selection, run_message_mutation
@@ -61,7 +61,7 @@ async def download_paths(
     message_id = (await deliver_to(ada, message_with_object("Kept"))).message_id
     deleted_id = (await deliver_to(ada, message_with_object("Gone"))).message_id
     legal_hold = await start_legal_hold(admin_client, ada)
-    export = (await execute_mutation(ada, "accountExport", EXPORT_FIELDS))["export"]["id"]
+    export = (await execute_mutation(ada, "userExport", EXPORT_FIELDS))["export"]["id"]
     while await tasks.run_next_task(ada.environment):
         pass
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"))
@@ -73,7 +73,7 @@ async def download_paths(
         content=LARGE_CONTENT,
         headers={**ada.headers, "content-type": "text/plain"},
     )
-    file_share = await share_file(ada, upload.json(), mode="SHARE_RO")
+    file_share = await share_file(ada, upload.json(), mode="READ_ONLY_LINK")
     message, quarantine = "/rest/messages/{id}", "/rest/quarantine/{id}"
     attachment = str(download_urls.attachment_id(quarantined_id, 0))
     paths_by_route = {

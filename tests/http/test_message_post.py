@@ -155,10 +155,10 @@ async def test_message_post_to_mailbox_of_other_user_is_refused(
         ),
     ]
     for name, key_options in (
-        ("boss", {"user_id": bob.user.id, "role": Role.ADMIN, "scopes": [Scope.MASTER]}),
+        ("boss", {"user_id": bob.user.id, "role": Role.ADMIN, "scopes": [Scope.FULL]}),
         ("sender", {"scopes": [Scope.SUBMIT]}),
         ("reader", {"scopes": [Scope.MAIL_READ]}),
-        ("shy", {"scopes": [Scope.MASTER], "read_only": True}),
+        ("shy", {"scopes": [Scope.FULL], "read_only": True}),
     ):
         all_options = {"user_id": ada.user.id, "role": Role.USER, **key_options}
         key_client = GraphQLClient(

@@ -177,7 +177,7 @@ async def test_mailbox_list_of_other_user_needs_login_as(
     await create_mailboxes(ada, "Mine")
     without_permission = await make_domain_admin(environment, ada.http, "bare", [])
     with_permission = await make_domain_admin(
-        environment, ada.http, "chief", [AdminPermission.LOGIN_AS]
+        environment, ada.http, "chief", [AdminPermission.IMPERSONATE]
     )
     ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     assert await load_all_pages(bob, ada_selection) == []

@@ -55,7 +55,11 @@ async def execute_sql(environment: Environment, statement: str) -> None:
 
 
 async def repair(client: GraphQLClient, *masks: str, **arguments: Any) -> Any:
-    arguments = {"users": {"usernames": ["ada"]}, "mailboxMasks": list(masks) or ["*"], **arguments}
+    arguments = {
+        "users": {"usernames": ["ada"]},
+        "mailboxPatterns": list(masks) or ["*"],
+        **arguments,
+    }
     return await run_mailbox_mutation(client, "mailboxRepair", PAYLOAD_FIELDS, **arguments)
 
 
@@ -183,5 +187,5 @@ async def test_repair_is_forbidden_for_users(ada: GraphQLClient, bob: GraphQLCli
     document = """mutation ($input: MailboxRepairInput!) {
         mailboxRepair(input: $input) { errors { code } } }"""
     users = {"ids": [global_ids.encode("User", bob.user.id)]}
-    answer = await ada.execute(document, input={"users": users, "mailboxMasks": ["*"]})
+    answer = await ada.execute(document, input={"users": users, "mailboxPatterns": ["*"]})
     assert "FORBIDDEN" in json.dumps(answer)

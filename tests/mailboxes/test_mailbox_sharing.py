@@ -50,7 +50,7 @@ query ($box: ID!, $text: String!) { mailbox(by: {id: $box}) {
     mailboxes { path } participants { address } messages { nodes { subject } } } } }
   words: messages(filter: {query: $text}) { totalCount nodes { subject snippet } }
   read: messages(filter: {text: $text}) { nodes { subject } }
-  masked: messages(filter: {mailboxMasks: ["*"]}) { nodes { subject } }
+  masked: messages(filter: {mailboxPatterns: ["*"]}) { nodes { subject } }
 } }
 """
 NOTHING_VISIBLE = {

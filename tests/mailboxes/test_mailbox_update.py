@@ -388,7 +388,7 @@ async def test_mailbox_changes_by_admin_need_login_as(
 ) -> None:
     without_permission = await make_domain_admin(environment, ada.http, "bare", [])
     with_permission = await make_domain_admin(
-        environment, ada.http, "chief", [AdminPermission.LOGIN_AS]
+        environment, ada.http, "chief", [AdminPermission.IMPERSONATE]
     )
     admin = await make_client(environment, ada.http, "boss", role=Role.ADMIN)
     users: dict[str, Any] = {"users": {"usernames": ["ada"]}}

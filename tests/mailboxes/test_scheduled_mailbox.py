@@ -139,10 +139,10 @@ async def test_reschedule_moves_copy_to_scheduled_and_back(
     assert (await recipient_leases.claim_due_jobs(environment, QueueLimits())).recipient_count == 1
 
 
-async def reschedule_submission(client: GraphQLClient, sent: Any, send_time: str) -> None:
+async def reschedule_submission(client: GraphQLClient, sent: Any, send_at: str) -> None:
     document = """mutation ($ids: [ID!]!, $at: DateTime!) {
-      submissionReschedule(input: {ids: $ids, sendTime: $at}) { errors { code message } } }"""
-    answer = await client(document, ids=[sent["submission"]["id"]], at=send_time)
+      submissionReschedule(input: {ids: $ids, sendAt: $at}) { errors { code message } } }"""
+    answer = await client(document, ids=[sent["submission"]["id"]], at=send_at)
     assert answer["submissionReschedule"]["errors"] == []
 
 
@@ -160,7 +160,7 @@ async def test_messages_are_filtered_by_submission_state(ada: GraphQLClient) -> 
 
     assert await find_message_ids("SCHEDULED") == {scheduled["message"]["id"]}
     expected_ids = {scheduled["message"]["id"], held_sent["message"]["id"]}
-    assert await find_message_ids("SCHEDULED", "HELD_FOR_UNDO") == expected_ids
+    assert await find_message_ids("SCHEDULED", "UNDOABLE") == expected_ids
     assert await find_message_ids("QUEUED") == {queued["message"]["id"]}
     assert await find_message_ids() == set()
 

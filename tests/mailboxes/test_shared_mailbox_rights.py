@@ -318,7 +318,7 @@ async def test_grantee_cannot_change_the_mailbox_itself(
         "draft": True,
     }
     message = await run_mailbox_mutation(bob, "messageUpload", "message { id }", **arguments)
-    replaced = {**arguments, "replacePrevious": {"id": message["message"]["id"]}}
+    replaced = {**arguments, "replaces": {"id": message["message"]["id"]}}
     assert await collect_refusals(bob, "messageUpload", **replaced) == [
         ("FORBIDDEN_OPERATION", None)
     ]

@@ -64,7 +64,7 @@ REQUIRED_ARGUMENTS = {
     "binaryPart": 'section: "2"',
 }
 MESSAGE_CONTENT_FIELDS = {
-    "html", "remoteImageCount", "hasComplexHtml", "text", "headers", "headersText",
+    "html", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
     "header", "body", "bodyPart", "binaryPart", "source", "events", "virtualSize", "envelopeImap",
     "bodyImap", "bodyStructureImap",
 }  # fmt: skip
@@ -249,7 +249,7 @@ async def prepare_reference(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 
 async def prepare_archive_import(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.build_message(FILES)
-    return MutationCall("accountImport", {"archive": {"upload": await upload_content(ada, mbox)}})
+    return MutationCall("userImport", {"archive": {"upload": await upload_content(ada, mbox)}})
 
 
 async def prepare_user_file(_ada: GraphQLClient, admin_client: GraphQLClient) -> MutationCall:
@@ -339,12 +339,12 @@ async def test_import_task_fails_at_damaged_bytes(
 ) -> None:
     mbox = b"From a@b.example Tue Jan  6 10:00:00 2026\n" + multipart_message.build_message(FILES)
     call = MutationCall(
-        "accountImport", {"archive": {"upload": await upload_content(ada, mbox)}}, "task { id }"
+        "userImport", {"archive": {"upload": await upload_content(ada, mbox)}}, "task { id }"
     )
     task = (await call(ada))["task"]
     await damage_all(ada.environment, DAMAGE_FUNCTIONS["flipped"])
     assert (await run_task(ada, task))["state"] == "FAILED"
-    assert [warning["kind"] for warning in take_warnings()] == ["ACCOUNT_IMPORT"]
+    assert [warning["kind"] for warning in take_warnings()] == ["USER_IMPORT"]
 
 
 async def test_filter_task_skips_damaged_message(

@@ -355,7 +355,7 @@ async def test_admin_sees_archive_metadata_and_restores_messages(
     http: httpx.AsyncClient,
     root: GraphQLClient,
 ) -> None:
-    permissions = [AdminPermission.LOGIN_AS]
+    permissions = [AdminPermission.IMPERSONATE]
     domain_admin = await make_domain_admin(environment, http, "chief", permissions)
     for client in (domain_admin, await make_client(environment, http, "over", role=Role.ADMIN)):
         document = "query ($u: UserRef) { user(by: $u) { deletedMessages { nodes { id %s } } } }"

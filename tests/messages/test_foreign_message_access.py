@@ -26,7 +26,7 @@ query ($name: String!) {
 }"""
 CONTENT_FIELDS = (
     "subject", "intro", "text", "html", "source", "sourceUrl", "structure { section }",
-    "headersText", "attachments { filename }", 'bodyPart(section: "1")', 'header(name: "To")',
+    "rawHeader", "attachments { filename }", 'bodyPart(section: "1")', 'header(name: "To")',
     "thread { subject }",
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ async def make_administrators(
     environment: Environment, http: httpx.AsyncClient
 ) -> list[GraphQLClient]:
     """Create the administrators that see Ada's mail as metadata."""
-    permissions = [AdminPermission.LOGIN_AS]
+    permissions = [AdminPermission.IMPERSONATE]
     return [
         await make_client(environment, http, "over", role=Role.ADMIN),
         await make_domain_admin(environment, http, "here", permissions),
@@ -69,7 +69,7 @@ async def make_strangers(environment: Environment, http: httpx.AsyncClient) -> l
     document = """mutation { userCreate(input: {
         username: "x@example.net", passwordDisabled: true}) { errors { message } } }"""
     assert not (await other_admin(document))["userCreate"]["errors"]
-    permissions = [AdminPermission.LOGIN_AS]
+    permissions = [AdminPermission.IMPERSONATE]
     return [
         await make_client(environment, http, "mallory"),
         await make_domain_admin(environment, http, "unlicensed"),
@@ -125,7 +125,7 @@ async def test_stranger_sees_no_mail(
             assert message_id not in str(answers)
             assert "Between us" not in str(answers)
         user = (await client.execute(METADATA_QUERY, name="ada"))["data"]["user"]
-        if user is not None:  # a domain administrator without LOGIN_AS sees the account
+        if user is not None:  # a domain administrator without IMPERSONATE sees the account
             assert user["mailboxes"] == []
             assert user["messages"]["totalCount"] == 0
         path = f"/rest/messages/{message_id}/message.eml"

@@ -12,9 +12,9 @@ from sqlalchemy import text
 from models.admin.tasks import TaskState
 from models.runtime.environment import Environment
 from tests.conftest import GraphQLClient, raw_message
-from tests.support.accounts.account_exports import export_account, store_raw_message
-from tests.support.accounts.account_exports import import_account as import_export
 from tests.support.accounts.import_runs import eml_zip, import_archive
+from tests.support.accounts.user_exports import export_account, store_raw_message
+from tests.support.accounts.user_exports import import_account as import_export
 from tests.support.mail_servers.lmtp_client import SmtpTestClient
 from tests.support.operations.bulk_operations import run_message_mutation
 from tests.support.operations.connector_operations import (
@@ -110,7 +110,7 @@ cc { name address } bcc { name address } envelope { from rcpt { formatted } }
 list { listId unsubscribe unsubscribeUrl unsubscribeOneClick }
 attachments { filename contentType cid size disposition transferEncoding }
 spam { score requiredScore action } verification { spf dkim dmarc arc authenticationResults }
-headers { key value raw } headersText envelopeImap bodyStructureImap text html
+headers { key value raw } rawHeader envelopeImap bodyStructureImap text html
 thread { subject lastReceivedAt participants { name address } messages(first: 5) { totalCount } }
 structure { contentType { value } filename cid parts { filename } }"""
 COLUMN_FIELDS = "id subject date receivedAt savedAt from { name address }"  # read from columns only

@@ -138,7 +138,7 @@ async def database(request: pytest.FixtureRequest) -> AsyncIterator[Database]:
 async def ada(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
     query = select(*select_columns(User)).where(col(User.username) == "ada")
     (row,) = await environment.database.read(query)
-    secret = await make_api_key(environment, uuid4().hex, user_id=row.id, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, uuid4().hex, user_id=row.id, scopes=[Scope.FULL])
     return GraphQLClient(http, environment, User(**row._asdict()), secret)
 
 

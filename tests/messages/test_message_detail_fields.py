@@ -162,7 +162,7 @@ async def test_draft_keeps_reference_when_saved_again(
     }
     assert (await ada(document, id=draft_id))["message"]["reference"] == expected
     repeated = await upload_message(
-        ada, replacePrevious={"id": draft_id}, subject="Re: Question", text="Better"
+        ada, replaces={"id": draft_id}, subject="Re: Question", text="Better"
     )
     assert repeated["message"]["id"] == draft_id
     assert (await ada(document, id=draft_id))["message"]["reference"] == expected

@@ -274,7 +274,7 @@ async def test_message_is_marked_seen_only_on_request(ada: GraphQLClient) -> Non
 async def test_read_only_key_cannot_mark_seen(ada: GraphQLClient, environment: Environment) -> None:
     message_id = global_ids.encode("Message", (await deliver_to(ada)).message_id)
     for name, extra in (
-        ("only", {"read_only": True, "scopes": [Scope.MASTER]}),
+        ("only", {"read_only": True, "scopes": [Scope.FULL]}),
         ("scope", {"scopes": [Scope.MAIL_READ]}),
     ):
         secret = await make_api_key(environment, name, user_id=ada.user.id, role=Role.USER, **extra)
@@ -286,7 +286,7 @@ async def test_read_only_key_cannot_mark_seen(ada: GraphQLClient, environment: E
 
 
 ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
-  text html headersText header(name: "x-twice") headers { key value }
+  text html rawHeader header(name: "x-twice") headers { key value }
   source(maxBytes: 16777216) bodyPart(section: "HEADER") contentType { value params }
   structure { section contentType { value } parts { section contentType { value } filename
     parts { section contentType { value } } } }
@@ -306,7 +306,7 @@ async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:
     assert "evil" not in html
     assert "far.example" not in html
     assert message["header"] == ["one", "zwölf"]
-    assert message["headersText"] == message["bodyPart"]
+    assert message["rawHeader"] == message["bodyPart"]
     assert base64.b64decode(message["source"]) == multipart_message.MULTIPART_MESSAGE
     assert message["contentType"] == {
         "value": "multipart/mixed", "params": {"boundary": "out"},

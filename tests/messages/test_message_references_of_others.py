@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 @pytest.fixture
 async def login_as_admin(environment: Environment, http: httpx.AsyncClient) -> GraphQLClient:
-    return await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
+    return await make_domain_admin(environment, http, "acting", [AdminPermission.IMPERSONATE])
 
 
 @pytest.fixture
@@ -298,14 +298,14 @@ async def test_manager_replaces_draft_of_user(
     ada: GraphQLClient, bob: GraphQLClient, managers: list[GraphQLClient], environment: Environment
 ) -> None:
     draft_fields = {"mailbox": {"path": "Drafts"}, "draft": True, "text": "x"}
-    fields = "messages { id } previousDeleted"
+    fields = "messages { id } replaced"
     first = await execute_mutation(ada, "messageUpload", fields, subject="one", **draft_fields)
-    arguments = {"replacePrevious": first["messages"][0], "subject": "two", **draft_fields}
+    arguments = {"replaces": first["messages"][0], "subject": "two", **draft_fields}
     for client in managers:
         answer = await execute_mutation(
             client, "messageUpload", fields, users=user_selection(ada), **arguments
         )
-        assert (answer["errors"], answer["previousDeleted"]) == ([], True)
+        assert (answer["errors"], answer["replaced"]) == ([], True)
         assert answer["messages"] == first["messages"]
     (draft,) = [node for node in await list_messages(ada) if node["mailbox"]["path"] == "Drafts"]
     assert draft["subject"] == "two"

@@ -79,9 +79,11 @@ async def pgp_account(ada: GraphQLClient, clock: ManualClock) -> OpenPgpAccount:
     """Ada with a key that is valid for a month and encrypts all mail."""
     validity = int((clock() - datetime.now(UTC)).total_seconds()) + 30 * 86_400
     key_pair = make_secret_key("Ada <ada@example.org>", seconds=validity)
-    assert (await try_update_users(ada, pubKey=armored_public_key(key_pair), encryptMessages=True))[
-        1
-    ] == []
+    assert (
+        await try_update_users(
+            ada, openpgpPublicKey=armored_public_key(key_pair), encryptMessages=True
+        )
+    )[1] == []
     return OpenPgpAccount(ada, key_pair)
 
 
@@ -180,7 +182,7 @@ async def test_message_is_encrypted_only_for_recipients_who_want_it(
     pgp_account: OpenPgpAccount, bob: GraphQLClient, environment: Environment
 ) -> None:
     key_pair = make_secret_key("Bob")
-    assert (await try_update_users(bob, pubKey=armored_public_key(key_pair)))[1] == []
+    assert (await try_update_users(bob, openpgpPublicKey=armored_public_key(key_pair)))[1] == []
     ada_message, bob_message = await deliver_locally(
         environment, PLAIN_MESSAGE, pgp_account.client, bob
     )
@@ -244,7 +246,7 @@ async def test_unusable_key_refuses_every_message(
 ) -> None:
     environment = pgp_account.client.environment
     async with environment.write_session() as session:
-        await session.exec(update(User).values(pub_key=key))
+        await session.exec(update(User).values(openpgp_public_key=key))
     (delivered,) = await deliver_locally(environment, PLAIN_MESSAGE, pgp_account.client)
     assert isinstance(delivered, ServiceUnavailable)
     recipient = JobRecipient(
@@ -411,17 +413,17 @@ async def test_encryption_requires_key_and_blocks_its_removal(
     assert (error["code"], error["path"]) == ("VALIDATION", ["encryptMessages"])
 
     key = armored_public_key(make_secret_key("Ada"))
-    assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
+    assert (await try_update_users(ada, openpgpPublicKey=key, encryptMessages=True))[1] == []
     assert await set_mailbox_encryption(ada, on=True) == []
-    key_in_use = ("CONFLICT", ["set", "pubKey"])
-    _, (error,) = await try_update_users(ada, pubKey=None)
+    key_in_use = ("CONFLICT", ["set", "openpgpPublicKey"])
+    _, (error,) = await try_update_users(ada, openpgpPublicKey=None)
     assert (error["code"], error["path"]) == key_in_use
     # the mailbox still uses the key
-    _, (error,) = await try_update_users(ada, pubKey=None, encryptMessages=False)
+    _, (error,) = await try_update_users(ada, openpgpPublicKey=None, encryptMessages=False)
     assert (error["code"], error["path"]) == key_in_use
     assert (await try_update_users(ada, encryptMessages=False))[1] == []
     assert await set_mailbox_encryption(ada, on=False) == []
-    assert (await try_update_users(ada, pubKey=None))[1] == []
+    assert (await try_update_users(ada, openpgpPublicKey=None))[1] == []
 
 
 async def test_encryption_setting_is_shown_and_writes_events(
@@ -429,18 +431,18 @@ async def test_encryption_setting_is_shown_and_writes_events(
 ) -> None:
     key = armored_public_key(make_secret_key("Ada"))
     before = await load_stream_position(ada.environment, ada.user.id)
-    assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
+    assert (await try_update_users(ada, openpgpPublicKey=key, encryptMessages=True))[1] == []
     assert await set_mailbox_encryption(ada, on=True) == []
     written_events = await load_journal_changes(ada.environment, ada.user.id, before)
     assert written_events[0] == (
         ChangeKind.USER_CHANGED,
         [ada.user.id],
-        [["encryptMessages", "pubKey"]],
+        [["encryptMessages", "openpgpPublicKey"]],
     )
     assert [kind for kind, *_ in written_events[1:]] == [ChangeKind.MAILBOX_UPDATED]
     answer = await ada("{ viewer { user { encryptMessages } } }")
     assert answer["viewer"]["user"]["encryptMessages"] is True
-    created_user, errors = await try_create_user(root, pubKey=key, encryptMessages=True)
+    created_user, errors = await try_create_user(root, openpgpPublicKey=key, encryptMessages=True)
     assert errors == []
     answer = await root(
         "query ($id: ID!) { user(by: {id: $id}) { encryptMessages } }", id=created_user["id"]
@@ -451,7 +453,9 @@ async def test_encryption_setting_is_shown_and_writes_events(
 async def test_encryption_setting_of_another_user_cannot_be_changed(
     pgp_account: OpenPgpAccount, bob: GraphQLClient
 ) -> None:
-    assert (await try_update_users(bob, pubKey=armored_public_key(make_secret_key("Bob"))))[1] == []
+    assert (
+        await try_update_users(bob, openpgpPublicKey=armored_public_key(make_secret_key("Bob")))
+    )[1] == []
     mailbox_id = mailbox_global_id((await pgp_account.client.load_mailbox()).id)
     for user in (None, {"id": global_ids.encode("User", pgp_account.client.user.id)}):
         patch = {"encryptMessages": False}
@@ -460,7 +464,7 @@ async def test_encryption_setting_of_another_user_cannot_be_changed(
             "errors"
         ]
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")
-    for name, value in (("encryptMessages", False), ("pubKey", None)):
+    for name, value in (("encryptMessages", False), ("openpgpPublicKey", None)):
         _, (error,) = await try_update_users(bob, pgp_account.client, **{name: value})
         assert error["code"] in ("NOT_FOUND", "FORBIDDEN")
     (inserted,) = await deliver_locally(bob.environment, PLAIN_MESSAGE, pgp_account.client)

@@ -107,7 +107,7 @@ async def test_autoreply_and_script_texts_are_unchanged(ada: GraphQLClient) -> N
         )
         assert answer["autoreplies"] == [{"text": text, "html": html_page(text)}]
         script = {"name": "main", "content": f"keep; # {text}"}
-        answer = await execute_mutation(ada, "sieveScriptPut", "scripts { content }", **script)
+        answer = await execute_mutation(ada, "sieveScriptSet", "scripts { content }", **script)
         assert answer["scripts"] == [{"content": script["content"]}]
 
 

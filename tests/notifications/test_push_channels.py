@@ -41,7 +41,7 @@ DELETE_MUTATION = """mutation ($ids: [ID!]!) { pushChannelDelete(input: {ids: $i
   deletedIds errors { code } } }"""
 TEST_MUTATION = """mutation ($ids: [ID!]!) { pushChannelTest(input: {ids: $ids}) {
   channels { id } errors { code } } }"""
-PUBLIC_KEY_QUERY = "{ pushPublicKey }"
+PUBLIC_KEY_QUERY = "{ vapidPublicKey }"
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def test_web_push_is_encrypted_and_signed_for_the_browser(
     scheme, _, parts = request.headers["authorization"].partition(" ")
     vapid_fields = dict(part.split("=", 1) for part in parts.split(","))
     assert scheme == "vapid"
-    assert vapid_fields["k"] == (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
+    assert vapid_fields["k"] == (await ada(PUBLIC_KEY_QUERY))["vapidPublicKey"]
     jwt_header, claims, signature = vapid_fields["t"].split(".")
     jwt_claims = json.loads(decode_base64url(claims))
     assert jwt_claims["aud"] == f"https://127.0.0.1:{service.port}"
@@ -184,7 +184,7 @@ async def test_sender_filters_select_messages(
 async def test_priority_filter_pushes_only_urgent_messages(
     ada: GraphQLClient, receiver: WebhookReceiver, priority_header: dict[str, str]
 ) -> None:
-    await create_push_channel(ada, key="k", token="t", onlyPriority=True, evaluatePriority=True)  # noqa: S106
+    await create_push_channel(ada, key="k", token="t", highPriorityOnly=True, passPriority=True)  # noqa: S106
     await deliver_to_mailbox(ada, "Later", **{"X-Priority": "3"})
     await deliver_to_mailbox(ada, "Now", **priority_header)
     await push_until_idle(make_push_worker(ada.environment))
@@ -366,15 +366,17 @@ async def test_channel_of_a_kind_is_unique_and_partially_updated(
         text="A",
         senders=["x.example"],
     )
-    payload = await run_push_channel_set(ada, key="k2", text=None, onlyPriority=True, senders=None)
+    payload = await run_push_channel_set(
+        ada, key="k2", text=None, highPriorityOnly=True, senders=None
+    )
     (updated_channel,) = payload["channels"]
     assert updated_channel["id"] == channel_id
     assert (
         updated_channel["text"],
-        updated_channel["onlyPriority"],
+        updated_channel["highPriorityOnly"],
         updated_channel["senders"],
     ) == (None, True, [])
-    await create_push_channel(ada, key="k2", onlyPriority=False)
+    await create_push_channel(ada, key="k2", highPriorityOnly=False)
     await deliver_to_mailbox(ada, "Hello")
     await push_until_idle(make_push_worker(ada.environment))
     assert [decode_form(receiver.requests[0])[name] for name in ("user", "token")] == ["k2", "t1"]
@@ -386,7 +388,7 @@ async def test_secrets_are_encrypted_hidden_and_can_be_reencrypted(
     fields = http_channel_input(receiver, token="tk_SECRET", users={"usernames": ["ada"]})  # noqa: S106
     payload = await run_push_channel_set(root, **fields)
     await run_push_channel_set(ada, key="KEY-SECRET", token="t")  # noqa: S106
-    public_key = (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"]
+    public_key = (await ada(PUBLIC_KEY_QUERY))["vapidPublicKey"]
     assert len(decode_base64url(public_key)) == 65
     rows = str(await snapshot_rows(environment))
     for secret in ("SECRET", f"{receiver.port}/topic"):
@@ -400,7 +402,7 @@ async def test_secrets_are_encrypted_hidden_and_can_be_reencrypted(
     await deliver_to_mailbox(ada, "Hello")
     await push_until_idle(make_push_worker(environment))
     assert len(receiver.requests) == 2
-    assert (await ada(PUBLIC_KEY_QUERY))["pushPublicKey"] == public_key
+    assert (await ada(PUBLIC_KEY_QUERY))["vapidPublicKey"] == public_key
 
 
 async def test_channel_is_hidden_from_other_users(
@@ -468,7 +470,7 @@ async def test_push_permission_is_required_of_users_and_admins(
     assert errors == [{"requires": UserPermission.PUSHOVER}]
     fields = http_channel_input(receiver, users={"usernames": ["ada"]})
     login_as_admin = await make_domain_admin(
-        environment, ada.http, "over", [AdminPermission.LOGIN_AS]
+        environment, ada.http, "over", [AdminPermission.IMPERSONATE]
     )
     assert paths_and_constraints(await run_push_channel_set(login_as_admin, **fields)) == [
         ([], "FORBIDDEN")
@@ -477,7 +479,7 @@ async def test_push_permission_is_required_of_users_and_admins(
     assert paths_and_constraints(await run_push_channel_set(push_admin, **fields)) == [
         ([], "FORBIDDEN")
     ]
-    permissions = [AdminPermission.PUSHOVER, AdminPermission.LOGIN_AS]
+    permissions = [AdminPermission.PUSHOVER, AdminPermission.IMPERSONATE]
     full_admin = await make_domain_admin(environment, ada.http, "under", permissions)
     assert paths_and_constraints(await run_push_channel_set(full_admin, **fields)) == []
     channels_query = 'query { user(by: {username: "ada"}) { pushChannels { kind } } }'

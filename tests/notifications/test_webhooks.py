@@ -425,7 +425,7 @@ async def test_webhooks_are_filtered_by_type_and_user(
 async def test_domain_admin_manages_only_webhooks_of_own_domain(
     environment: Environment, root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    permissions = [AdminPermission.LOGIN_AS]
+    permissions = [AdminPermission.IMPERSONATE]
     domain_admin = await make_domain_admin(environment, ada.http, "dora", permissions)
     async with environment.write_session(0) as session:
         session.add(

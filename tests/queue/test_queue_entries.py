@@ -507,7 +507,7 @@ async def test_flush_makes_deferred_entries_due(
     ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     submission_id = await send_deferred(ada)
-    scheduled_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
+    scheduled_id = await queue_message(ada, send_at=clock() + timedelta(hours=1))
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     payload = await run_mailbox_mutation(
         admin_client, "queueFlush", "scheduledCount task { id }", all=True

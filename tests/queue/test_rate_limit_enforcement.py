@@ -16,7 +16,7 @@ from mail.smtp.submission_server import SubmissionListener as Listener
 from mail.tls.server_tls import CertificateFiles
 from models.errors import RateLimited
 from models.queue.rate_limits import RateLimit, RateWindow
-from models.queue.rate_values import Rate, RateFrame, parse_rate
+from models.queue.rate_values import Rate, RatePeriod, parse_rate
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.store.columns import insert_with_conflict
 from models.store.database import Database
@@ -46,7 +46,7 @@ mutation ($input: MessageSendInput!) { messageSend(input: $input) {
 FORWARD = """
 mutation ($input: MessageRedirectInput!) { messageRedirect(input: $input) { errors { code } } }
 """
-PER_HOUR = RateFrame.HOUR
+PER_HOUR = RatePeriod.HOUR
 
 
 async def set_rate_limit(
@@ -81,7 +81,7 @@ async def make_user_of_other_domain(root: GraphQLClient) -> GraphQLClient:
     async with environment.write_session() as session:
         user = await session.get_one(User, row[0])
     secret = await make_api_key(
-        environment, "far", user_id=user.id, role=user.role, scopes=[Scope.MASTER]
+        environment, "far", user_id=user.id, role=user.role, scopes=[Scope.FULL]
     )
     return GraphQLClient(root.http, environment, user, secret)
 
@@ -115,9 +115,9 @@ async def test_user_rate_counts_messages_not_recipients(
     await wait_for_background_tasks(environment)
 
 
-@pytest.mark.parametrize("frame", RateFrame)
+@pytest.mark.parametrize("frame", RatePeriod)
 async def test_window_has_the_length_of_its_frame(
-    ada: GraphQLClient, clock: ManualClock, frame: RateFrame
+    ada: GraphQLClient, clock: ManualClock, frame: RatePeriod
 ) -> None:
     await set_rate_limit(ada.environment, ada.user.id, Rate(1, frame))
     assert await try_send_message(ada, "a@example.net") == []
@@ -139,7 +139,7 @@ async def test_user_domain_and_platform_limits_all_apply(
     other_domain_user = await make_user_of_other_domain(root)
     set_options(environment, rate_platform="4/DAY")
     await set_rate_limit(environment, domain, Rate(3, PER_HOUR), "domain_id")
-    await set_rate_limit(environment, ada.user.id, Rate(2, RateFrame.MINUTE))
+    await set_rate_limit(environment, ada.user.id, Rate(2, RatePeriod.MINUTE))
     assert [await try_send_message(ada, "a@example.net") for _ in range(3)] == [
         [],
         [],
@@ -179,7 +179,7 @@ async def test_settings_apply_without_a_stored_limit(
         ["RATE_LIMITED"],
     ]
     await wait_for_background_tasks(environment)
-    assert parse_rate("5/SECOND") == Rate(5, RateFrame.SECOND)
+    assert parse_rate("5/SECOND") == Rate(5, RatePeriod.SECOND)
     assert [parse_rate(text).value for text in ("", "0/HOUR", "5/WEEK", "1 /HOUR", "x")] == [0] * 5
 
 
@@ -197,7 +197,7 @@ async def test_changed_frame_resets_the_count_and_changed_value_does_not(
         [],
         ["RATE_LIMITED"],
     ]
-    await set_rate_limit(environment, ada.user.id, Rate(1, RateFrame.DAY))
+    await set_rate_limit(environment, ada.user.id, Rate(1, RatePeriod.DAY))
     assert [await try_send_message(ada, "a@example.net") for _ in range(2)] == [
         [],
         ["RATE_LIMITED"],
@@ -213,12 +213,12 @@ async def test_forwarded_and_scheduled_messages_count(
     (node,) = (await ada("{ user { messages { nodes { id } } } }"))["user"]["messages"]["nodes"]
     assert message_id
     arguments = {"message": {"id": node["id"]}, "addresses": ["a@example.net"]}
-    send_time = (clock() + timedelta(days=2)).isoformat()
+    send_at = (clock() + timedelta(days=2)).isoformat()
     assert (await ada(FORWARD, input=arguments))["messageRedirect"]["errors"] == []
-    assert await try_send_message(ada, "b@example.net", sendTime=send_time) == []
+    assert await try_send_message(ada, "b@example.net", sendAt=send_at) == []
     answer = (await ada(FORWARD, input=arguments))["messageRedirect"]
     assert answer["errors"] == [{"code": "RATE_LIMITED"}]
-    assert await try_send_message(ada, "b@example.net", sendTime=send_time) == ["RATE_LIMITED"]
+    assert await try_send_message(ada, "b@example.net", sendAt=send_at) == ["RATE_LIMITED"]
     ((submission_count,),) = await select_rows(ada.environment, "SELECT count(*) FROM submissions")
     assert submission_count == 2
     await wait_for_background_tasks(ada.environment)
@@ -309,7 +309,7 @@ async def test_user_is_notified_once_per_minute_for_short_windows(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = ada.environment
-    await set_rate_limit(environment, ada.user.id, Rate(1, RateFrame.SECOND))
+    await set_rate_limit(environment, ada.user.id, Rate(1, RatePeriod.SECOND))
     for _ in range(59):
         await try_send_message(ada, "a@example.net")
         assert await try_send_message(ada, "a@example.net") == ["RATE_LIMITED"]

@@ -34,7 +34,7 @@ query ($filter: RateLimitFilter, $first: Int, $after: String, $last: Int, $befor
 """
 HOLDS = """
 query ($users: UserSelection, $first: Int, $after: String) {
-  rateHolds(users: $users, first: $first, after: $after) {
+  rateLimitHolds(users: $users, first: $first, after: $after) {
     nodes { user { username } source domain { name } value frame heldSince resetsAt }
     totalCount pageInfo { hasNextPage endCursor } } }
 """
@@ -78,7 +78,7 @@ async def list_limits(client: GraphQLClient, **filter: Any) -> list[tuple[str, i
 
 
 async def list_holds(client: GraphQLClient, **variables: Any) -> list[tuple[Any, ...]]:
-    page = (await client(HOLDS, **variables))["rateHolds"]
+    page = (await client(HOLDS, **variables))["rateLimitHolds"]
     holds = [
         (node["user"]["username"], node["source"], node["domain"] and node["domain"]["name"])
         for node in page["nodes"]
@@ -202,7 +202,7 @@ async def test_domain_is_created_and_updated_with_a_rate_limit(root: GraphQLClie
     ]  # fmt: skip
 
 
-async def test_rate_holds_show_user_and_source(
+async def test_rate_limit_holds_show_user_and_source(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = root.environment
@@ -213,7 +213,7 @@ async def test_rate_holds_show_user_and_source(
     clock.tick(seconds=5)
     await send_until_refused(bob)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org"), ("ada", "USER", None)]
-    (node, _) = (await root(HOLDS))["rateHolds"]["nodes"]
+    (node, _) = (await root(HOLDS))["rateLimitHolds"]["nodes"]
     assert [node[name] for name in ("value", "frame", "heldSince", "resetsAt")] == [
         3, "DAY", "2030-01-01T00:00:05Z", "2030-01-02T00:00:00Z"
     ]  # fmt: skip
@@ -225,7 +225,7 @@ async def test_rate_holds_show_user_and_source(
     assert await list_holds(root) == []
     await send_until_refused(ada)
     assert await list_holds(root) == [("ada", "PLATFORM", None)]
-    page = (await root(HOLDS, first=0))["rateHolds"]
+    page = (await root(HOLDS, first=0))["rateLimitHolds"]
     assert (page["nodes"], page["totalCount"]) == ([], 1)
 
 
@@ -404,11 +404,13 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
     admin_without_permission = await make_admin_of_domain(
         root, AdminPermission.SPAM_POLICY, name="bare"
     )
-    assert await set_and_reset_errors(admin_without_permission, **users_input(ada)) == {"RATELIMIT"}
+    assert await set_and_reset_errors(admin_without_permission, **users_input(ada)) == {
+        "RATE_LIMITS"
+    }
     assert await count_visible(admin_without_permission) == {"FORBIDDEN"}
     await try_create_user(root, username="x", address="x@afar.example")
     other_admin = await make_admin_of_domain(
-        root, AdminPermission.RATELIMIT, domain="afar.example", name="far"
+        root, AdminPermission.RATE_LIMITS, domain="afar.example", name="far"
     )
     assert await set_and_reset_errors(other_admin, **users_input(ada)) == {"NOT_FOUND"}
     assert await set_and_reset_errors(other_admin, **domains_input("example.org")) == {"NOT_FOUND"}
@@ -418,14 +420,14 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
     assert await count_visible(other_admin) == [0, 0]
     platform_admin = await make_client(environment, root.http, "boss", role=Role.ADMIN)
     rate_admin = await make_domain_admin(
-        environment, root.http, "near", [AdminPermission.RATELIMIT]
+        environment, root.http, "near", [AdminPermission.RATE_LIMITS]
     )
     assert await set_and_reset_errors(rate_admin, **users_input(ada, platform_admin)) == {"ADMIN"}
     (_, errors) = await reset_rate(rate_admin, includePlatform=True)
     assert [(e["requires"], e["path"]) for e in errors] == [("ADMIN", ["includePlatform"])]
     set_rate = {"domains": [{"name": "example.org"}], "set": {"rateLimit": None}}
     _, errors = await run_mutation(admin_without_permission, DOMAIN_UPDATE, **set_rate)
-    assert [(e["requires"], e["path"]) for e in errors] == [("RATELIMIT", ["set", "rateLimit"])]
+    assert [(e["requires"], e["path"]) for e in errors] == [("RATE_LIMITS", ["set", "rateLimit"])]
     assert await load_stored_rates(environment) == before
     assert await count_visible(rate_admin) == [2, 1]
     assert (
@@ -440,7 +442,11 @@ async def test_rate_limits_need_a_domain_admin_with_the_permission(
 async def load_stored_rates(environment: Environment) -> Any:
     limits = await select_rows(environment, "SELECT id, value FROM rate_limits ORDER BY id")
     windows = await select_rows(environment, "SELECT id, used FROM rate_windows ORDER BY id")
-    return limits, windows, await select_rows(environment, "SELECT id, source FROM rate_holds")
+    return (
+        limits,
+        windows,
+        await select_rows(environment, "SELECT id, source FROM rate_limit_holds"),
+    )
 
 
 async def test_limits_are_deleted_with_user_and_domain(

@@ -36,7 +36,7 @@ UNJOURNALED_TABLES = {
     "import_archives", "lessons", "mailbox_subscriptions",
     "message_blobs", "message_steps", "place_turns", "push_channels", "push_keys",
     "quarantine_blobs",
-    "rate_holds", "receipts", "recipient_rewrites", "recovery_codes", "replays", "settings",
+    "rate_limit_holds", "receipts", "recipient_rewrites", "recovery_codes", "replays", "settings",
     "server_clocks", "server_processes", "sieve_memories", "store_facts", "store_incarnation",
     "streams", "sts_policies", "submission_blobs", "thread_refs", "threads",
     "throttles", "totp_seeds", "undos", "upload_parts", "uploads", "usages", "user_tags",
@@ -203,7 +203,7 @@ def _differing_fields(first: Any, second: Any, name: str = "") -> set[str]:
 RANDOM_FIELDS = {"guid", "messageId", "pop3Uidl", "queueId"}
 KEY_FIELDS = {"fingerprint", "fingerprintSha256", "publicKey", "value"}
 FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run doesn't have
-    "addressCreateTemporary": {"address", "localPart"},
+    "temporaryAddressCreate": {"address", "localPart"},
     "connectorRun": {"unit"},
     "dkimKeyRotate": KEY_FIELDS,
     "mailImport": {"unit"},
@@ -236,9 +236,9 @@ async def assert_dry_run_changes_nothing(
 
 
 WITHOUT_IDEMPOTENCY_KEY = {  # one-time proofs, and checks
-    "authenticate", "connectorCheck", "recoveryCodesCreate", "tokenRevoke", "totpCheck",
+    "authenticate", "connectorTest", "recoveryCodesCreate", "tokenRevoke", "totpVerify",
     "totpDisable",
-    "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
+    "twoFactorDisable", "webauthnVerify", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
 
@@ -256,9 +256,9 @@ async def assert_key_of_another_call_conflicts(call: MutationCall, client: Graph
 
 # mutations that can't be part of an atomic request
 NOT_ATOMIC = {
-    "authenticate", "connectorCheck", "mailboxRepair", "recoveryCodesCreate", "routeTest",
-    "totpCheck", "totpDisable",
-    "twoFactorDisable", "webauthnCheck", "webauthnDelete", "webauthnRegister",
+    "authenticate", "connectorTest", "mailboxRepair", "recoveryCodesCreate", "routeTest",
+    "totpVerify", "totpDisable",
+    "twoFactorDisable", "webauthnVerify", "webauthnDelete", "webauthnRegister",
 }  # fmt: skip
 
 

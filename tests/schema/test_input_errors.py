@@ -51,8 +51,8 @@ USER_FIELDS = {
     "receivedMax": (-1, "receivedMax", "range"),
     "allowedSenders": (["a*b"], "allowedSenders", "pattern"),
     "metaData": ([1], "metaData", "object"),
-    "internalData": ([1], "internalData", "object"),
-    "pubKey": (SIGN_ONLY_KEY, "pubKey", "key"),
+    "privateMetadata": ([1], "privateMetadata", "object"),
+    "openpgpPublicKey": (SIGN_ONLY_KEY, "openpgpPublicKey", "key"),
     "username": ("a..b", "username", "pattern"),
     "password": (TOO_SHORT, "password", "min"),
 }
@@ -61,10 +61,10 @@ INPUT_CASES = (
         "userCreate",
         {
             # the case omits it
-            **{name: field_ for name, field_ in USER_FIELDS.items() if name != "pubKey"},
+            **{name: field_ for name, field_ in USER_FIELDS.items() if name != "openpgpPublicKey"},
             "address": ("e ve@example.org", "address", "address"),
             "role": ("PUBLIC", "role", "enum"),
-            "adminPermissions": (["LOGIN_AS"], "adminPermissions", "role"),
+            "adminPermissions": (["IMPERSONATE"], "adminPermissions", "role"),
             "administers": ([{"id": "dom_x"}], "administers", "id"),
             "mailboxes": ({"sent": "a//b"}, "mailboxes.sent", "pattern"),
         },
@@ -73,7 +73,7 @@ INPUT_CASES = (
     InputCase("userUpdate", USER_FIELDS, {"users": {"usernames": ["ada"]}}, "set"),
     InputCase(
         "userUpdate",
-        {name: USER_FIELDS[name] for name in ("name", "metaData", "password", "pubKey")},
+        {name: USER_FIELDS[name] for name in ("name", "metaData", "password", "openpgpPublicKey")},
         {"existingPassword": "correct horse battery"},
         "set",
         by="eve",

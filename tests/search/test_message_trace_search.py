@@ -152,7 +152,7 @@ async def test_domain_admin_sees_trace_events_of_own_domain(
 ) -> None:
     without_permission = await make_domain_admin(environment, root.http, "bare")
     with_permission = await make_domain_admin(
-        environment, root.http, "acting", [AdminPermission.LOGIN_AS]
+        environment, root.http, "acting", [AdminPermission.IMPERSONATE]
     )
     other_domain = {"name": "far.example"}
     assert (await execute_mutation(root, "domainCreate", "domain { id }", **other_domain))[

@@ -112,11 +112,11 @@ async def test_index_build_runs_at_once_or_as_task(
     ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     answer = await run_mailbox_mutation(
-        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["Work*"]
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxPatterns=["Work*"]
     )
     assert (answer["indexed"], answer["task"], answer["errors"]) == (0, None, [])
     limited = await run_mailbox_mutation(
-        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["*"], maxRecent=2
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxPatterns=["*"], maxRecent=2
     )
     assert limited["indexed"] == 0
     validated = await run_mailbox_mutation(
@@ -124,18 +124,18 @@ async def test_index_build_runs_at_once_or_as_task(
         "searchIndexBuild",
         PAYLOAD_FIELDS,
         users=ADA,
-        mailboxMasks=["*"],
+        mailboxPatterns=["*"],
         options={"validateOnly": True},
     )
     assert validated["errors"] == []
     assert await load_indexed_ids(environment) == set()
     answer = await run_mailbox_mutation(
-        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxMasks=["INBOX"], maxRecent=3
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ADA, mailboxPatterns=["INBOX"], maxRecent=3
     )
     assert answer["indexed"] == 3
     assert (await load_status(root))["pending"] == 1
     queued = await run_mailbox_mutation(
-        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ALL_USERS, mailboxMasks=["*"], queue=True
+        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ALL_USERS, mailboxPatterns=["*"], queue=True
     )
     assert (queued["indexed"], queued["task"]["total"]) == (None, 1)
     assert await run_tasks(environment) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
@@ -148,10 +148,10 @@ async def test_invalid_index_build_is_refused(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     for arguments, code in (
-        ({"users": {"usernames": ["nobody"]}, "mailboxMasks": ["*"]}, "NOT_FOUND"),
-        ({"users": ADA, "mailboxMasks": ["x" * 2000]}, "VALIDATION"),
-        ({"users": ADA, "mailboxMasks": ["*"] * 1000}, "VALIDATION"),
-        ({"users": ADA, "mailboxMasks": ["*"], "maxRecent": -1}, "VALIDATION"),
+        ({"users": {"usernames": ["nobody"]}, "mailboxPatterns": ["*"]}, "NOT_FOUND"),
+        ({"users": ADA, "mailboxPatterns": ["x" * 2000]}, "VALIDATION"),
+        ({"users": ADA, "mailboxPatterns": ["*"] * 1000}, "VALIDATION"),
+        ({"users": ADA, "mailboxPatterns": ["*"], "maxRecent": -1}, "VALIDATION"),
     ):
         answer = await run_mailbox_mutation(root, "searchIndexBuild", PAYLOAD_FIELDS, **arguments)
         assert [error["code"] for error in answer["errors"]] == [code], arguments
@@ -263,7 +263,7 @@ async def save_draft(client: GraphQLClient, draft_id: str | None = None, **field
     document = """mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
       message { id } errors { code message } } }"""
     fields |= {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "subject": "Draft"}
-    fields |= {"replacePrevious": {"id": draft_id}} if draft_id else {}
+    fields |= {"replaces": {"id": draft_id}} if draft_id else {}
     saved = (await client(document, input=fields))["messageUpload"]
     assert saved["errors"] == []
     return str(saved["message"]["id"])
@@ -406,7 +406,7 @@ async def test_index_inspection_is_forbidden_for_non_admins(
             answer = await client.execute(document, **arguments)
             assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
         mutations: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("searchIndexBuild", {"users": ADA, "mailboxMasks": ["*"]}),
+            ("searchIndexBuild", {"users": ADA, "mailboxPatterns": ["*"]}),
             ("searchIndexRebuild", {"users": ADA}),
             ("searchIndexOptimize", {}),
         )

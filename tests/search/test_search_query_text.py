@@ -67,7 +67,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
         "on:yesterday",
         {"receivedSince": at_midnight("2030-01-30"), "receivedBefore": at_midnight("2030-01-31")},
     ),
-    ("mask:W* mask:%x", {"mailboxMasks": ["W*", "%x"]}),
+    ("mask:W* mask:%x", {"mailboxPatterns": ["W*", "%x"]}),
     (
         'header:"X-Spam: yes" header:Cc',
         {"header": {"name": "X-Spam", "contains": "yes"}, "and": [{"header": {"name": "Cc"}}]},
@@ -76,7 +76,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ("attachment:bill", {"attachment": {"filename": "bill"}}),
     ("modseq:7 smaller:1k", {"modifiedSince": 7, "smaller": 1024}),
     ("submission:scheduled", {"submissionStates": ["SCHEDULED"]}),
-    ("submission:SENT submission:held_for_undo", {"submissionStates": ["SENT", "HELD_FOR_UNDO"]}),
+    ("submission:SENT submission:held_for_undo", {"submissionStates": ["SENT", "UNDOABLE"]}),
     ("-submission:sent duck", {"not": {"submissionStates": ["SENT"]}, "query": "duck"}),
     ("SEEN FLAGGED NOT DELETED", {"seen": True, "flagged": True, "not": {"deleted": True}}),
     ("UNSEEN UNANSWERED", {"seen": False, "answered": False}),
@@ -202,7 +202,7 @@ CONDITION_VALUES = {
     **dict.fromkeys(["larger", "smaller", "modifiedSince"], sizes),
     "mailbox": mailbox_refs,
     "mailboxes": st.lists(mailbox_refs, min_size=1, max_size=3),
-    "mailboxMasks": st.lists(words, min_size=1, max_size=3),
+    "mailboxPatterns": st.lists(words, min_size=1, max_size=3),
     "guids": st.lists(st.sampled_from(["0" * 32, "f" * 32]), min_size=1, max_size=3),
     "header": st.builds(lambda name: {"name": name}, header_names)
     | st.builds(

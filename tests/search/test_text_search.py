@@ -251,7 +251,7 @@ async def test_search_parse_returns_text_and_filter(ada_with_messages: GraphQLCl
         {"or": [{"query": "-a"}, {"not": {"subject": 'x "y" \\'}}]},
         {"receivedSince": {"at": "2026-01-01T00:00:00Z"}, "sentBefore": {"ago": "P7D"}},
         {"header": {"name": "X-A"}, "attachment": {"contentType": "pdf"}, "larger": 5000},
-        {"guids": ["0" * 32], "mailboxMasks": ["a*", "%"], "modifiedSince": 7},
+        {"guids": ["0" * 32], "mailboxPatterns": ["a*", "%"], "modifiedSince": 7},
     ]
     for filter_ in filters:
         from_filter = await parse(filter=filter_)

@@ -335,7 +335,7 @@ async def test_administrators_see_quarantine_of_managed_accounts(
             document,
             ids=[item_id],
         )
-        assert error_summary(errors)[::3] == ("FORBIDDEN", "MASTER")
+        assert error_summary(errors)[::3] == ("FORBIDDEN", "FULL")
     assert await list_quarantined_subjects(ada) == ["Mixed"]
 
 
@@ -479,9 +479,11 @@ async def test_item_is_encrypted_if_incoming_mail_is_encrypted(
 ) -> None:
     seconds = int((clock() - datetime.now(UTC)).total_seconds()) + 30 * 86_400
     key_pair = make_secret_key("Ada <ada@example.org>", seconds=seconds)
-    assert (await try_update_users(ada, pubKey=armored_public_key(key_pair), encryptMessages=True))[
-        1
-    ] == []
+    assert (
+        await try_update_users(
+            ada, openpgpPublicKey=armored_public_key(key_pair), encryptMessages=True
+        )
+    )[1] == []
     item_id = await quarantine_message(ada, raw_message("Sealed", body="herons at dawn"))
     url = (await ada(QUARANTINE_CONTENTS_QUERY, id=item_id))["node"]["sourceUrl"]
     encrypted = (await http.get(url)).content

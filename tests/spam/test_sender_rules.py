@@ -173,7 +173,7 @@ async def test_user_without_permission_keeps_rules_but_cannot_change_them(
     (rule,) = await create_sender_rules(ada, ADA_SCOPE, "shop.example")
     document = """mutation ($input: UserPermissionsSetInput!) {
       userPermissionsSet(input: $input) { errors { message } } }"""
-    permission_input = {"users": {"usernames": ["ada"]}, "permissions": ["APP_PASSWDS"]}
+    permission_input = {"users": {"usernames": ["ada"]}, "permissions": ["APP_PASSWORDS"]}
     assert (await root(document, input=permission_input))["userPermissionsSet"]["errors"] == []
     assert await visible_patterns(ada) == "shop.example"
     for mutation, mutation_input in (
@@ -344,10 +344,10 @@ async def test_key_with_settings_scope_changes_only_own_rules(
     settings_client = GraphQLClient(http, environment, domain_admin.user, secret)
     await create_sender_rules(settings_client, {"user": {"username": "chief"}}, "own.test")
     for scope in (ADA_SCOPE, {"domain": "example.org"}):
-        assert (await rule_error(settings_client, scope=scope))[::3] == ("FORBIDDEN", "MASTER")
+        assert (await rule_error(settings_client, scope=scope))[::3] == ("FORBIDDEN", "FULL")
     for rule in (ada_rule, domain_rule):
         _, errors = await run_mutation(settings_client, DELETE_RULES, ids=[rule["id"]])
-        assert error_summary(errors)[::3] == ("FORBIDDEN", "MASTER")
+        assert error_summary(errors)[::3] == ("FORBIDDEN", "FULL")
 
 
 async def test_rules_are_sorted_by_pattern_and_filtered(ada: GraphQLClient) -> None:

@@ -128,7 +128,7 @@ async def load_client(
 ) -> GraphQLClient:
     statement = select(*select_columns(User)).where(col(User.username) == name)
     (row,) = await environment.database.read(statement)
-    secret = await make_api_key(environment, f"{name}-later", user_id=row.id, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, f"{name}-later", user_id=row.id, scopes=[Scope.FULL])
     return GraphQLClient(http, environment, User(**row._asdict()), secret)
 
 

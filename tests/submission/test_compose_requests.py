@@ -211,7 +211,7 @@ async def test_compose_request_for_other_user_needs_login_as(
         for code, _ in error_codes_and_paths(await request_compose(without_permission, user=user))
     ] == ["FORBIDDEN"]
     with_permission = await make_domain_admin(
-        environment, ada.http, "dirk", [AdminPermission.LOGIN_AS]
+        environment, ada.http, "dirk", [AdminPermission.IMPERSONATE]
     )
     assert (await request_compose(with_permission, user=user, subject="x"))["delivered"] == 1
 
@@ -223,7 +223,7 @@ async def test_compose_request_with_foreign_file_or_identity_is_not_found(
     async with environment.write_session() as session:
         session.add(ComposeListener(id=environment.new_id(), user_id=bob.user.id, holder=holder))
     file = await store_file(ada)
-    for mode in ("ATTACH", "LINK", "SHARE_RW"):
+    for mode in ("ATTACH", "LINK", "WRITABLE_LINK"):
         answer = await request_compose(bob, fileAttachments=[{"file": file["id"], "mode": mode}])
         assert error_codes_and_paths(answer) == [("NOT_FOUND", ["fileAttachments", "0", "file"])]
     identities = await ada("{ viewer { user { identities { nodes { id } } } } }")

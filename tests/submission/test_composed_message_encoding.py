@@ -215,7 +215,7 @@ async def test_reply_draft_joins_the_thread(ada: GraphQLClient, bob: GraphQLClie
         ({"attachments": [new_attachment("a\nb")]}, "pattern", ["attachments", "0", "filename"]),
         ({"attachments": [new_attachment("a")] * 251}, "max", ["attachments"]),
         ({"subject": "x", "keepAttachments": {"all": True}}, "required", ["keepAttachments"]),
-        ({"subject": "x", "replacePrevious": {"id": "x"}}, "id", ["replacePrevious"]),
+        ({"subject": "x", "replaces": {"id": "x"}}, "id", ["replaces"]),
     ],
 )
 async def test_invalid_message_fields_are_refused(

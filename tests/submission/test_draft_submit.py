@@ -28,7 +28,8 @@ from tests.support.operations.bulk_operations import undo_mutation
 from tests.support.operations.message_sources import parse_uploaded_message, upload_message
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
-FIELDS = """submission { id queueId state envelopeFrom sendTime undoUntil recipients { recipient } }
+FIELDS = """submission {
+    id queueId state envelopeFrom sendAt undoableUntil recipients { recipient } }
   message { id uid subject draft seen date bcc { address } mailbox { path }
     outbound { queueId entries { seq recipient state } } }
   undo { token } warnings { code path }"""
@@ -171,7 +172,7 @@ async def test_undo_of_submit_restores_draft(
 ) -> None:
     new_draft = await create_draft(ada, mailbox={"specialUse": "DRAFTS"})
     answer = await submit_draft(ada, new_draft, undoWindow="PT30S")
-    assert answer["submission"]["state"] == "HELD_FOR_UNDO"
+    assert answer["submission"]["state"] == "UNDOABLE"
     undone = await undo_mutation(ada, answer)
     assert undone["errors"] == []
     result = await ada(
@@ -188,7 +189,7 @@ async def test_undo_of_submit_restores_draft(
 
 
 async def test_draft_is_submitted_for_later(ada: GraphQLClient) -> None:
-    answer = await submit_draft(ada, await create_draft(ada), sendTime="2030-01-02T00:00:00Z")
+    answer = await submit_draft(ada, await create_draft(ada), sendAt="2030-01-02T00:00:00Z")
     assert answer["submission"]["state"] == "SCHEDULED"
     assert answer["message"]["date"] == "2030-01-02T00:00:00Z"
 
@@ -261,7 +262,7 @@ async def test_submit_marks_original_as_answered(ada: GraphQLClient) -> None:
 async def test_submit_by_admin_is_logged(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
-    secret = await make_api_key(environment, "backend", role=Role.ROOT, scopes=[Scope.MASTER])
+    secret = await make_api_key(environment, "backend", role=Role.ROOT, scopes=[Scope.FULL])
     root = replace(ada, secret=secret)
     new_draft = await create_draft(ada)
     assert error_codes_and_paths(await submit_draft(bob, new_draft)) == [("NOT_FOUND", ["message"])]

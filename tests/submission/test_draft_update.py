@@ -60,7 +60,7 @@ async def save_draft(client: GraphQLClient, **fields: Any) -> Any:
 
 async def save_draft_again(client: GraphQLClient, draft: Any, **fields: Any) -> Any:
     fields = {"text": "Dear Carol, more", **fields}
-    return await upload_message(client, replacePrevious={"id": draft["id"]}, **fields)
+    return await upload_message(client, replaces={"id": draft["id"]}, **fields)
 
 
 async def search_message_ids(client: GraphQLClient, query: str) -> list[str]:
@@ -77,7 +77,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     clock.tick(minutes=1)
     answer = await save_draft_again(ada, draft, subject="Geese")
     current = answer["message"]
-    assert (answer["errors"], answer["previousDeleted"]) == ([], True)
+    assert (answer["errors"], answer["replaced"]) == ([], True)
     assert (current["id"], current["messageId"]) == (draft["id"], draft["messageId"])
     assert current["uid"] > draft["uid"]
     assert current["modseq"] == before + 1
@@ -97,14 +97,10 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
         current["uid"] + 1,
     )
     old_reference = {"mailbox": {"specialUse": "DRAFTS"}, "uid": draft["uid"]}
-    stale_save = await upload_message(ada, text="x", replacePrevious={"uid": old_reference})
-    assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [
-        ("NOT_FOUND", ["replacePrevious"])
-    ]
+    stale_save = await upload_message(ada, text="x", replaces={"uid": old_reference})
+    assert [(e["code"], e["path"]) for e in stale_save["errors"]] == [("NOT_FOUND", ["replaces"])]
     by_uid = {"uid": {**old_reference, "uid": current["uid"]}}
-    third = await upload_message(
-        ada, raw="Subject: Swans\n\nx", unseen=True, replacePrevious=by_uid
-    )
+    third = await upload_message(ada, raw="Subject: Swans\n\nx", unseen=True, replaces=by_uid)
     assert third["message"]["id"] == draft["id"]
     assert third["message"]["flags"] == ["\\Flagged", "\\Draft", "work"]
 
@@ -329,7 +325,7 @@ async def test_changed_or_deleted_draft_is_not_replaced(
     before = await select_rows(environment, "SELECT * FROM messages")
     with pytest.raises(StaleObject) as stale:
         await replace_draft(EarlierDraft(draft_id, "other", {}))
-    assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replacePrevious"])
+    assert (stale.value.current_modseq, stale.value.path) == (draft["modseq"], ["replaces"])
     assert await select_rows(environment, "SELECT * FROM messages") == before
     delete_mutation = (
         "mutation ($id: ID!) { messageDelete(input: {select: {ids: [$id]}}) { deletedCount } }"
@@ -350,8 +346,8 @@ async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClie
         "ids": [download_urls.attachment_id(global_ids.decode("Message", own_draft["id"]), 5)]
     }
     for previous, extra, code, path in (
-        (foreign_draft, {}, "NOT_FOUND", ["replacePrevious"]),
-        (received_message, {}, "CONFLICT", ["replacePrevious"]),
+        (foreign_draft, {}, "NOT_FOUND", ["replaces"]),
+        (received_message, {}, "CONFLICT", ["replaces"]),
         (own_draft, {"keepAttachments": foreign_files}, "NOT_FOUND", ["keepAttachments", "ids"]),
         (own_draft, {"keepAttachments": missing_file}, "NOT_FOUND", ["keepAttachments", "ids"]),
         (own_draft, {"keepAttachments": {"ids": ["x"]}}, "VALIDATION", ["keepAttachments", "ids"]),
@@ -370,7 +366,7 @@ async def test_only_own_drafts_are_replaced(ada: GraphQLClient, bob: GraphQLClie
         )
         assert after == before
     raw_save = await upload_message(
-        ada, raw="a: b", replacePrevious={"id": own_draft["id"]}, keepAttachments={"all": True}
+        ada, raw="a: b", replaces={"id": own_draft["id"]}, keepAttachments={"all": True}
     )
     assert [error["path"] for error in raw_save["errors"]] == [["keepAttachments"]]
 

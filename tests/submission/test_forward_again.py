@@ -303,11 +303,11 @@ async def test_targets_of_forwarding_address_are_not_original_targets(
 async def test_redirects_of_script_are_original_targets(
     ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    document = """mutation ($input: SieveScriptPutInput!) {
-        sieveScriptPut(input: $input) { errors { code message } } }"""
+    document = """mutation ($input: SieveScriptSetInput!) {
+        sieveScriptSet(input: $input) { errors { code message } } }"""
     script = f'require "copy"; redirect :copy "{EVE}";'
     arguments = {"name": "s", "content": script, "activate": True}
-    assert (await ada(document, input=arguments))["sieveScriptPut"]["errors"] == []
+    assert (await ada(document, input=arguments))["sieveScriptSet"]["errors"] == []
     await set_targets(ada, DAVE)
     message_id = await deliver_message(ada, lmtp_client)
     assert forwarded_targets(await forward_again(ada, message_id)) == [

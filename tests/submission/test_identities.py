@@ -354,7 +354,7 @@ async def test_admin_changes_identities_within_permissions(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     without_bcc_maps = await make_admin_of_domain(root)
-    with_bcc_maps = await make_admin_of_domain(root, AdminPermission.BCC_MAPS, name="whole")
+    with_bcc_maps = await make_admin_of_domain(root, AdminPermission.BCC_RULES, name="whole")
     await execute_mutation(
         root, "userCreate", "user { id }", address="x@own.example", passwordDisabled=True
     )
@@ -365,7 +365,7 @@ async def test_admin_changes_identities_within_permissions(
     identity = await create_identity(without_bcc_maps, ada.address, name="Ada", **user)
     for extra in ({"bcc": ["chief@example.org"]}, {"replyTo": "chief@example.org"}):
         _, (error,) = await try_update_identities(without_bcc_maps, identity["id"], **extra)
-        assert (error["code"], error["requires"]) == ("FORBIDDEN", "BCC_MAPS")
+        assert (error["code"], error["requires"]) == ("FORBIDDEN", "BCC_RULES")
         (after,), errors = await try_update_identities(with_bcc_maps, identity["id"], **extra)
         assert (errors, {name: after[name] for name in extra}) == ([], extra)
         _, (error,) = await try_update_identities(other_domain_admin, identity["id"], **extra)

@@ -27,7 +27,7 @@ assert graph.schema.schema
 
 MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  submission { id queueId state envelopeFrom sendTime undoUntil message { subject }
+  submission { id queueId state envelopeFrom sendAt undoableUntil message { subject }
     recipients { recipient state attempts nextAttemptAt lastResponse } }
   message { id subject seen }
   warnings { code path }
@@ -116,8 +116,8 @@ async def test_held_submission_can_be_cancelled(
     schema: strawberry.Schema, ada: GraphQLClient
 ) -> None:
     sent = await execute(schema, ada, MESSAGE_SEND, input={**SEND_INPUT, "undoWindow": "PT20S"})
-    assert sent["submission"]["state"] == "HELD_FOR_UNDO"
-    assert sent["submission"]["undoUntil"] == "2030-01-01T00:00:20Z"
+    assert sent["submission"]["state"] == "UNDOABLE"
+    assert sent["submission"]["undoableUntil"] == "2030-01-01T00:00:20Z"
     submission_id = sent["submission"]["id"]
     undone = await execute(schema, ada, SUBMISSION_CANCEL, ids=[submission_id])
     assert undone["submissions"] == [{"state": "CANCELLED", "recipients": [{"state": "CANCELLED"}]}]
@@ -211,12 +211,12 @@ async def test_reply_uses_subject_and_sender_of_original(
 @pytest.mark.parametrize(
     "extra", [{}, {"isDraft": True}, {"raw": "From: ada@example.org\r\n\r\nx"}]
 )
-async def test_send_time_too_far_in_future_is_refused(
+async def test_send_at_too_far_in_future_is_refused(
     ada: GraphQLClient, extra: dict[str, Any]
 ) -> None:
     arguments = extra if "raw" in extra else {**SEND_INPUT, **extra}
-    arguments = {**arguments, "sendTime": "9999-12-31T23:59:59Z"}
+    arguments = {**arguments, "sendAt": "9999-12-31T23:59:59Z"}
     answer = (await ada(MESSAGE_SEND, input=arguments))["messageSend"]
     assert [(error["code"], error["path"]) for error in answer["errors"]] == [
-        ("VALIDATION", ["sendTime"])
+        ("VALIDATION", ["sendAt"])
     ]

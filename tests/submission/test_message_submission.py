@@ -135,9 +135,9 @@ async def test_scheduled_submission_sends_no_wakeup(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     with environment.wakeups.follow([QUEUE]) as wakeup:
-        await send_outgoing_message(ada, send_time=environment.now() + timedelta(hours=1))
+        await send_outgoing_message(ada, send_at=environment.now() + timedelta(hours=1))
         assert not wakeup.is_set()
-        await send_outgoing_message(ada, send_time=environment.now() + timedelta(seconds=5))
+        await send_outgoing_message(ada, send_at=environment.now() + timedelta(seconds=5))
         assert wakeup.is_set()
 
 
@@ -297,23 +297,21 @@ async def test_sent_copy_is_stored_in_given_mailbox(ada: GraphQLClient, bob: Gra
     assert raised.value.path == ["mailbox"]
 
 
-async def test_scheduled_message_is_due_at_send_time(
-    ada: GraphQLClient, clock: ManualClock
-) -> None:
-    send_time = clock() + timedelta(hours=1)
-    sent = await send_outgoing_message(ada, send_time=send_time)
+async def test_scheduled_message_is_due_at_send_at(ada: GraphQLClient, clock: ManualClock) -> None:
+    send_at = clock() + timedelta(hours=1)
+    sent = await send_outgoing_message(ada, send_at=send_at)
     assert sent.submission is not None
     assert sent.message is not None
-    assert (sent.submission.state, sent.message.date) == (SubmissionState.SCHEDULED, send_time)
+    assert (sent.submission.state, sent.message.date) == (SubmissionState.SCHEDULED, send_at)
     assert await claim_due_recipients(ada) == 0
     clock.tick(hours=1)
     assert await claim_due_recipients(ada) == 1
 
 
-async def test_past_send_time_queues_immediately(ada: GraphQLClient, clock: ManualClock) -> None:
-    sent = await send_outgoing_message(ada, send_time=clock() - timedelta(hours=1))
+async def test_past_send_at_queues_immediately(ada: GraphQLClient, clock: ManualClock) -> None:
+    sent = await send_outgoing_message(ada, send_at=clock() - timedelta(hours=1))
     assert sent.submission is not None
-    assert (sent.submission.state, sent.submission.send_time) == (SubmissionState.QUEUED, None)
+    assert (sent.submission.state, sent.submission.send_at) == (SubmissionState.QUEUED, None)
 
 
 async def claim_due_recipients(client: GraphQLClient) -> int:
@@ -325,8 +323,8 @@ async def claim_due_recipients(client: GraphQLClient) -> int:
 async def test_held_submission_can_be_cancelled(ada: GraphQLClient, clock: ManualClock) -> None:
     sent = await send_outgoing_message(ada, undo_window=timedelta(seconds=30))
     assert sent.submission is not None
-    assert sent.submission.state is SubmissionState.HELD_FOR_UNDO
-    assert sent.submission.undo_until == clock() + timedelta(seconds=30)
+    assert sent.submission.state is SubmissionState.UNDOABLE
+    assert sent.submission.undoable_until == clock() + timedelta(seconds=30)
     ctx = client_context(ada)
     (row,) = await submission_mutations.cancel_submissions(ctx, [sent.submission.id])
     assert row.state is SubmissionState.CANCELLED
@@ -342,7 +340,7 @@ async def test_cancel_of_leased_submission_is_refused(
 ) -> None:
     first, second = (
         (await send_outgoing_message(ada)).submission,
-        (await send_outgoing_message(ada, send_time=one_hour_later(clock))).submission,
+        (await send_outgoing_message(ada, send_at=one_hour_later(clock))).submission,
     )
     assert first is not None
     assert second is not None
@@ -378,7 +376,7 @@ async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: Gra
 async def test_submissions_are_listed_newest_first(ada: GraphQLClient, clock: ManualClock) -> None:
     submission_ids = []
     for _ in range(3):
-        sent = (await send_outgoing_message(ada, send_time=one_hour_later(clock))).submission
+        sent = (await send_outgoing_message(ada, send_at=one_hour_later(clock))).submission
         assert sent is not None
         submission_ids.append(sent.id)
         clock.tick(seconds=1)

@@ -159,7 +159,7 @@ async def test_draft_uses_identity_fields(ada: GraphQLClient, full_identity: Any
     assert names_and_addresses(await parse_uploaded_message(ada, saved), "Bcc") == [
         ("", "log@example.net")
     ]
-    previous = {"replacePrevious": {"id": saved["message"]["id"]}}
+    previous = {"replaces": {"id": saved["message"]["id"]}}
     repeated = await upload_message(
         ada, **arguments, **to_field, **previous, bcc=[{"address": "log@example.net"}]
     )

@@ -36,7 +36,7 @@ async def load_submission(client: GraphQLClient, answer: Any) -> list[Any]:
 async def test_send_on_behalf_returns_recipients(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_domain_admin(environment, http, "dora", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(environment, http, "dora", [AdminPermission.IMPERSONATE])
     recipients = [{"recipient": CAROL}, {"recipient": DAVE}]
     for client in (root, domain_admin):
         answer = await send_message(client, user=ADA)
@@ -78,7 +78,7 @@ async def test_send_on_behalf_needs_permission(
     await create_domain(root, "else.example")
     await make_domain_user(environment, "eve@else.example")
     other_domain_admin = await make_domain_admin(
-        environment, http, "dan", [AdminPermission.LOGIN_AS], domains=["else.example"]
+        environment, http, "dan", [AdminPermission.IMPERSONATE], domains=["else.example"]
     )
     without_permission = await make_domain_admin(environment, http, "dot")
     for client in (bob, other_domain_admin, without_permission):

@@ -63,7 +63,7 @@ async def test_raw_message_goes_to_its_recipients(
     assert b"Message-ID: <" in received.raw
     envelope = {"to": [{"address": "erin@example.net"}]}
     answer = await send_message(
-        ada, raw=RAW_MESSAGE, envelope=envelope, sendTime="2030-01-02T00:00:00Z"
+        ada, raw=RAW_MESSAGE, envelope=envelope, sendAt="2030-01-02T00:00:00Z"
     )
     assert answer["submission"]["recipients"] == [{"recipient": "erin@example.net"}]
     assert b"Date: Wed, 02 Jan 2030" in (await load_queued_messages(environment))[1]
@@ -236,14 +236,14 @@ async def test_message_is_encrypted_to_all_known_keys(
     assert error_codes_and_paths(await send_message(ada, **message_fields)) == [
         ("VALIDATION", ["encrypt"])
     ]
-    assert (await try_update_users(bob, pubKey=armored_public_key(bob_key)))[1] == []
+    assert (await try_update_users(bob, openpgpPublicKey=armored_public_key(bob_key)))[1] == []
     answer = await send_message(ada, **message_fields)
     assert answer["errors"] == []
     assert "A secret." in answer["message"]["text"]  # Ada has no key: her copy is readable
     (raw,) = await load_queued_messages(environment)
     assert b"A secret." not in raw
     assert b"A secret." in decrypt_message(raw, bob_key)
-    assert (await try_update_users(ada, pubKey=armored_public_key(ada_key)))[1] == []
+    assert (await try_update_users(ada, openpgpPublicKey=armored_public_key(ada_key)))[1] == []
     assert "A secret." not in ((await send_message(ada, **message_fields))["message"]["text"] or "")
     raw = (await load_queued_messages(environment))[1]
     assert b"A secret." in decrypt_message(raw, ada_key)

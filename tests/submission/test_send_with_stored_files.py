@@ -45,7 +45,7 @@ async def test_attached_file_shares_its_blob(ada: GraphQLClient, environment: En
     assert base64.b64encode(text.encode()) in joined
 
 
-@pytest.mark.parametrize("mode", ["LINK", "SHARE_RO", "SHARE_RW"])
+@pytest.mark.parametrize("mode", ["LINK", "READ_ONLY_LINK", "WRITABLE_LINK"])
 async def test_file_links_are_added_below_text(
     ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock, mode: str
 ) -> None:
@@ -94,7 +94,7 @@ async def test_invalid_file_attachment_is_refused(ada: GraphQLClient, bob: Graph
     path = ["fileAttachments", "0"]
     foreign = await send_with_files(bob, {"file": file["id"]})
     assert error_codes_and_paths(foreign) == [("NOT_FOUND", [*path, "file"])]
-    for mode in ("LINK", "SHARE_RO", "SHARE_RW"):
+    for mode in ("LINK", "READ_ONLY_LINK", "WRITABLE_LINK"):
         foreign = await send_with_files(bob, {"file": file["id"], "mode": mode})
         assert error_codes_and_paths(foreign) == [("NOT_FOUND", [*path, "file"])]
     password_without_link = await send_with_files(

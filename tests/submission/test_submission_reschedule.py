@@ -21,10 +21,10 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.stores.other_processes import deregister_as_dead
 
-PAYLOAD_FIELDS = "submissions { state sendTime recipients { nextAttemptAt state } }"
+PAYLOAD_FIELDS = "submissions { state sendAt recipients { nextAttemptAt state } }"
 
 
-async def reschedule(client: GraphQLClient, submission_ids: list[int], send_time: Any) -> Any:
+async def reschedule(client: GraphQLClient, submission_ids: list[int], send_at: Any) -> Any:
     global_id_list = [
         global_ids.encode("Submission", submission_id) for submission_id in submission_ids
     ]
@@ -33,7 +33,7 @@ async def reschedule(client: GraphQLClient, submission_ids: list[int], send_time
         "submissionReschedule",
         PAYLOAD_FIELDS,
         ids=global_id_list,
-        sendTime=send_time.isoformat(),
+        sendAt=send_at.isoformat(),
     )
 
 
@@ -44,28 +44,28 @@ def error_details(payload: Any) -> list[Any]:
 async def test_rescheduled_submission_is_due_at_new_time(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
-    send_time = clock() + timedelta(days=10)
-    (submission,) = (await reschedule(ada, [submission_id], send_time))["submissions"]
+    submission_id = await queue_message(ada, send_at=clock() + timedelta(hours=1))
+    send_at = clock() + timedelta(days=10)
+    (submission,) = (await reschedule(ada, [submission_id], send_at))["submissions"]
     assert submission["state"] == "SCHEDULED"
-    assert submission["sendTime"] == submission["recipients"][0]["nextAttemptAt"]
+    assert submission["sendAt"] == submission["recipients"][0]["nextAttemptAt"]
     clock.tick(days=9)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     clock.tick(days=2)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
     assert {
         row.expires_at for row in (await load_queue_entries(environment, submission_id)).values()
-    } == {send_time + timedelta(days=5)}
+    } == {send_at + timedelta(days=5)}
 
 
 async def test_reschedule_to_past_queues_immediately(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    submission_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
+    submission_id = await queue_message(ada, send_at=clock() + timedelta(hours=1))
     (submission,) = (await reschedule(ada, [submission_id], clock() - timedelta(days=1)))[
         "submissions"
     ]
-    assert (submission["state"], submission["sendTime"]) == ("QUEUED", None)
+    assert (submission["state"], submission["sendAt"]) == ("QUEUED", None)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
 
 
@@ -74,7 +74,7 @@ async def test_reschedule_keeps_undo_window(
 ) -> None:
     submission_id = await queue_message(ada, undo_window=timedelta(minutes=5))
     (submission,) = (await reschedule(ada, [submission_id], clock()))["submissions"]
-    assert submission["state"] == "HELD_FOR_UNDO"
+    assert submission["state"] == "UNDOABLE"
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 0
     (submission,) = (await reschedule(ada, [submission_id], clock() + timedelta(hours=1)))[
         "submissions"
@@ -120,17 +120,17 @@ async def test_reschedule_skips_leased_recipients(
 async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
     ada: GraphQLClient, bob: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    first = await queue_message(ada, send_time=clock() + timedelta(hours=1))
+    first = await queue_message(ada, send_at=clock() + timedelta(hours=1))
     leased = await queue_message(ada)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count == 2
-    send_time = clock() + timedelta(days=1)
-    assert error_details(await reschedule(ada, [first, leased], send_time)) == [
+    send_at = clock() + timedelta(days=1)
+    assert error_details(await reschedule(ada, [first, leased], send_at)) == [
         ("CONFLICT", ["ids"], 1)
     ]
-    assert error_details(await reschedule(bob, [first], send_time)) == [("NOT_FOUND", ["ids"], 0)]
+    assert error_details(await reschedule(bob, [first], send_at)) == [("NOT_FOUND", ["ids"], 0)]
     too_late = clock() + timedelta(days=4000)
     assert error_details(await reschedule(ada, [first], too_late)) == [
-        ("VALIDATION", ["sendTime"], None)
+        ("VALIDATION", ["sendAt"], None)
     ]
     clock.tick(hours=1)
     assert (await recipient_leases.claim_due_jobs(environment, WORKER_LIMITS)).recipient_count >= 2
@@ -143,7 +143,7 @@ async def test_reschedule_is_all_or_none_and_hides_foreign_submissions(
 async def test_reschedule_to_calendar_limits_does_not_fail(
     ada: GraphQLClient, clock: ManualClock, text: str
 ) -> None:
-    submission_id = await queue_message(ada, send_time=clock() + timedelta(hours=1))
-    arguments = {"ids": [global_ids.encode("Submission", submission_id)], "sendTime": text}
+    submission_id = await queue_message(ada, send_at=clock() + timedelta(hours=1))
+    arguments = {"ids": [global_ids.encode("Submission", submission_id)], "sendAt": text}
     payload = await run_mailbox_mutation(ada, "submissionReschedule", PAYLOAD_FIELDS, **arguments)
     assert [e["code"] for e in payload["errors"]] in ([], ["VALIDATION"])

@@ -38,7 +38,9 @@ async def test_admin_sees_submissions_of_managed_users(
 ) -> None:
     submission = await send_message(ada)
     assert submission["recipients"] == [{"recipient": "carol@example.net", "state": "PENDING"}]
-    domain_admin = await make_domain_admin(environment, http, "keeper", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(
+        environment, http, "keeper", [AdminPermission.IMPERSONATE]
+    )
     for client in (ada, root, admin_client, domain_admin):
         answer = await client(USER_SUBMISSIONS_QUERY, by={"id": user_global_id(ada)})
         assert answer["user"]["submissions"] == {"totalCount": 1, "nodes": [submission]}
@@ -70,7 +72,7 @@ async def test_domain_admin_sees_no_submissions_of_other_domain(
     submission = await send_message(ada)
     await execute_mutation(root, "domainCreate", "domain { id }", name="example.net")
     other_domain_admin = await make_domain_admin(
-        environment, http, "away", [AdminPermission.LOGIN_AS], domains=["example.net"]
+        environment, http, "away", [AdminPermission.IMPERSONATE], domains=["example.net"]
     )
     assert (await other_domain_admin(USER_SUBMISSIONS_QUERY, by={"id": user_global_id(ada)}))[
         "user"

@@ -155,12 +155,12 @@ async def test_subscriptions_with_different_rights_are_not_shared(
     live_server: LiveServer, ada: GraphQLClient, bob: GraphQLClient, executions: list[object]
 ) -> None:
     key_owner = {"user_id": ada.user.id, "role": ada.user.role}
-    same_key = await make_api_key(ada.environment, "same", scopes=[Scope.MASTER], **key_owner)
+    same_key = await make_api_key(ada.environment, "same", scopes=[Scope.FULL], **key_owner)
     narrow_key = await make_api_key(
         ada.environment, "narrow", scopes=[Scope.MAIL_READ], **key_owner
     )
     read_only_key = await make_api_key(
-        ada.environment, "reader", scopes=[Scope.MASTER], read_only=True, **key_owner
+        ada.environment, "reader", scopes=[Scope.FULL], read_only=True, **key_owner
     )
     followers = [
         await live_server.follow(client, NESTED_CHANGES_SUBSCRIPTION, secret=secret)
@@ -209,7 +209,7 @@ async def test_subscriber_without_scope_is_refused(
 async def test_different_batch_windows_and_hosts_are_not_shared(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    query = "subscription ($w: Duration) { changes(batchWindow: $w) { cursor } }"
+    query = "subscription ($w: Duration) { changes(debounce: $w) { cursor } }"
     followers = [
         await live_server.follow(ada, query, w=window) for window in ("PT0S", "PT0.1S", "PT0S")
     ]
@@ -222,10 +222,10 @@ async def test_different_batch_windows_and_hosts_are_not_shared(
         await follower.unsubscribe()
 
 
-async def test_new_subscriber_does_not_wait_for_running_batch_window(
+async def test_new_subscriber_does_not_wait_for_running_debounce(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    query = 'subscription { changes(batchWindow: "PT20S") { cursor events { kind } } }'
+    query = 'subscription { changes(debounce: "PT20S") { cursor events { kind } } }'
     first = await live_server.follow(ada, query)
     await wait_until(lambda: live_server.subscriber_count == 1)
     await create(ada, "One")
@@ -246,7 +246,7 @@ async def test_new_subscriber_does_not_wait_for_running_batch_window(
 
 
 def test_after_variable_is_not_part_of_sharing_key() -> None:
-    ctx = Context(cast("Environment", None), Viewer(7, Role.USER, frozenset({Scope.MASTER})))
+    ctx = Context(cast("Environment", None), Viewer(7, Role.USER, frozenset({Scope.FULL})))
     spaced_query = CHANGES_SUBSCRIPTION.replace("after: $after", "after: $ after # $after\n")
     directive_query = CHANGES_SUBSCRIPTION.replace("($a", "($x: Boolean!, $a").replace(
         "kind", "kind @skip(if: $x)"
@@ -272,7 +272,7 @@ async def test_expired_credential_ends_only_its_subscription(
 ) -> None:
     expires_at = clock() + timedelta(minutes=1)
     expiring_key = await make_api_key(
-        ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role,
+        ada.environment, "brief", scopes=[Scope.FULL], user_id=ada.user.id, role=ada.user.role,
         expires_at=expires_at,
     )  # fmt: skip
     lasting = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
@@ -295,7 +295,7 @@ async def test_revoked_credential_ends_only_its_subscription(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     other_key = await make_api_key(
-        ada.environment, "other", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+        ada.environment, "other", scopes=[Scope.FULL], user_id=ada.user.id, role=ada.user.role
     )
     lasting, revoked = (
         await live_server.follow(ada, CHANGES_SUBSCRIPTION),
@@ -407,7 +407,7 @@ async def test_late_subscribers_catch_up_and_then_share(
 async def test_slow_reader_delays_no_one_and_gets_batched_events(
     live_server: LiveServer, ada: GraphQLClient, is_websocket: bool
 ) -> None:
-    query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
+    query = """subscription { changes(debounce: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
     with SlowClient(live_server.port) as slow_client:
         await slow_client.subscribe(ada, query, by_websocket=is_websocket)
@@ -442,7 +442,7 @@ async def test_slow_reader_delays_no_one_and_gets_batched_events(
 async def test_reader_too_far_behind_gets_one_resync(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
-    query = """subscription { changes(batchWindow: "PT0S") { cursor events { kind
+    query = """subscription { changes(debounce: "PT0S") { cursor events { kind
         ... on MailboxChange { path } ... on ResyncChange { reason } } } }"""
     with SlowClient(live_server.port) as slow_client:
         await slow_client.subscribe(ada, query, by_websocket=True)

@@ -161,7 +161,7 @@ async def test_updates_of_other_users_need_administrator(
 ) -> None:
     plain_admin = await make_domain_admin(environment, http, "weak")
     login_as_admin = await make_domain_admin(
-        environment, http, "strong", [AdminPermission.LOGIN_AS]
+        environment, http, "strong", [AdminPermission.IMPERSONATE]
     )
     platform_admin = await make_client(environment, http, "over", role=Role.ADMIN)
     for client, owner, status in (
@@ -206,7 +206,7 @@ async def test_stream_ends_when_api_key_is_deleted(
     live_server: LiveServer, ada: GraphQLClient
 ) -> None:
     secret = await make_api_key(
-        ada.environment, "brief", scopes=[Scope.MASTER], user_id=ada.user.id, role=ada.user.role
+        ada.environment, "brief", scopes=[Scope.FULL], user_id=ada.user.id, role=ada.user.role
     )
     async with open_updates(
         live_server, GraphQLClient(ada.http, ada.environment, ada.user, secret)

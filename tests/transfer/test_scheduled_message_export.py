@@ -16,7 +16,7 @@ from models.runtime.environment import Environment
 from models.submission.tables import Submission
 from models.users.tables import User
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.accounts.account_exports import (
+from tests.support.accounts.user_exports import (
     FULL_EXPORT_FORMATS,
     export_account,
     import_account,
@@ -46,7 +46,7 @@ async def test_scheduled_message_is_imported_as_a_draft(
         "messageSend",
         "submission { id }",
         **SCHEDULED_MESSAGE,
-        sendTime="2030-02-01T00:00:00Z",
+        sendAt="2030-02-01T00:00:00Z",
     )
     await execute_mutation(
         ada, "messageSend", "submission { id }", **{**SCHEDULED_MESSAGE, "subject": "Now"}
@@ -67,13 +67,13 @@ async def test_scheduled_message_is_imported_as_a_draft(
     )  # no message is queued again
 
 
-async def test_export_record_has_recipients_and_send_time(ada: GraphQLClient) -> None:
+async def test_export_record_has_recipients_and_send_at(ada: GraphQLClient) -> None:
     await execute_mutation(
         ada,
         "messageSend",
         "submission { id }",
         **SCHEDULED_MESSAGE,
-        sendTime="2030-02-01T00:00:00Z",
+        sendAt="2030-02-01T00:00:00Z",
     )
     export = await export_account(ada, format="EML_ZIP")
     with zipfile.ZipFile(io.BytesIO(export["content"])) as archive:
@@ -81,7 +81,7 @@ async def test_export_record_has_recipients_and_send_time(ada: GraphQLClient) ->
         account = json.loads(archive.read(name))
     (submission,) = account["scheduled"]
     assert (submission["subject"], submission["recipients"]) == ("Later", ["carol@example.net"])
-    assert submission["sendTime"].startswith("2030-02-01T00:00:00")
+    assert submission["sendAt"].startswith("2030-02-01T00:00:00")
 
 
 async def set_quota(client: GraphQLClient, size: int | None) -> None:
@@ -98,7 +98,7 @@ async def schedule_without_copy(
     message_input = {
         **SCHEDULED_MESSAGE,
         "subject": subject,
-        "sendTime": "2030-02-01T00:00:00Z",
+        "sendAt": "2030-02-01T00:00:00Z",
     } | changes
     payload = await execute_mutation(
         client, "messageSend", "submission { id } message { id }", **message_input
@@ -111,7 +111,7 @@ async def schedule_without_copy(
 
 async def schedule_with_deleted_copy(client: GraphQLClient, subject: str) -> None:
     """Schedule a message and delete its copy. The message is still sent."""
-    message_input = {**SCHEDULED_MESSAGE, "subject": subject, "sendTime": "2030-02-01T00:00:00Z"}
+    message_input = {**SCHEDULED_MESSAGE, "subject": subject, "sendAt": "2030-02-01T00:00:00Z"}
     payload = await execute_mutation(client, "messageSend", "message { id }", **message_input)
     await execute_mutation(
         client, "messageDelete", "deletedCount", select={"ids": [payload["message"]["id"]]}

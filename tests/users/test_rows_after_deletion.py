@@ -23,7 +23,7 @@ from tests.support.accounts.user_operations import execute_mutation
 from tests.support.stores.counter_check import select_rows
 from tests.support.targets.target_objects import TargetObjects, create_target_objects
 
-MASTER = frozenset({Scope.MASTER})
+FULL = frozenset({Scope.FULL})
 DELETED_NAMES = {"far.example", "markfaraway.example"}
 # Columns that keep a name of a deleted object, and the reason.
 KEPT_COLUMNS = {
@@ -46,8 +46,8 @@ KEPT_COLUMNS = {
     "message_steps.detail": "as above",
     "credential_changes.user_id": "each process reads it once; deleted after an hour",
     "blobs.tenant_id": "the collector deletes blobs that nothing refers to",
-    "legalHolds.user_id": "a legal hold outlives its account",
-    "legalHolds.username": "as above",
+    "legal_holds.user_id": "a legal hold outlives its account",
+    "legal_holds.username": "as above",
     "tasks.order": "what was done is listed for a while",
     "tls_policies.destination": "a route to other servers: the domain may live there now",
     "transports.destination": "as above",
@@ -84,7 +84,7 @@ async def far_user(environment: Environment) -> TargetObjects:
     """A user alone in a domain, with one object of each kind."""
     new_user = NewUser(username="faraway", address="faraway@far.example", password_disabled=True)
     await creation_create.create_user(
-        Context(environment, Viewer(role=Role.ROOT, scopes=MASTER)), new_user
+        Context(environment, Viewer(role=Role.ROOT, scopes=FULL)), new_user
     )
     await make_user(environment, "sharer")
     query = select(*select_columns(User)).where(col(User.username).in_(["faraway", "sharer"]))

@@ -128,7 +128,7 @@ class UserLifecycleModel:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self.ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+        self.ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
         self.done = 0
 
     async def step(self, operation: str, user_number: int, domain_number: int) -> None:

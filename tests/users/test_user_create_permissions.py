@@ -23,7 +23,7 @@ USER_CREATE = """
 mutation ($input: UserCreateInput!) {
   userCreate(input: $input) {
     user {
-      id username name role tags language metaData internalData activated hasPasswordSet
+      id username name role tags language metaData privateMetadata activated hasPassword
       disabled suspended requirePasswordChange domain { name } address { address main }
       limits { quota { allowed used } }
     }
@@ -56,7 +56,7 @@ async def test_created_user_has_the_given_values(root: GraphQLClient) -> None:
         suspended=True,
         tags=["b", "A ", "a", "B"],
         metaData={"a": [1]},
-        internalData={"b": None},
+        privateMetadata={"b": None},
         language="de",
         quota="3 GiB",
     )
@@ -70,9 +70,9 @@ async def test_created_user_has_the_given_values(root: GraphQLClient) -> None:
         "tags": ["A", "b"],
         "language": "de",
         "metaData": {"a": [1]},
-        "internalData": {"b": None},
+        "privateMetadata": {"b": None},
         "activated": False,
-        "hasPasswordSet": True,
+        "hasPassword": True,
         "disabled": False,
         "suspended": True,
         "requirePasswordChange": True,
@@ -91,7 +91,7 @@ async def test_user_create_needs_only_address_and_password(root: GraphQLClient) 
         USER_CREATE, input={"username": "dan@new.example", "passwordDisabled": True}
     )
     dan = response["userCreate"]["user"]
-    assert (dan["address"]["address"], dan["hasPasswordSet"]) == ("dan@new.example", False)
+    assert (dan["address"]["address"], dan["hasPassword"]) == ("dan@new.example", False)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_user_create_needs_only_address_and_password(root: GraphQLClient) 
         ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], "length")),
         ({"tags": ["a" * 129]}, ("VALIDATION", ["tags"], "length")),
         ({"metaData": [1]}, ("VALIDATION", ["metaData"], "object")),
-        ({"internalData": "x"}, ("VALIDATION", ["internalData"], "object")),
+        ({"privateMetadata": "x"}, ("VALIDATION", ["privateMetadata"], "object")),
         ({"mailboxes": {"sent": "Trash"}}, ("VALIDATION", ["mailboxes"], "unique")),
         ({"mailboxes": {"sent": "inbox"}}, ("VALIDATION", ["mailboxes"], "unique")),
         ({"mailboxes": {"sent": "a//b"}}, ("VALIDATION", ["mailboxes", "sent"], "pattern")),

@@ -462,7 +462,7 @@ async def test_delete_of_many_users_runs_constant_statements(
     environment: Environment, statements: list[str]
 ) -> None:
     all_ids = [(await make_user(environment, f"n{n}")).id for n in range(21)]
-    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
 
     async def count_statements(user_ids: list[int]) -> int:
         del statements[:]

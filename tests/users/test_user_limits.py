@@ -25,7 +25,7 @@ from tests.support.stores.counter_check import select_rows
 LIMITS_QUERY = """
 query ($by: UserRef) { user(by: $by) {
   limits { quota { allowed used } recipients { allowed used ttl } received { allowed used ttl } }
-  quotaPercent messageCount localPart isRelayed temporaryAddressCount
+  quotaPercent messageCount localPart relayed temporaryAddressCount
   temporaryAddresses(first: 1) { nodes { address } totalCount pageInfo { hasNextPage } } } }
 """
 MESSAGE_SEND = """
@@ -67,11 +67,11 @@ async def test_limits_have_allowed_and_used_values(
         "received": {"allowed": 3600, "used": 1, "ttl": "PT3600S"},
     }
     assert user["quotaPercent"] == used * 100 / (1 << 30)
-    assert (user["messageCount"], user["localPart"], user["isRelayed"]) == (1, "ada", False)
+    assert (user["messageCount"], user["localPart"], user["relayed"]) == (1, "ada", False)
     await update_rows(environment, User, quota=0, recipients=0, received_max=5)
     await update_rows(environment, Domain, backup_mx=True, quota_allocated=0)
     user = (await ada(LIMITS_QUERY))["user"]
-    assert (user["quotaPercent"], user["isRelayed"]) == (None, True)
+    assert (user["quotaPercent"], user["relayed"]) == (None, True)
     assert user["limits"]["recipients"]["allowed"] == 0
     assert user["limits"]["received"]["allowed"] == 5
 
@@ -195,41 +195,41 @@ async def test_max_new_quota_respects_the_domain_limits(
     assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
-EFFECTIVE_SETTINGS_QUERY = """
+SERVICE_SETTINGS_QUERY = """
 query ($by: UserRef, $service: String, $fields: [String!], $only: Boolean! = false,
        $expand: String) {
-  user(by: $by) { storageFormat effectiveSettings(
+  user(by: $by) { storageFormat serviceSettings(
     service: $service, fields: $fields, userdbOnly: $only, expand: $expand) { key value } } }
 """
 
 
-async def load_effective_settings(client: GraphQLClient, **arguments: Any) -> dict[str, str]:
-    response = await client(EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **arguments)
-    return {setting["key"]: setting["value"] for setting in response["user"]["effectiveSettings"]}
+async def load_service_settings(client: GraphQLClient, **arguments: Any) -> dict[str, str]:
+    response = await client(SERVICE_SETTINGS_QUERY, by={"username": "ada"}, **arguments)
+    return {setting["key"]: setting["value"] for setting in response["user"]["serviceSettings"]}
 
 
 @pytest.mark.usefixtures("ada")
-async def test_effective_settings_have_values_for_services(
+async def test_service_settings_have_values_for_services(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    effective = await load_effective_settings(root)
+    effective = await load_service_settings(root)
     assert effective["user"] == "ada"
     assert effective["quota/storage"] == str(1 << 30)
     assert effective["namespace/inbox/separator"] == "/"
     assert effective["mailbox/sent"] == "Sent"
     assert (effective["limit/received"], effective["limit/recipients"]) == ("3600", "2000")
-    assert set(await load_effective_settings(root, only=True)) < set(effective)
-    assert await load_effective_settings(
+    assert set(await load_service_settings(root, only=True)) < set(effective)
+    assert await load_service_settings(
         root, service="POP3", fields=["user", "service/enabled", "x"]
     ) == {
         "user": "ada",
         "service/enabled": "yes",
     }
     await update_rows(environment, User, disabled_scopes=["POP3"])
-    assert (await load_effective_settings(root, service="pop3"))["service/enabled"] == "no"
-    assert "limit/received" not in await load_effective_settings(root, service="smtp")
+    assert (await load_service_settings(root, service="pop3"))["service/enabled"] == "no"
+    assert "limit/received" not in await load_service_settings(root, service="smtp")
     template = "/mail/%{domain}/%{local}/%{user}/100%%"
-    expanded = await load_effective_settings(root, fields=["user"], expand=template)
+    expanded = await load_service_settings(root, fields=["user"], expand=template)
     assert expanded == {"user": "ada", "expand": "/mail/example.org/ada/ada/100%"}
 
 
@@ -245,13 +245,13 @@ async def test_unknown_service_and_invalid_template_are_refused(
     root: GraphQLClient, invalid_arguments: dict[str, str]
 ) -> None:
     response = await root.execute(
-        EFFECTIVE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments
+        SERVICE_SETTINGS_QUERY, by={"username": "ada"}, **invalid_arguments
     )
     assert response["errors"][0]["extensions"]["code"] != "INTERNAL_SERVER_ERROR"
 
 
-async def test_effective_settings_need_an_admin(ada: GraphQLClient) -> None:
-    response = await ada.execute(EFFECTIVE_SETTINGS_QUERY)
+async def test_service_settings_need_an_admin(ada: GraphQLClient) -> None:
+    response = await ada.execute(SERVICE_SETTINGS_QUERY)
     codes = [error["extensions"]["code"] for error in response["errors"]]
     assert codes == ["FORBIDDEN"] * len(codes)
 
@@ -260,20 +260,20 @@ async def test_limits_of_many_users_load_in_constant_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ users(first: 50) { nodes { limits { quota { allowed } recipients { used }
-        received { used } } quotaPercent maxNewQuota localPart isRelayed storageFormat
+        received { used } } quotaPercent maxNewQuota localPart relayed storageFormat
         temporaryAddressCount temporaryAddresses { nodes { id } totalCount }
-        effectiveSettings(expand: "%{user}") { key value } } } }"""
+        serviceSettings(expand: "%{user}") { key value } } } }"""
     statement_counts = await count_statements_by_user_count(root, document, statements)
     assert len(set(statement_counts)) == 1
 
 
-CLIENT_STATE_RESET = """
-mutation ($input: ClientStateResetInput!) { clientStateReset(input: $input) {
+USER_SYNC_RESET = """
+mutation ($input: UserSyncResetInput!) { userSyncReset(input: $input) {
   users { username } errors { code path ... on ForbiddenError { requires } } } }
 """
 
 
-async def test_client_state_reset_ends_streams_and_cursors(
+async def test_user_sync_reset_ends_streams_and_cursors(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada, "Hello")
@@ -285,7 +285,7 @@ async def test_client_state_reset_ends_streams_and_cursors(
     )
     pending_batch = asyncio.ensure_future(anext(change_stream))
     await asyncio.sleep(0.05)
-    payload = (await ada(CLIENT_STATE_RESET, input={}))["clientStateReset"]
+    payload = (await ada(USER_SYNC_RESET, input={}))["userSyncReset"]
     assert payload == {"users": [{"username": "ada"}], "errors": []}
     async with asyncio.timeout(5):
         batch = await pending_batch
@@ -308,17 +308,17 @@ async def test_client_state_reset_ends_streams_and_cursors(
     )
     assert (kicked, untouched) == (1, 1)
     await deliver_to(ada, "And on")
-    both_payload = (await root(CLIENT_STATE_RESET, input={"users": {"usernames": ["ada", "bob"]}}))[
-        "clientStateReset"
+    both_payload = (await root(USER_SYNC_RESET, input={"users": {"usernames": ["ada", "bob"]}}))[
+        "userSyncReset"
     ]
     assert len(both_payload["users"]) == 2
-    refused_payload = (await ada(CLIENT_STATE_RESET, input={"users": {"usernames": ["bob"]}}))[
-        "clientStateReset"
+    refused_payload = (await ada(USER_SYNC_RESET, input={"users": {"usernames": ["bob"]}}))[
+        "userSyncReset"
     ]
     assert refused_payload["errors"][0]["code"] == "NOT_FOUND"
     await update_rows(environment, User, permissions=[])
     eve = await make_client(environment, root.http, "eve")
     async with environment.write_session() as session:
         await session.exec(update(User).where(col(User.id) == eve.user.id).values(permissions=[]))
-    refused_payload = (await eve(CLIENT_STATE_RESET, input={}))["clientStateReset"]
-    assert refused_payload["errors"][0]["requires"] == "CLIENT_RESET"
+    refused_payload = (await eve(USER_SYNC_RESET, input={}))["userSyncReset"]
+    assert refused_payload["errors"][0]["requires"] == "SYNC_RESET"

@@ -323,16 +323,16 @@ async def test_user_list_needs_an_admin(ada: GraphQLClient) -> None:
     assert (response["data"], response["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
 
 
-async def test_internal_data_is_hidden_from_its_user(
+async def test_private_metadata_is_hidden_from_its_user(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    eve = await make_client(environment, root.http, "eve", internal_data={"debt": 7})
-    document = "query ($by: UserRef) { user(by: $by) { username internalData } }"
+    eve = await make_client(environment, root.http, "eve", private_metadata={"debt": 7})
+    document = "query ($by: UserRef) { user(by: $by) { username privateMetadata } }"
     refused_response = await eve.execute(document)
-    assert refused_response["data"] == {"user": {"username": "eve", "internalData": None}}
+    assert refused_response["data"] == {"user": {"username": "eve", "privateMetadata": None}}
     assert refused_response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
     response = await root(document, by={"username": "eve"})
-    assert response["user"]["internalData"] == {"debt": 7}
+    assert response["user"]["privateMetadata"] == {"debt": 7}
 
 
 async def test_domain_admin_sees_users_of_own_domains(
@@ -346,7 +346,7 @@ async def test_domain_admin_sees_users_of_own_domains(
     viewer = Viewer(
         ada.user.id,
         Role.DOMAIN_ADMIN,
-        frozenset({Scope.MASTER}),
+        frozenset({Scope.FULL}),
         administered_domains=frozenset({ada.user.domain_id}),
     )
     user_rows = await user_loaders.load_users_by_id(

@@ -42,18 +42,18 @@ async def test_role_set_sets_and_clears_domains_and_permissions(
     await try_create_user(root, address="x@elsewhere.example")
     other_domain_id = await load_domain_node_id(root, "elsewhere.example")
     (user,), errors = await set_role(
-        root, ada, role="DOMAIN_ADMIN", adminPermissions=["LOGIN_AS", "FILTERS", "LOGIN_AS"],
+        root, ada, role="DOMAIN_ADMIN", adminPermissions=["IMPERSONATE", "FILTERS", "IMPERSONATE"],
         administers=[{"name": "Example.ORG"}, {"id": other_domain_id}, {"name": "example.org"}],
     )  # fmt: skip
     assert errors == []
     assert user == {
         "username": "ada",
         "role": "DOMAIN_ADMIN",
-        "adminPermissions": ["FILTERS", "LOGIN_AS"],
+        "adminPermissions": ["FILTERS", "IMPERSONATE"],
         "administers": [{"name": "elsewhere.example"}, {"name": "example.org"}],
     }
     (user,), _ = await set_role(root, ada, administers=[{"id": other_domain_id}])
-    assert user["adminPermissions"] == ["FILTERS", "LOGIN_AS"]
+    assert user["adminPermissions"] == ["FILTERS", "IMPERSONATE"]
     assert user["administers"] == [{"name": "elsewhere.example"}]
     (first, second), errors = await set_role(root, ada, bob, role="USER")
     assert errors == []
@@ -83,7 +83,7 @@ async def test_new_role_applies_at_once(root: GraphQLClient, ada: GraphQLClient)
     [
         ({}, "VALIDATION", ["role"]),
         ({"role": "PUBLIC"}, "VALIDATION", ["role"]),
-        ({"role": "USER", "adminPermissions": ["LOGIN_AS"]}, "VALIDATION", ["adminPermissions"]),
+        ({"role": "USER", "adminPermissions": ["IMPERSONATE"]}, "VALIDATION", ["adminPermissions"]),
         ({"administers": [{"name": "example.org"}]}, "VALIDATION", ["administers"]),
         ({"role": "DOMAIN_ADMIN", "administers": [{"name": "none.example"}]}, "NOT_FOUND",
          ["administers"]),
@@ -135,9 +135,12 @@ async def test_user_permissions_are_replaced(
         )
 
     payload = await set_permissions(
-        domain_admin, ["SPAM_SCORE", "APP_PASSWDS", "SPAM_SCORE"], **both_users
+        domain_admin, ["SPAM_SCORE", "APP_PASSWORDS", "SPAM_SCORE"], **both_users
     )
-    assert payload == {"users": [{"permissions": ["APP_PASSWDS", "SPAM_SCORE"]}] * 2, "errors": []}
+    assert payload == {
+        "users": [{"permissions": ["APP_PASSWORDS", "SPAM_SCORE"]}] * 2,
+        "errors": [],
+    }
     all_permissions = sorted(UserPermission)
     assert (await set_permissions(domain_admin, all_permissions, ids=[user_global_id(ada)]))[
         "users"
@@ -166,7 +169,8 @@ async def test_administered_domains_are_visible_within_own_domains(root: GraphQL
     assert response["user"]["administers"] == [{"name": "elsewhere.example"}]
 
 
-USERS_QUERY = """{ users(first: 50) { nodes { username permissions spam { level } keyInfo { name }
+USERS_QUERY = """{ users(first: 50) { nodes { username permissions spam { level }
+    openpgpKey { name }
   administers { name } adminPermissions retention } } }"""
 
 

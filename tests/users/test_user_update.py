@@ -42,21 +42,27 @@ async def test_update_sets_named_fields_and_clears_null_fields(ada: GraphQLClien
         name="Ada L.",
         language="de",
         retention="P1D",
-        pubKey=public_key,
+        openpgpPublicKey=public_key,
         metaData={"a": 1},
         spamLevel=7,
     )
     assert errors == []
     assert (user["name"], user["language"], user["retention"]) == ("Ada L.", "de", "P1D")
     assert (user["metaData"], user["spam"]["level"]) == ({"a": 1}, 7)
-    assert user["keyInfo"]["address"] == "ada@example.org"
+    assert user["openpgpKey"]["address"] == "ada@example.org"
     (user,), errors = await try_update_users(ada, name="Ada")
-    assert (user["language"], user["pubKey"] is None) == ("de", False)
+    assert (user["language"], user["openpgpPublicKey"] is None) == ("de", False)
     (user,), errors = await try_update_users(
-        ada, name=None, language=None, retention=None, pubKey=None, metaData=None, spamLevel=None
+        ada,
+        name=None,
+        language=None,
+        retention=None,
+        openpgpPublicKey=None,
+        metaData=None,
+        spamLevel=None,
     )
     assert errors == []
-    cleared = ("name", "language", "retention", "pubKey", "keyInfo", "metaData")
+    cleared = ("name", "language", "retention", "openpgpPublicKey", "openpgpKey", "metaData")
     assert [user[name] for name in cleared] == [None] * 6
     assert user["spam"]["level"] == 50
 
@@ -135,7 +141,7 @@ async def test_update_of_many_users_is_all_or_nothing(
         ({"password": "password1", "allowUnsafe": False}, "password", "breached"),
         ({"password": "$9$x", "hashedPassword": True}, "password", "hash"),
         ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "exclusive"),
-        ({"pubKey": SIGN_ONLY_KEY}, "pubKey", "key"),
+        ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "key"),
         ({"metaData": [1]}, "metaData", "object"),
         ({"recipients": -1}, "recipients", "range"),
         ({"tags": [""]}, "tags", "length"),
@@ -242,15 +248,15 @@ OWN_FIELDS: dict[str, Any] = {
     "language": "fr",
     "retention": "P2D",
     "metaData": {"x": 1},
-    "pubKey": None,
+    "openpgpPublicKey": None,
     "encryptMessages": False,
     "spamLevel": 20,
-    "tlsEnforceIn": True,
-    "tlsEnforceOut": True,
+    "requireInboundTls": True,
+    "requireOutboundTls": True,
     "uploadSentMessages": True,
     "targets": ["x@far.example"],
     "encryptForwarded": False,
-    "delimiterAction": "SUBJECT",
+    "subaddressAction": "SUBJECT",
 }
 ADMIN_FIELDS: dict[str, Any] = {
     "username": "other",
@@ -258,7 +264,7 @@ ADMIN_FIELDS: dict[str, Any] = {
     "disabled": True,
     "suspended": True,
     "tags": ["t"],
-    "internalData": {"y": 1},
+    "privateMetadata": {"y": 1},
     "allowedSenders": ["*"],
     "disabledScopes": ["IMAP"],
     "quota": 7,
@@ -331,7 +337,7 @@ async def test_settings_scope_changes_only_own_settings(
         (admin, {"password": NEW_PASSWORD}),
     ):
         _, (error,) = await try_update_users(settings_client, target, **patch)
-        assert error["requires"] == "MASTER"
+        assert error["requires"] == "FULL"
     _, (error,) = await try_update_users(await make_scoped_client(admin, Scope.MAIL), name="B")
     assert error["requires"] == "SETTINGS"
 

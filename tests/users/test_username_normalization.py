@@ -73,7 +73,7 @@ async def test_all_spellings_find_the_same_user(
     environment: Environment, root: GraphQLClient, user_ids: dict[str, int]
 ) -> None:
     loop = asyncio.get_running_loop()
-    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
 
     async def check_spelling(user: str, name: str) -> None:
         assert await find_sign_in_user_id(environment, name) == user_ids[user]
@@ -116,7 +116,7 @@ def test_username_key_is_idempotent(spelled: tuple[str, str]) -> None:
 async def test_masks_and_deleted_users_use_the_normal_form(
     environment: Environment, user_ids: dict[str, int]
 ) -> None:
-    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     for mask in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
         page = await user_listing.load_user_page(
             ctx, UserConditions(masks=(mask,)), PageRequest("x"), {"id"}

@@ -30,7 +30,7 @@ from tests.support.stores.row_counts import count_user_table_rows
 
 MD5_CRYPT_HASH = "$1$abcdefgh$cHJi5PXp/ki/ktXzqlk6I1"  # hash of "secret"
 SLOW_HASH = "$pbkdf2-sha256$i=2000000$c2FsdA$VawEblbjCJ/sFpHCJUS2BflBhSFt3gRl5oudV8INrLw"
-PAYLOAD_FIELDS = "userCount users { id username hasPasswordSet domain { name userCount } }"
+PAYLOAD_FIELDS = "userCount users { id username hasPassword domain { name userCount } }"
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -165,7 +165,7 @@ async def test_imported_hash_is_not_computed(root: GraphQLClient) -> None:
     started_at = time.process_time()
     foreign_hashes.verify_foreign_hash("secret", SLOW_HASH)
     comparison_time = time.process_time() - started_at
-    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     policy = password_policy.policy_of_domain(root.environment, None)
     started_at = time.monotonic()
     for _ in range(10):
@@ -179,7 +179,7 @@ async def test_imported_hash_is_not_computed(root: GraphQLClient) -> None:
 async def test_one_of_concurrent_lists_with_a_common_name_is_stored(root: GraphQLClient) -> None:
     import asyncio
 
-    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    ctx = Context(root.environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     lists = [
         [NewUser(address=f"{name}@example.org", password_disabled=True) for name in names]
         for names in (("a", "b"), ("c", "b"))

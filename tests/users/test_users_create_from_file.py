@@ -74,7 +74,7 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
         "\ufeffaddress,password,hashedPassword,name,tags,quota,role,administers,"
         "adminPermissions,retention,metaData,mailboxes.sent,smtpAllowedNetworks,spamLevel\r\n"
         f'eve@example.org,{MD5_CRYPT_HASH},true,"Eve, Ms.",b; a,3 GiB,domain_admin,example.org,'
-        'LOGIN_AS;FILTERS,P10D,"{""a"": [1]}",Gesendet,"[""192.0.2.7/24""]",7\r\n'
+        'IMPERSONATE;FILTERS,P10D,"{""a"": [1]}",Gesendet,"[""192.0.2.7/24""]",7\r\n'
         "\r\n"
         f"dan@example.org,{MD5_CRYPT_HASH},yes,,,,,,,,,,,\r\n"
     )
@@ -98,7 +98,7 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
         "retention": "P10D",
         "metaData": {"a": [1]},
         "administers": [{"name": "example.org"}],
-        "adminPermissions": ["FILTERS", "LOGIN_AS"],
+        "adminPermissions": ["FILTERS", "IMPERSONATE"],
         "smtpAllowedNetworks": ["192.0.2.0/24"],
         "spam": {"level": 7},
         "limits": {"quota": {"allowed": 3 << 30}},
@@ -204,7 +204,7 @@ async def test_crashed_creation_continues_and_creates_each_user_once(
 
 @pytest.mark.usefixtures("admin")
 async def test_domain_admin_creates_users_of_own_domains_only(root: GraphQLClient) -> None:
-    domain_admin = await make_admin_of_domain(root, AdminPermission.LOGIN_AS)
+    domain_admin = await make_admin_of_domain(root, AdminPermission.IMPERSONATE)
     await try_create_user(root, address="x@elsewhere.example")
     content = numbered_users(1) + json_lines(
         {"address": "y@elsewhere.example", "passwordDisabled": True},

@@ -8,9 +8,9 @@ from tests.conftest import GraphQLClient
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("autoreplySet", {"set": {"text": "Away"}}),
-    ("clientStateReset", {}),
+    ("userSyncReset", {}),
     ("spamPolicySet", {"level": 10}),
-    ("usageReset", {}),
+    ("userUsageReset", {}),
     ("userDelete", {}),
     ("userPermissionsSet", {"permissions": []}),
     ("userUpdate", {"set": {"name": "X"}}),

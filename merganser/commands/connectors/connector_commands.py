@@ -9,7 +9,7 @@ from merganser.commands.connectors import connector_operations
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.terminal_output import print_json, print_table
 from merganser.errors import EXIT_FAILURE, CommandError
-from resolvers.connectors.check import ConnectorCheckResult
+from resolvers.connectors.check import ConnectorTestResult
 
 MAX_SHOWN_FOLDERS = 20
 STAGE_TITLES = {
@@ -68,7 +68,7 @@ def check_connector(which: str, as_json: bool) -> None:
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _print_check(result: ConnectorCheckResult) -> None:
+def _print_check(result: ConnectorTestResult) -> None:
     rows = [
         (
             Text("ok", "green") if each.ok else Text("failed", "bold red"),

@@ -28,7 +28,7 @@ from resolvers.connectors import check
 from resolvers.connectors import loaders as connector_loaders
 from resolvers.connectors import mutations as connector_mutations
 from resolvers.connectors import worker as connector_worker
-from resolvers.connectors.check import ConnectorCheckResult
+from resolvers.connectors.check import ConnectorTestResult
 from resolvers.connectors.loaders import ConnectorWhere
 from resolvers.users.selection import UserSelector
 
@@ -156,7 +156,7 @@ def _connector_as_json(row: ColumnRow, username: str | None) -> dict[str, Any]:
 
 async def check_connector(
     environment: Environment, id_or_name: str
-) -> tuple[ConnectorChoice, ConnectorCheckResult]:
+) -> tuple[ConnectorChoice, ConnectorTestResult]:
     """Sign in to a connector's server with the stored password, and return the stages' results.
 
     Raises CommandError if there is no such connector.

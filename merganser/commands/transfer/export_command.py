@@ -10,9 +10,9 @@ import typer
 from mail.archives.archive_writer import ExportFormat
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.progress_bar import create_progress_bar
-from merganser.commands.transfer import account_export
-from merganser.commands.transfer.account_export import ExportOrder, ExportSummary
+from merganser.commands.transfer import user_export
 from merganser.commands.transfer.passphrase_input import read_passphrase
+from merganser.commands.transfer.user_export import ExportOrder, ExportSummary
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
@@ -30,7 +30,7 @@ def export_account(
     if kind is not None and kind.upper() not in ExportFormat.__members__:
         format_names = ", ".join(ExportFormat.__members__)
         raise CommandError(f"--format is one of {format_names}", exit_code=EXIT_USAGE)
-    file_format = ExportFormat(kind.upper()) if kind else account_export.format_from_file_name(path)
+    file_format = ExportFormat(kind.upper()) if kind else user_export.format_from_file_name(path)
     passphrase = read_passphrase(stdin=passphrase_stdin)
     order = ExportOrder(path.absolute(), user, file_format, mailbox, settings, passphrase)
 
@@ -41,7 +41,7 @@ def export_account(
                 task = bar.add_task(f"Exporting {user}", total=total)
                 return lambda done: bar.update(task, completed=done)
 
-            return await account_export.export_account(environment, order, start_progress)
+            return await user_export.export_account(environment, order, start_progress)
 
     try:
         summary = run_in_environment(run_export)

@@ -8,9 +8,9 @@ import typer
 from mail.archives.mail_sources import MailSource
 from merganser.commands.environment_run import run_in_environment
 from merganser.commands.progress_bar import create_progress_bar
-from merganser.commands.transfer import account_import
-from merganser.commands.transfer.account_import import ImportOrder, ShowImportProgress
+from merganser.commands.transfer import user_import
 from merganser.commands.transfer.passphrase_input import read_passphrase
+from merganser.commands.transfer.user_import import ImportOrder, ShowImportProgress
 from merganser.errors import CommandError
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
@@ -38,7 +38,7 @@ def import_account(
                 )
                 return lambda done: bar.update(task, completed=done)
 
-            return await account_import.import_account(environment, order, start_progress)
+            return await user_import.import_account(environment, order, start_progress)
 
     try:
         outcome = run_in_environment(run_import)

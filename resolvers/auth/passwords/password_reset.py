@@ -32,7 +32,7 @@ async def set_temporary_password(ctx: Context, user_id: int, valid_after: dateti
     password = new_passwords.generate_password(ctx.environment, policy)
     password_hash = await password_hashes.hash_password(ctx.environment, password)
     async with lock_users_and_store_changes(
-        ctx, UserSelector(ids=(user_id,)), "passwordReset", path="user"
+        ctx, UserSelector(ids=(user_id,)), "userPasswordReset", path="user"
     ) as locked_users:
         for user in locked_users.rows:
             locked_users.set_columns(

@@ -35,7 +35,7 @@ from resolvers.users.selection import load_managed_user
 
 CUSTOM, TOTP, WEBAUTHN = TwoFactorMethod.CUSTOM, TwoFactorMethod.TOTP, TwoFactorMethod.WEBAUTHN
 NO_PROOF = SecondFactorProof()
-MANAGE_GUARD = GuardRule(scope=Scope.MASTER)
+MANAGE_GUARD = GuardRule(scope=Scope.FULL)
 UserId = int  # of the user whose factors a mutation has changed or checked
 
 
@@ -125,14 +125,14 @@ async def _log_and_record_change(
         await ctx.record_change(session, user.id, ChangeKind.USER_CHANGED, [user.id])
     if ctx.viewer.user_id == user.id:
         return
-    old_values = {"enabled2fa": [*enabled_methods(user)]}
+    old_values = {"two_factor_methods": [*enabled_methods(user)]}
     admin_entry = NewAuditLogEntry(
         change.mutation,
         "User",
         user.id,
         user.domain_id,
         old_values,
-        {"enabled2fa": [*enabled_after]},
+        {"two_factor_methods": [*enabled_after]},
     )
     await audit_log.log_changes(ctx, session, admin_entry)
 
@@ -328,7 +328,7 @@ async def enable_custom_factor(ctx: Context, user_id: int | None) -> UserId:
     async with ctx.write_session(user.id) as session:
         user = await _reload_user(session, user)
         _require_disabled(user, CUSTOM)
-        change = FactorChange("customTwoFactorEnable", "custom enable")
+        change = FactorChange("externalTwoFactorEnable", "custom enable")
         await _enable_factor_and_end_sign_ins(ctx, session, user, CUSTOM, change)
     authentication.drop_cached_credentials(ctx.environment, user.id)
     return int(user.id)
@@ -338,7 +338,7 @@ async def disable_custom_factor(
     ctx: Context, user_id: int | None, proof: SecondFactorProof
 ) -> UserId:
     """Turn off the factor CUSTOM. Returns the user id."""
-    change = FactorChange("customTwoFactorDisable", "custom disable")
+    change = FactorChange("externalTwoFactorDisable", "custom disable")
     return await _disable_factor(ctx, user_id, proof, CUSTOM, change)
 
 

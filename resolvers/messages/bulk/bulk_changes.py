@@ -92,7 +92,7 @@ async def _apply_or_queue_in_session(
         )
         undo, until = await _create_undo_token(ctx, session, request, rows, bulk_accounts)
         outcome = await apply_to_rows(ctx, session, request, rows, bulk_accounts.target_by_user)
-        outcome.undo_token, outcome.undo_until = undo, until
+        outcome.undo_token, outcome.undoable_until = undo, until
         if request.deletes_empty_mailboxes:
             emptied = {*source_ids, *(row.mailbox_id for row in rows)}
             outcome.deleted_mailbox_ids = await mailbox_delete.delete_empty_mailboxes(
@@ -129,7 +129,7 @@ def _change_flags_in_transaction(
     flags.change_flags_in_transaction(
         ctx, transaction, rows, request.changes, extra_statements=[undo.insert_statement]
     )
-    return BulkOutcome(rows, undo_token=undo.token, undo_until=undo.expires_at)
+    return BulkOutcome(rows, undo_token=undo.token, undoable_until=undo.expires_at)
 
 
 async def _require_rights(

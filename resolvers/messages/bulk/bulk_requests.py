@@ -20,7 +20,7 @@ class BulkOutcome:
     uids_by_message_id: dict[int, tuple[int, int]] = field(default_factory=dict)  # old and new UID
     task: Task | None = None
     undo_token: str | None = field(default=None, repr=False)
-    undo_until: datetime | None = None
+    undoable_until: datetime | None = None
     deleted_mailbox_ids: Sequence[int] = ()  # mailboxes that were deleted
 
 

@@ -119,7 +119,7 @@ async def create_undo_of_held(
 
     `extra_values` are stored with it. Returns None if the submissions are not held.
     """
-    until = submissions[0].undo_until if submissions else None
+    until = submissions[0].undoable_until if submissions else None
     if until is None:
         return None
     row, token = _new_token_and_row(

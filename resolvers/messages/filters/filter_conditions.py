@@ -283,10 +283,10 @@ class _ConditionBuilder:
                     ),
                 )
             )
-        if message_conditions.mailbox_masks is not None:
+        if message_conditions.mailbox_patterns is not None:
             keys = {
                 key
-                for mask in message_conditions.mailbox_masks
+                for mask in message_conditions.mailbox_patterns
                 for key in self.lookups.mailbox_ids_by_mask[mask]
             }
             terms.append(mailbox.in_(keys))

@@ -128,7 +128,7 @@ async def _load_lookups_of_filter(
     by_words = any(one.query for one in filters)
     waiting = await load_unindexed_messages(ctx, owners) if by_words else UnindexedMessages(owners)
     lookups = FilterLookups(waiting, scopes[0].is_deleted)
-    masks = {mask for one in filters for mask in one.mailbox_masks or ()}
+    masks = {mask for one in filters for mask in one.mailbox_patterns or ()}
     if masks:
         lookups = replace(
             lookups, mailbox_ids_by_mask=await _mailbox_ids_by_mask(ctx, owners, masks)

@@ -242,9 +242,9 @@ class _UnstoredMessage:
             yield folder == fold_text(conditions.mailbox.path or "")
         if conditions.mailboxes is not None:
             yield any(folder == fold_text(name.path or "") for name in conditions.mailboxes)
-        if conditions.mailbox_masks is not None:
+        if conditions.mailbox_patterns is not None:
             yield any(
-                paths.compile_mask(mask).fullmatch(folder) for mask in conditions.mailbox_masks
+                paths.compile_mask(mask).fullmatch(folder) for mask in conditions.mailbox_patterns
             )
 
     def _people_results(self, conditions: MessageConditions) -> Iterator[bool]:

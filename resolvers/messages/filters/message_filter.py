@@ -30,7 +30,7 @@ class MessageConditions:
     message_id: str | None = None
     mailbox: MailboxSelector | None = None
     mailboxes: tuple[MailboxSelector, ...] | None = None
-    mailbox_masks: tuple[str, ...] | None = None  # with * and %
+    mailbox_patterns: tuple[str, ...] | None = None  # with * and %
     searchable: bool | None = None
     thread_id: int | None = None
     uids: str | None = None

@@ -15,7 +15,7 @@ from models.errors import Conflict, ErrorCollector, Forbidden, InvalidInput
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.search_index import search_text
-from models.users.tables import DelimiterAction, ProtocolScope, User
+from models.users.tables import ProtocolScope, SubaddressAction, User
 from resolvers.addresses.targets import validate_forward_targets
 from resolvers.auth.passwords import new_passwords, password_policy
 from resolvers.auth.passwords.new_passwords import NewPassword
@@ -52,15 +52,15 @@ VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validat
     "allowed_senders",
     "disabled_scopes",
     "upload_sent_messages",
-    "tls_enforce_in",
-    "tls_enforce_out",
+    "require_inbound_tls",
+    "require_outbound_tls",
     "smtp_allowed_networks",
     "webmail_access",
     "encrypt_messages",
     "encrypt_forwarded",
-    "delimiter_action",
+    "subaddress_action",
     "meta_data",
-    "internal_data",
+    "private_metadata",
 )
 
 
@@ -88,11 +88,11 @@ class NewUser:
     language: str | None = None
     tags: Sequence[str] = ()
     retention: timedelta | None = None
-    pub_key: str | None = None
+    openpgp_public_key: str | None = None
     encrypt_messages: bool = False
     encrypt_forwarded: bool = False
     targets: Sequence[str] = ()
-    delimiter_action: DelimiterAction = DelimiterAction.NONE
+    subaddress_action: SubaddressAction = SubaddressAction.NONE
     spam_level: int | None = None
     recipients: int | None = None
     forwards: int | None = None
@@ -100,12 +100,12 @@ class NewUser:
     allowed_senders: Sequence[str] = ()
     disabled_scopes: Sequence[ProtocolScope] = ()
     upload_sent_messages: bool = False
-    tls_enforce_in: bool = False
-    tls_enforce_out: bool = False
+    require_inbound_tls: bool = False
+    require_outbound_tls: bool = False
     smtp_allowed_networks: Sequence[str] = ()
     webmail_access: bool = True
     meta_data: Any = None  # must be an object
-    internal_data: Any = None
+    private_metadata: Any = None
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
 
 
@@ -149,7 +149,7 @@ async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) 
     )
     paths = _special_mailbox_paths(new_user, values, problems)
     _check_role(new_user, problems)
-    pub_key = await _public_key_columns(ctx, new_user, problems)
+    openpgp_public_key = await _public_key_columns(ctx, new_user, problems)
     password = await _validate_password(ctx, new_user, address, problems)
     user_id = ctx.environment.new_id()
     forwarding: dict[str, Any] = {}
@@ -161,7 +161,9 @@ async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) 
     problems.raise_collected()
     await _require_permissions(ctx, new_user, values)
     user = _user_row(
-        ctx, new_user, {"id": user_id, "username": username, **values, **pub_key, **forwarding}
+        ctx,
+        new_user,
+        {"id": user_id, "username": username, **values, **openpgp_public_key, **forwarding},
     )
     user.words = search_text(username, user.name, address)
     normalized_address = address_syntax.normalized_address(address) if address else None
@@ -308,17 +310,19 @@ async def _public_key_columns(
     Adds a problem, or a warning if nothing needs the key.
     """
     with problems.collecting():
-        if new_user.pub_key:
+        if new_user.openpgp_public_key:
             try:
-                key = await openpgp_keys.validate_public_key(ctx.environment, new_user.pub_key)
+                key = await openpgp_keys.validate_public_key(
+                    ctx.environment, new_user.openpgp_public_key
+                )
             except InvalidInput as unusable:
                 if new_user.encrypt_messages or new_user.encrypt_forwarded:
                     raise
                 text = f"the key is not stored: {unusable.message}"
-                ctx.add_warning("KEY_NOT_STORED", text, path=["pubKey"])
+                ctx.add_warning("KEY_NOT_STORED", text, path=["openpgpPublicKey"])
                 return {}
-            openpgp_keys.warn_if_short(ctx, key, path=["pubKey"])
-            return {"pub_key": key.armored, "key_info": key.info}
+            openpgp_keys.warn_if_short(ctx, key, path=["openpgpPublicKey"])
+            return {"openpgp_public_key": key.armored, "openpgp_key": key.info}
         for name in ("encrypt_messages", "encrypt_forwarded"):
             if getattr(new_user, name):
                 text = "this takes an OpenPGP key of the account"

@@ -190,7 +190,7 @@ async def _requesting_viewer(ctx: Context, order: Mapping[str, Any]) -> Viewer:
     return Viewer(
         row.id,
         role,
-        frozenset({Scope.MASTER}),
+        frozenset({Scope.FULL}),
         frozenset(map(_parse_permission, permissions)),
         frozenset(domain_ids),
     )

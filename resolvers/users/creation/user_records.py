@@ -20,7 +20,7 @@ from models.errors import ErrorCollector, InvalidInput
 from models.mailboxes.tables import SpecialUse
 from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, UserPermission
-from models.users.tables import DelimiterAction, ProtocolScope
+from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.users.creation.create import NewUser
 from resolvers.users.validation import camel_case
 
@@ -224,13 +224,13 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
         "role": _enum_parser(Role),
         "admin_permissions": _enum_list_parser(AdminPermission),
         "permissions": _enum_list_parser(UserPermission),
-        "delimiter_action": _enum_parser(DelimiterAction),
+        "subaddress_action": _enum_parser(SubaddressAction),
         "disabled_scopes": _enum_list_parser(ProtocolScope),
         "smtp_allowed_networks": _parse_networks,
         "quota": quantities.parse_size,
         "retention": quantities.parse_duration,
         "meta_data": _parse_json,
-        "internal_data": _parse_json,
+        "private_metadata": _parse_json,
     }
     if name in special_parsers:
         return special_parsers[name]

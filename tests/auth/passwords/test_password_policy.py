@@ -218,7 +218,7 @@ async def test_temporary_password_meets_policy(root: GraphQLClient, eve: GraphQL
                            ({"minLength": 20, "minClasses": 1}, 21)):  # fmt: skip
         assert await set_domain_policy(root, policy) == []
         password = (
-            await execute_mutation(root, "passwordReset", "password", user={"username": "eve"})
+            await execute_mutation(root, "userPasswordReset", "password", user={"username": "eve"})
         )["password"]
         assert len(password) == length
         EffectivePasswordPolicy(length, policy["minClasses"]).require_strong(password, ["password"])
@@ -290,14 +290,14 @@ async def test_policies_of_many_users_load_in_constant_statements(
     assert await count_statements() == count_before
 
 
-async def test_effective_settings_contain_password_policy(
+async def test_service_settings_contain_password_policy(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await set_domain_policy(root)
     settings_query = """query ($by: UserRef) { user(by: $by) {
-      effectiveSettings(service: "api") { key value } } }"""
+      serviceSettings(service: "api") { key value } } }"""
     settings = (await root(settings_query, by={"username": ada.user.username}))["user"][
-        "effectiveSettings"
+        "serviceSettings"
     ]
     values_by_key = {setting["key"]: setting["value"] for setting in settings}
     assert (values_by_key["password/min_length"], values_by_key["password/min_classes"]) == (

@@ -48,7 +48,7 @@ async def test_password_change_ends_all_other_tokens(eve: GraphQLClient) -> None
     (user,), errors = await try_update_users(
         current_client, password=NEW_PASSWORD, existingPassword=PASSWORD
     )
-    assert (errors, user["hasPasswordSet"]) == ([], True)
+    assert (errors, user["hasPassword"]) == ([], True)
     assert [await is_token_valid(current_client), await is_token_valid(other_client)] == [
         True,
         False,
@@ -80,7 +80,7 @@ async def test_own_password_change_needs_existing_password(
         assert PASSWORD not in str(error)
     assert (await load_user_row(eve.environment, eve)).auth_version == 1
     (user,), errors = await try_update_users(client, **changes, existingPassword=PASSWORD)
-    assert (errors, user["hasPasswordSet"]) == ([], "password" in changes)
+    assert (errors, user["hasPassword"]) == ([], "password" in changes)
 
 
 async def test_wrong_existing_passwords_are_rate_limited(eve: GraphQLClient) -> None:
@@ -174,7 +174,7 @@ async def test_temporary_password_keeps_regular_password(
     fields, user = "password", {"id": user_global_id(eve)}
     row_before = await load_user_row(root.environment, eve)
     payload = await execute_mutation(
-        root, "passwordReset", fields, user=user, options={"idempotencyKey": "k"}
+        root, "userPasswordReset", fields, user=user, options={"idempotencyKey": "k"}
     )
     password = payload["password"]
     assert (payload["errors"], len(password), password.isalnum()) == ([], 12, True)
@@ -204,12 +204,12 @@ async def test_temporary_password_is_valid_for_one_day(
     user = {"username": "eve"}
     too_late = (clock() + timedelta(days=400)).isoformat()
     payload = await execute_mutation(
-        root, "passwordReset", "password", user=user, validAfter=too_late
+        root, "userPasswordReset", "password", user=user, validAfter=too_late
     )
     assert (payload["password"], payload["errors"][0]["path"]) == (None, ["validAfter"])
     valid_from = clock() + timedelta(hours=5)
     payload = await execute_mutation(
-        root, "passwordReset", "password", user=user, validAfter=valid_from.isoformat()
+        root, "userPasswordReset", "password", user=user, validAfter=valid_from.isoformat()
     )
     password = payload["password"]
     row = await load_user_row(root.environment, eve)
@@ -222,7 +222,9 @@ async def test_temporary_password_is_valid_for_one_day(
         assert (errors == []) is is_valid, hours
     past_time = (clock() - timedelta(days=1)).isoformat()
     assert (
-        await execute_mutation(root, "passwordReset", "password", user=user, validAfter=past_time)
+        await execute_mutation(
+            root, "userPasswordReset", "password", user=user, validAfter=past_time
+        )
     )["password"]
     assert (await load_user_row(root.environment, eve)).temporary_from == clock()
 
@@ -240,7 +242,9 @@ async def test_password_reset_needs_rights_over_the_user(
         (domain_admin, user_global_id(admin), "FORBIDDEN"),
         (admin, user_global_id(admin), "FORBIDDEN_OPERATION"),
     ):
-        payload = await execute_mutation(client, "passwordReset", "password", user={"id": target})
+        payload = await execute_mutation(
+            client, "userPasswordReset", "password", user={"id": target}
+        )
         assert (payload["password"], payload["errors"][0]["code"]) == (None, code)
     assert (
         await select_rows(
@@ -250,6 +254,6 @@ async def test_password_reset_needs_rights_over_the_user(
     )
     assert (
         await execute_mutation(
-            domain_admin, "passwordReset", "password", user={"id": user_global_id(ada)}
+            domain_admin, "userPasswordReset", "password", user={"id": user_global_id(ada)}
         )
     )["password"]

@@ -126,7 +126,7 @@ async def test_sign_in_sets_last_login_and_creates_no_token(
     authenticated = await sign_in_environment.sign_in("ada")
     assert (authenticated.user.id, authenticated.scope, authenticated.token) == (
         sign_in_environment.users["ada"],
-        Scope.MASTER,
+        Scope.FULL,
         None,
     )
     assert (

@@ -85,7 +85,7 @@ async def test_token_use_makes_its_network_known(
 async def test_failures_of_all_protocols_count_together(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    for scope in (Scope.SMTP, Scope.IMAP, Scope.MASTER):
+    for scope in (Scope.SMTP, Scope.IMAP, Scope.FULL):
         for _ in range(4):
             attempt = SignInRequest(scope=scope, protocol=str(scope))
             with pytest.raises(AuthenticationFailed):

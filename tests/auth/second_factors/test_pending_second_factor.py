@@ -19,7 +19,7 @@ from resolvers.users.creation.create import NewUser
 from tests.conftest import GraphQLClient, ManualClock, make_api_key
 from tests.support.accounts import authenticators
 from tests.support.accounts.sign_in_environment import (
-    MASTER_SCOPES,
+    FULL_SCOPES,
     PASSWORD,
     TOKEN_REQUEST,
     SignInEnvironment,
@@ -89,7 +89,7 @@ async def test_completed_token_has_requested_lifetime(
         completed_viewer.pending_user_id,
     ) == (
         sign_in_environment.users["ada"],
-        MASTER_SCOPES,
+        FULL_SCOPES,
         0,
     )
     assert (
@@ -146,7 +146,7 @@ async def test_application_key_signs_in_without_custom_factor(
     assert (
         await sign_in_environment.authenticate(await sign_in_environment.create_token("ada"))
     ).pending_user_id
-    application_viewer = Viewer(role=Role.ADMIN, scopes=MASTER_SCOPES, api_key_id=7)
+    application_viewer = Viewer(role=Role.ADMIN, scopes=FULL_SCOPES, api_key_id=7)
     authenticated = await authentication.authenticate(
         Context(sign_in_environment.environment, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
     )
@@ -160,7 +160,7 @@ async def test_application_key_signs_in_without_custom_factor(
 async def test_second_factor_in_the_sign_in_request_or_later(
     environment: Environment, http: httpx.AsyncClient, clock: ManualClock
 ) -> None:
-    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=MASTER_SCOPES))
+    root_context = Context(environment, Viewer(role=Role.ROOT, scopes=FULL_SCOPES))
     new_user = NewUser(address="eve@example.org", username="eve", password=PASSWORD)
     user = await creation_create.create_user(root_context, new_user)
     eve = GraphQLClient(
@@ -207,11 +207,11 @@ async def test_second_factor_in_the_sign_in_request_or_later(
         "UNAUTHENTICATED"
     ]
     clock.tick(seconds=60)
-    check_document = authenticators.mutation_document("totpCheck", "valid")
+    check_document = authenticators.mutation_document("totpVerify", "valid")
     check_response = await post_document(
         http, check_document, pending_payload["token"], input={"token": code(0)}
     )
-    assert check_response["data"]["totpCheck"]["valid"] is True
+    assert check_response["data"]["totpVerify"]["valid"] is True
     assert (await post_document(http, VIEWER_QUERY, pending_payload["token"]))["data"]["viewer"][
         "role"
     ] == "USER"
@@ -220,7 +220,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
 async def test_pending_token_has_no_scope(sign_in_environment: SignInEnvironment) -> None:
     _, viewer = await make_pending_token(sign_in_environment)
     with pytest.raises(Unauthenticated):
-        viewer.require_scope(next(iter(MASTER_SCOPES)))
+        viewer.require_scope(next(iter(FULL_SCOPES)))
 
 
 async def test_concurrent_guesses_end_after_twelve_failures(

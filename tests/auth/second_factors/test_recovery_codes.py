@@ -42,11 +42,11 @@ async def test_recovery_codes_are_not_stored_as_text(ada: GraphQLClient) -> None
 async def test_recovery_code_works_once_in_any_spelling(ada: GraphQLClient) -> None:
     _, (first, second, *_) = await enable_totp(ada)
     assert (await ada(CODES_LEFT_QUERY))["user"]["recoveryCodesLeft"] == 10
-    assert await mutation_error_codes(ada, "totpCheck", token=first) == []
-    assert await mutation_error_codes(ada, "totpCheck", token=first) == ["AUTHENTICATION_FAILED"]
+    assert await mutation_error_codes(ada, "totpVerify", token=first) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=first) == ["AUTHENTICATION_FAILED"]
     assert (await ada(CODES_LEFT_QUERY))["user"]["recoveryCodesLeft"] == 9
     typed = f"  {second.upper().replace('-', ' ')} "
-    assert await mutation_error_codes(ada, "totpCheck", token=typed) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=typed) == []
     assert (await ada(CODES_LEFT_QUERY))["user"]["recoveryCodesLeft"] == 8
     events = [row.action for row in await load_all_rows(ada.environment, SecurityEvent)]
     assert "recovery code check" in events
@@ -82,7 +82,7 @@ async def test_recovery_code_of_other_user_is_refused(
 ) -> None:
     _, (code, *_) = await enable_totp(ada)
     await enable_totp(bob)
-    assert await mutation_error_codes(bob, "totpCheck", token=code) == ["AUTHENTICATION_FAILED"]
+    assert await mutation_error_codes(bob, "totpVerify", token=code) == ["AUTHENTICATION_FAILED"]
     query = "query ($id: ID!) { user(by: {id: $id}) { recoveryCodesLeft } }"
     user_id = (await ada("{ user { id } }"))["user"]["id"]
     assert (await bob(query, id=user_id))["user"] is None
@@ -97,8 +97,10 @@ async def test_new_recovery_codes_need_proof_and_replace_old_ones(
     proof = {"totp": totp_code(ada.environment, secret)}
     payload = await run_auth_mutation(ada, "recoveryCodesCreate", "recoveryCodes", proof=proof)
     assert len(set(payload["recoveryCodes"])) == 10
-    assert await mutation_error_codes(ada, "totpCheck", token=old_code) == ["AUTHENTICATION_FAILED"]
-    assert await mutation_error_codes(ada, "totpCheck", token=payload["recoveryCodes"][0]) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=old_code) == [
+        "AUTHENTICATION_FAILED"
+    ]
+    assert await mutation_error_codes(ada, "totpVerify", token=payload["recoveryCodes"][0]) == []
 
 
 async def test_recovery_codes_need_a_factor_and_end_with_the_last(
@@ -114,5 +116,5 @@ async def test_recovery_codes_need_a_factor_and_end_with_the_last(
     assert await mutation_error_codes(ada, "twoFactorDisable", proof=proof) == []
     assert await load_all_rows(ada.environment, RecoveryCode) == []
     user = {"username": "ada"}
-    await run_auth_mutation(root, "customTwoFactorEnable", user=user)
+    await run_auth_mutation(root, "externalTwoFactorEnable", user=user)
     assert await mutation_error_codes(ada, "recoveryCodesCreate") == ["CONFLICT"]

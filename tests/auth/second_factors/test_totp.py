@@ -92,7 +92,7 @@ async def test_totp_is_enabled_by_a_valid_code(ada: GraphQLClient) -> None:
         f"recoveryCodes {VIEWER_FIELDS}",
         token=totp_code(ada.environment, secret),
     )
-    assert payload["user"]["enabled2fa"] == ["TOTP"]
+    assert payload["user"]["twoFactorMethods"] == ["TOTP"]
     assert len(set(payload["recoveryCodes"])) == 10
     assert await mutation_error_codes(ada, "totpSetup") == ["CONFLICT"]
     assert await mutation_error_codes(
@@ -168,7 +168,7 @@ async def test_totp_code_may_deviate_by_one_step(
     secret, _ = await enable_totp(ada)
     clock.tick(minutes=5)
     payload = await run_auth_mutation(
-        ada, "totpCheck", "valid", token=totp_code(ada.environment, secret, steps)
+        ada, "totpVerify", "valid", token=totp_code(ada.environment, secret, steps)
     )
     assert payload["valid"] is (abs(steps) <= 1)
     assert [e["code"] for e in payload["errors"]] == (
@@ -184,7 +184,7 @@ async def test_totp_code_is_valid_until_end_of_next_step(
     clock.tick(minutes=5)
     code = totp_code(ada.environment, secret)
     clock.tick(seconds=delay)
-    assert await mutation_error_codes(ada, "totpCheck", token=code) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=code) == []
 
 
 async def test_used_totp_code_invalidates_itself_and_earlier_codes(
@@ -192,7 +192,7 @@ async def test_used_totp_code_invalidates_itself_and_earlier_codes(
 ) -> None:
     secret, _ = await enable_totp(ada)
     assert await mutation_error_codes(
-        ada, "totpCheck", token=totp_code(ada.environment, secret)
+        ada, "totpVerify", token=totp_code(ada.environment, secret)
     ) == [
         "AUTHENTICATION_FAILED"  # the same code has enabled TOTP
     ]
@@ -200,14 +200,14 @@ async def test_used_totp_code_invalidates_itself_and_earlier_codes(
     spaced_code = (
         f" {totp_code(ada.environment, secret)[:3]} {totp_code(ada.environment, secret)[3:]} "
     )
-    assert await mutation_error_codes(ada, "totpCheck", token=spaced_code) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=spaced_code) == []
     for steps in (0, -1):
         error_codes = await mutation_error_codes(
-            ada, "totpCheck", token=totp_code(ada.environment, secret, steps)
+            ada, "totpVerify", token=totp_code(ada.environment, secret, steps)
         )
         assert error_codes == ["AUTHENTICATION_FAILED"]
     assert (
-        await mutation_error_codes(ada, "totpCheck", token=totp_code(ada.environment, secret, 1))
+        await mutation_error_codes(ada, "totpVerify", token=totp_code(ada.environment, secret, 1))
         == []
     )
 
@@ -236,16 +236,17 @@ async def test_totp_failures_are_counted_per_user(ada: GraphQLClient, clock: Man
     secret, _ = await enable_totp(ada)
     clock.tick(minutes=5)
     for _ in range(12):
-        assert await mutation_error_codes(ada, "totpCheck", token="000000") == [
+        assert await mutation_error_codes(ada, "totpVerify", token="000000") == [
             "AUTHENTICATION_FAILED"
         ]
     valid_code = totp_code(ada.environment, secret)
-    assert await mutation_error_codes(ada, "totpCheck", token=valid_code) == ["RATE_LIMITED"]
+    assert await mutation_error_codes(ada, "totpVerify", token=valid_code) == ["RATE_LIMITED"]
     other_client = await make_client(ada.environment, ada.http, "bert")
     await enable_totp(other_client)  # other users are not throttled
     clock.tick(seconds=121)
     assert (
-        await mutation_error_codes(ada, "totpCheck", token=totp_code(ada.environment, secret)) == []
+        await mutation_error_codes(ada, "totpVerify", token=totp_code(ada.environment, secret))
+        == []
     )
 
 
@@ -272,17 +273,17 @@ async def test_concurrent_totp_guesses_are_limited(ada: GraphQLClient, clock: Ma
 @pytest.mark.parametrize("code", ["", "0", "x" * 10_000, "-00001", "1e5   ", "٠" * 6])
 async def test_malformed_totp_code_is_a_wrong_code(ada: GraphQLClient, code: str) -> None:
     await enable_totp(ada)
-    assert await mutation_error_codes(ada, "totpCheck", token=code) == ["AUTHENTICATION_FAILED"]
+    assert await mutation_error_codes(ada, "totpVerify", token=code) == ["AUTHENTICATION_FAILED"]
 
 
-async def test_totp_check_refuses_idempotency_key(ada: GraphQLClient) -> None:
+async def test_totp_verify_refuses_idempotency_key(ada: GraphQLClient) -> None:
     secret, _ = await enable_totp(ada)
     code = totp_code(ada.environment, secret, 1)
     options = {"idempotencyKey": "x"}
-    assert await mutation_error_codes(ada, "totpCheck", token=code, options=options) == [
+    assert await mutation_error_codes(ada, "totpVerify", token=code, options=options) == [
         "VALIDATION"
     ]
-    assert await mutation_error_codes(ada, "totpCheck", token=code) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=code) == []
 
 
 async def test_totp_code_completes_pending_sign_in(ada: GraphQLClient, clock: ManualClock) -> None:
@@ -324,7 +325,7 @@ async def test_pending_sign_in_is_not_completed_by_code_of_other_user(
         )
 
 
-async def test_totp_check_without_sign_in_is_refused(ada: GraphQLClient) -> None:
+async def test_totp_verify_without_sign_in_is_refused(ada: GraphQLClient) -> None:
     await enable_totp(ada)
     ctx = Context(ada.environment, Viewer())
     for user_id in (None, ada.user.id, 7):
@@ -333,7 +334,7 @@ async def test_totp_check_without_sign_in_is_refused(ada: GraphQLClient) -> None
                 ctx, user_id, SecondFactorProof(totp="000000")
             )
     for user in ({"username": "ada"}, {"username": "nobody"}, {"address": "ada@example.org"}):
-        document = 'mutation ($u: UserRef) { totpCheck(input: {user: $u, token: "1"}) { valid } }'
+        document = 'mutation ($u: UserRef) { totpVerify(input: {user: $u, token: "1"}) { valid } }'
         body = {"query": document, "variables": {"u": user}}
         (error,) = (await ada.http.post("/graphql", json=body)).json()["errors"]
         assert error["extensions"]["code"] == "UNAUTHENTICATED"
@@ -350,11 +351,11 @@ async def test_own_factor_is_disabled_only_with_proof(ada: GraphQLClient) -> Non
     payload = await run_auth_mutation(
         ada, "totpDisable", VIEWER_FIELDS, proof={"totp": recovery[0]}
     )
-    assert payload["user"]["enabled2fa"] == []
+    assert payload["user"]["twoFactorMethods"] == []
     assert await load_all_rows(ada.environment, TotpSecret) == []
     assert await mutation_error_codes(ada, "totpDisable") == ["CONFLICT"]
     assert await mutation_error_codes(
-        ada, "totpCheck", token=totp_code(ada.environment, secret, 1)
+        ada, "totpVerify", token=totp_code(ada.environment, secret, 1)
     ) == ["CONFLICT"]
 
 
@@ -371,10 +372,13 @@ async def test_admin_needs_a_reason_to_disable_factors(
         payload = await run_auth_mutation(
             root, name, VIEWER_FIELDS, user=user, options={"reason": "lost his phone"}
         )
-        assert payload["user"] == {"username": "ada", "enabled2fa": []}
+        assert payload["user"] == {"username": "ada", "twoFactorMethods": []}
         entry = (await load_all_rows(ada.environment, AuditLogEntry))[-1]
         assert (entry.mutation, entry.target_id) == (name, ada.user.id)
-        assert (entry.before, entry.after) == ({"enabled2fa": ["TOTP"]}, {"enabled2fa": []})
+        assert (entry.before, entry.after) == (
+            {"two_factor_methods": ["TOTP"]},
+            {"two_factor_methods": []},
+        )
         assert entry.reason == "lost his phone"
         ada.environment.clock.read.tick(minutes=5)  # type: ignore[attr-defined]
     events = {
@@ -399,7 +403,7 @@ async def test_admin_client_can_pass_on_the_proof_of_a_user(
     assert await mutation_error_codes(root, "totpDisable", user=user, proof=proof) == []
 
 
-@pytest.mark.parametrize("name", ["totpDisable", "twoFactorDisable", "customTwoFactorDisable"])
+@pytest.mark.parametrize("name", ["totpDisable", "twoFactorDisable", "externalTwoFactorDisable"])
 async def test_disabling_factors_of_unknown_user_is_not_found(
     root: GraphQLClient, name: str
 ) -> None:
@@ -419,7 +423,7 @@ async def test_factors_of_other_user_are_hidden_and_unchangeable(
         for name, arguments in (
             ("totpSetup", {}),
             ("totpEnable", {"token": "000000"}),
-            ("totpCheck", {"token": totp_code(ada.environment, secret, 1)}),
+            ("totpVerify", {"token": totp_code(ada.environment, secret, 1)}),
             ("totpDisable", {"proof": proof}),
             ("twoFactorDisable", {"options": reason}),
         ):
@@ -467,7 +471,7 @@ async def test_domain_admin_cannot_disable_factors_of_admin(
 async def test_user_adds_another_factor_only_with_a_proof(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
-    await run_auth_mutation(root, "customTwoFactorEnable", user={"username": "ada"})
+    await run_auth_mutation(root, "externalTwoFactorEnable", user={"username": "ada"})
     secret = await create_totp_secret(ada)
     assert await mutation_error_codes(
         ada, "totpEnable", token=totp_code(ada.environment, secret)
@@ -485,9 +489,9 @@ async def test_short_totp_secret_can_be_imported(
     payload = await run_auth_mutation(
         root, "totpImport", VIEWER_FIELDS, user={"username": "ada"}, seed=SHORT_BASE32.lower()
     )
-    assert payload["user"]["enabled2fa"] == ["TOTP"]
+    assert payload["user"]["twoFactorMethods"] == ["TOTP"]
     clock.time = clock.time.fromtimestamp(59, clock.time.tzinfo)
-    assert await mutation_error_codes(ada, "totpCheck", token=totp.code_at(b"1234567890", 1)) == []
+    assert await mutation_error_codes(ada, "totpVerify", token=totp.code_at(b"1234567890", 1)) == []
     error_codes = await mutation_error_codes(
         root, "totpImport", user={"username": "ada"}, seed=SHORT_BASE32
     )
@@ -517,35 +521,37 @@ async def test_custom_factor_is_enabled_and_disabled_by_admin(
 ) -> None:
     user = {"username": "ada"}
     token_client = await make_token_client(ada)
-    payload = await run_auth_mutation(root, "customTwoFactorEnable", VIEWER_FIELDS, user=user)
-    assert payload["user"]["enabled2fa"] == ["CUSTOM"]
+    payload = await run_auth_mutation(root, "externalTwoFactorEnable", VIEWER_FIELDS, user=user)
+    assert payload["user"]["twoFactorMethods"] == ["CUSTOM"]
     assert await load_viewer(token_client) is None
-    assert await mutation_error_codes(root, "customTwoFactorEnable", user=user) == ["CONFLICT"]
+    assert await mutation_error_codes(root, "externalTwoFactorEnable", user=user) == ["CONFLICT"]
     assert await mutation_error_codes(ada, "twoFactorDisable") == ["FORBIDDEN"]
-    assert await mutation_error_codes(ada, "totpCheck", token="000000") == ["AUTHENTICATION_FAILED"]
-    assert await mutation_error_codes(root, "customTwoFactorDisable", user=user) == ["VALIDATION"]
+    assert await mutation_error_codes(ada, "totpVerify", token="000000") == [
+        "AUTHENTICATION_FAILED"
+    ]
+    assert await mutation_error_codes(root, "externalTwoFactorDisable", user=user) == ["VALIDATION"]
     reason = {"reason": "moved on"}
     payload = await run_auth_mutation(
-        root, "customTwoFactorDisable", VIEWER_FIELDS, user=user, options=reason
+        root, "externalTwoFactorDisable", VIEWER_FIELDS, user=user, options=reason
     )
-    assert payload["user"]["enabled2fa"] == []
+    assert payload["user"]["twoFactorMethods"] == []
     error_codes = await mutation_error_codes(
-        root, "customTwoFactorDisable", user=user, options=reason
+        root, "externalTwoFactorDisable", user=user, options=reason
     )
     assert error_codes == ["CONFLICT"]
-    assert await mutation_error_codes(ada, "customTwoFactorEnable") == ["FORBIDDEN"]
+    assert await mutation_error_codes(ada, "externalTwoFactorEnable") == ["FORBIDDEN"]
 
 
 async def test_two_factors_list_has_creation_and_use_times(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    query = "{ user { enabled2fa twoFactors { method createdAt lastUsedAt } } }"
+    query = "{ user { twoFactorMethods twoFactors { method createdAt lastUsedAt } } }"
     secret, _ = await enable_totp(ada)
     created_at = clock().isoformat().replace("+00:00", "Z")
     (factor,) = (await ada(query))["user"]["twoFactors"]
     assert factor == {"method": "TOTP", "createdAt": created_at, "lastUsedAt": created_at}
     clock.tick(minutes=5)
-    await run_auth_mutation(ada, "totpCheck", token=totp_code(ada.environment, secret))
+    await run_auth_mutation(ada, "totpVerify", token=totp_code(ada.environment, secret))
     used_at = clock().isoformat().replace("+00:00", "Z")
     (factor,) = (await ada(query))["user"]["twoFactors"]
     assert factor == {"method": "TOTP", "createdAt": created_at, "lastUsedAt": used_at}

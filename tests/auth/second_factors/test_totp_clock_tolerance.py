@@ -31,13 +31,13 @@ async def test_totp_steps_setting_applies_at_once(
     clock.tick(minutes=30)
     for steps in (-max_steps - 1, max_steps + 1):
         assert await mutation_error_codes(
-            ada, "totpCheck", token=totp_code(ada.environment, secret, steps)
+            ada, "totpVerify", token=totp_code(ada.environment, secret, steps)
         ) == ["AUTHENTICATION_FAILED"]
     used_steps = range(-max_steps, max_steps + 1)
     for steps in used_steps:
         assert (
             await mutation_error_codes(
-                ada, "totpCheck", token=totp_code(ada.environment, secret, steps)
+                ada, "totpVerify", token=totp_code(ada.environment, secret, steps)
             )
             == []
         )
@@ -46,7 +46,9 @@ async def test_totp_steps_setting_applies_at_once(
     checked_at = clock() - timedelta(minutes=5)
     for steps in used_steps[-10:]:
         code = totp.code_at(totp.decode_secret(secret), totp.step_at(checked_at) + steps)
-        assert await mutation_error_codes(ada, "totpCheck", token=code) == ["AUTHENTICATION_FAILED"]
+        assert await mutation_error_codes(ada, "totpVerify", token=code) == [
+            "AUTHENTICATION_FAILED"
+        ]
 
 
 async def _create_secret_with_unique_codes(ada: GraphQLClient) -> str:
@@ -74,7 +76,7 @@ async def test_last_use_is_not_in_the_future_if_clock_is_fast(
     secret, _ = await enable_totp(ada)
     clock.tick(minutes=30)
     assert (
-        await mutation_error_codes(ada, "totpCheck", token=totp_code(ada.environment, secret, 10))
+        await mutation_error_codes(ada, "totpVerify", token=totp_code(ada.environment, secret, 10))
         == []
     )
     response = await ada("{ user { twoFactors { lastUsedAt } } }")

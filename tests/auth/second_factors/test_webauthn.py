@@ -50,7 +50,7 @@ from tests.support.accounts.two_factor_operations import (
 )
 
 FAILED_CODES = ["AUTHENTICATION_FAILED"]
-KEYS_QUERY = "{ user { webauthnKeys { id name createdAt lastUsedAt } enabled2fa } }"
+KEYS_QUERY = "{ user { webauthnKeys { id name createdAt lastUsedAt } twoFactorMethods } }"
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA"])
@@ -67,7 +67,7 @@ async def test_security_key_is_registered_and_checked(
     payload_fields = f"webauthnKey {{ id name }} recoveryCodes {VIEWER_FIELDS}"
     payload = await run_auth_mutation(ada, "webauthnRegister", payload_fields, **arguments)
     assert payload["webauthnKey"]["name"] == "Blue"
-    assert payload["user"]["enabled2fa"] == ["WEBAUTHN"]
+    assert payload["user"]["twoFactorMethods"] == ["WEBAUTHN"]
     assert len(payload["recoveryCodes"]) == 10
     (row,) = await load_all_rows(ada.environment, WebauthnKey)
     assert row.transports == ["nfc", "usb"]
@@ -82,7 +82,7 @@ async def test_security_key_is_registered_and_checked(
     handle = str(ada.user.id)
     assert (
         await mutation_error_codes(
-            ada, "webauthnCheck", response=key.create_assertion(options, handle=handle)
+            ada, "webauthnVerify", response=key.create_assertion(options, handle=handle)
         )
         == []
     )
@@ -102,7 +102,7 @@ async def test_security_key_without_sign_count_works_repeatedly(ada: GraphQLClie
     for _ in range(3):
         assert (
             await mutation_error_codes(
-                ada, "webauthnCheck", response=await make_assertion_response(ada, key)
+                ada, "webauthnVerify", response=await make_assertion_response(ada, key)
             )
             == []
         )
@@ -140,7 +140,7 @@ async def test_only_first_security_key_ends_other_tokens(ada: GraphQLClient) -> 
     assert len((await ada(KEYS_QUERY))["user"]["webauthnKeys"]) == 2
     assert (
         await mutation_error_codes(
-            ada, "webauthnCheck", response=await make_assertion_response(ada, second_key)
+            ada, "webauthnVerify", response=await make_assertion_response(ada, second_key)
         )
         == []
     )
@@ -186,7 +186,7 @@ async def test_invalid_assertion_is_refused(ada: GraphQLClient, case: str) -> No
     response = await make_assertion_response(
         ada, key, **INVALID_CLIENT_DATA.get(case, {"handle": "7"})
     )
-    assert await mutation_error_codes(ada, "webauthnCheck", response=response) == FAILED_CODES
+    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
     events = {
         (row.action, row.result) for row in await load_all_rows(ada.environment, SecurityEvent)
     }
@@ -203,7 +203,7 @@ async def test_assertion_with_a_changed_byte_is_refused(
     raw = bytearray(base64url_decode(response["response"][part]))
     raw[index] ^= 1
     response["response"][part] = base64url_encode(bytes(raw))
-    assert await mutation_error_codes(ada, "webauthnCheck", response=response) == FAILED_CODES
+    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
 
 
 async def test_challenge_is_valid_once(ada: GraphQLClient) -> None:
@@ -216,8 +216,8 @@ async def test_challenge_is_valid_once(ada: GraphQLClient) -> None:
     )
     assert error_codes == FAILED_CODES
     response = await make_assertion_response(ada, key)
-    assert await mutation_error_codes(ada, "webauthnCheck", response=response) == []
-    assert await mutation_error_codes(ada, "webauthnCheck", response=response) == FAILED_CODES
+    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == []
+    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
 
 
 async def test_challenge_is_invalid_after_a_wrong_response(ada: GraphQLClient) -> None:
@@ -225,12 +225,12 @@ async def test_challenge_is_invalid_after_a_wrong_response(ada: GraphQLClient) -
     options = await request_challenge(ada, "AUTHENTICATION")
     assert (
         await mutation_error_codes(
-            ada, "webauthnCheck", response=key.create_assertion(options, party="x")
+            ada, "webauthnVerify", response=key.create_assertion(options, party="x")
         )
         == FAILED_CODES
     )
     assert (
-        await mutation_error_codes(ada, "webauthnCheck", response=key.create_assertion(options))
+        await mutation_error_codes(ada, "webauthnVerify", response=key.create_assertion(options))
         == FAILED_CODES
     )
 
@@ -273,7 +273,7 @@ async def test_challenge_is_valid_for_one_ceremony_only(ada: GraphQLClient) -> N
     registration_options = await request_challenge(ada, "REGISTRATION")
     assert (
         await mutation_error_codes(
-            ada, "webauthnCheck", response=key.create_assertion(registration_options)
+            ada, "webauthnVerify", response=key.create_assertion(registration_options)
         )
         == FAILED_CODES
     )
@@ -294,18 +294,20 @@ async def test_challenge_and_key_of_other_user_are_refused(
     ada_options = await request_challenge(ada, "AUTHENTICATION")
     bob_options = await request_challenge(bob, "AUTHENTICATION")
     assert (
-        await mutation_error_codes(bob, "webauthnCheck", response=his.create_assertion(ada_options))
-        == FAILED_CODES
-    )
-    assert (
         await mutation_error_codes(
-            bob, "webauthnCheck", response=hers.create_assertion(bob_options)
+            bob, "webauthnVerify", response=his.create_assertion(ada_options)
         )
         == FAILED_CODES
     )
     assert (
         await mutation_error_codes(
-            ada, "webauthnCheck", response=hers.create_assertion(ada_options)
+            bob, "webauthnVerify", response=hers.create_assertion(bob_options)
+        )
+        == FAILED_CODES
+    )
+    assert (
+        await mutation_error_codes(
+            ada, "webauthnVerify", response=hers.create_assertion(ada_options)
         )
         == []
     )
@@ -316,7 +318,7 @@ async def test_sign_count_that_does_not_increase_is_refused(ada: GraphQLClient) 
     for _ in range(3):
         assert (
             await mutation_error_codes(
-                ada, "webauthnCheck", response=await make_assertion_response(ada, key)
+                ada, "webauthnVerify", response=await make_assertion_response(ada, key)
             )
             == []
         )
@@ -324,13 +326,13 @@ async def test_sign_count_that_does_not_increase_is_refused(ada: GraphQLClient) 
     for _ in range(2):  # one lower, then equal
         assert (
             await mutation_error_codes(
-                ada, "webauthnCheck", response=await make_assertion_response(ada, key)
+                ada, "webauthnVerify", response=await make_assertion_response(ada, key)
             )
             == FAILED_CODES
         )
     assert (
         await mutation_error_codes(
-            ada, "webauthnCheck", response=await make_assertion_response(ada, key)
+            ada, "webauthnVerify", response=await make_assertion_response(ada, key)
         )
         == []
     )
@@ -372,7 +374,7 @@ async def test_malformed_webauthn_response_is_refused(ada: GraphQLClient, respon
         == FAILED_CODES
     )
     await register_security_key(ada)
-    assert await mutation_error_codes(ada, "webauthnCheck", response=response) == FAILED_CODES
+    assert await mutation_error_codes(ada, "webauthnVerify", response=response) == FAILED_CODES
 
 
 async def test_malformed_attestation_is_refused(ada: GraphQLClient) -> None:
@@ -492,13 +494,13 @@ async def test_deleting_last_key_disables_webauthn(ada: GraphQLClient) -> None:
         ada, "webauthnDelete", "deletedIds", ids=[second_key.node_id], proof=proof
     )
     assert payload["deletedIds"] == [second_key.node_id]
-    assert (await ada(KEYS_QUERY))["user"]["enabled2fa"] == ["WEBAUTHN"]
+    assert (await ada(KEYS_QUERY))["user"]["twoFactorMethods"] == ["WEBAUTHN"]
     proof = {"webauthn": await make_assertion_response(ada, first_key)}
     assert (
         await mutation_error_codes(ada, "webauthnDelete", ids=[first_key.node_id], proof=proof)
         == []
     )
-    assert (await ada(KEYS_QUERY))["user"] == {"webauthnKeys": [], "enabled2fa": []}
+    assert (await ada(KEYS_QUERY))["user"] == {"webauthnKeys": [], "twoFactorMethods": []}
     assert await load_all_rows(ada.environment, WebauthnChallenge) == []
 
 
@@ -594,7 +596,7 @@ async def test_factors_of_many_users_load_in_constant_statements(
 ) -> None:
     from tests.conftest import make_user
 
-    query = """{ users(first: 50) { nodes { enabled2fa recoveryCodesLeft
+    query = """{ users(first: 50) { nodes { twoFactorMethods recoveryCodesLeft
       twoFactors { method } webauthnKeys { name } appPasswords { description } } } }"""
 
     async def count_statements() -> int:

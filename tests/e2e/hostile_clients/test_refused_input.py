@@ -89,7 +89,7 @@ BODIES = {
     ),
     "null where nothing may be null": (
         graphql_body(
-            "mutation ($s: MessageChanges!) "
+            "mutation ($s: MessagePatch!) "
             "{ messageUpdate(input: {select: {ids: []}, set: $s}) { updatedCount } }",
             s={"flags": None},
         ),

@@ -169,8 +169,8 @@ class FuzzTarget:
             ),
         ]
         guids = [node["guid"] for node in user["messages"]["nodes"]]
-        root_key = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.MASTER])
-        reader_options = {"user_id": ada.user.id, "role": Role.USER, "scopes": [Scope.MASTER]}
+        root_key = await make_api_key(environment, "root", role=Role.ROOT, scopes=[Scope.FULL])
+        reader_options = {"user_id": ada.user.id, "role": Role.USER, "scopes": [Scope.FULL]}
         reader_key = await make_api_key(environment, "reader", read_only=True, **reader_options)
         headers_by_user = {
             "ada": ada.headers,

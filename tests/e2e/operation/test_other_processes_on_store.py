@@ -163,7 +163,7 @@ async def _fill_account(fay: HttpClient, server: MerganserProcess) -> Any:
     selection = {"mailbox": {"path": "INBOX"}, "uids": "1"}
     move_input = {"select": selection, "to": {"path": "Clients/Eve"}, "set": {"flagged": True}}
     await fay.run_mutation("messageMove", move_input)
-    send_input = {"to": [{"address": "carol@far.example"}], "text": "Hi", "sendTime": _tomorrow()}
+    send_input = {"to": [{"address": "carol@far.example"}], "text": "Hi", "sendAt": _tomorrow()}
     await fay.run_mutation("messageSend", send_input)
     return await fay(ACCOUNT_QUERY)
 

@@ -83,7 +83,7 @@ def test_single_sign_in_is_fast_on_busy_machine(server_with_slow_hash: Merganser
             started_at = time.monotonic()
             result = http.post("/graphql", json=sign_in_body("ada", PASSWORD)).json()
             sign_in_seconds.append(time.monotonic() - started_at)
-            assert result.get("data") == {"authenticate": {"scope": "MASTER", "errors": []}}, (
+            assert result.get("data") == {"authenticate": {"scope": "FULL", "errors": []}}, (
                 sign_in_seconds
             )
     ratios = [
@@ -100,7 +100,7 @@ def test_single_sign_in_starts_no_process(server_with_slow_hash: MerganserProces
     """Starting a process takes longer than the hash, and it would run at a low priority."""
     with httpx.Client(base_url=server_with_slow_hash.url, timeout=ANSWER_TIMEOUT) as http:
         result = http.post("/graphql", json=sign_in_body("ada", PASSWORD)).json()
-    assert result["data"] == {"authenticate": {"scope": "MASTER", "errors": []}}
+    assert result["data"] == {"authenticate": {"scope": "FULL", "errors": []}}
     assert (
         Path(
             f"/proc/{server_with_slow_hash.pid}/task/{server_with_slow_hash.pid}/children"

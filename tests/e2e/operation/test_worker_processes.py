@@ -23,7 +23,9 @@ from tests.support.stores.store_fixtures import create_database
 
 WORKERS = 2
 EVENT_LIMIT = 3.0  # seconds until all processes have received an event, on a busy machine
-SESSION_KICK = "mutation { sessionKick(input: {revokeTokens: true}) { kicked errors { code } } }"
+SESSION_TERMINATE = (
+    "mutation { sessionTerminate(input: {revokeTokens: true}) { kicked errors { code } } }"
+)
 BUS_BY_KIND = {
     "sqlite": "auto",
     "postgres": "auto",
@@ -189,13 +191,13 @@ async def test_concurrent_deliveries_all_reach_subscribers(fleet: WorkerFleet) -
     assert not [line for line in fleet.server.log_records() if "locked" in str(line)]
 
 
-async def test_session_kick_closes_sockets_of_all_workers(fleet: WorkerFleet) -> None:
+async def test_session_terminate_closes_sockets_of_all_workers(fleet: WorkerFleet) -> None:
     async with fleet.sockets("bob") as sockets, fleet.server.open_client("bob") as bob:
         for socket in sockets.values():
             await socket.subscribe(CHANGES_SUBSCRIPTION)
             assert await socket.receives_nothing()
-        result = await bob(SESSION_KICK)
-        assert result["sessionKick"]["errors"] == []
+        result = await bob(SESSION_TERMINATE)
+        assert result["sessionTerminate"]["errors"] == []
         started_at = time.monotonic()
         assert [await socket.wait_for_close_code() for socket in sockets.values()] == [4403, 4403]
         assert time.monotonic() - started_at < EVENT_LIMIT + 0.5  # the close handshake takes time

@@ -11,7 +11,7 @@ from tests.support.stores import store_fixtures
 from tests.support.stores.store_fixtures import create_database
 
 MUTATION = """mutation { messageSend(input: {to: [{address: "carol@example.com"}], text: "Once.",
-  sendTime: "2036-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
+  sendAt: "2036-01-01T00:00:00Z", options: {idempotencyKey: "once"}}) { replayed
   submission { id queueId } message { id } errors { code } } }"""
 SENT_QUERY = """{ viewer { user { messages(first: 9) { totalCount }
   submissions(first: 9) { nodes { id queueId } } } } }"""

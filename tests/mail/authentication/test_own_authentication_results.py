@@ -22,7 +22,7 @@ from tests.support.servers.dovecot_server import DovecotAccount
 
 __all__ = ["dovecot_account", "shared_dovecot"]
 
-HEADERS_QUERY = "{ viewer { user { messages(first: 50) { nodes { headersText subject } } } } }"
+HEADERS_QUERY = "{ viewer { user { messages(first: 50) { nodes { rawHeader subject } } } } }"
 OWN_RESULTS = [  # mx.example.org is the hostname in tests
     "mx.example.org; spf=pass smtp.mailfrom=bank.example; dkim=pass",
     "MX.Example.ORG ; dkim=pass",
@@ -61,7 +61,7 @@ async def assert_only_other_results_are_stored(client: GraphQLClient, count: int
     assert len(nodes) == count
     for node in nodes:
         if node["subject"] == "Forged":
-            lines = node["headersText"].replace("\r\n", "\n").split("\n")
+            lines = node["rawHeader"].replace("\r\n", "\n").split("\n")
             result_fields = [
                 line for line in lines if line.lower().startswith("authentication-results")
             ]

@@ -278,9 +278,9 @@ async def test_forwarded_message_is_encrypted_if_enabled(
     _, (error,) = await try_update_users(ada, encryptForwarded=True)
     assert (error["path"], error["constraint"]) == (["set", "encryptForwarded"], "required")
     key = make_public_key("Ada <ada@example.org>")
-    await set_account_forwarding(ada, FORWARD_TARGET, pubKey=key, encryptForwarded=True)
-    _, (error,) = await try_update_users(ada, pubKey=None)
-    assert (error["code"], error["path"]) == ("CONFLICT", ["set", "pubKey"])
+    await set_account_forwarding(ada, FORWARD_TARGET, openpgpPublicKey=key, encryptForwarded=True)
+    _, (error,) = await try_update_users(ada, openpgpPublicKey=None)
+    assert (error["code"], error["path"]) == ("CONFLICT", ["set", "openpgpPublicKey"])
     async with (
         run_smtp_server(FakeSmtpServer()) as smtp_server,
         run_queue_worker(ada.environment, relay_settings(smtp_server)),

@@ -110,7 +110,7 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
         550,
         "5.1.1 No such user",
     )
-    assert (carol.reported_by, carol.report_proven) == ("mx.example.net", True)
+    assert (carol.dsn_reporter, carol.dsn_verified) == ("mx.example.net", True)
     assert carol.reported_at == environment.now()
     assert (dave.state, dave.reported_at) == (State.RELAYED, None)
     assert await load_submission_state(environment, submission_id) is SubmissionState.PARTIAL
@@ -122,7 +122,7 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
         query Sent($id: String!) {
           submission(by: {queueId: $id}) {
             state
-            recipients { recipient state lastResponse reportedBy reportProven reportedAt }
+            recipients { recipient state lastResponse dsnReporter dsnVerified reportedAt }
           }
         }
     """
@@ -133,8 +133,8 @@ async def test_proven_failure_dsn_changes_entry_and_is_stored(
         "recipient": "carol@example.net",
         "state": "BOUNCED",
         "lastResponse": "550 5.1.1 No such user",
-        "reportedBy": "mx.example.net",
-        "reportProven": True,
+        "dsnReporter": "mx.example.net",
+        "dsnVerified": True,
         "reportedAt": None,
     }
 
@@ -149,7 +149,7 @@ async def test_envelope_id_in_capitals_is_matched(
     )
     await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
     carol = (await load_queue_entries(environment, submission_id))["carol"]
-    assert (carol.state, carol.report_proven) == (State.BOUNCED, True)
+    assert (carol.state, carol.dsn_verified) == (State.BOUNCED, True)
 
 
 async def test_dsn_without_proof_is_recorded_as_unproven(
@@ -163,7 +163,7 @@ async def test_dsn_without_proof_is_recorded_as_unproven(
         )
     )
     dave = (await load_queue_entries(environment, submission_id))["dave"]
-    assert (dave.state, dave.report_proven) == (State.BOUNCED, False)
+    assert (dave.state, dave.dsn_verified) == (State.BOUNCED, False)
 
 
 async def test_proof_is_not_valid_for_another_domain(
@@ -179,7 +179,7 @@ async def test_proof_is_not_valid_for_another_domain(
     )
     await deliver_by_mx(make_dsn_message(status_text, "Subject: none"))
     rows = await load_queue_entries(environment, submission_id)
-    assert sorted([rows["carol"].report_proven, rows["eve"].report_proven]) == [False, True]
+    assert sorted([rows["carol"].dsn_verified, rows["eve"].dsn_verified]) == [False, True]
 
 
 async def test_dsns_update_the_entry_and_never_revert_a_failure(
@@ -229,7 +229,7 @@ async def test_proven_dsn_overrides_an_unproven_one(
         make_dsn_message(delivery_status_part(recipient_fields, envelope_id=envid), returned_header)
     )
     carol = (await load_queue_entries(environment, submission_id))["carol"]
-    assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
+    assert (carol.state, carol.dsn_verified) == (State.DELIVERED, True)
     await deliver_by_mx(
         make_dsn_message(
             delivery_status_part(recipient_status_fields("carol@example.net")),
@@ -237,7 +237,7 @@ async def test_proven_dsn_overrides_an_unproven_one(
         )
     )
     carol = (await load_queue_entries(environment, submission_id))["carol"]
-    assert (carol.state, carol.report_proven) == (State.DELIVERED, True)
+    assert (carol.state, carol.dsn_verified) == (State.DELIVERED, True)
 
 
 async def test_repeated_dsn_records_no_change(

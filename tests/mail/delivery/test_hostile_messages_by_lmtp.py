@@ -20,7 +20,7 @@ HOSTILE_MESSAGES = hostile_messages()
 MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
   subject intro date messageId inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
-  replyTo { name address } list { listId unsubscribeUrl } headers { key value } headersText
+  replyTo { name address } list { listId unsubscribeUrl } headers { key value } rawHeader
   bodyStructureImap envelopeImap structure { section contentType { value params } }
   events { summary } attachments { filename contentType disposition size text } } } }"""
 

@@ -157,7 +157,7 @@ async def test_only_recipient_with_full_mailbox_is_refused_temporarily(
 async def test_recipient_that_requires_tls_is_refused_without_tls(
     mx_client: SmtpTestClient, authority: CertificateAuthority, ada: GraphQLClient
 ) -> None:
-    await update_user(ada, tls_enforce_in=True)
+    await update_user(ada, require_inbound_tls=True)
     assert (await send_rcpt(mx_client, "ada@example.org")).startswith("530 5.7.0")
     await start_tls(mx_client, authority.client_context())
     assert (await deliver_to(mx_client, raw_message(), "ada@example.org")).startswith("250")

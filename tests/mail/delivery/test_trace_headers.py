@@ -22,7 +22,7 @@ from mail.storage.received_messages import parse_storable_message
 from models.events.journal import ChangeKind
 from models.files.blobs import Blob
 from models.runtime.environment import Environment
-from models.users.tables import DelimiterAction
+from models.users.tables import SubaddressAction
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.accounts.openpgp_keys import make_public_key
 from tests.support.accounts.user_operations import try_update_users
@@ -135,7 +135,7 @@ async def test_encrypted_message_has_delivery_fields_in_plain_text(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     key = make_public_key("Ada <ada@example.org>")
-    assert (await try_update_users(ada, pubKey=key, encryptMessages=True))[1] == []
+    assert (await try_update_users(ada, openpgpPublicKey=key, encryptMessages=True))[1] == []
     await deliver_to_users(environment, ada, raw=raw_message("Sealed", body="hidden"))
     ((row, stored),) = (await stored_messages_by_path(ada)).values()
     assert stored.startswith(DELIVERY_FIELDS)
@@ -164,7 +164,7 @@ async def test_label_is_the_part_after_the_delimiter(
     for extra_address in ("ada-x@example.org", "*@example.org"):
         arguments = {"address": extra_address, "user": {"username": "ada"}, "allowWildcard": True}
         assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
-    assert (await try_update_users(root, ada, bob, delimiterAction="SUBJECT"))[1] == []
+    assert (await try_update_users(root, ada, bob, subaddressAction="SUBJECT"))[1] == []
     environment = ada.environment
     object.__setattr__(environment, "options", replace(environment.options, delimiters=delimiters))
     assert (await load_recipient_below_limits(environment, address)).label == label
@@ -174,7 +174,7 @@ async def test_label_is_the_part_after_the_delimiter(
 async def test_label_is_written_before_the_subject(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    assert (await try_update_users(ada, delimiterAction="SUBJECT"))[1] == []
+    assert (await try_update_users(ada, subaddressAction="SUBJECT"))[1] == []
     raw = b"To: x\r\nSubject: Long\r\n subject\r\nsubject: second\r\nX: y\r\n\r\nSubject: body\r\n"
     await deliver_to_address(environment, "ada+Caf\u00e9@example.org", raw)
     ((row, stored),) = (await stored_messages_by_path(ada)).values()
@@ -194,7 +194,7 @@ async def test_label_selects_a_mailbox_below_inbox(
     environment: Environment,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert (await try_update_users(ada, delimiterAction="SUBFOLDER"))[1] == []
+    assert (await try_update_users(ada, subaddressAction="SUBFOLDER"))[1] == []
     last_position = await load_stream_position(environment, ada.user.id)
     await deliver_to_address(environment, "ada+News@example.org", raw_message("a"))
     await deliver_to_address(environment, "ada+nEWS@example.org", raw_message("b"))
@@ -230,7 +230,7 @@ async def test_label_selects_a_mailbox_below_inbox(
 async def test_simultaneous_deliveries_create_one_mailbox(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    assert (await try_update_users(ada, delimiterAction="SUBFOLDER"))[1] == []
+    assert (await try_update_users(ada, subaddressAction="SUBFOLDER"))[1] == []
     await asyncio.gather(
         *(
             deliver_to_address(environment, "ada+many@example.org", raw_message(f"n{number}"))
@@ -241,13 +241,15 @@ async def test_simultaneous_deliveries_create_one_mailbox(
     assert result == [(8,)]
 
 
-async def test_delimiter_action_needs_a_permission(root: GraphQLClient, ada: GraphQLClient) -> None:
+async def test_subaddress_action_needs_a_permission(
+    root: GraphQLClient, ada: GraphQLClient
+) -> None:
     document = """mutation ($input: UserPermissionsSetInput!) {
         userPermissionsSet(input: $input) { errors { code } } }"""
     arguments = {"users": {"usernames": ["ada"]}, "permissions": ["SPAM_SCORE"]}
     assert (await root(document, input=arguments))["userPermissionsSet"]["errors"] == []
-    _, (error,) = await try_update_users(ada, delimiterAction="SUBJECT")
-    assert (error["requires"], error["path"]) == ("DELIMITER_ACTION", ["set", "delimiterAction"])
-    assert (await try_update_users(root, ada, delimiterAction="SUBJECT"))[1] == []
-    result = await ada("{ user { delimiterAction } }")
-    assert result["user"]["delimiterAction"] == DelimiterAction.SUBJECT.value
+    _, (error,) = await try_update_users(ada, subaddressAction="SUBJECT")
+    assert (error["requires"], error["path"]) == ("SUBADDRESS_ACTION", ["set", "subaddressAction"])
+    assert (await try_update_users(root, ada, subaddressAction="SUBJECT"))[1] == []
+    result = await ada("{ user { subaddressAction } }")
+    assert result["user"]["subaddressAction"] == SubaddressAction.SUBJECT.value

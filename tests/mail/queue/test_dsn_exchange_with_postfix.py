@@ -62,7 +62,7 @@ async def test_dsns_of_postfix_are_matched_to_submission(
         "slow": (State.RELAYED, 450, "4.2.1 Busy"),
         "good": (State.RELAYED, 250, "2.0.0 Taken"),
     }
-    assert {(row.reported_by, row.report_proven) for row in rows.values()} == {
+    assert {(row.dsn_reporter, row.dsn_verified) for row in rows.values()} == {
         ("postfix.example.net", True)
     }
     assert sorted(message.subject for message in await load_inbox_rows(ada)) == [

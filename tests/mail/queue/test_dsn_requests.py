@@ -407,7 +407,7 @@ async def test_local_sender_gets_dsn_of_failed_forward(
         key = await queue_message(ada, NamedAddress("list@example.org"))
 
         async def is_bounced() -> bool:
-            query = select(col(QueueEntry.state), col(QueueEntry.report_proven)).where(
+            query = select(col(QueueEntry.state), col(QueueEntry.dsn_verified)).where(
                 col(QueueEntry.submission_id) == key
             )
             (row,) = await environment.database.read(query)

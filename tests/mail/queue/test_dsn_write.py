@@ -113,14 +113,14 @@ async def test_delay_notice_setting_of_0_sends_none(
     assert await load_inbox_rows(ada) == []
 
 
-async def test_delay_of_scheduled_message_counts_from_send_time(
+async def test_delay_of_scheduled_message_counts_from_send_at(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     async with (
         run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as server,
         run_queue_worker(environment, relay_settings(server)),
     ):
-        key = await queue_message(ada, send_time=environment.now() + timedelta(days=1))
+        key = await queue_message(ada, send_at=environment.now() + timedelta(days=1))
         clock.tick(days=1, minutes=1)
         wake_queue_worker(environment)
         await wait_until_tried(environment, key)

@@ -40,7 +40,7 @@ async def add_queue_entries(
 ) -> None:
     """Add this number of queue entries for each domain."""
     environment = ada.environment
-    submission_id = await queue_message(ada, send_time=environment.now() + timedelta(days=300))
+    submission_id = await queue_message(ada, send_at=environment.now() + timedelta(days=300))
     due_at = environment.now() + timedelta(seconds=due_in_seconds)
     rows = [
         {

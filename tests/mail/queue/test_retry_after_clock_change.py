@@ -200,15 +200,15 @@ async def next_attempt_time(environment: Environment, key: int) -> datetime:
     return planned
 
 
-async def test_scheduled_message_keeps_its_send_time(
+async def test_scheduled_message_keeps_its_send_at(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    server, send_time = make_other_process(environment), clock.time + 3 * HOUR
+    server, send_at = make_other_process(environment), clock.time + 3 * HOUR
     await leases.ensure_registered(server)
-    key = await queue_message(ada, NamedAddress("carol@example.net"), send_time=send_time)
+    key = await queue_message(ada, NamedAddress("carol@example.net"), send_at=send_at)
     clock.time -= HOUR
     await send_two_heartbeats(server)
-    assert await next_attempt_time(environment, key) == send_time
+    assert await next_attempt_time(environment, key) == send_at
     assert (await recipient_leases.claim_due_jobs(server, WORKER_LIMITS)).jobs == []
 
 

@@ -203,7 +203,7 @@ async def test_user_with_enforced_tls_never_sends_in_cleartext(
 ) -> None:
     async with environment.write_session() as session:
         statement = update(User).where(col(User.id) == ada.user.id)
-        await session.exec(statement.values(tls_enforce_out=True))
+        await session.exec(statement.values(require_outbound_tls=True))
     dns_names = make_mx_dns_server("example.net", "mx1.example.net", "mx2.example.net")
     cleartext_server = FakeSmtpServer()
     async with run_dns_server(dns_names), run_smtp_server(cleartext_server):

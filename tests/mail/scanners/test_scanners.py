@@ -425,7 +425,9 @@ async def test_message_encrypted_on_arrival_has_spam_score(
     await set_user_columns(
         ada,
         encrypt_messages=True,
-        pub_key=armored_public_key(make_secret_key("Ada <ada@example.org>", seconds=400_000_000)),
+        openpgp_public_key=armored_public_key(
+            make_secret_key("Ada <ada@example.org>", seconds=400_000_000)
+        ),
     )
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Sealed"), ada.address) == [
         "250 2.0.0"

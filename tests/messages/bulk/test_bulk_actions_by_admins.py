@@ -188,7 +188,7 @@ async def test_bulk_actions_need_login_as_permission_for_the_account(
     ada, bob = two_users
     without_permission = await make_domain_admin(environment, http, "plain")
     with_permission = await make_domain_admin(
-        environment, http, "acting", [AdminPermission.LOGIN_AS]
+        environment, http, "acting", [AdminPermission.IMPERSONATE]
     )
     arguments: dict[str, Any] = {
         "select": {**inbox_selection("1"), "users": user_selection(ada)},
@@ -225,7 +225,9 @@ async def test_bulk_actions_need_login_as_permission_for_the_account(
 async def test_undo_is_refused_after_admin_lost_rights(
     two_users: list[GraphQLClient], environment: Environment, http: httpx.AsyncClient
 ) -> None:
-    domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(
+        environment, http, "acting", [AdminPermission.IMPERSONATE]
+    )
     answer = await run_message_mutation(
         domain_admin, "messageDelete", select={**ALL_MESSAGES, "users": user_selection(*two_users)}
     )
@@ -419,7 +421,9 @@ async def test_move_from_another_account_needs_full_rights(
     _, bob = two_users
     other_user = await make_client(environment, http, "far")
     source: dict[str, Any] = {"sourceUser": {"username": "ada"}, "to": {"path": "INBOX"}}
-    domain_admin = await make_domain_admin(environment, http, "acting", [AdminPermission.LOGIN_AS])
+    domain_admin = await make_domain_admin(
+        environment, http, "acting", [AdminPermission.IMPERSONATE]
+    )
     for client, code in (
         (bob, "NOT_FOUND"),
         (mail_admin, "FORBIDDEN"),

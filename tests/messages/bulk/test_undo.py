@@ -37,8 +37,8 @@ def error_codes(payload: Any) -> list[str]:
 
 async def test_undo_cancels_held_submission(ada: GraphQLClient) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
-    assert sent["submission"]["state"] == "HELD_FOR_UNDO"
-    assert sent["undo"]["expiresAt"] == sent["submission"]["undoUntil"]
+    assert sent["submission"]["state"] == "UNDOABLE"
+    assert sent["undo"]["expiresAt"] == sent["submission"]["undoableUntil"]
     undone = await undo_mutation(ada, sent)
     assert (error_codes(undone), undone["restoredCount"]) == ([], 1)
     assert await load_state(ada, sent) == "CANCELLED"
@@ -71,7 +71,7 @@ async def test_undo_of_submission_by_another_user_is_not_found(
 ) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
     assert error_codes(await undo_mutation(bob, sent)) == ["NOT_FOUND"]
-    assert await load_state(ada, sent) == "HELD_FOR_UNDO"
+    assert await load_state(ada, sent) == "UNDOABLE"
     assert error_codes(await undo_mutation(ada, sent)) == []
 
 

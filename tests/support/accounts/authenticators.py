@@ -30,10 +30,10 @@ def mutation_document(name: str, fields: str = "") -> str:
 
 
 TOTP_SETUP_MUTATION = mutation_document("totpSetup", "seed otpauthUrl qrCode")
-TOTP_ENABLE_MUTATION = mutation_document("totpEnable", "recoveryCodes user { enabled2fa }")
+TOTP_ENABLE_MUTATION = mutation_document("totpEnable", "recoveryCodes user { twoFactorMethods }")
 WEBAUTHN_CHALLENGE_MUTATION = mutation_document("webauthnChallenge", "challenge")
 WEBAUTHN_REGISTER_MUTATION = mutation_document(
-    "webauthnRegister", "webauthnKey { id name } recoveryCodes user { enabled2fa }"
+    "webauthnRegister", "webauthnKey { id name } recoveryCodes user { twoFactorMethods }"
 )
 
 

@@ -52,7 +52,7 @@ async def domain_admin_context(
     viewer = Viewer(
         client.user.id,
         Role.DOMAIN_ADMIN,
-        frozenset({Scope.MASTER}),
+        frozenset({Scope.FULL}),
         frozenset(permissions),
         frozenset(id_by_name[name] for name in administers),
     )

@@ -15,7 +15,7 @@ PAYLOAD_FIELDS = {
     "keyValueSet": f"entry {{ {ENTRY_FIELDS} }}",
     "keyValueIncrement": f"entry {{ {ENTRY_FIELDS} }}",
     "keyValueDelete": "deleted",
-    "profileReset": "users { username }",
+    "userPreferencesReset": "users { username }",
 }
 KEY_VALUE_QUERY = f"""query ($user: UserRef, $store: String! = "default", $key: String!,
     $shared: Boolean! = false) {{

@@ -16,7 +16,7 @@ from models.runtime.environment import Environment
 from models.store.columns import core_table
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import DomainAdmin, User
-from resolvers.auth import act_as, app_passwords, authentication
+from resolvers.auth import app_passwords, authentication, impersonation
 from resolvers.auth.authentication import AuthenticatedUser
 from resolvers.auth.passwords import password_hashes
 from resolvers.auth.sign_in import SignInRequest
@@ -24,7 +24,7 @@ from resolvers.context import Context, Viewer
 from tests.conftest import ManualClock
 
 PASSWORD = "correct horse battery"  # noqa: S105 - a test's
-MASTER_SCOPES = frozenset({Scope.MASTER})
+FULL_SCOPES = frozenset({Scope.FULL})
 TOKEN_REQUEST = SignInRequest(token=True)
 APP_PASSWORD = "qwkzjvhxpbmfytrn"  # noqa: S105 - a test's
 
@@ -63,7 +63,7 @@ class SignInEnvironment:
         return row
 
     def user_context(
-        self, name: str, role: Role = Role.USER, scopes: frozenset[Scope] = MASTER_SCOPES
+        self, name: str, role: Role = Role.USER, scopes: frozenset[Scope] = FULL_SCOPES
     ) -> Context:
         """The context of a request by a user."""
         return Context(self.environment, Viewer(self.users[name], role, scopes))
@@ -124,7 +124,7 @@ async def make_domain_admin_context(
     sign_in_environment: SignInEnvironment, name: str = "dora", **columns: Any
 ) -> Context:
     """Add a DOMAIN_ADMIN of example.org and return the context of a request by that user."""
-    permissions = [AdminPermission.LOGIN_AS.value]
+    permissions = [AdminPermission.IMPERSONATE.value]
     user_id = await sign_in_environment.add_user(
         name, role=Role.DOMAIN_ADMIN, admin_permissions=permissions, **columns
     )
@@ -185,11 +185,13 @@ async def add_app_password(
     return password_id
 
 
-async def create_act_as_token(
+async def create_impersonation_token(
     sign_in_environment: SignInEnvironment, ctx: Context, name: str = "ada", **options: Any
 ) -> str:
     """Create a token by which the caller acts as another user."""
-    created = await act_as.create_act_as_token(ctx, sign_in_environment.users[name], **options)
+    created = await impersonation.create_impersonation_token(
+        ctx, sign_in_environment.users[name], **options
+    )
     assert created.token
     return created.token
 

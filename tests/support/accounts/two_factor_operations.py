@@ -17,7 +17,7 @@ from resolvers.context import Context, Viewer
 from tests.conftest import GraphQLClient
 from tests.support.accounts.authenticators import mutation_document
 
-VIEWER_FIELDS = "user { username enabled2fa }"
+VIEWER_FIELDS = "user { username twoFactorMethods }"
 
 
 async def run_auth_mutation(
@@ -91,6 +91,6 @@ async def load_domain_admin_context(
     """The context of a request by the client's user as DOMAIN_ADMIN of this domain."""
     domain_query = select(col(Domain.id)).where(col(Domain.name) == domain)
     domain_ids = frozenset(row.id for row in await client.environment.database.read(domain_query))
-    scopes = frozenset({Scope.MASTER})
+    scopes = frozenset({Scope.FULL})
     viewer = Viewer(client.user.id, Role.DOMAIN_ADMIN, scopes, frozenset(permissions), domain_ids)
     return Context(client.environment, viewer)

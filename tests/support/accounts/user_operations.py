@@ -27,11 +27,12 @@ errors {
 }
 """
 USER_FIELDS = """
-id username name role tags language metaData disabled suspended hasPasswordSet activated
-requirePasswordChange retention pubKey allowedSenders disabledScopes webmailAccess permissions
-uploadSentMessages tlsEnforceIn tlsEnforceOut smtpAllowedNetworks
+id username name role tags language metaData disabled suspended hasPassword activated
+requirePasswordChange retention openpgpPublicKey allowedSenders disabledScopes webmailAccess
+    permissions
+uploadSentMessages requireInboundTls requireOutboundTls smtpAllowedNetworks
 adminPermissions administers { name } spam { level junkScore rejectScore }
-keyInfo { name address fingerprint expiresAt } limits { quota { allowed } }
+openpgpKey { name address fingerprint expiresAt } limits { quota { allowed } }
 """
 CREATE_USER_MUTATION = f"""mutation ($input: UserCreateInput!) {{
   userCreate(input: $input) {{ user {{ {USER_FIELDS} }} {ERROR_FIELDS} }} }}"""
@@ -93,7 +94,7 @@ async def make_admin_of_domain(
 
 async def try_sign_in(environment: Environment, name: str, password: str) -> str | None:
     """Sign in and return the token. Returns None if the password is wrong."""
-    ctx = Context(environment, Viewer(scopes=frozenset({Scope.MASTER})))
+    ctx = Context(environment, Viewer(scopes=frozenset({Scope.FULL})))
     try:
         return (await authenticate(ctx, name, password, SignInRequest(token=True))).token
     except AuthenticationFailed:

@@ -37,7 +37,7 @@ async def make_upload_client(
 ) -> GraphQLClient:
     """Add a user and return a client with an API key of that user."""
     user = await make_user(environment, name)
-    key_values = {"scopes": [Scope.MASTER], **key_changes}
+    key_values = {"scopes": [Scope.FULL], **key_changes}
     secret = await make_api_key(environment, name, user_id=user.id, role=Role.USER, **key_values)
     return GraphQLClient(http, environment, user, secret)
 

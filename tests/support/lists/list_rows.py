@@ -12,7 +12,7 @@ from mail.search import index_worker
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address, Contact
 from models.admin.audit_log import AuditLogEntry
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task
@@ -30,7 +30,7 @@ from models.mailboxes.shares import ALL_RIGHTS, MailboxShare, encode_rights
 from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import Message
 from models.notifications.webhooks import Webhook, WebhookDelivery
-from models.queue.rate_limits import RateHold, RateLimit
+from models.queue.rate_limits import RateLimit, RateLimitHold
 from models.queue.tables import QueueEntry
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.runtime.environment import Environment
@@ -222,7 +222,7 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
         )
         await add_rows(environment, Contact, key=lambda n: f"address{n}", **owner_columns)
         await add_rows(
-            environment, KeyValue, stream_id=user, store="default", value='"1"', level=""
+            environment, KeyValueEntry, stream_id=user, store="default", value='"1"', level=""
         )
         for row_id in (
             await add_rows(environment, Connector, host="imap.example.com", **owner_columns)
@@ -333,7 +333,7 @@ async def _add_domain_and_platform_rows(environment: Environment, user: int) -> 
     await add_rows(environment, RecipientRewrite, target="eve@example.com")
     await add_rows(environment, RateLimit, id=users.__getitem__, user_id=users.__getitem__)
     await add_rows(
-        environment, RateHold, id=users.__getitem__, until=FIRST_TIME + timedelta(days=9)
+        environment, RateLimitHold, id=users.__getitem__, until=FIRST_TIME + timedelta(days=9)
     )
     await add_rows(environment, Task, user_id=user, kind="export")
     for setting in SETTINGS:

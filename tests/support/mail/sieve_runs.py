@@ -86,10 +86,10 @@ def script_actions(script: str, raw: bytes = SAMPLE_MESSAGE, /, **options: Any) 
 
 
 def action_texts(plan: SievePlan) -> list[str]:
-    return [_action_text(action) for action in plan.actions]
+    return [_action_summary(action) for action in plan.actions]
 
 
-def _action_text(action: sieve.Action) -> str:
+def _action_summary(action: sieve.Action) -> str:
     match action:
         case Keep():
             words = ["keep", *action.flags]

@@ -5,15 +5,15 @@ from typing import Any
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import ERRORS, run_mutation
 
-ADDRESS_FIELDS = """id address localPart kind name targets main active sendAs isWildcard isCatchAll
-  inPrimaryDomain expiresAt forDomain lastReceivedAt tags publicComment metaData
+ADDRESS_FIELDS = """id address localPart kind name targets main active sendAs wildcard catchAll
+  canonicalAddress expiresAt forSite lastReceivedAt tags publicComment metaData
   user { username } domain { name } limits { forwards { allowed used resetsAt } }"""
-PRIVATE_ADDRESS_FIELDS = "privateComment internalData"
+PRIVATE_ADDRESS_FIELDS = "privateComment privateMetadata"
 ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{
     address {{ {ADDRESS_FIELDS} {PRIVATE_ADDRESS_FIELDS} }} {ERRORS} }} }}"""
-ADDRESS_CREATE_TEMPORARY = f"""mutation ($input: AddressCreateTemporaryInput!) {{
-  addressCreateTemporary(input: $input) {{ address {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
+TEMPORARY_ADDRESS_CREATE = f"""mutation ($input: TemporaryAddressCreateInput!) {{
+  temporaryAddressCreate(input: $input) {{ address {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
 ADDRESS_UPDATE = f"""mutation ($input: AddressUpdateInput!) {{
   addressUpdate(input: $input) {{ addresses {{ {ADDRESS_FIELDS} }} {ERRORS} }} }}"""
 ADDRESS_DELETE = f"""mutation ($input: IdsInput!) {{
@@ -47,7 +47,7 @@ async def try_create_temporary_address(
     client: GraphQLClient, **fields: Any
 ) -> tuple[Any, list[Any]]:
     """Create a temporary address and return it with the errors."""
-    payload, errors = await run_mutation(client, ADDRESS_CREATE_TEMPORARY, **fields)
+    payload, errors = await run_mutation(client, TEMPORARY_ADDRESS_CREATE, **fields)
     return payload["address"], errors
 
 

@@ -19,7 +19,7 @@ ONE_DAY = datetime.timedelta(days=1)
 # the clock of tests is set to a time in the validity of 90 days
 CERTIFICATE_BEGIN = datetime.datetime(2029, 12, 1, tzinfo=datetime.UTC)
 CERTIFICATE_FIELDS = """id serverName altNames description fingerprint fingerprintSha256 issuer acme
-  acmeNames acmeState createdAt beginsAt expiresAt"""
+  acmeNames acmeState createdAt startsAt expiresAt"""
 CERTIFICATE_SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
   certificate {{ {CERTIFICATE_FIELDS} }} warnings {{ code path }}
   errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
@@ -75,7 +75,7 @@ class CertificateSigner:
         self.certificate = builder.sign(signer.key, hashes.SHA256())
 
     def certificate_builder(
-        self, name: str, key: Any, begins_at: datetime.datetime = CERTIFICATE_BEGIN, days: int = 90
+        self, name: str, key: Any, starts_at: datetime.datetime = CERTIFICATE_BEGIN, days: int = 90
     ) -> x509.CertificateBuilder:
         """A builder of a certificate that this authority issues."""
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
@@ -86,8 +86,8 @@ class CertificateSigner:
             .issuer_name(issuer)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(begins_at)
-            .not_valid_after(begins_at + days * ONE_DAY)
+            .not_valid_before(starts_at)
+            .not_valid_after(starts_at + days * ONE_DAY)
         )
 
     def issue_certificate(  # noqa: PLR0913 - a test varies one of them

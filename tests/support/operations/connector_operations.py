@@ -146,7 +146,7 @@ async def request_trial_run(environment: Environment, user_id: int, connector_id
 def context_with_connector_permission(client: GraphQLClient) -> Context:
     """The context of an operation of a user that can have connectors."""
     operation_context = client_context(client)
-    permissions = frozenset({UserPermission.SYNCJOBS})
+    permissions = frozenset({UserPermission.CONNECTORS})
     return replace(
         operation_context, viewer=replace(operation_context.viewer, permissions=permissions)
     )

@@ -109,7 +109,7 @@ async def make_admin_of_domains(
                 DomainAdmin(user_id=user.id, domain_id=await load_domain_id(environment, domain))
             )
     secret = await make_api_key(
-        environment, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.MASTER]
+        environment, name, user_id=user.id, role=Role.DOMAIN_ADMIN, scopes=[Scope.FULL]
     )
     return GraphQLClient(http, environment, user, secret)
 

@@ -13,7 +13,7 @@ MESSAGE_UPLOAD = """
 mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
   message { id uid modseq flags size thread { id subject messageCount } mailbox { path }
     messageId inReplyTo references attachments { id filename related } metaData }
-  previousDeleted
+  replaced
   warnings { code path }
   errors { __typename code path index ... on ValidationError { constraint } } } }
 """

@@ -21,7 +21,7 @@ from tests.conftest import GraphQLClient, raw_message
 from tests.support.servers.webhook_receiver import ReceivedRequest, WebhookReceiver
 
 PUSH_CHANNELS_PAYLOAD = """channels { id kind active title text senders sendersRegex
-  onlyPriority evaluatePriority mailboxes { path } lastError lastPushAt user { username } }"""
+  highPriorityOnly passPriority mailboxes { path } lastError lastPushAt user { username } }"""
 PUSH_CHANNEL_SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{
   {PUSH_CHANNELS_PAYLOAD}
   errors {{ __typename code path index message ... on ValidationError {{ constraint }} }} }} }}"""

@@ -16,8 +16,8 @@ OUTSIDE_RECIPIENT = NamedAddress("carol@example.net", "Carol")
 SHORT_MESSAGE = SendRequest(to=[OUTSIDE_RECIPIENT], subject="Hello", text="Hi there.")
 SEND_WITH_UNDO = """mutation ($window: Duration, $later: DateTime, $options: MutationOptions) {
   messageSend(input: {to: [{address: "carol@example.com"}], text: "Hi.", undoWindow: $window,
-  sendTime: $later, options: $options}) {
-    submission { id state undoUntil } message { id } undo { token expiresAt }
+  sendAt: $later, options: $options}) {
+    submission { id state undoableUntil } message { id } undo { token expiresAt }
     errors { code } } }"""
 
 

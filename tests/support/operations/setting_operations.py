@@ -46,4 +46,4 @@ async def load_stored_settings(environment: Environment) -> dict[str, Any]:
 
 def make_root_context(environment: Environment) -> Context:
     """The context of an operation by ROOT."""
-    return Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    return Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))

@@ -16,7 +16,7 @@ async def put_sieve_script(
 ) -> Any:
     """Store a Sieve script and return the payload."""
     payload = await execute_mutation(
-        client, "sieveScriptPut", SIEVE_PUT_PAYLOAD, name=name, content=content, activate=activate
+        client, "sieveScriptSet", SIEVE_PUT_PAYLOAD, name=name, content=content, activate=activate
     )
     assert payload["errors"] == []
     return payload

@@ -90,7 +90,7 @@ def _call_on_object_of_ada(name: str) -> PrepareCall:
 
 async def _reset_password_of_ada(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
-    return MutationCall("passwordReset", input_fields, "password", by_root=True)
+    return MutationCall("userPasswordReset", input_fields, "password", by_root=True)
 
 
 MBOX = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
@@ -189,7 +189,7 @@ def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall
     """A call on an active Sieve script of ada."""
 
     async def prepare(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-        put_script = await _call_on_ada("sieveScriptPut", name="a", content="keep;", activate=True)(
+        put_script = await _call_on_ada("sieveScriptSet", name="a", content="keep;", activate=True)(
             ada, root
         )
         assert (await put_script(root))["errors"] == []
@@ -203,20 +203,20 @@ def _call_on_script_of_ada(mutation: str, /, **input_fields: Any) -> PrepareCall
 
 AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "addressCreate": AuditLogExpectation("Address", after=("address", "user")),
-    "addressCreateTemporary": AuditLogExpectation(
+    "temporaryAddressCreate": AuditLogExpectation(
         "Address",
         after=("address", "user"),
-        prepare=_call_on_account_of_ada("addressCreateTemporary"),
+        prepare=_call_on_account_of_ada("temporaryAddressCreate"),
     ),
     "addressDelete": AuditLogExpectation("Address", before=("address",)),
     "addressUpdate": AuditLogExpectation(
         "Address", before=("active", "targets"), after=("active", "targets")
     ),
-    "accountExport": AuditLogExpectation("User", prepare=_call_on_account_of_ada("accountExport")),
-    "accountImport": AuditLogExpectation(
-        "User", prepare=_call_on_account_of_ada("accountImport", archive={"text": MBOX})
+    "userExport": AuditLogExpectation("User", prepare=_call_on_account_of_ada("userExport")),
+    "userImport": AuditLogExpectation(
+        "User", prepare=_call_on_account_of_ada("userImport", archive={"text": MBOX})
     ),
-    "actAs": AuditLogExpectation("User", after=("until",)),
+    "userImpersonate": AuditLogExpectation("User", after=("until",)),
     "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expires")),
     "legalHoldEnd": AuditLogExpectation("LegalHold", before=("user",)),
     "autoreplyDelete": AuditLogExpectation(
@@ -241,11 +241,11 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "certificateSet": AuditLogExpectation(
         "Certificate", after=("serverName", "acme", "fingerprintSha256")
     ),
-    "customTwoFactorDisable": AuditLogExpectation(
-        "User", before=("enabled2fa",), after=("enabled2fa",)
+    "externalTwoFactorDisable": AuditLogExpectation(
+        "User", before=("two_factor_methods",), after=("two_factor_methods",)
     ),
-    "customTwoFactorEnable": AuditLogExpectation(
-        "User", before=("enabled2fa",), after=("enabled2fa",)
+    "externalTwoFactorEnable": AuditLogExpectation(
+        "User", before=("two_factor_methods",), after=("two_factor_methods",)
     ),
     "dkimKeyActivate": AuditLogExpectation("DkimKey", before=("state",), after=("state",)),
     "dkimKeyCopy": AuditLogExpectation("DkimKey", after=("domain", "selector", "fingerprint")),
@@ -357,23 +357,25 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "mailImport": AuditLogExpectation("User", prepare=_import_for_ada),
     "keyValueDelete": AuditLogExpectation(
-        "KeyValue",
+        "KeyValueEntry",
         before=("store", "key", "entries"),
         prepare=_call_on_shared_entry("keyValueDelete"),
     ),
     "keyValueIncrement": AuditLogExpectation(
-        "KeyValue",
+        "KeyValueEntry",
         after=("store", "key"),
         prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
     ),
     "keyValueSet": AuditLogExpectation(
-        "KeyValue",
+        "KeyValueEntry",
         after=("store", "key"),
         prepare=_call_on_shared_entry("keyValueSet", value="correct horse"),
     ),
-    "passwordReset": AuditLogExpectation("User", prepare=_reset_password_of_ada),
-    "profileReset": AuditLogExpectation("User", prepare=_call_on_ada("profileReset")),
-    "totpImport": AuditLogExpectation("User", after=("enabled2fa",)),
+    "userPasswordReset": AuditLogExpectation("User", prepare=_reset_password_of_ada),
+    "userPreferencesReset": AuditLogExpectation(
+        "User", prepare=_call_on_ada("userPreferencesReset")
+    ),
+    "totpImport": AuditLogExpectation("User", after=("two_factor_methods",)),
     "userDelete": AuditLogExpectation(
         "User", before=("username",), prepare=_call_on_ada("userDelete")
     ),
@@ -447,10 +449,10 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         before=("name", "size"),
         prepare=_call_on_script_of_ada("sieveScriptDelete", names=["a"], ignoreActive=True),
     ),
-    "sieveScriptPut": AuditLogExpectation(
+    "sieveScriptSet": AuditLogExpectation(
         "SieveScript",
         after=("name", "size"),
-        prepare=_call_on_script_of_ada("sieveScriptPut", name="b", content="discard;"),
+        prepare=_call_on_script_of_ada("sieveScriptSet", name="b", content="discard;"),
     ),
     "sieveScriptRename": AuditLogExpectation(
         "SieveScript",
@@ -487,7 +489,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "settingDelete": AuditLogExpectation("Setting", before=("submission.maxRecipients",)),
     "settingSet": AuditLogExpectation("Setting", after=("submission.maxRecipients",)),
-    "usageReset": AuditLogExpectation("User", before=("limits",), after=("limits",)),
+    "userUsageReset": AuditLogExpectation("User", before=("limits",), after=("limits",)),
     "userCreate": AuditLogExpectation("User", after=("username", "role")),
     "usersCreate": AuditLogExpectation("User", after=("username", "role")),
     "usersCreateFromFile": AuditLogExpectation("Task", after=("file",)),

@@ -14,10 +14,10 @@ async def api_key_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 
 
 @register_call
-async def act_as(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def user_impersonate(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     administrator = await make_client(ada.environment, ada.http, "boss", role=Role.ADMIN)
     return MutationCall(
-        "actAs",
+        "userImpersonate",
         {"user": {"username": "ada"}},
         "user { username } scope",
         other_caller=administrator,
@@ -70,17 +70,19 @@ async def authenticate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall
 
 
 @register_call
-async def custom_two_factor_disable(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    await (await custom_two_factor_enable(ada, root))(root)
+async def external_two_factor_disable(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    await (await external_two_factor_enable(ada, root))(root)
     input_fields = {"user": {"username": "ada"}, "options": {"reason": "the application is gone"}}
-    payload = "user { enabled2fa }"
-    return MutationCall("customTwoFactorDisable", input_fields, payload, by_root=True)
+    payload = "user { twoFactorMethods }"
+    return MutationCall("externalTwoFactorDisable", input_fields, payload, by_root=True)
 
 
 @register_call
-async def custom_two_factor_enable(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def external_two_factor_enable(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": {"username": "ada"}}
-    return MutationCall("customTwoFactorEnable", input_fields, "user { enabled2fa }", by_root=True)
+    return MutationCall(
+        "externalTwoFactorEnable", input_fields, "user { twoFactorMethods }", by_root=True
+    )
 
 
 @register_call
@@ -90,7 +92,7 @@ async def recovery_codes_create(ada: GraphQLClient, _root: GraphQLClient) -> Mut
 
 
 @register_call
-async def session_kick(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     now, environment = ada.environment.now(), ada.environment
     async with environment.write_session(ada.user.id) as session:
         session.add(
@@ -104,7 +106,7 @@ async def session_kick(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall
                 expires_at=now,
             )
         )
-    return MutationCall("sessionKick", {"revokeTokens": True}, "kicked results")
+    return MutationCall("sessionTerminate", {"revokeTokens": True}, "kicked results")
 
 
 @register_call
@@ -113,28 +115,28 @@ async def token_revoke(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
 
 
 @register_call
-async def totp_check(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def totp_verify(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
-        "totpCheck", {"token": await authenticators.enable_totp_and_return_code(ada)}, "valid"
+        "totpVerify", {"token": await authenticators.enable_totp_and_return_code(ada)}, "valid"
     )
 
 
 @register_call
 async def totp_disable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"proof": {"totp": await authenticators.enable_totp_and_return_code(ada)}}
-    return MutationCall("totpDisable", input_fields, "user { enabled2fa }")
+    return MutationCall("totpDisable", input_fields, "user { twoFactorMethods }")
 
 
 @register_call
 async def totp_enable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     code = authenticators.totp_code(ada.environment, await authenticators.create_totp_secret(ada))
-    return MutationCall("totpEnable", {"token": code}, "user { enabled2fa }")
+    return MutationCall("totpEnable", {"token": code}, "user { twoFactorMethods }")
 
 
 @register_call
 async def totp_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"user": {"username": "ada"}, "seed": "GEZD GNBV GY3T QOJQ"}
-    return MutationCall("totpImport", input_fields, "user { enabled2fa }", by_root=True)
+    return MutationCall("totpImport", input_fields, "user { twoFactorMethods }", by_root=True)
 
 
 @register_call
@@ -145,7 +147,7 @@ async def totp_setup(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 @register_call
 async def two_factor_disable(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"proof": {"totp": await authenticators.enable_totp_and_return_code(ada)}}
-    return MutationCall("twoFactorDisable", input_fields, "user { enabled2fa }")
+    return MutationCall("twoFactorDisable", input_fields, "user { twoFactorMethods }")
 
 
 @register_call
@@ -154,10 +156,10 @@ async def webauthn_challenge(_ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 
 
 @register_call
-async def webauthn_check(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def webauthn_verify(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     key = await authenticators.register_security_key(ada)
     return MutationCall(
-        "webauthnCheck",
+        "webauthnVerify",
         {"response": await authenticators.make_assertion_response(ada, key)},
         "valid",
     )
@@ -177,7 +179,7 @@ async def webauthn_register(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
     )
     input_fields = {"name": "Blue", "response": response}
     return MutationCall(
-        "webauthnRegister", input_fields, "webauthnKey { name } user { enabled2fa }"
+        "webauthnRegister", input_fields, "webauthnKey { name } user { twoFactorMethods }"
     )
 
 

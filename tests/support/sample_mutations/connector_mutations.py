@@ -57,7 +57,7 @@ async def connector_cancel(ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 
 @register_call
-async def connector_check(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def connector_test(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {
         "protocol": "IMAP",
         "security": "TLS",
@@ -66,7 +66,7 @@ async def connector_check(_ada: GraphQLClient, _root: GraphQLClient) -> Mutation
         "password": "far-away",
         "options": {"validateOnly": True},
     }
-    return MutationCall("connectorCheck", input_fields, "ok stages { stage ok }", journaled=False)
+    return MutationCall("connectorTest", input_fields, "ok stages { stage ok }", journaled=False)
 
 
 @register_call

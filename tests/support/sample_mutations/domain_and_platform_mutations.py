@@ -102,7 +102,7 @@ async def domain_update(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 @register_call
 async def search_index_build(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await deliver_to(ada, "Waits")
-    input_fields = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
+    input_fields = {"users": {"usernames": ["ada"]}, "mailboxPatterns": ["*"]}
     return MutationCall("searchIndexBuild", input_fields, "indexed", journaled=False, by_root=True)
 
 

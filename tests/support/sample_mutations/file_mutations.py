@@ -14,7 +14,11 @@ async def file_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
 async def file_share_create(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     payload = await (await file_upload(ada, root))(ada)
     _tick_one_second(ada)
-    input_fields = {"file": payload["file"]["id"], "mode": "SHARE_RW", "password": "correct horse"}
+    input_fields = {
+        "file": payload["file"]["id"],
+        "mode": "WRITABLE_LINK",
+        "password": "correct horse",
+    }
     return MutationCall("fileShareCreate", input_fields, "share { mode hasPassword }")
 
 
@@ -27,14 +31,14 @@ async def file_share_delete(ada: GraphQLClient, root: GraphQLClient) -> Mutation
 
 
 @register_call
-async def account_export(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("accountExport", {"format": "JSON"}, "export { format state }")
+async def user_export(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("userExport", {"format": "JSON"}, "export { format state }")
 
 
 @register_call
-async def account_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def user_import(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     text = "From a@b.example Tue Jan  6 10:00:00 2026\nSubject: x\n\nx\n"
-    return MutationCall("accountImport", {"archive": {"text": text}}, "task { kind state }")
+    return MutationCall("userImport", {"archive": {"text": text}}, "task { kind state }")
 
 
 @register_call

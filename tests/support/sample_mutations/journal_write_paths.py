@@ -19,7 +19,7 @@ from mail.maintenance import housekeeping, snooze_worker
 from mail.scanners import training_worker
 from mail.search import index_worker
 from mail.smtp import lmtp
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.mailboxes.tables import Mailbox
 from models.messages.tables import Message
 from models.runtime.environment import Environment
@@ -366,7 +366,7 @@ async def expire_key_values(stage: WritePathContext) -> WriteAction:
     set_value = await SAMPLE_CALLS["keyValueSet"](stage.ada, stage.root)
     assert (await set_value(stage.ada))["errors"] == []
     await update_rows(
-        stage, KeyValue, {"expires_at": stage.clock() - ONE_DAY}, col(KeyValue.id) > 0
+        stage, KeyValueEntry, {"expires_at": stage.clock() - ONE_DAY}, col(KeyValueEntry.id) > 0
     )
     return await _run_housekeeping(stage)
 
@@ -526,8 +526,8 @@ for _task_kind, _mutation_name in (
     register_task_path(_task_kind, _mutation_name, **ASYNC_INPUT)
 for _task_kind, _mutation_name in (
     ("DELETED_MESSAGES_RESTORE", "deletedMessagesRestore"),
-    ("ACCOUNT_EXPORT", "accountExport"),
-    ("ACCOUNT_IMPORT", "accountImport"),
+    ("USER_EXPORT", "userExport"),
+    ("USER_IMPORT", "userImport"),
     ("HELD_COPY", "legalHoldCreate"),
     ("FILTER_APPLY", "filterApply"),
     ("SEARCH_INDEX_OPTIMIZE", "searchIndexOptimize"),
@@ -570,7 +570,7 @@ async def send_quota_warning(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("SECURITY_LETTER")
 async def send_password_reset_notice(stage: WritePathContext) -> WriteAction:
-    reset = await SAMPLE_CALLS["passwordReset"](stage.ada, stage.root)
+    reset = await SAMPLE_CALLS["userPasswordReset"](stage.ada, stage.root)
     assert (await reset(stage.root))["errors"] == []
     return lambda: _run_tasks(stage.environment)
 
@@ -637,7 +637,7 @@ async def fail_certificate_order(stage: WritePathContext) -> WriteAction:
 @register_write_path("MAILBOX_REPAIR", fully_journaled_tables=["mailboxes"])
 async def repair_mailboxes(stage: WritePathContext) -> WriteAction:
     await update_rows(stage, Mailbox, {"total": 77}, col(Mailbox.path) == "INBOX")
-    input_fields = {"users": {"all": True}, "mailboxMasks": ["*"]}
+    input_fields = {"users": {"all": True}, "mailboxPatterns": ["*"]}
     assert (await MutationCall("mailboxRepair", input_fields)(stage.root))["errors"] == []
     return lambda: _run_tasks(stage.environment)
 
@@ -652,7 +652,7 @@ async def recalculate_quota(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("SEARCH_INDEX_BUILD")
 async def build_search_index(stage: WritePathContext) -> WriteAction:
-    input_fields = {"users": {"all": True}, "mailboxMasks": ["*"], "queue": True}
+    input_fields = {"users": {"all": True}, "mailboxPatterns": ["*"], "queue": True}
     assert (await MutationCall("searchIndexBuild", input_fields)(stage.root))["errors"] == []
     return lambda: _run_tasks(stage.environment)
 

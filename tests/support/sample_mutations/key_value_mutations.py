@@ -24,6 +24,6 @@ async def key_value_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 
 
 @register_call
-async def profile_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+async def user_preferences_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await key_value_set(ada, root))(ada)
-    return MutationCall("profileReset", {}, "users { username }")
+    return MutationCall("userPreferencesReset", {}, "users { username }")

@@ -100,7 +100,7 @@ async def mailbox_state_set(_ada: GraphQLClient, _root: GraphQLClient) -> Mutati
 
 @register_call
 async def mailbox_repair(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"users": {"usernames": ["ada"]}, "mailboxMasks": ["*"]}
+    input_fields = {"users": {"usernames": ["ada"]}, "mailboxPatterns": ["*"]}
     payload = "repaired { findings fixed }"
     return MutationCall("mailboxRepair", input_fields, payload, journaled=False, by_root=True)
 
@@ -218,11 +218,11 @@ async def message_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
     draft_input = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "attachments": [file]}
     payload = await MutationCall("messageUpload", draft_input, "message { id }")(ada)
     replacement = {
-        "replacePrevious": {"id": payload["message"]["id"]},
+        "replaces": {"id": payload["message"]["id"]},
         "mailbox": {"path": "INBOX"},
     }
     input_fields = {**replacement, "subject": "Mine", "to": [{"address": "carol"}]}
-    selection = "message { subject attachments { filename } } previousDeleted warnings { path }"
+    selection = "message { subject attachments { filename } } replaced warnings { path }"
     return MutationCall("messageUpload", input_fields, selection)
 
 
@@ -248,7 +248,7 @@ async def compose_request(ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 async def submission_cancel(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     send = await message_send(ada, root)
     send_later = MutationCall(
-        "messageSend", {**send.input, "sendTime": "2031-01-01T00:00:00Z"}, "submission { id }"
+        "messageSend", {**send.input, "sendAt": "2031-01-01T00:00:00Z"}, "submission { id }"
     )
     submission_id = (await send_later(ada))["submission"]["id"]
     return MutationCall("submissionCancel", {"ids": [submission_id]}, "submissions { state }")

@@ -10,14 +10,14 @@ from tests.conftest import GraphQLClient
 from tests.support.sample_mutations import mailbox_and_message_mutations
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-SEND_TIME = "2031-01-01T00:00:00Z"
+SEND_AT = "2031-01-01T00:00:00Z"
 
 
 async def send_later(ada: GraphQLClient, root: GraphQLClient) -> dict[str, Any]:
     """Create a submission with a future send time; return its id and queue id."""
     send = await mailbox_and_message_mutations.message_send(ada, root)
     send_at_time = MutationCall(
-        "messageSend", {**send.input, "sendTime": SEND_TIME}, "submission { id queueId }"
+        "messageSend", {**send.input, "sendAt": SEND_AT}, "submission { id queueId }"
     )
     submission: dict[str, Any] = (await send_at_time(ada))["submission"]
     return submission
@@ -49,6 +49,6 @@ async def queue_hold(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
 async def submission_reschedule(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
         "ids": [(await send_later(ada, root))["id"]],
-        "sendTime": "2032-01-01T00:00:00Z",
+        "sendAt": "2032-01-01T00:00:00Z",
     }
-    return MutationCall("submissionReschedule", input_fields, "submissions { state sendTime }")
+    return MutationCall("submissionReschedule", input_fields, "submissions { state sendAt }")

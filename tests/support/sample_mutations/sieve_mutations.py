@@ -8,9 +8,9 @@ SCRIPT_CONTENT = 'require "fileinto";\nfileinto "Trash";\n'
 
 
 @register_call
-async def sieve_script_put(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def sieve_script_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
-        "sieveScriptPut",
+        "sieveScriptSet",
         {"name": "main", "content": SCRIPT_CONTENT, "activate": True},
         SCRIPTS_SELECTION,
     )
@@ -47,4 +47,4 @@ async def sieve_script_rename(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 
 async def _put_script(ada: GraphQLClient, *, name: str = "main", activate: bool = False) -> None:
     input_fields = {"name": name, "content": SCRIPT_CONTENT, "activate": activate}
-    assert (await MutationCall("sieveScriptPut", input_fields)(ada))["errors"] == []
+    assert (await MutationCall("sieveScriptSet", input_fields)(ada))["errors"] == []

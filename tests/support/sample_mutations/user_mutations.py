@@ -43,8 +43,8 @@ async def autoreply_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationC
 
 
 @register_call
-async def client_state_reset(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("clientStateReset", {}, "users { username }", nudges_clients=True)
+async def user_sync_reset(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("userSyncReset", {}, "users { username }", nudges_clients=True)
 
 
 @register_call
@@ -55,8 +55,8 @@ async def quota_recalculate(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 
 
 @register_call
-async def password_reset(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("passwordReset", {"user": _user_ref(ada)}, by_root=True)
+async def user_password_reset(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    return MutationCall("userPasswordReset", {"user": _user_ref(ada)}, by_root=True)
 
 
 @register_call
@@ -79,12 +79,12 @@ async def spam_policy_set(_ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 
 @register_call
-async def usage_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+async def user_usage_reset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await deliver_to(ada, "Hello")
     assert (await (await message_send(ada, root))(ada))["errors"] == []
     input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}}
     payload = "users { limits { recipients { used } received { used } } }"
-    return MutationCall("usageReset", input_fields, payload, by_root=True)
+    return MutationCall("userUsageReset", input_fields, payload, by_root=True)
 
 
 @register_call
@@ -135,7 +135,7 @@ async def user_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def user_permissions_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "permissions": ["APP_PASSWDS"]}
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "permissions": ["APP_PASSWORDS"]}
     return MutationCall("userPermissionsSet", input_fields, "users { permissions }", by_root=True)
 
 
@@ -165,10 +165,10 @@ async def address_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 
 
 @register_call
-async def address_create_temporary(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"user": _user_ref(ada), "validity": "P30D", "forDomain": "shop.example"}
-    payload = "address { forDomain expiresAt }"
-    return MutationCall("addressCreateTemporary", input_fields, payload)
+async def temporary_address_create(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    input_fields = {"user": _user_ref(ada), "validity": "P30D", "forSite": "shop.example"}
+    payload = "address { forSite expiresAt }"
+    return MutationCall("temporaryAddressCreate", input_fields, payload)
 
 
 @register_call

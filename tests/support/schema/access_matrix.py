@@ -118,7 +118,7 @@ async def make_credentials(
         )
         for name in SCOPED_CALLERS
     }
-    ada_context = Context(environment, Viewer(ada.id, Role.USER, frozenset({Scope.MASTER})))
+    ada_context = Context(environment, Viewer(ada.id, Role.USER, frozenset({Scope.FULL})))
     new_password = NewAppPassword("Reader", scopes=(AppPasswordScope.MAIL_READ,))
     password = (await app_passwords.create_app_password(ada_context, None, new_password)).password
     basic = base64.b64encode(f"ada:{password}".encode()).decode()

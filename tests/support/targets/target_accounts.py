@@ -81,7 +81,7 @@ async def _delete_accounts(
     environment: Environment, objects_by_username: dict[str, TargetObjects]
 ) -> None:
     """For each target, create and delete an account of the same role and domain."""
-    root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+    root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
     for name in ("bob", "over", "top", "faraway"):
         target = objects_by_username[name]
         domain = target.address.split("@")[1]
@@ -132,7 +132,7 @@ async def run_target_server(environment: Environment, folder: Path) -> AsyncGene
         )
         administrator = await make_client(environment, http, "over", role=Role.ADMIN)
         ada = await make_user(environment, "ada")
-        root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.MASTER})))
+        root = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
         other_user = NewUser(
             username="faraway", address="faraway@far.example", password_disabled=True
         )

@@ -25,7 +25,7 @@ TARGET_MEMBERS = {
 }
 # Members that make an input valid, so that only the target can be refused.
 ADDED_MEMBERS: dict[str, dict[str, Any]] = {
-    "accountImport": {"archive": {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}},
+    "userImport": {"archive": {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}},
     "addressCreate": {"address": "fresh@example.org"},
     "deletedMessagesRestore": {"start": "2029-01-01T00:00:00Z", "end": "2030-01-01T00:00:00Z"},
     "autoreplySet": {"set": {"text": "Away"}},
@@ -40,7 +40,7 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "messageDelete": {"select": ANY_MESSAGES},
     "messageUpdate": {"select": ANY_MESSAGES, "set": {"seen": True}},
     "messageUpload fields": {"mailbox": {"path": "INBOX"}, "subject": "x", "text": "x"},
-    "sieveScriptPut": {"content": "keep;"},
+    "sieveScriptSet": {"content": "keep;"},
     "spamPolicySet": {"level": 10},
     "userRoleSet": {"role": "USER"},
     "userUpdate": {"set": {"name": "X"}},
@@ -120,7 +120,7 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "queueHold": {"queueIds": ["@queueId"], "hold": True},
     "senderRuleDelete": {"ids": ["@SenderRule"]},
     "submissionCancel": {"ids": ["@Submission"]},
-    "submissionReschedule": {"ids": ["@Submission"], "sendTime": "2032-01-01T00:00:00Z"},
+    "submissionReschedule": {"ids": ["@Submission"], "sendAt": "2032-01-01T00:00:00Z"},
     "taskCancel": {"ids": ["@Task"]},
     "threadUpdate": {"ids": ["@Thread"], "muted": True},
     "tokenRevoke": {"ids": ["@AccessToken"]},

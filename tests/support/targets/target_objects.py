@@ -15,7 +15,7 @@ from mail.storage import received_messages
 from models.addresses.rewrites import BccRule, RecipientRewrite
 from models.addresses.tables import Address, Contact
 from models.admin.audit_log import AuditLogEntry
-from models.admin.key_values import KeyValue
+from models.admin.key_values import KeyValueEntry
 from models.admin.legal_holds import HeldCopy, LegalHold, LegalHoldAccess
 from models.admin.settings import SettingChange
 from models.admin.tasks import Task, UndoRecord
@@ -37,7 +37,7 @@ from models.messages.message_trace import DeliveryTraceStep
 from models.messages.tables import Message
 from models.notifications.push_channels import PushChannel
 from models.notifications.webhooks import Webhook, WebhookDelivery
-from models.queue.rate_limits import RateHold, RateLimit
+from models.queue.rate_limits import RateLimit, RateLimitHold
 from models.queue.tables import DeliveryState, QueueEntry
 from models.routing.tables import ForwardingHost, RelayHost, TlsPolicy, Transport
 from models.runtime.environment import Environment
@@ -139,7 +139,7 @@ async def create_target_objects(
 async def _mail(target: TargetObjects) -> None:
     """Create a mailbox, messages of each kind, files and searches."""
     environment, user = target.environment, target.user
-    owner_context = Context(environment, Viewer(user.id, user.role, frozenset({Scope.MASTER})))
+    owner_context = Context(environment, Viewer(user.id, user.role, frozenset({Scope.FULL})))
     await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.marker]))
     mailbox = await mailbox_loaders.require_own_or_shared_mailbox(
         owner_context, mailbox_loaders.MailboxSelector(path=target.marker)
@@ -218,7 +218,7 @@ async def _mail(target: TargetObjects) -> None:
     await target.insert_row("LegalHoldAccess", LegalHoldAccess, **legal_hold, action="list")
     await target.insert_row("HeldCopy", HeldCopy, **legal_hold, **blob, origin_id=kept)
     task = await target.insert_row("Task", Task, kind="EXPORT", state="QUEUED", not_before=FUTURE)
-    await target.insert_row("AccountExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
+    await target.insert_row("UserExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
     target.text_by_name["undo"] = f"undo {target.marker}"
     before = {"kind": "MESSAGE_UPDATE", "messages": {}}
     await target.insert_row(
@@ -242,7 +242,7 @@ async def _change(target: TargetObjects, message_id: int, **values: Any) -> None
 async def _sharing(target: TargetObjects, sharer: ColumnRow) -> None:
     """Share a mailbox of another account with this one."""
     sharer_context = Context(
-        target.environment, Viewer(sharer.id, sharer.role, frozenset({Scope.MASTER}))
+        target.environment, Viewer(sharer.id, sharer.role, frozenset({Scope.FULL}))
     )
     path = f"{target.marker} shared"
     await mailbox_loaders.create_mailboxes(sharer_context, NewMailboxes([path]))
@@ -340,8 +340,8 @@ async def _sending(target: TargetObjects) -> None:
         tenant_id=target.user.tenant_id,
         blob_id=row.blob_id,
         envelope_from=f"{target.marker}@example.org",
-        send_time=FUTURE,
-        undo_until=FUTURE,
+        send_at=FUTURE,
+        undoable_until=FUTURE,
     )
     target.ids_by_kind["QueueEntry"] = submission_id
     target.text_by_name["queueId"] = target.marker
@@ -367,7 +367,7 @@ async def _sending(target: TargetObjects) -> None:
         domain_id=target.user.domain_id,
     )
     await target.insert_row("RateLimit", RateLimit, id=target.user.id, value=7)
-    await target.insert_row("RateHold", RateHold, id=target.user.id, until=FUTURE)
+    await target.insert_row("RateLimitHold", RateLimitHold, id=target.user.id, until=FUTURE)
 
 
 async def _account(target: TargetObjects) -> None:
@@ -376,8 +376,8 @@ async def _account(target: TargetObjects) -> None:
         "ComposeRequest", ComposeRequest, written={"subject": target.marker}, expires_at=FUTURE
     )
     await target.insert_row(
-        "KeyValue",
-        KeyValue,
+        "KeyValueEntry",
+        KeyValueEntry,
         stream_id=target.user.id,
         store="default",
         level="",
@@ -395,9 +395,9 @@ async def _account(target: TargetObjects) -> None:
     )
     values = {
         "second_factors": ["WEBAUTHN"],
-        "internal_data": {"word": target.marker},
+        "private_metadata": {"word": target.marker},
         "meta_data": {"word": target.marker},
-        "key_info": {
+        "openpgp_key": {
             "name": target.marker,
             "address": None,
             "fingerprint": target.marker,

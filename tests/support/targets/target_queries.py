@@ -60,7 +60,7 @@ QUERIES = {
     "nodes": "nodes(ids: [@User, @Mailbox, @Message]) { id }",
     "quarantine": "quarantine(filter: {users: @users}) { nodes { id } }",
     "queue": "queue(filter: {users: @users}) { nodes { queueId } }",
-    "rateHolds": "rateHolds(users: @users) { nodes { id } }",
+    "rateLimitHolds": "rateLimitHolds(users: @users) { nodes { id } }",
     "rateLimits": "rateLimits(filter: {users: @users}) { nodes { id } }",
     "searchExpand": 'searchExpand(users: @users, filter: {query: "@mark"}) { terms }',
     "searchLookup": 'searchLookup(users: @users, filter: {query: "@mark"}) '
@@ -116,7 +116,7 @@ FIELD_ARGUMENTS = {
 }
 # Their results contain neither an id nor the marker of the target.
 FIELDS_WITHOUT_EVIDENCE = {
-    "Query.sieveCheck", "User.address", "User.effectiveSettings", "User.limits",
+    "Query.sieveCheck", "User.address", "User.serviceSettings", "User.limits",
     "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy", "User.recoveryCodesLeft",
     "User.sharedMailboxes", "User.spam", "User.storageFormat", "User.twoFactors",
 }  # fmt: skip

@@ -20,14 +20,14 @@ from resolvers.auth.credential_makers import MAX_LIFETIME, acting_key_id
 from resolvers.auth.security_log import NewSecurityEvent
 from resolvers.context import Context
 
-MIN_ACT_AS_LIFETIME, DEFAULT_ACT_AS_LIFETIME, MAX_ACT_AS_LIFETIME = (
+MIN_IMPERSONATION_LIFETIME, DEFAULT_IMPERSONATION_LIFETIME, MAX_IMPERSONATION_LIFETIME = (
     timedelta(minutes=1),
     timedelta(minutes=30),
     MAX_LIFETIME,
 )
 
 
-async def create_act_as_token(
+async def create_impersonation_token(
     ctx: Context, user_id: int, ttl: timedelta | None = None
 ) -> AuthenticatedUser:
     """Create a token with which the viewer acts as this user for `ttl`. Uses do not extend it.
@@ -37,16 +37,19 @@ async def create_act_as_token(
     domain, which belongs to no user, Invalid for a lifetime out of range, and NotFound or Conflict
     if the user is not visible or can't sign in.
     """
-    actor_key_id, ttl = acting_key_id(ctx.viewer), DEFAULT_ACT_AS_LIFETIME if ttl is None else ttl
+    actor_key_id, ttl = (
+        acting_key_id(ctx.viewer),
+        DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl,
+    )
     actor_id = require_user_id(ctx) if actor_key_id is None else None
-    if not MIN_ACT_AS_LIFETIME <= ttl <= MAX_ACT_AS_LIFETIME:
+    if not MIN_IMPERSONATION_LIFETIME <= ttl <= MAX_IMPERSONATION_LIFETIME:
         text = "from a minute to four hours"
         raise InvalidInput(
-            text, constraint="max" if ttl > MAX_ACT_AS_LIFETIME else "min", path=["ttl"]
+            text, constraint="max" if ttl > MAX_IMPERSONATION_LIFETIME else "min", path=["ttl"]
         )
     if ctx.viewer.is_acting:
-        raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.MASTER)
-    user = await _load_user_to_act_as(ctx, user_id)
+        raise Forbidden("who acts as somebody acts as nobody else", requires=Scope.FULL)
+    user = await _load_user_to_impersonate(ctx, user_id)
     if user_id == actor_id:
         raise InvalidInput("that is yourself", constraint="exclusive", path=["user"])
     async with ctx.write_session(user_id) as session:
@@ -58,7 +61,7 @@ async def create_act_as_token(
             ctx, session, NewSecurityEvent("act as", user_id, detail=detail)
         )
         admin_entry = NewAuditLogEntry(
-            "actAs", "User", user_id, user.domain_id, after={"until": expires_at}
+            "userImpersonate", "User", user_id, user.domain_id, after={"until": expires_at}
         )
         await audit_log.log_changes(ctx, session, admin_entry)
     return AuthenticatedUser(
@@ -66,7 +69,7 @@ async def create_act_as_token(
     )
 
 
-async def _load_user_to_act_as(ctx: Context, user_id: int) -> ColumnRow:
+async def _load_user_to_impersonate(ctx: Context, user_id: int) -> ColumnRow:
     """Load the user to act as. Raises NotFound, Forbidden or Conflict if that is not possible."""
     statement = select(
         *select_columns(User),

@@ -12,36 +12,38 @@ from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from models.users.tables import UsageKind
 from resolvers.users import loaders as user_loaders
-from resolvers.users.quota import usage_reset
+from resolvers.users.quota import user_usage_reset
 
 
-@strawberry.input(description="Input of usageReset.")
-class UsageResetInput(Options):
+@strawberry.input(description="Input of userUsageReset.")
+class UserUsageResetInput(Options):
     users: UserSelection = attribute_field("Whose.")
     kinds: list[UsageKind] | None = attribute_field("Which counters; absent = all.", default=UNSET)
 
 
-@strawberry.type(description="Answer of usageReset.")
-class UsageResetPayload(UserSelectionPayload):
+@strawberry.type(description="Answer of userUsageReset.")
+class UserUsageResetPayload(UserSelectionPayload):
     users: list[User] = attribute_field("The accounts, as they are now.", default_factory=list)
 
 
 @strawberry.type
-class UsageResetMutation:
+class UserUsageResetMutation:
     @mutation(
         "Lets counters of limits begin anew: recipients, messages received, automatic answers. "
         "What is stored is counted by quotaRecalculate.",
         role=Role.DOMAIN_ADMIN,
-        scope=Scope.MASTER,
-        admin_permission=AdminPermission.RATELIMIT,
+        scope=Scope.FULL,
+        admin_permission=AdminPermission.RATE_LIMITS,
     )
-    async def usage_reset(self, info: Info, input: UsageResetInput) -> UsageResetPayload:
+    async def user_usage_reset(
+        self, info: Info, input: UserUsageResetInput
+    ) -> UserUsageResetPayload:
         kinds = input.kinds if isinstance(input.kinds, list) else list(UsageKind)
         if not kinds:
             text = "name a counter, or leave it out for all"
             raise InvalidInput(text, constraint="required", path=["kinds"])
-        keys = await usage_reset.reset_usage(
+        keys = await user_usage_reset.reset_usage(
             info.context, user_selector_from_selection(input.users), set(kinds)
         )
         rows = await info.context.load_many(user_loaders.load_users_by_id, keys)
-        return UsageResetPayload(users=[User.from_row(row) for row in rows if row])
+        return UserUsageResetPayload(users=[User.from_row(row) for row in rows if row])

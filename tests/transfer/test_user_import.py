@@ -15,7 +15,7 @@ from mail.maintenance import housekeeping
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, raw_message
-from tests.support.accounts.account_exports import (
+from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
     FULL_EXPORT_FORMATS,
     TASK_FIELDS,
@@ -69,7 +69,7 @@ async def test_crashed_export_and_import_continue_without_loss(
 ) -> None:
     archive_format, step_number = crash_case
     await fill_account(ada, clock)
-    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS, format=archive_format)
+    payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS, format=archive_format)
     await crash_task(ada.environment, "exported", step_number)
     await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
@@ -77,7 +77,7 @@ async def test_crashed_export_and_import_continue_without_loss(
     content = (await ada.http.get(export["url"])).content
     archive = {"text": base64.b64encode(content).decode()}
     arguments = {"archive": archive, "encoding": "BASE64", "skipKnown": step_number % 2 == 1}
-    payload = await execute_mutation(bob, "accountImport", TASK_FIELDS, **arguments)
+    payload = await execute_mutation(bob, "userImport", TASK_FIELDS, **arguments)
     await crash_task(ada.environment, "imported", step_number)
     await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
@@ -97,7 +97,7 @@ async def test_cancelled_import_keeps_stored_messages(
     content = (await export_account(ada))["content"]
     archive = {"text": base64.b64encode(content).decode()}
     payload = await execute_mutation(
-        bob, "accountImport", TASK_FIELDS, archive=archive, encoding="BASE64"
+        bob, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64"
     )
     await crash_task(ada.environment, "imported", 3)
     arguments = {"ids": [payload["task"]["id"]]}
@@ -155,7 +155,7 @@ async def test_invalid_archive_is_refused_at_once(
 ) -> None:
     archive = {"text": base64.b64encode(content).decode()}
     payload = await execute_mutation(
-        ada, "accountImport", TASK_FIELDS, archive=archive, encoding="BASE64"
+        ada, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64"
     )
     assert error_codes_and_paths(payload) == [("VALIDATION", ["archive"])]
     assert error in payload["errors"][0]["message"]
@@ -175,7 +175,7 @@ async def test_invalid_archive_is_refused_at_once(
 async def test_invalid_import_is_refused(
     ada: GraphQLClient, arguments: dict[str, Any], path: list[str]
 ) -> None:
-    payload = await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
+    payload = await execute_mutation(ada, "userImport", TASK_FIELDS, **arguments)
     assert [error["path"] for error in payload["errors"]] == [path]
 
 
@@ -253,28 +253,28 @@ async def test_path_needs_root_and_the_import_folder(
     (folder / "up").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe")
     arguments = {"user": {"username": "ada"}, "path": "sub/a.mbox"}
-    payload = await execute_mutation(root, "accountImport", TASK_FIELDS, **arguments)
+    payload = await execute_mutation(root, "userImport", TASK_FIELDS, **arguments)
     assert error_codes_and_paths(payload) == [
         ("FORBIDDEN_OPERATION", ["path"])
     ]  # no folder is configured
     object.__setattr__(environment, "options", replace(environment.options, import_folder=folder))
     assert (
         error_codes_and_paths(
-            await execute_mutation(ada, "accountImport", TASK_FIELDS, path="sub/a.mbox")
+            await execute_mutation(ada, "userImport", TASK_FIELDS, path="sub/a.mbox")
         )[0][0]
         == "FORBIDDEN"
     )
     for path in ("../outside.mbox", str(outside), "link.mbox", "up/outside.mbox", "none", "sub",
                  "pipe", "/etc/passwd", "x" * 5000):  # fmt: skip
         payload = await execute_mutation(
-            root, "accountImport", TASK_FIELDS, **{**arguments, "path": path}
+            root, "userImport", TASK_FIELDS, **{**arguments, "path": path}
         )
         assert error_codes_and_paths(payload) == [("NOT_FOUND", ["path"])], path
-    payload = await execute_mutation(root, "accountImport", TASK_FIELDS, **arguments)
+    payload = await execute_mutation(root, "userImport", TASK_FIELDS, **arguments)
     assert payload["errors"] == []
     assert await tasks.run_next_task(environment)
     assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 1
-    payload = await execute_mutation(root, "accountImport", TASK_FIELDS, **arguments)
+    payload = await execute_mutation(root, "userImport", TASK_FIELDS, **arguments)
     (folder / "sub" / "a.mbox").unlink()
     (folder / "sub" / "a.mbox").symlink_to(outside)  # replaced after the check
     assert await tasks.run_next_task(environment)
@@ -286,14 +286,14 @@ async def test_imported_upload_is_deleted(ada: GraphQLClient, environment: Envir
     upload_response = await ada.http.post("/rest/uploads", content=mbox, headers=ada.headers)
     arguments = {"archive": {"upload": upload_response.json()["id"]}, "skipKnown": False}
     validated = await execute_mutation(
-        ada, "accountImport", TASK_FIELDS, **arguments, options={"validateOnly": True}
+        ada, "userImport", TASK_FIELDS, **arguments, options={"validateOnly": True}
     )
     assert validated["errors"] == []
-    payload = await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
+    payload = await execute_mutation(ada, "userImport", TASK_FIELDS, **arguments)
     assert payload["errors"] == []
     assert await select_rows(environment, "SELECT id FROM uploads") == []
     assert error_codes_and_paths(
-        await execute_mutation(ada, "accountImport", TASK_FIELDS, **arguments)
+        await execute_mutation(ada, "userImport", TASK_FIELDS, **arguments)
     ) == [("NOT_FOUND", ["archive"])]
     assert await tasks.run_next_task(environment)
     assert (await load_task(ada, payload["task"]["id"]))["result"]["stored"] == 300

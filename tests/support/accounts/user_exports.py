@@ -92,7 +92,9 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
         NewMailboxes(["Kept"], is_hidden=True, retention=timedelta(days=9), is_subscribed=False),
     )
     await execute_mutation(
-        client, "userUpdate", set={"pubKey": make_public_key("Ada"), "encryptMessages": True}
+        client,
+        "userUpdate",
+        set={"openpgpPublicKey": make_public_key("Ada"), "encryptMessages": True},
     )
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
     await metadata.set_annotation(ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む"))
@@ -117,7 +119,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
     await execute_mutation(client, "autoreplySet", "users { username }", set=autoreply)
     for name, active in (("lists", False), ("main", True)):
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
-        await execute_mutation(client, "sieveScriptPut", "scripts { name }", **script)
+        await execute_mutation(client, "sieveScriptSet", "scripts { name }", **script)
     value = NewKeyValue("dark", timedelta(days=5))
     await key_values.set_value(
         client_context(client), KeyValueNamespace(client.user.id), "ui/theme", value
@@ -169,7 +171,7 @@ async def load_account_state(client: GraphQLClient) -> Any:
 
 async def export_account(client: GraphQLClient, **options: Any) -> Any:
     """Export an account, and return the export node with the downloaded `content`."""
-    payload = await execute_mutation(client, "accountExport", EXPORT_FIELDS, **options)
+    payload = await execute_mutation(client, "userExport", EXPORT_FIELDS, **options)
     assert payload["errors"] == []
     assert payload["export"]["url"] is None
     while await tasks.run_next_task(client.environment):
@@ -182,7 +184,7 @@ async def export_account(client: GraphQLClient, **options: Any) -> Any:
 
 
 async def load_export(client: GraphQLClient, export_id: str) -> Any:
-    document = f"""query ($id: ID!) {{ node(id: $id) {{ ... on AccountExport {{
+    document = f"""query ($id: ID!) {{ node(id: $id) {{ ... on UserExport {{
       {EXPORT_FIELDS[len("export {") :]} }} }}"""
     return (await client(document, id=export_id))["node"]
 
@@ -196,7 +198,7 @@ async def import_account(client: GraphQLClient, content: bytes, **options: Any) 
     """Import an archive, and return the finished task."""
     archive = {"text": base64.b64encode(content).decode()}
     payload = await execute_mutation(
-        client, "accountImport", TASK_FIELDS, archive=archive, encoding="BASE64", **options
+        client, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64", **options
     )
     assert payload["errors"] == []
     while await tasks.run_next_task(client.environment):

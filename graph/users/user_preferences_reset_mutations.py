@@ -10,26 +10,28 @@ from graph.types.references import UserSelection, user_selector_from_selection
 from graph.users.types import User
 from graph.users.update_mutations import UsersPayload
 from models.users.roles import Scope, UserPermission
-from resolvers.users import profile_reset
+from resolvers.users import user_preferences_reset
 
 
-@strawberry.input(description="Input of profileReset.")
-class ProfileResetInput(Options):
+@strawberry.input(description="Input of userPreferencesReset.")
+class UserPreferencesResetInput(Options):
     users: UserSelection | None = attribute_field(
         "Which accounts; absent = the viewer's.", default=UNSET
     )
 
 
 @strawberry.type
-class ProfileResetMutation:
+class UserPreferencesResetMutation:
     @mutation(
         "Forgets preferences of browser clients: what the accounts keep below ui/ in key-value "
         "stores.",
         scope=Scope.SETTINGS,
-        user_permission=UserPermission.PROFILE_RESET,
+        user_permission=UserPermission.PREFERENCES_RESET,
     )
-    async def profile_reset(self, info: Info, input: ProfileResetInput) -> UsersPayload:
-        rows = await profile_reset.delete_browser_client_data(
+    async def user_preferences_reset(
+        self, info: Info, input: UserPreferencesResetInput
+    ) -> UsersPayload:
+        rows = await user_preferences_reset.delete_browser_client_data(
             info.context, user_selector_from_selection(input.users or None)
         )
         return UsersPayload(users=[User.from_row(row) for row in rows])

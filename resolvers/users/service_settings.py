@@ -71,7 +71,7 @@ class SettingsRequest:
     template: str | None = None
 
 
-async def load_effective_settings(
+async def load_service_settings(
     ctx: Context, user: ColumnRow, request: SettingsRequest
 ) -> list[tuple[str, str]]:
     """Return names and values of a user's settings.

@@ -24,7 +24,7 @@ async def reset_usage(
     A DOMAIN_ADMIN can do so for users of administered domains only. Raises Forbidden otherwise.
     """
     now = ctx.environment.now()
-    async with lock_users_and_store_changes(ctx, selection, "usageReset") as locked_users:
+    async with lock_users_and_store_changes(ctx, selection, "userUsageReset") as locked_users:
         require_users_in_administered_domains(ctx, locked_users.rows, ["users"])
         old_counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
         for deleted in await delete_usage(

@@ -27,7 +27,12 @@ from tests.conftest import (
     make_client,
     raw_message,
 )
-from tests.support.accounts.account_exports import (
+from tests.support.accounts.identity_operations import (
+    create_identity,
+    load_identities_by_address,
+    set_allowed_senders,
+)
+from tests.support.accounts.user_exports import (
     EXPORT_FIELDS,
     FULL_EXPORT_FORMATS,
     HOSTILE_MESSAGES,
@@ -40,11 +45,6 @@ from tests.support.accounts.account_exports import (
     load_account_state,
     load_export,
     store_raw_message,
-)
-from tests.support.accounts.identity_operations import (
-    create_identity,
-    load_identities_by_address,
-    set_allowed_senders,
 )
 from tests.support.accounts.user_operations import (
     execute_mutation,
@@ -296,7 +296,7 @@ async def test_list_needs_a_constant_number_of_statements(
     expected_count = await cost()
     for number in range(20):
         other = await make_client(ada.environment, ada.http, f"user{number}")
-        assert (await execute_mutation(other, "accountExport", EXPORT_FIELDS))["errors"] == []
+        assert (await execute_mutation(other, "userExport", EXPORT_FIELDS))["errors"] == []
     assert await cost() == expected_count
 
 
@@ -324,7 +324,7 @@ async def test_other_users_cannot_read_or_download_an_export(
     export = await export_account(ada)
     path = export["url"].partition("?")[0]
     admin = await make_client(environment, http, "admin", role=Role.ADMIN)
-    domain_admin = await make_admin_of_domain(root, AdminPermission.LOGIN_AS)
+    domain_admin = await make_admin_of_domain(root, AdminPermission.IMPERSONATE)
     for other in (bob, admin, domain_admin):
         assert await load_export(other, export["id"]) is None
         response = await http.get(path, headers=other.headers)
@@ -336,15 +336,15 @@ async def test_other_users_cannot_read_or_download_an_export(
         (error,) = (await other.execute(document, by={"username": "ada"}))["errors"]
         assert (error["extensions"]["code"], error["path"]) == ("FORBIDDEN", ["user", "exports"])
         payload = await execute_mutation(
-            other, "accountExport", EXPORT_FIELDS, user={"username": "ada"}
+            other, "userExport", EXPORT_FIELDS, user={"username": "ada"}
         )
         assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
         archive = {"text": "From a@b.example Tue Jan  6 10:00:00 2026\n\nx\n"}
         payload = await execute_mutation(
-            other, "accountImport", TASK_FIELDS, user={"username": "ada"}, archive=archive
+            other, "userImport", TASK_FIELDS, user={"username": "ada"}, archive=archive
         )
         assert [error["code"] for error in payload["errors"]] == ["FORBIDDEN"]
-    payload = await execute_mutation(bob, "accountExport", EXPORT_FIELDS, user={"username": "ada"})
+    payload = await execute_mutation(bob, "userExport", EXPORT_FIELDS, user={"username": "ada"})
     assert error_codes_and_paths(payload) == [("NOT_FOUND", ["user"])]
     assert (await http.get(path)).status_code == 401
     assert (await http.get(path, headers=ada.headers)).status_code == 200
@@ -354,13 +354,13 @@ async def test_root_can_export_and_the_access_is_logged(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada, "Private")
-    payload = await execute_mutation(root, "accountExport", EXPORT_FIELDS, user={"username": "ada"})
+    payload = await execute_mutation(root, "userExport", EXPORT_FIELDS, user={"username": "ada"})
     assert payload["errors"] == []
     while await tasks.run_next_task(environment):
         pass
     assert await select_rows(
         environment, "SELECT mutation FROM audit_log ORDER BY id DESC LIMIT 1"
-    ) == [("accountExport",)]
+    ) == [("userExport",)]
     statement_text = (
         "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"
     )
@@ -398,9 +398,9 @@ async def test_credential_with_mail_scope_exports_no_settings(
 
 async def test_number_of_running_and_stored_exports_is_limited(ada: GraphQLClient) -> None:
     for _ in range(2):
-        assert (await execute_mutation(ada, "accountExport", EXPORT_FIELDS))["errors"] == []
+        assert (await execute_mutation(ada, "userExport", EXPORT_FIELDS))["errors"] == []
     assert (
-        error_codes_and_paths(await execute_mutation(ada, "accountExport", EXPORT_FIELDS))[0][0]
+        error_codes_and_paths(await execute_mutation(ada, "userExport", EXPORT_FIELDS))[0][0]
         == "LIMIT_REACHED"
     )
     while await tasks.run_next_task(ada.environment):
@@ -431,7 +431,7 @@ async def test_expired_export_is_deleted_with_its_blobs(
 
 async def test_export_can_be_cancelled(ada: GraphQLClient, environment: Environment) -> None:
     await deliver_to(ada)
-    payload = await execute_mutation(ada, "accountExport", EXPORT_FIELDS)
+    payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS)
     arguments = {"ids": [payload["export"]["task"]["id"]]}
     assert (await execute_mutation(ada, "taskCancel", "tasks { state }", **arguments))[
         "errors"

@@ -14,7 +14,7 @@ from mail.archives.archive_writer import (
     ArchiveState,
     ExportFormat,
 )
-from merganser.commands.transfer.account_import import load_user
+from merganser.commands.transfer.user_import import load_user
 from merganser.errors import EXIT_USAGE, CommandError
 from merganser.server.environment_factory import user_context
 from models.runtime.environment import Environment

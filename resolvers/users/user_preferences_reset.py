@@ -20,7 +20,8 @@ async def delete_browser_client_data(ctx: Context, selection: UserSelector) -> l
         await key_values.delete_entries_of_users(ctx, session, ids, CLIENT_KEY_PREFIX)
         other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [
-            NewAuditLogEntry("profileReset", "User", row.id, row.domain_id) for row in other_users
+            NewAuditLogEntry("userPreferencesReset", "User", row.id, row.domain_id)
+            for row in other_users
         ]
         await audit_log.log_changes(ctx, session, *log)
     reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)

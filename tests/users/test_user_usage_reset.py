@@ -44,7 +44,7 @@ async def reset_usage(
 ) -> tuple[Any, list[Any]]:
     users = {"ids": [user_global_id(target) for target in targets]}
     payload = await execute_mutation(
-        client, "usageReset", USERS_WITH_USAGE, **{"users": users, **arguments}
+        client, "userUsageReset", USERS_WITH_USAGE, **{"users": users, **arguments}
     )
     return payload["users"], payload["errors"]
 
@@ -80,7 +80,7 @@ async def busy(ada: GraphQLClient) -> GraphQLClient:
     [(None, (0, 0)), (["RECIPIENTS", "RECEIVED"], (0, 0)), (["RECIPIENTS"], (0, 1)),
      (["RECEIVED", "RECEIVED"], (2, 0))],
 )  # fmt: skip
-async def test_usage_reset_resets_the_selected_counters(
+async def test_user_usage_reset_resets_the_selected_counters(
     busy: GraphQLClient, root: GraphQLClient, kinds: list[str] | None, expected: tuple[int, int]
 ) -> None:
     arguments = {} if kinds is None else {"kinds": kinds}
@@ -146,11 +146,11 @@ async def test_reset_is_journaled_for_user_and_domain_and_logged(
         ]
         expected = [(ChangeKind.USER_CHANGED, [busy.user.id], [["limits"]], "a campaign")]
         assert changes == (expected if stream else [])
-    document = """{ auditLog(mutation: "usageReset") { nodes { mutation reason before after
+    document = """{ auditLog(mutation: "userUsageReset") { nodes { mutation reason before after
       target { ... on User { username } } } } }"""
     (entry,) = (await root(document))["auditLog"]["nodes"]
     assert entry == {
-        "mutation": "usageReset",
+        "mutation": "userUsageReset",
         "reason": "a campaign",
         "before": {"limits": {"recipients": 2, "received": 1}},
         "after": {"limits": {"recipients": 0, "received": 0}},
@@ -216,7 +216,7 @@ async def test_reset_of_many_users_runs_constant_statements(
         ({"users": {}}, "VALIDATION", ["users"]),
     ],
 )
-async def test_invalid_usage_reset_is_refused(
+async def test_invalid_user_usage_reset_is_refused(
     busy: GraphQLClient, root: GraphQLClient, arguments: dict[str, Any], code: str, path: list[str]
 ) -> None:
     counters_before = await load_counters(busy.environment)
@@ -225,7 +225,7 @@ async def test_invalid_usage_reset_is_refused(
     assert await load_counters(busy.environment) == counters_before
 
 
-async def test_usage_reset_needs_domain_admin_with_permission(
+async def test_user_usage_reset_needs_domain_admin_with_permission(
     busy: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
     counters_before = await load_counters(busy.environment)
@@ -240,17 +240,17 @@ async def test_usage_reset_needs_domain_admin_with_permission(
     admin_without_permission = await make_admin_of_domain(
         root, AdminPermission.SPAM_POLICY, name="bare"
     )
-    assert await try_reset(admin_without_permission, busy) == ["RATELIMIT"]
+    assert await try_reset(admin_without_permission, busy) == ["RATE_LIMITS"]
     await try_create_user(root, username="x", address="x@afar.example")
     other_admin = await make_admin_of_domain(
-        root, AdminPermission.RATELIMIT, domain="afar.example", name="far"
+        root, AdminPermission.RATE_LIMITS, domain="afar.example", name="far"
     )
     assert await try_reset(other_admin, busy) == ["NOT_FOUND"]
     await use_up_limits(other_admin)  # lives in example.org and administers another domain
     assert await try_reset(other_admin, other_admin) == ["ADMIN"]
     admin = await make_client(root.environment, root.http, "boss", role=Role.ADMIN)
     domain_admin = await make_domain_admin(
-        root.environment, root.http, "near", [AdminPermission.RATELIMIT]
+        root.environment, root.http, "near", [AdminPermission.RATE_LIMITS]
     )
     assert await try_reset(domain_admin, busy, admin) == ["ADMIN"]
     counters_after = await load_counters(busy.environment)
