@@ -77,7 +77,7 @@ def create_server_and_bus(
         return
     create_broker, program = BROKERS[setup.bus]
     broker = create_broker(program, folder)
-    server.extra_environment["MERGANSER_WAKEUPS"] = broker.url
+    server.extra_environment["MERGANSER_EVENT_BUS_URL"] = broker.url
     broker.start()
     try:
         yield server, broker

@@ -232,7 +232,9 @@ async def create_client_server(
     url = start_postgres(folder) if kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(folder / TITLE, url)
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as environment:
         accounts = await create_accounts(environment, message_counts, neighbour_count)

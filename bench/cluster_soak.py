@@ -308,11 +308,11 @@ async def _create_server_group(
     """Create the database, and a data folder with the same keys for each server."""
     receiver, url = DeferringMailServer(pause=0.02), store.url if store else start_postgres(folder)
     first, blobs = folder / "server0", folder / "blobs"
-    settings = Settings(data=first, store=url, blobs=str(blobs))
+    settings = Settings(data=first, database_url=url, object_store_url=str(blobs))
     secret = await create_account(settings)
     common = {
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{receiver.port}?tls=never",
-        "MERGANSER_BLOBS": str(blobs),
+        "MERGANSER_OBJECT_STORE_URL": str(blobs),
     }
     servers = []
     for nth, skew in enumerate(plan.skews):
@@ -320,7 +320,7 @@ async def _create_server_group(
         if nth:
             await asyncio.to_thread(create_data_folder, own, first)
         servers.append(MerganserServer(own, url, extra_environment={**common, **clock_ahead(skew)}))
-    return ServerGroup(servers, Database(settings.store), secret, receiver, store)
+    return ServerGroup(servers, Database(settings.database_url), secret, receiver, store)
 
 
 async def run_cluster_soak(folder: Path, plan: SoakPlan) -> RecipientAccount:

@@ -159,7 +159,7 @@ async def run_fetch_soak(
     the parent of the folder.
     """
     server = MerganserServer(
-        folder / "server", extra_environment={"MERGANSER_CONNECTORS_PRIVATE": "on"}
+        folder / "server", extra_environment={"MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS": "on"}
     )
     await asyncio.to_thread(folder.chmod, 0o755)  # for the user that Dovecot runs as
     result = FetchSoakResult()
@@ -201,7 +201,7 @@ async def _create_connector(
         "interval": None,
         "source_retention": timedelta(0) if delete else None,
     }
-    settings = Settings(data=server.data_folder, connectors_private=True)
+    settings = Settings(data=server.data_folder, connectors_allow_private_networks=True)
     async with open_environment(settings, migrate=True) as world:
         user = await create_user(world, READER_ADDRESS)
         return await connector_mutations.create_connector(

@@ -351,7 +351,7 @@ async def run_stopped_server_soak(folder: Path) -> SendSoakResult:
         for _ in range(2)
     ]  # with the same keys
     await asyncio.to_thread(servers[0].data_folder.mkdir)
-    settings = Settings(data=servers[0].data_folder, store=url)
+    settings = Settings(data=servers[0].data_folder, database_url=url)
     api_key = await create_account(settings)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(receiver.run_server())

@@ -78,7 +78,7 @@ def migrate(connection: Connection) -> None:
 
 
 async def run() -> None:
-    database = Database(os.environ["MERGANSER_STORE"])
+    database = Database(os.environ["MERGANSER_DATABASE_URL"])
     async with database.engine.begin() as connection:
         await connection.run_sync(migrate)
     await database.close()

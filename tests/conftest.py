@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.servers.s3_server"]
 
 TEST_OPTIONS = Options(
-    argon2_memory=8,
-    argon2_time=1,
+    argon2_memory_cost=8,
+    argon2_time_cost=1,
     auto_create_domains=True,
     hostname="mx.example.org",
-    mx_private=True,  # the servers of tests are on loopback
-    restore_window=timedelta(0),  # garbage collection removes objects at once
-    webauthn_id="mail.example.org",
+    mx_allow_private_networks=True,  # the servers of tests are on loopback
+    backup_restore_window=timedelta(0),  # garbage collection removes objects at once
+    webauthn_rp_id="mail.example.org",
     webauthn_origins=("https://mail.example.org",),
 )
 
@@ -449,7 +449,7 @@ async def ada_with_mail(ada: GraphQLClient, clock: ManualClock) -> GraphQLClient
 def client_with_small_bulk_limit(client: GraphQLClient, spool: Path) -> GraphQLClient:
     """A client of the same user, on a server with a bulk limit of two messages."""
     small_environment = replace(
-        client.environment, options=replace(client.environment.options, bulk=2)
+        client.environment, options=replace(client.environment.options, bulk_max_items=2)
     )
     transport = httpx.ASGITransport(app=create_app(small_environment, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))

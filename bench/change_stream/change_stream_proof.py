@@ -191,7 +191,7 @@ def _child_process_ids(pid: int) -> list[int]:
 
 def settings_for_command(server: MerganserServer, **extra: Any) -> Settings:
     """Return settings for a command that uses the database of a server."""
-    url: dict[str, Any] = {"store": server.database_url} if server.database_url else {}
+    url: dict[str, Any] = {"database_url": server.database_url} if server.database_url else {}
     return Settings(data=server.data_folder, **url, **extra)
 
 
@@ -203,7 +203,9 @@ async def prove_change_stream(
     report_progress: ProgressReporter = lambda _: None,
 ) -> ProofResult:
     """Run writers, watchers and disturbances on an empty folder. Returns the differences."""
-    server.extra_environment |= {"MERGANSER_CHANGES_OVERFLOW": str(MAX_FOLLOWER_BACKLOG)}
+    server.extra_environment |= {
+        "MERGANSER_SUBSCRIPTIONS_MAX_LAG_EVENTS": str(MAX_FOLLOWER_BACKLOG)
+    }
     async with open_environment(settings_for_command(server), migrate=True) as world:
         proof_server = await _create_accounts(server, bus, world)
         try:
@@ -361,7 +363,7 @@ async def _apply_disturbance(proof_server: ProofServer, disturbance: str) -> Non
         await proof_server.kill_one_process()
     elif disturbance == "trim":
         async with open_environment(
-            settings_for_command(proof_server.merganser, journal_events=EVENTS_AFTER_TRIM)
+            settings_for_command(proof_server.merganser, journal_max_events=EVENTS_AFTER_TRIM)
         ) as world:
             await housekeeping.run_round(world, sweep=False)
 

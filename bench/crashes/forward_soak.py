@@ -127,7 +127,7 @@ async def run_forward_soak(
     elsewhere, verdict, post = ExternalServer(), ForwardSoakResult(), UniqueSenderMessages(seed)
     extra_settings = {
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{elsewhere.port}?tls=never",
-        "MERGANSER_FORWARDS_DAILY": "0",
+        "MERGANSER_LIMITS_FORWARDS_PER_DAY": "0",
     }
     server = MerganserServer(folder, extra_environment=extra_settings)
     await _create_account_and_forward(folder)

@@ -63,7 +63,7 @@ async def create_sample_account(
 ) -> SampleAccount:
     """Create two users in a new database; the first gets the messages, indexed, and mailboxes."""
     settings = (
-        Settings(data=data_folder, store=database_url)
+        Settings(data=data_folder, database_url=database_url)
         if database_url
         else Settings(data=data_folder)
     )

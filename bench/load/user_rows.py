@@ -44,7 +44,7 @@ async def insert_users(
             "name": f"d{n}.crowd.example",
             "user_count": counts[n],
             "address_count": counts[n],
-            "quota_allocated": counts[n] * environment.options.default_quota,
+            "quota_allocated": counts[n] * environment.options.users_default_quota,
             "created_at": now,
             "updated_at": now,
         }

@@ -55,10 +55,14 @@ async def measure_catch_up(
     """Return how many changes are read per second, page by page, from the first to the last."""
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(
-        folder / "behind", url, extra_environment={"MERGANSER_JOURNAL_EVENTS": str(JOURNAL_EVENTS)}
+        folder / "behind",
+        url,
+        extra_environment={"MERGANSER_JOURNAL_MAX_EVENTS": str(JOURNAL_EVENTS)},
     )
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     task = progress.add_task(f"{change_count:,} changes", total=2 * change_count)
 

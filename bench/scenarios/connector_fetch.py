@@ -71,10 +71,14 @@ async def measure_fetch(
     """Fetch messages, and run the connector again."""
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(
-        folder / "fetching", url, extra_environment={"MERGANSER_CONNECTORS_PRIVATE": "on"}
+        folder / "fetching",
+        url,
+        extra_environment={"MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS": "on"},
     )
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     task = progress.add_task(TITLE, total=3)
     async with open_environment(settings, migrate=True) as world:

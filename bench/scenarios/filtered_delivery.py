@@ -63,7 +63,9 @@ async def measure_filtered_delivery(
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(folder / "ruled", url)
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     task = progress.add_task(TITLE, total=size.rounds + 2)
     secrets = {}

@@ -66,15 +66,17 @@ async def measure_large_messages(
     smtp, following, names = free_port(), free_port(), free_port()
     keys = folder / "keys"
     extra_settings = {
-        "MERGANSER_SMTP": f"{HOST}:{smtp}",
+        "MERGANSER_SMTP_LISTEN": f"{HOST}:{smtp}",
         "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{following}?tls=never",
         "MERGANSER_DNS_RESOLVER": f"{HOST}:{names}",
-        "MERGANSER_ARC_KEYS": str(keys),
+        "MERGANSER_ARC_KEYS_FOLDER": str(keys),
         "MERGANSER_HOSTNAME": "mx.bench.example",
     }
     server = MerganserServer(folder / "large", url, extra_environment=extra_settings)
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     task = progress.add_task(TITLE, total=1)
     arc_keys.create_arc_key(keys, "bench.example", "s")

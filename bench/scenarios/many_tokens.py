@@ -61,7 +61,9 @@ async def measure_many_tokens(
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(folder / "occasional", url)
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as world:
         secrets = await create_tokens(world, USER_COUNT)
@@ -97,7 +99,7 @@ async def create_tokens(environment: Environment, user_count: int) -> list[str]:
     statement = select(*select_columns(User)).where(col(User.id).in_([user.id for user in users]))
     rows = await environment.database.read(statement)
     async with Context(environment, root_context(environment).viewer).write_session() as session:
-        idle = environment.options.token_idle
+        idle = environment.options.tokens_idle_timeout
         return [
             (
                 await access_tokens.create_access_token(

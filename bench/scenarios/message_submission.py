@@ -60,7 +60,9 @@ async def _measure_server(
 ) -> list[MeasuredValue]:
     url = server.database_url
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as world:
         user = await create_user(world, READER_ADDRESS, recipients=0)

@@ -61,8 +61,8 @@ async def measure_outbound_delivery(
         server = MerganserServer(folder / "sending", url, extra_environment=extra_settings)
         settings = Settings(
             data=server.data_folder,
-            recipients_daily=0,
-            store=url or f"sqlite+aiosqlite:///{server.data_folder}/merganser.db",
+            limits_recipients_per_day=0,
+            database_url=url or f"sqlite+aiosqlite:///{server.data_folder}/merganser.db",
         )
         task = progress.add_task(TITLE, total=2)
         async with open_environment(settings, migrate=True) as world:

@@ -79,7 +79,7 @@ async def measure_claims(
     """Return the times of claims for each backlog shape, and of pages of the queue."""
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     data = folder / "queue"
-    settings = Settings(data=data, store=url) if url else Settings(data=data)
+    settings = Settings(data=data, database_url=url) if url else Settings(data=data)
     task = progress.add_task(TITLE, total=len(BACKLOG_SHAPES))
     facts = []
     async with open_environment(settings, migrate=True) as world:

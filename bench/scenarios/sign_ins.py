@@ -70,8 +70,8 @@ async def open_connections(
 async def create_accounts(process_environment: Mapping[str, str]) -> list[str]:
     """Create accounts with the password, and return their usernames."""
     settings = Settings(data=Path(process_environment["MERGANSER_DATA"]))
-    if store := process_environment.get("MERGANSER_STORE"):
-        settings = Settings(data=settings.data, store=store)
+    if store := process_environment.get("MERGANSER_DATABASE_URL"):
+        settings = Settings(data=settings.data, database_url=store)
     names = [f"login{nth}@bench.example" for nth in range(ACCOUNT_COUNT)]
     async with open_environment(settings) as world:
         stored = await password_hashes.hash_password(world, PASSWORD)

@@ -145,7 +145,7 @@ async def measure_all_levels() -> dict[str, float]:
     with run_collector() as collector_url, stderr_into_pipe():
         logs.configure_logging("INFO", "json")
         sender = otlp_exporters.TraceExporter(
-            Settings(otlp=collector_url), otlp_exporters.service_resource()
+            Settings(otlp_endpoint=collector_url), otlp_exporters.service_resource()
         )
         for _ in range(ROUNDS):
             for name, level, share, measure, many in (

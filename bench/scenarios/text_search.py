@@ -123,7 +123,9 @@ async def measure_searches(
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(folder / f"searches{message_count}", url)
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as world:
         user = await create_user(world, READER_ADDRESS)

@@ -65,7 +65,9 @@ async def measure_user_lists(
     url = start_postgres(folder) if database_kind is DatabaseKind.POSTGRES else None
     server = MerganserServer(folder / "crowd", url)
     settings = (
-        Settings(data=server.data_folder, store=url) if url else Settings(data=server.data_folder)
+        Settings(data=server.data_folder, database_url=url)
+        if url
+        else Settings(data=server.data_folder)
     )
     async with open_environment(settings, migrate=True) as world:
         await insert_users(world, user_count)

@@ -61,16 +61,16 @@ class MerganserServer:
         }
         own = {
             "MERGANSER_DATA": str(self.data_folder),
-            "MERGANSER_HTTP": f"{HOST}:{self.http_port}",
-            "MERGANSER_LMTP": f"{HOST}:{self.lmtp_port}",
-            "MERGANSER_BUDGET_USERS": "0",  # one user sends all requests
-            "MERGANSER_FOLLOWERS_EACH": "10000",
-            "MERGANSER_RECEIVED_HOURLY": "0",  # and receives all messages
-            "MERGANSER_RECIPIENTS_DAILY": "0",
+            "MERGANSER_HTTP_LISTEN": f"{HOST}:{self.http_port}",
+            "MERGANSER_LMTP_LISTEN": f"{HOST}:{self.lmtp_port}",
+            "MERGANSER_COST_BUDGET_USER": "0",  # one user sends all requests
+            "MERGANSER_SUBSCRIPTIONS_PER_USER": "10000",
+            "MERGANSER_LIMITS_RECEIVED_PER_HOUR": "0",  # and receives all messages
+            "MERGANSER_LIMITS_RECIPIENTS_PER_DAY": "0",
             "MERGANSER_AUTO_CREATE_DOMAINS": "on",
         }
         if self.database_url:
-            own["MERGANSER_STORE"] = self.database_url
+            own["MERGANSER_DATABASE_URL"] = self.database_url
         return {**inherited, **own, **self.extra_environment, **extra}
 
     async def start(

@@ -172,7 +172,8 @@ class AuthenticateInput(Options):
         "Second factor at once: what a key has signed.", default=strawberry.UNSET
     )
     token_ttl: Duration | None = attribute_field(
-        "Unused that long, the token ends, PT1M to P180D; by default the setting auth.tokenTtl.",
+        "The token expires if it is unused for this time, PT1M to P180D. Default: the setting "
+        "tokens.idleTimeout.",
         default=strawberry.UNSET,
     )
 

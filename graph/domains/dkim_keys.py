@@ -215,7 +215,8 @@ class DkimMutation:
 
     @mutation(
         "Makes keys that follow those in use. Each waits until DNS has its record, which is looked "
-        "for; then it signs, and the old one is kept, and its record needed, for dkim.overlap.",
+        "for; then it signs, and the old one is kept, and its record needed, for "
+        "dkim.retiredKeyRetention.",
         **WRITE_GUARD,
     )
     async def dkim_key_rotate(self, info: Info, input: DkimKeyRotateInput) -> DkimKeysPayload:

@@ -81,25 +81,26 @@ class DomainCreateInput(Options):
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
     max_addresses: int | None = attribute_field(
         "Addresses, those of accounts among them; 0 or null: any number. Default: "
-        "MERGANSER_DOMAIN_MAX_ADDRESSES, any number.",
+        "MERGANSER_NEW_DOMAIN_MAX_ADDRESSES, any number.",
         default=UNSET,
     )
     max_users: int | None = attribute_field(
-        "Accounts; 0 or null: any number. Default: MERGANSER_DOMAIN_MAX_USERS, any number.",
+        "Accounts; 0 or null: any number. Default: MERGANSER_NEW_DOMAIN_MAX_USERS, any number.",
         default=UNSET,
     )
     default_user_quota: ByteSize | None = attribute_field(
         "For users without a quota of their own; 0: unlimited, null: the platform's. Default: "
-        "MERGANSER_DOMAIN_DEFAULT_USER_QUOTA, the platform's.",
+        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, the platform's.",
         default=UNSET,
     )
     max_user_quota: ByteSize | None = attribute_field(
-        "Highest per user; 0 or null: unlimited. Default: MERGANSER_DOMAIN_MAX_USER_QUOTA, "
+        "Highest per user; 0 or null: unlimited. Default: MERGANSER_NEW_DOMAIN_MAX_USER_QUOTA, "
         "unlimited.",
         default=UNSET,
     )
     quota: ByteSize | None = attribute_field(
-        "For all users together; 0 or null: unlimited. Default: MERGANSER_DOMAIN_QUOTA, unlimited.",
+        "For all users together; 0 or null: unlimited. Default: MERGANSER_NEW_DOMAIN_QUOTA, "
+        "unlimited.",
         default=UNSET,
     )
     backup_mx: bool = attribute_field("Only relay to the primary server.", default=False)
@@ -236,7 +237,7 @@ class DomainMutation:
 
     @mutation(
         "Many at once, all or none. CONFLICT while users, addresses or aliases exist, unless "
-        "cascade deletes them too: at most as many users as the setting bulk.max says.",
+        "cascade deletes them too: at most as many users as the setting bulk.maxItems says.",
         **ADMIN_GUARD,
     )
     async def domain_delete(self, info: Info, input: DomainDeleteInput) -> DeletePayload:

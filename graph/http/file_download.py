@@ -86,7 +86,7 @@ async def _received_body(
 ) -> AsyncGenerator[ReceivedFile]:
     """Receive the body of a request into a file that exists inside the block."""
     size = announced_size_of_raw_body(request.headers)
-    check_size(size, service.environment.options.upload_max)
+    check_size(size, service.environment.options.upload_max_size)
     with (
         checked_disk_space(service, size),
         limited_per_user(service, user_id),

@@ -42,7 +42,7 @@ async def store_posted_message(service: UploadService, request: Request) -> Resp
     box = MailboxSelector(id=global_ids.decode_path_id("Mailbox", request.path_params["id"]))
     _check_content_type(request.headers)
     flags, size = _flags_from_query(request), announced_size_of_raw_body(request.headers)
-    max_bytes = service.environment.options.message_max
+    max_bytes = service.environment.options.message_max_size
     check_size(size, max_bytes)
     await upload.require_upload_allowed(ctx, box, size)
     with (

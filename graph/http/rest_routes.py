@@ -472,7 +472,7 @@ async def _store_upload(service: UploadService, request: Request) -> Response:
     """Store the body as an upload for a later mutation, or nothing if the client disconnects."""
     ctx = await authenticated_context(service, request)
     size = announced_size_of_raw_body(request.headers)
-    check_size(size, service.environment.options.upload_max)
+    check_size(size, service.environment.options.upload_max_size)
     await uploads.require_upload_allowed(ctx, size)
     with (
         checked_disk_space(service, size),

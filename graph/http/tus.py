@@ -89,7 +89,7 @@ def serve_capabilities(service: UploadService) -> Response:
     headers = {
         "Tus-Version": TUS_VERSION,
         "Tus-Extension": TUS_EXTENSIONS,
-        "Tus-Max-Size": str(service.environment.options.upload_max),
+        "Tus-Max-Size": str(service.environment.options.upload_max_size),
     }
     return Response(status_code=204, headers=headers)
 
@@ -99,7 +99,7 @@ async def create_upload(service: UploadService, request: Request) -> Response:
     _check_version(request.headers)
     ctx = await authenticated_context(service, request)
     uploads.require_upload_owner_id(ctx)
-    coming = _parse_announced_upload(request.headers, service.environment.options.upload_max)
+    coming = _parse_announced_upload(request.headers, service.environment.options.upload_max_size)
     has_body = _media_type(request.headers) == OFFSET_MEDIA_TYPE
     if announced_size_of_raw_body(request.headers) and not has_body:
         raise _unsupported_media_type()

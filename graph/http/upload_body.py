@@ -229,7 +229,7 @@ async def receive_file_into_spool(
 ) -> ReceivedFile:
     """Read the whole body as a file, which exists until the spool is closed."""
     digest = await read_body_into_spool(
-        service, request, spool, service.environment.options.upload_max
+        service, request, spool, service.environment.options.upload_max_size
     )
     kind, name = uploads.type_and_name_from_headers(request.headers)
     return ReceivedFile(await spool.raw_message(), spool.size, digest, kind, name)

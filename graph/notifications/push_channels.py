@@ -95,7 +95,7 @@ class PushChannelSetInput(Options, RestrictionsInput):
     )
     endpoint: JSON | None = attribute_field(
         "WEB_PUSH: what PushSubscription.toJSON() says. HTTP: address, as text. Public, unless "
-        "push.allowPrivate is set. Write only.",
+        "push.allowPrivateNetworks is set. Write only.",
         default=UNSET,
     )
     title: str | None = attribute_field(

@@ -183,7 +183,9 @@ class WebhookCreateInput(Options):
         "of the only domain.",
         default=UNSET,
     )
-    url: URL = attribute_field("http or https, and public, unless webhooks.allowPrivate is set.")
+    url: URL = attribute_field(
+        "http or https, and public, unless webhooks.allowPrivateNetworks is set."
+    )
     active: bool = attribute_field("In force.", default=True)
 
 

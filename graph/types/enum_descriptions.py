@@ -377,8 +377,8 @@ VALUE_DESCRIPTIONS = {
     },
     "UsageLevel": {
         "NORMAL": "Below the marks, or unlimited.",
-        "WARNING": "From the setting limits.warning on, by default 80 percent.",
-        "CRITICAL": "From the setting limits.critical on, by default 95 percent.",
+        "WARNING": "From the setting limits.warningPercent on, by default 80 percent.",
+        "CRITICAL": "From the setting limits.criticalPercent on, by default 95 percent.",
         "FULL": "All of it.",
     },
     "UserOrder": {

@@ -116,8 +116,8 @@ strawberry.enum(TwoFactorMethod, description="How a second factor is proved.")
 strawberry.enum(UsageKind, description="A counter that begins anew.")
 strawberry.enum(
     UsageLevel,
-    description="How far a limit is used up. The marks are the settings limits.warning and "
-    "limits.critical.",
+    description="How far a limit is used up. The marks are the settings limits.warningPercent and "
+    "limits.criticalPercent.",
 )
 strawberry.enum(UserFileFormat, description="Format of a file with accounts.")
 strawberry.enum(UserOrder, description="Order of a list of accounts; ties by id.")

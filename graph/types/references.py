@@ -201,7 +201,7 @@ def ids_from_global_ids(info: Info, type_name: str, global_id_texts: Sequence[st
 
     Raises InvalidInput if one is malformed, LimitReached if there are too many.
     """
-    max_ids = info.context.environment.options.bulk
+    max_ids = info.context.environment.options.bulk_max_items
     check_limit(len(global_id_texts), max_ids, f"at most {max_ids} at once", path=["ids"])
     return [
         global_ids.decode(type_name, text, path="ids", index=nth)

@@ -301,7 +301,5 @@ class UserUpdateMutation:
     ) -> UserPasswordResetPayload:
         user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
         valid_after = input.valid_after or None
-        password = await password_reset.set_temporary_password(
-            info.context, user.id, valid_after
-        )
+        password = await password_reset.set_temporary_password(info.context, user.id, valid_after)
         return UserPasswordResetPayload(password=password)

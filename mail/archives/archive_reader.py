@@ -147,7 +147,7 @@ class _EntryReader:
         if entry.unusable_reason:
             raise UnusableMessageError(entry.unusable_reason)
         if entry.size > max_bytes:
-            raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX")
+            raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX_SIZE")
         if (
             isinstance(entry, zip_format.ZipEntry)
             and entry.packed_size > max_bytes + RATIO_ALLOWANCE
@@ -351,5 +351,5 @@ def _decode_source(record: Mapping[str, Any], max_bytes: int) -> bytes:
     except (binascii.Error, ValueError) as problem:
         raise UnusableMessageError("its source is not base64") from problem
     if len(raw) > max_bytes:
-        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX")
+        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX_SIZE")
     return raw

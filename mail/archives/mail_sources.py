@@ -139,7 +139,7 @@ def _read_mbox(source: MailSource, start: int) -> Iterator[SourceMessage]:
             )
             raw = mbox_format.restore_message_marked_exact(lines, head)
             if entry.size > source.max_message_bytes:
-                yield source_message.with_skip_reason("larger than MERGANSER_MESSAGE_MAX")
+                yield source_message.with_skip_reason("larger than MERGANSER_MESSAGE_MAX_SIZE")
             elif raw is None and not lines:
                 yield source_message.with_skip_reason("empty")
             else:
@@ -259,7 +259,7 @@ def _message_of_file(
         raise UnusableMessageError(file.skip_reason)
     facts = file.path.stat()
     if facts.st_size > source.max_message_bytes:
-        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX")
+        raise UnusableMessageError("larger than MERGANSER_MESSAGE_MAX_SIZE")
     if not facts.st_size:
         raise UnusableMessageError("empty")
     raw = with_crlf(file.path.read_bytes())

@@ -90,7 +90,7 @@ async def check_message(
     sealer = None
     if worst.result is AuthResult.FAIL:
         sealer = arc.trusted_sealer_seeing_dmarc_pass(
-            chain, options.arc_trusted, _dmarc_passed_per_arc_set(chain)
+            chain, options.arc_trusted_domains, _dmarc_passed_per_arc_set(chain)
         )
     found = AuthenticationFindings(sender_may, signatures, worst, chain, sealer)
     _count_results(found)

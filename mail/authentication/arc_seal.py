@@ -96,7 +96,7 @@ async def make_arc_fields(
 
 async def _find_key(environment: Environment, domain: str) -> SealKey | None:
     """The key of a domain in the key folder, else its DKIM key; None if it has no RSA key."""
-    folder = environment.options.arc_keys
+    folder = environment.options.arc_keys_folder
     if folder is not None:
         found = await asyncio.to_thread(load_domain_key, folder, ascii_name(domain))
         if found is not None:

@@ -25,8 +25,12 @@ def _count_statements(environment: Environment) -> dict[str, Select[int]]:
     now, options = environment.now(), environment.options
     count = select(func.count())
     return {
-        "old_receipts": count.where(col(DeliveryReceipt.at) <= now - options.receipts_for),
-        "old_replays": count.where(col(IdempotentPayload.at) <= now - options.replays_for),
+        "old_receipts": count.where(
+            col(DeliveryReceipt.at) <= now - options.duplicate_delivery_retention
+        ),
+        "old_replays": count.where(
+            col(IdempotentPayload.at) <= now - options.idempotency_retention
+        ),
         "expired_tokens": count.where(col(AccessToken.expires_at) <= now),
         "expired_throttles": count.where(col(Throttle.until) <= now - THROTTLE_RESET),
         "expired_usages": count.where(col(Usage.until) <= now),

@@ -93,7 +93,9 @@ def _uid_validity_check() -> ConsistencyCheck:
 
 def _domain_counter_check(options: Options) -> ConsistencyCheck:
     """The check of the counters of a domain; its allocated quota includes default quotas."""
-    given = func.coalesce(col(User.quota), col(Domain.default_user_quota), options.default_quota)
+    given = func.coalesce(
+        col(User.quota), col(Domain.default_user_quota), options.users_default_quota
+    )
     users = (
         select(
             col(User.domain_id).label("domain_id"),

@@ -85,7 +85,7 @@ def is_forward_refused_by_spam_headers(
         environment.options.spam_headers,
     )
     found = verdict.spam_facts(opinions, believed, envelope_sender, message.verification)
-    return found.score.value >= environment.options.spam_forward_max
+    return found.score.value >= environment.options.spam_no_forward_score
 
 
 async def forward_to_account_targets(
@@ -170,7 +170,7 @@ async def build_account_forward(
     to, source, letter = recipient_verdict.recipient, incoming.raw_message, incoming.message
     if (
         recipient_verdict.verdict.is_spam
-        or recipient_verdict.verdict.score >= environment.options.spam_forward_max
+        or recipient_verdict.verdict.score >= environment.options.spam_no_forward_score
     ):
         return ForwardOutcome.SPAM
     row = next(

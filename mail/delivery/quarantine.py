@@ -86,7 +86,7 @@ _COUNT_RECEIVED = PreparedStatement(
 
 def is_small_enough(environment: Environment, message: StorableMessage) -> bool:
     """Return True if a message is small enough for the quarantine."""
-    return message.size <= environment.options.quarantine_max
+    return message.size <= environment.options.quarantine_max_message_size
 
 
 def quarantine_reason(
@@ -97,10 +97,10 @@ def quarantine_reason(
     Spam that is too large goes to Junk; a virus that is too large is refused.
     """
     options, scan = environment.options, message.scan
-    least = options.spam_quarantine
+    least = options.spam_quarantine_score
     wanted = bool(least) and verdict.is_spam and verdict.score >= least
-    if scan is not None and scan.virus_name and options.virus != "tag":
-        wanted = options.virus == "quarantine"
+    if scan is not None and scan.virus_name and options.virus_action != "tag":
+        wanted = options.virus_action == "quarantine"
     if not wanted or not is_small_enough(environment, message):
         return None
     if scan is None or scan.score is None:
@@ -120,7 +120,7 @@ async def quarantine_message(
     requires it. Raises LimitReached if it is too large, NotFound if the account does not exist,
     ServiceUnavailable if it can't be encrypted, UserLimitExceeded at the hourly limit.
     """
-    letter, most = incoming.message, environment.options.quarantine_max
+    letter, most = incoming.message, environment.options.quarantine_max_message_size
     if not is_small_enough(environment, letter):
         raise LimitReached("too large to be held", limit=most, used=letter.size)
     if recipient.encryption_key is None:
@@ -145,7 +145,7 @@ async def _insert_item_unless_received(
     """Store the message and insert its quarantine item, unless its receipt is known."""
     mail, to = incoming_and_recipient
     known = received_messages.receipt_digest(message, to, mail.envelope_sender)
-    since = environment.now() - environment.options.receipts_for
+    since = environment.now() - environment.options.duplicate_delivery_retention
 
     def insert_in_transaction(
         transaction: DatabaseTransaction, stored_blobs: StoredMessageBlobs
@@ -184,7 +184,10 @@ def _count_against_received_limit(transaction: DatabaseTransaction, user_id: int
     Without it a flood of quarantined messages would have no limit. Raises UserLimitExceeded if the
     account has reached its limit, NotFound if it does not exist.
     """
-    now, hourly = transaction.environment.now(), transaction.environment.options.received_hourly
+    now, hourly = (
+        transaction.environment.now(),
+        transaction.environment.options.limits_received_per_hour,
+    )
     given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
     counted = transaction.fetch_rows(_COUNT_RECEIVED, user=user_id, **given)
     if not counted:
@@ -207,7 +210,7 @@ def _envelope_columns(
         "wish": make_storable(_dsn_request_record(transaction.environment, incoming, recipient)),
         "notified": False,
         "created_at": now,
-        "expires_at": now + transaction.environment.options.quarantine_for,
+        "expires_at": now + transaction.environment.options.quarantine_retention,
     }
 
 
@@ -300,7 +303,10 @@ def _delete_oldest_over_limit(
     gone = []
     for row in transaction.connection.execute(asked.order_by(*order)):
         many, size = many + 1, size + row.size
-        over = many > options.quarantine_items or size > options.quarantine_bytes
+        over = (
+            many > options.quarantine_max_messages_per_user
+            or size > options.quarantine_max_bytes_per_user
+        )
         if over and row.id != new_item_id:
             gone.append(row.id)
     for start in range(0, len(gone), MAX_IDS_PER_ROW):
@@ -331,7 +337,12 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     The interval begins with the first item that no notification has listed. It is at most half of
     the retention of the quarantine.
     """
-    now, longest, reached, many = environment.now(), environment.options.quarantine_for / 2, 0, 0
+    now, longest, reached, many = (
+        environment.now(),
+        environment.options.quarantine_retention / 2,
+        0,
+        0,
+    )
     chosen = col(User.quarantine_notification)
     due = or_(
         *(

@@ -62,7 +62,7 @@ async def record_rejected_recipients(
 ) -> None:
     """Record the refused recipients with the SMTP reply. No statement if there are none."""
     away = [one for each in accepted_recipients for one in each.rejected_recipients]
-    if not away or not environment.options.trace_for:
+    if not away or not environment.options.message_trace_retention:
         return
     names = {
         one.address: make_storable(normalized_domain(one.address.rpartition("@")[2]))

@@ -44,14 +44,14 @@ async def read_and_verify_sender(
         letter = await received_messages.parse_storable_message(raw_message)
         return raw_message, with_trusted_results(environment, letter) if trusted else letter
     found = await authentication.check_message(environment, raw_message, client, envelope_sender)
-    refuses = found.policy_to_apply == "reject" and options.dmarc_policy == "reject"
+    refuses = found.policy_to_apply == "reject" and options.dmarc_on_failure == "reject"
     if refuses and not from_forwarding_host:
         raise RejectedByDmarc(found.dmarc.domain)
     whole, came = await authentication.replace_own_results_header(
         raw_message, found, options.hostname, options.authserv_ids
     )
     told = found.to_stored_json(options.hostname)
-    if from_forwarding_host or options.dmarc_policy == "ignore":
+    if from_forwarding_host or options.dmarc_on_failure == "ignore":
         told["policy"] = "none"
     if client is not None and client.tls_description:
         told["tls"] = client.tls_description

@@ -53,7 +53,9 @@ async def compute_verdicts(
         environment, message, envelope_sender, from_trusted_server=from_trusted_server
     )
     rules = await _matching_sender_rules_by_user(environment, message, envelope_sender, recipients)
-    viruses = environment.options.virus != "tag"  # quarantined viruses don't reach this point
+    viruses = (
+        environment.options.virus_action != "tag"
+    )  # quarantined viruses don't reach this point
     verdicts = [
         verdict.compute_verdict(
             known,

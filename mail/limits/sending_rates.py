@@ -163,9 +163,9 @@ def _statement_parameters(options: Options, user_id: int, now: datetime) -> dict
 def _default_rates(options: Options) -> dict[LimitSource, str]:
     """The rates of the options."""
     return {
-        LimitSource.USER: options.rate_user,
-        LimitSource.DOMAIN: options.rate_domain,
-        LimitSource.PLATFORM: options.rate_platform,
+        LimitSource.USER: options.limits_send_rate_per_user,
+        LimitSource.DOMAIN: options.limits_send_rate_per_domain,
+        LimitSource.PLATFORM: options.limits_send_rate_platform,
     }
 
 

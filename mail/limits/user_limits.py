@@ -60,9 +60,12 @@ def usage_level(options: Options, used_amount: int, allowed_amount: int) -> Usag
     if used_amount >= allowed_amount:
         return UsageLevel.FULL
     share = used_amount * 100
-    if options.limit_critical and share >= options.limit_critical * allowed_amount:
+    if (
+        options.limits_critical_percent
+        and share >= options.limits_critical_percent * allowed_amount
+    ):
         return UsageLevel.CRITICAL
-    if options.limit_warning and share >= options.limit_warning * allowed_amount:
+    if options.limits_warning_percent and share >= options.limits_warning_percent * allowed_amount:
         return UsageLevel.WARNING
     return UsageLevel.NORMAL
 
@@ -117,7 +120,7 @@ def report_received_limit_if_reached(
 ) -> None:
     """Report if these messages reached the hourly limit of received messages."""
     own_limit, options = usage.received_max, transaction.environment.options
-    limit = options.received_hourly if own_limit is None else own_limit
+    limit = options.limits_received_per_hour if own_limit is None else own_limit
     if limit and usage.received - message_count < limit <= usage.received:
         reached = ReachedLimit(LimitKind.RECEIVED, usage.received, limit, usage.received_until)
         journal_limit(transaction, user_id, reached)
@@ -131,7 +134,7 @@ def received_limit_error(
     row = transaction.connection.execute(SELECT_RECEIVED, {"user": user_id}).first()
     if row is None or row.received_until is None or row.received_until <= now:
         return None
-    limit = options.received_hourly if row.received_max is None else row.received_max
+    limit = options.limits_received_per_hour if row.received_max is None else row.received_max
     if not limit or row.received < limit:
         return None
     limit_status = ReachedLimit(
@@ -144,7 +147,7 @@ def _create_message_task(
     transaction: DatabaseTransaction, user_id: int, level_: UsageLevel, *, is_refusal: bool = False
 ) -> None:
     """Create the task that writes a message about the limit to the user."""
-    if not transaction.environment.options.limit_letters:
+    if not transaction.environment.options.quota_warning_emails:
         return
     now = transaction.environment.now()
     arguments = {"level": level_.value, "refused": is_refusal}
@@ -175,7 +178,7 @@ def count_forwards_within_daily_limit(
     if own_limit is None:
         raise NotFound(str(user_id), path=["user"])
     limit = (
-        transaction.environment.options.forwards_daily
+        transaction.environment.options.limits_forwards_per_day
         if own_limit.forwards is None
         else own_limit.forwards
     )

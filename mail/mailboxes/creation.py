@@ -27,7 +27,7 @@ def find_or_create_mailbox_id(
     if path in ids_by_path:
         return int(ids_by_path[path])
     missing = missing_paths_with_parents([path], ids_by_path)
-    if len(ids_by_path) + len(missing) > transaction.environment.options.max_mailboxes:
+    if len(ids_by_path) + len(missing) > transaction.environment.options.mailboxes_max_per_user:
         return None
     rows = _new_rows_with_reserved_uid_validity(transaction, user_id, missing)
     transaction.connection.execute(insert(Mailbox), rows)

@@ -73,7 +73,8 @@ def _remove_from_mailboxes_until_purge(
             deleted_from=mailbox_path.scalar_subquery(),
             deleted_mailbox_id=Message.mailbox_id,
             purge_at=case(
-                (col(Message.draft), now + options.undo_window), else_=now + options.archive_for
+                (col(Message.draft), now + options.undo_window),
+                else_=now + options.deleted_messages_retention,
             ),
             expires=None,  # a restored message does not expire again
         )

@@ -166,7 +166,7 @@ async def run_round(environment: Environment, *, sweep: bool = True) -> Housekee
     if sweep:
         threads += await expired_messages.delete_all_empty_threads(environment)
     await environment.database.refresh_planner_statistics()
-    restore_window = environment.options.restore_window
+    restore_window = environment.options.backup_restore_window
     collected = await collect_garbage(
         environment, environment.object_store, keep_objects_for=restore_window, list_objects=sweep
     )
@@ -197,8 +197,14 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         "exports": (Export, col(Export.expires_at) <= now),
         "archives": (ImportArchive, ~_is_task_or_run_active(col(ImportArchive.task_id))),
         "imports": (Connector, _is_import_finished_before(now - IMPORT_RETENTION)),
-        "receipts": (DeliveryReceipt, col(DeliveryReceipt.at) <= now - options.receipts_for),
-        "replays": (IdempotentPayload, col(IdempotentPayload.at) <= now - options.replays_for),
+        "receipts": (
+            DeliveryReceipt,
+            col(DeliveryReceipt.at) <= now - options.duplicate_delivery_retention,
+        ),
+        "replays": (
+            IdempotentPayload,
+            col(IdempotentPayload.at) <= now - options.idempotency_retention,
+        ),
         "undos": (UndoRecord, col(UndoRecord.expires_at) <= now),
         "tokens": (
             AccessToken,
@@ -210,10 +216,19 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
         ),
         "credential_changes": (CredentialChange, is_deletable_change(now)),
         "throttles": (Throttle, col(Throttle.until) <= now - THROTTLE_RESET),
-        "events": (SecurityEvent, col(SecurityEvent.created_at) <= now - options.authlog_for),
-        "steps": (DeliveryTraceStep, col(DeliveryTraceStep.at) <= now - options.trace_for),
-        "entries": (AuditLogEntry, col(AuditLogEntry.at) <= now - options.adminlog_for),
-        "settings": (SettingChange, col(SettingChange.at) <= now - options.adminlog_for),
+        "events": (
+            SecurityEvent,
+            col(SecurityEvent.created_at) <= now - options.security_log_retention,
+        ),
+        "steps": (
+            DeliveryTraceStep,
+            col(DeliveryTraceStep.at) <= now - options.message_trace_retention,
+        ),
+        "entries": (AuditLogEntry, col(AuditLogEntry.at) <= now - options.audit_log_retention),
+        "settings": (
+            SettingChange,
+            col(SettingChange.at) <= now - options.audit_log_retention,
+        ),
         "usages": (Usage, col(Usage.until) <= now),
         "windows": (RateWindow, col(RateWindow.until) <= now),
         "turns": (DestinationSlot, col(DestinationSlot.until) <= now),
@@ -299,11 +314,11 @@ async def _delete_unfetched_unshared_files(environment: Environment) -> int:
 
     Returns their number.
     """
-    if not environment.options.files_for:
+    if not environment.options.files_retention:
         return 0
     is_shared = exists().where(col(FileShare.file_id) == col(File.id))
     conditions = [
-        col(File.used_at) <= environment.now() - environment.options.files_for,
+        col(File.used_at) <= environment.now() - environment.options.files_retention,
         ~is_shared,
     ]
     statement = select(col(File.id), col(File.user_id)).where(*conditions)

@@ -86,12 +86,12 @@ def _select_deletion_ends(
     has no gaps.
     """
     now, options = environment.now(), environment.options
-    oldest_kept = now - timedelta(days=options.journal_days)
+    oldest_kept = now - options.journal_retention
     streams = _select_streams_to_shorten(
-        _has_entry_before(oldest_kept) if by_age else None, last_id, options.journal_events
+        _has_entry_before(oldest_kept) if by_age else None, last_id, options.journal_max_events
     )
     position, changed_at = col(Change.last), col(Change.at)
-    too_many = position <= streams.c.last - options.journal_events
+    too_many = position <= streams.c.last - options.journal_max_events
     is_unread = or_(*(position > streams.c[_read_position_label(feed)] for feed in READERS))
     is_over_limit = (changed_at < oldest_kept) | too_many
     is_grace_over = (changed_at < oldest_kept - UNREAD_GRACE) | (

@@ -91,16 +91,16 @@ class SmtpConnectionPool:
             channel.abort()
             return
         options = self.environment.options
-        is_below_limit = channel.message_count < options.send_connection_messages
-        max_idle = options.send_connections_kept and max(
-            options.send_connections_kept, self.count_wanted()
+        is_below_limit = channel.message_count < options.outbound_messages_per_connection
+        max_idle = options.outbound_idle_connections and max(
+            options.outbound_idle_connections, self.count_wanted()
         )
         if not is_below_limit or len(self.idle[host]) >= max_idle:
             self._close_in_background(channel)
             return
         self.idle[host].append(channel)
         loop = asyncio.get_running_loop()
-        idle_seconds = options.send_connection_idle.total_seconds()
+        idle_seconds = options.outbound_idle_timeout.total_seconds()
         self.expiry_timers[channel] = loop.call_later(
             idle_seconds, self._close_expired, host, channel
         )

@@ -56,7 +56,7 @@ async def _load_signers(
 ) -> Sequence[DkimSigner]:
     """Load the signers of the author's domain, and those of the host if that is enabled."""
     signers = await signing_keys.load_signers(environment, author_domain) if author_domain else []
-    if environment.options.dkim_host:
+    if environment.options.dkim_sign_host_domain:
         host_signers = await signing_keys.load_signers_of_host_or_parent(environment)
         signers += [signer for signer in host_signers if signer.domain != author_domain]
     return signers

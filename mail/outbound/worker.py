@@ -168,7 +168,8 @@ def _busy_domains(worker: QueueWorker) -> list[str]:
         return []
     lane_counts = Counter(lane.domain for lane in worker.lanes)
     max_connections = (
-        worker.limits.max_connections_per_domain or worker.environment.options.send_per_domain
+        worker.limits.max_connections_per_domain
+        or worker.environment.options.outbound_connections_per_domain
     )
     return [domain for domain, count in lane_counts.items() if count >= max_connections]
 
@@ -325,7 +326,10 @@ async def _group_by_route_and_wait_for_slots(
         parts = await route_selection.group_recipients_by_route(worker.route_cache, job)
     else:
         parts = [await _relay_part(worker, job)]
-    rate, ready = worker.environment.options.send_per_minute, list[route_selection.RoutePart]()
+    rate, ready = (
+        worker.environment.options.outbound_messages_per_minute_per_domain,
+        list[route_selection.RoutePart](),
+    )
     for part in parts:
         destination = part.route.destination if isinstance(part.route, RecipientRoute) else ""
         seconds = (
@@ -352,7 +356,7 @@ def _forward_network_policy(worker: QueueWorker) -> NetworkPolicy:
     options = worker.environment.options
     return NetworkPolicy.from_options(
         options,
-        allows_private=options.forwards_private,
+        allows_private=options.forwards_allow_private_networks,
         trusted_context=worker.route.trusted_context,
     )
 

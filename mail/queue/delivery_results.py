@@ -38,7 +38,7 @@ from models.submission.tables import Submission, SubmissionState
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BACKOFF = Options().queue_backoff
+DEFAULT_BACKOFF = Options().queue_retry_delays
 JITTER = 0.2  # of the retry delay, up or down
 PAUSE_SHARE_OF_AGE = (
     0.25  # of the age of a message; a longer delay comes only from the pause of its destination
@@ -249,7 +249,7 @@ def _write_results_if_leased(
     """
     started = transaction.environment.now()
     jitter_fraction = int.from_bytes(transaction.environment.random_bytes(4)) / 2**32
-    backoff = transaction.environment.options.queue_backoff
+    backoff = transaction.environment.options.queue_retry_delays
     age = finished_at - (job.first_due_at or job.created_at)
     written_count = 0
     for recipient in job.recipients:

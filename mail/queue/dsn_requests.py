@@ -80,7 +80,7 @@ def delay_report_at(
     environment: Environment, job: DeliveryJob, recipient: JobRecipient
 ) -> datetime | None:
     """Time of the delay report to the sender. None if it was sent or is not wanted."""
-    notice_delay = environment.options.queue_delay_notice
+    notice_delay = environment.options.queue_delay_notice_after
     if (
         not notice_delay
         or recipient.is_delay_reported

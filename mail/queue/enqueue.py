@@ -221,7 +221,7 @@ def _delivery_rows(
         "turn_at": submission.due_at if submission.due_at <= now else None,
         "rank": RANK_BY_PRIORITY[submission.priority],
         "created_at": now,
-        "expires_at": submission.due_at + transaction.environment.options.queue_expires,
+        "expires_at": submission.due_at + transaction.environment.options.queue_lifetime,
     }
     return [{**common_values, **row} for row in _recipient_values(transaction, submission)]
 

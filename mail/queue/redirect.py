@@ -182,7 +182,7 @@ def record_receipt_if_new(transaction: DatabaseTransaction, receipt_text: str) -
     The stream of the platform must be locked.
     """
     digest, now = hashlib.sha256(receipt_text.encode()).hexdigest(), transaction.environment.now()
-    since = now - transaction.environment.options.receipts_for
+    since = now - transaction.environment.options.duplicate_delivery_retention
     statement = select(col(DeliveryReceipt.digest)).where(
         col(DeliveryReceipt.digest) == digest, col(DeliveryReceipt.at) > since
     )

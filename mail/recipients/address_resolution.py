@@ -298,7 +298,7 @@ class AddressLookup:
         if UNSTORABLE.search(address):
             return None
         local, name = _folded_parts(address)
-        found = local_parts_to_look_up(local, environment.options.delimiters)
+        found = local_parts_to_look_up(local, environment.options.addresses_subaddress_delimiters)
         return cls(name, found, patterns_matching_local_parts(*found)) if found[0] else None
 
     def sort_key(self, address_row: Any) -> tuple[bool, int, bool]:
@@ -339,7 +339,7 @@ async def load_row_recipient_below_limits(
     """
     given = {
         "user": address_row.user_id,
-        "platform": environment.options.default_quota,
+        "platform": environment.options.users_default_quota,
         "now": environment.now(),
     }
     row = next(iter(await environment.database.read_prepared(_SELECT_ACCOUNT, given)), None)
@@ -372,7 +372,9 @@ async def load_row_recipient_below_limits(
         bool(row.targets),
         SubaddressAction(row.subaddress_action),
         subaddress_label(
-            rewritten_to or address, address_row.local, environment.options.delimiters
+            rewritten_to or address,
+            address_row.local,
+            environment.options.addresses_subaddress_delimiters,
         ),
         role=row.role,
     )
@@ -383,7 +385,7 @@ async def _require_below_hourly_received_limit(
 ) -> None:
     """Raise RateLimited if the account has received its hourly limit."""
     most = (
-        environment.options.received_hourly
+        environment.options.limits_received_per_hour
         if account_row.received_max is None
         else account_row.received_max
     )

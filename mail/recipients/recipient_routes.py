@@ -232,7 +232,7 @@ async def _expand_targets(
     """Add the targets of an address that is not of an account. Raises NotFound, RateLimited."""
     if address_row.kind is AddressKind.DISCARD:
         return
-    if address_row.kind in TRAINING_KINDS and environment.options.rspamd_learn:
+    if address_row.kind in TRAINING_KINDS and environment.options.rspamd_learn_url:
         expansion.train_as_spam = address_row.kind is AddressKind.LEARN_SPAM
         return
     if address_row.kind is not AddressKind.FORWARD:
@@ -350,7 +350,7 @@ def _tenant_id_of_address(address_row: ColumnRow) -> int:
 def require_below_address_forward_limit(environment: Environment, address_row: ColumnRow) -> None:
     """Raise RateLimited if the address has reached its daily limit of forwards."""
     most = (
-        environment.options.forwards_daily
+        environment.options.limits_forwards_per_day
         if address_row.forwards_max is None
         else address_row.forwards_max
     )

@@ -133,8 +133,8 @@ def outbound_settings_from_options(environment: Environment) -> OutboundSettings
     hop = options.next_hop
     return OutboundSettings(
         parse_next_hop(hop.get_secret_value()) if hop else None,
-        partial(cached_resolver, options.dns_resolver, trusts_dnssec=options.dns_validates),
-        trusts_dnssec=options.dns_validates,
+        partial(cached_resolver, options.dns_resolver, trusts_dnssec=options.dnssec_trusted),
+        trusts_dnssec=options.dnssec_trusted,
     )
 
 
@@ -208,7 +208,8 @@ def _allowed_addresses(
         else [address for address in answer.records if is_private_address(address)]
     )
     route_log += [
-        f"{name} ({address}): left out, it is inside, and MERGANSER_MX_PRIVATE is off"
+        f"{name} ({address}): left out, it is inside, and "
+        "MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off"
         for address in excluded
     ]
     return [address for address in answer.records if address not in excluded]

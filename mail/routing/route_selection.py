@@ -107,7 +107,9 @@ async def _route_by_transport_or_default(
     if hop := cache.outbound_settings.next_hop:
         route_log.append(f"all mail: next hop {hop.name}:{hop.port}")
         return await _configured_hosts_route(cache, request, [hop], route_log)
-    allow_private = cache.environment.options.mx_private or await cache.is_backup_mx(request.domain)
+    allow_private = cache.environment.options.mx_allow_private_networks or await cache.is_backup_mx(
+        request.domain
+    )
     return await _mx_route(
         cache,
         request,

@@ -30,10 +30,10 @@ async def train_or_refuse(environment: Environment, body: ScanBody, *, is_spam: 
     Raises ScannerUnavailable.
     """
     options = environment.options
-    if body.size > options.rspamd_max:
+    if body.size > options.rspamd_max_size:
         return "refused"
-    at = RspamdEndpoint(options.rspamd_learn, options.rspamd_password)
-    breaker = breaker_of_scanner(environment.database, BREAKER_NAME, options.rspamd_learn)
+    at = RspamdEndpoint(options.rspamd_learn_url, options.rspamd_password)
+    breaker = breaker_of_scanner(environment.database, BREAKER_NAME, options.rspamd_learn_url)
     seconds = options.rspamd_timeout.total_seconds()
     known = await breaker.call(
         environment, seconds, lambda: rspamd.train(at, body, is_spam=is_spam)

@@ -39,10 +39,10 @@ def rspamd_config(options: Options) -> ScannerConfig:
     """Return the settings of Rspamd."""
     return ScannerConfig(
         rspamd.SCANNER_NAME,
-        options.rspamd,
+        options.rspamd_url,
         options.rspamd_timeout.total_seconds(),
-        options.rspamd_max,
-        options.rspamd_down == "defer",
+        options.rspamd_max_size,
+        options.rspamd_on_failure == "defer",
     )
 
 
@@ -50,10 +50,10 @@ def clamd_config(options: Options) -> ScannerConfig:
     """Return the settings of clamd."""
     return ScannerConfig(
         clamd.SCANNER_NAME,
-        options.clamd,
+        options.clamd_address,
         options.clamd_timeout.total_seconds(),
-        options.clamd_max,
-        options.clamd_down == "defer",
+        options.clamd_max_size,
+        options.clamd_on_failure == "defer",
     )
 
 
@@ -70,7 +70,7 @@ async def scan_incoming_and_store_result(
     sent = not (
         incoming.from_trusted_server or incoming.client or incoming.fetched
     )  # by a local user
-    if sent or not (options.rspamd or options.clamd):
+    if sent or not (options.rspamd_url or options.clamd_address):
         return
     body = scan_body(incoming.raw_message, letter.size)
     envelope = ScanEnvelope(
@@ -94,9 +94,9 @@ async def scan_outgoing(
     """
     options = environment.options
     viruses, spam = clamd_config(options), rspamd_config(options)
-    if options.sent_scan == "viruses":
+    if options.outbound_scan == "viruses":
         spam = replace(spam, endpoint="")
-    if options.sent_scan == "off" or not (viruses.endpoint or spam.endpoint):
+    if options.outbound_scan == "off" or not (viruses.endpoint or spam.endpoint):
         return None
     return await _scan_with_both(
         environment, (spam, viruses), envelope, scan_body(raw_message, len(raw_message))
@@ -111,13 +111,13 @@ async def _scan_with_both(
 ) -> ScanResult | None:
     """Run both scanners and merge the results. Raises Unavailable if one is down and defers."""
     options, (spam, viruses) = environment.options, scanners
-    at = RspamdEndpoint(options.rspamd, options.rspamd_password)
+    at = RspamdEndpoint(options.rspamd_url, options.rspamd_password)
     found = await asyncio.gather(
         _scan_with_breaker(
             environment, spam, body, lambda: rspamd.scan_for_spam(at, envelope, body)
         ),
         _scan_with_breaker(
-            environment, viruses, body, lambda: _scan_with_clamd(options.clamd, body)
+            environment, viruses, body, lambda: _scan_with_clamd(options.clamd_address, body)
         ),
     )
     for each in found:

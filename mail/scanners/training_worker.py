@@ -51,7 +51,7 @@ async def enqueue_lessons_if_junk_changes(
     target_mailbox: ColumnRow,
 ) -> None:
     """Enqueue lessons for messages that are moved to a mailbox, in the same transaction."""
-    if not environment.options.rspamd_learn or not message_rows:
+    if not environment.options.rspamd_learn_url or not message_rows:
         return
     places = {row.mailbox_id for row in message_rows if row.mailbox_id is not None} | {
         target_mailbox.id
@@ -72,7 +72,7 @@ def enqueue_lessons_for_junk_keywords(
 ) -> None:
     """Enqueue lessons for messages that get a junk or not-junk keyword."""
     said = {SPAM_BY_KEYWORD[word.lower()] for word in keywords if word.lower() in SPAM_BY_KEYWORD}
-    if transaction.environment.options.rspamd_learn and len(said) == 1:
+    if transaction.environment.options.rspamd_learn_url and len(said) == 1:
         enqueue_lessons(transaction, message_ids, is_spam=said.pop())
 
 
@@ -80,7 +80,7 @@ def enqueue_ham_lessons_of_released(
     transaction: DatabaseTransaction, message_ids: Sequence[int]
 ) -> None:
     """Enqueue lessons for messages that are released from quarantine."""
-    if transaction.environment.options.rspamd_learn:
+    if transaction.environment.options.rspamd_learn_url:
         enqueue_lessons(transaction, message_ids, is_spam=False)
 
 
@@ -129,7 +129,7 @@ async def _train_until_cancelled(environment: Environment) -> None:
 
 async def train_batch(environment: Environment) -> bool:
     """Train with the next lessons. Returns False if there are none or the filter is down."""
-    if not environment.options.rspamd_learn:
+    if not environment.options.rspamd_learn_url:
         return False
     lessons = await _claim_lessons(environment)
     try:

@@ -150,7 +150,7 @@ async def _map_words(
     build: Callable[[Any, MessageWords], Built],
 ) -> list[Built]:
     """Call `build` in a thread with each row and the words of its message."""
-    longest = environment.options.search_text
+    longest = environment.options.search_max_characters
 
     def build_of_message(index: int, source: ByteSource | None) -> Built:
         body = body_text(source, sources[index].structure) if source is not None else ""

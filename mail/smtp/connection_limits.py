@@ -33,7 +33,7 @@ def limits_from_options(options: Options, process_count: int) -> SessionLimits:
 
     Each process gets its share of the connections, but at least MIN_CONNECTIONS.
     """
-    largest = options.message_max
+    largest = options.message_max_size
     return SessionLimits(
         max_message_size=largest,
         disk_reserve=options.disk_reserve,

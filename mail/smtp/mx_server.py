@@ -106,7 +106,7 @@ class MxSession(SmtpSession):
         mx = self._mx_listener
         if address.casefold() == "postmaster":  # RFC 5321, section 4.1.1.3
             options = mx.world.options
-            address = f"{address}@{options.default_domain or options.hostname}"
+            address = f"{address}@{options.users_default_domain or options.hostname}"
         try:
             async with asyncio.timeout(mx.rules.recipient_timeout):
                 taken = await mx.backend.accept_recipient(address, transaction.envelope_sender)

@@ -56,7 +56,7 @@ class SmtpListener(SmtpFamilyListener):
     @property
     def limits(self) -> SessionLimits:
         """The limits of a session that begins now. The message size is a setting."""
-        largest, limits = self.world.options.message_max, self.config.limits
+        largest, limits = self.world.options.message_max_size, self.config.limits
         return replace(
             limits, max_message_size=largest, byte_budget=max(limits.byte_budget, largest)
         )

@@ -92,7 +92,7 @@ class SubmissionListener(SmtpListener):
     @property
     def limits(self) -> SessionLimits:
         """The limits of a session that begins now."""
-        return replace(super().limits, max_recipients=self.world.options.max_recipients)
+        return replace(super().limits, max_recipients=self.world.options.submission_max_recipients)
 
     def create_session(self) -> asyncio.BaseProtocol:
         """Return a session for a new connection."""

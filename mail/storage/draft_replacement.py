@@ -230,7 +230,7 @@ def _add_to_quota(
 
     A message that doesn't grow is never refused.
     """
-    platform = transaction.environment.options.default_quota
+    platform = transaction.environment.options.users_default_quota
     given = {"user": user_id, "platform": platform, "more": added_bytes, "beyond": ignores_quota}
     taken = transaction.connection.execute(_UPDATE_QUOTA, given).first()
     if taken is None:

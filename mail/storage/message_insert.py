@@ -472,7 +472,7 @@ def take_quota_and_count_received(
 
     Raises OverQuota, TooMany if the user has received the limit of the hour, and NotFound.
     """
-    platform = transaction.environment.options.default_quota
+    platform = transaction.environment.options.users_default_quota
     given: dict[str, Any] = {
         "user": user_id,
         "platform": platform,
@@ -483,7 +483,7 @@ def take_quota_and_count_received(
         now = transaction.environment.now()
         given |= {"now": now, "until": now + HOUR}
     if kind is InsertKind.RECEIVED:
-        given["hourly"] = transaction.environment.options.received_hourly
+        given["hourly"] = transaction.environment.options.limits_received_per_hour
     taken = transaction.fetch_rows(_ADD_BY_KIND[kind], **given)
     if not taken:
         counted = kind is InsertKind.RECEIVED and user_limits.received_limit_error(
@@ -496,7 +496,7 @@ def take_quota_and_count_received(
 
 def quota_error(transaction: DatabaseTransaction, user_id: int) -> RequestError:
     """The reason why the quota was not taken: OverQuota, or NotFound if the user is gone."""
-    given = {"user": user_id, "platform": transaction.environment.options.default_quota}
+    given = {"user": user_id, "platform": transaction.environment.options.users_default_quota}
     row = transaction.connection.execute(SELECT_QUOTA, given).first()
     if row is None:
         return NotFound(str(user_id), path=["user"])

@@ -95,7 +95,7 @@ class TraceRecorder:
     ) -> None:
         """Write the recorded steps now, in a transaction that nothing else waits for."""
         rows = self._take_rows(message)
-        if transaction.environment.options.trace_for and rows:
+        if transaction.environment.options.message_trace_retention and rows:
             transaction.connection.execute(insert(core_table(DeliveryTraceStep)), rows)
 
     def _take_rows(self, message: StorableMessage) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def submission_step_statements(
 
     `messageTrace` reads the submission itself and only finds it by these steps.
     """
-    if not environment.options.trace_for:
+    if not environment.options.message_trace_retention:
         return []
     shared = {
         "at": environment.now(),
@@ -177,7 +177,7 @@ def submission_step_statements(
 
 
 def _enqueue_or_drop_steps(environment: Environment, rows: Sequence[dict[str, Any]]) -> None:
-    if not (environment.options.trace_for and rows):
+    if not (environment.options.message_trace_retention and rows):
         return
     waiting = _pending_steps(environment.database)
     room = max(0, MAX_WAITING - len(waiting.rows))

@@ -195,7 +195,7 @@ async def store_copies_once(
     def insert_copies_unless_received(
         transaction: DatabaseTransaction, kept: Sequence[StoredMessageBlobs]
     ) -> InsertedMessage | None:
-        since = environment.now() - environment.options.receipts_for
+        since = environment.now() - environment.options.duplicate_delivery_retention
         if earlier := transaction.fetch_rows(
             _SELECT_BY_RECEIPT, known=copies.receipt_digest, since=since
         ):

@@ -39,7 +39,7 @@ def serve(
     The store is created or migrated first. Ctrl-C or SIGTERM stops the server. No accepted
     message is lost.
 
-    Example: MERGANSER_HTTP=127.0.0.1:9000 merganser serve
+    Example: MERGANSER_HTTP_LISTEN=127.0.0.1:9000 merganser serve
     """
 
 
@@ -48,7 +48,7 @@ def serve(
 def init() -> None:
     """Make the store, or migrate it, and no more.
 
-    Example: MERGANSER_STORE=postgresql://mail@localhost/mail merganser init
+    Example: MERGANSER_DATABASE_URL=postgresql://mail@localhost/mail merganser init
     """
 
 

@@ -62,7 +62,7 @@ async def run_checks(settings: Settings) -> list[Finding]:
     try:
         environment_factory.checked_database_url(settings)
     except CommandError as trouble:
-        return action_finding("store", trouble.message, f"set {PREFIX}STORE right")
+        return action_finding("store", trouble.message, f"set {PREFIX}DATABASE_URL right")
     for name, check in checks.items():
         try:
             found += await check(settings)
@@ -102,8 +102,8 @@ async def _check_data_folder(settings: Settings) -> list[Finding]:
 
 
 async def _check_secret_file(settings: Settings) -> list[Finding]:
-    if settings.secret:
-        return ok_finding("secret", f"from {PREFIX}SECRET")
+    if settings.signing_secret:
+        return ok_finding("secret", f"from {PREFIX}SIGNING_SECRET")
     path = settings.data / "secret"
     if not path.exists():
         return hint_finding("secret", f"{path} is not there yet", "`merganser init` makes it")
@@ -133,7 +133,7 @@ def _folders_on_different_disks(settings: Settings) -> list[Path]:
     folders = [settings.data]
     if url.get_backend_name() == "sqlite" and url.database:
         folders.append(Path(url.database).parent)
-    urls = (settings.blobs, settings.cold_blobs)
+    urls = (settings.object_store_url, settings.cold_object_store_url)
     folders += [Path(url) for url in urls if url and "://" not in url]
     devices: dict[int, Path] = {}
     for folder in folders:
@@ -158,7 +158,9 @@ async def _check_database(settings: Settings) -> list[Finding]:
                 missing = await load_missing_revisions(store)
                 version = await _postgres_version_text(store)
         except CommandError as trouble:
-            return action_finding("store", trouble.message, f"start it, or set {PREFIX}STORE right")
+            return action_finding(
+                "store", trouble.message, f"start it, or set {PREFIX}DATABASE_URL right"
+            )
     if missing:
         return action_finding(
             "store", f"{database_url} lacks {len(missing)} migrations", "run `merganser init`"
@@ -185,18 +187,18 @@ async def _check_key_file(settings: Settings) -> list[Finding]:
 
 async def _check_arc_keys(settings: Settings) -> list[Finding]:
     """Check that each ARC key can be used."""
-    if settings.arc_keys is None:
+    if settings.arc_keys_folder is None:
         return []
     try:
-        arc_key_states = arc_keys.check_arc_keys(settings.arc_keys)
+        arc_key_states = arc_keys.check_arc_keys(settings.arc_keys_folder)
     except CommandError as trouble:
         return action_finding(
             "seals", trouble.message, "make the key anew, or set its rights right"
         )
     if not arc_key_states:
         todo = "make one by `merganser domain arc-key`"
-        return hint_finding("seals", f"no key in {settings.arc_keys}", todo)
-    return ok_finding("seals", f"keys in {settings.arc_keys}: {len(arc_key_states)}")
+        return hint_finding("seals", f"no key in {settings.arc_keys_folder}", todo)
+    return ok_finding("seals", f"keys in {settings.arc_keys_folder}: {len(arc_key_states)}")
 
 
 async def _load_key_fingerprints(settings: Settings) -> dict[str, str]:
@@ -227,9 +229,11 @@ async def _postgres_version_text(store: Database) -> str:
 
 
 async def _check_object_stores(settings: Settings) -> list[Finding]:
-    found = await _check_object_store("blobs", settings.blobs, "BLOBS")
-    if settings.cold_blobs is not None:
-        found += await _check_object_store("cold blobs", settings.cold_blobs, "COLD_BLOBS")
+    found = await _check_object_store("blobs", settings.object_store_url, "OBJECT_STORE_URL")
+    if settings.cold_object_store_url is not None:
+        found += await _check_object_store(
+            "cold blobs", settings.cold_object_store_url, "COLD_OBJECT_STORE_URL"
+        )
     return found
 
 
@@ -255,7 +259,7 @@ async def _check_object_store(subject: str, url: str, setting_name: str) -> list
 
 
 async def _check_ports(settings: Settings) -> list[Finding]:
-    server_pid = store_lock.sqlite_server_pid(settings.store)
+    server_pid = store_lock.sqlite_server_pid(settings.database_url)
     found: list[Finding] = []
     for name, setting in sockets.listen_addresses(settings).items():
         subject = f"{name} port"
@@ -268,11 +272,11 @@ async def _check_ports(settings: Settings) -> list[Finding]:
                 served = f" by our server (pid {server_pid})" if server_pid else ""
                 found += ok_finding(subject, f"{setting} is served{served}")
             else:
-                todo = f"stop who has it, or set {PREFIX}{name}"
+                todo = f"stop who has it, or set {PREFIX}{name}_LISTEN"
                 found += action_finding(subject, trouble.message, todo)
         else:
             found += ok_finding(subject, f"{setting} is free")
-    for name in sockets.exposed_settings(settings):
+    for name in sockets.exposed_listeners(settings):
         todo = "see that a firewall or proxy stands before it"
         found += hint_finding(f"{name} port", "other machines can reach it", todo)
     return found
@@ -290,7 +294,7 @@ def _is_served_by_merganser(listener_name: str, address: str) -> bool:
             if listener_name == "ACME_HTTP":
                 connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 return connection.recv(100).startswith(b"HTTP/1.1 404")
-            if listener_name == "SUBMISSIONS":
+            if listener_name == "SUBMISSION_TLS":
                 return True  # its greeting comes after the TLS handshake
             return (b" LMTP" if listener_name == "LMTP" else b" ESMTP") in connection.recv(200)
     except OSError:

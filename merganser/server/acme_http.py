@@ -113,11 +113,11 @@ class AcmeHttpListener:
 async def start_listeners(
     settings: Settings, environment: Environment, process_role: ProcessRole, stack: AsyncExitStack
 ) -> Sequence[AcmeHttpListener]:
-    """Start the ACME listener if MERGANSER_ACME_HTTP is set, and close it with the stack.
+    """Start the ACME listener if MERGANSER_ACME_HTTP_LISTEN is set, and close it with the stack.
 
     Raises CommandError if the address can't be bound.
     """
-    if settings.acme_http is None:
+    if settings.acme_http_listen is None:
         return []
     listener = AcmeHttpListener(environment)
     stack.callback(listener.close)
@@ -125,9 +125,9 @@ async def start_listeners(
         for bound_socket in process_role.smtp_sockets[LISTENER_NAME]:
             await listener.start(sock=bound_socket)
         return [listener]
-    host, port = sockets.split_host_port(settings.acme_http)
+    host, port = sockets.split_host_port(settings.acme_http_listen)
     try:
         await listener.start(host=host, port=port)
     except OSError as problem:
-        raise sockets.bind_failure(LISTENER_NAME, settings.acme_http, problem) from problem
+        raise sockets.bind_failure(LISTENER_NAME, settings.acme_http_listen, problem) from problem
     return [listener]

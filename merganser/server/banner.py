@@ -37,7 +37,7 @@ def print_demo_banner(settings: Settings, account: DemoAccount) -> None:
     ]
     console.print("\nMerganser is running. Ctrl-C ends it.\n", style="bold")
     for name, value in (*account_lines, *mail_addresses):
-        console.print(f"  {name:<12}{value}")
+        console.print(f"  {name:<16}{value}")
     console.print("\nRead three subjects:\n", style="bold")
     console.print(f"  {curl_command(settings, account)}")
     console.print("\nSend the account a message:\n", style="bold")
@@ -46,8 +46,10 @@ def print_demo_banner(settings: Settings, account: DemoAccount) -> None:
 
 def send_test_command(settings: Settings, account: DemoAccount) -> str:
     """The shell command that sends a test message to the demo account."""
-    is_default_lmtp = settings.lmtp == Settings.model_fields["lmtp"].default
-    lmtp_variable = "" if is_default_lmtp else f"MERGANSER_LMTP={shlex.quote(settings.lmtp)} "
+    is_default_lmtp = settings.lmtp_listen == Settings.model_fields["lmtp_listen"].default
+    lmtp_variable = (
+        "" if is_default_lmtp else f"MERGANSER_LMTP_LISTEN={shlex.quote(settings.lmtp_listen)} "
+    )
     return f"{lmtp_variable}{_shell_command_of_merganser()} send-test --to {account.address}"
 
 
@@ -65,7 +67,7 @@ def _shell_command_of_merganser() -> str:
 
 def graphql_url(settings: Settings) -> str:
     """The URL of GraphQL and GraphiQL on this machine."""
-    host, port = split_host_port(settings.http)
+    host, port = split_host_port(settings.http_listen)
     url_host = _LOOPBACK_OF_WILDCARD.get(host) or (f"[{host}]" if ":" in host else host)
     return f"http://{url_host}:{port}/graphql"
 

@@ -105,16 +105,18 @@ async def _compare_object_stores(
 ) -> None:
     """Compare the marks of the object stores with the database. Raises CommandError."""
     hot = objects.hot if isinstance(objects, TieredStore) else objects
-    await compare_object_store(store, hot, BLOBS_FACT, settings.blobs)
-    if isinstance(objects, TieredStore) and settings.cold_blobs is not None:
-        await compare_object_store(store, objects.cold, COLD_BLOBS_FACT, settings.cold_blobs)
+    await compare_object_store(store, hot, BLOBS_FACT, settings.object_store_url)
+    if isinstance(objects, TieredStore) and settings.cold_object_store_url is not None:
+        await compare_object_store(
+            store, objects.cold, COLD_BLOBS_FACT, settings.cold_object_store_url
+        )
 
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncGenerator[Database]:
     """Open the database, and close it at the end. Raises CommandError if the URL is wrong."""
     with database_errors_as_command_errors(settings):
-        store = Database(settings.store)
+        store = Database(settings.database_url)
     try:
         yield store
     finally:
@@ -133,7 +135,7 @@ def database_errors_as_command_errors(settings: Settings) -> Generator[None]:
         raise CommandError(f"cannot use the store {url}: {reason}") from problem
     except PostgresAddressError as problem:
         raise CommandError(
-            f"MERGANSER_STORE is wrong: {problem}", exit_code=EXIT_USAGE
+            f"MERGANSER_DATABASE_URL is wrong: {problem}", exit_code=EXIT_USAGE
         ) from problem
     except ModuleNotFoundError as problem:
         text = f"a PostgreSQL store needs {problem.name}: pip install 'merganser[postgres]'"
@@ -146,20 +148,24 @@ def checked_database_url(settings: Settings) -> URL:
     Raises CommandError if it is no URL, or names an SQLite database in memory.
     """
     try:
-        if is_postgres(settings.store):
-            address = parse_postgres_address(settings.store)
+        if is_postgres(settings.database_url):
+            address = parse_postgres_address(settings.database_url)
             hosts = ",".join(f"{host.address or host.name}" for host in address.hosts)
             user, name = address.get("user") or None, address.get("dbname") or None
             return URL.create("postgresql", username=user, host=hosts, database=name)
-        url = make_url(settings.store)
+        url = make_url(settings.database_url)
     except PostgresAddressError as problem:
         raise CommandError(
-            f"MERGANSER_STORE is wrong: {problem}", exit_code=EXIT_USAGE
+            f"MERGANSER_DATABASE_URL is wrong: {problem}", exit_code=EXIT_USAGE
         ) from problem
     except (ArgumentError, ValueError) as problem:
-        raise CommandError("MERGANSER_STORE is wrong: it cannot be read as a URL") from problem
+        raise CommandError(
+            "MERGANSER_DATABASE_URL is wrong: it cannot be read as a URL"
+        ) from problem
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise CommandError("MERGANSER_STORE is wrong: name a file, or all is lost at the end")
+        raise CommandError(
+            "MERGANSER_DATABASE_URL is wrong: name a file, or all is lost at the end"
+        )
     return url
 
 
@@ -198,8 +204,8 @@ def load_or_create_secret(settings: Settings) -> bytes:
     It is the setting, or else the content of the file `secret`, which is created at first.
     Raises CommandError if the file can't be read or is invalid.
     """
-    if settings.secret:
-        return settings.secret.get_secret_value().encode()
+    if settings.signing_secret:
+        return settings.signing_secret.get_secret_value().encode()
     path = settings.data / "secret"
     try:
         if not path.exists():
@@ -218,11 +224,14 @@ def open_object_store(settings: Settings) -> ObjectStoreProtocol:
 
     Raises CommandError if one of them can't be opened.
     """
-    hot = open_object_store_of_setting(settings.blobs, "MERGANSER_BLOBS")
-    if settings.cold_blobs is None:
+    hot = open_object_store_of_setting(settings.object_store_url, "MERGANSER_OBJECT_STORE_URL")
+    if settings.cold_object_store_url is None:
         return hot
     return TieredStore(
-        hot, open_object_store_of_setting(settings.cold_blobs, "MERGANSER_COLD_BLOBS")
+        hot,
+        open_object_store_of_setting(
+            settings.cold_object_store_url, "MERGANSER_COLD_OBJECT_STORE_URL"
+        ),
     )
 
 

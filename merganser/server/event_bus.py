@@ -18,9 +18,9 @@ def create_wakeups(settings: Settings, secret: bytes) -> Wakeups:
 
     Raises CommandError if the setting can't be used or a package is missing.
     """
-    bus_setting = settings.wakeups.get_secret_value()
+    bus_setting = settings.event_bus_url.get_secret_value()
     if bus_setting == "auto":
-        bus_setting = "postgresql" if is_postgres(settings.store) else "unix"
+        bus_setting = "postgresql" if is_postgres(settings.database_url) else "unix"
     return (
         Wakeups()
         if bus_setting == "process"
@@ -42,7 +42,7 @@ def _create_event_bus(settings: Settings, bus_setting: str, secret: bytes) -> Ev
             from models.events.bus.postgres_bus import PostgresBus  # noqa: PLC0415
 
             return PostgresBus(
-                settings.store
+                settings.database_url
                 if bus_setting == "postgresql"
                 else database_url_with_driver(bus_setting)
             )
@@ -59,9 +59,9 @@ def _create_event_bus(settings: Settings, bus_setting: str, secret: bytes) -> Ev
         extra = {"redis": "redis", "nats": "nats"}.get(
             str(problem.name).partition(".")[0], "postgres"
         )
-        text = f"{PREFIX}WAKEUPS needs {problem.name}: pip install 'merganser[{extra}]'"
+        text = f"{PREFIX}EVENT_BUS_URL needs {problem.name}: pip install 'merganser[{extra}]'"
         raise CommandError(text, exit_code=EXIT_USAGE) from problem
     except (OSError, ValueError) as problem:
         raise CommandError(
-            f"{PREFIX}WAKEUPS cannot be used: {problem}", exit_code=EXIT_USAGE
+            f"{PREFIX}EVENT_BUS_URL cannot be used: {problem}", exit_code=EXIT_USAGE
         ) from problem

@@ -22,7 +22,7 @@ from merganser.errors import CommandError
 from merganser.server import http_connections
 from merganser.server.http_connections import ConnectionTracker
 from merganser.server.processes.process_shares import limit_of_process
-from merganser.server.sockets import exposed_settings
+from merganser.server.sockets import exposed_listeners
 from merganser.settings.settings import PREFIX, Settings
 from models.auth.credentials import ApiKey
 from models.runtime.concurrency_limits import ConcurrencyLimiter
@@ -91,8 +91,8 @@ def create_http_server(
             ws=websocket,  # sansio: a third of the memory of a socket, with deflate off
             ws_per_message_deflate=False,
             ws_max_size=1 << 20,
-            timeout_keep_alive=math.ceil(settings.keep_alive.total_seconds()),
-            forwarded_allow_ips=list(settings.proxies),
+            timeout_keep_alive=math.ceil(settings.http_keep_alive.total_seconds()),
+            forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         ),
         on_started,
@@ -102,11 +102,11 @@ def create_http_server(
 def create_connection_tracker(settings: Settings) -> ConnectionTracker:
     """Create the limits and timeouts of HTTP connections from the settings."""
     return ConnectionTracker(
-        ConcurrencyLimiter(settings.connections, settings.connections_each),
-        tuple(ipaddress.ip_network(each) for each in settings.proxies),
-        head_timeout=settings.head_timeout.total_seconds(),
-        keep_alive_timeout=settings.keep_alive.total_seconds(),
-        write_timeout=settings.write_timeout.total_seconds(),
+        ConcurrencyLimiter(settings.http_connections, settings.http_connections_per_client),
+        tuple(ipaddress.ip_network(each) for each in settings.trusted_proxies),
+        head_timeout=settings.http_header_timeout.total_seconds(),
+        keep_alive_timeout=settings.http_keep_alive.total_seconds(),
+        write_timeout=settings.http_write_timeout.total_seconds(),
     )
 
 
@@ -114,32 +114,38 @@ def graphql_endpoint_settings(settings: Settings) -> Endpoint:
     """The options of the GraphQL endpoint: timeouts, origins and limits of callers."""
     guards = AdmissionControl(
         RateBudgets(
-            PointRates(settings.budget_strangers, settings.budget_users, settings.budget_admins)
+            PointRates(
+                settings.cost_budget_anonymous,
+                settings.cost_budget_user,
+                settings.cost_budget_admin,
+            )
         ),
-        ConcurrencyLimiter(settings.operations, settings.operations_each),
-        ConcurrencyLimiter(settings.connections, settings.followers_each),
+        ConcurrencyLimiter(
+            settings.concurrent_operations, settings.concurrent_operations_per_client
+        ),
+        ConcurrencyLimiter(settings.http_connections, settings.subscriptions_per_user),
         settings.introspection,
-        max_response_bytes=settings.answer_max,
+        max_response_bytes=settings.response_max_size,
     )
     return Endpoint(
-        receive_timeout=settings.body_timeout.total_seconds(),
-        init_timeout=settings.init_timeout.total_seconds(),
-        allowed_origins=settings.origins,
+        receive_timeout=settings.http_body_timeout.total_seconds(),
+        init_timeout=settings.websocket_init_timeout.total_seconds(),
+        allowed_origins=settings.cors_origins,
         guards=guards,
-        only_trusted=settings.documents == "trusted",
+        only_trusted=settings.allowed_documents == "trusted",
     )
 
 
 def upload_limits_of_process(settings: Settings, process_count: int) -> UploadLimits:
     """The upload limits of one of several processes. The largest upload always fits."""
     usual = UploadLimits()
-    budget = max(limit_of_process(usual.memory_budget, process_count), settings.upload_max)
+    budget = max(limit_of_process(usual.memory_budget, process_count), settings.upload_max_size)
     return replace(usual, memory_budget=budget, disk_reserve=settings.disk_reserve)
 
 
 async def check_credential_exists(environment: Environment, settings: Settings) -> None:
     """Raise CommandError if other machines can reach the server and no credential exists."""
-    names = exposed_settings(settings)
+    names = exposed_listeners(settings)
     if not names or settings.bootstrap_key:
         return
     now = environment.now()
@@ -151,6 +157,6 @@ async def check_credential_exists(environment: Environment, settings: Settings) 
     (row,) = await environment.database.read(select(has_credential.label("known")))
     if not row.known:
         raise CommandError(
-            f"{PREFIX}{names[0]} is open to other machines and no credential is set: "
+            f"{PREFIX}{names[0]}_LISTEN is open to other machines and no credential is set: "
             "make one with `merganser token create --name root --role ROOT`"
         )

@@ -27,7 +27,7 @@ OTHERS_PERMISSIONS = 0o077  # of group and others
 
 def key_file_path(settings: Settings) -> Path:
     """The path of the key file. It has a line `name key` per key, the newest last."""
-    return settings.vault or settings.data / "vault"
+    return settings.encryption_keys_file or settings.data / "vault"
 
 
 async def load_secret_box(settings: Settings, store: Database) -> SecretBox:

@@ -75,7 +75,9 @@ async def serve(
     worker fails.
     """
     otlp.enabled_signals(settings)  # raises before a file is created
-    shutdown = GracefulShutdown(settings.drain.total_seconds(), start_task=asyncio.current_task())
+    shutdown = GracefulShutdown(
+        settings.shutdown_drain.total_seconds(), start_task=asyncio.current_task()
+    )
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signal_number, shutdown.handle_signal, signal_number)
@@ -146,9 +148,9 @@ async def _open_server_environment(
     create_data_folders(settings)
     is_whole_server = part is WHOLE_SERVER
     async with AsyncExitStack() as stack:
-        if is_whole_server or store_lock.sqlite_lock_path(settings.store) is None:
+        if is_whole_server or store_lock.sqlite_lock_path(settings.database_url) is None:
             with database_errors_as_command_errors(settings):
-                await stack.enter_async_context(store_lock.lock_as_server(settings.store))
+                await stack.enter_async_context(store_lock.lock_as_server(settings.database_url))
         environment = await stack.enter_async_context(
             open_environment(settings, migrate=is_whole_server)
         )
@@ -158,7 +160,7 @@ async def _open_server_environment(
         process.on_reserved = partial(shutdown.handle_signal, signal.SIGTERM)
         if is_whole_server:
             await leases.delete_server_registrations(environment, process.server_id)
-        if store_lock.sqlite_lock_path(settings.store) is not None:
+        if store_lock.sqlite_lock_path(settings.database_url) is not None:
             await leases.delete_exclusive_registrations(
                 environment
             )  # the lock of the file proves it
@@ -205,7 +207,7 @@ async def _run_listeners(
         bootstrap_key=_secret_text(settings.bootstrap_key),
         settings=http_server.graphql_endpoint_settings(settings),
         metrics_readers=MetricsReaders(
-            MetricsAccess(settings.metrics), _secret_text(settings.metrics_key)
+            MetricsAccess(settings.metrics_access), _secret_text(settings.metrics_key)
         ),
         checks=await readiness.readiness_checks(environment, shutdown, spool / "http", part),
         process_counts=readiness.process_counter(part),
@@ -219,7 +221,7 @@ async def _run_listeners(
             os.close, await asyncio.to_thread(lock_and_clean_spool_folder, spool / "http")
         )
         bound_sockets = part.http_sockets or sockets.bind_sockets(
-            "HTTP", settings.http, unread_timeout=settings.write_timeout
+            "HTTP", settings.http_listen, unread_timeout=settings.http_write_timeout
         )
         for http_socket in bound_sockets:
             stack.callback(http_socket.close)
@@ -270,11 +272,11 @@ async def _start_lmtp(
         for bound_socket in part.lmtp_sockets:
             await lmtp.start(sock=bound_socket)
         return lmtp
-    host, port = sockets.split_host_port(settings.lmtp)
+    host, port = sockets.split_host_port(settings.lmtp_listen)
     try:
         return await start_lmtp_listener(environment, host, port, spool_folder=spool)
     except OSError as problem:
-        raise sockets.bind_failure("LMTP", settings.lmtp, problem) from problem
+        raise sockets.bind_failure("LMTP", settings.lmtp_listen, problem) from problem
 
 
 @asynccontextmanager

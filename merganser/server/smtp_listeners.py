@@ -53,11 +53,11 @@ async def check_certificate_available(settings: Settings, environment: Environme
         environment
     ):
         return
-    for name in ("SUBMISSION", "SUBMISSIONS"):
+    for name in ("SUBMISSION", "SUBMISSION_TLS"):
         if name in sockets.listen_addresses(settings):
             text = (
-                f"{PREFIX}{name} takes a certificate: set {PREFIX}TLS_CERT, or store one with "
-                "`merganser certificate set`"
+                f"{PREFIX}{name}_LISTEN takes a certificate: set {PREFIX}TLS_CERT, or store one "
+                "with `merganser certificate set`"
             )
             raise CommandError(text, exit_code=EXIT_USAGE)
 
@@ -114,7 +114,7 @@ async def close_listeners(listeners: Sequence[SmtpFamilyListener]) -> None:
 
 
 def _create_listener(
-    setting_name: str,
+    listener_name: str,
     settings: Settings,
     environment: Environment,
     shared_options: SharedListenerOptions,
@@ -123,25 +123,27 @@ def _create_listener(
         byte_budget=shared_options.spool_budget,
         disk_reserve=settings.disk_reserve,
         max_connections=settings.smtp_connections,
-        max_recipients=settings.smtp_recipients,
+        max_recipients=settings.smtp_max_recipients,
         max_commands=MAX_COMMANDS,
         max_unknown_recipients=MAX_UNKNOWN_RECIPIENTS,
-        command_timeout=settings.smtp_timeout.total_seconds(),
+        command_timeout=settings.smtp_idle_timeout.total_seconds(),
         message_timeout=settings.smtp_message_timeout.total_seconds(),
-        session_timeout=settings.smtp_lifetime.total_seconds(),
+        session_timeout=settings.smtp_connection_lifetime.total_seconds(),
     )
     terms = SmtpListenerConfig(
         limits,
-        settings.smtp_connections_each,
+        settings.smtp_connections_per_client,
         shared_options.certificates,
-        implicit_tls=setting_name == "SUBMISSIONS",
-        proxy_networks=settings.smtp_proxies,
+        implicit_tls=listener_name == "SUBMISSION_TLS",
+        proxy_networks=settings.smtp_trusted_proxies,
     )
-    spool = settings.data / "spool" / setting_name.lower()
-    if setting_name != "SMTP":
+    spool = settings.data / "spool" / listener_name.lower()
+    if listener_name != "SMTP":
         return SubmissionListener(environment, spool, terms, SmtpSubmissionService(environment))
     greylist = None
     if delay := settings.greylist_delay:
-        greylist = Greylist(environment, delay, settings.greylist_for, settings.greylist_allow)
-    rates = settings.smtp_network_rate, settings.smtp_mailbox_rate
+        greylist = Greylist(
+            environment, delay, settings.greylist_retention, settings.greylist_exempt_networks
+        )
+    rates = settings.smtp_messages_per_hour_per_network, settings.smtp_messages_per_hour_per_account
     return MxListener(environment, spool, terms, MxRules(*rates, greylist=greylist))

@@ -17,7 +17,7 @@ def split_host_port(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def resolve_address(setting_name: str, listen_address: str) -> list[tuple[int, tuple[str, int]]]:
+def resolve_address(listener_name: str, listen_address: str) -> list[tuple[int, tuple[str, int]]]:
     """Return family, and host with port, of each socket for a listen address.
 
     Raises CommandError if the host has no address.
@@ -29,7 +29,7 @@ def resolve_address(setting_name: str, listen_address: str) -> list[tuple[int, t
         )
     except (socket.gaierror, OverflowError, UnicodeError) as problem:
         raise CommandError(
-            f"{PREFIX}{setting_name}: there is no place {listen_address} to listen on"
+            f"{PREFIX}{listener_name}_LISTEN: there is no place {listen_address} to listen on"
         ) from problem
     return [
         (family, (str(address[0]), int(address[1]))) for family, _, _, _, address in address_infos
@@ -37,7 +37,7 @@ def resolve_address(setting_name: str, listen_address: str) -> list[tuple[int, t
 
 
 def bind_sockets(
-    setting_name: str,
+    listener_name: str,
     listen_address: str,
     *,
     unread_timeout: timedelta = timedelta(0),
@@ -51,7 +51,7 @@ def bind_sockets(
     """
     bound_sockets: list[socket.socket] = []
     try:
-        for family, address in resolve_address(setting_name, listen_address):
+        for family, address in resolve_address(listener_name, listen_address):
             # asyncio sets TCP_NODELAY only if the protocol is named: without it each response on
             # a kept connection waits 40 ms for an acknowledgement
             one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -68,7 +68,7 @@ def bind_sockets(
     except OSError as problem:
         for one in bound_sockets:
             one.close()
-        raise bind_failure(setting_name, listen_address, problem) from problem
+        raise bind_failure(listener_name, listen_address, problem) from problem
     return bound_sockets
 
 
@@ -86,29 +86,29 @@ def raise_open_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
-def bind_failure(setting_name: str, address: str, problem: OSError) -> CommandError:
-    """Return the error that names a setting with an address that can't be bound."""
+def bind_failure(listener_name: str, address: str, problem: OSError) -> CommandError:
+    """Return the error that names the setting of an address that can't be bound."""
     reason = (problem.strerror or str(problem)).lower()
     return CommandError(
-        f"cannot listen on {address}: {reason}; set {PREFIX}{setting_name} to another place"
+        f"cannot listen on {address}: {reason}; set {PREFIX}{listener_name}_LISTEN to another place"
     )
 
 
 def listen_addresses(settings: Settings) -> dict[str, str]:
-    """Return the addresses to listen on by the names of their settings."""
+    """Return the addresses to listen on by listener name."""
     addresses = {
-        "HTTP": settings.http,
-        "LMTP": settings.lmtp,
-        "SMTP": settings.smtp,
-        "SUBMISSION": settings.submission,
-        "SUBMISSIONS": settings.submissions,
-        "ACME_HTTP": settings.acme_http,
+        "HTTP": settings.http_listen,
+        "LMTP": settings.lmtp_listen,
+        "SMTP": settings.smtp_listen,
+        "SUBMISSION": settings.submission_listen,
+        "SUBMISSION_TLS": settings.submission_tls_listen,
+        "ACME_HTTP": settings.acme_http_listen,
     }
     return {name: address for name, address in addresses.items() if address}
 
 
-def exposed_settings(settings: Settings) -> list[str]:
-    """Return the names of settings with addresses that other machines can reach."""
+def exposed_listeners(settings: Settings) -> list[str]:
+    """Return the names of listeners that other machines can reach."""
     return [
         name
         for name, setting in listen_addresses(settings).items()

@@ -18,105 +18,109 @@ from merganser.settings.value_types import (
 class HttpSettings(BaseSettings):
     """Settings of HTTP. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
-    documents: Literal["any", "trusted"] = Field(
+    allowed_documents: Literal["any", "trusted"] = Field(
         default="any",
-        description="Which GraphQL documents are run: any, or trusted: only those that "
-        "`merganser documents add` has registered.",
+        description="Which GraphQL documents run: any, or trusted for only those that `merganser "
+        "documents add` has stored.",
         json_schema_extra={"hint": "write any or trusted"},
     )
     compiled_executor: bool = Field(
         default=True,
-        description="Complete answers by functions made for each document; off: as graphql-core "
-        "does, for comparison.",
+        description="Complete responses by functions that are generated for each document. off: "
+        "by graphql-core, for comparison.",
         json_schema_extra={"hint": "write on or off"},
     )
-    connections: int = Field(
+    http_connections: int = Field(
         default=10_000,
         ge=1,
-        description="HTTP and WebSocket connections at once; more are answered 503.",
+        description="Concurrent HTTP and WebSocket connections. The server answers more with 503.",
     )
-    connections_each: int = Field(
+    http_connections_per_client: int = Field(
         default=1000,
         ge=1,
-        description="Connections of one address at once, but for proxies; more are answered 503.",
+        description="Concurrent connections of one IP address, except trusted proxies. The "
+        "server answers more with 503.",
     )
-    followers_each: int = Field(
+    subscriptions_per_user: int = Field(
         default=200,
         ge=1,
-        description="WebSockets and event streams of one user at once, and of one address by those "
-        "who have not signed in.",
+        description="Concurrent WebSockets and event streams of one user, and of one IP address "
+        "for anonymous clients.",
     )
-    operations: int = Field(
+    concurrent_operations: int = Field(
         default=1000,
         ge=2,
-        description="Queries and mutations that run at once; more are answered 503.",
+        description="Queries and mutations that run at the same time. The server answers more "
+        "with 503.",
     )
-    operations_each: int = Field(
+    concurrent_operations_per_client: int = Field(
         default=100,
         ge=1,
-        description="Of these, those of one user, or of one address; more are answered 429. A key "
-        "of ADMIN or above may have half of all.",
+        description="Queries and mutations of one user or IP address that run at the same time. "
+        "The server answers more with 429. A key of ADMIN or above can use half of "
+        "MERGANSER_CONCURRENT_OPERATIONS.",
     )
-    budget_strangers: int = Field(
+    cost_budget_anonymous: int = Field(
         default=250,
         ge=0,
-        description="Cost points a second for those of one address who have not signed in; what is "
-        "not spent is kept for 100 seconds; 0 is unlimited.",
+        description="Cost points per second for the anonymous clients of one IP address. Unused "
+        "points are kept for 100 seconds. 0: unlimited.",
     )
-    budget_users: int = Field(
+    cost_budget_user: int = Field(
         default=2500,
         ge=0,
-        description="Cost points a second for each user; 0 is unlimited.",
+        description="Cost points per second for each user. 0: unlimited.",
     )
-    budget_admins: int = Field(
+    cost_budget_admin: int = Field(
         default=50_000,
         ge=0,
-        description="Cost points a second for each user or key of ADMIN or above; 0 is unlimited.",
+        description="Cost points per second for each user or key with the role ADMIN or above. "
+        "0: unlimited.",
     )
-    answer_max: ByteSize = Field(
+    response_max_size: ByteSize = Field(
         default=32 << 20,
         ge=1 << 20,
-        description="Bytes of one GraphQL answer, and of each event of a subscription. A larger "
+        description="Size of one GraphQL response, and of each event of a subscription. A larger "
         "one ends with the error RESPONSE_TOO_LARGE.",
     )
     introspection: Literal["open", "signed-in", "off"] = Field(
         default="open",
-        description="Who may look at the schema: open, signed-in or off. Whoever may not is given "
-        "no suggestions in errors either.",
+        description="Who can read the schema by introspection: open, signed-in or off. Others "
+        "get no suggestions in errors either.",
         json_schema_extra={"hint": "write open, signed-in or off"},
     )
-    proxies: WordList = Field(
+    trusted_proxies: WordList = Field(
         default=("127.0.0.1", "::1"),
-        description="Addresses and networks of proxies before us, with spaces between; none, where "
-        "there are none. What they say in X-Forwarded-For and X-Forwarded-Proto is believed.",
+        description="Addresses and networks of your reverse proxies, separated by spaces, or "
+        "none. Only their X-Forwarded-For and X-Forwarded-Proto are trusted.",
         json_schema_extra={
             **table_default("127.0.0.1 ::1"),
             "hint": "write addresses and networks such as 10.0.0.0/8, or none",
         },
     )
-    head_timeout: Duration = Field(
+    http_header_timeout: Duration = Field(
         default=timedelta(seconds=10),
-        description="A request whose head is not there by then is given up.",
+        description="Time in which the header of a request must arrive.",
     )
-    body_timeout: Duration = Field(
+    http_body_timeout: Duration = Field(
         default=timedelta(seconds=10),
-        description="The same for the body of a GraphQL request.",
+        description="Time in which the body of a GraphQL request must arrive.",
     )
-    init_timeout: Duration = Field(
+    websocket_init_timeout: Duration = Field(
         default=timedelta(seconds=5),
-        description="A WebSocket that does not begin with connection_init by then is closed.",
+        description="Time in which a WebSocket must send connection_init.",
     )
-    keep_alive: Duration = Field(
+    http_keep_alive: Duration = Field(
         default=timedelta(seconds=5),
-        description="How long a connection stays open for another request. More than the proxy "
-        "before us keeps it, if there is one.",
+        description="How long an idle connection stays open. Set it longer than the keep-alive "
+        "of your proxy.",
     )
-    write_timeout: Duration = Field(
+    http_write_timeout: Duration = Field(
         default=timedelta(seconds=30),
-        description="Whoever reads nothing of an answer for so long is dropped.",
+        description="A client that reads nothing of a response for this time is disconnected.",
     )
 
-    @field_validator("proxies")
+    @field_validator("trusted_proxies")
     @classmethod
     def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
         return () if proxies == ("none",) else check_networks(proxies)

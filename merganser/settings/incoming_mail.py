@@ -16,85 +16,88 @@ class IncomingSettings(BaseSettings):
 
     authserv_ids: WordList = Field(
         default=DEFAULT_OPTIONS.authserv_ids,
-        description="Names under which the server that hands mail over by LMTP writes "
-        "`Authentication-Results`, with spaces between; what others write is not believed.",
+        description="authserv-ids (RFC 8601) of the server that delivers by LMTP, separated by "
+        "spaces. Only `Authentication-Results` with one of them are trusted.",
     )
     authserv_hops: int = Field(
         default=DEFAULT_OPTIONS.authserv_hops,
         ge=1,
         le=20,
-        description="Which `Received` from the top is that of the server where mail comes in; "
-        "only what stands above it is believed.",
+        description="Number of the `Received` field, counted from the top, that the server "
+        "writes which receives mail from outside. Only fields above it are trusted.",
     )
     authentication_check: Literal["off", "smtp", "all"] = Field(
         default="smtp",
-        description="Which mail is checked here by SPF, DKIM, DMARC and ARC: smtp, what clients "
-        "hand in by SMTP; all, by LMTP too, without SPF; off, none, and what the server in front "
-        "says is believed of all.",
+        description="Which incoming mail is checked by SPF, DKIM, DMARC and ARC: smtp, mail "
+        "received by SMTP; all, also mail received by LMTP, without SPF; off, none, and the "
+        "results of the server in front are trusted for all mail.",
         json_schema_extra={"hint": "write off, smtp or all"},
     )
-    dmarc_policy: Literal["ignore", "junk", "reject"] = Field(
+    dmarc_on_failure: Literal["ignore", "junk", "reject"] = Field(
         default="junk",
-        description="What comes of mail that we have checked, where DMARC fails and its domain "
-        "wants it quarantined or refused: junk, it goes to Junk; reject, it is refused where its "
-        "domain wants that, and else goes to Junk; ignore, nothing.",
+        description="What happens to mail that fails DMARC if the policy of its domain is "
+        "quarantine or reject: junk, delivery to Junk; reject, rejection if the policy is reject, "
+        "else delivery to Junk; ignore, nothing.",
         json_schema_extra={"hint": "write ignore, junk or reject"},
     )
-    arc_trusted: WordList = Field(
-        default=DEFAULT_OPTIONS.arc_trusted,
-        description="Domains of servers, such as those of mailing lists, whose ARC seals are "
-        "believed, with spaces between: where they have seen DMARC pass, it counts.",
+    arc_trusted_domains: WordList = Field(
+        default=DEFAULT_OPTIONS.arc_trusted_domains,
+        description="Domains of servers, such as mailing lists, whose ARC seals are trusted, "
+        "separated by spaces. If their seal says that DMARC passed, it counts as passed.",
     )
-    arc_keys: Path | None = Field(
-        default=DEFAULT_OPTIONS.arc_keys,
-        description="Folder of the keys that seal what is sent on by ARC, a file "
-        "`selector._domainkey.example.org.pem` for each domain, readable by nobody else; "
-        "`merganser domain arc-key` makes one.",
+    arc_keys_folder: Path | None = Field(
+        default=DEFAULT_OPTIONS.arc_keys_folder,
+        description="Folder of the keys that seal forwarded mail by ARC: a file "
+        "`selector._domainkey.example.org.pem` for each domain, readable only by the server's "
+        "user. `merganser domain arc-key` makes one.",
     )
     spam_headers: WordList = Field(
         default=DEFAULT_OPTIONS.spam_headers,
-        description="Fields of a spam filter that are believed of mail that comes by LMTP, with "
-        "spaces between; none: no field. The filter must take out those that come from outside.",
+        description="Header fields of a spam filter that are trusted in mail received by LMTP, "
+        "separated by spaces, or none. The filter must remove such fields from incoming mail.",
         json_schema_extra={
             "default": " ".join(DEFAULT_OPTIONS.spam_headers),
             "hint": f"write some of {' '.join(DEFAULT_OPTIONS.spam_headers)}, or none",
         },
     )
 
-    spam_quarantine: int = Field(
-        default=DEFAULT_OPTIONS.spam_quarantine,
+    spam_quarantine_score: int = Field(
+        default=DEFAULT_OPTIONS.spam_quarantine_score,
         ge=0,
         le=100,
-        description="Score from which spam is held, and does not go to Junk; 0: none is.",
+        description="Spam score (0 to 100) from which mail is quarantined and not delivered to "
+        "Junk. 0: never.",
     )
-    quarantine_for: Duration = Field(
-        default=DEFAULT_OPTIONS.quarantine_for,
+    quarantine_retention: Duration = Field(
+        default=DEFAULT_OPTIONS.quarantine_retention,
         ge=timedelta(days=1),
         le=timedelta(days=366),
-        description="How long mail is held that nobody lets in.",
+        description="How long messages that nobody releases stay in the quarantine.",
     )
-    quarantine_max: ByteSize = Field(
-        default=DEFAULT_OPTIONS.quarantine_max,
+    quarantine_max_message_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.quarantine_max_message_size,
         ge=1 << 16,
         le=256 * MIB,
-        description="Largest message that is held.",
+        description="Largest message that is quarantined.",
     )
-    quarantine_items: int = Field(
-        default=DEFAULT_OPTIONS.quarantine_items,
+    quarantine_max_messages_per_user: int = Field(
+        default=DEFAULT_OPTIONS.quarantine_max_messages_per_user,
         ge=1,
         le=10_000,
-        description="Messages that are held for a user; of more the oldest go.",
+        description="Messages of a user in the quarantine. The oldest are deleted if there are "
+        "more.",
     )
-    quarantine_bytes: ByteSize = Field(
-        default=DEFAULT_OPTIONS.quarantine_bytes,
+    quarantine_max_bytes_per_user: ByteSize = Field(
+        default=DEFAULT_OPTIONS.quarantine_max_bytes_per_user,
         ge=1 << 16,
-        description="Bytes of the messages that are held for a user; of more the oldest go.",
+        description="Size of the messages of a user in the quarantine. The oldest are deleted if "
+        "there are more.",
     )
     quarantine_url: str = Field(
         default=DEFAULT_OPTIONS.quarantine_url,
         pattern=r"^(https?://\S+)?$",
         max_length=500,
-        description="Page where users see what is held for them, which letters lead to.",
+        description="Page where users see their quarantine. Quarantine notices link to it.",
         json_schema_extra={"hint": "write https:// and a page, or nothing"},
     )
 

@@ -13,52 +13,52 @@ class OutgoingSettings(BaseSettings):
 
     next_hop: SecretStr | None = Field(
         default=None,
-        description="Server that takes all mail that leaves: smtp://user:password@host:port or "
-        "smtps://…, with ?tls=never or ?tls=required. Without it mail goes to each domain's own. "
-        "Transports and relay hosts come before it.",
+        description="Server that receives all outgoing mail: smtp://user:password@host:port or "
+        "smtps://…, with ?tls=never or ?tls=required. Without it mail goes to the MX of each "
+        "domain. Transports and relay hosts take precedence.",
     )
-    dns_validates: bool = Field(
-        default=DEFAULT_OPTIONS.dns_validates,
-        description="DNS_RESOLVER checks signatures (DNSSEC), and the way to it is safe, as on "
-        "127.0.0.1: then what it says of the certificates of servers (DANE) is kept to.",
+    dnssec_trusted: bool = Field(
+        default=DEFAULT_OPTIONS.dnssec_trusted,
+        description="The name server MERGANSER_DNS_RESOLVER validates DNSSEC, and the connection "
+        "to it is safe, as to 127.0.0.1. Needed for DANE: then TLSA records are trusted.",
         json_schema_extra={"hint": "write on or off"},
     )
-    mx_private: bool = Field(
-        default=DEFAULT_OPTIONS.mx_private,
-        description="Servers that DNS names for a domain may have private, loopback and link-local "
-        "addresses, too. On, everybody who can send mail, or have it sent on, can make the server "
-        "connect to port 25 in your own network. Relay hosts, transports, NEXT_HOP and domains "
-        "with a backup MX here do not need it.",
+    mx_allow_private_networks: bool = Field(
+        default=DEFAULT_OPTIONS.mx_allow_private_networks,
+        description="Outgoing mail can be sent to MX hosts with private, loopback and link-local "
+        "addresses. If on, everybody who can send or forward mail can make the server connect to "
+        "port 25 in your own network. Relay hosts, transports, MERGANSER_NEXT_HOP and domains "
+        "with a backup MX here don't need it.",
         json_schema_extra={"hint": "write on or off"},
     )
-    send_per_domain: int = Field(
-        default=DEFAULT_OPTIONS.send_per_domain,
+    outbound_connections_per_domain: int = Field(
+        default=DEFAULT_OPTIONS.outbound_connections_per_domain,
         ge=1,
         le=100,
-        description="Connections at once to the servers of one domain, of each process.",
+        description="Concurrent connections of one process to the servers of one domain.",
     )
-    send_per_minute: int = Field(
-        default=DEFAULT_OPTIONS.send_per_minute,
+    outbound_messages_per_minute_per_domain: int = Field(
+        default=DEFAULT_OPTIONS.outbound_messages_per_minute_per_domain,
         ge=0,
         le=1_000_000,
         description="Messages in a minute to one domain, relay or next hop, of all processes "
-        "together; 0: any number.",
+        "together. 0: unlimited.",
     )
-    send_connection_messages: int = Field(
-        default=DEFAULT_OPTIONS.send_connection_messages,
+    outbound_messages_per_connection: int = Field(
+        default=DEFAULT_OPTIONS.outbound_messages_per_connection,
         ge=1,
         le=10_000,
         description="Messages that are sent over one connection.",
     )
-    send_connections_kept: int = Field(
-        default=DEFAULT_OPTIONS.send_connections_kept,
+    outbound_idle_connections: int = Field(
+        default=DEFAULT_OPTIONS.outbound_idle_connections,
         ge=0,
         le=100,
-        description="Connections to one server that are kept for the next message.",
+        description="Idle connections to one server that are kept for the next message.",
     )
-    send_connection_idle: Duration = Field(
-        default=DEFAULT_OPTIONS.send_connection_idle,
+    outbound_idle_timeout: Duration = Field(
+        default=DEFAULT_OPTIONS.outbound_idle_timeout,
         ge=timedelta(0),
         le=timedelta(minutes=5),
-        description="For so long they are kept.",
+        description="How long an idle outgoing connection is kept.",
     )

@@ -13,20 +13,20 @@ from models.errors import InvalidInput
 
 # an SMTP client waits for 10 minutes
 MIN_TIMEOUT, MAX_TIMEOUT = timedelta(seconds=1), timedelta(minutes=4)
-DOWN_HINT: dict[str, Any] = {"hint": "write accept or defer"}
+ON_FAILURE_HINT: dict[str, Any] = {"hint": "write accept or defer"}
 
 
 class ScannerSettings(BaseSettings):
     """Settings of scanners. Each is the variable `MERGANSER_` with the name in capitals."""
 
-    rspamd: str = Field(
-        default=DEFAULT_OPTIONS.rspamd,
-        description="Where rspamd judges mail that comes in, as in http://127.0.0.1:11333.",
+    rspamd_url: str = Field(
+        default=DEFAULT_OPTIONS.rspamd_url,
+        description="URL of rspamd, which scores incoming mail, as in http://127.0.0.1:11333.",
         json_schema_extra={"hint": "write http://host:port"},
     )
     rspamd_password: SecretStr | None = Field(
         default=DEFAULT_OPTIONS.rspamd_password,
-        description="The password that rspamd asks for.",
+        description="Password of rspamd.",
     )
     rspamd_timeout: Duration = Field(
         default=DEFAULT_OPTIONS.rspamd_timeout,
@@ -34,26 +34,26 @@ class ScannerSettings(BaseSettings):
         le=MAX_TIMEOUT,
         description="How long a message waits for rspamd.",
     )
-    rspamd_max: ByteSize = Field(
-        default=DEFAULT_OPTIONS.rspamd_max,
-        description="Largest message that rspamd is asked about; larger ones are not judged.",
+    rspamd_max_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.rspamd_max_size,
+        description="Largest message that is sent to rspamd. Larger ones get no score.",
     )
-    rspamd_down: Literal["accept", "defer"] = Field(
+    rspamd_on_failure: Literal["accept", "defer"] = Field(
         default="accept",
-        description="What becomes of mail while rspamd does not answer: accept, it is not judged; "
-        "defer, it is to come again later.",
-        json_schema_extra=DOWN_HINT,
+        description="What happens to mail while rspamd does not answer: accept, delivery without "
+        "a score; defer, a temporary error (4xx).",
+        json_schema_extra=ON_FAILURE_HINT,
     )
-    rspamd_learn: str = Field(
-        default=DEFAULT_OPTIONS.rspamd_learn,
-        description="Where rspamd learns, as in http://127.0.0.1:11334: what users move into Junk, "
-        "and out of it. Without it nothing is learned.",
+    rspamd_learn_url: str = Field(
+        default=DEFAULT_OPTIONS.rspamd_learn_url,
+        description="URL of the rspamd controller for training, as in http://127.0.0.1:11334. It "
+        "learns messages that users move to Junk or out of it. Without it there is no training.",
         json_schema_extra={"hint": "write http://host:port"},
     )
-    clamd: str = Field(
-        default=DEFAULT_OPTIONS.clamd,
-        description="Where clamd looks for viruses in mail that comes in: host:port, or unix: and "
-        "the path of its socket.",
+    clamd_address: str = Field(
+        default=DEFAULT_OPTIONS.clamd_address,
+        description="Address of clamd, which scans incoming mail for viruses: host:port, or "
+        "unix: and the path of its socket.",
         json_schema_extra={"hint": "write host:port or unix:/path"},
     )
     clamd_timeout: Duration = Field(
@@ -62,32 +62,32 @@ class ScannerSettings(BaseSettings):
         le=MAX_TIMEOUT,
         description="How long a message waits for clamd.",
     )
-    clamd_max: ByteSize = Field(
-        default=DEFAULT_OPTIONS.clamd_max,
-        description="Largest message that clamd is asked about; larger ones are not looked into. "
-        "Its own StreamMaxLength should not be less.",
+    clamd_max_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.clamd_max_size,
+        description="Largest message that is sent to clamd. Larger ones are not scanned. "
+        "StreamMaxLength of clamd should not be less.",
     )
-    clamd_down: Literal["accept", "defer"] = Field(
+    clamd_on_failure: Literal["accept", "defer"] = Field(
         default="accept",
-        description="What becomes of mail while clamd does not answer: accept, nobody has looked; "
-        "defer, it is to come again later.",
-        json_schema_extra=DOWN_HINT,
+        description="What happens to mail while clamd does not answer: accept, delivery without "
+        "a scan; defer, a temporary error (4xx).",
+        json_schema_extra=ON_FAILURE_HINT,
     )
-    virus: Literal["reject", "tag", "quarantine"] = Field(
+    virus_action: Literal["reject", "tag", "quarantine"] = Field(
         default="reject",
-        description="What becomes of mail with a virus: reject, it is refused; tag, it goes to "
-        "Junk; quarantine, it is held, and refused where it is too large for that.",
+        description="What happens to mail with a virus: reject; tag, delivery to Junk; "
+        "quarantine, or rejection if it is too large for the quarantine.",
         json_schema_extra={"hint": "write reject, tag or quarantine"},
     )
 
-    sent_scan: Literal["off", "viruses", "spam"] = Field(
+    outbound_scan: Literal["off", "viruses", "spam"] = Field(
         default="off",
-        description="What is looked for in what users send: off, nothing; viruses, clamd looks; "
-        "spam, rspamd judges it as well. What they find is not sent, and the user is told.",
+        description="Scan of mail that users send: off; viruses, by clamd; spam, by clamd and "
+        "rspamd. Infected mail and spam is not sent, and the user is told.",
         json_schema_extra={"hint": "write off, viruses or spam"},
     )
 
-    @field_validator("rspamd", "rspamd_learn")
+    @field_validator("rspamd_url", "rspamd_learn_url")
     @classmethod
     def _check_scanner_url(cls, url: str) -> str:
         if url:
@@ -99,7 +99,7 @@ class ScannerSettings(BaseSettings):
             raise ValueError("without a query")
         return url
 
-    @field_validator("clamd")
+    @field_validator("clamd_address")
     @classmethod
     def _check_clamd_address(cls, address: str) -> str:
         if not address or address.startswith("unix:/"):

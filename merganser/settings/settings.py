@@ -16,6 +16,7 @@ from merganser.errors import EXIT_USAGE, CommandError
 from merganser.settings.http import HttpSettings
 from merganser.settings.incoming_mail import IncomingSettings
 from merganser.settings.outgoing_mail import OutgoingSettings
+from merganser.settings.retention import RetentionSettings
 from merganser.settings.scanners import ScannerSettings
 from merganser.settings.signatures import SigningSettings
 from merganser.settings.smtp import SmtpSettings
@@ -31,6 +32,7 @@ from merganser.settings.value_types import (
     table_default,
 )
 from models.runtime.options import Options
+from models.runtime.renamed_settings import RENAMED_VARIABLES, rename_message
 from models.store.postgres.address import is_postgres, parse_postgres_address
 
 PREFIX = "MERGANSER_"
@@ -68,6 +70,7 @@ class Settings(
     OutgoingSettings,
     SigningSettings,
     ScannerSettings,
+    RetentionSettings,
 ):
     """All settings. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
@@ -81,335 +84,288 @@ class Settings(
 
     data: Path = Field(
         default=Path("var"),
-        description="Folder for all that is ours: store, blobs, spool and secret.",
+        description="Folder for the database, object store, spool files and keys of this server.",
     )
-    store: DatabaseUrl = Field(
+    database_url: DatabaseUrl = Field(
         default_factory=lambda values: f"sqlite+aiosqlite:///{values['data']}/merganser.db",
         description="Database: sqlite:///path, or a connection URI of PostgreSQL with the "
         "parameters that libpq documents, such as "
         "postgresql://user:password@host/database?sslmode=verify-full.",
         json_schema_extra=table_default("sqlite:///{data}/merganser.db"),
     )
-    blobs: str = Field(
+    object_store_url: str = Field(
         default_factory=lambda values: f"{values['data']}/blobs",
-        description="Where large bytes live: a folder, or s3://bucket/prefix and its kind.",
+        description="Where messages, attachments and files are stored: a folder, or an S3 bucket "
+        "as in s3://bucket/prefix.",
         json_schema_extra=table_default("{data}/blobs"),
     )
-    cold_blobs: str | None = Field(
+    cold_object_store_url: str | None = Field(
         default=None,
-        description="A second store, for what `messageTierMove` moves there, spelt as BLOBS is; "
-        "it stays set as long as anything lies there.",
+        description="A second object store, to which `messageTierMove` moves messages. Same form "
+        "as MERGANSER_OBJECT_STORE_URL. Keep it set as long as it has objects.",
     )
-    wakeups: SecretStr = Field(
+    event_bus_url: SecretStr = Field(
         default=SecretStr("auto"),
-        description="How processes that share a store wake each other: process, not at all; unix, "
-        "by sockets in {data}/bells, or unix:///folder; postgresql, by NOTIFY of the store, or "
-        "postgresql://… of another; redis://…, rediss://…, nats://… or tls://… by a server of "
-        "that kind; auto, unix with an SQLite store and else postgresql.",
+        description="How processes that share a database wake each other: process, not at all; "
+        "unix, by sockets in {data}/bells, or unix:///folder; postgresql, by NOTIFY of the "
+        "database, or postgresql://… of another; redis://…, rediss://…, nats://… or tls://… by a "
+        "Redis or NATS server; auto, unix with SQLite and postgresql with PostgreSQL.",
         json_schema_extra={
             **table_default("auto"),
             "hint": "write auto, process, unix, postgresql, or the URL of Redis or NATS",
         },
     )
-    http: str = Field(
+    http_listen: str = Field(
         default="127.0.0.1:8025",
         pattern=HOST_PORT_PATTERN,
-        description="Where GraphQL listens: host:port.",
+        description="Address on which GraphQL and HTTP listen: host:port.",
         json_schema_extra={"hint": "write host:port"},
     )
-    lmtp: str = Field(
+    lmtp_listen: str = Field(
         default="127.0.0.1:8024",
         pattern=HOST_PORT_PATTERN,
-        description="Where LMTP listens: host:port.",
+        description="Address on which LMTP listens: host:port.",
         json_schema_extra={"hint": "write host:port"},
     )
     bootstrap_key: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="A bearer key with the role ROOT, at least 16 characters: whoever starts the "
-        "server has it without asking the store.",
+        description="A bearer key with the role ROOT, at least 16 characters. It works before "
+        "the database has any key.",
         json_schema_extra={"hint": "it needs 16 characters at least"},
     )
-    secret: SecretStr | None = Field(
+    signing_secret: SecretStr | None = Field(
         default=None,
         min_length=32,
-        description="Signs the addresses we hand out, at least 32 characters. Processes that share "
-        "a store must share it.",
+        description="Secret that signs the URLs of downloads and uploads, at least 32 "
+        "characters. Servers that share a database need the same secret.",
         json_schema_extra={
             **table_default("the file {data}/secret, made at first"),
             "hint": "it needs 32 characters at least",
         },
     )
-    vault: Path | None = Field(
+    encryption_keys_file: Path | None = Field(
         default=None,
-        description="File of the keys that seal secrets in the store, such as seeds of second "
-        "factors; readable by nobody else, and kept where no backup of the store lies.",
+        description="File with the keys that encrypt stored secrets, such as TOTP secrets. Only "
+        "the server's user may read it. Don't store it with backups of the database.",
         json_schema_extra=table_default("the file {data}/vault, made at first"),
     )
     hostname: str = Field(
         default=DEFAULT_OPTIONS.hostname,
         pattern=HOST_NAME_PATTERN,
-        description="The name of this machine in mail: in greetings, Message-IDs and reports.",
+        description="Name of this server in mail: in SMTP greetings, Message-IDs and reports.",
         json_schema_extra={"hint": "write a name such as mx.example.org"},
     )
     public_url: str = Field(
         default=DEFAULT_OPTIONS.public_url,
         pattern=r"^$|^https?://[^\s]+[^/\s]$",
-        description="What stands before the paths of addresses we hand out, as in "
-        "https://mail.example.org. Without it they are paths alone.",
+        description="Prefix of the URLs that the server returns, as in https://mail.example.org. "
+        "Without it they are paths only.",
         json_schema_extra={"hint": "write https://host, without a slash at its end"},
     )
-    origins: WordList = Field(
+    cors_origins: WordList = Field(
         default=(),
-        description="Web origins that may call GraphQL from a browser (CORS), with spaces between.",
+        description="Web origins that may call GraphQL from a browser (CORS), separated by spaces.",
     )
-    default_domain: str | None = Field(
-        default=DEFAULT_OPTIONS.default_domain,
+    users_default_domain: str | None = Field(
+        default=DEFAULT_OPTIONS.users_default_domain,
         pattern=HOST_NAME_PATTERN,
-        description="Domain of the address of a new user whose name has none.",
+        description="Domain of the address of a new user whose username has no domain.",
         json_schema_extra={"hint": "write a domain such as example.org"},
     )
     auto_create_domains: bool = Field(
         default=DEFAULT_OPTIONS.auto_create_domains,
-        description="Create a domain when an ADMIN creates the first address in it. Off: such "
+        description="Create a domain when an ADMIN creates the first address in it. If off, such "
         "an address is refused.",
         json_schema_extra={"hint": "write on or off"},
     )
-    domain_max_users: int = Field(
-        default=DEFAULT_OPTIONS.domain_max_users,
+    new_domain_max_users: int = Field(
+        default=DEFAULT_OPTIONS.new_domain_max_users,
         ge=0,
-        description="`maxUsers` of a new domain if `domainCreate` omits it; 0: any number.",
+        description="`maxUsers` of a new domain if `domainCreate` omits it. 0: unlimited.",
     )
-    domain_max_addresses: int = Field(
-        default=DEFAULT_OPTIONS.domain_max_addresses,
+    new_domain_max_addresses: int = Field(
+        default=DEFAULT_OPTIONS.new_domain_max_addresses,
         ge=0,
-        description="`maxAddresses` of a new domain if `domainCreate` omits it; 0: any number.",
+        description="`maxAddresses` of a new domain if `domainCreate` omits it. 0: unlimited.",
     )
-    domain_default_user_quota: ByteSize | None = Field(
-        default=DEFAULT_OPTIONS.domain_default_user_quota,
-        description="`defaultUserQuota` if `domainCreate` omits it; 0: unlimited.",
-        json_schema_extra=table_default("MERGANSER_DEFAULT_QUOTA"),
+    new_domain_default_user_quota: ByteSize | None = Field(
+        default=DEFAULT_OPTIONS.new_domain_default_user_quota,
+        description="`defaultUserQuota` of a new domain if `domainCreate` omits it. 0: unlimited.",
+        json_schema_extra=table_default("MERGANSER_USERS_DEFAULT_QUOTA"),
     )
-    domain_max_user_quota: ByteSize = Field(
-        default=DEFAULT_OPTIONS.domain_max_user_quota,
-        description="`maxUserQuota` of a new domain if `domainCreate` omits it; 0: unlimited.",
+    new_domain_max_user_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.new_domain_max_user_quota,
+        description="`maxUserQuota` of a new domain if `domainCreate` omits it. 0: unlimited.",
     )
-    domain_quota: ByteSize = Field(
-        default=DEFAULT_OPTIONS.domain_quota,
-        description="`quota` of a new domain if `domainCreate` omits it; 0: unlimited.",
+    new_domain_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.new_domain_quota,
+        description="`quota` of a new domain if `domainCreate` omits it. 0: unlimited.",
     )
     dns_resolver: str | None = Field(
         default=DEFAULT_OPTIONS.dns_resolver,
         pattern=HOST_PORT_PATTERN,
         description="Name server for every DNS lookup, also of hosts that receive webhooks and "
-        "push messages, as in 127.0.0.1:53. The system looks up the hosts of the operator's own "
-        "settings: database, object storage, message bus, scanners, ACME directory, range service, "
-        "collector of traces.",
+        "push messages, as in 127.0.0.1:53. The system resolves the hosts in your own settings: "
+        "database, object store, event bus, scanners, ACME directory, range service, trace "
+        "collector.",
         json_schema_extra={
             **table_default("those of the system"),
             "hint": "write address:port, as in 127.0.0.1:53 or [::1]:53",
         },
     )
-    default_quota: ByteSize = Field(
-        default=DEFAULT_OPTIONS.default_quota,
-        description="Storage of a user, where neither user nor domain says more; 0 is unlimited.",
+    users_default_quota: ByteSize = Field(
+        default=DEFAULT_OPTIONS.users_default_quota,
+        description="Storage of a user if neither the user nor the domain has a quota. 0: "
+        "unlimited.",
     )
-    message_max: ByteSize = Field(
-        default=DEFAULT_OPTIONS.message_max, description="Largest message we take."
+    message_max_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.message_max_size,
+        description="Largest message that is accepted, sent or stored.",
     )
-    upload_max: ByteSize = Field(
-        default=DEFAULT_OPTIONS.upload_max, description="Largest file in an upload."
+    upload_max_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.upload_max_size,
+        description="Largest file in an upload.",
     )
     disk_reserve: ByteSize = Field(
         default=DEFAULT_OPTIONS.disk_reserve,
-        description="Free space that stays on the disk of the data folder when mail and uploads "
-        "come in. With less, mail is answered 452 and uploads 507, so that the store can still "
-        "be written.",
+        description="Space that stays free on the disk of the data folder, so that the database "
+        "can still be written. With less, mail is answered 452 and uploads 507.",
     )
-    search_text: ByteSize = Field(
-        default=DEFAULT_OPTIONS.search_text,
+    search_max_characters: ByteSize = Field(
+        default=DEFAULT_OPTIONS.search_max_characters,
         ge=1024,
         le=16 << 20,
-        description="Characters of a message that are searched by words; another number holds "
-        "for mail that comes later.",
+        description="Characters of a message that full-text search finds. A new value applies to "
+        "new messages.",
     )
     files_quota: ByteSize = Field(
         default=DEFAULT_OPTIONS.files_quota,
-        description="Storage of a user for files that are shared or wait for a draft; 0 is "
+        description="Storage of a user for files that are shared or wait for a draft. 0: "
         "unlimited.",
-    )
-    files_for: Duration = Field(
-        default=DEFAULT_OPTIONS.files_for,
-        description="Files that are not shared, and were not fetched for so long, are removed; "
-        "0 s: never.",
-    )
-    exports_for: Duration = Field(
-        default=DEFAULT_OPTIONS.exports_for,
-        description="How long an exported account can be fetched; then it is removed.",
     )
     import_folder: Path | None = Field(
         default=DEFAULT_OPTIONS.import_folder,
-        description="Folder on the server whose files ROOT may have brought into accounts by "
-        "their path; without it nobody may.",
+        description="Folder on the server whose files ROOT can import into accounts by path. "
+        "Without it nobody can.",
     )
-    max_mailboxes: int = Field(
-        default=DEFAULT_OPTIONS.max_mailboxes, ge=5, description="Folders of a user."
+    mailboxes_max_per_user: int = Field(
+        default=DEFAULT_OPTIONS.mailboxes_max_per_user,
+        ge=5,
+        description="Folders that a user can have.",
     )
     share_across_domains: bool = Field(
         default=DEFAULT_OPTIONS.share_across_domains,
-        description="Users may share folders with users of other domains; off: within their own. "
-        "On, they learn which addresses there are.",
+        description="Users can share folders with users of other domains. They learn which "
+        "addresses exist there. If off, only within their own domain.",
         json_schema_extra={"hint": "write on or off"},
     )
-    max_recipients: int = Field(
-        default=DEFAULT_OPTIONS.max_recipients,
+    submission_max_recipients: int = Field(
+        default=DEFAULT_OPTIONS.submission_max_recipients,
         ge=1,
         description="Recipients of a message that is sent.",
     )
-    undo_window: Duration = Field(
-        default=DEFAULT_OPTIONS.undo_window,
-        description="How long a change to messages can be taken back.",
-    )
-    archive_for: Duration = Field(
-        default=DEFAULT_OPTIONS.archive_for,
-        description="How long deleted messages can be restored.",
-    )
-    restore_window: Duration = Field(
-        default=DEFAULT_OPTIONS.restore_window,
-        description="How old a backup of the database can be when it is restored: objects that no "
-        "row names any more are kept for so long. 0 s: they are removed after a day.",
-    )
-    receipts_for: Duration = Field(
-        default=DEFAULT_OPTIONS.receipts_for,
-        description="How long a repeated delivery is known, and not stored twice.",
-    )
-    replays_for: Duration = Field(
-        default=DEFAULT_OPTIONS.replays_for,
-        description="How long the answer to an idempotency key is kept.",
-    )
-    journal_days: int = Field(
-        default=DEFAULT_OPTIONS.journal_days,
-        ge=1,
-        description="Days that changes stay readable for clients that come back.",
-    )
-    journal_events: int = Field(
-        default=DEFAULT_OPTIONS.journal_events,
-        ge=1000,
-        description="Changes that stay readable in one account.",
-    )
-    changes_overflow: int = Field(
-        default=DEFAULT_OPTIONS.changes_overflow,
-        ge=500,
-        description="Changes that a subscription may be behind; who is further reads afresh.",
-    )
-    authlog_for: Duration = Field(
-        default=DEFAULT_OPTIONS.authlog_for,
-        description="How long security events are kept; 0 s: none are written.",
-    )
-    trace_for: Duration = Field(
-        default=DEFAULT_OPTIONS.trace_for,
-        description="How long it is kept which way messages took; 0 s: nothing is written.",
-    )
-    adminlog_for: Duration = Field(
-        default=DEFAULT_OPTIONS.adminlog_for,
-        ge=timedelta(days=1),
-        description="How long it is kept who changed what of others, and which settings.",
-    )
-    webhooks_private: bool = Field(
-        default=DEFAULT_OPTIONS.webhooks_private,
-        description="Webhooks may be posted to private, loopback and link-local addresses, too. "
-        "On, an administrator of a domain can make the server call services of your own network.",
+    webhooks_allow_private_networks: bool = Field(
+        default=DEFAULT_OPTIONS.webhooks_allow_private_networks,
+        description="Webhooks can use private, loopback and link-local addresses. If on, an "
+        "administrator of a domain can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
-    push_private: bool = Field(
-        default=DEFAULT_OPTIONS.push_private,
-        description="Push channels may lead to private, loopback and link-local addresses, too. "
-        "On, every user can make the server call services of your own network.",
+    push_allow_private_networks: bool = Field(
+        default=DEFAULT_OPTIONS.push_allow_private_networks,
+        description="Push channels can use private, loopback and link-local addresses. If on, "
+        "every user can make the server call services of your own network.",
         json_schema_extra={"hint": "write on or off"},
     )
-    connectors_private: bool = Field(
-        default=DEFAULT_OPTIONS.connectors_private,
-        description="Mail may be fetched from private, loopback and link-local addresses, too, and "
-        "without encryption. On, every user can make the server call services of your own network.",
+    connectors_allow_private_networks: bool = Field(
+        default=DEFAULT_OPTIONS.connectors_allow_private_networks,
+        description="Connectors can fetch mail from private, loopback and link-local addresses, "
+        "and without encryption. If on, every user can make the server call services of your own "
+        "network.",
         json_schema_extra={"hint": "write on or off"},
     )
-    connectors_at_once: int = Field(
-        default=DEFAULT_OPTIONS.connectors_at_once,
+    connectors_max_runs: int = Field(
+        default=DEFAULT_OPTIONS.connectors_max_runs,
         ge=1,
         le=256,
-        description="Runs of connectors at once; those that only listen are not counted.",
+        description="Concurrent runs of connectors. Runs that only wait for events (IMAP IDLE) "
+        "don't count.",
     )
-    connectors_per_host: int = Field(
-        default=DEFAULT_OPTIONS.connectors_per_host,
+    connectors_max_runs_per_host: int = Field(
+        default=DEFAULT_OPTIONS.connectors_max_runs_per_host,
         ge=1,
         le=64,
-        description="Of these, with one host elsewhere.",
+        description="Concurrent runs of connectors with one remote host.",
     )
     push_contact: str = Field(
         default=DEFAULT_OPTIONS.push_contact,
         pattern=r"^((mailto:[^@\s]+@|https://)[^@\s]+)?$",
-        description="Whom push services of browsers turn to (RFC 8292): mailto:… or https://…; "
-        "nothing = postmaster at the host name.",
+        description="Contact for the push services of browsers (RFC 8292): mailto:… or "
+        "https://…. Default: postmaster at the host name.",
     )
     pushover_url: str = Field(
         default=DEFAULT_OPTIONS.pushover_url,
         pattern=r"^https?://[^@\s]+$",
-        description="Where pushes by Pushover are posted: a proxy of your own, or the service.",
+        description="URL to which Pushover messages are posted: the service, or your own proxy.",
     )
-    bulk: int = Field(
-        default=DEFAULT_OPTIONS.bulk,
+    bulk_max_items: int = Field(
+        default=DEFAULT_OPTIONS.bulk_max_items,
         ge=1,
-        description="Messages that one request changes at once; more become a task.",
+        description="Messages that one request changes directly; more become a task. Also the "
+        "most objects that most mutations accept in one list.",
     )
-    drain: Duration = Field(
+    shutdown_drain: Duration = Field(
         default=timedelta(0),
-        description="How long to answer as before once told to stop, while `/health/ready` says "
-        "503: time for a load balancer to turn elsewhere.",
+        description="How long the server still answers requests after SIGTERM, while "
+        "`/health/ready` returns 503, so that load balancers can stop sending requests.",
     )
-    metrics: Literal["key", "loopback", "off"] = Field(
+    metrics_access: Literal["key", "loopback", "off"] = Field(
         default="key",
-        description="Who may read `/metrics`: key, with `MERGANSER_METRICS_KEY` or a credential "
-        "of an ADMIN; loopback, also whoever asks from this machine, which no proxy may pass "
-        "on then; off, nobody.",
+        description="Who can read `/metrics`: key, with `MERGANSER_METRICS_KEY` or a credential "
+        "of an ADMIN; loopback, also every client on this machine, so no proxy may forward the "
+        "path; off, nobody.",
         json_schema_extra={"hint": "write key, loopback or off"},
     )
     metrics_key: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="A bearer key for `/metrics` and nothing else, at least 16 characters.",
+        description="A bearer key only for `/metrics`, at least 16 characters.",
         json_schema_extra={"hint": "it needs 16 characters at least"},
     )
-    otlp: str | None = Field(
+    otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s@/]+(/[^\s@]*)?$",
-        description="Where traces and metrics are sent by OTLP over HTTP, as in "
-        "http://127.0.0.1:4318; needs the extra `telemetry`. The usual `OTEL_…` variables are "
-        "heeded too.",
+        description="URL of the collector for traces and metrics (OTLP over HTTP), as in "
+        "http://127.0.0.1:4318. Needs the extra `telemetry`. The standard `OTEL_…` variables work "
+        "too.",
         json_schema_extra={
             "hint": "write http://host:port, and keys into OTEL_EXPORTER_OTLP_HEADERS"
         },
     )
-    trace_share: float = Field(
+    trace_sample_ratio: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="Share of operations that are traced, where there is somewhere to send them.",
+        description="Fraction of operations that are traced, 0 to 1.",
     )
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto",
-        description="json or text lines on stderr; auto, text on a terminal and else json.",
+        description="Format of the log on stderr: json or text; auto, text on a terminal and "
+        "else json.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
+        default="INFO",
+        description="Least level of log lines: DEBUG, INFO, WARNING or ERROR.",
     )
     fault: str | None = Field(
         default=None,
         pattern=FAULT_PATTERN,
-        description="For crash tests: die at the nth passing of a place, as in commit:3.",
+        description="For crash tests: the process kills itself when it reaches a fault point the "
+        "nth time, as in commit:3.",
         json_schema_extra={"hidden": True, "hint": "write place:n"},
     )
 
-    @field_validator("wakeups")
+    @field_validator("event_bus_url")
     @classmethod
     def _check_wakeups(cls, setting: SecretStr) -> SecretStr:
         bus = setting.get_secret_value()
@@ -435,14 +391,18 @@ class Settings(
 def read_settings() -> Settings:
     """Read the settings from the environment.
 
-    Raises CommandError with the name of the variable if one is unknown or invalid.
+    Raises CommandError with the name of the variable if one is unknown, renamed or invalid.
     """
     variables = [(PREFIX + name).upper() for name in Settings.model_fields]
+    renamed_variables = sorted(os.environ.keys() & RENAMED_VARIABLES.keys())
+    if renamed_variables:
+        message = " ".join(map(rename_message, renamed_variables))
+        raise CommandError(message, exit_code=EXIT_USAGE)
     for name in os.environ:
         if name.startswith(PREFIX) and name not in variables:
             similar_name = get_close_matches(name, variables, 1, 0.0)[0]
             raise CommandError(
-                f"{name} is no setting of ours; did you mean {similar_name}?", exit_code=EXIT_USAGE
+                f"{name} is no setting; did you mean {similar_name}?", exit_code=EXIT_USAGE
             )
     try:
         return Settings()
@@ -465,8 +425,8 @@ def settings_table(settings_class: type[Settings] = Settings) -> str:
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     field_infos = settings_class.model_fields
     grouped_classes = (
-        *(AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings, SigningSettings),
-        *(ScannerSettings, HttpSettings),
+        *(RetentionSettings, AccountSettings, IncomingSettings, SmtpSettings, OutgoingSettings),
+        *(SigningSettings, ScannerSettings, HttpSettings),
     )
     fields_of_parts = [
         part.model_fields for part in grouped_classes

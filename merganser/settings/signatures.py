@@ -12,21 +12,22 @@ from merganser.settings.value_types import DEFAULT_OPTIONS, Duration
 class SigningSettings(BaseSettings):
     """Settings of signatures. Each is the variable `MERGANSER_` with the name in capitals."""
 
-    dkim_host: bool = Field(
-        default=DEFAULT_OPTIONS.dkim_host,
-        description="Sign what leaves also with the keys of the domain that this machine is in, "
-        "beside those of the author's domain.",
+    dkim_sign_host_domain: bool = Field(
+        default=DEFAULT_OPTIONS.dkim_sign_host_domain,
+        description="Sign outgoing mail also with the DKIM keys of the domain of this server's "
+        "host name, in addition to those of the author's domain.",
     )
-    mta_sts: Literal["off", "testing", "enforce"] = Field(
+    mta_sts_mode: Literal["off", "testing", "enforce"] = Field(
         default="off",
-        description="The policy (MTA-STS) that is served for the domains here, at "
-        "`https://mta-sts.example.org/.well-known/mta-sts.txt`: testing, failures of encryption "
-        "are only reported; enforce, mail comes encrypted or not at all; off, there is none.",
+        description="Mode of the MTA-STS policy (RFC 8461) that is served for the domains here "
+        "at `https://mta-sts.example.org/.well-known/mta-sts.txt`: testing, failures of "
+        "encryption are only reported; enforce, mail is only sent encrypted; off, there is no "
+        "policy.",
         json_schema_extra={"hint": "write off, testing or enforce"},
     )
-    dkim_overlap: Duration = Field(
-        default=DEFAULT_OPTIONS.dkim_overlap,
+    dkim_retired_key_retention: Duration = Field(
+        default=DEFAULT_OPTIONS.dkim_retired_key_retention,
         ge=timedelta(days=1),
-        description="Keys that have been replaced are kept so long, and their records are needed: "
-        "what they have signed may still be checked.",
+        description="How long DKIM keys that no longer sign are kept. Their DNS records are "
+        "needed for the same time, since recipients may still check signatures.",
     )

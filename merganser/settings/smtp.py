@@ -15,6 +15,7 @@ from merganser.settings.value_types import (
     DurationList,
     WordList,
     check_networks,
+    table_default,
 )
 
 HOST_PORT_HINT: dict[str, Any] = {"hint": "write host:port"}
@@ -25,147 +26,163 @@ NETWORKS_HINT: dict[str, Any] = {"hint": "write addresses and networks such as 1
 class SmtpSettings(BaseSettings):
     """Settings of SMTP. Each is the environment variable `MERGANSER_` with the name in capitals."""
 
-    smtp: str | None = Field(
+    smtp_listen: str | None = Field(
         default=None,
         pattern=HOST_PORT_PATTERN,
-        description="Where mail from other servers comes in by SMTP, as in 0.0.0.0:25; none: "
-        "nowhere.",
+        description="Address on which SMTP listens for mail from other servers, as in "
+        "0.0.0.0:25. Without it SMTP is off.",
         json_schema_extra=HOST_PORT_HINT,
     )
-    submission: str | None = Field(
+    submission_listen: str | None = Field(
         default=None,
         pattern=HOST_PORT_PATTERN,
-        description="Where mail programs hand in what is to be sent, with STARTTLS, as in "
-        "0.0.0.0:587; none: nowhere.",
+        description="Address on which submission with STARTTLS listens (RFC 6409), as in "
+        "0.0.0.0:587. Without it this listener is off.",
         json_schema_extra=HOST_PORT_HINT,
     )
-    submissions: str | None = Field(
+    submission_tls_listen: str | None = Field(
         default=None,
         pattern=HOST_PORT_PATTERN,
-        description="The same with TLS from the first byte, as in 0.0.0.0:465.",
+        description="Address on which submission with implicit TLS listens (RFC 8314), as in "
+        "0.0.0.0:465. Without it this listener is off.",
         json_schema_extra=HOST_PORT_HINT,
     )
     tls_cert: Path | None = Field(
         default=None,
-        description="File with the certificate for SMTP and its chain, PEM. It is read anew when "
-        "it changes. Those that are stored by `certificateSet` are shown to whoever asks for their "
-        "names; without any there is no TLS, and no submission.",
+        description="PEM file with the certificate for SMTP and its chain. It is read again when "
+        "it changes. For names with a certificate stored by `certificateSet`, that one is used. "
+        "Without any certificate there is no TLS and no submission.",
     )
     tls_key: Path | None = Field(
         default=None,
-        description="File with its key; none: it is in the same file.",
+        description="PEM file with the private key of that certificate.",
+        json_schema_extra=table_default("the file of the certificate"),
     )
-    queue_backoff: DurationList = Field(
-        default=DEFAULT_OPTIONS.queue_backoff,
-        description="How long after each attempt to send the next one follows; the last holds "
-        "from then on. A fifth more or less, so that not all come at once.",
+    queue_retry_delays: DurationList = Field(
+        default=DEFAULT_OPTIONS.queue_retry_delays,
+        description="Delays between delivery attempts. The last one repeats. Each varies at "
+        "random by up to a fifth.",
         json_schema_extra={"hint": "write times with spaces between, as in 1m 5m 1h"},
     )
-    queue_expires: Duration = Field(
-        default=DEFAULT_OPTIONS.queue_expires,
-        description="What nobody took by then goes back to its sender.",
+    queue_lifetime: Duration = Field(
+        default=DEFAULT_OPTIONS.queue_lifetime,
+        description="A message that was not delivered in this time is returned to its sender.",
     )
     acme_directory: str = Field(
         default=DEFAULT_OPTIONS.acme_directory,
         pattern=r"^https://[^\s]+$",
-        description="Directory of the authority that makes certificates by ACME (RFC 8555).",
+        description="Directory URL of the certificate authority that issues certificates by ACME "
+        "(RFC 8555).",
         json_schema_extra={"hint": "write https://…"},
     )
-    acme_http: str | None = Field(
+    acme_http_listen: str | None = Field(
         default=None,
         pattern=HOST_PORT_PATTERN,
-        description="Where challenges of ACME are answered besides HTTP, and nothing else, as in "
-        "0.0.0.0:80; none: nowhere.",
+        description="Additional address that answers only ACME HTTP challenges, as in "
+        "0.0.0.0:80. Without it only MERGANSER_HTTP_LISTEN answers them.",
         json_schema_extra=HOST_PORT_HINT,
     )
     acme_ca: Path | None = Field(
         default=DEFAULT_OPTIONS.acme_ca,
-        description="File with the certificates of those who sign that of a private authority, "
-        "PEM; none: those the system trusts.",
+        description="PEM file with the CA certificates that are trusted for a private ACME "
+        "server. Without it the CAs of the system are trusted.",
     )
     acme_terms_agreed: bool = Field(
         default=DEFAULT_OPTIONS.acme_terms_agreed,
-        description="The terms of that authority are agreed to; off: it is asked for nothing.",
+        description="You agree to the terms of the ACME certificate authority. If off, no "
+        "certificate is requested.",
         json_schema_extra={"hint": "write on or off"},
     )
     acme_contact: str = Field(
         default=DEFAULT_OPTIONS.acme_contact,
         pattern=r"^([^\s@]+@[^\s@]+)?$",
-        description="E-mail address that the authority is told for its account; none: it has none.",
+        description="E-mail address that the ACME certificate authority stores with this "
+        "server's account.",
         json_schema_extra={"hint": "write an address such as postmaster@example.org"},
     )
     acme_eab_key_id: str = Field(
         default=DEFAULT_OPTIONS.acme_eab_key_id,
         pattern=r"^[!-~]{0,500}$",
-        description="Key id of our account outside of ACME, for authorities that bind to one "
-        "(RFC 8555, section 7.3.4).",
+        description="Key ID for ACME External Account Binding (RFC 8555, section 7.3.4), if the "
+        "certificate authority requires it.",
         json_schema_extra={"hint": "write it as the authority shows it, without spaces"},
     )
     acme_eab_hmac: SecretStr | None = Field(
         default=DEFAULT_OPTIONS.acme_eab_hmac,
-        description="HMAC key of that account, in base64url as the authority shows it.",
+        description="HMAC key for ACME External Account Binding, in base64url as the certificate "
+        "authority shows it.",
         json_schema_extra={"hint": "write 16 bytes or more in base64url"},
     )
-    smtp_proxies: WordList = Field(
+    smtp_trusted_proxies: WordList = Field(
         default=(),
-        description="Balancers before SMTP, addresses and networks with spaces between. All their "
-        "connections begin with the PROXY protocol, version 1 or 2, which is believed.",
+        description="Addresses and networks of load balancers in front of SMTP, separated by "
+        "spaces. All their connections must begin with the PROXY protocol, version 1 or 2, which "
+        "is trusted.",
         json_schema_extra=NETWORKS_HINT,
     )
     smtp_connections: int = Field(
-        default=200, ge=1, description="Connections at once, of each place where SMTP listens."
+        default=200,
+        ge=1,
+        description="Concurrent connections of each SMTP listener.",
     )
-    smtp_connections_each: int = Field(
+    smtp_connections_per_client: int = Field(
         default=20,
         ge=1,
-        description="Of these, those of one network: /24 of IPv4, /64 of IPv6.",
+        description="Concurrent connections of one network (/24 of IPv4, /64 of IPv6) to each "
+        "SMTP listener.",
     )
-    smtp_recipients: int = Field(
-        default=100, ge=100, description="Recipients of a message that comes from elsewhere."
+    smtp_max_recipients: int = Field(
+        default=100,
+        ge=100,
+        description="Recipients of a message that is received by SMTP.",
     )
-    smtp_timeout: Duration = Field(
+    smtp_idle_timeout: Duration = Field(
         default=timedelta(minutes=5),
         ge=timedelta(seconds=1),
-        description="A client that is silent for so long is dropped.",
+        description="A client that sends nothing for this time is disconnected.",
     )
     smtp_message_timeout: Duration = Field(
         default=timedelta(minutes=30),
         ge=timedelta(seconds=1),
-        description="So long a message may take to come.",
+        description="Time in which a message must arrive completely.",
     )
-    smtp_lifetime: Duration = Field(
+    smtp_connection_lifetime: Duration = Field(
         default=timedelta(hours=1),
         ge=timedelta(seconds=1),
-        description="So long a connection may last.",
+        description="Time after which a connection is closed.",
     )
-    queue_delay_notice: Duration = Field(
-        default=DEFAULT_OPTIONS.queue_delay_notice,
+    queue_delay_notice_after: Duration = Field(
+        default=DEFAULT_OPTIONS.queue_delay_notice_after,
         ge=timedelta(0),
         le=timedelta(days=30),
-        description="A message that waits for so long is told of to its sender, once; 0 s: never.",
+        description="Time in the queue after which the sender gets one delay notice (RFC 3464). "
+        "0 s: never.",
     )
-    smtp_network_rate: int = Field(
+    smtp_messages_per_hour_per_network: int = Field(
         default=1000,
         ge=0,
-        description="Messages that come from one network in an hour; more are put off. 0 is "
-        "unlimited.",
+        description="Messages that are accepted from one network in an hour. Further messages "
+        "are deferred. 0: unlimited.",
     )
-    smtp_mailbox_rate: int = Field(
-        default=100, ge=0, description="Of these, those to one account; 0 is unlimited."
+    smtp_messages_per_hour_per_account: int = Field(
+        default=100,
+        ge=0,
+        description="Messages that are accepted from one network for one account in an hour. 0: "
+        "unlimited.",
     )
     greylist_delay: Duration = Field(
         default=timedelta(0),
-        description="Mail of a network, sender and recipient not seen together before is put off "
-        "for so long; 0 s: it is not.",
+        description="Mail of an unknown combination of network, sender and recipient is deferred "
+        "for this time. 0 s: no greylisting.",
     )
-    greylist_for: Duration = Field(
+    greylist_retention: Duration = Field(
         default=timedelta(days=35),
         ge=timedelta(days=1),
-        description="They are forgotten when nothing came for so long.",
+        description="A known combination is forgotten after this time without mail.",
     )
-    greylist_allow: WordList = Field(
+    greylist_exempt_networks: WordList = Field(
         default=(),
-        description="Addresses and networks whose mail is never put off so, with spaces between.",
+        description="Addresses and networks whose mail is never greylisted, separated by spaces.",
         json_schema_extra=NETWORKS_HINT,
     )
 
@@ -176,7 +193,7 @@ class SmtpSettings(BaseSettings):
             raise ValueError("base64url")
         return key
 
-    @field_validator("smtp_proxies", "greylist_allow")
+    @field_validator("smtp_trusted_proxies", "greylist_exempt_networks")
     @classmethod
     def _check_smtp_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         return check_networks(networks)

@@ -27,53 +27,54 @@ PER: dict[str, Any] = {"hint": "write how many in what time, such as 100/HOUR"}
 class AccountSettings(BaseSettings):
     """Settings of accounts. Each is the variable `MERGANSER_` with the name in capitals."""
 
-    max_app_passwords: int = Field(
-        default=DEFAULT_OPTIONS.max_app_passwords,
+    app_passwords_max_per_user: int = Field(
+        default=DEFAULT_OPTIONS.app_passwords_max_per_user,
         ge=0,
-        description="Application passwords of a user.",
+        description="Application passwords that a user can have.",
     )
     key_value_stores: WordList = Field(
         default=DEFAULT_OPTIONS.key_value_stores,
-        description="Names of key-value stores, with spaces between; `default` is the one of who "
-        "names none. Whoever takes a name away hides what is in it, and removes nothing.",
+        description="Names of the key-value stores, separated by spaces. `default` is used if a "
+        "request names none. If you remove a name, its entries are hidden and not deleted.",
         json_schema_extra={
             "default": "default",
             "hint": "write names of small letters, digits, - and _, at most 32 each",
         },
     )
-    key_value_key: ByteSize = Field(
-        default=DEFAULT_OPTIONS.key_value_key,
+    key_value_max_key_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.key_value_max_key_size,
         ge=1,
         le=1024,
         description="Longest key of a key-value store, in bytes of UTF-8.",
     )
-    key_value_levels: int = Field(
-        default=DEFAULT_OPTIONS.key_value_levels,
+    key_value_max_key_levels: int = Field(
+        default=DEFAULT_OPTIONS.key_value_max_key_levels,
         ge=1,
         le=512,
-        description="Levels of a key, with slashes between.",
+        description="Levels of a key in a key-value store. Slashes separate levels.",
     )
-    key_value_max: ByteSize = Field(
-        default=DEFAULT_OPTIONS.key_value_max,
+    key_value_max_value_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.key_value_max_value_size,
         le=1 << 20,
         description="Largest value of a key-value store, in bytes of UTF-8.",
     )
-    key_value_entries: int = Field(
-        default=DEFAULT_OPTIONS.key_value_entries,
+    key_value_max_entries: int = Field(
+        default=DEFAULT_OPTIONS.key_value_max_entries,
         ge=0,
         le=10_000,
-        description="Entries in key-value stores of a user, and of all that are shared.",
+        description="Entries of a user in all key-value stores, and of all shared entries "
+        "together.",
     )
-    key_value_bytes: ByteSize = Field(
-        default=DEFAULT_OPTIONS.key_value_bytes,
+    key_value_max_total_size: ByteSize = Field(
+        default=DEFAULT_OPTIONS.key_value_max_total_size,
         le=64 << 20,
-        description="Keys and values of those together.",
+        description="Size of all keys and values of a user, and of all shared ones together.",
     )
-    webauthn_id: str = Field(
-        default=DEFAULT_OPTIONS.webauthn_id,
+    webauthn_rp_id: str = Field(
+        default=DEFAULT_OPTIONS.webauthn_rp_id,
         pattern=rf"^$|{HOST_NAME_PATTERN}",
-        description="Domain that security keys are made for: that of the pages they are used on, "
-        "or one above it. Whoever changes it makes all keys useless.",
+        description="Relying party ID of security keys (WebAuthn): the domain of the pages that "
+        "use them, or a parent domain. A change makes all registered keys useless.",
         json_schema_extra={
             **table_default("the host of `MERGANSER_PUBLIC_URL`"),
             "hint": "write a domain such as example.org",
@@ -81,234 +82,246 @@ class AccountSettings(BaseSettings):
     )
     webauthn_origins: WordList = Field(
         default=DEFAULT_OPTIONS.webauthn_origins,
-        description="Origins of the pages that security keys are used on, with spaces between, as "
-        "in https://webmail.example.org.",
+        description="Origins of the pages that use security keys, separated by spaces, as in "
+        "https://webmail.example.org.",
         json_schema_extra={
             **table_default("the origin of `MERGANSER_PUBLIC_URL`"),
             "hint": "write https://host, without a slash at its end",
         },
     )
-    imap_server: str = Field(
-        default=DEFAULT_OPTIONS.imap_server,
+    profile_imap_server: str = Field(
+        default=DEFAULT_OPTIONS.profile_imap_server,
         pattern=rf"^$|{HOST_PORT_PATTERN}",
-        description="IMAP server with TLS that profiles for Apple's devices name: host:port. "
-        "Merganser serves no IMAP: this is another server, which accepts the application "
-        "password.",
+        description="IMAP server with TLS in profiles for Apple devices: host:port. Merganser "
+        "serves no IMAP: this is another server, which accepts the application password.",
         json_schema_extra={**table_default("none"), "hint": "write host:port"},
     )
-    pop3_server: str = Field(
-        default=DEFAULT_OPTIONS.pop3_server,
+    profile_pop3_server: str = Field(
+        default=DEFAULT_OPTIONS.profile_pop3_server,
         pattern=rf"^$|{HOST_PORT_PATTERN}",
-        description="The same for POP3, which profiles name if no IMAP server is set.",
+        description="POP3 server with TLS in profiles for Apple devices, if no IMAP server is "
+        "set: host:port.",
         json_schema_extra={**table_default("none"), "hint": "write host:port"},
     )
-    smtp_server: str = Field(
-        default=DEFAULT_OPTIONS.smtp_server,
+    profile_smtp_server: str = Field(
+        default=DEFAULT_OPTIONS.profile_smtp_server,
         pattern=rf"^$|{HOST_PORT_PATTERN}",
-        description="Server for submission with TLS that those profiles name: host:port.",
+        description="Submission server with TLS in profiles for Apple devices: host:port.",
         json_schema_extra={**table_default("`MERGANSER_HOSTNAME`:465"), "hint": "write host:port"},
     )
     profile_cert: Path | None = Field(
         default=DEFAULT_OPTIONS.profile_cert,
-        description="PEM file of the certificate, with those between, that profiles for Apple's "
-        "devices are signed with; without it they are not signed.",
+        description="PEM file with the certificate and its chain that sign profiles for Apple "
+        "devices. Without it they are not signed.",
     )
     profile_key: Path | None = Field(
         default=DEFAULT_OPTIONS.profile_key,
-        description="PEM file of its private key, without a passphrase.",
+        description="PEM file with the private key of that certificate, without a passphrase.",
         json_schema_extra=table_default("the file of the certificate"),
     )
-    recipients_daily: int = Field(
-        default=DEFAULT_OPTIONS.recipients_daily,
+    limits_recipients_per_day: int = Field(
+        default=DEFAULT_OPTIONS.limits_recipients_per_day,
         ge=0,
-        description="Recipients a user may write to in 24 hours; 0 is unlimited.",
+        description="Recipients to whom a user can write in 24 hours. 0: unlimited.",
     )
-    received_hourly: int = Field(
-        default=DEFAULT_OPTIONS.received_hourly,
+    limits_received_per_hour: int = Field(
+        default=DEFAULT_OPTIONS.limits_received_per_hour,
         ge=0,
-        description="Messages a user is sent in an hour, before senders are put off; "
-        "0 is unlimited.",
+        description="Messages that a user receives in an hour before further messages are "
+        "deferred. 0: unlimited.",
     )
-    rate_user: str = Field(
-        default=DEFAULT_OPTIONS.rate_user,
+    limits_send_rate_per_user: str = Field(
+        default=DEFAULT_OPTIONS.limits_send_rate_per_user,
         pattern=RATE_PATTERN_OR_EMPTY,
-        description="Messages a user may send in a time, where it has no rate of its own, as in "
-        "100/HOUR; also /SECOND, /MINUTE and /DAY.",
+        description="Messages that an account without its own rate limit can send in a time, "
+        "such as 100/HOUR; also /SECOND, /MINUTE and /DAY.",
         json_schema_extra=PER,
     )
-    rate_domain: str = Field(
-        default=DEFAULT_OPTIONS.rate_domain,
+    limits_send_rate_per_domain: str = Field(
+        default=DEFAULT_OPTIONS.limits_send_rate_per_domain,
         pattern=RATE_PATTERN_OR_EMPTY,
-        description="The same for all users of a domain together, where it has no rate of its own.",
+        description="Messages that all accounts of a domain without its own rate limit can send "
+        "together in a time, such as 100/HOUR.",
         json_schema_extra=PER,
     )
-    rate_platform: str = Field(
-        default=DEFAULT_OPTIONS.rate_platform,
+    limits_send_rate_platform: str = Field(
+        default=DEFAULT_OPTIONS.limits_send_rate_platform,
         pattern=RATE_PATTERN_OR_EMPTY,
-        description="The same for all users together.",
+        description="Messages that all accounts can send together in a time, such as 100/HOUR.",
         json_schema_extra=PER,
     )
-    forwards_daily: int = Field(
-        default=DEFAULT_OPTIONS.forwards_daily,
+    limits_forwards_per_day: int = Field(
+        default=DEFAULT_OPTIONS.limits_forwards_per_day,
         ge=0,
-        description="Messages an account or address forwards in 24 hours; 0 is unlimited.",
+        description="Messages that an account or address without its own limit can forward in 24 "
+        "hours. 0: unlimited.",
     )
-    spam_forward_max: int = Field(
-        default=DEFAULT_OPTIONS.spam_forward_max,
+    spam_no_forward_score: int = Field(
+        default=DEFAULT_OPTIONS.spam_no_forward_score,
         ge=1,
         le=101,
-        description="Spam score, of 0 to 100, from which mail is not forwarded; with 101 all is.",
+        description="Spam score (0 to 100) from which mail is not forwarded. 101: all mail is "
+        "forwarded.",
     )
-    forwards_private: bool = Field(
-        default=DEFAULT_OPTIONS.forwards_private,
-        description="Accounts and addresses may forward to relays and pages in private, loopback "
-        "and link-local networks, too.",
+    forwards_allow_private_networks: bool = Field(
+        default=DEFAULT_OPTIONS.forwards_allow_private_networks,
+        description="Accounts and addresses can forward to relays and URLs in private, loopback "
+        "and link-local networks.",
         json_schema_extra={"hint": "write on or off"},
     )
-    filters_max: int = Field(
-        default=DEFAULT_OPTIONS.filters_max, ge=0, le=1000, description="Filters of a user."
-    )
-    temporary_addresses: int = Field(
-        default=DEFAULT_OPTIONS.temporary_addresses,
+    filters_max_per_user: int = Field(
+        default=DEFAULT_OPTIONS.filters_max_per_user,
         ge=0,
-        description="Temporary addresses of a user.",
+        le=1000,
+        description="Filters that a user can have.",
     )
-    delimiters: str = Field(
-        default=DEFAULT_OPTIONS.delimiters,
+    addresses_max_temporary_per_user: int = Field(
+        default=DEFAULT_OPTIONS.addresses_max_temporary_per_user,
+        ge=0,
+        description="Temporary addresses that a user can have.",
+    )
+    addresses_subaddress_delimiters: str = Field(
+        default=DEFAULT_OPTIONS.addresses_subaddress_delimiters,
         pattern=r"^[+\-_=#]*$",
-        description="Each of these signs begins a label: ada+news@ is ada@, unless that has an "
-        "address of its own. Some of `+-_=#`.",
+        description="Characters that begin a subaddress (RFC 5233): ada+news@ is delivered to "
+        "ada@, unless ada+news@ is an address of its own. Some of `+-_=#`.",
         json_schema_extra={"hint": "write some of + - _ = #, or nothing"},
     )
-    limit_warning: int = Field(
-        default=DEFAULT_OPTIONS.limit_warning,
+    limits_warning_percent: int = Field(
+        default=DEFAULT_OPTIONS.limits_warning_percent,
         ge=0,
         le=99,
-        description="Percent of a limit from where it counts as WARNING; 0: nothing does.",
+        description="Percent of a limit from which its level is WARNING. 0: never.",
     )
-    limit_critical: int = Field(
-        default=DEFAULT_OPTIONS.limit_critical,
+    limits_critical_percent: int = Field(
+        default=DEFAULT_OPTIONS.limits_critical_percent,
         ge=0,
         le=99,
-        description="Percent of a limit from where it counts as CRITICAL; 0: nothing does.",
+        description="Percent of a limit from which its level is CRITICAL. 0: never.",
     )
-    limit_letters: bool = Field(
-        default=DEFAULT_OPTIONS.limit_letters,
-        description="Write to accounts when their storage passes one of these marks, or is full.",
+    quota_warning_emails: bool = Field(
+        default=DEFAULT_OPTIONS.quota_warning_emails,
+        description="Users get an e-mail when their storage reaches the level WARNING or "
+        "CRITICAL, or is full.",
         json_schema_extra={"hint": "write on or off"},
     )
     autoreply_interval: Duration = Field(
         default=DEFAULT_OPTIONS.autoreply_interval,
         ge=timedelta(hours=1),
         le=timedelta(days=366),
-        description="A sender has one automatic answer in that time, where the account says "
-        "nothing else.",
+        description="A sender gets at most one automatic reply in this time, unless the account "
+        "sets another interval.",
     )
-    argon2_memory: int = Field(
-        default=DEFAULT_OPTIONS.argon2_memory,
+    argon2_memory_cost: int = Field(
+        default=DEFAULT_OPTIONS.argon2_memory_cost,
         ge=8,
-        description="KiB that hashing a password takes.",
+        description="Memory of one password hash (Argon2id), in KiB.",
     )
-    argon2_time: int = Field(
-        default=DEFAULT_OPTIONS.argon2_time,
+    argon2_time_cost: int = Field(
+        default=DEFAULT_OPTIONS.argon2_time_cost,
         ge=1,
-        description="Passes that hashing a password takes.",
+        description="Passes of one password hash (Argon2id).",
     )
-    password_min: int = Field(
-        default=DEFAULT_OPTIONS.password_min,
+    passwords_min_length: int = Field(
+        default=DEFAULT_OPTIONS.passwords_min_length,
         ge=1,
         le=256,
-        description="Characters a password has at least when it is set; imported hashes go by. "
-        "Domains may say otherwise.",
+        description="Least number of characters of a new password. Imported hashes are not "
+        "checked. A domain can set another number.",
     )
-    password_classes: int = Field(
-        default=DEFAULT_OPTIONS.password_classes,
+    passwords_min_character_classes: int = Field(
+        default=DEFAULT_OPTIONS.passwords_min_character_classes,
         ge=1,
         le=4,
-        description="How many of lower case, upper case, digits and others are in it at least; "
-        "domains may say otherwise. NIST SP 800-63B advises against more than 1.",
+        description="Least number of character classes in a new password: lower case, upper "
+        "case, digits, others. A domain can set another number. NIST SP 800-63B advises against "
+        "more than 1.",
     )
-    totp_steps: int = Field(
-        default=DEFAULT_OPTIONS.totp_steps,
+    totp_drift_steps: int = Field(
+        default=DEFAULT_OPTIONS.totp_drift_steps,
         ge=0,
         le=10,
-        description="Steps of 30 seconds that the clock of an authenticator may be wrong, either "
-        "way.",
+        description="Steps of 30 seconds by which the clock of a TOTP authenticator can differ, "
+        "in either direction.",
     )
-    breached_list: Path | None = Field(
-        default=DEFAULT_OPTIONS.breached_list,
-        description="File of passwords that nobody should have, asked where `allowUnsafe` is "
-        "false: one a line, or their SHA-1 in hex, in the order of their bytes. Without it the "
-        "commonest few hundred are known.",
+    breached_passwords_file: Path | None = Field(
+        default=DEFAULT_OPTIONS.breached_passwords_file,
+        description="File of breached passwords, which new passwords must not be in if "
+        "`allowUnsafe` is false: one password per line, or its SHA-1 in hex, sorted by bytes. "
+        "Without it a built-in list of a few hundred common passwords is used.",
     )
-    breached_range: str | None = Field(
-        default=DEFAULT_OPTIONS.breached_range,
+    breached_passwords_url: str | None = Field(
+        default=DEFAULT_OPTIONS.breached_passwords_url,
         pattern=r"^https?://[^\s@]+[^/\s@]$",
-        description="Range service that is asked as well, as in "
-        "https://api.pwnedpasswords.com/range: it learns five digits of the SHA-1. One that does "
-        "not answer in time is passed over.",
+        description="Range service for breached passwords, asked in addition, as in "
+        "https://api.pwnedpasswords.com/range. It learns the first five digits of the SHA-1. If "
+        "it does not answer in time, it is ignored.",
         json_schema_extra={"hint": "write https://host/path, without a slash at its end"},
     )
-    welcome: Path | None = Field(
-        default=DEFAULT_OPTIONS.welcome,
-        description="Folder of messages that a new account with an address begins with: for each "
-        "a NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html "
-        "or NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are filled in.",
+    welcome_folder: Path | None = Field(
+        default=DEFAULT_OPTIONS.welcome_folder,
+        description="Folder of messages that a new account with an address gets: for each a "
+        "NAME.json with from, subject, mailbox, seen, flagged and attachments, and a NAME.html or "
+        "NAME.txt. [NAME], [FNAME], [LNAME], [USERNAME], [EMAIL] and [DOMAIN] are replaced.",
     )
-    login_memory: ByteSize = Field(
-        default=DEFAULT_OPTIONS.login_memory,
-        description="Memory that all hashing of passwords may take at once; it says how many are "
-        "hashed side by side, two at least. Whoever has to wait too long is sent away.",
+    password_hashing_memory: ByteSize = Field(
+        default=DEFAULT_OPTIONS.password_hashing_memory,
+        description="Memory that all concurrent password hashes can use. It limits how many are "
+        "computed at once, two at least. A sign-in that waits too long for it fails.",
     )
-    login_failures: int = Field(
-        default=DEFAULT_OPTIONS.login_failures,
+    sign_in_max_failures: int = Field(
+        default=DEFAULT_OPTIONS.sign_in_max_failures,
         ge=1,
-        description="Wrong passwords for one account, or under one name that nobody has, from one "
-        "network (/24 of IPv4, /64 of IPv6). After that many, sign-ins of the account from that "
-        "network are refused for the rest of `MERGANSER_LOGIN_WINDOW`, and each time in a row for "
-        "twice as long. Other networks can still sign in.",
+        description="Wrong passwords for one account or unknown name from one network (/24 of "
+        "IPv4, /64 of IPv6). After this number, the network can't sign in to the account for the "
+        "rest of `MERGANSER_SIGN_IN_FAILURE_WINDOW`. Each following lockout is twice as long. "
+        "Other networks can still sign in.",
     )
-    account_failures: int = Field(
-        default=DEFAULT_OPTIONS.account_failures,
+    sign_in_max_failures_per_account: int = Field(
+        default=DEFAULT_OPTIONS.sign_in_max_failures_per_account,
         ge=1,
-        description="Wrong passwords for one account from all networks together, in "
-        "`MERGANSER_LOGIN_WINDOW`. After that many, only networks from which the user has signed "
-        "in before can sign in.",
+        description="Wrong passwords for one account from all networks together in "
+        "`MERGANSER_SIGN_IN_FAILURE_WINDOW`. After this number, only networks from which the user "
+        "has signed in before can sign in.",
     )
-    login_window: Duration = Field(
-        default=DEFAULT_OPTIONS.login_window,
+    sign_in_failure_window: Duration = Field(
+        default=DEFAULT_OPTIONS.sign_in_failure_window,
         ge=timedelta(seconds=1),
-        description="Time in which those are counted.",
+        description="Time in which failed sign-ins of one account or name are counted.",
     )
-    network_failures: int = Field(
-        default=DEFAULT_OPTIONS.network_failures,
+    sign_in_max_failures_per_network: int = Field(
+        default=DEFAULT_OPTIONS.sign_in_max_failures_per_network,
         ge=1,
-        description="The same for all of one network, /24 of IPv4 or /64 of IPv6.",
+        description="Wrong passwords from one network (/24 of IPv4, /64 of IPv6) in "
+        "`MERGANSER_SIGN_IN_NETWORK_FAILURE_WINDOW`. After this number, the network can't sign in "
+        "to any account.",
     )
-    network_window: Duration = Field(
-        default=DEFAULT_OPTIONS.network_window,
+    sign_in_network_failure_window: Duration = Field(
+        default=DEFAULT_OPTIONS.sign_in_network_failure_window,
         ge=timedelta(seconds=1),
-        description="Time in which those are counted.",
+        description="Time in which failed sign-ins from one network are counted.",
     )
-    login_wait: Duration = Field(
-        default=DEFAULT_OPTIONS.login_wait,
+    sign_in_max_lockout: Duration = Field(
+        default=DEFAULT_OPTIONS.sign_in_max_lockout,
         ge=timedelta(seconds=1),
-        description="The longest wait after wrong passwords, however many there were.",
+        description="The longest lockout after failed sign-ins.",
     )
-    login_allow: WordList = Field(
-        default=DEFAULT_OPTIONS.login_allow,
-        description="Addresses and networks that are never closed, with spaces between; an account "
-        "is closed to them as to all.",
+    sign_in_exempt_networks: WordList = Field(
+        default=DEFAULT_OPTIONS.sign_in_exempt_networks,
+        description="Addresses and networks that are never locked out for all accounts, "
+        "separated by spaces. One account can still be locked for them.",
         json_schema_extra={"hint": "write addresses and networks such as 10.0.0.0/8"},
     )
-    token_idle: Duration = Field(
-        default=DEFAULT_OPTIONS.token_idle, description="Unused that long, a token ends."
+    tokens_idle_timeout: Duration = Field(
+        default=DEFAULT_OPTIONS.tokens_idle_timeout,
+        description="A new token expires if it is unused for this time.",
     )
-    token_life: Duration = Field(
-        default=DEFAULT_OPTIONS.token_life, description="A token ends at that age."
+    tokens_max_age: Duration = Field(
+        default=DEFAULT_OPTIONS.tokens_max_age,
+        description="A token expires at this age, even if it is in use.",
     )
 
-    @field_validator("login_allow")
+    @field_validator("sign_in_exempt_networks")
     @classmethod
     def _check_sign_in_networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return check_networks(names)

@@ -124,7 +124,7 @@ async def load_referenced_addresses(
     Raises InvalidInput if there are too many references, and NotFound with the index of an
     address that the viewer can't see.
     """
-    limit = ctx.environment.options.bulk
+    limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} addresses", path=[path])
     ids = [ref.id for ref in refs if ref.id is not None]
     texts = [ref.address for ref in refs if ref.id is None]

@@ -110,7 +110,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         main=new_address.main,
     )
     check_column_combinations(
-        draft_address, problems, spam_filter_learns=bool(ctx.environment.options.rspamd_learn)
+        draft_address, problems, spam_filter_learns=bool(ctx.environment.options.rspamd_learn_url)
     )
     address_autoreplies = AddressAutoreplies()
     if new_address.autoreply is not None:
@@ -302,7 +302,7 @@ async def delete_addresses(ctx: Context, ids: Sequence[int]) -> None:
     its user, and Forbidden if the viewer does not administer it. Owners can delete the
     temporary addresses that they created.
     """
-    limit = ctx.environment.options.bulk
+    limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(len(ids), limit, f"name 1 to {limit} addresses", path=["ids"])
     rows_before = await require_visible_addresses(ctx, ids, ["ids"])
     async with ctx.write_session(*stream_ids_of_addresses(rows_before)) as session:

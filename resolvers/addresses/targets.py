@@ -87,7 +87,7 @@ def _validate_target(
         if "*" in target:
             raise InvalidInput("a target is one address", constraint="pattern", path=path)
         return _ValidatedTarget(validated_address(target))
-    allows_private = ctx.environment.options.forwards_private
+    allows_private = ctx.environment.options.forwards_allow_private_networks
     if scheme.lower() in outbound_http.DEFAULT_PORTS:
         outbound_http.parse_target(target, allow_private=allows_private, error_path=path)
         return _ValidatedTarget(target)

@@ -155,7 +155,7 @@ async def _require_below_limit(ctx: Context, user_id: int) -> None:
 
     The transaction must hold the lock on the user's stream.
     """
-    limit = ctx.environment.options.temporary_addresses
+    limit = ctx.environment.options.addresses_max_temporary_per_user
     statement = select(func.count().label("many")).where(
         col(Address.user_id) == user_id, col(Address.masked)
     )

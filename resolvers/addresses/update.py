@@ -217,7 +217,7 @@ async def _check_and_compute_new_values(
     alias_names = await load_alias_names_by_domain(
         ctx, {row.domain_id for row in address_update.rows}
     )
-    spam_filter_learns = bool(ctx.environment.options.rspamd_learn)
+    spam_filter_learns = bool(ctx.environment.options.rspamd_learn_url)
     for index, row in enumerate(address_update.rows):
         try:
             problems = ErrorCollector()

@@ -228,8 +228,8 @@ def _check_key_limits(ctx: Context, key: str) -> None:
     """Raise LimitReached if a new key is longer or deeper than the settings allow."""
     options = ctx.environment.options
     for unit, used, limit in (
-        ("bytes", len(key.encode()), options.key_value_key),
-        ("levels", key.count("/") + 1, options.key_value_levels),
+        ("bytes", len(key.encode()), options.key_value_max_key_size),
+        ("levels", key.count("/") + 1, options.key_value_max_key_levels),
     ):
         if used > limit:
             message = f"a key has at most {limit} {unit}"
@@ -240,7 +240,7 @@ def _check_value(ctx: Context, value: str) -> None:
     if _NOT_STORABLE.search(value):
         message = "a value has no character that no store takes"
         raise InvalidInput(message, constraint="pattern", path=["value"])
-    if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max):
+    if (used := len(value.encode())) > (limit := ctx.environment.options.key_value_max_value_size):
         message_of_limit = f"a value has at most {limit} bytes"
         raise LimitReached(message_of_limit, limit=limit, used=used, path=["value"])
 
@@ -464,9 +464,9 @@ async def _require_room(ctx: Context, entry: KeyValueEntry, stored: ColumnRow | 
     ).where(col(KeyValueEntry.stream_id) == entry.stream_id, _is_not_expired(ctx.environment.now()))
     (totals,) = await ctx.read(statement)
     options = ctx.environment.options
-    if stored is None and totals.many >= (limit := options.key_value_entries):
+    if stored is None and totals.many >= (limit := options.key_value_max_entries):
         raise LimitReached(f"at most {limit} entries", limit=limit, used=totals.many, path=["key"])
-    if totals.bytes + difference > (limit := options.key_value_bytes):
+    if totals.bytes + difference > (limit := options.key_value_max_total_size):
         message = f"keys and values have at most {limit} bytes together"
         raise LimitReached(message, limit=limit, used=int(totals.bytes), path=["value"])
 

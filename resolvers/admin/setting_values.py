@@ -11,8 +11,9 @@ import orjson
 from models import quantities
 from models.errors import InvalidInput
 from models.runtime.options import Options
-from resolvers.admin.setting_definitions import (
-    DEFINITIONS,
+from models.runtime.renamed_settings import RENAMED_KEYS, rename_message
+from resolvers.admin.setting_definitions import DEFINITIONS
+from resolvers.admin.setting_types import (
     MAX_LIST_ITEMS,
     VALUE_PATH,
     SettingJson,
@@ -62,10 +63,15 @@ def _is_storable_scalar(value: object) -> bool:
 def validate_setting_key(
     key: str, *, path: tuple[str, ...] = ("key",), index: int | None = None
 ) -> str:
-    """Return the key of a defined or custom setting. Raises InvalidInput if it is unknown."""
+    """Return the key of a defined or custom setting.
+
+    Raises InvalidInput if it is unknown; the message of a renamed key has its new name.
+    """
     if key in DEFINITIONS or (len(key) <= MAX_KEY_LENGTH and CUSTOM_KEY_PATTERN.fullmatch(key)):
         return key
     message = f"there is no such setting; those of your own begin with {CUSTOM_PREFIX}"
+    if key in RENAMED_KEYS:
+        message = rename_message(key)
     raise InvalidInput(message, constraint="unknown", path=path, index=index)
 
 

@@ -25,7 +25,8 @@ from models.users.tables import User
 from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
-from resolvers.admin.setting_definitions import DEFINITIONS, SettingJson, SettingType
+from resolvers.admin.setting_definitions import DEFINITIONS
+from resolvers.admin.setting_types import SettingJson, SettingType
 from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
     options_with_stored_values,
@@ -218,7 +219,7 @@ async def _store_changes(ctx: Context, session: AsyncSession, change: _SettingsC
         options_with_stored_values(initial_options, change.values_after),
     )
     await _adjust_allocated_quota(
-        ctx, session, options.default_quota - options_before.default_quota
+        ctx, session, options.users_default_quota - options_before.users_default_quota
     )
     history_ids = [row["id"] for row in history_rows]
     position = await ctx.record_change(

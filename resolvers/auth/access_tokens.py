@@ -45,7 +45,7 @@ async def create_access_token(
     """
     now = ctx.environment.now()
     secret = generate_secret(ctx.environment, TOKEN_PREFIX)
-    expires_at = now + min(new_token.idle_lifetime, ctx.environment.options.token_life)
+    expires_at = now + min(new_token.idle_lifetime, ctx.environment.options.tokens_max_age)
     session.add(
         AccessToken(
             id=ctx.environment.new_id(),

@@ -354,7 +354,7 @@ async def _delete_expired_and_require_below_limit(
     used_count = len(
         (await connection.execute(select(col(ApplicationPassword.id)).where(is_of_user))).all()
     )
-    if used_count >= (limit := ctx.environment.options.max_app_passwords):
+    if used_count >= (limit := ctx.environment.options.app_passwords_max_per_user):
         text = f"at most {limit} application passwords"
         raise LimitReached(text, limit=limit, used=used_count, path=["user"])
 

@@ -317,10 +317,10 @@ def _validate_sign_in_request(
         text = "only the scope FULL comes with a token"
         raise InvalidInput(text, constraint="scope", path=["token"])
     if idle_lifetime is None:
-        return replace(sign_in_request, ttl=environment.options.token_idle)
+        return replace(sign_in_request, ttl=environment.options.tokens_idle_timeout)
     if idle_lifetime < MIN_TOKEN_LIFETIME:
         raise InvalidInput("a token lasts a minute at least", constraint="min", path=path)
-    if idle_lifetime > (max_lifetime := environment.options.token_life):
+    if idle_lifetime > (max_lifetime := environment.options.tokens_max_age):
         raise InvalidInput(
             f"a token lasts {max_lifetime.days} days at most", constraint="max", path=path
         )
@@ -383,7 +383,7 @@ async def _store_sign_in(
     if sign_in_request.token:
         new_token = NewAccessToken(
             user,
-            sign_in_request.ttl or ctx.environment.options.token_idle,
+            sign_in_request.ttl or ctx.environment.options.tokens_idle_timeout,
             sign_in_request.protocol,
             pending=is_pending,
             is_temporary_password=is_temporary_password,
@@ -470,7 +470,8 @@ async def complete_pending_token(ctx: Context, session: AsyncSession) -> None:
     if row is None:
         raise AuthenticationFailed
     expires_at = min(
-        now + (row.expires_at - row.last_used_at), row.created_at + environment.options.token_life
+        now + (row.expires_at - row.last_used_at),
+        row.created_at + environment.options.tokens_max_age,
     )
     token_values = {"pending": False, "last_used_at": now, "expires_at": expires_at}
     update_token = update(AccessToken).where(col(AccessToken.id) == row.id)

@@ -104,7 +104,7 @@ class CredentialCache:
     reading_changes: "asyncio.Task[None] | None" = None
     # when the changes were last read: milliseconds since boot, and clock time
     changes_read_at: tuple[int, datetime] | None = None
-    token_life: timedelta | None = None  # the setting that the entries were read under
+    tokens_max_age: timedelta | None = None  # the setting that the entries were read under
     salt: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     unwritten_events: list[Any] = field(
         default_factory=list
@@ -230,9 +230,9 @@ async def get_cached_if_still_valid(
     StoreUnavailable if the database can't be read for that.
     """
     cache, now = cache_of_database(environment.database), environment.now()
-    if cache.token_life != environment.options.token_life:
+    if cache.tokens_max_age != environment.options.tokens_max_age:
         cache.clear()
-        cache.token_life = environment.options.token_life
+        cache.tokens_max_age = environment.options.tokens_max_age
     credential = cache.get(digest, now)
     if credential is None or is_recent(credential, now, RECHECK_AFTER):
         return credential

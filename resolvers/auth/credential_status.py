@@ -82,7 +82,7 @@ async def load_valid_token(
 
     A token that waits for a second factor has a viewer of the role PUBLIC.
     """
-    now, max_life = environment.now(), environment.options.token_life
+    now, max_life = environment.now(), environment.options.tokens_max_age
     statement, lookup_value = (
         (token_lookup_sql("digest"), digest) if id is None else (token_lookup_sql("id"), id)
     )

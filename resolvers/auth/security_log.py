@@ -149,7 +149,7 @@ async def log_events(
     of the events; empty if the log is switched off. The number of statements does not grow with
     the events.
     """
-    if not events or not ctx.environment.options.authlog_for:
+    if not events or not ctx.environment.options.security_log_retention:
         return []
     connection = await session.connection()
     actor_name = ""
@@ -255,7 +255,7 @@ async def _write_background_events(environment: Environment, cache: CredentialCa
 
 async def _write_rows(environment: Environment, event_rows: Sequence[SecurityEventRow]) -> None:
     """Write event rows in a transaction of their own; skip those of users that no longer exist."""
-    if not environment.options.authlog_for:
+    if not environment.options.security_log_retention:
         return
     due_user_ids = await _user_ids_due_for_journal(environment, event_rows)
 

@@ -77,7 +77,9 @@ _UPDATE_THROTTLE = update(Throttle).where(col(Throttle.key) == bindparam("counte
 
 def limit_of_name_and_network(options: Options) -> FailureLimit:
     """Return the limit of one user, or of an unknown name, from one network."""
-    return FailureLimit(options.login_failures, options.login_window, options.login_wait)
+    return FailureLimit(
+        options.sign_in_max_failures, options.sign_in_failure_window, options.sign_in_max_lockout
+    )
 
 
 def limits_of_password(options: Options, name_key: str, ip: str | None) -> dict[str, FailureLimit]:
@@ -86,7 +88,10 @@ def limits_of_password(options: Options, name_key: str, ip: str | None) -> dict[
     `name_key` identifies what the password opens. There are at most three limits.
     """
     limit_of_all_networks = FailureLimit(
-        options.account_failures, options.login_window, options.login_wait, True
+        options.sign_in_max_failures_per_account,
+        options.sign_in_failure_window,
+        options.sign_in_max_lockout,
+        True,
     )
     limit_of_pair = {
         f"{name_key}@{network_for_limits(ip) or ''}": limit_of_name_and_network(options)
@@ -97,9 +102,13 @@ def limits_of_password(options: Options, name_key: str, ip: str | None) -> dict[
 def limits_of_network(options: Options, ip: str | None) -> dict[str, FailureLimit]:
     """Return the limit of the network of this IP address; empty if it is exempt or invalid."""
     ip_network = network_for_limits(ip)
-    if ip_network is None or is_in_networks(ip, options.login_allow):
+    if ip_network is None or is_in_networks(ip, options.sign_in_exempt_networks):
         return {}
-    limit = FailureLimit(options.network_failures, options.network_window, options.login_wait)
+    limit = FailureLimit(
+        options.sign_in_max_failures_per_network,
+        options.sign_in_network_failure_window,
+        options.sign_in_max_lockout,
+    )
     return {f"network:{ip_network}": limit}
 
 

@@ -157,7 +157,7 @@ async def follow_changes(ctx: Context, request: FollowRequest) -> AsyncGenerator
             if position is None or incarnation.base != ctx.environment.incarnation.base:
                 incarnation, overflow_limit = (
                     ctx.environment.incarnation,
-                    ctx.environment.options.changes_overflow,
+                    ctx.environment.options.subscriptions_max_lag_events,
                 )
                 start_request = (
                     request if position is None else replace(request, after_position=position)

@@ -73,7 +73,9 @@ async def check_new_connector(
     credential = connector_validation.validate_secret(password)
     if validate_only:
         return ConnectorTestResult([])
-    gate = NetworkPolicy.from_options(options, allows_private=options.connectors_private)
+    gate = NetworkPolicy.from_options(
+        options, allows_private=options.connectors_allow_private_networks
+    )
     oauth = fields.get("oauth")
     with _check_slot(MAX_RUNNING_CHECKS):
         try:
@@ -86,7 +88,7 @@ async def check_new_connector(
             return ConnectorTestResult(_stages_until_failure([], problem), failure=problem)
         server = _server_from_fields(values, credential)
         return await _open_and_list_mailboxes(
-            connect_and_sign_in_session(server, gate, options.message_max, ssl_context),
+            connect_and_sign_in_session(server, gate, options.message_max_size, ssl_context),
             _expected_stages(values),
         )
 
@@ -103,7 +105,9 @@ async def check_stored_connector(
     )
     row = require_found(next(iter(await ctx.read(statement)), None), str(connector_id))
     options = ctx.environment.options
-    gate = NetworkPolicy.from_options(options, allows_private=options.connectors_private)
+    gate = NetworkPolicy.from_options(
+        options, allows_private=options.connectors_allow_private_networks
+    )
     with _check_slot(MAX_RUNNING_CHECKS):
         opening = credentials.open_session_of_connector(
             ctx.environment, row, (gate, ssl_context), STORED_CHECK_TIMEOUT

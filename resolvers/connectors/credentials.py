@@ -98,7 +98,7 @@ async def open_session_of_connector(
     if it is not 0. If the server refuses a cached access token, it is refreshed once.
     """
     gate, ssl_context = gate_and_ssl
-    max_message_size = environment.options.message_max
+    max_message_size = environment.options.message_max_size
     async with AsyncExitStack() as stack:
         for refresh in (False, True):
             server, is_cached_token = await _server_with_credential(

@@ -377,13 +377,13 @@ def _needs_delivery(state: FetchState, recipient: LocalRecipient | None) -> bool
     if recipient is None:
         return False
     has_spam_rules = (
-        bool(options.rspamd)
+        bool(options.rspamd_url)
         or recipient.has_sender_rules
         or recipient.spam_level != DEFAULT_SPAM_LEVEL
     )
     return bool(
         (row.spam_check and has_spam_rules)
-        or (row.virus_check and options.clamd)
+        or (row.virus_check and options.clamd_address)
         or (row.apply_filters and (recipient.has_filters or recipient.has_script))
         or recipient.encryption_key is not None
     )
@@ -432,7 +432,7 @@ async def _load_delivered_ids_by_mark(
         .join(Message, col(Message.id) == col(DeliveryReceipt.message_id), isouter=True)
         .where(
             col(DeliveryReceipt.digest).in_(marks_by_receipt),
-            col(DeliveryReceipt.at) > world.now() - world.options.receipts_for,
+            col(DeliveryReceipt.at) > world.now() - world.options.duplicate_delivery_retention,
         )
     )
     return {marks_by_receipt[row.digest]: row.id for row in await world.database.read(statement)}

@@ -140,7 +140,7 @@ async def _import_archive(state: OneTimeImportState) -> None:
 
 def _open_archive(file: Any, environment: Environment) -> MailSource:
     try:
-        return inspect_mail_source(file, environment.options.message_max)
+        return inspect_mail_source(file, environment.options.message_max_size)
     except (UnusableMessageError, OSError) as problem:
         raise RemoteFailure(
             ConnectorStage.FETCH, f"the archive cannot be read: {problem}"

@@ -250,7 +250,7 @@ def _heads_to_fetch(
 ) -> list[RemoteMessage]:
     """Return the messages that fit the size and age limits of the connector."""
     row, options, now = state.connector, state.options, state.run.ctx.environment.now()
-    max_size = state.run.ctx.environment.options.message_max
+    max_size = state.run.ctx.environment.options.message_max_size
     too_large = sum(head.size > max_size for head in heads)
     if too_large:
         state.run.add_log_line(

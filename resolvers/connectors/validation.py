@@ -64,8 +64,11 @@ def _protocol_and_security(fields: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _check_combination(fields: Mapping[str, Any], options: Options) -> None:
     """Raise Invalid if fields exclude each other."""
-    if fields["security"] is ConnectorSecurity.PLAIN and not options.connectors_private:
-        text = "without encryption only where MERGANSER_CONNECTORS_PRIVATE is set"
+    if (
+        fields["security"] is ConnectorSecurity.PLAIN
+        and not options.connectors_allow_private_networks
+    ):
+        text = "without encryption only where MERGANSER_CONNECTORS_ALLOW_PRIVATE_NETWORKS is set"
         raise InvalidInput(text, constraint="security", path=["security"])
     is_pop3 = fields["protocol"] is ConnectorProtocol.POP3
     if is_pop3 and fields["mechanism"] not in POP3_MECHANISMS:
@@ -93,7 +96,9 @@ def _validate_host(value: str, options: Options) -> str:
         or not all(sign.isalnum() or sign in ".-:" for sign in host)
     ):
         raise InvalidInput("the name of a host, or its address", constraint="host", path=["host"])
-    require_public_host_name(host, allow_private=options.connectors_private, error_path=["host"])
+    require_public_host_name(
+        host, allow_private=options.connectors_allow_private_networks, error_path=["host"]
+    )
     return host
 
 
@@ -136,10 +141,12 @@ def _validate_oauth(value: Mapping[str, Any] | None, options: Options) -> dict[s
         return None
     outbound_http.parse_target(
         value["token_url"],
-        allow_private=options.connectors_private,
+        allow_private=options.connectors_allow_private_networks,
         error_path=["oauth", "tokenUrl"],
     )
-    if not options.connectors_private and not value["token_url"].lower().startswith("https://"):
+    if not options.connectors_allow_private_networks and not value["token_url"].lower().startswith(
+        "https://"
+    ):
         raise InvalidInput("https:// only", constraint="url", path=["oauth", "tokenUrl"])
     for name, label in (("client_id", "clientId"), ("scope", "scope")):
         text = value.get(name) or ""

@@ -115,9 +115,9 @@ def request_cancel_checks(worker: ConnectorWorker) -> None:
 async def start_due_runs(worker: ConnectorWorker) -> None:
     """Start due runs, up to the limits of the process and of each host."""
     options = worker.environment.options
-    max_per_host = options.connectors_per_host
+    max_per_host = options.connectors_max_runs_per_host
     while (
-        worker.run_count_by_host.total() < options.connectors_at_once
+        worker.run_count_by_host.total() < options.connectors_max_runs
         and len(worker.running) < MAX_RUNS
     ):
         full_hosts = [
@@ -209,7 +209,7 @@ async def _execute_run(worker: ConnectorWorker, run: ActiveRun) -> None:
     progress_task = asyncio.create_task(_record_progress_regularly(run))
     options = worker.environment.options
     gate = worker.gate or NetworkPolicy.from_options(
-        options, allows_private=options.connectors_private
+        options, allows_private=options.connectors_allow_private_networks
     )
     fetch_task = asyncio.create_task(
         connector_run.fetch_and_synchronize(run, gate, worker.ssl_context)

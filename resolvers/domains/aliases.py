@@ -151,7 +151,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
 
 async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> None:
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
-    limit = ctx.environment.options.bulk
+    limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(len(alias_ids), limit, f"name 1 to {limit} aliases", path=["ids"])
     domain_ids = [row.domain_id for row in await load_aliases_by_id(ctx, alias_ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:

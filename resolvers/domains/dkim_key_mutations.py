@@ -441,7 +441,7 @@ async def retire_keys(ctx: Context, session: AsyncSession, key_ids: set[int]) ->
     if not key_ids:
         return
     now = ctx.environment.now()
-    delete_at = now + ctx.environment.options.dkim_overlap
+    delete_at = now + ctx.environment.options.dkim_retired_key_retention
     connection = await session.connection()
     await connection.execute(
         update(DkimKey)

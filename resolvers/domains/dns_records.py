@@ -80,7 +80,7 @@ async def load_expected_records_by_domain(
                 options.hostname,
                 item.is_backup_mx,
                 tuple(signing_keys_by_domain[item.domain_name]),
-                options.mta_sts,
+                options.mta_sts_mode,
                 served_spki,
             )
         )

@@ -105,7 +105,7 @@ async def load_referenced_domains(
     Raises InvalidInput if there are too many references, and NotFound with the index of a
     domain that the viewer doesn't administer.
     """
-    limit = ctx.environment.options.bulk
+    limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} domains", path=[path])
     names = [None if ref.name is None else normalized_domain(ref.name) for ref in refs]
     is_referenced = or_(
@@ -271,11 +271,11 @@ def new_domain_with_defaults(ctx: Context, name: str, **columns: Any) -> Domain:
     """Return an unsaved domain. Columns that are not given have the platform's defaults."""
     now, options = ctx.environment.now(), ctx.environment.options
     defaults: dict[str, Any] = {
-        "max_users": options.domain_max_users,
-        "max_addresses": options.domain_max_addresses,
-        "default_user_quota": options.domain_default_user_quota,
-        "max_user_quota": options.domain_max_user_quota,
-        "quota": options.domain_quota,
+        "max_users": options.new_domain_max_users,
+        "max_addresses": options.new_domain_max_addresses,
+        "default_user_quota": options.new_domain_default_user_quota,
+        "max_user_quota": options.new_domain_max_user_quota,
+        "quota": options.new_domain_quota,
     }
     required_values: dict[str, Any] = {
         "id": ctx.environment.new_id(),

@@ -21,7 +21,7 @@ async def policy_text_of_host(environment: Environment, host: str) -> str | None
     options = environment.options
     host_name = host.rpartition(":")[0] or host
     if (
-        options.mta_sts == MODE_OFF
+        options.mta_sts_mode == MODE_OFF
         or "." not in options.hostname
         or len(host_name) > MAX_HOST_LENGTH
     ):
@@ -41,4 +41,6 @@ async def policy_text_of_host(environment: Environment, host: str) -> str | None
         ~col(Domain.backup_mx),
     )
     domain_rows = await environment.database.read(statement)
-    return mta_sts_policy.policy_text(options.hostname, options.mta_sts) if domain_rows else None
+    return (
+        mta_sts_policy.policy_text(options.hostname, options.mta_sts_mode) if domain_rows else None
+    )

@@ -377,7 +377,7 @@ async def _update_rows_and_allocated_quota(
 ) -> None:
     values = {**columns, "updated_at": ctx.environment.now()}
     if "default_user_quota" in columns:  # the quota allocated to users without their own changes
-        platform = ctx.environment.options.default_quota
+        platform = ctx.environment.options.users_default_quota
         new_default = columns["default_user_quota"]
         default_after = platform if new_default is None else new_default
         inheriting_users = (

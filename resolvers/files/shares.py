@@ -174,7 +174,7 @@ async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
     password_hash = None
     if new.password is not None:
         password_hashes.validate_password(
-            new.password, min_length=ctx.environment.options.password_min
+            new.password, min_length=ctx.environment.options.passwords_min_length
         )
         password_hash = await password_hashes.hash_password(ctx.environment, new.password)
     return FileShare(

@@ -154,7 +154,7 @@ async def create_file(ctx: Context, new: NewFile) -> int:
     exist, Invalid, Forbidden, and LimitReached at 10,000 files or the quota.
     """
     if new.upload_id is None:
-        max_size = ctx.environment.options.upload_max
+        max_size = ctx.environment.options.upload_max_size
         content = new.content or b""
         check_limit(
             len(content), max_size, f"a file has at most {max_size} bytes", path=["content"]

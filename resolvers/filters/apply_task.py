@@ -201,7 +201,7 @@ class _DecidedMessages:
     async def _has_quota_for(self, byte_count: int) -> bool:
         parameters = {
             "user": require_user_id(self.ctx),
-            "platform": self.ctx.environment.options.default_quota,
+            "platform": self.ctx.environment.options.users_default_quota,
         }
         found = await self.ctx.read(SELECT_QUOTA, parameters)
         return all(not row.allowed or row.used + byte_count <= row.allowed for row in found)

@@ -93,7 +93,7 @@ async def _run_on_stored_or_raw_message(
         message_bytes = raw_message.encode()
     except UnicodeEncodeError as half:
         raise InvalidInput("half a character", constraint="unicode", path=["raw"]) from half
-    max_bytes = ctx.environment.options.message_max
+    max_bytes = ctx.environment.options.message_max_size
     check_limit(len(message_bytes), max_bytes, f"at most {max_bytes} bytes", path=["raw"])
     return await asyncio.to_thread(
         lambda: run_filters(ParsedSieveMessage(message_bytes, parse_structure(message_bytes)))

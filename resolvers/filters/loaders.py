@@ -260,7 +260,7 @@ async def require_filter_capacity(
     ctx: Context, user_id: int, new_count: int = 1, input_field: str = "user"
 ) -> None:
     """Raise LimitReached if the user can't have this many more filters."""
-    max_filters = ctx.environment.options.filters_max
+    max_filters = ctx.environment.options.filters_max_per_user
     statement = select(func.count().label("many")).where(col(Filter.user_id) == user_id)
     (row,) = await ctx.read(statement)
     if row.many + new_count > max_filters:

@@ -67,7 +67,7 @@ def _parse_script(ctx: Context, script_text: str) -> SieveImport:
     interval = int(options.autoreply_interval.total_seconds())
     try:
         found = sieve_import.import_script(
-            script_text, reply_interval=interval, max_filters=options.filters_max
+            script_text, reply_interval=interval, max_filters=options.filters_max_per_user
         )
     except SieveError as error:
         raise not_compiled_error(error) from error

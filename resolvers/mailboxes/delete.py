@@ -53,7 +53,7 @@ async def delete_mailboxes(
     children or messages that the request excludes, and Forbidden for INBOX, hidden mailboxes and
     those with a special use.
     """
-    max_mailboxes = ctx.environment.options.bulk
+    max_mailboxes = ctx.environment.options.bulk_max_items
     if not request.selectors:
         raise InvalidInput("name at least one folder", constraint="required", path=["mailboxes"])
     check_limit(

@@ -463,7 +463,7 @@ def require_mailbox_capacity(
     locked: LockedAccounts, user_id: int, existing_count: int, new_count: int, *, path_in_input: str
 ) -> None:
     """Raise LimitReached if an account with this many mailboxes can't get this many more."""
-    limit = locked.ctx.environment.options.max_mailboxes
+    limit = locked.ctx.environment.options.mailboxes_max_per_user
     if new_count and existing_count + new_count > limit:
         text = locked.prefix_username_unless_viewer(user_id, "too many folders")
         raise LimitReached(text, limit=limit, used=existing_count, path=[path_in_input])

@@ -25,7 +25,7 @@ async def set_subscribed(
 
     Raises InvalidInput or LimitReached.
     """
-    max_paths = ctx.environment.options.bulk
+    max_paths = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(
         len(paths), max_paths, f"name 1 to {max_paths} paths", path=["paths"]
     )
@@ -58,7 +58,7 @@ async def _write_folderless_subscriptions(
     """Write the subscriptions to paths without a mailbox. Returns the users with a change."""
     before = await subscriptions.load_folderless_subscriptions(locked.session, locked.user_ids)
     after = {}
-    limit = locked.ctx.environment.options.max_mailboxes
+    limit = locked.ctx.environment.options.mailboxes_max_per_user
     for user in locked.user_ids:
         existing_paths = {row.path for row in mailboxes if row.user_id == user}
         had = before.get(user, set())

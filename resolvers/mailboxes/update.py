@@ -95,7 +95,7 @@ async def update_mailboxes(
 
 def _validated_column_values(ctx: Context, request: MailboxUpdate) -> dict[str, Any]:
     """Return the column values to write. Raises InvalidInput."""
-    values, max_mailboxes = dict(request.column_values), ctx.environment.options.bulk
+    values, max_mailboxes = dict(request.column_values), ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(
         len(request.selectors),
         max_mailboxes,
@@ -157,7 +157,7 @@ async def _apply_retention(locked: LockedAccounts, mailboxes: Sequence[ColumnRow
     """Set the expiry of existing messages by the retention. Returns a task if there are many."""
     ctx, message_count = locked.ctx, sum(row.total for row in mailboxes)
     order = {"mailboxes": sorted(row.id for row in mailboxes)}
-    if message_count <= ctx.environment.options.bulk:
+    if message_count <= ctx.environment.options.bulk_max_items:
         checkpoint: dict[str, Any] = {}
         has_more = True
         while has_more:

@@ -104,7 +104,7 @@ async def require_upload_allowed(ctx: Context, mailbox: MailboxSelector, byte_co
     """
     message_loaders.require_can_change_messages(ctx)
     box = await require_own_or_shared_mailbox(ctx, mailbox, ShareRight.INSERT)
-    given = {"user": box.user_id, "platform": ctx.environment.options.default_quota}
+    given = {"user": box.user_id, "platform": ctx.environment.options.users_default_quota}
     row = require_found(next(iter(await ctx.read(SELECT_QUOTA, given)), None))
     if row.allowed and row.used + byte_count > row.allowed:
         with mailbox_rights.hide_quota_figures_from_others(ctx, box.user_id):
@@ -363,7 +363,7 @@ async def _insert_or_replace_draft(
 
 def _require_recipient_limit(ctx: Context, fields: MessageFields) -> None:
     """Raise LimitReached for too many recipients or Reply-To addresses."""
-    most = ctx.environment.options.max_recipients
+    most = ctx.environment.options.submission_max_recipients
     used = sum(len(people or ()) for people in (fields.to, fields.cc, fields.bcc))
     check_limit(used, most, f"more than {most} recipients", path=["to"])
     check_limit(len(fields.reply_to or ()), most, f"more than {most} addresses", path=["replyTo"])
@@ -482,7 +482,7 @@ async def bytes_of_complete_message(
         content = await uploads.read_and_verify_upload(ctx, upload_id)
     else:
         content = decode_raw_message(raw_message or "")
-    limit = ctx.environment.options.message_max
+    limit = ctx.environment.options.message_max_size
     if not content.strip():
         raise InvalidInput("the message is empty", constraint="required", path=path)
     check_limit(len(content), limit, f"a message has at most {limit} bytes", path=path)

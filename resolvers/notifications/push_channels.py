@@ -165,7 +165,7 @@ def _validate_change(
 
 
 def _validate_target_part(ctx: Context, kind: PushKind, name: str, part: Any) -> Any:
-    private = ctx.environment.options.push_private
+    private = ctx.environment.options.push_allow_private_networks
     if name != "endpoint":
         if (
             not 0 < len(part) <= MAX_CREDENTIAL_LENGTH

@@ -379,7 +379,7 @@ async def _post_notification(
     started, world = monotonic(), worker.environment
     status, error = None, None
     # the address of Pushover is a setting, the others come from users
-    allow_private = worker.gate.allows_private or world.options.push_private
+    allow_private = worker.gate.allows_private or world.options.push_allow_private_networks
     allow_private = allow_private or channel.kind is PushKind.PUSHOVER
     try:
         request = await build_push_request(world, channel, notice, worker.encode_node_id)

@@ -342,7 +342,7 @@ async def _post_event(worker: WebhookWorker, webhook: ColumnRow, delivery: Colum
     started, world = monotonic(), worker.environment
     status, error = None, None
     try:
-        allow_private = worker.gate.allows_private or world.options.webhooks_private
+        allow_private = worker.gate.allows_private or world.options.webhooks_allow_private_networks
         endpoint = parse_target(webhook.url, allow_private=allow_private)
         body = orjson.dumps(worker.build_body(delivery))
         headers = signed_headers(world, webhook, delivery.event, body)

@@ -227,7 +227,7 @@ def _check_types_and_url(ctx: Context, types: Sequence[str] | None, url: str | N
                 text = "there is no such type: webhookTypes has them"
                 raise InvalidInput(text, constraint="unknown", path=["types"], index=index)
     if url is not None:
-        parse_target(url, allow_private=ctx.environment.options.webhooks_private)
+        parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 
 
 async def _responsible_domain_id(ctx: Context, new: NewWebhook) -> int | None:

@@ -79,7 +79,7 @@ async def hold_or_release_entries(
 ) -> list[int]:
     """Hold queue entries or release them, and return the entry ids. Raises NotFound."""
     rows = await _load_selected_entries(
-        ctx, QueueSelection(queue_ids), ctx.environment.options.bulk
+        ctx, QueueSelection(queue_ids), ctx.environment.options.bulk_max_items
     )
     ids = [row.id for row in rows]
     async with ctx.write_session(*_owner_stream_ids(rows)) as session:
@@ -95,7 +95,7 @@ async def _change_or_queue_task(
     ctx: Context, selection: QueueSelection, task_kind: str, *, needs_task: bool = False
 ) -> QueueChangeResult:
     """Change the selected entries now, or by a task if there are many or `needs_task` is set."""
-    bulk_limit = ctx.environment.options.bulk
+    bulk_limit = ctx.environment.options.bulk_max_items
     rows = await _load_selected_entries(ctx, selection, MAX_ENTRIES)
     ids = [row.id for row in rows]
     if not ids:
@@ -139,7 +139,7 @@ async def _load_selected_entries(
         message = "say which: queueIds, filter or all"
         raise InvalidInput(message, constraint="exclusive", path=["queueIds"])
     queue_ids = list(dict.fromkeys(selection.queue_ids or ()))
-    bulk_limit = ctx.environment.options.bulk
+    bulk_limit = ctx.environment.options.bulk_max_items
     check_limit(len(queue_ids), bulk_limit, f"at most {bulk_limit} at once", path=["queueIds"])
     if selection.selects_all:
         ctx.viewer.require(GuardRule(role=Role.ADMIN))

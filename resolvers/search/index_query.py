@@ -126,7 +126,7 @@ async def _load_word_positions(
     ctx: Context, message_and_blob_ids: Sequence[tuple[int, int]]
 ) -> list[tuple[int, WordPositions]]:
     """Return the words of messages by message ID, from the cache or from their stored bytes."""
-    shelf, longest = ctx.environment.byte_cache, ctx.environment.options.search_text
+    shelf, longest = ctx.environment.byte_cache, ctx.environment.options.search_max_characters
     found = [(key, shelf.get(("places", *key, longest))) for key in message_and_blob_ids]
     positions_by_id = {key[0]: positions for key, positions in found if positions is not None}
     missing = [key for key, _ in message_and_blob_ids if key not in positions_by_id]

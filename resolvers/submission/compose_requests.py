@@ -220,7 +220,7 @@ def _check_fields(ctx: Context, fields: MessageFields, problems: ErrorCollector)
         "bcc": fields.bcc,
         "replyTo": fields.reply_to,
     }
-    max_addresses = ctx.environment.options.max_recipients
+    max_addresses = ctx.environment.options.submission_max_recipients
     for name, addresses in address_lists.items():
         with problems.collecting():
             text = f"more than {max_addresses} addresses"

@@ -173,7 +173,7 @@ async def compose_draft(
     attachments are too large.
     """
     world = ctx.environment
-    budget = AttachmentBudget(world.options.message_max)
+    budget = AttachmentBudget(world.options.message_max_size)
     kept_attachments = (
         await _copy_kept_attachments(fields, basis.previous, budget) if basis.previous else []
     )
@@ -201,7 +201,7 @@ async def compose_draft(
         in_reply_to=inherited.in_reply_to,
         references=inherited.references,
         priority=fields.priority,
-        most=world.options.message_max,
+        most=world.options.message_max_size,
     )
 
 
@@ -234,7 +234,7 @@ async def add_referenced_content(ctx: Context, fields: MessageFields) -> Message
     return _add_inherited_content(
         fields,
         await read_inherited_content(
-            ctx, fields.reference, AttachmentBudget(ctx.environment.options.message_max)
+            ctx, fields.reference, AttachmentBudget(ctx.environment.options.message_max_size)
         ),
     )
 

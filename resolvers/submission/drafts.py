@@ -209,7 +209,7 @@ def _recipients_of_header(ctx: Context, repaired: RepairedMessage) -> list[str]:
     for recipient in header_recipients(repaired, INPUT_PATH[0]):
         address = message_builder.validate_address(recipient.address, INPUT_PATH[0])
         addresses.setdefault(address.casefold(), address)
-    max_recipients = ctx.environment.options.max_recipients
+    max_recipients = ctx.environment.options.submission_max_recipients
     check_limit(
         len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
     )

@@ -234,7 +234,7 @@ async def _destinations_from_addresses(
 
     Raises Invalid if one is no address or the account's own.
     """
-    max_recipients = ctx.environment.options.max_recipients
+    max_recipients = ctx.environment.options.submission_max_recipients
     check_limit(
         len(addresses), max_recipients, f"more than {max_recipients} recipients", path=INPUT_PATH
     )

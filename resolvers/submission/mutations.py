@@ -128,7 +128,7 @@ async def _reschedule_in_transaction(
                 "next_at": schedule.next_attempt_at,
                 "turn_at": None,  # the queue assigns it at that time
                 "expires_at": schedule.next_attempt_at
-                + transaction.environment.options.queue_expires,
+                + transaction.environment.options.queue_lifetime,
             }
             ids_with_copies = [row.id, *bulk_updates.copy_ids_of_submissions(transaction, [row.id])]
             if schedule.state is SubmissionState.QUEUED and row.state in HELD_STATES:

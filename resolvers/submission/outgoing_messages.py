@@ -346,7 +346,7 @@ async def _resolve_envelope(
             located.address, located.input_field, located.index
         )
         recipients.setdefault(address.casefold(), address)
-    max_recipients = ctx.environment.options.max_recipients
+    max_recipients = ctx.environment.options.submission_max_recipients
     if not request.is_only_stored:
         check_limit(
             len(recipients), max_recipients, f"more than {max_recipients} recipients", path=["to"]

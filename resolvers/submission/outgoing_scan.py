@@ -21,7 +21,7 @@ REFUSED_MESSAGES = metrics.counter(
 
 def is_enabled(ctx: Context) -> bool:
     """True if messages of users are scanned."""
-    return ctx.environment.options.sent_scan != "off"
+    return ctx.environment.options.outbound_scan != "off"
 
 
 async def scan_and_require_sendable(

@@ -143,7 +143,7 @@ async def create_export(ctx: Context, new_export: NewExport) -> int:
             filename=f"{user.username}-{now:%Y-%m-%d}.{ending}",
             settings=settings and new_export.format is not ExportFormat.MBOX,
             created_at=now,
-            expires_at=now + ctx.environment.options.exports_for,
+            expires_at=now + ctx.environment.options.exports_retention,
         )
         session.add(row)
         await ctx.record_change(session, user.id, ChangeKind.TASK_CHANGED, [task.id])
@@ -335,7 +335,7 @@ async def store_chunk(
     chunk: PreparedExportChunk = task_plan.prepared
     note = chunk.checkpoint
     now, key = ctx.environment.now(), task_order["export"]
-    values: dict[str, Any] = {"expires_at": now + ctx.environment.options.exports_for}
+    values: dict[str, Any] = {"expires_at": now + ctx.environment.options.exports_retention}
     if note.get("ended"):
         size = func.coalesce(func.sum(col(ExportPart.size)), 0)
         total_size = select(size).where(col(ExportPart.export_id) == key)

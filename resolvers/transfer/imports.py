@@ -121,7 +121,7 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
 async def _receive_archive(ctx: Context, new_import: NewImport) -> tuple[ReceivedFile, str]:
     """Return the archive and the name of its object in the store."""
     if new_import.content is not None:
-        max_bytes = ctx.environment.options.upload_max
+        max_bytes = ctx.environment.options.upload_max_size
         check_limit(
             len(new_import.content), max_bytes, f"at most {max_bytes} bytes", path=["archive"]
         )
@@ -276,7 +276,7 @@ async def open_import_planner(
         ctx, task_order["path"], col(ImportArchive.id) == task_order["archive"]
     ) as path:
         try:
-            max_bytes = ctx.environment.options.message_max
+            max_bytes = ctx.environment.options.message_max_size
             origin = await asyncio.to_thread(inspect_mail_source, path, max_bytes)
         except UnusableMessageError as problem:
             raise InvalidInput(str(problem), constraint="archive", path=["archive"]) from problem

@@ -43,7 +43,7 @@ def incoming_protocol(options: Options, scopes: Collection[str], *, scopes_field
 
 def _configured_server(options: Options, protocol: str) -> str:
     """Return the host and port of the server that is set; empty if none is."""
-    return options.imap_server if protocol == IMAP else options.pop3_server
+    return options.profile_imap_server if protocol == IMAP else options.profile_pop3_server
 
 
 async def profile_address(ctx: Context, user: ColumnRow, address: str | None) -> str:
@@ -100,7 +100,7 @@ def _profile_payload(
     options = environment.options
     protocol = incoming_protocol(options, app_password.scopes, scopes_field="scopes")
     incoming_host, incoming_port = _split_host_and_port(_configured_server(options, protocol))
-    submission = options.smtp_server or f"{options.hostname}:{SUBMISSIONS_PORT}"
+    submission = options.profile_smtp_server or f"{options.hostname}:{SUBMISSIONS_PORT}"
     outgoing_host, outgoing_port = _split_host_and_port(submission)
     reversed_hostname = ".".join(reversed(options.hostname.split(".")))
     account = {

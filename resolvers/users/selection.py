@@ -58,7 +58,7 @@ async def load_selected_users(
     not visible, Forbidden if it can't be changed or if the viewer selects `all` without the role
     ADMIN, and LimitReached for too many users.
     """
-    limit = ctx.environment.options.bulk
+    limit = ctx.environment.options.bulk_max_items
     if not selection.is_given:
         selection = UserSelector(ids=(require_user_id(ctx),))
     named_ids = await _validate_and_resolve_names(ctx, selection, path)
@@ -116,7 +116,7 @@ async def _validate_and_resolve_names(
 
     Raises LimitReached, NotFound, or Forbidden for `all` without the role ADMIN.
     """
-    limit = ctx.environment.options.bulk
+    limit = ctx.environment.options.bulk_max_items
     if selection.all:
         ctx.viewer.require(GuardRule(role=Role.ADMIN))
     for name in ("ids", "usernames", "masks", "domains", "tags"):

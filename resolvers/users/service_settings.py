@@ -122,18 +122,18 @@ async def _mailbox_and_limit_settings(
         }
         paths = await ctx.load(load_special_mailbox_paths, user.id)
         values |= {f"mailbox/{use}": path for use, path in sorted(paths.items())}
-        values["limit/mailboxes"] = options.max_mailboxes
+        values["limit/mailboxes"] = options.mailboxes_max_per_user
     if service in (None, "api"):
         policy = await ctx.load(password_policy.load_policies_of_users, user.id)
         values["password/min_length"] = policy.min_length
         values["password/min_classes"] = policy.min_classes
     if service in (None, "api", "smtp"):
         values["limit/recipients"] = (await quota_limits.load_recipient_usage(ctx, user)).allowed
-        values["limit/recipients_per_message"] = options.max_recipients
+        values["limit/recipients_per_message"] = options.submission_max_recipients
     if service in (None, "lmtp"):
         values["limit/received"] = quota_limits.received_usage(ctx.environment, user).allowed
     if service in (None, "api", "lmtp", "smtp"):
-        values["limit/message_size"] = options.message_max
+        values["limit/message_size"] = options.message_max_size
     values["retention"] = user.retention or 0
     return values
 

@@ -518,7 +518,7 @@ async def test_temporary_addresses_are_limited_and_need_permission(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     environment = ada.environment
-    object.__setattr__(environment, "options", Options(temporary_addresses=1))
+    object.__setattr__(environment, "options", Options(addresses_max_temporary_per_user=1))
     temporary_address, _ = await try_create_temporary_address(ada, validity=None)
     _, errors = await try_create_temporary_address(ada)
     assert (errors[0]["code"], errors[0]["limit"], errors[0]["used"]) == ("LIMIT_REACHED", 1, 1)

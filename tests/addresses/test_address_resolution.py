@@ -248,13 +248,13 @@ async def sqlite_world(tmp_path: Path, sqlite_template: Path) -> Environment:
 
 
 async def test_resolution_of_random_addresses_follows_the_rules(sqlite_world: Environment) -> None:
-    environment = sqlite_world
-    loop = asyncio.get_running_loop()
+    environment, loop = sqlite_world, asyncio.get_running_loop()
 
     async def check(
         specs: list[AddressSpec], recipients: set[tuple[str, str]], delimiters: str
     ) -> None:
-        object.__setattr__(environment, "options", Options(delimiters=delimiters))
+        options = Options(addresses_subaddress_delimiters=delimiters)
+        object.__setattr__(environment, "options", options)
         async with environment.write_session() as session:
             await session.exec(delete(Address))
         await add_addresses(environment, *(spec.text for spec in specs))
@@ -318,7 +318,8 @@ async def test_delimiter_setting_decides_where_the_label_begins(
     address: str,
     expected: str | None,
 ) -> None:
-    object.__setattr__(domains_world, "options", Options(delimiters=delimiters))
+    options = Options(addresses_subaddress_delimiters=delimiters)
+    object.__setattr__(domains_world, "options", options)
     await add_addresses(domains_world, *address_specs_text.split())
     assert await resolved_address(domains_world, address) == expected
 
@@ -480,7 +481,7 @@ async def test_full_mailbox_is_refused_by_user_domain_or_default_quota(
         environment.database,
         environment.object_store,
         signing_secret=b"s",
-        options=Options(default_quota=used),
+        options=Options(users_default_quota=used),
         now=environment.now,
     )
     async with environment.write_session() as session:

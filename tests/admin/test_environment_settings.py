@@ -25,9 +25,9 @@ def remove_merganser_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("address", [":8025", "8025", "localhost", "localhost:", "[::1]"])
 def test_listener_without_host_or_port_is_refused(address: str) -> None:
     with pytest.raises(ValidationError, match="pattern"):
-        Settings(http=address)
+        Settings(http_listen=address)
     with pytest.raises(ValidationError, match="pattern"):
-        Settings(lmtp=address)
+        Settings(lmtp_listen=address)
 
 
 def test_printed_table_equals_the_documentation() -> None:
@@ -45,14 +45,17 @@ def test_setting_for_crash_tests_is_not_documented() -> None:
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("MERGANSER_STOER", "MERGANSER_STORE"), ("MERGANSER_HTTPS", "MERGANSER_HTTP")],
+    [
+        ("MERGANSER_DATABSE_URL", "MERGANSER_DATABASE_URL"),
+        ("MERGANSER_HTTPS_LISTEN", "MERGANSER_HTTP_LISTEN"),
+    ],
 )
 def test_misspelled_variable_is_reported_with_the_nearest_name(
     monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
 ) -> None:
     monkeypatch.setenv(name, "x")
     with pytest.raises(
-        CommandError, match=f"{name} is no setting of ours; did you mean {nearest}"
+        CommandError, match=f"{name} is no setting; did you mean {nearest}"
     ) as raised:
         read_settings()
     assert raised.value.exit_code == EXIT_USAGE
@@ -61,17 +64,17 @@ def test_misspelled_variable_is_reported_with_the_nearest_name(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("HTTP", ":80", "write host:port"),
-        ("STORE", "mysql://localhost/mail", "write sqlite:///path"),
-        ("DEFAULT_QUOTA", "much", "write a size such as 64 MiB"),
-        ("TOKEN_IDLE", "14", "write a time such as"),
+        ("HTTP_LISTEN", ":80", "write host:port"),
+        ("DATABASE_URL", "mysql://localhost/mail", "write sqlite:///path"),
+        ("USERS_DEFAULT_QUOTA", "much", "write a size such as 64 MiB"),
+        ("TOKENS_IDLE_TIMEOUT", "14", "write a time such as"),
         ("LOG_LEVEL", "LOUD", "input should be 'DEBUG'"),
         ("BOOTSTRAP_KEY", "hunter2", "it needs 16 characters"),
-        ("SMTP", "here", "write host:port"),
-        ("SMTP_PROXIES", "10.0.0.0/40", "write addresses and networks"),
-        ("GREYLIST_ALLOW", "mx.example.org", "write addresses and networks"),
-        ("SMTP_TIMEOUT", "0 s", "input should be greater than or equal to 1 second"),
-        ("BULK", "0", "input should be greater than or equal to 1"),
+        ("SMTP_LISTEN", "here", "write host:port"),
+        ("SMTP_TRUSTED_PROXIES", "10.0.0.0/40", "write addresses and networks"),
+        ("GREYLIST_EXEMPT_NETWORKS", "mx.example.org", "write addresses and networks"),
+        ("SMTP_IDLE_TIMEOUT", "0 s", "input should be greater than or equal to 1 second"),
+        ("BULK_MAX_ITEMS", "0", "input should be greater than or equal to 1"),
     ],
 )
 def test_invalid_value_is_reported_without_the_value(
@@ -89,38 +92,38 @@ def test_sizes_durations_and_lists_are_parsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in {
-        "DEFAULT_QUOTA": "1.5 GiB",
-        "MESSAGE_MAX": "20MB",
+        "USERS_DEFAULT_QUOTA": "1.5 GiB",
+        "MESSAGE_MAX_SIZE": "20MB",
         "UNDO_WINDOW": "90 s",
-        "TOKEN_LIFE": "1 week",
-        "ORIGINS": "https://a.example, https://b.example",
+        "TOKENS_MAX_AGE": "1 week",
+        "CORS_ORIGINS": "https://a.example, https://b.example",
         "DATA": "/srv/mail",
-        "DEFAULT_DOMAIN": "",
+        "USERS_DEFAULT_DOMAIN": "",
     }.items():
         monkeypatch.setenv(f"MERGANSER_{name}", value)
     settings = read_settings()
-    assert (settings.default_quota, settings.message_max) == (3 << 29, 20_000_000)
-    assert (settings.undo_window, settings.token_life) == (
+    assert (settings.users_default_quota, settings.message_max_size) == (3 << 29, 20_000_000)
+    assert (settings.undo_window, settings.tokens_max_age) == (
         timedelta(seconds=90),
         timedelta(days=7),
     )
-    assert settings.origins == ("https://a.example", "https://b.example")
-    assert settings.store == "sqlite+aiosqlite:////srv/mail/merganser.db"
-    assert settings.blobs == "/srv/mail/blobs"
-    assert settings.default_domain is None  # an empty variable counts as not set
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+    assert settings.database_url == "sqlite+aiosqlite:////srv/mail/merganser.db"
+    assert settings.object_store_url == "/srv/mail/blobs"
+    assert settings.users_default_domain is None  # an empty variable counts as not set
 
 
 def test_store_url_gets_the_async_driver() -> None:
     url = "postgresql://mail@localhost/mail"
-    assert Settings(store=url).store == "postgresql+asyncpg://mail@localhost/mail"
-    assert Settings(store="sqlite:///x.db").store == "sqlite+aiosqlite:///x.db"
+    assert Settings(database_url=url).database_url == "postgresql+asyncpg://mail@localhost/mail"
+    assert Settings(database_url="sqlite:///x.db").database_url == "sqlite+aiosqlite:///x.db"
 
 
 def test_repr_of_settings_hides_secrets() -> None:
     text = repr(
         Settings(
             bootstrap_key="b" * 16,  # type: ignore[arg-type]
-            secret="s" * 32,  # type: ignore[arg-type]
+            signing_secret="s" * 32,  # type: ignore[arg-type]
             next_hop="smtp://u:pppp@h:1",  # type: ignore[arg-type]
         )
     )
@@ -153,20 +156,20 @@ def test_invalid_webauthn_origin_is_refused(origin: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("RSPAMD", "127.0.0.1:11333"),
-        ("RSPAMD", "ftp://127.0.0.1"),
-        ("RSPAMD", "http://me:secret@127.0.0.1"),
-        ("RSPAMD", "http://127.0.0.1:99999"),
-        ("RSPAMD_LEARN", "http://127.0.0.1/?x"),
-        ("RSPAMD_DOWN", "drop"),
+        ("RSPAMD_URL", "127.0.0.1:11333"),
+        ("RSPAMD_URL", "ftp://127.0.0.1"),
+        ("RSPAMD_URL", "http://me:secret@127.0.0.1"),
+        ("RSPAMD_URL", "http://127.0.0.1:99999"),
+        ("RSPAMD_LEARN_URL", "http://127.0.0.1/?x"),
+        ("RSPAMD_ON_FAILURE", "drop"),
         ("RSPAMD_TIMEOUT", "5 min"),
         ("RSPAMD_TIMEOUT", "0 s"),
-        ("CLAMD", "clamd.sock"),
-        ("CLAMD", "unix:clamd.sock"),
-        ("CLAMD", ":3310"),
-        ("CLAMD", "127.0.0.1:99999"),
-        ("VIRUS", "keep"),
-        ("SENT_SCAN", "on"),
+        ("CLAMD_ADDRESS", "clamd.sock"),
+        ("CLAMD_ADDRESS", "unix:clamd.sock"),
+        ("CLAMD_ADDRESS", ":3310"),
+        ("CLAMD_ADDRESS", "127.0.0.1:99999"),
+        ("VIRUS_ACTION", "keep"),
+        ("OUTBOUND_SCAN", "on"),
     ],
 )
 def test_invalid_scanner_setting_is_refused(
@@ -181,18 +184,18 @@ def test_scanner_settings_are_read_and_hide_the_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in {
-        "RSPAMD": "https://rspamd.example:11333/",
+        "RSPAMD_URL": "https://rspamd.example:11333/",
         "RSPAMD_PASSWORD": "hush-hush",
-        "CLAMD": "unix:/run/clamav/clamd.ctl",
-        "CLAMD_DOWN": "defer",
+        "CLAMD_ADDRESS": "unix:/run/clamav/clamd.ctl",
+        "CLAMD_ON_FAILURE": "defer",
     }.items():
         monkeypatch.setenv(f"MERGANSER_{name}", value)
     options = read_settings().options()
-    assert (options.rspamd, options.clamd) == (
+    assert (options.rspamd_url, options.clamd_address) == (
         "https://rspamd.example:11333/",
         "unix:/run/clamav/clamd.ctl",
     )
-    assert (options.rspamd_down, options.clamd_down) == ("accept", "defer")
+    assert (options.rspamd_on_failure, options.clamd_on_failure) == ("accept", "defer")
     assert options.rspamd_password is not None
     assert "hush" not in repr(options)
 

@@ -348,7 +348,7 @@ async def test_largest_key_and_value_are_accepted(ada: GraphQLClient) -> None:
     for key in ("ä" * 256, "/".join("a" * 16)):
         await set_value(ada, key, "ä" * (1 << 15))
         assert len(await load_value(ada, key) or "") == 1 << 15
-    change_options(ada.environment, key_value_key=1, key_value_levels=1)
+    change_options(ada.environment, key_value_max_key_size=1, key_value_max_key_levels=1)
     await set_value(ada, "ä" * 256, "what is there goes on")
     assert (await run_key_value_mutation(ada, "keyValueDelete", key="/".join("a" * 16)))[
         "deleted"
@@ -378,7 +378,10 @@ async def test_number_of_entries_and_bytes_is_limited(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     change_options(
-        ada.environment, key_value_entries=3, key_value_bytes=30, key_value_stores=("default", "b")
+        ada.environment,
+        key_value_max_entries=3,
+        key_value_max_total_size=30,
+        key_value_stores=("default", "b"),
     )
     await set_value(ada, "1", "x" * 9)
     await set_value(ada, "2", "x" * 9, store="b")
@@ -397,7 +400,7 @@ async def test_number_of_entries_and_bytes_is_limited(
     await set_value(ada, "1", "x" * 16)
     clock.tick(minutes=1)  # expired entries don't count
     await set_value(ada, "4", "")
-    change_options(ada.environment, key_value_entries=0, key_value_bytes=0)
+    change_options(ada.environment, key_value_max_entries=0, key_value_max_total_size=0)
     await set_value(ada, "1", "x" * 16)  # a value that is not larger is always accepted
     await set_value(ada, "1", "x")
     assert (await run_failing_mutation(ada, "keyValueSet", key="1", value="xx"))["path"] == [
@@ -406,7 +409,7 @@ async def test_number_of_entries_and_bytes_is_limited(
 
 
 async def test_concurrent_writes_respect_the_limit(ada: GraphQLClient) -> None:
-    change_options(ada.environment, key_value_entries=5)
+    change_options(ada.environment, key_value_max_entries=5)
     answers = await asyncio.gather(
         *(run_key_value_mutation(ada, "keyValueSet", key=str(n), value="x") for n in range(9))
     )

@@ -28,7 +28,7 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     idempotent_options = {"idempotencyKey": "once"}
-    set_options(ada.environment, imap_server="imap.example.org:993")  # for mobile profiles
+    set_options(ada.environment, profile_imap_server="imap.example.org:993")  # for mobile profiles
     secrets: list[str] = []
     answers: list[Any] = []
 

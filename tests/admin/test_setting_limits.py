@@ -22,30 +22,34 @@ RAW_MESSAGE = raw_message("Long", body="x" * 500).decode()
 INBOX = {"mailbox": {"path": "INBOX"}}
 
 LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
-    ("max_recipients", 1, "messageSend", MESSAGE_FIELDS, ["to"], 2),
-    ("max_recipients", 1, "messageRedirect", {"message": {"id": "@"}, "addresses": TWO_ADDRESSES},
+    ("submission_max_recipients", 1, "messageSend", MESSAGE_FIELDS, ["to"], 2),
+    ("submission_max_recipients", 1, "messageRedirect",
+     {"message": {"id": "@"}, "addresses": TWO_ADDRESSES},
      ["addresses"], 2),
-    ("max_recipients", 1, "messageUpload", {**INBOX, **MESSAGE_FIELDS}, ["to"], 2),
-    ("max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
-    ("bulk", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],
+    ("submission_max_recipients", 1, "messageUpload", {**INBOX, **MESSAGE_FIELDS}, ["to"], 2),
+    ("submission_max_recipients", 1, "composeRequest", {"to": RECIPIENTS}, ["to"], 2),
+    ("bulk_max_items", 1, "domainUpdate", {"domains": [{"name": "a"}, {"name": "b"}],
                                  "set": {"active": True}}, ["domains"], 2),
-    ("bulk", 1, "domainAliasDelete", {"ids": ["@DomainAlias"] * 2}, ["ids"], 2),
-    ("bulk", 1, "addressUpdate", {"addresses": RECIPIENTS, "set": {"name": "X"}}, ["addresses"], 2),
-    ("bulk", 1, "addressDelete", {"ids": ["@Address"] * 2}, ["ids"], 2),
-    ("bulk", 1, "mailboxDelete", {"mailboxes": [{"path": "A"}, {"path": "B"}]}, ["mailboxes"], 2),
-    ("bulk", 1, "mailboxSubscribe", {"paths": ["A", "B"]}, ["paths"], 2),
-    ("bulk", 1, "mailboxUpdate", {"mailboxes": [{"path": "A"}, {"path": "B"}],
+    ("bulk_max_items", 1, "domainAliasDelete", {"ids": ["@DomainAlias"] * 2}, ["ids"], 2),
+    ("bulk_max_items", 1, "addressUpdate",
+     {"addresses": RECIPIENTS, "set": {"name": "X"}}, ["addresses"], 2),
+    ("bulk_max_items", 1, "addressDelete", {"ids": ["@Address"] * 2}, ["ids"], 2),
+    ("bulk_max_items", 1, "mailboxDelete",
+     {"mailboxes": [{"path": "A"}, {"path": "B"}]}, ["mailboxes"], 2),
+    ("bulk_max_items", 1, "mailboxSubscribe", {"paths": ["A", "B"]}, ["paths"], 2),
+    ("bulk_max_items", 1, "mailboxUpdate", {"mailboxes": [{"path": "A"}, {"path": "B"}],
                                   "set": {"subscribed": True}}, ["mailboxes"], 2),
-    ("bulk", 1, "queueDelete", {"queueIds": ["a", "b"]}, ["queueIds"], 2),
-    ("bulk", 1, "userUpdate", {"users": {"usernames": ["a", "b"]}, "set": {"name": "X"}},
+    ("bulk_max_items", 1, "queueDelete", {"queueIds": ["a", "b"]}, ["queueIds"], 2),
+    ("bulk_max_items", 1, "userUpdate", {"users": {"usernames": ["a", "b"]}, "set": {"name": "X"}},
      ["users", "usernames"], 2),
-    ("bulk", 1, "quarantineDelete", {"ids": ["@QuarantineItem"] * 2}, ["ids"], 2),
-    ("message_max", 100, "messageUpload", {**INBOX, "raw": RAW_MESSAGE}, ["raw"], len(RAW_MESSAGE)),
-    ("message_max", 100, "messageSend", {**MESSAGE_FIELDS, "attachments": [
+    ("bulk_max_items", 1, "quarantineDelete", {"ids": ["@QuarantineItem"] * 2}, ["ids"], 2),
+    ("message_max_size", 100, "messageUpload",
+     {**INBOX, "raw": RAW_MESSAGE}, ["raw"], len(RAW_MESSAGE)),
+    ("message_max_size", 100, "messageSend", {**MESSAGE_FIELDS, "attachments": [
         {"filename": "a", "content": "x" * 500}]}, ["attachments"], 300),
-    ("upload_max", 100, "fileUpload", {"filename": "a", "content": {"text": "x" * 500}},
+    ("upload_max_size", 100, "fileUpload", {"filename": "a", "content": {"text": "x" * 500}},
      ["content"], 500),
-    ("upload_max", 100, "userImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
+    ("upload_max_size", 100, "userImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
 ]  # fmt: skip
 MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
 
@@ -86,7 +90,7 @@ async def test_limit_of_setting_is_reported_with_limit_and_used(  # noqa: PLR091
 
 
 async def test_recipient_limit_applies_to_drafts_when_sent(ada: GraphQLClient) -> None:
-    set_options(ada.environment, max_recipients=1)
+    set_options(ada.environment, submission_max_recipients=1)
     arguments = {**DRAFTS_MAILBOX, **MESSAGE_FIELDS, "draft": True, "replyTo": RECIPIENTS}
     saved = await execute_mutation(ada, "messageUpload", "message { id }", **arguments)
     assert saved["errors"] == []
@@ -104,5 +108,5 @@ async def test_recipient_limit_applies_to_drafts_when_sent(ada: GraphQLClient) -
     draft = {"message": {"id": saved["message"]["id"]}}
     (error,) = (await execute_mutation(ada, "messageSubmit", "replayed", **draft))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 2)
-    set_options(ada.environment, max_recipients=2)
+    set_options(ada.environment, submission_max_recipients=2)
     assert (await execute_mutation(ada, "messageSubmit", "replayed", **draft))["errors"] == []

@@ -21,7 +21,7 @@ def certificate_error(**arguments: Any) -> str:
     return raised.value.message
 
 
-@pytest.mark.parametrize("name", ["submission", "submissions"])
+@pytest.mark.parametrize("name", ["submission_listen", "submission_tls_listen"])
 async def test_submission_needs_a_certificate(
     tmp_path: Path, environment: Environment, name: str
 ) -> None:
@@ -36,7 +36,7 @@ async def test_submission_needs_a_certificate(
     certificate_file = CertificateAuthority(tmp_path).issue_certificate()
     await check_certificate_available(Settings(**arguments, tls_cert=certificate_file), environment)
     assert load_certificate_files(Settings(**arguments, tls_cert=certificate_file)) is not None
-    assert load_certificate_files(Settings(smtp="127.0.0.1:25")) is None
+    assert load_certificate_files(Settings(smtp_listen="127.0.0.1:25")) is None
 
 
 def test_unusable_certificate_is_refused(tmp_path: Path) -> None:
@@ -54,5 +54,5 @@ def test_unusable_certificate_is_refused(tmp_path: Path) -> None:
 def test_listen_addresses_follow_the_settings() -> None:
     address = "0.0.0.0:25"
     assert set(sockets.listen_addresses(Settings())) == {"HTTP", "LMTP"}
-    assert sockets.listen_addresses(Settings(smtp=address))["SMTP"] == address
-    assert sockets.exposed_settings(Settings(smtp=address)) == ["SMTP"]
+    assert sockets.listen_addresses(Settings(smtp_listen=address))["SMTP"] == address
+    assert sockets.exposed_listeners(Settings(smtp_listen=address)) == ["SMTP"]

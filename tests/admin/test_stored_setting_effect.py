@@ -55,7 +55,7 @@ async def test_new_tokens_use_the_stored_lifetime(root: GraphQLClient, clock: Ma
     sign_in = """mutation { authenticate(input: {username: "eve@example.org",
       password: "correct horse", token: true}) { expiresAt errors { message } } }"""
     for value, lifetime in (("PT1H", timedelta(hours=1)), ("P2D", timedelta(days=2))):
-        await set_setting(root, "auth.tokenTtl", value)
+        await set_setting(root, "tokens.idleTimeout", value)
         payload = (await root(sign_in))["authenticate"]
         assert payload["expiresAt"] == (clock() + lifetime).isoformat().replace("+00:00", "Z")
 
@@ -66,11 +66,11 @@ async def test_validate_only_and_rolled_back_settings_have_no_effect(root: Graph
         SETTING_SET, key=MAX_RECIPIENTS_KEY, value=7, options={"validateOnly": True}
     )
     assert payload["settingSet"]["errors"] == []
-    assert root.environment.options.max_recipients == 50
+    assert root.environment.options.submission_max_recipients == 50
     atomic = """mutation @atomic { a: settingSet(input: {key: "submission.maxRecipients", value: 7})
       { errors { code } } b: settingSet(input: {key: "nothing", value: 7}) { errors { code } } }"""
     await root.execute(atomic)
-    assert root.environment.options.max_recipients == 50
+    assert root.environment.options.submission_max_recipients == 50
     assert await load_stored_settings(root.environment) == {MAX_RECIPIENTS_KEY: 50}
     ctx = make_root_context(root.environment)
     async with ctx.write_session():
@@ -78,11 +78,11 @@ async def test_validate_only_and_rolled_back_settings_have_no_effect(root: Graph
             async with ctx.write_session():
                 await admin_settings.set_setting(ctx, MAX_RECIPIENTS_KEY, 9)
                 raise ZeroDivisionError
-    assert root.environment.options.max_recipients == 50
+    assert root.environment.options.submission_max_recipients == 50
     async with ctx.write_session():
         await admin_settings.set_setting(ctx, MAX_RECIPIENTS_KEY, 11)
-        assert root.environment.options.max_recipients == 50  # not before the commit
-    assert root.environment.options.max_recipients == 11
+        assert root.environment.options.submission_max_recipients == 50  # not before the commit
+    assert root.environment.options.submission_max_recipients == 11
 
 
 async def test_newest_options_stay_in_effect(environment: Environment) -> None:
@@ -96,7 +96,12 @@ async def test_newest_options_stay_in_effect(environment: Environment) -> None:
 
 
 async def test_concurrent_changes_all_take_effect(environment: Environment) -> None:
-    settings = {MAX_RECIPIENTS_KEY: 50, "mailboxes.max": 60, "bulk.max": 70, "custom.a": "x"}
+    settings = {
+        MAX_RECIPIENTS_KEY: 50,
+        "mailboxes.maxPerUser": 60,
+        "bulk.maxItems": 70,
+        "custom.a": "x",
+    }
     await asyncio.gather(
         *(
             admin_settings.set_setting(make_root_context(environment), *setting)
@@ -104,7 +109,11 @@ async def test_concurrent_changes_all_take_effect(environment: Environment) -> N
         )
     )
     options = environment.options
-    assert (options.max_recipients, options.max_mailboxes, options.bulk) == (50, 60, 70)
+    assert (
+        options.submission_max_recipients,
+        options.mailboxes_max_per_user,
+        options.bulk_max_items,
+    ) == (50, 60, 70)
     assert await load_stored_settings(environment) == settings
 
 
@@ -113,7 +122,7 @@ async def test_message_size_applies_to_later_sessions(
 ) -> None:
     lmtp = LmtpListener(environment, tmp_path)
     assert lmtp.limits.max_message_size == 64 << 20
-    await admin_settings.set_setting(make_root_context(environment), "message.max", "1 MiB")
+    await admin_settings.set_setting(make_root_context(environment), "message.maxSize", "1 MiB")
     assert lmtp.limits.max_message_size == 1 << 20
 
 
@@ -149,11 +158,11 @@ async def test_other_process_polls_changed_settings(
     await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 50)
     monkeypatch.setattr(admin_settings, "POLL_SECONDS", 0.05)
     async with follow_settings(other_process_world):
-        await wait_until(lambda: other_process_world.options.max_recipients == 50)
+        await wait_until(lambda: other_process_world.options.submission_max_recipients == 50)
         await admin_settings.set_setting(make_root_context(environment), MAX_RECIPIENTS_KEY, 60)
-        await wait_until(lambda: other_process_world.options.max_recipients == 60)
+        await wait_until(lambda: other_process_world.options.submission_max_recipients == 60)
         await admin_settings.reset_settings(make_root_context(environment), [MAX_RECIPIENTS_KEY])
-        await wait_until(lambda: other_process_world.options.max_recipients == 400)
+        await wait_until(lambda: other_process_world.options.submission_max_recipients == 400)
 
 
 async def test_wakeup_applies_settings_at_once(
@@ -178,7 +187,7 @@ async def test_wakeup_applies_settings_at_once(
         await asyncio.sleep(0.1)
         await admin_settings.set_setting(make_root_context(worlds[0]), MAX_RECIPIENTS_KEY, 50)
         await wait_until(
-            lambda: worlds[1].options.max_recipients == 50, 0.5
+            lambda: worlds[1].options.submission_max_recipients == 50, 0.5
         )  # POLL_SECONDS is longer
     receive_task.cancel()
     for wakeups in (own_wakeups, other_wakeups):
@@ -204,8 +213,8 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
     now = environment.now()
     stored_values = {
         "of.another.version": 1,
-        "mailboxes.max": "many",
-        "auth.tokenTtl": "PT1S",
+        "mailboxes.maxPerUser": "many",
+        "tokens.idleTimeout": "PT1S",
         MAX_RECIPIENTS_KEY: 50,
     }
     async with environment.database.engine.begin() as connection:
@@ -216,15 +225,19 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
         await connection.execute(insert(SettingValue), rows)
     invalid_keys = await admin_settings.apply_settings_and_return_invalid_keys(other_process_world)
     admin_settings.log_unusable_settings(invalid_keys)
-    assert sorted(invalid_keys) == ["auth.tokenTtl", "mailboxes.max", "of.another.version"]
+    assert sorted(invalid_keys) == [
+        "mailboxes.maxPerUser",
+        "of.another.version",
+        "tokens.idleTimeout",
+    ]
     assert len(caplog.records) == 3
-    assert other_process_world.options.max_recipients == 50
-    assert other_process_world.options.max_mailboxes == TEST_OPTIONS.max_mailboxes
+    assert other_process_world.options.submission_max_recipients == 50
+    assert other_process_world.options.mailboxes_max_per_user == TEST_OPTIONS.mailboxes_max_per_user
     setting = await admin_settings.find_setting(
-        make_root_context(other_process_world), "mailboxes.max"
+        make_root_context(other_process_world), "mailboxes.maxPerUser"
     )
     assert setting is not None
-    assert (setting.value, setting.is_set) == (TEST_OPTIONS.max_mailboxes, False)
+    assert (setting.value, setting.is_set) == (TEST_OPTIONS.mailboxes_max_per_user, False)
     assert (
         await admin_settings.find_setting(
             make_root_context(other_process_world), "of.another.version"
@@ -232,6 +245,6 @@ async def test_unknown_and_invalid_stored_settings_are_ignored(
         is None
     )
     changed = await admin_settings.set_setting(
-        make_root_context(other_process_world), "mailboxes.max", 70
+        make_root_context(other_process_world), "mailboxes.maxPerUser", 70
     )
-    assert (changed.value, other_process_world.options.max_mailboxes) == (70, 70)
+    assert (changed.value, other_process_world.options.mailboxes_max_per_user) == (70, 70)

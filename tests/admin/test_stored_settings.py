@@ -58,14 +58,14 @@ async def test_settings_are_listed_by_key_with_defaults(root: GraphQLClient) -> 
     assert not any(setting["custom"] for setting in settings)
     values = {setting["key"]: (setting["value"], setting["type"]) for setting in settings}
     assert values[MAX_RECIPIENTS_KEY] == (400, "number")
-    assert values["quota.default"] == (1 << 30, "size")
-    assert values["auth.tokenTtl"] == ("P14D", "duration")
+    assert values["users.defaultQuota"] == (1 << 30, "size")
+    assert values["tokens.idleTimeout"] == ("P14D", "duration")
     assert values["journal.retention"] == ("P30D", "duration")
-    assert values["domains.default"] == (None, "string")
+    assert values["users.defaultDomain"] == (None, "string")
     for part in ("retention", "RETENTION"):
         settings = (await root(SETTINGS_QUERY, filter=part))["settings"]
         assert [setting["key"] for setting in settings] == [
-            key for key in DEFINITIONS if "retention" in key
+            key for key in DEFINITIONS if "retention" in key.casefold()
         ]
     assert (await root(SETTINGS_QUERY, filter="%"))["settings"] == []
     answer = await root.execute(SETTINGS_QUERY, filter="x" * 10_000)
@@ -80,16 +80,16 @@ async def test_unknown_setting_is_null(root: GraphQLClient, key: str) -> None:
 VALID_VALUES: list[tuple[str, Any, Any]] = [
     (MAX_RECIPIENTS_KEY, 50, 50),
     (MAX_RECIPIENTS_KEY, "50", 50),
-    ("quota.default", "3 GiB", 3 << 30),
-    ("quota.default", 0, 0),
-    ("quota.default", "16 TiB", 1 << 44),
-    ("auth.tokenTtl", "PT20M", "PT1200S"),
-    ("auth.tokenTtl", "P1W", "P7D"),
+    ("users.defaultQuota", "3 GiB", 3 << 30),
+    ("users.defaultQuota", 0, 0),
+    ("users.defaultQuota", "16 TiB", 1 << 44),
+    ("tokens.idleTimeout", "PT20M", "PT1200S"),
+    ("tokens.idleTimeout", "P1W", "P7D"),
     ("journal.retention", "PT48H", "P2D"),
     ("undo.window", "PT0S", "PT0S"),
-    ("domains.default", "Example.ORG", "example.org"),
-    ("domains.default", "xn--bcher-kva.example", "bücher.example"),
-    ("domains.default", None, None),
+    ("users.defaultDomain", "Example.ORG", "example.org"),
+    ("users.defaultDomain", "xn--bcher-kva.example", "bücher.example"),
+    ("users.defaultDomain", None, None),
     ("custom.a", "text", "text"),
     ("custom.a-b.C_3", [1, 2.5, True, "x"], [1, 2.5, True, "x"]),
     ("custom.a", False, False),
@@ -128,22 +128,22 @@ INVALID_VALUES: list[tuple[str, Any, str]] = [
     (MAX_RECIPIENTS_KEY, None, "type"),
     (MAX_RECIPIENTS_KEY, [5], "type"),
     (MAX_RECIPIENTS_KEY, {"value": 5}, "type"),
-    ("quota.default", -1, "type"),
-    ("quota.default", 1 + (1 << 44), "max"),
-    ("quota.default", "3 GiBi", "type"),
-    ("message.max", 1, "min"),
-    ("message.max", "1 TiB", "max"),
-    ("auth.tokenTtl", "PT59S", "min"),
-    ("auth.tokenTtl", "P9999Y", "max"),
-    ("auth.tokenTtl", "-P1D", "type"),
-    ("auth.tokenTtl", 14, "type"),
-    ("auth.tokenTtl", "P", "type"),
+    ("users.defaultQuota", -1, "type"),
+    ("users.defaultQuota", 1 + (1 << 44), "max"),
+    ("users.defaultQuota", "3 GiBi", "type"),
+    ("message.maxSize", 1, "min"),
+    ("message.maxSize", "1 TiB", "max"),
+    ("tokens.idleTimeout", "PT59S", "min"),
+    ("tokens.idleTimeout", "P9999Y", "max"),
+    ("tokens.idleTimeout", "-P1D", "type"),
+    ("tokens.idleTimeout", 14, "type"),
+    ("tokens.idleTimeout", "P", "type"),
     ("journal.retention", "PT36H", "pattern"),
     ("journal.retention", "PT0S", "min"),
-    ("domains.default", "", "domain"),
-    ("domains.default", "a b", "domain"),
-    ("domains.default", "x" * 10_000, "domain"),
-    ("domains.default", 5, "type"),
+    ("users.defaultDomain", "", "domain"),
+    ("users.defaultDomain", "a b", "domain"),
+    ("users.defaultDomain", "x" * 10_000, "domain"),
+    ("users.defaultDomain", 5, "type"),
     ("nothing", 5, "unknown"),
     ("const:max:rcpt_to", 5, "unknown"),
     ("SUBMISSION.MAXRECIPIENTS", 5, "unknown"),
@@ -171,7 +171,9 @@ async def test_invalid_value_is_refused_by_rule(
 
 
 async def test_value_is_required(root: GraphQLClient) -> None:
-    document = 'mutation { settingSet(input: {key: "domains.default"}) { errors { path code } } }'
+    document = (
+        'mutation { settingSet(input: {key: "users.defaultDomain"}) { errors { path code } } }'
+    )
     payload = (await root(document))["settingSet"]
     assert payload["errors"] == [{"path": ["value"], "code": "VALIDATION"}]
 
@@ -243,11 +245,11 @@ async def test_default_quota_updates_allocated_quota_of_domains(
         session.add(Stream(id=7))
     assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     for value, total in (("3 GiB", 11 * gib), (0, 5 * gib), ("2 GiB", 9 * gib)):
-        await set_setting(root, "quota.default", value)
+        await set_setting(root, "users.defaultQuota", value)
         assert (await load_allocated_quotas(environment))["example.org"] == total
         report = await check_consistency(environment)
         assert report.findings == []
-    await root(SETTING_DELETE, keys=["quota.default"])
+    await root(SETTING_DELETE, keys=["users.defaultQuota"])
     assert await load_allocated_quotas(environment) == {"example.org": 7 * gib, "far.example": 0}
     document = "{ viewer { user { limits { quota { allowed } } } } }"
     for client in (ada, bob):
@@ -264,7 +266,7 @@ async def test_history_shows_actor_values_and_reason(
     await set_setting(admin, MAX_RECIPIENTS_KEY, 60)
     clock.tick(hours=1)
     await root(SETTING_DELETE, keys=[MAX_RECIPIENTS_KEY])
-    await set_setting(root, "mailboxes.max", 77)
+    await set_setting(root, "mailboxes.maxPerUser", 77)
     history = (await root(HISTORY_QUERY, key=MAX_RECIPIENTS_KEY))["setting"]["history"]
     changes = [(n["actor"], n["before"], n["after"], n["reason"]) for n in history["nodes"]]
     assert changes == [
@@ -284,7 +286,7 @@ async def test_history_shows_actor_values_and_reason(
     )
     assert [n["after"] for n in previous["setting"]["history"]["nodes"]] == [None, 60]
     answer = await root.execute(
-        HISTORY_QUERY, key="mailboxes.max", after=first["pageInfo"]["endCursor"]
+        HISTORY_QUERY, key="mailboxes.maxPerUser", after=first["pageInfo"]["endCursor"]
     )
     assert answer["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     node = "query ($id: ID!) { node(id: $id) { __typename } }"

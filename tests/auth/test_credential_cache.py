@@ -307,7 +307,7 @@ async def test_shorter_token_lifetime_applies_at_once(
     token = await sign_in_environment.create_token("ada")
     await other_process.use_for_30_seconds(token)
     options = replace(
-        other_process.sign_in_environment.environment.options, token_life=timedelta(seconds=20)
+        other_process.sign_in_environment.environment.options, tokens_max_age=timedelta(seconds=20)
     )
     changed_environment = replace(other_process.sign_in_environment.environment, options=options)
     with pytest.raises(Unauthenticated):

@@ -51,7 +51,7 @@ async def test_token_authenticates_its_user(sign_in_environment: SignInEnvironme
     )
     assert (
         viewer.expires_at
-        == sign_in_environment.clock() + sign_in_environment.environment.options.token_life
+        == sign_in_environment.clock() + sign_in_environment.environment.options.tokens_max_age
     )
     for headers, params in (
         ({"x-access-token": token}, None),

@@ -284,7 +284,9 @@ async def test_no_event_is_written_if_retention_is_zero(
 ) -> None:
     await log_events(ada, failed_sign_in_event(ada.user.id))
     ada.environment.use_options_unless_outdated(
-        CommittedOptions(replace(ada.environment.options, authlog_for=timedelta(0)), 10**6)
+        CommittedOptions(
+            replace(ada.environment.options, security_log_retention=timedelta(0)), 10**6
+        )
     )
     ctx = anonymous_context(ada.environment)
     async with ctx.write_session(ada.user.id) as session:

@@ -155,7 +155,7 @@ async def test_cursor_beyond_event_limit_gets_resync(ada: GraphQLClient) -> None
     for number in range(4):
         await deliver_to(ada, f"Number {number}")
     small_journal_world = replace(
-        ada.environment, options=replace(ada.environment.options, journal_events=2)
+        ada.environment, options=replace(ada.environment.options, journal_max_events=2)
     )
     assert (
         await housekeeping.run_round(small_journal_world)

@@ -67,7 +67,7 @@ async def assert_consistent(environment: Environment) -> None:
 
 
 def with_short_journal(environment: Environment) -> Environment:
-    return replace(environment, options=replace(environment.options, journal_events=3))
+    return replace(environment, options=replace(environment.options, journal_max_events=3))
 
 
 async def test_unread_entry_is_kept_one_more_day_for_webhook(

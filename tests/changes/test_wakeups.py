@@ -65,12 +65,12 @@ def bus_setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BusSet
             )
             await connection.close()
 
-        settings = Settings(data=tmp_path, store=url, wakeups="postgresql")  # type: ignore[arg-type]
+        settings = Settings(data=tmp_path, database_url=url, event_bus_url="postgresql")  # type: ignore[arg-type]
         yield BusSetup(settings, terminate_connections, lambda: None)
     else:
         broker = BROKERS[kind](tmp_path)
         broker.start()
-        settings = Settings(data=tmp_path, wakeups=broker.url)  # type: ignore[arg-type]
+        settings = Settings(data=tmp_path, event_bus_url=broker.url)  # type: ignore[arg-type]
         yield BusSetup(settings, broker.stop, broker.start)
         broker.stop()
 

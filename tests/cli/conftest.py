@@ -19,7 +19,7 @@ def shell_without_store(
     handlers, level = root.handlers[:], root.level
     shell = CommandLine(tmp_path / "var", monkeypatch, capsys)
     shell.set_settings(
-        data=str(shell.data), argon2_memory="8", argon2_time="1", auto_create_domains="on"
+        data=str(shell.data), argon2_memory_cost="8", argon2_time_cost="1", auto_create_domains="on"
     )
     yield shell
     root.handlers[:], root.level = handlers, level
@@ -30,7 +30,7 @@ def shell(shell_without_store: CommandLine, sqlite_template: Path) -> CommandLin
     """A command line with a migrated, empty database."""
     shell_without_store.data.mkdir(mode=0o700)
     store_url = store_fixtures.copy_sqlite_template(sqlite_template, shell_without_store.data)
-    shell_without_store.set_settings(store=store_url)
+    shell_without_store.set_settings(database_url=store_url)
     return shell_without_store
 
 

@@ -18,7 +18,7 @@ from merganser.commands.lazy_commands import LazyImplementation
 from merganser.errors import CommandError
 from merganser.server.environment_factory import fault_point_killer, load_or_create_secret
 from merganser.server.private_files import create_private_file_if_missing
-from merganser.server.sockets import exposed_settings
+from merganser.server.sockets import exposed_listeners
 from merganser.server.store import store_lock
 from merganser.settings.settings import Settings, read_settings
 from tests.support.clients.command_line import CommandLine, all_commands
@@ -53,7 +53,11 @@ def test_command_imports_only_needed_modules(tmp_path: Path, arguments: str, all
         f"import sys; sys.argv[1:] = {arguments.split()}\nfrom merganser.__main__ import main\n"
     )
     print_modules = f"main()\nprint(*(name for name in {SLOW_MODULES} if name in sys.modules))"
-    env = {**os.environ, "MERGANSER_DATA": str(tmp_path / "data"), "MERGANSER_LMTP": "127.0.0.1:1"}
+    env = {
+        **os.environ,
+        "MERGANSER_DATA": str(tmp_path / "data"),
+        "MERGANSER_LMTP_LISTEN": "127.0.0.1:1",
+    }
     result = subprocess.run(
         [sys.executable, "-c", run_command + print_modules],
         cwd=ROOT, env=env, capture_output=True, text=True, check=True,
@@ -166,15 +170,27 @@ def test_database_of_other_version_is_refused(
 @pytest.mark.parametrize(
     ("setting", "value", "error_text"),
     [
-        ("store", "postgresql://mail:hunter2@127.0.0.1:1/mail", "cannot use the store"),
-        ("store", "postgresql://host:port/x", "a host or port in the address can't be read"),
-        ("store", "sqlite://", "name a file"),
-        ("blobs", "nosuch://bucket", "MERGANSER_BLOBS cannot be used"),
-        ("blobs", "s3://b?timeout=abc", "MERGANSER_BLOBS cannot be used: the option 'timeout'"),
-        ("blobs", "s3://b?region=x&allow_http=maybe", "the option 'allow_http' is wrong"),
-        ("blobs", "s3://b?virtual_hosted_style_request=no!", "'virtual_hosted_style_request'"),
-        ("blobs", "s3://b?endpoint=http://x&nosuch=1", "the option 'nosuch' is wrong"),
-        ("hhtp", "x", "did you mean MERGANSER_HTTP"),
+        ("database_url", "postgresql://mail:hunter2@127.0.0.1:1/mail", "cannot use the store"),
+        ("database_url", "postgresql://host:port/x", "a host or port in the address can't be read"),
+        ("database_url", "sqlite://", "name a file"),
+        ("object_store_url", "nosuch://bucket", "MERGANSER_OBJECT_STORE_URL cannot be used"),
+        (
+            "object_store_url",
+            "s3://b?timeout=abc",
+            "MERGANSER_OBJECT_STORE_URL cannot be used: the option 'timeout'",
+        ),
+        (
+            "object_store_url",
+            "s3://b?region=x&allow_http=maybe",
+            "the option 'allow_http' is wrong",
+        ),
+        (
+            "object_store_url",
+            "s3://b?virtual_hosted_style_request=no!",
+            "'virtual_hosted_style_request'",
+        ),
+        ("object_store_url", "s3://b?endpoint=http://x&nosuch=1", "the option 'nosuch' is wrong"),
+        ("http_lisen", "x", "did you mean MERGANSER_HTTP_LISTEN"),
     ],
 )
 def test_unusable_store_setting_is_reported_in_one_line(
@@ -208,7 +224,7 @@ def test_existing_secret_is_not_overwritten(shell_without_store: CommandLine) ->
 
 @pytest.mark.usefixtures("shell")
 async def test_server_and_repair_locks_exclude_each_other() -> None:
-    store = read_settings().store
+    store = read_settings().database_url
     assert store_lock.sqlite_server_pid(store) is None
     async with store_lock.lock_as_server(store):
         assert store_lock.sqlite_server_pid(store) == str(os.getpid())
@@ -234,7 +250,7 @@ async def test_postgres_is_shared_by_servers_but_not_with_repair(postgres: str) 
 
 
 async def test_check_repair_is_refused_while_server_runs(shell: CommandLine) -> None:
-    async with store_lock.lock_as_server(read_settings().store):
+    async with store_lock.lock_as_server(read_settings().database_url):
         result = await asyncio.to_thread(shell, "check", "--repair")
     assert result.code == 1
     assert "stop it, then repair" in result.err
@@ -269,12 +285,12 @@ def test_check_finds_and_repairs_wrong_counter(ada: CommandLine) -> None:
     ],
 )
 def test_listeners_on_public_addresses_are_exposed(address: str, *, is_public: bool) -> None:
-    assert exposed_settings(Settings(http=address)) == (["HTTP"] if is_public else [])
-    assert exposed_settings(Settings(lmtp=address)) == (["LMTP"] if is_public else [])
+    assert exposed_listeners(Settings(http_listen=address)) == (["HTTP"] if is_public else [])
+    assert exposed_listeners(Settings(lmtp_listen=address)) == (["LMTP"] if is_public else [])
 
 
 def test_doctor_passes_for_new_installation(shell: CommandLine) -> None:
-    shell.set_settings(http="127.0.0.1:0", lmtp="127.0.0.1:0")
+    shell.set_settings(http_listen="127.0.0.1:0", lmtp_listen="127.0.0.1:0")
     shell("user", "list")
     result = shell("doctor", "--json")
     assert result.code == 0
@@ -292,11 +308,17 @@ def test_doctor_names_remedies(shell: CommandLine) -> None:
         occupied_socket.listen()
         port = occupied_socket.getsockname()[1]
         shell.set_settings(
-            http=f"127.0.0.1:{port}", lmtp="127.0.0.1:0", store="postgresql://127.0.0.1:1/x"
+            http_listen=f"127.0.0.1:{port}",
+            lmtp_listen="127.0.0.1:0",
+            database_url="postgresql://127.0.0.1:1/x",
         )
         result = shell("doctor")
     assert result.code == 1
-    for remedy in (f"chmod 600 {shell.data}/secret", "MERGANSER_HTTP", "MERGANSER_STORE"):
+    for remedy in (
+        f"chmod 600 {shell.data}/secret",
+        "MERGANSER_HTTP_LISTEN",
+        "MERGANSER_DATABASE_URL",
+    ):
         assert remedy in result.out
 
 
@@ -315,7 +337,7 @@ def test_fault_point_kills_process_at_given_pass() -> None:
 
 
 def test_send_test_without_server_is_reported_in_one_line(shell_without_store: CommandLine) -> None:
-    shell_without_store.set_settings(lmtp="127.0.0.1:1")
+    shell_without_store.set_settings(lmtp_listen="127.0.0.1:1")
     started_at = time.monotonic()
     result = shell_without_store("send-test", "--to", "ada@example.org")
     assert time.monotonic() - started_at < 10

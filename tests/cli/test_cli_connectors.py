@@ -57,7 +57,7 @@ def remote_account(authority: CertificateAuthority) -> Iterator[DovecotAccount]:
 @pytest.fixture
 def connector_shell(ada: CommandLine) -> CommandLine:
     """A command line with the user ada, where connectors can fetch from this machine."""
-    ada.set_settings(connectors_private="1")
+    ada.set_settings(connectors_allow_private_networks="1")
     return ada
 
 
@@ -309,7 +309,7 @@ def test_check_ends_at_failed_stage(
     )
     result = connector_shell("connector", "check", "pop")
     assert (result.code, parse_stages(result.out)[-1]) == (0, ("ok", "login")), result.out
-    connector_shell.set_settings(connectors_private="")
+    connector_shell.set_settings(connectors_allow_private_networks="")
     result = connector_shell("connector", "check", "wrong")
     assert (result.code, parse_stages(result.out)) == (1, [("failed", "connection")])
     assert "without encryption" in result.out

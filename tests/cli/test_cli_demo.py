@@ -46,7 +46,7 @@ def test_demo_account_has_messages_and_working_credentials(shell: CommandLine) -
 
 
 def test_demo_password_meets_password_policy(shell: CommandLine) -> None:
-    shell.set_settings(password_min="30", password_classes="4")  # noqa: S106 - required policy
+    shell.set_settings(passwords_min_length="30", passwords_min_character_classes="4")
     password = read_output_value(shell("demo", "--count", "1"), "Password")
     assert len(password) >= 30
     assert can_sign_in("demo", password)

@@ -187,5 +187,7 @@ def test_documents_are_removed_all_or_none(shell: CommandLine, files: Path) -> N
 
 
 def test_invalid_documents_setting_is_refused(shell: CommandLine) -> None:
-    shell.set_settings(documents="some")
-    assert_one_line_error(shell("serve"), "MERGANSER_DOCUMENTS is wrong: write any or trusted")
+    shell.set_settings(allowed_documents="some")
+    assert_one_line_error(
+        shell("serve"), "MERGANSER_ALLOWED_DOCUMENTS is wrong: write any or trusted"
+    )

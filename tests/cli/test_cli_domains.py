@@ -107,8 +107,8 @@ def test_dns_resolver_needs_address_and_port(ada: CommandLine, value: str) -> No
 
 def test_arc_key_is_created_once_and_shown_again(shell: CommandLine, tmp_path: Path) -> None:
     result = shell("domain", "arc-key", "example.org")
-    assert (result.code, "MERGANSER_ARC_KEYS" in result.err) == (2, True)
-    shell.set_settings(arc_keys=str(tmp_path / "keys"))
+    assert (result.code, "MERGANSER_ARC_KEYS_FOLDER" in result.err) == (2, True)
+    shell.set_settings(arc_keys_folder=str(tmp_path / "keys"))
     first_result = shell("domain", "arc-key", "Bücher.example", "--selector", "a1")
     name = "a1._domainkey.xn--bcher-kva.example"
     path = tmp_path / "keys" / f"{name}.pem"

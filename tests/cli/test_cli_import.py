@@ -93,12 +93,12 @@ def test_folder_import_reports_skipped_files(ada: CommandLine, tmp_path: Path) -
     (folder / "c.eml").write_bytes(b"Subject: c\n\n" + b"x" * 3000)
     (folder / "empty.eml").touch()
     (folder / "notes.txt").write_text("x")
-    ada.set_settings(message_max="2 KiB")
+    ada.set_settings(message_max_size="2 KiB")
     result = ada("import", folder, "--user", "ada")
     assert result.code == 0
     assert result.out.splitlines() == [
         "2 messages imported.",
-        "Skipped c.eml: larger than MERGANSER_MESSAGE_MAX.",
+        "Skipped c.eml: larger than MERGANSER_MESSAGE_MAX_SIZE.",
         "Skipped empty.eml: empty.",
         "Skipped notes.txt: not an .eml file.",
     ]
@@ -146,12 +146,12 @@ def test_import_into_full_account_continues_after_quota_increase(
         for number in range(50):
             file.write(f"From a@b.example Tue Jan  6 10:00:00 2026\nSubject: {number}\n\n")
             file.write("x" * 985 + "\n\n")
-    ada.set_settings(default_quota="20 KiB")
+    ada.set_settings(users_default_quota="20 KiB")
     result = ada("import", tmp_path / "a.mbox", "--user", "ada")
     assert result.code == 1
     assert "merganser: the account is full" in result.err
     assert message_count_by_mailbox(ada) == {"INBOX": 20}
-    ada.set_settings(default_quota="1 MiB")
+    ada.set_settings(users_default_quota="1 MiB")
     assert ada("import", tmp_path / "a.mbox", "--user", "ada").out == "50 messages imported.\n"
     assert [row[0] for row in ada.read_rows("SELECT subject FROM messages ORDER BY uid")] == [
         str(number) for number in range(50)

@@ -82,7 +82,9 @@ COMMANDS_WITHOUT_ENTRIES = {  # their changes are not sent to clients
 
 def read_all_rows(shell: CommandLine) -> StoreRows:
     async def read_rows() -> StoreRows:
-        settings = Settings(data=shell.data, store=f"sqlite+aiosqlite:///{shell.data}/mail.db")
+        settings = Settings(
+            data=shell.data, database_url=f"sqlite+aiosqlite:///{shell.data}/mail.db"
+        )
         async with open_environment(settings) as environment:
             return await snapshot_rows(environment)
 

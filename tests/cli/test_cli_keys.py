@@ -165,7 +165,7 @@ def test_killed_rotation_loses_nothing_and_continues(
 
 async def test_rotation_is_refused_while_server_runs(shell_with_secrets: CommandLine) -> None:
     old_file_text = key_file_path(shell_with_secrets).read_text()
-    async with store_lock.lock_as_server(read_settings().store):
+    async with store_lock.lock_as_server(read_settings().database_url):
         result = await asyncio.to_thread(shell_with_secrets, "keys", "rotate")
     assert result.code == 1
     assert "stop it, then make other keys" in result.err
@@ -242,7 +242,7 @@ def failed_key_file_checks(shell: CommandLine) -> dict[str, str]:
 
 
 def test_key_file_path_can_be_set(shell: CommandLine, tmp_path: Path) -> None:
-    shell.set_settings(vault=str(tmp_path / "keys"))
+    shell.set_settings(encryption_keys_file=str(tmp_path / "keys"))
     assert list_users(shell).code == 0
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
     assert not key_file_path(shell).exists()

@@ -22,7 +22,7 @@ def shell(shell_without_store: CommandLine, postgres: str) -> CommandLine:
         await database.close()
 
     asyncio.run(empty_database())
-    shell_without_store.set_settings(store=postgres)
+    shell_without_store.set_settings(database_url=postgres)
     return shell_without_store
 
 

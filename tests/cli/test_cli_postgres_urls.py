@@ -29,7 +29,7 @@ def test_invalid_url_parameter_is_reported_in_one_line(
     shell_without_store: CommandLine, parameters: str
 ) -> None:
     shell_without_store.set_settings(
-        store=f"postgresql://ada:secret-password@127.0.0.1:1/mail?{parameters}"
+        database_url=f"postgresql://ada:secret-password@127.0.0.1:1/mail?{parameters}"
     )
     result = shell_without_store("init")
     assert result.code == 2
@@ -41,14 +41,14 @@ def test_invalid_url_parameter_is_reported_in_one_line(
 def test_missing_root_certificate_is_reported_in_one_line(shell_without_store: CommandLine) -> None:
     for parameters in ("sslmode=verify-full", "sslmode=require&sslrootcert=/nowhere.pem"):
         shell_without_store.set_settings(
-            store=f"postgres://ada:secret-password@127.0.0.1:1/mail?{parameters}"
+            database_url=f"postgres://ada:secret-password@127.0.0.1:1/mail?{parameters}"
         )
         result = shell_without_store("init")
         assert result.code == 2
         assert "sslrootcert" in result.err
         assert "Traceback" not in result.err
     shell_without_store.set_settings(
-        store="postgres://ada:secret-password@127.0.0.1:1/mail?sslmode=require"
+        database_url="postgres://ada:secret-password@127.0.0.1:1/mail?sslmode=require"
     )
     result = shell_without_store("init")
     assert result.code == 1

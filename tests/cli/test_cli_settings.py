@@ -22,7 +22,7 @@ def test_setting_is_set_shown_and_unset(shell: CommandLine) -> None:
 
 
 def test_environment_variable_sets_default_of_setting(shell: CommandLine) -> None:
-    shell.set_settings(max_recipients="7")
+    shell.set_settings(submission_max_recipients="7")
     assert shell("setting", "get", KEY).out == "7\n"
     shell("setting", "set", KEY, "9")
     assert shell("setting", "get", KEY).out == "9\n"
@@ -31,10 +31,11 @@ def test_environment_variable_sets_default_of_setting(shell: CommandLine) -> Non
 @pytest.mark.parametrize(
     ("key", "input_text", "expected"),
     [
-        ("auth.tokenTtl", "2 days", "P2D"), ("auth.tokenTtl", "P1DT12H", "P1DT43200S"),
-        ("quota.default", "3 GiB", str(3 << 30)), ("quota.default", "0", "0"),
-        ("domains.default", "Example.ORG", "example.org"), ("domains.default", "null", "null"),
-        ("limits.letters", "off", "false"), ("limits.letters", "True", "true"),
+        ("tokens.idleTimeout", "2 days", "P2D"), ("tokens.idleTimeout", "P1DT12H", "P1DT43200S"),
+        ("users.defaultQuota", "3 GiB", str(3 << 30)), ("users.defaultQuota", "0", "0"),
+        ("users.defaultDomain", "Example.ORG", "example.org"),
+        ("users.defaultDomain", "null", "null"),
+        ("quota.warningEmails", "off", "false"), ("quota.warningEmails", "True", "true"),
         ("custom.a", "5", "5"), ("custom.a", "five", "five"), ("custom.a", '["x", true]',
         '["x", true]'),
     ],
@@ -61,7 +62,7 @@ def test_unset_deletes_custom_setting(shell: CommandLine) -> None:
     [
         (("set", KEY, "many"), "value: submission.maxRecipients: not a whole number"),
         (("set", KEY, "0"), "is 1 at least"),
-        (("set", "auth.tokenTtl", "soon"), "not an ISO 8601 duration"),
+        (("set", "tokens.idleTimeout", "soon"), "not an ISO 8601 duration"),
         (("set", "nothing", "1"), "key: there is no such setting"),
         (("unset", "nothing"), "keys: there is no such setting"),
         (("set", KEY, "5", "--reason", "a\tb"), "--reason: at most 255 printable"),

@@ -36,7 +36,10 @@ def server(
 ) -> Iterator[MerganserProcess]:
     """A server with an account for each test."""
     assert codegen_output
-    low_limits = {"FOLLOWERS_EACH": str(SOCKET_LIMIT), "CHANGES_OVERFLOW": str(JOURNAL_LIMIT)}
+    low_limits = {
+        "SUBSCRIPTIONS_PER_USER": str(SOCKET_LIMIT),
+        "SUBSCRIPTIONS_MAX_LAG_EVENTS": str(JOURNAL_LIMIT),
+    }
     server = MerganserProcess(tmp_path_factory.mktemp("replica"), extra_settings=low_limits)
     server.create_users(*USERS)
     server.start()
@@ -179,7 +182,7 @@ async def trim_journal(server: MerganserProcess) -> None:
     """Delete almost the whole journal."""
     async with server.environment() as environment:
         low_limit_environment = replace(
-            environment, options=replace(environment.options, journal_events=1)
+            environment, options=replace(environment.options, journal_max_events=1)
         )
         assert (await housekeeping.run_round(low_limit_environment)).changes > 0
 

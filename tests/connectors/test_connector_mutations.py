@@ -64,7 +64,7 @@ async def create_connector(client: GraphQLClient, **changes: Any) -> Any:
 
 def allow_private_hosts(client: GraphQLClient) -> None:
     """Let connectors connect to private addresses."""
-    options = replace(client.environment.options, connectors_private=True)
+    options = replace(client.environment.options, connectors_allow_private_networks=True)
     object.__setattr__(client.environment, "options", options)
 
 

@@ -109,7 +109,7 @@ class TokenPop3Server(FakePop3Server):
 async def remote_server(
     request: pytest.FixtureRequest, environment: Environment
 ) -> AsyncIterator[Any]:
-    change_options(environment, connectors_private=True)
+    change_options(environment, connectors_allow_private_networks=True)
     async with run_remote_server(
         request.param({1: FakeRemoteMessage(raw_message("One"))})
     ) as server:
@@ -118,7 +118,7 @@ async def remote_server(
 
 @pytest.fixture
 async def imap_server(environment: Environment) -> AsyncIterator[TokenImapServer]:
-    change_options(environment, connectors_private=True)
+    change_options(environment, connectors_allow_private_networks=True)
     server = TokenImapServer({1: FakeRemoteMessage(raw_message("One"))})
     async with run_remote_server(server):
         yield server
@@ -452,7 +452,7 @@ async def test_private_token_server_is_refused(
     run = await run_connector(environment, connector_id, allows_private=False, resolve=resolve)
     assert (run.stage, run.error) == ("LOGIN", "the server of tokens: the host is inside")
     assert (token_server.requests, imap_server.sessions) == ([], set())
-    change_options(environment, connectors_private=False)
+    change_options(environment, connectors_allow_private_networks=False)
     fields = {
         **connector_fields(imap_server, token_server),
         "host": "mail.example.com",

@@ -196,7 +196,7 @@ async def test_number_of_runs_per_host_is_limited(
     ]
     worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
     await connector_worker.start_due_runs(worker)
-    assert len(worker.running) == ada.environment.options.connectors_per_host == 2
+    assert len(worker.running) == ada.environment.options.connectors_max_runs_per_host == 2
     for _ in range(4):
         await asyncio.gather(*worker.running)
         await asyncio.sleep(0)
@@ -220,7 +220,7 @@ async def test_private_address_is_refused_before_connecting(
     await update_connector_row(ada.environment, connector_id, next_run_at=ada.environment.now())
     worker = ConnectorWorker(ada.environment)
     for allows_private, stage in ((False, "RESOLVE"), (True, "TLS")):  # changed by the setting
-        options = replace(ada.environment.options, connectors_private=allows_private)
+        options = replace(ada.environment.options, connectors_allow_private_networks=allows_private)
         object.__setattr__(ada.environment, "options", options)
         await update_connector_row(ada.environment, connector_id, next_run_at=ada.environment.now())
         await connector_worker.start_due_runs(worker)

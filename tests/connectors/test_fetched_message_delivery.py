@@ -83,7 +83,7 @@ async def rspamd_server(environment: Environment) -> AsyncIterator[WebhookReceiv
     """A server that answers like rspamd."""
     async with run_webhook_receiver() as receiver:
         receiver.response = rspamd_reply(1.0)
-        change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd_url=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
@@ -92,7 +92,7 @@ async def clamd_server(environment: Environment) -> AsyncIterator[FakeClamdServe
     """A server that answers like clamd."""
     clamd = FakeClamdServer()
     async with run_scripted_server(clamd.handle_connection) as port:
-        change_options(environment, clamd=f"127.0.0.1:{port}")
+        change_options(environment, clamd_address=f"127.0.0.1:{port}")
         yield clamd
 
 
@@ -155,7 +155,7 @@ async def test_virus_setting_rejects_quarantines_or_tags(
     virus: str,
     expected: tuple[Any, ...],
 ) -> None:
-    change_options(ada.environment, virus=virus)
+    change_options(ada.environment, virus_action=virus)
     clamd_server.answer = b"stream: Win.Test FOUND\0"
     dovecot_account.save_message(raw_message("Ill"))
     connector_id = await add_connector(ada, dovecot_account, **RETENTION)
@@ -174,7 +174,7 @@ async def test_virus_setting_rejects_quarantines_or_tags(
 async def test_spam_above_the_quarantine_score_is_quarantined(
     ada: GraphQLClient, dovecot_account: DovecotAccount, rspamd_server: WebhookReceiver
 ) -> None:
-    change_options(ada.environment, spam_quarantine=60)
+    change_options(ada.environment, spam_quarantine_score=60)
     rspamd_server.response = rspamd_reply(14.0)
     dovecot_account.save_message(raw_message("Offer"))
     await run_connector(ada.environment, await add_connector(ada, dovecot_account))
@@ -230,7 +230,7 @@ async def test_unavailable_scanner_defers_or_accepts(
     clamd_server: FakeClamdServer,
     policy: str,
 ) -> None:
-    change_options(ada.environment, clamd_down=policy)
+    change_options(ada.environment, clamd_on_failure=policy)
     clamd_server.answer = b"no sense"
     for name in ("One", "Two"):
         dovecot_account.save_message(raw_message(name))
@@ -278,7 +278,7 @@ async def test_stored_messages_are_not_fetched_again_after_a_failure(
         )
 
     rspamd_server.response = answer
-    change_options(ada.environment, rspamd_down="defer")
+    change_options(ada.environment, rspamd_on_failure="defer")
     for number in range(4):
         dovecot_account.save_message(raw_message(f"Nr {number}"))
     connector_id = await add_connector(ada, dovecot_account, remove_duplicates=False, **RETENTION)

@@ -149,7 +149,7 @@ __all__ = ["dovecot_account", "shared_dovecot"]
 @pytest.fixture
 def allow_private_hosts(ada: GraphQLClient) -> None:
     """Let connectors connect to private addresses."""
-    options = replace(ada.environment.options, connectors_private=True)
+    options = replace(ada.environment.options, connectors_allow_private_networks=True)
     object.__setattr__(ada.environment, "options", options)
 
 

@@ -553,9 +553,9 @@ async def test_key_overlap_is_a_setting(
 ) -> None:
     document = """mutation ($input: SettingSetInput!) { settingSet(input: $input) {
         errors { message } } }"""
-    arguments = {"key": "dkim.overlap", "value": "P1D"}
+    arguments = {"key": "dkim.retiredKeyRetention", "value": "P1D"}
     assert (await root(document, input=arguments))["settingSet"]["errors"] == []
-    assert environment.options.dkim_overlap == timedelta(days=1)
+    assert environment.options.dkim_retired_key_retention == timedelta(days=1)
     await dkim_key_operations.create_dkim_key(root)
     await dkim_key_operations.create_dkim_key(root, selector="new")
     clock.tick(days=2)

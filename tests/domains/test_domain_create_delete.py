@@ -198,7 +198,7 @@ async def test_user_create_creates_domain_only_if_allowed(
         environment.database,
         environment.object_store,
         signing_secret=b"s",
-        options=Options(argon2_memory=8, argon2_time=1, auto_create_domains=False),
+        options=Options(argon2_memory_cost=8, argon2_time_cost=1, auto_create_domains=False),
         now=environment.now,
     )
     with pytest.raises(NotFound) as error_info:
@@ -221,11 +221,11 @@ async def test_domain_limits_come_from_the_settings(root: GraphQLClient) -> None
         assert {key: (await load_domain(root, name))[key] for key in fields} == no_limits
     set_options(
         root.environment,
-        domain_max_users=1,
-        domain_max_addresses=2,
-        domain_default_user_quota=GIB // 2,
-        domain_max_user_quota=GIB,
-        domain_quota=3 * GIB,
+        new_domain_max_users=1,
+        new_domain_max_addresses=2,
+        new_domain_default_user_quota=GIB // 2,
+        new_domain_max_user_quota=GIB,
+        new_domain_quota=3 * GIB,
     )
     assert (await run_mutation(root, DOMAIN_CREATE, name="c.example"))[1] == []
     await make_domain_user(root.environment, "eve@d.example")
@@ -345,7 +345,10 @@ async def test_quota_is_that_of_user_domain_or_platform(
         root.environment.object_store,
         signing_secret=b"s",
         options=Options(
-            default_quota=platform, argon2_memory=8, argon2_time=1, auto_create_domains=True
+            users_default_quota=platform,
+            argon2_memory_cost=8,
+            argon2_time_cost=1,
+            auto_create_domains=True,
         ),
         now=root.environment.now,
     )

@@ -22,7 +22,7 @@ DNS_RECORDS_QUERY = (
 
 
 def set_mta_sts_mode(client: GraphQLClient, mode_value: str) -> None:
-    options = replace(client.environment.options, mta_sts=mode_value)
+    options = replace(client.environment.options, mta_sts_mode=mode_value)
     object.__setattr__(client.environment, "options", options)
 
 

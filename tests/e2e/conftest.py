@@ -37,8 +37,8 @@ def server(
     hop = free_port()
     settings = {
         "NEXT_HOP": f"smtp://127.0.0.1:{hop}",
-        "MESSAGE_MAX": "16 MiB",
-        "UPLOAD_MAX": "8 MiB",
+        "MESSAGE_MAX_SIZE": "16 MiB",
+        "UPLOAD_MAX_SIZE": "8 MiB",
     }
     server = MerganserProcess(tmp_path_factory.mktemp("server"), store, settings, next_hop_port=hop)
     server.create_users("ada", "bob", "dora", "eve", "fay", "gil", "hal")

@@ -373,12 +373,12 @@ async def test_settings_take_effect_after_the_atomic_commit(
         return f'settingSet(input: {{key: "submission.maxRecipients", value: {value}}})'
 
     failing_field = 'b: settingSet(input: {key: "nothing", value: 7}) { errors { code } }'
-    max_recipients_before = environment.options.max_recipients
+    max_recipients_before = environment.options.submission_max_recipients
     payloads = await root(
         f"mutation @atomic {{ a: {field(7)} {{ errors {{ code }} }} {failing_field} }}"
     )
     assert error_codes_by_field(payloads)["a"] == ["ABORTED"]
-    assert environment.options.max_recipients == max_recipients_before
+    assert environment.options.submission_max_recipients == max_recipients_before
     assert not await environment.database.read(select(col(SettingValue.key)))
     await root(f"mutation @atomic {{ a: {field(7)} {{ errors {{ code }} }} }}")
-    assert environment.options.max_recipients == 7
+    assert environment.options.submission_max_recipients == 7

@@ -176,7 +176,7 @@ async def test_invalid_unauthorized_or_too_large_bodies_are_refused(
     refused = await ada.http.post("/rest/files/x", content=b"x", headers=read_only_headers)
     assert refused.status_code == 403
     limited_world = replace(
-        environment, options=replace(environment.options, upload_max=9, files_quota=15)
+        environment, options=replace(environment.options, upload_max_size=9, files_quota=15)
     )
     app = httpx.ASGITransport(app=create_app(limited_world, spool_folder=tmp_path))
     limited_client = replace(
@@ -314,7 +314,7 @@ async def test_put_to_share_checks_if_match_and_size(
     too_large_response = await ada.http.put(
         share["url"],
         content=b"x",
-        headers={"Content-Length": str(environment.options.upload_max + 1)},
+        headers={"Content-Length": str(environment.options.upload_max_size + 1)},
     )
     assert too_large_response.status_code == 413
     assert (await ada.http.get(share["url"])).text == "Geese."
@@ -336,7 +336,7 @@ async def test_share_password_is_required_and_throttled(
     assert "Ducks" not in unauthenticated.text
     credentials = ("anybody", PASSWORD)
     assert (await ada.http.get(share["url"], auth=credentials)).text == "Ducks."
-    for _ in range(ada.environment.options.login_failures):
+    for _ in range(ada.environment.options.sign_in_max_failures):
         wrong_password = await ada.http.get(share["url"], auth=("x", "wrong"))
         assert wrong_password.status_code == 401
     throttled = await ada.http.get(share["url"], auth=credentials)

@@ -44,7 +44,9 @@ UPLOADS_PATH = "/rest/uploads"
 @pytest.fixture
 def limited_world(environment: Environment) -> Environment:
     """The environment with uploads of at most 3 MiB."""
-    return replace(environment, options=replace(environment.options, upload_max=MAX_UPLOAD_BYTES))
+    return replace(
+        environment, options=replace(environment.options, upload_max_size=MAX_UPLOAD_BYTES)
+    )
 
 
 HttpClientFactory = Callable[..., httpx.AsyncClient]

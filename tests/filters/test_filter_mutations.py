@@ -226,7 +226,7 @@ async def test_filter_over_limit_is_refused(ada: GraphQLClient, environment: Env
         await add_filter(ada, {}, {"seen": True})
     limited_context = client_context(ada)
     limited_context.environment = replace(
-        environment, options=replace(environment.options, filters_max=2)
+        environment, options=replace(environment.options, filters_max_per_user=2)
     )
     with pytest.raises(LimitReached) as raised:
         await filter_mutations.create_filter(

@@ -47,7 +47,9 @@ async def inbox_id(client: GraphQLClient) -> str:
 @pytest.fixture
 def small_limit_environment(environment: Environment) -> Environment:
     """An environment with a message limit of 4 MiB."""
-    return replace(environment, options=replace(environment.options, message_max=MAX_MESSAGE_BYTES))
+    return replace(
+        environment, options=replace(environment.options, message_max_size=MAX_MESSAGE_BYTES)
+    )
 
 
 @pytest.fixture

@@ -92,20 +92,28 @@ def test_smallest_budget_covers_most_expensive_operation() -> None:
 
 @pytest.mark.parametrize("process_count", [2, 3, 8])
 def test_limits_are_divided_between_processes(process_count: int) -> None:
-    total_settings = Operators(budget_admins=0, operations_each=2)
+    total_settings = Operators(cost_budget_admin=0, concurrent_operations_per_client=2)
     process_settings = settings_of_process(total_settings, process_count)
-    for name in ("connections", "connections_each", "followers_each", "operations"):
+    for name in (
+        "http_connections",
+        "http_connections_per_client",
+        "subscriptions_per_user",
+        "concurrent_operations",
+    ):
         assert (
             0 < getattr(process_settings, name) * process_count <= getattr(total_settings, name)
         ), name
-    for name in ("budget_strangers", "budget_users"):
+    for name in ("cost_budget_anonymous", "cost_budget_user"):
         assert (
             0 < getattr(process_settings, name) * process_count <= getattr(total_settings, name)
         ), name
-    assert process_settings.login_memory == total_settings.login_memory // process_count
-    assert process_settings.budget_admins == 0  # unlimited
     assert (
-        process_settings.operations_each == 2
+        process_settings.password_hashing_memory
+        == total_settings.password_hashing_memory // process_count
+    )
+    assert process_settings.cost_budget_admin == 0  # unlimited
+    assert (
+        process_settings.concurrent_operations_per_client == 2
     )  # connections of one client can all reach the same process
     assert (
         http_server.upload_limits_of_process(total_settings, process_count).memory_budget
@@ -113,14 +121,17 @@ def test_limits_are_divided_between_processes(process_count: int) -> None:
     )
     assert (
         http_server.upload_limits_of_process(total_settings, 100).memory_budget
-        == total_settings.upload_max
+        == total_settings.upload_max_size
     )
     admission_control = http_server.graphql_endpoint_settings(process_settings).guards
-    assert admission_control.operation_limiter.limit == total_settings.operations // process_count
-    assert admission_control.budgets.rates.users == total_settings.budget_users // process_count
+    assert (
+        admission_control.operation_limiter.limit
+        == total_settings.concurrent_operations // process_count
+    )
+    assert admission_control.budgets.rates.users == total_settings.cost_budget_user // process_count
     assert (
         http_server.create_connection_tracker(process_settings).limiter.limit
-        == total_settings.connections // process_count
+        == total_settings.http_connections // process_count
     )
 
 

@@ -147,7 +147,7 @@ async def test_special_use_has_one_mailbox(ada: GraphQLClient, bob: GraphQLClien
 
 
 async def test_mailbox_limit_is_exact(ada: GraphQLClient) -> None:
-    ctx = context_with_options(ada, max_mailboxes=10)
+    ctx = context_with_options(ada, mailboxes_max_per_user=10)
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["A/B/C", "D"]))
     with pytest.raises(LimitReached) as raised:
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["E/F"]))

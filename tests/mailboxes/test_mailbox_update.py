@@ -165,7 +165,7 @@ async def test_invalid_path_is_not_subscribed(ada: GraphQLClient, paths: list[st
 
 async def test_subscriptions_over_limit_are_refused(ada: GraphQLClient) -> None:
     ctx, subscription_paths = (
-        context_with_options(ada, max_mailboxes=10),
+        context_with_options(ada, mailboxes_max_per_user=10),
         [f"A{n}" for n in range(11)],
     )
     with pytest.raises(LimitReached) as raised:
@@ -278,7 +278,9 @@ async def test_task_applies_retention_to_many_messages(
     request = MailboxUpdate(
         [MailboxSelector(path="A")], {"retention": timedelta(days=7)}, applies_retention=True
     )
-    task = (await mailbox_update.update_mailboxes(context_with_options(ada, bulk=2), request)).task
+    task = (
+        await mailbox_update.update_mailboxes(context_with_options(ada, bulk_max_items=2), request)
+    ).task
     assert task is not None
     assert (task.kind, task.total, await load_expiry_times(environment)) == (
         "MAILBOX_RETENTION",

@@ -238,7 +238,9 @@ async def test_task_checks_rights_when_it_runs(ada: GraphQLClient, bob: GraphQLC
     mailbox_id = await create_team_mailbox(ada, "One", "Two", "Three")
     environment = ada.environment
     environment.use_options_unless_outdated(
-        CommittedOptions(replace(environment.options, bulk=2), environment.options_position)
+        CommittedOptions(
+            replace(environment.options, bulk_max_items=2), environment.options_position
+        )
     )
     await share_mailbox(ada, bob, "READ", "SEEN", "WRITE")
     select = {"mailbox": {"id": mailbox_id}}

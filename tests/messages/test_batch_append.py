@@ -154,7 +154,7 @@ async def test_batch_over_quota_stores_nothing(
     ]
     quota = sum(row.size for row in rows_before) + sum(map(len, raws)) - 1
     environment.use_options_unless_outdated(
-        CommittedOptions(replace(environment.options, default_quota=quota), 1)
+        CommittedOptions(replace(environment.options, users_default_quota=quota), 1)
     )
     assert await insert_batch(ada, raws) == []
     assert await load_message_rows(environment) == rows_before

@@ -88,7 +88,7 @@ async def test_message_over_size_limit_or_quota_is_refused(
 ) -> None:
     raw = raw_message("Up").decode()
     limited_environment = replace(
-        environment, options=replace(environment.options, message_max=len(raw) - 1)
+        environment, options=replace(environment.options, message_max_size=len(raw) - 1)
     )
     ctx = client_context(replace(ada_with_mail, environment=limited_environment))
     with pytest.raises(LimitReached) as raised:

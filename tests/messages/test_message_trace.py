@@ -267,7 +267,7 @@ async def test_trace_can_be_disabled_and_old_steps_are_deleted(
     clock.tick(days=8)
     assert (await housekeeping.run_round(environment, sweep=False)).steps == 5
     environment.use_options_unless_outdated(
-        CommittedOptions(replace(environment.options, trace_for=timedelta(0)), 1)
+        CommittedOptions(replace(environment.options, message_trace_retention=timedelta(0)), 1)
     )
     assert await deliver_and_count_steps("b") == 0
 

@@ -253,7 +253,7 @@ async def test_private_addresses_are_checked_when_contacted(
 ) -> None:
     environment = ada.environment
     await create_push_channel(ada, **http_channel_input(receiver))
-    allow_local_pushes(environment, push_private=False)
+    allow_local_pushes(environment, push_allow_private_networks=False)
     await deliver_to_mailbox(ada, "Hello")
     await push_until_idle(make_push_worker(environment))
     assert receiver.requests == []
@@ -277,7 +277,9 @@ async def test_push_hosts_are_resolved_by_configured_name_server(
     async with run_dns_zone(
         make_dns_zone({}, A={"push.example.net": "127.0.0.1"})
     ) as resolver_address:
-        allow_local_pushes(environment, push_private=private, dns_resolver=resolver_address)
+        allow_local_pushes(
+            environment, push_allow_private_networks=private, dns_resolver=resolver_address
+        )
         await create_push_channel(
             ada, kind="HTTP", endpoint=f"http://push.example.net:{receiver.port}/topic"
         )

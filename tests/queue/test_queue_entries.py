@@ -489,7 +489,7 @@ async def test_large_deletion_runs_as_a_task(
     environment: Environment,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    set_options(environment, bulk=2)
+    set_options(environment, bulk_max_items=2)
     monkeypatch.setattr(bulk_updates, "MAX_SUBMISSIONS", 2)
     submission_ids = [await queue_message(ada) for _ in range(5)]
     payload = await run_mailbox_mutation(

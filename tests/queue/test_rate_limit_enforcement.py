@@ -137,7 +137,7 @@ async def test_user_domain_and_platform_limits_all_apply(
 ) -> None:
     environment, domain = ada.environment, ada.user.domain_id or 0
     other_domain_user = await make_user_of_other_domain(root)
-    set_options(environment, rate_platform="4/DAY")
+    set_options(environment, limits_send_rate_platform="4/DAY")
     await set_rate_limit(environment, domain, Rate(3, PER_HOUR), "domain_id")
     await set_rate_limit(environment, ada.user.id, Rate(2, RatePeriod.MINUTE))
     assert [await try_send_message(ada, "a@example.net") for _ in range(3)] == [
@@ -165,7 +165,9 @@ async def test_settings_apply_without_a_stored_limit(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     environment = ada.environment
-    set_options(environment, rate_user="1/HOUR", rate_domain="3/HOUR")
+    set_options(
+        environment, limits_send_rate_per_user="1/HOUR", limits_send_rate_per_domain="3/HOUR"
+    )
     await set_rate_limit(
         environment, bob.user.id, Rate(0, PER_HOUR)
     )  # unlimited, except by the domain
@@ -370,7 +372,7 @@ async def test_domains_and_users_are_counted_separately(
     environment = root.environment
     await try_create_user(root, username="x", address="x@afar.example")
     domain_admin = await make_admin_of_domain(root, domain="afar.example")
-    set_options(environment, rate_user="1/HOUR")
+    set_options(environment, limits_send_rate_per_user="1/HOUR")
     assert [
         await try_send_message(client, "a@example.net") for client in (ada, bob, domain_admin)
     ] == [

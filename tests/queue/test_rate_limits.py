@@ -137,7 +137,7 @@ async def test_rate_limits_are_set_changed_listed_and_removed(
         0,
         False,
     )  # unlimited, whatever the settings are
-    set_options(root.environment, rate_user="1/DAY")
+    set_options(root.environment, limits_send_rate_per_user="1/DAY")
     assert [await try_send_message(bob, "a@example.net") for _ in range(3)] == [[], [], []]
 
 
@@ -220,7 +220,7 @@ async def test_rate_limit_holds_show_user_and_source(
     assert await list_holds(root, **users_input(ada)) == [("ada", "USER", None)]
     clock.tick(hours=1)
     assert await list_holds(root) == [("bob", "DOMAIN", "example.org")]
-    set_options(environment, rate_platform="1/DAY")
+    set_options(environment, limits_send_rate_platform="1/DAY")
     await set_rate_limit(root, None, **domains_input("example.org"))
     assert await list_holds(root) == []
     await send_until_refused(ada)
@@ -232,7 +232,7 @@ async def test_rate_limit_holds_show_user_and_source(
 async def test_reset_ends_the_hold(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    set_options(root.environment, rate_platform="5/DAY")
+    set_options(root.environment, limits_send_rate_platform="5/DAY")
     await set_rate_limit(root, 1, **users_input(ada, bob))
     await send_until_refused(ada)
     await send_until_refused(bob)

@@ -30,6 +30,7 @@ from merganser.demo.credentials import ADDRESS, USERNAME
 from merganser.server import environment_factory
 from merganser.settings.settings import Settings
 from models.runtime.environment import Environment
+from models.runtime.renamed_settings import RENAMED_VARIABLES
 from models.users.roles import Role
 from resolvers.users.creation import create as creation_create
 from resolvers.users.creation.create import NewUser
@@ -294,7 +295,9 @@ def test_links_have_existing_targets(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_settings_in_docs_exist(page: Path) -> None:
-    variables = re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text())
+    variables = set(re.findall(r"\bMERGANSER_[A-Z0-9_]+", page.read_text()))
+    if page.name == "CHANGELOG.md":  # earlier entries have the names of their time
+        variables -= set(RENAMED_VARIABLES)
     assert {name.removeprefix("MERGANSER_").lower() for name in variables} <= set(
         Settings.model_fields
     )

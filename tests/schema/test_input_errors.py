@@ -161,7 +161,7 @@ each_input_case = pytest.mark.parametrize(
 
 @pytest.fixture
 async def clients(root: GraphQLClient, ada: GraphQLClient) -> dict[str, GraphQLClient]:
-    set_options(root.environment, imap_server="imap.example.org:993")  # for profiles
+    set_options(root.environment, profile_imap_server="imap.example.org:993")  # for profiles
     eve = await make_client(ada.environment, ada.http, "eve", password="correct horse battery")  # noqa: S106
     return {"root": root, "ada": ada, "eve": eve}
 

@@ -197,7 +197,9 @@ async def test_rebuild_applies_changed_text_limit(
     ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada_with_messages, raw_message("Long", body="filler " * 50 + "needle"))
-    short_limit = replace(environment, options=replace(environment.options, search_text=100))
+    short_limit = replace(
+        environment, options=replace(environment.options, search_max_characters=100)
+    )
     while await index_worker.index_next_batch(short_limit):
         pass
     assert await search_subjects(ada_with_messages, "needle") == []

@@ -149,7 +149,7 @@ async def test_indexed_text_length_is_limited(ada: GraphQLClient, environment: E
     words = " ".join(f"w{n}" for n in range(20_000))
     await deliver_to(ada, raw_message("Early", body=f"early late {words} latest"))
     await deliver_to(
-        ada, raw_message("Huge", body="x " * environment.options.search_text + "beyond")
+        ada, raw_message("Huge", body="x " * environment.options.search_max_characters + "beyond")
     )
     for _ in range(2):
         assert await find_subjects(ada, query='"early late"') == ["Early"]

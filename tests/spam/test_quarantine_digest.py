@@ -152,7 +152,7 @@ async def test_digest_is_sent_at_the_chosen_frequency(
 async def test_digest_is_sent_before_messages_expire(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
-    set_options(ada.environment, quarantine_for=timedelta(days=4))
+    set_options(ada.environment, quarantine_retention=timedelta(days=4))
     await set_frequency(ada, "WEEKLY")
     await quarantine_message(ada, "a")
     clock.tick(days=2)

@@ -139,7 +139,7 @@ async def test_release_with_allow_sender_creates_allow_rule(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     environment = ada.environment
-    set_options(environment, spam_quarantine=50)
+    set_options(environment, spam_quarantine_score=50)
     for subject in ("One", "Two"):
         await deliver_message_to(
             environment,
@@ -220,7 +220,7 @@ async def test_message_gets_no_reply_and_is_copied_only_on_release(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     environment = ada.environment
-    set_options(environment, spam_quarantine=50)
+    set_options(environment, spam_quarantine_score=50)
     bcc_rule = {"match": ada.address, "bccTo": "copies@else.example", "direction": "RECIPIENT"}
     assert (await MutationCall("bccRuleCreate", bcc_rule)(root))["errors"] == []
     autoreply = {"set": {"enabled": True, "text": "I am away."}}

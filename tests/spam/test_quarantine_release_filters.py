@@ -108,7 +108,7 @@ async def test_released_message_is_stored_if_filters_delete_or_junk_it(ada: Grap
     await add_filter(ada, {"subject": "one"}, {"delete": True})
     await add_filter(ada, {"subject": "two"}, {"spam": True})
     item_ids = [await quarantine_message(ada, "One"), await quarantine_message(ada, "Two")]
-    set_options(ada.environment, spam_quarantine=1)  # nor is it quarantined again
+    set_options(ada.environment, spam_quarantine_score=1)  # nor is it quarantined again
     assert await release_and_get_mailboxes(ada, *item_ids) == ["INBOX", "INBOX"]
     assert await load_quarantine_rows(ada.environment) == []
 
@@ -184,7 +184,7 @@ async def test_released_message_in_a_mail_loop_is_not_forwarded(
 async def test_delivery_trace_continues_after_release(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    set_options(environment, spam_quarantine=50)
+    set_options(environment, spam_quarantine_score=50)
     raw = raw_message("Offer", **SPAM_HEADERS)
     await deliver_message_to(environment, ada, raw=raw)
     (item,) = await load_quarantine_rows(environment)

@@ -34,7 +34,7 @@ async def learning_server(environment: Environment) -> AsyncIterator[WebhookRece
     """A server that learns like Rspamd."""
     async with run_webhook_receiver() as receiver:
         receiver.response = answered(b'{"success":true}')
-        change_options(environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd_learn_url=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
@@ -66,7 +66,7 @@ async def test_no_training_if_disabled_or_deleted(
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, ids=[first_id], learnHam=False)
     assert errors == []
     assert (await run_mutation(ada, QUARANTINE_DELETE, ids=[second_id]))[1] == []
-    change_options(ada.environment, rspamd_learn="")
+    change_options(ada.environment, rspamd_learn_url="")
     assert (await run_mutation(ada, QUARANTINE_RELEASE, ids=[third_id], learnHam=True))[1] == []
     assert (await pending_training(ada.environment), await list_inbox_subjects(ada)) == (
         [],

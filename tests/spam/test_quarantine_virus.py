@@ -42,7 +42,7 @@ async def lmtp_client(environment: Environment, tmp_path: Path) -> AsyncIterator
     async with run_scripted_server(
         reply_as_clamd(f"stream: {VIRUS_NAME} FOUND\0".encode())
     ) as port:
-        change_options(environment, clamd=f"127.0.0.1:{port}", virus="quarantine")
+        change_options(environment, clamd_address=f"127.0.0.1:{port}", virus_action="quarantine")
         yield lmtp_client
     await lmtp_client.close()
     await listener.close(1)
@@ -99,7 +99,7 @@ async def test_allow_rule_does_not_exempt_message_with_virus(
 async def test_virus_action_applies_before_spam_score(
     ada: GraphQLClient, lmtp_client: SmtpTestClient, virus: str, reply: str, quarantined_count: int
 ) -> None:
-    change_options(ada.environment, virus=virus, spam_quarantine=50)
+    change_options(ada.environment, virus_action=virus, spam_quarantine_score=50)
     assert await deliver_for_reply_codes(
         lmtp_client, raw_message("Ill", **SPAM_HEADERS), ada.address
     ) == [reply]
@@ -109,7 +109,7 @@ async def test_virus_action_applies_before_spam_score(
 async def test_message_with_virus_too_large_for_quarantine_is_refused(
     ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    change_options(ada.environment, quarantine_max=500)
+    change_options(ada.environment, quarantine_max_message_size=500)
     large = raw_message("Large", body="x" * 500)
     assert await deliver_for_reply_codes(lmtp_client, large, ada.address) == ["550 5.7.1"]
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Small"), ada.address) == [

@@ -66,7 +66,7 @@ async def test_spam_above_threshold_is_quarantined_if_enabled(
     raw = raw_message("Offer", **SPAM_HEADERS)
     await deliver_message_to(environment, ada, raw=raw)
     assert await load_quarantine_rows(environment) == []
-    set_options(environment, spam_quarantine=75)
+    set_options(environment, spam_quarantine_score=75)
     await deliver_message_to(environment, ada, raw=raw_message("Little", X_Spam_Flag="YES"))
     position = await load_stream_position(environment, ada.user.id)
     assert await deliver_message_to(
@@ -102,7 +102,7 @@ async def test_message_allowed_by_user_settings_is_not_quarantined(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     environment = ada.environment
-    set_options(environment, spam_quarantine=50)
+    set_options(environment, spam_quarantine_score=50)
     async with environment.write_session() as session:
         user_update = update(User).where(col(User.id) == bob.user.id)
         await session.exec(user_update.values(spam_level=100))
@@ -124,7 +124,7 @@ async def test_message_allowed_by_user_settings_is_not_quarantined(
 
 async def test_message_too_large_for_quarantine_is_stored_in_junk(ada: GraphQLClient) -> None:
     environment = ada.environment
-    set_options(environment, spam_quarantine=50, quarantine_max=1000)
+    set_options(environment, spam_quarantine_score=50, quarantine_max_message_size=1000)
     raw = raw_message("Large", body="x" * 2000, **SPAM_HEADERS)
     (stored,) = await deliver_message_to(environment, ada, raw=raw)
     assert stored is not None
@@ -137,7 +137,7 @@ async def test_repeated_delivery_is_quarantined_once(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = ada.environment
-    set_options(environment, spam_quarantine=50)
+    set_options(environment, spam_quarantine_score=50)
     raw = raw_message("Offer", **SPAM_HEADERS)
     for _ in range(2):
         await deliver_message_to(environment, ada, raw=raw)
@@ -160,13 +160,13 @@ async def test_oldest_items_are_deleted_above_count_or_size_limit(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = ada.environment
-    set_options(environment, quarantine_items=3)
+    set_options(environment, quarantine_max_messages_per_user=3)
     for subject in "abcd":
         await quarantine_message(ada, subject)
         clock.tick(seconds=1)
     assert await list_quarantined_subjects(ada) == ["d", "c", "b"]
     first = (await load_quarantine_rows(environment))[0]
-    set_options(environment, quarantine_bytes=first.size * 2)
+    set_options(environment, quarantine_max_bytes_per_user=first.size * 2)
     position = await load_stream_position(environment, ada.user.id)
     await quarantine_message(ada, "e")
     assert await list_quarantined_subjects(ada) == ["e", "d"]
@@ -181,7 +181,7 @@ async def test_quarantined_messages_count_towards_hourly_limit(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = ada.environment
-    set_options(environment, received_hourly=2)
+    set_options(environment, limits_received_per_hour=2)
     await quarantine_message(ada, "a")
     await quarantine_message(ada, "b")
     with pytest.raises(Exception, match="too much mail"):

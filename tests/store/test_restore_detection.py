@@ -265,7 +265,8 @@ async def test_dropped_objects_are_kept_for_the_restore_window(
     ada: GraphQLClient, clock: ManualClock
 ) -> None:
     environment = replace(
-        ada.environment, options=replace(ada.environment.options, restore_window=RESTORE_WINDOW)
+        ada.environment,
+        options=replace(ada.environment.options, backup_restore_window=RESTORE_WINDOW),
     )
     name, unreferenced_name = "ab/" + "ab" * 32 + ".1", "cd/" + "cd" * 32 + ".2"
     await environment.object_store.put(name, b"x")

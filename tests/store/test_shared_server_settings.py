@@ -29,8 +29,8 @@ POSTGRES = pytest.mark.skipif(
 
 
 def make_settings(folder: Path, name: str, database_url: str, **changes: Any) -> Settings:
-    values: dict[str, Any] = {"blobs": str(folder / "blobs"), **changes}
-    return Settings(data=folder / name, store=database_url, **values)
+    values: dict[str, Any] = {"object_store_url": str(folder / "blobs"), **changes}
+    return Settings(data=folder / name, database_url=database_url, **values)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_second_server_needs_secret_key_file_and_objects_of_the_first(
             first, message, recipient, "carol@example.com"
         )
         other_settings = make_settings(
-            tmp_path, "second", database_url, blobs=str(tmp_path / "other")
+            tmp_path, "second", database_url, object_store_url=str(tmp_path / "other")
         )
         assert f"set it as on the server {os.uname().nodename}" in await startup_error(
             other_settings
@@ -132,6 +132,6 @@ async def test_second_server_needs_secret_key_file_and_objects_of_the_first(
 async def test_secret_can_change_if_no_other_server_runs(database_url: str, tmp_path: Path) -> None:
     for secret in ("a" * 40, "b" * 40):
         async with open_environment(
-            make_settings(tmp_path, "first", database_url, secret=SecretStr(secret))
+            make_settings(tmp_path, "first", database_url, signing_secret=SecretStr(secret))
         ):
             pass

@@ -92,5 +92,7 @@ async def test_opening_a_database_refreshes_the_statistics(
             text(f"INSERT INTO streams (id, last, gone) {numbers} SELECT 100 + v, 0, 0 FROM n")  # noqa: S608
         )
     await database.close()
-    async with open_environment(Settings(data=tmp_path, store=url), migrate=True) as environment:
+    async with open_environment(
+        Settings(data=tmp_path, database_url=url), migrate=True
+    ) as environment:
         assert ("streams",) in await select_rows(environment, SELECT_ANALYZED_TABLES)

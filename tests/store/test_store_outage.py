@@ -257,7 +257,7 @@ async def test_server_logs_an_outage_in_two_lines(
     direct_database = Database(postgres_proxy.unix_socket_url)
     await store_fixtures.empty_database(direct_database)
     await direct_database.close()
-    server = MerganserProcess(tmp_path, postgres_proxy.url, {"WAKEUPS": "postgresql"})
+    server = MerganserProcess(tmp_path, postgres_proxy.url, {"EVENT_BUS_URL": "postgresql"})
     await asyncio.to_thread(server.start)
     try:
         for _ in range(2):

@@ -24,7 +24,7 @@ from tests.support.stores.other_processes import make_other_process
 
 
 def make_settings(environment: Environment, folder: Path) -> Settings:
-    return Settings(data=folder, store=environment.database.url)
+    return Settings(data=folder, database_url=environment.database.url)
 
 
 async def registered_names(environment: Environment) -> list[str]:

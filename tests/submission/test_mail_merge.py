@@ -156,7 +156,7 @@ async def test_merge_over_quota_warns_about_missing_copies(
         select(col(User.used)).where(col(User.id) == ada.user.id)
     )
     environment.use_options_unless_outdated(
-        CommittedOptions(replace(environment.options, default_quota=3 * user.used + 100), 1)
+        CommittedOptions(replace(environment.options, users_default_quota=3 * user.used + 100), 1)
     )
     answer = await send_message(
         ada, text="x" * 500, merge=[merge_entry(name) for name in ("carol", "dave", "erin")]

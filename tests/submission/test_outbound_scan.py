@@ -38,7 +38,9 @@ SEND_INPUT: dict[str, Any] = {
 async def rspamd(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that answers like Rspamd."""
     async with run_webhook_receiver() as receiver:
-        change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}", sent_scan="spam")
+        change_options(
+            environment, rspamd_url=f"http://127.0.0.1:{receiver.port}", outbound_scan="spam"
+        )
         yield receiver
 
 
@@ -86,7 +88,7 @@ async def test_draft_is_not_scanned(ada: GraphQLClient, rspamd: WebhookReceiver)
     rspamd.response = rspamd_reply(50.0)
     assert not (await send_message(ada, isDraft=True))["errors"]
     assert not rspamd.requests
-    change_options(ada.environment, sent_scan="off")
+    change_options(ada.environment, outbound_scan="off")
     assert not (await send_message(ada))["errors"]
     assert not rspamd.requests
 
@@ -120,7 +122,7 @@ async def test_manual_forward_is_scanned(ada: GraphQLClient, rspamd: WebhookRece
 async def test_virus_only_scan_skips_rspamd(ada: GraphQLClient, rspamd: WebhookReceiver) -> None:
     rspamd.response = rspamd_reply(50.0)
     async with run_scripted_server(reply_as_clamd(b"stream: Win.Test FOUND\0")) as port:
-        change_options(ada.environment, clamd=f"127.0.0.1:{port}", sent_scan="viruses")
+        change_options(ada.environment, clamd_address=f"127.0.0.1:{port}", outbound_scan="viruses")
         answer = await send_message(ada)
         assert answer["errors"][0]["message"] == "it is not sent: there is a virus in it"
     assert not rspamd.requests
@@ -132,7 +134,7 @@ async def test_scanner_outage_accepts_or_defers_by_setting(
 ) -> None:
     rspamd.response = b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n"
     assert not (await send_message(ada))["errors"]
-    change_options(ada.environment, rspamd_down="defer")
+    change_options(ada.environment, rspamd_on_failure="defer")
     answer = await send_message(ada)
     assert [error["code"] for error in answer["errors"]] == ["UNAVAILABLE"]
     assert await count_submissions_and_messages(ada.environment) == (1, 1)
@@ -145,7 +147,7 @@ async def test_smtp_submission_is_scanned(ada: GraphQLClient, rspamd: WebhookRec
     rspamd.response = rspamd_reply(20.0)
     with pytest.raises(Forbidden):
         await service.submit(submitter, raw, ada.address, [("carol@example.net", DEFAULT_REPORTS)])
-    change_options(ada.environment, rspamd_down="defer")
+    change_options(ada.environment, rspamd_on_failure="defer")
     rspamd.response = http_response(b"{}")
     with pytest.raises(ServiceUnavailable):
         await service.submit(submitter, raw, ada.address, [("carol@example.net", DEFAULT_REPORTS)])

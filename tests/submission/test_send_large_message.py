@@ -44,7 +44,7 @@ async def test_huge_attachments_are_refused_without_reading_them(ada: GraphQLCli
 async def test_size_limit_applies_to_encoded_message(
     ada: GraphQLClient, size: int, fits: bool
 ) -> None:
-    set_options(ada.environment, message_max=MB)
+    set_options(ada.environment, message_max_size=MB)
     attachments = [{"upload": await upload_bytes(ada, bytes(size // 2))} for _ in range(2)]
     message, errors = await send_message(ada, attachments=attachments)
     if fits:

@@ -500,7 +500,9 @@ async def test_recipients_over_daily_limit_are_refused(
 async def test_recipients_over_message_limit_are_refused(
     environment: Environment, listener: Listener, authority: CertificateAuthority
 ) -> None:
-    object.__setattr__(environment, "options", replace(environment.options, max_recipients=2))
+    object.__setattr__(
+        environment, "options", replace(environment.options, submission_max_recipients=2)
+    )
     client = await connect_smtp(listener.port)
     await start_tls(client, authority.client_context())
     await sign_in_by_auth_plain(client)

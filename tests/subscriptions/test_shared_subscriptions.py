@@ -472,7 +472,7 @@ async def test_client_that_does_not_read_is_disconnected_after_timeout(
     environment: Environment, tmp_path: Path, ada: GraphQLClient, is_websocket: bool
 ) -> None:
     query = "subscription { changes { cursor events { ... on MailboxChange { path } } } }"
-    settings = Settings(write_timeout=timedelta(milliseconds=500))
+    settings = Settings(http_write_timeout=timedelta(milliseconds=500))
     async with run_live_server(environment, tmp_path, settings) as live_server:
         with SlowClient(live_server.port) as slow_client:
             await slow_client.subscribe(ada, query, by_websocket=is_websocket)

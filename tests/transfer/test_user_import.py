@@ -222,7 +222,7 @@ async def test_each_refused_record_is_reported(ada: GraphQLClient) -> None:
     account_record = {"kind": "account", "format": "merganser", "version": 1}
     mailboxes = [{"path": f"F{n}"} for n in range(30)]
     object.__setattr__(
-        ada.environment, "options", replace(ada.environment.options, max_mailboxes=12)
+        ada.environment, "options", replace(ada.environment.options, mailboxes_max_per_user=12)
     )
     content = (
         json.dumps({**account_record, "mailboxes": mailboxes}).encode() + b'\n{"kind": "end"}\n'

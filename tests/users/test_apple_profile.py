@@ -23,9 +23,14 @@ from tests.conftest import TEST_OPTIONS, GraphQLClient, client_context
 from tests.support.accounts.two_factor_operations import run_auth_mutation
 from tests.support.operations.quarantine_operations import set_options
 
-SERVERS = {"imap_server": "imap.example.org:993", "pop3_server": "pop.example.org:995"}
+SERVERS = {
+    "profile_imap_server": "imap.example.org:993",
+    "profile_pop3_server": "pop.example.org:995",
+}
 OPTIONS_WITH_SERVERS = replace(
-    TEST_OPTIONS, imap_server=SERVERS["imap_server"], pop3_server=SERVERS["pop3_server"]
+    TEST_OPTIONS,
+    profile_imap_server=SERVERS["profile_imap_server"],
+    profile_pop3_server=SERVERS["profile_pop3_server"],
 )
 IMAP, POP3, SMTP, ALL = (AppPasswordScope(name) for name in ("IMAP", "POP3", "SMTP", "ALL"))
 
@@ -114,13 +119,17 @@ async def test_profile_without_configured_server_is_refused(ada: GraphQLClient) 
     path = ["generateMobileconfig"]
     assert payload["errors"] == [{"code": "VALIDATION", "path": path, "constraint": "server"}]
     assert (payload["mobileconfig"], payload["password"]) == (None, None)
-    raw, _ = await create_profile(ada, replace(TEST_OPTIONS, pop3_server="pop.example.org:995"))
+    raw, _ = await create_profile(
+        ada, replace(TEST_OPTIONS, profile_pop3_server="pop.example.org:995")
+    )
     (account,) = plistlib.loads(raw)["PayloadContent"]
     assert account["EmailAccountType"] == "EmailTypePOP"
     assert account["IncomingMailServerHostName"] == "pop.example.org"
     with pytest.raises(InvalidInput) as refusal:
         await create_profile(
-            ada, replace(TEST_OPTIONS, pop3_server="pop.example.org:995"), scopes=[IMAP, SMTP]
+            ada,
+            replace(TEST_OPTIONS, profile_pop3_server="pop.example.org:995"),
+            scopes=[IMAP, SMTP],
         )
     assert refusal.value.constraint == "scope"
 
@@ -142,7 +151,9 @@ async def test_profile_address_must_belong_to_the_user(
 
 async def test_profile_uses_the_configured_servers(ada: GraphQLClient) -> None:
     options = replace(
-        TEST_OPTIONS, imap_server="imap.example.org:1993", smtp_server="smtp.example.org:587"
+        TEST_OPTIONS,
+        profile_imap_server="imap.example.org:1993",
+        profile_smtp_server="smtp.example.org:587",
     )
     raw, _ = await create_profile(ada, options)
     (account,) = plistlib.loads(raw)["PayloadContent"]

@@ -161,21 +161,21 @@ async def test_threshold_settings_apply_at_once(ada: GraphQLClient, root: GraphQ
         return errors[0].get("constraint") if errors else None
 
     await set_user_limits(ada, quota=QUOTA)
-    assert await change_setting("limits.warning", 50) is None
-    assert await change_setting("limits.letters", False) is None
+    assert await change_setting("limits.warningPercent", 50) is None
+    assert await change_setting("quota.warningEmails", False) is None
     await receive_messages_of_sizes(ada, 5_000)
     assert await load_limit_events(ada) == [storage_event("WARNING", 5_000)]
     assert await count_warning_tasks(ada.environment) == 0
-    assert await change_setting("limits.critical", 0) is None
+    assert await change_setting("limits.criticalPercent", 0) is None
     await receive_messages_of_sizes(ada, 4_900)
     assert len(await load_limit_events(ada)) == 1
     for key, value, rule in (
-        ("limits.warning", 100, "max"),
-        ("limits.critical", -1, "min"),
-        ("limits.critical", "high", "type"),
-        ("limits.letters", 1, "type"),
-        ("limits.letters", "off", "type"),
-        ("limits.letters", None, "type"),
+        ("limits.warningPercent", 100, "max"),
+        ("limits.criticalPercent", -1, "min"),
+        ("limits.criticalPercent", "high", "type"),
+        ("quota.warningEmails", 1, "type"),
+        ("quota.warningEmails", "off", "type"),
+        ("quota.warningEmails", None, "type"),
     ):
         assert await change_setting(key, value) == rule
 
@@ -433,7 +433,7 @@ async def test_limits_of_many_users_load_in_constant_statements(
 
 
 async def test_disabled_thresholds_report_only_refusals(ada: GraphQLClient) -> None:
-    options = replace(ada.environment.options, limit_warning=0, limit_critical=0)
+    options = replace(ada.environment.options, limits_warning_percent=0, limits_critical_percent=0)
     ada.environment.use_options_unless_outdated(CommittedOptions(options, 10**6))
     await set_user_limits(ada, quota=QUOTA)
     await receive_messages_of_sizes(ada, 9_900)

@@ -197,7 +197,7 @@ async def test_two_workers_write_one_warning(ada: GraphQLClient) -> None:
 
 async def test_disabled_warnings_are_not_written(ada: GraphQLClient) -> None:
     ada.environment.use_options_unless_outdated(
-        CommittedOptions(replace(ada.environment.options, limit_letters=False), 10**6)
+        CommittedOptions(replace(ada.environment.options, quota_warning_emails=False), 10**6)
     )
     await set_user_limits(ada, quota=QUOTA)
     await receive_messages_of_sizes(ada, 9_600)

@@ -483,7 +483,7 @@ async def welcome_folder(tmp_path: Path) -> Path:
 
 def set_welcome_folder(client: GraphQLClient, folder: Path) -> None:
     """Set the folder with the welcome messages."""
-    options = replace(client.environment.options, welcome=folder)
+    options = replace(client.environment.options, welcome_folder=folder)
     object.__setattr__(client.environment, "options", options)
 
 

@@ -141,7 +141,7 @@ async def test_refused_user_costs_no_password_hash(
     root: GraphQLClient,
 ) -> None:
     """Five refusals take less CPU time than one creation, most of which is the hash."""
-    set_options(root.environment, argon2_memory=1 << 14, argon2_time=60)
+    set_options(root.environment, argon2_memory_cost=1 << 14, argon2_time_cost=60)
     started_at = cpu_time()
     assert (await try_create_user(root, address="room@example.org"))[1] == []
     creation_time = cpu_time() - started_at

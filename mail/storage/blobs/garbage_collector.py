@@ -100,7 +100,7 @@ async def remove_or_mark_dropped_objects(
     """
     if not object_names:
         return
-    if environment.options.restore_window:
+    if environment.options.backup_restore_window:
         await environment.run_transaction(
             lambda transaction: insert_dropped_objects(
                 transaction.connection, object_names, environment.now()

@@ -15,7 +15,8 @@ from merganser.settings.units import parse_duration
 from models.quantities import format_duration
 from models.runtime.environment import Environment
 from resolvers.admin import settings as stored_settings
-from resolvers.admin.setting_definitions import DEFINITIONS, SettingType
+from resolvers.admin.setting_definitions import DEFINITIONS
+from resolvers.admin.setting_types import SettingType
 from resolvers.admin.settings import CurrentSetting
 from resolvers.context import Context
 

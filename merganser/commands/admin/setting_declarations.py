@@ -56,7 +56,7 @@ def set_setting(
 
     Example: merganser setting set submission.maxRecipients 50
 
-    Example: merganser setting set auth.tokenTtl "14 days" --reason "as agreed"
+    Example: merganser setting set tokens.idleTimeout "14 days" --reason "as agreed"
     """
 
 

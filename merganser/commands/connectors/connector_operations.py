@@ -220,7 +220,7 @@ async def _run_connector(
         root_context(environment), [connector.connector_id], is_trial=order.is_trial
     )
     gate = NetworkPolicy.from_options(
-        environment.options, allows_private=environment.options.connectors_private
+        environment.options, allows_private=environment.options.connectors_allow_private_networks
     )
     show_progress: ShowProgress | None = None
     local_run: asyncio.Task[bool] | None = None

@@ -9,10 +9,10 @@ from merganser.settings.settings import read_settings
 
 def create_arc_key(name: str, selector: str) -> None:
     """Create the ARC key of a domain if it is missing, and print its DNS record."""
-    folder = read_settings().arc_keys
+    folder = read_settings().arc_keys_folder
     if folder is None:
         raise CommandError(
-            "set MERGANSER_ARC_KEYS to the folder where keys shall lie", exit_code=EXIT_USAGE
+            "set MERGANSER_ARC_KEYS_FOLDER to the folder where keys shall lie", exit_code=EXIT_USAGE
         )
     arc_key = arc_keys.create_arc_key(folder, name, selector)
     typer.echo(f"{arc_key.path} is {'made' if arc_key.is_new else 'there'}. DNS should hold:")

@@ -108,8 +108,8 @@ def create_arc_key(
 ) -> None:
     """Make the key that seals what the domain forwards (ARC), and say what DNS should hold.
 
-    The key goes into the folder MERGANSER_ARC_KEYS. A key that is there is kept, and its record
-    is said again.
+    The key goes into the folder MERGANSER_ARC_KEYS_FOLDER. A key that is there is kept, and its
+    record is said again.
 
     Example: merganser domain arc-key example.org --selector arc1
     """

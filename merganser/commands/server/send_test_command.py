@@ -19,4 +19,4 @@ def send_test(to: str, sender: str, subject: str, attach: list[Path] | None) -> 
     recipient = to or (account.address if account else "")
     text = "This is a test message. If you can read it, mail comes in.\n"
     message = smtp_test_message.TestMessage(recipient, sender, subject, text, tuple(attach or ()))
-    typer.echo(f"{recipient}: {smtp_test_message.send_over_lmtp(settings.lmtp, message)}")
+    typer.echo(f"{recipient}: {smtp_test_message.send_over_lmtp(settings.lmtp_listen, message)}")

@@ -75,7 +75,7 @@ def send_over_lmtp(lmtp_address: str, test_message: TestMessage) -> str:
         raise CommandError(
             f"no LMTP server answers at {lmtp_address} ({reason}): start one with `merganser "
             "serve`, "
-            "or set MERGANSER_LMTP to where it is"
+            "or set MERGANSER_LMTP_LISTEN to where it is"
         ) from problem
 
 

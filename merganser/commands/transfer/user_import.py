@@ -137,7 +137,9 @@ async def _import_settings(
 
 async def _open_source(environment: Environment, path: Path) -> MailSource:
     try:
-        return await asyncio.to_thread(inspect_mail_source, path, environment.options.message_max)
+        return await asyncio.to_thread(
+            inspect_mail_source, path, environment.options.message_max_size
+        )
     except FileNotFoundError as problem:
         raise CommandError(f"there is nothing at {path}") from problem
     except OSError as problem:

@@ -29,23 +29,27 @@ def is_export_enabled(settings: Settings, signal: str) -> bool:
     variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
     is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     exporters = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp") or "otlp"
-    has_endpoint = settings.otlp is not None or any(os.environ.get(name) for name in variables)
+    has_endpoint = settings.otlp_endpoint is not None or any(
+        os.environ.get(name) for name in variables
+    )
     return has_endpoint and not is_disabled and "otlp" in exporters.split(",")
 
 
 def enabled_signals(settings: Settings) -> list[str]:
     """Return which of `traces` and `metrics` are exported.
 
-    If the packages are missing, raises CommandError if the setting MERGANSER_OTLP asks for them.
-    If only OTEL_ variables do, which apply to all programs of a machine, logs a warning.
+    If the packages are missing, raises CommandError if MERGANSER_OTLP_ENDPOINT is set. If only
+    OTEL_ variables are, which apply to all programs of a machine, logs a warning.
     """
     enabled = [signal for signal in ("traces", "metrics") if is_export_enabled(settings, signal)]
     if not enabled:
         return []
     if _has_required_packages():
         return enabled
-    if settings.otlp:
-        raise CommandError(f"{PREFIX}OTLP is set, but {MISSING_PACKAGE}", exit_code=EXIT_USAGE)
+    if settings.otlp_endpoint:
+        raise CommandError(
+            f"{PREFIX}OTLP_ENDPOINT is set, but {MISSING_PACKAGE}", exit_code=EXIT_USAGE
+        )
     log.warning("nothing is sent to the collector: %s", MISSING_PACKAGE)
     return []
 
@@ -82,7 +86,7 @@ async def export_telemetry(
         else None
     )
     if trace_exporter is not None:
-        telemetry.set_trace_sampler(TraceSampler(settings.trace_share, trace_exporter))
+        telemetry.set_trace_sampler(TraceSampler(settings.trace_sample_ratio, trace_exporter))
     task = asyncio.create_task(metrics_exporter.run()) if metrics_exporter else None
     try:
         yield

@@ -62,7 +62,7 @@ def service_resource(process_name: str | None = None) -> Resource:
 
 def _endpoint_url(settings: Settings, signal: str) -> str | None:
     """The URL for a signal; None if the SDK reads it from its own variables."""
-    return f"{settings.otlp.rstrip('/')}/v1/{signal}" if settings.otlp else None
+    return f"{settings.otlp_endpoint.rstrip('/')}/v1/{signal}" if settings.otlp_endpoint else None
 
 
 class TraceExporter:

@@ -7,19 +7,19 @@ from merganser.settings.settings import Settings
 # The kernel spreads connections at random, and an open connection stays with its process. A share
 # below these values would reject clients that keep to the limit. A share never exceeds the limit.
 MIN_SHARE_BY_SETTING = {
-    "login_memory": 0,
-    "connections": 100,
-    "connections_each": 16,
-    "followers_each": 16,
-    "operations": 100,
-    "operations_each": 16,
+    "password_hashing_memory": 0,
+    "http_connections": 100,
+    "http_connections_per_client": 16,
+    "subscriptions_per_user": 16,
+    "concurrent_operations": 100,
+    "concurrent_operations_per_client": 16,
     "smtp_connections": 20,
-    "smtp_connections_each": 10,
-    "smtp_network_rate": 100,
-    "smtp_mailbox_rate": 20,
-    "budget_strangers": 25,
-    "budget_users": 250,
-    "budget_admins": 5000,
+    "smtp_connections_per_client": 10,
+    "smtp_messages_per_hour_per_network": 100,
+    "smtp_messages_per_hour_per_account": 20,
+    "cost_budget_anonymous": 25,
+    "cost_budget_user": 250,
+    "cost_budget_admin": 5000,
 }
 
 

@@ -66,7 +66,7 @@ def run_processes(settings: Settings, listening_process_count: int) -> None:
     checked_database_url(settings)
     create_data_folders(settings)
     with ExitStack() as stack:
-        stack.enter_context(store_lock.lock_sqlite_as_server(settings.store))
+        stack.enter_context(store_lock.lock_sqlite_as_server(settings.database_url))
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         server_id = stack.enter_context(hold_server_id(settings.data))
         ProcessSupervisor(settings, listening_process_count, server_id).run()
@@ -130,7 +130,7 @@ class ProcessSupervisor:
                 name, setting
             ):  # not shared, so it fails if the address is in use
                 bound_socket.close()
-            options = {"unread_timeout": settings.write_timeout} if name == "HTTP" else {}
+            options = {"unread_timeout": settings.http_write_timeout} if name == "HTTP" else {}
             for process in self._processes:
                 if process.name != BACKGROUND_NAME:
                     process.sockets[name] = sockets.bind_sockets(
@@ -254,7 +254,9 @@ class ProcessSupervisor:
             _close_sockets(process)
         if self._stop_request_count == 1:
             log.info("stopping", extra={"signal": signal_number.name})
-            self._kill_at = time.monotonic() + self._settings.drain.total_seconds() + STOP_TIMEOUT
+            self._kill_at = (
+                time.monotonic() + self._settings.shutdown_drain.total_seconds() + STOP_TIMEOUT
+            )
             signal_number = signal.SIGTERM
         self._send_signal(
             signal_number,

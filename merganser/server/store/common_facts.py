@@ -61,13 +61,15 @@ async def compare_lock(settings: Settings) -> AsyncGenerator[None]:
 
     An SQLite database has one server and needs no lock.
     """
-    if not is_postgres(settings.store):
+    if not is_postgres(settings.database_url):
         yield
         return
     # asyncpg is an optional dependency
     from models.store.postgres.connection import postgres_engine  # noqa: PLC0415
 
-    engine = postgres_engine(settings.store, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    engine = postgres_engine(
+        settings.database_url, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
     try:
         async with engine.connect() as connection:
             await connection.execute(text(f"SET lock_timeout = '{COMPARE_LOCK_TIMEOUT}'"))
@@ -101,7 +103,7 @@ async def has_other_servers(settings: Settings, store: Database) -> bool:
 
     A command that uses the database exclusively is not a server.
     """
-    if not is_postgres(settings.store):
+    if not is_postgres(settings.database_url):
         return False
     is_other_server = col(ServerProcess.server) != read_server_id(settings.data)
     statement = select(func.count()).select_from(ServerProcess)
@@ -116,7 +118,7 @@ async def compare_secret(settings: Settings, store: Database, signing_secret: by
     """
     digest = hmac.digest(signing_secret, b"merganser secret", "sha256").hex()
     path = (settings.data / "secret").absolute()
-    location = "MERGANSER_SECRET" if settings.secret else str(path)
+    location = "MERGANSER_SIGNING_SECRET" if settings.signing_secret else str(path)
     fact = await load_fact(store, SECRET_FACT)
     if fact is not None and fact.digest == digest:
         return
@@ -150,7 +152,11 @@ async def compare_object_store(
     Raises CommandError if it belongs to another database, or has no mark although this database
     has objects. An object store that does not answer is not compared.
     """
-    setting = "MERGANSER_BLOBS" if fact_name == BLOBS_FACT else "MERGANSER_COLD_BLOBS"
+    setting = (
+        "MERGANSER_OBJECT_STORE_URL"
+        if fact_name == BLOBS_FACT
+        else "MERGANSER_COLD_OBJECT_STORE_URL"
+    )
     location = _location_without_parameters(url)
     fact = await load_fact(store, fact_name)
     try:

@@ -47,7 +47,7 @@ def lock_sqlite_as_server(store: str) -> Generator[None]:
         if holder_pid:
             raise CommandError(
                 f"another merganser uses this store (pid {holder_pid}): stop it, "
-                "or set MERGANSER_STORE"
+                "or set MERGANSER_DATABASE_URL"
             )
         yield
 

@@ -49,8 +49,8 @@ async def use_exclusively(
     Waits until processes without heartbeats count as dead. Raises CommandError with the purpose
     if another process is alive.
     """
-    async with store_lock.lock_for_repair(settings.store, purpose):
-        if store_lock.sqlite_lock_path(settings.store) is not None:
+    async with store_lock.lock_for_repair(settings.database_url, purpose):
+        if store_lock.sqlite_lock_path(settings.database_url) is not None:
             await leases.delete_exclusive_registrations(
                 environment
             )  # the file lock proves that they ended

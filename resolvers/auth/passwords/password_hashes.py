@@ -100,8 +100,8 @@ def _normalize(password: str) -> str:
 
 
 def _hasher(environment: Environment) -> PasswordHasher:
-    memory = environment.options.argon2_memory
-    return PasswordHasher(environment.options.argon2_time, memory, ARGON2_LANES)
+    memory = environment.options.argon2_memory_cost
+    return PasswordHasher(environment.options.argon2_time_cost, memory, ARGON2_LANES)
 
 
 def worker_pool(environment: Environment) -> HashWorkerPool:
@@ -110,7 +110,7 @@ def worker_pool(environment: Environment) -> HashWorkerPool:
     There is at least one process. One core is left for other work during a flood.
     """
     options = environment.options
-    processes_in_memory = options.login_memory // (options.argon2_memory << 10) - 1
+    processes_in_memory = options.password_hashing_memory // (options.argon2_memory_cost << 10) - 1
     return _create_pool(max(1, min(processes_in_memory, (os.cpu_count() or 1) - 1)))
 
 

@@ -55,8 +55,8 @@ def policy_of_domain(environment: Environment, domain: Any) -> EffectivePassword
         (domain.password_min, domain.password_classes) if domain else (None, None)
     )
     return EffectivePasswordPolicy(
-        options.password_min if own_min_length is None else own_min_length,
-        options.password_classes if own_min_classes is None else own_min_classes,
+        options.passwords_min_length if own_min_length is None else own_min_length,
+        options.passwords_min_character_classes if own_min_classes is None else own_min_classes,
         own_min_length,
         own_min_classes,
     )

@@ -57,7 +57,7 @@ def find_step_of_code(environment: Environment, secret: bytes, code: str) -> int
     current_step, matching_step, skew = (
         step_at(environment.now()),
         None,
-        environment.options.totp_steps,
+        environment.options.totp_drift_steps,
     )
     for step in range(current_step - skew, current_step + skew + 1):
         if hmac.compare_digest(code_at(secret, step), code):

@@ -95,7 +95,7 @@ def relying_party(options: Options) -> RelyingParty:
     origins = list(options.webauthn_origins)
     if not origins and public_url.hostname:
         origins = [f"{public_url.scheme}://{public_url.netloc}".lower()]
-    host = options.webauthn_id or public_url.hostname
+    host = options.webauthn_rp_id or public_url.hostname
     if not host or not origins:
         text = "security keys need an address: set MERGANSER_PUBLIC_URL"
         raise ServiceUnavailable(text, component="webauthn")

@@ -50,7 +50,7 @@ async def apply_bulk_request(ctx: Context, request: BulkRequest) -> BulkOutcome:
     request = replace(
         request, selector=await request.selector.with_filter_sql(ctx, accounts.user_ids)
     )
-    few = len(request.selector.ids or ()) <= ctx.environment.options.bulk
+    few = len(request.selector.ids or ()) <= ctx.environment.options.bulk_max_items
     if request.is_flag_change_by_id and few and not (accounts.other_users or accounts.grantee_id):
         return await ctx.run_transaction(
             lambda transaction: _change_flags_in_transaction(ctx, transaction, request, accounts),
@@ -74,7 +74,7 @@ async def _apply_or_queue_in_session(
         source_ids = await load_source_mailbox_ids(ctx, request, bulk_accounts)
         if request.selector.mailbox is not None:
             request = replace(request, source_mailbox_ids=source_ids)
-        limit = ctx.environment.options.bulk
+        limit = ctx.environment.options.bulk_max_items
         rows = await load_selected_messages(
             ctx, request, bulk_accounts, max(limit, len(request.selector.ids or ())) + 1
         )

@@ -79,7 +79,7 @@ async def queue_task(
 
 async def _require_quota(ctx: Context, user_id: int, byte_count: int) -> None:
     """Raise OverQuota if the account has no room for this many bytes."""
-    parameters = {"user": user_id, "platform": ctx.environment.options.default_quota}
+    parameters = {"user": user_id, "platform": ctx.environment.options.users_default_quota}
     for row in await ctx.read(SELECT_QUOTA, parameters):
         if row.allowed and row.used + byte_count > row.allowed:
             raise OverQuota(used=row.used, allowed=row.allowed)

@@ -370,7 +370,10 @@ async def move_to_deleted(
         last = await _record_removal_returning_modseq(
             ctx, session, ChangeKind.MESSAGE_DELETED, user_rows
         )
-        for row_kind, keep in ((False, options.archive_for), (True, options.undo_window)):
+        for row_kind, keep in (
+            (False, options.deleted_messages_retention),
+            (True, options.undo_window),
+        ):
             groups: defaultdict[int, list[int]] = defaultdict(list)
             for row in user_rows:
                 if row.draft is row_kind:

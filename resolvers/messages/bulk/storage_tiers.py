@@ -51,7 +51,7 @@ async def move_to_tier(
     """
     if not isinstance(ctx.environment.object_store, TieredStore):
         raise ServiceUnavailable(
-            "there is one store only: see MERGANSER_COLD_BLOBS", component="blobs"
+            "there is one store only: see MERGANSER_COLD_OBJECT_STORE_URL", component="blobs"
         )
     accounts = await owners.load_bulk_accounts(ctx, selector.users)
     selector = await selector.with_filter_sql(ctx, accounts.user_ids)

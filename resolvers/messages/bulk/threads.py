@@ -53,7 +53,7 @@ async def change_threads(ctx: Context, request: ThreadChangeRequest) -> BulkOutc
         if request.is_muted is not None:
             muted_before = {row.id: row.muted for row in rows}
             await set_muted(ctx, session, dict.fromkeys(muted_before, request.is_muted))
-        later = changes is not None and len(ids) > ctx.environment.options.bulk
+        later = changes is not None and len(ids) > ctx.environment.options.bulk_max_items
         request_of_messages = BulkRequest(
             MessageSelector(ids=ids), changes, always_as_task=later, muted_before=muted_before
         )

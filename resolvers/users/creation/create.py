@@ -238,8 +238,12 @@ def _main_address(ctx: Context, new_user: NewUser) -> str | None:
     if new_user.empty_address:
         return None
     address = new_user.address or new_user.username or ""
-    if "@" not in address and new_user.address is None and ctx.environment.options.default_domain:
-        address = f"{address}@{ctx.environment.options.default_domain}"
+    if (
+        "@" not in address
+        and new_user.address is None
+        and ctx.environment.options.users_default_domain
+    ):
+        address = f"{address}@{ctx.environment.options.users_default_domain}"
     if "@" not in address:
         raise InvalidInput(
             "an account has an address, unless emptyAddress says it has none",

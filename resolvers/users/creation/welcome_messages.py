@@ -67,7 +67,7 @@ async def build_welcome_messages(
 
     An unusable template is left out and logged.
     """
-    folder = environment.options.welcome
+    folder = environment.options.welcome_folder
     if folder is None:
         return []
     messages = []

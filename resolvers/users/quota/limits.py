@@ -127,7 +127,10 @@ async def load_recipient_usage(ctx: Context, user: ColumnRow) -> UsageWindow:
     row = await ctx.load(load_open_usages, (user.id, UsageKind.RECIPIENTS))
     used, until = (row.used, row.until) if row else (0, None)
     return _usage_window(
-        ctx.environment, user.recipients, ctx.environment.options.recipients_daily, (used, until)
+        ctx.environment,
+        user.recipients,
+        ctx.environment.options.limits_recipients_per_day,
+        (used, until),
     )
 
 
@@ -136,7 +139,10 @@ async def load_forward_usage(ctx: Context, user: ColumnRow) -> UsageWindow:
     row = await ctx.load(load_open_usages, (user.id, UsageKind.FORWARDS))
     used, until = (row.used, row.until) if row else (0, None)
     return _usage_window(
-        ctx.environment, user.forwards, ctx.environment.options.forwards_daily, (used, until)
+        ctx.environment,
+        user.forwards,
+        ctx.environment.options.limits_forwards_per_day,
+        (used, until),
     )
 
 
@@ -144,7 +150,7 @@ def received_usage(environment: Environment, user: ColumnRow) -> UsageWindow:
     """Return the count of received messages, in an hour from the first."""
     used_and_end = (user.received, user.received_until)
     return _usage_window(
-        environment, user.received_max, environment.options.received_hourly, used_and_end
+        environment, user.received_max, environment.options.limits_received_per_hour, used_and_end
     )
 
 
@@ -152,7 +158,7 @@ def forward_usage_of_address(environment: Environment, address: ColumnRow) -> Us
     """Return the count of messages that an address has forwarded, in 24 hours from the first."""
     used_and_end = (address.forwarded, address.forwarded_until)
     return _usage_window(
-        environment, address.forwards_max, environment.options.forwards_daily, used_and_end
+        environment, address.forwards_max, environment.options.limits_forwards_per_day, used_and_end
     )
 
 
@@ -252,7 +258,7 @@ def count_against_recipient_limit(
 
 
 def _recipient_limit(environment: Environment, own_limit: int | None) -> int:
-    return environment.options.recipients_daily if own_limit is None else own_limit
+    return environment.options.limits_recipients_per_day if own_limit is None else own_limit
 
 
 def _report_and_build_rate_limited(

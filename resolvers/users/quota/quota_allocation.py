@@ -15,7 +15,7 @@ def effective_quota(environment: Environment, domain: Any, quota: int | None) ->
     if quota is not None:
         return quota
     inherited = None if domain is None else domain.default_user_quota
-    return environment.options.default_quota if inherited is None else int(inherited)
+    return environment.options.users_default_quota if inherited is None else int(inherited)
 
 
 def require_user_slot(domain: Domain, *, path: Sequence[str]) -> None:

@@ -127,7 +127,7 @@ async def load_message_recipient(ctx: Context) -> ColumnRow | None:
             col(Mailbox.special_use) == SpecialUse.INBOX,
         )
     )
-    rows = await ctx.read(statement, {"platform": ctx.environment.options.default_quota})
+    rows = await ctx.read(statement, {"platform": ctx.environment.options.users_default_quota})
     return next(iter(rows), None)
 
 

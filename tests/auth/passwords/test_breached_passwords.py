@@ -50,7 +50,7 @@ async def test_breached_password_is_found_in_sorted_file(
     file = tmp_path / "known"
     for last_line_end in ("", line_end):
         file.write_bytes((line_end.join(lines) + last_line_end).encode())
-        configured_environment = environment_with_options(environment, breached_list=file)
+        configured_environment = environment_with_options(environment, breached_passwords_file=file)
         for password in passwords:
             assert await breached_passwords.is_breached(configured_environment, password), (
                 password,
@@ -76,7 +76,7 @@ async def test_unreadable_file_contains_no_password(
     if content is not None:
         file.write_bytes(content)
     assert not await breached_passwords.is_breached(
-        environment_with_options(environment, breached_list=file), UNLISTED_PHRASE
+        environment_with_options(environment, breached_passwords_file=file), UNLISTED_PHRASE
     )
 
 
@@ -119,7 +119,7 @@ async def test_range_service_receives_five_digits_of_the_hash(
     handler, url = service
     digest = sha1_digest(UNLISTED_PHRASE)
     handler.answer = f"{'0' * 35}:7\r\n{digest[5:]}:3\r\n"
-    configured_environment = environment_with_options(environment, breached_range=url)
+    configured_environment = environment_with_options(environment, breached_passwords_url=url)
     assert await breached_passwords.is_breached(configured_environment, UNLISTED_PHRASE)
     assert handler.requested_paths == [f"/range/{digest[:5]}"]
     handler.answer = f"{digest[5:]}:0\r\nnonsense\r\n"  # a line of padding has the count 0
@@ -138,5 +138,5 @@ async def test_failing_range_service_is_ignored(
     handler.pause = 1.0 if failure == "slow" else 0.0
     handler.status = {"broken": 503, "away": 302}.get(failure, 200)
     assert not await breached_passwords.is_breached(
-        environment_with_options(environment, breached_range=url), UNLISTED_PHRASE
+        environment_with_options(environment, breached_passwords_url=url), UNLISTED_PHRASE
     )

@@ -73,7 +73,7 @@ async def test_domain_policy_inherits_unset_values_from_platform(
     assert await set_domain_policy(root, {"minLength": 6}) == []
     assert await load_policy() == [6, 1, 6, None]
     await set_setting(root, "passwords.minLength", 10)
-    await set_setting(root, "passwords.minClasses", 2)
+    await set_setting(root, "passwords.minCharacterClasses", 2)
     assert await load_policy() == [6, 2, 6, None]
     assert await set_domain_policy(root, {"minClasses": 4}) == []
     assert await load_policy() == [6, 4, 6, 4]

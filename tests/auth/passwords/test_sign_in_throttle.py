@@ -126,7 +126,11 @@ async def test_failed_sign_in_of_any_name_runs_four_statements(
 async def test_allowed_network_is_never_blocked_but_account_is(
     environment: Environment, sign_in_environment: SignInEnvironment
 ) -> None:
-    options = replace(environment.options, login_allow=("192.0.2.0/24",), network_failures=3)
+    options = replace(
+        environment.options,
+        sign_in_exempt_networks=("192.0.2.0/24",),
+        sign_in_max_failures_per_network=3,
+    )
     allowing_environment = SignInEnvironment(
         replace(environment, options=options),
         sign_in_environment.clock,
@@ -168,7 +172,9 @@ async def test_failures_of_any_username_text_are_counted(
 
 async def test_login_memory_limits_concurrent_hashes(environment: Environment) -> None:
     def worker_count(memory: int, hash_memory: int) -> int:
-        options = replace(environment.options, login_memory=memory, argon2_memory=hash_memory)
+        options = replace(
+            environment.options, password_hashing_memory=memory, argon2_memory_cost=hash_memory
+        )
         pool = password_hashes.worker_pool(replace(environment, options=options))
         return pool.thread_queue.size + pool.process_queue.size
 
@@ -182,7 +188,9 @@ async def test_concurrent_guesses_of_one_network_are_limited(
 ) -> None:
     environment = replace(
         sign_in_environment.environment,
-        options=replace(sign_in_environment.environment.options, network_failures=12),
+        options=replace(
+            sign_in_environment.environment.options, sign_in_max_failures_per_network=12
+        ),
     )
     limited_environment = SignInEnvironment(
         environment,

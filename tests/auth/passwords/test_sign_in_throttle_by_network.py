@@ -66,7 +66,9 @@ async def test_token_use_makes_its_network_known(
 ) -> None:
     environment = replace(
         sign_in_environment.environment,
-        options=replace(sign_in_environment.environment.options, authlog_for=timedelta()),
+        options=replace(
+            sign_in_environment.environment.options, security_log_retention=timedelta()
+        ),
     )
     unlogged_environment = SignInEnvironment(
         environment,

@@ -1,4 +1,4 @@
-"""The tolerated clock deviation of authenticators: the setting auth.totpSteps."""
+"""The tolerated clock deviation of authenticators: the setting totp.driftSteps."""
 
 from datetime import datetime, timedelta
 
@@ -15,7 +15,7 @@ from tests.support.operations.setting_operations import expect_refused_setting, 
 async def test_totp_steps_setting_applies_at_once(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, max_steps: int
 ) -> None:
-    await set_setting(root, "auth.totpSteps", max_steps)
+    await set_setting(root, "totp.driftSteps", max_steps)
     secret = await _create_secret_with_unique_codes(ada)
     for steps in (-max_steps - 1, max_steps + 1):
         error_codes = await mutation_error_codes(
@@ -41,7 +41,7 @@ async def test_totp_steps_setting_applies_at_once(
             )
             == []
         )
-    await set_setting(root, "auth.totpSteps", 10)  # used codes stay used
+    await set_setting(root, "totp.driftSteps", 10)  # used codes stay used
     clock.tick(minutes=5)  # the counted failures expire
     checked_at = clock() - timedelta(minutes=5)
     for steps in used_steps[-10:]:
@@ -65,14 +65,14 @@ async def _create_secret_with_unique_codes(ada: GraphQLClient) -> str:
 
 @pytest.mark.parametrize("steps", [-1, 11])
 async def test_totp_steps_setting_out_of_range_is_refused(root: GraphQLClient, steps: int) -> None:
-    error = await expect_refused_setting(root, "auth.totpSteps", steps)
+    error = await expect_refused_setting(root, "totp.driftSteps", steps)
     assert (error["path"], error["constraint"]) == (["value"], "min" if steps < 0 else "max")
 
 
 async def test_last_use_is_not_in_the_future_if_clock_is_fast(
     ada: GraphQLClient, root: GraphQLClient, clock: ManualClock
 ) -> None:
-    await set_setting(root, "auth.totpSteps", 10)
+    await set_setting(root, "totp.driftSteps", 10)
     secret, _ = await enable_totp(ada)
     clock.tick(minutes=30)
     assert (

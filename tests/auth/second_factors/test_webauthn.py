@@ -554,7 +554,7 @@ async def test_security_key_is_hidden_from_other_users(
         (
             Options(
                 public_url="https://api.example.org",
-                webauthn_id="example.org",
+                webauthn_rp_id="example.org",
                 webauthn_origins=("https://a.example.org", "https://b.example.org"),
             ),
             ("example.org", ["https://a.example.org", "https://b.example.org"]),

@@ -20,7 +20,7 @@ API_KEY = "mgk_" + "b" * 43
 
 async def test_push_of_killed_server_is_sent_again_after_restart(tmp_path: Path) -> None:
     server = MerganserProcess(
-        tmp_path, extra_settings={"PUSH_PRIVATE": "on", "BOOTSTRAP_KEY": API_KEY}
+        tmp_path, extra_settings={"PUSH_ALLOW_PRIVATE_NETWORKS": "on", "BOOTSTRAP_KEY": API_KEY}
     )
     server.create_users("ada")
     is_hanging = True

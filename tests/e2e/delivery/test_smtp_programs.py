@@ -17,7 +17,7 @@ from tests.support.servers.merganser_server import PASSWORD, HttpClient, Mergans
 SUBJECTS_QUERY = (
     "{ viewer { user { mailbox(by: {specialUse: INBOX}) { messages { nodes { subject } } } } } }"
 )
-LISTENER_NAMES = ("SMTP", "SUBMISSION", "SUBMISSIONS")
+LISTENER_NAMES = ("SMTP", "SUBMISSION", "SUBMISSION_TLS")
 
 
 def create_smtp_server(
@@ -25,7 +25,7 @@ def create_smtp_server(
 ) -> tuple[MerganserProcess, CertificateAuthority, dict[str, int]]:
     """Create a server that listens on all SMTP ports, and the authority of its certificate."""
     authority, ports = CertificateAuthority(folder), {name: free_port() for name in LISTENER_NAMES}
-    settings = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    settings = {f"{name}_LISTEN": f"127.0.0.1:{port}" for name, port in ports.items()}
     settings["TLS_CERT"] = str(authority.issue_certificate())
     server = MerganserProcess(folder, extra_settings=settings, serve_arguments=arguments)
     server.create_users("ada", "bob")

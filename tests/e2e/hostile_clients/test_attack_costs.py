@@ -17,17 +17,17 @@ from tests.support.attacks.attack_runner import AttackedServer, ServerAttack
 from tests.support.servers.merganser_server import MerganserProcess
 
 SETTINGS = {
-    "PROXIES": "127.0.0.1",  # attackers from other loopback addresses are not proxies
-    "HEAD_TIMEOUT": "1 s",
-    "BODY_TIMEOUT": "1 s",
-    "INIT_TIMEOUT": "1 s",
-    "WRITE_TIMEOUT": "2 s",
-    "KEEP_ALIVE": "1 s",
-    "CONNECTIONS_EACH": "80",
-    "FOLLOWERS_EACH": "20",
-    "OPERATIONS": "12",
-    "OPERATIONS_EACH": "8",
-    "BUDGET_USERS": "100000",
+    "TRUSTED_PROXIES": "127.0.0.1",  # attackers from other loopback addresses are not proxies
+    "HTTP_HEADER_TIMEOUT": "1 s",
+    "HTTP_BODY_TIMEOUT": "1 s",
+    "WEBSOCKET_INIT_TIMEOUT": "1 s",
+    "HTTP_WRITE_TIMEOUT": "2 s",
+    "HTTP_KEEP_ALIVE": "1 s",
+    "HTTP_CONNECTIONS_PER_CLIENT": "80",
+    "SUBSCRIPTIONS_PER_USER": "20",
+    "CONCURRENT_OPERATIONS": "12",
+    "CONCURRENT_OPERATIONS_PER_CLIENT": "8",
+    "COST_BUDGET_USER": "100000",
 }
 SEQUENTIAL_ATTACKS = [*document_attacks.ATTACKS, *http_attacks.ATTACKS, *websocket_attacks.ATTACKS]
 ATTACK_NAMES = [attack.name for attack in (*SEQUENTIAL_ATTACKS, *slow_attacks.ATTACKS)]

@@ -31,7 +31,7 @@ def large_message_server(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[MerganserProcess]:
     """A server for large messages, with each executor on SQLite, and with PostgreSQL."""
-    settings = {"MESSAGE_MAX": "35 MiB"}
+    settings = {"MESSAGE_MAX_SIZE": "35 MiB"}
     if request.param == "postgres":
         url = create_database(request.getfixturevalue("postgres"), "large")
         server = MerganserProcess(tmp_path, url, extra_settings=settings)
@@ -120,7 +120,7 @@ async def assert_large_event_has_error(server: MerganserProcess) -> None:
 async def test_stored_bytes_read_are_charged_to_rate_budget(tmp_path: Path) -> None:
     """Small responses that need large messages use up the rate budget too."""
     server = MerganserProcess(
-        tmp_path, extra_settings={"MESSAGE_MAX": "35 MiB", "BUDGET_USERS": "1"}
+        tmp_path, extra_settings={"MESSAGE_MAX_SIZE": "35 MiB", "COST_BUDGET_USER": "1"}
     )
     server.create_users("ada")
     server.start()

@@ -21,7 +21,9 @@ CONNECTION_COUNT = 8  # enough to reach every process
 @pytest.fixture(params=[(), ("--workers", "2")])
 def acme_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MerganserProcess]:
     """A server that is killed after its test."""
-    listeners = {name: f"127.0.0.1:{free_port()}" for name in ("SUBMISSIONS", "ACME_HTTP")}
+    listeners = {
+        name: f"127.0.0.1:{free_port()}" for name in ("SUBMISSION_TLS_LISTEN", "ACME_HTTP_LISTEN")
+    }
     server = MerganserProcess(tmp_path, extra_settings=listeners, serve_arguments=request.param)
     yield server
     with suppress(AssertionError):  # the server has already ended
@@ -33,7 +35,7 @@ async def presented_issuers(server: MerganserProcess) -> set[str]:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    port = int(server.extra_settings["SUBMISSIONS"].rpartition(":")[2])
+    port = int(server.extra_settings["SUBMISSION_TLS_LISTEN"].rpartition(":")[2])
     names: set[str] = set()
     for _ in range(CONNECTION_COUNT):
         try:
@@ -64,7 +66,7 @@ async def wait_for_issuer(server: MerganserProcess, expected: str) -> None:
 async def test_certificate_is_issued_used_replaced_and_deleted(
     acme_server: MerganserProcess, tmp_path: Path
 ) -> None:
-    http_port = int(acme_server.extra_settings["ACME_HTTP"].rpartition(":")[2])
+    http_port = int(acme_server.extra_settings["ACME_HTTP_LISTEN"].rpartition(":")[2])
     async with (
         run_dns_server(FakeDnsServer({(SERVER_NAME, "A"): ["127.0.0.1"]})) as dns_server,
         run_pebble(tmp_path / "pebble", http_port, dns_server.port) as pebble_server,

@@ -36,8 +36,8 @@ class DemoInstallation:
         return {
             "PATH": os.environ["PATH"],
             "MERGANSER_DATA": str(self.folder),
-            "MERGANSER_HTTP": f"127.0.0.1:{self.http}",
-            "MERGANSER_LMTP": f"127.0.0.1:{self.lmtp}",
+            "MERGANSER_HTTP_LISTEN": f"127.0.0.1:{self.http}",
+            "MERGANSER_LMTP_LISTEN": f"127.0.0.1:{self.lmtp}",
             **self.extra_environment,
         }
 
@@ -186,13 +186,13 @@ async def test_second_server_and_occupied_port_are_reported_in_one_line(
         1,
         f"merganser: cannot listen on 127.0.0.1:{installation.http}",
     )
-    assert "MERGANSER_HTTP" in err
+    assert "MERGANSER_HTTP_LISTEN" in err
     other_installation = DemoInstallation(
         tmp_path / "other", lmtp=installation.lmtp, commands=installation.commands
     )
     code, _, err = await other_installation.run_command("serve")
     assert code == 1
-    assert "set MERGANSER_LMTP to another place" in err.splitlines()[-1]
+    assert "set MERGANSER_LMTP_LISTEN to another place" in err.splitlines()[-1]
     assert "Traceback" not in err
 
     code, _, err = await installation.run_command("check", "--repair")
@@ -240,10 +240,12 @@ async def read_event_kinds(ws: Any) -> list[str]:
 
 
 async def test_public_listener_needs_a_credential(installation: DemoInstallation) -> None:
-    installation.extra_environment["MERGANSER_HTTP"] = f"0.0.0.0:{installation.http}"
+    installation.extra_environment["MERGANSER_HTTP_LISTEN"] = f"0.0.0.0:{installation.http}"
     code, _, err = await installation.run_command("serve")
     assert code == 1
-    assert err.splitlines()[-1].startswith("merganser: MERGANSER_HTTP is open to other machines")
+    assert err.splitlines()[-1].startswith(
+        "merganser: MERGANSER_HTTP_LISTEN is open to other machines"
+    )
     assert "merganser token create --name root --role ROOT" in err
     code, _, err = await installation.run_command(
         "token", "create", "--name", "root", "--role", "ROOT"

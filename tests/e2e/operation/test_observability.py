@@ -115,11 +115,11 @@ def observed_server(
     The last tests break it and stop it.
     """
     settings = {
-        "METRICS": "loopback",
+        "METRICS_ACCESS": "loopback",
         "METRICS_KEY": METRICS_KEY,
-        "OTLP": collector.url,
-        "TRACE_SHARE": "0",
-        "DRAIN": "1 min",
+        "OTLP_ENDPOINT": collector.url,
+        "TRACE_SAMPLE_RATIO": "0",
+        "SHUTDOWN_DRAIN": "1 min",
     }
     otel_settings = {
         "BSP_SCHEDULE_DELAY": "50",
@@ -515,10 +515,11 @@ def test_otlp_without_packages_is_refused_in_one_line(
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not installed
     assert otlp.enabled_signals(Settings()) == []
     error_pattern = (
-        "MERGANSER_OTLP is set, but it needs OpenTelemetry: pip install 'merganser.telemetry.'"
+        "MERGANSER_OTLP_ENDPOINT is set, but it needs OpenTelemetry: "
+        "pip install 'merganser.telemetry.'"
     )
     with pytest.raises(CommandError, match=error_pattern):
-        otlp.enabled_signals(Settings(otlp=COLLECTOR))
+        otlp.enabled_signals(Settings(otlp_endpoint=COLLECTOR))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
     assert otlp.enabled_signals(Settings()) == []  # other programs can use this variable
 

@@ -75,7 +75,7 @@ class GuideSite:
         script = "\n".join(["set -e", "umask 077", *commands, f"exec {last_command}", ""])
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         s3_keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "something"}
-        hash_costs = {"MERGANSER_ARGON2_MEMORY": "8", "MERGANSER_ARGON2_TIME": "1"}
+        hash_costs = {"MERGANSER_ARGON2_MEMORY_COST": "8", "MERGANSER_ARGON2_TIME_COST": "1"}
         python_path = {"PYTHONPATH": str(ROOT)}  # the code of this folder, not the installed one
         env = {
             "PATH": path,

@@ -50,8 +50,10 @@ def server_with_slow_hash(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> Generator[MerganserProcess]:
     """A server with this number of hash passes."""
-    costs = {"ARGON2_MEMORY": str(HASH_MEMORY), "ARGON2_TIME": str(request.param)}
-    server = MerganserProcess(tmp_path, extra_settings={**costs, "NETWORK_FAILURES": "100000"})
+    costs = {"ARGON2_MEMORY_COST": str(HASH_MEMORY), "ARGON2_TIME_COST": str(request.param)}
+    server = MerganserProcess(
+        tmp_path, extra_settings={**costs, "SIGN_IN_MAX_FAILURES_PER_NETWORK": "100000"}
+    )
     server.create_users("ada")
     yield server.start()
     server.stop()

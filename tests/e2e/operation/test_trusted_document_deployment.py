@@ -22,7 +22,7 @@ def document_id_body(text: str) -> dict[str, str]:
 @pytest.fixture
 def trusted_only_server(tmp_path: Path) -> Iterator[MerganserProcess]:
     """A server that runs only trusted documents."""
-    server = MerganserProcess(tmp_path, extra_settings={"DOCUMENTS": "trusted"})
+    server = MerganserProcess(tmp_path, extra_settings={"ALLOWED_DOCUMENTS": "trusted"})
     server.create_users("ada")
     server.start()
     yield server

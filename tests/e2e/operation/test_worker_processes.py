@@ -125,7 +125,7 @@ def fleet(
         broker = BROKERS[BUS_BY_KIND[request.param]](folder)
         broker.start()
         request.addfinalizer(broker.stop)  # noqa: PT021 - also if the server does not start
-        settings["WAKEUPS"] = broker.url
+        settings["EVENT_BUS_URL"] = broker.url
         bus = broker
     server = MerganserProcess(folder, store, settings, serve_arguments=("--workers", str(WORKERS)))
     server.create_users("ada", "bob", "dora", "eve", "fay")

@@ -40,7 +40,7 @@ async def proof_setup(
     )
     broker = BROKERS[name](tmp_path) if (name := FAILURES_BY_KIND[request.param][0]) else None
     if broker:
-        server.extra_environment["MERGANSER_WAKEUPS"] = broker.url
+        server.extra_environment["MERGANSER_EVENT_BUS_URL"] = broker.url
         broker.start()
     yield request.param, server, broker or bus or SocketBus(tmp_path)
     if broker:

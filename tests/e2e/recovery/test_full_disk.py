@@ -82,7 +82,7 @@ def start_server(
     cleanup_stack: ExitStack, folder: Path, store: str = "", **extra: str
 ) -> MerganserProcess:
     """Start a server that is killed after its test."""
-    server = MerganserProcess(folder, store, {"SMTP": f"127.0.0.1:{free_port()}", **extra})
+    server = MerganserProcess(folder, store, {"SMTP_LISTEN": f"127.0.0.1:{free_port()}", **extra})
     server.create_users("ada")
     server.start()
 
@@ -108,7 +108,7 @@ def assert_unavailable_errors(result: Any, component: str) -> None:
 
 async def smtp_reply(server: MerganserProcess, size: int = 200_000) -> str:
     """Send a message by SMTP and return the last reply."""
-    smtp_client = await connect_lmtp(int(server.extra_settings["SMTP"].rpartition(":")[2]))
+    smtp_client = await connect_lmtp(int(server.extra_settings["SMTP_LISTEN"].rpartition(":")[2]))
     try:
         await smtp_client.run_command("EHLO client.example.net")
         reply = await smtp_client.run_command("MAIL FROM:<carol@example.net>")
@@ -228,7 +228,7 @@ async def test_blobs_on_full_disk_report_unavailable_and_recover(
     cleanup_stack: ExitStack, tmp_path: Path
 ) -> None:
     disk = cleanup_stack.enter_context(mount_small_disk(tmp_path / "blobs", 16))
-    server = start_server(cleanup_stack, tmp_path, BLOBS=str(disk.folder))
+    server = start_server(cleanup_stack, tmp_path, OBJECT_STORE_URL=str(disk.folder))
     file = base64.b64encode(os.urandom(400_000)).decode()
     async with server.open_client("ada") as ada:
         await assert_server_works(server, ada)

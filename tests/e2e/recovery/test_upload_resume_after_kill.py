@@ -95,7 +95,7 @@ SECOND_MAX_MEMORY_GROWTH = (
 
 def _two_servers(folder: Path, store: str) -> tuple[MerganserProcess, MerganserProcess]:
     """Create two servers of one platform with separate data folders."""
-    settings = {"BLOBS": str(folder / "objects"), "RESTORE_WINDOW": "0 s"}
+    settings = {"OBJECT_STORE_URL": str(folder / "objects"), "BACKUP_RESTORE_WINDOW": "0 s"}
     first = MerganserProcess(folder / "first", store_url=store, extra_settings=settings)
     second = MerganserProcess(folder / "second", store_url=store, extra_settings=settings)
     for server in (first, second):

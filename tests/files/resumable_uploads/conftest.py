@@ -24,7 +24,7 @@ from tests.support.servers.http_server import run_http_server
 @pytest.fixture
 def limited_world(environment: Environment) -> Environment:
     """The environment with uploads of at most 6 MiB."""
-    return replace(environment, options=replace(environment.options, upload_max=UPLOAD_MAX))
+    return replace(environment, options=replace(environment.options, upload_max_size=UPLOAD_MAX))
 
 
 @pytest.fixture

@@ -271,7 +271,7 @@ def test_symbolic_link_in_zip_is_refused() -> None:
 def test_zip_bomb_is_refused() -> None:
     large_file_zip = zip_bytes(("a.eml", bytes(50 << 20)))
     assert [message.reason for message in read_archive(large_file_zip)] == [
-        "larger than MERGANSER_MESSAGE_MAX"
+        "larger than MERGANSER_MESSAGE_MAX_SIZE"
     ]
     many_files_zip = zip_bytes(
         *((f"{n}.eml", b"Subject: x\n\n" + bytes(1 << 20)) for n in range(300))

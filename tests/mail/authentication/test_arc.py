@@ -57,7 +57,7 @@ def environment_with_arc_keys(
     dns_address = f"127.0.0.1:{dns_server.port}"
     options = replace(
         environment.options,
-        arc_keys=key_folder,
+        arc_keys_folder=key_folder,
         dns_resolver=dns_address,
         hostname="mx.example.org",
     )

@@ -168,7 +168,7 @@ async def test_spam_is_not_forwarded(
     )
     assert await queued_recipients(environment) == []
     environment.use_options_unless_outdated(
-        CommittedOptions(replace(environment.options, spam_forward_max=101), 1)
+        CommittedOptions(replace(environment.options, spam_no_forward_score=101), 1)
     )
     assert (await try_update_users(ada, spamLevel=100))[1] == []
     assert (await send_transaction(lmtp_client, raw, ada.address, "list@example.org"))[1] == [

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("verify_consistency")
 @pytest.fixture
 def quarantining_client(lmtp_client: SmtpTestClient, environment: Environment) -> SmtpTestClient:
     """LMTP client whose spam headers are trusted. Spam is quarantined."""
-    set_options(environment, spam_quarantine=1)
+    set_options(environment, spam_quarantine_score=1)
     return lmtp_client
 
 

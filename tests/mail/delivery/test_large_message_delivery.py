@@ -150,7 +150,9 @@ async def test_arc_seal_of_a_large_message_is_valid(
         run_dns_zone(dns_server) as dns_address,
         run_smtp_server(server_without_size_limit()) as smtp_server,
     ):
-        use_dns_zone(ada.environment, dns_server, authentication_check="all", arc_keys=folder)
+        use_dns_zone(
+            ada.environment, dns_server, authentication_check="all", arc_keys_folder=folder
+        )
         await add_forwarding_address(ada.environment, "list", FORWARD_TARGET)
         async with run_queue_worker(ada.environment, relay_settings(smtp_server)):
             raw = sign_message(b"From: a@far.example\r\n" + FILE_MESSAGE)

@@ -123,7 +123,7 @@ async def test_byte_budget_allows_the_largest_message(
     environment: Environment, tmp_path: Path
 ) -> None:
     for message_max in (1 << 20, 1 << 30):
-        options = replace(environment.options, message_max=message_max)
+        options = replace(environment.options, message_max_size=message_max)
         limits = LmtpListener(replace(environment, options=options), tmp_path / "spool").limits
         assert limits.max_message_size == message_max <= limits.byte_budget
 
@@ -139,7 +139,7 @@ async def test_limits_are_divided_among_processes(environment: Environment, tmp_
     minimum_limits = LmtpListener(environment, tmp_path / "spool", process_count=100).limits
     assert (minimum_limits.max_connections, minimum_limits.byte_budget) == (
         20,
-        environment.options.message_max,
+        environment.options.message_max_size,
     )
 
 

@@ -166,7 +166,11 @@ async def test_label_is_the_part_after_the_delimiter(
         assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
     assert (await try_update_users(root, ada, bob, subaddressAction="SUBJECT"))[1] == []
     environment = ada.environment
-    object.__setattr__(environment, "options", replace(environment.options, delimiters=delimiters))
+    object.__setattr__(
+        environment,
+        "options",
+        replace(environment.options, addresses_subaddress_delimiters=delimiters),
+    )
     assert (await load_recipient_below_limits(environment, address)).label == label
 
 

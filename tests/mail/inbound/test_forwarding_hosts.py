@@ -60,7 +60,7 @@ async def add_forwarding_host(root: GraphQLClient, name: str, **arguments: Any) 
 async def test_forwarding_host_is_exempt_from_dmarc_rejection(
     ada: GraphQLClient, root: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
-    use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
+    use_dns_zone(ada.environment, dns_server, dmarc_on_failure="reject")
     with pytest.raises(RejectedByDmarc):
         await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
     assert await add_forwarding_host(root, "198.51.100.0/24", filterSpam=True) == [
@@ -97,7 +97,7 @@ async def test_spam_of_a_forwarding_host_is_filtered_if_enabled(
     async with run_scripted_server(
         send_and_hang_up(rspamd_reply(12.0, action="add header"))
     ) as port:
-        use_dns_zone(ada.environment, dns_server, rspamd=f"http://127.0.0.1:{port}")
+        use_dns_zone(ada.environment, dns_server, rspamd_url=f"http://127.0.0.1:{port}")
         verification = await message_verification(
             ada, await deliver_from_peer(ada, UNSIGNED_MESSAGE, FORWARDING_PEER)
         )
@@ -108,7 +108,7 @@ async def test_spam_of_a_forwarding_host_is_not_rejected(
     ada: GraphQLClient, root: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
     async with run_scripted_server(send_and_hang_up(rspamd_reply(99.0, action="reject"))) as port:
-        use_dns_zone(ada.environment, dns_server, rspamd=f"http://127.0.0.1:{port}")
+        use_dns_zone(ada.environment, dns_server, rspamd_url=f"http://127.0.0.1:{port}")
         with pytest.raises(Exception, match="spam"):
             await deliver_from_peer(ada, UNSIGNED_MESSAGE, Peer("192.0.2.1", "mx.far.example"))
         await add_forwarding_host(root, FORWARDING_PEER.ip_address or "")

@@ -105,7 +105,7 @@ async def test_passing_results_are_written_on_top(
 async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
     ada: GraphQLClient, dns_server: DnsZoneServer, author: str, policy: str, folder: str
 ) -> None:
-    use_dns_zone(ada.environment, dns_server, dmarc_policy=policy)
+    use_dns_zone(ada.environment, dns_server, dmarc_on_failure=policy)
     raw = UNSIGNED_MESSAGE.replace(b"far.example", author.encode())
     verification = await message_verification(
         ada, await deliver_from_peer(ada, raw, STRANGER_PEER, "x@evil.example")
@@ -119,7 +119,7 @@ async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
 async def test_forged_sender_is_refused_with_reject_policy(
     ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
-    use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
+    use_dns_zone(ada.environment, dns_server, dmarc_on_failure="reject")
     with pytest.raises(RejectedByDmarc):
         await deliver_from_peer(ada, UNSIGNED_MESSAGE, STRANGER_PEER, "x@evil.example")
     reply = reply_from_error(RejectedByDmarc("example.net\r\n250"))
@@ -164,7 +164,12 @@ async def test_trusted_arc_seal_overrules_dmarc_failure(
         "fail",
         "pass",
     )
-    use_dns_zone(ada.environment, dns_server, arc_trusted=("list.example",), dmarc_policy="reject")
+    use_dns_zone(
+        ada.environment,
+        dns_server,
+        arc_trusted_domains=("list.example",),
+        dmarc_on_failure="reject",
+    )
     changed_after_seal = raw + b"again\r\n"
     with pytest.raises(RejectedByDmarc):  # the seal does not cover the added text
         await deliver_from_peer(ada, changed_after_seal, STRANGER_PEER, "list@list.example")
@@ -276,8 +281,8 @@ async def test_authentication_settings_apply_without_restart(
     await set_setting(root, "authentication.check", "all")
     incoming = await pipeline.read_and_verify_incoming(ada.environment, sign_message(), FAR_SENDER)
     assert incoming.message.verification is not None
-    await set_setting(root, "authentication.dmarc", "ignore")
-    for key in ("authentication.check", "authentication.dmarc"):
+    await set_setting(root, "dmarc.onFailure", "ignore")
+    for key in ("authentication.check", "dmarc.onFailure"):
         assert (await expect_refused_setting(root, key, "none"))["__typename"] == "ValidationError"
 
 
@@ -316,7 +321,7 @@ async def test_spf_result_of_trusted_server_is_used_without_client_ip(
 async def test_dns_failure_does_not_reject_mail(
     ada: GraphQLClient, dns_server: DnsZoneServer
 ) -> None:
-    use_dns_zone(ada.environment, dns_server, dmarc_policy="reject")
+    use_dns_zone(ada.environment, dns_server, dmarc_on_failure="reject")
     dns_server.servfail_names |= {name for name, _ in dns_server.records}
     dns_server.records.clear()
     verification = await message_verification(
@@ -373,7 +378,7 @@ async def test_any_bytes_are_accepted(ada: GraphQLClient, dns_server: DnsZoneSer
 async def test_small_and_large_lmtp_messages_are_verified(
     ada: GraphQLClient, dns_server: DnsZoneServer, lmtp_client: SmtpTestClient, tmp_path: Path
 ) -> None:
-    use_dns_zone(ada.environment, dns_server, authentication_check="all", dmarc_policy="reject")
+    use_dns_zone(ada.environment, dns_server, authentication_check="all", dmarc_on_failure="reject")
     large = UNSIGNED_MESSAGE + b"A long line of a long letter.\r\n" * 60_000
     for raw, expected_reply in (
         (sign_message(), "250 2.0.0"),
@@ -403,7 +408,7 @@ async def test_forwarded_message_is_sealed(
     key = folder / "s._domainkey.example.org.pem"
     key.write_bytes(make_rsa_key()[0])
     key.chmod(0o600)
-    use_dns_zone(environment, dns_server, authentication_check="all", arc_keys=folder)
+    use_dns_zone(environment, dns_server, authentication_check="all", arc_keys_folder=folder)
     await add_forwarding_address(environment, "list", "dave@else.example")
 
     async def forward(raw: bytes) -> bytes:

@@ -32,5 +32,5 @@ from models.users.tables import UsageLevel
 def test_usage_level_follows_the_thresholds(
     used: int, allowed: int, thresholds: tuple[int, int], expected: str
 ) -> None:
-    options = Options(limit_warning=thresholds[0], limit_critical=thresholds[1])
+    options = Options(limits_warning_percent=thresholds[0], limits_critical_percent=thresholds[1])
     assert usage_level(options, used, allowed) is UsageLevel(expected)

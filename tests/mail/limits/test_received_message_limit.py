@@ -58,7 +58,7 @@ async def test_simultaneous_deliveries_stop_at_the_account_limit(
 ) -> None:
     environment = ada.environment
     if quarantined:
-        set_options(environment, spam_quarantine=75)
+        set_options(environment, spam_quarantine_score=75)
     await set_user_limits(ada, received_max=LIMIT)
     listener = await lmtp.start_lmtp_listener(
         environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
@@ -82,7 +82,7 @@ async def test_simultaneous_deliveries_stop_at_the_account_limit(
 async def test_simultaneous_deliveries_stop_at_the_platform_limit(
     ada: GraphQLClient, tmp_path: Path
 ) -> None:
-    set_options(ada.environment, received_hourly=2)
+    set_options(ada.environment, limits_received_per_hour=2)
     listener = await lmtp.start_lmtp_listener(
         ada.environment, "127.0.0.1", 0, spool_folder=tmp_path / "spool"
     )

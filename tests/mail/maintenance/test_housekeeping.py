@@ -71,7 +71,7 @@ async def test_expired_message_is_moved_to_the_archive(
     message = await load_row(environment, Message, expiring.message_id)
     assert (message.mailbox_id, message.deleted_from) == (None, "INBOX")
     assert message.deleted_at == clock()
-    assert message.purge_at == clock() + environment.options.archive_for
+    assert message.purge_at == clock() + environment.options.deleted_messages_retention
     assert (await load_row(environment, Message, kept.message_id)).mailbox_id == ada.inbox_id
     mailbox, user = (
         await load_row(environment, Mailbox, ada.inbox_id),
@@ -196,8 +196,8 @@ async def test_only_expired_rows_are_deleted(
     for number, (expires_at, age_margin) in enumerate(
         [(past, timedelta()), (now + DAY, timedelta(minutes=1))]
     ):
-        receipt = now - options.receipts_for + age_margin
-        replay = now - options.replays_for + age_margin
+        receipt = now - options.duplicate_delivery_retention + age_margin
+        replay = now - options.idempotency_retention + age_margin
         finished = now - timedelta(days=7) + age_margin
         await add_rows(
             environment,
@@ -305,7 +305,7 @@ async def test_journal_above_its_limit_is_shortened_by_whole_entries(
 ) -> None:
     monkeypatch.setattr(row_batches, "BATCH_SIZE", 2)
     limited_environment = replace(
-        environment, options=replace(environment.options, journal_events=5)
+        environment, options=replace(environment.options, journal_max_events=5)
     )
     for event_count in (3, 3, 3, 3, 3):
         await record_events(ada, event_count)

@@ -98,7 +98,7 @@ async def test_pause_keeps_last_response_of_entry(
 ) -> None:
     server, options = (
         MisbehavingSmtpServer("RCPT", "450 4.2.1 Not now"),
-        replace(environment.options, send_connections_kept=0),
+        replace(environment.options, outbound_idle_connections=0),
     )
     async with (
         server.run_server() as route,
@@ -155,7 +155,7 @@ async def has_inbox_messages(ada: GraphQLClient, count: int) -> bool:
 async def test_destination_gets_limited_messages_per_minute(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    options = replace(environment.options, send_per_minute=6)
+    options = replace(environment.options, outbound_messages_per_minute_per_domain=6)
     server = MisbehavingSmtpServer()
     async with (
         server.run_server() as route,
@@ -177,7 +177,7 @@ async def test_destination_gets_limited_messages_per_minute(
 async def test_processes_share_delivery_slots_of_destination(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    options = replace(environment.options, send_per_minute=6)
+    options = replace(environment.options, outbound_messages_per_minute_per_domain=6)
     first_process, second_process = (replace(environment, options=options) for _ in range(2))
     server = MisbehavingSmtpServer()
     async with (

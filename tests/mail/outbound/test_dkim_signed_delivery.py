@@ -220,7 +220,7 @@ async def test_domain_of_hostname_signs_too_if_enabled(
         await dkim_key_operations.create_dkim_key(root),
         await dkim_key_operations.create_dkim_key(root, domains=["mx.example.org"]),
     ]
-    options = replace(ada.environment.options, dkim_host=True)
+    options = replace(ada.environment.options, dkim_sign_host_domain=True)
     object.__setattr__(ada.environment, "options", options)
     async with run_smtp_server(FakeSmtpServer()) as server:
         raw = await send_and_receive(ada, server)

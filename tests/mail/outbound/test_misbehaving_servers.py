@@ -61,7 +61,7 @@ async def test_closed_pooled_connection_costs_no_attempt(
 async def test_connection_is_reused_up_to_message_limit(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    options = replace(environment.options, send_connection_messages=3)
+    options = replace(environment.options, outbound_messages_per_connection=3)
     server = MisbehavingSmtpServer()
     async with (
         server.run_server() as route,

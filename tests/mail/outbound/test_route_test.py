@@ -134,7 +134,7 @@ async def test_unknown_route_raises_not_found(environment: Environment) -> None:
 async def test_outbound_settings_come_from_options(environment: Environment) -> None:
     hop = SecretStr("smtp://us:secret@relay.example:2525")
     options = replace(
-        environment.options, next_hop=hop, dns_resolver="127.0.0.1:5353", dns_validates=True
+        environment.options, next_hop=hop, dns_resolver="127.0.0.1:5353", dnssec_trusted=True
     )
     settings = outbound_settings_from_options(replace(environment, options=options))
     assert settings.next_hop == parse_next_hop(hop.get_secret_value())

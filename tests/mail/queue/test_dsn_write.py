@@ -99,7 +99,7 @@ async def has_attempts(environment: Environment, key: int, count: int) -> bool:
 async def test_delay_notice_setting_of_0_sends_none(
     ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
-    options = replace(environment.options, queue_delay_notice=timedelta(0))
+    options = replace(environment.options, queue_delay_notice_after=timedelta(0))
     environment.use_options_unless_outdated(CommittedOptions(options, 1))
     async with (
         run_smtp_server(FakeSmtpServer(dict(TEMPORARY_REPLIES))) as server,

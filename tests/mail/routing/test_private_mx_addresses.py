@@ -51,7 +51,7 @@ def forbid_private_mx(environment: Environment) -> None:
 
 
 def set_mx_private(environment: Environment, *, private: bool) -> None:
-    options = replace(environment.options, mx_private=private)
+    options = replace(environment.options, mx_allow_private_networks=private)
     environment.use_options_unless_outdated(
         CommittedOptions(options, environment.options_position + 1)
     )
@@ -107,7 +107,7 @@ async def test_only_public_addresses_of_mx_hosts_are_used(environment: Environme
     )
     addresses, log_lines = await find_addresses(environment, dns_names)
     assert addresses == ["8.8.8.8", "2606:4700::1111"]
-    reason = "left out, it is inside, and MERGANSER_MX_PRIVATE is off"
+    reason = "left out, it is inside, and MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off"
     assert log_lines[0] == f"in.example.net (10.0.0.1): {reason}"
     assert f"{MX} (::1): {reason}" in log_lines
     assert f"example.net: MX 20 {MX} (8.8.8.8, 2606:4700::1111)" in log_lines
@@ -183,7 +183,8 @@ async def test_route_test_reports_private_address(environment: Environment) -> N
     assert (result.is_accepted, result.log_lines, server.session_count) == (
         False,
         [
-            f"{MX} (127.0.0.1): left out, it is inside, and MERGANSER_MX_PRIVATE is off",
+            f"{MX} (127.0.0.1): left out, it is inside, and "
+            "MERGANSER_MX_ALLOW_PRIVATE_NETWORKS is off",
             f"no way: 550 5.4.4 {MX} has private addresses only",
         ],
         0,

@@ -79,7 +79,7 @@ def clamd_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerPr
 async def test_rspamd_verdict_decides_delivery(
     ada: GraphQLClient, lmtp_client: SmtpTestClient, rspamd_urls: tuple[str, str]
 ) -> None:
-    change_options(ada.environment, rspamd=rspamd_urls[0], rspamd_down="defer")
+    change_options(ada.environment, rspamd_url=rspamd_urls[0], rspamd_on_failure="defer")
     assert await deliver_for_reply_codes(
         lmtp_client, raw_message("Dawn", body=HARMLESS_TEXT), ada.address
     ) == ["250 2.0.0"]
@@ -116,7 +116,11 @@ async def test_release_from_quarantine_sends_requested_dsn(
     )
     async with run_dns_zone(dns_zone):
         use_dns_zone(
-            environment, dns_zone, rspamd=rspamd_urls[0], rspamd_down="defer", spam_quarantine=10
+            environment,
+            dns_zone,
+            rspamd_url=rspamd_urls[0],
+            rspamd_on_failure="defer",
+            spam_quarantine_score=10,
         )
         async with open_mx_session(environment, tmp_path) as client:
             rcpt = f"<{ada.address}> {NOTIFY_ALL} ORCPT=rfc822;first@example.com"
@@ -163,7 +167,7 @@ async def test_rspamd_receives_sender_and_recipients(rspamd_urls: tuple[str, str
 async def test_rspamd_learns_from_move(ada: GraphQLClient, rspamd_urls: tuple[str, str]) -> None:
     environment, (_, training_url) = ada.environment, rspamd_urls
     change_options(
-        environment, rspamd_learn=training_url, rspamd_password=SecretStr(CONTROLLER_PASSWORD)
+        environment, rspamd_learn_url=training_url, rspamd_password=SecretStr(CONTROLLER_PASSWORD)
     )
     spam_words = " ".join(f"pill{nth} bargain{nth}" for nth in range(40))
     offer = raw_message("Bargain", body=spam_words)
@@ -199,7 +203,7 @@ async def test_virus_found_by_clamd_is_refused(
     ada: GraphQLClient, lmtp_client: SmtpTestClient, clamd_process: BrokerProcess
 ) -> None:
     for clamd_address in (clamd_process.url, f"unix:{clamd_process.folder}/clamd.sock"):
-        change_options(ada.environment, clamd=clamd_address, clamd_down="defer")
+        change_options(ada.environment, clamd_address=clamd_address, clamd_on_failure="defer")
         assert await deliver_for_reply_codes(lmtp_client, VIRUS_MESSAGE, ada.address) == [
             "550 5.7.1"
         ]
@@ -207,7 +211,7 @@ async def test_virus_found_by_clamd_is_refused(
         assert await deliver_for_reply_codes(lmtp_client, clean_message, ada.address) == [
             "250 2.0.0"
         ]
-    change_options(ada.environment, virus="tag")
+    change_options(ada.environment, virus_action="tag")
     assert await deliver_for_reply_codes(lmtp_client, VIRUS_MESSAGE, ada.address) == ["250 2.0.0"]
     assert await message_special_use(ada, "Ill") is SpecialUse.JUNK
 
@@ -226,7 +230,7 @@ async def test_stopped_scanner_loses_no_message(
     process = make_clamd_process(tmp_path / "dying")
     process.start()
     try:
-        change_options(ada.environment, clamd=process.url)
+        change_options(ada.environment, clamd_address=process.url)
         assert await deliver_for_reply_codes(lmtp_client, raw_message("Before"), ada.address) == [
             "250 2.0.0"
         ]
@@ -235,7 +239,7 @@ async def test_stopped_scanner_loses_no_message(
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Behind"), ada.address) == [
         "250 2.0.0"
     ]
-    change_options(ada.environment, clamd_down="defer")
+    change_options(ada.environment, clamd_on_failure="defer")
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
         "451 4.3.0"
     ]

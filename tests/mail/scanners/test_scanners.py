@@ -52,7 +52,7 @@ INBOX, JUNK = SpecialUse.INBOX, SpecialUse.JUNK
 async def rspamd_server(environment: Environment) -> AsyncIterator[WebhookReceiver]:
     """A server that responds like rspamd."""
     async with run_webhook_receiver() as receiver:
-        change_options(environment, rspamd=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd_url=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
@@ -178,7 +178,7 @@ async def test_large_message_is_sent_completely_to_rspamd(
 async def test_message_above_rspamd_limit_is_not_scanned(
     ada: GraphQLClient, rspamd_server: WebhookReceiver, lmtp_client: SmtpTestClient
 ) -> None:
-    change_options(ada.environment, rspamd_max=1000, rspamd_down="defer")
+    change_options(ada.environment, rspamd_max_size=1000, rspamd_on_failure="defer")
     rspamd_server.response = rspamd_reply(40.0)
     count_before = SCANS.value("rspamd", "too_large")
     assert await deliver_for_reply_codes(
@@ -222,14 +222,16 @@ async def test_bad_rspamd_response_loses_no_message(
 ) -> None:
     async with run_scripted_server(behaviour) as port:
         change_options(
-            ada.environment, rspamd=f"http://127.0.0.1:{port}", rspamd_timeout=timedelta(seconds=1)
+            ada.environment,
+            rspamd_url=f"http://127.0.0.1:{port}",
+            rspamd_timeout=timedelta(seconds=1),
         )
         count_before = SCANS.value("rspamd", "failed")
         assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
             "250 2.0.0"
         ]
         assert await message_special_use(ada, "Taken") is INBOX
-        change_options(ada.environment, rspamd_down="defer")
+        change_options(ada.environment, rspamd_on_failure="defer")
         assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
             "451 4.3.0"
         ]
@@ -254,13 +256,13 @@ async def test_bad_clamd_response_loses_no_message(
 ) -> None:
     async with run_scripted_server(behaviour) as port:
         change_options(
-            ada.environment, clamd=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1)
+            ada.environment, clamd_address=f"127.0.0.1:{port}", clamd_timeout=timedelta(seconds=1)
         )
         count_before = SCANS.value("clamd", "failed")
         assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
             "250 2.0.0"
         ]
-        change_options(ada.environment, clamd_down="defer")
+        change_options(ada.environment, clamd_on_failure="defer")
         assert await deliver_for_reply_codes(lmtp_client, raw_message("Later"), ada.address) == [
             "451 4.3.0"
         ]
@@ -282,7 +284,7 @@ async def test_bad_clamd_response_loses_no_message(
 async def test_unreachable_scanners_do_not_stop_delivery(
     rspamd_url: str, clamd_address: str, ada: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    change_options(ada.environment, rspamd=rspamd_url, clamd=clamd_address)
+    change_options(ada.environment, rspamd_url=rspamd_url, clamd_address=clamd_address)
     assert await deliver_for_reply_codes(lmtp_client, raw_message("Taken"), ada.address) == [
         "250 2.0.0"
     ]
@@ -311,7 +313,7 @@ async def test_circuit_breaker_opens_after_failures_and_logs_once(
             ) == ["250 2.0.0"]
 
     async with run_scripted_server(respond) as port:
-        change_options(ada.environment, rspamd=f"http://127.0.0.1:{port}")
+        change_options(ada.environment, rspamd_url=f"http://127.0.0.1:{port}")
         caplog.set_level(logging.INFO, "mail.scanners")
         await deliver_messages(MAX_FAILURES + 5)
         assert len(requests) == MAX_FAILURES
@@ -344,8 +346,8 @@ async def test_rspamd_and_clamd_scan_at_same_time(
     async with run_webhook_receiver() as receiver, run_scripted_server(respond_as_clamd) as port:
         receiver.response = respond_as_rspamd
         change_options(
-            ada.environment, rspamd=f"http://127.0.0.1:{receiver.port}", clamd=f"127.0.0.1:{port}",
-            rspamd_down="defer", clamd_down="defer",
+            ada.environment, rspamd_url=f"http://127.0.0.1:{receiver.port}",
+            clamd_address=f"127.0.0.1:{port}", rspamd_on_failure="defer", clamd_on_failure="defer",
         )  # fmt: skip
         async with asyncio.timeout(10):
             assert await deliver_for_reply_codes(lmtp_client, raw_message("Met"), ada.address) == [
@@ -359,12 +361,12 @@ async def test_virus_is_refused_or_stored_in_junk(
     await set_user_columns(bob, spam_level=100)
     recipients = (ada.address, bob.address)
     async with run_scripted_server(reply_as_clamd(b"stream: Win.Test FOUND\0")) as port:
-        change_options(ada.environment, clamd=f"127.0.0.1:{port}")
+        change_options(ada.environment, clamd_address=f"127.0.0.1:{port}")
         assert (
             await deliver_for_reply_codes(lmtp_client, raw_message("Ill"), *recipients)
             == ["550 5.7.1"] * 2
         )
-        change_options(ada.environment, virus="tag")
+        change_options(ada.environment, virus_action="tag")
         assert (
             await deliver_for_reply_codes(lmtp_client, raw_message("Tagged"), *recipients)
             == ["250 2.0.0"] * 2
@@ -384,7 +386,7 @@ async def test_clamd_size_limit_does_not_open_circuit_breaker(
         await writer.drain()
 
     async with run_scripted_server(respond) as port:
-        change_options(ada.environment, clamd=f"127.0.0.1:{port}", clamd_down="defer")
+        change_options(ada.environment, clamd_address=f"127.0.0.1:{port}", clamd_on_failure="defer")
         raw = raw_message("Much", body="\r\n".join(["y" * 900] * 8000))
         for _ in range(MAX_FAILURES + 1):  # the circuit breaker stays closed
             count_before = SCANS.value("clamd", "too_large")
@@ -450,5 +452,5 @@ async def test_scan_adds_no_sql_statement_to_delivery(
         return len(statements)
 
     count_with_scanner = await count_statements("With")
-    change_options(ada.environment, rspamd="")
+    change_options(ada.environment, rspamd_url="")
     assert await count_statements("Without") == count_with_scanner

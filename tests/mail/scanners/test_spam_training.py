@@ -34,7 +34,7 @@ async def training_server(environment: Environment) -> AsyncIterator[WebhookRece
     """A server that accepts training requests like rspamd."""
     async with run_webhook_receiver() as receiver:
         receiver.response = LEARNED_RESPONSE
-        change_options(environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+        change_options(environment, rspamd_learn_url=f"http://127.0.0.1:{receiver.port}")
         yield receiver
 
 
@@ -65,7 +65,7 @@ async def test_moves_between_other_mailboxes_are_not_learned(ada: GraphQLClient)
     await training_worker.train_batch(ada.environment)
     await move_message_by_subject(ada, "Two", specialUse="TRASH")
     assert await stored_training_verdicts(ada.environment) == []
-    change_options(ada.environment, rspamd_learn="")
+    change_options(ada.environment, rspamd_learn_url="")
     await move_message_by_subject(ada, "One", specialUse="JUNK")
     assert await stored_training_verdicts(ada.environment) == []
 
@@ -293,7 +293,7 @@ async def test_learning_address_defers_if_training_fails(
     assert await deliver_for_reply_codes(lmtp_client, raw, "spam@example.org") == ["451 4.3.0"]
     training_server.response = LEARNED_RESPONSE
     assert await deliver_for_reply_codes(lmtp_client, raw, "abuse@example.org") == ["250 2.0.0"]
-    change_options(ada.environment, rspamd_learn="")
+    change_options(ada.environment, rspamd_learn_url="")
     await lmtp_client.run_command("MAIL FROM:<carol@example.net>")
     assert (await lmtp_client.run_command("RCPT TO:<spam@example.org>"))[:9] == "550 5.1.1"
 
@@ -305,7 +305,7 @@ async def test_learning_address_needs_training_server(root: GraphQLClient) -> No
     address_input = {"address": "spam@example.org", "kind": "LEARN_SPAM"}
     payload = (await root(create, input=address_input))["addressCreate"]
     assert payload == {"address": {"kind": "LEARN_SPAM"}, "errors": []}
-    change_options(root.environment, rspamd_learn="")
+    change_options(root.environment, rspamd_learn_url="")
     second_input = {"address": "more@example.org", "kind": "LEARN_SPAM"}
     refused_payload = (await root(create, input=second_input))["addressCreate"]
     assert refused_payload["address"] is None

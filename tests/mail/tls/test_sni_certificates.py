@@ -326,10 +326,12 @@ def test_private_key_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 async def test_submission_needs_stored_or_pending_certificate(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    settings = Settings(submission="127.0.0.1:587")
-    with pytest.raises(CommandError, match="MERGANSER_SUBMISSION takes a certificate"):
+    settings = Settings(submission_listen="127.0.0.1:587")
+    with pytest.raises(CommandError, match="MERGANSER_SUBMISSION_LISTEN takes a certificate"):
         await smtp_listeners.check_certificate_available(settings, environment)
-    await smtp_listeners.check_certificate_available(Settings(smtp="127.0.0.1:25"), environment)
+    await smtp_listeners.check_certificate_available(
+        Settings(smtp_listen="127.0.0.1:25"), environment
+    )
     await set_certificate(root, serverName=SERVER_NAME, acme=True)
     await smtp_listeners.check_certificate_available(settings, environment)
 

@@ -56,7 +56,7 @@ def client_with_task_threshold(
 ) -> GraphQLClient:
     """Return a client of an environment that runs bulk requests over `bulk` messages as tasks."""
     environment = replace(
-        client.environment, options=replace(client.environment.options, bulk=bulk)
+        client.environment, options=replace(client.environment.options, bulk_max_items=bulk)
     )
     transport = httpx.ASGITransport(app=create_app(environment, spool_folder=spool))
     return replace(client, http=httpx.AsyncClient(transport=transport, base_url="http://few"))

@@ -162,7 +162,7 @@ async def test_thread_is_snoozed_and_returns_whole(
 async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient) -> None:
     thread = (await load_thread(user_with_threads))["id"]
     options = user_with_threads.environment.options
-    object.__setattr__(user_with_threads.environment, "options", replace(options, bulk=2))
+    object.__setattr__(user_with_threads.environment, "options", replace(options, bulk_max_items=2))
     answer = await update_threads(user_with_threads, thread, set={"flagged": True}, muted=True)
     assert (answer["task"], answer["undo"]) == ({"state": "QUEUED", "total": 3}, None)
     assert answer["threads"][0]["muted"] is True

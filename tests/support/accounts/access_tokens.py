@@ -13,7 +13,7 @@ async def make_access_token(environment: Environment, user: User, **columns: Any
     secret, now = generate_secret(environment, TOKEN_PREFIX), environment.now()
     row = AccessToken(
         id=environment.new_id(), user_id=user.id, digest=secret_digest(secret), auth_version=1,
-        created_at=now, last_used_at=now, expires_at=now + environment.options.token_idle,
+        created_at=now, last_used_at=now, expires_at=now + environment.options.tokens_idle_timeout,
         **columns,
     )  # fmt: skip
     async with environment.write_session(user.id) as session:

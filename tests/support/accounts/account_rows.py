@@ -57,7 +57,7 @@ async def make_stored_account(environment: Environment, domain: Domain, name: st
         stored_domain = await session.get_one(Domain, domain.id)
         stored_domain.user_count += 1
         stored_domain.address_count += 1
-        stored_domain.quota_allocated += environment.options.default_quota
+        stored_domain.quota_allocated += environment.options.users_default_quota
         session.add_all([stored_domain, Stream(id=user_id)])
         user = User(
             id=user_id,

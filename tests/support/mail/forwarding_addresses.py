@@ -49,6 +49,6 @@ async def add_forwarding_address(
 def allow_private_targets(environment: Environment) -> Environment:
     """Allow forwarding to hosts in private networks."""
     environment.use_options_unless_outdated(
-        CommittedOptions(replace(environment.options, forwards_private=True), 1)
+        CommittedOptions(replace(environment.options, forwards_allow_private_networks=True), 1)
     )
     return environment

@@ -31,7 +31,7 @@ PUSH_CHANNELS_QUERY = """{ viewer { user { pushChannels { id kind active lastErr
 
 def allow_local_pushes(environment: Environment, **changes: Any) -> None:
     """Allow push notifications to this machine."""
-    options = replace(environment.options, **{"push_private": True, **changes})
+    options = replace(environment.options, **{"push_allow_private_networks": True, **changes})
     environment.use_options_unless_outdated(CommittedOptions(options, environment.options_position))
 
 

@@ -250,7 +250,7 @@ async def run_filter(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("LMTP")
 async def quarantine_spam(stage: WritePathContext) -> WriteAction:
-    set_options(stage.environment, spam_quarantine=75, quarantine_items=1)
+    set_options(stage.environment, spam_quarantine_score=75, quarantine_max_messages_per_user=1)
     await quarantine_message(stage.ada, "Earlier")  # it is deleted, since only one is kept
     return await _deliver_by_lmtp(stage, raw_message("Offer", **SPAM_HEADERS), stage.ada.address)
 
@@ -453,7 +453,7 @@ async def push_new_message(stage: WritePathContext) -> WriteAction:
 @register_write_path("mail.scanners.training_worker.run_worker", is_journaled=False)
 async def train_spam_filter(stage: WritePathContext) -> WriteAction:
     receiver = await stage.stack.enter_async_context(webhook_receiver.run_webhook_receiver())
-    change_options(stage.environment, rspamd_learn=f"http://127.0.0.1:{receiver.port}")
+    change_options(stage.environment, rspamd_learn_url=f"http://127.0.0.1:{receiver.port}")
     input_fields = {
         "select": {"mailbox": {"path": "INBOX"}, "uids": "1:2"},
         "to": {"specialUse": "JUNK"},
@@ -542,7 +542,7 @@ register_task_path("QUEUE_DELETE", "queueDelete", notifySender=True)
 @register_write_path("QUEUE_FLUSH")
 async def flush_large_queue(stage: WritePathContext) -> WriteAction:
     samples = [await SAMPLE_CALLS["queueFlush"](stage.ada, stage.root) for _ in range(2)]
-    set_options(stage.environment, bulk=1)
+    set_options(stage.environment, bulk_max_items=1)
     payload = await replace(samples[0], input={"all": True})(stage.root)
     assert payload["task"] == {"kind": "QUEUE_FLUSH"}
     return lambda: _run_tasks(stage.environment)
@@ -689,7 +689,9 @@ async def deduplicate_messages(stage: WritePathContext) -> WriteAction:
 
 def _client_with_bulk_limit(stage: WritePathContext, bulk: int) -> GraphQLClient:
     """The client ada of an app where more messages than `bulk` are the work of a task."""
-    environment = replace(stage.environment, options=replace(stage.environment.options, bulk=bulk))
+    environment = replace(
+        stage.environment, options=replace(stage.environment.options, bulk_max_items=bulk)
+    )
     transport = httpx.ASGITransport(app=create_app(environment, spool_folder=stage.folder / "few"))
     http = httpx.AsyncClient(transport=transport, base_url="http://test")
     return GraphQLClient(http, environment, stage.ada.user, stage.ada.secret)

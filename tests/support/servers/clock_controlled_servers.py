@@ -166,7 +166,8 @@ async def run_clock_controlled_servers(
     mail_server, first_folder = DeferringServer(), folder / "server"
     mail_server.open.clear()
     blobs = str(folder / "blobs")
-    settings = Settings(data=first_folder, blobs=blobs, **({"store": url} if url else {}))  # type: ignore[arg-type]
+    database: dict[str, Any] = {"database_url": url} if url else {}
+    settings = Settings(data=first_folder, object_store_url=blobs, **database)
     secret = await create_account(settings)
     async with open_environment(settings) as environment:
         _, root = await api_keys.create_api_key(
@@ -180,12 +181,12 @@ async def run_clock_controlled_servers(
             create_data_folder(data_folder, first_folder)
         extra_environment = {
             **(clock_file_environment(clock) if fake else {}),
-            "MERGANSER_BLOBS": blobs,
+            "MERGANSER_OBJECT_STORE_URL": blobs,
             "MERGANSER_NEXT_HOP": f"smtp://{HOST}:{mail_server.port}?tls=never",
-            "MERGANSER_QUEUE_BACKOFF": "8s 1h",
+            "MERGANSER_QUEUE_RETRY_DELAYS": "8s 1h",
         }
         servers.append(MerganserServer(data_folder, url, extra_environment=extra_environment))
-    cluster = ServerGroup(servers, Database(settings.store), secret, mail_server)
+    cluster = ServerGroup(servers, Database(settings.database_url), secret, mail_server)
     async with mail_server.run_server():
         servers_with_clocks = ClockControlledServers(cluster, mail_server, clocks, skews, root)
         try:

@@ -234,7 +234,7 @@ async def run_live_server(
         timeout_graceful_shutdown=1,
     )
     server = EmbeddedUvicorn(config)
-    unread_timeout = (settings or Settings()).write_timeout
+    unread_timeout = (settings or Settings()).http_write_timeout
     bound_sockets = sockets.bind_sockets("HTTP", "127.0.0.1:0", unread_timeout=unread_timeout)
     task = asyncio.create_task(server.serve(bound_sockets))
     await wait_until(lambda: server.started)

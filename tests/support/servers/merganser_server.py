@@ -74,13 +74,13 @@ class MerganserProcess:
     def process_env(self) -> dict[str, str]:
         settings = {
             "DATA": str(self.folder / "var"),
-            "HTTP": f"127.0.0.1:{self.http_port}",
-            "LMTP": f"127.0.0.1:{self.lmtp_port}",
-            "ARGON2_MEMORY": "8",
-            "ARGON2_TIME": "1",
+            "HTTP_LISTEN": f"127.0.0.1:{self.http_port}",
+            "LMTP_LISTEN": f"127.0.0.1:{self.lmtp_port}",
+            "ARGON2_MEMORY_COST": "8",
+            "ARGON2_TIME_COST": "1",
             "AUTO_CREATE_DOMAINS": "on",
             "HOSTNAME": "mx.example.org",
-            **({"STORE": self.store_url} if self.store_url else {}),
+            **({"DATABASE_URL": self.store_url} if self.store_url else {}),
             **self.extra_settings,
         }
         merganser_variables = {f"MERGANSER_{name}": value for name, value in settings.items()}

@@ -110,7 +110,8 @@ def allow_local_webhooks(environment: Environment) -> None:
     """Allow webhooks to this machine."""
     environment.use_options_unless_outdated(
         CommittedOptions(
-            replace(environment.options, webhooks_private=True), environment.options_position
+            replace(environment.options, webhooks_allow_private_networks=True),
+            environment.options_position,
         )
     )
 

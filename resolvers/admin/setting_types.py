@@ -1,0 +1,182 @@
+"""The definition of a setting, its types, and the checks of its values."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from mail.addresses.address_syntax import LABEL_DELIMITERS, checked_domain
+from models import quantities
+from models.errors import InvalidInput
+from models.queue.rate_values import RATE_PATTERN
+from models.runtime.options import Options
+
+CONTACT_PATTERN = re.compile(r"([!-?A-~]{1,64}@[A-Za-z0-9.-]{1,250})?")
+WORD_BOUNDARY = re.compile(r"\.|(?=[A-Z])")  # in keys such as deletedMessages.retention
+MAX_LIST_ITEMS = 100
+VALUE_PATH = ("value",)
+DAY = timedelta(days=1)
+
+
+class SettingType(StrEnum):
+    """The type of a setting, which decides how its value is written in JSON."""
+
+    STRING = "string"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DURATION = "duration"  # ISO 8601, such as P30D
+    SIZE = "size"  # bytes; also taken as text such as "3 GiB"
+    LIST = "list"
+
+
+SettingJson = Any  # JSON: a text, a number, a switch, null, or a list of these
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDefinition:
+    """A setting that sets the option of the same name.
+
+    `parse` and `json_from_value` convert between both.
+    """
+
+    key: str
+    type: SettingType
+    name: str
+    description: str
+    minimum: Any = None
+    maximum: Any = None
+    nullable: bool = False
+    convert: Callable[[Any], Any] | None = None  # after the conversion from JSON by type
+    restart_required: bool = False
+
+    @property
+    def option(self) -> str:
+        """The field in models/runtime/options.py: `queue_lifetime` for `queue.lifetime`."""
+        return WORD_BOUNDARY.sub("_", self.key).lower()
+
+    def parse(self, value: object) -> Any:
+        """Return the option value of a JSON value.
+
+        Raises InvalidInput with the broken rule if the value is not allowed.
+        """
+        if value is None and self.nullable:
+            return None
+        try:
+            parsed = PARSERS[self.type](value)
+        except ValueError as problem:
+            raise InvalidInput(
+                f"{self.key}: {problem}", constraint="type", path=VALUE_PATH
+            ) from None
+        if self.minimum is not None and parsed < self.minimum:
+            message = f"{self.key} is {_json_from_option(self.minimum)} at least"
+            raise InvalidInput(message, constraint="min", path=VALUE_PATH)
+        if self.maximum is not None and parsed > self.maximum:
+            message = f"{self.key} is {_json_from_option(self.maximum)} at most"
+            raise InvalidInput(message, constraint="max", path=VALUE_PATH)
+        return self.convert(parsed) if self.convert else parsed
+
+    def json_from_value(self, value: Any) -> SettingJson:
+        """Return an option value as JSON."""
+        return _json_from_option(value)
+
+    def json_from_options(self, options: Options) -> SettingJson:
+        """Return the current value of the option as JSON."""
+        return self.json_from_value(getattr(options, self.option))
+
+
+def _json_from_option(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_json_from_option(each) for each in value]
+    return quantities.format_duration(value) if isinstance(value, timedelta) else value
+
+
+def _parse_string(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("not text")
+
+
+def _parse_boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("neither true nor false")
+
+
+def _parse_list(value: object) -> list[Any]:
+    if isinstance(value, list) and len(value) <= MAX_LIST_ITEMS:
+        return value
+    raise ValueError(f"not a list of at most {MAX_LIST_ITEMS}")
+
+
+PARSERS: Mapping[SettingType, Callable[[object], Any]] = {
+    SettingType.STRING: _parse_string,
+    SettingType.BOOLEAN: _parse_boolean,
+    SettingType.NUMBER: quantities.parse_integer,
+    SettingType.SIZE: quantities.parse_size,
+    SettingType.DURATION: quantities.parse_duration,
+    SettingType.LIST: _parse_list,
+}
+
+
+def convert_domain(value: str) -> str:
+    """Return the domain in normal form. Raises InvalidInput if it is none."""
+    return checked_domain(value, path="value")
+
+
+def validate_contact(value: str) -> str:
+    """Return an e-mail address or "". Raises InvalidInput otherwise."""
+    if not CONTACT_PATTERN.fullmatch(value):
+        raise InvalidInput("an address, or nothing", constraint="pattern", path=VALUE_PATH)
+    return value
+
+
+def normalize_delimiters(value: str) -> str:
+    """Return the subaddress delimiters, each once. Raises InvalidInput if one is not allowed."""
+    if not set(value) <= set(LABEL_DELIMITERS):
+        raise InvalidInput(
+            f"only {' '.join(LABEL_DELIMITERS)}", constraint="pattern", path=VALUE_PATH
+        )
+    return "".join(dict.fromkeys(value))
+
+
+def validate_rate(value: str) -> str:
+    """Return a rate such as 100/HOUR or "". Raises InvalidInput otherwise."""
+    if value and not RATE_PATTERN.fullmatch(value):
+        raise InvalidInput("such as 100/HOUR, or nothing", constraint="pattern", path=VALUE_PATH)
+    return value
+
+
+def validator_of_choices(*choices: str) -> Callable[[str], str]:
+    """Return a function that returns one of the choices, and else raises InvalidInput."""
+
+    def validate_choice(value: str) -> str:
+        if value not in choices:
+            raise InvalidInput(
+                f"one of {', '.join(choices)}", constraint="pattern", path=VALUE_PATH
+            )
+        return value
+
+    return validate_choice
+
+
+def validate_whole_days(value: timedelta) -> timedelta:
+    """Return a duration of whole days. Raises InvalidInput otherwise."""
+    if value % DAY:
+        raise InvalidInput("only whole days", constraint="pattern", path=VALUE_PATH)
+    return value
+
+
+def convert_retry_delays(value: list[Any]) -> tuple[timedelta, ...]:
+    """Return the retry delays of the queue. Raises InvalidInput if one is out of range."""
+    try:
+        durations = tuple(map(quantities.parse_duration, value))
+    except ValueError as problem:
+        raise InvalidInput(
+            f"queue.retryDelays: {problem}", constraint="type", path=VALUE_PATH
+        ) from None
+    if not durations or not all(timedelta(seconds=1) <= each <= 7 * DAY for each in durations):
+        message = "queue.retryDelays: one duration at least, each from a second to a week"
+        raise InvalidInput(message, constraint="range", path=VALUE_PATH)
+    return durations
