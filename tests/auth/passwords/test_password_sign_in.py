@@ -18,7 +18,7 @@ from models.errors import (
 )
 from models.users.roles import Scope
 from resolvers.auth import authentication
-from resolvers.auth.passwords import password_hashes
+from resolvers.auth.passwords import hash_workers, password_hashes
 from resolvers.auth.passwords.hash_workers import BUSY_TEXT
 from resolvers.auth.sign_in import SignInRequest
 from resolvers.context import Context, Viewer
@@ -93,8 +93,10 @@ async def test_sign_in_over_slot_limit_runs_no_statement(
 
 
 async def test_password_check_survives_killed_worker_process(
-    sign_in_environment: SignInEnvironment,
+    sign_in_environment: SignInEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hash_workers, "MAX_EXPECTED_WAIT", 120.0)  # a process starts slowly
+    monkeypatch.setattr(hash_workers, "HASH_TIMEOUT", 120.0)
     stored = sha512_crypt.hash(PASSWORD)  # helper processes check hashes of this kind
     assert await password_hashes.check_password(sign_in_environment.environment, stored, PASSWORD)
     children = multiprocessing.active_children()

@@ -277,12 +277,16 @@ async def test_recipient_refused_by_next_hop_is_bounced(server: MerganserProcess
         await socket.subscribe(CHANGES_SUBSCRIPTION, after=await ada.load_cursor())
         await ada.run_mutation("messageSend", send_input)
         events: list[Any] = []
-        while event_kinds(events).count("MESSAGE_ADDED") < 2:  # the copy in Sent and the DSN
+        submissions: list[Any] = []
+        while not (
+            event_kinds(events).count("MESSAGE_ADDED") == 2  # the copy in Sent and the DSN
+            and submissions
+            and submissions[-1]["state"] == "FAILED"
+        ):
             events += (await socket.read_changes())["events"]
-        submissions = [
-            event["submission"] for event in events if event["kind"] == "SUBMISSION_CHANGED"
-        ]
-        assert submissions[-1]["state"] == "FAILED"
+            submissions = [
+                event["submission"] for event in events if event["kind"] == "SUBMISSION_CHANGED"
+            ]
         assert [recipient["state"] for recipient in submissions[-1]["recipients"]] == ["BOUNCED"]
 
 
