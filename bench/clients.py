@@ -50,7 +50,9 @@ SENT, PROJECTS = range(0, 1000, 5), range(1, 1000, 5)  # messages of a block tha
 MAILBOX_COUNT = 40  # in three levels
 UNSEEN_INTERVAL = 50  # one of 50 messages is unseen
 
-_ROW = "id subject from { name address } to { name address } date flags size intro attachmentCount"
+_ROW = (
+    "id subject from { name address } to { name address } date flags size preview attachmentCount"
+)
 DOCUMENTS = {
     "page with threads": f"""query ($inbox: ID!) {{ mailbox(by: {{id: $inbox}}) {{
   id total unseen messages(first: 50) {{ nodes {{ {_ROW} thread {{ id }} }}

@@ -29,8 +29,8 @@ from graph.files import types as file_types
 from graph.filters import sieve_import_mutations, sieve_script_mutations, sieve_scripts
 from graph.filters import types as filter_types
 from graph.mailboxes import (
+    annotation_mutations,
     counters,
-    metadata_mutations,
     repair_mutations,
     share_mutations,
     uid_state_mutations,
@@ -131,7 +131,7 @@ Mutation = merge_types(
         address_mutations.AddressMutation,
         mailbox_types.MailboxMutation,
         update_mutations.MailboxUpdateMutation,
-        metadata_mutations.MailboxMetadataMutation,
+        annotation_mutations.MailboxAnnotationsMutation,
         share_mutations.SharingMutation,
         uid_state_mutations.MailboxStateMutation,
         repair_mutations.MailboxRepairMutation,

@@ -174,11 +174,14 @@ class AuthenticationFailed(RequestError):
     code = ErrorCode.AUTHENTICATION_FAILED
 
     def __init__(
-        self, message: str = "user name or password is wrong", *, require2fa: Sequence[str] = ()
+        self,
+        message: str = "user name or password is wrong",
+        *,
+        required_two_factor_methods: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
-        self.require2fa = list(
-            require2fa
+        self.required_two_factor_methods = list(
+            required_two_factor_methods
         )  # the password is right; the second factors that are accepted
 
 

@@ -134,7 +134,7 @@ class CounterWatcher:
             try:
                 async with aclosing(subscribe(self.endpoint, COUNTERS_SUBSCRIPTION)) as coming:
                     async for data in coming:
-                        for one in data["counters"]:
+                        for one in data["mailboxCounters"]:
                             self.counters[one["id"]] = (one["total"], one["unseen"])
                         if not self.stays_connected and self.random.random() < LEAVE_CHANCE:
                             break

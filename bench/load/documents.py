@@ -13,7 +13,7 @@ from graph.types.global_ids import decode
 PAGE_SIZE, CURSOR_STEP = 50, 250  # messages; larger steps on the way to page 100
 MANY_MESSAGES = 1000
 NODE_FIELDS = (
-    "nodes { id subject from { name address } to { name address } date flags size intro "
+    "nodes { id subject from { name address } to { name address } date flags size preview "
     "attachmentCount }"
 )
 MAILBOX_FIELDS = f"id path total unseen messages(first: 50, after: $after) {{ {NODE_FIELDS} }}"

@@ -59,7 +59,7 @@ PAGE_SIZE, LATE_PAGE_NUMBER = 50, 1000
 MANY_MESSAGES = 1000
 PAGE_QUERY = """query ($box: ID!, $after: String) { viewer { user { mailbox(by: {id: $box}) {
   messages(first: 50, after: $after) {
-    nodes { id subject from { name address } receivedAt seen flagged size intro }
+    nodes { id subject from { name address } receivedAt seen flagged size preview }
     pageInfo { endCursor hasNextPage } } } } } }"""
 MAILBOXES_QUERY = "{ viewer { user { mailboxes { id path total unseen size } } } }"
 FLAG_MUTATION = """mutation ($input: MessageUpdateInput!) {

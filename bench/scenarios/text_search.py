@@ -45,7 +45,7 @@ COMMON_INTERVAL, HALF_INTERVAL, TENTH_INTERVAL, HUNDREDTH_INTERVAL, RARE_INTERVA
 )  # messages per message with the word
 SEARCH_QUERY = """query ($filter: MessageFilter, $orderBy: MessageOrder! = RECEIVED_DESC) {
   messages(filter: $filter, orderBy: $orderBy, first: 50) {
-    nodes { id subject from { name address } receivedAt seen flagged size intro }
+    nodes { id subject from { name address } receivedAt seen flagged size preview }
     pageInfo { endCursor hasNextPage } } }"""
 SEARCH_VARIABLES: dict[str, dict[str, Any]] = {
     "rare word": {"filter": {"query": "wordrare"}},

@@ -25,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FLAGS = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
-INTRO_LENGTH = 128  # bytes
+PREVIEW_LENGTH = 128  # bytes
 SELECT_MAILBOX = "SELECT id, path, total, unseen, user_id FROM mailboxes WHERE id = ?"
 SELECT_MESSAGES = (
     'SELECT id, subject, from_name, from_address, "to", date, size, preview, attachment_count,'
@@ -156,7 +156,7 @@ def _message_node(message_row: Sequence[Any]) -> dict[str, Any]:
         "date": f"{date[:10]}T{date[11:19]}Z" if date else None,
         "flags": _flag_names(flags, keywords),
         "size": size,
-        "intro": preview.encode()[:INTRO_LENGTH].decode(errors="ignore"),
+        "preview": preview.encode()[:PREVIEW_LENGTH].decode(errors="ignore"),
         "attachmentCount": count,
     }
 

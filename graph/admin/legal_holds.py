@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 ADMIN_GUARD = Auth(role=Role.ADMIN)
-MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "intro", "has_attachments")
+MESSAGE_FIELDS = ("from_", "to", "cc", "bcc", "preview", "has_attachments")
 
 
 @strawberry.type(description="Copy of a message, for a legal hold.", directives=[ADMIN_GUARD])
@@ -61,7 +61,7 @@ class HeldCopy(NodeView):
     date: datetime | None = attribute_field("Date header.")
     received_at: datetime = attribute_field("Arrival.")
     size: ByteSize = attribute_field("Bytes.")
-    intro: str = attribute_field("First 128 bytes of text.")
+    preview: str = attribute_field("First 128 bytes of text.")
     has_attachments: bool = attribute_field("Files attached.")
     attachment_count: int = attribute_field("How many files.")
     envelope_from: str | None = attribute_field("MAIL FROM, where it is known.")

@@ -32,7 +32,7 @@ class SessionTerminateInput(Options):
 
 @strawberry.type(description="Answer of sessionTerminate.")
 class SessionTerminatePayload(MutationPayload):
-    kicked: int = attribute_field(
+    terminated_count: int = attribute_field(
         "Connections to this process; those to others end within a second.", default=0
     )
     results: list[str] = attribute_field(
@@ -74,4 +74,4 @@ class SessionMutation:
         results = [
             usernames_by_id[viewer.user_id or viewer.pending_user_id] for viewer in connections
         ]
-        return SessionTerminatePayload(kicked=len(connections), results=sorted(results))
+        return SessionTerminatePayload(terminated_count=len(connections), results=sorted(results))

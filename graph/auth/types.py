@@ -184,7 +184,7 @@ class AuthenticatePayload(MutationPayload):
         "Who has signed in.", default=None
     )
     scope: Scope | None = attribute_field("What the password was good for.", default=None)
-    require2fa: list[TwoFactorMethod] = attribute_field(
+    required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
         "Not finished until one of these is proved: till then the token is good for that alone, "
         "and for ten minutes.",
         default_factory=list,
@@ -201,7 +201,7 @@ class AuthenticatePayload(MutationPayload):
         return cls(
             user=graph.users.types.User.from_row(sign_in.user),
             scope=sign_in.scope,
-            require2fa=sign_in.require2fa,
+            required_two_factor_methods=sign_in.required_two_factor_methods,
             require_password_change=sign_in.require_password_change,
             token=sign_in.token,
             expires_at=sign_in.expires_at,

@@ -333,7 +333,7 @@ class ConnectorMutation:
         "there. Runs that have ended stay as they are. Those of connectors need CONNECTORS.",
         scope=Scope.MAIL,
     )
-    async def connector_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:
+    async def connector_run_cancel(self, info: Info, input: IdsInput) -> ConnectorRunPayload:
         keys = ids_from_global_ids(info, "ConnectorRun", input.ids)
         await connector_mutations.cancel_runs(info.context, keys)
         return await load_run_payload(info, keys)

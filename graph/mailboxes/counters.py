@@ -19,7 +19,7 @@ class CounterSubscription:
         "viewer's with those that are shared with them, or for administrators an account's.",
         scope=Scope.MAIL_READ,
     )
-    async def counters(
+    async def mailbox_counters(
         self, info: Info, user: UserRef | None = UNSET
     ) -> AsyncIterator[list[Mailbox]]:
         user_id = await load_named_user_id(info, user)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 @strawberry.type(description="What an account is called, for those who share a folder with it.")
-class AccountName:
+class UserSummary:
     username: str = attribute_field("Lower case.")
     name: str | None = attribute_field("Display name.")
     address: EmailAddress | None = attribute_field("Main address, null for accounts without one.")
 
     @classmethod
-    def from_row_or_none(cls, row: Any) -> Optional["AccountName"]:
+    def from_row_or_none(cls, row: Any) -> Optional["UserSummary"]:
         """Return the names of an account, or None without a row."""
         return row and cls(username=row.username, name=row.name, address=row.address)
 
@@ -37,10 +37,10 @@ class MailboxShare:
         lazy_view_factory("graph.users.types", "User"),
         description="With whom it is shared; null where the viewer does not see the account.",
     )
-    grantee: AccountName = link(
+    grantee: UserSummary = link(
         "user_id",
         shares.load_user_names,
-        AccountName.from_row_or_none,
+        UserSummary.from_row_or_none,
         description="What that account is called.",
     )
     rights: list[ShareRight] = attribute_field("What it may do.")

@@ -9,7 +9,7 @@ import strawberry
 from strawberry import UNSET
 
 from graph.admin.tasks import Task
-from graph.mailboxes.shares import AccountName, MailboxShare
+from graph.mailboxes.shares import MailboxShare, UserSummary
 from graph.messages.filter_inputs import MessageFilter, MessageListRequest, MessageOrder
 from graph.messages.types import MessageConnection, load_message_page
 from graph.types import global_ids
@@ -33,7 +33,7 @@ from mail.mailboxes import paths
 from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.users.roles import Scope
-from resolvers.mailboxes import child_mailboxes, metadata, rename, shares
+from resolvers.mailboxes import annotations, child_mailboxes, rename, shares
 from resolvers.mailboxes import delete as mailbox_delete
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes import rights as mailbox_rights
@@ -49,7 +49,7 @@ USERS_DESCRIPTION = "Whose; nothing = the viewer's."
 
 
 @strawberry.type(description="An annotation (RFC 5464).")
-class MetadataEntry:
+class Annotation:
     key: str = attribute_field("Such as /private/comment.")
     value: str | None = attribute_field("Text.")
 
@@ -83,10 +83,10 @@ class Mailbox(NodeView):
         lazy_view_factory("graph.users.types", "User"),
         description="Owner; null of a folder that is shared with the viewer.",
     )
-    owner: AccountName = link(
+    owner: UserSummary = link(
         "user_id",
         shares.load_user_names,
-        AccountName.from_row_or_none,
+        UserSummary.from_row_or_none,
         description="What its owner is called.",
     )
     name: str = attribute_field("Last part of path.")
@@ -140,22 +140,22 @@ class Mailbox(NodeView):
         )
 
     @field("Whom it is shared with; who has no ADMIN sees the own share alone.", "id")
-    async def acl(self, info: Info) -> list[MailboxShare]:
+    async def shares(self, info: Info) -> list[MailboxShare]:
         rows = await info.context.load(shares.load_shares_by_mailbox, self.row.id)
         return [MailboxShare.from_row(row) for row in rows]
 
     @field("Annotations, by name; of others' folders the /shared/ ones.", "id")
-    async def metadata(
+    async def annotations(
         self,
         info: Info,
         prefix: Annotated[
             str | None, strawberry.argument(description="Only names that begin so.")
         ] = UNSET,
         prepend_prefix: bool = False,
-    ) -> list[MetadataEntry]:
-        rows = await info.context.load(metadata.load_annotations_by_mailbox, self.row.id)
+    ) -> list[Annotation]:
+        rows = await info.context.load(annotations.load_annotations_by_mailbox, self.row.id)
         return [
-            MetadataEntry(
+            Annotation(
                 key=row.key if prepend_prefix else _entry_name_without_scope(row.key),
                 value=row.value,
             )
@@ -164,10 +164,10 @@ class Mailbox(NodeView):
         ]
 
     @field("One annotation.", "id")
-    async def metadata_entry(self, info: Info, key: str) -> MetadataEntry | None:
-        name = metadata.validate_key(key)
-        row = await info.context.load(metadata.load_annotations_by_key, (self.row.id, name))
-        return MetadataEntry(key=row.key, value=row.value) if row else None
+    async def annotation(self, info: Info, key: str) -> Annotation | None:
+        name = annotations.validate_key(key)
+        row = await info.context.load(annotations.load_annotations_by_key, (self.row.id, name))
+        return Annotation(key=row.key, value=row.value) if row else None
 
     @field("Messages, newest first.", "user_id")
     async def messages(

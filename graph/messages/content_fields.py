@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from graph.mailboxes.types import Mailbox
     from graph.messages.types import Message
 
-INTRO_MAX_BYTES = 128  # bytes
+PREVIEW_MAX_BYTES = 128  # bytes
 message_from_row = lazy_view_factory("graph.messages.types", "Message")
 mailbox_from_row = lazy_view_factory("graph.mailboxes.types", "Mailbox")
 
@@ -137,11 +137,11 @@ class MessageReference:
         return BigInt(self.row.uid) if self.row else None
 
 
-def intro_from_preview(preview: str) -> str:
+def shortened_preview(preview: str) -> str:
     """Return the first 128 bytes of a preview, without a part of a character at the end."""
     if preview.isascii():
-        return preview[:INTRO_MAX_BYTES]
-    return preview[:INTRO_MAX_BYTES].encode()[:INTRO_MAX_BYTES].decode(errors="ignore")
+        return preview[:PREVIEW_MAX_BYTES]
+    return preview[:PREVIEW_MAX_BYTES].encode()[:PREVIEW_MAX_BYTES].decode(errors="ignore")
 
 
 @strawberry.type(description="What is in a message.")
@@ -194,8 +194,7 @@ class MessageContentFields(NodeView):
         return await content.plain_text(await load_stored_message(info, self.row))
 
     @field(
-        "Short text around what the list it stands in was searched for, or intro; marked = as HTML "
-        "with <mark> around the words.",
+        "Text around the words that the list was searched for; without a search, the preview.",
         "preview",
         "user_id",
         cost=3,
@@ -203,14 +202,16 @@ class MessageContentFields(NodeView):
     async def snippet(
         self,
         info: Info,
-        marked: Annotated[bool, strawberry.argument(description="As HTML, escaped.")] = False,
+        marked: Annotated[
+            bool, strawberry.argument(description="Returns HTML with <mark> around the words.")
+        ] = False,
     ) -> str:
         search_terms = snippets.search_terms_at(info.context, _enclosing_paths(info.path))
         found = await snippets.extract_snippet(
             await load_stored_message(info, self.row), search_terms, as_html=marked
         )
-        intro = intro_from_preview(self.row.preview)
-        return found or (escape(intro) if marked else intro)
+        preview = shortened_preview(self.row.preview)
+        return found or (escape(preview) if marked else preview)
 
     @field("In order.", cost=2)
     async def headers(self, info: Info) -> list[HeaderField]:

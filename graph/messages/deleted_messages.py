@@ -58,7 +58,16 @@ if TYPE_CHECKING:
     from graph.messages.threads import Thread
     from graph.users.types import User
 
-MESSAGE_FIELDS = ("from_", "sender", "to", "cc", "bcc", "intro", "has_attachments", "content_type")
+MESSAGE_FIELDS = (
+    "from_",
+    "sender",
+    "to",
+    "cc",
+    "bcc",
+    "preview",
+    "has_attachments",
+    "content_type",
+)
 
 
 @strawberry.type(description="Deleted, recoverable.", directives=[Auth(scope=Scope.MAIL_READ)])
@@ -91,7 +100,7 @@ class DeletedMessage(NodeView):
     date: datetime | None = attribute_field("Date header.")
     received_at: datetime = attribute_field("Arrival.")
     size: ByteSize = attribute_field("Bytes as stored.")
-    intro: str = attribute_field("First 128 bytes of text.")
+    preview: str = attribute_field("First 128 bytes of text.")
     has_attachments: bool = attribute_field("Files attached.")
     attachment_count: int = attribute_field("How many files.")
     seen: bool = attribute_field(r"\Seen.")

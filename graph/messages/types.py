@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.messages.content_fields import MessageContentFields, Verification, intro_from_preview
+from graph.messages.content_fields import MessageContentFields, Verification, shortened_preview
 from graph.messages.filter_inputs import MessageListRequest, MessageOrder
 from graph.messages.mime_parts import Attachment, ContentType, MailAddress, MimePart
 from graph.spam.spam_report import SpamReport
@@ -174,7 +174,7 @@ class Message(MessageContentFields):
     snoozed_until: datetime | None = attribute_field("In the folder SNOOZED until then.")
     list_: ListInfo | None = attribute_field("Mailing list.", name="list")
     size: ByteSize = attribute_field("Bytes as stored.")
-    intro: str = attribute_field("First 128 bytes of text.")
+    preview: str = attribute_field("First 128 bytes of text.")
     flags: list[str] = attribute_field("All flags and keywords.")
     seen: bool = attribute_field(r"\Seen.")
     deleted: bool = attribute_field(r"\Deleted.")
@@ -227,7 +227,7 @@ class Message(MessageContentFields):
         "cc": _addresses_field("cc"),
         "bcc": _addresses_field("bcc"),
         "list_": DerivedField(("mailing_list",), _list_info_from_json),
-        "intro": DerivedField(("preview",), intro_from_preview),
+        "preview": DerivedField(("preview",), shortened_preview),
         "flags": DerivedField(FLAG_COLUMNS, flags_of),
         "forwarded": DerivedField(("keywords",), lambda keywords: "$Forwarded" in keywords),
         "has_attachments": DerivedField(("attachment_count",), lambda count: count > 0),

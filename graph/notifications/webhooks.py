@@ -34,7 +34,7 @@ from graph.types.row_mapping import (
 )
 from graph.types.scalars import URL, Cursor, Duration, encode_cursor
 from models.errors import require_found
-from models.notifications.webhooks import PostState
+from models.notifications.webhooks import WebhookDeliveryState
 from models.store.keyset_pages import Cursor as Place
 from models.store.keyset_pages import ordering_name
 from models.users.roles import Role, Scope
@@ -119,7 +119,7 @@ class WebhookDelivery(NodeView):
     error: str | None = attribute_field("What went wrong; null when it was taken.")
     duration: Duration | None = attribute_field("How long the last try took.")
     next_attempt_at: datetime | None = attribute_field("Next try; null = at once, or never again.")
-    state: PostState = attribute_field("How far it has come.")
+    state: WebhookDeliveryState = attribute_field("How far it has come.")
     body: JSON = attribute_field("What is posted.")
 
     load_batch = staticmethod(webhooks.load_deliveries_by_id)

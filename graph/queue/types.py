@@ -239,7 +239,7 @@ class QueueSubscription:
         role=Role.ADMIN,
         scope=Scope.READ,
     )
-    async def queue_changes(
+    async def queue_entry_changed(
         self, info: Info, filter: QueueFilter | None = UNSET
     ) -> AsyncIterator[QueueEntry]:
         conditions = filter.to_conditions() if filter else QueueEntryConditions()

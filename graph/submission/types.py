@@ -354,8 +354,8 @@ async def _load_recipients_if_other_sender(
     return payload
 
 
-@strawberry.input(description="Input of messageSubmit.")
-class MessageSubmitInput(Options):
+@strawberry.input(description="Input of draftSend.")
+class DraftSendInput(Options):
     message: MessageRef = attribute_field("A draft.")
     delete_files: bool = attribute_field(
         "Also delete the stored files it was given; needs the scope MAIL.", default=False
@@ -415,7 +415,7 @@ class SubmissionMutation:
         "Sends a draft: it becomes the copy in Sent, under the same id, with a new Date.",
         scope=Scope.SUBMIT,
     )
-    async def message_submit(self, info: Info, input: MessageSubmitInput) -> MessageSendPayload:
+    async def draft_send(self, info: Info, input: DraftSendInput) -> MessageSendPayload:
         key = await find_unchecked_message_id(info, input.message, path="message")
         if key is None:
             raise NotFound("", path=["message"])
@@ -424,7 +424,7 @@ class SubmissionMutation:
         times = value_or_none(input.send_at), value_or_none(input.undo_window)
         request = DraftSendRequest(key, input.delete_files, *times)
         owner = await send_on_behalf.managed_owner_id(info.context, key)
-        async with send_on_behalf.sending_context(info.context, owner, "messageSubmit") as ctx:
+        async with send_on_behalf.sending_context(info.context, owner, "draftSend") as ctx:
             message, undo = await bulk_undo.submit_draft_with_undo(ctx, request)
             return await _load_recipients_if_other_sender(
                 ctx, info, MessageSendPayload.from_sent_messages([message], undo)

@@ -328,10 +328,10 @@ VALUE_DESCRIPTIONS = {
         "FAILED": "With no recipient.",
         "CANCELLED": "Taken back.",
     },
-    "PostState": {
-        "WAITING": "Not taken yet.",
-        "DONE": "Taken: the answer was 2xx.",
-        "DEAD": "Given up.",
+    "WebhookDeliveryState": {
+        "PENDING": "Not delivered yet.",
+        "DELIVERED": "The receiver replied with 2xx.",
+        "FAILED": "Every attempt failed, and no more follows.",
     },
     "ConnectorOptionName": {str(name): words for name, words in OPTION_DESCRIPTIONS.items()},
     "ConnectorProtocol": {

@@ -26,7 +26,7 @@ from models.mailboxes.shares import ShareRight
 from models.mailboxes.tables import SpecialUse
 from models.messages.message_trace import LogComponent
 from models.notifications.push_channels import PushKind
-from models.notifications.webhooks import PostState
+from models.notifications.webhooks import WebhookDeliveryState
 from models.queue.rate_values import RatePeriod
 from models.queue.tables import DeliveryState
 from models.routing.tables import TlsPolicyLevel
@@ -76,7 +76,7 @@ strawberry.enum(LogComponent, description="A part of the server that decides abo
 strawberry.enum(
     OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
 )
-strawberry.enum(PostState, description="How far a post has come.")
+strawberry.enum(WebhookDeliveryState, description="How far a post has come.")
 strawberry.enum(
     ConnectorProtocol, name="ConnectorProtocol", description="What the server elsewhere speaks."
 )

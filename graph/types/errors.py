@@ -63,7 +63,9 @@ class StaleError(MutationError, of=errors.StaleObject):
 
 @strawberry.type(description="Wrong credentials or second factor.")
 class AuthenticationFailedError(MutationError, of=errors.AuthenticationFailed):
-    require2fa: list[TwoFactorMethod] = attribute_field("Second factors that would be accepted.")
+    required_two_factor_methods: list[TwoFactorMethod] = attribute_field(
+        "Second factors that would be accepted."
+    )
 
 
 @strawberry.type(description="A count or size limit of domain or platform.")

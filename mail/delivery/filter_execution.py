@@ -38,8 +38,8 @@ from models.events.wakeups import WEBHOOKS
 from models.filters.tables import Filter
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
-    PostState,
     Webhook,
+    WebhookDeliveryState,
     insert_deliveries_of_existing_webhooks,
 )
 from models.runtime.environment import DatabaseTransaction, Environment
@@ -182,7 +182,7 @@ def _insert_webhook_deliveries(
             "type": FILTER_MATCHED_EVENT,
             "at": now,
             "body": {**event_body, "user": {"id": user_id, "username": row.username}},
-            "state": PostState.WAITING,
+            "state": WebhookDeliveryState.PENDING,
             "attempt": 0,
             "expires_at": now + DELIVERY_LIFETIME,
         }

@@ -580,7 +580,7 @@ CREATE TABLE users (
     disabled BOOLEAN NOT NULL,
     suspended BOOLEAN NOT NULL,
     deleted_at TIMESTAMP WITH TIME ZONE,
-    kicked_at TIMESTAMP WITH TIME ZONE,
+    sessions_ended_at TIMESTAMP WITH TIME ZONE,
     smtp_allowed_networks JSONB NOT NULL,
     require_inbound_tls BOOLEAN NOT NULL,
     require_outbound_tls BOOLEAN NOT NULL,
@@ -1476,12 +1476,12 @@ CREATE INDEX ix_file_shares_expires_at ON file_shares (expires_at);
 CREATE INDEX ix_file_shares_file_id ON file_shares (file_id);
 CREATE INDEX ix_file_shares_user_id ON file_shares (user_id);
 
-CREATE TABLE mailbox_metadata (
+CREATE TABLE mailbox_annotations (
     mailbox_id BIGINT NOT NULL,
     key VARCHAR NOT NULL,
     value VARCHAR NOT NULL,
-    CONSTRAINT pk_mailbox_metadata PRIMARY KEY (mailbox_id, key),
-    CONSTRAINT fk_mailbox_metadata_mailbox_id FOREIGN KEY(mailbox_id) REFERENCES mailboxes (id) ON DELETE CASCADE
+    CONSTRAINT pk_mailbox_annotations PRIMARY KEY (mailbox_id, key),
+    CONSTRAINT fk_mailbox_annotations_mailbox_id FOREIGN KEY(mailbox_id) REFERENCES mailboxes (id) ON DELETE CASCADE
 );
 
 CREATE TABLE mailbox_shares (
@@ -1625,7 +1625,7 @@ CREATE TABLE webhook_deliveries (
 );
 CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (webhook_id, state, id);
 CREATE INDEX webhook_deliveries_log ON webhook_deliveries (webhook_id, id);
-CREATE INDEX webhook_deliveries_waiting ON webhook_deliveries (webhook_id, stream_id, number, id) WHERE state = 'WAITING';
+CREATE INDEX webhook_deliveries_waiting ON webhook_deliveries (webhook_id, stream_id, number, id) WHERE state = 'PENDING';
 
 CREATE TABLE webhook_lanes (
     webhook_id BIGINT NOT NULL,

@@ -85,7 +85,7 @@ class MailboxSubscription(SQLModel, table=True):
 class MailboxAnnotation(SQLModel, table=True):
     """An annotation of a mailbox (RFC 5464)."""
 
-    __tablename__ = "mailbox_metadata"
+    __tablename__ = "mailbox_annotations"
 
     mailbox_id: int = foreign_key("mailboxes.id", primary_key=True, index=False)
     key: str = Field(primary_key=True)  # lower case, such as /private/comment

@@ -40,12 +40,12 @@ from models.users.tables import User
 DELIVERY_LIFETIME = timedelta(days=1)
 
 
-class PostState(StrEnum):
+class WebhookDeliveryState(StrEnum):
     """The state of a webhook delivery."""
 
-    WAITING = "WAITING"
-    DONE = "DONE"
-    DEAD = "DEAD"  # expired
+    PENDING = "PENDING"
+    DELIVERED = "DELIVERED"
+    FAILED = "FAILED"  # expired
 
 
 class Webhook(RowWithId, table=True):
@@ -138,8 +138,8 @@ class WebhookDelivery(RowWithId, table=True):
             "stream_id",
             "number",
             "id",
-            sqlite_where=text("state = 'WAITING'"),
-            postgresql_where=text("state = 'WAITING'"),
+            sqlite_where=text("state = 'PENDING'"),
+            postgresql_where=text("state = 'PENDING'"),
         ),
         Index("webhook_deliveries_log", "webhook_id", "id"),
         Index("webhook_deliveries_ended", "webhook_id", "state", "id"),
@@ -152,7 +152,9 @@ class WebhookDelivery(RowWithId, table=True):
     type: str
     at: Timestamp  # time of the event
     body: dict[str, Any] = json_column(dict)  # the event, with internal ids
-    state: PostState = enum_column(PostState, default=PostState.WAITING)
+    state: WebhookDeliveryState = enum_column(
+        WebhookDeliveryState, default=WebhookDeliveryState.PENDING
+    )
     attempt: Int64 = 0
     status: OptionalInt64 = None
     error: str | None = None

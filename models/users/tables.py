@@ -119,7 +119,7 @@ class User(RowWithId, table=True):
     deleted_at: OptionalTimestamp = (
         None  # then it is disabled too, and `DeletedUser` has its other data
     )
-    kicked_at: OptionalTimestamp = None  # connections opened before were closed
+    sessions_ended_at: OptionalTimestamp = None  # connections opened before were closed
     smtp_allowed_networks: list[str] = json_column(list)  # for submission; empty: any
     require_inbound_tls: bool = False  # mail from other servers is accepted over TLS only
     require_outbound_tls: bool = False  # mail to other servers is sent over TLS only

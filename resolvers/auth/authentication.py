@@ -233,13 +233,13 @@ def _record_use_in_background(
 class AuthenticatedUser:
     """A signed-in user.
 
-    With a token and entries in `require2fa`, a second factor is still missing.
+    With a token and entries in `requiredTwoFactorMethods`, a second factor is still missing.
     """
 
     user: ColumnRow
     scope: Scope
     require_password_change: bool
-    require2fa: list[TwoFactorMethod] = field(default_factory=list)
+    required_two_factor_methods: list[TwoFactorMethod] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
     app_password_id: int | None = None  # of the application password that was used
@@ -342,7 +342,7 @@ async def _missing_factors_after_proof(
     try:
         await second_factor_check.verify_and_use_up_second_factor(ctx, user, sign_in_request.proof)
     except AuthenticationFailed as error:
-        raise AuthenticationFailed(error.message, require2fa=factors) from None
+        raise AuthenticationFailed(error.message, required_two_factor_methods=factors) from None
     return []
 
 
@@ -390,7 +390,7 @@ async def _store_sign_in(
         )
         token_and_end = await access_tokens.create_access_token(ctx, session, new_token)
     log_detail: dict[str, Any] = (
-        {"require2fa": sign_in.missing_factors} if sign_in.missing_factors else {}
+        {"requiredTwoFactorMethods": sign_in.missing_factors} if sign_in.missing_factors else {}
     )
     event = auth_sign_in.sign_in_event(sign_in.entry, sign_in_request, proof, **log_detail)
     await _log_sign_in_and_use(ctx, session, event, proof.app_password)

@@ -303,10 +303,10 @@ async def load_kick_times(
 
     Users that were never kicked are missing.
     """
-    statement = select(col(User.id), col(User.kicked_at)).where(
-        col(User.id).in_(sorted(user_ids)), col(User.kicked_at).is_not(None)
+    statement = select(col(User.id), col(User.sessions_ended_at)).where(
+        col(User.id).in_(sorted(user_ids)), col(User.sessions_ended_at).is_not(None)
     )
-    return {row.id: row.kicked_at for row in await environment.database.read(statement)}
+    return {row.id: row.sessions_ended_at for row in await environment.database.read(statement)}
 
 
 def has_shared_mailboxes_sql(user_id: Any) -> ColumnElement[bool]:

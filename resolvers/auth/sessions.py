@@ -33,7 +33,7 @@ async def end_sessions_and_return_usernames(
     async with ctx.write_session(*user_ids) as session:
         connection = await session.connection()
         statement = update(User).where(col(User.id).in_(user_ids))
-        await connection.execute(statement.values(kicked_at=ctx.environment.now()))
+        await connection.execute(statement.values(sessions_ended_at=ctx.environment.now()))
         if revoke_tokens:
             tokens = delete(AccessToken).where(col(AccessToken.user_id).in_(user_ids))
             revoked_count = (await connection.execute(tokens)).rowcount

@@ -314,7 +314,7 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
             await ctx.record_change(session, row.user_id, kind, [row.connector_id])
             before = {"state": row.state}
             log_entry = NewAuditLogEntry(
-                "connectorCancel", "ConnectorRun", row.id, user.domain_id, before, None
+                "connectorRunCancel", "ConnectorRun", row.id, user.domain_id, before, None
             )
             await _write_admin_and_security_logs(ctx, session, user, log_entry)
     wake_connector_workers_after_commit(ctx)

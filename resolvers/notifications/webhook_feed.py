@@ -15,8 +15,8 @@ from models.domains.tables import Domain
 from models.events.journal import MAX_IDS_PER_ROW, PLATFORM, Change, ChangeKind, Stream
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
-    PostState,
     Webhook,
+    WebhookDeliveryState,
     WebhookReadPosition,
     has_user_or_domain_webhook,
     insert_deliveries_of_existing_webhooks,
@@ -285,7 +285,7 @@ def _missed_event_row(
         "type": MISSED_TYPE,
         "at": stream.deleted_at,
         "body": {**facts, **_missed_facts(stream, environment.incarnation.base)},
-        "state": PostState.WAITING,
+        "state": WebhookDeliveryState.PENDING,
         "attempt": 0,
         "expires_at": environment.now() + DELIVERY_LIFETIME,
     }
@@ -381,7 +381,7 @@ def _delivery_row(
         "type": event.type,
         "at": event.change.at,
         "body": event.stored_body(owner.user, owner.domain_id),
-        "state": PostState.WAITING,
+        "state": WebhookDeliveryState.PENDING,
         "attempt": 0,
         "expires_at": environment.now() + DELIVERY_LIFETIME,
     }

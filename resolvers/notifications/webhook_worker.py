@@ -37,7 +37,12 @@ from mail.network.outbound_http import (
 )
 from models.errors import InvalidInput
 from models.events.wakeups import WEBHOOKS, wait_for_any
-from models.notifications.webhooks import PostState, Webhook, WebhookDelivery, WebhookLane
+from models.notifications.webhooks import (
+    Webhook,
+    WebhookDelivery,
+    WebhookDeliveryState,
+    WebhookLane,
+)
 from models.observability import metrics
 from models.runtime import leases
 from models.runtime.environment import Environment
@@ -68,7 +73,7 @@ FAILURES_BEFORE_PAUSE = 5  # consecutive; after that only one attempt at a time
 HTTP_GONE = 410
 MAX_STORED_DELIVERIES = 1000  # of a webhook in each final state
 SWEEP_SECONDS = 60.0  # seconds
-FINAL_STATES = (PostState.DONE, PostState.DEAD)
+FINAL_STATES = (WebhookDeliveryState.DELIVERED, WebhookDeliveryState.FAILED)
 SUCCESS_WRITE_INTERVAL = timedelta(seconds=10)  # between two updates after successes
 
 BodyBuilder = Callable[[Any], dict[str, Any]]  # builds the JSON body of a delivery row
@@ -333,7 +338,7 @@ def _is_waiting_in_lane(lane: ClaimedLane) -> ColumnElement[bool]:
     return (
         (col(WebhookDelivery.webhook_id) == lane.webhook_id)
         & (col(WebhookDelivery.stream_id) == lane.stream_id)
-        & (col(WebhookDelivery.state) == PostState.WAITING)
+        & (col(WebhookDelivery.state) == WebhookDeliveryState.PENDING)
     )
 
 
@@ -394,9 +399,13 @@ async def _record_result(
         or test
     )
     state = (
-        PostState.DONE if result.is_success else PostState.DEAD if is_final else PostState.WAITING
+        WebhookDeliveryState.DELIVERED
+        if result.is_success
+        else WebhookDeliveryState.FAILED
+        if is_final
+        else WebhookDeliveryState.PENDING
     )
-    is_waiting = state is PostState.WAITING
+    is_waiting = state is WebhookDeliveryState.PENDING
     values = {
         "state": state,
         "attempt": attempt,
@@ -424,7 +433,7 @@ async def _record_result(
         await connection.execute(delivery_update.values(values))
         if result.is_success or (was_posted and not test):
             await _update_webhook_health(environment, session, post_of_delivery.webhook, result)
-    if state is PostState.DEAD:
+    if state is WebhookDeliveryState.FAILED:
         facts = {"webhook": post_of_delivery.webhook.id, "delivery": post_of_delivery.delivery.id}
         log.warning("webhook given up", extra=facts)
     return retry_at if is_waiting else None

@@ -17,9 +17,9 @@ from models.events.journal import PLATFORM, ChangeKind, StreamPositions
 from models.events.wakeups import WEBHOOKS
 from models.notifications.webhooks import (
     DELIVERY_LIFETIME,
-    PostState,
     Webhook,
     WebhookDelivery,
+    WebhookDeliveryState,
     WebhookLane,
     insert_deliveries_of_existing_webhooks,
 )
@@ -466,7 +466,7 @@ def _test_event_row(ctx: Context, webhook_id: int) -> dict[str, Any]:
         "type": PING,
         "at": now,
         "body": {"kind": None, "user": None, "domain": None, "objects": [], "origin": ctx.origin},
-        "state": PostState.WAITING,
+        "state": WebhookDeliveryState.PENDING,
         "attempt": 0,
         "expires_at": now + DELIVERY_LIFETIME,
     }

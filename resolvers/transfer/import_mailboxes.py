@@ -10,8 +10,8 @@ from mail.mailboxes import paths
 from models.errors import Conflict, InvalidInput, LimitReached, RequestError
 from models.mailboxes.tables import HOLDING_USES, SpecialUse
 from resolvers.context import Context
+from resolvers.mailboxes import annotations
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes import metadata
 from resolvers.mailboxes import update as mailbox_update
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.mailboxes.update import MailboxUpdate
@@ -112,14 +112,14 @@ async def _turn_on_encryption(running: RunningImport, path: str) -> None:
 
 
 async def _set_annotations(
-    running: RunningImport, path: str, annotations: Mapping[str, Any]
+    running: RunningImport, path: str, values_by_key: Mapping[str, Any]
 ) -> None:
     """Set the annotations of a mailbox. Refusals are added to the skipped items."""
-    for key, value in annotations.items():
+    for key, value in values_by_key.items():
         try:
             if not isinstance(value, str):
                 raise InvalidInput("no text", constraint="type", path=["value"])
-            await metadata.set_annotation(running.ctx, MailboxSelector(path=path), (key, value))
+            await annotations.set_annotation(running.ctx, MailboxSelector(path=path), (key, value))
         except RequestError as problem:
             running.outcome.add_skipped(f"annotation {key} of folder {path}", problem.message)
             if isinstance(problem, LimitReached):

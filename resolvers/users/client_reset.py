@@ -27,7 +27,7 @@ async def end_connections_and_invalidate_cursors(
     async with ctx.write_session(*ids) as session:
         connection = await session.connection()
         statement = update(User).where(col(User.id).in_(ids))
-        await connection.execute(statement.values(kicked_at=ctx.environment.now()))
+        await connection.execute(statement.values(sessions_ended_at=ctx.environment.now()))
         await journal.force_resync(session, ids, origin=ctx.origin, at=ctx.environment.now())
         other_users: list[Any] = [row for row in rows if row.id != ctx.viewer.user_id]
         log = [

@@ -271,7 +271,7 @@ async def _mark_deleted(
             username_key=literal("#") + cast(col(User.id), String),
             domain_id=None,
             auth_version=User.auth_version + 1,
-            kicked_at=now,
+            sessions_ended_at=now,
             updated_at=now,
         )
     )

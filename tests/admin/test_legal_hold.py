@@ -35,7 +35,8 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-COPY = """position origin mailboxPath subject from { address } to { address } size digest hash intro
+COPY = """position origin mailboxPath subject from { address } to { address } size digest hash
+  preview
   envelopeFrom envelopeTo receivedAt copiedAt hasAttachments"""
 LEGAL_HOLD_QUERY = f"""query ($id: ID!, $first: Int, $after: String) {{
   legalHold(id: $id) {{ {LEGAL_HOLD_FIELDS}

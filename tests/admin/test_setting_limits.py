@@ -106,7 +106,7 @@ async def test_recipient_limit_applies_to_drafts_when_sent(ada: GraphQLClient) -
     )
     assert sent_draft["errors"] == []
     draft = {"message": {"id": saved["message"]["id"]}}
-    (error,) = (await execute_mutation(ada, "messageSubmit", "replayed", **draft))["errors"]
+    (error,) = (await execute_mutation(ada, "draftSend", "replayed", **draft))["errors"]
     assert (error["code"], error["limit"], error["used"]) == ("LIMIT_REACHED", 1, 2)
     set_options(ada.environment, submission_max_recipients=2)
-    assert (await execute_mutation(ada, "messageSubmit", "replayed", **draft))["errors"] == []
+    assert (await execute_mutation(ada, "draftSend", "replayed", **draft))["errors"] == []

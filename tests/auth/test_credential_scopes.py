@@ -153,7 +153,7 @@ async def test_temporary_password_is_refused_by_imap_and_needs_factor(
         await sign_in_environment.sign_in("ada", TEMPORARY, IMAP_REQUEST)
     await sign_in_environment.change_user("ada", second_factors=["TOTP"])
     authenticated = await sign_in_environment.sign_in("ada", TEMPORARY, TOKEN_REQUEST)
-    assert authenticated.require2fa == ["TOTP"]
+    assert authenticated.required_two_factor_methods == ["TOTP"]
     assert authenticated.token
     assert (
         await sign_in_environment.authenticate(authenticated.token)

@@ -24,7 +24,8 @@ from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, 
 
 SESSION_TERMINATE = """
 mutation ($input: SessionTerminateInput!) {
-  sessionTerminate(input: $input) { kicked results errors { __typename code message path } }
+  sessionTerminate(input: $input) {
+    terminatedCount results errors { __typename code message path } }
 }
 """
 AUTH_CACHE_FLUSH = """
@@ -50,10 +51,14 @@ async def test_own_connections_end_with_the_reason(
     validated = await kick_on_live_server(
         live_server, ada, reason="Bye", options={"validateOnly": True}
     )
-    assert (validated["kicked"], validated["errors"]) == (2, [])
+    assert (validated["terminatedCount"], validated["errors"]) == (2, [])
     assert len(live_server.endpoint.connection_watch.connections) == 3
     payload = await kick_on_live_server(live_server, ada, reason="Moving to a new server")
-    assert (payload["kicked"], payload["results"], payload["errors"]) == (2, ["ada", "ada"], [])
+    assert (payload["terminatedCount"], payload["results"], payload["errors"]) == (
+        2,
+        ["ada", "ada"],
+        [],
+    )
     await wait_until(lambda: socket.end_frame and stream.end_frame)
     assert socket.end_frame["payload"][0]["message"] == "Moving to a new server"
     assert socket.ws
@@ -93,7 +98,9 @@ async def test_kick_needs_rights_over_the_user(
     (error,) = (await kick_on_live_server(live_server, bob, users={"all": True}))["errors"]
     assert error["code"] == "FORBIDDEN"
     assert not ada_socket.end_frame
-    assert (await kick_on_live_server(live_server, admin, users=ada_selector))["kicked"] == 1
+    assert (await kick_on_live_server(live_server, admin, users=ada_selector))[
+        "terminatedCount"
+    ] == 1
     await wait_until(lambda: ada_socket.end_frame)
 
 
@@ -138,8 +145,8 @@ async def test_kick_without_connections_is_an_error(
 ) -> None:
     (error,) = (await kick_on_live_server(live_server, ada))["errors"]
     assert (error["__typename"], error["code"]) == ("UnavailableError", "NO_SESSION")
-    (row,) = await ada.environment.database.read(select(col(User.kicked_at)))
-    assert row.kicked_at is None
+    (row,) = await ada.environment.database.read(select(col(User.sessions_ended_at)))
+    assert row.sessions_ended_at is None
 
 
 @pytest.mark.parametrize("reason", ["x" * 121, "x" * 10_000, "a\nb"])
@@ -184,7 +191,7 @@ async def test_kick_by_other_process_ends_only_older_connections(
     clock.tick(seconds=1)
     async with ada.environment.write_session() as session:
         is_ada = col(User.id) == ada.user.id
-        await session.exec(update(User).where(is_ada).values(kicked_at=clock()))
+        await session.exec(update(User).where(is_ada).values(sessions_ended_at=clock()))
     clock.tick(seconds=1)
     new_socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: len(live_server.endpoint.connection_watch.connections) == 2)

@@ -21,7 +21,7 @@ from tests.support.operations.send_operations import send_outgoing_message
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
 
 COUNTERS_SUBSCRIPTION = (
-    "subscription ($user: UserRef) { counters(user: $user) { path total unseen } }"
+    "subscription ($user: UserRef) { mailboxCounters(user: $user) { path total unseen } }"
 )
 TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(id: $id) { state done total } }"
 SUBMISSION_SUBSCRIPTION = "subscription ($id: ID) { submissionProgress(id: $id) { id state } }"

@@ -269,7 +269,7 @@ async def test_cancelled_run_keeps_imported_messages(
 ) -> None:
     (run_id,) = await start_import_runs(ada, ten_message_mbox())
     await crash_worker(environment, 1)
-    assert (await run_mutation_on_id(ada, "connectorCancel", run_id))["errors"] == []
+    assert (await run_mutation_on_id(ada, "connectorRunCancel", run_id))["errors"] == []
     await deregister_as_dead(environment)
     await run_due_imports(environment)
     import_run = await load_run(ada, run_id)
@@ -282,7 +282,7 @@ async def test_run_cancelled_before_its_start_imports_nothing(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     (run_id,) = await start_import_runs(ada, ten_message_mbox())
-    assert (await run_mutation_on_id(ada, "connectorCancel", run_id))["errors"] == []
+    assert (await run_mutation_on_id(ada, "connectorRunCancel", run_id))["errors"] == []
     await run_due_imports(environment)
     assert (await load_run(ada, run_id))["state"] == "CANCELLED"
     assert await load_subjects_by_mailbox(ada) == {}

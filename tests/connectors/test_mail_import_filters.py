@@ -200,7 +200,7 @@ async def test_remote_account_is_imported_once(
     )
     assert {bool(value) for (value,) in subscribed} == {True}
     assert await load_run(bob, run_id) is None
-    assert error_codes_and_paths(await run_mutation_on_id(bob, "connectorCancel", run_id)) == [
+    assert error_codes_and_paths(await run_mutation_on_id(bob, "connectorRunCancel", run_id)) == [
         ("NOT_FOUND", ["ids"])
     ]
 

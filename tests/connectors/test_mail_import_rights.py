@@ -124,7 +124,7 @@ async def test_import_for_other_users_needs_rights_over_them(
         assert len(payload["runs"]) == (not code)
     (bobs_run_id,) = await start_import_runs(bob, content)
     assert await load_run(ada, bobs_run_id) is None
-    payload = await run_mutation_on_id(ada, "connectorCancel", bobs_run_id)
+    payload = await run_mutation_on_id(ada, "connectorRunCancel", bobs_run_id)
     assert error_codes_and_paths(payload) == [("NOT_FOUND", ["ids"])]
     assert (await load_run(bob, bobs_run_id))["state"] == "QUEUED"
     adas_source = {"upload": await upload_content(ada, content)}

@@ -192,7 +192,7 @@ async def test_filter_calls_webhook_with_message(
     assert entry == {"id": first_filter["id"], "message": message_id, "size": entry["size"]}
     references = [(entry["id"], entry["message"]) for entry in latest["body"]["objects"]]
     assert references == [(first_filter["id"], None), (second_filter["id"], None)]
-    assert {latest["state"], earliest["state"]} == {"WAITING"}
+    assert {latest["state"], earliest["state"]} == {"PENDING"}
 
 
 def user_reference(client: GraphQLClient) -> dict[str, str]:

@@ -194,8 +194,8 @@ async def test_mailbox_list_statement_count_is_independent_of_users(
 ) -> None:
     document = """query ($names: [String!]) { users(filter: {masks: $names}, first: 30) { nodes {
         mailboxTotals { total } subscribedPaths
-        all: mailboxes { path } some: mailboxes(masks: ["S*"]) { path metadata { key value } }
-        special: mailboxes(specialUse: true) { metadataEntry(key: "/private/x") { value } } } } }"""
+        all: mailboxes { path } some: mailboxes(masks: ["S*"]) { path annotations { key value } }
+        special: mailboxes(specialUse: true) { annotation(key: "/private/x") { value } } } } }"""
 
     async def count_statements(mask: str, user_count: int) -> int:
         del statements[:]

@@ -43,8 +43,8 @@ DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether rep
     (UPDATE_MESSAGE.format("blob_id = 5"), ["root_reference", "root"], False),
     ("DELETE FROM message_blobs WHERE message_id IN (SELECT id FROM messages "
      "WHERE subject = 'two' AND user_id = {user})", ["root_reference"], False),
-    ("INSERT INTO threads (id, user_id, subject, created_at) VALUES "
-     "(5, {user}, '', '2030-01-01 00:00:00+00:00')", ["messages"], True),
+    ("INSERT INTO threads (id, user_id, subject, created_at, muted) VALUES "
+     "(5, {user}, '', '2030-01-01 00:00:00+00:00', false)", ["messages"], True),
     ("UPDATE streams SET last = last + 1 WHERE id = {user}", ["last"], False),
 ]  # fmt: skip
 

@@ -45,7 +45,7 @@ query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
 MAILBOX_QUERY = """
 query ($box: ID!, $text: String!) { mailbox(by: {id: $box}) {
   path myRights user { username } owner { username name address } total
-  acl { user { username } grantee { username } rights } parent { path }
+  shares { user { username } grantee { username } rights } parent { path }
   messages { totalCount nodes { subject text mailbox { path } thread { subject messageCount
     mailboxes { path } participants { address } messages { nodes { subject } } } } }
   words: messages(filter: {query: $text}) { totalCount nodes { subject snippet } }
@@ -142,7 +142,7 @@ async def test_read_right_shows_only_the_shared_mailbox(
         "user": None,
         "owner": {"username": "ada", "name": None, "address": "ada@example.org"},
         "total": 1,
-        "acl": [
+        "shares": [
             {
                 "user": {"username": "bob"},
                 "grantee": {"username": "bob"},
@@ -180,8 +180,8 @@ async def test_revoked_share_takes_effect_with_next_request(
     assert (await query_as_viewer(ada, bob))[0]["message"]
     assert await share_mailbox(ada, bob) == []
     assert await query_as_viewer(ada, bob) == (NOTHING_VISIBLE, {"totalCount": 0, "nodes": []})
-    assert (await ada('{ mailbox(by: {path: "Team"}) { acl { rights } } }'))["mailbox"] == {
-        "acl": []
+    assert (await ada('{ mailbox(by: {path: "Team"}) { shares { rights } } }'))["mailbox"] == {
+        "shares": []
     }
 
 
@@ -210,12 +210,14 @@ async def test_grantee_sees_only_own_rights(ada: GraphQLClient, bob: GraphQLClie
     )
     await share_mailbox(ada, bob, "READ", "INSERT")
     await share_mailbox(ada, eve, "LOOKUP", "ADMIN")
-    document = "query ($b: ID!) { mailbox(by: {id: $b}) { myRights acl { grantee { username } } } }"
+    document = (
+        "query ($b: ID!) { mailbox(by: {id: $b}) { myRights shares { grantee { username } } } }"
+    )
     all_entries = [{"grantee": {"username": name}} for name in ("bob", "eve")]
-    assert (await ada(document, b=mailbox_id))["mailbox"]["acl"] == all_entries
-    assert (await eve(document, b=mailbox_id))["mailbox"]["acl"] == all_entries
+    assert (await ada(document, b=mailbox_id))["mailbox"]["shares"] == all_entries
+    assert (await eve(document, b=mailbox_id))["mailbox"]["shares"] == all_entries
     bob_view = (await bob(document, b=mailbox_id))["mailbox"]
-    assert bob_view == {"myRights": ["LOOKUP", "READ", "INSERT"], "acl": all_entries[:1]}
+    assert bob_view == {"myRights": ["LOOKUP", "READ", "INSERT"], "shares": all_entries[:1]}
     owner_rights = (await ada(document, b=mailbox_id))["mailbox"]["myRights"]
     assert owner_rights == [right.value for right in ShareRight]
 
@@ -389,7 +391,7 @@ async def test_shared_list_statement_count_is_independent_of_mailboxes(
         await append_unread_messages(ada, path, f"Plan {path}")
         await share_mailbox(ada, bob, *READ_RIGHTS, path=path)
     document = """{ viewer { user { sharedMailboxes(first: 50) { totalCount nodes {
-      path myRights owner { username } acl { grantee { username } user { username } rights }
+      path myRights owner { username } shares { grantee { username } user { username } rights }
       messages(first: 2) { totalCount nodes { subject thread { subject } } } } } } } }"""
     await bob(document)
     del statements[:]
@@ -426,9 +428,11 @@ async def test_private_annotations_are_hidden_from_grantee(
     mailbox_id = await create_team_mailbox(ada)
     for key in ("/private/comment", "/shared/comment"):
         arguments = {"mailbox": {"path": "Team"}, "key": key, "value": key}
-        await run_mailbox_mutation(ada, "mailboxMetadataSet", "keys: entries { key }", **arguments)
+        await run_mailbox_mutation(
+            ada, "mailboxAnnotationSet", "keys: entries { key }", **arguments
+        )
     await share_mailbox(ada, bob, *ShareRight)
-    document = """query ($b: ID!) { mailbox(by: {id: $b}) { metadata(prependPrefix: true) { key }
-      metadataEntry(key: "/private/comment") { value } } }"""
-    expected = {"metadata": [{"key": "/shared/comment"}], "metadataEntry": None}
+    document = """query ($b: ID!) { mailbox(by: {id: $b}) { annotations(prependPrefix: true) { key }
+      annotation(key: "/private/comment") { value } } }"""
+    expected = {"annotations": [{"key": "/shared/comment"}], "annotation": None}
     assert (await bob(document, b=mailbox_id))["mailbox"] == expected

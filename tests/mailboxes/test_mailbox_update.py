@@ -378,7 +378,7 @@ async def test_mailbox_statement_count_is_independent_of_users(
         ("mailboxCreate", {"paths": ["A"]}),
         ("mailboxRename", {"mailbox": {"path": "Sent"}, "newPath": "A"}),
         ("mailboxSubscribe", {"paths": ["A"]}),
-        ("mailboxMetadataSet", {"mailbox": {"path": "Sent"}, "key": "/private/x", "value": "x"}),
+        ("mailboxAnnotationSet", {"mailbox": {"path": "Sent"}, "key": "/private/x", "value": "x"}),
     ],
 )
 async def test_mailbox_changes_by_admin_need_login_as(

@@ -86,11 +86,11 @@ async def test_cancelled_and_undone_messages_become_drafts(
     assert set((await load_placements(ada)).values()) == {("DRAFTS", True)}
     assert await load_submission_states(environment) == [SubmissionState.CANCELLED] * 2
     resubmitted = await ada(
-        """mutation ($key: ID!) { messageSubmit(input: {message: {id: $key}}) {
+        """mutation ($key: ID!) { draftSend(input: {message: {id: $key}}) {
           submission { state } errors { code message } } }""",
         key=cancelled["message"]["id"],
     )
-    assert resubmitted["messageSubmit"]["errors"] == []
+    assert resubmitted["draftSend"]["errors"] == []
     assert (await load_placements(ada))[cancelled["message"]["id"]] == ("SENT", False)
 
 

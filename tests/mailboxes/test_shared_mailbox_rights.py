@@ -310,7 +310,7 @@ async def test_grantee_cannot_change_the_mailbox_itself(
         ("mailboxRename", {"mailbox": mailbox, "newPath": "Mine"}),
         ("mailboxDelete", {"mailboxes": [mailbox]}),
         ("mailboxUpdate", {"mailboxes": [mailbox], "set": {"hidden": True}}),
-        ("mailboxMetadataSet", {"mailbox": mailbox, "key": "/shared/comment", "value": "x"}),
+        ("mailboxAnnotationSet", {"mailbox": mailbox, "key": "/shared/comment", "value": "x"}),
     ):
         (code, _), *_ = await collect_refusals(bob, name, **fields)
         assert code == "NOT_FOUND", name

@@ -40,7 +40,7 @@ from tests.support.stores.counter_check import (
 )
 from tests.support.stores.query_plans import record_query_plans
 
-FIELDS = """id subject mailboxPath mailbox { path } deletedAt expiresAt size intro seen deleted
+FIELDS = """id subject mailboxPath mailbox { path } deletedAt expiresAt size preview seen deleted
   from { address } to { address } hasAttachments contentType { value } user { username }"""
 ARCHIVE_QUERY = """
 query ($filter: MessageFilter, $orderBy: OrderDirection! = DESC, $first: Int, $after: String) {

@@ -291,7 +291,7 @@ ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   structure { section contentType { value } parts { section contentType { value } filename
     parts { section contentType { value } } } }
   hasAttachments attachmentCount attachments { filename contentType size sizeKb part related cid }
-  from { name address } to { name address } size intro list { listId }
+  from { name address } to { name address } size preview list { listId }
   envelope { from rcpt { value } }
   sourceUrl encrypted metaData guid } }"""
 

@@ -7,7 +7,7 @@ from sqlalchemy import func, insert, select, text
 from sqlmodel import col
 
 from graph.types import global_ids
-from models.notifications.webhooks import PostState, WebhookDelivery
+from models.notifications.webhooks import WebhookDelivery, WebhookDeliveryState
 from models.runtime.environment import Environment
 from resolvers.notifications import webhook_worker
 from tests.conftest import GraphQLClient, deliver_to
@@ -48,7 +48,7 @@ async def test_log_has_maximum_length(
 
 
 async def add_deliveries(
-    environment: Environment, webhook_id: int, state: PostState, count: int
+    environment: Environment, webhook_id: int, state: WebhookDeliveryState, count: int
 ) -> None:
     """Add deliveries in this state to the log of a webhook."""
     rows = [
@@ -83,9 +83,9 @@ async def test_old_deliveries_are_deleted_with_constant_statements(
             global_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "message.*")
             webhook_ids.append(global_ids.decode("Webhook", global_id))
         for webhook_id in webhook_ids:
-            await add_deliveries(environment, webhook_id, PostState.DONE, 5)
-            await add_deliveries(environment, webhook_id, PostState.DEAD, 4)
-            await add_deliveries(environment, webhook_id, PostState.WAITING, 6)
+            await add_deliveries(environment, webhook_id, WebhookDeliveryState.DELIVERED, 5)
+            await add_deliveries(environment, webhook_id, WebhookDeliveryState.FAILED, 4)
+            await add_deliveries(environment, webhook_id, WebhookDeliveryState.PENDING, 6)
         del statements[:]
         await webhook_worker.delete_old_deliveries_each_minute(make_webhook_worker(environment))
         statement_counts.append(
@@ -94,10 +94,12 @@ async def test_old_deliveries_are_deleted_with_constant_statements(
     assert statement_counts == [2, 2]
     counts = await count_deliveries(environment)
     assert all(
-        counts[webhook_id, PostState.DONE] == counts[webhook_id, PostState.DEAD] == 3
+        counts[webhook_id, WebhookDeliveryState.DELIVERED]
+        == counts[webhook_id, WebhookDeliveryState.FAILED]
+        == 3
         for webhook_id in webhook_ids
     )
-    assert counts[webhook_ids[0], PostState.WAITING] == 12
+    assert counts[webhook_ids[0], WebhookDeliveryState.PENDING] == 12
     del statements[:]
     await webhook_worker.delete_old_deliveries_each_minute(make_webhook_worker(environment))
     assert (
@@ -113,7 +115,10 @@ async def test_old_deliveries_are_found_by_index(
     for _ in range(20):
         webhook_id, _ = await create_webhook(root, "http://127.0.0.1:1/", "message.*")
         await add_deliveries(
-            environment, global_ids.decode("Webhook", webhook_id), PostState.DONE, 100
+            environment,
+            global_ids.decode("Webhook", webhook_id),
+            WebhookDeliveryState.DELIVERED,
+            100,
         )
     if environment.database.dialect == "postgresql":
         async with environment.database.engine.begin() as connection:

@@ -79,7 +79,7 @@ async def test_failed_delivery_is_retried_in_order(
         "ada",
         "bob",
     ]
-    assert await delivery_states(root, webhook_id) == ["WAITING", "WAITING", "DONE"]
+    assert await delivery_states(root, webhook_id) == ["PENDING", "PENDING", "DELIVERED"]
     await post_until_idle(worker)
     assert len(receiver.requests) == 2  # the retry is not due
     failing.clear()
@@ -90,7 +90,7 @@ async def test_failed_delivery_is_retried_in_order(
     assert of_ada[0].body == of_ada[1].body
     log = await load_webhook_log(root, webhook_id)
     assert log["failures"] == 0
-    assert {(n["state"], n["error"]) for n in log["deliveries"]["nodes"]} == {("DONE", None)}
+    assert {(n["state"], n["error"]) for n in log["deliveries"]["nodes"]} == {("DELIVERED", None)}
 
 
 async def test_expired_delivery_is_dead_and_next_one_is_sent(
@@ -109,7 +109,7 @@ async def test_expired_delivery_is_dead_and_next_one_is_sent(
     receiver.response = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=5)
     await post_until_idle(worker)
-    assert await delivery_states(root, webhook_id) == ["DEAD", "DONE"]
+    assert await delivery_states(root, webhook_id) == ["FAILED", "DELIVERED"]
     assert receiver.requests[-1].body["objects"][0]["uid"] == 2
 
 
@@ -141,7 +141,7 @@ async def test_failing_receiver_is_paused_and_probed_once(
     receiver.response = b"HTTP/1.1 200 OK\r\n\r\n"
     clock.tick(hours=2)
     await post_until_idle(worker)
-    assert set(await delivery_states(root, webhook_id)) == {"DONE"}
+    assert set(await delivery_states(root, webhook_id)) == {"DELIVERED"}
 
 
 async def test_status_410_deactivates_webhook(
@@ -179,7 +179,7 @@ async def test_invalid_response_is_recorded_as_error(
     await post_until_idle(make_webhook_worker(ada.environment))
     log = await load_webhook_log(root, webhook_id)
     (entry,) = log["deliveries"]["nodes"]
-    assert (entry["state"], entry["attempt"]) == ("WAITING", 1)
+    assert (entry["state"], entry["attempt"]) == ("PENDING", 1)
     assert str(entry["error"]).startswith(error)
     assert "hunter2" not in str(log)
     assert secret not in str(log)
@@ -202,7 +202,7 @@ async def test_endless_response_body_is_not_read(
     await deliver_to(ada)
     async with asyncio.timeout(5):
         await post_until_idle(make_webhook_worker(ada.environment))
-    assert await delivery_states(root, webhook_id) == ["DONE"]
+    assert await delivery_states(root, webhook_id) == ["DELIVERED"]
     assert sent_bytes[0] < 64 << 20
 
 
@@ -285,7 +285,7 @@ async def test_crash_after_request_repeats_the_request(
     with contextlib.suppress(WebhookWorkerCrash):
         await post_until_idle(crashing_worker)
     assert len(receiver.requests) == 1
-    assert await delivery_states(root, webhook_id) == ["WAITING"]
+    assert await delivery_states(root, webhook_id) == ["PENDING"]
     next_worker = make_webhook_worker(environment)
     await post_until_idle(next_worker)
     assert len(receiver.requests) == 1  # the crashed worker still has the lease
@@ -294,7 +294,7 @@ async def test_crash_after_request_repeats_the_request(
     assert [request.body["id"] for request in receiver.requests] == [
         receiver.requests[0].body["id"]
     ] * 2
-    assert await delivery_states(root, webhook_id) == ["DONE"]
+    assert await delivery_states(root, webhook_id) == ["DELIVERED"]
 
 
 async def test_events_before_worker_start_are_posted(
@@ -375,7 +375,7 @@ async def test_worker_that_lost_its_lease_writes_nothing(
     release.set()
     await slow_task
     (entry,) = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
-    assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
+    assert (entry["state"], entry["attempt"], entry["status"]) == ("DELIVERED", 1, 200)
 
 
 async def test_deleting_webhook_deletes_its_deliveries(

@@ -72,7 +72,7 @@ async def test_received_message_is_posted_with_signature(
     assert message["mailbox"] == global_ids.encode("Mailbox", (await ada.load_mailbox()).id)
     assert b"Hello" not in request.raw
     (entry,) = (log := await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
-    assert (entry["state"], entry["attempt"], entry["status"]) == ("DONE", 1, 200)
+    assert (entry["state"], entry["attempt"], entry["status"]) == ("DELIVERED", 1, 200)
     assert entry["body"] == body
     assert (log["failures"], log["lastDeliveryAt"]) == (0, "2030-01-01T00:00:00Z")
     await post_until_idle(make_webhook_worker(ada.environment))
@@ -329,7 +329,7 @@ async def test_ping_is_posted_to_inactive_webhook(
     await root(test_mutation, id=webhook_id)
     await post_until_idle(make_webhook_worker(environment))
     newest = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"][0]
-    assert (newest["state"], newest["error"]) == ("DEAD", "status 500")
+    assert (newest["state"], newest["error"]) == ("FAILED", "status 500")
 
 
 async def test_events_after_cursor_are_replayed(

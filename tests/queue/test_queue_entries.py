@@ -49,7 +49,7 @@ QUEUE = """query ($filter: QueueFilter, $first: Int, $after: String) {
       user { username } submission { id }
       recipients { recipient state queueName nextAttemptAt attempts } } } }"""
 NODE = "query ($id: ID!) { node(id: $id) { id ... on QueueEntry { queueName } } }"
-CHANGES = """subscription ($filter: QueueFilter) { queueChanges(filter: $filter) {
+CHANGES = """subscription ($filter: QueueFilter) { queueEntryChanged(filter: $filter) {
   queueId queueName recipients { recipient state attempts } } }"""
 TEMPORARY_REPLIES = {"carol": "450 4.2.1 Later", "dave": "450 4.2.1 Later"}
 

@@ -212,7 +212,7 @@ FIELDS_THAT_DIFFER = {  # fields with random values, and a log that a dry run do
     "messageCopy": RANDOM_FIELDS,
     "messageRedirect": RANDOM_FIELDS,
     "messageSend": RANDOM_FIELDS,
-    "messageSubmit": RANDOM_FIELDS,
+    "draftSend": RANDOM_FIELDS,
     "messageUpload": {"boundary"},
     "quarantineRelease": RANDOM_FIELDS,
     "routeTest": {"log"},

@@ -1,4 +1,4 @@
-"""Test messageSubmit: sending a draft, its limits, and undo."""
+"""Test draftSend: sending a draft, its limits, and undo."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ async def create_draft(client: GraphQLClient, **overrides: Any) -> Any:
 
 async def submit_draft(client: GraphQLClient, message: Any, **arguments: Any) -> Any:
     return await execute_mutation(
-        client, "messageSubmit", FIELDS, message={"id": message["id"]}, **arguments
+        client, "draftSend", FIELDS, message={"id": message["id"]}, **arguments
     )
 
 
@@ -270,4 +270,4 @@ async def test_submit_by_admin_is_logged(
     assert answer["errors"] == []
     assert answer["submission"]["envelopeFrom"] == "ada@example.org"
     log = await root("{ auditLog(first: 5) { nodes { mutation target { id } } } }")
-    assert log["auditLog"]["nodes"][0]["mutation"] == "messageSubmit"
+    assert log["auditLog"]["nodes"][0]["mutation"] == "draftSend"

@@ -67,7 +67,7 @@ async def test_submit_on_behalf_returns_recipients(ada: GraphQLClient, root: Gra
         "to": [{"address": CAROL}],
     }
     draft_id = (await ada(document, input=arguments))["messageUpload"]["message"]["id"]
-    answer = await execute_mutation(root, "messageSubmit", SEND_FIELDS, message={"id": draft_id})
+    answer = await execute_mutation(root, "draftSend", SEND_FIELDS, message={"id": draft_id})
     assert answer["errors"] == []
     assert [recipient["recipient"] for recipient in answer["submission"]["recipients"]] == [CAROL]
 

@@ -301,8 +301,8 @@ async def test_user_sync_reset_ends_streams_and_cursors(
             await stale_stream.aclose()
     ((kicked, untouched),) = await select_rows(
         environment,
-        "SELECT (SELECT count(*) FROM users WHERE id = :a AND kicked_at IS NOT NULL),"
-        " (SELECT count(*) FROM users WHERE id = :b AND kicked_at IS NULL)",
+        "SELECT (SELECT count(*) FROM users WHERE id = :a AND sessions_ended_at IS NOT NULL),"
+        " (SELECT count(*) FROM users WHERE id = :b AND sessions_ended_at IS NULL)",
         a=ada.user.id,
         b=bob.user.id,
     )

@@ -30,8 +30,8 @@ SIGN_IN = """
 mutation ($name: String!, $totp: String, $webauthn: JSON) {
   authenticate(input: {username: $name, password: "correct horse battery", token: true,
       totp: $totp, webauthn: $webauthn}) {
-    token expiresAt require2fa
-    errors { code path ... on AuthenticationFailedError { require2fa } }
+    token expiresAt requiredTwoFactorMethods
+    errors { code path ... on AuthenticationFailedError { requiredTwoFactorMethods } }
   }
 }
 """
@@ -136,7 +136,10 @@ async def test_sign_in_without_token_only_reports_missing_factor(
 ) -> None:
     await sign_in_environment.change_user("ada", second_factors=["TOTP", "WEBAUTHN"])
     authenticated = await sign_in_environment.sign_in("ada")
-    assert (authenticated.require2fa, authenticated.token) == (["TOTP", "WEBAUTHN"], None)
+    assert (authenticated.required_two_factor_methods, authenticated.token) == (
+        ["TOTP", "WEBAUTHN"],
+        None,
+    )
 
 
 async def test_application_key_signs_in_without_custom_factor(
@@ -150,7 +153,7 @@ async def test_application_key_signs_in_without_custom_factor(
     authenticated = await authentication.authenticate(
         Context(sign_in_environment.environment, application_viewer), "ada", PASSWORD, TOKEN_REQUEST
     )
-    assert authenticated.require2fa == ["CUSTOM"]
+    assert authenticated.required_two_factor_methods == ["CUSTOM"]
     assert authenticated.token
     assert (
         await sign_in_environment.authenticate(authenticated.token)
@@ -177,12 +180,12 @@ async def test_second_factor_in_the_sign_in_request_or_later(
     ]
     assert (wrong_code_payload["token"], wrong_code_payload["errors"]) == (
         None,
-        [{"code": "AUTHENTICATION_FAILED", "path": [], "require2fa": ["TOTP"]}],
+        [{"code": "AUTHENTICATION_FAILED", "path": [], "requiredTwoFactorMethods": ["TOTP"]}],
     )
     complete_payload = (await post_document(http, SIGN_IN, name="eve", totp=code(0)))["data"][
         "authenticate"
     ]
-    assert (complete_payload["require2fa"], complete_payload["errors"]) == ([], [])
+    assert (complete_payload["requiredTwoFactorMethods"], complete_payload["errors"]) == ([], [])
     assert (await post_document(http, VIEWER_QUERY, complete_payload["token"]))["data"]["viewer"][
         "role"
     ] == "USER"
@@ -196,7 +199,7 @@ async def test_second_factor_in_the_sign_in_request_or_later(
     assert recovery_payload["token"]
 
     pending_payload = (await post_document(http, SIGN_IN, name="eve"))["data"]["authenticate"]
-    assert (pending_payload["require2fa"], pending_payload["expiresAt"]) == (
+    assert (pending_payload["requiredTwoFactorMethods"], pending_payload["expiresAt"]) == (
         ["TOTP"],
         "2030-01-01T00:15:00Z",
     )

@@ -18,7 +18,7 @@ from tests.support.stores.counter_check import assert_store_consistent
 
 HOSTILE_MESSAGES = hostile_messages()
 MESSAGE_QUERY = """query ($id: ID!) { node(id: $id) { ... on Message {
-  subject intro date messageId inReplyTo references size sourceUrl body text html
+  subject preview date messageId inReplyTo references size sourceUrl body text html
   from { name address } sender { name address } to { name address } cc { name address }
   replyTo { name address } list { listId unsubscribeUrl } headers { key value } rawHeader
   bodyStructureImap envelopeImap structure { section contentType { value params } }

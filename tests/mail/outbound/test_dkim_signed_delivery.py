@@ -304,7 +304,7 @@ async def test_submitted_draft_is_signed(ada: GraphQLClient, root: GraphQLClient
         run_queue_worker(ada.environment, relay_settings(server)),
     ):
         payload = await execute_mutation(
-            ada, "messageSubmit", "submission { id }", message={"id": draft["id"]}
+            ada, "draftSend", "submission { id }", message={"id": draft["id"]}
         )
         await wait_until_tried(
             ada.environment, global_ids.decode("Submission", payload["submission"]["id"])

@@ -23,7 +23,7 @@ from tests.support.accounts.user_operations import ERROR_FIELDS, execute_mutatio
 RUN_FIELDS = """id state trial connector { id } stage folder seen imported skipped bytes error log
 startedAt finishedAt"""
 INPUT_TYPES = {
-    "connectorCancel": "IdsInput",
+    "connectorRunCancel": "IdsInput",
     "connectorDelete": "IdsInput",
     "connectorRun": "ConnectorRunInput",
 }

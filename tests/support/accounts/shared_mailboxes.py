@@ -8,7 +8,7 @@ from tests.support.accounts.user_operations import ERROR_FIELDS
 from tests.support.operations.mailbox_operations import append_unread_messages
 
 READ_RIGHTS = ["READ"]
-ACL_FIELDS = "mailboxes { path acl { grantee { username } rights } }"
+ACL_FIELDS = "mailboxes { path shares { grantee { username } rights } }"
 
 
 async def run_mailbox_mutation(

@@ -15,8 +15,8 @@ from models.messages.tables import Message
 from models.store.columns import select_columns
 from resolvers.admin import key_values, tasks
 from resolvers.admin.key_values import KeyValueNamespace, NewKeyValue
+from resolvers.mailboxes import annotations
 from resolvers.mailboxes import loaders as mailbox_loaders
-from resolvers.mailboxes import metadata
 from resolvers.mailboxes.loaders import MailboxSelector, NewMailboxes
 from resolvers.messages import content as message_content
 from resolvers.messages.bulk import flags, row_changes
@@ -97,7 +97,9 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
         set={"openpgpPublicKey": make_public_key("Ada"), "encryptMessages": True},
     )
     await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(["Sealed"], encrypt_messages=True))
-    await metadata.set_annotation(ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む"))
+    await annotations.set_annotation(
+        ctx, MailboxSelector(path="日本語"), ("/private/comment", "読む")
+    )
     for number, raw in enumerate(HOSTILE_MESSAGES):
         clock.tick(seconds=61, microseconds=7)
         key = await store_raw_message(

@@ -288,16 +288,16 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "User", prepare=_call_on_ada("mailboxCreate", paths=["A"])
     ),
     "mailboxDelete": AuditLogExpectation("User", prepare=_call_on_mailbox_of_ada("mailboxDelete")),
-    "mailboxMetadataSet": AuditLogExpectation(
+    "mailboxAnnotationSet": AuditLogExpectation(
         "User",
         prepare=_call_on_ada(
-            "mailboxMetadataSet", mailbox={"path": "INBOX"}, key="/private/comment", value="x"
+            "mailboxAnnotationSet", mailbox={"path": "INBOX"}, key="/private/comment", value="x"
         ),
     ),
-    "mailboxMetadataUnset": AuditLogExpectation(
+    "mailboxAnnotationDelete": AuditLogExpectation(
         "User",
         prepare=_call_on_ada(
-            "mailboxMetadataUnset", mailbox={"path": "INBOX"}, key="/private/comment"
+            "mailboxAnnotationDelete", mailbox={"path": "INBOX"}, key="/private/comment"
         ),
     ),
     "mailboxRename": AuditLogExpectation(
@@ -337,8 +337,8 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         after=("messages",),
         prepare=_call_on_messages_of_ada("messageUpdate", set={"seen": True}),
     ),
-    "connectorCancel": AuditLogExpectation(
-        "ConnectorRun", before=("state",), prepare=_call_on_object_of_ada("connectorCancel")
+    "connectorRunCancel": AuditLogExpectation(
+        "ConnectorRun", before=("state",), prepare=_call_on_object_of_ada("connectorRunCancel")
     ),
     "connectorCreate": AuditLogExpectation(
         "Connector", after=("name", "host"), prepare=_create_connector_for_ada

@@ -49,11 +49,11 @@ async def connector_run(ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
 
 
 @register_call
-async def connector_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def connector_run_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     payload = await MutationCall(
         "connectorRun", {"ids": [await create_connector(ada)]}, "runs { id }"
     )(ada)
-    return MutationCall("connectorCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
+    return MutationCall("connectorRunCancel", {"ids": [payload["runs"][0]["id"]]}, "runs { state }")
 
 
 @register_call

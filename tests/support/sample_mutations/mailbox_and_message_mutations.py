@@ -66,23 +66,23 @@ async def mailbox_unsubscribe(_ada: GraphQLClient, _root: GraphQLClient) -> Muta
 
 
 @register_call
-async def mailbox_metadata_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def mailbox_annotation_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"mailbox": {"path": "INBOX"}, "key": "/private/comment", "value": "x"}
-    return MutationCall("mailboxMetadataSet", input_fields, "entries { key value }")
+    return MutationCall("mailboxAnnotationSet", input_fields, "entries { key value }")
 
 
 @register_call
-async def mailbox_metadata_unset(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    await (await mailbox_metadata_set(ada, root))(ada)
+async def mailbox_annotation_delete(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
+    await (await mailbox_annotation_set(ada, root))(ada)
     input_fields = {"mailbox": {"path": "INBOX"}, "key": "/private/comment"}
-    return MutationCall("mailboxMetadataUnset", input_fields, "keys")
+    return MutationCall("mailboxAnnotationDelete", input_fields, "keys")
 
 
 @register_call
 async def mailbox_share_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await make_client(ada.environment, ada.http, "zoe")
     input_fields = {"mailbox": {"path": "INBOX"}, "user": {"username": "zoe"}, "rights": ["READ"]}
-    return MutationCall("mailboxShareSet", input_fields, "mailboxes { path acl { rights } }")
+    return MutationCall("mailboxShareSet", input_fields, "mailboxes { path shares { rights } }")
 
 
 @register_call
@@ -227,12 +227,12 @@ async def message_upload(ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 
 
 @register_call
-async def message_submit(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def draft_send(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     draft_input = {"mailbox": {"specialUse": "DRAFTS"}, "draft": True, "text": "Hi."}
     draft_input = {**draft_input, "to": [{"address": "carol@example.com"}]}
     payload = await MutationCall("messageUpload", draft_input, "message { id }")(ada)
     input_fields = {"message": {"id": payload["message"]["id"]}}
-    return MutationCall("messageSubmit", input_fields, "submission { state } message { draft }")
+    return MutationCall("draftSend", input_fields, "submission { state } message { draft }")
 
 
 @register_call

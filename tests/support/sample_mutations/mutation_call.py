@@ -14,7 +14,7 @@ MUTATIONS_BY_IDS = {
     "legalHoldEnd",
     "bccRuleDelete",
     "certificateRenew",
-    "connectorCancel",
+    "connectorRunCancel",
     "connectorDelete",
     "dkimKeyActivate",
     "domainAliasDelete",

@@ -46,13 +46,13 @@ JOURNALED_TABLES = {
             "last_login_at",
             "updated_at",
             "password",
-            "kicked_at",
+            "sessions_ended_at",
         },
     ),
 }
 # Tables whose rows are journaled as rows of another table.
 PART_TABLES = {
-    "mailboxes": ["mailbox_metadata", "mailbox_shares"],
+    "mailboxes": ["mailbox_annotations", "mailbox_shares"],
     "users": ["rate_limits", "rate_windows"],
     "certificates": ["certificate_names"],
 }

@@ -133,8 +133,8 @@ STORE_DAMAGES = [
     ),
     StoreDamage(
         "an empty thread",
-        "INSERT INTO threads (id, user_id, subject, created_at)"
-        " VALUES (5, {ada.user_id}, '', '2030-01-01 00:00:00')",
+        "INSERT INTO threads (id, user_id, subject, created_at, muted)"
+        " VALUES (5, {ada.user_id}, '', '2030-01-01 00:00:00', false)",
         "threads.messages",
     ),
     StoreDamage(

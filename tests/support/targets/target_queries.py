@@ -82,12 +82,12 @@ SUBSCRIPTIONS = {
     "changes position": "changes(after: @cursor) { events { "
     "... on MailboxChange { mailboxId path } } }",
     "connectorRun": "connectorRun(id: @ConnectorRun) { error }",
-    "counters": "counters(user: @user) { path }",
+    "mailboxCounters": "mailboxCounters(user: @user) { path }",
     "domainChanges": "domainChanges(domain: @domain, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
     "mailboxChanges": "mailboxChanges(mailbox: @Mailbox, after: @cursor) { events { "
     "... on MailboxChange { path } ... on MessageChange { messageId } } }",
-    "queueChanges": "queueChanges(filter: {users: @users}) { queueId }",
+    "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
     "savedSearch": "savedSearch(id: @SavedSearch) { name }",
     "submissionProgress": "submissionProgress(id: @Submission) { queueId }",
     "taskProgress": "taskProgress(id: @Task) { id }",

@@ -34,7 +34,7 @@ async def follow_target(server: TargetServer, name: str, caller: str, target: Ta
             now = asyncio.get_running_loop().time()
             if now - started_at > STREAM_TIMEOUT:
                 return f"silent after {follower.payloads}"
-            if name == "Subscription.queueChanges" and now - changed_at > CHANGE_INTERVAL:
+            if name == "Subscription.queueEntryChanged" and now - changed_at > CHANGE_INTERVAL:
                 await _hold_and_release(server, target)
                 changed_at = now
             await asyncio.sleep(0.005)

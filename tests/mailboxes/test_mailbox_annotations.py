@@ -6,7 +6,7 @@ import pytest
 
 from models.events.journal import ChangeKind
 from models.runtime.environment import Environment
-from resolvers.mailboxes import metadata
+from resolvers.mailboxes import annotations
 from tests.conftest import GraphQLClient, deliver_to
 from tests.support.operations.mailbox_operations import (
     create_mailboxes,
@@ -20,52 +20,52 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-METADATA_QUERY = """
+ANNOTATIONS_QUERY = """
 query ($prefix: String, $prepend: Boolean! = false, $key: String! = "/private/comment") {
   mailbox(by: {path: "INBOX"}) {
-    metadata(prefix: $prefix, prependPrefix: $prepend) { key value }
-    metadataEntry(key: $key) { key value }
+    annotations(prefix: $prefix, prependPrefix: $prepend) { key value }
+    annotation(key: $key) { key value }
   }
 }
 """
 
 
-async def set_metadata(client: GraphQLClient, key: str, value: str, **extra: Any) -> Any:
+async def set_annotation(client: GraphQLClient, key: str, value: str, **extra: Any) -> Any:
     arguments = {"mailbox": {"path": "INBOX"}, "key": key, "value": value, **extra}
     return await run_mailbox_mutation(
-        client, "mailboxMetadataSet", "entries { key value }", **arguments
+        client, "mailboxAnnotationSet", "entries { key value }", **arguments
     )
 
 
-async def unset_metadata(client: GraphQLClient, key: str) -> Any:
+async def delete_annotation(client: GraphQLClient, key: str) -> Any:
     arguments: dict[str, Any] = {"mailbox": {"path": "INBOX"}, "key": key}
-    return await run_mailbox_mutation(client, "mailboxMetadataUnset", "keys", **arguments)
+    return await run_mailbox_mutation(client, "mailboxAnnotationDelete", "keys", **arguments)
 
 
-async def load_metadata(client: GraphQLClient, **arguments: Any) -> dict[str, str]:
-    mailbox = (await client(METADATA_QUERY, **arguments))["mailbox"]
-    return {entry["key"]: entry["value"] for entry in mailbox["metadata"]}
+async def load_annotations(client: GraphQLClient, **arguments: Any) -> dict[str, str]:
+    mailbox = (await client(ANNOTATIONS_QUERY, **arguments))["mailbox"]
+    return {entry["key"]: entry["value"] for entry in mailbox["annotations"]}
 
 
 async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: GraphQLClient) -> None:
     last = await load_stream_position(ada.environment, ada.user.id)
-    answer = await set_metadata(ada, "/Private/Comment", "Für mich")
+    answer = await set_annotation(ada, "/Private/Comment", "Für mich")
     assert answer["entries"] == [{"key": "/private/comment", "value": "Für mich"}]
-    await set_metadata(ada, "/private/comment", "anders")
-    await set_metadata(ada, "/private/comment", "anders")
-    await set_metadata(ada, "/shared/vendor/x y/z", "")
+    await set_annotation(ada, "/private/comment", "anders")
+    await set_annotation(ada, "/private/comment", "anders")
+    await set_annotation(ada, "/shared/vendor/x y/z", "")
     kinds = [kind for kind, _ in await load_journal_entries(ada.environment, ada.user.id, last)]
     assert kinds == [ChangeKind.MAILBOX_UPDATED] * 3
-    assert await load_metadata(ada) == {"comment": "anders", "vendor/x y/z": ""}
+    assert await load_annotations(ada) == {"comment": "anders", "vendor/x y/z": ""}
     with_full_keys = {"/private/comment": "anders", "/shared/vendor/x y/z": ""}
-    assert await load_metadata(ada, prepend=True) == with_full_keys
-    assert await load_metadata(ada, prefix="/SHARED/v") == {"vendor/x y/z": ""}
-    entry = (await ada(METADATA_QUERY, key="/PRIVATE/comment"))["mailbox"]["metadataEntry"]
+    assert await load_annotations(ada, prepend=True) == with_full_keys
+    assert await load_annotations(ada, prefix="/SHARED/v") == {"vendor/x y/z": ""}
+    entry = (await ada(ANNOTATIONS_QUERY, key="/PRIVATE/comment"))["mailbox"]["annotation"]
     assert entry == {"key": "/private/comment", "value": "anders"}
-    assert await load_metadata(bob) == {}
-    assert (await unset_metadata(ada, "/private/COMMENT"))["keys"] == ["/private/comment"]
-    assert (await unset_metadata(ada, "/private/comment"))["keys"] == []
-    assert (await ada(METADATA_QUERY))["mailbox"]["metadataEntry"] is None
+    assert await load_annotations(bob) == {}
+    assert (await delete_annotation(ada, "/private/COMMENT"))["keys"] == ["/private/comment"]
+    assert (await delete_annotation(ada, "/private/comment"))["keys"] == []
+    assert (await ada(ANNOTATIONS_QUERY))["mailbox"]["annotation"] is None
 
 
 @pytest.mark.parametrize(
@@ -77,31 +77,31 @@ async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: Graph
     ],
 )  # fmt: skip
 async def test_invalid_annotation_key_is_refused(ada: GraphQLClient, key: str) -> None:
-    for answer in (await set_metadata(ada, key, "x"), await unset_metadata(ada, key)):
+    for answer in (await set_annotation(ada, key, "x"), await delete_annotation(ada, key)):
         (error,) = answer["errors"]
         assert (error["code"], error["path"]) == ("VALIDATION", ["key"])
-    answer = await ada.execute(METADATA_QUERY, key=key)
+    answer = await ada.execute(ANNOTATIONS_QUERY, key=key)
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_annotation_size_and_count_are_limited(
     ada: GraphQLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (error,) = (await set_metadata(ada, "/private/x", "é" * 32_769))["errors"]
+    (error,) = (await set_annotation(ada, "/private/x", "é" * 32_769))["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", ["value"])
-    assert (await set_metadata(ada, "/private/x", "é" * 32_768))["errors"] == []
-    monkeypatch.setattr(metadata, "MAX_ANNOTATIONS", 2)
-    assert (await set_metadata(ada, "/private/y", "x"))["errors"] == []
-    (error,) = (await set_metadata(ada, "/private/z", "x"))["errors"]
+    assert (await set_annotation(ada, "/private/x", "é" * 32_768))["errors"] == []
+    monkeypatch.setattr(annotations, "MAX_ANNOTATIONS", 2)
+    assert (await set_annotation(ada, "/private/y", "x"))["errors"] == []
+    (error,) = (await set_annotation(ada, "/private/z", "x"))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["key"])
-    assert (await set_metadata(ada, "/private/y", "changed"))["errors"] == []
+    assert (await set_annotation(ada, "/private/y", "changed"))["errors"] == []
 
 
 async def test_annotations_are_deleted_with_their_mailbox(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A")
-    assert (await set_metadata(ada, "/private/x", "x", mailbox={"path": "A"}))["errors"] == []
+    assert (await set_annotation(ada, "/private/x", "x", mailbox={"path": "A"}))["errors"] == []
     assert (await delete_mailboxes(ada, "A"))["errors"] == []
-    assert await select_rows(ada.environment, "SELECT * FROM mailbox_metadata") == []
+    assert await select_rows(ada.environment, "SELECT * FROM mailbox_annotations") == []
 
 
 async def set_state(root: GraphQLClient, *names: str, path: str = "INBOX", **state: Any) -> Any:

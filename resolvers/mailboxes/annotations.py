@@ -55,7 +55,7 @@ async def set_annotation(
         raise InvalidInput(
             f"a value has at most {MAX_VALUE_BYTES} bytes", constraint="max", path=["value"]
         )
-    async with lock_mail_owners_and_log_change(ctx, users, "mailboxMetadataSet") as locked_owners:
+    async with lock_mail_owners_and_log_change(ctx, users, "mailboxAnnotationSet") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         counts_and_values = await _annotation_counts_and_values(locked_owners, mailboxes, key)
         for mailbox in mailboxes:
@@ -89,7 +89,9 @@ async def delete_annotation(
     Returns the key for each deleted one.
     """
     key = validate_key(key)
-    async with lock_mail_owners_and_log_change(ctx, users, "mailboxMetadataUnset") as locked_owners:
+    async with lock_mail_owners_and_log_change(
+        ctx, users, "mailboxAnnotationDelete"
+    ) as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
         keys = [mailbox.id for mailbox in mailboxes]
         is_annotation = (
