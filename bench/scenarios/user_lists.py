@@ -42,7 +42,7 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
         "of a domain": {"filter": {"domain": LARGEST_DOMAIN}},
         "disabled": {"filter": {"disabled": True}},
         "tagged": {"filter": {"tags": ["vip"]}},
-        "mask": {"filter": {"masks": ["adalove*7@d?.*"]}},
+        "pattern": {"filter": {"patterns": ["adalove*7@d?.*"]}},
         "search, one is found": {"filter": {"query": "lovelace.050012"}},
         "search, a ninth is found": {"filter": {"query": "lovelace"}},
         "search, two letters": {"filter": {"query": "zo"}},

@@ -23,26 +23,26 @@ class MailboxListQuery:
         self,
         info: Info,
         users: UserSelection | None = UNSET,
-        masks: list[str] | None = UNSET,
+        patterns: list[str] | None = UNSET,
         first: int = 100,
         after: str | None = UNSET,
     ) -> Connection[Mailbox]:
         ctx, user_selector = info.context, user_selector_from_selection(users or None)
-        path_masks = masks if isinstance(masks, list) else None
+        path_patterns = patterns if isinstance(patterns, list) else None
         requested_page = page_request(
-            ordering_name(mailbox_listing.CURSOR_KIND, (user_selector, path_masks)),
+            ordering_name(mailbox_listing.CURSOR_KIND, (user_selector, path_patterns)),
             first,
             after,
             None,
             None,
         )
         page = await mailbox_listing.load_mailbox_page_of_users(
-            ctx, user_selector, path_masks, requested_page, selected_columns(info, Mailbox)
+            ctx, user_selector, path_patterns, requested_page, selected_columns(info, Mailbox)
         )
         return await connection_of_page(
             info,
             Mailbox,
             page,
             lambda row: Cursor(requested_page.ordering, row.user_id, row.id),
-            lambda: mailbox_listing.count_mailboxes_of_users(ctx, user_selector, path_masks),
+            lambda: mailbox_listing.count_mailboxes_of_users(ctx, user_selector, path_patterns),
         )

@@ -24,7 +24,7 @@ from graph.types.references import (
     value_or_none,
 )
 from graph.types.scalars import BigInt, ByteSize, Duration
-from mail.mailboxes.paths import MAX_MASK_LENGTH
+from mail.mailboxes.paths import MAX_PATTERN_LENGTH
 from models import quantities
 from models.errors import InvalidInput
 from models.files.blobs import StorageTier
@@ -248,7 +248,7 @@ class MessageFilter(ConditionsInput):
             conditions["mailboxes"] = tuple(
                 mailbox_selector_from_ref(ref, path="mailboxes") for ref in refs
             )
-        _check_mask_lengths(conditions.get("mailbox_patterns", ()))
+        _check_pattern_lengths(conditions.get("mailbox_patterns", ()))
         if self.mailbox:
             conditions["mailbox"] = mailbox_selector_from_ref(self.mailbox)
         if self.submission_states is not None and self.submission_states is not UNSET:
@@ -264,11 +264,11 @@ class MessageFilter(ConditionsInput):
         return conditions
 
 
-def _check_mask_lengths(masks: Sequence[str]) -> None:
-    """Raise Invalid if a mask is too long."""
-    for index, mask in enumerate(masks):
-        if len(mask) > MAX_MASK_LENGTH:
-            message = f"a mask has at most {MAX_MASK_LENGTH} characters"
+def _check_pattern_lengths(patterns: Sequence[str]) -> None:
+    """Raise Invalid if a pattern is too long."""
+    for index, pattern in enumerate(patterns):
+        if len(pattern) > MAX_PATTERN_LENGTH:
+            message = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
             raise InvalidInput(
                 message, constraint="max", path=["filter", "mailboxPatterns"], index=index
             )

@@ -59,7 +59,7 @@ ARGUMENT_DESCRIPTIONS = {
     "section": "IMAP section, such as 1.2, HEADER or 2.MIME.",
     "shared": "Of those that everybody may read.",
     "since": "From then on.",
-    "masks": "Only paths that fit one: * is anything, % anything within a level.",
+    "patterns": "Only paths that fit one: * is anything, % anything within a level.",
     "prependPrefix": "Names with /private or /shared before them.",
     "specialUse": "Only folders with a role.",
     "subscribed": "Only folders that are, or are not.",

@@ -66,7 +66,9 @@ class UserSelection(ConditionsInput):
     usernames: list[str] | None = attribute_field(
         "User names or addresses.", default=strawberry.UNSET
     )
-    masks: list[str] | None = attribute_field("User names with * and ?.", default=strawberry.UNSET)
+    patterns: list[str] | None = attribute_field(
+        "User names with * and ?.", default=strawberry.UNSET
+    )
     domains: list[str] | None = attribute_field(
         "Everybody whose main address is there.", default=strawberry.UNSET
     )
@@ -92,7 +94,7 @@ def user_selector_from_selection(
             for nth, text in enumerate(selection.ids or ())
         ),
         usernames=tuple(selection.usernames or ()),
-        masks=tuple(selection.masks or ()),
+        patterns=tuple(selection.patterns or ()),
         domains=tuple(selection.domains or ()),
         tags=tuple(selection.tags or ()),
     )

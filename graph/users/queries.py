@@ -30,7 +30,7 @@ class UserFilter(ConditionsInput):
     forward: str | None = attribute_field("Partial match of a forwarding target.", default=UNSET)
     tags: list[str] | None = attribute_field("Any of.", default=UNSET)
     required_tags: list[str] | None = attribute_field("All of.", default=UNSET)
-    masks: list[str] | None = attribute_field("User names with * and ?.", default=UNSET)
+    patterns: list[str] | None = attribute_field("User names with * and ?.", default=UNSET)
     roles: list[Role] | None = attribute_field("Only these roles.", default=UNSET)
     domain: str | None = attribute_field("Main address in this domain.", default=UNSET)
     disabled: bool | None = attribute_field("Off or on.", default=UNSET)
@@ -44,7 +44,7 @@ class UserFilter(ConditionsInput):
             target_part=self.forward or None,
             tags=optional_tuple(self.tags),
             required_tags=optional_tuple(self.required_tags),
-            masks=optional_tuple(self.masks),
+            patterns=optional_tuple(self.patterns),
             roles=optional_tuple(self.roles),
             domain=self.domain or None,
             disabled=value_or_none(self.disabled),

@@ -80,9 +80,9 @@ if TYPE_CHECKING:
     from graph.auth.types import AccessToken
 
 
-def _path_masks(masks: list[str] | None) -> tuple[str, ...] | None:
-    """Return the path masks as a tuple; None if they are absent."""
-    return tuple(masks) if isinstance(masks, list) else None
+def _path_patterns(patterns: list[str] | None) -> tuple[str, ...] | None:
+    """Return the path patterns as a tuple; None if they are absent."""
+    return tuple(patterns) if isinstance(patterns, list) else None
 
 
 @strawberry.type(description="Account.")
@@ -389,13 +389,13 @@ class User(NodeView):
     async def mailboxes(
         self,
         info: Info,
-        masks: list[str] | None = UNSET,
+        patterns: list[str] | None = UNSET,
         special_use: bool = False,
         show_hidden: bool = False,
         subscribed: bool | None = UNSET,
     ) -> list[Mailbox]:
         conditions = MailboxFilter(
-            _path_masks(masks),
+            _path_patterns(patterns),
             has_special_use=special_use,
             include_hidden=show_hidden,
             is_subscribed=subscribed if isinstance(subscribed, bool) else None,
@@ -420,8 +420,8 @@ class User(NodeView):
         )
 
     @field("Sums over folders, hidden ones too.", scope=Scope.MAIL_READ)
-    async def mailbox_totals(self, info: Info, masks: list[str] | None = UNSET) -> MailboxTotals:
-        conditions = MailboxFilter(_path_masks(masks), include_hidden=True)
+    async def mailbox_totals(self, info: Info, patterns: list[str] | None = UNSET) -> MailboxTotals:
+        conditions = MailboxFilter(_path_patterns(patterns), include_hidden=True)
         sums = await mailbox_listing.sum_counters(info.context, self.row.id, conditions)
         return MailboxTotals(
             total=BigInt(sums.total), unseen=BigInt(sums.unseen), size=ByteSize(sums.size)

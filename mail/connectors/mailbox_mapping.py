@@ -51,10 +51,10 @@ class MappingRules:
 
     exclude: BoundedRegex | None = None
     include: BoundedRegex | None = None
-    include_masks: Sequence[
+    include_patterns: Sequence[
         str
     ] = ()  # of whole paths, ignoring case; * is any text, ? one character
-    exclude_masks: Sequence[str] = ()
+    exclude_patterns: Sequence[str] = ()
     rewrites: Sequence[tuple[GroupRegex, str]] = ()  # $1 to $9 are groups, $$ is a dollar sign
     maps_special_use: bool = True  # map a mailbox with a special use to the local one with it
     parent_path: str | None = None  # the local mailbox that contains all of them
@@ -88,31 +88,32 @@ def _is_selected(remote_mailbox: ListedMailbox, rules: MappingRules) -> bool:
         return False
     if rules.include and not rules.include.is_found_in(name):
         return False
-    if rules.include_masks and not _matches_any_mask(rules.include_masks, name):
+    if rules.include_patterns and not _matches_any_pattern(rules.include_patterns, name):
         return False
     return not (
         (rules.exclude and rules.exclude.is_found_in(name))
-        or _matches_any_mask(rules.exclude_masks, name)
+        or _matches_any_pattern(rules.exclude_patterns, name)
     )
 
 
-def _matches_any_mask(masks: Sequence[str], path: str) -> bool:
+def _matches_any_pattern(patterns: Sequence[str], path: str) -> bool:
     spelled = unicodedata.normalize("NFC", path)
     return any(
-        _compile_mask(unicodedata.normalize("NFC", mask)).fullmatch(spelled) for mask in masks
+        _compile_pattern(unicodedata.normalize("NFC", pattern)).fullmatch(spelled)
+        for pattern in patterns
     )
 
 
 @lru_cache(256)
-def _compile_mask(mask: str) -> re.Pattern[str]:
-    """Compile a mask for whole paths.
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern for whole paths.
 
     Atomic groups prevent backtracking: if the first match of a part fits, a later one fits no
-    better, so no mask takes long.
+    better, so no pattern takes long.
     """
     first, *others = (
         "".join("." if sign == "?" else re.escape(sign) for sign in part)
-        for part in re.split(r"\*+", mask)
+        for part in re.split(r"\*+", pattern)
     )
     between = "".join(f"(?>.*?{part})" for part in others[:-1])
     last = f".*{others[-1]}" if others else ""

@@ -1,4 +1,4 @@
-"""Mailbox paths: canonical form, limits, modified UTF-7 of IMAP, and masks."""
+"""Mailbox paths: canonical form, limits, modified UTF-7 of IMAP, and patterns."""
 
 import re
 import unicodedata
@@ -14,9 +14,9 @@ from models.store.text_folding import fold_text
 INBOX = "INBOX"
 MAX_LEVELS = 128
 MAX_LEVEL_LENGTH = 512  # characters of a level
-MAX_MASKS = 20  # of one list
-MAX_MASK_LENGTH = 1000  # characters
-MASK_CACHE_SIZE = 500  # compiled masks that a process caches
+MAX_PATTERNS = 20  # of one list
+MAX_PATTERN_LENGTH = 1000  # characters
+PATTERN_CACHE_SIZE = 500  # compiled patterns that a process caches
 
 SPECIAL_USE_NAMES = (
     INBOX,
@@ -90,34 +90,34 @@ def _encode_run(match: re.Match[str]) -> str:
     return f"&{packed}-"
 
 
-@lru_cache(maxsize=MASK_CACHE_SIZE)
-def compile_mask(mask: str) -> re.Pattern[str]:
-    """Return the pattern of a mask for whole, folded paths.
+@lru_cache(maxsize=PATTERN_CACHE_SIZE)
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern for whole, folded paths.
 
-    The mask has at most MAX_MASK_LENGTH characters.
+    The pattern has at most MAX_PATTERN_LENGTH characters.
     """
-    return re.compile(_mask_pattern(fold_text(mask)), re.DOTALL)
+    return re.compile(_pattern_regex(fold_text(pattern)), re.DOTALL)
 
 
-def masks_pattern(masks: Sequence[str]) -> str:
-    """Return a regular expression for whole paths that match a mask.
+def patterns_regex(patterns: Sequence[str]) -> str:
+    """Return a regular expression for whole paths that match a pattern.
 
     * matches anything, % within one level. If a part matches at its first position, a later
-    position is no better. So nothing is tried twice, and no mask takes long. PostgreSQL never
-    backtracks and has no `(?>`: use `(?:` there. Raises InvalidInput if there are too many masks
+    position is no better. So nothing is tried twice, and no pattern takes long. PostgreSQL never
+    backtracks and has no `(?>`: use `(?:` there. Raises InvalidInput if there are too many patterns
     or one is too long.
     """
-    if len(masks) > MAX_MASKS:
-        raise InvalidInput(f"at most {MAX_MASKS} masks", constraint="max", path=["masks"])
-    for index, mask in enumerate(masks):
-        if len(mask) > MAX_MASK_LENGTH:
-            text = f"a mask has at most {MAX_MASK_LENGTH} characters"
-            raise InvalidInput(text, constraint="max", path=["masks"], index=index)
-    return rf"\A(?:{'|'.join(_mask_pattern(canonical_path(mask)) for mask in masks)})\Z"
+    if len(patterns) > MAX_PATTERNS:
+        raise InvalidInput(f"at most {MAX_PATTERNS} patterns", constraint="max", path=["patterns"])
+    for index, pattern in enumerate(patterns):
+        if len(pattern) > MAX_PATTERN_LENGTH:
+            text = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
+            raise InvalidInput(text, constraint="max", path=["patterns"], index=index)
+    return rf"\A(?:{'|'.join(_pattern_regex(canonical_path(pattern)) for pattern in patterns)})\Z"
 
 
-def _mask_pattern(mask: str) -> str:
-    first, *others = re.split(r"[*%]*\*[*%]*", mask)
+def _pattern_regex(pattern: str) -> str:
+    first, *others = re.split(r"[*%]*\*[*%]*", pattern)
     if not others:
         return _pattern_without_stars(first)
     *between, last = others

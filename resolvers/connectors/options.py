@@ -11,7 +11,7 @@ from models.errors import InvalidInput
 
 INPUT_PATH = ("customOptions",)
 MAX_OPTIONS = 50
-MAX_MASK_LENGTH = 255  # characters
+MAX_PATTERN_LENGTH = 255  # characters
 
 
 class OptionName(StrEnum):
@@ -51,8 +51,8 @@ class ConnectorOptions:
 
     dry: bool = False
     include: BoundedRegex | None = None
-    include_masks: list[str] = field(default_factory=list)
-    exclude_masks: list[str] = field(default_factory=list)
+    include_patterns: list[str] = field(default_factory=list)
+    exclude_patterns: list[str] = field(default_factory=list)
     subscribed: bool = False
     min_age: float = 0.0  # seconds
     min_size: int = 0
@@ -68,9 +68,9 @@ def parse_options(stored_options: Sequence[Mapping[str, Any]]) -> ConnectorOptio
         name, value = OptionName(option["name"]), option.get("value") or ""
         value_parsed = VALUE_PARSERS[name](value)
         if name is OptionName.INCLUDE_PATTERN:
-            parsed.include_masks.append(value_parsed)
+            parsed.include_patterns.append(value_parsed)
         elif name is OptionName.EXCLUDE_PATTERN:
-            parsed.exclude_masks.append(value_parsed)
+            parsed.exclude_patterns.append(value_parsed)
         else:
             setattr(parsed, name.lower(), value_parsed)
     return parsed
@@ -113,9 +113,9 @@ def _parse_bool(text: str) -> bool:
     return text.lower() != "false"
 
 
-def _parse_mask(text: str) -> str:
-    if not 0 < len(text) <= MAX_MASK_LENGTH or not text.isprintable():
-        raise ValueError(f"1 to {MAX_MASK_LENGTH} characters")
+def _parse_pattern(text: str) -> str:
+    if not 0 < len(text) <= MAX_PATTERN_LENGTH or not text.isprintable():
+        raise ValueError(f"1 to {MAX_PATTERN_LENGTH} characters")
     return text
 
 
@@ -129,8 +129,8 @@ def _parse_age_seconds(text: str) -> float:
 VALUE_PARSERS: Mapping[OptionName, Callable[[str], Any]] = {
     OptionName.DRY: _parse_bool,
     OptionName.INCLUDE: lambda text: BoundedRegex(text, allow_slashes=False),
-    OptionName.INCLUDE_PATTERN: _parse_mask,
-    OptionName.EXCLUDE_PATTERN: _parse_mask,
+    OptionName.INCLUDE_PATTERN: _parse_pattern,
+    OptionName.EXCLUDE_PATTERN: _parse_pattern,
     OptionName.SUBSCRIBED: _parse_bool,
     OptionName.MIN_AGE: _parse_age_seconds,
     OptionName.MIN_SIZE: quantities.parse_size,

@@ -118,8 +118,8 @@ async def _map_mailboxes(state: FetchState) -> list[MailboxMapping]:
     rules = MappingRules(
         BoundedRegex(row.exclude, allow_slashes=False) if row.exclude else None,
         options.include,
-        options.include_masks,
-        options.exclude_masks,
+        options.include_patterns,
+        options.exclude_patterns,
         rewrites,
         row.auto_map_folders,
         None if row.target_folder == INBOX and not row.once else row.target_folder,

@@ -27,7 +27,7 @@ CURSOR_KIND = "mailboxes"
 class MailboxFilter:
     """Which mailboxes of an account are listed. All conditions must hold."""
 
-    path_masks: tuple[str, ...] | None = None  # any of them
+    path_patterns: tuple[str, ...] | None = None  # any of them
     has_special_use: bool = False  # with a role
     include_hidden: bool = False  # hidden ones too
     is_subscribed: bool | None = None
@@ -35,7 +35,7 @@ class MailboxFilter:
     @property
     def path_pattern(self) -> str | None:
         """The regular expression that the paths must match, or None."""
-        return None if self.path_masks is None else paths.masks_pattern(self.path_masks)
+        return None if self.path_patterns is None else paths.patterns_regex(self.path_patterns)
 
 
 class MailboxSums(NamedTuple):
@@ -78,7 +78,7 @@ async def sum_counters(ctx: Context, user_id: int, mailbox_filter: MailboxFilter
 
 
 async def _list_conditions(
-    ctx: Context, users: UserSelector, path_masks: Sequence[str] | None
+    ctx: Context, users: UserSelector, path_patterns: Sequence[str] | None
 ) -> list[ColumnElement[bool]]:
     statement = select(col(User.id)).where(await selection_condition(ctx, users))
     terms = [
@@ -88,15 +88,15 @@ async def _list_conditions(
     ]
     return (
         terms
-        if path_masks is None
-        else [*terms, matches_pattern_sql(ctx, paths.masks_pattern(path_masks))]
+        if path_patterns is None
+        else [*terms, matches_pattern_sql(ctx, paths.patterns_regex(path_patterns))]
     )
 
 
 async def load_mailbox_page_of_users(
     ctx: Context,
     users: UserSelector,
-    path_masks: Sequence[str] | None,
+    path_patterns: Sequence[str] | None,
     page_request: PageRequest,
     columns: Collection[str],
 ) -> Page[ColumnRow]:
@@ -105,7 +105,7 @@ async def load_mailbox_page_of_users(
     Hidden mailboxes are left out.
     """
     rows = select(*select_columns(Mailbox, {"id", "user_id", *columns}))
-    rows = rows.where(*await _list_conditions(ctx, users, path_masks))
+    rows = rows.where(*await _list_conditions(ctx, users, path_patterns))
     order_columns: tuple[Any, Any] = (col(Mailbox.user_id), col(Mailbox.id))
     return await pagination.read_page(
         ctx, PageScan(rows, page_request, order_columns, is_descending=False)
@@ -113,9 +113,9 @@ async def load_mailbox_page_of_users(
 
 
 async def count_mailboxes_of_users(
-    ctx: Context, users: UserSelector, path_masks: Sequence[str] | None
+    ctx: Context, users: UserSelector, path_patterns: Sequence[str] | None
 ) -> int:
     """Count the mailboxes of the list that `load_mailbox_page_of_users` reads."""
     statement = select(func.count().label("many")).select_from(Mailbox)
-    (row,) = await ctx.read(statement.where(*await _list_conditions(ctx, users, path_masks)))
+    (row,) = await ctx.read(statement.where(*await _list_conditions(ctx, users, path_patterns)))
     return int(row.many)

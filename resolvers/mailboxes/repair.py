@@ -35,7 +35,7 @@ MAX_INLINE_MESSAGES = 5000  # messages in these mailboxes; more need a task
 class MailboxRepairRequest:
     """Which mailboxes to check, and how thoroughly."""
 
-    path_masks: Sequence[str]
+    path_patterns: Sequence[str]
     reads_messages: bool = True  # rebuild each message from its blobs
 
 
@@ -64,12 +64,12 @@ async def repair_mailboxes(
     Problems of an account itself are reported with the first of its mailboxes. Raises Forbidden.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.masks_pattern(request.path_masks)
+    paths.patterns_regex(request.path_patterns)
     if users.all:
         return MailboxRepairOutcome(task=await _queue_task(ctx, request, None))
     ids = [row.id for row in await load_managed_mail_owners(ctx, users, "users")]
     mailboxes = await ctx.read(
-        _mailboxes_query(ctx, request.path_masks, ids).limit(MAX_INLINE_MAILBOXES + 1)
+        _mailboxes_query(ctx, request.path_patterns, ids).limit(MAX_INLINE_MAILBOXES + 1)
     )
     if (
         len(mailboxes) > MAX_INLINE_MAILBOXES
@@ -103,11 +103,11 @@ async def repair_mailboxes(
 
 
 def _mailboxes_query(
-    ctx: Context, path_masks: Sequence[str], user_ids: Sequence[int] | None
+    ctx: Context, path_patterns: Sequence[str], user_ids: Sequence[int] | None
 ) -> Any:
     """Build the select of the mailboxes, in the order in which a task checks them."""
     statement = select(*select_columns(Mailbox, ("id", "user_id", "total")))
-    statement = statement.where(matches_pattern_sql(ctx, paths.masks_pattern(path_masks)))
+    statement = statement.where(matches_pattern_sql(ctx, paths.patterns_regex(path_patterns)))
     if user_ids is not None:
         statement = statement.where(col(Mailbox.user_id).in_(user_ids))
     return statement.order_by(col(Mailbox.user_id), col(Mailbox.id))
@@ -163,9 +163,13 @@ async def _queue_task(
     ctx: Context, request: MailboxRepairRequest, user_ids: Sequence[int] | None
 ) -> Task:
     """Queue the task that checks the mailboxes. `user_ids` of None means all users."""
-    counted = _mailboxes_query(ctx, request.path_masks, user_ids).order_by(None).subquery()
+    counted = _mailboxes_query(ctx, request.path_patterns, user_ids).order_by(None).subquery()
     ((total,),) = await ctx.read(select(func.count()).select_from(counted))
-    order = {"ids": user_ids, "masks": list(request.path_masks), "blobs": request.reads_messages}
+    order = {
+        "ids": user_ids,
+        "patterns": list(request.path_patterns),
+        "blobs": request.reads_messages,
+    }
     async with ctx.write_session(PLATFORM) as session:
         (task,) = await insert_tasks(ctx, session, TASK_KIND, [order], total=total)
         await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, [task.id])
@@ -179,7 +183,7 @@ async def check_next_mailbox(
     user, key = checkpoint.get("after", (0, 0))
     is_after_checkpoint = tuple_(col(Mailbox.user_id), col(Mailbox.id)) > (user, key)
     rows = await ctx.read(
-        _mailboxes_query(ctx, task_order["masks"], task_order["ids"])
+        _mailboxes_query(ctx, task_order["patterns"], task_order["ids"])
         .where(is_after_checkpoint)
         .limit(1)
     )

@@ -56,13 +56,13 @@ async def index_or_queue_unindexed_messages(
 ) -> IndexBuildResult:
     """Index the unindexed messages of matching mailboxes, at once if they are few, else by a task.
 
-    Raises Forbidden if the viewer is no administrator, Invalid for a bad mask or number.
+    Raises Forbidden if the viewer is no administrator, Invalid for a bad pattern or number.
     """
     ctx.viewer.require(OPERATOR_RULE)
-    paths.masks_pattern(request.mailbox_patterns)
+    paths.patterns_regex(request.mailbox_patterns)
     order: dict[str, Any] = {
         "ids": await _user_ids_of_selector(ctx, user_selector),
-        "masks": list(request.mailbox_patterns),
+        "patterns": list(request.mailbox_patterns),
     }
     if request.max_unindexed is not None:
         if request.max_unindexed < 0:
@@ -167,7 +167,7 @@ def _messages_query(task_order: dict[str, Any]) -> Any:
 def _unindexed_messages_query(ctx: Context, task_order: dict[str, Any]) -> Any:
     """Return a SELECT of the unindexed messages in the mailboxes of a task order."""
     boxes = select(col(Mailbox.id)).where(
-        matches_pattern_sql(ctx, paths.masks_pattern(task_order["masks"]))
+        matches_pattern_sql(ctx, paths.patterns_regex(task_order["patterns"]))
     )
     statement = _messages_query(task_order).where(IS_UNINDEXED, col(Message.mailbox_id).in_(boxes))
     return statement.where(col(Message.mailbox_id).not_in(task_order.get("without", ())))

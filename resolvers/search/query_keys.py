@@ -39,7 +39,7 @@ TIME_FIELDS = {
 }  # fmt: skip
 DAY_FIELDS = {"on": "received", "senton": "sent", "savedon": "saved"}
 NUMBER_FIELDS = {"larger": "larger", "smaller": "smaller", "modseq": "modifiedSince"}
-LIST_FIELDS = {"mask": "mailboxPatterns", "guid": "guids", "submission": "submissionStates"}
+LIST_FIELDS = {"pattern": "mailboxPatterns", "guid": "guids", "submission": "submissionStates"}
 SPECIAL_USES = {use.lower(): use for use in SpecialUse} | {
     "spam": SpecialUse.JUNK, "deleted": SpecialUse.TRASH, "bin": SpecialUse.TRASH,
     "draft": SpecialUse.DRAFTS,

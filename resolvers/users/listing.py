@@ -30,9 +30,9 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.pagination import PageForm
 from resolvers.sql_text import MAX_SEARCH_LENGTH, contains_text_sql
 from resolvers.sql_text import any_item_fits_sql as any_holding
-from resolvers.users.selection import has_all_tags_sql, has_any_tag_sql, matches_masks_sql
+from resolvers.users.selection import has_all_tags_sql, has_any_tag_sql, matches_patterns_sql
 
-MAX_TAGS_OR_MASKS = 100  # of one filter
+MAX_TAGS_OR_PATTERNS = 100  # of one filter
 MAX_DOMAIN_SCANS = 50  # domains of an administrator: each is one index scan
 
 
@@ -52,7 +52,7 @@ class UserConditions:
     query: str | None = None
     tags: tuple[str, ...] | None = None  # any of
     required_tags: tuple[str, ...] | None = None  # all of
-    masks: tuple[str, ...] | None = None  # usernames with * and ?
+    patterns: tuple[str, ...] | None = None  # usernames with * and ?
     roles: tuple[Role, ...] | None = None
     domain: str | None = None
     disabled: bool | None = None
@@ -226,7 +226,7 @@ def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
     Raises Invalid for a filter that is too long.
     """
     _validate_filter(filter)
-    if () in (filter.tags, filter.required_tags, filter.masks, filter.roles):
+    if () in (filter.tags, filter.required_tags, filter.patterns, filter.roles):
         return [false()]
     dialect, conditions = ctx.environment.database.dialect, list[Any]()
     if filter.query:
@@ -239,7 +239,7 @@ def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
         ]
     conditions += [has_any_tag_sql(filter.tags)] if filter.tags else []
     conditions += [has_all_tags_sql(filter.required_tags)] if filter.required_tags else []
-    conditions += [matches_masks_sql(dialect, filter.masks)] if filter.masks else []
+    conditions += [matches_patterns_sql(dialect, filter.patterns)] if filter.patterns else []
     if filter.roles:
         conditions.append(col(User.role).in_(filter.roles))
         if Role.USER not in filter.roles:  # as in the partial index of the other roles
@@ -257,11 +257,11 @@ def _validate_filter(filter: UserConditions) -> None:
     for name, terms in (
         ("tags", filter.tags),
         ("requiredTags", filter.required_tags),
-        ("masks", filter.masks),
+        ("patterns", filter.patterns),
     ):
-        if len(terms or ()) > MAX_TAGS_OR_MASKS:
+        if len(terms or ()) > MAX_TAGS_OR_PATTERNS:
             raise InvalidInput(
-                f"at most {MAX_TAGS_OR_MASKS}", constraint="max", path=["filter", name]
+                f"at most {MAX_TAGS_OR_PATTERNS}", constraint="max", path=["filter", name]
             )
     for name, search_text in (("query", filter.query), ("forward", filter.target_part)):
         if len(search_text or "") > MAX_SEARCH_LENGTH:

@@ -19,7 +19,7 @@ from models.users.tables import User, UserTag
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.context import Context, GuardRule
 
-MAX_MASK_LENGTH = 128  # characters, as of a username
+MAX_PATTERN_LENGTH = 128  # characters, as of a username
 _WILDCARDS = re.compile(r"[*?]+")
 
 
@@ -36,7 +36,7 @@ class UserSelector:
     all: bool = False
     ids: tuple[int, ...] = ()
     usernames: tuple[str, ...] = ()  # or addresses
-    masks: tuple[str, ...] = ()  # usernames with * and ?
+    patterns: tuple[str, ...] = ()  # usernames with * and ?
     domains: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
 
@@ -119,7 +119,7 @@ async def _validate_and_resolve_names(
     limit = ctx.environment.options.bulk_max_items
     if selection.all:
         ctx.viewer.require(GuardRule(role=Role.ADMIN))
-    for name in ("ids", "usernames", "masks", "domains", "tags"):
+    for name in ("ids", "usernames", "patterns", "domains", "tags"):
         text = f"at most {limit} at once"
         check_limit(len(getattr(selection, name)), limit, text, path=[path, name])
     return await _ids_of_names(ctx, selection, path)
@@ -176,8 +176,8 @@ def _selection_conditions(dialect: str, selection: UserSelector) -> list[ColumnE
         conditions.append(col(User.id) > 0)
     if selection.ids:
         conditions.append(col(User.id).in_(selection.ids))
-    if selection.masks:
-        conditions.append(matches_masks_sql(dialect, selection.masks))
+    if selection.patterns:
+        conditions.append(matches_patterns_sql(dialect, selection.patterns))
     if selection.domains:
         names = [address_syntax.normalized_domain(name) for name in selection.domains]
         domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
@@ -187,31 +187,33 @@ def _selection_conditions(dialect: str, selection: UserSelector) -> list[ColumnE
     return conditions
 
 
-def matches_masks_sql(dialect: str, masks: Sequence[str]) -> ColumnElement[bool]:
-    """SQL: users with a normalized username that matches one of these masks with * and ?.
+def matches_patterns_sql(dialect: str, patterns: Sequence[str]) -> ColumnElement[bool]:
+    """SQL: users with a normalized username that matches one of these patterns with * and ?.
 
-    An index finds the fixed beginning of a mask, or else three letters at any place.
+    An index finds the fixed beginning of a pattern, or else three letters at any place.
     """
-    return or_(*(_matches_mask_sql(dialect, mask, nth) for nth, mask in enumerate(masks)))
-
-
-def _matches_mask_sql(dialect: str, mask: str, index: int) -> ColumnElement[bool]:
-    """SQL: users with a username that matches a mask.
-
-    Raises Invalid if the mask is too long.
-    """
-    if len(mask) > MAX_MASK_LENGTH:
-        pattern = f"a mask has at most {MAX_MASK_LENGTH} characters"
-        raise InvalidInput(pattern, constraint="max", path=["masks"], index=index)
-    username_key: Any = col(User.username_key)
-    mask = address_syntax.username_key(mask)
-    pattern = mask
-    for special in "/%_":
-        pattern = pattern.replace(special, "/" + special)
-    matches_pattern: ColumnElement[bool] = username_key.like(
-        pattern.replace("*", "%").replace("?", "_"), escape="/"
+    return or_(
+        *(_matches_pattern_sql(dialect, pattern, nth) for nth, pattern in enumerate(patterns))
     )
-    prefix, *fixed_parts = _WILDCARDS.split(mask)
+
+
+def _matches_pattern_sql(dialect: str, pattern: str, index: int) -> ColumnElement[bool]:
+    """SQL: users with a username that matches a pattern.
+
+    Raises Invalid if the pattern is too long.
+    """
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        message = f"a pattern has at most {MAX_PATTERN_LENGTH} characters"
+        raise InvalidInput(message, constraint="max", path=["patterns"], index=index)
+    username_key: Any = col(User.username_key)
+    pattern = address_syntax.username_key(pattern)
+    like_pattern = pattern
+    for special in "/%_":
+        like_pattern = like_pattern.replace(special, "/" + special)
+    matches_pattern: ColumnElement[bool] = username_key.like(
+        like_pattern.replace("*", "%").replace("?", "_"), escape="/"
+    )
+    prefix, *fixed_parts = _WILDCARDS.split(pattern)
     if prefix:
         return has_prefix(dialect, username_key, prefix) & matches_pattern
     longest_part = max(fixed_parts, key=len, default="")

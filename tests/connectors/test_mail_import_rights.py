@@ -344,7 +344,7 @@ async def test_import_for_many_users_needs_a_constant_number_of_statements(
             await make_client(admin_client.environment, admin_client.http, f"u{user_count}x{n}")
         source = {"upload": await upload_content(admin_client, ten_message_mbox())}
         del statements[:]
-        payload = await start_import(admin_client, source, users={"masks": [f"u{user_count}x*"]})
+        payload = await start_import(admin_client, source, users={"patterns": [f"u{user_count}x*"]})
         assert len(payload["runs"]) == user_count
         statement_counts.append(
             len([statement for statement in statements if "api_keys" not in statement])

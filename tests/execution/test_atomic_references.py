@@ -37,7 +37,7 @@ REFERENCES: dict[tuple[str, str], Any] = {
     ("UserRef", "address"): "USER@DOMAIN",
     ("UserRef", "username"): "USER",
     ("UserSelection", "domains"): ["DOMAIN"],
-    ("UserSelection", "masks"): ["USER*"],
+    ("UserSelection", "patterns"): ["USER*"],
     ("UserSelection", "tags"): ["USER-tag"],
     ("UserSelection", "usernames"): ["USER"],
 }

@@ -226,14 +226,14 @@ async def test_lists_of_one_mailbox_need_as_many_statements_as_twenty(
     await mailbox_loaders.create_mailboxes(
         client_context(ada), NewMailboxes([f"Box/{n}" for n in range(20)])
     )
-    document = '{ viewer { user { mailboxes(masks: ["%s"]) { messages(first: 2) { %s } } } } }'
+    document = '{ viewer { user { mailboxes(patterns: ["%s"]) { messages(first: 2) { %s } } } } }'
 
-    async def count_statements(masks: str) -> int:
+    async def count_statements(patterns: str) -> int:
         del statements[:]
-        await ada(document % (masks, "nodes { subject thread { id } }"))
+        await ada(document % (patterns, "nodes { subject thread { id } }"))
         return len([statement for statement in statements if "api_keys" not in statement])
 
     statement_counts = [
-        await count_statements(masks) for masks in ("Box/1", "Box/*", "Box/1", "Box/*")
+        await count_statements(patterns) for patterns in ("Box/1", "Box/*", "Box/1", "Box/*")
     ]
     assert len(set(statement_counts)) == 1

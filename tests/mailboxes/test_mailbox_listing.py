@@ -1,4 +1,4 @@
-"""Test mailbox lists: masks, filters, lists of several users, totals and parents."""
+"""Test mailbox lists: patterns, filters, lists of several users, totals and parents."""
 
 import random
 import re
@@ -25,15 +25,17 @@ from tests.support.operations.mailbox_operations import (
 )
 
 MAILBOXES_QUERY = """
-query ($masks: [String!], $special: Boolean! = false, $all: Boolean! = false, $sub: Boolean) {
+query ($patterns: [String!], $special: Boolean! = false, $all: Boolean! = false, $sub: Boolean) {
   user {
-    mailboxes(masks: $masks, specialUse: $special, showHidden: $all, subscribed: $sub) { path }
+    mailboxes(
+      patterns: $patterns, specialUse: $special, showHidden: $all, subscribed: $sub
+    ) { path }
   }
 }
 """
 ALL_MAILBOXES_QUERY = """
-query ($users: UserSelection, $masks: [String!], $first: Int! = 100, $after: String) {
-  mailboxes(users: $users, masks: $masks, first: $first, after: $after) {
+query ($users: UserSelection, $patterns: [String!], $first: Int! = 100, $after: String) {
+  mailboxes(users: $users, patterns: $patterns, first: $first, after: $after) {
     nodes { path user { username } } totalCount pageInfo { hasNextPage endCursor }
   }
 }
@@ -65,7 +67,7 @@ async def load_all_pages(
 
 
 @pytest.mark.parametrize(
-    ("masks", "expected"),
+    ("patterns", "expected"),
     [
         (["*"], ["INBOX", "INBOX/x", "A", "A/b", "A/b/c", "a", "é(.*)"]),
         (["%"], ["INBOX", "A", "a", "é(.*)"]),
@@ -82,14 +84,16 @@ async def load_all_pages(
     ],
 )
 async def test_mask_filters_both_mailbox_lists(
-    ada: GraphQLClient, masks: list[str], expected: list[str]
+    ada: GraphQLClient, patterns: list[str], expected: list[str]
 ) -> None:
     await create_mailboxes(ada, "A/b/c", "a", "Inbox/x", "é(.*)")
     own_paths = [
-        path for path in await load_paths(ada, masks=masks) if path not in DEFAULT_MAILBOXES[1:]
+        path
+        for path in await load_paths(ada, patterns=patterns)
+        if path not in DEFAULT_MAILBOXES[1:]
     ]
     assert own_paths == expected
-    all_paths = {path for _, path in await load_all_pages(ada, None, masks=masks)} - set(
+    all_paths = {path for _, path in await load_all_pages(ada, None, patterns=patterns)} - set(
         DEFAULT_MAILBOXES[1:]
     )
     assert all_paths == set(expected)
@@ -113,14 +117,14 @@ async def test_mask_patterns_match_alike_in_sql_and_python(
         for row in await mailbox_loaders.load_all_of_user(client_context(ada), ada.user.id, ())
     ]
     for _ in range(60):
-        mask = "".join(generator.choices("aB/%*.é", k=generator.randint(1, 8)))
-        pattern = paths.masks_pattern([mask])
+        pattern = "".join(generator.choices("aB/%*.é", k=generator.randint(1, 8)))
+        pattern = paths.patterns_regex([pattern])
         rows = await environment.database.read(
             select(col(Mailbox.path)).where(matches_pattern_sql(client_context(ada), pattern))
         )
         assert {row.path for row in rows} == {
             path for path in existing_paths if re.match(pattern, path)
-        }, mask
+        }, pattern
 
 
 async def test_mailbox_list_filters_by_special_use_subscription_and_hidden(
@@ -132,14 +136,16 @@ async def test_mailbox_list_filters_by_special_use_subscription_and_hidden(
     assert await load_paths(ada, special=True) == DEFAULT_MAILBOXES
     assert await load_paths(ada, sub=False) == ["Loose"]
     assert "Loose" not in await load_paths(ada, sub=True)
-    assert await load_paths(ada, masks=["S*"], all=True) == ["Secret", "Sent"]
-    assert await load_paths(ada, masks=["S*"], sub=True) == ["Sent"]
+    assert await load_paths(ada, patterns=["S*"], all=True) == ["Secret", "Sent"]
+    assert await load_paths(ada, patterns=["S*"], sub=True) == ["Sent"]
 
 
-@pytest.mark.parametrize("masks", [["x"] * 21, ["x" * 1001]])
-async def test_too_many_or_too_long_masks_are_refused(ada: GraphQLClient, masks: list[str]) -> None:
+@pytest.mark.parametrize("patterns", [["x"] * 21, ["x" * 1001]])
+async def test_too_many_or_too_long_patterns_are_refused(
+    ada: GraphQLClient, patterns: list[str]
+) -> None:
     for document in (MAILBOXES_QUERY, ALL_MAILBOXES_QUERY):
-        answer = await ada.execute(document, masks=masks, users={"usernames": ["ada"]})
+        answer = await ada.execute(document, patterns=patterns, users={"usernames": ["ada"]})
         assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
@@ -147,14 +153,14 @@ async def test_mailbox_totals_count_all_or_masked_mailboxes(ada: GraphQLClient) 
     await create_mailboxes(ada, "A", hidden=True)
     await append_unread_messages(ada, "A", "one", "two")
     await append_unread_messages(ada, "Sent", "three")
-    document = """query ($masks: [String!]) {
-        user { mailboxTotals(masks: $masks) { total unseen size } messageCount
+    document = """query ($patterns: [String!]) {
+        user { mailboxTotals(patterns: $patterns) { total unseen size } messageCount
                limits { quota { used } } } }"""
     user = (await ada(document))["user"]
     totals = user["mailboxTotals"]
     assert (totals["total"], totals["unseen"]) == (3, 3)
     assert (user["messageCount"], user["limits"]["quota"]["used"]) == (3, totals["size"])
-    totals = (await ada(document, masks=["A"]))["user"]["mailboxTotals"]
+    totals = (await ada(document, patterns=["A"]))["user"]["mailboxTotals"]
     assert (totals["total"], totals["unseen"]) == (2, 2)
 
 
@@ -167,7 +173,7 @@ async def test_mailboxes_of_several_users_are_paged(
     assert [name for name, _ in entries] == ["ada"] * 5 + ["bob"] * 7
     assert [path for _, path in entries][-2:] == ["A", "A/B"]
     assert {path for _, path in entries} == {*DEFAULT_MAILBOXES, "A", "A/B"}
-    assert await load_all_pages(root, {"all": True}, masks=["A/%"]) == [("bob", "A/B")]
+    assert await load_all_pages(root, {"all": True}, patterns=["A/%"]) == [("bob", "A/B")]
     assert {path for _, path in await load_all_pages(ada, None)} == set(DEFAULT_MAILBOXES)
 
 
@@ -192,14 +198,14 @@ async def test_mailbox_list_of_other_user_needs_login_as(
 async def test_mailbox_list_statement_count_is_independent_of_users(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
-    document = """query ($names: [String!]) { users(filter: {masks: $names}, first: 30) { nodes {
+    document = """query ($names: [String!]) { users(filter: {patterns: $names}, first: 30) { nodes {
         mailboxTotals { total } subscribedPaths
-        all: mailboxes { path } some: mailboxes(masks: ["S*"]) { path annotations { key value } }
+        all: mailboxes { path } some: mailboxes(patterns: ["S*"]) { path annotations { key value } }
         special: mailboxes(specialUse: true) { annotation(key: "/private/x") { value } } } } }"""
 
-    async def count_statements(mask: str, user_count: int) -> int:
+    async def count_statements(pattern: str, user_count: int) -> int:
         del statements[:]
-        assert len((await root(document, names=[mask]))["users"]["nodes"]) == user_count
+        assert len((await root(document, names=[pattern]))["users"]["nodes"]) == user_count
         return len(statements)
 
     for n in range(12):
@@ -208,7 +214,7 @@ async def test_mailbox_list_statement_count_is_independent_of_users(
     assert await count_statements("ada", 1) == await count_statements("user*", 12)
 
 
-LIST_QUERY = """query ($masks: [String!]) { viewer { user { mailboxes(masks: $masks) {
+LIST_QUERY = """query ($patterns: [String!]) { viewer { user { mailboxes(patterns: $patterns) {
   id path %s } } } }"""
 PARENT_FIELDS = (
     "parentId parent { __typename id path unseen parent { path parentId parent { id } } }"
@@ -224,22 +230,24 @@ async def test_parent_is_taken_from_the_same_list(
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["H"], is_hidden=True))
     await mailbox_loaders.create_mailboxes(client_context(ada), NewMailboxes(["H/i"]))
 
-    async def load_list(extra: str, masks: list[str] | None = None) -> tuple[list[Any], int]:
+    async def load_list(extra: str, patterns: list[str] | None = None) -> tuple[list[Any], int]:
         del statements[:]
-        mailboxes = (await ada(LIST_QUERY % extra, masks=masks))["viewer"]["user"]["mailboxes"]
+        mailboxes = (await ada(LIST_QUERY % extra, patterns=patterns))["viewer"]["user"][
+            "mailboxes"
+        ]
         return mailboxes, len(
             [statement for statement in statements if "FROM mailboxes" in statement]
         )
 
     ids_by_path = {mailbox["path"]: mailbox["id"] for mailbox in (await load_list(""))[0]}
     PLAN_COUNTERS.fell.clear()
-    for masks, extra in ((None, 1), (["A", "A/*"], 0), (["%/%"], 3)):
-        _, base_count = await load_list("", masks)
+    for patterns, extra in ((None, 1), (["A", "A/*"], 0), (["%/%"], 3)):
+        _, base_count = await load_list("", patterns)
         for _ in range(3):  # parsed, then compiled, then run by its plan
-            rows, statement_count = await load_list(PARENT_FIELDS, masks)
+            rows, statement_count = await load_list(PARENT_FIELDS, patterns)
             assert (
                 statement_count == base_count + extra
-            )  # H is hidden; A, E and H don't match the last mask
+            )  # H is hidden; A, E and H don't match the last pattern
             for row in rows:
                 parent_path = row["path"].rpartition("/")[0]
                 assert (row["parent"] and row["parent"]["path"]) == (parent_path or None)

@@ -1,4 +1,4 @@
-"""Test mailboxRepair: every kind of damage, masks, and repair as a task."""
+"""Test mailboxRepair: every kind of damage, patterns, and repair as a task."""
 
 import base64
 import hashlib
@@ -54,10 +54,10 @@ async def execute_sql(environment: Environment, statement: str) -> None:
         await connection.execute(text(statement))
 
 
-async def repair(client: GraphQLClient, *masks: str, **arguments: Any) -> Any:
+async def repair(client: GraphQLClient, *patterns: str, **arguments: Any) -> Any:
     arguments = {
         "users": {"usernames": ["ada"]},
-        "mailboxPatterns": list(masks) or ["*"],
+        "mailboxPatterns": list(patterns) or ["*"],
         **arguments,
     }
     return await run_mailbox_mutation(client, "mailboxRepair", PAYLOAD_FIELDS, **arguments)
@@ -141,7 +141,7 @@ async def test_repair_writes_event_and_validate_only_repairs_nothing(
     ]
 
 
-async def test_repair_checks_only_mailboxes_matching_masks(
+async def test_repair_checks_only_mailboxes_matching_patterns(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     await create_mailboxes(ada, "A/B", "C")
@@ -151,7 +151,7 @@ async def test_repair_checks_only_mailboxes_matching_masks(
     assert (repaired["mailbox"]["path"], repaired["fixed"]) == ("A/B", True)
     assert (await ada.load_mailbox("C")).total == 77
     (error,) = (await repair(root, *["x"] * 21))["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["masks"])
+    assert (error["code"], error["path"]) == ("VALIDATION", ["patterns"])
 
 
 async def test_repair_of_many_mailboxes_runs_as_task(

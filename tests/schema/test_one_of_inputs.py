@@ -60,7 +60,7 @@ def _sample_values(name: str, unmatched: Any) -> list[Any]:
         "username": "ada",
         "address": "ada@example.org",
         "path": "INBOX",
-        "masks": ["a*"],
+        "patterns": ["a*"],
     }
     matching_values |= {"usernames": ["ada"], "domains": ["example.org"], "specialUse": "INBOX"}
     matching_values |= {"guid": "0" * 32, "name": "example.org"}

@@ -78,8 +78,8 @@ async def test_mailbox_search_ignores_case_without_exact_match(ada: GraphQLClien
         ("mailbox:WORK", {"WORK"}),
         ("mailbox:work", {"Work", "WORK"}),
         ("mailbox:bucher/neu", {"Bücher/Neu"}),
-        ("mask:bucher/*", {"Bücher/Neu"}),
-        ("mask:w%", {"Work", "WORK"}),
+        ("pattern:bucher/*", {"Bücher/Neu"}),
+        ("pattern:w%", {"Work", "WORK"}),
         ('mailbox:"inbox"', set()),
     ):
         assert set(await search_subjects(ada, query)) == expected, query

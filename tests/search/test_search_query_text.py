@@ -67,7 +67,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
         "on:yesterday",
         {"receivedSince": at_midnight("2030-01-30"), "receivedBefore": at_midnight("2030-01-31")},
     ),
-    ("mask:W* mask:%x", {"mailboxPatterns": ["W*", "%x"]}),
+    ("pattern:W* pattern:%x", {"mailboxPatterns": ["W*", "%x"]}),
     (
         'header:"X-Spam: yes" header:Cc',
         {"header": {"name": "X-Spam", "contains": "yes"}, "and": [{"header": {"name": "Cc"}}]},

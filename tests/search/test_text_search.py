@@ -380,10 +380,10 @@ async def test_search_statement_count_is_independent_of_users(
     for nth in range(18):
         await make_client(environment, http, f"user{nth}")
     counts = []
-    for masks in (["ada", "bob"], ["*"]):
-        await admin(METADATA_QUERY, users={"masks": masks}, query="bill")
+    for patterns in (["ada", "bob"], ["*"]):
+        await admin(METADATA_QUERY, users={"patterns": patterns}, query="bill")
         del statements[:]
-        result = await admin(METADATA_QUERY, users={"masks": masks}, query="bill")
+        result = await admin(METADATA_QUERY, users={"patterns": patterns}, query="bill")
         counts.append(len(statements))
         assert result["messages"]["totalCount"] == 3
     assert counts[0] == counts[1]

@@ -330,7 +330,7 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["users", "ids"])
     _, (error,) = await delete_users(other_admin, {"usernames": ["ada"]})
     assert error["code"] == "NOT_FOUND"
-    payload, _ = await delete_users(other_admin, {"masks": ["a*"]})
+    payload, _ = await delete_users(other_admin, {"patterns": ["a*"]})
     assert payload["deletedIds"] == []
     _, (error,) = await delete_users(own_admin, own_admin.user.id)
     assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["users"])

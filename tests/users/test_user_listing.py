@@ -76,16 +76,16 @@ def usernames_of_page(page: Any) -> list[str]:
         ({"query": "ev"}, ["eve@new.example"]),
         ({"query": "ANN"}, ["ann"]),
         ({"query": "w.exam"}, ["eve@new.example"]),
-        ({"masks": ["*carl*", "*@new.*"], "query": "arl"}, ["carl"]),
+        ({"patterns": ["*carl*", "*@new.*"], "query": "arl"}, ["carl"]),
         ({"query": "dan@example"}, ["d.an"]),
         ({"query": "D.a.n@"}, ["d.an"]),
-        ({"masks": ["*a*n*"]}, ["ann", "d.an"]),
-        ({"masks": ["B?rt", "z*"]}, ["bert", "zoe"]),
-        ({"masks": ["*@new.example"]}, ["eve@new.example"]),
-        ({"masks": ["%", "_*"]}, []),
+        ({"patterns": ["*a*n*"]}, ["ann", "d.an"]),
+        ({"patterns": ["B?rt", "z*"]}, ["bert", "zoe"]),
+        ({"patterns": ["*@new.example"]}, ["eve@new.example"]),
+        ({"patterns": ["%", "_*"]}, []),
         ({"tags": ["X", "y"]}, ["bert", "carl"]),
         ({"requiredTags": ["x", "Y"]}, ["carl"]),
-        ({"tags": ["y"], "requiredTags": ["x"], "masks": ["c*"]}, ["carl"]),
+        ({"tags": ["y"], "requiredTags": ["x"], "patterns": ["c*"]}, ["carl"]),
         ({"tags": []}, []),
         ({"requiredTags": []}, []),
         ({"createdAfter": "2031-01-01T00:00:00Z"}, []),
@@ -194,7 +194,7 @@ async def test_forged_cursor_and_large_filter_are_refused(client_with_users: Gra
     )
     assert response["errors"][0]["extensions"] == {"code": "BAD_CURSOR"}
     for condition in (
-        {"query": "x" * 1001}, {"masks": ["x" * 129]}, {"masks": ["x"] * 101},
+        {"query": "x" * 1001}, {"patterns": ["x" * 129]}, {"patterns": ["x"] * 101},
         {"tags": ["x"] * 101}, {"requiredTags": ["x"] * 101},
     ):  # fmt: skip
         response = await client_with_users.execute(USERS_QUERY, filter=condition or None)

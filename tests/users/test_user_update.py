@@ -369,7 +369,7 @@ async def test_update_of_unmanaged_users_changes_nothing(
             UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
         )
         assert response["userUpdate"]["errors"][0]["code"] == "NOT_FOUND"
-    for selection in ({"domains": ["elsewhere.example"]}, {"masks": ["x*"]}, {"tags": ["t"]}):
+    for selection in ({"domains": ["elsewhere.example"]}, {"patterns": ["x*"]}, {"tags": ["t"]}):
         response = await domain_admin(
             UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
         )

@@ -113,18 +113,18 @@ def test_username_key_is_idempotent(spelled: tuple[str, str]) -> None:
     assert username_key(key) == key
 
 
-async def test_masks_and_deleted_users_use_the_normal_form(
+async def test_patterns_and_deleted_users_use_the_normal_form(
     environment: Environment, user_ids: dict[str, int]
 ) -> None:
     ctx = Context(environment, Viewer(role=Role.ROOT, scopes=frozenset({Scope.FULL})))
-    for mask in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
+    for pattern in ("B.ob@*", "*@XN--bcher-kva.*", "bo?@bücher.example"):
         page = await user_listing.load_user_page(
-            ctx, UserConditions(masks=(mask,)), PageRequest("x"), {"id"}
+            ctx, UserConditions(patterns=(pattern,)), PageRequest("x"), {"id"}
         )
-        assert [row.id for row in page.rows] == [user_ids["bob"]], mask
-        assert [row.id for row in await load_selected_users(ctx, UserSelector(masks=(mask,)))] == [
-            user_ids["bob"]
-        ]
+        assert [row.id for row in page.rows] == [user_ids["bob"]], pattern
+        assert [
+            row.id for row in await load_selected_users(ctx, UserSelector(patterns=(pattern,)))
+        ] == [user_ids["bob"]]
     await user_delete.delete_users(ctx, UserSelector(usernames=("BOB@xn--bcher-kva.example",)))
     for name in ("b.o.b@Bücher.example", "bob+x@xn--bcher-kva.example", "OTHER.bob@example.org."):
         deleted_user = await user_restore.find_deleted_user(ctx, DeletedUserRef(name=name))

@@ -286,8 +286,8 @@ class _ConditionBuilder:
         if message_conditions.mailbox_patterns is not None:
             keys = {
                 key
-                for mask in message_conditions.mailbox_patterns
-                for key in self.lookups.mailbox_ids_by_mask[mask]
+                for pattern in message_conditions.mailbox_patterns
+                for key in self.lookups.mailbox_ids_by_pattern[pattern]
             }
             terms.append(mailbox.in_(keys))
         if message_conditions.searchable is not None:

@@ -1,4 +1,4 @@
-"""What a filter asks that no column answers: search words, texts, header fields and path masks.
+"""What a filter asks that no column answers: search words, texts, header fields and path patterns.
 
 It is looked up before the statement that selects the messages.
 """
@@ -60,9 +60,9 @@ class FilterLookups:
     message_ids_by_condition: Mapping[ReadCondition, Sequence[int]] = field(
         default_factory=dict
     )  # messages
-    mailbox_ids_by_mask: Mapping[str, Sequence[int]] = field(
+    mailbox_ids_by_pattern: Mapping[str, Sequence[int]] = field(
         default_factory=dict
-    )  # folders by masks
+    )  # folders by patterns
 
 
 MAX_DEPTH = 8  # levels of and, or and not
@@ -128,10 +128,10 @@ async def _load_lookups_of_filter(
     by_words = any(one.query for one in filters)
     waiting = await load_unindexed_messages(ctx, owners) if by_words else UnindexedMessages(owners)
     lookups = FilterLookups(waiting, scopes[0].is_deleted)
-    masks = {mask for one in filters for mask in one.mailbox_patterns or ()}
-    if masks:
+    patterns = {pattern for one in filters for pattern in one.mailbox_patterns or ()}
+    if patterns:
         lookups = replace(
-            lookups, mailbox_ids_by_mask=await _mailbox_ids_by_mask(ctx, owners, masks)
+            lookups, mailbox_ids_by_pattern=await _mailbox_ids_by_pattern(ctx, owners, patterns)
         )
     leaves = _conditions_requiring_read(conditions)
     if leaves:
@@ -178,16 +178,16 @@ def _messages_in_scopes_sql(
     return [*found, deleted_at.is_not(None) if scopes[0].is_deleted else deleted_at.is_(None)]
 
 
-async def _mailbox_ids_by_mask(
-    ctx: Context, owner_ids: Sequence[int], masks: Iterable[str]
+async def _mailbox_ids_by_pattern(
+    ctx: Context, owner_ids: Sequence[int], patterns: Iterable[str]
 ) -> dict[str, list[int]]:
     statement = select(*select_columns(Mailbox, {"id", "path"}))
     rows = await ctx.read(
         statement.where(is_visible_or_managed(ctx, Mailbox), col(Mailbox.user_id).in_(owner_ids))
     )
-    fits = {mask: paths.compile_mask(mask).fullmatch for mask in masks}
+    fits = {pattern: paths.compile_pattern(pattern).fullmatch for pattern in patterns}
     folded = [(row.id, fold_text(row.path)) for row in rows]
-    return {mask: [key for key, path in folded if fit(path)] for mask, fit in fits.items()}
+    return {pattern: [key for key, path in folded if fit(path)] for pattern, fit in fits.items()}
 
 
 def _without_conditions_requiring_read(conditions: MessageConditions) -> MessageConditions:

@@ -244,7 +244,8 @@ class _UnstoredMessage:
             yield any(folder == fold_text(name.path or "") for name in conditions.mailboxes)
         if conditions.mailbox_patterns is not None:
             yield any(
-                paths.compile_mask(mask).fullmatch(folder) for mask in conditions.mailbox_patterns
+                paths.compile_pattern(pattern).fullmatch(folder)
+                for pattern in conditions.mailbox_patterns
             )
 
     def _people_results(self, conditions: MessageConditions) -> Iterator[bool]:

@@ -93,7 +93,7 @@ INPUTS_BY_MUTATION = {  # inputs of the mutation that is named before the dot
     "userUpdate.language": "set: {language: $it}",
     "userUpdate.openpgpPublicKey": "set: {openpgpPublicKey: $it}",
     "userUpdate.username": 'users: {usernames: [$it]}, set: {name: "x"}',
-    "userUpdate.mask": 'users: {masks: [$it]}, set: {username: "nobody-there"}',
+    "userUpdate.pattern": 'users: {patterns: [$it]}, set: {username: "nobody-there"}',
     "userRoleSet.domain": "users: {usernames: []}, role: DOMAIN_ADMIN, administers: [{name: $it}]",
     "authenticate.username": 'username: $it, password: "wrong"',
     "authenticate.password": 'username: "eve", password: $it',

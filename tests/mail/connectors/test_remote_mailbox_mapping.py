@@ -144,7 +144,7 @@ def test_include_and_exclude_patterns_select_mailboxes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "expected"),
+    ("pattern", "expected"),
     [
         ("*", ["INBOX", "a", "a/b", "a/b/c", "ab"]),
         ("A*", ["a", "a/b", "a/b/c", "ab"]),
@@ -161,34 +161,35 @@ def test_include_and_exclude_patterns_select_mailboxes() -> None:
         ("b", []),
     ],
 )
-def test_mask_includes_or_excludes_mailboxes(mask: str, expected: Sequence[str]) -> None:
+def test_mask_includes_or_excludes_mailboxes(pattern: str, expected: Sequence[str]) -> None:
     remote_paths = ["INBOX", "a", "a/b", "a/b/c", "ab"]
-    assert selected_names(MappingRules(include_masks=[mask]), *remote_paths) == expected
-    assert selected_names(MappingRules(exclude_masks=[mask]), *remote_paths) == [
+    assert selected_names(MappingRules(include_patterns=[pattern]), *remote_paths) == expected
+    assert selected_names(MappingRules(exclude_patterns=[pattern]), *remote_paths) == [
         name for name in remote_paths if name not in expected
     ]
 
 
-def test_several_masks_are_combined() -> None:
+def test_several_patterns_are_combined() -> None:
     remote_paths = ["INBOX", "a", "b", "Entwürfe", "[x].y"]
     assert selected_names(
-        MappingRules(include_masks=["a", "ENTWU\u0308RFE", "[X].*"]), *remote_paths
+        MappingRules(include_patterns=["a", "ENTWU\u0308RFE", "[X].*"]), *remote_paths
     ) == [
         "a",
         "Entwürfe",
         "[x].y",
     ]
     assert selected_names(
-        MappingRules(include_masks=["?"], exclude_masks=["b"]), *remote_paths
+        MappingRules(include_patterns=["?"], exclude_patterns=["b"]), *remote_paths
     ) == ["a"]
 
 
-def test_hostile_masks_are_matched_quickly() -> None:
+def test_hostile_patterns_are_matched_quickly() -> None:
     began = time.monotonic()
     name = "a" * 20_000
     assert (
         selected_names(
-            MappingRules(include_masks=["*a" * 200 + "*b", "*" * 900 + "b", "?*" * 300 + "b"]), name
+            MappingRules(include_patterns=["*a" * 200 + "*b", "*" * 900 + "b", "?*" * 300 + "b"]),
+            name,
         )
         == []
     )

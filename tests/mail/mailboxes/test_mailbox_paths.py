@@ -1,4 +1,4 @@
-"""Mailbox paths: encoding, limits, lookalike names and masks."""
+"""Mailbox paths: encoding, limits, lookalike names and patterns."""
 
 import re
 import time
@@ -77,37 +77,39 @@ def test_modified_utf7_is_decoded_to_the_same_path(path: str) -> None:
     assert (encoded.isascii(), decode_modified_utf7(encoded)) == (True, path)
 
 
-def matches_exhaustively(mask: str, path: str) -> bool:
+def matches_exhaustively(pattern: str, path: str) -> bool:
     """Match by trying every length. `*` is any text, and `%` any text without a slash."""
-    if not mask:
+    if not pattern:
         return not path
-    if mask[0] in "*%":
-        candidate = path if mask[0] == "*" else path.partition("/")[0]
-        return any(matches_exhaustively(mask[1:], path[end:]) for end in range(len(candidate) + 1))
-    return path[:1] == mask[0] and matches_exhaustively(mask[1:], path[1:])
+    if pattern[0] in "*%":
+        candidate = path if pattern[0] == "*" else path.partition("/")[0]
+        return any(
+            matches_exhaustively(pattern[1:], path[end:]) for end in range(len(candidate) + 1)
+        )
+    return path[:1] == pattern[0] and matches_exhaustively(pattern[1:], path[1:])
 
 
 @given(MASK_TEXTS, st.text("aB/.é", max_size=12))
-def test_mask_pattern_matches_like_the_exhaustive_search(mask: str, path: str) -> None:
-    matches = re.match(paths.masks_pattern([mask]), path) is not None
-    assert matches is matches_exhaustively(paths.canonical_path(mask), path)
+def test_mask_pattern_matches_like_the_exhaustive_search(pattern: str, path: str) -> None:
+    matches = re.match(paths.patterns_regex([pattern]), path) is not None
+    assert matches is matches_exhaustively(paths.canonical_path(pattern), path)
 
 
-def test_hostile_masks_are_matched_quickly() -> None:
+def test_hostile_patterns_are_matched_quickly() -> None:
     level = "a" * paths.MAX_LEVEL_LENGTH
     path = "/".join([level] * paths.MAX_LEVELS)
-    masks = ["*a%a%a%a%b", "*a" * 300 + "b", "%a" * 300, "*/%a%b/*a%b*b", "%/" * 300 + "b"]
+    patterns = ["*a%a%a%a%b", "*a" * 300 + "b", "%a" * 300, "*/%a%b/*a%b*b", "%/" * 300 + "b"]
     durations = []
     # the shortest run is not disturbed by other work of the process, for example garbage collection
     for _ in range(3):
         started_at = time.process_time()
-        assert re.match(paths.masks_pattern(masks), path) is None
+        assert re.match(paths.patterns_regex(patterns), path) is None
         durations.append(time.process_time() - started_at)
     assert min(durations) < 1
 
 
-def test_too_many_or_too_long_masks_are_refused() -> None:
+def test_too_many_or_too_long_patterns_are_refused() -> None:
     with pytest.raises(InvalidInput):
-        paths.masks_pattern(["x"] * (paths.MAX_MASKS + 1))
+        paths.patterns_regex(["x"] * (paths.MAX_PATTERNS + 1))
     with pytest.raises(InvalidInput):
-        paths.masks_pattern(["x" * (paths.MAX_MASK_LENGTH + 1)])
+        paths.patterns_regex(["x" * (paths.MAX_PATTERN_LENGTH + 1)])

@@ -77,7 +77,7 @@ async def load_flags(client: GraphQLClient) -> list[list[str]]:
     [
         {"all": True},
         {"usernames": ["ada", "bob@example.org"]},
-        {"masks": ["a*", "bo?"]},
+        {"patterns": ["a*", "bo?"]},
         {"domains": ["example.org"]},
     ],
 )
@@ -273,7 +273,7 @@ async def test_user_mask_without_match_selects_no_messages(
     await deliver_to(ada)
     no_ids: dict[str, Any] = {"ids": []}
     for select in (ALL_MESSAGES, inbox_selection("1:*"), no_ids):
-        arguments = {"select": {**select, "users": {"masks": ["x*"]}}}  # matches no user
+        arguments = {"select": {**select, "users": {"patterns": ["x*"]}}}  # matches no user
         answer = await run_message_mutation(root, "messageDelete", **arguments)
         assert (answer["errors"], answer["deletedCount"]) == ([], 0)
 

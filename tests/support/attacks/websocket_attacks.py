@@ -36,7 +36,7 @@ def handshake(**headers: str) -> bytes:
 
 
 def frame(payload: bytes, first_byte: int = 0x81) -> bytes:
-    """A frame with a mask of zeros."""
+    """A frame with a pattern of zeros."""
     size = len(payload)
     if size < 126:
         return bytes([first_byte, 0x80 | size]) + MASK + payload

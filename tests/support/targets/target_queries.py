@@ -73,7 +73,7 @@ QUERIES = {
     "tasks": "tasks(first: 100) { nodes { id } }",
     "thread": "thread(id: @Thread) { id }",
     "user": "user(by: @user) { RECORD }",
-    "users": "users(filter: {masks: [@username]}) { nodes { id } }",
+    "users": "users(filter: {patterns: [@username]}) { nodes { id } }",
     "webhooks": "webhooks(user: @user) { nodes { url } }",
 }
 SUBSCRIPTIONS = {
