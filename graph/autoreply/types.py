@@ -42,7 +42,9 @@ MESSAGE_ARGUMENT = strawberry.argument(
 
 @strawberry.type(description="What a sender would be answered.")
 class AutoreplyPreview:
-    silence: NoReplyReason | None = attribute_field("Why nothing would be sent, null = it would.")
+    suppressed_because: NoReplyReason | None = attribute_field(
+        "Why nothing would be sent, null = it would."
+    )
     internal: bool = attribute_field(
         "The sender's domain is that of the account or address, or an alias of it."
     )
@@ -57,7 +59,7 @@ class AutoreplyPreview:
     def from_preview(cls, reply_preview: AutoreplyPreviewResult) -> "AutoreplyPreview":
         """Return the GraphQL object of a preview."""
         return cls(
-            silence=reply_preview.no_reply_reason,
+            suppressed_because=reply_preview.no_reply_reason,
             internal=reply_preview.is_internal,
             from_=EmailAddress(reply_preview.from_) if reply_preview.from_ else None,
             from_name=reply_preview.name,

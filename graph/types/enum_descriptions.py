@@ -5,7 +5,7 @@ from resolvers.connectors.options import OPTION_DESCRIPTIONS
 VALUE_DESCRIPTIONS = {
     "CopyOrigin": {
         "STORED": "It was in a folder when the legal hold began.",
-        "ARCHIVED": "It was deleted, and kept in the archive.",
+        "DELETED": "It was deleted, and kept in the archive.",
         "RECEIVED": "It came.",
         "SAVED": "It was put into a folder, or kept as a draft.",
         "SENT": "It was sent.",

@@ -169,12 +169,12 @@ def decide_reply(
 
     Earlier replies to the sender are not considered.
     """
-    silence = (
+    no_reply_reason = (
         rule.inactive_reason(now)
         or reason_never_to_reply(trigger)
         or _reason_of_sender_or_recipient(rule, trigger)
     )
-    return silence or reply_content_unless_empty(rule, trigger)
+    return no_reply_reason or reply_content_unless_empty(rule, trigger)
 
 
 def reply_content_unless_empty(
@@ -228,7 +228,7 @@ def _reason_in_header_or_spam(
     }
     if trigger.is_report:
         return NoReplyReason.AUTOMATIC_MAIL
-    return next((silence for silence, there in found.items() if there), None)
+    return next((no_reply_reason for no_reply_reason, there in found.items() if there), None)
 
 
 def _first_word(value: str) -> str:

@@ -216,16 +216,16 @@ async def try_autoreply_after_delivery(
     whose = {"user": recipient.user_id, "address": recipient.address_id}
     try:
         came = await trigger_from_incoming(incoming, recipient.address, is_spam=is_spam)
-        silence = await _reply_if_wanted(environment, incoming.message, recipient, came)
+        no_reply_reason = await _reply_if_wanted(environment, incoming.message, recipient, came)
     except Exception as error:  # the message is stored; the client must not send it again
         if isinstance(error, StatementError):
             error.hide_parameters = True  # they contain mail
         log.exception("not answered", extra=whose)
         AUTOREPLIES.add("failed")
         return "failed"
-    outcome = silence.metric_label if silence else "answered"
+    outcome = no_reply_reason.metric_label if no_reply_reason else "answered"
     AUTOREPLIES.add(outcome)
-    log.debug("autoreply", extra={**whose, "silence": silence})
+    log.debug("autoreply", extra={**whose, "no_reply_reason": no_reply_reason})
     return outcome
 
 
@@ -249,8 +249,8 @@ async def _reply_if_wanted(
     trigger: AutoreplyTrigger,
 ) -> NoReplyReason | None:
     """Send the reply. Returns None, or the reason for no reply."""
-    if silence := reason_never_to_reply(trigger):
-        return silence
+    if no_reply_reason := reason_never_to_reply(trigger):
+        return no_reply_reason
     sender = validated_address(trigger.envelope_sender)
     given = {
         "user": recipient.user_id,

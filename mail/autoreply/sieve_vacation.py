@@ -85,8 +85,10 @@ async def send_vacation_reply(
     mailboxes: ScriptMailboxes,
 ) -> None:
     """Send the reply of a script, once per sender in the interval of the action."""
-    silence = await _reply_if_wanted(environment, incoming, recipient_verdict, vacation, mailboxes)
-    AUTOREPLIES.add(silence.metric_label if silence else "answered")
+    no_reply_reason = await _reply_if_wanted(
+        environment, incoming, recipient_verdict, vacation, mailboxes
+    )
+    AUTOREPLIES.add(no_reply_reason.metric_label if no_reply_reason else "answered")
 
 
 async def find_replying_account(
@@ -137,8 +139,8 @@ async def _reply_if_wanted(
         incoming, to.address, is_spam=recipient_verdict.verdict.is_spam
     )
     sender = normalized_sender(came.envelope_sender)
-    if silence := reason_never_to_reply(came):
-        return silence
+    if no_reply_reason := reason_never_to_reply(came):
+        return no_reply_reason
     row = await find_replying_account(environment, to)
     if row is None or row.suspended:
         return NoReplyReason.SUSPENDED

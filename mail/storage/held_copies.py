@@ -215,7 +215,7 @@ def _copy_missing_messages(
             **{name: getattr(row, name) for name in COPIED_COLUMNS},
             "origin_id": row.id,
             "mailbox_path": row.mailbox_path,
-            "origin": origin or (CopyOrigin.ARCHIVED if row.deleted_at else CopyOrigin.STORED),
+            "origin": origin or (CopyOrigin.DELETED if row.deleted_at else CopyOrigin.STORED),
         }
         for row in message_rows
         if (row.id, row.digest) not in known  # a draft that was saved again is another message

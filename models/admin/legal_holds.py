@@ -25,7 +25,7 @@ class CopyOrigin(StrEnum):
     """The reason why a message was copied."""
 
     STORED = "STORED"
-    ARCHIVED = "ARCHIVED"
+    DELETED = "DELETED"
     RECEIVED = "RECEIVED"
     SAVED = "SAVED"
     SENT = "SENT"

@@ -246,7 +246,7 @@ async def load_preview(
 ) -> Any:
     document = """query ($by: AddressRef!, $sender: EmailAddress, $to: EmailAddress) {
       address(by: $by) { autoreply { preview(sender: $sender, to: $to, subject: "Lunch?") {
-        silence internal from fromName to subject text } } } }"""
+        suppressedBecause internal from fromName to subject text } } } }"""
     result = await root(document, by={"address": address}, **arguments)
     return result["address"]["autoreply"]["preview"]
 
@@ -258,21 +258,24 @@ async def test_preview_shows_the_reply_or_why_none_is_sent(
         root, name="Info", autoreply={**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
     )
     assert await load_preview(root, sender="carol@far.example") == {
-        "silence": None, "internal": False, "from": AUTOREPLY_ADDRESS, "fromName": "Info",
+        "suppressedBecause": None, "internal": False, "from": AUTOREPLY_ADDRESS, "fromName": "Info",
         "to": "carol@far.example", "subject": "Auto: Re: Lunch?", "text": "We have it.",
     }  # fmt: skip
     internal_reply = await load_preview(root, sender="bob@example.org")
     assert (internal_reply["internal"], internal_reply["text"]) == (True, "Ask Bob.")
-    assert (await load_preview(root, sender=AUTOREPLY_ADDRESS))["silence"] == "OWN"
+    assert (await load_preview(root, sender=AUTOREPLY_ADDRESS))["suppressedBecause"] == "OWN"
     await send_message_to_address(lmtp_client)
-    assert (await load_preview(root, sender="carol@far.example"))["silence"] == "ANSWERED"
+    assert (await load_preview(root, sender="carol@far.example"))["suppressedBecause"] == "ANSWERED"
     await make_autoreply_address(root, "*@example.org", allowWildcard=True)
     catch_all_reply = await load_preview(root, "*@example.org", sender="eve@far.example")
-    assert (catch_all_reply["silence"], catch_all_reply["from"]) == ("OTHER_ADDRESS", None)
+    assert (catch_all_reply["suppressedBecause"], catch_all_reply["from"]) == (
+        "OTHER_ADDRESS",
+        None,
+    )
     matched_reply = await load_preview(
         root, "*@example.org", sender="eve@far.example", to="any@example.org"
     )
-    assert (matched_reply["silence"], matched_reply["from"]) == (None, "any@example.org")
+    assert (matched_reply["suppressedBecause"], matched_reply["from"]) == (None, "any@example.org")
 
 
 async def test_address_trace_shows_enabled_autoreply(

@@ -82,7 +82,7 @@ async def test_stored_and_deleted_messages_are_copied(
     )
     assert await load_copy_origins(admin_client, legal_hold_id) == {
         "kept": "STORED",
-        "deleted": "ARCHIVED",
+        "deleted": "DELETED",
     }
     first, second = legal_hold["messages"]["nodes"]
     assert (first["mailboxPath"], first["envelopeFrom"]) == ("INBOX", "carol@example.com")
@@ -251,7 +251,7 @@ async def test_purged_messages_are_copied_before_the_task_runs(
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass
-    assert await load_copy_origins(admin_client, legal_hold_id) == {"a": "ARCHIVED", "b": "STORED"}
+    assert await load_copy_origins(admin_client, legal_hold_id) == {"a": "DELETED", "b": "STORED"}
 
 
 async def test_expiry_deletes_the_copies_and_sets_ended_at(

@@ -32,7 +32,7 @@ DEFAULT_AUTOREPLY: dict[str, Any] = {
 PREVIEW_QUERY = """query ($sender: EmailAddress, $subject: String, $to: EmailAddress,
     $message: MessageRef) { viewer { user { autoreply { preview(sender: $sender,
     subject: $subject, to: $to, message: $message) {
-      silence internal from fromName to subject text html } } } } }"""
+      suppressedBecause internal from fromName to subject text html } } } } }"""
 
 
 async def set_autoreply(client: GraphQLClient, users: Any = None, **fields: Any) -> Any:
@@ -239,7 +239,7 @@ async def test_autoreply_statement_count_is_independent_of_users(
     document = "{ users(first: 50) { nodes { autoreply { text interval } } } }"
     single, multiple, repeated = await count_statements_by_user_count(root, document, statements)
     assert single == multiple == repeated
-    preview_field = 'preview(sender: "carol@example.com") { silence }'
+    preview_field = 'preview(sender: "carol@example.com") { suppressedBecause }'
     document = f"{{ users(first: 50) {{ nodes {{ autoreply {{ {preview_field} }} }} }} }}"
     del statements[:]
     await root(document)
@@ -272,18 +272,18 @@ async def test_preview_shows_reply(ada: GraphQLClient, environment: Environment)
     await set_autoreply(ada, enabled=True, html="<p>I am <b>away</b>.</p>", internalText="Call me.")
     outside = await preview_reply(ada, sender="carol@example.com", subject="Lunch?")
     assert outside == {
-        "silence": None, "internal": False, "from": "ada@example.org", "fromName": None,
+        "suppressedBecause": None, "internal": False, "from": "ada@example.org", "fromName": None,
         "to": "carol@example.com", "subject": "Auto: Re: Lunch?", "text": "I am away.",
         "html": "<p>I am <b>away</b>.</p>",
     }  # fmt: skip
     inside = await preview_reply(ada, sender="bob@example.org", to="a.da+x@example.org")
     assert (inside["internal"], inside["text"], inside["html"]) == (True, "Call me.", "")
-    assert (inside["from"], inside["silence"]) == ("a.da+x@example.org", None)
+    assert (inside["from"], inside["suppressedBecause"]) == ("a.da+x@example.org", None)
     for table in ("autoreply_senders", "submissions", "usages"):
         assert await select_rows(environment, f"SELECT 1 FROM {table}") == []  # noqa: S608 - constant names
 
 
-@pytest.mark.parametrize(("arguments", "sender", "silence"), [
+@pytest.mark.parametrize(("arguments", "sender", "suppressed_because"), [
     ({"text": "x"}, "carol@example.com", "OFF"),
     ({"text": "x", "enabled": True, "startsAt": "2031-01-01T00:00:00Z"}, "c@d.example", "NOT_NOW"),
     ({"internalText": "x", "enabled": True}, "carol@example.com", "EMPTY"),
@@ -291,13 +291,13 @@ async def test_preview_shows_reply(ada: GraphQLClient, environment: Environment)
     ({"text": "x", "enabled": True}, "a.da@example.org", "OWN"),
     ({"text": "x", "enabled": True}, "carol@example.com", None),
 ])  # fmt: skip
-async def test_preview_shows_reason_of_silence(
-    ada: GraphQLClient, arguments: dict[str, Any], sender: str, silence: str | None
+async def test_preview_shows_reason_of_suppressed_reply(
+    ada: GraphQLClient, arguments: dict[str, Any], sender: str, suppressed_because: str | None
 ) -> None:
     await set_autoreply(ada, **arguments)
     preview = await preview_reply(ada, sender=sender)
-    assert preview["silence"] == silence
-    assert preview["text"] == ("x" if silence != "EMPTY" else "")
+    assert preview["suppressedBecause"] == suppressed_because
+    assert preview["text"] == ("x" if suppressed_because != "EMPTY" else "")
 
 
 async def test_preview_of_received_message_shows_reply_or_reason(ada: GraphQLClient) -> None:
@@ -308,8 +308,8 @@ async def test_preview_of_received_message_shows_reply_or_reason(ada: GraphQLCli
     references = [{"id": global_ids.encode("Message", item.message_id)} for item in inserted]
     preview = await preview_reply(ada, message=references[0])
     assert (preview["to"], preview["subject"]) == ("carol@example.com", "Auto: Re: Lunch?")
-    assert preview["silence"] is None
-    assert (await preview_reply(ada, message=references[1]))["silence"] == "LIST_MAIL"
+    assert preview["suppressedBecause"] is None
+    assert (await preview_reply(ada, message=references[1]))["suppressedBecause"] == "LIST_MAIL"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [

@@ -322,6 +322,7 @@ LIST_BY_TYPE = {
     "WebhookDelivery": "webhooks { nodes { deliveries { nodes %s } } }",
 }
 LIST_FIELD_NAMES = {  # where the name is not the plural
+    "KeyValueEntry": "keyValues",
     "UserExport": "exports",
     "Address": "addresses", "ContactSuggestion": "contactSuggestions",
     "AuditLogEntry": "auditLog", "LegalHoldAccess": "accessLog",
