@@ -359,8 +359,8 @@ class FilterMutation:
         return DeletePayload(deleted_ids=input.ids)
 
     @mutation(
-        "Runs own filters, in their order, on mail that is there: it is moved, copied, marked, "
-        "and to be deleted goes to the archive. Nothing is sent on, answered or posted.",
+        "Runs filters of the account, in their order, on stored messages: moves, copies, marks or "
+        "deletes them. Sends no messages, replies or webhooks.",
         scope=Scope.MAIL,
     )
     async def filter_apply(self, info: Info, input: FilterApplyInput) -> TaskPayload:

@@ -299,7 +299,8 @@ class MailboxMutation:
         return mailboxes_payload(await rename.rename_mailbox(info.context, request, user_selector))
 
     @mutation(
-        "Messages go to the archive; INBOX and special folders: FORBIDDEN_OPERATION.",
+        "Deletes mailboxes. Their messages become deleted messages, which can be restored. INBOX "
+        "and mailboxes with a special use can't be deleted.",
         scope=Scope.MAIL,
     )
     async def mailbox_delete(self, info: Info, input: MailboxDeleteInput) -> DeletePayload:

@@ -121,7 +121,9 @@ class MessageCopyInput(Options):
 @strawberry.input(description="Input of messageDelete.")
 class MessageDeleteInput(Options):
     select: MessageSelection = attribute_field("Which messages.")
-    permanent: bool = attribute_field("Past the archive, without a way back.", default=False)
+    permanent: bool = attribute_field(
+        "Deletes the messages at once; they can't be restored.", default=False
+    )
     delete_empty_mailbox: bool = attribute_field(
         "Delete the folders too that are empty then; never INBOX or one with a role, is hidden "
         "or has others below.",
@@ -324,7 +326,7 @@ class MessageBulkMutation:
             task=_task_of_result(result),
         )
 
-    @mutation("To the archive, or for good.", scope=Scope.MAIL)
+    @mutation("Deletes messages. Unless `permanent`, they can be restored.", scope=Scope.MAIL)
     async def message_delete(self, info: Info, input: MessageDeleteInput) -> MessageDeletePayload:
         request = BulkRequest(
             input.select.to_selection(info),
@@ -336,7 +338,8 @@ class MessageBulkMutation:
         return _delete_payload(await bulk_changes.apply_bulk_request(info.context, request))
 
     @mutation(
-        "Deletes, to the archive, what is in its folder more than once; the oldest stays.",
+        "Deletes messages that a mailbox contains more than once, except the oldest. They can be "
+        "restored.",
         scope=Scope.MAIL,
     )
     async def message_deduplicate(

@@ -82,7 +82,7 @@ class SearchHit(View):
         "id",
         message_loaders.load_by_ids,
         lazy_view_factory("graph.messages.types", "Message"),
-        description="Null where it has gone since, or lies in the archive.",
+        description="The message; null if it was deleted since.",
     )
     score: float = attribute_field("By the store; higher is better, within one answer.")
     definite: bool = attribute_field("False = the message itself must be looked at for the rest.")

@@ -5,7 +5,7 @@ from resolvers.connectors.options import OPTION_DESCRIPTIONS
 VALUE_DESCRIPTIONS = {
     "CopyOrigin": {
         "STORED": "It was in a folder when the legal hold began.",
-        "DELETED": "It was deleted, and kept in the archive.",
+        "DELETED": "It was a deleted message that could be restored.",
         "RECEIVED": "It came.",
         "SAVED": "It was put into a folder, or kept as a draft.",
         "SENT": "It was sent.",
@@ -296,7 +296,7 @@ VALUE_DESCRIPTIONS = {
         "SEEN": "Mark them as read and unread.",
         "WRITE": "Change other flags and keywords, and what applications keep with a message.",
         "INSERT": "Put messages into it.",
-        "DELETE": "Mark messages as deleted, and take them out: to other folders, or the archive.",
+        "DELETE": "Mark messages as deleted, move them to other mailboxes, or delete them.",
         "EXPUNGE": "Delete messages for good.",
         "CREATE": "Create folders below it.",
         "ADMIN": "See whom it is shared with, and share it.",
