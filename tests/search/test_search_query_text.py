@@ -76,7 +76,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ("attachment:bill", {"attachment": {"filename": "bill"}}),
     ("modseq:7 smaller:1k", {"modifiedSince": 7, "smaller": 1024}),
     ("submission:scheduled", {"submissionStates": ["SCHEDULED"]}),
-    ("submission:SENT submission:held_for_undo", {"submissionStates": ["SENT", "UNDOABLE"]}),
+    ("submission:SENT submission:undoable", {"submissionStates": ["SENT", "UNDOABLE"]}),
     ("-submission:sent duck", {"not": {"submissionStates": ["SENT"]}, "query": "duck"}),
     ("SEEN FLAGGED NOT DELETED", {"seen": True, "flagged": True, "not": {"deleted": True}}),
     ("UNSEEN UNANSWERED", {"seen": False, "answered": False}),

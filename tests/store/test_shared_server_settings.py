@@ -68,7 +68,9 @@ async def test_servers_that_start_at_once_have_one_key_file(
 
     async def start(name: str) -> str:
         try:
-            async with open_environment(make_settings(tmp_path, name, database_url, secret=secret)):
+            async with open_environment(
+                make_settings(tmp_path, name, database_url, signing_secret=secret)
+            ):
                 return ""
         except CommandError as error:
             return error.message
