@@ -24,7 +24,7 @@ from tests.support.stores.store_fixtures import create_database
 WORKERS = 2
 EVENT_LIMIT = 3.0  # seconds until all processes have received an event, on a busy machine
 SESSION_TERMINATE = (
-    "mutation { sessionTerminate(input: {revokeTokens: true}) { kicked errors { code } } }"
+    "mutation { sessionTerminate(input: {revokeTokens: true}) { terminatedCount errors { code } } }"
 )
 BUS_BY_KIND = {
     "sqlite": "auto",

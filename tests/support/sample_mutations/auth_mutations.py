@@ -106,7 +106,7 @@ async def session_terminate(ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
                 expires_at=now,
             )
         )
-    return MutationCall("sessionTerminate", {"revokeTokens": True}, "kicked results")
+    return MutationCall("sessionTerminate", {"revokeTokens": True}, "terminatedCount results")
 
 
 @register_call
