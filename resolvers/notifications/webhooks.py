@@ -429,6 +429,8 @@ async def queue_test_events(ctx: Context, ids: Sequence[int]) -> None:
 
     Raises NotFound or Forbidden.
     """
+    if not ids:
+        return
     now = ctx.environment.now()
     async with ctx.write_session(PLATFORM) as session:
         rows, connection = await _lock_webhooks(ctx, session, ids), await session.connection()

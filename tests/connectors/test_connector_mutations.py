@@ -287,7 +287,7 @@ async def test_run_is_queued_once_and_reported_by_subscription(
     assert "1 seen, 1 brought" in node["lastLog"]
     trial = (await run_mutation(ada, RUN, ids=[connector["id"]], trial=True))["runs"][0]
     assert trial["trial"]
-    cancelled = await run_mutation(ada, BY_IDS % ("Cancel", "runs { state }"), ids=[trial["id"]])
+    cancelled = await run_mutation(ada, BY_IDS % ("RunCancel", "runs { state }"), ids=[trial["id"]])
     assert cancelled == {"runs": [{"state": "CANCELLED"}], "errors": []}
     await run_due_connectors(ada)
     result = await ada("{ connectors { nodes { runs { totalCount } nextRunAt } } }")
@@ -344,7 +344,7 @@ async def test_other_users_cannot_read_or_change_connectors(
         assert await client(run_query, id=run_id) == {"connectorRun": None}
         for document, ids in (
             (BY_IDS % ("Delete", "deletedIds"), [connector_id]),
-            (BY_IDS % ("Cancel", "runs { id }"), [run_id]),
+            (BY_IDS % ("RunCancel", "runs { id }"), [run_id]),
             (RUN, [connector_id]),
             (UPDATE, [connector_id]),
         ):
