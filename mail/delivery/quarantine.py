@@ -184,10 +184,8 @@ def _count_against_received_limit(transaction: DatabaseTransaction, user_id: int
     Without it a flood of quarantined messages would have no limit. Raises UserLimitExceeded if the
     account has reached its limit, NotFound if it does not exist.
     """
-    now, hourly = (
-        transaction.environment.now(),
-        transaction.environment.options.limits_received_per_hour,
-    )
+    now = transaction.environment.now()
+    hourly = transaction.environment.options.limits_received_per_hour
     given = {"many": 1, "now": now, "until": now + HOUR, "hourly": hourly}
     counted = transaction.fetch_rows(_COUNT_RECEIVED, user=user_id, **given)
     if not counted:
@@ -337,12 +335,8 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     The interval begins with the first item that no notification has listed. It is at most half of
     the retention of the quarantine.
     """
-    now, longest, reached, many = (
-        environment.now(),
-        environment.options.quarantine_retention / 2,
-        0,
-        0,
-    )
+    now, longest = environment.now(), environment.options.quarantine_retention / 2
+    reached = many = 0
     chosen = col(User.quarantine_notification)
     due = or_(
         *(

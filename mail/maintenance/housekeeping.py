@@ -41,6 +41,7 @@ from models.queue.rate_limits import RateLimitHold, RateWindow
 from models.queue.tables import IS_OPEN, DestinationSlot, QueueEntry
 from models.runtime.environment import DatabaseTransaction, Environment
 from models.runtime.idempotency import IdempotentPayload
+from models.runtime.options import Options
 from models.runtime.server_processes import ServerProcess
 from models.spam.greylist import GreylistEntry
 from models.spam.quarantine import QuarantineItem
@@ -191,44 +192,14 @@ async def run_round(environment: Environment, *, sweep: bool = True) -> Housekee
 
 def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQLModel], Any]]:
     """The tables with expired rows, and the condition for them, by the name of the count."""
-    now, options = environment.now(), environment.options
+    now = environment.now()
     return {
+        **_conditions_by_retention(now, environment.options),
         "shares": (FileShare, col(FileShare.expires_at) <= now),
         "exports": (Export, col(Export.expires_at) <= now),
         "archives": (ImportArchive, ~_is_task_or_run_active(col(ImportArchive.task_id))),
-        "imports": (Connector, _is_import_finished_before(now - IMPORT_RETENTION)),
-        "receipts": (
-            DeliveryReceipt,
-            col(DeliveryReceipt.at) <= now - options.duplicate_delivery_retention,
-        ),
-        "replays": (
-            IdempotentPayload,
-            col(IdempotentPayload.at) <= now - options.idempotency_retention,
-        ),
         "undos": (UndoRecord, col(UndoRecord.expires_at) <= now),
-        "tokens": (
-            AccessToken,
-            (col(AccessToken.expires_at) <= now)
-            | (
-                col(AccessToken.pending)
-                & (col(AccessToken.created_at) <= now - SECOND_FACTOR_TIMEOUT)
-            ),
-        ),
         "credential_changes": (CredentialChange, is_deletable_change(now)),
-        "throttles": (Throttle, col(Throttle.until) <= now - THROTTLE_RESET),
-        "events": (
-            SecurityEvent,
-            col(SecurityEvent.created_at) <= now - options.security_log_retention,
-        ),
-        "steps": (
-            DeliveryTraceStep,
-            col(DeliveryTraceStep.at) <= now - options.message_trace_retention,
-        ),
-        "entries": (AuditLogEntry, col(AuditLogEntry.at) <= now - options.audit_log_retention),
-        "settings": (
-            SettingChange,
-            col(SettingChange.at) <= now - options.audit_log_retention,
-        ),
         "usages": (Usage, col(Usage.until) <= now),
         "windows": (RateWindow, col(RateWindow.until) <= now),
         "turns": (DestinationSlot, col(DestinationSlot.until) <= now),
@@ -242,17 +213,39 @@ def _expired_row_conditions(environment: Environment) -> dict[str, tuple[type[SQ
             ComposeListener,
             col(ComposeListener.holder).not_in(select(col(ServerProcess.id))),
         ),
-        "tasks": (Task, col(Task.finished_at) <= now - TASK_RETENTION),
         "app_passwords": (ApplicationPassword, col(ApplicationPassword.expires_at) <= now),
         "key_values": (KeyValueEntry, col(KeyValueEntry.expires_at) <= now),
-        "challenges": (
-            WebauthnChallenge,
-            col(WebauthnChallenge.created_at) <= now - UNCONFIRMED_RETENTION,
-        ),
+    }
+
+
+def _conditions_by_retention(
+    now: datetime, options: Options
+) -> dict[str, tuple[type[SQLModel], Any]]:
+    """The conditions for rows that are kept for a fixed or configured time."""
+    delivery_limit = now - options.duplicate_delivery_retention
+    idempotency_limit = now - options.idempotency_retention
+    security_limit = now - options.security_log_retention
+    trace_limit = now - options.message_trace_retention
+    audit_limit = now - options.audit_log_retention
+    unconfirmed_limit = now - UNCONFIRMED_RETENTION
+    is_old_pending_token = col(AccessToken.pending) & (
+        col(AccessToken.created_at) <= now - SECOND_FACTOR_TIMEOUT
+    )
+    return {
+        "imports": (Connector, _is_import_finished_before(now - IMPORT_RETENTION)),
+        "receipts": (DeliveryReceipt, col(DeliveryReceipt.at) <= delivery_limit),
+        "replays": (IdempotentPayload, col(IdempotentPayload.at) <= idempotency_limit),
+        "tokens": (AccessToken, (col(AccessToken.expires_at) <= now) | is_old_pending_token),
+        "throttles": (Throttle, col(Throttle.until) <= now - THROTTLE_RESET),
+        "events": (SecurityEvent, col(SecurityEvent.created_at) <= security_limit),
+        "steps": (DeliveryTraceStep, col(DeliveryTraceStep.at) <= trace_limit),
+        "entries": (AuditLogEntry, col(AuditLogEntry.at) <= audit_limit),
+        "settings": (SettingChange, col(SettingChange.at) <= audit_limit),
+        "tasks": (Task, col(Task.finished_at) <= now - TASK_RETENTION),
+        "challenges": (WebauthnChallenge, col(WebauthnChallenge.created_at) <= unconfirmed_limit),
         "seeds": (
             TotpSecret,
-            col(TotpSecret.seed).is_(None)
-            & (col(TotpSecret.pending_at) <= now - UNCONFIRMED_RETENTION),
+            col(TotpSecret.seed).is_(None) & (col(TotpSecret.pending_at) <= unconfirmed_limit),
         ),
     }
 
@@ -324,7 +317,7 @@ async def _delete_unfetched_unshared_files(environment: Environment) -> int:
     statement = select(col(File.id), col(File.user_id)).where(*conditions)
 
     async def delete_files_of_user(
-        world: Environment, user_id: int, file_ids: Sequence[int]
+        environment: Environment, user_id: int, file_ids: Sequence[int]
     ) -> int:
         removal = (
             delete(File).where(col(File.id).in_(file_ids), *conditions).returning(col(File.id))
@@ -334,11 +327,13 @@ async def _delete_unfetched_unshared_files(environment: Environment) -> int:
             deleted_ids = list(transaction.connection.execute(removal).scalars())
             if deleted_ids:
                 transaction.record_entry(
-                    user_id, JournalEntry(ChangeKind.FILE_CHANGED, deleted_ids), at=world.now()
+                    user_id,
+                    JournalEntry(ChangeKind.FILE_CHANGED, deleted_ids),
+                    at=environment.now(),
                 )
             return len(deleted_ids)
 
-        return await world.run_transaction(delete_batch, user_id)
+        return await environment.run_transaction(delete_batch, user_id)
 
     return await row_batches.run_in_batches_by_user(
         environment, statement.order_by(col(File.used_at), col(File.id)), delete_files_of_user
@@ -351,12 +346,12 @@ async def _delete_expired_quarantine_items(environment: Environment) -> int:
     statement = statement.where(col(QuarantineItem.expires_at) <= environment.now())
 
     async def delete_items_of_user(
-        world: Environment, user_id: int, item_ids: Sequence[int]
+        environment: Environment, user_id: int, item_ids: Sequence[int]
     ) -> int:
         work = partial(
             quarantine.delete_quarantine_items, user_id=user_id, item_ids=item_ids, cause="expired"
         )
-        return await world.run_transaction(work, user_id)
+        return await environment.run_transaction(work, user_id)
 
     order = col(QuarantineItem.expires_at), col(QuarantineItem.id)
     return await row_batches.run_in_batches_by_user(

@@ -167,10 +167,8 @@ def _busy_domains(worker: QueueWorker) -> list[str]:
     if worker.route.next_hop:
         return []
     lane_counts = Counter(lane.domain for lane in worker.lanes)
-    max_connections = (
-        worker.limits.max_connections_per_domain
-        or worker.environment.options.outbound_connections_per_domain
-    )
+    configured_maximum = worker.environment.options.outbound_connections_per_domain
+    max_connections = worker.limits.max_connections_per_domain or configured_maximum
     return [domain for domain, count in lane_counts.items() if count >= max_connections]
 
 
@@ -326,23 +324,21 @@ async def _group_by_route_and_wait_for_slots(
         parts = await route_selection.group_recipients_by_route(worker.route_cache, job)
     else:
         parts = [await _relay_part(worker, job)]
-    rate, ready = (
-        worker.environment.options.outbound_messages_per_minute_per_domain,
-        list[route_selection.RoutePart](),
-    )
+    environment = worker.environment
+    rate = environment.options.outbound_messages_per_minute_per_domain
+    if not rate:
+        return parts
+    ready: list[route_selection.RoutePart] = []
     for part in parts:
-        destination = part.route.destination if isinstance(part.route, RecipientRoute) else ""
-        seconds = (
-            await destination_pacing.reserve_slot_and_get_wait(
-                worker.environment, destination, rate
+        seconds = 0.0
+        if isinstance(part.route, RecipientRoute) and part.route.destination:
+            seconds = await destination_pacing.reserve_slot_and_get_wait(
+                environment, part.route.destination, rate
             )
-            if destination and rate
-            else 0.0
-        )
         if seconds >= destination_pacing.MAX_SLOT_WAIT:
             postponed_job = replace(job, recipients=part.recipients)
             await recipient_leases.release_unattempted(
-                worker.environment, [postponed_job], delays=[seconds]
+                environment, [postponed_job], delays=[seconds]
             )
             continue
         if seconds:

@@ -123,9 +123,8 @@ def copy_sent_message(
     blob_ids: Sequence[int],
 ) -> None:
     """Copy a submission that leaves no message in a mailbox."""
-    _copy_unfiled_message(
-        transaction, user_id, (submission_id, CopyOrigin.SENT), column_values, blob_ids
-    )
+    entry = _unfiled_entry(submission_id, CopyOrigin.SENT, column_values)
+    _copy_unfiled_message(transaction, user_id, entry, blob_ids)
 
 
 def copy_quarantined_message(
@@ -136,28 +135,26 @@ def copy_quarantined_message(
     blob_ids: Sequence[int],
 ) -> None:
     """Copy a received message that goes to quarantine."""
-    _copy_unfiled_message(
-        transaction, user_id, (quarantine_item_id, CopyOrigin.RECEIVED), column_values, blob_ids
-    )
+    entry = _unfiled_entry(quarantine_item_id, CopyOrigin.RECEIVED, column_values)
+    _copy_unfiled_message(transaction, user_id, entry, blob_ids)
+
+
+def _unfiled_entry(
+    origin_id: int, origin: CopyOrigin, column_values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The column values of a copy of a message that is in no mailbox."""
+    copied_values = {name: column_values[name] for name in COPIED_COLUMNS}
+    return {**copied_values, "origin_id": origin_id, "mailbox_path": None, "origin": origin}
 
 
 def _copy_unfiled_message(
-    transaction: DatabaseTransaction,
-    user_id: int,
-    origin: tuple[int, CopyOrigin],
-    column_values: Mapping[str, Any],
-    blob_ids: Sequence[int],
+    transaction: DatabaseTransaction, user_id: int, entry: dict[str, Any], blob_ids: Sequence[int]
 ) -> None:
-    """Copy a message that is in no mailbox.
-
-    `origin` is the key of its row and how it came into the legal hold.
-    """
-    now, (key, copy_origin) = transaction.environment.now(), origin
+    """Append the entry to all legal holds of the user that are running and include this time."""
+    now = transaction.environment.now()
     for legal_hold in _load_running_legal_holds(transaction, user_id):
         if is_any_in_period(legal_hold, now):
-            shown = {name: column_values[name] for name in COPIED_COLUMNS}
-            entry = {**shown, "origin_id": key, "mailbox_path": None, "origin": copy_origin}
-            _append_copies(transaction, legal_hold, [entry], {key: blob_ids})
+            _append_copies(transaction, legal_hold, [entry], {entry["origin_id"]: blob_ids})
 
 
 def copy_messages_before_removal(

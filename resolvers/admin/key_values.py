@@ -161,10 +161,8 @@ def _is_visible_entry(
     These are the viewer's own, shared ones, and for READER_OF_OTHERS those of visible users.
     With `owner_ids` the database checks these users only.
     """
-    owner_column, is_not_expired = (
-        col(KeyValueEntry.stream_id),
-        _is_not_expired(ctx.environment.now()),
-    )
+    owner_column = col(KeyValueEntry.stream_id)
+    is_not_expired = _is_not_expired(ctx.environment.now())
     is_own_or_shared = owner_column.in_((PLATFORM, ctx.viewer.user_id))
     if not ctx.viewer.role.includes(READER_OF_OTHERS):
         return is_own_or_shared & is_not_expired

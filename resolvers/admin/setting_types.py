@@ -38,7 +38,7 @@ SettingJson = Any  # JSON: a text, a number, a switch, null, or a list of these
 class SettingDefinition:
     """A setting that sets the option of the same name.
 
-    `parse` and `json_from_value` convert between both.
+    `parse` and `json_from_options` convert between both.
     """
 
     key: str
@@ -70,25 +70,22 @@ class SettingDefinition:
                 f"{self.key}: {problem}", constraint="type", path=VALUE_PATH
             ) from None
         if self.minimum is not None and parsed < self.minimum:
-            message = f"{self.key} is {_json_from_option(self.minimum)} at least"
+            message = f"{self.key} is {json_from_value(self.minimum)} at least"
             raise InvalidInput(message, constraint="min", path=VALUE_PATH)
         if self.maximum is not None and parsed > self.maximum:
-            message = f"{self.key} is {_json_from_option(self.maximum)} at most"
+            message = f"{self.key} is {json_from_value(self.maximum)} at most"
             raise InvalidInput(message, constraint="max", path=VALUE_PATH)
         return self.convert(parsed) if self.convert else parsed
 
-    def json_from_value(self, value: Any) -> SettingJson:
-        """Return an option value as JSON."""
-        return _json_from_option(value)
-
     def json_from_options(self, options: Options) -> SettingJson:
         """Return the current value of the option as JSON."""
-        return self.json_from_value(getattr(options, self.option))
+        return json_from_value(getattr(options, self.option))
 
 
-def _json_from_option(value: Any) -> Any:
+def json_from_value(value: Any) -> SettingJson:
+    """Return the value of an option as JSON."""
     if isinstance(value, tuple):
-        return [_json_from_option(each) for each in value]
+        return [json_from_value(item) for item in value]
     return quantities.format_duration(value) if isinstance(value, timedelta) else value
 
 

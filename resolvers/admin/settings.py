@@ -26,7 +26,7 @@ from resolvers import pagination
 from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.admin.setting_definitions import DEFINITIONS
-from resolvers.admin.setting_types import SettingJson, SettingType
+from resolvers.admin.setting_types import SettingJson, SettingType, json_from_value
 from resolvers.admin.setting_values import (
     CUSTOM_PREFIX,
     options_with_stored_values,
@@ -106,7 +106,7 @@ def _current_setting(
     value, is_set = default, False
     if key in stored_values:
         with suppress(InvalidInput):  # of another version: the default applies
-            value, is_set = definition.json_from_value(definition.parse(stored_values[key])), True
+            value, is_set = json_from_value(definition.parse(stored_values[key])), True
     return CurrentSetting(
         key,
         value,
@@ -129,9 +129,7 @@ async def set_setting(ctx: Context, key: str, value: object) -> CurrentSetting:
     validate_setting_key(key)
     definition = DEFINITIONS.get(key)
     json_value = (
-        definition.json_from_value(definition.parse(value))
-        if definition
-        else validate_custom_value(value)
+        json_from_value(definition.parse(value)) if definition else validate_custom_value(value)
     )
     async with ctx.write_session(PLATFORM) as session:
         stored_values = await _read_locked_values(session)

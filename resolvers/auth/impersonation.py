@@ -37,10 +37,8 @@ async def create_impersonation_token(
     domain, which belongs to no user, Invalid for a lifetime out of range, and NotFound or Conflict
     if the user is not visible or can't sign in.
     """
-    actor_key_id, ttl = (
-        acting_key_id(ctx.viewer),
-        DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl,
-    )
+    actor_key_id = acting_key_id(ctx.viewer)
+    ttl = DEFAULT_IMPERSONATION_LIFETIME if ttl is None else ttl
     actor_id = require_user_id(ctx) if actor_key_id is None else None
     if not MIN_IMPERSONATION_LIFETIME <= ttl <= MAX_IMPERSONATION_LIFETIME:
         text = "from a minute to four hours"

@@ -28,10 +28,8 @@ async def is_breached(environment: Environment, password: str) -> bool:
     """
     if password.casefold() in COMMON_PASSWORDS:
         return True
-    list_path, range_url = (
-        environment.options.breached_passwords_file,
-        environment.options.breached_passwords_url,
-    )
+    list_path = environment.options.breached_passwords_file
+    range_url = environment.options.breached_passwords_url
     if list_path is not None and await asyncio.to_thread(_is_in_list, list_path, password):
         return True
     if not range_url:
