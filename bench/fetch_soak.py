@@ -202,18 +202,18 @@ async def _create_connector(
         "source_retention": timedelta(0) if delete else None,
     }
     settings = Settings(data=server.data_folder, connectors_allow_private_networks=True)
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
         return await connector_mutations.create_connector(
-            root_context(world), user.id, values, PASSWORD
+            root_context(environment), user.id, values, PASSWORD
         )
 
 
 async def _start_connector_run(server: MerganserServer, connector_id: int) -> None:
     """Start a run of the connector, or continue its run, when the server starts."""
-    async with open_environment(Settings(data=server.data_folder)) as world:
+    async with open_environment(Settings(data=server.data_folder)) as environment:
         await connector_mutations.queue_or_find_runs(
-            root_context(world), [connector_id], is_trial=False
+            root_context(environment), [connector_id], is_trial=False
         )
 
 

@@ -191,10 +191,10 @@ def _next_hop_setting(receiver: CountingMailServer) -> dict[str, str]:
 
 async def create_account(settings: Settings) -> str:
     """Create an account with an API key, and return the secret of the key."""
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("soak", user_id=user.id)
+            root_context(environment), NewApiKey("soak", user_id=user.id)
         )
         return secret
 

@@ -75,8 +75,8 @@ async def run_crash_soak(
     The last round ends without a kill, after all messages are delivered.
     """
     result, server, messages = CrashSoakResult(), MerganserServer(folder), SoakMessages(seed)
-    async with open_environment(Settings(data=folder), migrate=True) as world:
-        await create_user(world, RECEIVER_ADDRESS)
+    async with open_environment(Settings(data=folder), migrate=True) as environment:
+        await create_user(environment, RECEIVER_ADDRESS)
     for planned_kill in plan:
         result.rounds.append(await run_until_killed(server, messages, result.ledger, planned_kill))
         report_round(result.rounds[-1])

@@ -206,8 +206,8 @@ async def prove_change_stream(
     server.extra_environment |= {
         "MERGANSER_SUBSCRIPTIONS_MAX_LAG_EVENTS": str(MAX_FOLLOWER_BACKLOG)
     }
-    async with open_environment(settings_for_command(server), migrate=True) as world:
-        proof_server = await _create_accounts(server, bus, world)
+    async with open_environment(settings_for_command(server), migrate=True) as environment:
+        proof_server = await _create_accounts(server, bus, environment)
         try:
             await proof_server.start_process()
             verdict = await _run_writers_and_watchers(proof_server, plan, report_progress)
@@ -364,8 +364,8 @@ async def _apply_disturbance(proof_server: ProofServer, disturbance: str) -> Non
     elif disturbance == "trim":
         async with open_environment(
             settings_for_command(proof_server.merganser, journal_max_events=EVENTS_AFTER_TRIM)
-        ) as world:
-            await housekeeping.run_round(world, sweep=False)
+        ) as environment:
+            await housekeeping.run_round(environment, sweep=False)
 
 
 async def _wait_until_no_changes(proof_server: ProofServer) -> list[int]:

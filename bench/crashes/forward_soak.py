@@ -152,12 +152,14 @@ async def run_forward_soak(
 
 
 async def _create_account_and_forward(folder: Path) -> None:
-    async with open_environment(Settings(data=folder), migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
+    async with open_environment(Settings(data=folder), migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
         rule = {"enabled": True, "subject": "Away", "text": "I am away."}
-        await autoreplies.set_autoreplies(root_context(world), UserSelector(ids=(user.id,)), rule)
+        await autoreplies.set_autoreplies(
+            root_context(environment), UserSelector(ids=(user.id,)), rule
+        )
         await address_mutations.create_address(
-            root_context(world),
+            root_context(environment),
             NewAddress(LIST_ADDRESS, targets=[READER_ADDRESS, EXTERNAL_ADDRESS]),
         )
 

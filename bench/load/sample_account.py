@@ -67,25 +67,25 @@ async def create_sample_account(
         if database_url
         else Settings(data=data_folder)
     )
-    async with open_environment(settings, migrate=True) as world:
-        ada = await create_user(world, READER_ADDRESS)
-        post = await create_user(world, RECEIVER_ADDRESS)
-        ctx = user_context(world, ada.id)
+    async with open_environment(settings, migrate=True) as environment:
+        ada = await create_user(environment, READER_ADDRESS)
+        post = await create_user(environment, RECEIVER_ADDRESS)
+        ctx = user_context(environment, ada.id)
         there = len(await mailbox_loaders.load_all_of_user(ctx, ada.id, ()))
         paths = [f"Projects/No {n:02}" for n in range(1, mailbox_count - there)]
         await mailbox_loaders.create_mailboxes(ctx, NewMailboxes(paths))
         secrets = [
             (
                 await api_keys.create_api_key(
-                    root_context(world), NewApiKey("bench", user_id=user.id)
+                    root_context(environment), NewApiKey("bench", user_id=user.id)
                 )
             )[1]
             for user in (ada, post)
         ]
-        full_raw = await _deliver_messages(world, message_count, report_progress)
-        while await index_worker.index_next_batch(world):
+        full_raw = await _deliver_messages(environment, message_count, report_progress)
+        while await index_worker.index_next_batch(environment):
             pass
-        return await _read_sample_account(world, secrets, full_raw)
+        return await _read_sample_account(environment, secrets, full_raw)
 
 
 async def create_user(environment: Environment, address: str, *targets: str, **more: Any) -> User:

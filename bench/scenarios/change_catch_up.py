@@ -69,12 +69,12 @@ async def measure_catch_up(
     def advance(count: int) -> None:
         progress.advance(task, count)
 
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("bench", user_id=user.id)
+            root_context(environment), NewApiKey("bench", user_id=user.id)
         )
-        last = await insert_changes(world, user.id, change_count, advance)
+        last = await insert_changes(environment, user.id, change_count, advance)
     async with run_until_exit(server.start) as pid:
         target = BenchmarkTarget(server.http_port, pid, secret)
         await wait_until_idle(pid)

@@ -125,8 +125,8 @@ async def measure_latency(
     def advance() -> None:
         progress.advance(task)
 
-    async with open_environment(settings, migrate=True) as world:
-        accounts = await create_accounts(world, size.account_count, advance)
+    async with open_environment(settings, migrate=True) as environment:
+        accounts = await create_accounts(environment, size.account_count, advance)
     async with run_until_exit(server.start) as pid:
         targets = [BenchmarkTarget(server.http_port, pid, account.api_key) for account in accounts]
         facts = await _measure_idle_memory(targets, size.idle_count)

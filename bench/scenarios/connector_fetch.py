@@ -81,10 +81,10 @@ async def measure_fetch(
         else Settings(data=server.data_folder)
     )
     task = progress.add_task(TITLE, total=3)
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("bench", user_id=user.id)
+            root_context(environment), NewApiKey("bench", user_id=user.id)
         )
     await asyncio.to_thread(folder.chmod, 0o755)  # for the user of Dovecot
     with run_dovecot(folder / "dovecot") as dovecot:

@@ -69,11 +69,11 @@ async def measure_filtered_delivery(
     )
     task = progress.add_task(TITLE, total=size.rounds + 2)
     secrets = {}
-    async with open_environment(settings, migrate=True) as world:
+    async with open_environment(settings, migrate=True) as environment:
         for name, address in ADDRESSES.items():
-            user = await create_user(world, address)
+            user = await create_user(environment, address)
             _, secrets[name] = await api_keys.create_api_key(
-                root_context(world), NewApiKey("bench", user_id=user.id)
+                root_context(environment), NewApiKey("bench", user_id=user.id)
             )
     async with run_until_exit(server.start) as pid:
         targets = {

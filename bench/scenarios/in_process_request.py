@@ -127,8 +127,8 @@ async def send_request(endpoint: GraphqlEndpoint, body: bytes, api_key: str) -> 
 
 async def print_measurements(api_key: str, mailbox_id: str) -> None:
     """Print the measurements as JSON."""
-    async with open_environment(read_settings()) as world:
-        print(orjson.dumps(await measure_in_process(world, api_key, mailbox_id)).decode())  # noqa: T201 - the output
+    async with open_environment(read_settings()) as environment:
+        print(orjson.dumps(await measure_in_process(environment, api_key, mailbox_id)).decode())  # noqa: T201 - the output
 
 
 if __name__ == "__main__":

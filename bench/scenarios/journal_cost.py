@@ -173,8 +173,8 @@ def _cpu_seconds(backend_ids: list[int]) -> float:
 
 async def print_shares(rounds: int) -> None:
     """Print the shares as JSON."""
-    async with open_environment(read_settings(), migrate=True) as world:
-        print(orjson.dumps(await measure_shares(world, rounds)).decode())  # noqa: T201 - the output
+    async with open_environment(read_settings(), migrate=True) as environment:
+        print(orjson.dumps(await measure_shares(environment, rounds)).decode())  # noqa: T201 - the output
 
 
 if __name__ == "__main__":

@@ -260,8 +260,8 @@ async def _create_server(
         if url
         else Settings(data=server.data_folder)
     )
-    async with open_environment(settings, migrate=True) as world:
-        account = await create_large_account(world, size)
+    async with open_environment(settings, migrate=True) as environment:
+        account = await create_large_account(environment, size)
     yield PreparedMailboxServer(server, settings, account)
 
 

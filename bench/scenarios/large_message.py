@@ -80,9 +80,9 @@ async def measure_large_messages(
     )
     task = progress.add_task(TITLE, total=1)
     arc_keys.create_arc_key(keys, "bench.example", "s")
-    async with open_environment(settings, migrate=True) as world:
-        await create_user(world, PLAIN_ADDRESS)
-        await create_user(world, FORWARDING_ADDRESS, EXTERNAL_ADDRESS)
+    async with open_environment(settings, migrate=True) as environment:
+        await create_user(environment, PLAIN_ADDRESS)
+        await create_user(environment, FORWARDING_ADDRESS, EXTERNAL_ADDRESS)
     async with run_until_exit(server.start) as pid:
         outside = [str(number) for number in (message_count, smtp, following, names)]
         command = (sys.executable, "-m", "bench.scenarios.large_message", *outside)

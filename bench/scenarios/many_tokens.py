@@ -65,8 +65,8 @@ async def measure_many_tokens(
         if url
         else Settings(data=server.data_folder)
     )
-    async with open_environment(settings, migrate=True) as world:
-        secrets = await create_tokens(world, USER_COUNT)
+    async with open_environment(settings, migrate=True) as environment:
+        secrets = await create_tokens(environment, USER_COUNT)
     task = progress.add_task(TITLE, total=len(DOCUMENTS)) if progress else None
     facts = list[MeasuredValue]()
     async with run_until_exit(server.start) as pid:

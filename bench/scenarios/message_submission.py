@@ -64,10 +64,10 @@ async def _measure_server(
         if url
         else Settings(data=server.data_folder)
     )
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS, recipients=0)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS, recipients=0)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("bench", user_id=user.id)
+            root_context(environment), NewApiKey("bench", user_id=user.id)
         )
     facts = []
     async with run_until_exit(server.start) as pid:

@@ -65,15 +65,15 @@ async def measure_outbound_delivery(
             database_url=url or f"sqlite+aiosqlite:///{server.data_folder}/merganser.db",
         )
         task = progress.add_task(TITLE, total=2)
-        async with open_environment(settings, migrate=True) as world:
-            await _submit_messages(world, message_count)
+        async with open_environment(settings, migrate=True) as environment:
+            await _submit_messages(environment, message_count)
             progress.advance(task)
         async with run_until_exit(server.start) as pid:
             async with (
-                open_environment(settings, migrate=False) as world,
+                open_environment(settings, migrate=False) as environment,
                 asyncio.timeout(QUEUE_TIMEOUT),
             ):
-                while await _has_waiting_entries(world):  # noqa: ASYNC110 - rows have no event
+                while await _has_waiting_entries(environment):  # noqa: ASYNC110 - rows have no event
                     await asyncio.sleep(POLL_SECONDS)
             used, statistics_before = cpu_seconds(pid), await _read_sink_statistics(port)
         progress.remove_task(task)

@@ -82,20 +82,20 @@ async def measure_claims(
     settings = Settings(data=data, database_url=url) if url else Settings(data=data)
     task = progress.add_task(TITLE, total=len(BACKLOG_SHAPES))
     facts = []
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
-        ctx = user_context(world, user.id)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
+        ctx = user_context(environment, user.id)
         outgoing = SendRequest(
             to=[NamedAddress("somebody@example.net")],
             subject="Waiting",
             text="Hello.",
-            send_at=world.now() + timedelta(days=300),
+            send_at=environment.now() + timedelta(days=300),
         )
         sent_message = await submission_create.send_message(ctx, outgoing)
         for shape in BACKLOG_SHAPES:
-            await fill_queue(world, sent_message.submission, shape, recipient_count)
+            await fill_queue(environment, sent_message.submission, shape, recipient_count)
             with gc_as_in_server():
-                looks, own = await time_claims(world, shape)
+                looks, own = await time_claims(environment, shape)
             name = f"{CLAIM_P99.format(recipient_count)}, {shape.name}"
             facts.append(MeasuredValue(name, percentile(looks, 0.99) * 1e3, "ms"))
             facts.append(MeasuredValue("… p50", percentile(looks, 0.5) * 1e3, "ms"))
@@ -103,7 +103,7 @@ async def measure_claims(
                 MeasuredValue("… its own statements, p99", percentile(own, 0.99) * 1e3, "ms")
             )
             progress.advance(task)
-        facts += await time_queue_pages(world, recipient_count)
+        facts += await time_queue_pages(environment, recipient_count)
     progress.remove_task(task)
     return facts
 

@@ -73,10 +73,10 @@ async def create_accounts(process_environment: Mapping[str, str]) -> list[str]:
     if store := process_environment.get("MERGANSER_DATABASE_URL"):
         settings = Settings(data=settings.data, database_url=store)
     names = [f"login{nth}@bench.example" for nth in range(ACCOUNT_COUNT)]
-    async with open_environment(settings) as world:
-        stored = await password_hashes.hash_password(world, PASSWORD)
-        users = [await create_user(world, name) for name in names]
-        async with world.write_session() as session:
+    async with open_environment(settings) as environment:
+        stored = await password_hashes.hash_password(environment, PASSWORD)
+        users = [await create_user(environment, name) for name in names]
+        async with environment.write_session() as session:
             is_new_user = col(User.id).in_([user.id for user in users])
             await session.exec(update(User).where(is_new_user).values(password=stored))
     return names

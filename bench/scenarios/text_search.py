@@ -127,11 +127,11 @@ async def measure_searches(
         if url
         else Settings(data=server.data_folder)
     )
-    async with open_environment(settings, migrate=True) as world:
-        user = await create_user(world, READER_ADDRESS)
-        await insert_indexed_messages(world, message_count)
+    async with open_environment(settings, migrate=True) as environment:
+        user = await create_user(environment, READER_ADDRESS)
+        await insert_indexed_messages(environment, message_count)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("bench", user_id=user.id)
+            root_context(environment), NewApiKey("bench", user_id=user.id)
         )
     bodies = {
         name: {"query": SEARCH_QUERY, "variables": given}

@@ -69,10 +69,10 @@ async def measure_user_lists(
         if url
         else Settings(data=server.data_folder)
     )
-    async with open_environment(settings, migrate=True) as world:
-        await insert_users(world, user_count)
+    async with open_environment(settings, migrate=True) as environment:
+        await insert_users(environment, user_count)
         _, secret = await api_keys.create_api_key(
-            root_context(world), NewApiKey("bench", role=Role.ROOT)
+            root_context(environment), NewApiKey("bench", role=Role.ROOT)
         )
     async with run_until_exit(server.start) as pid:
         target = BenchmarkTarget(server.http_port, pid, secret)

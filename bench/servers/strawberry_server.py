@@ -56,8 +56,8 @@ class PlainStrawberryView(GraphQL[OperationContext, None]):
 
 async def serve_plain_strawberry(port: int) -> None:
     """Serve the database of the settings on loopback until SIGTERM."""
-    async with open_environment(read_settings()) as world:
-        view: Any = PlainStrawberryView(build_plain_schema(), world)
+    async with open_environment(read_settings()) as environment:
+        view: Any = PlainStrawberryView(build_plain_schema(), environment)
         app = Starlette(routes=[Route("/graphql", view), Route("/health", _health)])
         config = uvicorn.Config(
             app, port=port, log_config=None, access_log=False, http="httptools", loop="uvloop"

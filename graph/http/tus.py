@@ -259,10 +259,10 @@ async def _resume_file(service: UploadService, file: ResumableFile, row: ColumnR
 
 async def _complete_upload(transfer: "UploadTransfer") -> ColumnRow:
     """Store the whole upload. If that fails, only the last byte has to be sent again."""
-    world, file = transfer.service.environment, transfer.file
+    environment, file = transfer.service.environment, transfer.file
     try:
         digest = await upload_parts.fetch_missing_bytes_and_hash(
-            world, file, transfer.upload_id, size=transfer.size, request_start=transfer.start
+            environment, file, transfer.upload_id, size=transfer.size, request_start=transfer.start
         )
         complete_upload = WholeUpload(file.path, digest, transfer.acknowledged)
         row = await resumable_uploads.complete_upload(
@@ -383,10 +383,12 @@ class UploadTransfer:
             self.acknowledged, self.has_failed = stored_size, False
 
     async def _store_acknowledgement(self, offset: int) -> None:
-        world = self.service.environment
-        if upload_parts.are_parts_shared(world):
+        environment = self.service.environment
+        if upload_parts.are_parts_shared(environment):
             async with self.service.part_slots:
-                part = await upload_parts.store_part(world, self.file, self.acknowledged, offset)
+                part = await upload_parts.store_part(
+                    environment, self.file, self.acknowledged, offset
+                )
             await resumable_uploads.add_part(self.ctx, self.upload_id, part)
         else:
             await asyncio.to_thread(self.file.sync)

@@ -45,27 +45,27 @@ async def check_blobs(
 
     With `repair`, damaged blobs are restored from other copies of their bytes.
     """
-    world, findings, damaged = check_run.environment, list[Finding](), list[int]()
+    environment, findings, damaged = check_run.environment, list[Finding](), list[int]()
     async for low, high in iterate_key_ranges_with_progress(check_run, SUBJECT, Blob):
         key = col(Blob.id)
         asked = select(*BLOB_COLUMNS, func.length(col(Blob.data)).label("inline"))
-        rows = await world.database.read(asked.where(key > low, key <= high).order_by(key))
+        rows = await environment.database.read(asked.where(key > low, key <= high).order_by(key))
         problems: dict[int, BlobProblem] = {}
         for start in range(0, len(rows), ROWS_PER_READ):
             problems |= await _find_problems(
-                world, rows[start : start + ROWS_PER_READ], reads_content=reads_content
+                environment, rows[start : start + ROWS_PER_READ], reads_content=reads_content
             )
-        findings += await _findings_of_existing(world, Blob, problems)
+        findings += await _findings_of_existing(environment, Blob, problems)
         damaged += problems
     if repair:
-        restored = await restore_or_mark_damaged_blobs(world, damaged)
+        restored = await restore_or_mark_damaged_blobs(environment, damaged)
         names = {f"{Blob.__tablename__}/{key}" for key in restored}
         findings = [
             replace(one, repairable=one.object in names, repaired=one.object in names)
             for one in findings
         ]
         if reads_content:
-            await clear_damage_marks_except(world, set(damaged))
+            await clear_damage_marks_except(environment, set(damaged))
     findings += await _check_objects_of(check_run, Upload, col(Upload.blob_name), col(Upload.size))
     return findings + await _check_objects_of(
         check_run, UploadPart, col(UploadPart.name), col(UploadPart.size)
@@ -143,14 +143,14 @@ async def _check_objects_of(
     check_run: CheckRun, table: type[SQLModel], name_column: Any, size_column: Any
 ) -> list[Finding]:
     """Check the object that each row of a table names; rows without a name have none yet."""
-    world, findings, key = check_run.environment, list[Finding](), id_column(table)
+    environment, findings, key = check_run.environment, list[Finding](), id_column(table)
     asked = select(key.label("id"), name_column.label("name"), size_column.label("size"))
     async for low, high in iterate_key_ranges_with_progress(check_run, SUBJECT, table):
         these = asked.where(key > low, key <= high, name_column.is_not(None))
-        rows = await world.database.read(these)
-        found = [(row.id, await _check_last_byte(world, row.name, row.size)) for row in rows]
+        rows = await environment.database.read(these)
+        found = [(row.id, await _check_last_byte(environment, row.name, row.size)) for row in rows]
         problems = {row_id: problem for row_id, problem in found if problem}
-        findings += await _findings_of_existing(world, table, problems)
+        findings += await _findings_of_existing(environment, table, problems)
     return findings
 
 
@@ -161,15 +161,15 @@ async def count_garbage_blobs_and_objects(
 
     The garbage collector will remove them.
     """
-    world = check_run.environment
-    before = world.now() - grace_period
+    environment = check_run.environment
+    before = environment.now() - grace_period
     unused = [~exists().where(reference == col(Blob.id)) for reference in REFERENCE_COLUMNS]
     old = case((col(Blob.created_at) < before, 1))
     asked = select(func.count(), func.count(old)).select_from(Blob).where(*unused)
-    (row,) = await world.database.read(asked)
+    (row,) = await environment.database.read(asked)
     garbage, size, many = 0, 0, 0
-    async for batch in _list_object_batches(world):
-        named = await names_in_use(world, [stored.name for stored in batch])
+    async for batch in _list_object_batches(environment):
+        named = await names_in_use(environment, [stored.name for stored in batch])
         useless = [s for s in batch if s.modified_at < before and s.name not in named]
         garbage, size = garbage + len(useless), size + sum(stored.size for stored in useless)
         many += len(batch)

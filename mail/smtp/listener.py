@@ -39,7 +39,7 @@ class SmtpFamilyListener:
         *,
         process_count: int = 1,
     ) -> None:
-        self.world = environment
+        self.environment = environment
         self.spool_folder = spool_folder
         self._fixed_limits = limits
         self._process_count = process_count
@@ -54,7 +54,9 @@ class SmtpFamilyListener:
     @property
     def limits(self) -> SessionLimits:
         """The limits of a session that begins now. The message size is a setting."""
-        return self._fixed_limits or limits_from_options(self.world.options, self._process_count)
+        return self._fixed_limits or limits_from_options(
+            self.environment.options, self._process_count
+        )
 
     def create_session(self) -> asyncio.BaseProtocol:
         """Return a session for a new connection."""
@@ -80,7 +82,7 @@ class SmtpFamilyListener:
         acknowledged.
         """
         self.is_closing = True
-        reply = SHUTDOWN_REPLY.format(hostname=self.world.options.hostname)
+        reply = SHUTDOWN_REPLY.format(hostname=self.environment.options.hostname)
         for server in self._servers:
             server.close()
         for session in list(self.sessions):

@@ -86,7 +86,7 @@ class LmtpSession(SmtpFamilySession):
         """Deliver the message and return one reply per recipient."""
         size = spool.size
         to = self._recipients_with_queue_id(
-            transaction, message_trace.new_queue_id(self.listener.world)
+            transaction, message_trace.new_queue_id(self.listener.environment)
         )
         with spool:
             try:
@@ -94,7 +94,7 @@ class LmtpSession(SmtpFamilySession):
                 found = await self._backend.deliver(source, to, transaction.envelope_sender)
             except Exception as error:  # noqa: BLE001 - nothing is lost: the sender tries again
                 return self._count_refusal_and_reply(transaction, reply_from_error(error))
-        self.listener.world.reach_fault_point("reply")
+        self.listener.environment.reach_fault_point("reply")
         replies = [log_result_and_build_reply(*each, size) for each in zip(to, found, strict=True)]
         self.listener.metrics.count_replies(replies, size)
         return replies

@@ -105,7 +105,7 @@ class MxSession(SmtpSession):
     ) -> AcceptedRecipient:
         mx = self._mx_listener
         if address.casefold() == "postmaster":  # RFC 5321, section 4.1.1.3
-            options = mx.world.options
+            options = mx.environment.options
             address = f"{address}@{options.users_default_domain or options.hostname}"
         try:
             async with asyncio.timeout(mx.rules.recipient_timeout):
@@ -135,7 +135,7 @@ class MxSession(SmtpSession):
             wait = await greylist.record_attempt_and_get_wait(
                 self.ip, transaction.envelope_sender, accepted.address
             )
-            if wait and await find_forwarder(self._mx_listener.world, self.ip) is None:
+            if wait and await find_forwarder(self._mx_listener.environment, self.ip) is None:
                 raise CommandRejected(greylisted_reply(wait))
 
     def _network_account_keys(
@@ -147,7 +147,7 @@ class MxSession(SmtpSession):
 
     def _added_fields(self, transaction: SmtpTransaction) -> bytes:
         """Return the Received field and assign the queue ID."""
-        self._queue_id = f"{self._mx_listener.world.new_id():x}"
+        self._queue_id = f"{self._mx_listener.environment.new_id():x}"
         return self._received_field(transaction, self._queue_id)
 
     async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
@@ -177,7 +177,7 @@ class MxSession(SmtpSession):
                 reply = await self._enqueue_failed_and_accept(source, failed, sender, arrived)
         self._mx_listener.metrics.count_replies(replies, size)
         self._count_against_network_limits([each for each in to if each not in failed])
-        self._mx_listener.world.reach_fault_point("reply")
+        self._mx_listener.environment.reach_fault_point("reply")
         return [reply]
 
     async def _enqueue_failed_and_accept(

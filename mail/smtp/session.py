@@ -56,7 +56,7 @@ class SmtpFamilySession(SMTP):
         super().__init__(
             None,
             enable_SMTPUTF8=True,
-            hostname=listener.world.options.hostname,
+            hostname=listener.environment.options.hostname,
             timeout=limits.command_timeout,
             loop=asyncio.get_running_loop(),
         )
@@ -383,7 +383,7 @@ class SmtpFamilySession(SMTP):
             added, rest = body.feed(await self._command_reader.read_piece())
             self._reset_timeout()
             if added and not seen:
-                self.listener.world.reach_fault_point("data")
+                self.listener.environment.reach_fault_point("data")
                 on_top += END_OF_HEADER if added[:1] in b" \t" else b""
             seen += len(added)
             digest.update(added)

@@ -56,7 +56,7 @@ class SmtpListener(SmtpFamilyListener):
     @property
     def limits(self) -> SessionLimits:
         """The limits of a session that begins now. The message size is a setting."""
-        largest, limits = self.world.options.message_max_size, self.config.limits
+        largest, limits = self.environment.options.message_max_size, self.config.limits
         return replace(
             limits, max_message_size=largest, byte_budget=max(limits.byte_budget, largest)
         )
@@ -175,7 +175,9 @@ class SmtpSession(SmtpFamilySession):
 
     def _received_field(self, transaction: SmtpTransaction, queue_id: str) -> bytes:
         """Return the Received field."""
-        world = self.listener.world
+        environment = self.listener.environment
         utf8 = transaction.smtputf8
-        hop = ReceivedField(self.client, self.hostname, queue_id, world.now(), self._is_esmtp, utf8)
+        hop = ReceivedField(
+            self.client, self.hostname, queue_id, environment.now(), self._is_esmtp, utf8
+        )
         return hop.to_bytes()

@@ -92,7 +92,9 @@ class SubmissionListener(SmtpListener):
     @property
     def limits(self) -> SessionLimits:
         """The limits of a session that begins now."""
-        return replace(super().limits, max_recipients=self.world.options.submission_max_recipients)
+        return replace(
+            super().limits, max_recipients=self.environment.options.submission_max_recipients
+        )
 
     def create_session(self) -> asyncio.BaseProtocol:
         """Return a session for a new connection."""
@@ -229,7 +231,7 @@ class SubmissionSession(SmtpSession):
         return AcceptedRecipient(validated_address(address))
 
     def _added_fields(self, transaction: SmtpTransaction) -> bytes:
-        return self._received_field(transaction, f"{self.listener.world.new_id():x}")
+        return self._received_field(transaction, f"{self.listener.environment.new_id():x}")
 
     async def _deliver(self, spool: SpoolFile, transaction: SmtpTransaction) -> list[str]:
         """Queue the message and return one reply for all recipients."""
@@ -248,7 +250,7 @@ class SubmissionSession(SmtpSession):
         answer = smtp_replies.queued_reply(key)
         log.info("submitted", extra={"user": writer.user_id, "bytes": size, "id": key})
         self.listener.metrics.count_replies([answer] * len(to), size)
-        self.listener.world.reach_fault_point("reply")
+        self.listener.environment.reach_fault_point("reply")
         return [answer]
 
 

@@ -255,17 +255,17 @@ async def _insert_connectors_and_runs(
     ctx: Context, session: AsyncSession, validated: _ValidatedImport
 ) -> list[int]:
     """Insert a hidden connector and a queued run of it for each account; returns the run ids."""
-    world, now, source = ctx.environment, ctx.environment.now(), validated.source
+    environment, now, source = ctx.environment, ctx.environment.now(), validated.source
     settings: OneTimeImport = source.connector_values["bringing"]
     connectors, runs = list[Connector](), list[ConnectorRun]()
     for user in validated.users:
-        connector_id, run_id = world.new_id(), world.new_id()
+        connector_id, run_id = environment.new_id(), environment.new_id()
         user_settings = {**asdict(settings), "below": validated.parent_paths[user.id]}
         row: dict[str, Any] = {
             **source.connector_values,
             "id": connector_id,
             "user_id": user.id,
-            "secret": credentials.encrypt_secret(world, connector_id, source.plain_secret)
+            "secret": credentials.encrypt_secret(environment, connector_id, source.plain_secret)
             if source.plain_secret
             else "",
             "target_folder": validated.parent_paths[user.id],

@@ -391,16 +391,16 @@ def _needs_delivery(state: FetchState, recipient: LocalRecipient | None) -> bool
 
 async def _load_delivery_recipient(state: FetchState) -> LocalRecipient | None:
     """Return the account as a recipient of incoming mail, or None if it has no address."""
-    row, world = state.connector, state.run.ctx.environment
+    row, environment = state.connector, state.run.ctx.environment
     is_main_address = col(Address.user_id) == row.user_id, col(Address.main)
     statement = select(*select_columns(Address)).where(*is_main_address)
-    address_row = next(iter(await world.database.read(statement)), None)
+    address_row = next(iter(await environment.database.read(statement)), None)
     if address_row is None:
         return None
     address = address_row.shown
     if row.target_domain:
         address = f"{address.rpartition('@')[0]}@{row.target_domain}"
-    recipient = await load_row_recipient_below_limits(world, address_row, address)
+    recipient = await load_row_recipient_below_limits(environment, address_row, address)
     if not row.spam_check:
         recipient = replace(recipient, has_sender_rules=False, spam_level=DEFAULT_SPAM_LEVEL)
     if not row.apply_filters:
@@ -420,7 +420,7 @@ async def _load_delivered_ids_by_mark(
 
     The digest would identify the message, too, but not its id here.
     """
-    world = state.run.ctx.environment
+    environment = state.run.ctx.environment
     marks_by_receipt = {
         receipt_digest(
             _with_source_identity(remote_mailbox, one), recipient, ""
@@ -432,10 +432,13 @@ async def _load_delivered_ids_by_mark(
         .join(Message, col(Message.id) == col(DeliveryReceipt.message_id), isouter=True)
         .where(
             col(DeliveryReceipt.digest).in_(marks_by_receipt),
-            col(DeliveryReceipt.at) > world.now() - world.options.duplicate_delivery_retention,
+            col(DeliveryReceipt.at)
+            > environment.now() - environment.options.duplicate_delivery_retention,
         )
     )
-    return {marks_by_receipt[row.digest]: row.id for row in await world.database.read(statement)}
+    return {
+        marks_by_receipt[row.digest]: row.id for row in await environment.database.read(statement)
+    }
 
 
 def _with_source_identity(
@@ -500,7 +503,7 @@ async def _deliver_message(
     message: DownloadedMessage,
     recipient: LocalRecipient,
 ) -> object:
-    world, row = state.run.ctx.environment, state.connector
+    environment, row = state.run.ctx.environment, state.connector
     scanners = {rspamd.SCANNER_NAME: row.spam_check, clamd.SCANNER_NAME: row.virus_check}
     fetched_facts = FetchedMessageState(
         _received_at(state, message),
@@ -520,5 +523,5 @@ async def _deliver_message(
         applies_bcc_rules=False,
     )
     accepted = AcceptedRecipient(recipient.address, [AcceptedAccount(recipient)])
-    (outcome,) = await pipeline.deliver(world, mail, [accepted])
+    (outcome,) = await pipeline.deliver(environment, mail, [accepted])
     return outcome

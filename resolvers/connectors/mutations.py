@@ -55,14 +55,14 @@ async def create_connector(
     The default user is the viewer. Raises Invalid, LimitReached at 50 connectors, NotFound, and
     Forbidden if the viewer may not manage connectors of the user.
     """
-    owner_id, world, connector_id = (
+    owner_id, environment, connector_id = (
         require_user_id(ctx) if user_id is None else user_id,
         ctx.environment,
         ctx.environment.new_id(),
     )
     _require_permission(ctx, [owner_id])
-    values = connector_validation.validate_fields(fields, {}, world.options)
-    now = world.now()
+    values = connector_validation.validate_fields(fields, {}, environment.options)
+    now = environment.now()
     runs_now = values.get("active", True) and values.get("interval")
     async with ctx.write_session(owner_id) as session:
         (user,) = await load_managed_users(ctx, [owner_id], path="user")
@@ -71,7 +71,7 @@ async def create_connector(
             id=connector_id,
             user_id=owner_id,
             secret=credentials.encrypt_secret(
-                world, connector_id, _updated_secret({}, fields, password)
+                environment, connector_id, _updated_secret({}, fields, password)
             ),
             created_at=now,
             next_run_at=now if runs_now else None,
@@ -146,14 +146,18 @@ async def _update_connector(
     password: str | None,
 ) -> dict[str, Any]:
     """Update one connector and return its new values."""
-    world, now, connection = ctx.environment, ctx.environment.now(), await session.connection()
+    environment, now, connection = (
+        ctx.environment,
+        ctx.environment.now(),
+        await session.connection(),
+    )
     own_fields = {name: value for name, value in fields.items() if name != "user_id"}
-    values = connector_validation.validate_fields(own_fields, row._asdict(), world.options)
+    values = connector_validation.validate_fields(own_fields, row._asdict(), environment.options)
     _require_password_for_new_server(row, values, password)
-    _require_password_to_activate(world, row, values, password)
+    _require_password_to_activate(environment, row, values, password)
     if password is not None or (fields.get("oauth") or {}).get("client_secret"):
         try:
-            before = credentials.decrypt_secret(world, row.id, row.secret)
+            before = credentials.decrypt_secret(environment, row.id, row.secret)
         except RemoteFailure as problem:
             if password is None:
                 raise InvalidInput(
@@ -161,7 +165,7 @@ async def _update_connector(
                 ) from None
             before = {}
         secret = _updated_secret(before, fields, password)
-        values["secret"] = credentials.encrypt_secret(world, row.id, secret)
+        values["secret"] = credentials.encrypt_secret(environment, row.id, secret)
     values |= {"updated_at": now, "failures": 0}
     values["next_run_at"] = _next_run_at(row, values, now)
     if fields.get("user_id", row.user_id) != row.user_id:

@@ -113,10 +113,10 @@ async def run_one_time_import(run: "ActiveRun") -> None:
 
 async def _import_archive(state: OneTimeImportState) -> None:
     """Import an archive, from the checkpoint on."""
-    world, path = state.writer.ctx.environment, state.settings.path
+    environment, path = state.writer.ctx.environment, state.settings.path
     is_of_run = col(ImportArchive.task_id) == state.run.row.id
     async with imports.open_archive_file(state.writer.ctx, path, is_of_run) as file:
-        source_archive = await asyncio.to_thread(_open_archive, file, world)
+        source_archive = await asyncio.to_thread(_open_archive, file, environment)
         if (
             path is not None
             and state.checkpoint.get("stamp", source_archive.stamp) != source_archive.stamp
@@ -158,8 +158,8 @@ def _read_group(reading: SourceReader) -> list[SourceMessage]:
 
 async def _import_account(state: OneTimeImportState) -> None:
     """Import the mail that another account had when the run began."""
-    world, user_id = state.writer.ctx.environment, state.settings.user or 0
-    source_ctx = Context(world, Viewer(user_id, Role.USER, frozenset({Scope.FULL})))
+    environment, user_id = state.writer.ctx.environment, state.settings.user or 0
+    source_ctx = Context(environment, Viewer(user_id, Role.USER, frozenset({Scope.FULL})))
     statement = select(col(User.id)).where(col(User.id) == user_id, col(User.deleted_at).is_(None))
     if not await source_ctx.read(statement):
         raise RemoteFailure(ConnectorStage.FETCH, "the account that it comes from is gone")

@@ -269,18 +269,20 @@ def _heads_to_fetch(
 
 async def _listen_and_fetch_inbox(state: FetchState, inbox: MailboxMapping) -> None:
     """Fetch what arrives in INBOX at once (IMAP IDLE), until the next run is due."""
-    row, world, remote = state.connector, state.run.ctx.environment, state.session.remote
+    row, environment, remote = state.connector, state.run.ctx.environment, state.session.remote
     if state.run.is_trial or row.interval is None or not isinstance(remote, ImapSession):
         return
     if "IDLE" not in remote.capabilities:
         state.run.add_log_line("the server offers no IDLE")
         return
-    until = world.now() + timedelta(seconds=row.interval)
+    until = environment.now() + timedelta(seconds=row.interval)
     has_changes, state.run.next_run_delay = (
         True,
         RELISTEN_DELAY,
     )  # the first fetch also selects the mailbox
-    while is_plausible_wait_running(until, now := world.now(), timedelta(seconds=row.interval)):
+    while is_plausible_wait_running(
+        until, now := environment.now(), timedelta(seconds=row.interval)
+    ):
         seconds_left = (until - now).total_seconds()
         if has_changes:
             await _fetch_and_synchronize_mailbox(state, inbox, is_repeat=True)

@@ -71,30 +71,30 @@ async def create_upload(ctx: Context, announced: AnnouncedUpload) -> ColumnRow:
     All announced bytes count for the limits. Raises RateLimited at 100 waiting uploads of the
     viewer, LimitReached if they exceed 1 GiB, and Forbidden without the scope MAIL or SUBMIT.
     """
-    world, owner_id = ctx.environment, require_upload_owner_id(ctx)
+    environment, owner_id = ctx.environment, require_upload_owner_id(ctx)
     row = {
-        "id": world.new_id(),
+        "id": environment.new_id(),
         "user_id": owner_id,
         "size": announced.size,
         "received": 0,
         "content_type": announced.content_type,
         "filename": announced.filename,
         "told": announced.client_metadata,
-        "created_at": world.now(),
-        "expires_at": world.now() + LIFETIME,
+        "created_at": environment.now(),
+        "expires_at": environment.now() + LIFETIME,
     }
 
     def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
         check_upload_limits(
-            world,
-            transaction.connection.execute(waiting_uploads_query(world, owner_id)).one(),
+            environment,
+            transaction.connection.execute(waiting_uploads_query(environment, owner_id)).one(),
             announced.size,
         )
         return transaction.connection.execute(
             insert(Upload).returning(*select_columns(Upload)), row
         ).one()
 
-    return await world.run_transaction(insert_row, owner_id)
+    return await environment.run_transaction(insert_row, owner_id)
 
 
 async def read_own_upload_row(ctx: Context, upload_id: int) -> ColumnRow:
@@ -119,7 +119,7 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
 
     If the part is refused, its object is deleted.
     """
-    world, progress = ctx.environment, UploadProgress(part.start, part.end)
+    environment, progress = ctx.environment, UploadProgress(part.start, part.end)
 
     def insert_part(transaction: DatabaseTransaction) -> bool:
         if not _advance_offset_if_unchanged(ctx, transaction, upload_id, progress):
@@ -134,10 +134,10 @@ async def add_part(ctx: Context, upload_id: int, part: StoredPart) -> None:
         return True
 
     try:
-        if not await world.run_transaction(insert_part):
+        if not await environment.run_transaction(insert_part):
             raise await _offset_error(ctx, upload_id)
     except (RequestError, OffsetMoved):  # after other failures a row may name the object
-        await world.object_store.delete([part.name])
+        await environment.object_store.delete([part.name])
         raise
 
 
@@ -153,10 +153,10 @@ async def require_offset(ctx: Context, upload_id: int, expected_offset: int) -> 
 
 async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> ColumnRow:
     """Store all bytes for 24 hours from now and return the row. Raises NotFound or OffsetMoved."""
-    world = ctx.environment
-    object_key = object_name(whole.digest, world.new_id())
+    environment = ctx.environment
+    object_key = object_name(whole.digest, environment.new_id())
     try:
-        await put_object(world, object_key, whole.source)
+        await put_object(environment, object_key, whole.source)
     except FileNotFoundError:  # the upload may have ended, and the file with it
         await require_offset(ctx, upload_id, whole.acknowledged)
         raise
@@ -164,7 +164,7 @@ async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> C
         "received": col(Upload.size),
         "digest": whole.digest,
         "blob_name": object_key,
-        "expires_at": world.now() + LIFETIME,
+        "expires_at": environment.now() + LIFETIME,
     }
     is_unfinished = _is_unfinished_at(ctx, upload_id, whole.acknowledged)
     statement = (
@@ -175,11 +175,11 @@ async def complete_upload(ctx: Context, upload_id: int, whole: WholeUpload) -> C
         row = transaction.connection.execute(statement).one_or_none()
         return row, delete_part_rows(transaction, [upload_id]) if row else []
 
-    row, part_objects = await world.run_transaction(update_row)
+    row, part_objects = await environment.run_transaction(update_row)
     if row is None:
-        await world.object_store.delete([object_key])
+        await environment.object_store.delete([object_key])
         raise await _offset_error(ctx, upload_id)
-    await drop_unreferenced_objects(world, part_objects)
+    await drop_unreferenced_objects(environment, part_objects)
     return row
 
 

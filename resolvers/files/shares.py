@@ -287,14 +287,14 @@ async def verify_share_password(ctx: Context, share: ColumnRow, password: str | 
         return True
     if password is None:
         return False
-    world = ctx.environment
+    environment = ctx.environment
     throttle_key = f"share:{share.share_id}"
-    limits = throttles.limits_of_password(world.options, throttle_key, ctx.client_ip)
-    with password_hashes.sign_in_slot(world):
+    limits = throttles.limits_of_password(environment.options, throttle_key, ctx.client_ip)
+    with password_hashes.sign_in_slot(environment):
         await throttles.require_not_throttled(ctx, limits)
-        if await password_hashes.check_password(world, share.password, password):
+        if await password_hashes.check_password(environment, share.password, password):
             return True
-    await throttles.count_failure(world, limits)
+    await throttles.count_failure(environment, limits)
     return False
 
 

@@ -195,15 +195,15 @@ async def store_blob_with_rows(
 
     `row_writer_for` returns the row writer for the stored blob. Returns the id that it returns.
     """
-    world, owner_id = ctx.environment, require_user_id(ctx)
+    environment, owner_id = ctx.environment, require_user_id(ctx)
     tenant_id = await read_tenant_id(ctx, owner_id)
     try:
         return await _write_rows(
-            ctx, owner_id, row_writer_for(await _store_blob(world, tenant_id, received))
+            ctx, owner_id, row_writer_for(await _store_blob(environment, tenant_id, received))
         )
     except BlobRowDeleted:
         return await _write_rows(
-            ctx, owner_id, row_writer_for(await _store_blob(world, tenant_id, received))
+            ctx, owner_id, row_writer_for(await _store_blob(environment, tenant_id, received))
         )
 
 

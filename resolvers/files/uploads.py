@@ -114,8 +114,8 @@ async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
 
     Raises RateLimited at 100 waiting uploads of the viewer, and LimitReached if they exceed 1 GiB.
     """
-    world, owner_id = ctx.environment, require_user_id(ctx)
-    upload_id = world.new_id()
+    environment, owner_id = ctx.environment, require_user_id(ctx)
+    upload_id = environment.new_id()
     object_key = object_name(received.digest, upload_id)
     row = {
         "id": upload_id,
@@ -126,24 +126,24 @@ async def store_upload(ctx: Context, received: ReceivedFile) -> ColumnRow:
         "content_type": received.content_type,
         "filename": received.filename,
         "blob_name": object_key,
-        "created_at": world.now(),
-        "expires_at": world.now() + LIFETIME,
+        "created_at": environment.now(),
+        "expires_at": environment.now() + LIFETIME,
     }
 
     def insert_row(transaction: DatabaseTransaction) -> ColumnRow:
         check_upload_limits(
-            world,
-            transaction.connection.execute(waiting_uploads_query(world, owner_id)).one(),
+            environment,
+            transaction.connection.execute(waiting_uploads_query(environment, owner_id)).one(),
             received.size,
         )
         statement = insert(Upload).returning(*select_columns(Upload))
         return transaction.connection.execute(statement, row).one()
 
-    await put_object(world, object_key, received.source)
+    await put_object(environment, object_key, received.source)
     try:
-        return await world.run_transaction(insert_row, owner_id)
+        return await environment.run_transaction(insert_row, owner_id)
     except RequestError:  # no row names the object; after other failures one can
-        await world.object_store.delete([object_key])
+        await environment.object_store.delete([object_key])
         raise
 
 

@@ -105,14 +105,16 @@ def _own_message_query() -> Select[*tuple[Any, ...]]:
 
 async def _open_messages(ctx: Context, rows: Sequence[ColumnRow]) -> list[StoredMessage]:
     """Open the content of these rows, from the cache or with one statement."""
-    world = ctx.environment
-    cached_sources = {row.id: world.byte_cache.get(("source", *_source_key(row))) for row in rows}
+    environment = ctx.environment
+    cached_sources = {
+        row.id: environment.byte_cache.get(("source", *_source_key(row))) for row in rows
+    }
     missing = [row for row in rows if cached_sources[row.id] is None]
     if len(missing) == 1:
         blobs = await ctx.read_prepared(SELECT_LAYOUT_BLOB, blob=missing[0].blob_id)
     else:
         blobs = await read_layout_blobs(missing, ctx.read)
-    opened = await open_layouts(world, blobs) if missing else {}
+    opened = await open_layouts(environment, blobs) if missing else {}
     for row in missing:
         skeleton, tree = cached_sources[row.id] = (
             layout_of_row(row, opened),
@@ -120,15 +122,15 @@ async def _open_messages(ctx: Context, rows: Sequence[ColumnRow]) -> list[Stored
         )
         if isinstance(skeleton, MessageLayout):
             size = skeleton.memory_size + len(row.structure) * TREE_MEMORY_FACTOR
-            world.byte_cache.put(("source", *_source_key(row)), (skeleton, tree), size)
+            environment.byte_cache.put(("source", *_source_key(row)), (skeleton, tree), size)
     return [
         StoredMessage(
             row,
             tree,
             skeleton,
-            world.object_store,
+            environment.object_store,
             ctx.read,
-            world.byte_cache,
+            environment.byte_cache,
             count_bytes_read=ctx.charge_bytes,
         )
         for row in rows

@@ -109,8 +109,8 @@ async def run_worker(
 
 
 async def _run_loop(worker: PushWorker) -> None:
-    last_full_read, world = -POLL_SECONDS, worker.environment
-    with world.wakeups.follow_all_streams() as wakeup:
+    last_full_read, environment = -POLL_SECONDS, worker.environment
+    with environment.wakeups.follow_all_streams() as wakeup:
         try:
             while True:
                 grown_stream_ids, pause = wakeup.take_streams(), POLL_SECONDS
@@ -147,20 +147,22 @@ async def start_pushes(worker: PushWorker, *, read_all: bool = True) -> float:
     """
     # before the read, so that a channel that is freed after it wakes the worker
     worker.channel_freed.clear()
-    world, free_slots = worker.environment, MAX_CHANNELS - len(worker.served)
+    environment, free_slots = worker.environment, MAX_CHANNELS - len(worker.served)
     if read_all:
-        channel_rows = await world.database.read(select(col(PushChannel.id)).limit(1))
+        channel_rows = await environment.database.read(select(col(PushChannel.id)).limit(1))
         worker.has_channels = bool(channel_rows)
     if not worker.has_channels:
         worker.grown_stream_ids.clear()
     if free_slots <= 0 or not worker.has_channels:
         return POLL_SECONDS
     read_all = read_all or len(worker.grown_stream_ids) > MAX_GROWN_STREAMS
-    rows = await world.database.read(_due_channels(worker, read_all=read_all).limit(free_slots))
+    rows = await environment.database.read(
+        _due_channels(worker, read_all=read_all).limit(free_slots)
+    )
     worker.has_more = len(rows) == free_slots
     active_channels = [row for row in rows if row.active]
     news_by_channel = (
-        await push_events.read_channel_news(world, active_channels) if active_channels else {}
+        await push_events.read_channel_news(environment, active_channels) if active_channels else {}
     )
     to_start = [
         row
@@ -175,9 +177,9 @@ async def start_pushes(worker: PushWorker, *, read_all: bool = True) -> float:
     to_advance = [
         row for row in without_messages if read_all or news_by_channel[row.id].position < row.last
     ]
-    await _advance_positions(world, to_advance, news_by_channel)
+    await _advance_positions(environment, to_advance, news_by_channel)
     for row in to_start:
-        lease = world.new_id()
+        lease = environment.new_id()
         task = asyncio.create_task(_serve_channel(worker, row.id, lease))
         worker.served[row.id] = ServedChannel(row.user_id, lease, task)
     worker.has_more |= len(news_by_channel) < len(active_channels)
@@ -187,7 +189,7 @@ async def start_pushes(worker: PushWorker, *, read_all: bool = True) -> float:
     }  # their streams can grow while this runs
     if worker.has_more:
         worker.channel_freed.set()
-    return await _seconds_until_retry(world)
+    return await _seconds_until_retry(environment)
 
 
 def _due_channels(worker: PushWorker, *, read_all: bool) -> Select[*tuple[Any, ...]]:
@@ -310,36 +312,42 @@ async def _read_claimed_channel(
 
 async def _push_next(worker: PushWorker, channel: ColumnRow) -> ColumnRow | None:
     """Send one notification. Returns the channel after it, or None if nothing is left to do now."""
-    world = worker.environment
+    environment = worker.environment
     window_start = channel.window_at
-    is_in_window = window_start is not None and world.now() < window_start + RATE_WINDOW
+    is_in_window = window_start is not None and environment.now() < window_start + RATE_WINDOW
     if is_in_window and channel.pushed >= MAX_PUSHES_PER_WINDOW:
         await _update_claimed_channel(
-            world, channel, {"retry_at": window_start + RATE_WINDOW}, release=True
+            environment, channel, {"retry_at": window_start + RATE_WINDOW}, release=True
         )
         return None
     rate_values = {
-        "window_at": window_start if is_in_window else world.now(),
+        "window_at": window_start if is_in_window else environment.now(),
         "pushed": (channel.pushed if is_in_window else 0) + 1,
     }
     if channel.test_at:
-        result = await _post_notification(worker, channel, sample_notification(channel, world))
-        world.reach_fault_point("pushed")
+        result = await _post_notification(
+            worker, channel, sample_notification(channel, environment)
+        )
+        environment.reach_fault_point("pushed")
         values = {"test_at": None, "last_error": result.error, **rate_values}
         if result.error is None:
-            values["last_push_at"] = world.now()
-        await _update_claimed_channel(world, channel, values)
-        return await _read_claimed_channel(world, channel.id, channel.lease)
-    news = await _read_news_if_due(world, channel)
+            values["last_push_at"] = environment.now()
+        await _update_claimed_channel(environment, channel, values)
+        return await _read_claimed_channel(environment, channel.id, channel.lease)
+    news = await _read_news_if_due(environment, channel)
     if news is None or not news.messages:
         values = {} if news is None else {"number": news.position, "retry_at": None}
-        await _update_claimed_channel(world, channel, values, release=True)
+        await _update_claimed_channel(environment, channel, values, release=True)
         return None
-    notice, position = await _next_notification(world, channel, news)
+    notice, position = await _next_notification(environment, channel, news)
     result = await _post_notification(worker, channel, notice)
-    world.reach_fault_point("pushed")
-    await _record_push_result(world, channel, result, {**rate_values, "number": position})
-    return None if result.error else await _read_claimed_channel(world, channel.id, channel.lease)
+    environment.reach_fault_point("pushed")
+    await _record_push_result(environment, channel, result, {**rate_values, "number": position})
+    return (
+        None
+        if result.error
+        else await _read_claimed_channel(environment, channel.id, channel.lease)
+    )
 
 
 async def _read_news_if_due(environment: Environment, channel: ColumnRow) -> ChannelNews | None:
@@ -376,13 +384,13 @@ async def _post_notification(
     worker: PushWorker, channel: ColumnRow, notice: PushNotification
 ) -> PushResult:
     """Post one notification. Failures are part of the result."""
-    started, world = monotonic(), worker.environment
+    started, environment = monotonic(), worker.environment
     status, error = None, None
     # the address of Pushover is a setting, the others come from users
-    allow_private = worker.gate.allows_private or world.options.push_allow_private_networks
+    allow_private = worker.gate.allows_private or environment.options.push_allow_private_networks
     allow_private = allow_private or channel.kind is PushKind.PUSHOVER
     try:
-        request = await build_push_request(world, channel, notice, worker.encode_node_id)
+        request = await build_push_request(environment, channel, notice, worker.encode_node_id)
         endpoint = parse_target(request.url, allow_private=allow_private)
         status = await post(
             endpoint,

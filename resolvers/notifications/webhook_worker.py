@@ -152,8 +152,8 @@ async def run_worker(
 
 
 async def _run_loop(worker: WebhookWorker) -> None:
-    last_full_read, world = -POLL_SECONDS, worker.environment
-    with world.wakeups.follow_all_streams() as wakeup:
+    last_full_read, environment = -POLL_SECONDS, worker.environment
+    with environment.wakeups.follow_all_streams() as wakeup:
         try:
             while True:
                 grown_stream_ids, pause = wakeup.take_streams(), POLL_SECONDS
@@ -186,7 +186,7 @@ async def _feed_and_start_lanes_or_log(worker: WebhookWorker, stream_ids: set[in
 async def start_lanes(worker: WebhookWorker) -> float:
     """Start to post from due lanes; returns the seconds until the next call."""
     worker.lane_freed.clear()  # before the read, so that a lane freed after it wakes the worker
-    world, now = worker.environment, worker.environment.now()
+    environment, now = worker.environment, worker.environment.now()
     lane_counts = Counter(lane.webhook_id for lane in worker.lanes)
     full_webhook_ids = [key for key, many in lane_counts.items() if many >= MAX_LANES_PER_WEBHOOK]
     if len(worker.lanes) >= MAX_LANES:
@@ -198,14 +198,16 @@ async def start_lanes(worker: WebhookWorker) -> float:
             col(WebhookLane.webhook_id) == col(Webhook.id), _is_due_unleased_lane_sql(now)
         ),
     )
-    hooks = await world.database.read(ready_webhooks.order_by(col(Webhook.id)).limit(MAX_LANES))
+    hooks = await environment.database.read(
+        ready_webhooks.order_by(col(Webhook.id)).limit(MAX_LANES)
+    )
     for hook in hooks:
         max_lanes = 1 if hook.failures >= FAILURES_BEFORE_PAUSE else MAX_LANES_PER_WEBHOOK
-        for lane in await _claim_lanes(world, hook.id, max_lanes - lane_counts[hook.id]):
+        for lane in await _claim_lanes(environment, hook.id, max_lanes - lane_counts[hook.id]):
             worker.lanes[lane] = asyncio.create_task(_serve_lane(worker, lane))
     if len(hooks) == MAX_LANES:
         return MIN_WAIT_SECONDS
-    return await _seconds_until_due(world, full_webhook_ids)
+    return await _seconds_until_due(environment, full_webhook_ids)
 
 
 def _is_active_or_test_lane_sql() -> ColumnElement[bool]:
@@ -297,21 +299,21 @@ async def _post_until_failure_or_empty(worker: WebhookWorker, lane: ClaimedLane)
 
     Returns when to continue; None means at once.
     """
-    world = worker.environment
+    environment = worker.environment
     while True:
-        webhook, deliveries = await _read_waiting(world, lane)
+        webhook, deliveries = await _read_waiting(environment, lane)
         if webhook is None or not deliveries:
             return None
         for row in deliveries:
             post_of_delivery = WebhookPost(lane, webhook, row)
-            if row.next_attempt_at and row.next_attempt_at > world.now():
+            if row.next_attempt_at and row.next_attempt_at > environment.now():
                 return _next_attempt_at(row)
-            if row.expires_at <= world.now():
-                await _record_result(world, post_of_delivery, EXPIRED_RESULT)
+            if row.expires_at <= environment.now():
+                await _record_result(environment, post_of_delivery, EXPIRED_RESULT)
                 continue
             result = await _post_event(worker, webhook, row)
-            world.reach_fault_point("posted")
-            retry_at = await _record_result(world, post_of_delivery, result)
+            environment.reach_fault_point("posted")
+            retry_at = await _record_result(environment, post_of_delivery, result)
             if not result.is_success:
                 return retry_at
 
@@ -344,13 +346,15 @@ def _is_waiting_in_lane(lane: ClaimedLane) -> ColumnElement[bool]:
 
 async def _post_event(worker: WebhookWorker, webhook: ColumnRow, delivery: ColumnRow) -> PostResult:
     """Post one event. Failures are part of the result."""
-    started, world = monotonic(), worker.environment
+    started, environment = monotonic(), worker.environment
     status, error = None, None
     try:
-        allow_private = worker.gate.allows_private or world.options.webhooks_allow_private_networks
+        allow_private = (
+            worker.gate.allows_private or environment.options.webhooks_allow_private_networks
+        )
         endpoint = parse_target(webhook.url, allow_private=allow_private)
         body = orjson.dumps(worker.build_body(delivery))
-        headers = signed_headers(world, webhook, delivery.event, body)
+        headers = signed_headers(environment, webhook, delivery.event, body)
         status = await post(
             endpoint, headers, body, replace(worker.gate, allows_private=allow_private)
         )
@@ -518,11 +522,11 @@ async def delete_old_deliveries_each_minute(worker: WebhookWorker) -> None:
 
     Does nothing if called again within a minute.
     """
-    world, now = worker.environment, monotonic()
+    environment, now = worker.environment, monotonic()
     if worker.last_sweep is not None and now < worker.last_sweep + SWEEP_SECONDS:
         return
     worker.last_sweep = now
-    oldest_kept = await world.database.read(_deletion_ends_query())
+    oldest_kept = await environment.database.read(_deletion_ends_query())
     for start in range(0, len(oldest_kept), MAX_LANES):
         statement = delete(WebhookDelivery).where(
             or_(
@@ -536,7 +540,7 @@ async def delete_old_deliveries_each_minute(worker: WebhookWorker) -> None:
                 )
             )
         )
-        async with world.write_session() as session:
+        async with environment.write_session() as session:
             await (await session.connection()).execute(statement)
 
 

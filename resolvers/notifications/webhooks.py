@@ -190,8 +190,8 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
     domain_id = await _responsible_domain_id(ctx, new)
     # the webhook of a DOMAIN_ADMIN covers a user only while it is in the domain
     is_bound_to_domain = not new.user_id or ctx.viewer.role is Role.DOMAIN_ADMIN
-    world, webhook_id = ctx.environment, ctx.environment.new_id()
-    secret = generate_secret(world)
+    environment, webhook_id = ctx.environment, ctx.environment.new_id()
+    secret = generate_secret(environment)
     row = Webhook(
         id=webhook_id,
         user_id=new.user_id,
@@ -199,9 +199,9 @@ async def create_webhook(ctx: Context, new: NewWebhook) -> tuple[int, str]:
         types=list(dict.fromkeys(new.types)),
         url=new.url,
         active=new.active,
-        secret=world.secret_box.encrypt(secret, secret_purpose(webhook_id)),
-        since=world.now(),
-        created_at=world.now(),
+        secret=environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
+        since=environment.now(),
+        created_at=environment.now(),
     )
     async with ctx.write_session(PLATFORM) as session:
         await _check_webhook_count(ctx, row)
@@ -380,13 +380,13 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
     if not timedelta(0) <= overlap <= MAX_OVERLAP:
         text = f"at most {MAX_OVERLAP.days} days"
         raise InvalidInput(text, constraint="max", path=["overlap"])
-    world, secret = ctx.environment, generate_secret(ctx.environment)
+    environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
         (row,) = await _lock_webhooks(ctx, session, [webhook_id])
         values = {
-            "secret": world.secret_box.encrypt(secret, secret_purpose(webhook_id)),
+            "secret": environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
             "old_secret": row.secret if overlap else None,
-            "old_until": world.now() + overlap if overlap else None,
+            "old_until": environment.now() + overlap if overlap else None,
         }
         connection = await session.connection()
         await connection.execute(

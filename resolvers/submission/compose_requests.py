@@ -301,9 +301,9 @@ async def _read_requests_after(ctx: Context, after_id: int) -> Sequence[ColumnRo
 @asynccontextmanager
 async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
     """Register a listening client of the viewer in the database until the context ends."""
-    world = ctx.environment
-    holder = await leases.ensure_registered(world)
-    row = {"id": world.new_id(), "user_id": require_user_id(ctx), "holder": holder}
+    environment = ctx.environment
+    holder = await leases.ensure_registered(environment)
+    row = {"id": environment.new_id(), "user_id": require_user_id(ctx), "holder": holder}
     is_this_listener = col(ComposeListener.id) == row["id"]
 
     def register(transaction: DatabaseTransaction) -> None:
@@ -321,14 +321,14 @@ async def _register_listener(ctx: Context) -> AsyncGenerator[None]:
             transaction.connection.execute(insert(ComposeListener), row)
 
     async def unregister() -> None:
-        await world.run_transaction(
+        await environment.run_transaction(
             lambda turn: turn.connection.execute(delete(ComposeListener).where(is_this_listener))
         )
 
-    await world.run_transaction(register)
-    world.process.restore_leases.append(insert_if_missing)
+    await environment.run_transaction(register)
+    environment.process.restore_leases.append(insert_if_missing)
     try:
         yield
     finally:
-        world.process.restore_leases.remove(insert_if_missing)
-        cache_of_database(world.database).run_in_background(unregister())
+        environment.process.restore_leases.remove(insert_if_missing)
+        cache_of_database(environment.database).run_in_background(unregister())

@@ -172,8 +172,8 @@ async def compose_draft(
     Raises NotFound if an attachment or the referenced message is missing, and Invalid if the
     attachments are too large.
     """
-    world = ctx.environment
-    budget = AttachmentBudget(world.options.message_max_size)
+    environment = ctx.environment
+    budget = AttachmentBudget(environment.options.message_max_size)
     kept_attachments = (
         await _copy_kept_attachments(fields, basis.previous, budget) if basis.previous else []
     )
@@ -201,7 +201,7 @@ async def compose_draft(
         in_reply_to=inherited.in_reply_to,
         references=inherited.references,
         priority=fields.priority,
-        most=world.options.message_max_size,
+        most=environment.options.message_max_size,
     )
 
 

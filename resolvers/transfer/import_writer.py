@@ -167,9 +167,11 @@ async def store_blobs(
     running: RunningImport, messages: Sequence[ImportableMessage], *, rewrite_blobs: bool = False
 ) -> list[StoredMessageBlobs]:
     """Store the blobs of these messages before the transaction that inserts them."""
-    tenant, world = running.user.tenant_id, running.ctx.environment
+    tenant, environment = running.user.tenant_id, running.ctx.environment
     return [
-        await received_messages.store_blobs(world, tenant, each.message, store_again=rewrite_blobs)
+        await received_messages.store_blobs(
+            environment, tenant, each.message, store_again=rewrite_blobs
+        )
         for each in messages
     ]
 
