@@ -154,8 +154,7 @@ def _can_bind_resolver(field: StrawberryField) -> bool:
     if resolver.parent_parameter or resolver.root_parameter:
         return False
     return all(
-        field.is_async
-        and one.supports_async
+        (not one.has_resolver or (field.is_async and one.supports_async))
         and type(one).map_arguments is FieldExtension.map_arguments
         for one in field.extensions
     )
@@ -165,7 +164,7 @@ def _bound_resolver(field: StrawberryField, converters: ArgumentConverters) -> R
     convert_arguments, inner = converters.arguments_converter(field), _resolver_function(field)
     guards = [one for one in field.extensions if isinstance(one, FieldGuard)]
     for extension in field.extensions:  # the last extension is the outermost
-        if type(extension) is not FieldGuard:
+        if extension.has_resolver and type(extension) is not FieldGuard:
             inner = partial(extension.resolve_async, inner)
 
     def resolve(source: Any, raw: Any, /, **given: Any) -> Any:

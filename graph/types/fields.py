@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from inspect import signature
 from typing import Any, Protocol, TypeVar
 
 import strawberry
 from strawberry.extensions import FieldExtension
 from strawberry.schema_directive import Location
+from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 from strawberry.utils.str_converters import to_camel_case
 
@@ -43,6 +45,18 @@ class Auth:
 
 
 AUTH_ARGUMENTS = frozenset(Auth.__annotations__)
+
+
+class NullableField(FieldExtension):
+    """Makes a field nullable, so that its error removes no other field from the response.
+
+    Every field that can fail has it: a field with a guard, with arguments, which may be invalid,
+    or whose resolver reads something that can be damaged or unreachable.
+    """
+
+    def apply(self, field: StrawberryField) -> None:
+        if not isinstance(field.type, StrawberryOptional):
+            field.type = StrawberryOptional(field.type)
 
 
 class FieldGuard(FieldExtension):
@@ -88,18 +102,24 @@ class SubscriptionGuard(FieldGuard):
             yield item
 
 
-def field(description: str, *columns: str, cost: int = 0, **rule: Any) -> FieldDecorator:
+def field(
+    description: str, *columns: str, cost: int = 0, can_fail: bool = False, **rule: Any
+) -> FieldDecorator:
     """Declare a computed field of an object, with the columns of the row that it needs.
 
     `cost` is its cost in points, if it is higher than usual. A point is about ten microseconds of
-    work. `rule` are the arguments of GuardRule.
+    work. `rule` are the arguments of GuardRule. A field with a rule or with arguments is nullable;
+    `can_fail` makes another field nullable that can fail.
     """
     guards: list[FieldExtension] = [FieldGuard(GuardRule(**rule))] if rule else []
 
     def decorate(resolver: Resolver, /) -> Resolver:
         decorator: FieldDecorator = strawberry.field(
             description=description,
-            extensions=_with_condition_check(resolver, guards),
+            extensions=[
+                *_with_condition_check(resolver, guards),
+                *([NullableField()] if can_fail or rule or _has_arguments(resolver) else []),
+            ],
             metadata={"columns": columns},
             directives=[Cost(weight=cost)] if cost else [],
         )
@@ -118,13 +138,22 @@ def _with_condition_check(
     return [CheckConditions(), *guards] if has_conditions(resolver) else guards
 
 
+def _has_arguments(resolver: Callable[..., Any]) -> bool:
+    return not signature(resolver).parameters.keys() <= {"self", "info"}
+
+
 def query(description: str, **rule: Any) -> FieldDecorator:
-    """Declare a root query field. `rule` are the arguments of GuardRule; default: role USER."""
+    """Declare a root query field. `rule` are the arguments of GuardRule; default: role USER.
+
+    The field is nullable, except if everybody can read it.
+    """
     guard_rule: dict[str, Any] = {"role": Role.USER, **rule}
     guards: list[FieldExtension] = [FieldGuard(GuardRule(**guard_rule))]
 
     def decorate(resolver: Resolver, /) -> Resolver:
         extensions = _with_condition_check(resolver, guards)
+        if guard_rule["role"] is not Role.PUBLIC or _has_arguments(resolver):
+            extensions = [*extensions, NullableField()]
         decorator: FieldDecorator = strawberry.field(description=description, extensions=extensions)
         return decorator(resolver)
 

@@ -98,10 +98,12 @@ def type_name_of(id: str) -> str:
     raise InvalidInput("not an id of ours", constraint="id", path=["id"])
 
 
-def decode(type_name: str, id: str, *, path: str = "id", index: int | None = None) -> int:
+def decode(
+    type_name: str, id: str, *, path: str | Sequence[str] = "id", index: int | None = None
+) -> int:
     """Return the row key of a global ID.
 
-    Raises InvalidInput if it is malformed or of another type.
+    Raises InvalidInput with the path of the ID if it is malformed or of another type.
     """
     prefix, _, text = id[:MAX_LENGTH].partition("_")
     try:
@@ -111,7 +113,8 @@ def decode(type_name: str, id: str, *, path: str = "id", index: int | None = Non
             return key
     except ValueError:
         pass
-    raise InvalidInput(f"not the id of a {type_name}", constraint="id", path=[path], index=index)
+    full_path = [path] if isinstance(path, str) else path
+    raise InvalidInput(f"not the id of a {type_name}", constraint="id", path=full_path, index=index)
 
 
 def decode_all(type_name: str, global_id_texts: Sequence[str], *, path: str) -> list[int]:
