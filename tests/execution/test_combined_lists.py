@@ -99,6 +99,7 @@ async def _list_cursors(
     return [
         edge["cursor"]
         for page in _values_by_alias(answer.get("data"), "all")
+        if page  # null: this viewer may not read it, or an argument is invalid
         for edge in page["edges"]
     ]
 
