@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import cast
 
 import strawberry
 
@@ -110,21 +111,28 @@ async def load_node(info: Info, id: str) -> NodeView | None:
 
     Raises InvalidInput if it is not the ID of a node.
     """
-    return (await load_nodes(info, [id]))[0]
+    (node,) = await load_nodes(info, [id])
+    if isinstance(node, InvalidInput):
+        raise node
+    return node
 
 
-async def load_nodes(info: Info, global_ids: Sequence[str]) -> list[NodeView | None]:
-    """Load the objects of global IDs in order, None for invisible ones; one statement per type.
+async def load_nodes(info: Info, global_ids: Sequence[str]) -> list[NodeView | InvalidInput | None]:
+    """Load the objects of global IDs in order; one statement per type.
 
-    Raises InvalidInput with the index of an ID that is not of a node.
+    An object that doesn't exist or is not visible is None. An ID that is not of a node has an
+    error in its place, which graphql-core reports with the item's path.
     """
     keys: defaultdict[str, list[int]] = defaultdict(list)
+    found: dict[str, NodeView | InvalidInput] = {}
     for index, text in enumerate(global_ids):
-        kind = ids.type_name_of(text)
-        if kind not in NODE_TYPES:
-            raise InvalidInput("not the id of a node", constraint="id", path=["ids"], index=index)
-        keys[kind].append(ids.decode(kind, text, path="ids", index=index))
-    found: dict[str, NodeView] = {}
+        try:
+            kind, key = _type_name_and_key(text)
+        except InvalidInput as error:
+            error.path = ["ids", str(index)]
+            found[text] = error
+        else:
+            keys[kind].append(key)
     for kind, listed in keys.items():
         shape = NODE_TYPES[kind]
         for key, row in zip(
@@ -135,14 +143,26 @@ async def load_nodes(info: Info, global_ids: Sequence[str]) -> list[NodeView | N
     return [found.get(text) for text in global_ids]
 
 
+def _type_name_and_key(global_id: str) -> tuple[str, int]:
+    """Return the type name and row key of a node's ID. Raises InvalidInput for another text."""
+    kind = ids.type_name_of(global_id)
+    if kind not in NODE_TYPES:
+        raise InvalidInput("not the ID of a node", constraint="id", path=["ids"])
+    return kind, ids.decode(kind, global_id, path="ids")
+
+
 @strawberry.type
 class NodeQuery:
     @query("Any object by global id, null when missing or invisible.", scope=Scope.MAIL_READ)
     async def node(self, info: Info, id: strawberry.ID) -> NodeView | None:
         return await load_node(info, id)
 
-    @query("Several, in order.", scope=Scope.MAIL_READ)
+    @query(
+        "Objects by global ID, in the order of `ids`. A missing or invisible object "
+        "is null. A malformed ID is null, too, with an error at its path.",
+        scope=Scope.MAIL_READ,
+    )
     async def nodes(self, info: Info, ids: list[strawberry.ID]) -> list[NodeView | None]:
         if len(ids) > MAX_IDS:
             raise InvalidInput(f"at most {MAX_IDS} ids", constraint="max", path=["ids"])
-        return await load_nodes(info, ids)
+        return cast("list[NodeView | None]", await load_nodes(info, ids))

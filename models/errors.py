@@ -137,7 +137,8 @@ class NotFound(RequestError):
     def __init__(
         self, ref: str, *, path: Sequence[str] = ("id",), index: int | None = None
     ) -> None:
-        super().__init__("no such object", path=path, index=index)
+        named = bool(ref) and not ref.isdecimal()  # a row key says nothing to users
+        super().__init__(f"{ref} not found" if named else "not found", path=path, index=index)
         self.ref = ref
 
 

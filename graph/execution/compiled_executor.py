@@ -25,10 +25,11 @@ from graphql.pyutils import Path
 from strawberry.execution import optimized_is_awaitable
 
 from graph.execution.list_steps import MAX_ITEMS_PER_CALL
-from graph.execution.plain_executor import PlainExecutor
+from graph.execution.plain_executor import PlainExecutor, ScopeCheckingExecutor
 from graph.execution.resolver_plans import CompiledPlan, OperationPlans, PlanCache
 from graph.execution.response_size import ResponseBudget, ResponseTooLarge
 from graph.http.admission_control import AdmissionControl
+from models.users.roles import Scope
 from resolvers.context import Context
 
 log = logging.getLogger(__name__)
@@ -294,16 +295,20 @@ def create_executor(
     root_value: object,
     context: Context,
     extensions: dict[str, Any] | None = None,
+    missing_scopes: frozenset[Scope] = frozenset(),
 ) -> PlainExecutor:
     """Create the executor of one run of an operation or of one event of a subscription.
 
     It is a CompiledExecutor if the operation has plans. Each executor has its own response budget.
+    `missing_scopes` are those that types of the document require and the viewer doesn't have.
     """
     guards: AdmissionControl | None = getattr(context, "guards", None)
     answer = guards.new_response_budget_charging_viewer(context) if guards else ResponseBudget()
     context.charge_bytes = answer.charge_read_bytes
     executor_type: Any = PlainExecutor
-    if plans := plan_cache.plans_after_first_run(variable_values):
+    if missing_scopes:
+        executor_type = partial(ScopeCheckingExecutor, missing_scopes=missing_scopes)
+    elif plans := plan_cache.plans_after_first_run(variable_values):
         context.selection_cache = plans.selection_cache
         executor_type = partial(CompiledExecutor, plans=plans)
     found: PlainExecutor = executor_type(

@@ -320,7 +320,12 @@ class OperationRun(NamedTuple):
         if isinstance(values, list):
             return ExecutionResult(None, values)
         executor = create_executor(
-            self.plan_cache, values, self.root_value, self.context, self.extensions
+            self.plan_cache,
+            values,
+            self.root_value,
+            self.context,
+            self.extensions,
+            self.document.scopes - expand_scopes(self.context.viewer.scopes),
         )
         self.context.answer = executor.response_budget
         response: Any = executor.execute_operation()
@@ -367,7 +372,9 @@ def _permission_and_budget_errors(
         document.root_fields - viewer.allowed_operations if viewer.allowed_operations else ()
     ):
         yield _coded_error(f"this key is not for {name}", "FORBIDDEN")
-    for scope in sorted(document.scopes - expand_scopes(viewer.scopes)):
+    is_query = document.operation_type is OperationType.QUERY  # only its fields are refused
+    missing_scopes = () if is_query else document.scopes - expand_scopes(viewer.scopes)
+    for scope in sorted(missing_scopes):
         if stranger:
             yield _coded_error(NOT_SIGNED_IN, "UNAUTHENTICATED")
         yield _coded_error(f"this needs the scope {scope}", "FORBIDDEN")

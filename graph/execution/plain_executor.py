@@ -24,9 +24,11 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from graph.execution.concurrency import gather_results
 from graph.execution.deadlines import DeadlineExceeded, FieldDeadline
+from graph.execution.documents.required_scopes import scopes_of_type
 from graph.execution.list_steps import StepClock, close_unstarted_coroutines
 from graph.execution.response_size import FIELD_OVERHEAD_BYTES, ResponseBudget, json_size
 from graph.types.object_views import ViewList
+from models.users.roles import Scope
 
 
 def _ignore_pending_work(_awaitables: Sequence[Any]) -> None:
@@ -307,3 +309,22 @@ class PlainExecutor(ExecutorThrowingOnIncremental):
     def build(cls, *args: Any, **kwargs: Any) -> Any:
         """Create the executor of one operation."""
         return super().build(*args, **{**kwargs, "hide_suggestions": True})
+
+
+class ScopeCheckingExecutor(PlainExecutor):
+    """An executor for a viewer without some of the scopes that types of the document require.
+
+    A field whose value is an object of such a type fails; the other fields have their values.
+    """
+
+    def __init__(self, *args: Any, missing_scopes: frozenset[Scope], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.missing_scopes = missing_scopes
+
+    def execute_fields(
+        self, parent_type: GraphQLObjectType, source_value: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Execute the fields of an object; raise Forbidden if its type needs a missing scope."""
+        if missing := self.missing_scopes & scopes_of_type(parent_type):
+            self.context_value.viewer.require_scope(min(missing))
+        return super().execute_fields(parent_type, source_value, *args, **kwargs)

@@ -1,5 +1,6 @@
-"""References in NotFound errors: the client's own reference in place of a row key."""
+"""Texts of NotFound errors: which object the client named, in place of a row key."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,37 +8,61 @@ from strawberry import Some
 from strawberry.types import get_object_definition, has_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
+from graph.types import global_ids
 from models.errors import NotFound, RequestError
+
+WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
+# Fields of inputs that name an object by another text than its global ID.
+TYPE_NAME_BY_FIELD = {
+    "hosts": "ForwardingHost",
+    "hashes": "TrustedDocument",
+    "keys": "Setting",
+    "names": "SieveScript",
+    "paths": "Mailbox",
+    "queueIds": "QueueEntry",
+    "upload": "Upload",
+    "usernames": "User",
+}
 
 
 def error_with_public_reference(error: RequestError, input_value: Any) -> RequestError:
     """Return the error, with a row key in NotFound replaced by the reference in the input.
 
-    The reference is "" if the input doesn't name the object.
+    The message names the type of the object if the input shows it. The reference is "" if the
+    input doesn't name the object.
     """
     if not isinstance(error, NotFound):
         return error
     ref, prefix = error.ref, ""
     if ref.endswith(": "):  # the user of an object that was named by ID
         ref, prefix = "", ref
+    full_path = [*error.path, *([] if error.index is None else [str(error.index)])]
+    value = _value_at_path(input_value, full_path)
     if ref.isdecimal() or not ref:
-        public_error = NotFound(
-            f"{prefix}{_reference_at_path(input_value, error.path, error.index)}",
-            path=error.path,
-            index=error.index,
-        )
-        public_error.message = error.message
-        return public_error
-    return error
+        ref = f"{prefix}{_single_reference(value)}"
+    public_error = NotFound(ref, path=error.path, index=error.index)
+    public_error.message = f"{_noun_of_reference(value, error.path)} not found"
+    return public_error
 
 
-def _reference_at_path(input_value: Any, path: Sequence[str], index: int | None) -> str:
+def _noun_of_reference(value: Any, path: Sequence[str]) -> str:
+    """Return the words for the type of object that a value names, such as "Relay host"."""
+    text = _single_reference(value)
+    type_name = global_ids.TYPE_NAMES.get(text.partition("_")[0])
+    if type_name is None and has_object_definition(type(value)):
+        name = type(value).__name__
+        type_name = name.removesuffix("Ref") if name.endswith("Ref") else None
+    if type_name is None:
+        names = [part for part in path if not part.isdecimal()]
+        type_name = TYPE_NAME_BY_FIELD.get(names[-1]) if names else None
+    return WORD_START.sub(lambda match: f" {match[0].lower()}", type_name or "Object")
+
+
+def _value_at_path(input_value: Any, path: Sequence[str]) -> Any:
     value = input_value
     for part in path:
         value = _member_by_schema_name(value, part)
-    if isinstance(value, list) and index is not None:
-        value = value[index] if index < len(value) else None
-    return _single_reference(value)
+    return value
 
 
 def _member_by_schema_name(value: Any, part: str) -> Any:

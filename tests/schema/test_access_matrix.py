@@ -2,15 +2,9 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from graphql import (
-    GraphQLArgument,
-    GraphQLField,
-    GraphQLNonNull,
-)
 
 from graph.app import create_app
 from models.runtime.environment import Environment
@@ -21,49 +15,12 @@ from tests.support.schema.access_matrix import (
     DEFAULT_REFUSALS,
     FIELD_RULES,
     OBJECT_OWNERS,
-    OBJECT_QUERIES,
-    OPERATION_BY_ROOT_TYPE,
+    build_operation,
     field_coordinates,
     make_credentials,
     request_verdict,
     subscription_verdict,
 )
-from tests.support.schema.printed_schema import SDL
-from tests.support.schema.sample_inputs import sample_input, sample_selection
-
-# one of several arguments must be given
-REQUIRED_ALTERNATIVES = {("filterTest", "raw"), ("messageTrace", "queueId")}
-TEXT_ARGUMENTS = {"address": "ada@example.org"}  # arguments that accept no other text
-
-
-def is_required(value: GraphQLArgument) -> bool:
-    """True if the argument must be given."""
-    default = getattr(value.ast_node, "default_value", None)
-    return isinstance(value.type, GraphQLNonNull) and default is None
-
-
-def build_operation(kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    """Return an operation that selects the field, and its variables."""
-    parent: Any = SDL.type_map[kind]
-    field: GraphQLField = parent.fields[name]
-    needed: dict[str, GraphQLArgument] = {
-        argument: value
-        for argument, value in field.args.items()
-        if is_required(value) or argument == "input" or (name, argument) in REQUIRED_ALTERNATIVES
-    }
-    definitions = ", ".join(
-        f"${argument_name}: {value.type}" for argument_name, value in needed.items()
-    )
-    arguments = ", ".join(f"{argument_name}: ${argument_name}" for argument_name in needed)
-    selection = f"{name}{f'({arguments})' if arguments else ''} {sample_selection(field)}"
-    variables = {
-        argument_name: TEXT_ARGUMENTS.get(argument_name) or sample_input(value.type)
-        for argument_name, value in needed.items()
-    }
-    head = f"({definitions})" if definitions else ""
-    if kind in OPERATION_BY_ROOT_TYPE:
-        return f"{OPERATION_BY_ROOT_TYPE[kind]}{head} {{ {selection} }}", variables
-    return f"query{head} {{ {OBJECT_QUERIES[kind].replace('FIELD', selection)} }}", variables
 
 
 @pytest.fixture

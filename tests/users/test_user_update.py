@@ -363,7 +363,7 @@ async def test_update_of_unmanaged_users_changes_nothing(
         users, (error,) = await try_update_users(client, target, name="X")
         error_texts.add((error["code"], error["message"], *error["path"]))
         assert users == []
-    assert error_texts == {("NOT_FOUND", "no such object", "users", "ids")}
+    assert error_texts == {("NOT_FOUND", "User not found", "users", "ids")}
     for selection in ({"usernames": ["x@elsewhere.example"]}, {"usernames": ["nobody"]}):
         response = await domain_admin(
             UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}

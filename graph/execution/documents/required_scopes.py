@@ -39,7 +39,7 @@ def required_scopes(
     while waiting:
         selections, kind = waiting.pop()
         if kind is not None:
-            scopes |= _scopes_of_type(kind)
+            scopes |= scopes_of_type(kind)
         for node in selections.selections:
             if isinstance(node, FieldNode):
                 if node.selection_set:
@@ -67,7 +67,8 @@ def _field_type(parent_type: GraphQLNamedType | None, field_name: str) -> GraphQ
 
 
 @cache
-def _scopes_of_type(named_type: GraphQLNamedType) -> frozenset[Scope]:
+def scopes_of_type(named_type: GraphQLNamedType) -> frozenset[Scope]:
+    """Return the scopes that `@auth` on a type requires."""
     definition = strawberry_definition(named_type)
     directives = getattr(definition, "directives", None) or ()
     rules = [one for one in directives if isinstance(one, Auth)]

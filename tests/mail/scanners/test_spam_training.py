@@ -132,11 +132,13 @@ async def test_message_of_other_user_is_not_learned(ada: GraphQLClient, bob: Gra
     await deliver_to(ada, "Hers")
     ids = list((await message_id_by_subject(ada)).values())
     moved = await bob(MESSAGE_MOVE, input={"select": {"ids": ids}, "to": {"specialUse": "JUNK"}})
-    assert [error["message"] for error in moved["messageMove"]["errors"]] == ["no such object"]
+    assert [error["message"] for error in moved["messageMove"]["errors"]] == ["Message not found"]
     marked = await bob(
         MESSAGE_UPDATE, input={"select": {"ids": ids}, "set": {"addFlags": ["$Junk"]}}
     )
-    assert [error["message"] for error in marked["messageUpdate"]["errors"]] == ["no such object"]
+    assert [error["message"] for error in marked["messageUpdate"]["errors"]] == [
+        "Message not found"
+    ]
     assert await stored_training_verdicts(ada.environment) == []
 
 

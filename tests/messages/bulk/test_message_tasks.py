@@ -126,7 +126,7 @@ async def test_move_task_fails_if_target_was_deleted(
         """mutation { mailboxDelete(input: {mailboxes: [{path: "Keep"}]}) { deletedIds } }"""
     )
     assert await tasks.run_next_task(environment)
-    assert (await load_task_state(environment))[0::4] == ("FAILED", "no such object")
+    assert (await load_task_state(environment))[0::4] == ("FAILED", "not found")
     assert len(await load_mailbox_path_by_subject(small_bulk_client)) == 3
 
 

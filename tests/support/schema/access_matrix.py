@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from graphql import GraphQLField, GraphQLObjectType
+from graphql import GraphQLArgument, GraphQLField, GraphQLNonNull, GraphQLObjectType
 
 from graph.execution.operation_execution import OperationContext
 from graph.http.graphql_request import GraphqlRequest
@@ -28,6 +28,7 @@ from tests.conftest import make_api_key, make_client, make_user, raw_message
 from tests.support.accounts.access_tokens import make_access_token
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.schema.printed_schema import SDL
+from tests.support.schema.sample_inputs import sample_input, sample_selection
 
 ACCESS_MATRIX = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 CALLERS = ACCESS_MATRIX["callers"]
@@ -66,6 +67,9 @@ OBJECT_OWNERS = {  # owner of the object by type and caller; default: ada
     "QuarantineItem": {"bare": "bare", "domain-bare": "none"},
     "User": {"bare": "bare"},
 }
+# one of several arguments must be given
+REQUIRED_ALTERNATIVES = {("filterTest", "raw"), ("messageTrace", "queueId")}
+TEXT_ARGUMENTS = {"address": "ada@example.org"}  # arguments that accept no other text
 
 
 def is_guarded(field: GraphQLField) -> bool:
@@ -83,6 +87,36 @@ def field_coordinates() -> Iterator[tuple[str, str]]:
             for name, field in type_.fields.items():
                 if type_.name in OPERATION_BY_ROOT_TYPE or is_guarded(field):
                     yield type_.name, name
+
+
+def is_required(value: GraphQLArgument) -> bool:
+    """True if the argument must be given."""
+    default = getattr(value.ast_node, "default_value", None)
+    return isinstance(value.type, GraphQLNonNull) and default is None
+
+
+def build_operation(kind: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Return an operation that selects the field, and its variables."""
+    parent: Any = SDL.type_map[kind]
+    field: GraphQLField = parent.fields[name]
+    needed: dict[str, GraphQLArgument] = {
+        argument: value
+        for argument, value in field.args.items()
+        if is_required(value) or argument == "input" or (name, argument) in REQUIRED_ALTERNATIVES
+    }
+    definitions = ", ".join(
+        f"${argument_name}: {value.type}" for argument_name, value in needed.items()
+    )
+    arguments = ", ".join(f"{argument_name}: ${argument_name}" for argument_name in needed)
+    selection = f"{name}{f'({arguments})' if arguments else ''} {sample_selection(field)}"
+    variables = {
+        argument_name: TEXT_ARGUMENTS.get(argument_name) or sample_input(value.type)
+        for argument_name, value in needed.items()
+    }
+    head = f"({definitions})" if definitions else ""
+    if kind in OPERATION_BY_ROOT_TYPE:
+        return f"{OPERATION_BY_ROOT_TYPE[kind]}{head} {{ {selection} }}", variables
+    return f"query{head} {{ {OBJECT_QUERIES[kind].replace('FIELD', selection)} }}", variables
 
 
 async def make_credentials(

@@ -1,0 +1,54 @@
+"""A field that fails is null, and the other fields of the request have their values."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from graph.schema import schema
+from tests.conftest import GraphQLClient
+
+pytestmark = pytest.mark.usefixtures("each_executor")
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "plain"])
+def each_executor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each of the executors."""
+    schema.choose_executor(is_compiled=request.param)
+    yield
+    schema.choose_executor(is_compiled=True)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "messages(first: 999) { totalCount }",
+        'messages(after: "x") { totalCount }',
+        'message(by: {id: "box_AAAAAAAAAAE"}) { id }',
+        'user(by: {id: "usr_x"}) { id }',
+        'mailbox(by: {id: "box_!"}) { id }',
+        'changes(after: "1.7.1") { hasMore }',
+    ],
+)
+async def test_invalid_argument_leaves_siblings(ada: GraphQLClient, field: str) -> None:
+    document = f"{{ viewer {{ user {{ username }} }} failed: {field} }}"
+    await ada.execute(document)  # a plan is made when a document is seen for the second time
+    answer = await ada.execute(document)
+    assert answer["data"] == {"viewer": {"user": {"username": "ada"}}, "failed": None}
+    assert [error["path"] for error in answer["errors"]] == [["failed"]]
+
+
+async def test_malformed_id_is_a_single_null_in_nodes(ada: GraphQLClient) -> None:
+    mailboxes = (await ada("{ viewer { user { mailboxes { id } } } }"))["viewer"]["user"]
+    mailbox_id = mailboxes["mailboxes"][0]["id"]
+    document = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } viewer { role } }"
+    global_ids = ["set_x", mailbox_id, "nonsense", mailbox_id]
+    await ada.execute(document, ids=global_ids)
+    answer = await ada.execute(document, ids=global_ids)
+    assert answer["data"] == {
+        "nodes": [None, {"id": mailbox_id}, None, {"id": mailbox_id}],
+        "viewer": {"role": "USER"},
+    }
+    assert [(error["path"], error["extensions"]["code"]) for error in answer["errors"]] == [
+        (["nodes", 0], "BAD_ID"),
+        (["nodes", 2], "BAD_ID"),
+    ]
