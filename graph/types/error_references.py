@@ -41,7 +41,9 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
     if ref.isdecimal() or not ref:
         ref = f"{prefix}{_single_reference(value)}"
     public_error = NotFound(ref, path=error.path, index=error.index)
-    public_error.message = f"{_noun_of_reference(value, error.path)} not found"
+    public_error.message = error.message
+    if error.message == NotFound(error.ref).message:  # no text that says more
+        public_error.message = f"{_noun_of_reference(value, error.path)} not found"
     return public_error
 
 

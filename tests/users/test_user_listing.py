@@ -320,7 +320,8 @@ async def test_domain_is_visible_to_its_users_and_admins(
 
 async def test_user_list_needs_an_admin(ada: GraphQLClient) -> None:
     response = await ada.execute("{ users { nodes { username } } }")
-    assert (response["data"], response["errors"][0]["extensions"]) == (None, {"code": "FORBIDDEN"})
+    assert response["data"] == {"users": None}
+    assert response["errors"][0]["extensions"] == {"code": "FORBIDDEN"}
 
 
 async def test_private_metadata_is_hidden_from_its_user(
