@@ -99,6 +99,7 @@ async def _list_cursors(
     return [
         edge["cursor"]
         for page in _values_by_alias(answer.get("data"), "all")
+        if page is not None  # a list that the rules of the schema refuse
         for edge in page["edges"]
     ]
 
