@@ -5,7 +5,7 @@ unexport PYTHONDONTWRITEBYTECODE  # tests and servers would be compiled anew by 
 SCRATCH := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 ] \
 	2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
-.PHONY: run check check-format check-types check-imports check-schema test test-all clients schema released docs soak conformance bench gate webui clean
+.PHONY: run check check-format check-types check-imports check-schema collect test test-all clients schema released docs soak conformance bench gate webui clean
 
 run: .venv/installed  ## a server with a demo account, on this machine alone
 	@merganser serve --demo
@@ -23,6 +23,9 @@ check-imports: .venv/ready
 
 check-schema: .venv/ready
 	python -m merganser schema | diff - schema.graphql
+
+collect: .venv/ready  ## import all test modules once, so that not every test process compiles them
+	pytest --collect-only -qq >/dev/null
 
 test: .venv/ready  ## a sample on SQLite and PostgreSQL, end to end, in five minutes; with CI=1 what a change must pass
 	@TMPDIR=$(SCRATCH) PYTEST_DEBUG_TEMPROOT=$(SCRATCH) STORES=sqlite,postgres pytest -n 4 --dist loadfile --no-loadscope-reorder

@@ -44,7 +44,7 @@ class BccRule(NodeView):
     bcc_to: EmailAddress = attribute_field("Where the copy goes.")
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain of match.",
     )
@@ -52,7 +52,7 @@ class BccRule(NodeView):
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime | None = attribute_field("Last change.")
 
-    load_batch = staticmethod(bcc_rules.load_rules_by_id)
+    load_batch = staticmethod(bcc_rules.load_visible_rules_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("BccRule"),
         "match": DerivedField(("local", "name"), lambda local, name: f"{local}@{name}"),
@@ -139,6 +139,6 @@ class BccRuleMutation:
 
 async def _load_payload(info: Info, rule_ids: list[int]) -> BccRulePayload:
     """Load rules and return the payload with them, in the order of the ids."""
-    rows = await info.context.load_many(bcc_rules.load_rules_by_id, rule_ids)
+    rows = await info.context.load_many(bcc_rules.load_visible_rules_by_id, rule_ids)
     rules = [BccRule.from_row(row) for row in rows if row]
     return BccRulePayload(bcc_rule=rules[0] if len(rules) == 1 else None, bcc_rules=rules)

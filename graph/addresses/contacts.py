@@ -23,7 +23,7 @@ class ContactSuggestion(NodeView):
         "Last mail from them, or to them; null = a colleague without any."
     )
 
-    load_batch = staticmethod(contacts.load_contacts_by_id)
+    load_batch = staticmethod(contacts.load_visible_contacts_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ContactSuggestion")
     }

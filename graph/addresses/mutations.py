@@ -212,7 +212,7 @@ class AddressMutation:
         refs = [address_selector_from_ref(ref, path="addresses", index=index) for index, ref in
                 enumerate(input.addresses)]  # fmt: skip
         keys = await address_update.update_addresses(info.context, refs, input.set.to_changes())
-        rows = await info.context.load_many(address_loaders.load_addresses_by_id, keys)
+        rows = await info.context.load_many(address_loaders.load_visible_addresses_by_id, keys)
         return AddressesPayload(addresses=[Address.from_row(row) for row in rows if row])
 
     @mutation(

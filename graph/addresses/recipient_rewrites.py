@@ -47,7 +47,7 @@ class RecipientRewrite(NodeView):
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime | None = attribute_field("Last change.")
 
-    load_batch = staticmethod(recipient_rewrites.load_rewrites_by_id)
+    load_batch = staticmethod(recipient_rewrites.load_visible_rewrites_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("RecipientRewrite"),
         "from_": DerivedField(("local", "domain"), lambda local, domain: f"{local}@{domain}"),
@@ -134,7 +134,7 @@ class RecipientRewriteMutation:
 
 async def _load_payload(info: Info, rewrite_ids: list[int]) -> RecipientRewritePayload:
     """Load rewrites and return the payload with them, in the order of the ids."""
-    rows = await info.context.load_many(recipient_rewrites.load_rewrites_by_id, rewrite_ids)
+    rows = await info.context.load_many(recipient_rewrites.load_visible_rewrites_by_id, rewrite_ids)
     rewrites = [RecipientRewrite.from_row(row) for row in rows if row]
     only_rewrite = rewrites[0] if len(rewrites) == 1 else None
     return RecipientRewritePayload(recipient_rewrite=only_rewrite, recipient_rewrites=rewrites)

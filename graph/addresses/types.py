@@ -65,13 +65,13 @@ class Address(NodeView):
     name: str | None = attribute_field("Identity name.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Owner of a MAILBOX address.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain record; null = holds in all domains.",
     )
@@ -92,7 +92,7 @@ class Address(NodeView):
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime | None = attribute_field("Last change.")
 
-    load_batch = staticmethod(address_loaders.load_addresses_by_id)
+    load_batch = staticmethod(address_loaders.load_visible_addresses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Address"),
         "address": DerivedField(("shown",), return_unchanged),
@@ -190,9 +190,9 @@ class AddressQuery:
         ref, ctx = address_selector_from_ref(by, path="by"), info.context
         if ref.id is not None:
             return Address.from_row_or_none(
-                await ctx.load(address_loaders.load_addresses_by_id, ref.id)
+                await ctx.load(address_loaders.load_visible_addresses_by_id, ref.id)
             )
-        (row,) = await address_loaders.load_addresses_by_text(ctx, [ref.address])
+        (row,) = await address_loaders.load_visible_addresses_by_text(ctx, [ref.address])
         if allow_wildcard:
             row = await address_loaders.find_receiving_address(ctx, ref.address)
         found = Address.from_row_or_none(row)
@@ -225,5 +225,5 @@ class AddressQuery:
                 info.context, conditions, requested_page, selected_columns(info, Address)
             ),
             lambda row: Cursor(requested_page.ordering, row.local, row.id),
-            lambda: address_loaders.count_addresses(info.context, conditions),
+            lambda: address_loaders.count_visible_addresses(info.context, conditions),
         )

@@ -54,7 +54,7 @@ class AuditLogEntry(NodeView):
     )
     reason: str | None = attribute_field("What the caller gave as the reason.")
 
-    load_batch = staticmethod(audit_log.load_entries_by_id)
+    load_batch = staticmethod(audit_log.load_visible_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("AuditLogEntry"),
         "target_id": DerivedField(("target_kind", "target_id"), _target_global_id),

@@ -48,7 +48,7 @@ class KeyValueEntry(NodeView):
         "Modification sequence of its last change, for ifVersion: no key has one twice."
     )
 
-    load_batch = staticmethod(key_values.load_entries_by_id)
+    load_batch = staticmethod(key_values.load_visible_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("KeyValueEntry"),
         "shared": DerivedField(("stream_id",), lambda owner: owner == PLATFORM),

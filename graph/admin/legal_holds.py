@@ -85,7 +85,7 @@ class LegalHoldAccess(NodeView):
     ip: IPAddress | None = attribute_field("From.")
     action: str = attribute_field("list or export.")
 
-    load_batch = staticmethod(legal_holds.load_accesses_by_id)
+    load_batch = staticmethod(legal_holds.load_visible_accesses_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("LegalHoldAccess")
     }
@@ -95,7 +95,7 @@ class LegalHoldAccess(NodeView):
 class LegalHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="The account; null when it is gone, which ends no legal hold.",
     )
@@ -118,7 +118,7 @@ class LegalHold(NodeView):
         description="Of the first copy.",
     )
 
-    load_batch = staticmethod(legal_holds.load_legal_holds_by_id)
+    load_batch = staticmethod(legal_holds.load_visible_legal_holds_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("LegalHold"),
         "message_count": DerivedField(("copies",), lambda copies: copies),
@@ -203,7 +203,7 @@ class LegalHoldQuery:
     async def legal_hold(self, info: Info, id: strawberry.ID) -> LegalHold | None:
         (key,) = ids_from_global_ids(info, "LegalHold", [id])
         return LegalHold.from_row_or_none(
-            await info.context.load(legal_holds.load_legal_holds_by_id, key)
+            await info.context.load(legal_holds.load_visible_legal_holds_by_id, key)
         )
 
     @query(
@@ -260,7 +260,7 @@ class LegalHoldMutation:
         key = await legal_holds.create_legal_hold(info.context, new)
         return LegalHoldPayload(
             legal_hold=LegalHold.from_row_or_none(
-                await info.context.load(legal_holds.load_legal_holds_by_id, key)
+                await info.context.load(legal_holds.load_visible_legal_holds_by_id, key)
             )
         )
 

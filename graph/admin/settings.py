@@ -37,7 +37,7 @@ class SettingChange(NodeView):
     after: JSON | None = attribute_field("The value stored since; null where it has its default.")
     reason: str | None = attribute_field("What the caller gave as the reason.")
 
-    load_batch = staticmethod(admin_settings.load_changes_by_id)
+    load_batch = staticmethod(admin_settings.load_visible_changes_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("SettingChange"),
         "before": DerivedField(("before",), lambda held: held and held["value"]),

@@ -44,7 +44,7 @@ class Task(NodeView):
     total: BigInt | None = attribute_field("Items in all, when known.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Whose data, when one user's.",
     )
@@ -54,7 +54,7 @@ class Task(NodeView):
     result: JSON | None = attribute_field("Summary at the end.")
     error: str | None = attribute_field("Why it failed.")
 
-    load_batch = staticmethod(tasks.load_tasks_by_id)
+    load_batch = staticmethod(tasks.load_visible_tasks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Task")}
 
 
@@ -96,7 +96,7 @@ class UndoPayload(MutationPayload):
 class TaskQuery:
     @query("One background task.", scope=Scope.MAIL_READ)
     async def task(self, info: Info, id: strawberry.ID) -> Task | None:
-        row = await info.context.load(tasks.load_tasks_by_id, global_ids.decode("Task", id))
+        row = await info.context.load(tasks.load_visible_tasks_by_id, global_ids.decode("Task", id))
         return Task.from_row_or_none(row)
 
     @query("Tasks of the viewer; all for ADMIN.", scope=Scope.MAIL_READ)
@@ -136,7 +136,7 @@ class TaskMutation:
             for index, text in enumerate(input.ids)
         ]
         await tasks.cancel_tasks(info.context, keys)
-        rows = await info.context.load_many(tasks.load_tasks_by_id, keys)
+        rows = await info.context.load_many(tasks.load_visible_tasks_by_id, keys)
         return TaskCancelPayload(tasks=[Task.from_row(row) for row in rows if row])
 
     @mutation(

@@ -37,7 +37,7 @@ class LastUse(View):
     async def event(self, info: Info) -> AuthEvent | None:
         key = self.row[1]
         return AuthEvent.from_row_or_none(
-            await info.context.load(security_log.load_events_by_id, key) if key else None
+            await info.context.load(security_log.load_visible_events_by_id, key) if key else None
         )
 
 
@@ -45,7 +45,7 @@ class LastUse(View):
 class AppPassword(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Whose it is.",
     )
@@ -60,7 +60,7 @@ class AppPassword(NodeView):
     updated_at: datetime | None = attribute_field("Changed; null = never.")
     expires_at: datetime | None = attribute_field("Ends then; each use puts it off. Null = never.")
 
-    load_batch = staticmethod(app_passwords.load_app_passwords_by_id)
+    load_batch = staticmethod(app_passwords.load_visible_app_passwords_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("AppPassword"),
         "scopes": DerivedField(
@@ -178,7 +178,7 @@ class AppPasswordMutation:
         )
         keys = ids_from_global_ids(info, "AppPassword", input.ids)
         changed = await app_passwords.update_app_passwords(info.context, keys, patch)
-        rows = await info.context.load_many(app_passwords.load_app_passwords_by_id, changed)
+        rows = await info.context.load_many(app_passwords.load_visible_app_passwords_by_id, changed)
         return AppPasswordsPayload(app_passwords=[AppPassword.from_row(row) for row in rows if row])
 
     @mutation("All or none.", scope=Scope.FULL, user_permission=UserPermission.APP_PASSWORDS)

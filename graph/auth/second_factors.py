@@ -51,7 +51,7 @@ class WebauthnKey(NodeView):
     created_at: datetime = attribute_field("Registered.")
     last_used_at: datetime | None = attribute_field("Last proved; null = never.")
 
-    load_batch = staticmethod(webauthn.load_keys_by_id)
+    load_batch = staticmethod(webauthn.load_visible_keys_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("WebauthnKey")}
 
 
@@ -260,7 +260,7 @@ async def _permitted_target_user_id(info: Info, user_ref: UserRef | None) -> int
 
 async def _load_user(info: Info, user_id: int) -> Any:
     """Load a user as the viewer can see it."""
-    return _user_from_row(await info.context.load(user_loaders.load_users_by_id, user_id))
+    return _user_from_row(await info.context.load(user_loaders.load_visible_users_by_id, user_id))
 
 
 @strawberry.type

@@ -53,12 +53,12 @@ class AuthEvent(NodeView):
     last_at: datetime = attribute_field("The last of them.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Whose account; null where a name led to none.",
     )
 
-    load_batch = staticmethod(security_log.load_events_by_id)
+    load_batch = staticmethod(security_log.load_visible_events_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("AuthEvent")}
 
 

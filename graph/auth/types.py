@@ -89,12 +89,12 @@ class ApiKey(NodeView):
     operations: list[str] = attribute_field("Root fields it is good for; empty = all.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        users.load_users_by_id,
+        users.load_visible_users_by_id,
         _user_from_row,
         description="Whose it is; null for keys that belong to nobody.",
     )
 
-    load_batch = staticmethod(api_keys.load_api_keys_by_id)
+    load_batch = staticmethod(api_keys.load_visible_api_keys_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ApiKey"),
         "scopes": DerivedField(("scopes",), lambda scopes: [Scope(scope) for scope in scopes]),
@@ -102,7 +102,9 @@ class ApiKey(NodeView):
 
     @field("Domains it acts for, in place of an account; empty = all of its role.", "domains")
     async def domains(self, info: Info) -> list[Domain]:
-        rows = await info.context.load_many(domain_loaders.load_domains_by_id, self.row.domains)
+        rows = await info.context.load_many(
+            domain_loaders.load_visible_domains_by_id, self.row.domains
+        )
         return [Domain.from_row(row) for row in rows if row is not None]
 
 
@@ -119,7 +121,11 @@ class Viewer:
         self, info: Info
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         key = info.context.viewer.user_id
-        return _user_from_row(await info.context.load(users.load_users_by_id, key)) if key else None
+        return (
+            _user_from_row(await info.context.load(users.load_visible_users_by_id, key))
+            if key
+            else None
+        )
 
     @field("Set when an administrator acts as a user: whom.")
     async def impersonating(
@@ -127,7 +133,7 @@ class Viewer:
     ) -> Annotated["User", strawberry.lazy("graph.users.types")] | None:
         viewer = info.context.viewer
         row = (
-            await info.context.load(users.load_users_by_id, viewer.user_id)
+            await info.context.load(users.load_visible_users_by_id, viewer.user_id)
             if viewer.is_acting
             else None
         )
@@ -136,19 +142,23 @@ class Viewer:
     @field("Domains a DOMAIN_ADMIN is in charge of.")
     async def administers(self, info: Info) -> list[Domain]:
         keys = sorted(info.context.viewer.administered_domains)
-        rows = await info.context.load_many(domain_loaders.load_domains_by_id, keys)
+        rows = await info.context.load_many(domain_loaders.load_visible_domains_by_id, keys)
         return sorted((Domain.from_row(row) for row in rows if row), key=lambda domain: domain.name)
 
     @field("The key used, if any.")
     async def api_key(self, info: Info) -> ApiKey | None:
         key = info.context.viewer.api_key_id
-        row = await info.context.load(api_keys.load_api_keys_by_id, key) if key else None
+        row = await info.context.load(api_keys.load_visible_api_keys_by_id, key) if key else None
         return ApiKey.from_row_or_none(row)
 
     @field("The application password used, if any.")
     async def app_password(self, info: Info) -> AppPassword | None:
         key = info.context.viewer.app_password_id
-        row = await info.context.load(app_passwords.load_app_passwords_by_id, key) if key else None
+        row = (
+            await info.context.load(app_passwords.load_visible_app_passwords_by_id, key)
+            if key
+            else None
+        )
         return AppPassword.from_row_or_none(row)
 
     @field("The token used, if any.")

@@ -84,7 +84,7 @@ class AutoreplyMutation:
             ctx, user_selector_from_selection(input.users), input.set.to_column_values()
         )
         replies = await ctx.load_many(autoreplies.load_autoreplies_by_user, keys)
-        rows = await ctx.load_many(user_loaders.load_users_by_id, keys)
+        rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)
         return AutoreplySetPayload(
             autoreplies=[Autoreply.from_row(reply) for reply in replies if reply],
             users=[User.from_row(row) for row in rows if row],
@@ -94,5 +94,5 @@ class AutoreplyMutation:
     async def autoreply_delete(self, info: Info, input: UsersInput) -> UsersPayload:
         ctx = info.context
         keys = await autoreplies.delete_autoreplies(ctx, user_selector_from_selection(input.users))
-        rows = await ctx.load_many(user_loaders.load_users_by_id, keys)
+        rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)
         return UsersPayload(users=[User.from_row(row) for row in rows if row])

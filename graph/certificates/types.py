@@ -61,7 +61,7 @@ class Certificate(NodeView):
     starts_at: datetime | None = attribute_field("Valid from.")
     expires_at: datetime | None = attribute_field("Valid until.")
 
-    load_batch = staticmethod(certificates.load_certificates_by_id)
+    load_batch = staticmethod(certificates.load_visible_certificates_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Certificate"),
         "fingerprint": DerivedField(("sha1",), _fingerprint_with_colons),
@@ -146,7 +146,7 @@ class CertificateQuery:
         if by.id:
             key = global_ids.decode("Certificate", by.id.value, path="by")
             return Certificate.from_row_or_none(
-                await info.context.load(certificates.load_certificates_by_id, key)
+                await info.context.load(certificates.load_visible_certificates_by_id, key)
             )
         return Certificate.from_row_or_none(
             await certificates.find_certificate_by_server_name(
@@ -194,7 +194,7 @@ class CertificateMutation:
         key, notices = await certificates.set_certificate(
             info.context, _certificate_request_from_input(input)
         )
-        row = await info.context.load(certificates.load_certificates_by_id, key)
+        row = await info.context.load(certificates.load_visible_certificates_by_id, key)
         warnings = [
             types_errors.Warning(code=notice.code, message=notice.message, path=[notice.field])
             for notice in notices
@@ -227,7 +227,7 @@ class CertificateMutation:
         keys = ids_from_global_ids(info, "Certificate", input.ids)
         await certificates.schedule_renewals_now(info.context, keys)
         rows: Sequence[Any] = await info.context.load_many(
-            certificates.load_certificates_by_id, keys
+            certificates.load_visible_certificates_by_id, keys
         )
         return CertificateRenewPayload(
             certificates=[Certificate.from_row(row) for row in rows if row]

@@ -35,7 +35,10 @@ class Change:
     at: datetime = attribute_field("Committed.")
     kind: ChangeKind = attribute_field("What happened.")
     user: User | None = link(
-        "stream_id", user_loaders.load_users_by_id, _user_from_row, description="Whose account."
+        "stream_id",
+        user_loaders.load_visible_users_by_id,
+        _user_from_row,
+        description="Whose account.",
     )
     origin: str | None = attribute_field(
         "Session id or idempotency key of the cause, to recognise one's own echo."
@@ -58,7 +61,7 @@ class MailboxChange(Change):
     mailbox_id: strawberry.ID = attribute_field("Also after deletion.")
     mailbox: Mailbox | None = link(
         "object_id",
-        mailbox_loaders.load_by_ids,
+        mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
         description="As it is now, null when deleted.",
     )
@@ -88,7 +91,7 @@ class MessageChange(Change):
     message_id: strawberry.ID = attribute_field("Also after deletion.")
     message: Message | None = link(
         "object_id",
-        message_loaders.load_by_ids,
+        message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
         description="As it is now, null when gone.",
     )
@@ -119,7 +122,7 @@ class MessageChange(Change):
 class SubmissionChange(Change):
     submission: Submission | None = link(
         "object_id",
-        submission_loaders.load_submissions_by_id,
+        submission_loaders.load_own_submissions_by_id,
         Submission.from_row_or_none,
         description="As it is now, null when gone.",
     )

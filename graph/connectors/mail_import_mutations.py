@@ -115,6 +115,6 @@ class MailImportMutation:
         keys = await mail_import.queue_mail_imports(
             info.context, await input.resolve_new_import(info)
         )
-        rows = await info.context.load_many(connector_loaders.load_runs_by_id, keys)
+        rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, keys)
         runs = [ConnectorRun.from_row(row) for row in rows if row]
         return MailImportPayload(run=runs[0] if runs else None, runs=runs)

@@ -293,7 +293,7 @@ class ConnectorEditMutation:
         key = await connector_mutations.create_connector(
             info.context, owner, column_values(input), input.password
         )
-        row = await info.context.load(connector_loaders.load_connectors_by_id, key)
+        row = await info.context.load(connector_loaders.load_visible_connectors_by_id, key)
         return ConnectorPayload(connector=Connector.from_row_or_none(row))
 
     @mutation(

@@ -96,7 +96,7 @@ class Connector(NodeView):
     name: str = attribute_field("Name; by default the account.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Who gets the mail.",
     )
@@ -151,7 +151,7 @@ class Connector(NodeView):
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime | None = attribute_field("Last change.")
 
-    load_batch = staticmethod(connector_loaders.load_connectors_by_id)
+    load_batch = staticmethod(connector_loaders.load_visible_connectors_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Connector"),
         "auth_mechanism": DerivedField(("mechanism",), lambda name: name),
@@ -203,7 +203,7 @@ class Connector(NodeView):
 class ConnectorRun(NodeView):
     connector: Connector | None = link(
         "connector_id",
-        connector_loaders.load_connectors_by_id,
+        connector_loaders.load_visible_connectors_by_id,
         Connector.from_row_or_none,
         description="Of which; null for a single import.",
     )
@@ -224,7 +224,7 @@ class ConnectorRun(NodeView):
         "What happened, line by line; of too many the middle is left out."
     )
 
-    load_batch = staticmethod(connector_loaders.load_runs_by_id)
+    load_batch = staticmethod(connector_loaders.load_visible_runs_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ConnectorRun"),
         "unit": DerivedField(("id",), lambda key: f"connector-run-{key}"),
@@ -240,9 +240,9 @@ async def load_connector_page(
     return await connection_of_page(
         info,
         Connector,
-        await info.context.load(connector_loaders.load_connector_pages_by_user, page_key),
+        await info.context.load(connector_loaders.load_visible_connector_pages_by_user, page_key),
         lambda row: Cursor(USER_LIST_ORDERING, row.user_id, row.id),
-        lambda: info.context.load(connector_loaders.count_connectors_by_user, page_key),
+        lambda: info.context.load(connector_loaders.count_visible_connectors_by_user, page_key),
     )
 
 
@@ -302,7 +302,7 @@ class ConnectorQuery:
     @query("One run of a connector, or of a single import.", scope=Scope.READ)
     async def connector_run(self, info: Info, id: strawberry.ID) -> ConnectorRun | None:
         row = await info.context.load(
-            connector_loaders.load_runs_by_id, global_ids.decode("ConnectorRun", id)
+            connector_loaders.load_visible_runs_by_id, global_ids.decode("ConnectorRun", id)
         )
         return ConnectorRun.from_row_or_none(row)
 
@@ -361,13 +361,15 @@ class ConnectorSubscription:
 
 async def load_run_payload(info: Info, run_ids: list[int]) -> ConnectorRunPayload:
     """Load connector runs and return the payload with them."""
-    rows = await info.context.load_many(connector_loaders.load_runs_by_id, run_ids)
+    rows = await info.context.load_many(connector_loaders.load_visible_runs_by_id, run_ids)
     return ConnectorRunPayload(runs=[ConnectorRun.from_row(row) for row in rows if row])
 
 
 async def load_connectors_payload(info: Info, connector_ids: list[int]) -> ConnectorsPayload:
     """Load connectors and return the payload with them."""
-    rows = await info.context.load_many(connector_loaders.load_connectors_by_id, connector_ids)
+    rows = await info.context.load_many(
+        connector_loaders.load_visible_connectors_by_id, connector_ids
+    )
     return ConnectorsPayload(connectors=[Connector.from_row(row) for row in rows if row])
 
 

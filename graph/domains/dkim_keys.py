@@ -67,7 +67,7 @@ class DkimKey(NodeView):
     activated_at: datetime | None = attribute_field("Since when it signs, or has signed.")
     retired_at: datetime | None = attribute_field("Since when it signs no more.")
 
-    load_batch = staticmethod(dkim_keys.load_keys_by_id)
+    load_batch = staticmethod(dkim_keys.load_visible_keys_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("DkimKey"),
         "fingerprint": DerivedField(
@@ -157,7 +157,9 @@ class DkimQuery:
     async def dkim_key(self, info: Info, by: DkimKeyRef) -> DkimKey | None:
         if by.id:
             key = global_ids.decode("DkimKey", by.id.value, path="by")
-            return DkimKey.from_row_or_none(await info.context.load(dkim_keys.load_keys_by_id, key))
+            return DkimKey.from_row_or_none(
+                await info.context.load(dkim_keys.load_visible_keys_by_id, key)
+            )
         return DkimKey.from_row_or_none(
             await info.context.load(
                 dkim_keys.load_current_keys_by_domain, maybe_value(by.domain) or ""
@@ -262,7 +264,11 @@ class DkimMutation:
 
 async def _load_payload_warning_of_weak_keys(info: Info, key_ids: list[int]) -> DkimKeysPayload:
     """Load keys and return the payload with them, with a warning if some are weak."""
-    rows = [row for row in await info.context.load_many(dkim_keys.load_keys_by_id, key_ids) if row]
+    rows = [
+        row
+        for row in await info.context.load_many(dkim_keys.load_visible_keys_by_id, key_ids)
+        if row
+    ]
     weak_domains = [
         row.domain for row in rows if row.key_size is not None and row.key_size < MIN_SAFE_RSA_BITS
     ]

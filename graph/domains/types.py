@@ -153,7 +153,7 @@ class Domain(NodeView):
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime | None = attribute_field("Last change.")
 
-    load_batch = staticmethod(domain_loaders.load_domains_by_id)
+    load_batch = staticmethod(domain_loaders.load_visible_domains_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Domain"),
         "max_new_user_quota": DerivedField(
@@ -203,7 +203,9 @@ class Domain(NodeView):
     @field("In use.", **DOMAIN_ADMIN_GUARD)
     async def storage(self, info: Info) -> DomainStorage:
         return DomainStorage.from_row(
-            await info.context.load(domain_listing.load_storage_by_domain, self.row.id)
+            await info.context.load(
+                domain_listing.load_storage_of_administered_domains, self.row.id
+            )
         )
 
     @field("Accounts, by user name.", **DOMAIN_ADMIN_GUARD)
@@ -326,14 +328,14 @@ class DomainAlias(NodeView):
     alias: str = attribute_field("Unicode form.")
     domain: Domain = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="What it stands for.",
     )
     active: bool = attribute_field("False = it takes no mail.")
     created_at: datetime = attribute_field("Creation.")
 
-    load_batch = staticmethod(aliases.load_aliases_by_id)
+    load_batch = staticmethod(aliases.load_visible_aliases_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("DomainAlias")}
 
 
@@ -413,7 +415,7 @@ class DomainQuery:
     async def domain_alias(self, info: Info, by: DomainAliasRef) -> DomainAlias | None:
         if by.id:
             key = global_ids.decode("DomainAlias", by.id.value, path="by")
-            (row,) = await aliases.load_aliases_by_id(info.context, [key])
+            (row,) = await aliases.load_visible_aliases_by_id(info.context, [key])
             return DomainAlias.from_row_or_none(row)
         return DomainAlias.from_row_or_none(
             await aliases.find_alias(info.context, maybe_value(by.alias) or "")

@@ -44,7 +44,7 @@ class FileShare(NodeView):
     last_access_at: datetime | None = attribute_field("Followed; null = never.")
     access_count: int = attribute_field("How often it was followed.")
 
-    load_batch = staticmethod(shares.load_shares_by_id)
+    load_batch = staticmethod(shares.load_own_shares_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("FileShare"),
         "has_password": DerivedField(("password",), lambda stored: stored is not None),
@@ -193,7 +193,7 @@ class FileMutation:
             )
         key = await stored_files.create_file(ctx, input.to_new_file())
         return FilePayload(
-            file=File.from_row_or_none(await ctx.load(stored_files.load_files_by_id, key))
+            file=File.from_row_or_none(await ctx.load(stored_files.load_own_files_by_id, key))
         )
 
     @mutation("All or none; links to them end too.", scope=Scope.MAIL)
@@ -210,7 +210,7 @@ class FileMutation:
             value_or_none(input.password),
         )
         key = await shares.create_share(info.context, new)
-        row = await info.context.load(shares.load_shares_by_id, key)
+        row = await info.context.load(shares.load_own_shares_by_id, key)
         return FileSharePayload(share=FileShare.from_row_or_none(row))
 
     @mutation("All or none; whoever has such a link finds nothing.", scope=Scope.MAIL)

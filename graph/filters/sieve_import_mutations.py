@@ -36,7 +36,7 @@ class FilterImportMutation:
         imported = await sieve_import.import_script(
             ctx, owner, input.content, replaces_existing=bool(input.replace)
         )
-        rows = await ctx.load_many(filter_loaders.load_by_ids, list(imported.filter_ids))
+        rows = await ctx.load_many(filter_loaders.load_visible_by_ids, list(imported.filter_ids))
         return FiltersPayload(
             filters=[Filter.from_row(require_found(row)) for row in rows],
             warnings=[

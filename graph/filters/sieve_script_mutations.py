@@ -109,7 +109,7 @@ class SieveMutation:
         keys = await sieve_script_mutations.deactivate_scripts(
             ctx, user_selector_from_selection(input.users)
         )
-        rows = await ctx.load_many(user_loaders.load_users_by_id, keys)
+        rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)
         return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
     @mutation("All or none; the active one only if that is said.", scope=Scope.SIEVE)
@@ -139,5 +139,5 @@ class SieveMutation:
 
 async def _load_payload(info: Info, script_ids: list[int]) -> SieveScriptsPayload:
     """Load scripts and return the payload with them."""
-    rows = await info.context.load_many(sieve_scripts.load_by_ids, script_ids)
+    rows = await info.context.load_many(sieve_scripts.load_visible_by_ids, script_ids)
     return SieveScriptsPayload(scripts=[SieveScript.from_row(row) for row in rows if row])

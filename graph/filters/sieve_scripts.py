@@ -46,7 +46,7 @@ class SieveScript(NodeView):
     )
     last_error_at: datetime | None = attribute_field("When; the same again is told once an hour.")
 
-    load_batch = staticmethod(sieve_scripts.load_by_ids)
+    load_batch = staticmethod(sieve_scripts.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("SieveScript")}
 
 

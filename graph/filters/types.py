@@ -154,7 +154,7 @@ class FilterAction(View):
     spam: bool | None = attribute_field("To Junk; false = never Junk.")
     mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailbox_loaders.load_by_ids,
+        mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
         description="Store there.",
     )
@@ -168,7 +168,7 @@ class FilterAction(View):
     )
     webhook: Annotated["Webhook", strawberry.lazy("graph.notifications.webhooks")] | None = link(
         "webhook_id",
-        webhooks.load_webhooks_by_id,
+        webhooks.load_visible_webhooks_by_id,
         lazy_view_factory("graph.notifications.webhooks", "Webhook"),
         description="Told of the message; shown to those who see webhooks.",
     )
@@ -180,7 +180,7 @@ class FilterAction(View):
 
     @field("Store there as well, counted against the quota each time.", "copies")
     async def copy_to(self, info: Info) -> list[Mailbox]:
-        rows = await info.context.load_many(mailbox_loaders.load_by_ids, self.row.copies)
+        rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, self.row.copies)
         return [Mailbox.from_row(row) for row in rows if row]
 
 
@@ -188,7 +188,7 @@ class FilterAction(View):
 class Filter(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Whose.",
     )
@@ -203,7 +203,7 @@ class Filter(NodeView):
     meta_data: JSON | None = attribute_field("Free form.")
     match_count: BigInt = attribute_field("Times it acted.")
 
-    load_batch = staticmethod(filter_loaders.load_by_ids)
+    load_batch = staticmethod(filter_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Filter"),
         "query": NestedViewField(QUERY_COLUMNS, lambda query: query, FilterQuery),
@@ -275,7 +275,9 @@ class FilterRootQuery:
     @query("One; for DOMAIN_ADMIN with FILTERS also of users of the domains.", scope=Scope.READ)
     async def filter(self, info: Info, id: strawberry.ID) -> Filter | None:
         return Filter.from_row_or_none(
-            await info.context.load(filter_loaders.load_by_ids, global_ids.decode("Filter", id))
+            await info.context.load(
+                filter_loaders.load_visible_by_ids, global_ids.decode("Filter", id)
+            )
         )
 
     @query("Of all users, the oldest first.", role=Role.ADMIN, scope=Scope.READ)
@@ -338,7 +340,7 @@ class FilterMutation:
         owner = await load_named_user_id(info, input.user or None)
         key = await filter_mutations.create_filter(info.context, owner, input.to_column_values())
         return FilterPayload(
-            filter=Filter.from_row(await info.context.load(filter_loaders.load_by_ids, key))
+            filter=Filter.from_row(await info.context.load(filter_loaders.load_visible_by_ids, key))
         )
 
     @mutation(
@@ -348,7 +350,7 @@ class FilterMutation:
     async def filter_update(self, info: Info, input: FilterUpdateInput) -> FiltersPayload:
         keys = ids_from_global_ids(info, "Filter", input.ids)
         await filter_mutations.update_filters(info.context, keys, input.set.to_column_values())
-        rows = await info.context.load_many(filter_loaders.load_by_ids, keys)
+        rows = await info.context.load_many(filter_loaders.load_visible_by_ids, keys)
         return FiltersPayload(filters=[Filter.from_row(require_found(row)) for row in rows])
 
     @mutation("Deletes filters, all or none.", scope=Scope.SETTINGS)

@@ -264,7 +264,7 @@ async def _serve_deleted_message(service: UploadService, request: Request) -> Re
     ctx, caching = await download_context_and_cache_control(
         service, request, download_urls.deleted_message_path(key)
     )
-    require_found(await ctx.load(deleted_messages.load_by_ids, key))
+    require_found(await ctx.load(deleted_messages.load_visible_by_ids, key))
     return await _serve_whole_message(
         request, require_found(await message_content.load_stored_message(ctx, key)), caching
     )

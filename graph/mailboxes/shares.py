@@ -33,7 +33,7 @@ class MailboxShare:
     row: strawberry.Private[Any]
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="With whom it is shared; null where the viewer does not see the account.",
     )

@@ -79,7 +79,7 @@ class Mailbox(NodeView):
     guid: str = attribute_field("128-bit id as 32 hex digits.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Owner; null of a folder that is shared with the viewer.",
     )
@@ -121,7 +121,7 @@ class Mailbox(NodeView):
         description="Id of the folder above; null at the top, or if the viewer can't see it.",
     )
 
-    load_batch = staticmethod(mailbox_loaders.load_by_ids)
+    load_batch = staticmethod(mailbox_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Mailbox"),
         "name": DerivedField(("path",), lambda path: path.rpartition("/")[2]),

@@ -128,7 +128,7 @@ class MessageReference:
     ) -> Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None:
         if self.row is None:
             return None
-        row = await info.context.load(mailbox_loaders.load_by_ids, self.row.mailbox_id)
+        row = await info.context.load(mailbox_loaders.load_visible_by_ids, self.row.mailbox_id)
         mailbox: Mailbox | None = mailbox_from_row(row)
         return mailbox
 
@@ -311,5 +311,5 @@ class MessageContentFields(NodeView):
     async def reference(self, info: Info) -> MessageReference | None:
         if self.row.reference_id is None:
             return None
-        row = await info.context.load(message_loaders.load_by_ids, self.row.reference_id)
+        row = await info.context.load(message_loaders.load_visible_by_ids, self.row.reference_id)
         return MessageReference(action=ReferenceAction(self.row.reference_action), row=row)

@@ -74,20 +74,20 @@ MESSAGE_FIELDS = (
 class DeletedMessage(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Owner.",
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] | None = link(
         "deleted_mailbox_id",
-        mailbox_loaders.load_by_ids,
+        mailbox_loaders.load_visible_by_ids,
         lazy_view_factory("graph.mailboxes.types", "Mailbox"),
         description="Deleted from; null when gone.",
     )
     mailbox_path: str = attribute_field("Its path then.")
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] | None = link(
         "thread_id",
-        message_loaders.load_threads_by_ids,
+        message_loaders.load_visible_threads_by_ids,
         lazy_view_factory("graph.messages.threads", "Thread"),
         description="Conversation; null when none of it lies in a folder.",
     )
@@ -110,7 +110,7 @@ class DeletedMessage(NodeView):
     deleted_at: datetime = attribute_field("Deleted.")
     expires_at: datetime = attribute_field("Gone for good.")
 
-    load_batch = staticmethod(deleted_messages.load_by_ids)
+    load_batch = staticmethod(deleted_messages.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         **{name: Message.derived_fields[name] for name in MESSAGE_FIELDS},
         "id": global_id_field("DeletedMessage"),
@@ -207,9 +207,11 @@ class ArchiveMutation:
         await deleted_messages.restore_messages(
             ctx, keys, mailbox_selector_from_ref(input.mailbox) if input.mailbox else None
         )
-        rows = [row for row in await ctx.load_many(message_loaders.load_by_ids, keys) if row]
+        rows = [
+            row for row in await ctx.load_many(message_loaders.load_visible_by_ids, keys) if row
+        ]
         mailbox_rows = await ctx.load_many(
-            mailbox_loaders.load_by_ids, [row.mailbox_id for row in rows]
+            mailbox_loaders.load_visible_by_ids, [row.mailbox_id for row in rows]
         )
         mailbox_from_row = lazy_view_factory("graph.mailboxes.types", "Mailbox")
         return DeletedMessageRestorePayload(

@@ -25,7 +25,7 @@ class Label(NodeView):
     name: str = attribute_field("For people.")
     color: str | None = attribute_field("#rrggbb.")
 
-    load_batch = staticmethod(labels.load_by_ids)
+    load_batch = staticmethod(labels.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Label")}
 
     @field("Unread messages that have it.", "user_id", "folded", cost=5)

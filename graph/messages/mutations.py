@@ -240,7 +240,7 @@ def _source_user_selector(
 async def _load_moved_messages(info: Info, result: BulkOutcome) -> list[MovedMessage]:
     """Load the moved or copied messages, each with its UIDs before and after."""
     rows = await info.context.load_many(
-        message_loaders.load_by_ids, list(result.uids_by_message_id)
+        message_loaders.load_visible_by_ids, list(result.uids_by_message_id)
     )
     return [
         MovedMessage(
@@ -278,7 +278,7 @@ class MessageBulkMutation:
         rows: Sequence[Any] = ()
         if _is_payload_field_needed(info, input, "messages"):
             keys = [row.id for row in result.rows]
-            rows = await info.context.load_many(message_loaders.load_by_ids, keys)
+            rows = await info.context.load_many(message_loaders.load_visible_by_ids, keys)
         return MessageUpdatePayload(
             updated_count=BigInt(len(result.rows)),
             messages=[Message.from_row(row) for row in rows if row],

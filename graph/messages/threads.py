@@ -37,7 +37,7 @@ class Thread(NodeView):
     last_received_at: datetime = attribute_field("Newest message.")
     muted: bool = attribute_field("What is received of it arrives read.")
 
-    load_batch = staticmethod(message_loaders.load_threads_by_ids)
+    load_batch = staticmethod(message_loaders.load_visible_threads_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Thread")}
 
     @field("People in it, the first first.")
@@ -48,7 +48,7 @@ class Thread(NodeView):
     @field("Folders it has messages in.")
     async def mailboxes(self, info: Info) -> list[Mailbox]:
         keys = await info.context.load(message_loaders.load_mailbox_ids_of_threads, self.row.id)
-        rows = await info.context.load_many(mailbox_loaders.load_by_ids, keys)
+        rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, keys)
         return [Mailbox.from_row(row) for row in rows if row]
 
     @field("Oldest first.")
@@ -98,7 +98,7 @@ class ThreadMutation:
         request = ThreadChangeRequest(keys, changes, value_or_none(input.muted))
         result = await threads.change_threads(info.context, request)
         rows = await info.context.load_many(
-            message_loaders.load_threads_by_ids, dict.fromkeys(keys)
+            message_loaders.load_visible_threads_by_ids, dict.fromkeys(keys)
         )
         return ThreadUpdatePayload(
             threads=[Thread.from_row(row) for row in rows if row],
@@ -112,6 +112,6 @@ class ThreadQuery:
     @query("One conversation.", scope=Scope.MAIL_READ)
     async def thread(self, info: Info, id: strawberry.ID) -> Thread | None:
         row = await info.context.load(
-            message_loaders.load_threads_by_ids, global_ids.decode("Thread", id)
+            message_loaders.load_visible_threads_by_ids, global_ids.decode("Thread", id)
         )
         return Thread.from_row_or_none(row)

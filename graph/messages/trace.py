@@ -51,7 +51,7 @@ class MessageTraceEvent(View):
         self, info: Info
     ) -> Annotated["Message", strawberry.lazy("graph.messages.types")] | None:
         key = self.row.stored_message_id
-        row = await info.context.load(message_loaders.load_by_ids, key) if key else None
+        row = await info.context.load(message_loaders.load_visible_by_ids, key) if key else None
         return message_from_row(row) if row else None
 
 

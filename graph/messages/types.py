@@ -138,19 +138,19 @@ class Message(MessageContentFields):
     uid: BigInt = attribute_field("In its folder.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
-        users.load_users_by_id,
+        users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Owner.",
     )
     mailbox: Annotated["Mailbox", strawberry.lazy("graph.mailboxes.types")] = link(
         "mailbox_id",
-        mailbox_loaders.load_by_ids,
+        mailbox_loaders.load_visible_by_ids,
         lazy_view_factory("graph.mailboxes.types", "Mailbox"),
         description="Folder.",
     )
     thread: Annotated["Thread", strawberry.lazy("graph.messages.threads")] = link(
         "thread_id",
-        message_loaders.load_threads_by_ids,
+        message_loaders.load_visible_threads_by_ids,
         lazy_view_factory("graph.messages.threads", "Thread"),
         description="Conversation.",
         exists=True,
@@ -202,19 +202,19 @@ class Message(MessageContentFields):
     spam: SpamReport | None = attribute_field("What scanners found; null = none has judged it.")
     outbound: list[Outbound] = link(
         "id",
-        delivery_status.load_submissions_by_message,
+        delivery_status.load_own_submissions_by_message,
         outbound_from_rows,
         description="Where it stands on its way out, as often as it was sent; the oldest first.",
     )
     files: list[Annotated["File", strawberry.lazy("graph.files.types")]] = link(
         "id",
-        file_attachments.load_files_by_draft,
+        file_attachments.load_own_files_by_draft,
         lambda rows: [lazy_view_factory("graph.files.types", "File")(row) for row in rows],
         description="Stored files that a draft was given.",
     )
     pop3_uidl: str = attribute_field("By which POP3 names it (RFC 1939): its guid.")
 
-    load_batch = staticmethod(message_loaders.load_by_ids)
+    load_batch = staticmethod(message_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Message"),
         "thread_id": DerivedField(("thread_id",), global_ids.encoder("Thread")),
@@ -250,7 +250,9 @@ class Message(MessageContentFields):
     async def filters(
         self, info: Info
     ) -> list[Annotated["Filter", strawberry.lazy("graph.filters.types")]]:
-        rows = await info.context.load_many(filter_loaders.load_by_ids, self.row.filters or [])
+        rows = await info.context.load_many(
+            filter_loaders.load_visible_by_ids, self.row.filters or []
+        )
         return [filter_from_row(row) for row in rows if row]
 
     @field(
@@ -371,7 +373,7 @@ class MessageQuery:
         if user and owner is None:
             return None
         key = await find_unchecked_message_id(info, by, user_id=owner)
-        row = await ctx.load(message_loaders.load_by_ids, key) if key else None
+        row = await ctx.load(message_loaders.load_visible_by_ids, key) if key else None
         if row and owner not in (None, row.user_id):
             return None
         if row and mark_as_seen and not row.seen:
@@ -380,5 +382,5 @@ class MessageQuery:
                 MessageSelector(ids=[row.id]), FlagChanges.from_flag_names({"seen": True})
             )
             await bulk_changes.apply_bulk_request(ctx, request)
-            row = await ctx.load(message_loaders.load_by_ids, row.id)
+            row = await ctx.load(message_loaders.load_visible_by_ids, row.id)
         return Message.from_row_or_none(row)

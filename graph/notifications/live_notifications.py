@@ -29,7 +29,7 @@ class Notification:
     text: str | None = attribute_field("More of it; of mail its subject.")
     message: Message | None = link(
         "message_id",
-        message_loaders.load_by_ids,
+        message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
         description="The mail it tells of, null when gone.",
     )

@@ -42,7 +42,7 @@ class PushChannel(NodeView):
     kind: PushKind = attribute_field("By which service.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Who is told.",
     )
@@ -66,7 +66,7 @@ class PushChannel(NodeView):
     last_push_at: datetime | None = attribute_field("Last push that was taken.")
     created_at: datetime = attribute_field("Creation.")
 
-    load_batch = staticmethod(push_channels.load_channels_by_id)
+    load_batch = staticmethod(push_channels.load_visible_channels_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("PushChannel")}
 
     @field(
@@ -75,7 +75,7 @@ class PushChannel(NodeView):
         "mailboxes",
     )
     async def mailboxes(self, info: Info) -> list[Mailbox]:
-        rows = await info.context.load_many(mailbox_loaders.load_by_ids, self.row.mailboxes)
+        rows = await info.context.load_many(mailbox_loaders.load_visible_by_ids, self.row.mailboxes)
         return [Mailbox.from_row(row) for row in rows if row]
 
 
@@ -202,5 +202,5 @@ class PushMutation:
 
 async def _load_payload(info: Info, channel_ids: list[int]) -> PushChannelsPayload:
     """Load channels and return the payload with them."""
-    rows = await info.context.load_many(push_channels.load_channels_by_id, channel_ids)
+    rows = await info.context.load_many(push_channels.load_visible_channels_by_id, channel_ids)
     return PushChannelsPayload(channels=[PushChannel.from_row(row) for row in rows if row])

@@ -122,7 +122,7 @@ class WebhookDelivery(NodeView):
     state: WebhookDeliveryState = attribute_field("How far it has come.")
     body: JSON = attribute_field("What is posted.")
 
-    load_batch = staticmethod(webhooks.load_deliveries_by_id)
+    load_batch = staticmethod(webhooks.load_visible_deliveries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("WebhookDelivery"),
         "duration": DerivedField(
@@ -137,13 +137,13 @@ class Webhook(NodeView):
     types: list[str] = attribute_field('Event types; "user.*" prefix, "*" all.')
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Only events of this user.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Only events of this domain and its users; with user, of that one while it is "
         "of this domain.",
@@ -154,7 +154,7 @@ class Webhook(NodeView):
     failures: int = attribute_field("In a row.")
     last_delivery_at: datetime | None = attribute_field("Last post that was taken, to ten seconds.")
 
-    load_batch = staticmethod(webhooks.load_webhooks_by_id)
+    load_batch = staticmethod(webhooks.load_visible_webhooks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Webhook")}
 
     @field("What waits, and the last thousand that were taken, or given up; newest first.")
@@ -288,7 +288,7 @@ class WebhookMutation:
             input.active,
         )
         key, secret = await webhooks.create_webhook(info.context, new)
-        (row,) = await info.context.load_many(webhooks.load_webhooks_by_id, [key])
+        (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
     @mutation("Changes webhooks, all or none, and forgets their failures.", **WRITE_GUARD)
@@ -305,7 +305,7 @@ class WebhookMutation:
     ) -> WebhookSecretPayload:
         (key,) = ids_from_global_ids(info, "Webhook", [input.id])
         secret = await webhooks.rotate_secret(info.context, key, input.overlap)
-        (row,) = await info.context.load_many(webhooks.load_webhooks_by_id, [key])
+        (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
     @mutation("Removes webhooks with their logs, all or none.", **WRITE_GUARD)
@@ -330,5 +330,5 @@ class WebhookMutation:
 
 async def _load_payload(info: Info, webhook_ids: list[int]) -> WebhooksPayload:
     """Load webhooks and return the payload with them."""
-    rows = await info.context.load_many(webhooks.load_webhooks_by_id, webhook_ids)
+    rows = await info.context.load_many(webhooks.load_visible_webhooks_by_id, webhook_ids)
     return WebhooksPayload(webhooks=[Webhook.from_row(row) for row in rows if row])

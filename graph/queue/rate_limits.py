@@ -60,13 +60,13 @@ class RateLimit(NodeView):
     frame: RatePeriod = attribute_field("In what time.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        users.load_users_by_id,
+        users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Whose.",
     )
     domain: Annotated["Domain", strawberry.lazy("graph.domains.types")] | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         lazy_view_factory("graph.domains.types", "Domain"),
         description="Whose.",
     )
@@ -88,14 +88,14 @@ class RateLimit(NodeView):
 class RateLimitHold(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "id",
-        users.load_users_by_id,
+        users.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Who is held up.",
     )
     source: LimitSource = attribute_field("Whose messages have been too many.")
     domain: Annotated["Domain", strawberry.lazy("graph.domains.types")] | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         lazy_view_factory("graph.domains.types", "Domain"),
         description="Whose accounts have sent too many together, where it is a domain.",
     )

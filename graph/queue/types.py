@@ -52,18 +52,18 @@ class QueueEntry(NodeView):
     )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Who sent it; null = the platform itself, as reports and what is sent on.",
     )
     submission: Submission | None = link(
         "id",
-        submission_loaders.load_submissions_by_id,
+        submission_loaders.load_own_submissions_by_id,
         Submission.from_row_or_none,
         description="The same as its sender sees it; null = another's.",
     )
 
-    load_batch = staticmethod(queue_loaders.load_entries_by_id)
+    load_batch = staticmethod(queue_loaders.load_visible_entries_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("QueueEntry"),
         "sender": DerivedField(("envelope_from",), lambda sender: sender),
@@ -227,7 +227,7 @@ class QueueMutation:
         keys = await queue_mutations.hold_or_release_entries(
             ctx, input.queue_ids, is_held=input.hold
         )
-        rows = await ctx.load_many(queue_loaders.load_entries_by_id, keys)
+        rows = await ctx.load_many(queue_loaders.load_visible_entries_by_id, keys)
         return QueueHoldPayload(entries=[QueueEntry.from_row(row) for row in rows if row])
 
 

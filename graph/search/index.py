@@ -80,7 +80,7 @@ class SearchExpansion:
 class SearchHit(View):
     message: Message | None = link(
         "id",
-        message_loaders.load_by_ids,
+        message_loaders.load_visible_by_ids,
         lazy_view_factory("graph.messages.types", "Message"),
         description="The message; null if it was deleted since.",
     )

@@ -45,7 +45,7 @@ class SavedSearch(NodeView):
     name: str = attribute_field("The same in any case.")
     filter: JSON = attribute_field("MessageFilter as JSON.")
 
-    load_batch = staticmethod(saved_searches.load_saved_searches_by_id)
+    load_batch = staticmethod(saved_searches.load_own_saved_searches_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("SavedSearch")}
 
     @field("The filter in its text form.", "filter")
@@ -118,7 +118,9 @@ class SavedSearchMutation:
             conditions = _conditions_from_json(info, fields)
             await search_scope.validate_mailboxes_of_search(ctx, conditions, [require_user_id(ctx)])
             await saved_searches.save_search(ctx, input.name, fields, conditions)
-        rows = await ctx.load(saved_searches.load_saved_searches_by_user, require_user_id(ctx))
+        rows = await ctx.load(
+            saved_searches.load_visible_saved_searches_by_user, require_user_id(ctx)
+        )
         return SavedSearchPayload(saved_searches=[SavedSearch.from_row(row) for row in rows])
 
 

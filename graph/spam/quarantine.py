@@ -49,13 +49,13 @@ class QuarantineItem(NodeView):
     queue_id: str = attribute_field("By which logs tell of it.")
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="For whom.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain of the recipient, as far as the viewer is in charge of it.",
     )
@@ -70,7 +70,7 @@ class QuarantineItem(NodeView):
     notified: bool = attribute_field("Told of in a letter.")
     expires_at: datetime = attribute_field("Deleted then.")
 
-    load_batch = staticmethod(quarantine.load_items_by_id)
+    load_batch = staticmethod(quarantine.load_visible_items_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("QuarantineItem"),
         "symbols": DerivedField(("symbols",), _symbols_from_json),

@@ -68,7 +68,7 @@ class QuarantineMutation:
             ids_from_global_ids(info, "QuarantineItem", input.ids),
             ReleaseOptions(learn_ham=input.learn_ham, allow_sender=input.allow_sender),
         )
-        rows = await info.context.load_many(message_loaders.load_by_ids, keys)
+        rows = await info.context.load_many(message_loaders.load_visible_by_ids, keys)
         return QuarantineReleasePayload(messages=[Message.from_row(row) for row in rows if row])
 
     @mutation("Deletes held messages: all or none.", **QUARANTINE_GUARD)

@@ -64,14 +64,14 @@ class SenderRuleOwner(NamedTuple):
 class SenderScope(View):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="One account.",
     )
     tag: str | None = attribute_field("All accounts and addresses with this label, case folded.")
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="All addresses of a domain.",
     )
@@ -94,7 +94,7 @@ class SenderRule(NodeView):
     comment: str | None = attribute_field("Remark.")
     created_at: datetime = attribute_field("Creation.")
 
-    load_batch = staticmethod(sender_rules.load_rules_by_id)
+    load_batch = staticmethod(sender_rules.load_visible_rules_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("SenderRule"),
         "scope": NestedViewField(("user_id", "tag", "domain_id"), SenderRuleOwner, SenderScope),
@@ -225,7 +225,7 @@ class SenderRuleMutation:
         )
         owner = await input.scope.resolve_owner(info)
         keys = await sender_rule_mutations.create_or_update_sender_rules(info.context, owner, new)
-        rows = await info.context.load_many(sender_rules.load_rules_by_id, keys)
+        rows = await info.context.load_many(sender_rules.load_visible_rules_by_id, keys)
         return SenderRulesPayload(rules=[SenderRule.from_row(row) for row in rows if row])
 
     @mutation("All or none, by whoever may make them.", **WRITE_GUARD)

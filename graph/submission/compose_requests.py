@@ -57,7 +57,7 @@ def _message_field(key: str) -> DerivedField:
 class ComposeRequest(NodeView):
     identity: Identity | None = link(
         "identity_id",
-        identities.load_identities_by_id,
+        identities.load_visible_identities_by_id,
         Identity.from_row_or_none,
         description="Who is to send; null = the default.",
     )
@@ -74,7 +74,7 @@ class ComposeRequest(NodeView):
     )
     mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailbox_loaders.load_by_ids,
+        mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
         description="Folder for the copy; null = the usual one.",
     )
@@ -83,7 +83,7 @@ class ComposeRequest(NodeView):
     requested_by: str | None = attribute_field("Who asked: a user, or the name of a key.")
     expires_at: datetime = attribute_field("Too late from then on.")
 
-    load_batch = staticmethod(compose_requests.load_compose_requests_by_id)
+    load_batch = staticmethod(compose_requests.load_own_compose_requests_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("ComposeRequest"),
         "to": _addresses_field("to"),
@@ -100,7 +100,7 @@ class ComposeRequest(NodeView):
     @field("Files to attach; not those that are gone.", "written")
     async def files(self, info: Info) -> list[File]:
         rows = await info.context.load_many(
-            stored_files.load_files_by_id, self.row.written["files"]
+            stored_files.load_own_files_by_id, self.row.written["files"]
         )
         return await objects_from_rows_with_links(
             info, File, [row for row in rows if row is not None]
@@ -111,7 +111,7 @@ class ComposeRequest(NodeView):
         stored = self.row.written.get("reference")
         if not stored:
             return None
-        row = await info.context.load(message_loaders.load_by_ids, stored[0])
+        row = await info.context.load(message_loaders.load_visible_by_ids, stored[0])
         return MessageReference(action=ReferenceAction(stored[1]), row=row)
 
 

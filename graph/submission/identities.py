@@ -51,12 +51,12 @@ class Identity(NodeView):
     )
     sent_mailbox: Mailbox | None = link(
         "mailbox_id",
-        mailbox_loaders.load_by_ids,
+        mailbox_loaders.load_visible_by_ids,
         Mailbox.from_row_or_none,
         description="Where copies go; null = Sent.",
     )
 
-    load_batch = staticmethod(identities.load_identities_by_id)
+    load_batch = staticmethod(identities.load_visible_identities_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Identity")}
 
 
@@ -171,5 +171,5 @@ class IdentityMutation:
 
 async def _load_payload(info: Info, identity_ids: list[int]) -> IdentitiesPayload:
     """Load identities and return the payload with them. Raises NotFound if one is gone."""
-    rows = await info.context.load_many(identities.load_identities_by_id, identity_ids)
+    rows = await info.context.load_many(identities.load_visible_identities_by_id, identity_ids)
     return IdentitiesPayload(identities=[Identity.from_row(require_found(row)) for row in rows])

@@ -124,7 +124,7 @@ class Submission(NodeView):
     undoable_until: datetime | None = attribute_field("Can be taken back until.")
     message: Message | None = link(
         "message_id",
-        message_loaders.load_by_ids,
+        message_loaders.load_visible_by_ids,
         Message.from_row_or_none,
         description="Stored copy.",
     )
@@ -388,10 +388,10 @@ class SubmissionQuery:
     async def submission(self, info: Info, by: SubmissionRef) -> Submission | None:
         if by.id:
             key = global_ids.decode("Submission", by.id.value, path="by")
-            row = await info.context.load(submission_loaders.load_submissions_by_id, key)
+            row = await info.context.load(submission_loaders.load_own_submissions_by_id, key)
         else:
             name = by.queue_id.value if by.queue_id else ""
-            row = await info.context.load(submission_loaders.load_submissions_by_queue_id, name)
+            row = await info.context.load(submission_loaders.load_own_submissions_by_queue_id, name)
         return Submission.from_row_or_none(row)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class UserExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
-        user_loaders.load_users_by_id,
+        user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
         description="Whose.",
     )
@@ -52,12 +52,12 @@ class UserExport(NodeView):
     size: ByteSize | None = attribute_field("Bytes; null until it is whole.")
     task: Task | None = link(
         "task_id",
-        tasks.load_tasks_by_id,
+        tasks.load_visible_tasks_by_id,
         Task.from_row_or_none,
         description="What makes it; null when that is long ago.",
     )
 
-    load_batch = staticmethod(exports.load_exports_by_id)
+    load_batch = staticmethod(exports.load_visible_exports_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("UserExport"),
         "format": DerivedField(("format",), ExportFormat),
@@ -161,7 +161,9 @@ class ExportMutation:
             with_settings=input.include_settings,
             passphrase=None if input.passphrase is UNSET else input.passphrase,
         )
-        row = await ctx.load(exports.load_exports_by_id, await exports.create_export(ctx, new))
+        row = await ctx.load(
+            exports.load_visible_exports_by_id, await exports.create_export(ctx, new)
+        )
         return UserExportPayload(export=UserExport.from_row_or_none(row))
 
     @mutation(

@@ -152,10 +152,11 @@ async def load_user_or_viewer(info: Info, ref: UserRef | None) -> ColumnRow | No
     """Load the named user, or the viewer; None if no such user is visible to the viewer."""
     ctx = info.context
     if ref is None or ref is strawberry.UNSET:
-        return await ctx.load(user_loaders.load_users_by_id, require_user_id(ctx))
+        return await ctx.load(user_loaders.load_visible_users_by_id, require_user_id(ctx))
     if ref.id:
         return await ctx.load(
-            user_loaders.load_users_by_id, global_ids.decode("User", ref.id.value, path="user")
+            user_loaders.load_visible_users_by_id,
+            global_ids.decode("User", ref.id.value, path="user"),
         )
     return await user_loaders.find_user_by_name(
         ctx, maybe_value(ref.username) or maybe_value(ref.address) or ""

@@ -44,7 +44,7 @@ class UserQuotaMutation:
             info.context, user_selector_from_selection(input.users)
         )
         rows = await info.context.load_many(
-            user_loaders.load_users_by_id, [count.user_id for count in result.counts]
+            user_loaders.load_visible_users_by_id, [count.user_id for count in result.counts]
         )
         results = [
             QuotaResult(

@@ -92,19 +92,19 @@ class User(NodeView):
     role: Role = attribute_field("USER unless delegated.")
     address: Address | None = link(
         "id",
-        address_loaders.load_main_addresses_by_user,
+        address_loaders.load_visible_main_addresses_by_user,
         Address.from_row_or_none,
         description="Main address, null for accounts without one.",
     )
     local_part: str | None = link(
         "id",
-        address_loaders.load_main_addresses_by_user,
+        address_loaders.load_visible_main_addresses_by_user,
         lambda row: row and row.shown.rpartition("@")[0],
         description="Left part of the main address.",
     )
     domain: Domain | None = link(
         "domain_id",
-        domain_loaders.load_domains_by_id,
+        domain_loaders.load_visible_domains_by_id,
         Domain.from_row_or_none,
         description="Domain of the main address.",
     )
@@ -165,7 +165,7 @@ class User(NodeView):
         description="Journal position, for subscribing.",
     )
 
-    load_batch = staticmethod(user_loaders.load_users_by_id)
+    load_batch = staticmethod(user_loaders.load_visible_users_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = USER_DERIVED_FIELDS
 
     @field("Domains a DOMAIN_ADMIN is in charge of.", "id")
@@ -206,7 +206,9 @@ class User(NodeView):
     @field("Mail is passed on to another server (backup MX domain).", "domain_id")
     async def relayed(self, info: Info) -> bool:
         key = self.row.domain_id
-        domain = await info.context.load(domain_loaders.load_domains_by_id, key) if key else None
+        domain = (
+            await info.context.load(domain_loaders.load_visible_domains_by_id, key) if key else None
+        )
         return bool(domain and domain.backup_mx)
 
     @field("How messages are stored, with compression and encryption at rest.", role=Role.ADMIN)
@@ -235,7 +237,7 @@ class User(NodeView):
     @field("How many temporary addresses have not ended.")
     async def temporary_address_count(self, info: Info) -> int:
         return await info.context.load(
-            address_loaders.count_unexpired_temporary_addresses_by_user, self.row.id
+            address_loaders.count_visible_unexpired_temporary_addresses_by_user, self.row.id
         )
 
     @field("Those with an end that is to come, and masked ones, which have none.")
@@ -478,7 +480,9 @@ class User(NodeView):
 
     @field("Searches that are kept, by name; of others nobody sees any.", scope=Scope.MAIL_READ)
     async def saved_searches(self, info: Info) -> list[SavedSearch]:
-        rows = await info.context.load(saved_searches.load_saved_searches_by_user, self.row.id)
+        rows = await info.context.load(
+            saved_searches.load_visible_saved_searches_by_user, self.row.id
+        )
         return await objects_from_rows_with_links(info, SavedSearch, rows)
 
     @field(

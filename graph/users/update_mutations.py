@@ -216,7 +216,7 @@ class UserPasswordResetPayload(MutationPayload):
 
 async def load_users_payload(info: Info, user_ids: list[int]) -> UsersPayload:
     """Load users that were changed and return the payload with them."""
-    rows = await info.context.load_many(user_loaders.load_users_by_id, user_ids)
+    rows = await info.context.load_many(user_loaders.load_visible_users_by_id, user_ids)
     return UsersPayload(users=[User.from_row(row) for row in rows if row])
 
 

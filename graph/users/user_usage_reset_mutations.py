@@ -45,5 +45,5 @@ class UserUsageResetMutation:
         keys = await user_usage_reset.reset_usage(
             info.context, user_selector_from_selection(input.users), set(kinds)
         )
-        rows = await info.context.load_many(user_loaders.load_users_by_id, keys)
+        rows = await info.context.load_many(user_loaders.load_visible_users_by_id, keys)
         return UserUsageResetPayload(users=[User.from_row(row) for row in rows if row])

@@ -136,7 +136,23 @@ def codec_name(label: str) -> str:
 
 
 def decode_text(data: bytes, charset: str | None) -> str:
-    """Decode by the charset label if it fits, else as UTF-8, else as windows-1252. Never raises."""
+    """Decode the text of a body part without its byte order mark. Never raises.
+
+    Decodes by the charset label if it fits, else as UTF-8, else as windows-1252.
+    """
+    return _decode(data, charset, "utf_8_sig")
+
+
+def decode_header_text(data: bytes, charset: str | None) -> str:
+    """Decode the text of a header field as `decode_text` does, but keep a leading U+FEFF.
+
+    In a protocol element that has a charset label, U+FEFF is a character (RFC 3629, section 6).
+    """
+    return _decode(data, charset, "utf_8")
+
+
+def _decode(data: bytes, charset: str | None, utf8_codec: str) -> str:
+    """Decode by the charset label if it fits, else as UTF-8, else as windows-1252."""
     if data.isascii() and b"\x1b" not in data and b"+" not in data and b"~" not in data:
         name = codec_name(charset) if charset else ""
         if not name or _is_ascii_compatible(name):
@@ -147,7 +163,7 @@ def decode_text(data: bytes, charset: str | None) -> str:
         text = _decode_strictly(data, name)
         if text is not None:
             return text
-    return _decode_leniently(data, name)
+    return _decode_leniently(data, name, utf8_codec)
 
 
 @lru_cache(maxsize=256)
@@ -176,11 +192,13 @@ def _decode_strictly(data: bytes, codec: str) -> str | None:
     return text
 
 
-def _decode_leniently(data: bytes, codec: str) -> str:
+def _decode_leniently(data: bytes, codec: str, utf8_codec: str) -> str:
     """Decode as UTF-8, else by the codec with few replacements, else as windows-1252."""
-    text = _decode_strictly(data, "utf_8_sig")
+    text = _decode_strictly(data, "utf_8_sig" if codec == "utf_8_sig" else utf8_codec)
     if text is not None:
         return text
+    if codec == "utf_8":
+        codec = utf8_codec
     if codec not in ("", "ascii") and not codec.startswith("cp125"):
         text = data.decode(codec, "replace")
         if text.count("\ufffd") * 20 <= len(text):  # a few invalid characters are tolerated

@@ -3,7 +3,7 @@
 import binascii
 import re
 
-from mail.mime.charsets import decode_text
+from mail.mime.charsets import decode_header_text
 
 _WORD = re.compile(
     r"=\?([^?\s*]{1,64})(?:\*[^?\s]{0,64})?\?([bBqQ])\?([^?]*+(?:\?(?!=)[^?]*+){0,4})\?="
@@ -19,7 +19,7 @@ def unfold_and_decode_utf8(value: str) -> str:
     if "\n" in value or "\r" in value:
         value = _UNFOLD.sub("", value)
     if not value.isascii():
-        value = decode_text(value.encode("latin-1", "replace"), "utf-8")
+        value = decode_header_text(value.encode("latin-1", "replace"), "utf-8")
     return value.strip()
 
 
@@ -35,7 +35,7 @@ def decode_encoded_words(value: str) -> str:
         gap = value[end : word.start()]
         joined = bool(adjacent_words) and not gap.strip()
         if adjacent_words and not (joined and word.group(1).lower() == charset):
-            out.append(decode_text(b"".join(adjacent_words), charset))
+            out.append(decode_header_text(b"".join(adjacent_words), charset))
             adjacent_words = []
         if not joined:
             out.append(gap)
@@ -43,7 +43,7 @@ def decode_encoded_words(value: str) -> str:
         adjacent_words.append(_encoded_word_bytes(word.group(2), word.group(3)))
         end = word.end()
     if adjacent_words:
-        out.append(decode_text(b"".join(adjacent_words), charset))
+        out.append(decode_header_text(b"".join(adjacent_words), charset))
     out.append(value[end:])
     return _CONTROLS.sub("", "".join(out))
 

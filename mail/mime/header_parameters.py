@@ -3,7 +3,7 @@
 import re
 from urllib.parse import unquote_to_bytes
 
-from mail.mime.charsets import decode_text
+from mail.mime.charsets import decode_header_text
 from mail.mime.encoded_words import decode_encoded_words
 
 MAX_PARAMETER_BYTES = 64 << 10
@@ -132,4 +132,4 @@ def _join_segments(segments: dict[int, tuple[str, bool]]) -> str:
         if number == 0 and text.count("'") > 1:
             label, _, text = text.split("'", 2)
         body += unquote_to_bytes(text)
-    return decode_text(body, label or "utf-8")
+    return decode_header_text(body, label or "utf-8")

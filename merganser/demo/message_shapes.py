@@ -123,7 +123,7 @@ SHAPES = (
     MessageShape(report_messages.pgp_encrypted_message, ("team",)),
     MessageShape(report_messages.smime_encrypted_message, ("bank",)),
     MessageShape(report_messages.invitation_with_file, _WORK, 2),
-    MessageShape(report_messages.text_or_invitation, _WORK, 1),
+    MessageShape(report_messages.text_with_invitation, _WORK, 1),
     MessageShape(report_messages.cancellation, _WORK),
     MessageShape(report_messages.invitation_reply, _WORK),
     MessageShape(report_messages.event_only, _WORK),

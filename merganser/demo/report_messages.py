@@ -312,8 +312,8 @@ def invitation_with_file(state: GeneratorState, message_text: MessageText) -> De
     return mime.multipart_part("mixed", mime.multipart_part("alternative", *choice), extra)
 
 
-def text_or_invitation(state: GeneratorState, message_text: MessageText) -> DemoPart:
-    """Text or event."""
+def text_with_invitation(state: GeneratorState, message_text: MessageText) -> DemoPart:
+    """The text, with an invitation to an event as its alternative."""
     sheet = _calendar_part(_calendar_file(state, message_text, "REQUEST"), "REQUEST")
     return mime.multipart_part(
         "alternative", text_messages.unencoded_text(state, message_text), sheet

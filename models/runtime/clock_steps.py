@@ -153,7 +153,7 @@ def is_clock_steady_since_last_check(environment: Environment) -> bool:
 
     Transactions that read the clock before the step may still be running then.
     """
-    process, highest = environment.process, environment.clock.take_highest_ahead()
+    process, highest = environment.process, environment.clock.take_highest_reading_ahead_of_boot()
     if (highest - clock_ahead_of_boot(environment.now())) * _MILLISECOND <= LARGEST_IGNORED_STEP:
         return True
     process.clock_ahead_before_step = max(highest, process.clock_ahead_before_step or highest)

@@ -54,7 +54,7 @@ class ObservedClock:
             self._highest = ahead
         return now
 
-    def take_highest_ahead(self) -> int:
+    def take_highest_reading_ahead_of_boot(self) -> int:
         """Return the highest `clock_ahead_of_boot` of a reading since the last call."""
         now = clock_ahead_of_boot(self.read())
         highest = now if self._highest is None else max(self._highest, now)

@@ -85,7 +85,7 @@ def _select_visible_rules(
     )
 
 
-async def load_rules_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_rules_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load BCC rules by id, in the given order. None for an id that the viewer can't see."""
     return await read_by_keys(ctx, _select_visible_rules(ctx), col(BccRule.id), ids)
 
@@ -307,7 +307,7 @@ async def _require_visible_rules(ctx: Context, ids: Sequence[int]) -> list[Colum
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    rows = {row.id: row for row in await load_rules_by_id(ctx, list(ids)) if row}
+    rows = {row.id: row for row in await load_visible_rules_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput("name at least one", constraint="required", path=["ids"])

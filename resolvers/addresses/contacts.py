@@ -40,7 +40,7 @@ class ContactSearch:
     limit: int
 
 
-async def load_contacts_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_contacts_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load contacts by id, in the given order. None for an id that the viewer can't see.
 
     An id is that of a contact of the viewer, or that of the main address of a colleague.

@@ -75,13 +75,15 @@ def is_visible_address(ctx: Context) -> ColumnElement[bool]:
     return has_visible_owner
 
 
-async def load_addresses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_addresses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load addresses by id, in the given order. None for an id that the viewer can't see."""
     statement = select(*select_columns(Address)).where(is_visible_address(ctx))
     return await pagination.read_by_keys(ctx, statement, col(Address.id), ids)
 
 
-async def load_addresses_by_text(ctx: Context, texts: Sequence[str]) -> list[ColumnRow | None]:
+async def load_visible_addresses_by_text(
+    ctx: Context, texts: Sequence[str]
+) -> list[ColumnRow | None]:
     """Load addresses by their text, in the given order. None if the viewer sees none.
 
     The domain part can be the name of a domain or of an alias domain.
@@ -128,9 +130,11 @@ async def load_referenced_addresses(
     check_count_from_one_to_limit(len(refs), limit, f"name 1 to {limit} addresses", path=[path])
     ids = [ref.id for ref in refs if ref.id is not None]
     texts = [ref.address for ref in refs if ref.id is None]
-    by_id = dict(zip(ids, await load_addresses_by_id(ctx, ids), strict=True)) if ids else {}
+    by_id = dict(zip(ids, await load_visible_addresses_by_id(ctx, ids), strict=True)) if ids else {}
     by_text = (
-        dict(zip(texts, await load_addresses_by_text(ctx, texts), strict=True)) if texts else {}
+        dict(zip(texts, await load_visible_addresses_by_text(ctx, texts), strict=True))
+        if texts
+        else {}
     )
     rows_by_id: dict[int, ColumnRow] = {}
     for index, ref in enumerate(refs):
@@ -150,7 +154,7 @@ async def find_receiving_address(ctx: Context, address: str) -> ColumnRow | None
         row = await resolve_address(ctx.environment, address)
     except NotFound:
         return None
-    return await ctx.load(load_addresses_by_id, row.id)
+    return await ctx.load(load_visible_addresses_by_id, row.id)
 
 
 async def read_address_page(
@@ -166,7 +170,7 @@ async def read_address_page(
     )
 
 
-async def count_addresses(ctx: Context, conditions: AddressConditions) -> int:
+async def count_visible_addresses(ctx: Context, conditions: AddressConditions) -> int:
     """Count the visible addresses that meet the conditions."""
     statement = select(func.count()).select_from(Address).where(*_where_clauses(ctx, conditions))
     (row,) = await ctx.read(statement)
@@ -226,8 +230,10 @@ def _is_unexpired_temporary_address(ctx: Context) -> ColumnElement[bool]:
     return or_(col(Address.expires_at) > ctx.environment.now(), is_unlimited_mask)
 
 
-async def load_main_addresses_by_user(ctx: Context, user_ids: list[int]) -> list[ColumnRow | None]:
-    """Load the main addresses of users, in the given order. None for a user without one."""
+async def load_visible_main_addresses_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[ColumnRow | None]:
+    """Load the main addresses of users, in the given order. None if the viewer sees none."""
     statement = select(*select_columns(Address)).where(col(Address.main), is_visible_address(ctx))
     return await pagination.read_by_keys(ctx, statement, col(Address.user_id), user_ids)
 
@@ -266,10 +272,10 @@ async def count_addresses_by_user(ctx: Context, page_keys: list[AddressPageKey])
     return [row.many for (row,) in await read_union(ctx, statements)]
 
 
-async def count_unexpired_temporary_addresses_by_user(
+async def count_visible_unexpired_temporary_addresses_by_user(
     ctx: Context, user_ids: list[int]
 ) -> list[int]:
-    """Count the temporary addresses of users that have not expired, in the given order."""
+    """Count the temporary addresses of users that the viewer sees and that have not expired."""
     statement = (
         select(col(Address.user_id), func.count())
         .where(

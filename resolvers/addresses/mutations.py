@@ -347,7 +347,9 @@ async def require_visible_addresses(
     Raises NotFound if one is not visible.
     """
     rows = {
-        row.id: row for row in await address_loaders.load_addresses_by_id(ctx, list(ids)) if row
+        row.id: row
+        for row in await address_loaders.load_visible_addresses_by_id(ctx, list(ids))
+        if row
     }
     require_all_found(ids, rows, path=path)
     return list(rows.values())

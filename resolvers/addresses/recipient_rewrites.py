@@ -62,7 +62,7 @@ def _select_visible_rewrites(
     return select(*select_columns(RecipientRewrite, columns)).where(_is_visible_rewrite(ctx))
 
 
-async def load_rewrites_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_rewrites_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load recipient rewrites by id, in the given order. None for ids that the viewer can't see."""
     return await read_by_keys(ctx, _select_visible_rewrites(ctx), col(RecipientRewrite.id), ids)
 
@@ -298,7 +298,7 @@ async def _require_visible_rewrites(ctx: Context, ids: Sequence[int]) -> list[Co
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    rows = {row.id: row for row in await load_rewrites_by_id(ctx, list(ids)) if row}
+    rows = {row.id: row for row in await load_visible_rewrites_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput("name at least one", constraint="required", path=["ids"])

@@ -144,7 +144,9 @@ async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> No
     """Find the address or catch-all that receives the mail. An inactive address ends the trace."""
     rows_by_address = await resolve_addresses(ctx.environment, [state.address], ctx.read)
     row = rows_by_address.get(state.address)
-    (visible_row,) = await address_loaders.load_addresses_by_id(ctx, [row.id]) if row else [None]
+    (visible_row,) = (
+        await address_loaders.load_visible_addresses_by_id(ctx, [row.id]) if row else [None]
+    )
     if (
         visible_row is None
         and state.was_rewritten_outside
@@ -195,7 +197,7 @@ def _domain_part(address: str) -> str:
 
 async def _trace_receiving_user(ctx: Context, state: AddressTraceState) -> None:
     """Find the user that receives the mail. A disabled user ends the trace."""
-    (user,) = await user_loaders.load_users_by_id(ctx, [state.address_row.user_id])
+    (user,) = await user_loaders.load_visible_users_by_id(ctx, [state.address_row.user_id])
     is_accepted = user is not None and not user.disabled
     output = [user.username] if user is not None and is_accepted else []
     record = ("User", user.id) if user is not None else None
@@ -222,7 +224,7 @@ async def _trace_sender_rule(ctx: Context, state: AddressTraceState) -> None:
     verdict = spam_verdict.compute_verdict(SpamFacts(), matching_rules, state.user_row.spam_level)
     if verdict.reason is not VerdictReason.RULE or verdict.rule_id is None:
         return
-    (rule,) = await sender_rules.load_rules_by_id(ctx, [verdict.rule_id])
+    (rule,) = await sender_rules.load_visible_rules_by_id(ctx, [verdict.rule_id])
     record = ("SenderRule", rule.id) if rule else None
     output = ["Junk" if verdict.is_spam else "INBOX"]
     step = AddressTraceStep(

@@ -148,7 +148,7 @@ async def count_entries(ctx: Context, conditions: AuditLogConditions) -> int:
     return int(row.many)
 
 
-async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load admin log entries by id, in the given order. None for ids that the viewer can't see."""
     statement = select(*select_columns(AuditLogEntry)).where(_is_visible_entry(ctx))
     return await read_by_keys(ctx, statement, col(AuditLogEntry.id), ids)

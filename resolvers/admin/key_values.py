@@ -110,7 +110,7 @@ async def load_entries_by_key(
     return [rows_by_key.get(one) for one in namespaces_and_keys]
 
 
-async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load entries by id, in the given order. None for ids that the viewer can't see."""
     if not READ_SCOPES & expand_scopes(ctx.viewer.scopes):
         return [None] * len(ids)

@@ -161,7 +161,9 @@ async def end_legal_holds_and_mark_removed(ctx: Context, ids: Sequence[int]) -> 
     Raises NotFound if the viewer can't see a legal hold.
     """
     async with ctx.write_session(PLATFORM) as session:
-        rows = {row.id: row for row in await ctx.load_many(load_legal_holds_by_id, ids) if row}
+        rows = {
+            row.id: row for row in await ctx.load_many(load_visible_legal_holds_by_id, ids) if row
+        }
         require_all_found(ids, rows)
         statement = update(LegalHold).where(col(LegalHold.id).in_(rows))
         now = ctx.environment.now()
@@ -183,7 +185,7 @@ async def end_legal_holds_and_mark_removed(ctx: Context, ids: Sequence[int]) -> 
         await audit_log.log_changes(ctx, session, *entries)
 
 
-async def load_legal_holds_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_legal_holds_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load legal holds by id, in the given order. None for ids that the viewer can't see."""
     return await read_by_keys(
         ctx,
@@ -320,7 +322,7 @@ def _access_list_clauses(ctx: Context, page_key: LegalHoldPageKey) -> list[Colum
     ]
 
 
-async def load_accesses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_accesses_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load accesses by id, in the given order. None for ids that the viewer can't see."""
     legal_hold_ids = select(col(LegalHold.id)).where(is_visible_legal_hold(ctx))
     statement = select(*select_columns(LegalHoldAccess)).where(
@@ -368,7 +370,7 @@ async def export_mbox_and_log_access(
     """
     async with ctx.write_session() as session:
         row: ColumnRow = require_found(
-            await ctx.load(load_legal_holds_by_id, legal_hold_id), str(legal_hold_id)
+            await ctx.load(load_visible_legal_holds_by_id, legal_hold_id), str(legal_hold_id)
         )
         if row.ended_at is not None:
             raise NotFound(str(legal_hold_id))

@@ -40,13 +40,13 @@ class FollowedWork(NamedTuple):
 
 
 _FOLLOWED_TASK = FollowedWork(
-    tasks.load_tasks_by_id,
+    tasks.load_visible_tasks_by_id,
     TASK_CHANGES,
     lambda row: row.id,
     lambda row: (row.state, row.done, row.total),
 )
 _FOLLOWED_RUN = FollowedWork(
-    connector_loaders.load_runs_by_id,
+    connector_loaders.load_visible_runs_by_id,
     CONNECTOR_CHANGES,
     lambda row: row.connector_id,
     lambda row: row,
@@ -118,7 +118,7 @@ async def follow_submissions(ctx: Context) -> AsyncGenerator[ColumnRow]:
     async for batch in stream_reader.follow_changes(ctx, FollowRequest(kinds=SUBMISSION_CHANGES)):
         submission_ids = list(dict.fromkeys(event.object_id for event in batch.events))
         for row in (
-            await submission_loaders.load_submissions_by_id(ctx, submission_ids)
+            await submission_loaders.load_own_submissions_by_id(ctx, submission_ids)
             if submission_ids
             else []
         ):
@@ -132,7 +132,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
     Raises NotFound if the viewer has no such submission.
     """
     position = await stream_reader.load_last_stream_positions(ctx)
-    (row,) = await submission_loaders.load_submissions_by_id(ctx, [submission_id])
+    (row,) = await submission_loaders.load_own_submissions_by_id(ctx, [submission_id])
     if row is None:
         raise NotFound(str(submission_id), path=["id"])
     batches = stream_reader.follow_changes(
@@ -143,7 +143,7 @@ async def follow_submission(ctx: Context, submission_id: int) -> AsyncGenerator[
         if row.state not in UNFINISHED_STATES:
             break
         await anext(batches)
-        (row,) = await submission_loaders.load_submissions_by_id(ctx, [submission_id])
+        (row,) = await submission_loaders.load_own_submissions_by_id(ctx, [submission_id])
     await batches.aclose()
 
 

@@ -416,7 +416,7 @@ async def count_history_entries(ctx: Context, page_keys: list[SettingHistoryPage
     return [row.many for (row,) in await read_union(ctx, statements)]
 
 
-async def load_changes_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_changes_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load setting changes by id, in the given order. None for ids that the viewer can't see."""
     if not ctx.viewer.role.includes(Role.ADMIN):
         return [None] * len(ids)

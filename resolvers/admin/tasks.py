@@ -80,7 +80,7 @@ def _is_visible_task(ctx: Context) -> ColumnElement[bool]:
     )
 
 
-async def load_tasks_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_tasks_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load tasks by id, in the given order. None for ids that the viewer can't see."""
     return await read_by_keys(
         ctx, select(*select_columns(Task)).where(_is_visible_task(ctx)), col(Task.id), ids
@@ -123,7 +123,7 @@ async def cancel_tasks(ctx: Context, ids: list[int]) -> None:
     """
     if len(ids) > MAX_CANCELLED_TASKS:
         raise InvalidInput(f"at most {MAX_CANCELLED_TASKS} tasks", constraint="max", path=["ids"])
-    rows = await ctx.load_many(load_tasks_by_id, ids)
+    rows = await ctx.load_many(load_visible_tasks_by_id, ids)
     for index, (task_id, row) in enumerate(zip(ids, rows, strict=True)):
         if row is None:
             raise NotFound(str(task_id), path=["ids"], index=index)

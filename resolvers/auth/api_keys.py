@@ -403,7 +403,7 @@ async def count_api_keys(ctx: Context) -> int:
     return int(row.many)
 
 
-async def load_api_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_api_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load keys by id, in this order; None for a key that the viewer does not see."""
     statement = select(*select_columns(ApiKey, VISIBLE_COLUMNS)).where(_is_visible_sql(ctx))
     return await read_by_keys(ctx, statement, col(ApiKey.id), ids)
@@ -442,7 +442,7 @@ async def update_api_keys(ctx: Context, ids: list[int], change: ApiKeyChange) ->
         await connection.execute(statement)
         await _write_admin_and_security_logs(ctx, session, "apiKeyUpdate", rows, changed_values)
     drop_cached_credentials(ctx.environment, *owner_ids)
-    return [row for row in await load_api_keys_by_id(ctx, ids) if row]
+    return [row for row in await load_visible_api_keys_by_id(ctx, ids) if row]
 
 
 async def delete_api_keys(ctx: Context, ids: list[int]) -> None:
@@ -465,7 +465,7 @@ async def _require_changeable_keys(ctx: Context, ids: list[int]) -> list[ColumnR
     """
     viewer = ctx.viewer
     viewer.require(GuardRule(scope=Scope.FULL))
-    rows = await load_api_keys_by_id(ctx, ids)
+    rows = await load_visible_api_keys_by_id(ctx, ids)
     for index, row in enumerate(rows):
         if row is None:
             raise NotFound(str(ids[index]), path=["ids"], index=index)

@@ -523,7 +523,7 @@ async def _write_admin_and_security_logs(
 async def _load_owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
     """Load the user ids of these passwords. Raises NotFound if the viewer does not see one."""
     return managed_objects.require_owner_ids_of_rows(
-        ids, await load_app_passwords_by_id(ctx, list(ids))
+        ids, await load_visible_app_passwords_by_id(ctx, list(ids))
     )
 
 
@@ -568,6 +568,6 @@ async def load_app_passwords_of_users(
     ]
 
 
-async def load_app_passwords_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_app_passwords_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load passwords by id, in this order; None for a password the viewer does not see."""
     return await read_by_keys(ctx, _select_visible(ctx), col(ApplicationPassword.id), ids)

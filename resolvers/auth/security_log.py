@@ -565,7 +565,7 @@ async def count_events(ctx: Context, requested_pages: list[SecurityEventPageKey]
     return [row.many for (row,) in await read_union(ctx, scans)]
 
 
-async def load_events_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_events_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load events by id, in this order; None for an event that the viewer does not see."""
     statement = select(*select_columns(SecurityEvent, VISIBLE_COLUMNS)).where(_is_visible_sql(ctx))
     return await read_by_keys(ctx, statement, col(SecurityEvent.id), ids)

@@ -93,7 +93,7 @@ def _select_visible(
     return select(*select_columns(Certificate, columns)).where(_is_visible_certificate(ctx))
 
 
-async def load_certificates_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_certificates_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load certificates by id, in the given order. None for ids that the viewer can't see."""
     return await read_by_keys(ctx, _select_visible(ctx), col(Certificate.id), ids)
 
@@ -482,7 +482,7 @@ async def _require_visible_certificates(ctx: Context, ids: Sequence[int]) -> lis
 
     Raises NotFound if one is not visible and InvalidInput if none is given.
     """
-    rows = {row.id: row for row in await load_certificates_by_id(ctx, list(ids)) if row}
+    rows = {row.id: row for row in await load_visible_certificates_by_id(ctx, list(ids)) if row}
     require_all_found(ids, rows)
     if not rows:
         raise InvalidInput("name at least one", constraint="required", path=["ids"])

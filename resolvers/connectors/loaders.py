@@ -50,7 +50,7 @@ def _is_visible_owner(ctx: Context, owner_column: Any) -> ColumnElement[bool]:
     return is_visible_owner
 
 
-async def load_connectors_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_connectors_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load connectors, in the order of the ids; None if the viewer does not see one."""
     visible_connectors = select(*select_columns(Connector, VISIBLE_COLUMNS)).where(
         is_visible_connector(ctx)
@@ -92,10 +92,10 @@ class ConnectorPageKey:
     columns: frozenset[str]
 
 
-async def load_connector_pages_by_user(
+async def load_visible_connector_pages_by_user(
     ctx: Context, page_keys: list[ConnectorPageKey]
 ) -> list[Page[ColumnRow]]:
-    """Load pages of the connectors of accounts, in the order of creation, with one statement."""
+    """Load pages of the visible connectors of accounts, in the order of creation."""
     column_names = VISIBLE_COLUMNS.intersection(name for one in page_keys for name in one.columns)
     statement = select(*select_columns(Connector, column_names | {"user_id", "id"})).where(
         is_visible_connector(ctx)
@@ -113,8 +113,10 @@ async def load_connector_pages_by_user(
     return await pagination.read_pages(ctx, scans)
 
 
-async def count_connectors_by_user(ctx: Context, page_keys: list[ConnectorPageKey]) -> list[int]:
-    """Count the connectors of each account."""
+async def count_visible_connectors_by_user(
+    ctx: Context, page_keys: list[ConnectorPageKey]
+) -> list[int]:
+    """Count the connectors of each account that the viewer sees."""
     statement = select(col(Connector.user_id), func.count().label("many")).where(
         is_visible_connector(ctx)
     )
@@ -131,7 +133,7 @@ async def count_connectors(ctx: Context, where: ConnectorWhere) -> int:
     return int(row.many)
 
 
-async def load_runs_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_runs_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load runs, in the order of the ids; None if the viewer does not see one."""
     visible_runs = select(*select_columns(ConnectorRun)).where(
         _is_visible_owner(ctx, col(ConnectorRun.user_id))

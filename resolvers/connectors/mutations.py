@@ -27,8 +27,8 @@ from resolvers.connectors import validation as connector_validation
 from resolvers.connectors.loaders import (
     GUARD_FOR_OTHERS,
     is_visible_connector,
-    load_connectors_by_id,
-    load_runs_by_id,
+    load_visible_connectors_by_id,
+    load_visible_runs_by_id,
 )
 from resolvers.connectors.schedule import new_queued_run, next_run_time
 from resolvers.context import Context, GuardRule
@@ -116,7 +116,7 @@ async def update_connectors(
     """
     owner_ids = {
         *managed_objects.require_owner_ids_of_rows(
-            ids, await ctx.load_many(load_connectors_by_id, list(ids))
+            ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
         )
     }
     if (new_owner_id := fields.get("user_id")) is not None:
@@ -224,7 +224,7 @@ def _next_run_at(row: ColumnRow, new_values: Mapping[str, Any], now: Any) -> Any
 async def delete_connectors(ctx: Context, ids: Sequence[int]) -> None:
     """Delete connectors, all or none. Fetched messages stay. Raises NotFound or Forbidden."""
     owner_ids = managed_objects.require_owner_ids_of_rows(
-        ids, await ctx.load_many(load_connectors_by_id, list(ids))
+        ids, await ctx.load_many(load_visible_connectors_by_id, list(ids))
     )
     _require_permission(ctx, owner_ids)
     async with ctx.write_session(*owner_ids) as session:
@@ -250,7 +250,7 @@ async def queue_or_find_runs(
     A trial stores and deletes nothing. Raises NotFound or Forbidden.
     """
     owner_ids = managed_objects.require_owner_ids_of_rows(
-        connector_ids, await ctx.load_many(load_connectors_by_id, list(connector_ids))
+        connector_ids, await ctx.load_many(load_visible_connectors_by_id, list(connector_ids))
     )
     _require_permission(ctx, owner_ids)
     run_ids: dict[int, int] = {}
@@ -283,11 +283,11 @@ async def cancel_runs(ctx: Context, run_ids: Sequence[int]) -> None:
 
     Raises NotFound or Forbidden.
     """
-    rows = await ctx.load_many(load_runs_by_id, list(run_ids))
+    rows = await ctx.load_many(load_visible_runs_by_id, list(run_ids))
     owner_ids = managed_objects.require_owner_ids_of_rows(run_ids, rows)
     _require_permission(ctx, owner_ids)
     connectors = await ctx.load_many(
-        load_connectors_by_id, [row.connector_id for row in rows if row]
+        load_visible_connectors_by_id, [row.connector_id for row in rows if row]
     )
     if any(connectors):  # one-time imports need no permission
         ctx.viewer.require(GuardRule(user_permission=UserPermission.CONNECTORS))

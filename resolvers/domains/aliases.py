@@ -45,7 +45,7 @@ def _is_visible_alias(ctx: Context) -> ColumnElement[bool]:
     return domain_loaders.is_in_administered_domain(ctx, col(AliasDomain.domain_id))
 
 
-async def load_aliases_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_aliases_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load alias domains by id, in the given order. None for ids that the viewer can't see."""
     statement = select(*select_columns(AliasDomain)).where(_is_visible_alias(ctx))
     return await read_by_keys(ctx, statement, col(AliasDomain.id), ids)
@@ -126,7 +126,7 @@ async def create_alias(ctx: Context, new_alias: NewAliasDomain) -> AliasDomain:
     )
     try:
         async with ctx.write_session(PLATFORM, domain.id) as session:
-            (locked_domain,) = await domain_loaders.load_domains_by_id(ctx, [domain.id])
+            (locked_domain,) = await domain_loaders.load_visible_domains_by_id(ctx, [domain.id])
             if locked_domain is None or locked_domain.name != domain.name:
                 raise NotFound(new_alias.domain_name, path=["domain"])
             if await domain_loaders.find_domain_name_conflicts(session, alias, path="alias"):
@@ -153,10 +153,10 @@ async def delete_aliases_with_dkim_keys(ctx: Context, alias_ids: list[int]) -> N
     """Delete alias domains, all or none. Raises NotFound if the viewer can't see one."""
     limit = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(len(alias_ids), limit, f"name 1 to {limit} aliases", path=["ids"])
-    domain_ids = [row.domain_id for row in await load_aliases_by_id(ctx, alias_ids) if row]
+    domain_ids = [row.domain_id for row in await load_visible_aliases_by_id(ctx, alias_ids) if row]
     async with ctx.write_session(PLATFORM, *domain_ids) as session:
         rows = {}
-        for index, row in enumerate(await load_aliases_by_id(ctx, alias_ids)):
+        for index, row in enumerate(await load_visible_aliases_by_id(ctx, alias_ids)):
             if row is None:
                 raise NotFound(str(alias_ids[index]), path=["ids"], index=index)
             rows[row.id] = row

@@ -491,7 +491,9 @@ def _require_below_key_limit(
 
 async def require_visible_keys(ctx: Context, key_ids: Sequence[int]) -> list[ColumnRow]:
     """Load DKIM keys, each once. Raises NotFound if one is not visible."""
-    rows = {row.id: row for row in await dkim_keys.load_keys_by_id(ctx, list(key_ids)) if row}
+    rows = {
+        row.id: row for row in await dkim_keys.load_visible_keys_by_id(ctx, list(key_ids)) if row
+    }
     require_all_found(key_ids, rows)
     return list(rows.values())
 

@@ -42,7 +42,7 @@ def _select_visible_keys(
     return select(*select_columns(DkimKey, columns)).where(is_visible_key(ctx))
 
 
-async def load_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load DKIM keys by id, in the given order. None for ids that the viewer can't see."""
     return await read_by_keys(ctx, _select_visible_keys(ctx), col(DkimKey.id), ids)
 

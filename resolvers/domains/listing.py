@@ -36,8 +36,10 @@ class StoredTotals(NamedTuple):
     messages: int
 
 
-async def load_storage_by_domain(ctx: Context, domain_ids: list[int]) -> list[StoredTotals]:
-    """Load the storage totals of domains, each the sum of at most sixteen rows."""
+async def load_storage_of_administered_domains(
+    ctx: Context, domain_ids: list[int]
+) -> list[StoredTotals]:
+    """Load the storage totals of domains. Zero for domains that the viewer does not administer."""
     statement: DomainSelect = (
         select(
             col(DomainTotal.domain_id).label("key"),

@@ -64,7 +64,7 @@ def is_in_administered_domain(ctx: Context, domain_column: Any) -> ColumnElement
     return clause
 
 
-async def load_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_domains_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load domains by id, in the given order. None for an id that the viewer can't see.
 
     Visible are administered domains and those of the viewer's account and addresses.

@@ -126,7 +126,7 @@ def _is_not_expired(ctx: Context) -> ColumnElement[bool]:
     return or_(expires_at.is_(None), expires_at > ctx.environment.now())
 
 
-async def load_shares_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_shares_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's links, in the order of the ids; None if one is expired or unknown."""
     own_shares = select(*select_columns(FileShare)).where(
         is_visible(ctx, FileShare), _is_not_expired(ctx)
@@ -169,7 +169,9 @@ async def validate_and_build_share(ctx: Context, new: NewShare) -> FileShare:
     if new.expires_at is not None and not now < new.expires_at <= now + MAX_LIFETIME:
         raise InvalidInput("a link ends in the future", constraint="range", path=["expiration"])
     require_found(
-        await ctx.load(stored_files.load_files_by_id, new.file_id), str(new.file_id), path=["file"]
+        await ctx.load(stored_files.load_own_files_by_id, new.file_id),
+        str(new.file_id),
+        path=["file"],
     )
     password_hash = None
     if new.password is not None:
@@ -196,7 +198,7 @@ async def insert_shares(ctx: Context, session: AsyncSession, shares: Sequence[Fi
     """
     for row in shares:
         file: ColumnRow = require_found(
-            await ctx.load(stored_files.load_files_by_id, row.file_id),
+            await ctx.load(stored_files.load_own_files_by_id, row.file_id),
             str(row.file_id),
             path=["file"],
         )

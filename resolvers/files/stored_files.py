@@ -78,7 +78,7 @@ class FilePageKey:
     query: str | None = None  # part of the file name, case-insensitive
 
 
-async def load_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_files_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's files, in the order of the ids; None for an unknown id."""
     own_files = select(*select_columns(File)).where(is_visible(ctx, File))
     return await read_by_keys(ctx, own_files, col(File.id), ids)
@@ -167,7 +167,7 @@ async def create_file(ctx: Context, new: NewFile) -> int:
             ctx, ReceivedFile(content, len(content), digest, media_type, name)
         )
     owner_id = require_writing_owner_id(ctx)
-    upload_row = await ctx.load(uploads.load_uploads_by_id, new.upload_id)
+    upload_row = await ctx.load(uploads.load_own_uploads_by_id, new.upload_id)
     row: ColumnRow = require_found(upload_row, str(new.upload_id), path=["content"])
     name, media_type = _validated_name_and_type(
         ctx.environment, new.filename or row.filename, new.content_type, row.content_type

@@ -155,7 +155,7 @@ async def put_object(environment: Environment, name: str, source: bytes | Path) 
         await environment.object_store.put(name, source)
 
 
-async def load_uploads_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_uploads_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's uploads, in the order of the ids; None if one is expired or unfinished."""
     own_uploads = select(*select_columns(Upload)).where(
         is_visible(ctx, Upload),
@@ -183,7 +183,7 @@ async def read_and_verify_upload(ctx: Context, upload_id: int) -> bytes:
 
     Raises NotFound if the viewer has none, CorruptBlob if it is damaged.
     """
-    row = require_found(await ctx.load(load_uploads_by_id, upload_id), str(upload_id))
+    row = require_found(await ctx.load(load_own_uploads_by_id, upload_id), str(upload_id))
     try:
         content = await ctx.environment.object_store.get(row.blob_name)
         return await asyncio.to_thread(verify_digest, row.digest, content)

@@ -65,7 +65,7 @@ def is_visible_filter_sql(ctx: Context) -> ColumnElement[bool]:
     )
 
 
-async def load_by_ids(ctx: Context, filter_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_by_ids(ctx: Context, filter_ids: list[int]) -> list[ColumnRow | None]:
     """Load the filters with these IDs, in this order. None if the viewer can't see one."""
     statement = select(*select_columns(Filter, VISIBLE_COLUMNS)).where(is_visible_filter_sql(ctx))
     return await read_by_keys(ctx, statement, col(Filter.id), filter_ids)

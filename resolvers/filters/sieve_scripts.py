@@ -51,7 +51,7 @@ def is_visible_script_sql(ctx: Context) -> ColumnElement[bool]:
     return managed_objects.is_visible_sql(ctx, SieveScript, AdminPermission.FILTERS)
 
 
-async def load_by_ids(ctx: Context, script_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_by_ids(ctx: Context, script_ids: list[int]) -> list[ColumnRow | None]:
     """Load these scripts, in this order. None if viewer or credential can't see one."""
     if not READ_SCOPES & expand_scopes(ctx.viewer.scopes):
         return [None] * len(script_ids)

@@ -71,7 +71,7 @@ async def _load_mailboxes_of_user_or_viewer(
 async def _load_still_visible(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow]:
     """Load those of these mailboxes that exist and that the viewer can see."""
     return (
-        [row for row in await mailbox_loaders.load_by_ids(ctx, mailbox_ids) if row]
+        [row for row in await mailbox_loaders.load_visible_by_ids(ctx, mailbox_ids) if row]
         if mailbox_ids
         else []
     )

@@ -146,7 +146,7 @@ def _own_tree_query(columns: frozenset[str]) -> Select[*tuple[Any, ...]]:
     return select(*select_columns(Mailbox, columns)).where(is_own_prepared(Mailbox))
 
 
-async def load_by_ids(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_by_ids(ctx: Context, mailbox_ids: list[int]) -> list[ColumnRow | None]:
     """Load the mailboxes with these IDs, in this order. None if the viewer can't see one."""
     statement = select(*select_columns(Mailbox)).where(is_visible_or_managed(ctx, Mailbox))
     return await read_by_keys(ctx, statement, col(Mailbox.id), mailbox_ids)
@@ -275,7 +275,9 @@ async def find_visible(
         )
         row = own_row or await ctx.load(load_shared_by_ids, selector.id)
         return row or (
-            await ctx.load(load_by_ids, selector.id) if can_see_managed_mail_records(ctx) else None
+            await ctx.load(load_visible_by_ids, selector.id)
+            if can_see_managed_mail_records(ctx)
+            else None
         )
     return await ctx.load(
         load_by_selectors, (require_user_id(ctx) if user_id is None else user_id, selector)

@@ -19,9 +19,9 @@ from resolvers.mailboxes import subscriptions
 from resolvers.mailboxes.loaders import (
     MailboxSelector,
     build_mailbox_with_next_uid_validity,
-    load_by_ids,
     load_by_selectors,
     load_refreshed_users,
+    load_visible_by_ids,
     require_mailbox_capacity,
 )
 from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
@@ -79,7 +79,7 @@ async def rename_mailbox(
     keys = [
         row.id for old in olds if old for row in _rows_in_tree_order(moves.get(old.user_id), old)
     ]
-    return [row for row in await ctx.load_many(load_by_ids, keys) if row]
+    return [row for row in await ctx.load_many(load_visible_by_ids, keys) if row]
 
 
 def _rows_in_tree_order(move: MailboxMove | None, mailbox: ColumnRow) -> Sequence[ColumnRow]:

@@ -21,7 +21,7 @@ from models.store.columns import ColumnRow, select_columns
 from models.users.roles import Role, Scope
 from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_tasks
 from resolvers.context import Context, GuardRule
-from resolvers.mailboxes.loaders import load_by_ids, matches_pattern_sql
+from resolvers.mailboxes.loaders import load_visible_by_ids, matches_pattern_sql
 from resolvers.mailboxes.owners import load_managed_mail_owners
 from resolvers.users.selection import UserSelector
 
@@ -137,7 +137,7 @@ async def _repaired_mailboxes_from_findings(
         )
         if not finding.repaired:
             remaining_ids.add(mailbox)
-    rows = await ctx.load_many(load_by_ids, sorted(texts))
+    rows = await ctx.load_many(load_visible_by_ids, sorted(texts))
     return [RepairedMailbox(row, texts[row.id], row.id not in remaining_ids) for row in rows if row]
 
 

@@ -31,7 +31,11 @@ from resolvers.access import (
 from resolvers.auth.credential_cache import mark_has_shared_mailboxes
 from resolvers.context import Context
 from resolvers.mailboxes import rights as mailbox_rights
-from resolvers.mailboxes.loaders import MailboxSelector, load_by_ids, require_own_or_shared_mailbox
+from resolvers.mailboxes.loaders import (
+    MailboxSelector,
+    load_visible_by_ids,
+    require_own_or_shared_mailbox,
+)
 from resolvers.mailboxes.rights import NO_RIGHTS
 from resolvers.pagination import PageScan, read_union
 
@@ -88,7 +92,7 @@ async def set_or_end_share(
         await _write_share(ctx, session, mailbox, (grantee, new_rights))
     if new_rights:
         ctx.call_after_commit(lambda: mark_has_shared_mailboxes(ctx.environment, grantee))
-    return [row for row in await ctx.load_many(load_by_ids, [mailbox.id]) if row]
+    return [row for row in await ctx.load_many(load_visible_by_ids, [mailbox.id]) if row]
 
 
 async def _find_grantee_id(ctx: Context, mailbox: ColumnRow, grantee: Grantee) -> int:

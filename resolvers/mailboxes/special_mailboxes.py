@@ -55,7 +55,7 @@ async def ensure_special_mailbox(ctx: Context, user_id: int, special: SpecialMai
     new = NewMailboxes([path], retention=timedelta(0), special_use=special.use)
     users = VIEWER_ONLY if user_id == ctx.viewer.user_id else UserSelector(ids=(user_id,))
     (created,) = await mailbox_loaders.create_mailboxes(ctx, new, users)
-    return require_found(await ctx.load(mailbox_loaders.load_by_ids, created.id))
+    return require_found(await ctx.load(mailbox_loaders.load_visible_by_ids, created.id))
 
 
 async def placement_in_scheduled(ctx: Context, placement: MessagePlacement) -> MessagePlacement:

@@ -13,7 +13,7 @@ from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
 from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.loaders import load_by_ids
+from resolvers.mailboxes.loaders import load_visible_by_ids
 from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
@@ -49,7 +49,7 @@ async def set_subscribed(
             locked_owners, [row for row in rows if row.subscribed is not is_subscribed], touched
         )
     keys = [row.id for row in sorted(rows, key=lambda row: (row.user_id, row.path))]
-    return [row for row in await ctx.load_many(load_by_ids, keys) if row]
+    return [row for row in await ctx.load_many(load_visible_by_ids, keys) if row]
 
 
 async def _write_folderless_subscriptions(

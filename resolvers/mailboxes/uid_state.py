@@ -22,7 +22,7 @@ from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import (
     GUID_PATTERN,
     MailboxSelector,
-    load_by_ids,
+    load_visible_by_ids,
     require_mailbox_of_each,
 )
 from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
@@ -72,7 +72,7 @@ async def set_uid_state(
         await _write_states(locked_owners, changed, new_state.min_highest_modseq or 0)
     return [
         row
-        for row in await ctx.load_many(load_by_ids, [mailbox.id for mailbox in mailboxes])
+        for row in await ctx.load_many(load_visible_by_ids, [mailbox.id for mailbox in mailboxes])
         if row
     ]
 

@@ -21,9 +21,9 @@ from resolvers.admin.task_steps import TaskStepPlan, TaskStepResult, insert_task
 from resolvers.context import Context
 from resolvers.mailboxes.loaders import (
     MailboxSelector,
-    load_by_ids,
     load_by_selectors,
     load_refreshed_users,
+    load_visible_by_ids,
     require_openpgp_keys,
     retention_seconds,
 )
@@ -89,7 +89,7 @@ async def update_mailboxes(
             else None
         )
     return MailboxUpdateResult(
-        [row for row in await ctx.load_many(load_by_ids, list(mailboxes)) if row], task
+        [row for row in await ctx.load_many(load_visible_by_ids, list(mailboxes)) if row], task
     )
 
 

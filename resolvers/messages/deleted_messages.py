@@ -126,7 +126,7 @@ def _listing_conditions(
     return filter_sql.combine_with(ctx, terms)
 
 
-async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
     """Load the deleted messages with these IDs, in this order. None if the viewer can't see one.
 
     Messages of other users have only the record: `resolvers/messages/content_access.py`.
@@ -303,7 +303,7 @@ async def restore_next_messages(
 
 async def _find_or_create_restore_mailbox(ctx: Context) -> int:
     """Return the mailbox for messages restored today; create it if needed."""
-    user = await ctx.load(user_loaders.load_users_by_id, require_user_id(ctx))
+    user = await ctx.load(user_loaders.load_visible_users_by_id, require_user_id(ctx))
     path = restored_mailbox_name(user.language if user else None, ctx.environment.now().date())
     mailboxes = await mailbox_loaders.load_all_of_user(ctx, require_user_id(ctx), {"id", "path"})
     if (

@@ -44,7 +44,7 @@ class LabelCounts:
     unseen: int = 0
 
 
-async def load_by_ids(ctx: Context, label_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_by_ids(ctx: Context, label_ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's labels with these IDs, in this order. None if there is none."""
     return await read_by_keys(
         ctx, select(*select_columns(Label)).where(is_visible(ctx, Label)), col(Label.id), label_ids

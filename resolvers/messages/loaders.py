@@ -245,7 +245,7 @@ def require_can_change_messages(ctx: Context) -> None:
         raise Forbidden("this credential is for reading only", requires="a credential that writes")
 
 
-async def load_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_by_ids(ctx: Context, message_ids: list[int]) -> list[ColumnRow | None]:
     """Load the messages with these IDs, in this order. None if the viewer can't see one.
 
     Messages of other users have only the record: `resolvers/messages/content_access.py`.
@@ -279,7 +279,9 @@ async def find_message_id_by_uid(ctx: Context, mailbox_id: int, uid: int) -> int
     return None if row is None else int(row.id)
 
 
-async def load_threads_by_ids(ctx: Context, thread_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_threads_by_ids(
+    ctx: Context, thread_ids: list[int]
+) -> list[ColumnRow | None]:
     """Load these threads with their counts, in this order. None if the viewer can't see one."""
     unseen = func.count().filter(~col(Message.seen))
     statement = (

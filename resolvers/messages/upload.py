@@ -162,7 +162,7 @@ async def store_message(
         inserted = await _insert_or_replace_draft(
             ctx, parsed_message, stored_blobs, (to, before), files
         )
-    row = await ctx.load(message_loaders.load_by_ids, inserted.message_id)
+    row = await ctx.load(message_loaders.load_visible_by_ids, inserted.message_id)
     return StoredUpload(row, before is not None, dropped)
 
 
@@ -216,7 +216,9 @@ async def store_for_users(
         ids = await _compose_and_insert_for_each(
             ctx, new_message, targets, users, rewrite_blobs=True
         )
-    return [row for row in await ctx.load_many(message_loaders.load_by_ids, ids) if row], dropped
+    return [
+        row for row in await ctx.load_many(message_loaders.load_visible_by_ids, ids) if row
+    ], dropped
 
 
 async def _store_as_user(
@@ -232,7 +234,7 @@ async def _store_as_user(
         ctx.clear_loaded()
         key = [upload_result.message.id] if upload_result.message else []
         return [
-            one for one in await ctx.load_many(message_loaders.load_by_ids, key) if one
+            one for one in await ctx.load_many(message_loaders.load_visible_by_ids, key) if one
         ], upload_result.dropped_recipient_numbers
 
 

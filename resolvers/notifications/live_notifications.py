@@ -105,7 +105,7 @@ async def _notifications_from_events(
         else {}
     )
     security_ids = [e.object_id for e in events if e.kind is ChangeKind.SECURITY_EVENT]
-    rows = await security_log.load_events_by_id(ctx, security_ids) if security_ids else []
+    rows = await security_log.load_visible_events_by_id(ctx, security_ids) if security_ids else []
     security_rows = {row.id: row for row in rows if row}
     return [
         notice

@@ -399,7 +399,9 @@ def _log_entries_for_others(
 
 
 async def _owner_ids(ctx: Context, ids: Sequence[int]) -> list[int]:
-    return managed_objects.require_owner_ids_of_rows(ids, await load_channels_by_id(ctx, list(ids)))
+    return managed_objects.require_owner_ids_of_rows(
+        ids, await load_visible_channels_by_id(ctx, list(ids))
+    )
 
 
 async def _load_channels_in_transaction(
@@ -424,6 +426,6 @@ async def load_channels_by_user(ctx: Context, user_ids: list[int]) -> list[list[
     return await read_all_by_keys(ctx, rows, col(PushChannel.user_id), user_ids)
 
 
-async def load_channels_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_channels_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load channels, in the order of the ids; None if the viewer does not see one."""
     return await read_by_keys(ctx, _visible_channels(ctx), col(PushChannel.id), ids)

@@ -88,7 +88,7 @@ def _is_visible(ctx: Context) -> ColumnElement[bool]:
     )
 
 
-async def load_webhooks_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_webhooks_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load webhooks, in the order of the ids; None if the viewer does not see one."""
     visible_webhooks = select(*select_columns(Webhook, VISIBLE_COLUMNS)).where(_is_visible(ctx))
     return await read_by_keys(ctx, visible_webhooks, col(Webhook.id), ids)
@@ -171,7 +171,7 @@ async def count_deliveries_by_webhook(ctx: Context, page_keys: list[DeliveryPage
     return [found.get(one.webhook_id, 0) for one in page_keys]
 
 
-async def load_deliveries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_deliveries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load deliveries, in the order of the ids; None if the viewer does not see one."""
     visible_webhook_ids = select(col(Webhook.id)).where(_is_visible(ctx))
     visible_deliveries = select(*select_columns(WebhookDelivery)).where(
@@ -479,7 +479,7 @@ async def start_replay(ctx: Context, webhook_id: int, since: StreamPositions) ->
 
     Raises NotFound, Forbidden, and Invalid if the position is unknown or expired.
     """
-    (row,) = await ctx.load_many(load_webhooks_by_id, [webhook_id])
+    (row,) = await ctx.load_many(load_visible_webhooks_by_id, [webhook_id])
     if row is None:
         raise NotFound(str(webhook_id), path=["webhook"])
     await _require_not_above_viewer(ctx, [row])

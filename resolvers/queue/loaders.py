@@ -94,7 +94,7 @@ def queue_of_delivery(delivery: Any) -> QueueName | None:
     return QueueName.DEFERRED if is_deferred else QueueName.INCOMING
 
 
-async def load_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_entries_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load queue entries by id, in the given order, also finished ones.
 
     None for ids that the viewer can't see.

@@ -49,14 +49,18 @@ class SavedSearchCounts(NamedTuple):
     unseen: int
 
 
-async def load_saved_searches_by_id(ctx: Context, search_ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_saved_searches_by_id(
+    ctx: Context, search_ids: list[int]
+) -> list[ColumnRow | None]:
     """Load the viewer's saved searches, in the order of the IDs; None if not found."""
     statement = select(*select_columns(SavedSearch)).where(is_visible(ctx, SavedSearch))
     return await read_by_keys(ctx, statement, col(SavedSearch.id), search_ids)
 
 
-async def load_saved_searches_by_user(ctx: Context, user_ids: list[int]) -> list[list[ColumnRow]]:
-    """Load the saved searches of these users by name. Those of other users are not visible."""
+async def load_visible_saved_searches_by_user(
+    ctx: Context, user_ids: list[int]
+) -> list[list[ColumnRow]]:
+    """Load the saved searches of these users, sorted by name. Empty for other users."""
     statement = select(*select_columns(SavedSearch)).where(is_visible(ctx, SavedSearch))
     found = await read_all_by_keys(ctx, statement, col(SavedSearch.user_id), user_ids)
     return [sorted(rows, key=lambda row: (row.folded, row.id)) for rows in found]
@@ -182,7 +186,7 @@ async def follow_saved_search(
     while True:
         ctx.clear_loaded()
         started_at = monotonic()
-        (row,) = await load_saved_searches_by_id(ctx, [search_id])
+        (row,) = await load_own_saved_searches_by_id(ctx, [search_id])
         if row is None and last_count is None:
             raise NotFound(str(search_id), path=["id"])
         if row is None:

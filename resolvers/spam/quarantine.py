@@ -80,7 +80,7 @@ def _select_visible_items(
     return select(*select_columns(QuarantineItem, column_names)).where(is_visible_item_sql(ctx))
 
 
-async def load_items_by_id(ctx: Context, item_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_items_by_id(ctx: Context, item_ids: list[int]) -> list[ColumnRow | None]:
     """Load quarantined messages in the order of the IDs; None for one the viewer may not see."""
     return await read_by_keys(ctx, _select_visible_items(ctx), col(QuarantineItem.id), item_ids)
 

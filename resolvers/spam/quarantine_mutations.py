@@ -40,7 +40,7 @@ from resolvers.admin import audit_log
 from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.context import Context, GuardRule
 from resolvers.spam import sender_rule_mutations
-from resolvers.spam.quarantine import is_visible_item_sql, load_items_by_id
+from resolvers.spam.quarantine import is_visible_item_sql, load_visible_items_by_id
 from resolvers.spam.sender_rule_mutations import NewSenderRules, RuleOwner
 from resolvers.users import managed_objects
 from resolvers.users.selection import UserSelector, load_selected_users
@@ -112,7 +112,7 @@ async def release_messages(
 
 async def _load_permitted_items(ctx: Context, item_ids: Sequence[int]) -> list[ColumnRow]:
     """Load quarantined messages. Raises NotFound, and Forbidden for those of other users."""
-    found = await load_items_by_id(ctx, list(item_ids))
+    found = await load_visible_items_by_id(ctx, list(item_ids))
     rows = [row for row in found if row]
     require_all_found(item_ids, {row.id for row in rows})
     if any(row.user_id != ctx.viewer.user_id for row in rows):

@@ -81,7 +81,7 @@ def is_visible_rule_sql(ctx: Context) -> ColumnElement[bool]:
     return is_visible | col(SenderRule.user_id).in_(statement)
 
 
-async def load_rules_by_id(ctx: Context, rule_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_rules_by_id(ctx: Context, rule_ids: list[int]) -> list[ColumnRow | None]:
     """Load sender rules in the order of the IDs; None for one the viewer may not see."""
     statement = select(*select_columns(SenderRule)).where(is_visible_rule_sql(ctx))
     return await read_by_keys(ctx, statement, col(SenderRule.id), rule_ids)

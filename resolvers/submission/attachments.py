@@ -61,7 +61,9 @@ async def read_attachments(
     """
     upload_ids = [file.upload_id for file in files if isinstance(file, UploadedAttachment)]
     rows = dict(
-        zip(upload_ids, await ctx.load_many(uploads.load_uploads_by_id, upload_ids), strict=True)
+        zip(
+            upload_ids, await ctx.load_many(uploads.load_own_uploads_by_id, upload_ids), strict=True
+        )
     )
     for index, file in enumerate(files):
         if isinstance(file, OutgoingFile):

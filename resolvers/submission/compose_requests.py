@@ -182,7 +182,7 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
     _check_fields(ctx, fields, problems)
     problems.raise_collected()
     if fields.identity is not None:
-        (sender,) = await identities.load_identities_by_id(ctx, [fields.identity])
+        (sender,) = await identities.load_visible_identities_by_id(ctx, [fields.identity])
         if sender is None or sender.user_id != require_user_id(ctx):
             raise NotFound(str(fields.identity), path=["identity"])
     links = await file_attachments.prepare_links(ctx, fields.files, new.url_from_path)
@@ -192,7 +192,7 @@ async def _build_content(ctx: Context, new: NewComposeRequest) -> tuple[dict[str
         one.file_id for one in fields.files if one.mode is FileAttachmentMode.ATTACH
     ]
     for nth, row in enumerate(
-        await ctx.load_many(stored_files.load_files_by_id, attached_file_ids)
+        await ctx.load_many(stored_files.load_own_files_by_id, attached_file_ids)
     ):
         if row is None:
             path = [file_attachments.FIELD_NAME, str(nth), "file"]
@@ -247,7 +247,7 @@ def _name_address_pairs(addresses: Sequence[NamedAddress]) -> list[list[str | No
     return [[person.name, person.address] for person in addresses]
 
 
-async def load_compose_requests_by_id(
+async def load_own_compose_requests_by_id(
     ctx: Context, request_ids: list[int]
 ) -> list[ColumnRow | None]:
     """Load the viewer's requests, in the order of the ids; None for one that is expired."""
@@ -279,7 +279,7 @@ async def follow_compose_requests(
                 rows: Sequence[ColumnRow | None] = await _read_requests_after(ctx, last_id)
             else:
                 rows = (
-                    await load_compose_requests_by_id(ctx, list(dict.fromkeys(keys)))
+                    await load_own_compose_requests_by_id(ctx, list(dict.fromkeys(keys)))
                     if keys
                     else []
                 )

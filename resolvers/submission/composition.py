@@ -148,7 +148,7 @@ async def resolve_sender_fields(
 
 
 async def _read_own_identity(ctx: Context, account: ColumnRow, identity_id: int) -> SenderIdentity:
-    (identity,) = await identities.load_identities_by_id(ctx, [identity_id])
+    (identity,) = await identities.load_visible_identities_by_id(ctx, [identity_id])
     if identity is None or identity.user_id != account.id:
         raise NotFound(str(identity_id), path=["identity"])
     return identity

@@ -132,8 +132,10 @@ async def send_messages(
     ]
     copy_ids = [one.message_id if needed_rows.messages else None for one in stored_submissions]
     submission_rows, copy_rows = (
-        await _load_optional_rows(ctx, submission_loaders.load_submissions_by_id, submission_ids),
-        await _load_optional_rows(ctx, message_loaders.load_by_ids, copy_ids),
+        await _load_optional_rows(
+            ctx, submission_loaders.load_own_submissions_by_id, submission_ids
+        ),
+        await _load_optional_rows(ctx, message_loaders.load_visible_by_ids, copy_ids),
     )
     return [
         SentMessage(

@@ -10,7 +10,7 @@ from resolvers.context import Context
 from resolvers.submission.loaders import load_queue_entries_by_submission
 
 
-async def load_submissions_by_message(
+async def load_own_submissions_by_message(
     ctx: Context, message_ids: list[int]
 ) -> list[list[tuple[ColumnRow, list[ColumnRow]]]]:
     """Load the viewer's submissions of each stored copy with their queue entries, oldest first.

@@ -104,8 +104,8 @@ async def submit_draft(
         submission_id = await _store_prepared_draft(ctx, account, prepared, request, is_retry=True)
     row = prepared.draft_row
     sent_message = SentMessage(
-        await ctx.load(submission_loaders.load_submissions_by_id, submission_id),
-        await ctx.load(message_loaders.load_by_ids, row.id),
+        await ctx.load(submission_loaders.load_own_submissions_by_id, submission_id),
+        await ctx.load(message_loaders.load_visible_by_ids, row.id),
         warnings,
     )
     return sent_message, {"message": row.id, "mailbox": row.mailbox_id, "seen": row.seen}

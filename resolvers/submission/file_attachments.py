@@ -100,7 +100,7 @@ async def read_attached_files(
 
 
 async def _read_file(ctx: Context, file_id: int, index: int, field_name: str) -> ColumnRow:
-    row = await ctx.load(stored_files.load_files_by_id, file_id)
+    row = await ctx.load(stored_files.load_own_files_by_id, file_id)
     if row is None:
         raise NotFound(str(file_id), path=[field_name, str(index), "file"], index=index)
     return row
@@ -198,7 +198,7 @@ def delete_file_list_of_draft(transaction: DatabaseTransaction, message_id: int)
     transaction.connection.execute(delete(DraftFile).where(col(DraftFile.message_id) == message_id))
 
 
-async def load_files_by_draft(ctx: Context, message_ids: list[int]) -> list[list[ColumnRow]]:
+async def load_own_files_by_draft(ctx: Context, message_ids: list[int]) -> list[list[ColumnRow]]:
     """Load the viewer's files of each draft, in their order."""
     statement = (
         select(col(DraftFile.message_id), *select_columns(File))
@@ -214,6 +214,6 @@ async def load_files_by_draft(ctx: Context, message_ids: list[int]) -> list[list
 
 async def delete_files_of_draft(ctx: Context, session: AsyncSession, message_id: int) -> None:
     """Delete the stored files of a draft, in the transaction that sends it."""
-    (rows,) = await load_files_by_draft(ctx, [message_id])
+    (rows,) = await load_own_files_by_draft(ctx, [message_id])
     if rows:
         await stored_files.delete_files_in_transaction(ctx, session, [row.id for row in rows])

@@ -464,7 +464,9 @@ def _bytewise_local_part(ctx: Context) -> Any:
     return collate(col(Address.local), name).label("local")
 
 
-async def load_identities_by_id(ctx: Context, ids: list[int]) -> list[SenderIdentity | None]:
+async def load_visible_identities_by_id(
+    ctx: Context, ids: list[int]
+) -> list[SenderIdentity | None]:
     """Load identities, in the order of the ids; None if the viewer does not see one.
 
     Identities that have neither a row nor an own address are found for the viewer only.

@@ -164,7 +164,7 @@ async def update_identities(ctx: Context, ids: Sequence[int], changes: IdentityC
 
 
 async def _read_identities(ctx: Context, ids: Sequence[int]) -> list[SenderIdentity]:
-    found = [one for one in await identities.load_identities_by_id(ctx, list(ids)) if one]
+    found = [one for one in await identities.load_visible_identities_by_id(ctx, list(ids)) if one]
     require_all_found(ids, {one.id for one in found})
     return found
 

@@ -25,7 +25,7 @@ _SUBMISSION_BY_ID = PreparedStatement(
 )
 
 
-async def load_submissions_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_own_submissions_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load the viewer's submissions, in the order of the ids; None for an unknown id."""
     if len(ids) == 1:
         return [next(iter(await ctx.read_prepared(_SUBMISSION_BY_ID, id=ids[0])), None)]
@@ -44,7 +44,7 @@ async def load_visible_submissions_by_id(ctx: Context, ids: list[int]) -> list[C
     return await pagination.read_by_keys(ctx, visible_submissions, col(Submission.id), ids)
 
 
-async def load_submissions_by_queue_id(
+async def load_own_submissions_by_queue_id(
     ctx: Context, queue_ids: list[str]
 ) -> list[ColumnRow | None]:
     """Load the viewer's submissions by queue id, in that order; None for an unknown id."""

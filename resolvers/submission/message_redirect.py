@@ -207,7 +207,7 @@ async def _enqueue_forward(
                 own_rows,
                 row_changes.FlagChanges.from_flag_names({}, added=[FORWARDED_KEYWORD]),
             )
-    submission = await ctx.load(submission_loaders.load_submissions_by_id, key)
+    submission = await ctx.load(submission_loaders.load_own_submissions_by_id, key)
     if submission is None:
         raise NotFound(str(key), path=["message"])
     return ForwardResult(submission, targets)

@@ -19,7 +19,7 @@ from models.submission.tables import Submission, SubmissionState
 from resolvers.access import load_owner_ids
 from resolvers.context import Context
 from resolvers.mailboxes.special_mailboxes import SCHEDULED, ensure_special_mailbox
-from resolvers.submission.loaders import load_submissions_by_id
+from resolvers.submission.loaders import load_own_submissions_by_id
 from resolvers.submission.outgoing_messages import check_send_at
 
 STATES_BEFORE_FIRST_ATTEMPT = frozenset(
@@ -176,7 +176,7 @@ async def _stream_ids(ctx: Context, submission_ids: Sequence[int]) -> list[int]:
 async def _read_submissions(
     ctx: Context, unique_ids: Sequence[int], ids: Sequence[int]
 ) -> list[ColumnRow]:
-    rows = {row.id: row for row in await load_submissions_by_id(ctx, list(unique_ids)) if row}
+    rows = {row.id: row for row in await load_own_submissions_by_id(ctx, list(unique_ids)) if row}
     require_all_found(ids, rows)
     return list(rows.values())
 
@@ -188,4 +188,4 @@ def _require_all_changed(ids: Sequence[int], changed_ids: set[int], text: str) -
 
 
 async def _reload_submissions(ctx: Context, ids: Sequence[int]) -> list[ColumnRow]:
-    return [row for row in await ctx.load_many(load_submissions_by_id, list(ids)) if row]
+    return [row for row in await ctx.load_many(load_own_submissions_by_id, list(ids)) if row]

@@ -104,7 +104,7 @@ class SmtpSubmissionService:
         )
         submission_id, _ = await submission_create.store_submission_and_copy(ctx, account, composed)
         row = await ctx.load(
-            submission_loaders.load_submissions_by_id, require_found(submission_id)
+            submission_loaders.load_own_submissions_by_id, require_found(submission_id)
         )
         return str(require_found(row).queue_id)
 

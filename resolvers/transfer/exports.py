@@ -74,7 +74,7 @@ def is_visible_export_sql(ctx: Context) -> ColumnElement[bool]:
     )
 
 
-async def load_exports_by_id(ctx: Context, export_ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_exports_by_id(ctx: Context, export_ids: list[int]) -> list[ColumnRow | None]:
     """Load exports in the order of the IDs; None for one the viewer may not see."""
     return await read_by_keys(
         ctx,
@@ -244,7 +244,7 @@ async def open_export(ctx: Context, user_id: int, export_id: int) -> StoredExpor
 
     A download of another user's export, which only ROOT can do, is written to the security log.
     """
-    row = require_found(await ctx.load(load_exports_by_id, export_id), str(export_id))
+    row = require_found(await ctx.load(load_visible_exports_by_id, export_id), str(export_id))
     if row.user_id != user_id or row.finished_at is None:
         raise NotFound(str(export_id))
     if row.user_id != ctx.viewer.user_id:

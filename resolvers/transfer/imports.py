@@ -142,7 +142,9 @@ async def read_uploaded_archive(
     Raises NotFound if there is no such upload, Invalid if it is no archive.
     """
     row: ColumnRow = require_found(
-        await ctx.load(uploads.load_uploads_by_id, upload_id), str(upload_id), path=path_in_input
+        await ctx.load(uploads.load_own_uploads_by_id, upload_id),
+        str(upload_id),
+        path=path_in_input,
     )
     head = await uploads.read_upload_head(ctx, row, HEAD_BYTES)
     _require_known_format(head, path_in_input)

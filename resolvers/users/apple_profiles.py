@@ -15,7 +15,7 @@ from models.errors import InvalidInput, NotFound, ServiceUnavailable
 from models.runtime.environment import Environment
 from models.runtime.options import Options
 from models.store.columns import ColumnRow
-from resolvers.addresses.loaders import load_main_addresses_by_user
+from resolvers.addresses.loaders import load_visible_main_addresses_by_user
 from resolvers.auth.second_factors.totp import PRODUCT
 from resolvers.context import Context
 
@@ -52,7 +52,7 @@ async def profile_address(ctx: Context, user: ColumnRow, address: str | None) ->
     Raises NotFound if the address is not the user's.
     """
     if address is None:
-        (main_address,) = await load_main_addresses_by_user(ctx, [user.id])
+        (main_address,) = await load_visible_main_addresses_by_user(ctx, [user.id])
         if main_address is None:
             raise NotFound(user.username, path=["address"])
         return str(main_address.shown)

@@ -34,5 +34,5 @@ async def end_connections_and_invalidate_cursors(
             NewAuditLogEntry("userSyncReset", "User", row.id, row.domain_id) for row in other_users
         ]
         await audit_log.log_changes(ctx, session, *log)
-    reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)
+    reloaded = await ctx.load_many(user_loaders.load_visible_users_by_id, ids)
     return [row for row in reloaded if row is not None]

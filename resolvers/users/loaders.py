@@ -19,7 +19,7 @@ from resolvers.domains import loaders as domain_loaders
 from resolvers.pagination import read_by_keys
 
 
-async def load_users_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_users_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load users by id, in this order; None for a user that the viewer does not see."""
     if ids == [ctx.viewer.user_id]:
         return [next(iter(await ctx.read_prepared(_select_viewer())), None)]
@@ -35,7 +35,7 @@ def _select_viewer() -> Select[*tuple[Any, ...]]:
 async def find_user_by_name(ctx: Context, name: str) -> ColumnRow | None:
     """Load the user of this username or address; None if the viewer does not see it."""
     user_id = await address_resolution.find_sign_in_user_id(ctx.environment, name)
-    return await ctx.load(load_users_by_id, user_id) if user_id else None
+    return await ctx.load(load_visible_users_by_id, user_id) if user_id else None
 
 
 async def require_visible_user_id(ctx: Context, user_id: int | None) -> int:
@@ -45,7 +45,7 @@ async def require_visible_user_id(ctx: Context, user_id: int | None) -> int:
     """
     if user_id is None:
         return require_user_id(ctx)
-    if await ctx.load(load_users_by_id, user_id) is None:
+    if await ctx.load(load_visible_users_by_id, user_id) is None:
         raise NotFound(str(user_id), path=["user"])
     return user_id
 

@@ -148,7 +148,7 @@ async def restore_user(ctx: Context, ref: DeletedUserRef) -> RestoredUser:
 async def _raise_if_not_deleted(ctx: Context, ref: DeletedUserRef) -> None:
     """Raise Conflict if the reference is that of a live user."""
     loading = (
-        ctx.load(user_loaders.load_users_by_id, ref.id)
+        ctx.load(user_loaders.load_visible_users_by_id, ref.id)
         if ref.id is not None
         else user_loaders.find_user_by_name(ctx, ref.name)
     )

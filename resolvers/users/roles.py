@@ -51,7 +51,7 @@ async def require_administered_domains(ctx: Context, domain_ids: Sequence[int]) 
         raise InvalidInput(
             f"at most {MAX_ADMINISTERED_DOMAINS} domains", constraint="max", path=["administers"]
         )
-    rows = await ctx.load_many(domain_loaders.load_domains_by_id, domain_ids)
+    rows = await ctx.load_many(domain_loaders.load_visible_domains_by_id, domain_ids)
     for index, (domain_id, row) in enumerate(zip(domain_ids, rows, strict=True)):
         is_administered = (
             ctx.viewer.role.includes(Role.ADMIN) or domain_id in ctx.viewer.administered_domains

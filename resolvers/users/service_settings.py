@@ -86,7 +86,7 @@ async def load_service_settings(
         raise InvalidInput(
             f"a service is one of {service_names}", constraint="enum", path=["service"]
         )
-    address = await ctx.load(address_loaders.load_main_addresses_by_user, user.id)
+    address = await ctx.load(address_loaders.load_visible_main_addresses_by_user, user.id)
     displayed = address.shown if address else None
     setting_values: dict[str, Any] = {
         "user": user.username,

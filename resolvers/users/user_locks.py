@@ -114,15 +114,15 @@ async def lock_users_and_store_changes(
         locked_users = LockedUsers(session, rows, domains)
         yield locked_users
         await session.flush()
-        await _store_values(ctx, locked_users)
+        await _store_user_changes(ctx, locked_users)
         await _record_changes(ctx, locked_users, mutation)
     authentication.drop_cached_credentials(
         ctx.environment, *(row.id for row in locked_users.changed_users)
     )
 
 
-async def _store_values(ctx: Context, locked_users: LockedUsers) -> None:
-    """Store the new values. Users with the same values share one statement."""
+async def _store_user_changes(ctx: Context, locked_users: LockedUsers) -> None:
+    """Store the new column values and sign-outs. Users with the same ones share one statement."""
     user_ids_by_values: defaultdict[str, list[int]] = defaultdict(list)
     for row in locked_users.changed_users:
         user_ids_by_values[

@@ -24,5 +24,5 @@ async def delete_browser_client_data(ctx: Context, selection: UserSelector) -> l
             for row in other_users
         ]
         await audit_log.log_changes(ctx, session, *log)
-    reloaded = await ctx.load_many(user_loaders.load_users_by_id, ids)
+    reloaded = await ctx.load_many(user_loaders.load_visible_users_by_id, ids)
     return [row for row in reloaded if row is not None]

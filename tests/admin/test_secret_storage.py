@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -19,54 +20,55 @@ from tests.support.operations.quarantine_operations import set_options
 from tests.support.stores.stored_secrets import encoded_forms, stored_text
 
 GIVEN_PASSWORD = "qwmzrtpkvbnhjdfg"  # noqa: S105 - of the test
+IDEMPOTENT_OPTIONS = {"idempotencyKey": "once"}
 IMPORTED_SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # noqa: S105 - of the test
 
 
-@pytest.mark.usefixtures("bob")
-async def test_secrets_are_not_in_database_logs_or_repeated_answers(
-    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    idempotent_options = {"idempotencyKey": "once"}
-    set_options(ada.environment, profile_imap_server="imap.example.org:993")  # for mobile profiles
-    secrets: list[str] = []
-    answers: list[Any] = []
+@dataclass
+class SecretsAndAnswers:
+    """The secrets of a test, and the answers that must not contain them."""
 
-    setup = await run_auth_mutation(ada, "totpSetup", "seed otpauthUrl", options=idempotent_options)
-    secrets.append(setup["seed"])
-    answers.append(
-        await run_auth_mutation(
-            ada, "totpSetup", "seed otpauthUrl qrCode", options=idempotent_options
-        )
+    secrets: list[str] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+
+async def use_second_factors(
+    ada: GraphQLClient, clock: ManualClock, recorded: SecretsAndAnswers
+) -> None:
+    """Set up and use TOTP, a security key and recovery codes."""
+    setup = await run_auth_mutation(ada, "totpSetup", "seed otpauthUrl", options=IDEMPOTENT_OPTIONS)
+    repeated_setup = await run_auth_mutation(
+        ada, "totpSetup", "seed otpauthUrl qrCode", options=IDEMPOTENT_OPTIONS
     )
     code = totp_code(ada.environment, setup["seed"])
     enabled = await run_auth_mutation(ada, "totpEnable", "recoveryCodes", token=code)
-    secrets += enabled["recoveryCodes"]
     clock.tick(minutes=5)
     tokens = (totp_code(ada.environment, setup["seed"]), enabled["recoveryCodes"][0], "000000")
-    answers += [
+    verifications = [
         await run_auth_mutation(ada, "totpVerify", "valid", token=token) for token in tokens
     ]
     key = SoftwareAuthenticator()
     proof = {"totp": enabled["recoveryCodes"][1]}
     response = await make_registration_response(ada, key)
-    answers.append(
-        await run_auth_mutation(ada, "webauthnRegister", name="k", response=response, proof=proof)
+    registration = await run_auth_mutation(
+        ada, "webauthnRegister", name="k", response=response, proof=proof
     )
     proof = {"webauthn": await make_assertion_response(ada, key)}
-    codes_payload = await run_auth_mutation(
-        ada, "recoveryCodesCreate", "recoveryCodes", proof=proof
-    )
-    secrets += codes_payload["recoveryCodes"]
+    new_codes = await run_auth_mutation(ada, "recoveryCodesCreate", "recoveryCodes", proof=proof)
+    recorded.secrets += [setup["seed"], *enabled["recoveryCodes"], *new_codes["recoveryCodes"]]
+    recorded.answers += [repeated_setup, *verifications, registration]
 
+
+async def create_app_passwords(ada: GraphQLClient, recorded: SecretsAndAnswers) -> None:
+    """Create generated and chosen app passwords, and repeat each request."""
     for arguments in ({}, {"password": GIVEN_PASSWORD}, {"generateMobileconfig": True}):
         options = {"idempotencyKey": f"app {sorted(arguments)}"}
         password_input = {"description": "Phone", "options": options, **arguments}
         app_password = await run_auth_mutation(
             ada, "appPasswordCreate", "password", **password_input
         )
-        secrets.append(app_password["password"])
-        answers.append(
+        recorded.secrets.append(app_password["password"])
+        recorded.answers.append(
             await run_auth_mutation(
                 ada, "appPasswordCreate", "password mobileconfig", **password_input
             )
@@ -74,21 +76,31 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
     weak_password = await run_auth_mutation(
         ada, "appPasswordCreate", description="x", password="z" * 16
     )
-    answers.append(weak_password)
-    secrets += [GIVEN_PASSWORD, "z" * 16]
+    recorded.answers.append(weak_password)
+    recorded.secrets += [GIVEN_PASSWORD, "z" * 16]
 
-    user = {"username": "bob"}
-    answers.append(
-        await run_auth_mutation(
-            root, "totpImport", user=user, seed=IMPORTED_SECRET, options=idempotent_options
-        )
+
+@pytest.mark.usefixtures("bob")
+async def test_secrets_are_not_in_database_logs_or_repeated_answers(
+    ada: GraphQLClient, root: GraphQLClient, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    set_options(ada.environment, profile_imap_server="imap.example.org:993")  # for mobile profiles
+    recorded = SecretsAndAnswers()
+    await use_second_factors(ada, clock, recorded)
+    await create_app_passwords(ada, recorded)
+    totp_import = {"user": {"username": "bob"}, "seed": IMPORTED_SECRET}
+    recorded.answers.append(
+        await run_auth_mutation(root, "totpImport", **totp_import, options=IDEMPOTENT_OPTIONS)
     )
-    error_codes = await mutation_error_codes(root, "totpImport", user=user, seed=IMPORTED_SECRET)
-    assert error_codes == ["CONFLICT"]
-    secrets.append(IMPORTED_SECRET)
-    reason = {"reason": "lost"}
-    answers.append(await run_auth_mutation(root, "twoFactorDisable", user=user, options=reason))
-    answers.append(await ada("{ user { twoFactors { method } appPasswords { description } } }"))
+    assert await mutation_error_codes(root, "totpImport", **totp_import) == ["CONFLICT"]
+    recorded.secrets.append(IMPORTED_SECRET)
+    recorded.answers += [
+        await run_auth_mutation(
+            root, "twoFactorDisable", user={"username": "bob"}, options={"reason": "lost"}
+        ),
+        await ada("{ user { twoFactors { method } appPasswords { description } } }"),
+    ]
 
     database_text = await stored_text(ada.environment)
     logs = "\n".join(
@@ -96,10 +108,10 @@ async def test_secrets_are_not_in_database_logs_or_repeated_answers(
         for record in caplog.records
         if not record.name.startswith(("httpx", "aiosqlite", "asyncio"))
     )
-    answer_text = json.dumps(answers)
+    answer_text = json.dumps(recorded.answers)
     assert "totp check" in database_text  # confirms that the text of the database was read
     assert logs
-    for secret in secrets:
+    for secret in recorded.secrets:
         for encoded in encoded_forms(secret):
             assert encoded not in database_text, "in the store"
             assert encoded not in logs, "in a log"

@@ -1,13 +1,17 @@
 """A database with users who sign in."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from models.domains.tables import AliasDomain, Domain
+from models.events.wakeups import Wakeups
 from models.runtime.environment import Environment
+from models.store.database import Database
 from resolvers.auth import authentication
-from tests.conftest import ManualClock
+from tests.conftest import ManualClock, record_sql
+from tests.support.accounts.credential_check_process import OtherProcess
 from tests.support.accounts.sign_in_environment import SignInEnvironment
 
 
@@ -36,3 +40,16 @@ async def sign_in_environment(
     await new_environment.add_user("ada")
     yield new_environment
     await authentication.wait_for_background_tasks(environment)
+
+
+@pytest.fixture
+async def other_process(sign_in_environment: SignInEnvironment) -> AsyncIterator[OtherProcess]:
+    """Another process on the same database, which receives no wake-ups."""
+    database = Database(sign_in_environment.environment.database.url)
+    environment = replace(sign_in_environment.environment, database=database, wakeups=Wakeups())
+    yield OtherProcess(
+        replace(sign_in_environment, environment=environment),
+        record_sql(database, "INSERT INTO message_steps"),
+    )
+    await authentication.wait_for_background_tasks(environment)
+    await database.close()

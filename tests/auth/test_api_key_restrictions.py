@@ -282,7 +282,7 @@ async def test_key_is_valid_only_from_its_networks(
     assert {(event.action, event.user_id) for event in rows} == {
         ("api key", sign_in_environment.users["ada"])
     }
-    (used_row,) = await api_keys.load_api_keys_by_id(
+    (used_row,) = await api_keys.load_visible_api_keys_by_id(
         sign_in_environment.user_context("ada"), [row.id]
     )
     assert used_row

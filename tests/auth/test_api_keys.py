@@ -184,7 +184,7 @@ async def test_key_use_sets_last_used_at(sign_in_environment: SignInEnvironment)
     )
     await sign_in_environment.authenticate(secret)
     await authentication.wait_for_background_tasks(sign_in_environment.environment)
-    (used_row,) = await api_keys.load_api_keys_by_id(
+    (used_row,) = await api_keys.load_visible_api_keys_by_id(
         sign_in_environment.user_context("ada"), [row.id]
     )
     assert used_row

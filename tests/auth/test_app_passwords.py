@@ -367,7 +367,7 @@ async def test_domain_admin_needs_app_password_permission(
     assert refusal.value.requires == AdminPermission.APP_PASSWORDS
     for ctx in (admin_without_permission, other_admin):
         assert await app_passwords.load_app_passwords_of_users(ctx, [(ada.user.id, True)]) == [[]]
-        assert await app_passwords.load_app_passwords_by_id(ctx, [row.id]) == [None]
+        assert await app_passwords.load_visible_app_passwords_by_id(ctx, [row.id]) == [None]
         with pytest.raises(NotFound):
             await app_passwords.update_app_passwords(ctx, [row.id], deactivation)
         with pytest.raises(NotFound):

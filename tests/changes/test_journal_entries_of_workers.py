@@ -16,14 +16,14 @@ from models.messages.tables import Message
 from models.runtime.environment import Environment
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, deliver_to
-from tests.support.sample_mutations.journal_write_paths import (
+from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
+from tests.support.stores.store_snapshot import snapshot_rows
+from tests.support.write_paths import (
     MESSAGES_PER_ACCOUNT,
     WRITE_PATHS,
     WritePathContext,
     update_rows,
 )
-from tests.support.stores.journal_comparison import assert_journal_matches_rows, new_journal_entries
-from tests.support.stores.store_snapshot import snapshot_rows
 
 READ_ONLY_WORKERS = {
     "resolvers.changes.stream_reader.poll_followed_streams",

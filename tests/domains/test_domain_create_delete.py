@@ -358,7 +358,7 @@ async def test_quota_is_that_of_user_domain_or_platform(
         await session.exec(update(User).values(used=1000))
     expected = next(quota for quota in (user, domain, platform) if quota is not None)
     ctx = Context(environment, Viewer(role=Role.ROOT))
-    (row,) = await user_loaders.load_users_by_id(ctx, [eve.id])
+    (row,) = await user_loaders.load_visible_users_by_id(ctx, [eve.id])
     assert row
     assert await quota_limits.load_quota(ctx, row) == expected
     try:

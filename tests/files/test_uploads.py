@@ -104,7 +104,7 @@ async def test_upload_is_stored_for_a_day(
     upload_id = global_ids.decode("Upload", body.pop("id"))
     digest = hashlib.sha256(content).hexdigest()
     assert body == {"size": size, "sha256": digest, "expiresAt": "2030-01-02T00:00:00Z"}
-    (row,) = await uploads.load_uploads_by_id(client_context(carol), [upload_id])
+    (row,) = await uploads.load_own_uploads_by_id(client_context(carol), [upload_id])
     assert row
     assert (row.content_type, row.filename) == ("image/png", "nü.png")
     assert await uploads.read_and_verify_upload(client_context(carol), upload_id) == content
@@ -137,7 +137,7 @@ async def test_upload_is_visible_only_to_its_sender(
     carol: GraphQLClient, dave: GraphQLClient
 ) -> None:
     upload_id = global_ids.decode("Upload", (await post_upload(carol, b"mine")).json()["id"])
-    assert await uploads.load_uploads_by_id(client_context(dave), [upload_id]) == [None]
+    assert await uploads.load_own_uploads_by_id(client_context(dave), [upload_id]) == [None]
     for other_id in (upload_id, upload_id + 1):
         with pytest.raises(NotFound):
             await uploads.read_and_verify_upload(client_context(dave), other_id)

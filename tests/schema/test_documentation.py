@@ -42,6 +42,7 @@ from tests.support.accounts.demo_account import (
 )
 from tests.support.operations.quarantine_operations import quarantine_message
 from tests.support.schema.printed_schema import SDL
+from tests.support.servers.forked_program import forked_program
 from tests.support.servers.merganser_server import MerganserProcess
 from tests.support.servers.webhook_receiver import (
     allow_local_webhooks,
@@ -182,14 +183,14 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MerganserP
 
 
 @pytest.fixture(scope="module")
-def program_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with `merganser` and `python`, like the `bin` folder of a virtual environment."""
     folder = tmp_path_factory.mktemp("programs")
-    for name, arguments in (("merganser", "-m merganser "), ("python", "")):
-        program = folder / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
-        program.chmod(0o755)
-    return folder
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    with forked_program(folder / "merganser"):
+        yield folder
 
 
 @pytest.mark.parametrize("block", fenced_blocks("sh run"), ids=str)
@@ -202,7 +203,7 @@ async def test_marked_commands_succeed_with_running_server(
     path = f"{program_folder}:{os.environ['PATH']}"
     env = {**demo_server.process_env, "PATH": path, "KEY": demo_server.secrets[USERNAME]}
     process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", text, cwd=ROOT, env=env,
+        "bash", "-euc", text, cwd=ROOT, env=env, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), 60)

@@ -348,7 +348,9 @@ async def test_cancel_of_leased_submission_is_refused(
     with pytest.raises(Conflict) as raised:
         await submission_mutations.cancel_submissions(client_context(ada), [second.id, first.id])
     assert raised.value.index == 1
-    (reloaded,) = await submission_loaders.load_submissions_by_id(client_context(ada), [second.id])
+    (reloaded,) = await submission_loaders.load_own_submissions_by_id(
+        client_context(ada), [second.id]
+    )
     assert reloaded is not None
     assert reloaded.state is SubmissionState.SCHEDULED  # none was cancelled
 
@@ -361,12 +363,12 @@ async def test_submission_of_another_user_is_hidden(ada: GraphQLClient, bob: Gra
     sent = (await send_outgoing_message(ada)).submission
     assert sent is not None
     ctx = client_context(bob)
-    assert await submission_loaders.load_submissions_by_id(ctx, [sent.id]) == [None]
-    assert await submission_loaders.load_submissions_by_queue_id(ctx, [sent.queue_id]) == [None]
+    assert await submission_loaders.load_own_submissions_by_id(ctx, [sent.id]) == [None]
+    assert await submission_loaders.load_own_submissions_by_queue_id(ctx, [sent.queue_id]) == [None]
     assert await submission_loaders.load_queue_entries_by_submission(ctx, [sent.id]) == [[]]
     with pytest.raises(NotFound):
         await submission_mutations.cancel_submissions(ctx, [sent.id])
-    (own_submission,) = await submission_loaders.load_submissions_by_queue_id(
+    (own_submission,) = await submission_loaders.load_own_submissions_by_queue_id(
         client_context(ada), [sent.queue_id]
     )
     assert own_submission is not None

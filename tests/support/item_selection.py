@@ -86,6 +86,7 @@ LONGEST_FILES = (
 )
 CI_ONLY_FILES = (  # slow files that run only in CI; other tests cover the same features
     "auth/test_credential_cache.py",
+    "auth/test_credential_changes.py",
     "browser/",
     "cli/test_cli_connectors.py",
     "cli/test_cli_import.py",
@@ -166,6 +167,7 @@ POSTGRES_REDUCED_FILES = (  # on PostgreSQL, CI runs one case of each function o
     "admin/test_stored_setting_effect.py",
     "admin/test_stored_settings.py",
     "auth/test_credential_cache.py",
+    "auth/test_credential_changes.py",
     "auth/test_security_log_listing.py",
     "changes/test_journal_entries_of_workers.py",
     "e2e/delivery/test_duplicate_delivery.py",

@@ -185,7 +185,7 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     assert (await collect_garbage(environment, environment.object_store)).row_count > 0
     assert await select_rows(environment, "SELECT count(*) FROM blobs") == [(0,)]
     assert (
-        await user_loaders.load_users_by_id(
+        await user_loaders.load_visible_users_by_id(
             Context(environment, Viewer(role=Role.ROOT)), [new_user.id]
         )
     )[0]

@@ -350,7 +350,7 @@ async def test_domain_admin_sees_users_of_own_domains(
         frozenset({Scope.FULL}),
         administered_domains=frozenset({ada.user.domain_id}),
     )
-    user_rows = await user_loaders.load_users_by_id(
+    user_rows = await user_loaders.load_visible_users_by_id(
         Context(environment, viewer), [ada.user.id, other_user_id, inside.id]
     )
     assert [row and row.username for row in user_rows] == ["ada", None, "inside"]

@@ -253,7 +253,7 @@ async def _run_connector(
 
 
 async def _load_run(environment: Environment, connector: ConnectorChoice, run_id: int) -> ColumnRow:
-    (row,) = await connector_loaders.load_runs_by_id(root_context(environment), [run_id])
+    (row,) = await connector_loaders.load_visible_runs_by_id(root_context(environment), [run_id])
     if row is None:
         raise CommandError(f"{connector.name} was removed while it ran")
     return row

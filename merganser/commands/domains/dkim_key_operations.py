@@ -77,7 +77,7 @@ async def activate_key(environment: Environment, domain_name: str, selector: str
 async def _load_keys_as_json(ctx: Context, key_ids: list[int]) -> list[dict[str, Any]]:
     return await _keys_as_json(
         ctx,
-        [row for row in await dkim_keys.load_keys_by_id(ctx, key_ids) if row],
+        [row for row in await dkim_keys.load_visible_keys_by_id(ctx, key_ids) if row],
         queries_dns=False,
     )
 

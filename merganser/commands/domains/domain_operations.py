@@ -45,7 +45,9 @@ async def list_domains(environment: Environment) -> list[dict[str, Any]]:
     while True:
         page_request = PageRequest("domains", MAX_PAGE_SIZE, cursor)
         page = await domain_loaders.read_domain_page(ctx, DomainConditions(), page_request, columns)
-        totals = await domain_listing.load_storage_by_domain(ctx, [row.id for row in page.rows])
+        totals = await domain_listing.load_storage_of_administered_domains(
+            ctx, [row.id for row in page.rows]
+        )
         found += zip(page.rows, totals, strict=True)
         if not page.has_next:
             break

@@ -211,7 +211,7 @@ async def delete_api_keys(environment: Environment, global_ids: list[str]) -> No
         decoded = [decode("ApiKey", each) for each in global_ids]
     except InvalidInput as problem:
         raise CommandError("that is no id of a key: `merganser token list` shows them") from problem
-    api_key_rows = await api_keys.load_api_keys_by_id(root_context(environment), decoded)
+    api_key_rows = await api_keys.load_visible_api_keys_by_id(root_context(environment), decoded)
     for each, row in zip(global_ids, api_key_rows, strict=True):
         if row is None:
             raise CommandError(f"there is no key {each}: `merganser token list` shows all")

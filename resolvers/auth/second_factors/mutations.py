@@ -388,7 +388,7 @@ async def delete_webauthn_keys(ctx: Context, ids: Sequence[int], proof: SecondFa
 
     Raises NotFound for a key that the viewer does not see, Invalid for keys of several users.
     """
-    rows = await webauthn.load_keys_by_id(ctx, list(ids))
+    rows = await webauthn.load_visible_keys_by_id(ctx, list(ids))
     for index, row in enumerate(rows):
         if row is None:
             raise NotFound(str(ids[index]), path=["ids"], index=index)

@@ -461,7 +461,7 @@ async def load_keys_of_users(ctx: Context, user_ids: list[int]) -> list[list[Col
     return [keys_by_user[key] for key in user_ids]
 
 
-async def load_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+async def load_visible_keys_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
     """Load keys by id, in this order; None for a key that the viewer does not see."""
     statement = select(*select_columns(WebauthnKey)).where(_is_visible_sql(ctx))
     return await read_by_keys(ctx, statement, col(WebauthnKey.id), ids)

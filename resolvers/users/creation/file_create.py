@@ -71,7 +71,7 @@ async def queue_file_create(
     """
     owner_id = require_user_id(ctx)
     upload: ColumnRow = require_found(
-        await ctx.load(uploads.load_uploads_by_id, upload_id), str(upload_id), path=FILE_PATH
+        await ctx.load(uploads.load_own_uploads_by_id, upload_id), str(upload_id), path=FILE_PATH
     )
     head = await uploads.read_upload_head(ctx, upload, HEAD_SIZE)
     file_format = file_format or user_records.detect_format(head)

@@ -81,7 +81,7 @@ async def _load_quota_with_source(ctx: Context, user: ColumnRow) -> tuple[int, L
     if user.quota is not None:
         return int(user.quota), LimitSource.USER  # the domain need not be read
     domain = (
-        await ctx.load(domain_loaders.load_domains_by_id, user.domain_id)
+        await ctx.load(domain_loaders.load_visible_domains_by_id, user.domain_id)
         if user.domain_id
         else None
     )
@@ -93,7 +93,7 @@ async def _load_quota_with_source(ctx: Context, user: ColumnRow) -> tuple[int, L
 async def load_max_quota(ctx: Context, user: ColumnRow) -> int | None:
     """Return the highest quota that this user can be given within the domain; None for no limit."""
     domain = (
-        await ctx.load(domain_loaders.load_domains_by_id, user.domain_id)
+        await ctx.load(domain_loaders.load_visible_domains_by_id, user.domain_id)
         if user.domain_id
         else None
     )

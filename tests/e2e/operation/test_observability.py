@@ -297,7 +297,7 @@ def test_operation_is_traced_if_caller_sends_traceparent(
         span for span in collector.spans_of_trace(TRACE) if span.parent_id == operation_span.span_id
     ]
     names = {child.name for child in child_spans}
-    assert "load users.loaders.load_users_by_id" in names
+    assert "load users.loaders.load_visible_users_by_id" in names
     assert names & {"store read", "store find"}
     assert all(
         operation_span.started_at <= child.started_at <= child.ended_at <= operation_span.ended_at

@@ -214,7 +214,7 @@ async def test_mutation_on_another_server_reads_upload(servers: ServerPair) -> N
     path = await servers.first.create_upload(10)
     await servers.first.append_chunk(path, 0, b"12345")
     await servers.second.append_chunk(path, 5, b"67890")
-    (row,) = await uploads.load_uploads_by_id(
+    (row,) = await uploads.load_own_uploads_by_id(
         client_context(servers.first.client), [upload_row_id(path)]
     )
     assert row

@@ -8,7 +8,7 @@ from email import policy
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mail import mime
@@ -160,6 +160,7 @@ def test_long_fields_are_folded_and_parsed_unchanged() -> None:
     name=st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=80),
     subject=st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=300),
 )
+@example(name="\ufeffAda", subject="\ufeffHello")
 async def test_any_name_and_subject_are_parsed_unchanged(name: str, subject: str) -> None:
     raw = build_message(
         replace(PLAIN_DRAFT, from_=NamedAddress("ada@example.org", name), subject=subject)

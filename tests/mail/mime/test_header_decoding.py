@@ -24,6 +24,12 @@ from mail.mime.header_parameters import first_filename, parse_parameters
         ("a=?utf-8?q?b?=c", "abc"),
         ("=?utf-8?b?aGk", "=?utf-8?b?aGk"),
         ("=?utf-8?q?a=00b?=", "ab"),
+        ("=?utf-8?q?=EF=BB=BFa?=", "\ufeffa"),
+        ("=?utf-8?b?77u/YQ==?= =?us-ascii?q?=EF=BB=BFb?=", "\ufeffa\ufeffb"),
+        (
+            "=?utf-8?q?=EF=BB=BFone_invalid_octet_=FF_in_many_letters?=",
+            "\ufeffone invalid octet \ufffd in many letters",
+        ),
     ],
 )
 def test_encoded_words_are_decoded(value: str, expected: str) -> None:
@@ -60,6 +66,7 @@ def test_address_list_is_parsed(value: str, expected: list[tuple[str | None, str
         ("attachment; filename=x; filename*=iso-8859-1''%E4", "ä"),
         ("attachment; filename*1=b; filename*0=a; filename=x", "ab"),
         ("attachment; filename*0*=utf-8''%C3; filename*1*=%A4", "ä"),
+        ("attachment; filename*=utf-8''%EF%BB%BFx", "\ufeffx"),
         ('attachment; filename="=?utf-8?q?=C3=A4?=.txt"', "ä.txt"),
         ('attachment; filename="a\\"b"', 'a"b'),
     ],

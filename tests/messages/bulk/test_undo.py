@@ -79,7 +79,7 @@ async def test_undo_of_cancelled_submission_is_conflict(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     sent = await send_with_undo_window(ada, window="PT30S")
-    (row,) = await submission_loaders.load_submissions_by_queue_id(
+    (row,) = await submission_loaders.load_own_submissions_by_queue_id(
         client_context(ada), [await load_queue_id(ada, sent)]
     )
     assert row

@@ -1,7 +1,7 @@
 """Rows for every list of the schema, at least five of each, in one store."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -181,34 +181,8 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
             fold=lambda n, user=user: f"{user} {n}",
             **owner_columns,
         )
-        temporary: dict[str, Any] = {"expires_at": FIRST_TIME + timedelta(days=99), "masked": True}
-        await add_rows(
-            environment,
-            Address,
-            local=lambda n, user=user: f"t{n}u{user}",
-            shown=lambda n, user=user: f"t{n}u{user}@example.org",
-            domain_id=domain,
-            **owner_columns,
-            **temporary,
-        )
-        await add_rows(
-            environment,
-            Address,
-            local=lambda n, user=user: f"a{n}u{user}",
-            shown=lambda n, user=user: f"a{n}u{user}@example.org",
-            domain_id=domain,
-            **owner_columns,
-        )
-        await add_rows(environment, Filter, name=lambda n: f"filter {n}", **owner_columns)
-        await add_rows(environment, File, content_type="text/plain", **owner_columns)
-        await add_rows(environment, SieveScript, content="keep;", **owner_columns)
-        await add_rows(
-            environment,
-            SavedSearch,
-            filter={"seen": False},
-            folded=lambda n: f"name{n}",
-            **owner_columns,
-        )
+        await _add_address_rows(environment, user, domain)
+        await _add_content_rows(environment, owner_columns)
         await add_rows(
             environment,
             QuarantineItem,
@@ -220,65 +194,108 @@ async def _add_user_rows(environment: Environment, users: Sequence[int]) -> None
             digest="",
             **owner_columns,
         )
-        await add_rows(environment, Contact, key=lambda n: f"address{n}", **owner_columns)
         await add_rows(
             environment, KeyValueEntry, stream_id=user, store="default", value='"1"', level=""
         )
-        for row_id in (
-            await add_rows(environment, Connector, host="imap.example.com", **owner_columns)
-        )[:2]:
-            await add_rows(environment, ConnectorRun, connector_id=row_id, **owner_columns)
-        for row_id in (
-            await add_rows(
-                environment,
-                Webhook,
-                types=["messageAdded"],
-                url="https://example.com/",
-                **owner_columns,
-            )
-        )[:2]:
-            await add_rows(
-                environment,
-                WebhookDelivery,
-                webhook_id=row_id,
-                number=lambda n: n,
-                stream_id=user,
-                type="messageAdded",
-                body={
-                    "user": None, "domain": None, "origin": None,
-                    "kind": ChangeKind.MESSAGE_ADDED, "objects": [],
-                },
-            )  # fmt: skip
-        submission_ids = await add_rows(
+        await _add_connector_and_webhook_rows(environment, user)
+        await _add_submission_and_legal_hold_rows(environment, owner_columns)
+
+
+async def _add_address_rows(environment: Environment, user: int, domain: int) -> None:
+    """Add temporary and other addresses of a user."""
+    temporary: dict[str, Any] = {"expires_at": FIRST_TIME + timedelta(days=99), "masked": True}
+    await add_rows(
+        environment,
+        Address,
+        local=lambda n: f"t{n}u{user}",
+        shown=lambda n: f"t{n}u{user}@example.org",
+        domain_id=domain,
+        user_id=user,
+        **temporary,
+    )
+    await add_rows(
+        environment,
+        Address,
+        local=lambda n: f"a{n}u{user}",
+        shown=lambda n: f"a{n}u{user}@example.org",
+        domain_id=domain,
+        user_id=user,
+    )
+
+
+async def _add_content_rows(environment: Environment, owner_columns: Mapping[str, Any]) -> None:
+    """Add filters, files, scripts, searches and contacts of a user."""
+    await add_rows(environment, Filter, name=lambda n: f"filter {n}", **owner_columns)
+    await add_rows(environment, File, content_type="text/plain", **owner_columns)
+    await add_rows(environment, SieveScript, content="keep;", **owner_columns)
+    await add_rows(
+        environment,
+        SavedSearch,
+        filter={"seen": False},
+        folded=lambda n: f"name{n}",
+        **owner_columns,
+    )
+    await add_rows(environment, Contact, key=lambda n: f"address{n}", **owner_columns)
+
+
+async def _add_connector_and_webhook_rows(environment: Environment, user: int) -> None:
+    """Add connectors and webhooks of a user, with runs and deliveries of the first two."""
+    connector_ids = await add_rows(environment, Connector, host="imap.example.com", user_id=user)
+    for row_id in connector_ids[:2]:
+        await add_rows(environment, ConnectorRun, connector_id=row_id, user_id=user)
+    webhook_ids = await add_rows(
+        environment, Webhook, types=["messageAdded"], url="https://example.com/", user_id=user
+    )
+    for row_id in webhook_ids[:2]:
+        await add_rows(
             environment,
-            Submission,
-            tenant_id=user,
-            queue_id=lambda n, user=user: f"s{user}{n}",
-            envelope_from="ada@example.org",
+            WebhookDelivery,
+            webhook_id=row_id,
+            number=lambda n: n,
+            stream_id=user,
+            type="messageAdded",
+            body={
+                "user": None, "domain": None, "origin": None,
+                "kind": ChangeKind.MESSAGE_ADDED, "objects": [],
+            },
+        )  # fmt: skip
+
+
+async def _add_submission_and_legal_hold_rows(
+    environment: Environment, owner_columns: Mapping[str, Any]
+) -> None:
+    """Add submissions with queue entries, and legal holds with copies."""
+    user = owner_columns["user_id"]
+    submission_ids = await add_rows(
+        environment,
+        Submission,
+        tenant_id=user,
+        queue_id=lambda n: f"s{user}{n}",
+        envelope_from="ada@example.org",
+        **owner_columns,
+    )
+    for row_id in submission_ids:
+        await add_rows(
+            environment,
+            QueueEntry,
+            1,
+            submission_id=row_id,
+            recipient="eve@example.com",
+            domain="example.com",
+            next_at=FIRST_TIME,
             **owner_columns,
         )
-        for row_id in submission_ids:
-            await add_rows(
-                environment,
-                QueueEntry,
-                1,
-                submission_id=row_id,
-                recipient="eve@example.com",
-                domain="example.com",
-                next_at=FIRST_TIME,
-                **owner_columns,
-            )
-        for row_id in (
-            await add_rows(environment, LegalHold, username="ada", copied=True, **owner_columns)
-        )[:2]:
-            await add_rows(environment, LegalHoldAccess, legal_hold_id=row_id, action="list")
-            await add_rows(
-                environment,
-                HeldCopy,
-                legal_hold_id=row_id,
-                position=lambda n: n + 1,
-                origin_id=lambda n: n,
-            )
+    for row_id in (
+        await add_rows(environment, LegalHold, username="ada", copied=True, **owner_columns)
+    )[:2]:
+        await add_rows(environment, LegalHoldAccess, legal_hold_id=row_id, action="list")
+        await add_rows(
+            environment,
+            HeldCopy,
+            legal_hold_id=row_id,
+            position=lambda n: n + 1,
+            origin_id=lambda n: n,
+        )
 
 
 async def _add_shares(ada: GraphQLClient, bob: GraphQLClient) -> None:

@@ -138,6 +138,27 @@ async def create_target_objects(
 
 async def _mail(target: TargetObjects) -> None:
     """Create a mailbox, messages of each kind, files and searches."""
+    kept_id, archived_id = await _store_messages(target)
+    statement = select(*select_columns(Message)).where(col(Message.id) == kept_id)
+    (message,) = await target.environment.database.read(statement)
+    target.text_by_name["inbox"] = str(global_ids.encode("Mailbox", message.mailbox_id))
+    target.text_by_name["uid"] = str(message.uid)
+    target.ids_by_kind["Thread"] = message.thread_id
+    deleted_columns = {
+        "deleted_at": target.environment.now(),
+        "deleted_from": "INBOX",
+        "purge_at": FUTURE,
+    }
+    await _change(target, archived_id, mailbox_id=None, **deleted_columns)
+    await _insert_mail_rows(target, message)
+    await _insert_legal_hold_and_task_rows(target, message)
+
+
+async def _store_messages(target: TargetObjects) -> tuple[int, int]:
+    """Create a mailbox, and store a received message, a draft and a message to delete.
+
+    Returns the ids of the received message and of the one to delete.
+    """
     environment, user = target.environment, target.user
     owner_context = Context(environment, Viewer(user.id, user.role, frozenset({Scope.FULL})))
     await mailbox_loaders.create_mailboxes(owner_context, NewMailboxes([target.marker]))
@@ -160,42 +181,22 @@ async def _mail(target: TargetObjects) -> None:
         stored.append(inserted.message_id)
     kept, draft, archived = stored
     target.ids_by_kind |= {"Message": kept, "DeletedMessage": archived}
-    (first,) = await environment.database.read(
-        select(*select_columns(Message)).where(col(Message.id) == kept)
-    )
-    target.text_by_name["inbox"] = str(global_ids.encode("Mailbox", first.mailbox_id))
-    target.text_by_name["uid"] = str(first.uid)
     target.text_by_name["draft"] = str(global_ids.encode("Message", draft))
-    deleted_columns = {
-        "deleted_at": environment.now(),
-        "deleted_from": "INBOX",
-        "purge_at": FUTURE,
-    }
-    await _change(target, archived, mailbox_id=None, **deleted_columns)
     await _change(target, draft, draft=True, seen=True)
-    statement = select(
-        col(Message.thread_id),
-        col(Message.blob_id),
-        col(Message.structure),
-        col(Message.size),
-        col(Message.digest),
-    )
-    (row,) = await environment.database.read(statement.where(col(Message.id) == kept))
-    target.ids_by_kind["Thread"] = row.thread_id
-    blob = {"blob_id": row.blob_id}
-    message_columns: Any = {
-        **blob,
-        "structure": row.structure,
-        "size": row.size,
-        "digest": row.digest,
-    }
+    return kept, archived
+
+
+async def _insert_mail_rows(target: TargetObjects, message: ColumnRow) -> None:
+    """Insert a quarantined message and a file with the content of this message, and searches."""
+    content = {"blob_id": message.blob_id, "size": message.size, "digest": message.digest}
     await target.insert_row(
         "QuarantineItem",
         QuarantineItem,
-        domain_id=user.domain_id,
+        domain_id=target.user.domain_id,
         recipient=target.address,
         subject=target.marker,
-        **message_columns,
+        structure=message.structure,
+        **content,
     )
     await target.insert_row(
         "ContactSuggestion",
@@ -205,18 +206,23 @@ async def _mail(target: TargetObjects) -> None:
         called=target.marker,
         name=target.marker,
     )
-    blob_columns = {"digest": row.digest, "size": row.size}
-    file = await target.insert_row("File", File, **blob, **blob_columns)
+    file = await target.insert_row("File", File, **content)
     await target.insert_row("FileShare", FileShare, file_id=file)
     await target.insert_row("SavedSearch", SavedSearch, filter={"seen": False})
     await target.insert_row("Label", Label)
     await target.insert_row("", MailboxSubscription, path=f"{target.marker}/gone")
+
+
+async def _insert_legal_hold_and_task_rows(target: TargetObjects, message: ColumnRow) -> None:
+    """Insert a legal hold with a copy of this message, an export with its task, and an undo."""
     await target.insert_row(
         "LegalHold", LegalHold, username=target.marker, copied=True, expires=FUTURE, end=PAST
     )
     legal_hold = {"legal_hold_id": target.ids_by_kind["LegalHold"]}
     await target.insert_row("LegalHoldAccess", LegalHoldAccess, **legal_hold, action="list")
-    await target.insert_row("HeldCopy", HeldCopy, **legal_hold, **blob, origin_id=kept)
+    await target.insert_row(
+        "HeldCopy", HeldCopy, **legal_hold, blob_id=message.blob_id, origin_id=message.id
+    )
     task = await target.insert_row("Task", Task, kind="EXPORT", state="QUEUED", not_before=FUTURE)
     await target.insert_row("UserExport", Export, task_id=task, expires_at=FUTURE, format="JSON")
     target.text_by_name["undo"] = f"undo {target.marker}"
