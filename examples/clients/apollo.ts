@@ -46,7 +46,7 @@ export function make(place: Place, { persisted = false } = {}): Client {
         fetchPolicy: 'network-only',
       });
       const user = data?.viewer.user;
-      const nodes = user?.mailbox?.messages.nodes ?? [];
+      const nodes = user?.mailbox?.messages?.nodes ?? [];
       return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
     },
     async create(path) {

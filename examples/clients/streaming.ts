@@ -62,7 +62,7 @@ export function over(streaming: Streaming): Client {
   return {
     async inbox() {
       const { viewer } = await ask(InboxQueryDocument, { first: 10 });
-      const nodes = viewer.user?.mailbox?.messages.nodes ?? [];
+      const nodes = viewer.user?.mailbox?.messages?.nodes ?? [];
       return { cursor: viewer.user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
     },
     create: async (path) =>

@@ -40,7 +40,7 @@ export function make(place: Place, live: Live = 'graphql-ws'): Client {
       const { data, error } = await client.query(InboxQueryDocument, { first: 10 });
       if (error) throw error;
       const user = data?.viewer.user;
-      const nodes = user?.mailbox?.messages.nodes ?? [];
+      const nodes = user?.mailbox?.messages?.nodes ?? [];
       return { cursor: user?.cursor ?? '', subjects: nodes.map((each) => each.subject) };
     },
     async create(path) {

@@ -107,6 +107,7 @@ export class Replica {
         const { viewer } = await this.#line.ask(ReplicaFoldersDocument, { after }, this.#stop);
         if (!viewer.user) throw new Hopeless('the credential belongs to no account');
         const { cursor, mailboxes, sharedMailboxes } = viewer.user;
+        if (!mailboxes || !sharedMailboxes) throw new Hopeless('the credential may not read mail');
         if (!begun) folders.push(...mailboxes);
         begun ||= cursor; // the first: what happens while we read is heard again
         folders.push(...sharedMailboxes.nodes);
@@ -128,6 +129,7 @@ export class Replica {
     for (let more = true; more; ) {
       const variables = { after: this.#cursor(), kinds: KINDS };
       const { changes } = await this.#line.ask(ReplicaCatchUpDocument, variables, this.#stop);
+      if (!changes) throw new Hopeless('the credential may not read changes');
       await this.#take(changes);
       more = changes.hasMore;
     }
@@ -188,7 +190,7 @@ export class Replica {
     do {
       const variables = { mailbox: folder.id, after };
       const { mailbox } = await this.#line.ask(ReplicaMessagesDocument, variables, this.#stop);
-      if (!mailbox) return; // gone meanwhile: the event is on its way
+      if (!mailbox?.messages) return; // gone meanwhile: the event is on its way
       mailbox.messages.nodes.forEach((message) => this.#file.putMessage(message));
       const { hasNextPage, endCursor } = mailbox.messages.pageInfo;
       after = hasNextPage ? endCursor : null;
