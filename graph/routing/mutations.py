@@ -321,7 +321,7 @@ async def _create_record(
     return record
 
 
-async def _update_records(  # noqa: PLR0913 - the table with its type, and the input
+async def _update_records(
     info: Info,
     record_kind: RoutingTable,
     record_type: type[NodeView],
