@@ -323,8 +323,8 @@ async def load_recipient_below_limits(environment: Environment, address: str) ->
     """Return the account that receives mail for an address.
 
     Raises NotFound if there is none or it is not active (a suspended account receives);
-    OverQuota if the mailbox is full, RateLimited at the hourly limit. The first refusal in a while is reported
-    to the account.
+    OverQuota if the mailbox is full, RateLimited at the hourly limit. The first refusal in a
+    while is reported to the account.
     """
     row, there = await resolve_with_rewrite(environment, address)
     return await load_row_recipient_below_limits(environment, row, address, there)
