@@ -106,7 +106,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
             client, raw, seen=bool(number % 2), envelope_from="carol@example.com"
         )
         if number == 1:
-            data = {"meta_data": {"x": ["ä", 1]}, "expires": clock() + timedelta(days=90)}
+            data = {"meta_data": {"x": ["ä", 1]}, "expires_at": clock() + timedelta(days=90)}
             await change_flags(client, key, "\\Answered", "\\Deleted", "wörk", "$Forwarded", **data)
     for path in (deep_path, "a.b/c\\d:e", "日本語"):
         await store_raw_message(
@@ -146,7 +146,13 @@ async def load_account_state(client: GraphQLClient) -> Any:
         stored = await message_content.load_stored_message(ctx, row.id)
         assert stored is not None
         raw = await read_all(stored.stream_raw())
-        columns = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
+        columns = (
+            row.received_at,
+            row.expires_at,
+            row.meta_data,
+            row.envelope_from,
+            row.envelope_to,
+        )
         messages.append(
             (path_by_id[row.mailbox_id], raw, sorted(message_flags.imap_flags(row)), columns)
         )

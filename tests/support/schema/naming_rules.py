@@ -38,7 +38,7 @@ ADJECTIVES = set(
     """
     activated active all answered certified compressed current custom default deleted dirty
     disabled draft empty enabled encrypted exact exhausted failing fixed flagged folded
-    forwarded global hidden internal main marked muted notified only permanent pinned previous
+    forwarded global hidden inline internal main marked muted notified only permanent pinned previous
     proxied recent recursive refused related relayed replaced replayed required running
     searchable seen shared snoozed spam subscribed suspended temporary unseen valid verified
     """.split()  # noqa: SIM905 - a list of lines would be a page long
