@@ -295,7 +295,7 @@ ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   hasAttachments attachmentCount attachments { filename contentType size section inline contentId }
   from { name address } to { name address } size preview mailingList { listId }
   envelope { from rcpt { value } }
-  sourceUrl encrypted metaData emailId } }"""
+  sourceUrl encrypted metadata emailId } }"""
 
 
 async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:

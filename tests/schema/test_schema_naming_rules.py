@@ -98,9 +98,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.certificateRenew(input:)": "shares IdsInput with all that is done by id",
         "Mutation.connectorRunCancel(input:)": "shares IdsInput with all that is done by id",
         "Mutation.connectorDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.relayHostDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.transportDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.tlsPolicyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",
@@ -131,7 +128,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "AddressPatch.sendAs": ESTABLISHED_NAME,
         "AppPasswordCreateInput.generateMobileconfig": ESTABLISHED_NAME,
         "AuthenticateInput.token": "asks for one",
-        "AuthenticatePayload.requirePasswordChange": ESTABLISHED_NAME,
         **dict.fromkeys(
             (
                 f"{kind}.{name}"
@@ -177,13 +173,12 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "SearchIndexBuildInput.queue": ESTABLISHED_NAME,
         "SessionTerminateInput.revokeTokens": ESTABLISHED_NAME,
         "User.encryptMessages": ESTABLISHED_NAME,
-        "User.requirePasswordChange": ESTABLISHED_NAME,
         "RelayHost.tls": ESTABLISHED_NAME,
         "RelayHostCreateInput.tls": ESTABLISHED_NAME,
-        "RelayHostUpdateInput.tls": ESTABLISHED_NAME,
+        "RelayHostPatch.tls": ESTABLISHED_NAME,
         "Transport.lookupMx": ESTABLISHED_NAME,
         "TransportCreateInput.lookupMx": ESTABLISHED_NAME,
-        "TransportUpdateInput.lookupMx": ESTABLISHED_NAME,
+        "TransportPatch.lookupMx": ESTABLISHED_NAME,
         "User.requireInboundTls": ESTABLISHED_NAME,
         "User.requireOutboundTls": ESTABLISHED_NAME,
         "User.uploadSentMessages": ESTABLISHED_NAME,

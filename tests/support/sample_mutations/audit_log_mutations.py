@@ -170,7 +170,7 @@ async def _delete_autoreply_of_ada(ada: GraphQLClient, root: GraphQLClient) -> M
 
 
 async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
-    delete = await _call_on_ada("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
+    delete = await _call_on_ada("userDelete", purgeAt="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
 
 
@@ -210,7 +210,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "addressDelete": AuditLogExpectation("Address", before=("address",)),
     "addressUpdate": AuditLogExpectation(
-        "Address", before=("active", "targets"), after=("active", "targets")
+        "Address", before=("active", "forwardTo"), after=("active", "forwardTo")
     ),
     "userExport": AuditLogExpectation("User", prepare=_call_on_account_of_ada("userExport")),
     "userImport": AuditLogExpectation(
@@ -479,13 +479,13 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "transportUpdate": AuditLogExpectation("Transport", before=("nextHop",), after=("nextHop",)),
     "tlsPolicyCreate": AuditLogExpectation(
-        "TlsPolicy", after=("destination", "policy", "parameters")
+        "TlsPolicy", after=("destination", "level", "parameters")
     ),
     "tlsPolicyDelete": AuditLogExpectation(
-        "TlsPolicy", before=("destination", "policy", "parameters")
+        "TlsPolicy", before=("destination", "level", "parameters")
     ),
     "tlsPolicyUpdate": AuditLogExpectation(
-        "TlsPolicy", before=("policy", "parameters"), after=("policy", "parameters")
+        "TlsPolicy", before=("level", "parameters"), after=("level", "parameters")
     ),
     "settingDelete": AuditLogExpectation("Setting", before=("submission.maxRecipients",)),
     "settingSet": AuditLogExpectation("Setting", after=("submission.maxRecipients",)),
