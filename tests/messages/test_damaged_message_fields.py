@@ -65,8 +65,8 @@ REQUIRED_ARGUMENTS = {
 }
 MESSAGE_CONTENT_FIELDS = {
     "html", "remoteImageCount", "hasComplexHtml", "text", "headers", "rawHeader",
-    "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents", "virtualSize", "envelopeImap",
-    "bodyImap", "bodyStructureImap",
+    "header", "body", "bodyPart", "binaryPart", "rawSource", "calendarEvents", "virtualSize",
+    "envelopeImap", "bodyImap", "bodyStructureImap",
 }  # fmt: skip
 CONTENT_FIELDS = {  # By type: fields that read stored bytes. `snippet` only does in a search.
     "Message": MESSAGE_CONTENT_FIELDS,
