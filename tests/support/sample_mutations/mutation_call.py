@@ -14,8 +14,6 @@ MUTATIONS_BY_IDS = {
     "legalHoldEnd",
     "bccRuleDelete",
     "certificateRenew",
-    "connectorRunCancel",
-    "connectorDelete",
     "dkimKeyActivate",
     "domainAliasDelete",
     "fileDelete",
