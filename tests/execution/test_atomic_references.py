@@ -67,9 +67,7 @@ TEXTS: dict[tuple[str, str], Any] = {
     ("RateLimitFilter", "domains"): ["DOMAIN"],
     ("RecipientRewriteCreateInput", "to"): "USER@DOMAIN",
     ("SavedSearchSetInput", "name"): "USER-search",
-    ("SieveScriptActivateInput", "name"): "USER-script",
-    ("SieveScriptDeleteInput", "names"): ["USER-script"],
-    ("SieveScriptRenameInput", "name"): "USER-script",
+    ("SieveScriptRef", "name"): "USER-script",
 }
 # Additional input of some fields, without which they are refused before they read the reference.
 EXTRA_INPUT: dict[str, dict[str, Any]] = {

@@ -439,7 +439,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "SieveScript",
         before=("name", "active"),
         after=("name", "active"),
-        prepare=_call_on_script_of_ada("sieveScriptActivate", name="a"),
+        prepare=_call_on_script_of_ada("sieveScriptActivate", sieveScript={"name": "a"}),
     ),
     "sieveScriptDeactivate": AuditLogExpectation(
         "SieveScript", after=("active",), prepare=_call_on_script_of_ada("sieveScriptDeactivate")
@@ -447,7 +447,9 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "sieveScriptDelete": AuditLogExpectation(
         "SieveScript",
         before=("name", "size"),
-        prepare=_call_on_script_of_ada("sieveScriptDelete", names=["a"], ignoreActive=True),
+        prepare=_call_on_script_of_ada(
+            "sieveScriptDelete", sieveScripts=[{"name": "a"}], ignoreActive=True
+        ),
     ),
     "sieveScriptSet": AuditLogExpectation(
         "SieveScript",
@@ -458,7 +460,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "SieveScript",
         before=("name",),
         after=("name",),
-        prepare=_call_on_script_of_ada("sieveScriptRename", name="a", newName="b"),
+        prepare=_call_on_script_of_ada("sieveScriptRename", sieveScript={"name": "a"}, newName="b"),
     ),
     "forwardingHostCreate": AuditLogExpectation(
         "ForwardingHost", after=("host", "source", "filterSpam")

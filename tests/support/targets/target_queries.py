@@ -66,7 +66,7 @@ QUERIES = {
     "searchLookup": 'searchLookup(users: @users, filter: {query: "@mark"}) '
     "{ nodes { message { id } } }",
     "senderRules": "senderRules(filter: {user: @user}) { nodes { pattern } }",
-    "sieveCheck": 'sieveCheck(user: @user, content: "keep;", message: {id: @Message}) '
+    "sieveTest": 'sieveTest(user: @user, content: "keep;", message: {id: @Message}) '
     "{ actions trace { __typename } }",
     "submission": "submission(by: {id: @Submission}) { queueId }",
     "task": "task(id: @Task) { id }",
@@ -116,7 +116,7 @@ FIELD_ARGUMENTS = {
 }
 # Their results contain neither an id nor the marker of the target.
 FIELDS_WITHOUT_EVIDENCE = {
-    "Query.sieveCheck", "User.address", "User.serviceSettings", "User.limits",
+    "Query.sieveTest", "User.address", "User.serviceSettings", "User.limits",
     "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy", "User.recoveryCodesLeft",
     "User.sharedMailboxes", "User.spam", "User.storageFormat", "User.twoFactors",
 }  # fmt: skip
