@@ -1,4 +1,4 @@
-"""Texts of NotFound errors: which object the client named, in place of a row key."""
+"""Errors as clients see them: the path to the wrong value, and the object that was not found."""
 
 import re
 from collections.abc import Sequence
@@ -36,8 +36,7 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
     ref, prefix = error.ref, ""
     if ref.endswith(": "):  # the user of an object that was named by ID
         ref, prefix = "", ref
-    full_path = [*error.path, *([] if error.index is None else [str(error.index)])]
-    value = _value_at_path(input_value, full_path)
+    value = _value_at_path(input_value, path_in_input(error, input_value))
     if ref.isdecimal() or not ref:
         ref = f"{prefix}{_single_reference(value)}"
     public_error = NotFound(ref, path=error.path, index=error.index)
@@ -45,6 +44,24 @@ def error_with_public_reference(error: RequestError, input_value: Any) -> Reques
     if error.message == NotFound(error.ref).message:  # no text that says more
         public_error.message = f"{_noun_of_reference(value, error.path)} not found"
     return public_error
+
+
+def path_in_input(error: RequestError, input_value: Any) -> list[str]:
+    """Return the path from the input to the wrong value, such as `["select", "ids", "0"]`.
+
+    The index of the error is inserted behind the list that it belongs to: the first list on the
+    path whose item the path does not name. If there is none, the wrong value is not in a list.
+    """
+    value, path = input_value, []
+    missing_index = error.index
+    for part in [*error.path, None]:
+        if missing_index is not None and isinstance(value, list) and not (part or "").isdecimal():
+            path.append(str(missing_index))
+            value, missing_index = _member_by_schema_name(value, str(missing_index)), None
+        if part is not None:
+            path.append(part)
+            value = _member_by_schema_name(value, part)
+    return path
 
 
 def _noun_of_reference(value: Any, path: Sequence[str]) -> str:

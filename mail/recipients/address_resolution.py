@@ -348,7 +348,7 @@ async def load_row_recipient_below_limits(
     if row.allowed and row.used >= row.allowed:
         full = ReachedLimit(LimitKind.STORAGE, row.used, row.allowed, is_refusal=True)
         await _report_limit_unless_reported(environment, row.id, full, row.storage_told_until)
-        raise OverQuota(used=row.used, allowed=row.allowed)
+        raise OverQuota(used=row.used, limit=row.allowed)
     await _require_below_hourly_received_limit(environment, row)
     return LocalRecipient(
         row.id,

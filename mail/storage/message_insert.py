@@ -500,7 +500,7 @@ def quota_error(transaction: DatabaseTransaction, user_id: int) -> RequestError:
     row = transaction.connection.execute(SELECT_QUOTA, given).first()
     if row is None:
         return NotFound(str(user_id), path=["user"])
-    return OverQuota(used=row.used, allowed=row.allowed)
+    return OverQuota(used=row.used, limit=row.allowed)
 
 
 def content_columns(message: StorableMessage) -> dict[str, Any]:

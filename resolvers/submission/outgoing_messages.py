@@ -241,7 +241,7 @@ def _merge_entry_errors(request: SendRequest, index: int) -> Generator[None]:
 
 
 def _error_in_merge_entry(error: RequestError, index: int) -> RequestError:
-    error.path, error.index = ["merge", str(index), *error.path], index
+    error.path = ["merge", str(index), *error.path]
     return error
 
 

@@ -35,6 +35,7 @@ from tests.support.operations.domain_operations import (
     make_admin_of_domains,
     make_domain_user,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
@@ -143,7 +144,7 @@ async def test_invalid_address_is_refused_by_field_and_rule(
 async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> None:
     arguments = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
     _, errors = await try_create_address(root, "a+b@example.org", **arguments)
-    assert [(e["path"], e["index"]) for e in errors] == [
+    assert [(field_path(e), item_index(e)) for e in errors] == [
         (["address"], None), (["forwards"], None), (["tags"], 0), (["targets"], 0),
     ]  # fmt: skip
 

@@ -34,7 +34,7 @@ from tests.support.clients.http_requests import post_document
 API_KEY_CREATE = """
 mutation ($input: ApiKeyCreateInput!) {
   apiKeyCreate(input: $input) {
-    secret errors { code path index }
+    secret errors { code path }
     apiKey { id operations allowedIps active domains { name } lastUsedIp }
   }
 }
@@ -42,7 +42,7 @@ mutation ($input: ApiKeyCreateInput!) {
 API_KEY_UPDATE = """
 mutation ($input: ApiKeyUpdateInput!) {
   apiKeyUpdate(input: $input) {
-    apiKeys { name active allowedIps expiresAt } errors { code path index }
+    apiKeys { name active allowedIps expiresAt } errors { code path }
   }
 }
 """

@@ -39,6 +39,7 @@ from tests.support.accounts.user_operations import (
     try_create_user,
     user_global_id,
 )
+from tests.support.operations.error_positions import item_index
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.other_processes import deregister_as_dead
 
@@ -283,7 +284,10 @@ async def test_invalid_import_is_refused_before_it_is_queued(
     payload = await start_import(
         ada, valid_source, filter={"and": [{"seen": True}, {"modifiedSince": "5"}]}
     )
-    assert (payload["errors"][0]["constraint"], payload["errors"][0]["index"]) == ("unsupported", 1)
+    assert (payload["errors"][0]["constraint"], item_index(payload["errors"][0])) == (
+        "unsupported",
+        1,
+    )
     assert await select_rows(environment, "SELECT id FROM connectors") == []
     assert len(await select_rows(environment, "SELECT id FROM uploads")) == 2
 

@@ -32,6 +32,7 @@ from tests.support.operations.bulk_operations import (
     load_mailbox_path_by_subject,
     run_message_mutation,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.message_pages import find_subjects
 from tests.support.stores.counter_check import (
     load_journal_entries,
@@ -230,7 +231,7 @@ async def test_restore_is_all_or_nothing(
     answer = await execute_mutation(
         archive_owner, "deletedMessageRestore", RESTORED_FIELDS, ids=[keys[0], missing_id]
     )
-    assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
+    assert [(e["code"], field_path(e), item_index(e)) for e in answer["errors"]] == [
         ("NOT_FOUND", ["ids"], 1)
     ]
     async with environment.write_session() as session:

@@ -10,6 +10,7 @@ from graph.types import global_ids
 from models.users.roles import Role, Scope
 from tests.conftest import GraphQLClient, deliver_to, make_api_key
 from tests.support.mail.multipart_message import ATTACHMENTS, MULTIPART_MESSAGE
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.message_sources import (
     load_attached_files,
     load_message_source,
@@ -18,7 +19,7 @@ from tests.support.operations.message_sources import (
 
 MESSAGE_SEND = """
 mutation ($input: MessageSendInput!) { messageSend(input: $input) {
-  message { id } errors { __typename code path index } } }
+  message { id } errors { __typename code path } } }
 """
 SEND_INPUT = {"to": [{"address": "carol@example.net"}], "subject": "Hi", "text": "Yo"}
 
@@ -62,7 +63,7 @@ async def test_attachment_needs_exactly_one_valid_source(
         ({"upload": foreign_upload}, "NOT_FOUND", ["attachments", "0", "upload"]),
     ):
         (error,) = (await send_message(ada, attachments=[file]))["errors"]
-        assert (error["code"], error["path"], error["index"]) == (code, path, 0)
+        assert (error["code"], field_path(error), item_index(error)) == (code, path, 0)
 
 
 async def test_forward_includes_attachments_of_original(ada: GraphQLClient) -> None:

@@ -28,8 +28,7 @@ mutation ($input: UserCreateInput!) {
       limits { quota { allowed used } }
     }
     errors {
-      code path index
-      ... on ValidationError { constraint }
+      code path ... on ValidationError { constraint }
       ... on LimitReachedError { limit used }
       ... on ForbiddenError { requires }
     }
@@ -227,7 +226,7 @@ async def test_domain_limits_apply_to_user_create(
     if refusal is None:
         assert errors == []
     else:
-        assert [{"code": "LIMIT_REACHED", "index": None, **refusal}] == errors
+        assert [{"code": "LIMIT_REACHED", **refusal}] == errors
         assert user is None
     await set_domain_columns(
         root.environment, **no_limits, quota_allocated=await load_allocated_quota(root.environment)

@@ -113,8 +113,7 @@ def _raise_errors(errors: Mapping[int, Sequence[RequestError]]) -> None:
     all_errors = []
     for index, refusals in sorted(errors.items()):
         for error in refusals:
-            inner_path = [] if error.index is None else [str(error.index)]
-            error.path, error.index = [INPUT_PATH, str(index), *error.path, *inner_path], index
+            error.path = [INPUT_PATH, str(index), *error.path]
             all_errors.append(error)
     if all_errors:
         raise all_errors[0] if len(all_errors) == 1 else MultipleErrors(all_errors)

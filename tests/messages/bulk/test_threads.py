@@ -13,6 +13,7 @@ from models.events.journal import ChangeKind
 from models.users.roles import Role, Scope
 from resolvers.admin import tasks
 from tests.conftest import GraphQLClient, ManualClock, deliver_to, make_api_key, raw_message
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import (
     load_journal_entries,
     load_stream_position,
@@ -23,7 +24,7 @@ THREAD_UPDATE = """
 mutation ($input: ThreadUpdateInput!) { threadUpdate(input: $input) {
   threads { id muted messageCount unseenCount }
   task { state total } undo { token } journalCursor
-  errors { __typename code path index message ... on ValidationError { constraint } } } }
+  errors { __typename code path message ... on ValidationError { constraint } } } }
 """
 MESSAGES_QUERY = """
 { viewer { user { messages(first: 50, orderBy: RECEIVED_ASC) { nodes {
@@ -220,7 +221,7 @@ async def test_thread_of_another_user_is_not_found(
     last = await load_stream_position(user_with_threads.environment, user_with_threads.user.id)
     for wrong_id in (foreign_id, unknown_id):
         answer = await update_threads(bob, own_id, wrong_id, muted=True, set={"seen": True})
-        assert [(e["code"], e["path"], e["index"]) for e in answer["errors"]] == [
+        assert [(e["code"], field_path(e), item_index(e)) for e in answer["errors"]] == [
             ("NOT_FOUND", ["ids"], 1)
         ]
     assert (await load_thread(bob))["muted"] is False
