@@ -392,7 +392,7 @@ class MessageSelection(ConditionsInput):
                     constraint="max",
                     path=["select", "ids"],
                 )
-            keys = global_ids.decode_all("Message", self.ids, path="select")
+            keys = global_ids.decode_all("Message", self.ids, path=["select", "ids"])
         return MessageSelector(
             keys,
             mailbox_selector_from_ref(self.mailbox) if self.mailbox else None,

@@ -90,7 +90,7 @@ def user_selector_from_selection(
         was_sent=True,
         all=bool(selection.all),
         ids=tuple(
-            global_ids.decode("User", text, path=path, index=nth)
+            global_ids.decode("User", text, path=[path, "ids"], index=nth)
             for nth, text in enumerate(selection.ids or ())
         ),
         usernames=tuple(selection.usernames or ()),
@@ -103,8 +103,10 @@ def user_selector_from_selection(
 def user_selector_from_ref(ref: UserRef, *, path: str) -> UserSelector:
     """Return the resolvers' selector of one named user. Raises InvalidInput for a bad ID."""
     if ref.id:
-        return UserSelector(ids=(global_ids.decode("User", ref.id.value, path=path),))
-    return UserSelector(usernames=(maybe_value(ref.username) or maybe_value(ref.address) or "",))
+        user_id = global_ids.decode("User", ref.id.value, path=path)
+        return UserSelector(is_reference=True, ids=(user_id,))
+    name = maybe_value(ref.username) or maybe_value(ref.address) or ""
+    return UserSelector(is_reference=True, usernames=(name,))
 
 
 @strawberry.input(one_of=True, description="Names one folder of the user in question.")
@@ -254,7 +256,7 @@ async def find_unchecked_message_id(
     if ref.guid:
         text = ref.guid.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
-            raise InvalidInput("a guid has 32 hex digits", constraint="id", path=["guid"])
+            raise InvalidInput("a guid has 32 hex digits", constraint="id", path=[path, "guid"])
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = maybe_value(ref.uid)

@@ -239,7 +239,7 @@ async def test_invalid_identity_fields_are_refused(
 
 async def test_all_invalid_identity_fields_are_reported(ada: GraphQLClient) -> None:
     _, errors = await try_create_identity(ada, ada.address, name="a\nb", replyTo="x", bcc=["y"])
-    assert [error["path"] for error in errors] == [["bcc"], ["name"], ["replyTo"]]
+    assert [error["path"] for error in errors] == [["bcc", "0"], ["name"], ["replyTo"]]
 
 
 async def test_foreign_sent_mailbox_is_not_found(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -343,7 +343,7 @@ async def test_identity_of_another_user_cannot_be_read_or_changed(
         (error,) = answer[1]
         assert error["code"] in {"NOT_FOUND", "FORBIDDEN_OPERATION"}
     (error,) = (await delete_identities(bob, identity["id"]))["errors"]
-    assert (error["code"], error["path"]) == ("NOT_FOUND", ["ids"])
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["ids", "0"])
     own_id = (await load_identities_by_address(bob))[bob.address]["id"]
     _, (error,) = await try_update_identities(bob, own_id, identity["id"], name="Eve")
     assert (error["code"], item_index(error)) == ("NOT_FOUND", 1)

@@ -135,7 +135,7 @@ async def test_held_submission_can_be_cancelled(
             {"from": {"address": "x@example.net"}},
             ("ForbiddenError", "FORBIDDEN_OPERATION", ["from"]),
         ),
-        ({"to": [{"address": "x"}]}, ("ValidationError", "VALIDATION", ["to"])),
+        ({"to": [{"address": "x"}]}, ("ValidationError", "VALIDATION", ["to", "0"])),
         ({"to": []}, ("ValidationError", "VALIDATION", ["to"])),
         (
             {"attachments": [{"content": "%%"}]},

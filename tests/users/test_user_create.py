@@ -124,7 +124,7 @@ async def test_user_create_has_defaults(root: GraphQLClient) -> None:
         ({"name": "x" * 256}, ("name", "pattern")),
         ({"name": "a\nBcc: x"}, ("name", "pattern")),
         ({"language": "klingon"}, ("language", "pattern")),
-        ({"tags": ["a\x1f"]}, ("tags", "length")),
+        ({"tags": ["a\x1f"]}, ("tags.0", "length")),
         ({"tags": ["a"] * 1001}, ("tags", "max")),
         ({"retention": "P200Y"}, ("retention", "range")),
         ({"retention": "PT0.5S"}, ("retention", "range")),
@@ -132,14 +132,14 @@ async def test_user_create_has_defaults(root: GraphQLClient) -> None:
         ({"spamLevel": -1}, ("spamLevel", "range")),
         ({"recipients": -1}, ("recipients", "range")),
         ({"receivedMax": -1}, ("receivedMax", "range")),
-        ({"allowedSenders": [""]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["a*b"]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["**"]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["a@b@c.example"]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["a b@c.example"]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["@"]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["a@-b.example"]}, ("allowedSenders", "pattern")),
-        ({"allowedSenders": ["x" * 129 + "*"]}, ("allowedSenders", "pattern")),
+        ({"allowedSenders": [""]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["a*b"]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["**"]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["a@b@c.example"]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["a b@c.example"]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["@"]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["a@-b.example"]}, ("allowedSenders.0", "pattern")),
+        ({"allowedSenders": ["x" * 129 + "*"]}, ("allowedSenders.0", "pattern")),
         ({"openpgpPublicKey": "-----BEGIN", "encryptMessages": True}, ("openpgpPublicKey", "key")),
         (
             {"openpgpPublicKey": "x" * 200_000, "encryptForwarded": True},
@@ -160,7 +160,7 @@ async def test_invalid_user_input_names_field_and_rule(
     user, (error,) = await try_create_user(root, **invalid_input)
     assert user is None
     assert (error["code"], error["path"], error["constraint"]) == (
-        "VALIDATION", [refusal[0]], refusal[1],
+        "VALIDATION", refusal[0].split("."), refusal[1],
     )  # fmt: skip
     assert "correct horse" not in error["message"]
     assert await count_user_table_rows(root.environment) == counts_before
@@ -365,8 +365,8 @@ async def test_domain_admin_creates_admin_of_own_domains_only(root: GraphQLClien
     arguments["address"] = "sub2@example.org"
     for extra, path, code in (
         ({"administers": [{"name": "example.org"}, {"name": "elsewhere.example"}]},
-         "administers", "NOT_FOUND"),
-        ({"administers": [{"name": "nowhere.example"}]}, "administers", "NOT_FOUND"),
+         ["administers", "1"], "NOT_FOUND"),
+        ({"administers": [{"name": "nowhere.example"}]}, ["administers", "0"], "NOT_FOUND"),
         ({"adminPermissions": ["IMPERSONATE", "SPAM_POLICY"]}, "adminPermissions", "FORBIDDEN"),
         ({"role": "ADMIN"}, "role", "FORBIDDEN"),
         ({"role": "ROOT"}, "role", "FORBIDDEN"),

@@ -274,7 +274,7 @@ async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
         "targets": ["Eva@example.org"],
     }
     user, (error,) = await try_create_user(root, **self_forward)
-    assert (user, error["constraint"], error["path"]) == (None, "self", ["targets"])
+    assert (user, error["constraint"], error["path"]) == (None, "self", ["targets", "0"])
 
 
 async def test_forwarded_message_is_encrypted_if_enabled(

@@ -93,7 +93,7 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
         ({"flags": ["x" * 129]}, ["set", "flags"], "pattern", 0),
         ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "exclusive", None),
         ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "max", None),
-        ({"metaData": [1]}, ["metaData"], "object", None),
+        ({"metaData": [1]}, ["set", "metaData"], "object", None),
     ],
 )
 async def test_invalid_message_update_changes_nothing(
@@ -205,9 +205,9 @@ async def test_update_applies_to_selected_messages(
         ({"mailbox": {"path": "INBOX"}, "all": True}, "VALIDATION", ["select"]),
         ({"uids": "1"}, "VALIDATION", ["select"]),
         ({"all": True, "uids": "1"}, "VALIDATION", ["select"]),
-        (inbox_selection("x"), "VALIDATION", ["uids"]),
+        (inbox_selection("x"), "VALIDATION", ["select", "uids"]),
         ({"mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["select", "mailbox"]),
-        ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select"]),
+        ({"ids": ["msg_nonsense"]}, "VALIDATION", ["select", "ids", "0"]),
         ({"ids": [global_ids.encode("Message", 7)] * 1001}, "VALIDATION", ["select", "ids"]),
     ],
 )

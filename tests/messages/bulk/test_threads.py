@@ -180,7 +180,7 @@ async def test_large_thread_update_runs_as_task(user_with_threads: GraphQLClient
         ({}, ["set"], "required"),
         ({"set": {}}, ["set"], "required"),
         ({"ids": [], "muted": True}, ["ids"], "range"),
-        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags"], "pattern"),
+        ({"set": {"addFlags": ["a b"]}}, ["set", "addFlags", "0"], "pattern"),
         ({"set": {"snoozedUntil": "2029-01-01T00:00:00Z"}}, ["set", "snoozedUntil"], "min"),
     ],
 )
