@@ -367,12 +367,12 @@ async def test_domain_admin_creates_admin_of_own_domains_only(root: GraphQLClien
         ({"administers": [{"name": "example.org"}, {"name": "elsewhere.example"}]},
          ["administers", "1"], "NOT_FOUND"),
         ({"administers": [{"name": "nowhere.example"}]}, ["administers", "0"], "NOT_FOUND"),
-        ({"adminPermissions": ["IMPERSONATE", "SPAM_POLICY"]}, "adminPermissions", "FORBIDDEN"),
-        ({"role": "ADMIN"}, "role", "FORBIDDEN"),
-        ({"role": "ROOT"}, "role", "FORBIDDEN"),
+        ({"adminPermissions": ["IMPERSONATE", "SPAM_POLICY"]}, ["adminPermissions"], "FORBIDDEN"),
+        ({"role": "ADMIN"}, ["role"], "FORBIDDEN"),
+        ({"role": "ROOT"}, ["role"], "FORBIDDEN"),
     ):  # fmt: skip
         user, (error,) = await try_create_user(domain_admin, **{**arguments, **extra})
-        assert (user, error["code"], error["path"]) == (None, code, [path])
+        assert (user, error["code"], error["path"]) == (None, code, path)
     domain_errors = [
         (await try_create_user(domain_admin, **arguments, administers=[{"name": name}]))[1][0]
         for name in ("elsewhere.example", "nowhere.example")
