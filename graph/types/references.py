@@ -244,7 +244,7 @@ def mailbox_selector_from_ref(
 
 
 async def find_unchecked_message_id(
-    info: Info, ref: MessageRef, *, path: str = "by", user_id: int | None = None
+    info: Info, ref: MessageRef, *, path: str | Sequence[str] = "by", user_id: int | None = None
 ) -> int | None:
     """Return the ID of the named message, which need not exist or be visible.
 
@@ -256,7 +256,11 @@ async def find_unchecked_message_id(
     if ref.guid:
         text = ref.guid.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
-            raise InvalidInput("a guid has 32 hex digits", constraint="id", path=[path, "guid"])
+            raise InvalidInput(
+                "a guid has 32 hex digits",
+                constraint="id",
+                path=[*([path] if isinstance(path, str) else path), "guid"],
+            )
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = maybe_value(ref.uid)
