@@ -42,14 +42,14 @@ def _enclosing_paths(path: Path) -> Iterator[Path]:
 
 @strawberry.type(description="Encryption of a connection.")
 class TlsInfo:
-    name: str = attribute_field("Cipher.")
+    cipher: str = attribute_field("Name of the cipher suite.")
     version: str = attribute_field("Protocol version.")
 
     @classmethod
     def parse_or_none(cls, version_and_cipher: str | None) -> "TlsInfo | None":
         """Parse a protocol version and a cipher, separated by a space; None without them."""
-        version, _, name = (version_and_cipher or "").partition(" ")
-        return cls(name=name, version=version) if version else None
+        version, _, cipher = (version_and_cipher or "").partition(" ")
+        return cls(cipher=cipher, version=version) if version else None
 
 
 @strawberry.type(

@@ -1,18 +1,27 @@
 """Mutations of relay hosts, transports, TLS policies and forwarding hosts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import strawberry
 from strawberry import UNSET
 
+from graph.routing.references import (
+    ForwardingHostRef,
+    RelayHostRef,
+    TlsPolicyRef,
+    TransportRef,
+    load_routing_ids,
+)
 from graph.routing.types import ForwardingHost, RelayHost, TlsPolicy, Transport
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
-from graph.types.references import ids_from_global_ids, value_or_none
+from graph.types.object_references import ObjectRef
+from graph.types.references import value_or_none
 from graph.types.row_mapping import NodeView
-from graph.types.scalars import CIDR
 from models.errors import InvalidInput
 from models.routing.tables import TlsPolicyLevel
 from models.users.roles import Role, Scope
@@ -36,7 +45,7 @@ PARAMETERS_DESCRIPTION = (
     "protocols=>=TLSv1.2; of VERIFY and SECURE match=a.example:.example; of FINGERPRINT "
     "match= and fingerprints of SHA-256 with | between them."
 )
-NON_COLUMN_FIELDS = frozenset({"ids", "options", "password"})
+NON_COLUMN_FIELDS = frozenset({"options", "password"})
 NULLABLE_FIELDS = frozenset({"username", "parameters"})
 
 
@@ -75,15 +84,25 @@ class RelayHostCreateInput(Options):
     active: bool = attribute_field("In force.", default=True)
 
 
-@strawberry.input(description="Input of relayHostUpdate; absent = unchanged.")
-class RelayHostUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+@strawberry.input(description="New values of relay hosts. An absent field leaves the value.")
+class RelayHostPatch:
     host: strawberry.Maybe[str] = attribute_field(HOST_DESCRIPTION)
     port: strawberry.Maybe[int] = attribute_field("TCP port.")
     username: str | None = attribute_field(NULLABLE_USERNAME_DESCRIPTION, default=UNSET)
     password: str | None = attribute_field(CHANGED_CREDENTIAL_DESCRIPTION, default=UNSET)
     tls: strawberry.Maybe[bool] = attribute_field(TLS_DESCRIPTION)
     active: strawberry.Maybe[bool] = attribute_field("In force.")
+
+
+@strawberry.input(description="Input of relayHostUpdate.")
+class RelayHostUpdateInput(Options):
+    relay_hosts: list[RelayHostRef] = attribute_field("The relay hosts to change.")
+    set: RelayHostPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of relayHostDelete.")
+class RelayHostDeleteInput(Options):
+    relay_hosts: list[RelayHostRef] = attribute_field("The relay hosts to delete.")
 
 
 @strawberry.input(description="Input of transportCreate.")
@@ -96,9 +115,8 @@ class TransportCreateInput(Options):
     active: bool = attribute_field("In force.", default=True)
 
 
-@strawberry.input(description="Input of transportUpdate; absent = unchanged.")
-class TransportUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+@strawberry.input(description="New values of transports. An absent field leaves the value.")
+class TransportPatch:
     destination: strawberry.Maybe[str] = attribute_field(DESTINATION_DESCRIPTION)
     next_hop: strawberry.Maybe[str] = attribute_field(NEXT_HOP_DESCRIPTION)
     lookup_mx: strawberry.Maybe[bool] = attribute_field(LOOKUP_MX_DESCRIPTION)
@@ -107,24 +125,45 @@ class TransportUpdateInput(Options):
     active: strawberry.Maybe[bool] = attribute_field("In force.")
 
 
+@strawberry.input(description="Input of transportUpdate.")
+class TransportUpdateInput(Options):
+    transports: list[TransportRef] = attribute_field("The transports to change.")
+    set: TransportPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of transportDelete.")
+class TransportDeleteInput(Options):
+    transports: list[TransportRef] = attribute_field("The transports to delete.")
+
+
 @strawberry.input(description="Input of tlsPolicyCreate.")
 class TlsPolicyCreateInput(Options):
     destination: str = attribute_field(
         "Domain, .domain for all below it, or [host]:port of a next hop."
     )
-    policy: TlsPolicyLevel = attribute_field("How much encryption.")
+    level: TlsPolicyLevel = attribute_field("How much encryption.")
     parameters: str | None = attribute_field(PARAMETERS_DESCRIPTION, default=UNSET)
     active: bool = attribute_field("In force.", default=True)
 
 
-@strawberry.input(description="Input of tlsPolicyUpdate; absent = unchanged.")
-class TlsPolicyUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
-    policy: strawberry.Maybe[TlsPolicyLevel] = attribute_field("How much encryption.")
+@strawberry.input(description="New values of TLS policies. An absent field leaves the value.")
+class TlsPolicyPatch:
+    level: strawberry.Maybe[TlsPolicyLevel] = attribute_field("How much encryption.")
     parameters: str | None = attribute_field(
         f"{PARAMETERS_DESCRIPTION} Null = none.", default=UNSET
     )
     active: strawberry.Maybe[bool] = attribute_field("In force.")
+
+
+@strawberry.input(description="Input of tlsPolicyUpdate.")
+class TlsPolicyUpdateInput(Options):
+    tls_policies: list[TlsPolicyRef] = attribute_field("The TLS policies to change.")
+    set: TlsPolicyPatch = attribute_field("New values.")
+
+
+@strawberry.input(description="Input of tlsPolicyDelete.")
+class TlsPolicyDeleteInput(Options):
+    tls_policies: list[TlsPolicyRef] = attribute_field("The TLS policies to delete.")
 
 
 @strawberry.input(description="Input of forwardingHostCreate.")
@@ -138,149 +177,179 @@ class ForwardingHostCreateInput(Options):
     )
 
 
-@strawberry.input(description="Input of forwardingHostDelete; both together are allowed.")
+@strawberry.input(description="Input of forwardingHostDelete.")
 class ForwardingHostDeleteInput(Options):
-    ids: list[strawberry.ID] | None = attribute_field("Global ids.", default=UNSET)
-    hosts: list[CIDR] | None = attribute_field(
-        "Addresses and networks, as they are listed.", default=UNSET
-    )
+    forwarding_hosts: list[ForwardingHostRef] = attribute_field("The forwarding hosts to delete.")
 
 
-@strawberry.type(description="Answer of relayHostCreate and relayHostUpdate.")
+@strawberry.type(description="Payload of relayHostCreate.")
 class RelayHostPayload(MutationPayload):
-    relay_host: RelayHost | None = attribute_field("The relay host, where it is one.", default=None)
+    relay_host: RelayHost | None = attribute_field("The new relay host.", default=None)
+
+
+@strawberry.type(description="Payload of relayHostUpdate.")
+class RelayHostsPayload(MutationPayload):
     relay_hosts: list[RelayHost] = attribute_field(
-        "All of them, in the order of ids.", default_factory=list
+        "The changed relay hosts, in the order of the references.", default_factory=list
     )
 
 
-@strawberry.type(description="Answer of transportCreate and transportUpdate.")
+@strawberry.type(description="Payload of transportCreate.")
 class TransportPayload(MutationPayload):
-    transport: Transport | None = attribute_field("The transport, where it is one.", default=None)
+    transport: Transport | None = attribute_field("The new transport.", default=None)
+
+
+@strawberry.type(description="Payload of transportUpdate.")
+class TransportsPayload(MutationPayload):
     transports: list[Transport] = attribute_field(
-        "All of them, in the order of ids.", default_factory=list
+        "The changed transports, in the order of the references.", default_factory=list
     )
 
 
-@strawberry.type(description="Answer of tlsPolicyCreate and tlsPolicyUpdate.")
+@strawberry.type(description="Payload of tlsPolicyCreate.")
 class TlsPolicyPayload(MutationPayload):
-    tls_policy: TlsPolicy | None = attribute_field("The policy, where it is one.", default=None)
+    tls_policy: TlsPolicy | None = attribute_field("The new TLS policy.", default=None)
+
+
+@strawberry.type(description="Payload of tlsPolicyUpdate.")
+class TlsPoliciesPayload(MutationPayload):
     tls_policies: list[TlsPolicy] = attribute_field(
-        "All of them, in the order of ids.", default_factory=list
+        "The changed TLS policies, in the order of the references.", default_factory=list
     )
 
 
-@strawberry.type(description="Answer of forwardingHostCreate.")
-class ForwardingHostPayload(MutationPayload):
-    hosts: list[ForwardingHost] = attribute_field(
-        "One for each address or network.", default_factory=list
+@strawberry.type(description="Payload of forwardingHostCreate.")
+class ForwardingHostsPayload(MutationPayload):
+    forwarding_hosts: list[ForwardingHost] = attribute_field(
+        "One forwarding host for each address or network of the name.", default_factory=list
     )
 
 
 @strawberry.type
 class RoutingMutation:
-    @mutation("A way out that domains may name, as relayHost of domainUpdate.", **WRITE_GUARD)
+    @mutation(
+        "Creates a relay host, by which the mail of domains leaves that name it.", **WRITE_GUARD
+    )
     async def relay_host_create(self, info: Info, input: RelayHostCreateInput) -> RelayHostPayload:
-        return _relay_host_payload(await _create_record(info, RELAYS, RelayHost, input))
+        return RelayHostPayload(relay_host=await _create_record(info, RELAYS, RelayHost, input))
 
     @mutation("Changes relay hosts, all or none.", **WRITE_GUARD)
-    async def relay_host_update(self, info: Info, input: RelayHostUpdateInput) -> RelayHostPayload:
-        return _relay_host_payload(await _update_records(info, RELAYS, RelayHost, input))
+    async def relay_host_update(self, info: Info, input: RelayHostUpdateInput) -> RelayHostsPayload:
+        records = await _update_records(
+            info, RELAYS, RelayHost, "relayHosts", input.relay_hosts, input.set
+        )
+        return RelayHostsPayload(relay_hosts=records)
 
     @mutation(
-        "All or none. Mail of domains that used one leaves by itself from then on.", **WRITE_GUARD
-    )
-    async def relay_host_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        return await _delete_records(info, RELAYS, input)
-
-    @mutation("A way to a destination, which no other transport is for.", **WRITE_GUARD)
-    async def transport_create(self, info: Info, input: TransportCreateInput) -> TransportPayload:
-        return _transport_payload(await _create_record(info, TRANSPORTS, Transport, input))
-
-    @mutation("Changes transports, all or none.", **WRITE_GUARD)
-    async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportPayload:
-        return _transport_payload(await _update_records(info, TRANSPORTS, Transport, input))
-
-    @mutation("All or none.", **WRITE_GUARD)
-    async def transport_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        return await _delete_records(info, TRANSPORTS, input)
-
-    @mutation("How much encryption a destination asks for; one policy for each.", **WRITE_GUARD)
-    async def tls_policy_create(self, info: Info, input: TlsPolicyCreateInput) -> TlsPolicyPayload:
-        return _tls_policy_payload(await _create_record(info, POLICIES, TlsPolicy, input))
-
-    @mutation(
-        "Changes TLS policies, all or none. Another level with other parameters says both.",
+        "Deletes relay hosts, all or none. Mail of domains that used one is sent directly to its "
+        "destination afterwards.",
         **WRITE_GUARD,
     )
-    async def tls_policy_update(self, info: Info, input: TlsPolicyUpdateInput) -> TlsPolicyPayload:
-        return _tls_policy_payload(await _update_records(info, POLICIES, TlsPolicy, input))
+    async def relay_host_delete(self, info: Info, input: RelayHostDeleteInput) -> DeletePayload:
+        return await _delete_records(info, RELAYS, "relayHosts", input.relay_hosts)
 
-    @mutation("All or none.", **WRITE_GUARD)
-    async def tls_policy_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        return await _delete_records(info, POLICIES, input)
+    @mutation("Creates a transport. A destination has one transport.", **WRITE_GUARD)
+    async def transport_create(self, info: Info, input: TransportCreateInput) -> TransportPayload:
+        return TransportPayload(transport=await _create_record(info, TRANSPORTS, Transport, input))
+
+    @mutation("Changes transports, all or none.", **WRITE_GUARD)
+    async def transport_update(self, info: Info, input: TransportUpdateInput) -> TransportsPayload:
+        records = await _update_records(
+            info, TRANSPORTS, Transport, "transports", input.transports, input.set
+        )
+        return TransportsPayload(transports=records)
+
+    @mutation("Deletes transports, all or none.", **WRITE_GUARD)
+    async def transport_delete(self, info: Info, input: TransportDeleteInput) -> DeletePayload:
+        return await _delete_records(info, TRANSPORTS, "transports", input.transports)
+
+    @mutation("Creates a TLS policy. A destination has one TLS policy.", **WRITE_GUARD)
+    async def tls_policy_create(self, info: Info, input: TlsPolicyCreateInput) -> TlsPolicyPayload:
+        return TlsPolicyPayload(tls_policy=await _create_record(info, POLICIES, TlsPolicy, input))
 
     @mutation(
-        "Mail that comes from there is not refused for SPF and DMARC. Addresses that are there "
-        "already are this name's from then on.",
+        "Changes TLS policies, all or none. If the level needs other parameters, set both.",
+        **WRITE_GUARD,
+    )
+    async def tls_policy_update(
+        self, info: Info, input: TlsPolicyUpdateInput
+    ) -> TlsPoliciesPayload:
+        records = await _update_records(
+            info, POLICIES, TlsPolicy, "tlsPolicies", input.tls_policies, input.set
+        )
+        return TlsPoliciesPayload(tls_policies=records)
+
+    @mutation("Deletes TLS policies, all or none.", **WRITE_GUARD)
+    async def tls_policy_delete(self, info: Info, input: TlsPolicyDeleteInput) -> DeletePayload:
+        return await _delete_records(info, POLICIES, "tlsPolicies", input.tls_policies)
+
+    @mutation(
+        "Creates a forwarding host for each address that a host name or a domain sends from. Mail "
+        "from there is not refused for SPF and DMARC. Existing forwarding hosts with such an "
+        "address get the new name as their source.",
         atomic_exclusion=NOT_ATOMIC,
         **WRITE_GUARD,
     )
     async def forwarding_host_create(
         self, info: Info, input: ForwardingHostCreateInput
-    ) -> ForwardingHostPayload:
+    ) -> ForwardingHostsPayload:
         keys = await forwarding_hosts.create_or_update_forwarding_hosts(
             info.context, input.hostname, filter_spam=input.filter_spam
         )
-        return ForwardingHostPayload(hosts=await _load_records(info, ForwardingHost, keys))
+        return ForwardingHostsPayload(
+            forwarding_hosts=await _load_records(info, ForwardingHost, keys)
+        )
 
-    @mutation("By ids or by addresses, all or none.", **WRITE_GUARD)
+    @mutation("Deletes forwarding hosts, all or none.", **WRITE_GUARD)
     async def forwarding_host_delete(
         self, info: Info, input: ForwardingHostDeleteInput
     ) -> DeletePayload:
-        keys = ids_from_global_ids(info, "ForwardingHost", input.ids or ())
-        hosts = [forwarding_hosts.normalize_network(host) for host in input.hosts or ()]
-        deleted_keys = await forwarding_hosts.delete_forwarding_hosts(info.context, keys, hosts)
-        return DeletePayload(
-            deleted_ids=[global_ids.encode("ForwardingHost", key) for key in deleted_keys]
-        )
+        keys = await load_routing_ids(info, input.forwarding_hosts, "forwardingHosts")
+        with error_paths_below("forwardingHosts"):
+            deleted_keys = await forwarding_hosts.delete_forwarding_hosts(info.context, keys)
+        return _delete_payload("ForwardingHost", deleted_keys)
 
 
 async def _create_record(
     info: Info, record_kind: RoutingTable, record_type: type[NodeView], record_input: Any
-) -> list[Any]:
-    """Create a record of routing and return it as a list of one GraphQL object."""
+) -> Any:
+    """Create a record of routing and return it as a GraphQL object."""
     key = await routing_mutations.create_row(
         info.context, record_kind, _column_values(record_input), _password_from_input(record_input)
     )
-    return await _load_records(info, record_type, [key])
+    (record,) = await _load_records(info, record_type, [key])
+    return record
 
 
 async def _update_records(
-    info: Info, record_kind: RoutingTable, record_type: type[NodeView], record_input: Any
+    info: Info,
+    record_kind: RoutingTable,
+    record_type: type[NodeView],
+    list_field: str,
+    refs: Sequence[ObjectRef],
+    patch: Any,
 ) -> list[Any]:
     """Change records of routing, all or none, and return them as GraphQL objects."""
-    keys = ids_from_global_ids(info, record_kind.type_name, record_input.ids)
-    await routing_mutations.update_rows(
-        info.context,
-        record_kind,
-        keys,
-        _column_values(record_input),
-        _password_from_input(record_input),
-    )
+    keys = await load_routing_ids(info, refs, list_field)
+    with error_paths_below(list_field):
+        await routing_mutations.update_rows(
+            info.context, record_kind, keys, _column_values(patch), _password_from_input(patch)
+        )
     return await _load_records(info, record_type, keys)
 
 
 async def _delete_records(
-    info: Info, record_kind: RoutingTable, record_input: IdsInput
+    info: Info, record_kind: RoutingTable, list_field: str, refs: Sequence[ObjectRef]
 ) -> DeletePayload:
     """Delete records of routing, all or none."""
-    await routing_mutations.delete_rows(
-        info.context,
-        record_kind,
-        ids_from_global_ids(info, record_kind.type_name, record_input.ids),
-    )
-    return DeletePayload(deleted_ids=record_input.ids)
+    keys = await load_routing_ids(info, refs, list_field)
+    with error_paths_below(list_field):
+        await routing_mutations.delete_rows(info.context, record_kind, keys)
+    return _delete_payload(record_kind.type_name, keys)
+
+
+def _delete_payload(type_name: str, keys: Sequence[int]) -> DeletePayload:
+    return DeletePayload(deleted_ids=[global_ids.encode(type_name, key) for key in keys])
 
 
 def _password_from_input(record_input: Any) -> str | None:
@@ -295,21 +364,3 @@ async def _load_records(
     """Load records of routing as GraphQL objects."""
     rows = await info.context.load_many(record_type.load_batch, record_ids)
     return [record_type.from_row(row) for row in rows if row]
-
-
-def _relay_host_payload(relay_hosts: list[RelayHost]) -> RelayHostPayload:
-    return RelayHostPayload(
-        relay_host=relay_hosts[0] if len(relay_hosts) == 1 else None, relay_hosts=relay_hosts
-    )
-
-
-def _transport_payload(transports: list[Transport]) -> TransportPayload:
-    return TransportPayload(
-        transport=transports[0] if len(transports) == 1 else None, transports=transports
-    )
-
-
-def _tls_policy_payload(tls_policies: list[TlsPolicy]) -> TlsPolicyPayload:
-    return TlsPolicyPayload(
-        tls_policy=tls_policies[0] if len(tls_policies) == 1 else None, tls_policies=tls_policies
-    )

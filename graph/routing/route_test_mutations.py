@@ -3,10 +3,11 @@
 import strawberry
 from strawberry import UNSET
 
-from graph.types import global_ids
+from graph.routing.references import RelayHostRef, TransportRef, load_transport_id
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import AtomicExclusion, mutation
+from graph.types.object_references import id_from_ref
 from graph.types.references import value_or_none
 from graph.types.scalars import EmailAddress
 from models.users.roles import Role, Scope
@@ -16,11 +17,11 @@ from resolvers.routing.route_tests import RouteTestRequest
 
 @strawberry.input(description="Input of routeTest: a recipient, a way, or a recipient by this way.")
 class RouteTestInput(Options):
-    relay_host: strawberry.ID | None = attribute_field(
-        "By this relay host, also if not active.", default=UNSET
+    relay_host: RelayHostRef | None = attribute_field(
+        "Sends by this relay host, even if it is not active.", default=UNSET
     )
-    transport: strawberry.ID | None = attribute_field(
-        "By this transport, also if not active.", default=UNSET
+    transport: TransportRef | None = attribute_field(
+        "Sends by this transport, even if it is not active.", default=UNSET
     )
     sender: EmailAddress | None = attribute_field(
         "Of the envelope; absent = nobody.", default=UNSET
@@ -38,11 +39,6 @@ class RouteTestPayload(MutationPayload):
     )
 
 
-def _decode_optional_id(type_name: str, global_id: str | None, error_path: str) -> int | None:
-    """Return the row id of an optional global ID. Raises Invalid if it is not one of the type."""
-    return global_ids.decode(type_name, global_id, path=error_path) if global_id else None
-
-
 @strawberry.type
 class RouteTestMutation:
     @mutation(
@@ -55,8 +51,10 @@ class RouteTestMutation:
     async def route_test(self, info: Info, input: RouteTestInput) -> RouteTestPayload:
         is_dry_run = bool(input.options and input.options.validate_only)
         request = RouteTestRequest(
-            _decode_optional_id("RelayHost", value_or_none(input.relay_host), "relayHost"),
-            _decode_optional_id("Transport", value_or_none(input.transport), "transport"),
+            id_from_ref(input.relay_host, "relayHost") if input.relay_host else None,
+            await load_transport_id(info, input.transport, "transport")
+            if input.transport
+            else None,
             value_or_none(input.sender),
             value_or_none(input.recipient),
         )

@@ -75,7 +75,7 @@ class TlsPolicy(NodeView):
     destination: str = attribute_field(
         "Domain, .domain for all below it, or [host]:port of a next hop."
     )
-    policy: TlsPolicyLevel = attribute_field("How much.")
+    level: TlsPolicyLevel = attribute_field("Required level of TLS.")
     parameters: str | None = attribute_field(
         "Names or fingerprints to match, and versions, as in Postfix."
     )

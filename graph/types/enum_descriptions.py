@@ -174,7 +174,7 @@ VALUE_DESCRIPTIONS = {
     "DnsState": {
         "OK": "It says what it should.",
         "MISSING": "It says that there is no such record.",
-        "DIFFERENT": "It says something else.",
+        "MISMATCH": "It says something else.",
         "UNKNOWN": "Not looked up, not configured, or DNS does not answer.",
     },
     "ErrorCode": {

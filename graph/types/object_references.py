@@ -4,14 +4,19 @@ Each type has one reference input, used by every mutation. A type with another u
 field for it in its own reference, such as `DomainRef.name`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import strawberry
+from strawberry.utils.str_converters import to_camel_case
 
 from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
-from models.errors import check_limit
+from models.errors import NotFound, check_limit
+from resolvers.context import Context
+
+IdsByName = Callable[[Context, Sequence[str]], Awaitable[Mapping[str, int]]]
 
 
 @strawberry.input
@@ -36,6 +41,54 @@ def ids_from_refs(info: Info, refs: Sequence[ObjectRef], *path: str) -> list[int
 
     Raises InvalidInput if an ID is malformed, LimitReached if there are too many references.
     """
+    _check_reference_count(info, refs, path)
+    return [id_from_ref(ref, *path, str(nth)) for nth, ref in enumerate(refs)]
+
+
+async def load_ids_from_refs(
+    info: Info, refs: Sequence[ObjectRef], *path: str, name_field: str, load_ids: IdsByName
+) -> list[int]:
+    """Return the row IDs of references by ID or by another unique key, in their order.
+
+    `name_field` is the Python name of the field with that key. `load_ids` loads the row IDs of the
+    keys of visible rows with one statement. Raises InvalidInput if an ID is malformed, NotFound if
+    no visible row has a key, and LimitReached if there are too many references.
+    """
+    _check_reference_count(info, refs, path)
+    names = [_name_from_ref(ref, name_field) for ref in refs]
+    given_names = [name for name in names if name is not None]
+    ids_by_name = await load_ids(info.context, given_names) if given_names else {}
+    return [
+        id_from_ref(ref, *path, str(nth))
+        if name is None
+        else _id_of_name(ids_by_name, name, [*path, str(nth)], name_field)
+        for nth, (ref, name) in enumerate(zip(refs, names, strict=True))
+    ]
+
+
+async def load_id_from_ref(
+    info: Info, ref: ObjectRef, *path: str, name_field: str, load_ids: IdsByName
+) -> int:
+    """Return the row ID of one reference, as `load_ids_from_refs` does for several."""
+    name = _name_from_ref(ref, name_field)
+    if name is None:
+        return id_from_ref(ref, *path)
+    return _id_of_name(await load_ids(info.context, [name]), name, path, name_field)
+
+
+def _id_of_name(
+    ids_by_name: Mapping[str, int], name: str, path: Sequence[str], name_field: str
+) -> int:
+    if name in ids_by_name:
+        return ids_by_name[name]
+    raise NotFound(name, path=[*path, to_camel_case(name_field.rstrip("_"))])
+
+
+def _check_reference_count(info: Info, refs: Sequence[ObjectRef], path: Sequence[str]) -> None:
     max_count = info.context.environment.options.bulk_max_items
     check_limit(len(refs), max_count, f"at most {max_count} at once", path=path)
-    return [id_from_ref(ref, *path, str(nth)) for nth, ref in enumerate(refs)]
+
+
+def _name_from_ref(ref: ObjectRef, name_field: str) -> str | None:
+    name: Any = getattr(ref, name_field)
+    return None if name is None else str(name.value)

@@ -29,7 +29,7 @@ class DnsState(StrEnum):
 
     OK = "OK"
     MISSING = "MISSING"
-    DIFFERENT = "DIFFERENT"
+    MISMATCH = "MISMATCH"
     UNKNOWN = "UNKNOWN"
 
 
@@ -295,10 +295,10 @@ def _parse_tags(record_text: str) -> dict[str, str]:
 
 
 def _record_check(published: Sequence[str], *, is_right: bool) -> RecordCheck:
-    """The check result: MISSING without records, else OK or DIFFERENT."""
+    """The check result: MISSING without records, else OK or MISMATCH."""
     if not published:
         return RecordCheck(DnsState.MISSING)
-    state = DnsState.OK if is_right else DnsState.DIFFERENT
+    state = DnsState.OK if is_right else DnsState.MISMATCH
     return RecordCheck(
         state, tuple(text[:MAX_SHOWN_CHARACTERS] for text in published[:MAX_SHOWN_RECORDS])
     )

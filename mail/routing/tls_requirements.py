@@ -78,11 +78,11 @@ def with_recipient_policy(
     The certificate is checked for the name of the relay, since it can't have that of the domain.
     """
     log_line = f"TLS to {next_hop.name}: {next_hop.tls_level}"
-    if policy is None or policy.policy in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
+    if policy is None or policy.level in (TlsPolicyLevel.NONE, TlsPolicyLevel.MAY):
         route_log.append(log_line)
         return next_hop
     minimum_level = (
-        TlsLevel.ENCRYPTED if policy.policy is TlsPolicyLevel.ENCRYPT else TlsLevel.REQUIRED
+        TlsLevel.ENCRYPTED if policy.level is TlsPolicyLevel.ENCRYPT else TlsLevel.REQUIRED
     )
     if next_hop.tls_level in UNENCRYPTED_LEVELS or (
         next_hop.tls_level is TlsLevel.ENCRYPTED and minimum_level is TlsLevel.REQUIRED
@@ -111,7 +111,7 @@ async def requirement_from_policy(
     mx_host: MxHost | None = None,
 ) -> TlsRequirement:
     """The TLS requirement that a TLS policy sets for a next hop."""
-    level = policy.policy
+    level = policy.level
     log_line = f"TLS to {next_hop.name}: {level}, by the policy {policy.destination}"
     has_fingerprints = level is TlsPolicyLevel.FINGERPRINT
     try:

@@ -348,7 +348,7 @@ CREATE INDEX ix_throttles_until ON throttles (until);
 CREATE TABLE tls_policies (
     id BIGINT NOT NULL,
     destination VARCHAR NOT NULL,
-    policy VARCHAR(32) NOT NULL,
+    level VARCHAR(32) NOT NULL,
     parameters VARCHAR,
     active BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,

@@ -54,7 +54,7 @@ class TlsPolicy(RowWithId, table=True):
     __tablename__ = "tls_policies"
 
     destination: str = Field(unique=True)  # domain, .domain or [host]:port
-    policy: TlsPolicyLevel = enum_column(TlsPolicyLevel)
+    level: TlsPolicyLevel = enum_column(TlsPolicyLevel)
     parameters: str | None = None  # such as match=, fingerprints
     active: bool = True
     created_at: Timestamp

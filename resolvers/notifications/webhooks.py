@@ -482,7 +482,7 @@ async def start_replay(ctx: Context, webhook_id: int, since: StreamPositions) ->
     (row,) = await ctx.load_many(load_visible_webhooks_by_id, [webhook_id])
     if row is None:
         raise NotFound(str(webhook_id), path=["webhook"])
-    await _require_not_above_viewer(ctx, [row])
+    await _require_not_above_viewer(ctx, [row], "webhook")
     order = await validated_replay_order(ctx, row, since)
     total = sum(order["until"][stream] - order["after"][stream] for stream in order["until"])
     async with ctx.write_session(PLATFORM) as session:

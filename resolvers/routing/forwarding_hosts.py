@@ -1,6 +1,7 @@
 """Create and delete forwarding hosts, by a name that is resolved at once. For an ADMIN."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_network
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlmodel import col
 
 from mail.addresses.address_syntax import ascii_domain, checked_domain
 from mail.authentication.sender_networks import MIN_PREFIX_LENGTH, find_networks, network_text
-from models.errors import Conflict, Forbidden, InvalidInput, NotFound
+from models.errors import Conflict, Forbidden, InvalidInput
 from models.events.journal import PLATFORM
 from models.routing.tables import ForwardingHost
 from models.store.columns import ColumnRow, select_columns
@@ -118,32 +119,39 @@ def _audit_log_values(row: ColumnRow) -> dict[str, Any]:
     return audit_log_values(FORWARDERS, row)
 
 
-async def delete_forwarding_hosts(
-    ctx: Context, ids: Sequence[int], hosts: Sequence[str]
-) -> list[int]:
-    """Delete the forwarding hosts with these ids or hosts, all or none; return their ids.
+async def load_ids_by_host(ctx: Context, hosts: Sequence[str]) -> dict[str, int]:
+    """Load the ids of forwarding hosts by address or network, with one statement.
+
+    A host that is invalid or has no row is missing in the result.
+    """
+    stored_forms: dict[str, str] = {}
+    for host in hosts:
+        with suppress(ValueError):
+            stored_forms[host] = normalize_network(host)
+    statement = select_rows(ctx, FORWARDERS, {"host"}).where(
+        col(ForwardingHost.host).in_(stored_forms.values())
+    )
+    ids = {row.host: int(row.id) for row in await ctx.read(statement)}
+    return {text: ids[form] for text, form in stored_forms.items() if form in ids}
+
+
+async def delete_forwarding_hosts(ctx: Context, ids: Sequence[int]) -> list[int]:
+    """Delete forwarding hosts, all or none; return their ids, each once.
 
     Raises InvalidInput if nothing is given, NotFound if one does not exist.
     """
-    if not ids and not hosts:
-        raise InvalidInput("name at least one", constraint="required", path=["ids"])
-    statement = select_rows(ctx, FORWARDERS).where(col(ForwardingHost.host).in_(hosts))
     async with ctx.write_session(PLATFORM) as session:
-        rows = {row.id: row for row in await load_visible_rows(ctx, FORWARDERS, ids)} if ids else {}
-        rows_by_host = {row.host: row for row in await ctx.read(statement)} if hosts else {}
-        for index, host in enumerate(hosts):
-            if host not in rows_by_host:
-                raise NotFound(host, path=["hosts"], index=index)
-        rows |= {row.id: row for row in rows_by_host.values()}
+        rows = await load_visible_rows(ctx, FORWARDERS, ids)
+        row_ids = [row.id for row in rows]
         connection = await session.connection()
-        await connection.execute(delete(ForwardingHost).where(col(ForwardingHost.id).in_(rows)))
-        await ctx.record_change(session, PLATFORM, FORWARDERS.change_kind, sorted(rows))
+        await connection.execute(delete(ForwardingHost).where(col(ForwardingHost.id).in_(row_ids)))
+        await ctx.record_change(session, PLATFORM, FORWARDERS.change_kind, sorted(row_ids))
         target_kind = "ForwardingHost"
         entries = (
             NewAuditLogEntry(
                 "forwardingHostDelete", target_kind, row.id, before=_audit_log_values(row)
             )
-            for row in rows.values()
+            for row in rows
         )
         await audit_log.log_changes(ctx, session, *entries)
-    return list(rows)
+    return row_ids

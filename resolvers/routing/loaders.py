@@ -1,6 +1,7 @@
 """Load relay hosts, transports, TLS policies and forwarding hosts. For an ADMIN."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from resolvers import pagination
 from resolvers.context import BatchFunction, Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.pagination import PageScan, read_all_by_keys, read_by_keys
+from resolvers.routing import validation as routing_validation
 
 HAS_PASSWORD_COLUMN = "has_password"  # noqa: S105 - the name of a boolean column
 
@@ -61,7 +63,7 @@ POLICIES = RoutingTable(
     TlsPolicy,
     "TlsPolicy",
     ChangeKind.TLS_POLICY_CHANGED,
-    ("destination", "policy", "parameters", "active"),
+    ("destination", "level", "parameters", "active"),
     5000,
 )
 FORWARDERS = RoutingTable(
@@ -151,6 +153,30 @@ async def load_visible_rows(
     if not rows:
         raise InvalidInput("name at least one", constraint="required", path=["ids"])
     return list(rows.values())
+
+
+async def load_ids_by_destination(
+    routing_table: RoutingTable, ctx: Context, destinations: Sequence[str]
+) -> dict[str, int]:
+    """Load the ids of transports or TLS policies by destination, with one statement.
+
+    A destination that is invalid or has no row is missing in the result.
+    """
+    validate = (
+        routing_validation.validate_destination
+        if routing_table is TRANSPORTS
+        else routing_validation.validate_tls_destination
+    )
+    stored_forms: dict[str, str] = {}
+    for destination in destinations:
+        with suppress(InvalidInput):
+            stored_forms[destination] = validate(destination)
+    table = core_table(routing_table.table)
+    statement = select(table.c.id, table.c.destination).where(
+        table.c.destination.in_(stored_forms.values()), _is_visible_route(ctx)
+    )
+    ids = {row.destination: int(row.id) for row in await ctx.read(statement)}
+    return {text: ids[form] for text, form in stored_forms.items() if form in ids}
 
 
 async def load_domains_by_relay_host(

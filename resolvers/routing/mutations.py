@@ -291,9 +291,9 @@ def _validate_tls_policy(
                 values["destination"]
             )
     with problems.collecting():
-        if "policy" in values or "parameters" in values:
+        if "level" in values or "parameters" in values:
             merged = {**stored, **values}
-            level = TlsPolicyLevel(merged["policy"])
+            level = TlsPolicyLevel(merged["level"])
             values["parameters"] = routing_validation.validate_tls_parameters(
                 merged.get("parameters"), level
             )

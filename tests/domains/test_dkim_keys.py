@@ -398,7 +398,7 @@ async def test_wrong_or_revoked_record_activates_no_key(
     ):
         async with run_dns_zone(make_dns_zone({name: record})) as resolver_address:
             dkim_key_operations.use_dns_server(root, resolver_address)
-            assert (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"][1]["dnsState"] == "DIFFERENT"
+            assert (await root(DNS_STATES_QUERY))["dkimKeys"]["nodes"][1]["dnsState"] == "MISMATCH"
             assert await dkim_rotation.activate_or_delete_due_keys(environment) == 1
             clock.tick(hours=1)
     assert (await load_states_by_selector(root))["new"] == "PENDING"
@@ -510,7 +510,7 @@ async def test_dns_records_of_domain_contain_each_key(root: GraphQLClient) -> No
         if "_domainkey" in record["name"]
     }
     assert {name: record["state"] for name, record in record_by_selector.items()} == {
-        "r": "OK", "e": "DIFFERENT", "next": "MISSING"
+        "r": "OK", "e": "MISMATCH", "next": "MISSING"
     }  # fmt: skip
     assert record_by_selector["r"]["value"] == rsa_key["dnsTxt"]["value"]
     assert "will be signed" in record_by_selector["next"]["purpose"]

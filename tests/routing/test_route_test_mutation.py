@@ -44,8 +44,8 @@ async def test_route_is_tested_up_to_the_recipient(
         FakeSmtpServer(rcpt_replies={"eve": "550 5.1.1 Nobody"})
     ) as smtp_server:
         routes: list[dict[str, Any]] = [
-            {"relayHost": await create_relay_host(root, smtp_server.port)},
-            {"transport": await create_transport(root, smtp_server.port)},
+            {"relayHost": {"id": await create_relay_host(root, smtp_server.port)}},
+            {"transport": {"id": await create_transport(root, smtp_server.port)}},
         ]
         for route in routes:
             for name, ok in (("carol", True), ("eve", False)):
@@ -73,7 +73,7 @@ async def test_log_contains_no_password(root: GraphQLClient) -> None:
             root, smtp_server.port, username="us", password=RELAY_PASSWORD
         )
         answer, errors = await run_mutation(
-            root, TEST, relayHost=relay_id, recipient="carol@far.example"
+            root, TEST, relayHost={"id": relay_id}, recipient="carol@far.example"
         )
     assert (errors, answer["ok"]) == ([], False)  # a password is not sent without TLS
     assert RELAY_PASSWORD not in str(answer)
@@ -83,9 +83,11 @@ async def test_invalid_route_test_is_refused(root: GraphQLClient, ada: GraphQLCl
     relay_id, transport_id = await create_relay_host(root, 25), await create_transport(root, 25)
     for arguments, expected_error in (
         ({}, ("VALIDATION", ["recipient"], None, "required")),
-        ({"relayHost": relay_id, "transport": transport_id},
+        ({"relayHost": {"id": relay_id}, "transport": {"id": transport_id}},
          ("VALIDATION", ["transport"], None, "exclusive")),
-        ({"relayHost": transport_id}, ("VALIDATION", ["relayHost"], None, "id")),
+        ({"relayHost": {"id": transport_id}}, ("VALIDATION", ["relayHost", "id"], None, "id")),
+        ({"transport": {"destination": "no.example"}},
+         ("NOT_FOUND", ["transport", "destination"], None, "no.example")),
         ({"recipient": "nobody"}, ("VALIDATION", ["recipient"], None, "address")),
         ({"recipient": "a\r\nb@far.example"}, ("VALIDATION", ["recipient"], None, "address")),
         ({"recipient": "a@far.example", "sender": "x"},
@@ -93,18 +95,19 @@ async def test_invalid_route_test_is_refused(root: GraphQLClient, ada: GraphQLCl
     ):  # fmt: skip
         _, errors = await run_mutation(root, TEST, **arguments)
         assert error_summary(errors) == expected_error, arguments
-    _, errors = await run_mutation(ada, TEST, relayHost=relay_id)
+    _, errors = await run_mutation(ada, TEST, relayHost={"id": relay_id})
     assert error_summary(errors)[0] == "FORBIDDEN"
     assert (await (await SAMPLE_CALLS["relayHostDelete"](ada, root))(root))["errors"] == []
     answer, errors = await run_mutation(
-        root, TEST, relayHost=relay_id, options={"validateOnly": True}
+        root, TEST, relayHost={"id": relay_id}, options={"validateOnly": True}
     )
     assert (errors, answer["log"]) == ([], [])
     delete_relay = (
-        "mutation ($input: IdsInput!) { relayHostDelete(input: $input) { errors { message } } }"
+        "mutation ($input: RelayHostDeleteInput!) {"
+        " relayHostDelete(input: $input) { errors { message } } }"
     )
-    await root(delete_relay, input={"ids": [relay_id]})
-    _, errors = await run_mutation(root, TEST, relayHost=relay_id)
+    await root(delete_relay, input={"relayHosts": [{"id": relay_id}]})
+    _, errors = await run_mutation(root, TEST, relayHost={"id": relay_id})
     assert error_summary(errors)[:2] == ("NOT_FOUND", ["relayHost"])
 
 

@@ -29,7 +29,7 @@ from tests.support.stores.counter_check import load_journal_entries, select_rows
 
 RELAY = "id host port username hasPassword tls active usedByDomains { name }"
 TRANSPORT = "id destination nextHop lookupMx username hasPassword active"
-POLICY = "id destination policy parameters active updatedAt"
+POLICY = "id destination level parameters active updatedAt"
 FORWARDER = "id host source filterSpam"
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "relayHost": ("relayHosts", RELAY, {"host": "relay.example"}),
@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
         TRANSPORT,
         {"destination": "far.example", "nextHop": "hop.example"},
     ),
-    "tlsPolicy": ("tlsPolicies", POLICY, {"destination": "far.example", "policy": "ENCRYPT"}),
+    "tlsPolicy": ("tlsPolicies", POLICY, {"destination": "far.example", "level": "ENCRYPT"}),
     "forwardingHost": ("forwardingHosts", FORWARDER, {"hostname": "192.0.2.1"}),
 }
 TABLES = ("relay_hosts", "transports", "tls_policies", "forwarding_hosts")
@@ -48,15 +48,18 @@ RELAY_PASSWORD = "a password of ours"  # noqa: S105 - a test's
 def mutation_document(kind: str, verb: str) -> str:
     list_field, fields, _ = KINDS[kind]
     name = f"{kind}{verb}"
-    payload = f"{kind} {{ {fields} }} {list_field} {{ {fields} }}"
-    if kind == "forwardingHost":
-        payload = f"hosts {{ {fields} }}"
-    type_ = f"{name[0].upper()}{name[1:]}Input"
+    payload = f"{list_field} {{ {fields} }}"
+    if verb == "Create" and kind != "forwardingHost":
+        payload = f"{kind} {{ {fields} }}"
     if verb == "Delete":
         payload = "deletedIds"
-        type_ = type_ if kind == "forwardingHost" else "IdsInput"
-    return f"""mutation ($input: {type_}!) {{ {name}(input: $input) {{
+    return f"""mutation ($input: {name[0].upper()}{name[1:]}Input!) {{ {name}(input: $input) {{
       {payload} journalCursor {ERRORS} }} }}"""
+
+
+def refs(kind: str, *ids: str) -> dict[str, Any]:
+    """The input field with references by ID."""
+    return {KINDS[kind][0]: [{"id": one} for one in ids]}
 
 
 def list_document(kind: str) -> str:
@@ -71,14 +74,14 @@ async def create_item(client: GraphQLClient, kind: str, **arguments: Any) -> Any
         client, mutation_document(kind, "Create"), **{**KINDS[kind][2], **arguments}
     )
     assert errors == [], errors
-    return answer["hosts"][0] if kind == "forwardingHost" else answer[kind]
+    return answer["forwardingHosts"][0] if kind == "forwardingHost" else answer[kind]
 
 
 async def update_items(
     client: GraphQLClient, kind: str, *ids: str, **arguments: Any
 ) -> tuple[Any, list[Any]]:
     answer, errors = await run_mutation(
-        client, mutation_document(kind, "Update"), ids=list(ids), **arguments
+        client, mutation_document(kind, "Update"), **refs(kind, *ids), set=arguments
     )
     return answer[KINDS[kind][0]], errors
 
@@ -120,7 +123,7 @@ async def test_relay_host_is_created_updated_listed_and_deleted(
     )
     assert node == {"node": {"host": "smtp.relay.example"}}
     answer, errors = await run_mutation(
-        root, mutation_document("relayHost", "Delete"), ids=[relay["id"]]
+        root, mutation_document("relayHost", "Delete"), **refs("relayHost", relay["id"])
     )
     assert (answer["deletedIds"], errors) == ([relay["id"]], [])
     assert (await root(list_document("relayHost")))["relayHosts"]["nodes"] == []
@@ -179,19 +182,19 @@ INVALID_INPUTS: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
     ("transport", {"nextHop": "192.0.2.1", "lookupMx": True}, (["nextHop"], "domain")),
     ("tlsPolicy", {"destination": "a@far.example"}, (["destination"], "domain")),
     ("tlsPolicy", {"destination": "[hop.example]:x"}, (["destination"], "host")),
-    ("tlsPolicy", {"policy": "FINGERPRINT"}, (["parameters"], "required")),
-    ("tlsPolicy", {"policy": "FINGERPRINT", "parameters": "match=AB"},
+    ("tlsPolicy", {"level": "FINGERPRINT"}, (["parameters"], "required")),
+    ("tlsPolicy", {"level": "FINGERPRINT", "parameters": "match=AB"},
      (["parameters"], "fingerprint")),
-    ("tlsPolicy", {"policy": "NONE", "parameters": "protocols=>=TLSv1.2"},
+    ("tlsPolicy", {"level": "NONE", "parameters": "protocols=>=TLSv1.2"},
      (["parameters"], "unsupported")),
-    ("tlsPolicy", {"policy": "MAY", "parameters": "match=a.example"},
+    ("tlsPolicy", {"level": "MAY", "parameters": "match=a.example"},
      (["parameters"], "unsupported")),
     ("tlsPolicy", {"parameters": "ciphers=high"}, (["parameters"], "unsupported")),
     ("tlsPolicy", {"parameters": "protocols=SSLv3"}, (["parameters"], "protocols")),
     ("tlsPolicy", {"parameters": "protocols"}, (["parameters"], "pattern")),
-    ("tlsPolicy", {"policy": "SECURE", "parameters": "match=a_b..c"}, (["parameters"], "host")),
-    ("tlsPolicy", {"policy": "SECURE", "parameters": "match=a\r\nb"}, (["parameters"], "length")),
-    ("tlsPolicy", {"policy": "SECURE", "parameters": "x" * 3000}, (["parameters"], "length")),
+    ("tlsPolicy", {"level": "SECURE", "parameters": "match=a_b..c"}, (["parameters"], "host")),
+    ("tlsPolicy", {"level": "SECURE", "parameters": "match=a\r\nb"}, (["parameters"], "length")),
+    ("tlsPolicy", {"level": "SECURE", "parameters": "x" * 3000}, (["parameters"], "length")),
     ("forwardingHost", {"hostname": ""}, (["hostname"], "domain")),
     ("forwardingHost", {"hostname": "a b"}, (["hostname"], "domain")),
     ("forwardingHost", {"hostname": "10.0.0.0/4"}, (["hostname"], "range")),
@@ -223,9 +226,9 @@ NORMALIZED_INPUTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("tlsPolicy", {"destination": ".far.example"}, {"destination": ".far.example"}),
     ("tlsPolicy", {"parameters": "protocols=>=TLSv1.2:!TLSv1.3"},
      {"parameters": "protocols=>=TLSv1.2:!TLSv1.3"}),
-    ("tlsPolicy", {"policy": "SECURE", "parameters": " match=A.example:.b.example:nexthop"},
+    ("tlsPolicy", {"level": "SECURE", "parameters": " match=A.example:.b.example:nexthop"},
      {"parameters": "match=a.example:.b.example:nexthop"}),
-    ("tlsPolicy", {"policy": "FINGERPRINT", "parameters": f"match={'AB:' * 31}CD|{'e' * 64}"},
+    ("tlsPolicy", {"level": "FINGERPRINT", "parameters": f"match={'AB:' * 31}CD|{'e' * 64}"},
      {"parameters": f"match={'ab' * 31}cd|{'e' * 64}"}),
 ]  # fmt: skip
 
@@ -234,7 +237,9 @@ async def test_valid_input_is_stored_in_normal_form(root: GraphQLClient) -> None
     for kind, arguments, expected in NORMALIZED_INPUTS:
         created = await create_item(root, kind, **arguments)
         assert created | expected == created, arguments
-        _, errors = await run_mutation(root, mutation_document(kind, "Delete"), ids=[created["id"]])
+        _, errors = await run_mutation(
+            root, mutation_document(kind, "Delete"), **refs(kind, created["id"])
+        )
         assert errors == []
 
 
@@ -252,33 +257,43 @@ async def test_destination_has_one_transport_and_one_policy(
                 ([first["id"], second["id"]], "x.example"),
             ):
                 _, errors = await update_items(root, kind, *ids, destination=destination)
-                assert error_summary(errors)[:2] == ("CONFLICT", ["destination"])
+                assert error_summary(errors)[:2] == ("CONFLICT", ["set", "destination"])
             updated, errors = await update_items(root, kind, first["id"], destination="far.example")
             assert (errors, updated[0]["destination"]) == ([], "far.example")
         missing_id = global_ids.encode(kind[0].upper() + kind[1:], environment.new_id())
-        for document, fields in (("Update", {"active": False}), ("Delete", {})):
-            variables = {"ids": [first["id"], missing_id], **fields}
-            _, errors = await run_mutation(root, mutation_document(kind, document), **variables)
-            assert error_summary(errors)[:3] == ("NOT_FOUND", ["ids"], 1)
+        list_field = KINDS[kind][0]
+        changes: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("Update", {"set": {"active": False}}),
+            ("Delete", {}),
+        )
+        for verb, fields in changes:
+            for bad_ref, key in (({"id": missing_id}, None), ({"destination": "no.example"}, "")):
+                input_ = {list_field: [{"id": first["id"]}, bad_ref], **fields}
+                _, errors = await run_mutation(root, mutation_document(kind, verb), **input_)
+                path = [list_field, "1"] if key is None else [list_field, "1", "destination"]
+                assert error_summary(errors)[:2] == ("NOT_FOUND", path)
         page = (await root(list_document(kind)))[KINDS[kind][0]]
         assert [node["active"] for node in page["nodes"]] == [True, True]
         for arguments, expected_error in (
-            ({"ids": [first["id"]]}, ("VALIDATION", [], None, "required")),
-            ({"ids": [], "active": False}, ("VALIDATION", ["ids"], None, "required")),
+            ({**refs(kind, first["id"]), "set": {}}, ("VALIDATION", [], None, "required")),
+            (
+                {**refs(kind), "set": {"active": False}},
+                ("VALIDATION", [list_field], None, "required"),
+            ),
         ):
             _, errors = await run_mutation(root, mutation_document(kind, "Update"), **arguments)
             assert error_summary(errors) == expected_error
 
 
 async def test_tls_policy_and_parameters_must_match(root: GraphQLClient) -> None:
-    policy = await create_item(root, "tlsPolicy", policy="SECURE", parameters="match=a.example")
+    policy = await create_item(root, "tlsPolicy", level="SECURE", parameters="match=a.example")
     assert policy["updatedAt"] is None
-    _, errors = await update_items(root, "tlsPolicy", policy["id"], policy="MAY")
-    assert error_summary(errors) == ("VALIDATION", ["parameters"], 0, "unsupported")
+    _, errors = await update_items(root, "tlsPolicy", policy["id"], level="MAY")
+    assert error_summary(errors) == ("VALIDATION", ["set", "parameters"], None, "unsupported")
     updated, errors = await update_items(
-        root, "tlsPolicy", policy["id"], policy="MAY", parameters=None
+        root, "tlsPolicy", policy["id"], level="MAY", parameters=None
     )
-    assert (errors, updated[0]["policy"], updated[0]["parameters"]) == ([], "MAY", None)
+    assert (errors, updated[0]["level"], updated[0]["parameters"]) == ([], "MAY", None)
     assert updated[0]["updatedAt"] is not None
 
 
@@ -301,7 +316,9 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     assert await load_password(environment, first_relay["id"]) == RELAY_PASSWORD
     for arguments in ({"host": "other.example"}, {"port": 26}, {"host": "relay.example:26"}):
         _, errors = await update_items(root, "relayHost", first_relay["id"], **arguments)
-        assert error_summary(errors) == ("VALIDATION", ["password"], 0, "required"), arguments
+        assert error_summary(errors) == ("VALIDATION", ["set", "password"], None, "required"), (
+            arguments
+        )
     _, errors = await update_items(
         root, "relayHost", first_relay["id"], second_relay["id"], active=False, tls=True
     )
@@ -317,7 +334,9 @@ async def test_password_is_encrypted_and_bound_to_its_server(
     changes: list[dict[str, Any]] = [{"nextHop": "other.example"}, {"lookupMx": True}]
     for change_ in changes:
         _, errors = await update_items(root, "transport", transport["id"], **change_)
-        assert error_summary(errors) == ("VALIDATION", ["password"], 0, "required"), change_
+        assert error_summary(errors) == ("VALIDATION", ["set", "password"], None, "required"), (
+            change_
+        )
     _, errors = await update_items(root, "transport", transport["id"], destination="b.example")
     assert errors == []
     statement = select(col(AuditLogEntry.before), col(AuditLogEntry.after))
@@ -373,7 +392,7 @@ async def test_deleted_relay_host_is_removed_from_domains(
         assert error_summary(errors)[:2] == (code, ["set", "relayHost"])
     domain_id = await load_domain_id(environment, "example.org")
     _, errors = await run_mutation(
-        root, mutation_document("relayHost", "Delete"), ids=[relay["id"]]
+        root, mutation_document("relayHost", "Delete"), **refs("relayHost", relay["id"])
     )
     assert errors == []
     nodes = (await root(document))["domains"]["nodes"]
@@ -447,10 +466,10 @@ async def test_other_users_cannot_read_or_change_routes(
             assert node == {"node": None}
             calls: dict[str, dict[str, Any]] = {
                 "Create": arguments,
-                "Delete": {"ids": [created_ids[kind]]},
+                "Delete": refs(kind, created_ids[kind]),
             }
             if kind != "forwardingHost":
-                calls["Update"] = {"ids": [created_ids[kind]], "active": False}
+                calls["Update"] = {**refs(kind, created_ids[kind]), "set": {"active": False}}
             for verb, input_ in calls.items():
                 _, errors = await run_mutation(client, mutation_document(kind, verb), **input_)
                 assert error_summary(errors)[0] == "FORBIDDEN"
@@ -470,15 +489,34 @@ async def test_forwarding_hosts_are_deleted_by_ids_and_addresses(root: GraphQLCl
         "192.0.2.1", "192.0.2.128/25", "2001:db8::/48", "203.0.113.1",
     ]  # fmt: skip
     delete = mutation_document("forwardingHost", "Delete")
-    for arguments, expected_error in (
-        ({}, ("VALIDATION", ["ids"], None, "required")),
-        ({"hosts": ["192.0.2.1", "192.0.2.2"]}, ("NOT_FOUND", ["hosts"], 1, "192.0.2.2")),
+    for refs_, expected_error in (
+        ([], ("VALIDATION", ["forwardingHosts"], None, "required")),
+        (
+            [{"host": "192.0.2.1"}, {"host": "192.0.2.2"}],
+            ("NOT_FOUND", ["forwardingHosts", "1", "host"], None, "192.0.2.2/32"),
+        ),
     ):
-        _, errors = await run_mutation(root, delete, **arguments)
+        _, errors = await run_mutation(root, delete, forwardingHosts=refs_)
         assert error_summary(errors) == expected_error
-    arguments = {"ids": [hosts[0]["id"]], "hosts": ["192.0.2.1", "192.0.2.200/25", "2001:db8::/48"]}
-    answer, errors = await run_mutation(root, delete, **arguments)
+    networks = ("192.0.2.1", "192.0.2.200/25", "2001:db8::/48")
+    references = [{"id": hosts[0]["id"]}, *({"host": network} for network in networks)]
+    answer, errors = await run_mutation(root, delete, forwardingHosts=references)
     assert errors == []
     assert sorted(answer["deletedIds"]) == sorted(host["id"] for host in hosts[:3])
     page = (await root(list_document("forwardingHost")))["forwardingHosts"]
     assert [node["host"] for node in page["nodes"]] == ["203.0.113.1"]
+
+
+async def test_destination_names_a_record_that_the_request_created(root: GraphQLClient) -> None:
+    document = """mutation @atomic {
+      transportCreate(input: {destination: "far.example", nextHop: "hop.example"}) {
+        transport { destination } errors { code } }
+      transportUpdate(input: {transports: [{destination: "FAR.example"}], set: {active: false}}) {
+        transports { active } errors { code } }
+      tlsPolicyCreate(input: {destination: ".far.example", level: MAY}) { errors { code } }
+      tlsPolicyDelete(input: {tlsPolicies: [{destination: ".far.example"}]}) {
+        deletedIds errors { code } } }"""
+    answer = await root(document)
+    assert [payload["errors"] for payload in answer.values()] == [[]] * 4
+    assert answer["transportUpdate"]["transports"] == [{"active": False}]
+    assert len(answer["tlsPolicyDelete"]["deletedIds"]) == 1

@@ -85,5 +85,5 @@ def print_dns_records(name: str, check: bool, as_json: bool) -> None:
     )
     columns = ("state", "type", "name", "value", "found", "problem")
     print_table_or_json(records, columns, cell_text, as_json=as_json)
-    if any(record["state"] in ("MISSING", "DIFFERENT") for record in records):
+    if any(record["state"] in ("MISSING", "MISMATCH") for record in records):
         raise typer.Exit(EXIT_FAILURE)

@@ -35,7 +35,7 @@ from tests.support.mail_servers.smtp_client import connect_smtp, send_rcpt
 from tests.support.operations.domain_operations import run_mutation
 
 CREATE = """mutation ($input: ForwardingHostCreateInput!) { forwardingHostCreate(input: $input) {
-  hosts { host source filterSpam } errors { code message path } } }"""
+  forwardingHosts { host source filterSpam } errors { code message path } } }"""
 DELETE = """mutation ($input: ForwardingHostDeleteInput!) { forwardingHostDelete(input: $input) {
   deletedIds errors { code message path } } }"""
 FORWARDING_PEER = Peer("198.51.100.7", "mx.hop.example")
@@ -54,7 +54,7 @@ async def dns_server() -> AsyncIterator[DnsZoneServer]:
 async def add_forwarding_host(root: GraphQLClient, name: str, **arguments: Any) -> list[str]:
     payload, errors = await run_mutation(root, CREATE, hostname=name, **arguments)
     assert errors == []
-    return [host["host"] for host in payload["hosts"]]
+    return [host["host"] for host in payload["forwardingHosts"]]
 
 
 async def test_forwarding_host_is_exempt_from_dmarc_rejection(
@@ -79,7 +79,7 @@ async def test_forwarding_host_is_exempt_from_dmarc_rejection(
         await deliver_from_peer(
             ada, UNSIGNED_MESSAGE + b"x\r\n", Peer("198.51.101.7", "mx.hop.example")
         )
-    _, errors = await run_mutation(root, DELETE, hosts=["198.51.100.0/24"])
+    _, errors = await run_mutation(root, DELETE, forwardingHosts=[{"host": "198.51.100.0/24"}])
     assert errors == []
     with pytest.raises(RejectedByDmarc):  # immediately
         await deliver_from_peer(ada, UNSIGNED_MESSAGE + b"y\r\n", FORWARDING_PEER)
@@ -246,7 +246,7 @@ async def test_hostname_is_resolved_when_it_is_added(
         )
         payload, errors = await run_mutation(root, CREATE, hostname="Hop.Example")
         assert errors == []
-        assert payload["hosts"] == [
+        assert payload["forwardingHosts"] == [
             {"host": host, "source": "hop.example", "filterSpam": False}
             for host in ("192.0.2.0/28", "192.0.2.77")
         ]
@@ -254,7 +254,7 @@ async def test_hostname_is_resolved_when_it_is_added(
         assert [error["code"] for error in errors] == ["CONFLICT"]
         payload, errors = await run_mutation(root, CREATE, hostname="hop.example", filterSpam=True)
         assert errors == []
-        assert [host["filterSpam"] for host in payload["hosts"]] == [True, True]
+        assert [host["filterSpam"] for host in payload["forwardingHosts"]] == [True, True]
         dns_zone.records["hop.example", "TXT"] = ['"v=spf1 ip4:192.0.2.77 ip4:192.0.2.78 -all"']
         dns_zone.records["other.example", "TXT"] = ['"v=spf1 ip4:192.0.2.77 ip4:192.0.2.99 -all"']
         assert await add_forwarding_host(root, "other.example") == ["192.0.2.77", "192.0.2.99"]

@@ -112,7 +112,7 @@ async def test_forged_sender_is_treated_as_its_dmarc_policy_says(
     )
     assert verification["specialUse"] == folder
     assert verification["dmarc"] == ("none" if author == "none.example" else "fail")
-    assert verification["tls"] == {"name": "TLS_AES_256_GCM_SHA384", "version": "TLSv1.3"}
+    assert verification["tls"] == {"cipher": "TLS_AES_256_GCM_SHA384", "version": "TLSv1.3"}
     assert verification["spf"] is None
 
 

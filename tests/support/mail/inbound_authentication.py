@@ -15,7 +15,7 @@ from tests.support.mail_servers.dns_zone_server import DnsZoneServer
 FAR_SENDER = "carol@far.example"
 FAR_PEER = SmtpClientInfo("192.0.2.1", "mx.far.example")
 VERIFICATION_QUERY = """query ($id: ID!) { message(by: {id: $id}) { source mailbox { specialUse }
-  verification { tls { name version } spf dkim dmarc arc authenticationResults } } }"""
+  verification { tls { cipher version } spf dkim dmarc arc authenticationResults } } }"""
 
 
 def use_dns_zone(environment: Environment, zone: DnsZoneServer, **changes: Any) -> None:

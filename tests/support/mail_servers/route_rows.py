@@ -37,7 +37,7 @@ async def add_tls_policy(
     row = TlsPolicy(
         id=environment.new_id(),
         destination=destination,
-        policy=level,
+        level=level,
         parameters=parameters,
         created_at=environment.now(),
     )

@@ -479,13 +479,13 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "transportUpdate": AuditLogExpectation("Transport", before=("nextHop",), after=("nextHop",)),
     "tlsPolicyCreate": AuditLogExpectation(
-        "TlsPolicy", after=("destination", "policy", "parameters")
+        "TlsPolicy", after=("destination", "level", "parameters")
     ),
     "tlsPolicyDelete": AuditLogExpectation(
-        "TlsPolicy", before=("destination", "policy", "parameters")
+        "TlsPolicy", before=("destination", "level", "parameters")
     ),
     "tlsPolicyUpdate": AuditLogExpectation(
-        "TlsPolicy", before=("policy", "parameters"), after=("policy", "parameters")
+        "TlsPolicy", before=("level", "parameters"), after=("level", "parameters")
     ),
     "settingDelete": AuditLogExpectation("Setting", before=("submission.maxRecipients",)),
     "settingSet": AuditLogExpectation("Setting", after=("submission.maxRecipients",)),

@@ -27,9 +27,6 @@ MUTATIONS_BY_IDS = {
     "quarantineDelete",
     "senderRuleDelete",
     "recipientRewriteDelete",
-    "relayHostDelete",
-    "tlsPolicyDelete",
-    "transportDelete",
     "webhookDelete",
     "webhookTest",
 }

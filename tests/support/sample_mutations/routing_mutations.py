@@ -9,7 +9,7 @@ RELAY_HOST_INPUT = {"host": "relay.example:587", "username": "us", "password": "
 TRANSPORT_INPUT = {"destination": ".far.example", "nextHop": "hop.example"}
 TLS_POLICY_INPUT = {
     "destination": "bank.example",
-    "policy": "SECURE",
+    "level": "SECURE",
     "parameters": "match=.bank.example",
 }
 FORWARDING_HOST_INPUT = {"hostname": "192.0.2.7"}
@@ -33,15 +33,17 @@ async def relay_host_create(_ada: GraphQLClient, _root: GraphQLClient) -> Mutati
 @register_call
 async def relay_host_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "ids": [await _create_object(root, "relayHost", RELAY_HOST_INPUT)],
-        "active": False,
+        "relayHosts": [{"id": await _create_object(root, "relayHost", RELAY_HOST_INPUT)}],
+        "set": {"active": False},
     }
     return MutationCall("relayHostUpdate", input_fields, "relayHosts { active }", by_root=True)
 
 
 @register_call
 async def relay_host_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "relayHost", RELAY_HOST_INPUT)]}
+    input_fields = {
+        "relayHosts": [{"id": await _create_object(root, "relayHost", RELAY_HOST_INPUT)}]
+    }
     return MutationCall("relayHostDelete", input_fields, "deletedIds", by_root=True)
 
 
@@ -55,34 +57,41 @@ async def transport_create(_ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 @register_call
 async def transport_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "ids": [await _create_object(root, "transport", TRANSPORT_INPUT)],
-        "nextHop": "[192.0.2.1]",
+        "transports": [{"id": await _create_object(root, "transport", TRANSPORT_INPUT)}],
+        "set": {"nextHop": "[192.0.2.1]"},
     }
     return MutationCall("transportUpdate", input_fields, "transports { nextHop }", by_root=True)
 
 
 @register_call
 async def transport_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "transport", TRANSPORT_INPUT)]}
+    input_fields = {
+        "transports": [{"id": await _create_object(root, "transport", TRANSPORT_INPUT)}]
+    }
     return MutationCall("transportDelete", input_fields, "deletedIds", by_root=True)
 
 
 @register_call
 async def tls_policy_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    payload = "tlsPolicy { destination policy parameters }"
+    payload = "tlsPolicy { destination level parameters }"
     return MutationCall("tlsPolicyCreate", TLS_POLICY_INPUT, payload, by_root=True)
 
 
 @register_call
 async def tls_policy_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     policy_id = await _create_object(root, "tlsPolicy", TLS_POLICY_INPUT)
-    input_fields = {"ids": [policy_id], "policy": "ENCRYPT", "parameters": None}
-    return MutationCall("tlsPolicyUpdate", input_fields, "tlsPolicies { policy }", by_root=True)
+    input_fields = {
+        "tlsPolicies": [{"id": policy_id}],
+        "set": {"level": "ENCRYPT", "parameters": None},
+    }
+    return MutationCall("tlsPolicyUpdate", input_fields, "tlsPolicies { level }", by_root=True)
 
 
 @register_call
 async def tls_policy_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "tlsPolicy", TLS_POLICY_INPUT)]}
+    input_fields = {
+        "tlsPolicies": [{"id": await _create_object(root, "tlsPolicy", TLS_POLICY_INPUT)}]
+    }
     return MutationCall("tlsPolicyDelete", input_fields, "deletedIds", by_root=True)
 
 
@@ -94,15 +103,14 @@ async def route_test(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
 
 @register_call
 async def forwarding_host_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall(
-        "forwardingHostCreate", FORWARDING_HOST_INPUT, "hosts { host source }", by_root=True
-    )
+    payload = "forwardingHosts { host source }"
+    return MutationCall("forwardingHostCreate", FORWARDING_HOST_INPUT, payload, by_root=True)
 
 
 @register_call
 async def forwarding_host_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    payload = await MutationCall("forwardingHostCreate", FORWARDING_HOST_INPUT, "hosts { host }")(
-        root
-    )
-    input_fields = {"hosts": [payload["hosts"][0]["host"]]}
+    payload = await MutationCall(
+        "forwardingHostCreate", FORWARDING_HOST_INPUT, "forwardingHosts { host }"
+    )(root)
+    input_fields = {"forwardingHosts": [{"host": payload["forwardingHosts"][0]["host"]}]}
     return MutationCall("forwardingHostDelete", input_fields, "deletedIds", by_root=True)
