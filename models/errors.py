@@ -59,6 +59,12 @@ class RequestError(Exception):
         self.path = list(path)  # of the input field: ["set", "expires"]
         self.index = index  # of the item, if a field on the path is a list; not part of `path`
 
+    def copy_with_path(self, path: Sequence[str]) -> Self:
+        """Return a copy with another path. A cached error is raised for several inputs."""
+        other = type(self).__new__(type(self), *self.args)
+        vars(other).update(vars(self), path=list(path))
+        return other
+
     @property
     def all_errors(self) -> list["RequestError"]:
         """The errors that this error consists of: itself, or all errors of a MultipleErrors."""

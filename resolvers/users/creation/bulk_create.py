@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Protocol
 
 from sqlalchemy.exc import IntegrityError
@@ -114,8 +113,6 @@ def _raise_errors(errors: Mapping[int, Sequence[RequestError]]) -> None:
     all_errors = []
     for index, refusals in sorted(errors.items()):
         for error in refusals:
-            error_of_user = copy(error)  # users that name the same object share the error
-            error_of_user.path = [INPUT_PATH, str(index), *error.path]
-            all_errors.append(error_of_user)
+            all_errors.append(error.copy_with_path([INPUT_PATH, str(index), *error.path]))
     if all_errors:
         raise all_errors[0] if len(all_errors) == 1 else MultipleErrors(all_errors)
