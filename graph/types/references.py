@@ -229,7 +229,7 @@ def domain_selector_from_ref(ref: DomainRef, *, path: str, index: int | None = N
 
 
 def mailbox_selector_from_ref(
-    ref: MailboxRef, *, path: str = "mailbox", index: int | None = None
+    ref: MailboxRef, *, path: str | Sequence[str] = "mailbox", index: int | None = None
 ) -> MailboxSelector:
     """Return the resolvers' selector of a mailbox. Raises InvalidInput for a bad ID."""
     if ref.id:
@@ -251,20 +251,20 @@ async def find_unchecked_message_id(
     A mailbox that is not named by ID belongs to the user `user_id`, by default the viewer. Returns
     None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or GUID.
     """
+    full_path = [path] if isinstance(path, str) else path
     if ref.id:
-        return global_ids.decode("Message", ref.id.value, path=path)
+        return global_ids.decode("Message", ref.id.value, path=full_path)
     if ref.guid:
         text = ref.guid.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
-                "a guid has 32 hex digits",
-                constraint="id",
-                path=[*([path] if isinstance(path, str) else path), "guid"],
+                "a guid has 32 hex digits", constraint="id", path=[*full_path, "guid"]
             )
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = maybe_value(ref.uid)
-    mailbox = await find_visible(info.context, mailbox_selector_from_ref(uid.mailbox), user_id)
+    selector = mailbox_selector_from_ref(uid.mailbox, path=[*full_path, "uid", "mailbox"])
+    mailbox = await find_visible(info.context, selector, user_id)
     return (
         await message_loaders.find_message_id_by_uid(info.context, mailbox.id, uid.uid)
         if mailbox
