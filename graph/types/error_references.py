@@ -13,7 +13,11 @@ from graph.types import global_ids
 from models.errors import NotFound, RequestError
 
 WORD_START = re.compile(r"(?<=[a-z])[A-Z]")
-PARENT_FIELDS = ("set", "select")  # fields of inputs whose values are checked in shared code
+PARENT_FIELDS = (
+    "set",
+    "select",
+    "filter",
+)  # fields of inputs whose values are checked in shared code
 # Fields of inputs that name an object by another text than its global ID.
 TYPE_NAME_BY_FIELD = {
     "hosts": "ForwardingHost",
