@@ -255,12 +255,14 @@ async def find_unchecked_message_id(
     """
     full_path = [path] if isinstance(path, str) else path
     if ref.id:
-        return global_ids.decode("Message", ref.id.value, [path, "emailId"]=path=[*full_path, "emailId"])=[path, "emailId"]=path=[*full_path, "emailId"]=full_[path, "emailId"]=path=[*full_path, "emailId"])=[path, "emailId"]=path=[*full_path, "emailId"])=[path, "emailId"]=path=[*full_path, "emailId"]=full_[path, "emailId"]=path=[*full_path, "emailId"]))
+        return global_ids.decode("Message", ref.id.value, path=full_path)
     if ref.email_id:
         text = ref.email_id.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
             raise InvalidInput(
-                "an email ID has 32 hexadecimal digits", constraint="id", [path, "emailId"]=path=[*full_path, "emailId"])=[path, "emailId"]=path=[*full_path, "emailId"]=full_[path, "emailId"]=path=[*full_path, "emailId"])=[[path, "emailId"]=path=[*full_path, "emailId"])=[path, "emailId"]=path=[*full_path, "emailId"]=full_[path, "emailId"]=path=[*full_path, "emailId"]), "emailId"]
+                "an email ID has 32 hexadecimal digits",
+                constraint="id",
+                path=[*full_path, "emailId"],
             )
         key = int(text, 16)
         return key if key < 1 << 63 else None
