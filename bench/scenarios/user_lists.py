@@ -25,7 +25,7 @@ RUN_TIMEOUT = 600.0  # seconds
 USERS_QUERY = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
   users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
     nodes { id username name address { address } domain { name } active lastLoginAt
-      limits { quota { allowed used } } }
+      limits { quota { limit used } } }
     pageInfo { endCursor hasNextPage } } }"""
 COUNT_QUERY = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
 LARGEST_DOMAIN = "d0.crowd.example"  # with half of the users

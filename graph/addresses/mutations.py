@@ -21,6 +21,7 @@ from graph.types.references import (
     load_named_user_id,
 )
 from graph.types.scalars import Duration
+from graph.users.limits import AddressLimitsInput, patched_limit_columns
 from models.addresses.tables import AddressKind
 from models.users.roles import Role, Scope, UserPermission
 from resolvers.addresses import loaders as address_loaders
@@ -61,8 +62,8 @@ class AddressCreateInput(Options):
         "name@*, which takes an ADMIN.",
         default=False,
     )
-    forwards: int | None = attribute_field(
-        "Forwarded messages per 24 h, 0 = unlimited; null = what the platform says.", default=UNSET
+    limits: AddressLimitsInput | None = attribute_field(
+        "Limits of the address. Default: those of the platform.", default=UNSET
     )
     expires_at: datetime | None = attribute_field("When it ends.", default=UNSET)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
@@ -95,8 +96,8 @@ class AddressPatch:
     send_as: strawberry.Maybe[bool] = attribute_field(
         "Offered as sender to the users it delivers to."
     )
-    forwards: strawberry.Maybe[int | None] = attribute_field(
-        "Forwarded messages per 24 h, 0 = unlimited; null = what the platform says."
+    limits: strawberry.Maybe[AddressLimitsInput | None] = attribute_field(
+        "Limits of the address. Null: those of the platform."
     )
     expires_at: strawberry.Maybe[datetime | None] = attribute_field("When it ends.")
     tags: strawberry.Maybe[list[str] | None] = attribute_field(
@@ -117,8 +118,7 @@ class AddressPatch:
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
         if self.metadata:
             values["public_metadata"] = self.metadata.value
-        if self.forwards:
-            values["forwards_max"] = self.forwards.value
+        values |= patched_limit_columns(self.limits, ("forwards_per_day",))
         autoreply_input = self.autoreply.value if self.autoreply else None
         return AddressPatchValues(
             values,
@@ -166,11 +166,10 @@ class AddressesPayload(MutationPayload):
 class AddressMutation:
     @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **WRITE_GUARD)
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
-        values = {name: getattr(input, name) for name in (*CREATE_FIELDS, "forwards")}
+        values = {name: getattr(input, name) for name in CREATE_FIELDS}
         values["public_metadata"] = input.metadata
         values = {name: value for name, value in values.items() if value is not UNSET}
-        if "forwards" in values:
-            values["forwards_max"] = values.pop("forwards")
+        values |= input.limits.to_column_values() if input.limits else {}
         new = NewAddress(
             input.address,
             input.kind or None,

@@ -50,8 +50,8 @@ DOMAIN_ADMIN_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN}
 
 @strawberry.type(description="Limits of an address with what is used of them.")
 class AddressLimits(View):
-    @field("Messages forwarded per 24 h.")
-    async def forwards(self, info: Info) -> Usage:
+    @field("Messages forwarded in 24 hours. A message counts once for each target.")
+    async def forwards_per_day(self, info: Info) -> Usage:
         return Usage.from_window(
             quota_limits.forward_usage_of_address(info.context.environment, self.row)
         )
@@ -107,7 +107,7 @@ class Address(NodeView):
         primary_address: str | None = vars(self).get("primary")
         return primary_address
 
-    @field("Limits with what is used of them.", "forwards_max", "forwarded", "forwarded_until")
+    @field("Limits with what is used of them.", "forwards_per_day", "forwarded", "forwarded_until")
     async def limits(self) -> AddressLimits:
         return AddressLimits.from_row(self.row)
 

@@ -15,6 +15,7 @@ from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.references import DomainRef, domain_selector_from_ref
 from graph.types.scalars import ByteSize
+from graph.users.limits import limit_value
 from models.errors import InvalidInput
 from models.users.roles import AdminPermission, Role, Scope
 from resolvers.domains import aliases, rename
@@ -34,8 +35,21 @@ POLICY_DESCRIPTION = (
 RELAY_HOST_DESCRIPTION = "Relay host by which mail of its senders leaves; null = none."
 RATE_LIMIT_DESCRIPTION = "What its users may send together; null = what the settings say."
 DEFAULT_QUOTA_DESCRIPTION = (
-    "For users without a quota of their own, 0 = unlimited; null = the platform's."
+    "Quota of accounts without their own quota, in bytes, at least 1. Null: unlimited."
 )
+INHERIT_QUOTA_DESCRIPTION = (
+    "True: accounts without their own quota have the default quota of the platform. Excludes "
+    "`defaultUserQuota`."
+)
+MAX_ADDRESSES_DESCRIPTION = (
+    "Highest number of addresses, including those of accounts, at least 1. Null: unlimited."
+)
+MAX_USERS_DESCRIPTION = "Highest number of accounts, at least 1. Null: unlimited."
+MAX_USER_QUOTA_DESCRIPTION = "Highest quota of an account, in bytes, at least 1. Null: unlimited."
+QUOTA_DESCRIPTION = (
+    "Quota of all accounts of the domain together, in bytes, at least 1. Null: unlimited."
+)
+LIMIT_COLUMNS = ("max_addresses", "max_users", "default_user_quota", "max_user_quota", "quota")
 
 
 def _column_values(
@@ -43,11 +57,20 @@ def _column_values(
 ) -> DomainValues:
     """Return the column values that an input sets. Absent fields are left out.
 
-    `error_path` is the path of the input, for errors. Raises Invalid if the relay host has no
-    valid ID.
+    `error_path` is the path of the input, for errors. Raises InvalidInput if the relay host has
+    no valid ID, or if the default quota is both set and inherited.
     """
     given_fields = {name: value for name, value in vars(domain_input).items() if value is not UNSET}
     columns = {name: value for name, value in given_fields.items() if name not in ignored_fields}
+    for name in LIMIT_COLUMNS:
+        if name in columns:
+            columns[name] = limit_value(columns[name])
+    if columns.pop("inherit_default_user_quota", False):
+        if "default_user_quota" in columns:
+            text = "inheritDefaultUserQuota excludes a default quota of the domain"
+            path = [*error_path, "inheritDefaultUserQuota"]
+            raise InvalidInput(text, constraint="exclusive", path=path)
+        columns["default_user_quota"] = None
     if "password_policy" in columns:
         columns |= password_policy.policy_column_values(columns.pop("password_policy"))
     if "relay_host" in columns:
@@ -80,27 +103,25 @@ class DomainCreateInput(Options):
     description: str | None = attribute_field("Text for people.", default=UNSET)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
     max_addresses: int | None = attribute_field(
-        "Addresses, those of accounts among them; 0 or null: any number. Default: "
-        "MERGANSER_NEW_DOMAIN_MAX_ADDRESSES, any number.",
+        f"{MAX_ADDRESSES_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_ADDRESSES.",
         default=UNSET,
     )
     max_users: int | None = attribute_field(
-        "Accounts; 0 or null: any number. Default: MERGANSER_NEW_DOMAIN_MAX_USERS, any number.",
+        f"{MAX_USERS_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_USERS.",
         default=UNSET,
     )
     default_user_quota: ByteSize | None = attribute_field(
-        "For users without a quota of their own; 0: unlimited, null: the platform's. Default: "
-        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, the platform's.",
+        f"{DEFAULT_QUOTA_DESCRIPTION} Default: the setting "
+        "MERGANSER_NEW_DOMAIN_DEFAULT_USER_QUOTA, or else inherited from the platform.",
         default=UNSET,
     )
+    inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)
     max_user_quota: ByteSize | None = attribute_field(
-        "Highest per user; 0 or null: unlimited. Default: MERGANSER_NEW_DOMAIN_MAX_USER_QUOTA, "
-        "unlimited.",
+        f"{MAX_USER_QUOTA_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_MAX_USER_QUOTA.",
         default=UNSET,
     )
     quota: ByteSize | None = attribute_field(
-        "For all users together; 0 or null: unlimited. Default: MERGANSER_NEW_DOMAIN_QUOTA, "
-        "unlimited.",
+        f"{QUOTA_DESCRIPTION} Default: the setting MERGANSER_NEW_DOMAIN_QUOTA.",
         default=UNSET,
     )
     backup_mx: bool = attribute_field("Only relay to the primary server.", default=False)
@@ -127,15 +148,12 @@ class DomainPatch:
         "Text for people; needs DOMAIN_DESCRIPTION.", default=UNSET
     )
     tags: list[str] | None = attribute_field("Labels, in place of those there are.", default=UNSET)
-    max_addresses: int | None = attribute_field("Addresses, 0 = any number.", default=UNSET)
-    max_users: int | None = attribute_field("Accounts, 0 = any number.", default=UNSET)
+    max_addresses: int | None = attribute_field(MAX_ADDRESSES_DESCRIPTION, default=UNSET)
+    max_users: int | None = attribute_field(MAX_USERS_DESCRIPTION, default=UNSET)
     default_user_quota: ByteSize | None = attribute_field(DEFAULT_QUOTA_DESCRIPTION, default=UNSET)
-    max_user_quota: ByteSize | None = attribute_field(
-        "Highest per user, 0 = unlimited.", default=UNSET
-    )
-    quota: ByteSize | None = attribute_field(
-        "For all users together, 0 = unlimited.", default=UNSET
-    )
+    inherit_default_user_quota: bool = attribute_field(INHERIT_QUOTA_DESCRIPTION, default=False)
+    max_user_quota: ByteSize | None = attribute_field(MAX_USER_QUOTA_DESCRIPTION, default=UNSET)
+    quota: ByteSize | None = attribute_field(QUOTA_DESCRIPTION, default=UNSET)
     backup_mx: bool | None = attribute_field("Only relay to the primary server.", default=UNSET)
     relay_all_recipients: bool | None = attribute_field(
         "Also unknown ones; needs backupMx.", default=UNSET

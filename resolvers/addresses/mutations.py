@@ -42,7 +42,6 @@ from resolvers.addresses.validation import (
     ALL_DOMAINS_SIGN,
     can_be_main,
     check_column_combinations,
-    graphql_name,
     validate_address_text,
     validate_columns,
 )
@@ -52,6 +51,7 @@ from resolvers.context import Context, GuardRule
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.selection import load_managed_user
+from resolvers.users.validation import schema_name
 
 ADDRESS_TAKEN_TEXT = "the address is taken"
 AUTOREPLY_PATH = ("autoreply",)  # its place in the input
@@ -62,7 +62,7 @@ AUDIT_LOG_COLUMNS = (
     "main",
     "send_as",
     "expires_at",
-    "forwards_max",
+    "forwards_per_day",
 )
 
 
@@ -113,7 +113,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         else address_id,  # some domain: it is not looked for yet
         kind=kind,
         forward_to=forward_targets_of_input.shown_targets,
-        forwards_max=values.get("forwards_max"),
+        forwards_per_day=values.get("forwards_per_day"),
         expires_at=values.get("expires_at"),
         main=new_address.main,
     )
@@ -409,7 +409,7 @@ def forbidden_at_index(
 def audit_log_values(address: Any, column_names: Collection[str]) -> dict[str, Any]:
     """Return the columns of an address that are not None, by their GraphQL name."""
     return {
-        graphql_name(name): getattr(address, name)
+        schema_name(name): getattr(address, name)
         for name in column_names
         if getattr(address, name) is not None
     }

@@ -168,7 +168,7 @@ async def test_list_needs_a_constant_number_of_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
     document = """{ addresses(first: 50) { totalCount nodes { address forwardTo user { username }
-      domain { name } limits { forwards { used allowed } } privateComment } } }"""
+      domain { name } limits { forwardsPerDay { used limit } } privateComment } } }"""
 
     async def cost() -> int:
         del statements[:]

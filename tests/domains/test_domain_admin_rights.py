@@ -159,8 +159,8 @@ async def test_domain_admin_changes_only_delegated_fields(
         "DOMAIN_DESCRIPTION",
     )
     for name, value in (
-        ("active", False), ("tags", []), ("maxUsers", 0), ("quota", 0), ("backupMx", True),
-        ("defaultUserQuota", 0), ("maxUserQuota", 0), ("maxAddresses", 0),
+        ("active", False), ("tags", []), ("maxUsers", None), ("quota", None), ("backupMx", True),
+        ("defaultUserQuota", None), ("maxUserQuota", None), ("maxAddresses", None),
         ("globalAddressList", False),
     ):  # fmt: skip
         _, errors = await try_update_domain(

@@ -13,6 +13,7 @@ from merganser.commands.users.user_output import cell_text
 from merganser.errors import EXIT_USAGE, CommandError
 from models.users.roles import Role
 from resolvers.users.creation.create import NewUser
+from resolvers.users.limit_values import Unlimited
 from resolvers.users.listing import UserConditions
 
 
@@ -31,6 +32,7 @@ def add_user(
         raise CommandError(
             "--no-password and --password-stdin exclude each other", exit_code=EXIT_USAGE
         )
+    quota_bytes = parse_bytes("--quota", quota)
     new = NewUser(
         username=name,
         name=full_name,
@@ -39,7 +41,7 @@ def add_user(
         password_disabled=no_password,
         address=address,
         empty_address=no_address,
-        quota=parse_bytes("--quota", quota),
+        quota=Unlimited.UNLIMITED if quota_bytes == 0 else quota_bytes,
     )
     key, warnings = run_in_environment(
         lambda environment, _settings: user_operations.create_user(environment, new)

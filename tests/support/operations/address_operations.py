@@ -7,7 +7,7 @@ from tests.support.operations.domain_operations import ERRORS, run_mutation
 
 ADDRESS_FIELDS = """id address localPart kind name forwardTo main active sendAs wildcard catchAll
   canonicalAddress expiresAt forSite lastReceivedAt tags publicComment metadata
-  user { username } domain { name } limits { forwards { allowed used resetsAt } }"""
+  user { username } domain { name } limits { forwardsPerDay { limit used resetsAt } }"""
 PRIVATE_ADDRESS_FIELDS = "privateComment privateMetadata"
 ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{
   addressCreate(input: $input) {{
