@@ -102,7 +102,7 @@ async def test_rename_changes_all_usernames_and_addresses(
     payload, errors = await rename_domain(root, new="XN--Bcher-KVA.example")
     assert errors == []
     assert payload["domain"]["name"] == "bücher.example"
-    counts = [payload[f"{name}Updated"] for name in ("addresses", "users", "domainAliases")]
+    counts = [payload[f"{name}Count"] for name in ("address", "user", "domainAlias")]
     assert counts == [5, 2, 1]
 
     names_by_id = await load_user_names(environment)
