@@ -39,7 +39,7 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
         "by creation": {"orderBy": "CREATED"},
         "by storage": {"orderBy": "QUOTA_USED"},
         "by last sign-in": {"orderBy": "LAST_LOGIN"},
-        "of a domain": {"filter": {"domain": LARGEST_DOMAIN}},
+        "of a domain": {"filter": {"domain": {"name": LARGEST_DOMAIN}}},
         "inactive": {"filter": {"active": False}},
         "tagged": {"filter": {"tags": ["vip"]}},
         "pattern": {"filter": {"patterns": ["adalove*7@d?.*"]}},

@@ -10,14 +10,15 @@ from strawberry.scalars import JSON
 from graph.addresses.types import Address
 from graph.autoreply.mutations import AutoreplyInput
 from graph.types import global_ids
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
 from graph.types.mutations import mutation
 from graph.types.references import (
     AddressRef,
+    DomainRef,
     UserRef,
     address_selector_from_ref,
-    ids_from_global_ids,
+    domain_selector_from_ref,
     load_named_user_id,
 )
 from graph.types.scalars import Duration
@@ -136,11 +137,18 @@ class AddressUpdateInput(Options):
     set: AddressPatch = attribute_field("The same for all.")
 
 
+@strawberry.input(description="Input of addressDelete.")
+class AddressDeleteInput(Options):
+    addresses: list[AddressRef] = attribute_field("The addresses to delete.")
+
+
 @strawberry.input(description="Input of temporaryAddressCreate.")
 class TemporaryAddressCreateInput(Options):
     user: UserRef | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    domain: str | None = attribute_field(
-        "One in which the user has an address; default: that of the main address.", default=UNSET
+    domain: DomainRef | None = attribute_field(
+        "Domain of the new address, in which the user must have an address. Default: the domain "
+        "of the main address.",
+        default=UNSET,
     )
     validity: Duration | None = attribute_field(
         "Until it ends; null = until it is switched off (a masked address).",
@@ -194,7 +202,7 @@ class AddressMutation:
     ) -> AddressPayload:
         new = NewTemporaryAddress(
             await load_named_user_id(info, input.user or None),
-            input.domain or None,
+            domain_selector_from_ref(input.domain, path="domain") if input.domain else None,
             input.validity,
             input.comment or None,
             input.for_site or None,
@@ -222,7 +230,10 @@ class AddressMutation:
         "by temporaryAddressCreate; a DOMAIN_ADMIN of the domain deletes all others.",
         scope=Scope.SETTINGS,
     )
-    async def address_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        keys = ids_from_global_ids(info, "Address", input.ids)
-        await address_mutations.delete_addresses(info.context, keys)
+    async def address_delete(self, info: Info, input: AddressDeleteInput) -> DeletePayload:
+        refs = [
+            address_selector_from_ref(ref, path="addresses", index=index)
+            for index, ref in enumerate(input.addresses)
+        ]
+        keys = await address_mutations.delete_addresses(info.context, refs)
         return DeletePayload(deleted_ids=[global_ids.encode("Address", key) for key in keys])

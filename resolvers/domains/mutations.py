@@ -436,6 +436,6 @@ async def delete_domains(
             col(User.domain_id).in_([row.id for row in rows])
         )
         if cascade and await ctx.read(users_statement.limit(1)):
-            user_selection = UserSelector(domains=tuple(row.name for row in rows))
+            user_selection = UserSelector(domains=tuple(DomainIdOrName(id=row.id) for row in rows))
             await user_delete.delete_users(ctx, user_selection, mutation="domainDelete")
         return await delete_domains_and_dependents(ctx, [row.id for row in rows], cascade=cascade)

@@ -271,7 +271,10 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
     await create_address(root, "list@own.example", forwardTo=["carol@far.example"])
     _, errors = await domain_operations.run_mutation(
-        root, domain_operations.DOMAIN_ALIAS_CREATE, alias="other.example", domain="own.example"
+        root,
+        domain_operations.DOMAIN_ALIAS_CREATE,
+        alias="other.example",
+        domain={"name": "own.example"},
     )
     assert errors == []
     answer, errors = await try_update_addresses(
@@ -357,7 +360,7 @@ async def test_new_main_address_replaces_the_old_one(
     assert error_summary(errors) == ("VALIDATION", ["set", "main"], 0, "main")
     main_address = await load_address(root, "second@example.org")
     _, errors = await try_delete_addresses(root, main_address)
-    assert error_summary(errors) == ("CONFLICT", ["ids"], 0, None)
+    assert error_summary(errors) == ("CONFLICT", ["addresses"], 0, None)
 
 
 async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQLClient) -> None:
@@ -510,8 +513,8 @@ async def test_temporary_address_receives_mail_until_it_expires(
         ({"validity": "P4000D"}, "VALIDATION", "validity"),
         ({"forSite": "not a domain"}, "VALIDATION", "forSite"),
         ({"comment": "x" * 1001}, "VALIDATION", "comment"),
-        ({"domain": "other.example"}, "NOT_FOUND", "domain"),
-        ({"domain": "nowhere.example"}, "NOT_FOUND", "domain"),
+        ({"domain": {"name": "other.example"}}, "NOT_FOUND", "domain"),
+        ({"domain": {"name": "nowhere.example"}}, "NOT_FOUND", "domain"),
         ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
     ],
 )
@@ -564,7 +567,7 @@ async def test_owner_changes_few_fields_and_others_none(
         path = ["set", name] + (["forwardsPerDay"] if name == "limits" else [])
         assert error_summary(errors) == ("FORBIDDEN", path, 0, "DOMAIN_ADMIN")
     _, errors = await try_delete_addresses(ada, second_address)
-    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "DOMAIN_ADMIN")
     before = await load_address_row(root.environment, "second@example.org")
     assert await load_address(bob, "second@example.org") is None
     assert (await bob(f'{{ node(id: "{second_address["id"]}") {{ id }} }}'))["node"] is None
@@ -615,7 +618,7 @@ async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLC
     assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
     admin_address = await load_address(root, "over@a.example")
     _, errors = await try_delete_addresses(domain_admin, admin_address)
-    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
     assert platform_admin.user.id
 
     # of a user of another domain, they change the address but not the account

@@ -190,7 +190,9 @@ async def test_one_of_concurrent_domain_and_alias_creates_succeeds(root: GraphQL
     await create_domain(root, "old.example")
     attempts = [
         run_mutation(root, DOMAIN_CREATE, name="new.example"),
-        run_mutation(root, DOMAIN_ALIAS_CREATE, alias="new.example", domain="old.example"),
+        run_mutation(
+            root, DOMAIN_ALIAS_CREATE, alias="new.example", domain={"name": "old.example"}
+        ),
     ]
     outcomes = await asyncio.gather(*attempts)
     assert sorted(len(errors) for _, errors in outcomes) == [0, 1]
@@ -402,7 +404,9 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
     for name in ("a.example", "b.example"):
         await create_domain(root, name)
     eve = await make_domain_user(environment, "eve@a.example")
-    await run_mutation(root, DOMAIN_ALIAS_CREATE, alias="also.example", domain="b.example")
+    await run_mutation(
+        root, DOMAIN_ALIAS_CREATE, alias="also.example", domain={"name": "b.example"}
+    )
     domain_refs = [{"name": "b.example"}, {"name": "a.example"}]
     payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs)
     assert (payload["deletedIds"], error_summary(errors)) == (

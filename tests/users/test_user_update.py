@@ -374,9 +374,14 @@ async def test_update_of_unmanaged_users_changes_nothing(
             UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
         )
         assert response["userUpdate"]["errors"][0]["code"] == "NOT_FOUND"
-    for selection in ({"domains": ["elsewhere.example"]}, {"patterns": ["x*"]}, {"tags": ["t"]}):
+    unmatched: tuple[dict[str, Any], ...] = (
+        {"domains": [{"name": "elsewhere.example"}]},
+        {"patterns": ["x*"]},
+        {"tags": ["t"]},
+    )
+    for unmatched_selection in unmatched:
         response = await domain_admin(
-            UPDATE_USERS_MUTATION, input={"users": selection, "set": {"name": "X"}}
+            UPDATE_USERS_MUTATION, input={"users": unmatched_selection, "set": {"name": "X"}}
         )
         assert response["userUpdate"] == {"users": [], "errors": []}
     response = await domain_admin(

@@ -12,6 +12,7 @@ from merganser.commands.users import user_operations
 from merganser.commands.users.user_output import cell_text
 from merganser.errors import EXIT_USAGE, CommandError
 from models.users.roles import Role
+from resolvers.domains.loaders import DomainIdOrName
 from resolvers.users.creation.create import NewUser
 from resolvers.users.limit_values import Unlimited
 from resolvers.users.listing import UserConditions
@@ -68,7 +69,12 @@ def list_users(
     as_json: bool,
 ) -> None:
     """Print the users that match these conditions."""
-    conditions = UserConditions(query, tuple(tag) if tag else None, domain=domain, active=active)
+    conditions = UserConditions(
+        query,
+        tuple(tag) if tag else None,
+        domain=None if domain is None else DomainIdOrName(name=domain),
+        active=active,
+    )
     users = run_in_environment(
         lambda environment, _settings: user_operations.list_users(environment, conditions)
     )

@@ -378,7 +378,7 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
     assert (await try_update_users(root, ada, forwardTo=targets, allowedSenders=senders))[1] == []
     _, errors = await run_mutation(
-        root, DOMAIN_RENAME, oldDomain="old.example", newDomain="new.example"
+        root, DOMAIN_RENAME, domain={"name": "old.example"}, newName="new.example"
     )
     assert errors == []
     statement = select(col(Address.forward_to)).where(col(Address.kind) == AddressKind.FORWARD)

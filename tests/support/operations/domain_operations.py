@@ -31,12 +31,12 @@ DOMAIN_UPDATE = f"""mutation ($input: DomainUpdateInput!) {{
 DOMAIN_DELETE = f"""mutation ($input: DomainDeleteInput!) {{
   domainDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 DOMAIN_RENAME = f"""mutation ($input: DomainRenameInput!) {{ domainRename(input: $input) {{
-  domain {{ id name }} addressesUpdated usersUpdated domainAliasesUpdated journalCursor
+  domain {{ id name }} addressCount userCount domainAliasCount journalCursor
   {ERRORS} }} }}"""
 DOMAIN_ALIAS_CREATE = f"""mutation ($input: DomainAliasCreateInput!) {{
   domainAliasCreate(input: $input) {{
   domainAlias {{ id alias active domain {{ name }} }} {ERRORS} }} }}"""
-DOMAIN_ALIAS_DELETE = f"""mutation ($input: IdsInput!) {{
+DOMAIN_ALIAS_DELETE = f"""mutation ($input: DomainAliasDeleteInput!) {{
   domainAliasDelete(input: $input) {{ deletedIds {ERRORS} }} }}"""
 DOMAIN_QUERY = f"query ($by: DomainRef!) {{ domain(by: $by) {{ {DOMAIN_FIELDS} }} }}"
 DOMAINS_QUERY = """
