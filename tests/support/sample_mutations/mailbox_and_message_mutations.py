@@ -201,15 +201,53 @@ async def thread_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
 
 
 @register_call
-async def label_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def label_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"keyword": "work", "name": "Work", "color": "#1E90FF"}
-    return MutationCall("labelSet", input_fields, "labels { keyword name color total }")
+    return MutationCall("labelCreate", input_fields, "label { keyword name color messageCount }")
+
+
+async def _create_label(ada: GraphQLClient) -> None:
+    await ada('mutation { labelCreate(input: {keyword: "home"}) { errors { code } } }')
 
 
 @register_call
-async def saved_search_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+async def label_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_label(ada)
+    input_fields = {"labels": [{"keyword": "home"}], "set": {"name": "Home"}}
+    return MutationCall("labelUpdate", input_fields, "labels { keyword name }")
+
+
+@register_call
+async def label_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_label(ada)
+    return MutationCall("labelDelete", {"labels": [{"keyword": "home"}]}, "deletedIds")
+
+
+@register_call
+async def saved_search_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"name": "Unread", "query": "is:unread"}
-    return MutationCall("savedSearchSet", input_fields, "savedSearches { name query total }")
+    return MutationCall(
+        "savedSearchCreate", input_fields, "savedSearch { name query messageCount }"
+    )
+
+
+async def _create_saved_search(ada: GraphQLClient) -> None:
+    await ada(
+        'mutation { savedSearchCreate(input: {name: "Old", query: "x"}) { errors { code } } }'
+    )
+
+
+@register_call
+async def saved_search_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_saved_search(ada)
+    input_fields = {"savedSearches": [{"name": "Old"}], "set": {"query": "is:flagged"}}
+    return MutationCall("savedSearchUpdate", input_fields, "savedSearches { name query }")
+
+
+@register_call
+async def saved_search_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
+    await _create_saved_search(ada)
+    return MutationCall("savedSearchDelete", {"savedSearches": [{"name": "Old"}]}, "deletedIds")
 
 
 @register_call
