@@ -129,7 +129,7 @@ async def create_saved_search(
     """
     valid_name = _validate_name(name, path=["name"])
     user_id = require_user_id(ctx)
-    await _require_usable_filter(ctx, fields, conditions)
+    await _require_usable_filter(ctx, fields, conditions, path=["filter"])
     async with ctx.write_session(user_id) as session:
         await _require_free_name(ctx, valid_name, path=["name"])
         await _require_room_for_saved_search(ctx)
@@ -162,7 +162,7 @@ async def update_saved_searches(
             text = "several searches can't have one name"
             raise InvalidInput(text, constraint="exclusive", path=["set", "name"])
     if change.fields is not None and change.conditions is not None:
-        await _require_usable_filter(ctx, change.fields, change.conditions)
+        await _require_usable_filter(ctx, change.fields, change.conditions, path=["set", "filter"])
     user_id = require_user_id(ctx)
     async with ctx.write_session(user_id) as session:
         changed_ids = []
@@ -208,13 +208,17 @@ async def _require_own_saved_searches(
 
 
 async def _require_usable_filter(
-    ctx: Context, fields: Mapping[str, Any], conditions: MessageConditions
+    ctx: Context,
+    fields: Mapping[str, Any],
+    conditions: MessageConditions,
+    *,
+    path: Sequence[str],
 ) -> None:
     """Raise an error if a filter is too long, or can't be evaluated or counted."""
     require_countable_conditions(conditions)
     if (size := len(json.dumps(fields, ensure_ascii=False))) > MAX_FILTER_LENGTH:
         text = f"a search has at most {MAX_FILTER_LENGTH} characters"
-        raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=["filter"])
+        raise LimitReached(text, limit=MAX_FILTER_LENGTH, used=size, path=path)
     await count_matches(ctx, require_user_id(ctx), conditions)
 
 

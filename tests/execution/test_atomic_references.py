@@ -34,6 +34,8 @@ REFERENCES: dict[tuple[str, str], Any] = {
     ("MailboxRef", "specialUse"): "DRAFTS",
     ("MessageRef", "uid"): {"mailbox": {"path": "USER-box"}, "uid": 1},
     ("MessageSelection", "mailbox"): {"path": "USER-box"},
+    ("LabelRef", "keyword"): "USER-label",
+    ("SavedSearchRef", "name"): "USER-search",
     ("UserRef", "address"): "USER@DOMAIN",
     ("UserRef", "username"): "USER",
     ("UserSelection", "domains"): ["DOMAIN"],
@@ -46,6 +48,7 @@ UNKNOWN_BEFORE = {  # members that name an object by a value that the database a
     ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "guid"), ("MessageRef", "id"),
     ("MessageRef", "emailId"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
+    ("DeletedMessageRef", "id"), ("LabelRef", "id"), ("SavedSearchRef", "id"), ("ThreadRef", "id"),
 }  # fmt: skip
 NO_NAMES = {  # members that narrow a selection
     ("MessageSelection", "all"), ("MessageSelection", "filter"), ("MessageSelection", "uids"),

@@ -163,25 +163,30 @@ async def test_saved_search_count_and_size_are_limited(
     monkeypatch.setattr(saved_searches, "MAX_SAVED_SEARCHES", 2)
     for name in ("a", "b"):
         assert (await create_saved_search(ada, name, query="x"))["errors"] == []
-    error = (await create_saved_search(ada, "c", query="x"))["errors"]
+    (error,) = (await create_saved_search(ada, "c", query="x"))["errors"]
     assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["name"])
     large_filter = [{"subject": "x" * 900}] * 20
     (error,) = (await update_saved_search(ada, {"name": "a"}, filter={"or": large_filter}))[
         "errors"
     ]
-    assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["filter"])
+    assert (error["code"], error["path"]) == ("LIMIT_REACHED", ["set", "filter"])
 
 
 async def test_saved_search_of_another_user_is_hidden(
     ada_with_mail: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    (ada_search,) = (await create_saved_search(ada_with_mail, "Mine", query="ALL is:unread"))[
+    ada_search = (await create_saved_search(ada_with_mail, "Mine", query="ALL is:unread"))[
         "savedSearch"
     ]
     assert (await load_saved_searches(bob)) == []
     assert (await bob(SAVED_SEARCH_MESSAGES, id=ada_search["id"]))["node"] is None
-    error = (await create_saved_search(bob, "Mine", delete=True))["errors"]
-    assert error["code"] == "NOT_FOUND"
+    for ref in ({"name": "Mine"}, {"id": ada_search["id"]}):
+        for answer in (
+            await delete_saved_search(bob, ref),
+            await update_saved_search(bob, ref, name="x"),
+        ):
+            (error,) = answer["errors"]
+            assert (error["code"], error["path"][:2]) == ("NOT_FOUND", ["savedSearches", "0"])
     await deliver_to(bob, "z")
     (bob_search,) = (await create_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearch"]
     assert (bob_search["messageCount"], ada_search["messageCount"]) == (1, 3)

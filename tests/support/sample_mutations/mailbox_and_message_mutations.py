@@ -20,7 +20,7 @@ THREADS_QUERY = "{ viewer { user { messages { nodes { thread { id } } } } } }"
 @register_call
 async def deleted_messages_restore(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     assert (await (await message_delete(ada, root))(ada))["errors"] == []
-    input_fields = {"start": "2029-01-01T00:00:00Z", "end": "2031-01-01T00:00:00Z"}
+    input_fields = {"since": "2029-01-01T00:00:00Z", "before": "2031-01-01T00:00:00Z"}
     return MutationCall("deletedMessagesRestore", input_fields, "task { kind state total }")
 
 
@@ -32,7 +32,9 @@ async def deleted_message_restore(ada: GraphQLClient, root: GraphQLClient) -> Mu
         "DeletedMessage", global_ids.decode("Message", delete.input["select"]["ids"][0])
     )
     payload = "restored { mailbox { path } message { subject } }"
-    return MutationCall("deletedMessageRestore", {"ids": [deleted_message_id]}, payload)
+    return MutationCall(
+        "deletedMessageRestore", {"deletedMessages": [{"id": deleted_message_id}]}, payload
+    )
 
 
 @register_call
@@ -194,7 +196,10 @@ async def message_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 
 @register_call
 async def thread_update(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _receive_thread(ada)], "set": {"seen": True}, "muted": True}
+    input_fields = {
+        "threads": [{"id": await _receive_thread(ada)}],
+        "set": {"seen": True, "muted": True},
+    }
     return MutationCall(
         "threadUpdate", input_fields, "threads { unseenCount muted } undo { expiresAt }"
     )
