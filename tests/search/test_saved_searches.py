@@ -188,7 +188,7 @@ async def test_saved_search_of_another_user_is_hidden(
             (error,) = answer["errors"]
             assert (error["code"], error["path"][:2]) == ("NOT_FOUND", ["savedSearches", "0"])
     await deliver_to(bob, "z")
-    (bob_search,) = (await create_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearch"]
+    bob_search = (await create_saved_search(bob, "Mine", query="ALL is:unread"))["savedSearch"]
     assert (bob_search["messageCount"], ada_search["messageCount"]) == (1, 3)
     document = '{ user(by: {username: "ada"}) { savedSearches { name } } }'
     assert (await root(document))["user"] == {"savedSearches": []}
