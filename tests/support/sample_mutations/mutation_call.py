@@ -18,7 +18,6 @@ MUTATIONS_BY_IDS = {
     "dkimKeyActivate",
     "fileDelete",
     "fileShareDelete",
-    "filterDelete",
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
