@@ -80,8 +80,8 @@ class LimitReachedError(MutationError, of=errors.LimitReached):
 
 @strawberry.type(description="The account's storage is full.")
 class QuotaExceededError(MutationError, of=errors.OverQuota):
-    limit: ByteSize = attribute_field("Quota of the user, in bytes.")
-    used: ByteSize = attribute_field("Storage in use, in bytes.")
+    limit: ByteSize = attribute_field("The quota in bytes.")
+    used: ByteSize = attribute_field("The bytes in use.")
 
 
 @strawberry.type(description="Too often.")
