@@ -269,7 +269,7 @@ async def queue_or_find_runs(
                     session, row.user_id, ChangeKind.CONNECTOR_CHANGED, [row.id]
                 )
             run_ids[row.id] = run_id
-            user, after = users[row.user_id], {"name": row.name, "dry_run": is_dry_run}
+            user, after = users[row.user_id], {"name": row.name, "dryRun": is_dry_run}
             log_entry = NewAuditLogEntry(
                 "connectorStart", "Connector", row.id, user.domain_id, None, after
             )

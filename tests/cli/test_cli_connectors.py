@@ -127,7 +127,7 @@ def wait_for_rows(shell: CommandLine, query: str) -> None:
         time.sleep(0.02)
 
 
-RUNNING_QUERY = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported > 0"
+RUNNING_QUERY = "SELECT 1 FROM connector_runs WHERE state = 'RUNNING' AND imported_count > 0"
 
 
 def message_subjects(shell: CommandLine) -> list[str]:
@@ -330,7 +330,8 @@ def test_ctrl_c_ends_run_at_safe_point(
     assert "it ends at the next safe point" in err
     assert "far: ended before all had come" in err
     assert "later" not in out + err
-    ((state, imported),) = connector_shell.read_rows("SELECT state, imported FROM connector_runs")
+    query = "SELECT state, imported_count FROM connector_runs"
+    ((state, imported),) = connector_shell.read_rows(query)
     assert state == "CANCELLED"
     assert 0 < imported < 6
     assert connector_shell.read_rows("SELECT count(*) FROM messages") == [(imported,)]

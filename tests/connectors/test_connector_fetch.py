@@ -101,7 +101,7 @@ async def test_flags_and_dates_are_fetched_and_synchronized(
     await rerun_connector(
         ada.environment, connector_id, custom_options=[{"name": "NO_FLAGS", "value": ""}]
     )
-    assert (await load_message_row(ada.environment, "Old")).seen_count
+    assert (await load_message_row(ada.environment, "Old")).seen
 
 
 async def test_changed_uidvalidity_does_not_fetch_again(
@@ -257,7 +257,7 @@ async def test_dry_run_stores_and_deletes_nothing(
 ) -> None:
     dovecot_account.save_message(raw_message("One"))
     dovecot_account.save_message(raw_message("Two"), "Work")
-    options = [{"name": "DRY", "value": ""}] if uses_dry_option else []
+    options = [{"name": "DRY_RUN", "value": ""}] if uses_dry_option else []
     connector_id = await add_connector(
         ada, dovecot_account, custom_options=options, source_retention=0
     )

@@ -28,8 +28,7 @@ CONNECTOR_INPUT = {
     "username": "ada@example.net",
     "password": "open sesame",
 }
-ERRORS = """errors { __typename code message path index
-  ... on ValidationError { constraint }
+ERRORS = """errors { __typename code message path ... on ValidationError { constraint }
   ... on ConnectorFailureError { stage remoteMessage } }"""
 FIELDS = """id name protocol host port security authMechanism username oauth { tokenUrl clientId }
   targetDomain targetFolder interval maxAge maxBytesPerSecond exclude
@@ -165,11 +164,11 @@ async def test_secrets_are_encrypted_and_never_returned(ada: GraphQLClient) -> N
         ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, None, "pattern"),
         ({"folderRewrites": [{"pattern": "a", "replacement": "\n"}]}, None, "length"),
         ({"folderRewrites": [{"pattern": "a", "replacement": ""}] * 51}, ["folderRewrites"], "max"),
-        ({"customOptions": [{"name": "MIN_AGE", "value": "x"}]}, ["customOptions"], "value"),
-        ({"customOptions": [{"name": "MAX_SIZE"}]}, ["customOptions"], "value"),
-        ({"customOptions": [{"name": "INCLUDE", "value": "("}]}, ["customOptions"], "pattern"),
-        ({"customOptions": [{"name": "DRY_RUN", "value": "no"}]}, ["customOptions"], "value"),
-        ({"customOptions": [{"name": "DRY_RUN"}] * 2}, ["customOptions"], "unique"),
+        ({"customOptions": [{"name": "MIN_AGE", "value": "x"}]}, ["customOptions", "0"], "value"),
+        ({"customOptions": [{"name": "MAX_SIZE"}]}, ["customOptions", "0"], "value"),
+        ({"customOptions": [{"name": "INCLUDE", "value": "("}]}, ["customOptions", "0"], "pattern"),
+        ({"customOptions": [{"name": "DRY_RUN", "value": "no"}]}, ["customOptions", "0"], "value"),
+        ({"customOptions": [{"name": "DRY_RUN"}] * 2}, ["customOptions", "1"], "unique"),
         ({"customOptions": [{"name": "IDLE"}], "protocol": "POP3"}, None, "unsupported"),
         ({"mirrorDeletes": True, "protocol": "POP3"}, ["mirrorDeletes"], "unsupported"),
         ({"mirrorDeletes": True, "deleteSource": True}, ["mirrorDeletes"], "exclusive"),
@@ -254,10 +253,7 @@ async def assert_password_required(
     ]
     assert [error["code"] for error in errors] in (["VALIDATION"], ["NOT_FOUND"])
     if "host" in changes:
-        assert (errors[0]["path"], errors[0]["constraint"]) == (
-            ["set", "password"],
-            "required",
-        )
+        assert (errors[0]["path"], errors[0]["constraint"]) == (["set", "password"], "required")
 
 
 async def test_number_of_connectors_is_limited(

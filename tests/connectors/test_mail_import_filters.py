@@ -295,7 +295,10 @@ async def test_remote_import_needs_the_permission_and_valid_input(
     for fields, path in (
         ({"host": "a b"}, ["host"]),
         ({"password": ""}, ["password"]),
-        ({"folderRewrites": [{"pattern": "(", "replacement": ""}]}, ["folderRewrites", "pattern"]),
+        (
+            {"folderRewrites": [{"pattern": "(", "replacement": ""}]},
+            ["folderRewrites", "0", "pattern"],
+        ),
     ):
         payload = await start_import(ada, remote_source(dovecot_account, "x", **fields))
         assert error_codes_and_paths(payload) == [("VALIDATION", ["source", "remote", *path])]

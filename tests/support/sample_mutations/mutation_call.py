@@ -8,14 +8,12 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
     "legalHoldEnd",
     "bccRuleDelete",
     "certificateRenew",
     "dkimKeyActivate",
-    "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
@@ -27,7 +25,7 @@ MUTATIONS_BY_IDS = {
     "webhookDelete",
     "webhookTest",
 }
-PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
+PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 
 
 @dataclass(frozen=True)
