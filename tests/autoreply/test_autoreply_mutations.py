@@ -25,7 +25,7 @@ FIELDS = """enabled name subject text html internalSubject internalText internal
 PAYLOAD_FIELDS = f"autoreplies {{ {FIELDS} }} users {{ username }}"
 AUTOREPLY_QUERY = f"{{ viewer {{ user {{ autoreply {{ id {FIELDS} }} }} }} }}"
 DEFAULT_AUTOREPLY: dict[str, Any] = {
-    "enabled": False, "name": None, "subject": "", "text": "", "html": "",
+    "enabled": False, "name": None, "subject": None, "text": None, "html": None,
     "internalSubject": None, "internalText": None, "internalHtml": None, "startsAt": None,
     "endsAt": None, "addresses": [], "interval": "P1D", "activeNow": False, "createdAt": None,
 }  # fmt: skip
@@ -81,7 +81,7 @@ async def test_set_keeps_omitted_fields(ada: GraphQLClient, clock: ManualClock) 
     answer = await set_autoreply(
         ada, text=None, name=None, interval=None, endsAt=None, subject=None
     )
-    cleared = {"text": "", "name": None, "interval": "P1D", "endsAt": None, "subject": ""}
+    cleared = {"text": None, "name": None, "interval": "P1D", "endsAt": None, "subject": None}
     assert answer["autoreplies"] == [{**expected, **cleared}]
 
 
