@@ -88,7 +88,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
     "find_wrong_mutation_shape": {
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.autoreplyDelete(input:)": ESTABLISHED_NAME,
         "Mutation.legalHoldEnd(input:)": "shares IdsInput with all that delete by id",
         "Mutation.senderRuleDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.bccRuleDelete(input:)": "shares IdsInput with all that delete by id",
