@@ -12,7 +12,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mail.addresses.address_syntax import normalized_address
 from mail.recipients import forward_targets
 from models.addresses.tables import Address, AddressKind
-from models.errors import Conflict, ErrorCollector, InvalidInput, RequestError
+from models.errors import (
+    Conflict,
+    ErrorCollector,
+    InvalidInput,
+    RequestError,
+    prefix_error_messages,
+)
 from models.events.journal import PLATFORM
 from models.runtime.secret_box import DecryptionError
 from models.store.columns import ColumnRow, core_table, select_columns
@@ -40,7 +46,6 @@ from resolvers.addresses.targets import (
 )
 from resolvers.addresses.validation import (
     check_column_combinations,
-    graphql_name,
     validate_address_text,
     validate_columns,
 )
@@ -50,6 +55,7 @@ from resolvers.context import Context
 from resolvers.domains import loaders as domain_loaders
 from resolvers.users.delete import update_domain_counters
 from resolvers.users.selection import load_managed_user
+from resolvers.users.validation import schema_name, schema_path
 
 PATCH_PATH = ("set",)  # the place of the patch in the input
 AUTOREPLY_PATH = (*PATCH_PATH, "autoreply")
@@ -200,9 +206,9 @@ async def _require_permission(
             required_role = (
                 Role.ADMIN if ctx.viewer.role is Role.DOMAIN_ADMIN else Role.DOMAIN_ADMIN
             )
-            message = f"to change {graphql_name(forbidden_names[0])} needs the role {required_role}"
+            message = f"to change {schema_name(forbidden_names[0])} needs the role {required_role}"
             raise forbidden_at_index(
-                message, required_role, [*PATCH_PATH, graphql_name(forbidden_names[0])], index
+                message, required_role, [*PATCH_PATH, *schema_path(forbidden_names[0])], index
             )
     await require_changeable_addresses(ctx, rows, ["addresses"])
 
@@ -216,14 +222,14 @@ async def _check_and_compute_new_values(
 ) -> None:
     """Compute the new values of each address.
 
-    Raises an error with the index of the first address that can't be changed so.
+    Raises an error whose message names the first address that can't be changed so.
     """
     alias_names = await load_alias_names_by_domain(
         ctx, {row.domain_id for row in address_update.rows}
     )
     spam_filter_learns = bool(ctx.environment.options.rspamd_learn_url)
-    for index, row in enumerate(address_update.rows):
-        try:
+    for row in address_update.rows:
+        with prefix_error_messages(row.shown):
             problems = ErrorCollector()
             with problems.collecting():
                 _check_kind_and_clear_targets(row, address_update, patch)
@@ -245,10 +251,6 @@ async def _check_and_compute_new_values(
             refuse_self_forward(
                 address_update.updated_address(row), alias_names, [*PATCH_PATH, "forwardTo"]
             )
-        except RequestError as refusal:
-            for single_error in refusal.all_errors:
-                single_error.index = index if single_error.index is None else single_error.index
-            raise
 
 
 def _check_kind_and_clear_targets(
@@ -414,8 +416,8 @@ def _log_entry_of_update(
     row: ColumnRow, changed_values: Mapping[str, Any], address_autoreplies: AddressAutoreplies
 ) -> NewAuditLogEntry:
     column_names = [name for name in (*LOGGED_COLUMNS, "shown") if name in changed_values]
-    before = {graphql_name(name): getattr(row, name) for name in column_names}
-    after = {graphql_name(name): changed_values[name] for name in column_names}
+    before = {schema_name(name): getattr(row, name) for name in column_names}
+    after = {schema_name(name): changed_values[name] for name in column_names}
     if row.id in address_autoreplies.changed_address_ids:
         before["autoreply"], after["autoreply"] = (
             address_autoreplies.audit_log_values_before_and_after(row.id)

@@ -18,6 +18,7 @@ from models.users.search_index import TRIGRAM_LENGTH, has_prefix, user_search_te
 from models.users.tables import User, UserTag
 from resolvers.access import is_managed_user, is_visible_user, require_user_id
 from resolvers.context import Context, GuardRule
+from resolvers.domains.loaders import DomainIdOrName
 
 MAX_PATTERN_LENGTH = 128  # characters, as of a username
 _WILDCARDS = re.compile(r"[*?]+")
@@ -32,18 +33,23 @@ class UserSelector:
     """
 
     was_sent: bool = False  # the client sent a selection, maybe with empty lists
+    is_reference: bool = False  # the input has a UserRef, and no lists
 
     all: bool = False
     ids: tuple[int, ...] = ()
     usernames: tuple[str, ...] = ()  # or addresses
     patterns: tuple[str, ...] = ()  # usernames with * and ?
-    domains: tuple[str, ...] = ()
+    domains: tuple[DomainIdOrName, ...] = ()
     tags: tuple[str, ...] = ()
 
     @property
     def is_given(self) -> bool:
         """True if the client sent a selection, even of no user."""
         return any(getattr(self, field.name) for field in fields(self))
+
+    def path_of_list(self, path: str, name: str) -> list[str]:
+        """Return the path of a list of the selection in the input, or of the single reference."""
+        return [path] if self.is_reference else [path, name]
 
 
 VIEWER_ONLY = UserSelector()
@@ -77,7 +83,7 @@ async def load_selected_users(
     rows_by_id = {row.id: row for row in rows}
     for index, key in enumerate(selection.ids):
         if key not in rows_by_id and len(rows) <= limit:
-            raise NotFound(str(key), path=[path, "ids"], index=index)
+            raise NotFound(str(key), path=selection.path_of_list(path, "ids"), index=index)
     if len(rows) > limit:
         raise LimitReached(
             f"at most {limit} accounts at once: narrow the selection",
@@ -164,7 +170,8 @@ async def _ids_of_names(ctx: Context, selection: UserSelector, path: str) -> lis
         user_id = await address_resolution.find_sign_in_user_id(ctx.environment, name)
         statement = select(col(User.id)).where(col(User.id) == (user_id or 0), is_visible_user(ctx))
         if user_id is None or not await ctx.read(statement):
-            raise NotFound(name, path=[path, "usernames"], index=index)
+            list_path = selection.path_of_list(path, "usernames")
+            raise NotFound(name, path=list_path, index=index)
         user_ids.append(user_id)
     return user_ids
 
@@ -179,12 +186,18 @@ def _selection_conditions(dialect: str, selection: UserSelector) -> list[ColumnE
     if selection.patterns:
         conditions.append(matches_patterns_sql(dialect, selection.patterns))
     if selection.domains:
-        names = [address_syntax.normalized_domain(name) for name in selection.domains]
-        domains = select(col(Domain.id)).where(col(Domain.name).in_(names))
-        conditions.append(col(User.domain_id).in_(domains))
+        conditions.append(is_in_domains_sql(selection.domains))
     if selection.tags:
         conditions.append(has_any_tag_sql(selection.tags))
     return conditions
+
+
+def is_in_domains_sql(domains: Sequence[DomainIdOrName]) -> ColumnElement[bool]:
+    """SQL: users with the main address in one of these domains."""
+    names = [address_syntax.normalized_domain(ref.name) for ref in domains if ref.name is not None]
+    named_ids = select(col(Domain.id)).where(col(Domain.name).in_(names))
+    domain_ids = [ref.id for ref in domains if ref.id is not None]
+    return col(User.domain_id).in_(named_ids) | col(User.domain_id).in_(domain_ids)
 
 
 def matches_patterns_sql(dialect: str, patterns: Sequence[str]) -> ColumnElement[bool]:

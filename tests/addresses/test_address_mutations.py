@@ -35,6 +35,7 @@ from tests.support.operations.domain_operations import (
     make_admin_of_domains,
     make_domain_user,
 )
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.stores.counter_check import load_journal_entries, load_stream_position
 
 pytestmark = pytest.mark.usefixtures("verify_counters")
@@ -112,19 +113,24 @@ async def test_created_user_address_receives_mail_and_is_journaled(
         ({"user": None, "kind": "DISCARD", "forwardTo": ["a@b.example"]},
          (["forwardTo"], "exclusive")),
         ({"forwardTo": ["a@b.example"]}, (["forwardTo"], "exclusive")),
-        ({"forwards": 5}, (["forwards"], "exclusive")),
-        ({"forwards": -1}, (["forwards"], "range")),
+        ({"limits": {"forwardsPerDay": 5}}, (["limits", "forwardsPerDay"], "exclusive")),
+        ({"limits": {"forwardsPerDay": 0}}, (["limits", "forwardsPerDay"], "range")),
         ({"name": "x" * 129}, (["name"], "length")),
         ({"name": "a\nb"}, (["name"], "pattern")),
-        ({"tags": [""]}, (["tags"], "length")),
+        ({"tags": [""]}, (["tags", "0"], "length")),
         ({"metadata": [1]}, (["metadata"], "object")),
         ({"publicComment": "x" * 1001}, (["publicComment"], "length")),
         ({"expiresAt": "2029-01-01T00:00:00Z"}, (["expiresAt"], "min")),
         ({"expiresAt": "2031-01-01T00:00:00Z", "main": True}, (["main"], "main")),
         ({"address": "@example.org", "allowWildcard": True, "main": True}, (["main"], "main")),
         ({"address": "all@*", "allowWildcard": True, "main": True}, (["main"], "main")),
-        ({"domain": None, "address": "x@own.example", "user": None, "forwardTo": ["x@own.example"]},
-         (["forwardTo"], "self")),
+        (
+            {
+                "domain": None, "address": "x@own.example", "user": None,
+                "forwardTo": ["x@own.example"],
+            },
+            (["forwardTo", "0"], "self"),
+        ),
     ],
 )  # fmt: skip
 async def test_invalid_address_is_refused_by_field_and_rule(
@@ -142,10 +148,15 @@ async def test_invalid_address_is_refused_by_field_and_rule(
 
 
 async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> None:
-    arguments = {"tags": [""], "forwards": -1, "forwardTo": ["x", "http://127.0.0.1/"]}
+    arguments = {
+        "tags": [""],
+        "limits": {"forwardsPerDay": -1},
+        "forwardTo": ["x", "http://127.0.0.1/"],
+    }
     _, errors = await try_create_address(root, "a+b@example.org", **arguments)
-    assert [(e["path"], e["index"]) for e in errors] == [
-        (["address"], None), (["forwardTo"], 0), (["forwards"], None), (["tags"], 0),
+    assert [(field_path(e), item_index(e)) for e in errors] == [
+        (["address"], None), (["forwardTo"], 0), (["limits", "forwardsPerDay"], None),
+        (["tags"], 0),
     ]  # fmt: skip
 
 
@@ -178,7 +189,7 @@ async def test_wildcard_address_receives_mail(
         ({"address": "x@example.org"}, "address", "wildcard"),
     ):
         answer, errors = await try_update_addresses(root, pattern, **values)
-        assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", path], 0, rule))
+        assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", path], None, rule))
     assert (await try_delete_addresses(root, address))[1] == []
     assert await load_address(root, asked_address, allow_wildcard=True) is None
 
@@ -192,13 +203,15 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
         "Carol@far.example", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:***@relay.example.com:465", "smtp://[2606:4700::1]",
     ]  # fmt: skip
-    address = await create_address(root, "list@own.example", forwardTo=targets, forwards=7)
+    address = await create_address(
+        root, "list@own.example", forwardTo=targets, limits={"forwardsPerDay": 7}
+    )
     assert (address["kind"], address["forwardTo"], address["user"]) == (
         "FORWARD",
         shown_targets,
         None,
     )
-    assert address["limits"] == {"forwards": {"allowed": 7, "used": 0, "resetsAt": None}}
+    assert address["limits"] == {"forwardsPerDay": {"limit": 7, "used": 0, "resetsAt": None}}
     row = await load_address_row(root.environment, "list@own.example")
     assert "p%2Fw" not in str(dict(row._mapping))  # noqa: SLF001
     assert (
@@ -264,7 +277,10 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
     await create_address(root, "list@own.example", forwardTo=["carol@far.example"])
     _, errors = await domain_operations.run_mutation(
-        root, domain_operations.DOMAIN_ALIAS_CREATE, alias="other.example", domain="own.example"
+        root,
+        domain_operations.DOMAIN_ALIAS_CREATE,
+        alias="other.example",
+        domain={"name": "own.example"},
     )
     assert errors == []
     answer, errors = await try_update_addresses(
@@ -300,7 +316,7 @@ async def test_kind_changes_only_for_addresses_without_user(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await create_address(
-        root, "list@own.example", forwardTo=["smtp://u:p@relay.example.com"], forwards=None
+        root, "list@own.example", forwardTo=["smtp://u:p@relay.example.com"], limits=None
     )
     ((answer,), errors) = await try_update_addresses(root, "list@own.example", kind="DISCARD")
     assert (answer["kind"], answer["forwardTo"], errors) == ("DISCARD", [], [])
@@ -312,7 +328,7 @@ async def test_kind_changes_only_for_addresses_without_user(
         (ada.address, "DISCARD", "kind", "kind"),
     ):
         _, errors = await try_update_addresses(root, address, kind=kind)
-        assert ("VALIDATION", ["set", path], 0, rule) in [
+        assert ("VALIDATION", ["set", path], None, rule) in [
             error_summary([{"constraint": None, **error}]) for error in errors
         ]
     ((answer,), errors) = await try_update_addresses(
@@ -347,10 +363,10 @@ async def test_new_main_address_replaces_the_old_one(
         expected = [(ChangeKind.ADDRESS_CHANGED, 2), (ChangeKind.USER_CHANGED, 1)]
         assert sorted(kinds) == sorted(expected)
     _, errors = await try_update_addresses(ada, "second@example.org", main=False)
-    assert error_summary(errors) == ("VALIDATION", ["set", "main"], 0, "main")
+    assert error_summary(errors) == ("VALIDATION", ["set", "main"], None, "main")
     main_address = await load_address(root, "second@example.org")
     _, errors = await try_delete_addresses(root, main_address)
-    assert error_summary(errors) == ("CONFLICT", ["ids"], 0, None)
+    assert error_summary(errors) == ("CONFLICT", ["addresses"], 0, None)
 
 
 async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQLClient) -> None:
@@ -375,7 +391,9 @@ async def test_first_address_becomes_main_and_sets_the_users_domain(root: GraphQ
 async def test_main_address_in_other_domain_moves_user_within_limits(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
-    await domain_operations.create_domain(root, "own.example", maxUsers=1, quota=0, maxUserQuota=0)
+    await domain_operations.create_domain(
+        root, "own.example", maxUsers=1, quota=None, maxUserQuota=None
+    )
     await create_address(root, "ada@own.example", user={"username": "ada"})
     _, errors = await try_update_addresses(ada, "ada@own.example", main=True)
     assert error_summary(errors) == ("FORBIDDEN", ["set", "main"], None, "DOMAIN_ADMIN")
@@ -419,7 +437,7 @@ async def test_renamed_main_address_is_found_by_new_address(
     _, errors = await try_update_addresses(
         root, "lada@bücher.example", address="Tak.en@bücher.example"
     )
-    assert error_summary(errors) == ("CONFLICT", ["set", "address"], 0, None)
+    assert error_summary(errors) == ("CONFLICT", ["set", "address"], None, None)
     ((answer,), errors) = await try_update_addresses(
         root, "lada@bücher.example", address="La.da@bücher.example"
     )
@@ -501,8 +519,8 @@ async def test_temporary_address_receives_mail_until_it_expires(
         ({"validity": "P4000D"}, "VALIDATION", "validity"),
         ({"forSite": "not a domain"}, "VALIDATION", "forSite"),
         ({"comment": "x" * 1001}, "VALIDATION", "comment"),
-        ({"domain": "other.example"}, "NOT_FOUND", "domain"),
-        ({"domain": "nowhere.example"}, "NOT_FOUND", "domain"),
+        ({"domain": {"name": "other.example"}}, "NOT_FOUND", "domain"),
+        ({"domain": {"name": "nowhere.example"}}, "NOT_FOUND", "domain"),
         ({"user": {"address": "bob@other.example"}}, "NOT_FOUND", "user"),
     ],
 )
@@ -549,13 +567,13 @@ async def test_owner_changes_few_fields_and_others_none(
         ({"name": "x", "address": "y@example.org"}, "address"),
         ({"privateMetadata": {}}, "privateMetadata"),
         ({"sendAs": False}, "sendAs"),
-        ({"forwards": 1}, "forwards"),
+        ({"limits": {"forwardsPerDay": 1}}, "limits"),
     ):
         _, errors = await try_update_addresses(ada, "second@example.org", **values)
-        expected_error = ("FORBIDDEN", ["set", name], 0, "DOMAIN_ADMIN")
-        assert error_summary(errors) == expected_error
+        path = ["set", name] + (["forwardsPerDay"] if name == "limits" else [])
+        assert error_summary(errors) == ("FORBIDDEN", path, None, "DOMAIN_ADMIN")
     _, errors = await try_delete_addresses(ada, second_address)
-    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "DOMAIN_ADMIN")
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "DOMAIN_ADMIN")
     before = await load_address_row(root.environment, "second@example.org")
     assert await load_address(bob, "second@example.org") is None
     assert (await bob(f'{{ node(id: "{second_address["id"]}") {{ id }} }}'))["node"] is None
@@ -595,7 +613,7 @@ async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLC
     ] == "NOT_FOUND"
     assert (await try_delete_addresses(domain_admin, other_address))[1][0]["code"] == "NOT_FOUND"
     _, errors = await try_update_addresses(domain_admin, "list@a.example", address="list@b.example")
-    assert error_summary(errors) == ("NOT_FOUND", ["set", "address"], 0, "b.example")
+    assert error_summary(errors) == ("NOT_FOUND", ["set", "address"], None, "b.example")
 
     # nor addresses of users with a higher role in these domains
     platform_admin = await make_client(environment, root.http, "over", role="ADMIN")
@@ -606,7 +624,7 @@ async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLC
     assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
     admin_address = await load_address(root, "over@a.example")
     _, errors = await try_delete_addresses(domain_admin, admin_address)
-    assert error_summary(errors) == ("FORBIDDEN", ["ids"], 0, "ADMIN")
+    assert error_summary(errors) == ("FORBIDDEN", ["addresses"], 0, "ADMIN")
     assert platform_admin.user.id
 
     # of a user of another domain, they change the address but not the account

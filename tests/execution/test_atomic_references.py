@@ -38,7 +38,6 @@ REFERENCES: dict[tuple[str, str], Any] = {
     ("SavedSearchRef", "name"): "USER-search",
     ("UserRef", "address"): "USER@DOMAIN",
     ("UserRef", "username"): "USER",
-    ("UserSelection", "domains"): ["DOMAIN"],
     ("UserSelection", "patterns"): ["USER*"],
     ("UserSelection", "tags"): ["USER-tag"],
     ("UserSelection", "usernames"): ["USER"],
@@ -61,8 +60,6 @@ TEXTS: dict[tuple[str, str], Any] = {
     ("DkimKeyCopyInput", "from"): "DOMAIN",
     ("DkimKeyRotateInput", "domains"): ["DOMAIN"],
     ("DkimKeySetInput", "domains"): ["DOMAIN"],
-    ("DomainAliasCreateInput", "domain"): "DOMAIN",
-    ("DomainRenameInput", "oldDomain"): "DOMAIN",
     ("KeyValueDeleteInput", "key"): "USER-key",
     ("KeyValueIncrementInput", "key"): "USER-key",
     ("MailboxSubscribeInput", "paths"): ["USER-box"],
@@ -76,7 +73,7 @@ TEXTS: dict[tuple[str, str], Any] = {
 EXTRA_INPUT: dict[str, dict[str, Any]] = {
     "addressCreate": {"address": "USER-other@DOMAIN"},
     "domainAliasCreate": {"alias": "USER.alias.example"},
-    "domainRename": {"newDomain": "renamed.DOMAIN"},
+    "domainRename": {"newName": "renamed.DOMAIN"},
     "identityCreate": {"name": "Identity"},
     "mailboxRename": {"newPath": "USER-moved"},
     "recipientRewriteCreate": {"from": "USER-rewritten@DOMAIN"},
@@ -88,7 +85,8 @@ ACCOUNT = f"""
   m_user: userCreate(input: {{username: "USER", address: "USER@DOMAIN", tags: ["USER-tag"],
     passwordDisabled: true}}) {ERRORS}"""
 CREATE_FIELDS = {  # fields that create the object of a reference, by the name in the reference
-    "ALIAS": f'm_alias: domainAliasCreate(input: {{alias: "ALIAS", domain: "DOMAIN"}}) {ERRORS}',
+    "ALIAS": f"""
+  m_alias: domainAliasCreate(input: {{alias: "ALIAS", domain: {{name: "DOMAIN"}}}}) {ERRORS}""",
     "USER-box": f"""
   m_theirs: mailboxCreate(input: {{paths: ["USER-box"], users: {{usernames: ["USER"]}}}}) {ERRORS}
   m_mine: mailboxCreate(input: {{paths: ["USER-box"]}}) {ERRORS}

@@ -184,7 +184,7 @@ async def test_quota_of_owner_is_hidden_from_grantee(
     await run_mailbox_mutation(root, "userUpdate", "users { id }", users=users, set={"quota": 500})
     await share_mailbox(ada, bob, "READ", "INSERT")
     large_raw = raw_message("Big", body="x" * 999).decode()
-    error_fields = "errors { code ... on QuotaExceededError { used allowed } }"
+    error_fields = "errors { code ... on QuotaExceededError { used limit } }"
     for name, arguments in (
         ("messageUpload", {"mailbox": {"id": mailbox_id}, "raw": large_raw}),
         ("messageCopy", {"select": {"mailbox": {"path": "INBOX"}}, "to": {"id": mailbox_id}}),
@@ -194,7 +194,7 @@ async def test_quota_of_owner_is_hidden_from_grantee(
         if name == "messageCopy":
             await append_unread_messages(bob, "INBOX", *(f"Mine {n}" for n in range(3)))
         (error,) = (await bob(document, i=arguments))[name]["errors"]
-        assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "allowed": 0}
+        assert error == {"code": "QUOTA_EXCEEDED", "used": 0, "limit": 0}
 
 
 async def test_copy_and_move_between_accounts_need_rights(

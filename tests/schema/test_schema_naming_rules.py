@@ -86,7 +86,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.webauthnRegister": ESTABLISHED_NAME,
     },
     "find_wrong_mutation_shape": {
-        "Mutation.addressDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.autoreplyDelete(input:)": ESTABLISHED_NAME,
@@ -103,7 +102,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.quarantineDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
         "Mutation.identityDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",

@@ -33,6 +33,7 @@ from tests.support.mail_servers.queue_worker import (
 )
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 from tests.support.operations.domain_operations import DOMAIN_RENAME, run_mutation
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.rewrite_and_bcc_operations import RECIPIENT_REWRITE_CREATE
 from tests.support.stores.counter_check import select_rows
 from tests.support.stores.row_counts import count_rows
@@ -69,9 +70,9 @@ async def test_forwarded_message_is_stored_and_sent_once(
         "example.org",
     )
     assert [message.subject for message in await load_inbox_rows(ada)] == ["Onward"]
-    result = await ada("{ user { limits { forwards { used allowed source } } } }")
-    assert result["user"]["limits"]["forwards"] == {
-        "used": 1, "allowed": 2000, "source": "PLATFORM",
+    result = await ada("{ user { limits { forwardsPerDay { used limit source } } } }")
+    assert result["user"]["limits"]["forwardsPerDay"] == {
+        "used": 1, "limit": 2000, "source": "PLATFORM",
     }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ async def test_over_forward_limit_message_is_stored_and_owner_notified_once(
     ada: GraphQLClient, root: GraphQLClient, lmtp_client: SmtpTestClient, clock: ManualClock
 ) -> None:
     await set_account_forwarding(ada, FORWARD_TARGET, "eve@far.example")
-    assert (await try_update_users(root, ada, forwards=3))[1] == []
+    assert (await try_update_users(root, ada, limits={"forwardsPerDay": 3}))[1] == []
     for number in range(5):
         assert (
             await send_transaction(lmtp_client, raw_message(f"n{number}"), ada.address)
@@ -220,7 +221,7 @@ async def test_relay_password_is_masked_and_stored_encrypted(
             name
         )
     _, (error,) = await try_update_users(ada, forwardTo=["smtp://you:***@relay.example.com"])
-    assert (error["path"], error["constraint"], error["index"]) == (
+    assert (field_path(error), error["constraint"], item_index(error)) == (
         ["set", "forwardTo"],
         "secret",
         0,
@@ -247,7 +248,7 @@ async def test_invalid_forward_target_is_refused(
     arguments = {"address": "second@example.org", "user": {"username": "ada"}}
     assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
     users, (error,) = await try_update_users(ada, forwardTo=[FORWARD_TARGET, target], name="X")
-    assert (users, error["path"], error["index"]) == ([], ["set", "forwardTo"], 1)
+    assert (users, field_path(error), item_index(error)) == ([], ["set", "forwardTo"], 1)
     assert error["constraint"] == rule
     result = await ada("{ user { forwardTo name } }")
     assert result["user"] == {"forwardTo": [], "name": None}
@@ -257,15 +258,18 @@ async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
     arguments = {
         "username": "eve",
         "forwardTo": [FORWARD_TARGET],
-        "forwards": 7,
+        "limits": {"forwardsPerDay": 7},
         "address": "eve@example.org",
     }
     user, errors = await try_create_user(root, **arguments)
     assert errors == []
     result = await root(
-        '{ user(by: {username: "eve"}) { forwardTo limits { forwards { allowed } } } }'
+        '{ user(by: {username: "eve"}) { forwardTo limits { forwardsPerDay { limit } } } }'
     )
-    assert result["user"] == {"forwardTo": [FORWARD_TARGET], "limits": {"forwards": {"allowed": 7}}}
+    assert result["user"] == {
+        "forwardTo": [FORWARD_TARGET],
+        "limits": {"forwardsPerDay": {"limit": 7}},
+    }
     self_forward = {
         **arguments,
         "username": "eva",
@@ -273,7 +277,7 @@ async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
         "forwardTo": ["Eva@example.org"],
     }
     user, (error,) = await try_create_user(root, **self_forward)
-    assert (user, error["constraint"], error["path"]) == (None, "self", ["forwardTo"])
+    assert (user, error["constraint"], error["path"]) == (None, "self", ["forwardTo", "0"])
 
 
 async def test_forwarded_message_is_encrypted_if_enabled(
@@ -375,7 +379,7 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
     assert (await try_update_users(root, ada, forwardTo=targets, allowedSenders=senders))[1] == []
     _, errors = await run_mutation(
-        root, DOMAIN_RENAME, oldDomain="old.example", newDomain="new.example"
+        root, DOMAIN_RENAME, domain={"name": "old.example"}, newName="new.example"
     )
     assert errors == []
     statement = select(col(Address.forward_to)).where(col(Address.kind) == AddressKind.FORWARD)

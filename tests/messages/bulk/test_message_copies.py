@@ -129,7 +129,7 @@ async def test_copy_over_quota_copies_nothing(
         await set_quota(environment, ada_with_mail.user, used_bytes + free_bytes)
         arguments = {"select": {"all": True}, "to": {"path": "Keep"}}
         answer = await run_message_mutation(client, "messageCopy", **arguments)
-        assert [(e["code"], e["used"], e["allowed"]) for e in answer["errors"]] == [
+        assert [(e["code"], e["used"], e["limit"]) for e in answer["errors"]] == [
             ("QUOTA_EXCEEDED", used_bytes, used_bytes + free_bytes)
         ]
         assert (answer["copiedCount"], answer["task"]) == (0, None)
@@ -215,7 +215,7 @@ async def test_copy_with_same_idempotency_key_runs_once(ada_with_mail: GraphQLCl
         ({"select": inbox_selection("1"), "to": {"path": "Nowhere"}}, "NOT_FOUND", ["to"]),
         ({"select": {}, "to": {"path": "Keep"}}, "VALIDATION", ["select"]),
         ({"select": {"ids": [global_ids.encode("Message", 7)]}, "to": {"path": "Keep"}},
-         "NOT_FOUND", ["select", "ids"]),
+         "NOT_FOUND", ["select", "ids", "0"]),
     ],
 )  # fmt: skip
 async def test_invalid_copy_request_is_refused(

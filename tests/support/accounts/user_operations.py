@@ -19,8 +19,7 @@ from tests.conftest import GraphQLClient, make_client, make_user
 
 ERROR_FIELDS = """
 errors {
-  code message path index
-  ... on ValidationError { constraint }
+  code message path ... on ValidationError { constraint }
   ... on LimitReachedError { limit used }
   ... on ForbiddenError { requires }
   ... on NotFoundError { ref }
@@ -32,7 +31,7 @@ passwordChangeRequired retention openpgpPublicKey allowedSenders disabledScopes 
     permissions
 uploadSentMessages requireInboundTls requireOutboundTls smtpAllowedNetworks
 adminPermissions administers { name } spam { level junkScore rejectScore }
-openpgpKey { name address fingerprint expiresAt } limits { quota { allowed } }
+openpgpKey { name address fingerprint expiresAt } limits { quota { limit } }
 """
 CREATE_USER_MUTATION = f"""mutation ($input: UserCreateInput!) {{
   userCreate(input: $input) {{ user {{ {USER_FIELDS} }} {ERROR_FIELDS} }} }}"""

@@ -8,7 +8,6 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
     "legalHoldEnd",
@@ -17,7 +16,6 @@ MUTATIONS_BY_IDS = {
     "connectorRunCancel",
     "connectorDelete",
     "dkimKeyActivate",
-    "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
@@ -29,7 +27,7 @@ MUTATIONS_BY_IDS = {
     "webhookDelete",
     "webhookTest",
 }
-PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
+PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
 }
 # Inputs that name an object of the account. If it is allowed, there is no error.
 OBJECT_INPUTS: dict[str, dict[str, Any]] = {
-    "addressDelete": {"ids": ["@Address"]},
+    "addressDelete": {"addresses": [{"id": "@Address"}]},
     "addressUpdate": {"addresses": [{"id": "@Address"}], "set": {"name": "x"}},
     "apiKeyDelete": {"ids": ["@ApiKey"]},
     "apiKeyUpdate": {"ids": ["@ApiKey"], "name": "x"},
@@ -74,10 +74,10 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
         "algorithm": "ED25519",
         "replace": True,
     },
-    "domainAliasCreate": {"alias": "fresh.example", "domain": "@domain"},
-    "domainAliasDelete": {"ids": ["@DomainAlias"]},
+    "domainAliasCreate": {"alias": "fresh.example", "domain": {"name": "@domain"}},
+    "domainAliasDelete": {"domainAliases": [{"id": "@DomainAlias"}]},
     "domainDelete": {"domains": [{"id": "@Domain"}], "cascade": True},
-    "domainRename": {"oldDomain": "@domain", "newDomain": "fresh.example"},
+    "domainRename": {"domain": {"name": "@domain"}, "newName": "fresh.example"},
     "domainUpdate": {"domains": [{"id": "@Domain"}], "set": {"description": "x"}},
     "fileDelete": {"ids": ["@File"]},
     "fileShareCreate": {"file": "@File"},

@@ -92,7 +92,7 @@ SUBSCRIPTIONS = {
     "submissionProgress": "submissionProgress(id: @Submission) { queueId }",
     "taskProgress": "taskProgress(id: @Task) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
-    "userChanges": "userChanges(filter: {domain: @domain}, after: @domainCursor) "
+    "userChanges": "userChanges(filter: {domain: {name: @domain}}, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
 }
 USER_FIELD_SELECTIONS = {  # with the arguments that they need
