@@ -115,7 +115,8 @@ async def test_autoreply_is_active_between_start_and_end(
     ({"enabled": True, "text": " ", "subject": "x"}, (["set", "text"], "required")),
     ({"addresses": ["ada@example.org"] * 51}, (["set", "addresses"], "max")),
     ({"addresses": ["bob@example.org"]}, (["set", "addresses", "0"], "bob@example.org")),
-    ({"addresses": ["ada@elsewhere.example"]}, (["set", "addresses", "0"], "ada@elsewhere.example")),
+    ({"addresses": ["ada@elsewhere.example"]},
+     (["set", "addresses", "0"], "ada@elsewhere.example")),
 ])  # fmt: skip
 @pytest.mark.usefixtures("bob")
 async def test_invalid_autoreply_is_refused_with_rule(

@@ -49,8 +49,8 @@ UNKNOWN_BEFORE = {  # members that name an object by a value that the database a
     ("MessageRef", "emailId"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
     ("DeletedMessageRef", "id"), ("LabelRef", "id"), ("SavedSearchRef", "id"), ("ThreadRef", "id"),
-    ("ConnectorRef", "id"), ("ConnectorRunRef", "id"), ("FilterRef", "id"), ("SieveScriptRef", "id"),
-    ("WebhookRef", "id"),
+    ("ConnectorRef", "id"), ("ConnectorRunRef", "id"), ("FilterRef", "id"),
+    ("SieveScriptRef", "id"), ("WebhookRef", "id"),
 }  # fmt: skip
 NO_NAMES = {  # members that narrow a selection
     ("MessageSelection", "all"), ("MessageSelection", "filter"), ("MessageSelection", "uids"),
