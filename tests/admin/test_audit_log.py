@@ -121,8 +121,10 @@ async def test_change_of_own_data_writes_no_entry(ada: GraphQLClient) -> None:
     document = 'mutation { apiKeyCreate(input: {name: "x"}) { apiKey { id } errors { code } } }'
     before = await load_entries(ada.environment)
     key_id = (await ada(document))["apiKeyCreate"]["apiKey"]["id"]
-    deletion = "mutation ($ids: [ID!]!) { apiKeyDelete(input: {ids: $ids}) { deletedIds } }"
-    assert (await ada(deletion, ids=[key_id]))["apiKeyDelete"]["deletedIds"] == [key_id]
+    deletion = (
+        "mutation ($keys: [ApiKeyRef!]!) { apiKeyDelete(input: {apiKeys: $keys}) { deletedIds } }"
+    )
+    assert (await ada(deletion, keys=[{"id": key_id}]))["apiKeyDelete"]["deletedIds"] == [key_id]
     assert await load_entries(ada.environment) == before
 
 

@@ -89,13 +89,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
     },
     "find_wrong_mutation_shape": {
         "Mutation.addressDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.apiKeyDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.appPasswordDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.autoreplyDelete(input:)": ESTABLISHED_NAME,
         "Mutation.legalHoldEnd(input:)": "shares IdsInput with all that delete by id",
         "Mutation.senderRuleDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.bccRuleDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.recipientRewriteDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.dkimKeyActivate(input:)": "shares IdsInput with all that is done by id",
         "Mutation.certificateRenew(input:)": "shares IdsInput with all that is done by id",
         "Mutation.connectorRunCancel(input:)": "shares IdsInput with all that is done by id",

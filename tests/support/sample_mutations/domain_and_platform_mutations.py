@@ -18,15 +18,15 @@ async def bcc_rule_create(_ada: GraphQLClient, _root: GraphQLClient) -> Mutation
 
 @register_call
 async def bcc_rule_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "bccRule", BCC_RULE_INPUT)]}
+    input_fields = {"bccRules": [{"id": await _create_object(root, "bccRule", BCC_RULE_INPUT)}]}
     return MutationCall("bccRuleDelete", input_fields, "deletedIds", by_root=True)
 
 
 @register_call
 async def bcc_rule_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     input_fields = {
-        "ids": [await _create_object(root, "bccRule", BCC_RULE_INPUT)],
-        "bccTo": "other@example.com",
+        "bccRules": [{"id": await _create_object(root, "bccRule", BCC_RULE_INPUT)}],
+        "set": {"bccTo": "other@example.com"},
     }
     return MutationCall("bccRuleUpdate", input_fields, "bccRules { bccTo }", by_root=True)
 
@@ -40,14 +40,15 @@ async def recipient_rewrite_create(_ada: GraphQLClient, _root: GraphQLClient) ->
 
 @register_call
 async def recipient_rewrite_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_object(root, "recipientRewrite", REWRITE_INPUT)]}
+    rewrite_id = await _create_object(root, "recipientRewrite", REWRITE_INPUT)
+    input_fields = {"recipientRewrites": [{"id": rewrite_id}]}
     return MutationCall("recipientRewriteDelete", input_fields, "deletedIds", by_root=True)
 
 
 @register_call
 async def recipient_rewrite_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     rewrite_id = await _create_object(root, "recipientRewrite", REWRITE_INPUT)
-    input_fields = {"ids": [rewrite_id], "to": "info@example.org"}
+    input_fields = {"recipientRewrites": [{"id": rewrite_id}], "set": {"to": "info@example.org"}}
     return MutationCall(
         "recipientRewriteUpdate", input_fields, "recipientRewrites { to }", by_root=True
     )

@@ -9,10 +9,7 @@ from tests.conftest import GraphQLClient
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
     "addressDelete",
-    "apiKeyDelete",
-    "appPasswordDelete",
     "legalHoldEnd",
-    "bccRuleDelete",
     "certificateRenew",
     "connectorRunCancel",
     "connectorDelete",
@@ -26,7 +23,6 @@ MUTATIONS_BY_IDS = {
     "pushChannelTest",
     "quarantineDelete",
     "senderRuleDelete",
-    "recipientRewriteDelete",
     "webhookDelete",
     "webhookTest",
 }
