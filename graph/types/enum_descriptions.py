@@ -3,6 +3,10 @@
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
+    "LegalHoldAccessAction": {
+        "LIST": "The administrator read a page of the copies, or one copy.",
+        "EXPORT": "The administrator downloaded all copies as an mbox file.",
+    },
     "CopyOrigin": {
         "STORED": "It was in a folder when the legal hold began.",
         "DELETED": "It was a deleted message that could be restored.",

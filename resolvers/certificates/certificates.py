@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -106,6 +107,24 @@ async def find_certificate_by_server_name(ctx: Context, name: str) -> ColumnRow 
         return None
     rows = await ctx.read(_select_visible(ctx).where(col(Certificate.server_name) == server_name))
     return next(iter(rows), None)
+
+
+async def load_ids_by_server_name(ctx: Context, names: Sequence[str]) -> dict[str, int]:
+    """Load the ids of the certificates stored for exactly these server names, in one statement.
+
+    A name that is invalid or has no certificate is missing in the result.
+    """
+    server_names: dict[str, str] = {}
+    for name in names:
+        with suppress(InvalidInput):
+            server_names[name] = pem_certificates.parse_server_name(name)
+    rows = await ctx.read(
+        _select_visible(ctx, {"server_name"}).where(
+            col(Certificate.server_name).in_(server_names.values())
+        )
+    )
+    ids = {row.server_name: int(row.id) for row in rows}
+    return {name: ids[form] for name, form in server_names.items() if form in ids}
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,9 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
     ("bulk_max_items", 1, "queueDelete", {"queueIds": ["a", "b"]}, ["queueIds"], 2),
     ("bulk_max_items", 1, "userUpdate", {"users": {"usernames": ["a", "b"]}, "set": {"name": "X"}},
      ["users", "usernames"], 2),
-    ("bulk_max_items", 1, "quarantineDelete", {"ids": ["@QuarantineItem"] * 2}, ["ids"], 2),
+    ("bulk_max_items", 1, "quarantineDelete",
+     {"quarantineItems": [{"id": global_ids.encode("QuarantineItem", 7)}] * 2},
+     ["quarantineItems"], 2),
     ("message_max_size", 100, "messageUpload",
      {**INBOX, "raw": RAW_MESSAGE}, ["raw"], len(RAW_MESSAGE)),
     ("message_max_size", 100, "messageSend", {**MESSAGE_FIELDS, "attachments": [
@@ -51,7 +53,7 @@ LIMIT_CASES: list[tuple[str, int, str, dict[str, Any], list[str], int]] = [
      ["content"], 500),
     ("upload_max_size", 100, "userImport", {"archive": {"text": "x" * 500}}, ["archive"], 500),
 ]  # fmt: skip
-MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete", "quarantineDelete"}
+MUTATIONS_BY_IDS = {"domainAliasDelete", "addressDelete"}
 
 
 async def run_mutation(client: GraphQLClient, mutation: str, arguments: dict[str, Any]) -> Any:

@@ -81,7 +81,7 @@ async def test_certificate_is_set_read_and_deleted(
         assert (await root(CERTIFICATE_QUERY, by={"serverName": unknown_name}))[
             "certificate"
         ] is None, unknown_name
-    deleted = (await root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]}))[
+    deleted = (await root(CERTIFICATE_DELETE, input={"certificates": [{"id": certificate["id"]}]}))[
         "certificateDelete"
     ]
     assert (deleted["deletedIds"], deleted["errors"]) == ([certificate["id"]], [])
@@ -289,8 +289,8 @@ async def test_users_and_domain_admins_cannot_see_or_change_certificates(
                 CERTIFICATE_SET,
                 {"input": {"serverName": SERVER_NAME, "cert": cert, "privateKey": key}},
             ),
-            (CERTIFICATE_DELETE, {"input": {"ids": [certificate["id"]]}}),
-            (CERTIFICATE_RENEW, {"input": {"ids": [certificate["id"]]}}),
+            (CERTIFICATE_DELETE, {"input": {"certificates": [{"id": certificate["id"]}]}}),
+            (CERTIFICATE_RENEW, {"input": {"certificates": [{"id": certificate["id"]}]}}),
         ):
             answer = await client.execute(document, **arguments)
             errors = answer.get("errors") or next(iter(answer["data"].values()))["errors"]
@@ -310,12 +310,16 @@ async def test_changes_are_journaled_and_logged_without_the_key(
     certificate = await store_certificate(root)
     missing = global_ids.encode("Certificate", environment.new_id())
     for document in (CERTIFICATE_DELETE, CERTIFICATE_RENEW):
-        answer = await root(document, input={"ids": [certificate["id"], missing]})
+        answer = await root(
+            document, input={"certificates": [{"id": certificate["id"]}, {"id": missing}]}
+        )
         (error,) = next(iter(answer.values()))["errors"]
         assert error["code"] == "NOT_FOUND"
-    answer = (await root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
+    answer = (await root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]}))[
+        "certificateRenew"
+    ]
     assert answer["errors"][0]["code"] == "CONFLICT"
-    await root(CERTIFICATE_DELETE, input={"ids": [certificate["id"]]})
+    await root(CERTIFICATE_DELETE, input={"certificates": [{"id": certificate["id"]}]})
     entries = [
         certificate
         for certificate in await load_journal_entries(environment, PLATFORM)
@@ -392,7 +396,9 @@ async def test_acme_certificate_waits_for_agreement_to_the_terms(
     assert (await root(CERTIFICATE_QUERY, by={"serverName": "bücher.example"}))[
         "certificate"
     ] == certificate
-    answer = (await root(CERTIFICATE_RENEW, input={"ids": [certificate["id"]]}))["certificateRenew"]
+    answer = (await root(CERTIFICATE_RENEW, input={"certificates": [{"id": certificate["id"]}]}))[
+        "certificateRenew"
+    ]
     assert answer["errors"] == []
     assert ChangeKind.CERTIFICATE_CHANGED == "CERTIFICATE_CHANGED"
     assert environment.options.acme_terms_agreed is False

@@ -29,7 +29,7 @@ from tests.support.operations.rewrite_and_bcc_operations import (
 COPY_ADDRESS = "spy@far.example"
 DOMAIN_PATTERN = "@example.org"
 SENDER_RULE_CREATE = """mutation ($input: SenderRuleCreateInput!) {
-  senderRuleCreate(input: $input) { rules { id } errors { code path } } }"""
+  senderRuleCreate(input: $input) { senderRules { id } errors { code path } } }"""
 
 
 async def change_role(client: GraphQLClient, role: Role) -> None:

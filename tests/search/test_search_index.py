@@ -279,7 +279,7 @@ async def test_second_rebuild_at_the_same_time_is_refused(
     second = await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
     assert [error["code"] for error in second["errors"]] == ["CONFLICT"]
     cancel = "mutation ($input: TaskCancelInput!) { taskCancel(input: $input) { errors { code } } }"
-    await root(cancel, input={"ids": [first["task"]["id"]]})
+    await root(cancel, input={"tasks": [{"id": first["task"]["id"]}]})
     assert (
         await run_mailbox_mutation(root, "searchIndexRebuild", PAYLOAD_FIELDS, users=ALL_USERS)
     )["errors"] == []

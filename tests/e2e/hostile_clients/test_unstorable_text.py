@@ -13,7 +13,7 @@ FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variabl
     "node": ("ID", "node(id: $it) { id }"),
     "nodes": ("ID", "nodes(ids: [$it]) { id }"),
     "thread": ("ID", "thread(id: $it) { id }"),
-    "task": ("ID", "task(id: $it) { id }"),
+    "task": ("ID", "task(by: {id: $it}) { id }"),
     "guid": ("String", "message(by: {guid: $it}) { id }"),
     "queueId": ("String", "submission(by: {queueId: $it}) { id }"),
     "username": ("String", "user(by: {username: $it}) { id }"),

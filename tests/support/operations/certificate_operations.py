@@ -27,7 +27,7 @@ CERTIFICATE_DELETE = """mutation ($input: CertificateDeleteInput!) {
   certificateDelete(input: $input) { deletedIds revokedIds
   errors { __typename code message path index
   ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
-CERTIFICATE_RENEW = """mutation ($input: IdsInput!) { certificateRenew(input: $input) {
+CERTIFICATE_RENEW = """mutation ($input: CertificateRenewInput!) { certificateRenew(input: $input) {
   certificates { serverName acmeState } errors { __typename code message path index } } }"""
 CERTIFICATES_QUERY = """
 query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {

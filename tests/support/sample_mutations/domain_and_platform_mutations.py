@@ -104,7 +104,9 @@ async def domain_update(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCa
 async def search_index_build(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await deliver_to(ada, "Waits")
     input_fields = {"users": {"usernames": ["ada"]}, "mailboxPatterns": ["*"]}
-    return MutationCall("searchIndexBuild", input_fields, "indexed", journaled=False, by_root=True)
+    return MutationCall(
+        "searchIndexBuild", input_fields, "indexedCount", journaled=False, by_root=True
+    )
 
 
 @register_call
@@ -124,7 +126,7 @@ async def sender_rule_create(ada: GraphQLClient, root: GraphQLClient) -> Mutatio
     input_fields = {"scope": {"user": {"username": "ada"}}, "action": "BLOCK"}
     patterns = ["*@Shop.example", "eve@example.com"]
     return MutationCall(
-        "senderRuleCreate", {**input_fields, "patterns": patterns}, "rules { pattern action }"
+        "senderRuleCreate", {**input_fields, "patterns": patterns}, "senderRules { pattern action }"
     )
 
 
@@ -132,9 +134,11 @@ async def sender_rule_create(ada: GraphQLClient, root: GraphQLClient) -> Mutatio
 async def sender_rule_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"scope": {"user": {"username": "ada"}}, "action": "ALLOW", "comment": "Mine"}
     payload = await MutationCall(
-        "senderRuleCreate", {**input_fields, "patterns": ["shop.example"]}, "rules { id }"
+        "senderRuleCreate", {**input_fields, "patterns": ["shop.example"]}, "senderRules { id }"
     )(ada)
-    return MutationCall("senderRuleDelete", {"ids": [payload["rules"][0]["id"]]}, "deletedIds")
+    return MutationCall(
+        "senderRuleDelete", {"senderRules": [{"id": payload["senderRules"][0]["id"]}]}, "deletedIds"
+    )
 
 
 @register_call
@@ -167,7 +171,7 @@ async def task_cancel(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
             )
         )
     return MutationCall(
-        "taskCancel", {"ids": [global_ids.encode("Task", task_id)]}, "tasks { state }"
+        "taskCancel", {"tasks": [{"id": global_ids.encode("Task", task_id)}]}, "tasks { state }"
     )
 
 

@@ -9,8 +9,6 @@ from tests.conftest import GraphQLClient
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
     "addressDelete",
-    "legalHoldEnd",
-    "certificateRenew",
     "connectorRunCancel",
     "connectorDelete",
     "dkimKeyActivate",
@@ -21,8 +19,6 @@ MUTATIONS_BY_IDS = {
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
-    "quarantineDelete",
-    "senderRuleDelete",
     "webhookDelete",
     "webhookTest",
 }

@@ -24,8 +24,8 @@ QUERIES = {
     "addresses": "addresses(filter: {user: @user}) { nodes { address } }",
     "auditLog": "auditLog(targetId: @User) { nodes { reason } }",
     "apiKeys": "apiKeys(first: 100) { nodes { name } }",
-    "legalHold": "legalHold(id: @LegalHold) { username }",
-    "legalHolds": "legalHolds(user: @user) { nodes { username } }",
+    "legalHold": "legalHold(by: {id: @LegalHold}) { username }",
+    "legalHolds": "legalHolds(filter: {user: @user}) { nodes { username } }",
     "authLog": "authLog(user: @user) { nodes { detail } }",
     "bccRules": "bccRules(first: 100) { nodes { bccTo } }",
     "changes": "changes(user: @user, after: @cursor, first: 100) { events { user { id } "
@@ -69,7 +69,7 @@ QUERIES = {
     "sieveCheck": 'sieveCheck(user: @user, content: "keep;", message: {id: @Message}) '
     "{ actions trace { __typename } }",
     "submission": "submission(by: {id: @Submission}) { queueId }",
-    "task": "task(id: @Task) { id }",
+    "task": "task(by: {id: @Task}) { id }",
     "tasks": "tasks(first: 100) { nodes { id } }",
     "thread": "thread(id: @Thread) { id }",
     "user": "user(by: @user) { RECORD }",
@@ -90,7 +90,7 @@ SUBSCRIPTIONS = {
     "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
     "savedSearch": "savedSearch(id: @SavedSearch) { name }",
     "submissionProgress": "submissionProgress(id: @Submission) { queueId }",
-    "taskProgress": "taskProgress(id: @Task) { id }",
+    "taskProgress": "taskProgress(task: {id: @Task}) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
     "userChanges": "userChanges(filter: {domain: @domain}, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
