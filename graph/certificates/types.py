@@ -13,6 +13,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.error_paths import error_paths_below
 from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, query
+from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import AtomicExclusion, mutation
 from graph.types.object_references import ObjectRef, load_ids_from_refs
 from graph.types.object_views import DerivedField
@@ -78,6 +79,20 @@ class CertificateRef(ObjectRef):
     server_name: strawberry.Maybe[str] = attribute_field(
         "The `serverName` of the certificate, in Unicode or ASCII form."
     )
+
+
+@strawberry.input(description="Selects certificates.")
+class CertificateFilter(ConditionsInput):
+    query: str | None = attribute_field("Part of the server name, in any case.", default=UNSET)
+    include_alt_names: bool | None = attribute_field(
+        "Compares `query` with all names in the certificate. A wildcard name matches the names "
+        "that it covers. Default: false.",
+        default=UNSET,
+    )
+
+    def to_conditions(self) -> CertificateConditions:
+        """Convert the filter to conditions of the resolvers."""
+        return CertificateConditions(value_or_none(self.query), bool(self.include_alt_names))
 
 
 @strawberry.input(description="Input of certificateSet.")
@@ -163,22 +178,20 @@ class CertificateQuery:
         )
 
     @query(
-        "All certificates, in the order they were made; those with query in the name of the "
-        "server or, with altNames, in any name of theirs, and those with a wildcard for it.",
+        "Certificates, oldest first.",
         role=Role.ADMIN,
         scope=Scope.READ,
     )
     async def certificates(
         self,
         info: Info,
-        query: str | None = UNSET,
-        alt_names: bool | None = False,
+        filter: CertificateFilter | None = UNSET,
         first: int | None = UNSET,
         after: str | None = UNSET,
         last: int | None = UNSET,
         before: str | None = UNSET,
     ) -> Connection[Certificate]:
-        conditions = CertificateConditions(value_or_none(query), bool(alt_names))
+        conditions = filter.to_conditions() if filter else CertificateConditions()
         requested_page = page_request(CURSOR_KIND, first, after, last, before)
         return await connection_of_page(
             info,

@@ -140,7 +140,7 @@ class CertificateConditions:
             return true()
         if len(self.query) > MAX_QUERY_LENGTH or not self.query.isprintable():
             message = f"at most {MAX_QUERY_LENGTH} printable characters"
-            raise InvalidInput(message, constraint="length", path=["query"])
+            raise InvalidInput(message, constraint="length", path=["filter", "query"])
         part = self.query.strip().lower()
         clause = col(Certificate.server_name).contains(part, autoescape=True)
         if not self.includes_alt_names:

@@ -250,12 +250,18 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
         return [node["serverName"][:1] for node in page["nodes"]]
 
     assert await first_letters() == ["a", "b", "c", "p"]
-    assert await first_letters(query="example.ORG") == ["a", "b"]
-    assert await first_letters(query="example.org", altNames=True) == ["a", "b", "c"]
-    assert await first_letters(query="www.shop.example", altNames=True) == ["b"]
-    assert await first_letters(query="www.shop.example") == []
-    assert await first_letters(query="r_c") == ["p"]
-    assert await first_letters(query="%") == []
+    assert await first_letters(filter={"query": "example.ORG"}) == ["a", "b"]
+    assert await first_letters(filter={"query": "example.org", "includeAltNames": True}) == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert await first_letters(filter={"query": "www.shop.example", "includeAltNames": True}) == [
+        "b"
+    ]
+    assert await first_letters(filter={"query": "www.shop.example"}) == []
+    assert await first_letters(filter={"query": "r_c"}) == ["p"]
+    assert await first_letters(filter={"query": "%"}) == []
     assert await first_letters(last=1) == ["p"]
     letters, after = [], None
     while True:
@@ -265,7 +271,7 @@ async def test_certificate_list_is_filtered_and_paged(root: GraphQLClient) -> No
             break
         after = page["pageInfo"]["endCursor"]
     assert letters == ["a", "b", "c", "p"]
-    answer = await root.execute(CERTIFICATES_QUERY, query="x" * 300)
+    answer = await root.execute(CERTIFICATES_QUERY, filter={"query": "x" * 300})
     assert answer["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 

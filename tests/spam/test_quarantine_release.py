@@ -144,7 +144,7 @@ async def test_message_with_virus_is_released_only_by_administrator(
     # the administrator has no permission for ada's mailboxes
     assert (answer["messages"], errors) == ([], [])
     assert await list_inbox_subjects(ada) == ["Bill"]
-    log = '{ auditLog(mutation: "quarantineRelease") { nodes { before } } }'
+    log = '{ auditLog(filter: {mutation: "quarantineRelease"}) { nodes { before } } }'
     (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["before"] == {"sender": CAROL_ADDRESS, "recipient": ada.address}
 
@@ -282,7 +282,7 @@ async def test_quarantine_notification_frequency_is_set(
         admin_client, QUARANTINE_NOTIFICATION_SET, users={"usernames": ["bob"]}, frequency="WEEKLY"
     )
     assert [user["quarantineNotification"] for user in answer["users"]] == ["WEEKLY"]
-    log = '{ auditLog(mutation: "quarantineNotificationSet") { nodes { before after } } }'
+    log = '{ auditLog(filter: {mutation: "quarantineNotificationSet"}) { nodes { before after } } }'
     (entry,) = (await admin_client(log))["auditLog"]["nodes"]
     assert entry["after"] == {"quarantine_notification": "WEEKLY"}
     query = "{ viewer { user { quarantineNotification } } }"

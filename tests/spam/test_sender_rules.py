@@ -245,7 +245,7 @@ async def test_domain_admin_manages_rules_of_own_domain_only(
         (GLOBAL_SCOPE, "FORBIDDEN"),
     ):
         assert (await rule_error(domain_admin, scope=scope))[0] == code
-    log = '{ auditLog(mutation: "senderRuleCreate") { nodes { mutation after } } }'
+    log = '{ auditLog(filter: {mutation: "senderRuleCreate"}) { nodes { mutation after } } }'
     entries = (await domain_admin(log))["auditLog"]["nodes"]
     assert [(entry["mutation"], entry["after"]["pattern"]) for entry in entries] == [
         ("senderRuleCreate", "adas.test"),

@@ -30,8 +30,8 @@ CERTIFICATE_DELETE = """mutation ($input: CertificateDeleteInput!) {
 CERTIFICATE_RENEW = """mutation ($input: CertificateRenewInput!) { certificateRenew(input: $input) {
   certificates { serverName acmeState } errors { __typename code message path index } } }"""
 CERTIFICATES_QUERY = """
-query ($query: String, $altNames: Boolean, $first: Int, $after: String, $last: Int) {
-  certificates(query: $query, altNames: $altNames, first: $first, after: $after, last: $last) {
+query ($filter: CertificateFilter, $first: Int, $after: String, $last: Int) {
+  certificates(filter: $filter, first: $first, after: $after, last: $last) {
     totalCount nodes { id serverName } pageInfo { hasNextPage endCursor } } }"""
 CERTIFICATE_QUERY = (
     f"query ($by: CertificateRef!) {{ certificate(by: $by) {{ {CERTIFICATE_FIELDS} }} }}"

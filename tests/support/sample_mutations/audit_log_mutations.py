@@ -364,7 +364,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "keyValueIncrement": AuditLogExpectation(
         "KeyValueEntry",
         after=("store", "key"),
-        prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
+        prepare=_call_on_shared_entry("keyValueIncrement", delta=1),
     ),
     "keyValueSet": AuditLogExpectation(
         "KeyValueEntry",
