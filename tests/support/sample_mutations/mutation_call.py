@@ -15,7 +15,6 @@ MUTATIONS_BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
-    "filterDelete",
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
