@@ -10,25 +10,27 @@ PATCH_FIELD = "set"
 
 
 @contextmanager
-def error_paths_below(list_field: str, *, other_fields: Collection[str] = ()) -> Generator[None]:
+def error_paths_below(
+    list_field: str, *, patch_field: str = PATCH_FIELD, other_fields: Collection[str] = ()
+) -> Generator[None]:
     """Complete the paths of errors: `ids` becomes the list of references with the position.
 
-    A field of the patch gets `set` before it. Paths that begin with `list_field`, `set`, `options`
-    or one of `other_fields` of the input are complete.
+    A field of the patch gets `patch_field` before it. Paths that begin with `list_field`,
+    `patch_field`, `options` or one of `other_fields` of the input are complete.
     """
-    complete_starts = {list_field, PATCH_FIELD, "options", *other_fields}
+    complete_starts = {list_field, patch_field, "options", *other_fields}
     try:
         yield
     except RequestError as error:
         for single_error in error.all_errors:
-            _complete_path(single_error, list_field, complete_starts)
+            first_part = single_error.path[0] if single_error.path else ""
+            if first_part == IDS_PART:
+                _name_list_item(single_error, list_field)
+            elif first_part and first_part not in complete_starts:
+                single_error.path, single_error.index = [patch_field, *single_error.path], None
         raise
 
 
-def _complete_path(error: RequestError, list_field: str, complete_starts: Collection[str]) -> None:
-    first_part, rest = (error.path[0], error.path[1:]) if error.path else ("", [])
-    if first_part == IDS_PART:
-        position = [] if error.index is None else [str(error.index)]
-        error.path, error.index = [list_field, *position, *rest], None
-    elif first_part and first_part not in complete_starts:
-        error.path, error.index = [PATCH_FIELD, *error.path], None
+def _name_list_item(error: RequestError, list_field: str) -> None:
+    position = [] if error.index is None else [str(error.index)]
+    error.path, error.index = [list_field, *position, *error.path[1:]], None
