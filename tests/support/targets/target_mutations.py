@@ -123,7 +123,7 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "submissionReschedule": {"ids": ["@Submission"], "sendAt": "2032-01-01T00:00:00Z"},
     "taskCancel": {"tasks": [{"id": "@Task"}]},
     "threadUpdate": {"ids": ["@Thread"], "muted": True},
-    "tokenRevoke": {"ids": ["@AccessToken"]},
+    "tokenRevoke": {"accessTokens": [{"id": "@AccessToken"}]},
     "undo": {"token": "@undo"},
     "userRestore": {"by": {"id": "@deleted"}},
     "webauthnDelete": {"webauthnKeys": [{"id": "@WebauthnKey"}]},
