@@ -86,7 +86,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.webauthnRegister": ESTABLISHED_NAME,
     },
     "find_wrong_mutation_shape": {
-        "Mutation.addressDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.autoreplyDelete(input:)": ESTABLISHED_NAME,
         "Mutation.dkimKeyActivate(input:)": "shares IdsInput with all that is done by id",
         "Mutation.connectorRunCancel(input:)": "shares IdsInput with all that is done by id",
@@ -95,7 +94,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.pushChannelTest(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
         "Mutation.identityDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
@@ -186,8 +184,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
     "find_wrong_time_names": {
         "AttachedMessage.date": "the header field Date",
         "HeldCopy.date": "the header field Date",
-        "DeletedMessagesRestoreInput.end": ESTABLISHED_NAME,
-        "DeletedMessagesRestoreInput.start": ESTABLISHED_NAME,
+        "DeletedMessagesRestoreInput.before": "a bound, as in filters",
+        "DeletedMessagesRestoreInput.since": "a bound, as in filters",
         "DeletedMessage.date": "the header field Date",
         "AuditLogFilter.before": ESTABLISHED_NAME,
         "AuditLogFilter.since": ESTABLISHED_NAME,
@@ -202,7 +200,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
     "find_wrong_connections": {
         "Query.mailboxes": FORWARD_LIST,
         "Query.searchLookup": FORWARD_LIST,
-        "Thread.messages": FORWARD_LIST,
         "Webhook.deliveries": FORWARD_LIST,
         "User.addresses": FORWARD_LIST,
         "User.filters": FORWARD_LIST,

@@ -8,11 +8,9 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "addressDelete",
     "connectorRunCancel",
     "connectorDelete",
     "dkimKeyActivate",
-    "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
