@@ -159,7 +159,7 @@ async def test_invalid_rule_is_refused_by_field_and_rule(
          ("CONFLICT", ["set", "match"], None, None)),
         ([third_id, first_id], {"bccTo": "taken@example.org"},
          ("VALIDATION", ["set", "bccTo"], None, "self")),
-        ([first_id, missing_id], {"active": False}, ("NOT_FOUND", ["bccRules", "1"], None, str)),
+        ([first_id, missing_id], {"active": False}, ("NOT_FOUND", ["bccRules"], 1, str)),
         ([first_id], {}, ("VALIDATION", [], None, "required")),
         ([], {"active": True}, ("VALIDATION", ["bccRules"], None, "required")),
     ]  # fmt: skip
@@ -170,7 +170,7 @@ async def test_invalid_rule_is_refused_by_field_and_rule(
     _, errors = await run_mutation(
         root, BCC_RULE_DELETE, bccRules=[{"id": first_id}, {"id": missing_id}]
     )
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["bccRules", "1"], None)
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["bccRules"], 1)
     assert await select_rows(environment, "SELECT * FROM bcc_rules") == before
 
 
@@ -532,7 +532,7 @@ async def test_domain_admin_manages_rules_of_own_domains_only(
         _, errors = await run_mutation(
             admin, document, bccRules=[{"id": own_rule_id}, {"id": other_rule_id}], **extra
         )
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["bccRules", "1"], None)
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["bccRules"], 1)
     assert await select_rows(environment, "SELECT * FROM bcc_rules") == before
     for document, extra in ((BCC_RULE_UPDATE, {"set": {"active": False}}), (BCC_RULE_DELETE, {})):
         _, errors = await run_mutation(

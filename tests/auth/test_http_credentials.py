@@ -30,7 +30,7 @@ mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boo
 
 REVOKE_MUTATION = """
 mutation ($tokens: [AccessTokenRef!], $all: Boolean! = false) {
-  tokenRevoke(input: {accessTokens: $tokens, all: $all}) { revokedCount errors { code index path } }
+  tokenRevoke(input: {accessTokens: $tokens, all: $all}) { revokedCount errors { code path } }
 }
 """
 

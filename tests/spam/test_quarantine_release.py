@@ -15,6 +15,7 @@ from tests.conftest import GraphQLClient, ManualClock, raw_message
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.quota_accounts import set_user_limits
 from tests.support.operations.domain_operations import error_summary, run_mutation
+from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.id_references import id_refs
 from tests.support.operations.quarantine_operations import (
     CAROL_ADDRESS,
@@ -84,7 +85,7 @@ async def test_released_message_is_stored_as_newly_received(
     )  # a repeated delivery: the released message is recognized
     assert await list_inbox_subjects(ada) == ["Mixed"]
     _, errors = await run_mutation(ada, QUARANTINE_RELEASE, quarantineItems=[{"id": item_id}])
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems", "0"], None)
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
 
 
 async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: GraphQLClient) -> None:
@@ -97,13 +98,13 @@ async def test_release_stores_all_messages_or_none(ada: GraphQLClient, bob: Grap
     _, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": bob_item_id}]
     )
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems", "1"], None)
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 1)
     await set_user_limits(ada, quota=2000)
     _, errors = await run_mutation(
         ada, QUARANTINE_RELEASE, quarantineItems=[{"id": ada_item_id}, {"id": large_item_id}]
     )
-    assert (errors[0]["code"], errors[0]["path"], errors[0]["index"]) == (
-        "QUOTA_EXCEEDED", ["quarantineItems", "1"], None,
+    assert (errors[0]["code"], field_path(errors[0]), item_index(errors[0])) == (
+        "QUOTA_EXCEEDED", ["quarantineItems"], 1,
     )  # fmt: skip
     assert (await list_inbox_subjects(ada), len(await load_quarantine_rows(environment))) == ([], 3)
     _, errors = await run_mutation(
@@ -203,7 +204,7 @@ async def test_deleted_quarantine_item_is_not_listed(
     _, errors = await run_mutation(
         ada, QUARANTINE_DELETE, quarantineItems=[{"id": other_id}, {"id": item_id}]
     )
-    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems", "1"], None)
+    assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 1)
     assert await list_quarantined_subjects(ada) == ["b"]
     answer, errors = await run_mutation(
         admin_client, QUARANTINE_DELETE, quarantineItems=[{"id": other_id}]

@@ -243,7 +243,7 @@ async def test_other_user_cannot_see_or_change_quarantine_item(
         assert await bob(document, id=item_id) == {"node": None}
     for document in (QUARANTINE_RELEASE, QUARANTINE_DELETE):
         _, errors = await run_mutation(bob, document, quarantineItems=[{"id": item_id}])
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems", "0"], None)
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
     path = url.partition("?")[0]
     assert (await http.get(path, headers=bob.headers)).status_code == 404
     assert (await http.get(path)).status_code == 401
@@ -320,7 +320,7 @@ async def test_administrators_see_quarantine_of_managed_accounts(
         _, errors = await run_mutation(
             admin_without_permission, document, quarantineItems=[{"id": item_id}]
         )
-        assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems", "0"], None)
+        assert error_summary(errors)[:3] == ("NOT_FOUND", ["quarantineItems"], 0)
     _, errors = await run_mutation(
         admin_without_permission,
         QUARANTINE_NOTIFICATION_SET,

@@ -137,7 +137,7 @@ async def test_task_is_cancelled_before_and_between_chunks(
 ) -> None:
     task = await create_flag_task(ada_with_mail, environment)
     document = """mutation ($tasks: [TaskRef!]!) { taskCancel(input: {tasks: $tasks}) {
-        tasks { state } errors { code path index } } }"""
+        tasks { state } errors { code path } } }"""
     task_id = global_ids.encode("Task", task.id)
     answer = (await ada_with_mail(document, tasks=id_refs([task_id])))["taskCancel"]
     assert answer == {"tasks": [{"state": "CANCELLED"}], "errors": []}
@@ -145,7 +145,7 @@ async def test_task_is_cancelled_before_and_between_chunks(
     unknown = (
         await ada_with_mail(document, tasks=id_refs([task_id, global_ids.encode("Task", 7)]))
     )["taskCancel"]
-    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["tasks", "1"], "index": None}]
+    assert unknown["errors"] == [{"code": "NOT_FOUND", "path": ["tasks", "1"]}]
 
     async with environment.write_session() as session:
         await session.exec(update(Task).values(state=TaskState.RUNNING, finished_at=None))

@@ -22,13 +22,13 @@ CERTIFICATE_FIELDS = """id serverName altNames description fingerprint fingerpri
   acmeNames acmeState createdAt startsAt expiresAt"""
 CERTIFICATE_SET = f"""mutation ($input: CertificateSetInput!) {{ certificateSet(input: $input) {{
   certificate {{ {CERTIFICATE_FIELDS} }} warnings {{ code path }}
-  errors {{ __typename code message path index ... on ValidationError {{ constraint }} }} }} }}"""
+  errors {{ __typename code message path ... on ValidationError {{ constraint }} }} }} }}"""
 CERTIFICATE_DELETE = """mutation ($input: CertificateDeleteInput!) {
   certificateDelete(input: $input) { deletedIds revokedIds
-  errors { __typename code message path index
+  errors { __typename code message path
   ... on ValidationError { constraint } ... on UnavailableError { component } } } }"""
 CERTIFICATE_RENEW = """mutation ($input: CertificateRenewInput!) { certificateRenew(input: $input) {
-  certificates { serverName acmeState } errors { __typename code message path index } } }"""
+  certificates { serverName acmeState } errors { __typename code message path } } }"""
 CERTIFICATES_QUERY = """
 query ($filter: CertificateFilter, $first: Int, $after: String, $last: Int) {
   certificates(filter: $filter, first: $first, after: $after, last: $last) {

@@ -125,7 +125,7 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "threadUpdate": {"threads": [{"id": "@Thread"}], "set": {"muted": True}},
     "tokenRevoke": {"accessTokens": [{"id": "@AccessToken"}]},
     "undo": {"token": "@undo"},
-    "userRestore": {"by": {"id": "@deleted"}},
+    "userRestore": {"user": {"id": "@deleted"}},
     "webauthnDelete": {"webauthnKeys": [{"id": "@WebauthnKey"}]},
     "webhookDelete": {"ids": ["@Webhook"]},
     "webhookReplay": {"webhook": "@Webhook", "after": "@cursor"},
