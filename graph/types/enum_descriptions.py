@@ -11,6 +11,16 @@ VALUE_DESCRIPTIONS = {
         "ATTACHMENT": "The part is a file. Unknown disposition types count as this one.",
         "INLINE": "The part is shown within the message.",
     },
+    "AuthenticationResultCode": {
+        "FAIL": "The message failed the check.",
+        "NEUTRAL": "The domain makes no statement, or a DKIM signature has an invalid form.",
+        "NONE": "There is nothing to check: no SPF or DMARC record, no signature, no ARC chain.",
+        "PASS": "The message passed the check.",
+        "PERMERROR": "A record or signature is permanently invalid.",
+        "POLICY": "The signature is valid, but local policy does not accept it.",
+        "SOFTFAIL": "SPF: the host is probably not authorized.",
+        "TEMPERROR": "The check was not possible at that time, as DNS did not answer.",
+    },
     "CalendarMethod": {
         "ADD": "Adds instances to a recurring event.",
         "CANCEL": "Cancels an event.",
