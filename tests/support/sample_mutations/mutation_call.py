@@ -8,8 +8,6 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "connectorRunCancel",
-    "connectorDelete",
     "dkimKeyActivate",
     "fileDelete",
     "fileShareDelete",
