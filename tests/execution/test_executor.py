@@ -298,7 +298,7 @@ LIST_BY_TYPE = {
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "Filter": "viewer { user { filters { nodes %s } } }",
     "Identity": "viewer { user { identities { nodes %s } } }",
-    "KeyValueEntry": 'keyValues(prefix: "ui/") { nodes %s }',
+    "KeyValueEntry": 'keyValues(filter: {prefix: "ui/"}) { nodes %s }',
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "QuarantineItem": "quarantine { nodes %s }",
