@@ -58,7 +58,7 @@ mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
 """
 DELETED_USER_QUERY = """
 query ($by: UserRef!) { deletedUser(by: $by) {
-  user username storageUsed tags deletedAt purgeAt recoverableAddresses } }
+  userId username storageUsed tags deletedAt purgeAt recoverableAddresses } }
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a password of tests
