@@ -350,8 +350,9 @@ async def test_grantee_cannot_change_threads_or_snooze(
     thread_id = (await ada(document, m=message))["message"]["thread"]["id"]
     before = await load_message_state(ada)
     await share_mailbox(ada, bob, *ALL_RIGHTS)
-    for extra in ({"muted": True}, {"set": {"seen": True}}):
-        assert await collect_refusals(bob, "threadUpdate", ids=[thread_id], **extra) == [
+    for patch in ({"muted": True}, {"seen": True}):
+        refs = [{"id": thread_id}]
+        assert await collect_refusals(bob, "threadUpdate", threads=refs, set=patch) == [
             ("NOT_FOUND", None)
         ]
     snooze = {"select": {"ids": [message]}, "set": {"snoozedUntil": "2031-01-01T00:00:00Z"}}

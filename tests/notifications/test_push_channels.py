@@ -238,7 +238,8 @@ async def test_muted_threads_and_uploaded_messages_are_not_pushed(
     await push_until_idle(worker)
     threads = "{ viewer { user { messages { nodes { thread { id } } } } } }"
     (node,) = (await ada(threads))["viewer"]["user"]["messages"]["nodes"]
-    mute = """mutation ($id: ID!) { threadUpdate(input: {ids: [$id], muted: true}) {
+    mute = """mutation ($id: ID!) { threadUpdate(
+        input: {threads: [{id: $id}], set: {muted: true}}) {
       errors { code } } }"""
     await ada(mute, id=node["thread"]["id"])
     await deliver_to_mailbox(ada, "Re: Talk", In_Reply_To="<t@example.net>")

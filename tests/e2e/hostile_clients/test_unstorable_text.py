@@ -12,7 +12,7 @@ from tests.support.servers.merganser_server import PASSWORD, HttpClient, Mergans
 FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variable
     "node": ("ID", "node(id: $it) { id }"),
     "nodes": ("ID", "nodes(ids: [$it]) { id }"),
-    "thread": ("ID", "thread(id: $it) { id }"),
+    "thread": ("ID", "thread(by: {id: $it}) { id }"),
     "task": ("ID", "task(id: $it) { id }"),
     "emailId": ("String", "message(by: {emailId: $it}) { id }"),
     "queueId": ("String", "submission(by: {queueId: $it}) { id }"),

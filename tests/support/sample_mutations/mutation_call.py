@@ -18,7 +18,6 @@ MUTATIONS_BY_IDS = {
     "dkimKeyActivate",
     "fileDelete",
     "fileShareDelete",
-    "filterDelete",
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
@@ -28,7 +27,7 @@ MUTATIONS_BY_IDS = {
     "webhookDelete",
     "webhookTest",
 }
-PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
+PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 
 
 @dataclass(frozen=True)
