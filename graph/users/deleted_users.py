@@ -15,7 +15,7 @@ from graph.types.errors import MutationPayload, Options, UserSelectionPayload, a
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import ConditionsInput
 from graph.types.mutations import mutation
-from graph.types.object_views import DerivedField, View
+from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
     UserRef,
@@ -24,6 +24,7 @@ from graph.types.references import (
     maybe_value,
     user_selector_from_selection,
 )
+from graph.types.row_mapping import NodeView, global_id_field, selected_columns
 from graph.types.scalars import ByteSize, EmailAddress
 from graph.users.types import User
 from models.errors import InUse
@@ -38,21 +39,25 @@ from resolvers.users.deleted_listing import DeletedUserConditions
 from resolvers.users.restore import DeletedUserRef
 
 
-@strawberry.type(description="Account that waits for its end.")
-class DeletedUser(View):
+@strawberry.type(description="A deleted account, whose data is kept until it is purged.")
+class DeletedUser(NodeView):
     user_id: strawberry.ID = attribute_field("Global ID that the account had.")
-    username: str = attribute_field("Name it had.")
-    storage_used: ByteSize = attribute_field("Still stored.")
-    tags: list[str] = attribute_field("Labels.")
-    deleted_at: datetime = attribute_field("When deleted.")
-    purge_at: datetime | None = attribute_field("Kept until; null = its data goes at once.")
+    username: str = attribute_field("User name that the account had.")
+    storage_used: ByteSize = attribute_field("Bytes that the account still stores.")
+    tags: list[str] = attribute_field("Tags of the account.")
+    deleted_at: datetime = attribute_field("The time of the deletion.")
+    purge_at: datetime | None = attribute_field(
+        "The time at which the data is removed. Null: the data is being removed."
+    )
 
+    load_batch = staticmethod(deleted_listing.load_deleted_users_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
+        "id": global_id_field("DeletedUser"),
         "user_id": DerivedField(("id",), global_ids.encoder("User")),
         "storage_used": DerivedField(("used",), ByteSize),
     }
 
-    @field("Not taken by others, in domains that are there.")
+    @field("Addresses that userRestore gives back: nobody else has them, and their domains exist.")
     async def recoverable_addresses(self, info: Info) -> list[EmailAddress]:
         addresses = await info.context.load(deleted_listing.load_recoverable_addresses, self.row.id)
         return [EmailAddress(address) for address in addresses]
@@ -194,7 +199,9 @@ class UserDeleteQuery:
         return await connection_of_page(
             info,
             DeletedUser,
-            await deleted_listing.read_deleted_user_page(info.context, conditions, requested_page),
+            await deleted_listing.read_deleted_user_page(
+                info.context, conditions, requested_page, selected_columns(info, DeletedUser)
+            ),
             lambda row: Cursor(requested_page.ordering, row.deleted_at, row.id),
             lambda: deleted_listing.count_deleted_users(info.context, conditions),
         )

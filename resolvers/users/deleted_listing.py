@@ -1,6 +1,6 @@
 """Read pages of deleted users, and the addresses that they would have again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,8 @@ from resolvers.sql_text import contains_text_sql
 from resolvers.users import restore
 from resolvers.users.delete import can_restore_or_purge_deleted_sql
 
+ROW_COLUMNS = ("id", "deleted_at", "purge_at", "username", "used", "tags")
+
 
 @dataclass(frozen=True, slots=True)
 class DeletedUserConditions:
@@ -31,27 +33,34 @@ class DeletedUserConditions:
     deleted_before: datetime | None = None
 
 
-def select_deleted_users() -> Select[*tuple[Any, ...]]:
-    """Return the select of deleted users with the columns of their rows in `users`."""
+def select_deleted_users(columns: Collection[str]) -> Select[*tuple[Any, ...]]:
+    """Return the select of these columns of deleted users and of their rows in `users`."""
     return select(
-        *select_columns(DeletedUser),
-        col(User.username),
-        col(User.name),
-        col(User.used),
-        col(User.tags),
-        col(User.quota),
+        *select_columns(DeletedUser, {"id", *(set(columns) & DeletedUser.model_fields.keys())}),
+        *select_columns(User, set(columns) - DeletedUser.model_fields.keys()),
     ).join(User, col(User.id) == col(DeletedUser.id))
 
 
 async def read_deleted_user_page(
-    ctx: Context, conditions: DeletedUserConditions, page_request: PageRequest
+    ctx: Context,
+    conditions: DeletedUserConditions,
+    page_request: PageRequest,
+    columns: Collection[str],
 ) -> Page[ColumnRow]:
     """Read a page of the deleted users that the viewer can restore, the last deleted first."""
-    statement = select_deleted_users().where(*_where_clauses(ctx, conditions))
+    statement = select_deleted_users({"deleted_at", *columns}).where(
+        *_where_clauses(ctx, conditions)
+    )
     sort_key = (col(DeletedUser.deleted_at), col(DeletedUser.id))
     return await pagination.read_page(
         ctx, PageScan(statement, page_request, sort_key, is_descending=True)
     )
+
+
+async def load_deleted_users_by_id(ctx: Context, ids: list[int]) -> list[ColumnRow | None]:
+    """Load deleted users by id, in the given order. None for ids that the viewer can't restore."""
+    statement = select_deleted_users(ROW_COLUMNS).where(can_restore_or_purge_deleted_sql(ctx))
+    return await read_by_keys(ctx, statement, col(DeletedUser.id), ids)
 
 
 async def count_deleted_users(ctx: Context, conditions: DeletedUserConditions) -> int:
