@@ -35,7 +35,7 @@ QUERIES = {
     "connectorRun": "connectorRun(id: @ConnectorRun) { error }",
     "connectors": "connectors(filter: {users: @users}) { nodes { name } }",
     "deletedUser": "deletedUser(by: {id: @deleted}) { userId username }",
-    "deletedUsers": "deletedUsers(first: 250) { nodes { userId username } }",
+    "deletedUsers": "deletedUsers(filter: {query: @gone}) { nodes { userId } }",
     "dkimKey": "dkimKey(by: {id: @DkimKey}) { id }",
     "dkimKeys": "dkimKeys(first: 100) { nodes { id } }",
     "domain": "domain(by: {id: @Domain}) { id }",
