@@ -299,7 +299,7 @@ LIST_BY_TYPE = {
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "Filter": "viewer { user { filters { nodes %s } } }",
     "Identity": "viewer { user { identities { nodes %s } } }",
-    "KeyValueEntry": 'keyValues(prefix: "ui/") { nodes %s }',
+    "KeyValueEntry": 'keyValues(filter: {prefix: "ui/"}) { nodes %s }',
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "QuarantineItem": "quarantine { nodes %s }",
@@ -404,7 +404,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["pushChannelSet"](ada, root))(ada)
     await SAMPLE_CALLS["quarantineRelease"](ada, root)  # only prepares the item
     await SAMPLE_CALLS["queueHold"](ada, root)
-    await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
+    await (await SAMPLE_CALLS["connectorStart"](ada, root))(ada)
     while await index_worker.index_next_batch(ada.environment):
         pass
 

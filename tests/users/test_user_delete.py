@@ -169,7 +169,7 @@ async def test_deleted_user_is_hidden_at_once_and_purged_by_a_task(
     assert count_before == await select_rows(environment, "SELECT count(*) FROM messages")
 
     assert await tasks.run_next_task(environment)
-    task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
+    task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task == {"task": {"state": "SUCCEEDED", "done": 3, "total": 3}}
     for table in ("mailboxes", "messages", "threads", "api_keys", "thread_refs"):
@@ -345,14 +345,14 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "DOMAIN_ADMIN")
     payload, errors = await delete_users(own_admin, ada.user.id, purgeAt=LATER)
     assert (errors, len(payload["deletedIds"])) == ([], 1)
-    task_query = "query ($id: ID!) { task(id: $id) { kind user { id } } }"
+    task_query = "query ($id: ID!) { task(by: {id: $id}) { kind user { id } } }"
     assert (await own_admin(task_query, id=payload["task"]["id"]))["task"] == {
         "kind": "USER_DELETE",
         "user": None,
     }
     assert (await other_admin(task_query, id=payload["task"]["id"]))["task"] is None
     cancel = "mutation ($i: TaskCancelInput!) { taskCancel(input: $i) { errors { code } } }"
-    cancel_response = await own_admin(cancel, i={"ids": [payload["task"]["id"]]})
+    cancel_response = await own_admin(cancel, i={"tasks": [{"id": payload["task"]["id"]}]})
     assert cancel_response["taskCancel"]["errors"] == [{"code": "FORBIDDEN_OPERATION"}]
     for deleted_ref in ({"username": "ada"}, {"address": "ada@example.org"},
                {"id": payload["deletedIds"][0]}):  # fmt: skip
@@ -414,7 +414,7 @@ async def test_started_purge_continues_and_cannot_be_restored(
     assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
     await deregister_as_dead(environment)
     assert await tasks.run_next_task(environment)
-    task = await root("query ($id: ID!) { task(id: $id) { state done total } }",
+    task = await root("query ($id: ID!) { task(by: {id: $id}) { state done total } }",
                       id=payload["task"]["id"])  # fmt: skip
     assert task["task"] == {"state": "SUCCEEDED", "done": 5, "total": 5}
     assert await select_rows(environment, "SELECT count(*) FROM users") == [(0,)]
