@@ -130,9 +130,9 @@ CREATE TABLE legal_holds (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     username VARCHAR NOT NULL,
-    start TIMESTAMP WITH TIME ZONE,
-    "end" TIMESTAMP WITH TIME ZONE,
-    expires TIMESTAMP WITH TIME ZONE NOT NULL,
+    starts_at TIMESTAMP WITH TIME ZONE,
+    ends_at TIMESTAMP WITH TIME ZONE,
+    expires_at TIMESTAMP WITH TIME ZONE NOT NULL,
     reason VARCHAR,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     created_by VARCHAR NOT NULL,
@@ -145,7 +145,7 @@ CREATE TABLE legal_holds (
     removed BOOLEAN NOT NULL,
     CONSTRAINT pk_legal_holds PRIMARY KEY (id)
 );
-CREATE INDEX ix_legal_holds_expires ON legal_holds (expires);
+CREATE INDEX ix_legal_holds_expires_at ON legal_holds (expires_at);
 CREATE INDEX ix_legal_holds_user_id ON legal_holds (user_id);
 
 CREATE TABLE message_steps (
@@ -555,7 +555,7 @@ CREATE TABLE legal_hold_accesses (
     actor_id BIGINT,
     role VARCHAR(32) NOT NULL,
     ip VARCHAR,
-    action VARCHAR NOT NULL,
+    action VARCHAR(32) NOT NULL,
     CONSTRAINT pk_legal_hold_accesses PRIMARY KEY (id),
     CONSTRAINT fk_legal_hold_accesses_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );
@@ -814,7 +814,7 @@ CREATE TABLE connectors (
     host VARCHAR NOT NULL,
     port BIGINT NOT NULL,
     security VARCHAR(32) NOT NULL,
-    mechanism VARCHAR NOT NULL,
+    auth_mechanism VARCHAR(32) NOT NULL,
     username VARCHAR NOT NULL,
     secret VARCHAR NOT NULL,
     oauth JSONB,
@@ -822,7 +822,7 @@ CREATE TABLE connectors (
     target_folder VARCHAR,
     interval BIGINT,
     max_age BIGINT,
-    max_bytes_per_second BIGINT NOT NULL,
+    max_bytes_per_second BIGINT,
     exclude VARCHAR,
     folder_rewrites JSONB NOT NULL,
     auto_map_folders BOOLEAN NOT NULL,
@@ -1416,18 +1416,18 @@ CREATE TABLE connector_runs (
     user_id BIGINT NOT NULL,
     connector_id BIGINT NOT NULL,
     state VARCHAR(32) NOT NULL,
-    trial BOOLEAN NOT NULL,
+    dry_run BOOLEAN NOT NULL,
     cancelled BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE,
     finished_at TIMESTAMP WITH TIME ZONE,
     stage VARCHAR,
     folder VARCHAR,
-    seen BIGINT NOT NULL,
-    imported BIGINT NOT NULL,
-    skipped BIGINT NOT NULL,
-    deleted_remote BIGINT NOT NULL,
-    bytes BIGINT NOT NULL,
+    seen_count BIGINT NOT NULL,
+    imported_count BIGINT NOT NULL,
+    skipped_count BIGINT NOT NULL,
+    deleted_remote_count BIGINT NOT NULL,
+    size BIGINT NOT NULL,
     error VARCHAR,
     log JSONB NOT NULL,
     checkpoint JSONB,

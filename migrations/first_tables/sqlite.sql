@@ -130,9 +130,9 @@ CREATE TABLE legal_holds (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     username VARCHAR NOT NULL,
-    start DATETIME,
-    "end" DATETIME,
-    expires DATETIME NOT NULL,
+    starts_at DATETIME,
+    ends_at DATETIME,
+    expires_at DATETIME NOT NULL,
     reason VARCHAR,
     created_at DATETIME NOT NULL,
     created_by VARCHAR NOT NULL,
@@ -145,7 +145,7 @@ CREATE TABLE legal_holds (
     removed BOOLEAN NOT NULL,
     CONSTRAINT pk_legal_holds PRIMARY KEY (id)
 );
-CREATE INDEX ix_legal_holds_expires ON legal_holds (expires);
+CREATE INDEX ix_legal_holds_expires_at ON legal_holds (expires_at);
 CREATE INDEX ix_legal_holds_user_id ON legal_holds (user_id);
 
 CREATE TABLE message_steps (
@@ -555,7 +555,7 @@ CREATE TABLE legal_hold_accesses (
     actor_id INTEGER,
     role VARCHAR(32) NOT NULL,
     ip VARCHAR,
-    action VARCHAR NOT NULL,
+    action VARCHAR(32) NOT NULL,
     CONSTRAINT pk_legal_hold_accesses PRIMARY KEY (id),
     CONSTRAINT fk_legal_hold_accesses_legal_hold_id FOREIGN KEY(legal_hold_id) REFERENCES legal_holds (id) ON DELETE CASCADE
 );
@@ -814,7 +814,7 @@ CREATE TABLE connectors (
     host VARCHAR NOT NULL,
     port INTEGER NOT NULL,
     security VARCHAR(32) NOT NULL,
-    mechanism VARCHAR NOT NULL,
+    auth_mechanism VARCHAR(32) NOT NULL,
     username VARCHAR NOT NULL,
     secret VARCHAR NOT NULL,
     oauth JSON,
@@ -822,7 +822,7 @@ CREATE TABLE connectors (
     target_folder VARCHAR,
     interval INTEGER,
     max_age INTEGER,
-    max_bytes_per_second INTEGER NOT NULL,
+    max_bytes_per_second INTEGER,
     exclude VARCHAR,
     folder_rewrites JSON NOT NULL,
     auto_map_folders BOOLEAN NOT NULL,
@@ -1416,18 +1416,18 @@ CREATE TABLE connector_runs (
     user_id INTEGER NOT NULL,
     connector_id INTEGER NOT NULL,
     state VARCHAR(32) NOT NULL,
-    trial BOOLEAN NOT NULL,
+    dry_run BOOLEAN NOT NULL,
     cancelled BOOLEAN NOT NULL,
     created_at DATETIME NOT NULL,
     started_at DATETIME,
     finished_at DATETIME,
     stage VARCHAR,
     folder VARCHAR,
-    seen INTEGER NOT NULL,
-    imported INTEGER NOT NULL,
-    skipped INTEGER NOT NULL,
-    deleted_remote INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
+    seen_count INTEGER NOT NULL,
+    imported_count INTEGER NOT NULL,
+    skipped_count INTEGER NOT NULL,
+    deleted_remote_count INTEGER NOT NULL,
+    size INTEGER NOT NULL,
     error VARCHAR,
     log JSON NOT NULL,
     checkpoint JSON,

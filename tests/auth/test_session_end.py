@@ -25,12 +25,12 @@ from tests.support.servers.live_server import CHANGES_SUBSCRIPTION, LiveServer, 
 SESSION_TERMINATE = """
 mutation ($input: SessionTerminateInput!) {
   sessionTerminate(input: $input) {
-    terminatedCount results errors { __typename code message path } }
+    terminatedCount usernames errors { __typename code message path } }
 }
 """
 AUTH_CACHE_FLUSH = """
 mutation ($input: AuthCacheFlushInput!) {
-  authCacheFlush(input: $input) { entries errors { code } }
+  authCacheFlush(input: $input) { flushedCount errors { code } }
 }
 """
 
@@ -54,7 +54,7 @@ async def test_own_connections_end_with_the_reason(
     assert (validated["terminatedCount"], validated["errors"]) == (2, [])
     assert len(live_server.endpoint.connection_watch.connections) == 3
     payload = await kick_on_live_server(live_server, ada, reason="Moving to a new server")
-    assert (payload["terminatedCount"], payload["results"], payload["errors"]) == (
+    assert (payload["terminatedCount"], payload["usernames"], payload["errors"]) == (
         2,
         ["ada", "ada"],
         [],
@@ -108,7 +108,7 @@ async def test_purge_is_refused_while_user_is_connected(
     live_server: LiveServer, ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     purge_mutation = """mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
-        purged errors { code ... on SessionsOpenError { sessions } } } }"""
+        purgedIds errors { code ... on SessionsOpenError { sessions } } } }"""
     socket = await live_server.follow(ada, CHANGES_SUBSCRIPTION)
     await wait_until(lambda: live_server.endpoint.connection_watch.connections)
     async with httpx.AsyncClient(
@@ -117,13 +117,13 @@ async def test_purge_is_refused_while_user_is_connected(
         live_client = GraphQLClient(http, root.environment, root.user, root.secret)
         arguments = {"users": {"usernames": ["ada"]}}
         refused_payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
-        assert refused_payload == {"purged": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
+        assert refused_payload == {"purgedIds": [], "errors": [{"code": "IN_USE", "sessions": 1}]}
         assert await ada("{ viewer { user { username } } }")
         await kick_sessions(live_client, **arguments)
         await wait_until(lambda: socket.end_frame)
         await wait_until(lambda: not live_server.endpoint.connection_watch.connections)
         payload = (await live_client(purge_mutation, input=arguments))["userPurge"]
-    assert (len(payload["purged"]), payload["errors"]) == (1, [])
+    assert (len(payload["purgedIds"]), payload["errors"]) == (1, [])
 
 
 async def test_user_sync_reset_ends_connections(
@@ -221,9 +221,9 @@ async def test_cached_credentials_are_flushed(
         await client("{ viewer { role } }")
     assert len(cache_of_database(ada.environment.database).credentials) == 3
     response = await root(AUTH_CACHE_FLUSH, input={"users": {"usernames": ["ada"]}})
-    assert response["authCacheFlush"] == {"entries": 1, "errors": []}
+    assert response["authCacheFlush"] == {"flushedCount": 1, "errors": []}
     response = await root(AUTH_CACHE_FLUSH, input={})
-    assert response["authCacheFlush"] == {"entries": 2, "errors": []}
+    assert response["authCacheFlush"] == {"flushedCount": 2, "errors": []}
     for client in (ada, bob):
         (error,) = (await client(AUTH_CACHE_FLUSH, input={}))["authCacheFlush"]["errors"]
         assert error["code"] == "FORBIDDEN"

@@ -291,6 +291,7 @@ LIST_BY_TYPE = {
     "Certificate": "certificates { nodes %s }",
     "Connector": "connectors { nodes %s }",
     "ConnectorRun": "connectors { nodes { runs { nodes %s } } }",
+    "DeletedUser": "deletedUsers { nodes %s }",
     "DkimKey": "dkimKeys { nodes %s }",
     "Domain": "domains { nodes %s }",
     "DomainAlias": "domainAliases { nodes %s }",
@@ -298,7 +299,7 @@ LIST_BY_TYPE = {
     "FileShare": "viewer { user { files { nodes { shares %s } } } }",
     "Filter": "viewer { user { filters { nodes %s } } }",
     "Identity": "viewer { user { identities { nodes %s } } }",
-    "KeyValueEntry": 'keyValues(prefix: "ui/") { nodes %s }',
+    "KeyValueEntry": 'keyValues(filter: {prefix: "ui/"}) { nodes %s }',
     "Label": "viewer { user { labels %s } }",
     "PushChannel": "viewer { user { pushChannels %s } }",
     "QuarantineItem": "quarantine { nodes %s }",
@@ -339,6 +340,7 @@ TYPES_OF_ADMINS = {
     "BccRule",
     "DkimKey",
     "Certificate",
+    "DeletedUser",
     "Domain",
     "DomainAlias",
     "ForwardingHost",
@@ -402,7 +404,7 @@ async def create_object_of_every_type(ada: GraphQLClient, root: GraphQLClient) -
     await (await SAMPLE_CALLS["pushChannelSet"](ada, root))(ada)
     await SAMPLE_CALLS["quarantineRelease"](ada, root)  # only prepares the item
     await SAMPLE_CALLS["queueHold"](ada, root)
-    await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
+    await (await SAMPLE_CALLS["connectorStart"](ada, root))(ada)
     while await index_worker.index_next_batch(ada.environment):
         pass
 

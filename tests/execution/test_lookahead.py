@@ -47,6 +47,7 @@ CONNECTIONS = {
     "Connector.runs": ("connectors { nodes { runs { %s } } }", "connector_runs", "log"),
     "Query.connectors": ("connectors { %s }", "connectors", "folder_rewrites"),
     "User.connectors": ("viewer { user { connectors { %s } } }", "connectors", "folder_rewrites"),
+    "Query.deletedUsers": ("deletedUsers { %s }", "deleted_users", "addresses"),
     "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
     "Query.domains": ("domains { %s }", "domains", "description"),
     "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
@@ -79,7 +80,8 @@ LISTS_OF_ADMINS = {
     "LegalHold.accessLog", "LegalHold.messages", "Domain.addresses", "Domain.senderRules",
     "Domain.users",
     "Query.addresses", "Query.auditLog", "Query.legalHolds", "Query.authLog", "Query.bccRules",
-    "Query.dkimKeys", "Query.domainAliases", "Query.domains", "Query.filters",
+    "Query.deletedUsers", "Query.dkimKeys", "Query.domainAliases", "Query.domains",
+    "Query.filters",
     "Query.rateLimitHolds",
     "Query.forwardingHosts", "Query.relayHosts", "Query.tlsPolicies", "Query.transports",
     "Query.rateLimits", "Query.recipientRewrites",
@@ -127,7 +129,7 @@ async def test_list_reads_only_requested_columns(
     if name == "User.sieveScripts":
         await (await SAMPLE_CALLS["sieveScriptSet"](ada, root))(ada)
     if "onnector" in name:
-        await (await SAMPLE_CALLS["connectorRun"](ada, root))(ada)
+        await (await SAMPLE_CALLS["connectorStart"](ada, root))(ada)
     if "ebhook" in name:
         await (await SAMPLE_CALLS["webhookTest"](ada, root))(root)
     document, table, large_column = CONNECTIONS[name]

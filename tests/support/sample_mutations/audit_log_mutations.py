@@ -176,7 +176,7 @@ async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
 
 async def _restore_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _delete_ada(ada, root)
-    input_fields = {"by": {"id": global_ids.encode("User", ada.user.id)}}
+    input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     return MutationCall("userRestore", input_fields, by_root=True)
 
 
@@ -217,7 +217,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "User", prepare=_call_on_account_of_ada("userImport", archive={"text": MBOX})
     ),
     "userImpersonate": AuditLogExpectation("User", after=("until",)),
-    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expires")),
+    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expiresAt")),
     "legalHoldEnd": AuditLogExpectation("LegalHold", before=("user",)),
     "autoreplyDelete": AuditLogExpectation(
         "User", before=("enabled",), prepare=_delete_autoreply_of_ada
@@ -346,8 +346,8 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "connectorDelete": AuditLogExpectation(
         "Connector", before=("name", "host"), prepare=_call_on_object_of_ada("connectorDelete")
     ),
-    "connectorRun": AuditLogExpectation(
-        "Connector", after=("name", "trial"), prepare=_call_on_object_of_ada("connectorRun")
+    "connectorStart": AuditLogExpectation(
+        "Connector", after=("name", "dryRun"), prepare=_call_on_object_of_ada("connectorStart")
     ),
     "connectorUpdate": AuditLogExpectation(
         "Connector",
@@ -364,7 +364,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "keyValueIncrement": AuditLogExpectation(
         "KeyValueEntry",
         after=("store", "key"),
-        prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
+        prepare=_call_on_shared_entry("keyValueIncrement", delta=1),
     ),
     "keyValueSet": AuditLogExpectation(
         "KeyValueEntry",
