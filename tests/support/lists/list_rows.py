@@ -39,6 +39,7 @@ from models.spam.quarantine import QuarantineItem
 from models.spam.sender_rules import SenderRule, place_of_domain
 from models.store.columns import UtcDateTime, core_table
 from models.submission.tables import Submission
+from models.users.tables import DeletedUser
 from resolvers.mailboxes import loaders as mailbox_loaders
 from resolvers.mailboxes.loaders import NewMailboxes
 from tests.conftest import (
@@ -118,8 +119,25 @@ async def add_list_rows(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClo
         sender_compared="carol@example.com",
         sender_domain="example.com",
     )
+    await _delete_users(ada)
     await _add_shares(ada, bob)
     await _add_domain_and_platform_rows(ada.environment, ada.user.id)
+
+
+async def _delete_users(ada: GraphQLClient) -> None:
+    """Create users of the domain, and delete them so that they can be restored."""
+    for number in range(ROWS_PER_LIST):
+        user = await make_user(ada.environment, f"deleted{number}")
+        async with ada.environment.write_session() as session:
+            session.add(
+                DeletedUser(
+                    id=user.id,
+                    username_key=f"deleted{number}",
+                    domain_id=user.domain_id,
+                    deleted_at=FIRST_TIME + timedelta(minutes=number),
+                    purge_at=FIRST_TIME + timedelta(days=99),
+                )
+            )
 
 
 async def _deliver_messages(ada: GraphQLClient, bob: GraphQLClient, clock: ManualClock) -> None:
