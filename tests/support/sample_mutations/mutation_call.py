@@ -22,13 +22,9 @@ MUTATIONS_BY_IDS = {
     "fileShareDelete",
     "filterDelete",
     "identityDelete",
-    "pushChannelDelete",
-    "pushChannelTest",
     "quarantineDelete",
     "senderRuleDelete",
     "recipientRewriteDelete",
-    "webhookDelete",
-    "webhookTest",
 }
 PAYLOAD_FIELDS = "errors { __typename code message path index } replayed journalCursor"
 
