@@ -160,7 +160,7 @@ async def _create_account_and_forward(folder: Path) -> None:
         )
         await address_mutations.create_address(
             root_context(environment),
-            NewAddress(LIST_ADDRESS, targets=[READER_ADDRESS, EXTERNAL_ADDRESS]),
+            NewAddress(LIST_ADDRESS, forward_to=[READER_ADDRESS, EXTERNAL_ADDRESS]),
         )
 
 

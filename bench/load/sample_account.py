@@ -96,7 +96,7 @@ async def create_user(environment: Environment, address: str, *targets: str, **m
         password_disabled=True,
         quota=0,
         received_max=0,
-        targets=targets,
+        forward_to=targets,
         **more,
     )
     options = replace(environment.options, auto_create_domains=True)

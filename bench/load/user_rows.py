@@ -20,7 +20,7 @@ from models.users.tables import User, UserTag
 FIRST_NAMES = ("ada", "bert", "carl", "dora", "emil", "frida", "gustav", "hedwig", "ivo", "judith")
 LAST_NAMES = ("keller", "lovelace", "meyer", "novak", "okafor", "petrov", "quandt", "rossi", "sato")
 ROWS_PER_INSERT = 5000
-ADMIN_INTERVAL, DISABLED_INTERVAL, TAGGED_INTERVAL = 1000, 1000, 200
+ADMIN_INTERVAL, INACTIVE_INTERVAL, TAGGED_INTERVAL = 1000, 1000, 200
 
 
 async def insert_users(
@@ -91,8 +91,8 @@ def _user_rows(
             "role": Role.ADMIN if n % ADMIN_INTERVAL == 0 else Role.USER,
             "domain_id": domain_ids[domain_index],
             "tenant_id": domain_ids[domain_index],
-            "disabled": n % DISABLED_INTERVAL == 0,
-            "suspended": n % DISABLED_INTERVAL == 1,
+            "active": n % INACTIVE_INTERVAL != 0,
+            "suspended": n % INACTIVE_INTERVAL == 1,
             "used": chance.randrange(1 << 30),
             "created_at": now + timedelta(seconds=n),
             "updated_at": now,

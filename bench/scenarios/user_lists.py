@@ -24,7 +24,7 @@ USER_COUNT = 100_000
 RUN_TIMEOUT = 600.0  # seconds
 USERS_QUERY = """query ($filter: UserFilter, $orderBy: UserOrder! = USERNAME, $after: String) {
   users(filter: $filter, orderBy: $orderBy, first: 50, after: $after) {
-    nodes { id username name address { address } domain { name } disabled lastLoginAt
+    nodes { id username name address { address } domain { name } active lastLoginAt
       limits { quota { allowed used } } }
     pageInfo { endCursor hasNextPage } } }"""
 COUNT_QUERY = "query ($filter: UserFilter) { users(filter: $filter, first: 0) { totalCount } }"
@@ -40,7 +40,7 @@ def bodies_by_name(after: str) -> dict[str, dict[str, Any]]:
         "by storage": {"orderBy": "QUOTA_USED"},
         "by last sign-in": {"orderBy": "LAST_LOGIN"},
         "of a domain": {"filter": {"domain": LARGEST_DOMAIN}},
-        "disabled": {"filter": {"disabled": True}},
+        "inactive": {"filter": {"active": False}},
         "tagged": {"filter": {"tags": ["vip"]}},
         "pattern": {"filter": {"patterns": ["adalove*7@d?.*"]}},
         "search, one is found": {"filter": {"query": "lovelace.050012"}},

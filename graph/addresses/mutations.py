@@ -32,14 +32,14 @@ from resolvers.addresses.temporary_addresses import NewTemporaryAddress
 from resolvers.addresses.update import AddressPatchValues
 
 WRITE_GUARD: dict[str, Any] = {"role": Role.DOMAIN_ADMIN, "scope": Scope.FULL}
-TARGETS_DESCRIPTION = (
+FORWARD_TO_DESCRIPTION = (
     "FORWARD: addresses, smtp:// and smtps:// relays with or without user and password, "
     "http(s):// URLs; at most 100. A relay whose password is *** stays as it was."
 )
 AUTOREPLY_DESCRIPTION = "FORWARD: what it answers by itself, without `addresses`."
 CREATE_FIELDS = (
     "name", "active", "send_as", "expires_at", "tags", "public_comment", "private_comment",
-    "meta_data", "private_metadata",
+    "private_metadata",
 )  # fmt: skip
 UPDATE_FIELDS = (*CREATE_FIELDS, "kind")
 
@@ -52,7 +52,7 @@ class AddressCreateInput(Options):
     )
     user: UserRef | None = attribute_field("Needed for MAILBOX.", default=UNSET)
     name: str | None = attribute_field("Identity name, at most 128 characters.", default=UNSET)
-    targets: list[str] | None = attribute_field(TARGETS_DESCRIPTION, default=UNSET)
+    forward_to: list[str] | None = attribute_field(FORWARD_TO_DESCRIPTION, default=UNSET)
     main: bool = attribute_field("Default of its user; the first one is so anyway.", default=False)
     active: bool = attribute_field("False = refuses mail, and forwards none.", default=True)
     send_as: bool = attribute_field("Offered as sender to the users it delivers to.", default=True)
@@ -69,7 +69,7 @@ class AddressCreateInput(Options):
     autoreply: AutoreplyInput | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
     public_comment: str | None = attribute_field("Shown to users.", default=UNSET)
     private_comment: str | None = attribute_field("For administrators.", default=UNSET)
-    meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
     private_metadata: JSON | None = attribute_field(
         "Free data hidden from the user.", default=UNSET
     )
@@ -84,8 +84,8 @@ class AddressPatch:
         "MAILBOX stays MAILBOX, others stay others."
     )
     name: strawberry.Maybe[str | None] = attribute_field("Identity name, at most 128 characters.")
-    targets: strawberry.Maybe[list[str]] = attribute_field(
-        f"In place of those there are. {TARGETS_DESCRIPTION}"
+    forward_to: strawberry.Maybe[list[str]] = attribute_field(
+        f"In place of those there are. {FORWARD_TO_DESCRIPTION}"
     )
     main: strawberry.Maybe[bool] = attribute_field(
         "True: default of its user, in place of the one there is. An account whose main address "
@@ -107,7 +107,7 @@ class AddressPatch:
     )
     public_comment: strawberry.Maybe[str | None] = attribute_field("Shown to users.")
     private_comment: strawberry.Maybe[str | None] = attribute_field("For administrators.")
-    meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
+    metadata: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
     private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "Free data hidden from the user."
     )
@@ -115,6 +115,8 @@ class AddressPatch:
     def to_changes(self) -> AddressPatchValues:
         """Convert the input to changes of addresses. Absent fields are left out."""
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
+        if self.metadata:
+            values["public_metadata"] = self.metadata.value
         if self.forwards:
             values["forwards_max"] = self.forwards.value
         autoreply_input = self.autoreply.value if self.autoreply else None
@@ -122,7 +124,7 @@ class AddressPatch:
             values,
             address=self.address.value if self.address else None,
             main=self.main.value if self.main else None,
-            targets=self.targets.value if self.targets else None,
+            forward_to=self.forward_to.value if self.forward_to else None,
             autoreply=autoreply_input.to_column_values() if autoreply_input else None,
             deletes_autoreply=self.autoreply is not None and autoreply_input is None,
         )
@@ -165,6 +167,7 @@ class AddressMutation:
     @mutation("Any kind. CONFLICT where it is taken, whatever its dots and case.", **WRITE_GUARD)
     async def address_create(self, info: Info, input: AddressCreateInput) -> AddressPayload:
         values = {name: getattr(input, name) for name in (*CREATE_FIELDS, "forwards")}
+        values["public_metadata"] = input.metadata
         values = {name: value for name, value in values.items() if value is not UNSET}
         if "forwards" in values:
             values["forwards_max"] = values.pop("forwards")
@@ -174,7 +177,7 @@ class AddressMutation:
             await load_named_user_id(info, input.user or None),
             main=input.main,
             wildcard=input.allow_wildcard,
-            targets=input.targets or (),
+            forward_to=input.forward_to or (),
             columns=values,
             autoreply=input.autoreply.to_column_values() if input.autoreply else None,
         )

@@ -75,7 +75,7 @@ class Address(NodeView):
         Domain.from_row_or_none,
         description="Domain record; null = holds in all domains.",
     )
-    targets: list[str] = attribute_field(
+    forward_to: list[str] = attribute_field(
         "FORWARD: addresses, smtp:// relays, http(s):// URLs. The password of a relay is ***."
     )
     main: bool = attribute_field("Default of its user.")
@@ -88,7 +88,7 @@ class Address(NodeView):
     last_received_at: datetime | None = attribute_field("Newest mail to it; noted a little later.")
     tags: list[str] = attribute_field("Labels.")
     public_comment: str | None = attribute_field("Shown to users.")
-    meta_data: JSON | None = attribute_field("Free data of the application.")
+    metadata: JSON | None = attribute_field("Free data of the application.")
     created_at: datetime = attribute_field("Creation.")
     updated_at: datetime | None = attribute_field("Last change.")
 
@@ -97,6 +97,7 @@ class Address(NodeView):
         "id": global_id_field("Address"),
         "address": DerivedField(("shown",), return_unchanged),
         "local_part": DerivedField(("shown",), lambda shown: shown.rpartition("@")[0]),
+        "metadata": DerivedField(("public_metadata",), return_unchanged),
         "wildcard": DerivedField(("shown",), lambda shown: "*" in shown),
         "catch_all": DerivedField(("local",), lambda local: local == "*"),
     }

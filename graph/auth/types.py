@@ -199,7 +199,7 @@ class AuthenticatePayload(MutationPayload):
         "and for ten minutes.",
         default_factory=list,
     )
-    require_password_change: bool = attribute_field("A new password should be set.", default=False)
+    password_change_required: bool = attribute_field("A new password should be set.", default=False)
     token: str | None = attribute_field("Shown once.", default=None, metadata=SECRET_METADATA)
     expires_at: datetime | None = attribute_field(
         "When the token ends, unless it is used before.", default=None
@@ -212,7 +212,7 @@ class AuthenticatePayload(MutationPayload):
             user=graph.users.types.User.from_row(sign_in.user),
             scope=sign_in.scope,
             required_two_factor_methods=sign_in.required_two_factor_methods,
-            require_password_change=sign_in.require_password_change,
+            password_change_required=sign_in.password_change_required,
             token=sign_in.token,
             expires_at=sign_in.expires_at,
         )

@@ -194,7 +194,7 @@ class FilterCreateInput(Options):
         "oldest is first.",
         default=UNSET,
     )
-    meta_data: JSON | None = attribute_field(
+    metadata: JSON | None = attribute_field(
         "Free data of the application, an object.", default=UNSET
     )
 
@@ -214,7 +214,7 @@ class FilterPatch:
     )
     active: bool | None = attribute_field("In force.", default=UNSET)
     order: int | None = attribute_field("Place in the sequence.", default=UNSET)
-    meta_data: JSON | None = attribute_field(
+    metadata: JSON | None = attribute_field(
         "Free data of the application, an object.", default=UNSET
     )
 
@@ -236,8 +236,8 @@ def _column_values(
         values["query"] = filter_input.query.to_stored_query([*error_path, "query"])
     if filter_input.action:
         values["action"] = filter_input.action.to_stored_action(*error_path, "action")
-    if filter_input.meta_data is not UNSET:
-        values["meta_data"] = validate_custom_data(filter_input.meta_data, "metaData")
+    if filter_input.metadata is not UNSET:
+        values["public_metadata"] = validate_custom_data(filter_input.metadata, "metadata")
     return values
 
 

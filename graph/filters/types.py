@@ -23,7 +23,7 @@ from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import DeletePayload, IdsInput, MutationPayload, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
-from graph.types.object_views import DerivedField, NestedViewField, View
+from graph.types.object_views import DerivedField, NestedViewField, View, return_unchanged
 from graph.types.references import (
     MessageRef,
     UserRef,
@@ -200,12 +200,13 @@ class Filter(NodeView):
     action: FilterAction = attribute_field("What is done.")
     active: bool = attribute_field("In force.")
     created_at: datetime = attribute_field("Creation.")
-    meta_data: JSON | None = attribute_field("Free form.")
+    metadata: JSON | None = attribute_field("Free form.")
     match_count: BigInt = attribute_field("Times it acted.")
 
     load_batch = staticmethod(filter_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Filter"),
+        "metadata": DerivedField(("public_metadata",), return_unchanged),
         "query": NestedViewField(QUERY_COLUMNS, lambda query: query, FilterQuery),
         "action": NestedViewField(
             ACTION_COLUMNS, FilterActionValues.from_stored_action, FilterAction

@@ -56,7 +56,7 @@ class MessagePatch:
         "Into the folder SNOOZED until then, when it comes back unread, before all others; "
         "null = back now, as it was. Not while it is moved."
     )
-    meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
+    metadata: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
 
     def to_changes(self) -> FlagChanges:
         """Convert the input to changes of messages.
@@ -66,8 +66,8 @@ class MessagePatch:
         values: dict[str, Any] = {}
         if self.expires:
             values["expires"] = self.expires.value
-        if self.meta_data:
-            values["meta_data"] = validate_custom_data(self.meta_data.value, "metaData")
+        if self.metadata:
+            values["public_metadata"] = validate_custom_data(self.metadata.value, "metadata")
         if self.flags and (self.add_flags or self.remove_flags):
             raise InvalidInput(
                 "flags replaces all: without addFlags and removeFlags",

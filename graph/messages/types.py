@@ -189,7 +189,7 @@ class Message(MessageContentFields):
     structure: MimePart = attribute_field("MIME tree.")
     content_type: ContentType = attribute_field("Top content type.")
     encrypted: bool = attribute_field("PGP or S/MIME.")
-    meta_data: JSON | None = attribute_field("Free data of the application.")
+    metadata: JSON | None = attribute_field("Free data of the application.")
     tier: StorageTier = link(
         "blob_id",
         storage_tiers.load_storage_tiers,
@@ -217,6 +217,7 @@ class Message(MessageContentFields):
     load_batch = staticmethod(message_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Message"),
+        "metadata": DerivedField(("public_metadata",), return_unchanged),
         "thread_id": DerivedField(("thread_id",), global_ids.encoder("Thread")),
         "guid": DerivedField(("id",), "{:032x}".format),
         "envelope": DerivedField(("envelope_from", "envelope_to"), _envelope_from_columns),

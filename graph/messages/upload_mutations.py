@@ -60,7 +60,7 @@ class MessageUploadInput(MessageContentInput):
         r"\Draft; one with a reference, or that replaces one, always is.", default=False
     )
     received_at: datetime | None = attribute_field("Arrival, default now.", default=UNSET)
-    meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
     files: list[strawberry.ID] | None = attribute_field(
         "Stored files to attach; a draft remembers them. Needs the scope MAIL_READ.",
         default=UNSET,
@@ -144,7 +144,7 @@ class MessageUploadMutation:
             is_flagged=input.flagged,
             is_draft=input.draft,
             received_at=value_or_none(input.received_at),
-            meta_data=validate_custom_data(input.meta_data, "metaData"),
+            public_metadata=validate_custom_data(input.metadata, "metadata"),
             replaced_draft_id=await _replaced_message_id(info, input.replaces or None),
             kept_attachments=attachment_selection(
                 input.keep_attachments or None, ["keepAttachments"]

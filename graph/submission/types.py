@@ -227,7 +227,7 @@ class MessageSendInput(MessageContentInput):
         "With the OpenPGP keys of all recipients: refused where one is not known here.",
         default=False,
     )
-    meta_data: JSON | None = attribute_field(
+    metadata: JSON | None = attribute_field(
         "Free data of the application, kept with the copy.", default=strawberry.UNSET
     )
 
@@ -253,7 +253,7 @@ async def _resolve_send_request(
         send_at=value_or_none(send_input.send_at),
         undo_window=value_or_none(send_input.undo_window),
         request_dsn=send_input.request_dsn,
-        meta_data=validate_custom_data(send_input.meta_data, "metaData"),
+        public_metadata=validate_custom_data(send_input.metadata, "metadata"),
         raw=send_input.raw or None,
         upload_id=global_ids.decode("Upload", send_input.raw_upload, path="rawUpload")
         if send_input.raw_upload

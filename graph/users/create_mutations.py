@@ -29,7 +29,7 @@ HASH_DESCRIPTION = (
     "$argon2i$, $argon2id$; DES crypt (13 characters, no prefix). Anything else is refused. "
     "Rehashed to Argon2id at the first login."
 )
-TARGETS_DESCRIPTION = (
+FORWARD_TO_DESCRIPTION = (
     "What comes is stored, and goes there too: addresses, smtp:// and smtps:// relays with or "
     "without user and password, http(s):// URLs; at most 100, none of them the own. A relay whose "
     "password is *** stays as it was. Spam is not forwarded."
@@ -69,16 +69,18 @@ class NewUserInput(RestrictionsInput):
     )
     hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
     allow_unsafe: bool = attribute_field("False checks the list of known passwords.", default=True)
-    require_password_change: bool = attribute_field("At the first login.", default=False)
+    password_change_required: bool = attribute_field("At the first login.", default=False)
     address: str | None = attribute_field(
         "Main address; from user name and the default domain if missing.", default=UNSET
     )
     empty_address: bool = attribute_field("No address at all.", default=False)
     add_tags_to_address: bool = attribute_field("Give the address the same labels.", default=False)
-    disabled: bool = attribute_field("Switched off.", default=False)
+    active: bool = attribute_field(
+        "False: the user can neither sign in nor receive messages.", default=True
+    )
     suspended: bool = attribute_field("No login.", default=False)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
-    meta_data: JSON | None = attribute_field("Free data of the application.", default=UNSET)
+    metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
     private_metadata: JSON | None = attribute_field(
         "Free data hidden from the user.", default=UNSET
     )
@@ -94,9 +96,10 @@ class NewUserInput(RestrictionsInput):
     encrypt_messages: bool = attribute_field(
         "Encrypt all that arrives to the key, which it needs.", default=False
     )
-    targets: list[str] | None = attribute_field(TARGETS_DESCRIPTION, default=UNSET)
+    forward_to: list[str] | None = attribute_field(FORWARD_TO_DESCRIPTION, default=UNSET)
     encrypt_forwarded: bool = attribute_field(
-        "Encrypt what goes to targets to the key, which it needs.", default=False
+        "Encrypts messages to `forwardTo` to the OpenPGP key, which the account needs.",
+        default=False,
     )
     subaddress_action: SubaddressAction = attribute_field(
         "What mail to user+label@domain does.", default=SubaddressAction.NONE
@@ -152,11 +155,11 @@ class NewUserInput(RestrictionsInput):
             hashed_password=self.hashed_password,
             allow_unsafe=self.allow_unsafe,
             password_disabled=self.password_disabled,
-            require_password_change=self.require_password_change,
+            password_change_required=self.password_change_required,
             address=self.address or None,
             empty_address=self.empty_address,
             add_tags_to_address=self.add_tags_to_address,
-            disabled=self.disabled,
+            active=self.active,
             suspended=self.suspended,
             quota=value_or_none(self.quota),
             language=self.language or None,
@@ -165,7 +168,7 @@ class NewUserInput(RestrictionsInput):
             openpgp_public_key=self.openpgp_public_key or None,
             encrypt_messages=self.encrypt_messages,
             encrypt_forwarded=self.encrypt_forwarded,
-            targets=self.targets or (),
+            forward_to=self.forward_to or (),
             subaddress_action=self.subaddress_action,
             spam_level=self.spam_level,
             recipients=value_or_none(self.recipients),
@@ -178,7 +181,7 @@ class NewUserInput(RestrictionsInput):
             require_outbound_tls=self.require_outbound_tls,
             smtp_allowed_networks=self.smtp_allowed_networks or (),
             webmail_access=self.webmail_access,
-            meta_data=value_or_none(self.meta_data),
+            public_metadata=value_or_none(self.metadata),
             private_metadata=value_or_none(self.private_metadata),
             mailboxes={
                 SpecialUse[special_use.upper()]: name for special_use, name in names.items() if name

@@ -33,7 +33,7 @@ class DeletedUser(View):
     storage_used: ByteSize = attribute_field("Still stored.")
     tags: list[str] = attribute_field("Labels.")
     deleted_at: datetime = attribute_field("When deleted.")
-    delete_after: datetime | None = attribute_field("Kept until; null = its data goes at once.")
+    purge_at: datetime | None = attribute_field("Kept until; null = its data goes at once.")
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "user": DerivedField(("id",), global_ids.encoder("User")),
@@ -61,7 +61,7 @@ def _deleted_user_ref(user_ref: UserRef) -> DeletedUserRef:
 @strawberry.input(description="Input of userDelete.")
 class UserDeleteInput(Options):
     users: UserSelection = attribute_field("Which accounts; at least one condition.")
-    delete_after: datetime | None = attribute_field(
+    purge_at: datetime | None = attribute_field(
         "Keep everything recoverable until then; without, the data goes at once.", default=UNSET
     )
 
@@ -140,9 +140,7 @@ class UserDeleteMutation:
     )
     async def user_delete(self, info: Info, input: UserDeleteInput) -> UserDeletePayload:
         selector = user_selector_from_selection(input.users)
-        deletion = await user_delete.delete_users(
-            info.context, selector, input.delete_after or None
-        )
+        deletion = await user_delete.delete_users(info.context, selector, input.purge_at or None)
         tasks = [Task.from_row(row) for row in deletion.tasks]
         return UserDeletePayload(
             deleted_ids=_user_global_ids(deletion), task=next(iter(tasks), None), tasks=tasks

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from graph.types.object_views import DerivedField, WholeSourceField
+from graph.types.object_views import DerivedField, WholeSourceField, return_unchanged
 from graph.types.row_mapping import global_id_field
 from graph.users.part_types import openpgp_key_from_json, spam_policy_from_columns
 from models.users.roles import AdminPermission, UserPermission
@@ -20,13 +20,14 @@ def _enum_list_reader(enum_type: Any) -> Callable[[list[str]], list[Any]]:
 USER_DERIVED_FIELDS: Mapping[str, DerivedField] = {
     "id": global_id_field("User"),
     "activated": DerivedField(
-        ("password", "temporary_password", "disabled", "suspended"),
-        lambda password, temporary, disabled, suspended: (
-            bool(password or temporary) and not (disabled or suspended)
+        ("password", "temporary_password", "active", "suspended"),
+        lambda password, temporary, active, suspended: (
+            bool(password or temporary) and active and not suspended
         ),
     ),
     "two_factor_methods": WholeSourceField(("second_factors",), enabled_methods),
-    "targets": DerivedField(("targets",), list),
+    "metadata": DerivedField(("public_metadata",), return_unchanged),
+    "forward_to": DerivedField(("forward_to",), list),
     "subaddress_action": DerivedField(("subaddress_action",), SubaddressAction),
     "has_password": DerivedField(
         ("password", "temporary_password"),

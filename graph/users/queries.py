@@ -33,7 +33,9 @@ class UserFilter(ConditionsInput):
     patterns: list[str] | None = attribute_field("User names with * and ?.", default=UNSET)
     roles: list[Role] | None = attribute_field("Only these roles.", default=UNSET)
     domain: str | None = attribute_field("Main address in this domain.", default=UNSET)
-    disabled: bool | None = attribute_field("Off or on.", default=UNSET)
+    active: bool | None = attribute_field(
+        "Only users that are active, or only those that are not.", default=UNSET
+    )
     suspended: bool | None = attribute_field("Off or on.", default=UNSET)
     created_after: datetime | None = attribute_field("Made later than this.", default=UNSET)
 
@@ -47,7 +49,7 @@ class UserFilter(ConditionsInput):
             patterns=optional_tuple(self.patterns),
             roles=optional_tuple(self.roles),
             domain=self.domain or None,
-            disabled=value_or_none(self.disabled),
+            active=value_or_none(self.active),
             suspended=value_or_none(self.suspended),
             created_after=self.created_after or None,
         )

@@ -110,15 +110,15 @@ class User(NodeView):
     )
     tags: list[str] = attribute_field("Labels such as domain:example.com.")
     language: str | None = attribute_field("For texts sent to the user.")
-    meta_data: JSON | None = attribute_field("Free data of the application.")
+    metadata: JSON | None = attribute_field("Free data of the application.")
     created_at: datetime = attribute_field("Created.")
     updated_at: datetime = attribute_field("Changed.")
     last_login_at: datetime | None = attribute_field("Last successful login.")
     activated: bool = attribute_field("Has a password and may start.")
-    disabled: bool = attribute_field("No login, no new mail.")
+    active: bool = attribute_field("False: the user can neither sign in nor receive messages.")
     suspended: bool = attribute_field("No login.")
     has_password: bool = attribute_field("Can log in with a password.")
-    require_password_change: bool = attribute_field("At next login.")
+    password_change_required: bool = attribute_field("At next login.")
     disabled_scopes: list[ProtocolScope] = attribute_field("Protocols switched off.")
     allowed_senders: list[str] = attribute_field(
         "Further senders: addresses, domains, patterns with one *."
@@ -137,7 +137,7 @@ class User(NodeView):
     smtp_allowed_networks: list[CIDR] = attribute_field(
         "SMTP submission only from here, empty = anywhere."
     )
-    targets: list[str] = attribute_field(
+    forward_to: list[str] = attribute_field(
         "What comes goes there too: addresses, smtp:// relays, http(s):// URLs. The password of a "
         "relay is ***."
     )

@@ -20,7 +20,11 @@ from graph.types.references import (
     user_selector_from_selection,
 )
 from graph.types.scalars import CIDR, ByteSize, Duration
-from graph.users.create_mutations import HASH_DESCRIPTION, SENDERS_DESCRIPTION, TARGETS_DESCRIPTION
+from graph.users.create_mutations import (
+    FORWARD_TO_DESCRIPTION,
+    HASH_DESCRIPTION,
+    SENDERS_DESCRIPTION,
+)
 from graph.users.types import User
 from models.errors import require_found
 from models.users.roles import AdminPermission, Role, Scope, UserPermission
@@ -37,12 +41,11 @@ from resolvers.users.update import UserChanges
 SECRET_METADATA = {"secret": True}
 UPDATE_FIELDS = (
     "name",
-    "require_password_change",
-    "disabled",
+    "password_change_required",
+    "active",
     "suspended",
     "tags",
     "retention",
-    "meta_data",
     "private_metadata",
     "language",
     "allowed_senders",
@@ -74,8 +77,10 @@ class UserPatch(RestrictionsInput):
     )
     hashed_password: bool = attribute_field(HASH_DESCRIPTION, default=False)
     allow_unsafe: bool = attribute_field("False checks the list of known passwords.", default=True)
-    require_password_change: strawberry.Maybe[bool] = attribute_field("At the next login.")
-    disabled: strawberry.Maybe[bool] = attribute_field("No login, no new mail; tokens end.")
+    password_change_required: strawberry.Maybe[bool] = attribute_field("At the next login.")
+    active: strawberry.Maybe[bool] = attribute_field(
+        "False: the user can neither sign in nor receive messages, and all tokens end."
+    )
     suspended: strawberry.Maybe[bool] = attribute_field("No login; tokens end.")
     disable_2fa: bool = attribute_field(
         "Turns off all second factors of other accounts. Needs `options.reason`. For the own "
@@ -95,16 +100,16 @@ class UserPatch(RestrictionsInput):
     encrypt_messages: strawberry.Maybe[bool] = attribute_field(
         "Encrypt all that arrives to the key, which it needs."
     )
-    targets: strawberry.Maybe[list[str] | None] = attribute_field(
-        f"In place of those there are. {TARGETS_DESCRIPTION}"
+    forward_to: strawberry.Maybe[list[str] | None] = attribute_field(
+        f"In place of those there are. {FORWARD_TO_DESCRIPTION}"
     )
     encrypt_forwarded: strawberry.Maybe[bool] = attribute_field(
-        "Encrypt what goes to targets to the key, which it needs."
+        "Encrypts messages to `forwardTo` to the OpenPGP key, which the account needs."
     )
     subaddress_action: strawberry.Maybe[SubaddressAction] = attribute_field(
         "What mail to user+label@domain does."
     )
-    meta_data: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
+    metadata: strawberry.Maybe[JSON | None] = attribute_field("Free data of the application.")
     private_metadata: strawberry.Maybe[JSON | None] = attribute_field(
         "Free data hidden from the user."
     )
@@ -145,13 +150,15 @@ class UserPatch(RestrictionsInput):
     def to_user_changes(self) -> UserChanges:
         """Convert the input to changes of users. Absent fields are left out."""
         values = {name: change.value for name in UPDATE_FIELDS if (change := getattr(self, name))}
+        if self.metadata:
+            values["public_metadata"] = self.metadata.value
         password = None
         if self.password:
             password = NewPassword(self.password.value, self.hashed_password, self.allow_unsafe)
         return UserChanges(
             values,
             username=maybe_value(self.username),
-            targets=(self.targets.value or []) if self.targets else None,
+            forward_to=(self.forward_to.value or []) if self.forward_to else None,
             openpgp_public_key=(self.openpgp_public_key.value or "")
             if self.openpgp_public_key
             else None,
@@ -199,7 +206,7 @@ class SpamPolicySetInput(Options):
 @strawberry.input(description="Input of userPasswordReset.")
 class UserPasswordResetInput(Options):
     user: UserRef = attribute_field("Whose; not the viewer's.")
-    valid_after: datetime | None = attribute_field("Not usable earlier.", default=UNSET)
+    starts_at: datetime | None = attribute_field("Not usable earlier.", default=UNSET)
 
 
 @strawberry.type(description="Accounts that were changed, or were so already.")
@@ -300,6 +307,6 @@ class UserUpdateMutation:
         self, info: Info, input: UserPasswordResetInput
     ) -> UserPasswordResetPayload:
         user = require_found(await load_user_or_viewer(info, input.user), path=["user"])
-        valid_after = input.valid_after or None
-        password = await password_reset.set_temporary_password(info.context, user.id, valid_after)
+        starts_at = input.starts_at or None
+        password = await password_reset.set_temporary_password(info.context, user.id, starts_at)
         return UserPasswordResetPayload(password=password)

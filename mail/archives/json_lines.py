@@ -36,7 +36,7 @@ class MessageRecord:
     received_at: datetime
     flags: Sequence[str] = ()
     expires: datetime | None = None
-    meta_data: dict[str, Any] | None = None
+    public_metadata: dict[str, Any] | None = None
     sender: str | None = None
     recipients: Sequence[str] = ()
     digest: str | None = None  # SHA-256, hex
@@ -80,7 +80,7 @@ def json_object_from_record(record: MessageRecord, **other_fields: Any) -> dict[
         "receivedAt": record.received_at,
         "flags": list(record.flags),
         "expires": record.expires,
-        "metaData": record.meta_data,
+        "metadata": record.public_metadata,
         "envelopeFrom": record.sender,
         "envelopeTo": list(record.recipients),
         "sha256": record.digest,
@@ -107,7 +107,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
 def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
     """Return the message record of a JSON object. Raises InvalidRecordError."""
     flags, recipients = record.get("flags", []), record.get("envelopeTo", [])
-    meta, received = record.get("metaData"), parse_timestamp(record.get("receivedAt"))
+    meta, received = record.get("metadata"), parse_timestamp(record.get("receivedAt"))
     if not isinstance(record.get("mailbox"), str) or received is None:
         raise InvalidRecordError("mailbox and receivedAt are not told of it")
     if (
@@ -117,7 +117,7 @@ def parse_message_record(record: Mapping[str, Any]) -> MessageRecord:
     ):
         raise InvalidRecordError("its flags, or recipients, are no lists of text")
     if meta is not None and not isinstance(meta, dict):
-        raise InvalidRecordError("its metaData is no object")
+        raise InvalidRecordError("its metadata is no object")
     sender = record.get("envelopeFrom")
     if not isinstance(sender, str | None) or any(
         len(each) > MAX_ADDRESS_LENGTH for each in (sender or "", *recipients)

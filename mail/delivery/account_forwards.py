@@ -57,7 +57,7 @@ FORWARDS = metrics.counter(
 _SELECT_ACCOUNT = PreparedStatement(
     select(
         col(User.id),
-        col(User.targets),
+        col(User.forward_to),
         col(User.relays),
         col(User.encrypt_forwarded),
         col(User.openpgp_public_key),
@@ -209,7 +209,7 @@ async def _forward_to_unreached_targets(
     """Return the targets without the account itself and without addresses in Delivered-To."""
     pairs = list(
         zip(
-            account_row.targets,
+            account_row.forward_to,
             forward_targets.targets_with_passwords(environment, account_row),
             strict=True,
         )

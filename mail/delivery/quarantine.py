@@ -352,7 +352,7 @@ async def insert_due_notification_tasks(environment: Environment) -> int:
     asked = (
         select(col(User.id))
         .join(QuarantineItem, col(QuarantineItem.user_id) == col(User.id))
-        .where(~col(QuarantineItem.notified), due, ~col(User.disabled), ~waits)
+        .where(~col(QuarantineItem.notified), due, col(User.active), ~waits)
         .distinct()
         .order_by(col(User.id))
         .limit(PAGE_SIZE)

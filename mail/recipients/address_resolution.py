@@ -160,7 +160,7 @@ _SELECT_ACCOUNT = PreparedStatement(
         col(Mailbox.id).label("box"),
         ENCRYPTION_KEY.label("key"),
         col(User.spam_level),
-        col(User.targets),
+        col(User.forward_to),
         col(User.subaddress_action),
         col(User.domain_id),
         col(User.require_inbound_tls),
@@ -177,7 +177,7 @@ _SELECT_ACCOUNT = PreparedStatement(
     .join(Mailbox, col(Mailbox.user_id) == col(User.id))
     .where(
         col(User.id) == integer_parameter("user"),
-        ~col(User.disabled),
+        col(User.active),
         col(Mailbox.special_use) == SpecialUse.INBOX,
     )
 )
@@ -322,9 +322,9 @@ class AddressLookup:
 async def load_recipient_below_limits(environment: Environment, address: str) -> LocalRecipient:
     """Return the account that receives mail for an address.
 
-    Raises NotFound if there is none or it is disabled (a suspended account receives); OverQuota if
-    the mailbox is full, RateLimited at the hourly limit. The first refusal in a while is reported
-    to the account.
+    Raises NotFound if there is none or it is not active (a suspended account receives);
+    OverQuota if the mailbox is full, RateLimited at the hourly limit. The first refusal in a
+    while is reported to the account.
     """
     row, there = await resolve_with_rewrite(environment, address)
     return await load_row_recipient_below_limits(environment, row, address, there)
@@ -369,7 +369,7 @@ async def load_row_recipient_below_limits(
         row.require_inbound_tls,
         row.junk_score,
         row.reject_score,
-        bool(row.targets),
+        bool(row.forward_to),
         SubaddressAction(row.subaddress_action),
         subaddress_label(
             rewritten_to or address,

@@ -1,6 +1,6 @@
 """The targets of a forwarding address: addresses, relays and webhooks.
 
-The stored `targets` can be shown: the password of a relay is replaced by `***`. The URLs with
+The stored `forward_to` can be shown: the password of a relay is replaced by `***`. The URLs with
 passwords are encrypted in `relays`.
 """
 
@@ -55,7 +55,7 @@ def decrypt_relay_urls(
 def targets_with_passwords(environment: Environment, address_row: Any) -> list[str]:
     """Return the targets of an address with passwords. Raises Sealed if they can't be decrypted.
 
-    The row has `id`, `targets` and `relays`.
+    The row has `id`, `forward_to` and `relays`.
     """
     known = decrypt_relay_urls(environment, address_row.id, address_row.relays)
-    return [known.get(target, target) for target in address_row.targets]
+    return [known.get(target, target) for target in address_row.forward_to]

@@ -238,13 +238,13 @@ async def _expand_targets(
     if address_row.kind is not AddressKind.FORWARD:
         raise NotFound(address, path=["address"])
     pairs = zip(
-        address_row.targets,
+        address_row.forward_to,
         forward_targets.targets_with_passwords(environment, address_row),
         strict=True,
     )
     endpoints = [ForwardEndpoint(address, shown, whole) for shown, whole in pairs if "://" in shown]
     local_rows, remote_addresses = await _resolve_targets(
-        environment, [one for one in address_row.targets if "://" not in one]
+        environment, [one for one in address_row.forward_to if "://" not in one]
     )
     for target, target_row in local_rows.items():
         if (

@@ -48,7 +48,7 @@ from models.users.tables import User
 INPUT_PATH = ("replaces",)
 _MESSAGE_COLUMNS = {
     *("id", "mailbox_id", "uid", "modseq", "thread_id", "digest", "size", "indexed", "expires"),
-    *("seen", "flagged", "answered", "draft", "keywords", "meta_data"),
+    *("seen", "flagged", "answered", "draft", "keywords", "public_metadata"),
 }
 _SELECT_EARLIER = (
     select(*select_columns(Message, _MESSAGE_COLUMNS))
@@ -152,7 +152,9 @@ def replace_message(
         "envelope_from": placement.envelope_from,
         "envelope_to": list(placement.envelope_to),
         "keywords": row.keywords,
-        "meta_data": row.meta_data if placement.meta_data is None else placement.meta_data,
+        "public_metadata": row.public_metadata
+        if placement.public_metadata is None
+        else placement.public_metadata,
         **(reference_columns(placement) if placement.reference else {}),
     }
     _update_message(transaction, row.id, values, list(blobs.values()))

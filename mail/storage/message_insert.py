@@ -156,7 +156,7 @@ class MessagePlacement:
     keywords: Sequence[str] = ()
     envelope_from: str | None = None
     envelope_to: Sequence[str] = ()
-    meta_data: dict[str, Any] | None = None
+    public_metadata: dict[str, Any] | None = None
     reference: tuple[int, str] | None = (
         None  # the id of the message it answers or forwards, and the action
     )
@@ -349,7 +349,7 @@ def _message_row(
         "keywords": list(to.keywords),
         "envelope_from": to.envelope_from,
         "envelope_to": list(to.envelope_to),
-        "meta_data": to.meta_data,
+        "public_metadata": to.public_metadata,
         "verification": make_storable(letter.verification),
         "spam": make_storable(letter.scan.json_to_store()) if letter.scan else None,
         "filters": list(to.filter_ids) or None,

@@ -152,7 +152,7 @@ async def check_credential_exists(environment: Environment, settings: Settings) 
     is_valid_key = or_(col(ApiKey.expires_at).is_(None), col(ApiKey.expires_at) > now)
     has_credential = or_(
         exists(select(col(ApiKey.id)).where(is_valid_key)),
-        exists(select(col(User.id)).where(col(User.password).is_not(None), ~col(User.disabled))),
+        exists(select(col(User.id)).where(col(User.password).is_not(None), col(User.active))),
     )
     (row,) = await environment.database.read(select(has_credential.label("known")))
     if not row.known:

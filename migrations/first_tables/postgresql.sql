@@ -575,9 +575,9 @@ CREATE TABLE users (
     temporary_from TIMESTAMP WITH TIME ZONE,
     temporary_until TIMESTAMP WITH TIME ZONE,
     password_changed_at TIMESTAMP WITH TIME ZONE,
-    require_password_change BOOLEAN NOT NULL,
+    password_change_required BOOLEAN NOT NULL,
     auth_version BIGINT NOT NULL,
-    disabled BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
     suspended BOOLEAN NOT NULL,
     deleted_at TIMESTAMP WITH TIME ZONE,
     sessions_ended_at TIMESTAMP WITH TIME ZONE,
@@ -594,7 +594,7 @@ CREATE TABLE users (
     openpgp_public_key VARCHAR,
     openpgp_key JSONB,
     encrypt_messages BOOLEAN NOT NULL,
-    targets JSONB NOT NULL,
+    forward_to JSONB NOT NULL,
     relays VARCHAR,
     encrypt_forwarded BOOLEAN NOT NULL,
     subaddress_action VARCHAR(32) NOT NULL,
@@ -616,7 +616,7 @@ CREATE TABLE users (
     uid_validity BIGINT NOT NULL,
     language VARCHAR,
     tags JSONB NOT NULL,
-    meta_data JSONB,
+    public_metadata JSONB,
     private_metadata JSONB,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -626,9 +626,9 @@ CREATE TABLE users (
     CONSTRAINT fk_users_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE RESTRICT
 );
 CREATE INDEX ix_users_created_at ON users (created_at, id);
-CREATE INDEX ix_users_disabled ON users (username_key, id) WHERE disabled;
 CREATE INDEX ix_users_domain_id ON users (domain_id);
-CREATE INDEX ix_users_forwards ON users (id) WHERE targets <> '[]';
+CREATE INDEX ix_users_forwards ON users (id) WHERE forward_to <> '[]';
+CREATE INDEX ix_users_inactive ON users (username_key, id) WHERE NOT active;
 CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id);
 CREATE INDEX ix_users_staff ON users (role, id) WHERE role <> 'USER';
 CREATE INDEX ix_users_suspended ON users (username_key, id) WHERE suspended;
@@ -670,7 +670,7 @@ CREATE TABLE addresses (
     shown VARCHAR NOT NULL,
     kind VARCHAR(32) NOT NULL,
     user_id BIGINT,
-    targets JSONB NOT NULL,
+    forward_to JSONB NOT NULL,
     relays VARCHAR,
     forwards_max BIGINT,
     forwarded BIGINT NOT NULL,
@@ -689,7 +689,7 @@ CREATE TABLE addresses (
     tags JSONB NOT NULL,
     public_comment VARCHAR,
     private_comment VARCHAR,
-    meta_data JSONB,
+    public_metadata JSONB,
     private_metadata JSONB,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
@@ -875,11 +875,11 @@ CREATE UNIQUE INDEX uq_correspondents_user_id_key ON correspondents (user_id, ke
 CREATE TABLE deleted_users (
     id BIGINT NOT NULL,
     username_key VARCHAR NOT NULL,
-    disabled BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
     domain_id BIGINT,
     addresses JSONB NOT NULL,
     deleted_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    delete_after TIMESTAMP WITH TIME ZONE,
+    purge_at TIMESTAMP WITH TIME ZONE,
     task_id BIGINT,
     CONSTRAINT pk_deleted_users PRIMARY KEY (id),
     CONSTRAINT fk_deleted_users_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE,
@@ -945,7 +945,7 @@ CREATE TABLE filters (
     targets JSONB NOT NULL,
     relays VARCHAR,
     active BOOLEAN NOT NULL,
-    meta_data JSONB,
+    public_metadata JSONB,
     match_count BIGINT NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_filters PRIMARY KEY (id),
@@ -1540,7 +1540,7 @@ CREATE TABLE messages (
     structure BYTEA NOT NULL,
     envelope_from VARCHAR,
     envelope_to JSONB NOT NULL,
-    meta_data JSONB,
+    public_metadata JSONB,
     verification JSONB,
     spam JSONB,
     filters JSONB,

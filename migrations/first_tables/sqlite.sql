@@ -575,9 +575,9 @@ CREATE TABLE users (
     temporary_from DATETIME,
     temporary_until DATETIME,
     password_changed_at DATETIME,
-    require_password_change BOOLEAN NOT NULL,
+    password_change_required BOOLEAN NOT NULL,
     auth_version INTEGER NOT NULL,
-    disabled BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
     suspended BOOLEAN NOT NULL,
     deleted_at DATETIME,
     sessions_ended_at DATETIME,
@@ -594,7 +594,7 @@ CREATE TABLE users (
     openpgp_public_key VARCHAR,
     openpgp_key JSON,
     encrypt_messages BOOLEAN NOT NULL,
-    targets JSON NOT NULL,
+    forward_to JSON NOT NULL,
     relays VARCHAR,
     encrypt_forwarded BOOLEAN NOT NULL,
     subaddress_action VARCHAR(32) NOT NULL,
@@ -616,7 +616,7 @@ CREATE TABLE users (
     uid_validity INTEGER NOT NULL,
     language VARCHAR,
     tags JSON NOT NULL,
-    meta_data JSON,
+    public_metadata JSON,
     private_metadata JSON,
     created_at DATETIME NOT NULL,
     updated_at DATETIME NOT NULL,
@@ -626,9 +626,9 @@ CREATE TABLE users (
     CONSTRAINT fk_users_domain_id FOREIGN KEY(domain_id) REFERENCES domains (id) ON DELETE RESTRICT
 );
 CREATE INDEX ix_users_created_at ON users (created_at, id);
-CREATE INDEX ix_users_disabled ON users (username_key, id) WHERE disabled;
 CREATE INDEX ix_users_domain_id ON users (domain_id);
-CREATE INDEX ix_users_forwards ON users (id) WHERE targets <> '[]';
+CREATE INDEX ix_users_forwards ON users (id) WHERE forward_to <> '[]';
+CREATE INDEX ix_users_inactive ON users (username_key, id) WHERE NOT active;
 CREATE INDEX ix_users_of_domain ON users (domain_id, username_key, id);
 CREATE INDEX ix_users_staff ON users (role, id) WHERE role <> 'USER';
 CREATE INDEX ix_users_suspended ON users (username_key, id) WHERE suspended;
@@ -670,7 +670,7 @@ CREATE TABLE addresses (
     shown VARCHAR NOT NULL,
     kind VARCHAR(32) NOT NULL,
     user_id INTEGER,
-    targets JSON NOT NULL,
+    forward_to JSON NOT NULL,
     relays VARCHAR,
     forwards_max INTEGER,
     forwarded INTEGER NOT NULL,
@@ -689,7 +689,7 @@ CREATE TABLE addresses (
     tags JSON NOT NULL,
     public_comment VARCHAR,
     private_comment VARCHAR,
-    meta_data JSON,
+    public_metadata JSON,
     private_metadata JSON,
     created_at DATETIME NOT NULL,
     updated_at DATETIME NOT NULL,
@@ -875,11 +875,11 @@ CREATE UNIQUE INDEX uq_correspondents_user_id_key ON correspondents (user_id, "k
 CREATE TABLE deleted_users (
     id INTEGER NOT NULL,
     username_key VARCHAR NOT NULL,
-    disabled BOOLEAN NOT NULL,
+    active BOOLEAN NOT NULL,
     domain_id INTEGER,
     addresses JSON NOT NULL,
     deleted_at DATETIME NOT NULL,
-    delete_after DATETIME,
+    purge_at DATETIME,
     task_id INTEGER,
     CONSTRAINT pk_deleted_users PRIMARY KEY (id),
     CONSTRAINT fk_deleted_users_id FOREIGN KEY(id) REFERENCES users (id) ON DELETE CASCADE,
@@ -945,7 +945,7 @@ CREATE TABLE filters (
     targets JSON NOT NULL,
     relays VARCHAR,
     active BOOLEAN NOT NULL,
-    meta_data JSON,
+    public_metadata JSON,
     match_count INTEGER NOT NULL,
     created_at DATETIME NOT NULL,
     CONSTRAINT pk_filters PRIMARY KEY (id),
@@ -1540,7 +1540,7 @@ CREATE TABLE messages (
     structure BLOB NOT NULL,
     envelope_from VARCHAR,
     envelope_to JSON NOT NULL,
-    meta_data JSON,
+    public_metadata JSON,
     verification JSON,
     spam JSON,
     filters JSON,

@@ -73,7 +73,7 @@ class Address(RowWithId, table=True):
     shown: str  # the whole address as its owner writes it
     kind: AddressKind = enum_column(AddressKind, default=AddressKind.MAILBOX)
     user_id: int | None = foreign_key("users.id", default=None)
-    targets: list[str] = json_column(list)  # of a FORWARD, without passwords
+    forward_to: list[str] = json_column(list)  # of a FORWARD, without passwords
     # encrypted JSON of the targets with their passwords: mail/recipients/forward_targets.py
     relays: str | None = None
     forwards_max: OptionalInt64 = None  # messages a day; None: the platform's limit, 0: unlimited
@@ -95,7 +95,7 @@ class Address(RowWithId, table=True):
     tags: list[str] = json_column(list)
     public_comment: str | None = None
     private_comment: str | None = None
-    meta_data: dict[str, Any] | None = json_column()
+    public_metadata: dict[str, Any] | None = json_column()
     private_metadata: dict[str, Any] | None = json_column()
     created_at: Timestamp
     updated_at: Timestamp

@@ -64,7 +64,7 @@ WATCHED_TABLES = {
     "users": WatchedTable(
         "id",
         (
-            "role", "permissions", "admin_permissions", "domain_id", "auth_version", "disabled",
+            "role", "permissions", "admin_permissions", "domain_id", "auth_version", "active",
             "suspended", "deleted_at",
         ),
     ),

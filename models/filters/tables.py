@@ -25,7 +25,7 @@ class Filter(UserOwnedRow, table=True):
     # encrypted targets with their passwords: mail/recipients/forward_targets.py
     relays: str | None = None
     active: bool = True
-    meta_data: dict[str, Any] | None = json_column()
+    public_metadata: dict[str, Any] | None = json_column()
     match_count: Int64 = 0
     created_at: Timestamp
 

@@ -118,7 +118,7 @@ class Message(UserOwnedRow, table=True):
     structure: bytes = Field(sa_type=LargeBinary)  # the MIME tree: mail/messages
     envelope_from: str | None = None  # None: it was not received over SMTP
     envelope_to: list[str] = json_column(list)
-    meta_data: dict[str, Any] | None = json_column()
+    public_metadata: dict[str, Any] | None = json_column()
     verification: dict[str, Any] | None = (
         json_column()
     )  # spf, dkim, dmarc, arc, results; on arrival

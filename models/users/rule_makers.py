@@ -29,7 +29,7 @@ class RuleSubject(NamedTuple):
 
 def is_active_maker(table: type[RuleWithMaker]) -> ColumnElement[bool]:
     """Return the ON clause of the outer join of `Maker`: makers that can still sign in."""
-    able = ~col(Maker.disabled), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
+    able = col(Maker.active), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
     return and_(col(Maker.id) == col(table.made_by), *able)
 
 

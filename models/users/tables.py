@@ -94,10 +94,10 @@ class User(RowWithId, table=True):
         Index("ix_users_created_at", "created_at", "id"),
         Index("ix_users_used", "used", "id"),
         Index("ix_users_of_domain", "domain_id", "username_key", "id"),
-        Index("ix_users_disabled", "username_key", "id", **_index_condition("disabled")),
+        Index("ix_users_inactive", "username_key", "id", **_index_condition("NOT active")),
         Index("ix_users_suspended", "username_key", "id", **_index_condition("suspended")),
         Index("ix_users_staff", "role", "id", **_index_condition("role <> 'USER'")),
-        Index("ix_users_forwards", "id", **_index_condition("targets <> '[]'")),
+        Index("ix_users_forwards", "id", **_index_condition("forward_to <> '[]'")),
     )
 
     username: str  # lower case, as shown
@@ -112,12 +112,12 @@ class User(RowWithId, table=True):
     temporary_from: OptionalTimestamp = None
     temporary_until: OptionalTimestamp = None
     password_changed_at: OptionalTimestamp = None
-    require_password_change: bool = False
+    password_change_required: bool = False
     auth_version: Int64 = 1  # tokens of an older version are invalid
-    disabled: bool = False  # can neither sign in nor receive
+    active: bool = True  # False: can neither sign in nor receive
     suspended: bool = False  # can't sign in, still receives
     deleted_at: OptionalTimestamp = (
-        None  # then it is disabled too, and `DeletedUser` has its other data
+        None  # then `active` is false too, and `DeletedUser` has its other data
     )
     sessions_ended_at: OptionalTimestamp = None  # connections opened before were closed
     smtp_allowed_networks: list[str] = json_column(list)  # for submission; empty: any
@@ -136,7 +136,7 @@ class User(RowWithId, table=True):
         json_column()
     )  # of that key: name, address, fingerprint, expires
     encrypt_messages: bool = False  # received mail is encrypted to the key
-    targets: list[str] = json_column(list)  # received mail is also sent there; see `Address`
+    forward_to: list[str] = json_column(list)  # received mail is also sent there; see `Address`
     relays: str | None = None  # encrypted targets with their passwords; see `Address`
     encrypt_forwarded: bool = False  # forwarded mail is encrypted to the key
     subaddress_action: SubaddressAction = enum_column(
@@ -162,7 +162,7 @@ class User(RowWithId, table=True):
     uid_validity: Int64 = 0  # the last one of a mailbox; increases by at least one
     language: str | None = None
     tags: list[str] = json_column(list)
-    meta_data: dict[str, Any] | None = json_column()
+    public_metadata: dict[str, Any] | None = json_column()
     private_metadata: dict[str, Any] | None = json_column()
     created_at: Timestamp
     updated_at: Timestamp
@@ -209,10 +209,10 @@ class DeletedUser(SQLModel, table=True):
 
     id: int = foreign_key("users.id", primary_key=True, index=False)
     username_key: str = Field(index=True)
-    disabled: bool = False  # the value before the deletion
+    active: bool = True  # the value before the deletion
     # before the deletion
     domain_id: int | None = foreign_key("domains.id", ondelete="SET NULL", default=None)
     addresses: list[dict[str, Any]] = json_column(list)  # rows of `addresses` before the deletion
     deleted_at: Timestamp
-    delete_after: OptionalTimestamp = None  # None: at once
+    purge_at: OptionalTimestamp = None  # None: at once
     task_id: OptionalInt64 = None

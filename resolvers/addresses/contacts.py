@@ -77,7 +77,7 @@ def _select_colleagues(ctx: Context) -> Select[*tuple[Any, ...]]:
         .where(
             col(Address.main),
             col(Address.active),
-            ~col(User.disabled),
+            col(User.active),
             col(User.domain_id).in_(domain_statement),
             col(User.id) != ctx.viewer.user_id,
         )

@@ -185,7 +185,7 @@ def _where_clauses(ctx: Context, conditions: AddressConditions) -> list[ColumnEl
         dialect = ctx.environment.database.dialect
         clauses.append(
             any_item_fits_sql(
-                dialect, col(Address.targets), contains_text_sql, [conditions.forward]
+                dialect, col(Address.forward_to), contains_text_sql, [conditions.forward]
             )
         )
     if conditions.kinds is not None:

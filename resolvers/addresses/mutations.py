@@ -55,7 +55,15 @@ from resolvers.users.selection import load_managed_user
 
 ADDRESS_TAKEN_TEXT = "the address is taken"
 AUTOREPLY_PATH = ("autoreply",)  # its place in the input
-AUDIT_LOG_COLUMNS = ("kind", "targets", "active", "main", "send_as", "expires_at", "forwards_max")
+AUDIT_LOG_COLUMNS = (
+    "kind",
+    "forward_to",
+    "active",
+    "main",
+    "send_as",
+    "expires_at",
+    "forwards_max",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class NewAddress:
     user_id: int | None = None
     main: bool = False
     wildcard: bool = False
-    targets: Sequence[str] = ()
+    forward_to: Sequence[str] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     autoreply: Mapping[str, Any] | None = None  # by column
 
@@ -89,7 +97,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
     )
     with problems.collecting():
         forward_targets_of_input = validate_forward_targets(
-            ctx, new_address.targets, {}, ["targets"]
+            ctx, new_address.forward_to, {}, ["forwardTo"]
         )
     kind = new_address.kind or (
         AddressKind.FORWARD if new_address.user_id is None else AddressKind.MAILBOX
@@ -104,7 +112,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         if domain_name == ALL_DOMAINS_SIGN
         else address_id,  # some domain: it is not looked for yet
         kind=kind,
-        targets=forward_targets_of_input.shown_targets,
+        forward_to=forward_targets_of_input.shown_targets,
         forwards_max=values.get("forwards_max"),
         expires_at=values.get("expires_at"),
         main=new_address.main,
@@ -124,7 +132,7 @@ async def create_address(ctx: Context, new_address: NewAddress) -> Address:
         shown=display_name,
         kind=kind,
         user_id=new_address.user_id,
-        targets=list(forward_targets_of_input.shown_targets),
+        forward_to=list(forward_targets_of_input.shown_targets),
         relays=forward_targets.encrypt_relay_urls(
             ctx.environment, address_id, forward_targets_of_input.relays_with_password
         ),
@@ -198,7 +206,7 @@ async def insert_address(
             domain = await _lock_domain_unless_all_domains(ctx, session, domain_name)
             address.domain_id = domain.id if domain else None
             refuse_self_forward(
-                address, await load_alias_names_by_domain(ctx, [address.domain_id]), ["targets"]
+                address, await load_alias_names_by_domain(ctx, [address.domain_id]), ["forwardTo"]
             )
             await require_address_free(ctx, address.local, address.domain_id, ["address"])
             if domain:

@@ -158,7 +158,7 @@ def refuse_self_forward(
     """Raise InvalidInput if an address forwards to itself under any name of its domain."""
     local, domain_name = normalized_address(address.shown)
     domain_names = {domain_name, *alias_names.get(address.domain_id, ())}
-    for index, target in enumerate(address.targets):
+    for index, target in enumerate(address.forward_to):
         target_address = normalized_address(target)
         if (
             "://" not in target

@@ -161,7 +161,9 @@ async def _trace_receiving_address(ctx: Context, state: AddressTraceState) -> No
     output: Sequence[str] = ()
     if visible_row.active:
         output = (
-            visible_row.targets if visible_row.kind is AddressKind.FORWARD else [visible_row.shown]
+            visible_row.forward_to
+            if visible_row.kind is AddressKind.FORWARD
+            else [visible_row.shown]
         )
         output = () if visible_row.kind is AddressKind.DISCARD else output
     step = AddressTraceStep(
@@ -196,9 +198,9 @@ def _domain_part(address: str) -> str:
 
 
 async def _trace_receiving_user(ctx: Context, state: AddressTraceState) -> None:
-    """Find the user that receives the mail. A disabled user ends the trace."""
+    """Find the user that receives the mail. A user that is not active ends the trace."""
     (user,) = await user_loaders.load_visible_users_by_id(ctx, [state.address_row.user_id])
-    is_accepted = user is not None and not user.disabled
+    is_accepted = user is not None and user.active
     output = [user.username] if user is not None and is_accepted else []
     record = ("User", user.id) if user is not None else None
     state.steps.append(AddressTraceStep("ACCOUNT", state.address_row.shown, output, record))

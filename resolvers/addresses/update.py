@@ -65,14 +65,18 @@ class AddressPatchValues:
     columns: Mapping[str, Any] = field(default_factory=dict)
     address: str | None = None
     main: bool | None = None
-    targets: Sequence[str] | None = None
+    forward_to: Sequence[str] | None = None
     autoreply: Mapping[str, Any] | None = None  # by column
     deletes_autoreply: bool = False
 
     @property
     def changed_names(self) -> set[str]:
         """Names of the columns that the patch changes."""
-        optional_values = {"address": self.address, "main": self.main, "targets": self.targets}
+        optional_values = {
+            "address": self.address,
+            "main": self.main,
+            "forward_to": self.forward_to,
+        }
         column_names = {
             *self.columns,
             *(name for name, given in optional_values.items() if given is not None),
@@ -239,7 +243,7 @@ async def _check_and_compute_new_values(
             if new_text is not None:
                 await _set_address_text(ctx, session, row, address_update, new_text)
             refuse_self_forward(
-                address_update.updated_address(row), alias_names, [*PATCH_PATH, "targets"]
+                address_update.updated_address(row), alias_names, [*PATCH_PATH, "forwardTo"]
             )
         except RequestError as refusal:
             for single_error in refusal.all_errors:
@@ -254,23 +258,23 @@ def _check_kind_and_clear_targets(
     if kind is None or (kind is AddressKind.MAILBOX) is not (row.kind is AddressKind.MAILBOX):
         message = "an address stays a MAILBOX, or stays none: make another one"
         raise InvalidInput(message, constraint="kind", path=[*PATCH_PATH, "kind"])
-    if kind is not AddressKind.FORWARD and patch.targets is None and row.targets:
-        address_update.new_values[row.id] |= {"targets": [], "relays": None}
+    if kind is not AddressKind.FORWARD and patch.forward_to is None and row.forward_to:
+        address_update.new_values[row.id] |= {"forward_to": [], "relays": None}
 
 
 def _set_targets(
     ctx: Context, row: ColumnRow, address_update: AddressUpdate, patch: AddressPatchValues
 ) -> None:
-    if patch.targets is None:
+    if patch.forward_to is None:
         return
     try:
         known_relays = forward_targets.decrypt_relay_urls(ctx.environment, row.id, row.relays)
     except DecryptionError:  # the key is lost, so the passwords must be given again
         known_relays = {}
     targets: TargetsWithRelayPasswords = validate_forward_targets(
-        ctx, patch.targets, known_relays, [*PATCH_PATH, "targets"]
+        ctx, patch.forward_to, known_relays, [*PATCH_PATH, "forwardTo"]
     )
-    address_update.new_values[row.id]["targets"] = list(targets.shown_targets)
+    address_update.new_values[row.id]["forward_to"] = list(targets.shown_targets)
     if dict(targets.relays_with_password) != known_relays:
         address_update.new_values[row.id]["relays"] = forward_targets.encrypt_relay_urls(
             ctx.environment, row.id, targets.relays_with_password

@@ -15,7 +15,7 @@ from models.addresses.tables import TRAINING_KINDS, AddressKind
 from models.errors import ErrorCollector, InvalidInput
 from resolvers import sql_text
 from resolvers.users import custom_data
-from resolvers.users.validation import camel_case
+from resolvers.users.validation import schema_name
 
 MAX_NAME_LENGTH = 128  # characters
 MAX_COMMENT_LENGTH = 1000
@@ -101,7 +101,7 @@ def validate_columns(
 
 def graphql_name(column_name: str) -> str:
     """Return the GraphQL name of a column."""
-    return {"forwards_max": "forwards"}.get(column_name, camel_case(column_name))
+    return {"forwards_max": "forwards"}.get(column_name, schema_name(column_name))
 
 
 def check_column_combinations(
@@ -111,7 +111,7 @@ def check_column_combinations(
 
     `spam_filter_learns` is true if a spam filter is configured that can be trained.
     """
-    kind, targets = AddressKind(address.kind), list(address.targets)
+    kind, targets = AddressKind(address.kind), list(address.forward_to)
     with problems.collecting():
         if kind in TRAINING_KINDS and not spam_filter_learns:
             message = "there is no spam filter here that learns"
@@ -119,10 +119,10 @@ def check_column_combinations(
     with problems.collecting():
         if kind is AddressKind.FORWARD and not targets:
             message = "say where it forwards to"
-            raise InvalidInput(message, constraint="required", path=[*path, "targets"])
+            raise InvalidInput(message, constraint="required", path=[*path, "forwardTo"])
         if kind is not AddressKind.FORWARD and targets:
             message = f"only a FORWARD has targets, not a {kind}"
-            raise InvalidInput(message, constraint="exclusive", path=[*path, "targets"])
+            raise InvalidInput(message, constraint="exclusive", path=[*path, "forwardTo"])
     with problems.collecting():
         if kind is not AddressKind.FORWARD and address.forwards_max is not None:
             message = f"only a FORWARD forwards, not a {kind}"
@@ -175,6 +175,6 @@ COLUMN_VALIDATORS: Mapping[str, Callable[[Any, Sequence[str]], Any]] = {
     "send_as": _require_true_or_false,
     "public_comment": _validate_comment,
     "private_comment": _validate_comment,
-    "meta_data": custom_data.validate_custom_data,
+    "public_metadata": custom_data.validate_custom_data,
     "private_metadata": custom_data.validate_custom_data,
 }

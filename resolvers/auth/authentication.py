@@ -238,7 +238,7 @@ class AuthenticatedUser:
 
     user: ColumnRow
     scope: Scope
-    require_password_change: bool
+    password_change_required: bool
     required_two_factor_methods: list[TwoFactorMethod] = field(default_factory=list)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
@@ -377,7 +377,7 @@ async def _store_sign_in(
     )
     changes: dict[str, Any] = {} if is_pending else {"last_login_at": ctx.environment.now()}
     if is_temporary_password:
-        changes["require_password_change"] = True
+        changes["password_change_required"] = True
     user = await _update_signed_in_user(session, sign_in.user, password_hash, changes)
     token_and_end: tuple[str | None, datetime | None] = (None, None)
     if sign_in_request.token:
@@ -397,7 +397,7 @@ async def _store_sign_in(
     return AuthenticatedUser(
         user,
         sign_in_request.scope,
-        user.require_password_change,
+        user.password_change_required,
         sign_in.missing_factors,
         *token_and_end,
         app_password_id=proof.app_password.id if proof.app_password else None,

@@ -76,7 +76,7 @@ def add_maker_columns(
     `maker_id` and `maker_key_id` are the columns of the maker's user id and key id. `now` is the
     time, or its parameter.
     """
-    maker_can_sign_in = ~col(Maker.disabled), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
+    maker_can_sign_in = col(Maker.active), ~col(Maker.suspended), col(Maker.deleted_at).is_(None)
     is_key_valid = (
         col(MakerKey.active),
         or_(col(MakerKey.expires_at).is_(None), col(MakerKey.expires_at) > now),

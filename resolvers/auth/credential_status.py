@@ -48,8 +48,8 @@ def generate_secret(environment: Environment, prefix: str) -> str:
 
 
 def is_user_enabled_sql() -> ColumnElement[bool]:
-    """The WHERE clause for users that can sign in: not disabled, suspended or deleted."""
-    return and_(~col(User.disabled), ~col(User.suspended), col(User.deleted_at).is_(None))
+    """The WHERE clause for users that can sign in: active, not suspended or deleted."""
+    return and_(col(User.active), ~col(User.suspended), col(User.deleted_at).is_(None))
 
 
 @prepare_cached

@@ -63,7 +63,7 @@ async def create_impersonation_token(
         )
         await audit_log.log_changes(ctx, session, admin_entry)
     return AuthenticatedUser(
-        user, Scope.MAIL, require_password_change=False, token=secret, expires_at=expires_at
+        user, Scope.MAIL, password_change_required=False, token=secret, expires_at=expires_at
     )
 
 

@@ -80,7 +80,7 @@ class SignInEntry:
     def can_sign_in(self) -> bool:
         """True if there is a user that can sign in."""
         user = self.user
-        return user is not None and not (user.disabled or user.suspended or user.deleted_at)
+        return user is not None and user.active and not (user.suspended or user.deleted_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ def log_failed_sign_in(
     """Write a failed sign-in to the security log in the background. `reason` is the refusal."""
     user, result = entry.user, "fail"
     if user is not None and not entry.can_sign_in:
-        result = "suspended" if user.suspended and not user.disabled else "disabled"
+        result = "suspended" if user.suspended and user.active else "disabled"
     extra_detail = {"reason": reason} if reason else {}
     security_log.log_event_in_background(
         ctx, sign_in_event(entry, sign_in_request, proof, result=result, **extra_detail)

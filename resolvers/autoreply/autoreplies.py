@@ -38,7 +38,7 @@ from resolvers.autoreply.validation import (
 from resolvers.context import Context
 from resolvers.users.selection import UserSelector, load_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
-from resolvers.users.validation import camel_case
+from resolvers.users.validation import schema_name
 
 PATCH_PATH = ("set",)  # the place of the patch in the input
 MAX_ADDRESSES = 50
@@ -291,7 +291,7 @@ async def _record_changes(
     """Record the changed columns in the streams of users, and whether it was switched."""
     entries = dict[int, Sequence[JournalEntry]]()
     for user_id, column_names in changes.changed_columns.items():
-        event_facts: dict[str, Any] = {"changed": [sorted(map(camel_case, column_names))]}
+        event_facts: dict[str, Any] = {"changed": [sorted(map(schema_name, column_names))]}
         if "enabled" in column_names:
             event_facts["did"] = "enabled" if changes.new_rows[user_id]["enabled"] else "disabled"
         entries[user_id] = ctx.journal_entries(

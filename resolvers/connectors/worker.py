@@ -152,7 +152,7 @@ async def _claim_due_run(
             col(Connector.next_run_at) <= now,
             leases.is_unleased(Connector),
             col(Connector.host).not_in(full_hosts),
-            col(Connector.user_id).in_(select(col(User.id)).where(~col(User.disabled))),
+            col(Connector.user_id).in_(select(col(User.id)).where(col(User.active))),
             true() if connector_id is None else col(Connector.id) == connector_id,
         )
         statement = select(col(Connector.id), col(Connector.user_id)).where(*conditions)

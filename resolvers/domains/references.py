@@ -33,7 +33,7 @@ async def rename_domain_in_address_targets(
     """Replace a domain name in the targets of addresses; return the ids of changed ones."""
     is_forward = col(Address.kind) == AddressKind.FORWARD
     return await _rename_domain_in_columns(
-        ctx, session, _DomainNameColumns(Address, ("targets",), is_forward), (old_name, new_name)
+        ctx, session, _DomainNameColumns(Address, ("forward_to",), is_forward), (old_name, new_name)
     )
 
 
@@ -44,8 +44,8 @@ async def rename_domain_in_user_columns(
 
     Returns the ids of changed users.
     """
-    has_values = text("(users.targets <> '[]' OR users.allowed_senders <> '[]')")
-    table_columns = _DomainNameColumns(User, ("targets", "allowed_senders"), has_values)
+    has_values = text("(users.forward_to <> '[]' OR users.allowed_senders <> '[]')")
+    table_columns = _DomainNameColumns(User, ("forward_to", "allowed_senders"), has_values)
     return await _rename_domain_in_columns(ctx, session, table_columns, (old_name, new_name))
 
 

@@ -80,7 +80,7 @@ async def validate_new_filter(
         "user_id": owner_id,
         "name": "",
         "active": True,
-        "meta_data": None,
+        "public_metadata": None,
         "match_count": 0,
         "created_at": ctx.environment.now(),
         **_validated_simple_columns(values, ()),
@@ -288,8 +288,8 @@ def _validated_simple_columns(
                 "a number of 32 bits", constraint="range", path=[*input_path, "order"]
             )
         found["order"] = values["order"]
-    if "meta_data" in values:
-        found["meta_data"] = values["meta_data"]
+    if "public_metadata" in values:
+        found["public_metadata"] = values["public_metadata"]
     return found
 
 

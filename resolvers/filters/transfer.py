@@ -23,7 +23,7 @@ ACTION_TYPES = {
     "targets": list, "labels": list, "removeLabels": list, "reply": dict, "stop": bool,
 }  # fmt: skip
 FILTER_TYPES = {
-    "name": str, "order": int, "active": bool, "query": dict, "action": dict, "metaData": dict,
+    "name": str, "order": int, "active": bool, "query": dict, "action": dict, "metadata": dict,
 }  # fmt: skip
 
 FilterRecord = Mapping[str, Any]
@@ -52,7 +52,7 @@ async def export_filters(ctx: Context, user_id: int) -> list[dict[str, Any]]:
             "action": _exported_action(
                 filter_loaders.action_with_targets(row.action, row.targets), paths
             ),
-            "metaData": row.meta_data,
+            "metadata": row.public_metadata,
         }
         for row in rows
     ]
@@ -101,7 +101,12 @@ async def import_filter_returning_dropped_targets(
         if value := action_values.get(name):
             action_values[name] = _selectors_from_paths(value, mailbox_paths, ["action", name])
     plain = {name: record[name] for name in ("name", "order", "active") if name in record}
-    values = {**plain, "meta_data": record.get("metaData"), "query": query, "action": action_values}
+    values = {
+        **plain,
+        "public_metadata": record.get("metadata"),
+        "query": query,
+        "action": action_values,
+    }
     await filter_mutations.create_filter(ctx, None, values)
     return bare
 

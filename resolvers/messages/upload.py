@@ -78,7 +78,7 @@ class NewMessage:
     is_flagged: bool = False
     is_draft: bool = False
     received_at: datetime | None = None
-    meta_data: dict[str, Any] | None = None
+    public_metadata: dict[str, Any] | None = None
     replaced_draft_id: int | None = None  # the draft that it replaces
     kept_attachments: AttachmentSelection | None = (
         None  # attachments of that draft, added to those in `fields`
@@ -326,7 +326,7 @@ def _placement(
         seen=new_message.is_seen and ShareRight.SEEN in rights,
         flagged=new_message.is_flagged and ShareRight.WRITE in rights,
         draft=new_message.is_draft and ShareRight.WRITE in rights,
-        meta_data=new_message.meta_data if ShareRight.WRITE in rights else None,
+        public_metadata=new_message.public_metadata if ShareRight.WRITE in rights else None,
         reference=reply_references.reference_columns(
             new_message.fields.reference if new_message.fields else None
         ),

@@ -223,7 +223,7 @@ def _due_channels(worker: PushWorker, *, read_all: bool) -> Select[*tuple[Any, .
 
 def _is_active_user() -> ColumnElement[bool]:
     """Return the SQL condition for accounts that may sign in; others are not notified."""
-    return col(User.deleted_at).is_(None) & ~col(User.disabled) & ~col(User.suspended)
+    return col(User.deleted_at).is_(None) & col(User.active) & ~col(User.suspended)
 
 
 async def _seconds_until_retry(environment: Environment) -> float:

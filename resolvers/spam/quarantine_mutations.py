@@ -146,7 +146,7 @@ async def _load_users_with_inbox(ctx: Context, user_ids: Sequence[int]) -> dict[
     """Load what a delivery needs of these users and their INBOX, by user ID."""
     statement = (
         select(
-            *select_columns(User, ("id", "tenant_id", "targets", "role")),
+            *select_columns(User, ("id", "tenant_id", "forward_to", "role")),
             col(Mailbox.id).label("box"),
             ENCRYPTION_KEY.label("key"),
             has_active_script(col(User.id)).label("scripted"),
@@ -183,7 +183,7 @@ async def _prepare_release(
         has_bcc_rules=True,
         has_script=user.scripted,
         has_filters=user.filtered,
-        has_forward_targets=bool(user.targets),
+        has_forward_targets=bool(user.forward_to),
         role=user.role,
     )
     return await quarantine_release.plan_release_and_store_blobs(

@@ -45,7 +45,7 @@ __all__ = ["ComposedMessage", "EnvelopeOverride", "SendRequest"]
 
 _USER_ALLOWED_TO_SEND = PreparedStatement(
     select(col(User.id)).where(
-        col(User.id) == integer_parameter("user"), ~col(User.disabled), ~col(User.suspended)
+        col(User.id) == integer_parameter("user"), col(User.active), ~col(User.suspended)
     )
 )
 
@@ -275,7 +275,7 @@ def _insert_rows(
 
 
 def check_may_send(transaction: DatabaseTransaction, user_id: int) -> None:
-    """Raise Forbidden if the account is disabled or suspended."""
+    """Raise Forbidden if the account is not active, or suspended."""
     if not transaction.fetch_rows(_USER_ALLOWED_TO_SEND, user=user_id):
         raise Forbidden("this account may not send")
 

@@ -86,7 +86,7 @@ class SendRequest(MessageFields):
     is_draft: bool = False
     send_at: datetime | None = None
     undo_window: timedelta | None = None
-    meta_data: dict[str, Any] | None = None
+    public_metadata: dict[str, Any] | None = None
     raw: str | None = None  # a whole message as text or base64, instead of fields
     upload_id: int | None = None  # a whole message that was uploaded before
     template: Mapping[str, Any] | None = None  # values of {{name}}

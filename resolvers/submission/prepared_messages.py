@@ -128,7 +128,7 @@ def _placement_of_copy(
         draft=outgoing.is_draft,
         envelope_from=None if outgoing.is_only_stored else composed.sender,
         envelope_to=() if outgoing.is_only_stored else composed.recipients,
-        meta_data=outgoing.meta_data,
+        public_metadata=outgoing.public_metadata,
         reference=reference_columns(outgoing.reference),
         origin=ctx.origin,
     )

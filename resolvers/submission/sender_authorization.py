@@ -176,7 +176,7 @@ async def read_sendable_forwards(
     """
     dialect = ctx.environment.database.dialect
     target_forms: Any = _target_forms_of_users(ctx.environment, user_ids).cte("mine")
-    address_domain, targets = aliased(Domain), col(Address.targets)
+    address_domain, targets = aliased(Domain), col(Address.forward_to)
     json_elements = func.json_each if dialect == "sqlite" else func.jsonb_array_elements_text
     target = json_elements(targets).table_valued("value", name="target")
     local, domain = _split_target(dialect, target.c.value)

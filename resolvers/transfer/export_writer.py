@@ -44,11 +44,11 @@ SETTING_COLUMNS = (
         "spam_level",
         "openpgp_public_key",
         "encrypt_messages",
-        "meta_data",
+        "public_metadata",
     ),
 )
 MESSAGE_COLUMNS = frozenset(
-    {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "meta_data",
+    {"id", "mailbox_id", "size", "digest", "received_at", "expires", "keywords", "public_metadata",
      "envelope_from", "envelope_to", *SYSTEM_FLAGS}
 )  # fmt: skip
 SORT_COLUMNS = (col(Message.listed_at), col(Message.id))
@@ -320,7 +320,7 @@ async def _write_messages(
             row.received_at,
             imap_flags(row),
             row.expires,
-            row.meta_data,
+            row.public_metadata,
             row.envelope_from,
             row.envelope_to,
             row.digest,

@@ -24,7 +24,7 @@ from resolvers.users import update as user_update
 from resolvers.users.selection import VIEWER_ONLY
 from resolvers.users.update import UserChanges
 
-SIMPLE_SETTINGS = ("name", "language", "retention", "spam_level", "meta_data")
+SIMPLE_SETTINGS = ("name", "language", "retention", "spam_level", "public_metadata")
 IDENTITY_FIELDS = {  # column and type by the name in the record
     "name": ("name", str),
     "replyTo": ("reply_to", str),
@@ -190,13 +190,13 @@ async def _import_label(running: RunningImport, record: Mapping[str, Any]) -> bo
 
 async def _import_setting(running: RunningImport, name: str, value: Any) -> None:
     """Set one setting of the user. A refusal is added to the skipped items."""
-    kinds = {"retention": int, "spam_level": int, "meta_data": dict, "encrypt_messages": bool}
+    kinds = {"retention": int, "spam_level": int, "public_metadata": dict, "encrypt_messages": bool}
     try:
         if not isinstance(value, kinds.get(name, str)):
             raise InvalidInput("not what it must be", constraint="type", path=[name])
         if name == "openpgp_public_key":
             patch = UserChanges(openpgp_public_key=str(value))
-        elif name == "meta_data":
+        elif name == "public_metadata":
             patch = UserChanges({name: custom_data.validate_custom_data(value, [name])})
         else:
             patch = UserChanges(

@@ -47,7 +47,7 @@ class ImportableMessage:
     message: StorableMessage
     mailbox_id: int
     flags: Sequence[str]
-    meta_data: dict[str, Any] | None = None
+    public_metadata: dict[str, Any] | None = None
     insert_kind: InsertKind = InsertKind.ADDED_BY_USER
 
 
@@ -109,7 +109,11 @@ async def importable_message_unless_known(
         if len(flag_changes.add) > flags.MAX_KEYWORDS:
             raise UnusableMessageError(f"more than {flags.MAX_KEYWORDS} keywords")
         record = source.record
-        meta = custom_data.validate_custom_data(record.meta_data, ["metaData"]) if record else None
+        meta = (
+            custom_data.validate_custom_data(record.public_metadata, ["metadata"])
+            if record
+            else None
+        )
         target_path = running.target_path or source.folder
         box = await import_mailboxes.get_or_create_mailbox_id(
             running.ctx, running.mailbox_ids, target_path, subscribe=running.subscribes
@@ -237,7 +241,7 @@ def _placement_of_message(running: RunningImport, message: ImportableMessage) ->
         keywords=row_changes.columns_from_flag_names(message.flags)["keywords"],
         envelope_from=found.sender,
         envelope_to=record.recipients if record else (),
-        meta_data=message.meta_data,
+        public_metadata=message.public_metadata,
     )
 
 

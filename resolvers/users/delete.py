@@ -76,11 +76,11 @@ def can_restore_or_purge_deleted_sql(ctx: Context) -> ColumnElement[bool]:
 async def delete_users(
     ctx: Context,
     selection: UserSelector,
-    delete_after: datetime | None = None,
+    purge_at: datetime | None = None,
     *,
     mutation: str = "userDelete",
 ) -> UserDeletion:
-    """Delete these users; their data is removed at once, or not before `delete_after`.
+    """Delete these users; their data is removed at once, or not before `purge_at`.
 
     A user that is deleted already, named by id or former username, gets the new time for its task.
     Raises Conflict if that task has begun, Forbidden for the viewer's own account, Invalid for an
@@ -102,9 +102,9 @@ async def delete_users(
         *await shares.load_grantee_ids(ctx, ids),
         *await shares.load_sharing_owner_ids(ctx, ids),
     }
-    delete_after = delete_after if delete_after and delete_after > ctx.environment.now() else None
+    purge_at = purge_at if purge_at and purge_at > ctx.environment.now() else None
     async with ctx.write_session(*stream_ids) as session:
-        tasks = await _reschedule_tasks(ctx, session, ids, delete_after)
+        tasks = await _reschedule_tasks(ctx, session, ids, purge_at)
         statement = select(col(User.id), col(User.username), col(DeletedUser.domain_id))
         statement = statement.join(DeletedUser, col(DeletedUser.id) == col(User.id))
         rescheduled = await ctx.read(
@@ -114,9 +114,9 @@ async def delete_users(
             col(User.id).in_(ids), is_managed_user(ctx)
         )
         live_users = await ctx.read(live_statement.order_by(col(User.id)))
-        tasks |= await _mark_deleted(ctx, session, live_users, delete_after)
+        tasks |= await _mark_deleted(ctx, session, live_users, purge_at)
         await ctx.record_change(session, PLATFORM, ChangeKind.TASK_CHANGED, list(tasks.values()))
-        new_values = {"deleteAfter": delete_after}
+        new_values = {"purgeAt": purge_at}
         admin_entries = [
             NewAuditLogEntry(
                 mutation, "User", row.id, row.domain_id, {"username": row.username}, new_values
@@ -172,7 +172,7 @@ async def _split_deleted(ctx: Context, selection: UserSelector) -> tuple[list[in
 
 
 async def _reschedule_tasks(
-    ctx: Context, session: AsyncSession, ids: Sequence[int], delete_after: datetime | None
+    ctx: Context, session: AsyncSession, ids: Sequence[int], purge_at: datetime | None
 ) -> dict[int, int]:
     """Change the time of the deletion tasks of deleted users; return task ids by user id.
 
@@ -191,42 +191,42 @@ async def _reschedule_tasks(
         col(Task.id).in_([row.task_id for row in rows]), col(Task.state) == TaskState.QUEUED
     )
     rescheduled = await connection.execute(
-        task_update.values(not_before=delete_after).returning(col(Task.id))
+        task_update.values(not_before=purge_at).returning(col(Task.id))
     )
     rescheduled_ids = set(rescheduled.scalars())
-    if delete_after and any(
+    if purge_at and any(
         row.state in (TaskState.QUEUED, TaskState.RUNNING) and row.task_id not in rescheduled_ids
         for row in rows
     ):
-        raise Conflict("its data is being removed already", path=["deleteAfter"])
+        raise Conflict("its data is being removed already", path=["purgeAt"])
     without_task = [
         row.id for row in rows if row.state not in (TaskState.QUEUED, TaskState.RUNNING)
     ]
     tasks = {row.id: row.task_id for row in rows} | await _queue_deletion_tasks(
-        ctx, session, without_task, delete_after
+        ctx, session, without_task, purge_at
     )
     for key in without_task:
         statement_of_user = update(DeletedUser).where(col(DeletedUser.id) == key)
         await connection.execute(statement_of_user.values(task_id=tasks[key]))
-    delete_after_update = update(DeletedUser).where(col(DeletedUser.id).in_(list(tasks)))
-    await connection.execute(delete_after_update.values(delete_after=delete_after))
+    purge_at_update = update(DeletedUser).where(col(DeletedUser.id).in_(list(tasks)))
+    await connection.execute(purge_at_update.values(purge_at=purge_at))
     return tasks
 
 
 async def _queue_deletion_tasks(
-    ctx: Context, session: AsyncSession, ids: Sequence[int], delete_after: datetime | None
+    ctx: Context, session: AsyncSession, ids: Sequence[int], purge_at: datetime | None
 ) -> dict[int, int]:
     """Queue a deletion task for each user; return task ids by user id.
 
     The tasks belong to no user, since they outlive them.
     """
     orders = [{"user": key} for key in ids]
-    tasks = await insert_tasks(ctx, session, KIND, orders, not_before=delete_after)
+    tasks = await insert_tasks(ctx, session, KIND, orders, not_before=purge_at)
     return {key: task.id for key, task in zip(ids, tasks, strict=True)}
 
 
 async def _mark_deleted(
-    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], delete_after: datetime | None
+    ctx: Context, session: AsyncSession, rows: Sequence[ColumnRow], purge_at: datetime | None
 ) -> dict[int, int]:
     """Mark live users, which are locked, as deleted, and store what a restore needs.
 
@@ -235,7 +235,7 @@ async def _mark_deleted(
     if not rows:
         return {}
     now, ids = ctx.environment.now(), [row.id for row in rows]
-    tasks = await _queue_deletion_tasks(ctx, session, ids, delete_after)
+    tasks = await _queue_deletion_tasks(ctx, session, ids, purge_at)
     statement = select(*(getattr(Address, name) for name in Address.model_fields)).where(
         col(Address.user_id).in_(ids)
     )
@@ -248,11 +248,11 @@ async def _mark_deleted(
         {
             "id": row.id,
             "username_key": row.username_key,
-            "disabled": row.disabled,
+            "active": row.active,
             "domain_id": row.domain_id,
             "addresses": addresses_by_user[row.id],
             "deleted_at": now,
-            "delete_after": delete_after,
+            "purge_at": purge_at,
             "task_id": tasks[row.id],
         }
         for row in rows
@@ -267,7 +267,7 @@ async def _mark_deleted(
         .where(col(User.id).in_(ids))
         .values(
             deleted_at=now,
-            disabled=True,
+            active=False,
             username_key=literal("#") + cast(col(User.id), String),
             domain_id=None,
             auth_version=User.auth_version + 1,

@@ -28,7 +28,7 @@ def validated_target_columns(
     except DecryptionError:  # the key is lost: the caller must send the relay passwords again
         stored_relays = {}
     validated = validate_forward_targets(ctx, targets, stored_relays, path)
-    columns: dict[str, Any] = {"targets": list(validated.shown_targets)}
+    columns: dict[str, Any] = {"forward_to": list(validated.shown_targets)}
     if dict(validated.relays_with_password) != stored_relays:
         columns["relays"] = forward_targets.encrypt_relay_urls(
             ctx.environment, user.id, validated.relays_with_password
@@ -61,7 +61,7 @@ def target_columns_of_new_user(
     encrypted_relays = forward_targets.encrypt_relay_urls(
         ctx.environment, user_id, targets.relays_with_password
     )
-    return {"targets": list(targets.shown_targets), "relays": encrypted_relays}
+    return {"forward_to": list(targets.shown_targets), "relays": encrypted_relays}
 
 
 async def set_forward_targets(
@@ -77,19 +77,19 @@ async def set_forward_targets(
     target_addresses = {
         target
         for columns in columns_by_user.values()
-        for target in columns["targets"]
+        for target in columns["forward_to"]
         if "://" not in target
     }
     owner_ids = await _load_owner_ids(ctx, target_addresses)
     events = []
     for row in locked_users.rows:
-        displayed = columns_by_user[row.id]["targets"]
+        displayed = columns_by_user[row.id]["forward_to"]
         _raise_if_own_address(
             displayed, {one for one in displayed if owner_ids.get(one) == row.id}, path
         )
         if locked_users.set_columns(row, **columns_by_user[row.id]):
             events.append(
-                _forwarding_event(row.id, [one for one in displayed if one not in row.targets])
+                _forwarding_event(row.id, [one for one in displayed if one not in row.forward_to])
             )
     await security_log.log_events(ctx, locked_users.session, events)
 

@@ -55,7 +55,7 @@ class UserConditions:
     patterns: tuple[str, ...] | None = None  # usernames with * and ?
     roles: tuple[Role, ...] | None = None
     domain: str | None = None
-    disabled: bool | None = None
+    active: bool | None = None
     suspended: bool | None = None
     created_after: datetime | None = None
     target_part: str | None = None  # part of a target
@@ -232,10 +232,12 @@ def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
     if filter.query:
         conditions.append(_matches_query_sql(dialect, filter.query))
     if filter.target_part:
-        has_targets = text("users.targets <> '[]'")  # as in the partial index of users with targets
+        has_targets = text(
+            "users.forward_to <> '[]'"
+        )  # as in the partial index of users with targets
         conditions += [
             has_targets,
-            any_holding(dialect, col(User.targets), contains_text_sql, [filter.target_part]),
+            any_holding(dialect, col(User.forward_to), contains_text_sql, [filter.target_part]),
         ]
     conditions += [has_any_tag_sql(filter.tags)] if filter.tags else []
     conditions += [has_all_tags_sql(filter.required_tags)] if filter.required_tags else []
@@ -244,7 +246,7 @@ def _filter_conditions(ctx: Context, filter: UserConditions) -> list[Any]:
         conditions.append(col(User.role).in_(filter.roles))
         if Role.USER not in filter.roles:  # as in the partial index of the other roles
             conditions.append(text("users.role <> 'USER'"))
-    for name, value in (("disabled", filter.disabled), ("suspended", filter.suspended)):
+    for name, value in (("active", filter.active), ("suspended", filter.suspended)):
         if value is not None:  # as in the partial indexes
             conditions.append(text(f"users.{name}" if value else f"NOT users.{name}"))
     if filter.created_after is not None:

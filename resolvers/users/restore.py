@@ -189,7 +189,7 @@ async def _restore_in_transaction(
         .where(col(User.id) == row.id)
         .values(
             deleted_at=None,
-            disabled=row.disabled,
+            active=row.active,
             username_key=row.username_key,
             domain_id=user_place.domain_id,
             words=search_text(

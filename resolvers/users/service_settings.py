@@ -30,7 +30,7 @@ USER_COLUMNS = (
     "used",
     "domain_id",
     "tenant_id",
-    "disabled",
+    "active",
     "suspended",
     "disabled_scopes",
     "recipients",
@@ -95,7 +95,7 @@ async def load_service_settings(
         "home": f"tenants/{user.tenant_id}/users/{user.id}",
         "mail": STORAGE_FORMAT,
         "quota/storage": await quota_limits.load_quota(ctx, user),
-        "nologin": user.disabled or user.suspended,
+        "nologin": user.suspended or not user.active,
     }
     if service and SERVICES[service]:
         setting_values["service/enabled"] = SERVICES[service] not in user.disabled_scopes

@@ -34,14 +34,14 @@ from resolvers.users.selection import UserSelector, load_selected_users
 from resolvers.users.user_locks import LockedUsers, lock_users_and_store_changes
 from resolvers.users.validation import (
     OWN_COLUMNS,
-    camel_case,
     require_column_permissions,
     require_unlimited_quota_permission,
+    schema_name,
     validate_columns,
 )
 
 PATCH_PATH = ("set",)  # of the patch in the input
-TARGETS_PATH = (*PATCH_PATH, "targets")
+FORWARD_TO_PATH = (*PATCH_PATH, "forwardTo")
 ENCRYPTION_SETTINGS = {"encrypt_messages": "what arrives", "encrypt_forwarded": "what is forwarded"}
 NO_TEMPORARY_PASSWORD = {
     "temporary_password": None,
@@ -60,7 +60,7 @@ class UserChanges:
     column_values: Mapping[str, Any] = field(default_factory=dict)
     username: str | None = None
     openpgp_public_key: str | None = None  # "" removes the key
-    targets: Sequence[str] | None = None
+    forward_to: Sequence[str] | None = None
     password: NewPassword | None = None
     password_disabled: bool = False
     disable_2fa: bool = False  # all second factors
@@ -76,7 +76,7 @@ class UserChanges:
         change_by_column = {
             "username": self.username is not None,
             "openpgp_public_key": self.openpgp_public_key is not None,
-            "targets": self.targets is not None,
+            "forward_to": self.forward_to is not None,
             "password": self.changes_password,
             "disable_2fa": self.disable_2fa,
         }
@@ -111,7 +111,9 @@ async def update_users(
     changes |= await _public_key_columns(ctx, patch, problems)
     with problems.collecting():
         for row in rows:
-            forward_targets.validated_target_columns(ctx, row, patch.targets or (), TARGETS_PATH)
+            forward_targets.validated_target_columns(
+                ctx, row, patch.forward_to or (), FORWARD_TO_PATH
+            )
     password = await _validate_password(ctx, rows, patch, problems)
     _check_existing_password_is_given(ctx, rows, patch, existing_password, problems)
     problems.raise_collected()
@@ -129,9 +131,9 @@ async def update_users(
             if existing_password is not None and locked_users.rows[0].password != rows[0].password:
                 raise _wrong_existing_password()  # a concurrent request changed it
             await _change_locked_users(ctx, locked_users, patch, all_values)
-            if patch.targets is not None:
+            if patch.forward_to is not None:
                 await forward_targets.set_forward_targets(
-                    ctx, locked_users, patch.targets, TARGETS_PATH
+                    ctx, locked_users, patch.forward_to, FORWARD_TO_PATH
                 )
     except IntegrityError as clash:
         raise Conflict("the user name is taken", path=[*PATCH_PATH, "username"]) from clash
@@ -176,7 +178,7 @@ def _require_rights(ctx: Context, rows: Sequence[ColumnRow], patch: UserChanges)
         viewer.require(GuardRule(scope=Scope.FULL))
     if privileged_columns:
         require_users_in_administered_domains(
-            ctx, rows, [*PATCH_PATH, camel_case(privileged_columns[0])]
+            ctx, rows, [*PATCH_PATH, schema_name(privileged_columns[0])]
         )
 
 
@@ -303,7 +305,7 @@ async def _password_columns(
     return {
         "password": await new_passwords.hash_new_password(ctx, password) if password else None,
         "password_changed_at": ctx.environment.now(),
-        "require_password_change": patch.column_values.get("require_password_change", False),
+        "password_change_required": patch.column_values.get("password_change_required", False),
         **NO_TEMPORARY_PASSWORD,
     }
 
@@ -336,10 +338,11 @@ async def _change_locked_users(
         await _replace_tags(locked_users, rows, values["tags"])
     await _reset_counters_of_changed_limits(locked_users, with_new)
     for row in locked_users.rows:
-        is_disabled = any(
-            name in changed_columns[row.id] and values[name] for name in ("disabled", "suspended")
+        changed = changed_columns[row.id]
+        loses_access = ("active" in changed and not values["active"]) or (
+            "suspended" in changed and values["suspended"]
         )
-        if patch.changes_password or is_disabled:
+        if patch.changes_password or loses_access:
             locked_users.sign_out(row)
         if patch.disable_2fa and enabled_methods(row):
             locked_users.set_columns(row, second_factors=[])
@@ -380,12 +383,11 @@ async def _require_keys_for_encryption(
             if values.get(name):
                 text = "this takes an OpenPGP key of the account"
                 raise InvalidInput(
-                    text, constraint="required", path=[*PATCH_PATH, camel_case(name)]
+                    text, constraint="required", path=[*PATCH_PATH, schema_name(name)]
                 )
             if values.get(name, getattr(row, name)):
-                text = (
-                    f"{object_text} is encrypted to this key: end that first, by {camel_case(name)}"
-                )
+                setting = schema_name(name)
+                text = f"{object_text} is encrypted to this key: end that first, by {setting}"
                 raise Conflict(text, path=[*PATCH_PATH, "openpgpPublicKey"])
         user_ids_without_key.append(row.id)
     if user_ids_without_key and "openpgp_public_key" in values:

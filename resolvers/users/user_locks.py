@@ -22,7 +22,7 @@ from resolvers.admin.audit_log import NewAuditLogEntry
 from resolvers.auth import authentication
 from resolvers.context import Context, GuardRule
 from resolvers.users.selection import UserSelector, load_selected_users
-from resolvers.users.validation import camel_case
+from resolvers.users.validation import schema_name
 
 # Columns that follow from others or mean nothing to clients.
 UNREPORTED_COLUMNS = frozenset(
@@ -79,7 +79,7 @@ class LockedUsers:
     def changed_field_names(self, row: ColumnRow) -> list[str]:
         """Return the changed columns of a user by their names in the schema."""
         return sorted(
-            camel_case(name) for name in self.after.get(row.id, {}).keys() - UNREPORTED_COLUMNS
+            schema_name(name) for name in self.after.get(row.id, {}).keys() - UNREPORTED_COLUMNS
         )
 
 

@@ -19,6 +19,7 @@ MAX_TAG_LENGTH = 128
 MAX_LIST_LENGTH = 1000  # items
 MAX_NETWORKS = 100
 DEFAULT_SPAM_LEVEL = 50
+SCHEMA_NAMES = {"public_metadata": "metadata"}  # those that are not the column in camel case
 JSON_INTEGER_LIMIT = 1 << 53  # a JSON number is exact below it
 COUNT_LIMIT = 1 << 31
 
@@ -26,9 +27,9 @@ COUNT_LIMIT = 1 << 31
 OWN_COLUMNS = frozenset(
     {
         *("name", "language", "password", "retention", "openpgp_public_key", "encrypt_messages"),
-        *("meta_data", "spam_level", "require_inbound_tls", "require_outbound_tls"),
+        *("public_metadata", "spam_level", "require_inbound_tls", "require_outbound_tls"),
         "upload_sent_messages",
-        *("targets", "encrypt_forwarded", "subaddress_action"),
+        *("forward_to", "encrypt_forwarded", "subaddress_action"),
     }
 )
 USER_PERMISSION_BY_COLUMN = {
@@ -60,13 +61,15 @@ def validate_columns(
     for name, value in values.items():
         with problems.collecting():
             check = VALIDATORS.get(name)
-            validated[name] = check(value, [*path_prefix, camel_case(name)]) if check else value
+            validated[name] = check(value, [*path_prefix, schema_name(name)]) if check else value
     return validated
 
 
-def camel_case(name: str) -> str:
-    """Return a column name as the schema has it, in camel case."""
-    first, *rest = name.split("_")
+def schema_name(column: str) -> str:
+    """Return the name of a column in the schema."""
+    if column in SCHEMA_NAMES:
+        return SCHEMA_NAMES[column]
+    first, *rest = column.split("_")
     return first + "".join(part.capitalize() for part in rest)
 
 
@@ -82,7 +85,7 @@ def require_column_permissions(
         try:
             ctx.viewer.require(guard)
         except Forbidden as refusal:
-            refusal.path = [*path_prefix, camel_case(column)]
+            refusal.path = [*path_prefix, schema_name(column)]
             raise
 
 
@@ -190,6 +193,6 @@ VALIDATORS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "recipients": _integer_below(COUNT_LIMIT),
     "received_max": _integer_below(COUNT_LIMIT),
     "forwards": _integer_below(COUNT_LIMIT),
-    "meta_data": custom_data.validate_custom_data,
+    "public_metadata": custom_data.validate_custom_data,
     "private_metadata": custom_data.validate_custom_data,
 }

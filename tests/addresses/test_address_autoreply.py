@@ -71,7 +71,7 @@ async def test_autoreply_is_created_updated_and_removed(root: GraphQLClient) -> 
 
 
 async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -> None:
-    await create_address(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
+    await create_address(root, AUTOREPLY_ADDRESS, forwardTo=["dave@far.example"])
     result = await load_autoreply(root)
     assert (result["enabled"], result["text"], result["createdAt"]) == (False, "", None)
     assert await load_autoreply(root, "ada@example.org") is None
@@ -96,13 +96,13 @@ async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -
 async def test_invalid_autoreply_is_refused_by_field_and_rule(
     root: GraphQLClient, arguments: Any, field: str | None, rule: str
 ) -> None:
-    await create_address(root, AUTOREPLY_ADDRESS, targets=["dave@far.example"])
+    await create_address(root, AUTOREPLY_ADDRESS, forwardTo=["dave@far.example"])
     path = ["autoreply", *([field] if field else [])]
     # a list index, since the stored text decides
     index = 0 if field == "text" and rule == "required" else None
     assert await change_error(root, **arguments) == ("VALIDATION", ["set", *path], index, rule)
     _, errors = await try_create_address(
-        root, "new@example.org", targets=["x@far.example"], autoreply=arguments
+        root, "new@example.org", forwardTo=["x@far.example"], autoreply=arguments
     )
     assert error_summary(errors) == ("VALIDATION", path, None, rule)
     assert (await load_autoreply(root))["createdAt"] is None
@@ -128,7 +128,7 @@ async def test_only_forwarding_address_can_have_autoreply(root: GraphQLClient) -
         root,
         AUTOREPLY_ADDRESS,
         kind="FORWARD",
-        targets=["dave@far.example"],
+        forwardTo=["dave@far.example"],
         autoreply=AUTOREPLY_SETTINGS,
     )
     assert errors == []
@@ -163,7 +163,7 @@ async def test_batch_update_changes_all_autoreplies_or_none(
         return statement_count
 
     for number in range(20):
-        await create_address(root, f"n{number}@example.org", targets=["x@y.example"])
+        await create_address(root, f"n{number}@example.org", forwardTo=["x@y.example"])
     assert await cost(1, "first") == await cost(20, "all")
     assert await cost(1, "second") == await cost(20, "again")
     _, errors = await try_update_addresses(
@@ -233,7 +233,7 @@ async def test_other_users_cannot_read_or_change_autoreply(
             _, errors = await try_update_addresses(client, AUTOREPLY_ADDRESS, autoreply=arguments)
             assert errors[0]["code"] == "NOT_FOUND"
         _, errors = await try_create_address(
-            client, "new@example.org", targets=["x@y.example"], autoreply=AUTOREPLY_SETTINGS
+            client, "new@example.org", forwardTo=["x@y.example"], autoreply=AUTOREPLY_SETTINGS
         )
         assert errors[0]["code"] in {"FORBIDDEN", "NOT_FOUND"}
     _, errors = await try_update_addresses(bob, "bob@example.org", autoreply=AUTOREPLY_SETTINGS)

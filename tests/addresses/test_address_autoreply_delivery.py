@@ -200,7 +200,7 @@ async def test_spam_gets_no_reply(
     root: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     # its account stores spam in Junk
-    await make_autoreply_address(root, targets=["ada@example.org"])
+    await make_autoreply_address(root, forwardTo=["ada@example.org"])
     await create_sender_rules(root, {"domain": "example.org"}, "eve@far.example")
     await send_message_to_address(lmtp_client, "eve@far.example")
     await send_message_to_address(lmtp_client, X_Spam_Flag="YES")
@@ -227,8 +227,8 @@ async def test_target_account_does_not_reply_too(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment, lmtp_client: SmtpTestClient
 ) -> None:
     await set_autoreply(ada)
-    await make_autoreply_address(root, targets=["ada@example.org"])
-    await make_autoreply_address(root, "first@example.org", targets=[AUTOREPLY_ADDRESS])
+    await make_autoreply_address(root, forwardTo=["ada@example.org"])
+    await make_autoreply_address(root, "first@example.org", forwardTo=[AUTOREPLY_ADDRESS])
     await send_message_to_address(lmtp_client)
     assert len(await load_inbox_rows(ada)) == 1
     assert await reply_recipients(environment) == ["carol@far.example"]
@@ -245,7 +245,7 @@ async def test_catch_all_replies_from_the_written_address(
     autoreply = {**AUTOREPLY_SETTINGS, "internalText": "Ask Bob."}
     targets = ["ada@example.org"]
     await make_autoreply_address(
-        root, "*@example.org", allowWildcard=True, autoreply=autoreply, targets=targets
+        root, "*@example.org", allowWildcard=True, autoreply=autoreply, forwardTo=targets
     )
     await send_message_to_address(lmtp_client, to="who.ever+x@example.org")
     await send_message_to_address(lmtp_client, "bob@example.org", to="else@example.org")

@@ -101,12 +101,12 @@ async def test_address_is_found_in_every_spelling(root: GraphQLClient, ada: Grap
 async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient) -> None:
     environment = root.environment
     await create_address(
-        root, "list@own.example", targets=["Carol@far.example"], tags=["Red", "blue"]
+        root, "list@own.example", forwardTo=["Carol@far.example"], tags=["Red", "blue"]
     )
     await create_address(root, "@own.example", kind="DISCARD", allowWildcard=True, tags=["red"])
-    await create_address(root, "every@*", targets=["dave@far.example"], allowWildcard=True)
+    await create_address(root, "every@*", forwardTo=["dave@far.example"], allowWildcard=True)
     await create_address(
-        root, "off@own.example", targets=["smtp://u:secret@relay.example"], active=False
+        root, "off@own.example", forwardTo=["smtp://u:secret@relay.example"], active=False
     )
     expiring, _ = await try_create_temporary_address(ada)
     unlimited, _ = await try_create_temporary_address(ada, validity=None)
@@ -148,7 +148,7 @@ async def test_list_applies_each_filter(root: GraphQLClient, ada: GraphQLClient)
 
 async def test_pagination_works_in_both_directions(root: GraphQLClient) -> None:
     for n in range(5):
-        await create_address(root, f"n{n}@own.example", targets=["x@y.example"])
+        await create_address(root, f"n{n}@own.example", forwardTo=["x@y.example"])
     document = """query ($first: Int, $after: String, $last: Int, $before: String) {
       addresses(first: $first, after: $after, last: $last, before: $before) {
         nodes { address } pageInfo { startCursor endCursor hasNextPage hasPreviousPage } } }"""
@@ -167,7 +167,7 @@ async def test_pagination_works_in_both_directions(root: GraphQLClient) -> None:
 async def test_list_needs_a_constant_number_of_statements(
     root: GraphQLClient, statements: list[str]
 ) -> None:
-    document = """{ addresses(first: 50) { totalCount nodes { address targets user { username }
+    document = """{ addresses(first: 50) { totalCount nodes { address forwardTo user { username }
       domain { name } limits { forwards { used allowed } } privateComment } } }"""
 
     async def cost() -> int:
@@ -214,7 +214,7 @@ async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQ
         ("ACCOUNT", "ada@example.org", ["ada"], None, "User"),
     ]
     await create_address(root, "sal*@example.org", allowWildcard=True,
-               targets=["c@far.example", "smtp://u:p@relay.example"])  # fmt: skip
+               forwardTo=["c@far.example", "smtp://u:p@relay.example"])  # fmt: skip
     await create_address(root, "@example.org", allowWildcard=True, kind="DISCARD")
     assert await load_trace(root, "sales@example.org") == [
         ("ADDRESS", "sales@example.org", ["c@far.example", "smtp://u:***@relay.example"],
@@ -228,7 +228,7 @@ async def test_trace_shows_each_resolution_step(root: GraphQLClient, ada: GraphQ
         ("ADDRESS", "sales@example.org", [], "sal*@example.org", "Address"),
     ]
     async with root.environment.write_session() as session:
-        await session.exec(update(User).where(col(User.id) == ada.user.id).values(disabled=True))
+        await session.exec(update(User).where(col(User.id) == ada.user.id).values(active=False))
     assert (await load_trace(root, "ada@example.org"))[-1] == (
         "ACCOUNT", "ada@example.org", [], None, "User",
     )  # fmt: skip
@@ -264,7 +264,7 @@ async def test_forward_target_can_send_as_the_address(
         return [error["code"] for error in payload["errors"]]
 
     await create_address(
-        root, "team@example.org", targets=["A.da+team@example.org", "smtp://r.example"]
+        root, "team@example.org", forwardTo=["A.da+team@example.org", "smtp://r.example"]
     )
     assert (await send_error_codes(ada), await send_error_codes(bob)) == (
         [],

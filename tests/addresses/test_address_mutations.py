@@ -62,7 +62,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
     }
     address = await create_address(
         root, "Sales.Team@Example.ORG", user={"username": "ada"}, name="Sales", tags=["b", "a"],
-        publicComment="Ours", privateComment="Mine", metaData={"n": 1}, privateMetadata={"m": 2},
+        publicComment="Ours", privateComment="Mine", metadata={"n": 1}, privateMetadata={"m": 2},
     )  # fmt: skip
     assert address["address"] == "Sales.Team@example.org"
     assert (address["localPart"], address["kind"], address["main"]) == (
@@ -71,7 +71,7 @@ async def test_created_user_address_receives_mail_and_is_journaled(
         False,
     )
     assert (address["user"], address["domain"]) == ({"username": "ada"}, {"name": "example.org"})
-    assert (address["tags"], address["metaData"], address["privateMetadata"]) == (
+    assert (address["tags"], address["metadata"], address["privateMetadata"]) == (
         ["a", "b"], {"n": 1}, {"m": 2},
     )  # fmt: skip
     assert (address["publicComment"], address["privateComment"]) == ("Ours", "Mine")
@@ -104,26 +104,27 @@ async def test_created_user_address_receives_mail_and_is_journaled(
         ({"address": f"*{'x' * 33}@example.org", "allowWildcard": True}, (["address"], "max")),
         ({"address": "*@-b.example", "allowWildcard": True}, (["address"], "domain")),
         ({"address": "\u0430da*@example.org", "allowWildcard": True}, (["address"], "lookalike")),
-        ({"kind": "FORWARD", "targets": ["a@b.example"]}, (["user"], "required")),
-        ({"user": None}, (["targets"], "required")),
+        ({"kind": "FORWARD", "forwardTo": ["a@b.example"]}, (["user"], "required")),
+        ({"user": None}, (["forwardTo"], "required")),
         ({"user": None, "kind": "MAILBOX"}, (["user"], "required")),
         ({"user": None, "kind": "LEARN_SPAM"}, (["kind"], "unsupported")),
         ({"user": None, "kind": "LEARN_HAM"}, (["kind"], "unsupported")),
-        ({"user": None, "kind": "DISCARD", "targets": ["a@b.example"]}, (["targets"], "exclusive")),
-        ({"targets": ["a@b.example"]}, (["targets"], "exclusive")),
+        ({"user": None, "kind": "DISCARD", "forwardTo": ["a@b.example"]},
+         (["forwardTo"], "exclusive")),
+        ({"forwardTo": ["a@b.example"]}, (["forwardTo"], "exclusive")),
         ({"forwards": 5}, (["forwards"], "exclusive")),
         ({"forwards": -1}, (["forwards"], "range")),
         ({"name": "x" * 129}, (["name"], "length")),
         ({"name": "a\nb"}, (["name"], "pattern")),
         ({"tags": [""]}, (["tags"], "length")),
-        ({"metaData": [1]}, (["metaData"], "object")),
+        ({"metadata": [1]}, (["metadata"], "object")),
         ({"publicComment": "x" * 1001}, (["publicComment"], "length")),
         ({"expiresAt": "2029-01-01T00:00:00Z"}, (["expiresAt"], "min")),
         ({"expiresAt": "2031-01-01T00:00:00Z", "main": True}, (["main"], "main")),
         ({"address": "@example.org", "allowWildcard": True, "main": True}, (["main"], "main")),
         ({"address": "all@*", "allowWildcard": True, "main": True}, (["main"], "main")),
-        ({"domain": None, "address": "x@own.example", "user": None, "targets": ["x@own.example"]},
-         (["targets"], "self")),
+        ({"domain": None, "address": "x@own.example", "user": None, "forwardTo": ["x@own.example"]},
+         (["forwardTo"], "self")),
     ],
 )  # fmt: skip
 async def test_invalid_address_is_refused_by_field_and_rule(
@@ -141,10 +142,10 @@ async def test_invalid_address_is_refused_by_field_and_rule(
 
 
 async def test_all_input_errors_are_returned_at_once(root: GraphQLClient) -> None:
-    arguments = {"tags": [""], "forwards": -1, "targets": ["x", "http://127.0.0.1/"]}
+    arguments = {"tags": [""], "forwards": -1, "forwardTo": ["x", "http://127.0.0.1/"]}
     _, errors = await try_create_address(root, "a+b@example.org", **arguments)
     assert [(e["path"], e["index"]) for e in errors] == [
-        (["address"], None), (["forwards"], None), (["tags"], 0), (["targets"], 0),
+        (["address"], None), (["forwardTo"], 0), (["forwards"], None), (["tags"], 0),
     ]  # fmt: skip
 
 
@@ -191,8 +192,8 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
         "Carol@far.example", "https://hooks.example.com/a?b=c",
         "smtps://us%40er:***@relay.example.com:465", "smtp://[2606:4700::1]",
     ]  # fmt: skip
-    address = await create_address(root, "list@own.example", targets=targets, forwards=7)
-    assert (address["kind"], address["targets"], address["user"]) == (
+    address = await create_address(root, "list@own.example", forwardTo=targets, forwards=7)
+    assert (address["kind"], address["forwardTo"], address["user"]) == (
         "FORWARD",
         shown_targets,
         None,
@@ -207,27 +208,27 @@ async def test_targets_are_unique_and_hide_relay_passwords(root: GraphQLClient) 
 
     # a client sends back the target without its password
     ((answer,), errors) = await try_update_addresses(
-        root, "list@own.example", targets=[shown_targets[2], "x@y.example"]
+        root, "list@own.example", forwardTo=[shown_targets[2], "x@y.example"]
     )
-    assert (errors, answer["targets"]) == ([], [shown_targets[2], "x@y.example"])
+    assert (errors, answer["forwardTo"]) == ([], [shown_targets[2], "x@y.example"])
     row = await load_address_row(root.environment, "list@own.example")
     assert (
         forward_targets.targets_with_passwords(root.environment, row)[0]
         == "smtps://us%40er:p%2Fw@relay.example.com:465"
     )
     _, errors = await try_update_addresses(
-        root, "list@own.example", targets=["smtp://a:***@relay.example.com"]
+        root, "list@own.example", forwardTo=["smtp://a:***@relay.example.com"]
     )
-    assert error_summary(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
+    assert error_summary(errors) == ("VALIDATION", ["set", "forwardTo"], 0, "secret")
     ((answer,), errors) = await try_update_addresses(
-        root, "list@own.example", targets=["x@y.example"]
+        root, "list@own.example", forwardTo=["x@y.example"]
     )
     assert (await load_address_row(root.environment, "list@own.example")).relays is None
 
 
 async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -> None:
     environment = root.environment
-    await create_address(root, "list@own.example", targets=["smtp://u:word@relay.example.com"])
+    await create_address(root, "list@own.example", forwardTo=["smtp://u:word@relay.example.com"])
     ((name, key),) = environment.secret_box.keys.items()
     rotated = Environment(
         environment.database,
@@ -243,8 +244,8 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
         "smtp://u:word@relay.example.com"
     ]
     # without the key, the client must send the password again
-    _, errors = await try_update_addresses(root, "list@own.example", targets=row.targets)
-    assert error_summary(errors) == ("VALIDATION", ["set", "targets"], 0, "secret")
+    _, errors = await try_update_addresses(root, "list@own.example", forwardTo=row.forward_to)
+    assert error_summary(errors) == ("VALIDATION", ["set", "forwardTo"], 0, "secret")
 
 
 @pytest.mark.parametrize(
@@ -261,24 +262,24 @@ async def test_secret_rotation_reencrypts_relay_passwords(root: GraphQLClient) -
     ],
 )  # fmt: skip
 async def test_invalid_target_is_refused(root: GraphQLClient, target: str, rule: str) -> None:
-    await create_address(root, "list@own.example", targets=["carol@far.example"])
+    await create_address(root, "list@own.example", forwardTo=["carol@far.example"])
     _, errors = await domain_operations.run_mutation(
         root, domain_operations.DOMAIN_ALIAS_CREATE, alias="other.example", domain="own.example"
     )
     assert errors == []
     answer, errors = await try_update_addresses(
-        root, "list@own.example", targets=["ok@far.example", target]
+        root, "list@own.example", forwardTo=["ok@far.example", target]
     )
-    assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", "targets"], 1, rule))
-    assert (await load_address(root, "list@own.example"))["targets"] == ["carol@far.example"]
+    assert (answer, error_summary(errors)) == ([], ("VALIDATION", ["set", "forwardTo"], 1, rule))
+    assert (await load_address(root, "list@own.example"))["forwardTo"] == ["carol@far.example"]
 
 
 async def test_number_of_targets_is_limited(root: GraphQLClient) -> None:
     targets = [f"a{n}@far.example" for n in range(101)]
-    _, errors = await try_create_address(root, "list@own.example", targets=targets)
-    assert error_summary(errors) == ("VALIDATION", ["targets"], None, "max")
+    _, errors = await try_create_address(root, "list@own.example", forwardTo=targets)
+    assert error_summary(errors) == ("VALIDATION", ["forwardTo"], None, "max")
     assert (
-        len((await create_address(root, "list@own.example", targets=targets[:100]))["targets"])
+        len((await create_address(root, "list@own.example", forwardTo=targets[:100]))["forwardTo"])
         == 100
     )
 
@@ -288,7 +289,7 @@ async def test_number_of_addresses_of_a_domain_is_limited(
 ) -> None:
     await update_domains(root.environment, max_addresses=1)
     for _, errors in (
-        await try_create_address(root, "b@example.org", targets=["x@y.example"]),
+        await try_create_address(root, "b@example.org", forwardTo=["x@y.example"]),
         await try_create_temporary_address(ada),
     ):
         (error,) = errors
@@ -299,13 +300,13 @@ async def test_kind_changes_only_for_addresses_without_user(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     await create_address(
-        root, "list@own.example", targets=["smtp://u:p@relay.example.com"], forwards=None
+        root, "list@own.example", forwardTo=["smtp://u:p@relay.example.com"], forwards=None
     )
     ((answer,), errors) = await try_update_addresses(root, "list@own.example", kind="DISCARD")
-    assert (answer["kind"], answer["targets"], errors) == ("DISCARD", [], [])
+    assert (answer["kind"], answer["forwardTo"], errors) == ("DISCARD", [], [])
     assert (await load_address_row(root.environment, "list@own.example")).relays is None
     for address, kind, path, rule in (
-        ("list@own.example", "FORWARD", "targets", "required"),
+        ("list@own.example", "FORWARD", "forwardTo", "required"),
         ("list@own.example", "MAILBOX", "kind", "kind"),
         ("list@own.example", "LEARN_HAM", "kind", "unsupported"),
         (ada.address, "DISCARD", "kind", "kind"),
@@ -315,7 +316,7 @@ async def test_kind_changes_only_for_addresses_without_user(
             error_summary([{"constraint": None, **error}]) for error in errors
         ]
     ((answer,), errors) = await try_update_addresses(
-        root, "list@own.example", kind="FORWARD", targets=["x@y.example"], active=False
+        root, "list@own.example", kind="FORWARD", forwardTo=["x@y.example"], active=False
     )
     assert (answer["kind"], answer["active"], errors) == ("FORWARD", False, [])
 
@@ -414,7 +415,7 @@ async def test_renamed_main_address_is_found_by_new_address(
     assert await load_address(root, "ada@example.org") is None
     result = await root('{ users(filter: {query: "lada@bücher"}) { nodes { domain { name } } } }')
     assert result["users"]["nodes"] == [{"domain": {"name": "bücher.example"}}]
-    await create_address(root, "taken@bücher.example", targets=["x@y.example"])
+    await create_address(root, "taken@bücher.example", forwardTo=["x@y.example"])
     _, errors = await try_update_addresses(
         root, "lada@bücher.example", address="Tak.en@bücher.example"
     )
@@ -431,7 +432,7 @@ async def test_batch_update_changes_all_addresses_or_none(
     async def cost(address_count: int) -> int:
         addresses = [f"n{address_count}x{n}@own.example" for n in range(address_count)]
         for address in addresses:
-            await create_address(root, address, targets=["x@y.example"])
+            await create_address(root, address, forwardTo=["x@y.example"])
         del statements[:]
         answer, errors = await try_update_addresses(root, *addresses, active=False, tags=["off"])
         assert ([updated["address"] for updated in answer], errors) == (addresses, [])
@@ -578,13 +579,13 @@ async def test_domain_admin_manages_addresses_of_own_domains_only(root: GraphQLC
         domain_admin, "info@a.example", user={"address": "user@a.example"}, main=True
     )
     assert created["main"] is True
-    await create_address(domain_admin, "list@a.example", targets=["x@y.example"])
-    other_address = await create_address(root, "list@b.example", targets=["x@y.example"])
+    await create_address(domain_admin, "list@a.example", forwardTo=["x@y.example"])
+    other_address = await create_address(root, "list@b.example", forwardTo=["x@y.example"])
     for address, arguments, code in (
-        ("list2@b.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
-        ("new.domain@c.example", {"targets": ["x@y.example"]}, "NOT_FOUND"),
+        ("list2@b.example", {"forwardTo": ["x@y.example"]}, "NOT_FOUND"),
+        ("new.domain@c.example", {"forwardTo": ["x@y.example"]}, "NOT_FOUND"),
         ("ada2@a.example", {"user": {"username": "ada"}}, "NOT_FOUND"),
-        ("every@*", {"targets": ["x@y.example"], "allowWildcard": True}, "FORBIDDEN"),
+        ("every@*", {"forwardTo": ["x@y.example"], "allowWildcard": True}, "FORBIDDEN"),
     ):
         _, errors = await try_create_address(domain_admin, address, **arguments)
         assert [error["code"] for error in errors] == [code], address

@@ -434,7 +434,7 @@ async def test_suspended_user_receives_mail_and_disabled_user_does_not(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     inbox = (await ada.load_mailbox()).id
-    for values, receives_mail in (({"suspended": True}, True), ({"disabled": True}, False)):
+    for values, receives_mail in (({"suspended": True}, True), ({"active": False}, False)):
         async with environment.write_session() as session:
             await session.exec(update(User).values(**values))
         if receives_mail:

@@ -142,7 +142,7 @@ async def test_entries_are_deleted_when_the_user_is_purged(
     await set_value(root, "c", shared=True)
     users = {"ids": [global_ids.encode("User", ada.user.id)]}
     delete = "mutation ($i: UserDeleteInput!) { userDelete(input: $i) { errors { code } } }"
-    delayed = {"users": users, "deleteAfter": "2030-02-01T00:00:00Z"}
+    delayed = {"users": users, "purgeAt": "2030-02-01T00:00:00Z"}
     assert (await root(delete, i=delayed))["userDelete"]["errors"] == []
     node = "query ($id: ID!) { node(id: $id) { id } }"
     ((entry_id, *_), *_) = await select_rows(

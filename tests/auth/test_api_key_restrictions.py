@@ -110,7 +110,7 @@ async def test_domain_admin_key_covers_only_own_domains(
         await create_key_and_viewer(
             sign_in_environment, key_context, role=role, user_id=sign_in_environment.users["dora"]
         )
-    await sign_in_environment.change_user("dora", disabled=True)
+    await sign_in_environment.change_user("dora", active=False)
     sign_in_environment.clock.tick(seconds=5)
     assert await sign_in_environment.is_refused(secret)
 

@@ -154,7 +154,7 @@ APP_PASSWORD_CHANGES: dict[str, dict[str, Any]] = {
     "protocols alone": {"scopes": ["IMAP"]},
 }
 USER_CHANGES: dict[str, dict[str, Any]] = {
-    "disabled": {"disabled": True},
+    "inactive": {"active": False},
     "suspended": {"suspended": True},
     "deleted": {"deleted_at": datetime(2030, 1, 1, tzinfo=UTC)},
     "another password": {"password": make_hash("another")},

@@ -149,7 +149,7 @@ async def test_change_during_a_lookup_is_not_missed(
 
     async def load_token() -> Any:
         token_row = await credential_status.load_valid_token(environment, digest=digest)
-        await sign_in_environment.change_user("ada", disabled=True)
+        await sign_in_environment.change_user("ada", active=False)
         cache = cache_of_database(environment.database)
         cache.changes_read_at = None
         await credential_cache.read_changes_and_drop_unless_recent(
@@ -174,7 +174,7 @@ async def test_change_that_is_committed_late_is_not_missed(
     await other_process.authenticate(token)
     async with sign_in_environment.environment.write_session() as session:
         await (await session.connection()).execute(
-            update(User).where(is_ada(sign_in_environment)).values(disabled=True)
+            update(User).where(is_ada(sign_in_environment)).values(active=False)
         )
         if (
             sign_in_environment.environment.database.dialect == "postgresql"

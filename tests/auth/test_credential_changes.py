@@ -33,7 +33,7 @@ SECOND = 1.0
 
 
 ENDING_USER_VALUES: dict[str, Any] = {
-    "disabled": {"disabled": True},
+    "inactive": {"active": False},
     "suspended": {"suspended": True},
     "password or factors changed, or signed out everywhere": {"auth_version": 2},
 }
@@ -54,7 +54,7 @@ TOKEN_ENDINGS: dict[str, Callable[[SignInEnvironment], WriteStatement]] = {
     "account deleted": lambda sign_in_environment: (
         update(User)
         .where(is_ada(sign_in_environment))
-        .values(disabled=True, deleted_at=sign_in_environment.clock())
+        .values(active=False, deleted_at=sign_in_environment.clock())
     ),
     "account purged": lambda sign_in_environment: delete(User).where(is_ada(sign_in_environment)),
     "token deleted": lambda _environment: delete(AccessToken),
@@ -160,7 +160,7 @@ async def create_token_with_maker(sign_in_environment: SignInEnvironment, **acto
     return token
 
 
-@pytest.mark.parametrize("change", [{"role": Role.USER}, {"disabled": True}])
+@pytest.mark.parametrize("change", [{"role": Role.USER}, {"active": False}])
 async def test_token_ends_with_the_account_that_made_it(
     sign_in_environment: SignInEnvironment, other_process: OtherProcess, change: dict[str, Any]
 ) -> None:
@@ -298,11 +298,11 @@ async def test_only_relevant_changes_are_recorded(sign_in_environment: SignInEnv
     await sign_in_environment.authenticate(token)
     await authentication.wait_for_background_tasks(sign_in_environment.environment)
     await sign_in_environment.change_user(
-        "ada", used=7, last_login_at=sign_in_environment.clock(), disabled=False, role=Role.USER
+        "ada", used=7, last_login_at=sign_in_environment.clock(), active=True, role=Role.USER
     )
     await commit_statement(
         sign_in_environment, update(Domain).values(updated_at=sign_in_environment.clock())
     )
     assert await count_changes() == count_before
-    await sign_in_environment.change_user("ada", disabled=True)
+    await sign_in_environment.change_user("ada", active=False)
     assert await count_changes() == count_before + 1

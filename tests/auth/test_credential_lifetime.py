@@ -183,7 +183,7 @@ async def test_token_ttl_out_of_range_is_refused(
     assert refusal.value.path == ["tokenTtl"]
 
 
-@pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 2}])
+@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}, {"auth_version": 2}])
 async def test_change_by_other_process_ends_token_within_five_seconds(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:

@@ -107,11 +107,11 @@ async def test_temporary_password_works_beside_the_regular_one(
         sign_in_environment, temporary_until=sign_in_environment.clock() + timedelta(days=1)
     )
     hash_before = (await sign_in_environment.load_user_row("ada")).password
-    assert not (await sign_in_environment.sign_in("ada")).require_password_change
+    assert not (await sign_in_environment.sign_in("ada")).password_change_required
     authenticated = await sign_in_environment.sign_in("ada", TEMPORARY, TOKEN_REQUEST)
-    assert (authenticated.require_password_change, bool(authenticated.token)) == (True, True)
+    assert (authenticated.password_change_required, bool(authenticated.token)) == (True, True)
     row = await sign_in_environment.load_user_row("ada")
-    assert (row.require_password_change, row.password) == (True, hash_before)
+    assert (row.password_change_required, row.password) == (True, hash_before)
     assert (await sign_in_environment.sign_in("ada", PASSWORD)).user.id == row.id
     sign_in_environment.clock.tick(days=1)
     with pytest.raises(AuthenticationFailed):
@@ -142,7 +142,7 @@ async def test_early_temporary_password_is_reported_only_if_correct(
     with pytest.raises(Forbidden, match="not valid yet"):
         await sign_in_environment.sign_in("ada", TEMPORARY)
     sign_in_environment.clock.tick(hours=1)
-    assert (await sign_in_environment.sign_in("ada", TEMPORARY)).require_password_change
+    assert (await sign_in_environment.sign_in("ada", TEMPORARY)).password_change_required
 
 
 async def test_temporary_password_is_refused_by_imap_and_needs_factor(
@@ -203,7 +203,7 @@ async def test_security_log_has_the_result_of_each_sign_in(
     sign_in_environment: SignInEnvironment,
 ) -> None:
     await sign_in_environment.add_user("bob", suspended=True)
-    await sign_in_environment.add_user("carol", disabled=True)
+    await sign_in_environment.add_user("carol", active=False)
     await sign_in_environment.sign_in("ada", attempt=TOKEN_REQUEST)
     for name in ("ada", "bob", "carol", "nobody", "nobody", "x" * 10_000):
         with pytest.raises(AuthenticationFailed):

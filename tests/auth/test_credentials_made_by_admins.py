@@ -26,7 +26,7 @@ APP_CREATE = """mutation ($input: AppPasswordCreateInput!) { appPasswordCreate(i
 RESET_MUTATION = """mutation ($input: UserPasswordResetInput!) { userPasswordReset(input: $input) {
   password errors { code path } } }"""
 AUTHENTICATE = """mutation ($input: AuthenticateInput!) { authenticate(input: $input) {
-  token requirePasswordChange errors { code path } } }"""
+  token passwordChangeRequired errors { code path } } }"""
 USER_UPDATE = """mutation ($input: UserUpdateInput!) { userUpdate(input: $input) {
   errors { code path } } }"""
 VIEWER_QUERY = "{ viewer { user { username } scopes } }"
@@ -83,7 +83,7 @@ async def test_key_for_other_user_has_the_limits_of_impersonation(
     assert await load_data_or_error_code(key_client) == "UNAUTHENTICATED"
 
 
-@pytest.mark.parametrize("loss", [{}, {"role": Role.USER}, {"disabled": True}])
+@pytest.mark.parametrize("loss", [{}, {"role": Role.USER}, {"active": False}])
 async def test_key_for_other_user_ends_with_right_of_its_maker(
     domain_admin: GraphQLClient, ada: GraphQLClient, loss: dict[str, Any]
 ) -> None:
@@ -161,10 +161,10 @@ async def test_temporary_password_only_sets_a_new_password(
     assert await load_data_or_error_code(replace(ada, secret=token_before)) == "UNAUTHENTICATED"
     arguments = {**sign_in_input, "password": reset_payload["password"]}
     payload = (await ada(AUTHENTICATE, input=arguments))["authenticate"]
-    assert payload["requirePasswordChange"]
+    assert payload["passwordChangeRequired"]
     temporary_client = replace(ada, secret=payload["token"])
     assert await load_data_or_error_code(temporary_client, MESSAGES_QUERY) == "FORBIDDEN"
-    targets = {"set": {"targets": ["mallory@far.example"]}}
+    targets = {"set": {"forwardTo": ["mallory@far.example"]}}
     both_values = {"password": NEW_PHRASE, "name": "Mallory"}
     for patch in (targets, {"set": both_values, "existingPassword": reset_payload["password"]}):
         (error,) = (await temporary_client(USER_UPDATE, input=patch))["userUpdate"]["errors"]
@@ -210,7 +210,7 @@ async def test_admin_changes_are_logged_and_sent_as_notices(
     reason_options = {"options": {"reason": "lost phone"}}
     changes = [
         ("userPasswordReset", "UserPasswordResetInput", user),
-        ("userUpdate", "UserUpdateInput", {**users, "set": {"targets": ["t@far.example"]}}),
+        ("userUpdate", "UserUpdateInput", {**users, "set": {"forwardTo": ["t@far.example"]}}),
         ("userUpdate", "UserUpdateInput", {**users, "set": {"allowedSenders": ["t@far.example"]}}),
         ("apiKeyCreate", "ApiKeyCreateInput", {**user, "name": "x"}),
         ("appPasswordCreate", "AppPasswordCreateInput", {**user, "description": "x"}),

@@ -22,7 +22,7 @@ mutation ($name: String!, $password: String!, $scope: Scope! = FULL, $token: Boo
           $ttl: Duration, $check: Boolean! = false, $key: String) {
   authenticate(input: {username: $name, password: $password, scope: $scope, token: $token,
       tokenTtl: $ttl, options: {validateOnly: $check, idempotencyKey: $key}}) {
-    user { username } scope requirePasswordChange token expiresAt
+    user { username } scope passwordChangeRequired token expiresAt
     errors { __typename code message path ... on RateLimitedError { retryAfter } }
   }
 }
@@ -75,7 +75,7 @@ async def test_sign_in_returns_a_token_of_the_user(http: httpx.AsyncClient, eve:
     assert payload == {
         "user": {"username": "eve"},
         "scope": "FULL",
-        "requirePasswordChange": False,
+        "passwordChangeRequired": False,
         "token": payload["token"],
         "expiresAt": "2030-01-15T00:00:00Z",
         "errors": [],

@@ -86,7 +86,7 @@ async def test_impersonation_ttl_out_of_range_is_refused(
 
 
 @pytest.mark.parametrize(
-    "change", [{"disabled": True}, {"suspended": True}, {"role": Role.USER}, {"role": "lost"}]
+    "change", [{"active": False}, {"suspended": True}, {"role": Role.USER}, {"role": "lost"}]
 )
 async def test_impersonation_token_ends_with_rights_of_the_admin(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
@@ -148,7 +148,7 @@ async def test_impersonation_needs_rights_over_the_user(
     )
     await sign_in_environment.add_user("root", role=Role.ROOT)
     await sign_in_environment.add_user(
-        "gone", domain_id=sign_in_environment.domain_id, disabled=True
+        "gone", domain_id=sign_in_environment.domain_id, active=False
     )
     for ctx, name, error_class in (
         (admin_context, "oscar", NotFound),

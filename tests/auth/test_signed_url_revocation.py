@@ -88,7 +88,7 @@ async def test_signed_url_ends_with_its_app_or_own_password(
     assert await is_refused(sign_in_environment, app_password_query)
 
 
-@pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 2}])
+@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}, {"auth_version": 2}])
 async def test_signed_url_ends_with_user_change(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:

@@ -143,8 +143,8 @@ def test_user_list_is_filtered(ada: CommandLine) -> None:
 
     assert usernames("--query", "ADA") == ["ada"]
     assert usernames("--domain", "New.example") == ["bob@new.example"]
-    assert usernames("--disabled") == []
-    assert usernames("--enabled", "--query", "new.ex") == ["bob@new.example"]
+    assert usernames("--inactive") == []
+    assert usernames("--active", "--query", "new.ex") == ["bob@new.example"]
     assert usernames("--tag", "x") == []
 
 

@@ -236,15 +236,15 @@ async def test_connector_of_disabled_user_does_not_run(
 ) -> None:
     dovecot_account.save_message(raw_message("One"))
     connector_id = await add_connector(ada, dovecot_account)
-    for disabled in (True, False):
-        arguments: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"disabled": disabled}}
+    for active in (False, True):
+        arguments: dict[str, Any] = {"users": {"usernames": ["ada"]}, "set": {"active": active}}
         assert (await user_operations.execute_mutation(root, "userUpdate", **arguments))[
             "errors"
         ] == []
         worker = ConnectorWorker(ada.environment, NetworkPolicy(allows_private=True))
         await connector_worker.start_due_runs(worker)
         await asyncio.gather(*worker.running)
-        assert bool(await load_subjects_by_mailbox(ada.environment)) is not disabled
+        assert bool(await load_subjects_by_mailbox(ada.environment)) is active
     assert (await load_newest_run(ada.environment, connector_id)).imported == 1
 
 

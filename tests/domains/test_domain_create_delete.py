@@ -414,9 +414,9 @@ async def test_domain_with_users_or_aliases_needs_cascade_to_delete(
     other_global_id = (await load_domain(root, "a.example"))["id"]
     payload, errors = await run_mutation(root, DOMAIN_DELETE, domains=domain_refs[1:], cascade=True)
     assert (payload["deletedIds"], errors) == ([other_global_id], [])
-    query = "SELECT domain_id, disabled FROM users WHERE id = :id"
-    ((domain, disabled),) = await select_rows(environment, query, id=eve.id)
-    assert (domain, bool(disabled)) == (None, True)
+    query = "SELECT domain_id, active FROM users WHERE id = :id"
+    ((domain, active),) = await select_rows(environment, query, id=eve.id)
+    assert (domain, bool(active)) == (None, False)
     assert await select_rows(environment, "SELECT count(*) FROM addresses") == [(0,)]
     await assert_store_consistent(environment)
 

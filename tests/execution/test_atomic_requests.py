@@ -163,7 +163,7 @@ async def test_unresolvable_payload_rolls_back_atomic_request(
 async def test_invalid_null_variable_is_refused_before_any_field_runs(
     client_of_each_executor: GraphQLClient,
 ) -> None:
-    invalid_field = "userUpdate(input: {set: {disabled: $nothing}}) { errors { code } }"
+    invalid_field = "userUpdate(input: {set: {active: $nothing}}) { errors { code } }"
     answer = await client_of_each_executor.execute(
         f"mutation ($nothing: Boolean) @atomic {{ {entry_field('a', alias='a')} {invalid_field} }}",
         nothing=None,

@@ -377,7 +377,7 @@ async def test_share_token_is_signed_and_not_stored(
     assert valid_token not in stored_rows
 
 
-@pytest.mark.parametrize("deleted", ["share", "file", "user", "disabled"])
+@pytest.mark.parametrize("deleted", ["share", "file", "user", "inactive"])
 async def test_share_ends_with_its_file_or_user(
     ada: GraphQLClient, root: GraphQLClient, deleted: str
 ) -> None:
@@ -392,9 +392,7 @@ async def test_share_ends_with_its_file_or_user(
         case "user":
             payload = await execute_mutation(root, "userDelete", "deletedIds", **selection)
         case _:
-            payload = await execute_mutation(
-                root, "userUpdate", **selection, set={"disabled": True}
-            )
+            payload = await execute_mutation(root, "userUpdate", **selection, set={"active": False})
     assert payload["errors"] == []
     assert (await ada.http.get(share["url"])).status_code == 404
     if deleted == "user":

@@ -60,7 +60,7 @@ NO_CONDITIONS = dict.fromkeys(
 async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
     await add_mailboxes(ada, "A")
     filter_ = await add_filter(
-        ada, ALL_CONDITIONS, ACTIONS, name=" All ", order=3, metaData={"a": 1}
+        ada, ALL_CONDITIONS, ACTIONS, name=" All ", order=3, metadata={"a": 1}
     )
     query, action = filter_["query"], filter_["action"]
     header = {"key": "X-A", "value": "1", "raw": "X-A: 1"}
@@ -82,7 +82,7 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         filter_["name"],
         filter_["order"],
         filter_["active"],
-        filter_["metaData"],
+        filter_["metadata"],
         filter_["matchCount"],
     ) == ("All", 3, True, {"a": 1}, 0)
     sieve.compile_script(filter_["sieve"])
@@ -100,7 +100,7 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         "query": dict.fromkeys(ALL_CONDITIONS),
     }
     ((cleared_filter,), errors) = await try_update_filters(
-        ada, filter_["id"], name=None, metaData=None, **cleared
+        ada, filter_["id"], name=None, metadata=None, **cleared
     )
     assert errors == []
     assert cleared_filter["query"] == {**NO_CONDITIONS, "all": [], "any": [], "not": []}
@@ -108,7 +108,7 @@ async def test_filter_fields_are_set_and_cleared(ada: GraphQLClient) -> None:
         [],
         [["Mark as read", "no"]],
     )
-    assert (cleared_filter["name"], cleared_filter["metaData"]) == ("", None)
+    assert (cleared_filter["name"], cleared_filter["metadata"]) == ("", None)
     assert cleared_filter["sieve"] == 'require ["imap4flags"];\nremoveflag ["\\\\Seen"];\n'
 
 

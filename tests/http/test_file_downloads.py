@@ -391,13 +391,13 @@ async def test_invalid_signature_is_refused_despite_credential(
     assert response.status_code == 401
 
 
-@pytest.mark.parametrize("column", ["disabled", "suspended"])
-async def test_signed_url_ends_when_user_is_disabled(
-    ada: GraphQLClient, message: int, column: str
+@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}])
+async def test_signed_url_ends_when_user_loses_access(
+    ada: GraphQLClient, message: int, change: dict[str, bool]
 ) -> None:
     url = signed_path(ada, download_urls.message_source_path(message))
     async with ada.environment.write_session() as session:
-        statement = update(User).where(col(User.id) == ada.user.id).values({column: True})
+        statement = update(User).where(col(User.id) == ada.user.id).values(change)
         await session.exec(statement)
     assert (await ada.http.get(url)).status_code == 401
 

@@ -48,7 +48,7 @@ async def message_actions(ada: GraphQLClient) -> dict[str, tuple[dict[str, Any],
             "WRITE",
         ),
         "data": (
-            {"name": "messageUpdate", "select": select, "set": {"metaData": {"a": 1}}},
+            {"name": "messageUpdate", "select": select, "set": {"metadata": {"a": 1}}},
             "WRITE",
         ),
         "deleted": (
@@ -120,7 +120,7 @@ ALL_RIGHTS = ["READ", "SEEN", "WRITE", "INSERT", "DELETE", "EXPUNGE", "CREATE", 
 
 
 async def load_message_state(client: GraphQLClient) -> Any:
-    query = "SELECT id, mailbox_id, seen, flagged, deleted, keywords, meta_data FROM messages"
+    query = "SELECT id, mailbox_id, seen, flagged, deleted, keywords, public_metadata FROM messages"
     return await select_rows(
         client.environment, f"{query} WHERE user_id = :u ORDER BY id", u=client.user.id
     )

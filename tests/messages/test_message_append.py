@@ -32,7 +32,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(
     ):
         answer = await run_message_mutation(
             ada_with_mail, "messageUpload", mailbox={"path": "Brief"}, raw=encoded, flagged=True,
-            receivedAt="2001-01-01T00:00:00Z", metaData={"a": 1},
+            receivedAt="2001-01-01T00:00:00Z", metadata={"a": 1},
         )  # fmt: skip
         message = answer["message"]
         assert (answer["errors"], message["source"]) == ([], raw.decode())
@@ -41,7 +41,7 @@ async def test_uploaded_message_is_stored_byte_for_byte(
         assert message["receivedAt"] == "2001-01-01T00:00:00Z"
         assert message["savedAt"] == "2030-01-02T00:00:03Z"
         assert message["expires"] == "2030-01-03T00:00:03Z"
-        assert message["metaData"] == {"a": 1}
+        assert message["metadata"] == {"a": 1}
     ((changed_at,),) = await select_rows(
         ada_with_mail.environment, "SELECT max(at) FROM changes WHERE kind = 'MESSAGE_ADDED'"
     )
@@ -68,7 +68,7 @@ async def test_raw_upload_is_stored_as_message(ada_with_mail: GraphQLClient) -> 
         ({"raw": "no message"}, "VALIDATION", ["raw"]),
         ({"raw": " \n"}, "VALIDATION", ["raw"]),
         ({"raw": "a: b", "mailbox": {"path": "Nowhere"}}, "NOT_FOUND", ["mailbox"]),
-        ({"raw": "a: b", "metaData": []}, "VALIDATION", ["metaData"]),
+        ({"raw": "a: b", "metadata": []}, "VALIDATION", ["metadata"]),
     ],
 )
 async def test_invalid_message_upload_is_refused(

@@ -293,7 +293,7 @@ ALL_FIELDS_QUERY = """query ($id: ID!) { message(by: {id: $id}) {
   hasAttachments attachmentCount attachments { filename contentType size sizeKb part related cid }
   from { name address } to { name address } size preview list { listId }
   envelope { from rcpt { value } }
-  sourceUrl encrypted metaData guid } }"""
+  sourceUrl encrypted metadata guid } }"""
 
 
 async def test_rich_message_has_all_fields(ada: GraphQLClient) -> None:

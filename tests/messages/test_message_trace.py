@@ -84,7 +84,7 @@ async def test_trace_shows_refused_forwarded_and_dropped_recipients(
     environment = ada.environment
     await add_forwarding_address(environment, "list", "dave@far.example")
     await add_forwarding_address(environment, "drop")
-    assert (await try_update_users(ada, targets=["eve@far.example"]))[1] == []
+    assert (await try_update_users(ada, forwardTo=["eve@far.example"]))[1] == []
     recipients = (ada.address, "list@example.org", "drop@example.org")
     async with (
         run_smtp_server(FakeSmtpServer()) as server,

@@ -174,6 +174,6 @@ def _has_item_or_count(value: Any) -> bool:
 async def _load_messages_and_users(environment: Environment) -> list[Any]:
     """Return the columns of all messages and users that mutations change."""
     messages: Any = select(Message.id, Message.mailbox_id, Message.seen, Message.deleted_at)
-    accounts: Any = select(User.id, User.role, User.disabled, User.deleted_at)
+    accounts: Any = select(User.id, User.role, User.active, User.deleted_at)
     rows = [*await environment.database.read(messages), *await environment.database.read(accounts)]
     return sorted(map(repr, rows))

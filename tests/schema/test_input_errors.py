@@ -50,7 +50,7 @@ USER_FIELDS = {
     "recipients": (-1, "recipients", "range"),
     "receivedMax": (-1, "receivedMax", "range"),
     "allowedSenders": (["a*b"], "allowedSenders", "pattern"),
-    "metaData": ([1], "metaData", "object"),
+    "metadata": ([1], "metadata", "object"),
     "privateMetadata": ([1], "privateMetadata", "object"),
     "openpgpPublicKey": (SIGN_ONLY_KEY, "openpgpPublicKey", "key"),
     "username": ("a..b", "username", "pattern"),
@@ -73,7 +73,7 @@ INPUT_CASES = (
     InputCase("userUpdate", USER_FIELDS, {"users": {"usernames": ["ada"]}}, "set"),
     InputCase(
         "userUpdate",
-        {name: USER_FIELDS[name] for name in ("name", "metaData", "password", "openpgpPublicKey")},
+        {name: USER_FIELDS[name] for name in ("name", "metadata", "password", "openpgpPublicKey")},
         {"existingPassword": "correct horse battery"},
         "set",
         by="eve",

@@ -126,7 +126,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "AddressPatch.sendAs": ESTABLISHED_NAME,
         "AppPasswordCreateInput.generateMobileconfig": ESTABLISHED_NAME,
         "AuthenticateInput.token": "asks for one",
-        "AuthenticatePayload.requirePasswordChange": ESTABLISHED_NAME,
         **dict.fromkeys(
             (
                 f"{kind}.{name}"
@@ -172,7 +171,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "SearchIndexBuildInput.queue": ESTABLISHED_NAME,
         "SessionTerminateInput.revokeTokens": ESTABLISHED_NAME,
         "User.encryptMessages": ESTABLISHED_NAME,
-        "User.requirePasswordChange": ESTABLISHED_NAME,
         "RelayHost.tls": ESTABLISHED_NAME,
         "RelayHostCreateInput.tls": ESTABLISHED_NAME,
         "RelayHostPatch.tls": ESTABLISHED_NAME,

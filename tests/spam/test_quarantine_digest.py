@@ -222,7 +222,7 @@ async def test_digest_is_stored_over_quota_but_not_for_disabled_account(
     assert await run_due_tasks(environment) == 2
     assert len(await digest_messages(ada)) == count_before + 1
     await quarantine_message(bob, "b")
-    await update_user_columns(environment, bob, disabled=True)
+    await update_user_columns(environment, bob, active=False)
     clock.tick(days=1)
     assert await quarantine.insert_due_notification_tasks(environment) == 0
 

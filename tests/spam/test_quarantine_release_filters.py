@@ -155,7 +155,7 @@ async def test_redirect_of_released_message_is_in_the_same_transaction(
 async def test_released_message_is_forwarded_unless_it_has_a_virus(
     ada: GraphQLClient, admin_client: GraphQLClient, environment: Environment
 ) -> None:
-    assert (await try_update_users(ada, targets=[DAVE]))[1] == []
+    assert (await try_update_users(ada, forwardTo=[DAVE]))[1] == []
     clean_id, virus_id = (
         await quarantine_message(ada, "Bill"),
         await quarantine_message(ada, "Ill", QuarantineReason(0.0, (), "Eicar")),
@@ -172,7 +172,7 @@ async def test_released_message_is_forwarded_unless_it_has_a_virus(
 async def test_released_message_in_a_mail_loop_is_not_forwarded(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    assert (await try_update_users(ada, targets=[DAVE]))[1] == []
+    assert (await try_update_users(ada, forwardTo=[DAVE]))[1] == []
     await put_sieve_script(ada, f'redirect "{DAVE}";')
     item_id = await quarantine_message(ada, raw_message("Round", **{"Delivered-To": ada.address}))
     assert (await release_and_get_mailboxes(ada, item_id), await queued_envelopes(environment)) == (

@@ -43,7 +43,7 @@ query ($query: String!) { viewer { user { messages(filter: {query: $query}) { no
 """
 MESSAGE_UPDATE = """
 mutation ($id: ID!) { messageUpdate(input: {select: {ids: [$id]},
-  set: {flagged: true, addFlags: ["work"], metaData: {a: 1}}}) { errors { code } } }
+  set: {flagged: true, addFlags: ["work"], metadata: {a: 1}}}) { errors { code } } }
 """
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -82,7 +82,7 @@ async def test_saved_draft_keeps_id_and_unchanged_fields(
     assert current["uid"] > draft["uid"]
     assert current["modseq"] == before + 1
     assert current["flags"] == ["\\Seen", "\\Flagged", "\\Draft", "work"]
-    assert current["metaData"] == {"a": 1}
+    assert current["metadata"] == {"a": 1}
     assert current["thread"] == {"id": draft["thread"]["id"], "subject": "Geese", "messageCount": 1}
     message = await parse_uploaded_message(ada, answer)
     assert (str(message["Subject"]), message["To"]) == ("Geese", None)

@@ -46,7 +46,7 @@ async def forward_again(client: GraphQLClient, message_id: str, **extra: Any) ->
 
 
 async def set_targets(client: GraphQLClient, *addresses: str, **extra: Any) -> None:
-    assert (await try_update_users(client, targets=list(addresses), **extra))[1] == []
+    assert (await try_update_users(client, forwardTo=list(addresses), **extra))[1] == []
 
 
 async def deliver_message(

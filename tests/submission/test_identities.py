@@ -58,7 +58,7 @@ async def test_each_sender_is_listed_once_with_one_default(
         ("mute@example.org", team_targets, {"send_as": False}),
     ]
     for sender, targets, extra in forward_addresses:
-        await add_address(environment, sender, kind=FORWARD, targets=targets, **extra)
+        await add_address(environment, sender, kind=FORWARD, forward_to=targets, **extra)
     await set_allowed_senders(
         ada, "*@example.net", "ada.l@example.com", "ada@example.org", "example.com"
     )
@@ -80,7 +80,7 @@ async def test_each_sender_is_listed_once_with_one_default(
 async def test_implied_identity_keeps_id_when_changed(
     ada: GraphQLClient, environment: Environment
 ) -> None:
-    await add_address(environment, "team@example.org", kind=FORWARD, targets=["ada@example.org"])
+    await add_address(environment, "team@example.org", kind=FORWARD, forward_to=["ada@example.org"])
     await set_allowed_senders(ada, "ada.l@example.com")
     last = await load_stream_position(environment, ada.user.id)
     for sender, identity in (await load_identities_by_address(ada)).items():
@@ -186,7 +186,7 @@ async def test_identity_can_be_created_for_any_allowed_sender(
 ) -> None:
     await add_domain(environment, "own.example", "also.example")
     await add_address(environment, "*@own.example", user_id=ada.user.id)
-    await add_address(environment, "team@own.example", kind=FORWARD, targets=["ada@example.org"])
+    await add_address(environment, "team@own.example", kind=FORWARD, forward_to=["ada@example.org"])
     await set_allowed_senders(ada, "*@example.net")
     for sender in ("any@own.example", "any@also.example", "team@also.example", "x@example.net"):
         identity = await create_identity(ada, sender)
@@ -274,7 +274,7 @@ async def test_identity_pages_are_complete(ada: GraphQLClient, environment: Envi
         await add_address(environment, f"{'äbC'[n % 3]}{n}@example.org", user_id=ada.user.id)
     for n in range(4):
         await add_address(
-            environment, f"Z{n}z@example.org", kind=FORWARD, targets=["ada@example.org"]
+            environment, f"Z{n}z@example.org", kind=FORWARD, forward_to=["ada@example.org"]
         )
     await set_allowed_senders(ada, "a@example.com", "ada@example.com", "z@example.com")
     for sender in ("a@example.com", "b1@example.org", "z@example.com"):
@@ -302,7 +302,9 @@ async def test_identity_list_statement_count_is_independent_of_users(
 
     async def create_identities(user_id: int, name: str) -> None:
         sender = f"list.{name}@example.org"
-        await add_address(root.environment, sender, kind=FORWARD, targets=[f"{name}@example.org"])
+        await add_address(
+            root.environment, sender, kind=FORWARD, forward_to=[f"{name}@example.org"]
+        )
         for local in ("x", "y"):
             await add_address(root.environment, f"{local}{name}@example.org", user_id=user_id)
         user = {"user": {"id": global_ids.encode("User", user_id)}, "sentMailbox": {"path": "Sent"}}
@@ -386,7 +388,7 @@ async def test_identity_is_deleted_and_restored_with_its_user(
     ada: GraphQLClient, root: GraphQLClient
 ) -> None:
     identity = await create_identity(ada, ada.address, name="Ada")
-    user = {"users": {"ids": [user_global_id(ada)]}, "deleteAfter": "2031-01-01T00:00:00Z"}
+    user = {"users": {"ids": [user_global_id(ada)]}, "purgeAt": "2031-01-01T00:00:00Z"}
     document = """mutation ($d: UserDeleteInput!) { userDelete(input: $d) { errors { code } } }"""
     assert (await root(document, d=user))["userDelete"]["errors"] == []
     assert await root(IDENTITY_NODE_QUERY, id=identity["id"]) == {"node": None}

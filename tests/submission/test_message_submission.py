@@ -206,12 +206,12 @@ async def test_own_address_in_any_spelling_is_accepted(ada: GraphQLClient) -> No
     assert (sent.message.from_name, sent.message.from_address) == ("Ada", "A.da+news@example.org")
 
 
-@pytest.mark.parametrize("column", ["disabled", "suspended"])
-async def test_disabled_or_suspended_account_cannot_send(
-    ada: GraphQLClient, environment: Environment, column: str
+@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}])
+async def test_inactive_or_suspended_account_cannot_send(
+    ada: GraphQLClient, environment: Environment, change: dict[str, bool]
 ) -> None:
     async with environment.write_session(ada.user.id) as session:
-        user_update = update(User).where(col(User.id) == ada.user.id).values(**{column: True})
+        user_update = update(User).where(col(User.id) == ada.user.id).values(change)
         await session.exec(user_update)
     with pytest.raises(Forbidden):
         await send_outgoing_message(ada)

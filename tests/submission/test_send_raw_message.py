@@ -21,7 +21,7 @@ from tests.support.mail_servers.queue_worker import (
 from tests.support.mail_servers.smtp_and_dns_servers import FakeSmtpServer, run_smtp_server
 
 SEND_FIELDS = """submission { id envelopeFrom recipients { recipient } }
-  message { subject text html metaData bcc { address } attachments { filename contentType } }
+  message { subject text html metadata bcc { address } attachments { filename contentType } }
   warnings { code }"""
 TO_CAROL = {"to": [{"address": "carol@example.net"}]}
 RAW_MESSAGE = (
@@ -49,12 +49,12 @@ async def test_raw_message_goes_to_its_recipients(
         run_smtp_server(FakeSmtpServer()) as server,
         run_queue_worker(environment, relay_settings(server)),
     ):
-        answer = await send_message(ada, raw=RAW_MESSAGE, metaData={"campaign": 7})
+        answer = await send_message(ada, raw=RAW_MESSAGE, metadata={"campaign": 7})
         assert answer["errors"] == []
         await wait_until_tried(
             environment, global_ids.decode("Submission", answer["submission"]["id"])
         )
-    assert answer["message"]["metaData"] == {"campaign": 7}
+    assert answer["message"]["metadata"] == {"campaign": 7}
     assert answer["message"]["bcc"] == [{"address": "dave@example.net"}]
     (received,) = server.messages
     assert sorted(received.to) == ["carol@example.net", "dave@example.net"]

@@ -85,10 +85,10 @@ async def domains_with_addresses(ada: GraphQLClient, environment: Environment) -
         ("team", ["eve@example.net", "A.DA+x@Example.org"]),
         ("list", ["bob@example.org", "https://ada@example.org/", "adal@example.org"]),
     ):
-        await add_address(environment, f"{local}@own.example", kind=FORWARD, targets=targets)
-    mute = {"kind": FORWARD, "targets": ["ada@example.org"]}
+        await add_address(environment, f"{local}@own.example", kind=FORWARD, forward_to=targets)
+    mute = {"kind": FORWARD, "forward_to": ["ada@example.org"]}
     await add_address(environment, "mute@own.example", send_as=False, **mute)
-    await add_address(environment, "held@own.example", kind=FORWARD, targets=["any@own.example"])
+    await add_address(environment, "held@own.example", kind=FORWARD, forward_to=["any@own.example"])
     await add_address(environment, "spam@own.example", kind=AddressKind.DISCARD, **owner)
     await add_addresses(environment, "every@*", **mute)
     await set_allowed_senders(ada, "*@example.net")
@@ -121,16 +121,16 @@ async def test_forward_address_is_sender_while_it_targets_user(
     ada: GraphQLClient, environment: Environment
 ) -> None:
     address_id = await add_address(
-        environment, "team@example.org", kind=FORWARD, targets=["ada@example.org"]
+        environment, "team@example.org", kind=FORWARD, forward_to=["ada@example.org"]
     )
     arguments = {"from": {"address": "team@example.org"}}
     assert (await send_message(ada, **arguments))["errors"] == []
-    for values in ({"targets": ["bob@example.org"]}, {"active": False}, {"send_as": False}):
+    for values in ({"forward_to": ["bob@example.org"]}, {"active": False}, {"send_as": False}):
         await change_address(environment, address_id, **values)
         (error,) = (await send_message(ada, **arguments))["errors"]
         assert (error["code"], error["path"]) == ("FORBIDDEN_OPERATION", ["from"])
         await change_address(
-            environment, address_id, targets=["ada@example.org"], active=True, send_as=True
+            environment, address_id, forward_to=["ada@example.org"], active=True, send_as=True
         )
 
 

@@ -197,7 +197,7 @@ async def test_odd_username_or_password_is_refused_without_error(
     "columns",
     [
         {"suspended": True},
-        {"disabled": True},
+        {"active": False},
         {"disabled_scopes": ["SMTP"]},
         {"second_factors": ["TOTP"]},
         {"smtp_allowed_networks": ["192.0.2.0/24"]},

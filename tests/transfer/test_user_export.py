@@ -141,7 +141,7 @@ async def test_import_restores_filters_without_passwords(
     action = {"mailbox": {"path": "Lists"}, "copyTo": [{"path": "Sent"}], "labels": ["x"]}
     query = {"from": "a", "any": [{"size": 5}, {"not": [{"header": {"key": "X"}}]}]}
     created = await filter_operations.add_filter(
-        ada, query, action, name="one", metaData={"a": 1}, active=False
+        ada, query, action, name="one", metadata={"a": 1}, active=False
     )
     relay, webhook = "smtp://user:word@relay.example", "https://h.example/"
     await filter_operations.add_filter(

@@ -209,7 +209,7 @@ async def test_deleted_user_gets_no_warning(ada: GraphQLClient, root: GraphQLCli
     await set_user_limits(ada, quota=QUOTA)
     await receive_messages_of_sizes(ada, 9_600)
     document = """mutation { userDelete(input: {users: {usernames: ["ada"]},
-      deleteAfter: "2031-01-01T00:00:00Z"}) { errors { code } } }"""
+      purgeAt: "2031-01-01T00:00:00Z"}) { errors { code } } }"""
     assert (await root(document))["userDelete"]["errors"] == []
     assert await run_tasks(ada.environment) == 1
     ((state, error),) = await select_rows(

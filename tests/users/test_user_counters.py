@@ -160,8 +160,8 @@ class UserLifecycleModel:
                 )
 
     async def delete(self, name: str, _domain: str) -> None:
-        delete_after = self.environment.now() + timedelta(days=1)
-        await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)), delete_after)
+        purge_at = self.environment.now() + timedelta(days=1)
+        await user_delete.delete_users(self.ctx, UserSelector(usernames=(name,)), purge_at)
 
     async def restore(self, name: str, _domain: str) -> None:
         await user_restore.restore_user(self.ctx, DeletedUserRef(name=name))

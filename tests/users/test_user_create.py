@@ -194,8 +194,8 @@ async def test_imported_hash_signs_in_and_is_replaced(root: GraphQLClient) -> No
 
 
 async def test_password_that_must_be_changed_still_signs_in(root: GraphQLClient) -> None:
-    user, errors = await try_create_user(root, username="eve", requirePasswordChange=True)
-    assert (errors, user["requirePasswordChange"]) == ([], True)
+    user, errors = await try_create_user(root, username="eve", passwordChangeRequired=True)
+    assert (errors, user["passwordChangeRequired"]) == ([], True)
     assert await try_sign_in(root.environment, "eve", PASSWORD)
 
 

@@ -23,8 +23,8 @@ USER_CREATE = """
 mutation ($input: UserCreateInput!) {
   userCreate(input: $input) {
     user {
-      id username name role tags language metaData privateMetadata activated hasPassword
-      disabled suspended requirePasswordChange domain { name } address { address main }
+      id username name role tags language metadata privateMetadata activated hasPassword
+      active suspended passwordChangeRequired domain { name } address { address main }
       limits { quota { allowed used } }
     }
     errors {
@@ -52,10 +52,10 @@ async def test_created_user_has_the_given_values(root: GraphQLClient) -> None:
         name="Eve Ö.",
         address="E.ve@XN--BCHER-KVA.example",
         role="ADMIN",
-        requirePasswordChange=True,
+        passwordChangeRequired=True,
         suspended=True,
         tags=["b", "A ", "a", "B"],
-        metaData={"a": [1]},
+        metadata={"a": [1]},
         privateMetadata={"b": None},
         language="de",
         quota="3 GiB",
@@ -69,13 +69,13 @@ async def test_created_user_has_the_given_values(root: GraphQLClient) -> None:
         "role": "ADMIN",
         "tags": ["A", "b"],
         "language": "de",
-        "metaData": {"a": [1]},
+        "metadata": {"a": [1]},
         "privateMetadata": {"b": None},
         "activated": False,
         "hasPassword": True,
-        "disabled": False,
+        "active": True,
         "suspended": True,
-        "requirePasswordChange": True,
+        "passwordChangeRequired": True,
         "domain": {"name": "bücher.example"},
         "address": {"address": "E.ve@bücher.example", "main": True},
         "limits": {"quota": {"allowed": 3 << 30, "used": 0}},
@@ -112,7 +112,7 @@ async def test_user_create_needs_only_address_and_password(root: GraphQLClient) 
         ({"role": "PUBLIC"}, ("VALIDATION", ["role"], "enum")),
         ({"tags": ["a", " "]}, ("VALIDATION", ["tags"], "length")),
         ({"tags": ["a" * 129]}, ("VALIDATION", ["tags"], "length")),
-        ({"metaData": [1]}, ("VALIDATION", ["metaData"], "object")),
+        ({"metadata": [1]}, ("VALIDATION", ["metadata"], "object")),
         ({"privateMetadata": "x"}, ("VALIDATION", ["privateMetadata"], "object")),
         ({"mailboxes": {"sent": "Trash"}}, ("VALIDATION", ["mailboxes"], "unique")),
         ({"mailboxes": {"sent": "inbox"}}, ("VALIDATION", ["mailboxes"], "unique")),

@@ -52,13 +52,13 @@ mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
 """
 USER_RESTORE = """
 mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
-  user { id username disabled address { address } domain { name userCount } }
+  user { id username active address { address } domain { name userCount } }
   recoveredAddresses lostAddresses
   errors { code path message ... on LimitReachedError { limit used } } } }
 """
 DELETED_USER_QUERY = """
 query ($by: UserRef!) { deletedUser(by: $by) {
-  user username storageUsed tags deletedAt deleteAfter recoverableAddresses } }
+  user username storageUsed tags deletedAt purgeAt recoverableAddresses } }
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a password of tests
@@ -198,21 +198,21 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment, clock: ManualClock
 ) -> None:
     await deliver_to(ada, "Hello")
-    first, _ = await delete_users(root, ada.user.id, deleteAfter=LATER)
+    first, _ = await delete_users(root, ada.user.id, purgeAt=LATER)
     assert not await tasks.run_next_task(environment)
     for selection in (
         {"ids": [global_ids.encode("User", ada.user.id)]},
         {"usernames": ["A.da"]},
         {"usernames": ["ada"], "ids": [global_ids.encode("User", ada.user.id)]},
     ):
-        repeated, errors = await delete_users(root, selection, deleteAfter="2030-03-01T00:00:00Z")
+        repeated, errors = await delete_users(root, selection, purgeAt="2030-03-01T00:00:00Z")
         assert (errors, repeated["task"]["id"]) == ([], first["task"]["id"])
         assert repeated["deletedIds"] == first["deletedIds"]
     assert await select_rows(environment, "SELECT count(*) FROM tasks") == [(1,)]
     clock.tick(days=32)
     assert not await tasks.run_next_task(environment)
     deleted_user = await load_deleted_user(root, username="ada")
-    assert deleted_user["deleteAfter"] == "2030-03-01T00:00:00Z"
+    assert deleted_user["purgeAt"] == "2030-03-01T00:00:00Z"
     clock.tick(days=32)
     assert await tasks.run_next_task(environment)
     assert await load_deleted_user(root, username="ada") is None
@@ -224,7 +224,7 @@ async def test_repeated_delete_changes_the_time_of_the_same_task(
 async def test_restored_user_has_its_old_data(
     root: GraphQLClient, environment: Environment
 ) -> None:
-    await make_client(environment, root.http, "ada", disabled=True, tags=["x"])
+    await make_client(environment, root.http, "ada", active=False, tags=["x"])
     ada = (
         await user_loaders.find_user_by_name(Context(environment, Viewer(role=Role.ROOT)), "ada")
     ) or 0
@@ -233,7 +233,7 @@ async def test_restored_user_has_its_old_data(
     totals_before = await select_rows(
         environment, "SELECT user_count, address_count, quota_allocated FROM domains"
     )
-    delete_payload, _ = await delete_users(root, client.user.id, deleteAfter=LATER)
+    delete_payload, _ = await delete_users(root, client.user.id, purgeAt=LATER)
     await assert_user_is_unknown(environment, root, client.user.id, "ada")
     admin_ctx = Context(environment, Viewer(role=Role.ROOT))
     await creation_create.create_user(
@@ -250,7 +250,7 @@ async def test_restored_user_has_its_old_data(
         assert deleted_user["recoverableAddresses"] == ["ada@example.org", "countess@example.org"]
     payload, errors = await restore_user(root, address="countess@example.org")
     assert errors == []
-    assert (payload["user"]["username"], payload["user"]["disabled"]) == ("ada", True)
+    assert (payload["user"]["username"], payload["user"]["active"]) == ("ada", False)
     assert payload["user"]["address"] == {"address": "ada@example.org"}
     assert payload["recoveredAddresses"] == ["ada@example.org", "countess@example.org"]
     assert payload["lostAddresses"] == ["lady@example.org"]
@@ -271,11 +271,11 @@ async def test_restored_user_has_its_old_data(
 async def test_restore_with_taken_name_or_full_domain_is_refused(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
-    await delete_users(root, ada.user.id, deleteAfter=LATER)
+    await delete_users(root, ada.user.id, purgeAt=LATER)
     other_user = await make_user(environment, "ada")
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
-    await delete_users(root, other_user.id, deleteAfter=LATER)
+    await delete_users(root, other_user.id, purgeAt=LATER)
     assert (await load_deleted_user(root, username="ada"))["user"] == global_ids.encode(
         "User", other_user.id
     )
@@ -293,7 +293,7 @@ async def test_user_is_restored_without_main_address_or_domain(
     root: GraphQLClient, ada: GraphQLClient, environment: Environment
 ) -> None:
     await add_addresses(ada, "lady")
-    await delete_users(root, ada.user.id, deleteAfter=LATER)
+    await delete_users(root, ada.user.id, purgeAt=LATER)
     admin_ctx = Context(environment, Viewer(role=Role.ROOT))
     await creation_create.create_user(
         admin_ctx, NewUser(username="x", address="ada@example.org", password_disabled=True)
@@ -305,7 +305,7 @@ async def test_user_is_restored_without_main_address_or_domain(
     eve = await creation_create.create_user(
         admin_ctx, NewUser(username="eve", address="eve@gone.example", password_disabled=True)
     )
-    await delete_users(root, eve.id, deleteAfter=LATER)
+    await delete_users(root, eve.id, purgeAt=LATER)
     async with environment.write_session() as session:
         connection = await session.connection()
         await connection.execute(text("DELETE FROM domains WHERE name = 'gone.example'"))
@@ -342,7 +342,7 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     assert (error["code"], error["path"]) == ("VALIDATION", ["users"])
     _, (error,) = await delete_users(bob, ada.user.id)
     assert (error["code"], error["requires"]) == ("FORBIDDEN", "DOMAIN_ADMIN")
-    payload, errors = await delete_users(own_admin, ada.user.id, deleteAfter=LATER)
+    payload, errors = await delete_users(own_admin, ada.user.id, purgeAt=LATER)
     assert (errors, len(payload["deletedIds"])) == ([], 1)
     task_query = "query ($id: ID!) { task(id: $id) { kind user { id } } }"
     assert (await own_admin(task_query, id=payload["task"]["id"]))["task"] == {
@@ -366,11 +366,11 @@ async def test_domain_admin_deletes_and_restores_only_own_users(
     assert (await restore_user(own_admin, username="ada"))[1] == []
 
 
-async def test_purge_does_not_wait_for_delete_after(
+async def test_purge_does_not_wait_for_purge_at(
     root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, environment: Environment
 ) -> None:
     await deliver_to(ada, "Hello")
-    delete_payload, _ = await delete_users(root, ada.user.id, deleteAfter=LATER)
+    delete_payload, _ = await delete_users(root, ada.user.id, purgeAt=LATER)
     selection = {"ids": [global_ids.encode("User", client.user.id) for client in (ada, bob)]}
     purge_payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
     assert (purge_payload["purged"], purge_payload["errors"]) == (selection["ids"], [])
@@ -407,8 +407,8 @@ async def test_started_purge_continues_and_cannot_be_restored(
     assert 0 < (await select_rows(environment, "SELECT count(*) FROM messages"))[0][0] < 5
     _, (error,) = await restore_user(root, username="ada")
     assert (error["code"], error["message"]) == ("CONFLICT", "its data is being removed already")
-    _, (error,) = await delete_users(root, ada.user.id, deleteAfter=LATER)
-    assert (error["code"], error["path"]) == ("CONFLICT", ["deleteAfter"])
+    _, (error,) = await delete_users(root, ada.user.id, purgeAt=LATER)
+    assert (error["code"], error["path"]) == ("CONFLICT", ["purgeAt"])
     repeated, errors = await delete_users(root, ada.user.id)
     assert (errors, repeated["task"]["id"]) == ([], payload["task"]["id"])
     await deregister_as_dead(environment)
@@ -426,7 +426,7 @@ async def test_concurrent_delete_restore_and_delivery_are_consistent(
     recipient = await address_resolution.load_recipient_below_limits(environment, ada.address)
     selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     outcomes = await asyncio.gather(
-        *(delete_users(root, selection, deleteAfter=LATER) for _ in range(4)),
+        *(delete_users(root, selection, purgeAt=LATER) for _ in range(4)),
         *(
             received_messages.store_once_for_recipient(
                 environment, message, recipient, f"s{n}@example.com"

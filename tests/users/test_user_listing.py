@@ -45,7 +45,7 @@ async def client_with_users(root: GraphQLClient) -> GraphQLClient:
     admin = Context(root.environment, Viewer(role=Role.ROOT))
     user_fields: tuple[tuple[str, dict[str, Any]], ...] = (
         ("d.an", {"name": "Dän Brown", "suspended": True}),
-        ("bert", {"disabled": True, "tags": ["x"]}),
+        ("bert", {"active": False, "tags": ["x"]}),
         ("zoe", {"name": "Zoë_100%", "role": Role.ADMIN}),
         ("ann", {}),
         ("carl", {"tags": ["X", "Y"]}),
@@ -102,9 +102,9 @@ def usernames_of_page(page: Any) -> list[str]:
         ({"roles": ["ADMIN", "USER"], "query": "zoë"}, ["zoe"]),
         ({"domain": "New.Example"}, ["eve@new.example"]),
         ({"domain": "elsewhere.example"}, []),
-        ({"disabled": True}, ["bert"]),
+        ({"active": False}, ["bert"]),
         ({"suspended": True}, ["d.an"]),
-        ({"suspended": False, "disabled": False}, ["ann", "carl", "eve@new.example", "zoe"]),
+        ({"suspended": False, "active": True}, ["ann", "carl", "eve@new.example", "zoe"]),
     ],
 )
 async def test_user_list_has_filters(

@@ -104,7 +104,7 @@ FILTERS_WITH_INDEX = {
     "how it begins": (UserConditions(patterns=("ada.LOVE*0@d?.*",)), "NAMES"),
     "how it goes on": (UserConditions(patterns=("*eyer000111*",)), "search_users"),
     "roles": (UserConditions(roles=(Role.ADMIN,)), "ix_users_staff"),
-    "disabled": (UserConditions(disabled=True), "ix_users_disabled"),
+    "inactive": (UserConditions(active=False), "ix_users_inactive"),
     "suspended": (UserConditions(suspended=True), "ix_users_suspended"),
     "domain": (UserConditions(domain="d3.crowd.example"), "ix_users_of_domain"),
 }

@@ -43,12 +43,12 @@ async def test_update_sets_named_fields_and_clears_null_fields(ada: GraphQLClien
         language="de",
         retention="P1D",
         openpgpPublicKey=public_key,
-        metaData={"a": 1},
+        metadata={"a": 1},
         spamLevel=7,
     )
     assert errors == []
     assert (user["name"], user["language"], user["retention"]) == ("Ada L.", "de", "P1D")
-    assert (user["metaData"], user["spam"]["level"]) == ({"a": 1}, 7)
+    assert (user["metadata"], user["spam"]["level"]) == ({"a": 1}, 7)
     assert user["openpgpKey"]["address"] == "ada@example.org"
     (user,), errors = await try_update_users(ada, name="Ada")
     assert (user["language"], user["openpgpPublicKey"] is None) == ("de", False)
@@ -58,11 +58,11 @@ async def test_update_sets_named_fields_and_clears_null_fields(ada: GraphQLClien
         language=None,
         retention=None,
         openpgpPublicKey=None,
-        metaData=None,
+        metadata=None,
         spamLevel=None,
     )
     assert errors == []
-    cleared = ("name", "language", "retention", "openpgpPublicKey", "openpgpKey", "metaData")
+    cleared = ("name", "language", "retention", "openpgpPublicKey", "openpgpKey", "metadata")
     assert [user[name] for name in cleared] == [None] * 6
     assert user["spam"]["level"] == 50
 
@@ -142,7 +142,7 @@ async def test_update_of_many_users_is_all_or_nothing(
         ({"password": "$9$x", "hashedPassword": True}, "password", "hash"),
         ({"password": NEW_PASSWORD, "passwordDisabled": True}, "password", "exclusive"),
         ({"openpgpPublicKey": SIGN_ONLY_KEY}, "openpgpPublicKey", "key"),
-        ({"metaData": [1]}, "metaData", "object"),
+        ({"metadata": [1]}, "metadata", "object"),
         ({"recipients": -1}, "recipients", "range"),
         ({"tags": [""]}, "tags", "length"),
         ({"allowedSenders": ["a*b"]}, "allowedSenders", "pattern"),
@@ -247,21 +247,21 @@ OWN_FIELDS: dict[str, Any] = {
     "name": "N",
     "language": "fr",
     "retention": "P2D",
-    "metaData": {"x": 1},
+    "metadata": {"x": 1},
     "openpgpPublicKey": None,
     "encryptMessages": False,
     "spamLevel": 20,
     "requireInboundTls": True,
     "requireOutboundTls": True,
     "uploadSentMessages": True,
-    "targets": ["x@far.example"],
+    "forwardTo": ["x@far.example"],
     "encryptForwarded": False,
     "subaddressAction": "SUBJECT",
 }
 ADMIN_FIELDS: dict[str, Any] = {
     "username": "other",
-    "requirePasswordChange": True,
-    "disabled": True,
+    "passwordChangeRequired": True,
+    "active": False,
     "suspended": True,
     "tags": ["t"],
     "privateMetadata": {"y": 1},
@@ -388,13 +388,13 @@ async def test_domain_admin_updates_users_but_no_admins(
     root: GraphQLClient, ada: GraphQLClient
 ) -> None:
     domain_admin = await make_admin_of_domain(root, *AdminPermission)
-    patch = {**ADMIN_FIELDS, "allowedSenders": ["x@example.org"], "quota": 0, "disabled": False}
+    patch = {**ADMIN_FIELDS, "allowedSenders": ["x@example.org"], "quota": 0, "active": True}
     (user,), errors = await try_update_users(domain_admin, ada, **patch)
     assert (errors, user["username"], user["limits"]["quota"]["allowed"]) == ([], "other", 0)
     assert (await try_update_users(domain_admin, ada, password=NEW_PASSWORD))[1] == []
     for role in (Role.DOMAIN_ADMIN, Role.ADMIN, Role.ROOT):
         higher_user = await make_client(root.environment, root.http, f"o{role.lower()}", role=role)
-        for refused_patch in ({"name": "X"}, {"password": NEW_PASSWORD}, {"disabled": True}):
+        for refused_patch in ({"name": "X"}, {"password": NEW_PASSWORD}, {"active": False}):
             users, (error,) = await try_update_users(domain_admin, higher_user, **refused_patch)
             assert (users, error["code"], error["requires"]) == ([], "FORBIDDEN", role)
     admin = await make_client(root.environment, root.http, "admin2", role=Role.ADMIN)

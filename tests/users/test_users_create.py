@@ -153,7 +153,7 @@ async def test_refused_user_costs_no_password_hash(
         ({"address": "ada@example.org", "username": "eve"}, "CONFLICT"),
         ({"address": "eve@none.example", "administers": [{"name": "none.example"}],
           "role": "DOMAIN_ADMIN"}, "NOT_FOUND"),
-        ({"address": "eve@example.org", "targets": ["x"]}, "VALIDATION"),
+        ({"address": "eve@example.org", "forwardTo": ["x"]}, "VALIDATION"),
     ):  # fmt: skip
         user, errors = await try_create_user(root, **invalid_input)
         assert (user, errors[0]["code"]) == (None, code)

@@ -72,7 +72,7 @@ async def run_creation(client: GraphQLClient, content: bytes, **extra: Any) -> A
 async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> None:
     content = (
         "\ufeffaddress,password,hashedPassword,name,tags,quota,role,administers,"
-        "adminPermissions,retention,metaData,mailboxes.sent,smtpAllowedNetworks,spamLevel\r\n"
+        "adminPermissions,retention,metadata,mailboxes.sent,smtpAllowedNetworks,spamLevel\r\n"
         f'eve@example.org,{MD5_CRYPT_HASH},true,"Eve, Ms.",b; a,3 GiB,domain_admin,example.org,'
         'IMPERSONATE;FILTERS,P10D,"{""a"": [1]}",Gesendet,"[""192.0.2.7/24""]",7\r\n'
         "\r\n"
@@ -86,7 +86,7 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
         "error": None,
         "result": {"changed": 2, "created": 2, "refused": 0, "errors": [], "warnings": []},
     }
-    document = """{ user(by: {username: "eve@example.org"}) { name tags role retention metaData
+    document = """{ user(by: {username: "eve@example.org"}) { name tags role retention metadata
       administers { name } adminPermissions smtpAllowedNetworks spam { level }
       limits { quota { allowed } } mailboxes { path } } }"""
     user = (await admin(document))["user"]
@@ -96,7 +96,7 @@ async def test_csv_file_has_the_fields_of_the_schema(admin: GraphQLClient) -> No
         "tags": ["a", "b"],
         "role": "DOMAIN_ADMIN",
         "retention": "P10D",
-        "metaData": {"a": [1]},
+        "metadata": {"a": [1]},
         "administers": [{"name": "example.org"}],
         "adminPermissions": ["FILTERS", "IMPERSONATE"],
         "smtpAllowedNetworks": ["192.0.2.0/24"],

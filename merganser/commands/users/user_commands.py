@@ -62,13 +62,11 @@ def list_users(
     query: str | None,
     domain: str | None,
     tag: list[str] | None,
-    disabled: bool | None,
+    active: bool | None,
     as_json: bool,
 ) -> None:
     """Print the users that match these conditions."""
-    conditions = UserConditions(
-        query, tuple(tag) if tag else None, domain=domain, disabled=disabled
-    )
+    conditions = UserConditions(query, tuple(tag) if tag else None, domain=domain, active=active)
     users = run_in_environment(
         lambda environment, _settings: user_operations.list_users(environment, conditions)
     )

@@ -72,8 +72,11 @@ def list_users(
     tag: Annotated[
         list[str] | None, typer.Option(help="Only with this label; again: or that.")
     ] = None,
-    disabled: Annotated[
-        bool | None, typer.Option("--disabled/--enabled", help="Only who is off, or on.")
+    active: Annotated[
+        bool | None,
+        typer.Option(
+            "--active/--inactive", help="Only active users, or only users that are not active."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

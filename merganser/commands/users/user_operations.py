@@ -117,7 +117,7 @@ async def list_users(environment: Environment, where: UserConditions) -> list[di
         "used",
         "quota",
         "message_count",
-        "disabled",
+        "active",
         "suspended",
     }
     while True:
@@ -138,7 +138,7 @@ async def list_users(environment: Environment, where: UserConditions) -> list[di
             "messages": row.message_count,
             "used": row.used,
             "quota": row.quota,
-            "disabled": row.disabled,
+            "active": row.active,
             "suspended": row.suspended,
         }
         for row in rows

@@ -14,20 +14,20 @@ TEMPORARY_LIFETIME = timedelta(hours=24)
 MAX_START_DELAY = timedelta(days=365)  # until a temporary password becomes valid
 
 
-async def set_temporary_password(ctx: Context, user_id: int, valid_after: datetime | None) -> str:
+async def set_temporary_password(ctx: Context, user_id: int, starts_at: datetime | None) -> str:
     """Give a user a temporary password beside the current one; return it.
 
-    It is valid for a day, from now or from `valid_after`, and can only be used to set a new
+    It is valid for a day, from now or from `starts_at`, and can only be used to set a new
     password. The user's tokens and sessions end. Second factors stay. Raises Forbidden for the
-    viewer's own account, Invalid if `valid_after` is too late.
+    viewer's own account, Invalid if `starts_at` is too late.
     """
     now = ctx.environment.now()
-    if valid_after and valid_after > now + MAX_START_DELAY:
+    if starts_at and starts_at > now + MAX_START_DELAY:
         text = f"at most {MAX_START_DELAY.days} days from now"
-        raise InvalidInput(text, constraint="max", path=["validAfter"])
+        raise InvalidInput(text, constraint="max", path=["startsAt"])
     if user_id == ctx.viewer.user_id:
         raise Forbidden("your own password you change by userUpdate", path=["user"])
-    valid_from = max(now, valid_after or now)
+    valid_from = max(now, starts_at or now)
     policy = await ctx.load(password_policy.load_policies_of_users, user_id)
     password = new_passwords.generate_password(ctx.environment, policy)
     password_hash = await password_hashes.hash_password(ctx.environment, password)
@@ -40,7 +40,7 @@ async def set_temporary_password(ctx: Context, user_id: int, valid_after: dateti
                 temporary_password=password_hash,
                 temporary_from=valid_from,
                 temporary_until=valid_from + TEMPORARY_LIFETIME,
-                require_password_change=True,
+                password_change_required=True,
             )
             locked_users.sign_out(user)
             await security_log.log_event(

@@ -77,7 +77,7 @@ class FlagChanges:
     add: Sequence[str] = ()  # keywords
     remove: Sequence[str] = ()
     replace: Sequence[str] | None = None  # instead of all keywords
-    values: Mapping[str, Any] | None = None  # such as expires and meta_data
+    values: Mapping[str, Any] | None = None  # such as expires and public_metadata
     snooze: str | None = None  # ISO 8601; "" ends the snooze
 
     @classmethod

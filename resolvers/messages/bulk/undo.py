@@ -53,12 +53,12 @@ async def store_undo(
 ) -> tuple[str, datetime]:
     """Store the state before a change. Returns the undo token and its expiry."""
     before = _stored_state(state)
-    if "meta_data" in (state.changes.values or {}):
-        extra_columns = frozenset({"meta_data"})
+    if "public_metadata" in (state.changes.values or {}):
+        extra_columns = frozenset({"public_metadata"})
         meta_rows = await row_changes.load_rows_in_transaction(
             session, [row.id for row in state.rows], extra_columns=extra_columns
         )
-        before["meta"] = {str(row.id): row.meta_data for row in meta_rows}
+        before["meta"] = {str(row.id): row.public_metadata for row in meta_rows}
     row, token = _new_token_and_row(ctx, before)
     await (await session.connection()).execute(insert(UndoRecord), row)
     return token, row["expires_at"]
@@ -76,7 +76,7 @@ class PreparedUndo:
 def prepare_undo(ctx: Context, state: StateBeforeChange) -> PreparedUndo:
     """Return an undo that is not stored yet.
 
-    For changes of flags in one synchronous transaction, which don't touch `meta_data`.
+    For changes of flags in one synchronous transaction, which don't touch `public_metadata`.
     """
     row, token = _new_token_and_row(ctx, _stored_state(state))
     return PreparedUndo(token, row["expires_at"], (_INSERT_UNDO, row))
@@ -242,7 +242,7 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
             ctx, session, stored_state["kind"], {key: one[0] for key, one in state_by_id.items()}
         )
     meta = stored_state.get("meta")
-    extra_columns = frozenset() if meta is None else frozenset({"meta_data"})
+    extra_columns = frozenset() if meta is None else frozenset({"public_metadata"})
     rows = [
         row
         for row in await row_changes.load_rows_in_transaction(
@@ -267,7 +267,7 @@ async def _revert_changes(ctx: Context, session: AsyncSession, stored_state: dic
             )
             states[row.id]["snoozed_from"] = origin if is_at_home else None
         if meta is not None:
-            states[row.id]["meta_data"] = meta[str(row.id)]
+            states[row.id]["public_metadata"] = meta[str(row.id)]
     await bulk_flags.set_columns_of_each(ctx, session, rows, states)
     return len(rows)
 

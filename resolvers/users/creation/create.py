@@ -31,15 +31,15 @@ from resolvers.users.roles import (
 )
 from resolvers.users.validation import (
     DEFAULT_SPAM_LEVEL,
-    camel_case,
     require_column_permissions,
     require_unlimited_quota_permission,
+    schema_name,
     validate_columns,
 )
 
 VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validated
     "name",
-    "disabled",
+    "active",
     "suspended",
     "quota",
     "language",
@@ -59,7 +59,7 @@ VALIDATED_COLUMNS = (  # columns that are stored as given, once they are validat
     "encrypt_messages",
     "encrypt_forwarded",
     "subaddress_action",
-    "meta_data",
+    "public_metadata",
     "private_metadata",
 )
 
@@ -78,11 +78,11 @@ class NewUser:
     hashed_password: bool = False
     allow_unsafe: bool = True
     password_disabled: bool = False
-    require_password_change: bool = False
+    password_change_required: bool = False
     address: str | None = None
     empty_address: bool = False
     add_tags_to_address: bool = False
-    disabled: bool = False
+    active: bool = True
     suspended: bool = False
     quota: int | None = None  # bytes
     language: str | None = None
@@ -91,7 +91,7 @@ class NewUser:
     openpgp_public_key: str | None = None
     encrypt_messages: bool = False
     encrypt_forwarded: bool = False
-    targets: Sequence[str] = ()
+    forward_to: Sequence[str] = ()
     subaddress_action: SubaddressAction = SubaddressAction.NONE
     spam_level: int | None = None
     recipients: int | None = None
@@ -104,7 +104,7 @@ class NewUser:
     require_outbound_tls: bool = False
     smtp_allowed_networks: Sequence[str] = ()
     webmail_access: bool = True
-    meta_data: Any = None  # must be an object
+    public_metadata: Any = None  # must be an object
     private_metadata: Any = None
     mailboxes: dict[SpecialUse, str] = field(default_factory=dict)
 
@@ -154,9 +154,9 @@ async def check_user(ctx: Context, new_user: NewUser, problems: ErrorCollector) 
     user_id = ctx.environment.new_id()
     forwarding: dict[str, Any] = {}
     with problems.collecting():
-        forward_target_set = validate_forward_targets(ctx, new_user.targets, {}, ["targets"])
+        forward_target_set = validate_forward_targets(ctx, new_user.forward_to, {}, ["forwardTo"])
         forwarding = forward_targets.target_columns_of_new_user(
-            ctx, user_id, forward_target_set, address, ["targets"]
+            ctx, user_id, forward_target_set, address, ["forwardTo"]
         )
     problems.raise_collected()
     await _require_permissions(ctx, new_user, values)
@@ -205,7 +205,7 @@ def _user_row(ctx: Context, new_user: NewUser, values: dict[str, Any]) -> User:
         permissions=stored_permissions(
             UserPermission if new_user.permissions is None else new_user.permissions
         ),
-        require_password_change=new_user.require_password_change,
+        password_change_required=new_user.password_change_required,
         created_at=ctx.environment.now(),
         updated_at=ctx.environment.now(),
         **values,
@@ -330,7 +330,7 @@ async def _public_key_columns(
         for name in ("encrypt_messages", "encrypt_forwarded"):
             if getattr(new_user, name):
                 text = "this takes an OpenPGP key of the account"
-                raise InvalidInput(text, constraint="required", path=[camel_case(name)])
+                raise InvalidInput(text, constraint="required", path=[schema_name(name)])
     return {}
 
 

@@ -22,7 +22,7 @@ from models.users.list_formats import UserFileFormat
 from models.users.roles import AdminPermission, Role, UserPermission
 from models.users.tables import ProtocolScope, SubaddressAction
 from resolvers.users.creation.create import NewUser
-from resolvers.users.validation import camel_case
+from resolvers.users.validation import schema_name
 
 MAX_RECORD_LENGTH = 1 << 20  # characters
 MAILBOXES = "mailboxes"
@@ -229,12 +229,12 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
         "smtp_allowed_networks": _parse_networks,
         "quota": quantities.parse_size,
         "retention": quantities.parse_duration,
-        "meta_data": _parse_json,
+        "public_metadata": _parse_json,
         "private_metadata": _parse_json,
     }
     if name in special_parsers:
         return special_parsers[name]
-    if name in {"tags", "targets", "allowed_senders"}:
+    if name in {"tags", "forward_to", "allowed_senders"}:
         return _parse_texts
     if name in {"spam_level", "recipients", "forwards", "received_max"}:
         return _parse_number
@@ -244,7 +244,7 @@ def _parser_of_field(name: str) -> Callable[[Any], Any]:
 
 
 PARSERS: dict[str, tuple[str, Callable[[Any], Any]]] = {  # by name in the file
-    camel_case(name): (name, _parser_of_field(name))
+    schema_name(name): (name, _parser_of_field(name))
     for name in NewUser.__dataclass_fields__
     if name not in {MAILBOXES, ADMINISTERS}
 }

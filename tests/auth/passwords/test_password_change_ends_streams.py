@@ -58,7 +58,7 @@ async def test_password_change_ends_only_token_streams(
     await sockets["key"].unsubscribe()
 
 
-@pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}])
+@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}])
 async def test_stream_of_api_key_ends_if_user_is_disabled(
     live_server: LiveServer, ada: GraphQLClient, admin_client: GraphQLClient, change: dict[str, Any]
 ) -> None:

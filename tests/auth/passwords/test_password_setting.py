@@ -113,9 +113,9 @@ async def test_password_change_by_admin_is_logged(
 ) -> None:
     client = await sign_in_client(eve)
     (user,), errors = await try_update_users(
-        root, eve, password=NEW_PASSWORD, requirePasswordChange=True, options={"reason": "lost"}
+        root, eve, password=NEW_PASSWORD, passwordChangeRequired=True, options={"reason": "lost"}
     )
-    assert (errors, user["requirePasswordChange"]) == ([], True)
+    assert (errors, user["passwordChangeRequired"]) == ([], True)
     assert not await is_token_valid(client)
     (log_entry,) = await select_rows(
         root.environment,
@@ -137,22 +137,22 @@ async def test_password_change_by_admin_is_logged(
     assert (await try_update_users(root, eve, name="x", existingPassword=NEW_PASSWORD))[1] == []
 
 
-@pytest.mark.parametrize("field", ["disabled", "suspended"])
-async def test_disabled_or_suspended_user_is_signed_out(
-    root: GraphQLClient, eve: GraphQLClient, field: str
+@pytest.mark.parametrize(("field", "ends_access"), [("active", False), ("suspended", True)])
+async def test_inactive_or_suspended_user_is_signed_out(
+    root: GraphQLClient, eve: GraphQLClient, field: str, ends_access: bool
 ) -> None:
     client = await sign_in_client(eve)
-    assert (await try_update_users(root, eve, **{field: True}))[1] == []
+    assert (await try_update_users(root, eve, **{field: ends_access}))[1] == []
     assert not await is_token_valid(client)
     # the API key is refused too
     assert "errors" in await eve.execute("{ viewer { user { username } } }")
     assert await try_sign_in(root.environment, "eve", PASSWORD) is None
-    (user,), _ = await try_update_users(root, eve, **{field: False})
-    assert user[field] is False
+    (user,), _ = await try_update_users(root, eve, **{field: not ends_access})
+    assert user[field] is not ends_access
     assert not await is_token_valid(client)  # an ended token stays ended
     assert await try_sign_in(root.environment, "eve", PASSWORD)
     version = (await load_user_row(root.environment, eve)).auth_version
-    assert (await try_update_users(root, eve, **{field: False}))[1] == []
+    assert (await try_update_users(root, eve, **{field: not ends_access}))[1] == []
     assert (await load_user_row(root.environment, eve)).auth_version == version == 2
 
 
@@ -182,7 +182,7 @@ async def test_temporary_password_keeps_regular_password(
     assert (row.password, row.auth_version) == (row_before.password, row_before.auth_version + 1)
     assert row.temporary_password.startswith("$argon2id$")
     assert (row.temporary_from, row.temporary_until) == (clock(), clock() + timedelta(days=1))
-    assert row.require_password_change
+    assert row.password_change_required
     for table in ("audit_log", "auth_events", "changes", "replays"):
         assert password not in str(await select_rows(root.environment, f"SELECT * FROM {table}"))  # noqa: S608
     (event,) = await select_rows(
@@ -193,7 +193,7 @@ async def test_temporary_password_keeps_regular_password(
     (updated_user,), errors = await try_update_users(
         eve, password=NEW_PASSWORD, existingPassword=password
     )
-    assert (errors, updated_user["requirePasswordChange"]) == ([], False)
+    assert (errors, updated_user["passwordChangeRequired"]) == ([], False)
     row = await load_user_row(root.environment, eve)
     assert (row.temporary_password, row.temporary_from, row.temporary_until) == (None, None, None)
 
@@ -204,12 +204,12 @@ async def test_temporary_password_is_valid_for_one_day(
     user = {"username": "eve"}
     too_late = (clock() + timedelta(days=400)).isoformat()
     payload = await execute_mutation(
-        root, "userPasswordReset", "password", user=user, validAfter=too_late
+        root, "userPasswordReset", "password", user=user, startsAt=too_late
     )
-    assert (payload["password"], payload["errors"][0]["path"]) == (None, ["validAfter"])
+    assert (payload["password"], payload["errors"][0]["path"]) == (None, ["startsAt"])
     valid_from = clock() + timedelta(hours=5)
     payload = await execute_mutation(
-        root, "userPasswordReset", "password", user=user, validAfter=valid_from.isoformat()
+        root, "userPasswordReset", "password", user=user, startsAt=valid_from.isoformat()
     )
     password = payload["password"]
     row = await load_user_row(root.environment, eve)
@@ -222,9 +222,7 @@ async def test_temporary_password_is_valid_for_one_day(
         assert (errors == []) is is_valid, hours
     past_time = (clock() - timedelta(days=1)).isoformat()
     assert (
-        await execute_mutation(
-            root, "userPasswordReset", "password", user=user, validAfter=past_time
-        )
+        await execute_mutation(root, "userPasswordReset", "password", user=user, startsAt=past_time)
     )["password"]
     assert (await load_user_row(root.environment, eve)).temporary_from == clock()
 

@@ -168,7 +168,7 @@ async def test_username_and_addresses_sign_in_the_same_user(
 async def test_all_failed_sign_ins_have_the_same_error(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    await sign_in_environment.add_user("bob", disabled=True)
+    await sign_in_environment.add_user("bob", active=False)
     await sign_in_environment.add_user("carol", suspended=True)
     await sign_in_environment.add_user("dave", password=None)
     errors = set()
@@ -216,8 +216,8 @@ async def test_only_scope_master_creates_a_token(sign_in_environment: SignInEnvi
 async def test_sign_in_reports_required_password_change(
     sign_in_environment: SignInEnvironment,
 ) -> None:
-    await sign_in_environment.change_user("ada", require_password_change=True)
-    assert (await sign_in_environment.sign_in("ada")).require_password_change
+    await sign_in_environment.change_user("ada", password_change_required=True)
+    assert (await sign_in_environment.sign_in("ada")).password_change_required
 
 
 async def test_rolled_back_sign_in_keeps_no_token_but_counts_failures(

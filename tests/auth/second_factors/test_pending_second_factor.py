@@ -105,7 +105,7 @@ async def test_completed_token_has_requested_lifetime(
     assert await sign_in_environment.is_refused(secret)
 
 
-@pytest.mark.parametrize("change", [{"disabled": True}, {"suspended": True}, {"auth_version": 9}])
+@pytest.mark.parametrize("change", [{"active": False}, {"suspended": True}, {"auth_version": 9}])
 async def test_pending_token_of_blocked_user_is_not_completed(
     sign_in_environment: SignInEnvironment, change: dict[str, Any]
 ) -> None:

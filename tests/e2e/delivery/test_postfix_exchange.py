@@ -385,7 +385,7 @@ async def test_forwarded_message_keeps_valid_signature(
     ada: GraphQLClient, environment: Environment, mx: MxListener
 ) -> None:
     """The message comes from Postfix and is forwarded to Postfix by the targets of the account."""
-    target_input = {"targets": ["dave@example.net"]}
+    target_input = {"forwardTo": ["dave@example.net"]}
     assert (await execute_mutation(ada, "userUpdate", set=target_input))["errors"] == []
     routes = {"example.org": f"smtp:[127.0.0.1]:{mx.port}"}
     raw = sign_message(RAW_MESSAGES["eight bits"], "example.com")

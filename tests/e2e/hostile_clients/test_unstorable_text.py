@@ -118,8 +118,8 @@ DOCUMENTS_BY_ARGUMENT = {
         "{ errors { code path } } }"
         for name, given in INPUTS_BY_MUTATION.items()
     },
-    "metaData": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX_FIELD}}}, "
-    "set: {metaData: {a: $it}}}) { errors { code } } }",
+    "metadata": f"mutation ($it: JSON!) {{ messageUpdate(input: {{select: {{{INBOX_FIELD}}}, "
+    "set: {metadata: {a: $it}}}) { errors { code } } }",
     "rawUpload": f"mutation ($it: Upload!) {{ messageUpload(input: {{{INBOX_FIELD}, "
     "rawUpload: $it}) { errors { code } } }",
 }

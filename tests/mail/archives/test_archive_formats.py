@@ -395,7 +395,7 @@ def test_zip64_fields_are_written_for_large_offsets() -> None:
         ({"receivedAt": NOW}, "mailbox and receivedAt are not told of it"),
         ({"mailbox": "a", "receivedAt": "yesterday"}, "a time that is told of it is none"),
         ({"mailbox": "a", "receivedAt": NOW, "flags": 5}, "its flags, or recipients, are no lists"),
-        ({"mailbox": "a", "receivedAt": NOW, "metaData": []}, "its metaData is no object"),
+        ({"mailbox": "a", "receivedAt": NOW, "metadata": []}, "its metadata is no object"),
         ({"mailbox": "a", "receivedAt": NOW, "sha256": "00"}, "damaged: it has another digest"),
         ({"mailbox": "a", "receivedAt": NOW, "source": "?"}, "its source is not base64"),
     ],

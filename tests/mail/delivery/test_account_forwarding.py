@@ -198,8 +198,8 @@ async def test_relay_password_is_masked_and_stored_encrypted(
     target_url = "smtp://me:s3cret@relay.example.com"
     masked_url = "smtp://me:***@relay.example.com"
     await set_account_forwarding(ada, target_url, FORWARD_TARGET)
-    result = await ada("{ user { targets } }")
-    assert result["user"]["targets"] == [masked_url, FORWARD_TARGET]
+    result = await ada("{ user { forwardTo } }")
+    assert result["user"]["forwardTo"] == [masked_url, FORWARD_TARGET]
     # The masked target keeps its password.
     await set_account_forwarding(ada, FORWARD_TARGET, masked_url)
     assert await send_transaction(lmtp_client, raw_message("Via"), ada.address) == ACCEPTED_REPLIES
@@ -219,8 +219,12 @@ async def test_relay_password_is_masked_and_stored_encrypted(
         assert "s3cret" not in str(await select_rows(ada.environment, f"SELECT * FROM {name}")), (  # noqa: S608
             name
         )
-    _, (error,) = await try_update_users(ada, targets=["smtp://you:***@relay.example.com"])
-    assert (error["path"], error["constraint"], error["index"]) == (["set", "targets"], "secret", 0)
+    _, (error,) = await try_update_users(ada, forwardTo=["smtp://you:***@relay.example.com"])
+    assert (error["path"], error["constraint"], error["index"]) == (
+        ["set", "forwardTo"],
+        "secret",
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,34 +246,34 @@ async def test_invalid_forward_target_is_refused(
         addressCreate(input: $input) { errors { code } } }"""
     arguments = {"address": "second@example.org", "user": {"username": "ada"}}
     assert (await root(document, input=arguments))["addressCreate"]["errors"] == []
-    users, (error,) = await try_update_users(ada, targets=[FORWARD_TARGET, target], name="X")
-    assert (users, error["path"], error["index"]) == ([], ["set", "targets"], 1)
+    users, (error,) = await try_update_users(ada, forwardTo=[FORWARD_TARGET, target], name="X")
+    assert (users, error["path"], error["index"]) == ([], ["set", "forwardTo"], 1)
     assert error["constraint"] == rule
-    result = await ada("{ user { targets name } }")
-    assert result["user"] == {"targets": [], "name": None}
+    result = await ada("{ user { forwardTo name } }")
+    assert result["user"] == {"forwardTo": [], "name": None}
 
 
 async def test_account_is_created_with_targets(root: GraphQLClient) -> None:
     arguments = {
         "username": "eve",
-        "targets": [FORWARD_TARGET],
+        "forwardTo": [FORWARD_TARGET],
         "forwards": 7,
         "address": "eve@example.org",
     }
     user, errors = await try_create_user(root, **arguments)
     assert errors == []
     result = await root(
-        '{ user(by: {username: "eve"}) { targets limits { forwards { allowed } } } }'
+        '{ user(by: {username: "eve"}) { forwardTo limits { forwards { allowed } } } }'
     )
-    assert result["user"] == {"targets": [FORWARD_TARGET], "limits": {"forwards": {"allowed": 7}}}
+    assert result["user"] == {"forwardTo": [FORWARD_TARGET], "limits": {"forwards": {"allowed": 7}}}
     self_forward = {
         **arguments,
         "username": "eva",
         "address": "eva@example.org",
-        "targets": ["Eva@example.org"],
+        "forwardTo": ["Eva@example.org"],
     }
     user, (error,) = await try_create_user(root, **self_forward)
-    assert (user, error["constraint"], error["path"]) == (None, "self", ["targets"])
+    assert (user, error["constraint"], error["path"]) == (None, "self", ["forwardTo"])
 
 
 async def test_forwarded_message_is_encrypted_if_enabled(
@@ -300,7 +304,7 @@ async def test_forwarded_message_is_encrypted_if_enabled(
 async def test_only_authorized_users_set_and_search_targets(
     ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
 ) -> None:
-    users, (error,) = await try_update_users(bob, ada, targets=[FORWARD_TARGET])
+    users, (error,) = await try_update_users(bob, ada, forwardTo=[FORWARD_TARGET])
     assert (users, error["code"]) == ([], "NOT_FOUND")
     await set_account_forwarding(ada, FORWARD_TARGET, "x%_y@far.example")
     document = (
@@ -369,12 +373,12 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
     assert errors == []
     senders = ["old.example", "*@old.example", "me@old.example", "news*", "very-old.example"]
     targets = ["y@old.example", "y@new.example", "https://old.example/"]
-    assert (await try_update_users(root, ada, targets=targets, allowedSenders=senders))[1] == []
+    assert (await try_update_users(root, ada, forwardTo=targets, allowedSenders=senders))[1] == []
     _, errors = await run_mutation(
         root, DOMAIN_RENAME, oldDomain="old.example", newDomain="new.example"
     )
     assert errors == []
-    statement = select(col(Address.targets)).where(col(Address.kind) == AddressKind.FORWARD)
+    statement = select(col(Address.forward_to)).where(col(Address.kind) == AddressKind.FORWARD)
     ((result,),) = await environment.database.read(statement)
     assert result == [
         "x@new.example",
@@ -382,7 +386,7 @@ async def test_targets_and_sender_patterns_follow_a_domain_rename(
         "smtp://old.example",
     ]
     row = await load_user_row(environment, ada)
-    assert row.targets == ["y@new.example", "https://old.example/"]
+    assert row.forward_to == ["y@new.example", "https://old.example/"]
     assert row.allowed_senders == [
         "new.example",
         "*@new.example",

@@ -105,7 +105,7 @@ async def test_large_message_is_stored_and_leaves_no_spool_file(
 async def test_invalid_recipient_is_refused_at_rcpt(
     environment: Environment, ada: GraphQLClient, bob: GraphQLClient, lmtp_client: SmtpTestClient
 ) -> None:
-    await update_user(environment, ada, disabled=True)
+    await update_user(environment, ada, active=False)
     await update_user(environment, bob, quota=100, used=100)
     await lmtp_client.run_command("MAIL FROM:<>")
     for address, reply in (

@@ -232,7 +232,7 @@ async def test_domain_of_hostname_signs_too_if_enabled(
 
 async def create_team_forward(root: GraphQLClient) -> None:
     """Create team@example.org, which forwards to another server."""
-    address_input = {"address": "team@example.org", "targets": ["carol@example.net"]}
+    address_input = {"address": "team@example.org", "forwardTo": ["carol@example.net"]}
     document = """mutation ($input: AddressCreateInput!) {
         addressCreate(input: $input) { errors { message } } }"""
     assert (await root(document, input=address_input))["addressCreate"]["errors"] == []

@@ -369,7 +369,7 @@ async def test_forward_of_user_sends_success_dsn_and_keeps_never(
 ) -> None:
     async with environment.write_session(ada.user.id) as session:
         statement = update(User).where(col(User.id) == ada.user.id)
-        await session.exec(statement.values(targets=["dave@far.example"]))
+        await session.exec(statement.values(forward_to=["dave@far.example"]))
     await submit_message(client, "", "<ada@example.org> NOTIFY=NEVER", sender=DSN_SENDER)
     await submit_message(client, "", f"<ada@example.org> {NOTIFY_ALL}", sender=f"x{DSN_SENDER}")
     queued = [

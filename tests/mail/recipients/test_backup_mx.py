@@ -143,7 +143,7 @@ async def test_relayed_addresses_depend_on_domain_settings(
     await set_up_backup_mx(environment, root, **flags)
     await create_address(root, f"ada@{DOMAIN}", ada)
     await create_address(root, f"off@{DOMAIN}", ada, active=False)
-    await create_address(root, f"info@{DOMAIN}", targets=[ada.address])
+    await create_address(root, f"info@{DOMAIN}", forwardTo=[ada.address])
     assert await handling(environment, f"A.da+x@{DOMAIN}") == known
     assert await handling(environment, f"eve@{DOMAIN}") == unknown
     assert (
@@ -259,7 +259,7 @@ async def test_alias_forward_and_rewrite_lead_to_primary_mx(
     rewrite = """mutation { recipientRewriteCreate(input: {
       from: "old@example.org", to: "new@held.example"}) { errors { message } } }"""
     assert (await root(rewrite))["recipientRewriteCreate"]["errors"] == []
-    await create_address(root, "list@example.org", targets=[f"far@{DOMAIN}"])
+    await create_address(root, "list@example.org", forwardTo=[f"far@{DOMAIN}"])
     backend = LocalBackend(environment)
     for recipient in ("eve@second.example", "old@example.org", "list@example.org"):
         accepted = await backend.accept_recipient(recipient, "carol@example.net")

@@ -69,15 +69,15 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
     select = {"ids": [(await list_message_ids(ada_with_mail))[0]]}
     expires_at = "2031-01-01T00:00:00Z"
     for set_, expected in (
-        ({"expires": expires_at, "metaData": {"a": [1]}}, (expires_at, {"a": [1]})),
+        ({"expires": expires_at, "metadata": {"a": [1]}}, (expires_at, {"a": [1]})),
         ({"seen": True}, (expires_at, {"a": [1]})),
         ({"expires": None}, (None, {"a": [1]})),
-        ({"metaData": None}, (None, None)),
+        ({"metadata": None}, (None, None)),
     ):
         (message,) = (
             await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)
         )["messages"]
-        assert (message["expires"], message["metaData"]) == expected
+        assert (message["expires"], message["metadata"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_message_update_keeps_absent_fields_and_clears_null(
         ({"flags": ["x" * 129]}, ["set", "flags"], "pattern", 0),
         ({"flags": ["a"], "addFlags": ["b"]}, ["set", "flags"], "exclusive", None),
         ({"addFlags": [f"k{n}" for n in range(65)]}, ["set", "addFlags"], "max", None),
-        ({"metaData": [1]}, ["metaData"], "object", None),
+        ({"metadata": [1]}, ["metadata"], "object", None),
     ],
 )
 async def test_invalid_message_update_changes_nothing(
@@ -433,7 +433,7 @@ async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient)
         select=inbox_selection("1:2"),
         set={"flags": ["x", "\\Flagged"]},
     )
-    arguments = {"removeFlags": ["x"], "addFlags": ["y"], "flagged": True, "metaData": {"a": 1},
+    arguments = {"removeFlags": ["x"], "addFlags": ["y"], "flagged": True, "metadata": {"a": 1},
              "expires": "2031-01-01T00:00:00Z"}  # fmt: skip
     answer = await run_message_mutation(
         ada_with_mail, "messageUpdate", select=inbox_selection("1:3"), set=arguments
@@ -452,7 +452,7 @@ async def test_undo_reverts_only_the_undone_update(ada_with_mail: GraphQLClient)
     assert sorted(a["flags"]) == sorted(b["flags"]) == ["\\Flagged", "\\Seen", "x", "z"]
     assert sorted(c["flags"]) == ["\\Seen", "z"]
     assert a["mailbox"]["path"] == "Keep"
-    assert [(n["expires"], n["metaData"]) for n in (a, b, c)] == [(None, None)] * 3
+    assert [(n["expires"], n["metadata"]) for n in (a, b, c)] == [(None, None)] * 3
 
 
 async def test_undo_restores_replaced_flags(ada_with_mail: GraphQLClient) -> None:

@@ -47,7 +47,7 @@ async def load_used_bytes(environment: Environment, user: User) -> int:
 
 async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLClient) -> None:
     a, _, c = await list_message_ids(ada_with_mail)
-    flags = {"flags": ["\\Seen", "x"], "metaData": {"a": 1}, "expires": "2031-01-01T00:00:00Z"}
+    flags = {"flags": ["\\Seen", "x"], "metadata": {"a": 1}, "expires": "2031-01-01T00:00:00Z"}
     await run_message_mutation(ada_with_mail, "messageUpdate", select={"ids": [c]}, set=flags)
     last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     answer = await run_message_mutation(
@@ -67,12 +67,12 @@ async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLCl
         [item["message"]["id"] for item in answer["copied"]],
     )
     document = """query ($id: ID!) { message(by: {id: $id}) {
-        subject source receivedAt metaData modseq thread { id messageCount } } }"""
+        subject source receivedAt metadata modseq thread { id messageCount } } }"""
     old, new = [(await ada_with_mail(document, id=key))["message"] for key in (c, copy["id"])]
     assert new.pop("modseq") == last + 2
     assert old.pop("modseq") < last + 1
     assert old == new
-    assert (new["thread"]["messageCount"], new["metaData"]) == (2, {"a": 1})
+    assert (new["thread"]["messageCount"], new["metadata"]) == (2, {"a": 1})
 
 
 async def test_copy_shares_body_which_stays_while_referenced(

@@ -71,7 +71,7 @@ async def change_flags(client: GraphQLClient, message_id: int, *names: str, **va
     ctx = client_context(client)
     async with ctx.write_session(client.user.id) as session:
         message_rows = await row_changes.load_rows_in_transaction(
-            session, [message_id], extra_columns=frozenset({"meta_data"})
+            session, [message_id], extra_columns=frozenset({"public_metadata"})
         )
         await flags.change_flags(
             ctx,
@@ -106,7 +106,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
             client, raw, seen=bool(number % 2), envelope_from="carol@example.com"
         )
         if number == 1:
-            data = {"meta_data": {"x": ["ä", 1]}, "expires": clock() + timedelta(days=90)}
+            data = {"public_metadata": {"x": ["ä", 1]}, "expires": clock() + timedelta(days=90)}
             await change_flags(client, key, "\\Answered", "\\Deleted", "wörk", "$Forwarded", **data)
     for path in (deep_path, "a.b/c\\d:e", "日本語"):
         await store_raw_message(
@@ -115,7 +115,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
     await store_raw_message(client, raw_message("twice"), "日本語", flagged=True)
     await store_raw_message(client, raw_message("twice"), "日本語", draft=True)
     await execute_mutation(
-        client, "userUpdate", set={"name": "Ada", "language": "de", "metaData": {"a": 1}}
+        client, "userUpdate", set={"name": "Ada", "language": "de", "metadata": {"a": 1}}
     )
     autoreply = {"enabled": True, "text": "Weg.", "subject": "Weg", "interval": "P3D"}
     await execute_mutation(client, "autoreplySet", "users { username }", set=autoreply)
@@ -146,7 +146,13 @@ async def load_account_state(client: GraphQLClient) -> Any:
         stored = await message_content.load_stored_message(ctx, row.id)
         assert stored is not None
         raw = await read_all(stored.stream_raw())
-        columns = (row.received_at, row.expires, row.meta_data, row.envelope_from, row.envelope_to)
+        columns = (
+            row.received_at,
+            row.expires,
+            row.public_metadata,
+            row.envelope_from,
+            row.envelope_to,
+        )
         messages.append(
             (path_by_id[row.mailbox_id], raw, sorted(message_flags.imap_flags(row)), columns)
         )

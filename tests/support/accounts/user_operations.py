@@ -27,8 +27,8 @@ errors {
 }
 """
 USER_FIELDS = """
-id username name role tags language metaData disabled suspended hasPassword activated
-requirePasswordChange retention openpgpPublicKey allowedSenders disabledScopes webmailAccess
+id username name role tags language metadata active suspended hasPassword activated
+passwordChangeRequired retention openpgpPublicKey allowedSenders disabledScopes webmailAccess
     permissions
 uploadSentMessages requireInboundTls requireOutboundTls smtpAllowedNetworks
 adminPermissions administers { name } spam { level junkScore rejectScore }

@@ -92,7 +92,7 @@ COLUMNS: Mapping[str, Callable[[PathRandom], Any]] = {  # columns that derived f
     "content_type": lambda _: "text/plain",
     "content_params": lambda random: random.choice([{}, {"charset": "utf-8"}]),
     "password": lambda random: random.choice([None, "hash"]),
-    "disabled": lambda random: random.happens(0.5),
+    "active": lambda random: random.happens(0.5),
     "suspended": lambda random: random.happens(0.5),
     "one": lambda random: random.choice([None, name_and_address(random)]),
     "many": names_and_addresses,

@@ -18,7 +18,7 @@ _DOMAIN_IDS = select(col(Address.domain_id)).where(col(Address.domain_id).is_not
 
 async def set_account_forwarding(client: GraphQLClient, *targets: str, **values: Any) -> None:
     """Set the forwarding targets of the main address of a user."""
-    assert (await try_update_users(client, targets=list(targets), **values))[1] == []
+    assert (await try_update_users(client, forwardTo=list(targets), **values))[1] == []
 
 
 async def add_forwarding_address(
@@ -33,7 +33,7 @@ async def add_forwarding_address(
         domain_id=domain_id,
         shown=f"{name}@example.org",
         kind=kind,
-        targets=list(targets),
+        forward_to=list(targets),
         created_at=environment.now(),
         updated_at=environment.now(),
         **columns,

@@ -5,8 +5,8 @@ from typing import Any
 from tests.conftest import GraphQLClient
 from tests.support.operations.domain_operations import ERRORS, run_mutation
 
-ADDRESS_FIELDS = """id address localPart kind name targets main active sendAs wildcard catchAll
-  canonicalAddress expiresAt forSite lastReceivedAt tags publicComment metaData
+ADDRESS_FIELDS = """id address localPart kind name forwardTo main active sendAs wildcard catchAll
+  canonicalAddress expiresAt forSite lastReceivedAt tags publicComment metadata
   user { username } domain { name } limits { forwards { allowed used resetsAt } }"""
 PRIVATE_ADDRESS_FIELDS = "privateComment privateMetadata"
 ADDRESS_CREATE = f"""mutation ($input: AddressCreateInput!) {{

@@ -43,7 +43,7 @@ async def make_autoreply_address(
     root: GraphQLClient, address: str = AUTOREPLY_ADDRESS, **values: Any
 ) -> Any:
     """Create an address that forwards to dave@far.example and sends autoreplies."""
-    fields = {"targets": ["dave@far.example"], "autoreply": AUTOREPLY_SETTINGS, **values}
+    fields = {"forwardTo": ["dave@far.example"], "autoreply": AUTOREPLY_SETTINGS, **values}
     return await create_address(root, address, **fields)
 
 

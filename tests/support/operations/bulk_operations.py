@@ -10,7 +10,7 @@ TASK_FIELDS = "task { id kind state done total result error startedAt finishedAt
 UNDO_FIELDS = "undo { token expiresAt }"
 MESSAGE_UPDATE = f"""
 mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
-  updatedCount messages {{ id flags expires metaData modseq }}
+  updatedCount messages {{ id flags expires metadata modseq }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_MOVE = f"""
@@ -41,12 +41,12 @@ mutation ($token: String!) {{ undo(input: {{token: $token}}) {{ restoredCount {E
 """
 MESSAGE_UPLOAD = f"""
 mutation ($input: MessageUploadInput!) {{ messageUpload(input: $input) {{
-  message {{ id uid flags size receivedAt savedAt expires metaData source mailbox {{ path }} }}
+  message {{ id uid flags size receivedAt savedAt expires metadata source mailbox {{ path }} }}
   messages {{ id }} {ERRORS} }} }}
 """
 ALL_MESSAGES_QUERY = """
 { viewer { user { messages(first: 250, orderBy: RECEIVED_ASC) {
-  nodes { id uid subject flags expires metaData mailbox { path } } } } } }
+  nodes { id uid subject flags expires metadata mailbox { path } } } } } }
 """
 MUTATIONS_BY_NAME = {
     "messageUpdate": MESSAGE_UPDATE,

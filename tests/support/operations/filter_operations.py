@@ -10,7 +10,7 @@ QUERY_FIELDS = "from to subject listId text hasAttachment size query header { ke
 QUERY_FIELDS += "regex { key pattern }"
 ACTION_FIELDS = """seen flag delete spam mailbox { path } copyTo { path } targets labels
   removeLabels reply { subject text html } webhook { url } stop"""
-FILTER_FIELDS = f"""id name order active metaData matchCount queryText actionSummary sieve createdAt
+FILTER_FIELDS = f"""id name order active metadata matchCount queryText actionSummary sieve createdAt
   user {{ username }} query {{ {QUERY_FIELDS}
   all {{ {QUERY_FIELDS} }} any {{ {QUERY_FIELDS} }} not {{ {QUERY_FIELDS} }} }}
   action {{ {ACTION_FIELDS} }}"""

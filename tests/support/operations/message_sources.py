@@ -12,7 +12,7 @@ from tests.conftest import GraphQLClient
 MESSAGE_UPLOAD = """
 mutation ($input: MessageUploadInput!) { messageUpload(input: $input) {
   message { id uid modseq flags size thread { id subject messageCount } mailbox { path }
-    messageId inReplyTo references attachments { id filename related } metaData }
+    messageId inReplyTo references attachments { id filename related } metadata }
   replaced
   warnings { code path }
   errors { __typename code path index ... on ValidationError { constraint } } } }

@@ -170,7 +170,7 @@ async def _delete_autoreply_of_ada(ada: GraphQLClient, root: GraphQLClient) -> M
 
 
 async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
-    delete = await _call_on_ada("userDelete", deleteAfter="2031-01-01T00:00:00Z")(ada, root)
+    delete = await _call_on_ada("userDelete", purgeAt="2031-01-01T00:00:00Z")(ada, root)
     assert (await delete(root))["errors"] == []
 
 
@@ -210,7 +210,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "addressDelete": AuditLogExpectation("Address", before=("address",)),
     "addressUpdate": AuditLogExpectation(
-        "Address", before=("active", "targets"), after=("active", "targets")
+        "Address", before=("active", "forwardTo"), after=("active", "forwardTo")
     ),
     "userExport": AuditLogExpectation("User", prepare=_call_on_account_of_ada("userExport")),
     "userImport": AuditLogExpectation(

@@ -5,7 +5,7 @@ from typing import Any
 from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-FILTER_SELECTION = """{ name order active metaData matchCount queryText actionSummary
+FILTER_SELECTION = """{ name order active metadata matchCount queryText actionSummary
   query { from size not { subject } } action { seen labels targets mailbox { path } stop } }"""
 ACTION: dict[str, Any] = {"seen": True, "labels": ["news"], "mailbox": {"path": "INBOX"}}
 FILTER_INPUT: dict[str, Any] = {

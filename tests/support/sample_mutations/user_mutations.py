@@ -113,7 +113,7 @@ async def users_create_from_file(ada: GraphQLClient, _root: GraphQLClient) -> Mu
 
 @register_call
 async def user_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "deleteAfter": "2031-01-01T00:00:00Z"}
+    input_fields = {"users": {"ids": [_user_ref(ada)["id"]]}, "purgeAt": "2031-01-01T00:00:00Z"}
     return MutationCall("userDelete", input_fields, "deletedIds", by_root=True)
 
 
@@ -150,7 +150,7 @@ async def user_role_set(ada: GraphQLClient, _root: GraphQLClient) -> MutationCal
 
 @register_call
 async def user_update(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    changes = {"name": "Ada L.", "metaData": {"born": 1815}, "language": "en"}
+    changes = {"name": "Ada L.", "metadata": {"born": 1815}, "language": "en"}
     return MutationCall("userUpdate", {"set": changes}, "users { username name }")
 
 
@@ -174,9 +174,11 @@ async def temporary_address_create(ada: GraphQLClient, _root: GraphQLClient) -> 
 @register_call
 async def address_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _create_forwarding_address(root)
-    changes = {"active": False, "targets": ["smtps://u:secret@relay.example:465"]}
+    changes = {"active": False, "forwardTo": ["smtps://u:secret@relay.example:465"]}
     input_fields = {"addresses": [{"address": "list@example.org"}], "set": changes}
-    return MutationCall("addressUpdate", input_fields, "addresses { active targets }", by_root=True)
+    return MutationCall(
+        "addressUpdate", input_fields, "addresses { active forwardTo }", by_root=True
+    )
 
 
 @register_call
@@ -186,7 +188,7 @@ async def address_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCa
 
 
 async def _create_forwarding_address(root: GraphQLClient) -> str:
-    input_fields = {"address": "list@example.org", "targets": ["carol@far.example"]}
+    input_fields = {"address": "list@example.org", "forwardTo": ["carol@far.example"]}
     payload = await MutationCall("addressCreate", input_fields, "address { id }")(root)
     assert payload["errors"] == []
     return str(payload["address"]["id"])

@@ -46,7 +46,7 @@ ADDED_MEMBERS: dict[str, dict[str, Any]] = {
     "userUpdate": {"set": {"name": "X"}},
     "userUpdate allowedSenders": {"set": {"allowedSenders": ["x@elsewhere.example"]}},
     "userUpdate password": {"set": {"password": "correct horse battery"}},
-    "userUpdate targets": {"set": {"targets": ["x@elsewhere.example"]}},
+    "userUpdate forwardTo": {"set": {"forwardTo": ["x@elsewhere.example"]}},
     "webhookCreate": {"types": ["user.*"]},
 }
 # Inputs that name an object of the account. If it is allowed, there is no error.

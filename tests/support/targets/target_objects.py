@@ -402,7 +402,7 @@ async def _account(target: TargetObjects) -> None:
     values = {
         "second_factors": ["WEBAUTHN"],
         "private_metadata": {"word": target.marker},
-        "meta_data": {"word": target.marker},
+        "public_metadata": {"word": target.marker},
         "openpgp_key": {
             "name": target.marker,
             "address": None,

@@ -97,7 +97,7 @@ async def _run_without_errors(client: GraphQLClient, document: str) -> None:
 @register_write_path("LMTP")
 async def forward_message(stage: WritePathContext) -> WriteAction:
     await _run_without_errors(stage.root, """mutation { addressCreate(input: {
-      address: "list@example.org", targets: ["ada@example.org", "dave@far.example"]})
+      address: "list@example.org", forwardTo: ["ada@example.org", "dave@far.example"]})
       { errors { message } } }""")  # fmt: skip
     return await _deliver_by_lmtp(stage, raw_message("To the list"), "list@example.org")
 
