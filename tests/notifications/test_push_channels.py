@@ -414,9 +414,9 @@ async def test_channel_is_hidden_from_other_users(
     node_query = "query ($id: ID!) { node(id: $id) { ... on PushChannel { kind } } }"
     assert (await ada(node_query, id=channel_id))["node"] == {"kind": "HTTP"}
     assert (await bob(node_query, id=channel_id))["node"] is None
-    assert (await bob(DELETE_MUTATION, refs=[{"id": channel_id}]))["pushChannelDelete"]["errors"] == [
-        {"code": "NOT_FOUND"}
-    ]
+    assert (await bob(DELETE_MUTATION, refs=[{"id": channel_id}]))["pushChannelDelete"][
+        "errors"
+    ] == [{"code": "NOT_FOUND"}]
     payload = await run_push_channel_set(
         bob, **http_channel_input(receiver, users={"usernames": ["ada"]})
     )
@@ -434,9 +434,9 @@ async def test_channel_is_hidden_from_other_users(
     await deliver_to_mailbox(bob, "His")
     await push_until_idle(make_push_worker(ada.environment))
     assert [request.headers["title"] for request in receiver.requests] == ["Bob's"]
-    assert (await ada(DELETE_MUTATION, refs=[{"id": channel_id}]))["pushChannelDelete"]["deletedIds"] == [
-        channel_id
-    ]
+    assert (await ada(DELETE_MUTATION, refs=[{"id": channel_id}]))["pushChannelDelete"][
+        "deletedIds"
+    ] == [channel_id]
     assert (await ada(node_query, id=channel_id))["node"] is None
 
 

@@ -95,7 +95,9 @@ async def test_events_before_activation_are_not_posted(
             await deliver_to(ada, "Meanwhile")
             await post_until_idle(make_webhook_worker(ada.environment))
             clock.tick(seconds=1)
-        payload = await root(update, input={"webhooks": [{"id": webhook_id}], "set": {"active": active}})
+        payload = await root(
+            update, input={"webhooks": [{"id": webhook_id}], "set": {"active": active}}
+        )
         assert payload["webhookUpdate"] == {"webhooks": [{"active": active}], "errors": []}
     await deliver_to(ada, "Again")
     await post_until_idle(make_webhook_worker(ada.environment))
@@ -496,10 +498,10 @@ async def test_webhook_update_error_names_field_of_patch(root: GraphQLClient) ->
       errors { code path } } }"""
     input_fields = {"webhooks": [{"id": webhook_id}], "set": {"url": "http://10.0.0.1/"}}
     payload = (await root(text, input=input_fields))["webhookUpdate"]
-    assert payload["errors"] == [{"code": "BAD_USER_INPUT", "path": ["set", "url"]}]
+    assert payload["errors"] == [{"code": "VALIDATION", "path": ["set", "url"]}]
     malformed = {"webhooks": [{"id": webhook_id}, {"id": "usr_1"}], "set": {"active": False}}
     payload = (await root(text, input=malformed))["webhookUpdate"]
-    assert payload["errors"] == [{"code": "BAD_USER_INPUT", "path": ["webhooks", "1", "id"]}]
+    assert payload["errors"] == [{"code": "VALIDATION", "path": ["webhooks", "1", "id"]}]
 
 
 async def test_deliveries_are_read_backwards(
