@@ -53,7 +53,7 @@ RUN_MUTATION = """mutation ($input: ConnectorRunInput!) {
   connectorRun(input: $input) { runs { id } errors { message } } }"""
 RUN_QUERY = """query ($id: ID!) {
   connectorRun(id: $id) { state error seen imported skipped startedAt finishedAt log } }"""
-PAGE_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) { total messages(first: 50) {
+PAGE_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) { messageCount messages(first: 50) {
   nodes { id subject from { name address } receivedAt seen flagged size preview } } } } } }"""
 
 

@@ -43,7 +43,7 @@ REFERENCES: dict[tuple[str, str], Any] = {
 }
 UNKNOWN_BEFORE = {  # members that name an object by a value that the database assigned to it
     ("AddressRef", "id"), ("CertificateRef", "id"), ("DkimKeyRef", "id"), ("DomainAliasRef", "id"),
-    ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "guid"), ("MessageRef", "id"),
+    ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "objectId"), ("MessageRef", "id"),
     ("MessageRef", "guid"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
 }  # fmt: skip
@@ -63,7 +63,6 @@ TEXTS: dict[tuple[str, str], Any] = {
     ("KeyValueDeleteInput", "key"): "USER-key",
     ("KeyValueIncrementInput", "key"): "USER-key",
     ("LabelSetInput", "keyword"): "USER-label",
-    ("MailboxSubscribeInput", "paths"): ["USER-box"],
     ("RateLimitFilter", "domains"): ["DOMAIN"],
     ("RecipientRewriteCreateInput", "to"): "USER@DOMAIN",
     ("SavedSearchSetInput", "name"): "USER-search",

@@ -48,6 +48,11 @@ async def update_by_path(
     return await run_mailbox_mutation(client, "mailboxUpdate", selection, **arguments)
 
 
+def refs(*paths: str) -> list[dict[str, str]]:
+    """Return references to mailboxes by path."""
+    return [{"path": path} for path in paths]
+
+
 async def load_subscriptions(client: GraphQLClient) -> tuple[list[str], list[str]]:
     """Load the paths of subscribed mailboxes, and the subscribed paths without a mailbox."""
     document = "{ user { mailboxes(subscribed: true, showHidden: true) { path } subscribedPaths } }"
@@ -107,8 +112,8 @@ async def test_concurrent_renames_leave_a_consistent_tree(ada: GraphQLClient) ->
 
 async def test_subscriptions_follow_rename_by_default(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A/B", "A/C")
-    await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["A/C"])
-    await run_mailbox_mutation(ada, "mailboxSubscribe", paths=["A/Gone", "X/C"])
+    await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=refs("A/C"))
+    await run_mailbox_mutation(ada, "mailboxSubscribe", mailboxes=refs("A/Gone", "X/C"))
     await rename_mailbox(ada, "A", "X")
     subscribed_paths, paths_without_mailbox = await load_subscriptions(ada)
     assert (subscribed_paths, paths_without_mailbox) == (
@@ -131,7 +136,7 @@ async def test_path_is_subscribed_before_its_mailbox_exists(
 ) -> None:
     last = await load_stream_position(ada.environment, ada.user.id)
     answer = await run_mailbox_mutation(
-        ada, "mailboxSubscribe", paths=["Later/On", "/inbox/", "Sent"]
+        ada, "mailboxSubscribe", mailboxes=refs("Later/On", "/inbox/", "Sent")
     )
     assert [mailbox["path"] for mailbox in answer["mailboxes"]] == ["INBOX", "Sent"]
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["Later/On"])
@@ -139,7 +144,7 @@ async def test_path_is_subscribed_before_its_mailbox_exists(
     assert await load_journal_entries(ada.environment, ada.user.id, last) == [
         (ChangeKind.USER_CHANGED, [ada.user.id])
     ]
-    await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["Sent", "Nowhere"])
+    await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=refs("Sent", "Nowhere"))
     mailboxes, _ = await create_mailboxes(ada, "Later/On", subscribe=False)
     assert mailboxes[0]["subscribed"] is True
     assert (await load_subscriptions(ada))[1] == []
@@ -154,12 +159,37 @@ async def test_mailbox_delete_can_keep_subscription(ada: GraphQLClient) -> None:
     assert (await load_subscriptions(ada))[0] == ["INBOX", "B", *DEFAULT_MAILBOXES[1:]]
 
 
+async def test_subscription_by_id_role_and_object_id(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
+    (mailbox,), _ = await create_mailboxes(ada, "A", subscribe=False)
+    object_id = (await ada.load_mailbox("A")).object_id
+    names = [{"specialUse": "SENT"}, {"objectId": object_id}]
+    payload = await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=names)
+    assert [one["path"] for one in payload["mailboxes"]] == ["A", "Sent"]
+    subscribed = [path for path in DEFAULT_MAILBOXES if path != "Sent"]
+    assert await load_subscriptions(ada) == (subscribed, [])
+    by_id = [{"path": "Later"}, {"id": mailbox["id"]}]
+    payload = await run_mailbox_mutation(bob, "mailboxSubscribe", mailboxes=by_id)
+    (error,) = payload["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["mailboxes", "1"])
+    assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
+    both = {"users": {"usernames": ["ada", "bob"]}}
+    for reference in ({"specialUse": "SENT"}, {"path": "Sent"}):
+        payload = await run_mailbox_mutation(
+            root, "mailboxSubscribe", mailboxes=[reference], **both
+        )
+        assert [one["path"] for one in payload["mailboxes"]] == ["Sent", "Sent"]
+    assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
+
+
 @pytest.mark.parametrize(
     "paths", [[], ["A//B"], ["x" * 513], ["A", "Tr\N{CYRILLIC SMALL LETTER A}sh"]]
 )
 async def test_invalid_path_is_not_subscribed(ada: GraphQLClient, paths: list[str]) -> None:
-    (error,) = (await run_mailbox_mutation(ada, "mailboxSubscribe", paths=paths))["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["paths"])
+    payload = await run_mailbox_mutation(ada, "mailboxSubscribe", mailboxes=refs(*paths))
+    (error,) = payload["errors"]
+    assert (error["code"], error["path"][0]) == ("VALIDATION", "mailboxes")
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
 
 
@@ -316,7 +346,7 @@ async def test_admin_changes_mailboxes_of_several_users(
             "Team",
             "Team/News",
         ]
-    await run_mailbox_mutation(root, "mailboxSubscribe", paths=["Later"], **users)
+    await run_mailbox_mutation(root, "mailboxSubscribe", mailboxes=refs("Later"), **users)
     moved = await run_mailbox_mutation(
         root, "mailboxRename", mailbox={"path": "Team"}, newPath="All", **users
     )
@@ -377,7 +407,7 @@ async def test_mailbox_statement_count_is_independent_of_users(
     [
         ("mailboxCreate", {"paths": ["A"]}),
         ("mailboxRename", {"mailbox": {"path": "Sent"}, "newPath": "A"}),
-        ("mailboxSubscribe", {"paths": ["A"]}),
+        ("mailboxSubscribe", {"mailboxes": refs("A")}),
         ("mailboxAnnotationSet", {"mailbox": {"path": "Sent"}, "key": "/private/x", "value": "x"}),
     ],
 )

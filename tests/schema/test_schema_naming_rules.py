@@ -102,7 +102,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.connectorDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.quarantineDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
-        "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
         "Mutation.filterDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.identityDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",

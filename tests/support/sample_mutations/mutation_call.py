@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
+INPUT_TYPES = {"autoreplyDelete": "UsersInput"}
 MUTATIONS_BY_IDS = {
     "addressDelete",
     "apiKeyDelete",
