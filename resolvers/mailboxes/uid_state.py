@@ -52,8 +52,8 @@ async def set_uid_state(
 ) -> list[ColumnRow]:
     """Set the UID state of this mailbox of each account. Returns the mailboxes.
 
-    Raises InvalidInput if a value would decrease, Conflict if a UIDVALIDITY or object ID may be in use,
-    and NotFound.
+    Raises InvalidInput if a value would decrease, Conflict if a UIDVALIDITY or object ID may be in
+    use, and NotFound.
     """
     ctx.viewer.require(OPERATOR_RULE)
     _validate_state(new_state)
@@ -98,7 +98,7 @@ def _validate_state(state: MailboxUidState) -> None:
 async def _require_unused_object_id(
     locked: LockedAccounts, mailboxes: Sequence[ColumnRow], object_id: str
 ) -> None:
-    """Raise InvalidInput for several mailboxes, and Conflict if another mailbox has the object ID."""
+    """Raise InvalidInput for several mailboxes, Conflict if the object ID is in use."""
     if len(mailboxes) > 1:
         raise InvalidInput(
             "one folder has the object ID", constraint="exclusive", path=["objectId"]

@@ -20,7 +20,10 @@ from tests.support.operations.mailbox_operations import append_unread_messages
 from tests.support.operations.send_operations import send_outgoing_message
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
 
-COUNTERS_SUBSCRIPTION = "subscription ($user: UserRef) { mailboxCounters(user: $user) { path messageCount unseenCount } }"
+COUNTERS_SUBSCRIPTION = (
+    "subscription ($user: UserRef) { mailboxCounters(user: $user) { path messageCount "
+    "unseenCount } }"
+)
 TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(id: $id) { state done total } }"
 SUBMISSION_SUBSCRIPTION = "subscription ($id: ID) { submissionProgress(id: $id) { id state } }"
 EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])

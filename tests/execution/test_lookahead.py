@@ -175,7 +175,8 @@ async def test_many_parents_need_as_many_statements_as_one(
     assert len(set(statement_counts)) == 1
 
 
-MAILBOXES_QUERY = """{ viewer { user { mailboxes { path messageCount unseenCount size parent { path }
+MAILBOXES_QUERY = """{ viewer { user { mailboxes { path
+  messageCount unseenCount size parent { path }
   messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } } } } } }"""
 
 

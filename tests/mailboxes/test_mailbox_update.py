@@ -120,7 +120,11 @@ async def test_subscriptions_follow_rename_by_default(ada: GraphQLClient) -> Non
         [*DEFAULT_MAILBOXES, "X", "X/B", "X/C"],
         ["X/Gone"],
     )
-    rename_only: dict[str, Any] = {"mailbox": {"path": "X"}, "newPath": "Y", "subscriptions": False}
+    rename_only: dict[str, Any] = {
+        "mailbox": {"path": "X"},
+        "newPath": "Y",
+        "renameSubscriptions": False,
+    }
     assert (await run_mailbox_mutation(ada, "mailboxRename", **rename_only))["errors"] == []
     subscribed_paths, paths_without_mailbox = await load_subscriptions(ada)
     assert (subscribed_paths, paths_without_mailbox) == (
@@ -194,14 +198,12 @@ async def test_invalid_path_is_not_subscribed(ada: GraphQLClient, paths: list[st
 
 
 async def test_subscriptions_over_limit_are_refused(ada: GraphQLClient) -> None:
-    ctx, subscription_paths = (
-        context_with_options(ada, mailboxes_max_per_user=10),
-        [f"A{n}" for n in range(11)],
-    )
+    ctx = context_with_options(ada, mailboxes_max_per_user=10)
+    selectors = [MailboxSelector(path=f"A{n}") for n in range(11)]
     with pytest.raises(LimitReached) as raised:
-        await subscription_mutations.set_subscribed(ctx, subscription_paths, is_subscribed=True)
-    assert (raised.value.limit, raised.value.path) == (10, ["paths"])
-    await subscription_mutations.set_subscribed(ctx, subscription_paths[:10], is_subscribed=True)
+        await subscription_mutations.set_subscribed(ctx, selectors, is_subscribed=True)
+    assert (raised.value.limit, raised.value.path) == (10, ["mailboxes"])
+    await subscription_mutations.set_subscribed(ctx, selectors[:10], is_subscribed=True)
     assert len((await load_subscriptions(ada))[1]) == 10
 
 

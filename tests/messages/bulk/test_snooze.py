@@ -29,7 +29,8 @@ from tests.support.stores.counter_check import (
 )
 
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
-MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) { messageCount unseenCount
+MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) {
+  messageCount unseenCount
   messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expires } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 

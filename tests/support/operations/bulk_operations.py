@@ -16,13 +16,15 @@ mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
 MESSAGE_MOVE = f"""
 mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   movedCount
-  moved {{ oldUid newUid message {{ id flags expires mailbox {{ path messageCount unseenCount }} }} }}
+  moved {{ oldUid newUid message {{ id flags expires
+    mailbox {{ path messageCount unseenCount }} }} }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_COPY = f"""
 mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
   copiedCount
-  copied {{ oldUid newUid message {{ id uid flags expires mailbox {{ path messageCount unseenCount }} }} }}
+  copied {{ oldUid newUid message {{ id uid flags expires
+    mailbox {{ path messageCount unseenCount }} }} }}
   {TASK_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_DELETE = f"""
