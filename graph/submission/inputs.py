@@ -8,7 +8,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.scalars import JSON
 
-from graph.files.types import DateBoundFuture
+from graph.files.types import FutureTimeInput
 from graph.http import download_urls
 from graph.submission.compose_inputs import MailAddressInput, named_addresses
 from graph.types import global_ids
@@ -28,7 +28,7 @@ class FileAttachmentInput:
     mode: FileAttachmentMode = attribute_field(
         "Attached, or a link below the text.", default=FileAttachmentMode.ATTACH
     )
-    share_expiration: DateBoundFuture | None = attribute_field(
+    share_expiration: FutureTimeInput | None = attribute_field(
         "When the link ends. Default: after 100 days without access.", default=UNSET
     )
     share_password: str | None = attribute_field(

@@ -3,6 +3,20 @@
 from resolvers.connectors.options import OPTION_DESCRIPTIONS
 
 VALUE_DESCRIPTIONS = {
+    "AttachmentDisposition": {
+        "ATTACHMENT": "The part is a file. Unknown disposition types count as this one.",
+        "INLINE": "The part is shown within the message.",
+    },
+    "CalendarMethod": {
+        "ADD": "Adds instances to a recurring event.",
+        "CANCEL": "Cancels an event.",
+        "COUNTER": "An attendee proposes a change to the organizer.",
+        "DECLINECOUNTER": "The organizer declines the proposed change.",
+        "PUBLISH": "Publishes an event; no reply is expected.",
+        "REFRESH": "An attendee asks for the current version of an event.",
+        "REPLY": "An attendee answers the organizer.",
+        "REQUEST": "Invites attendees, or updates an invitation.",
+    },
     "CopyOrigin": {
         "STORED": "It was in a folder when the legal hold began.",
         "DELETED": "It was a deleted message that could be restored.",

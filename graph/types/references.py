@@ -125,7 +125,9 @@ class MessageUid:
 class MessageRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
     uid: strawberry.Maybe[MessageUid] = attribute_field("By folder and uid.")
-    guid: strawberry.Maybe[str] = attribute_field("32 hex digits.")
+    email_id: strawberry.Maybe[str] = attribute_field(
+        "EMAILID of the message (RFC 8474), 32 hexadecimal digits."
+    )
 
 
 def maybe_value(maybe: Any) -> Any:
@@ -247,14 +249,16 @@ async def find_unchecked_message_id(
     """Return the ID of the named message, which need not exist or be visible.
 
     A mailbox that is not named by ID belongs to the user `user_id`, by default the viewer. Returns
-    None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or GUID.
+    None if the mailbox or UID doesn't exist. Raises InvalidInput for a malformed ID or EMAILID.
     """
     if ref.id:
         return global_ids.decode("Message", ref.id.value, path=path)
-    if ref.guid:
-        text = ref.guid.value
+    if ref.email_id:
+        text = ref.email_id.value
         if len(text) != 32 or not all(digit in "0123456789abcdef" for digit in text.lower()):  # noqa: PLR2004
-            raise InvalidInput("a guid has 32 hex digits", constraint="id", path=["guid"])
+            raise InvalidInput(
+                "an email ID has 32 hexadecimal digits", constraint="id", path=[path, "emailId"]
+            )
         key = int(text, 16)
         return key if key < 1 << 63 else None
     uid = maybe_value(ref.uid)

@@ -341,7 +341,7 @@ def _message_row(
         "received_at": to.received_at,
         "listed_at": to.received_at,
         "saved_at": now,  # an old message can be added today
-        "expires": now + timedelta(seconds=mailbox.retention) if mailbox.retention else None,
+        "expires_at": now + timedelta(seconds=mailbox.retention) if mailbox.retention else None,
         "seen": pending.seen,
         "flagged": to.flagged,
         "answered": to.answered,

@@ -1509,7 +1509,7 @@ CREATE TABLE messages (
     listed_at DATETIME NOT NULL,
     saved_at DATETIME NOT NULL,
     date DATETIME,
-    expires DATETIME,
+    expires_at DATETIME,
     snoozed_until DATETIME,
     snoozed_from INTEGER,
     size INTEGER NOT NULL,
@@ -1564,7 +1564,7 @@ CREATE UNIQUE INDEX messages_by_uid ON messages (mailbox_id, uid);
 CREATE INDEX messages_deleted ON messages (user_id, deleted_at, id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX messages_of_user ON messages (user_id, listed_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX messages_snoozed ON messages (user_id, deleted_at, listed_at, id) WHERE snoozed_until IS NOT NULL;
-CREATE INDEX messages_to_expire ON messages (expires) WHERE expires IS NOT NULL;
+CREATE INDEX messages_to_expire ON messages (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX messages_to_index ON messages (id) WHERE NOT indexed;
 CREATE INDEX messages_to_purge ON messages (purge_at) WHERE purge_at IS NOT NULL;
 CREATE INDEX messages_to_wake ON messages (snoozed_until) WHERE snoozed_until IS NOT NULL;

@@ -39,7 +39,11 @@ TIME_FIELDS = {
 }  # fmt: skip
 DAY_FIELDS = {"on": "received", "senton": "sent", "savedon": "saved"}
 NUMBER_FIELDS = {"larger": "larger", "smaller": "smaller", "modseq": "modifiedSince"}
-LIST_FIELDS = {"pattern": "mailboxPatterns", "guid": "guids", "submission": "submissionStates"}
+LIST_FIELDS = {
+    "pattern": "mailboxPatterns",
+    "emailid": "emailIds",
+    "submission": "submissionStates",
+}
 SPECIAL_USES = {use.lower(): use for use in SpecialUse} | {
     "spam": SpecialUse.JUNK, "deleted": SpecialUse.TRASH, "bin": SpecialUse.TRASH,
     "draft": SpecialUse.DRAFTS,
@@ -242,7 +246,8 @@ DOVEADM_KEYS = {
         name.upper(): _doveadm_key_like(name)
         for name in ("bcc", "subject", "text", "body", "keyword", "uid")
     },
-    **{name.upper(): _doveadm_key_like(name) for name in ("mailbox", "guid", "modseq", "seq")},
+    **{name.upper(): _doveadm_key_like(name) for name in ("mailbox", "modseq", "seq")},
+    "GUID": _doveadm_key_like("emailid"),
     "TO": _doveadm_key_like("toonly"),
     "INTHREAD": _doveadm_key_like("thread"),
     "UNKEYWORD": DoveadmKey(1, lambda text, _now: {"not": {"keyword": text}}),

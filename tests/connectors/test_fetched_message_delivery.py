@@ -462,10 +462,10 @@ async def test_fetched_message_keeps_date_flags_and_bytes(
     ) == (True, True, True, True)
     assert sorted(stored_message.keywords) == ["$Mine", "work"]
     document = (
-        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
+        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { rawSource } } } } } }'
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
-    assert node["source"].encode() == raw
+    assert node["rawSource"].encode() == raw
     # Flag changes are synchronized.
     dovecot_account.run_doveadm("flags remove", "\\Flagged", "mailbox", "INBOX", "all")
     await rerun_connector(ada.environment, connector_id)
@@ -550,11 +550,11 @@ async def test_fetched_message_is_encrypted_if_the_account_encrypts(
     run = await run_connector(ada.environment, await add_connector(ada, dovecot_account, **checks))
     assert (run.state, run.imported) == (TaskState.SUCCEEDED, 2), run.log
     document = (
-        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { source } } } } } }'
+        '{ viewer { user { mailbox(by: {path: "INBOX"}) { messages { nodes { rawSource } } } } } }'
     )
     (node,) = (await ada(document))["viewer"]["user"]["mailbox"]["messages"]["nodes"]
-    assert "A secret." not in node["source"]
-    assert b"A secret." in decrypt_message(node["source"].encode(), key_pair)
+    assert "A secret." not in node["rawSource"]
+    assert b"A secret." in decrypt_message(node["rawSource"].encode(), key_pair)
 
 
 @pytest.mark.parametrize("fault_point", ["sifted", "commit", "fetched"])

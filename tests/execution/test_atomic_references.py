@@ -44,7 +44,7 @@ REFERENCES: dict[tuple[str, str], Any] = {
 UNKNOWN_BEFORE = {  # members that name an object by a value that the database assigned to it
     ("AddressRef", "id"), ("CertificateRef", "id"), ("DkimKeyRef", "id"), ("DomainAliasRef", "id"),
     ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "objectId"), ("MessageRef", "id"),
-    ("MessageRef", "guid"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
+    ("MessageRef", "emailId"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
 }  # fmt: skip
 NO_NAMES = {  # members that narrow a selection

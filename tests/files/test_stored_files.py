@@ -264,8 +264,8 @@ async def test_share_serves_file_and_counts_accesses(
     [
         ({"mode": "ATTACH"}, ["mode"]),
         ({"expiration": {"at": "2029-01-01T00:00:00Z"}}, ["expiration"]),
-        ({"expiration": {"in": "PT0S"}}, ["expiration"]),
-        ({"expiration": {"in": "P50000D"}}, ["expiration"]),
+        ({"expiration": {"fromNow": "PT0S"}}, ["expiration"]),
+        ({"expiration": {"fromNow": "P50000D"}}, ["expiration"]),
         ({"password": "short"}, ["password"]),
         ({"file": global_ids.encode("File", 7)}, ["file"]),
     ],
@@ -490,7 +490,7 @@ async def test_other_users_cannot_read_or_change_file(
 
 async def test_unused_files_are_deleted(ada: GraphQLClient, clock: ManualClock) -> None:
     unused, used, shared = [await store_file(ada, text) for text in ("a", "b", "c")]
-    await share_file(ada, shared, expiration={"in": "P2000D"})
+    await share_file(ada, shared, expiration={"fromNow": "P2000D"})
     clock.tick(days=300)
     await ada.http.get(f"/rest/files/{used['id']}", headers=ada.headers)
     clock.tick(days=65)

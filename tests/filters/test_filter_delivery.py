@@ -54,9 +54,13 @@ async def test_filters_choose_mailboxes_and_flags(
 
 async def load_filter_names(client: GraphQLClient) -> dict[str, list[str]]:
     """Load the names of the filters that acted on each message, by subject."""
-    document = "{ viewer { user { messages(first: 50) { nodes { subject filters { name } } } } } }"
+    document = (
+        "{ viewer { user { messages(first: 50) { nodes { subject matchedFilters { name } } } } } }"
+    )
     nodes = (await client(document))["viewer"]["user"]["messages"]["nodes"]
-    return {node["subject"]: [filter_["name"] for filter_ in node["filters"]] for node in nodes}
+    return {
+        node["subject"]: [filter_["name"] for filter_ in node["matchedFilters"]] for node in nodes
+    }
 
 
 async def test_message_lists_filters_that_acted_on_it(

@@ -270,7 +270,7 @@ async def load_expiry_times(environment: Environment) -> list[Any]:
     return [
         expires_at
         for (expires_at,) in await select_rows(
-            environment, "SELECT expires FROM messages ORDER BY id"
+            environment, "SELECT expires_at FROM messages ORDER BY id"
         )
     ]
 

@@ -22,8 +22,6 @@ CONNECTOR_FIELDS = (*("autoMapFolders", "mirrorDeletes", "removeDuplicates", "vi
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their reasons
     "find_wrong_suffix": {
         "ContentType": "the header field Content-Type",
-        "DateBound": "a way to say a time, inside a filter",
-        "DateBoundFuture": "a way to say a time, inside an input",
         "Filter": "a rule for mail, and no input to find something by",
         "FileContent": "a way to say what is in a file, inside an input",
         "ImportSource": "a choice of sources, inside an input",
@@ -155,7 +153,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "MailboxRenameInput.subscriptions": ESTABLISHED_NAME,
         "SieveScriptSetInput.activate": ESTABLISHED_NAME,
         "User.mailboxes(specialUse:)": ESTABLISHED_NAME,
-        "ListInfo.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
+        "MailingList.unsubscribeOneClick": "the header field List-Unsubscribe-Post says it so",
         "Message.html(remoteImages:)": "asks for them",
         "MessageDeduplicateInput.byMessageId": ESTABLISHED_NAME,
         "MessageSendInput.isDraft": ESTABLISHED_NAME,
@@ -209,10 +207,8 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Query.auditLog(since:)": ESTABLISHED_NAME,
         "Query.auditLog(until:)": "the other end of since; before is a cursor there",
         "Message.date": "the header field Date",
-        "Message.expires": ESTABLISHED_NAME,
         "MessageTraceFilter.before": "named as in AuthLogFilter",
         "MessageTraceFilter.since": "named as in AuthLogFilter",
-        "MessagePatch.expires": ESTABLISHED_NAME,
         "QuarantineFilter.since": ESTABLISHED_NAME,
         "QueueFilter.since": ESTABLISHED_NAME,
     },

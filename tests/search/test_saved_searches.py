@@ -102,7 +102,7 @@ async def test_saved_search_counts_current_messages(
         ({"query": "in:Nowhere"}, ["query"], "mailbox"),
         ({"query": "text:a"}, ["filter", "text"], "unsupported"),
         ({"filter": {"not": {"header": {"name": "X"}}}}, ["filter", "header"], "unsupported"),
-        ({"filter": {"guids": ["x"]}}, ["filter", "guids"], "pattern"),
+        ({"filter": {"emailIds": ["x"]}}, ["filter", "emailIds"], "pattern"),
         ({"filter": {"uids": "1"}}, ["filter", "uids"], "required"),
         ({"query": "a", "delete": True}, ["delete"], "exclusive"),
     ],

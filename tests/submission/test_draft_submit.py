@@ -235,10 +235,11 @@ async def test_stored_files_of_draft_are_attached_and_deleted(
     )["file"]
     new_draft = await create_draft(ada, files=[file["id"]])
     draft_files = await ada(
-        "query ($by: MessageRef!) { message(by: $by) { files { id } attachments { filename } } }",
+        "query ($by: MessageRef!) { message(by: $by) { storedFiles { id } "
+        "attachments { filename } } }",
         by={"id": new_draft["id"]},
     )
-    assert draft_files["message"] == {"files": [file], "attachments": [{"filename": "a.csv"}]}
+    assert draft_files["message"] == {"storedFiles": [file], "attachments": [{"filename": "a.csv"}]}
     answer = await submit_draft(ada, new_draft, deleteFiles=True)
     assert answer["errors"] == []
     remaining = await ada("{ viewer { user { files { totalCount } } } }")

@@ -31,7 +31,7 @@ from tests.support.stores.counter_check import (
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
 MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) {
   messageCount unseenCount
-  messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expires } } } } } }"""
+  messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expiresAt } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
 
@@ -146,7 +146,7 @@ async def test_snoozed_message_returns_to_its_mailbox_or_inbox(
         "c": "INBOX",
     }
     (brief,) = (await load_mailbox(ada_with_mail, "Brief"))["messages"]["nodes"]
-    assert brief["expires"] == "2030-01-04T00:00:03Z"  # the retention of the mailbox: a day
+    assert brief["expiresAt"] == "2030-01-04T00:00:03Z"  # the retention of the mailbox: a day
 
 
 async def test_clearing_snoozed_until_returns_message_to_its_place(
