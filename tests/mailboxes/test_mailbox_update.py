@@ -178,7 +178,7 @@ async def test_subscription_by_id_role_and_object_id(
     (error,) = payload["errors"]
     assert (error["code"], error["path"]) == ("NOT_FOUND", ["mailboxes", "1"])
     assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
-    both = {"users": {"usernames": ["ada", "bob"]}}
+    both: dict[str, Any] = {"users": {"usernames": ["ada", "bob"]}}
     for reference in ({"specialUse": "SENT"}, {"path": "Sent"}):
         payload = await run_mailbox_mutation(
             root, "mailboxSubscribe", mailboxes=[reference], **both
