@@ -939,10 +939,10 @@ CREATE TABLE filters (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     name VARCHAR NOT NULL,
-    "order" BIGINT NOT NULL,
+    position BIGINT NOT NULL,
     query JSONB NOT NULL,
     action JSONB NOT NULL,
-    targets JSONB NOT NULL,
+    forward_to JSONB NOT NULL,
     relays VARCHAR,
     active BOOLEAN NOT NULL,
     public_metadata JSONB,
@@ -952,7 +952,7 @@ CREATE TABLE filters (
     CONSTRAINT fk_filters_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_filters_made ON filters (created_at, id);
-CREATE INDEX ix_filters_order ON filters (user_id, "order", id);
+CREATE INDEX ix_filters_position ON filters (user_id, position, id);
 CREATE INDEX ix_filters_user_id ON filters (user_id);
 
 CREATE TABLE identities (

@@ -939,10 +939,10 @@ CREATE TABLE filters (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     name VARCHAR NOT NULL,
-    "order" INTEGER NOT NULL,
+    position INTEGER NOT NULL,
     "query" JSON NOT NULL,
     action JSON NOT NULL,
-    targets JSON NOT NULL,
+    forward_to JSON NOT NULL,
     relays VARCHAR,
     active BOOLEAN NOT NULL,
     public_metadata JSON,
@@ -952,7 +952,7 @@ CREATE TABLE filters (
     CONSTRAINT fk_filters_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_filters_made ON filters (created_at, id);
-CREATE INDEX ix_filters_order ON filters (user_id, "order", id);
+CREATE INDEX ix_filters_position ON filters (user_id, position, id);
 CREATE INDEX ix_filters_user_id ON filters (user_id);
 
 CREATE TABLE identities (

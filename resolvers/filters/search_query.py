@@ -79,11 +79,11 @@ def _attachment_test(_name: str, _value: Any) -> QueryForm:
 
 
 def _larger_test(_name: str, value: int) -> QueryForm:
-    return {"size": value} if value else {}
+    return {"larger": value} if value else {}
 
 
 def _smaller_test(_name: str, value: int) -> QueryForm:
-    return {"size": -value} if value else NEVER_TRUE
+    return {"smaller": value} if value else NEVER_TRUE
 
 
 def _words_test(_name: str, value: str) -> QueryForm:

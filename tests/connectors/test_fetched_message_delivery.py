@@ -103,7 +103,7 @@ async def load_submission_ids(environment: Environment) -> list[Any]:
 
 async def create_filter(ada: GraphQLClient, **action: Any) -> None:
     """Create a filter that acts on all messages."""
-    await add_filter(ada, {}, action or {"labels": ["work"]}, name="all")
+    await add_filter(ada, {}, action or {"keywords": ["work"]}, name="all")
 
 
 async def test_fetched_spam_is_stored_in_junk(
@@ -334,7 +334,7 @@ async def test_filters_apply_if_enabled(
     await ada('mutation { mailboxCreate(input: {paths: ["A"]}) { errors { code } } }')
     await add_filter(ada, {"subject": "one"}, {"mailbox": {"path": "A"}, "flag": True}, name="a")
     await add_filter(ada, {"subject": "bin"}, {"delete": True}, name="b")
-    await add_filter(ada, {"subject": "one"}, {"labels": ["work"], "seen": True}, name="c")
+    await add_filter(ada, {"subject": "one"}, {"keywords": ["work"], "seen": True}, name="c")
     for name in ("One", "Bin", "Rest"):
         dovecot_account.save_message(raw_message(name))
     run = await run_connector(

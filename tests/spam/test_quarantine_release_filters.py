@@ -51,7 +51,7 @@ async def test_filters_are_applied_to_released_message_and_counted(
     ada: GraphQLClient, bob: GraphQLClient
 ) -> None:
     await ada('mutation { mailboxCreate(input: {paths: ["A", "B"]}) { errors { code } } }')
-    actions = {"mailbox": {"path": "A"}, "copyTo": [{"path": "B"}], "seen": True, "labels": ["n"]}
+    actions = {"mailbox": {"path": "A"}, "copyTo": [{"path": "B"}], "seen": True, "keywords": ["n"]}
     await add_filter(ada, {"subject": "bill"}, actions)
     item_ids = [
         await quarantine_message(ada, "Bill"),

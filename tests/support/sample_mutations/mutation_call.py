@@ -20,7 +20,6 @@ MUTATIONS_BY_IDS = {
     "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
-    "filterDelete",
     "identityDelete",
     "quarantineDelete",
     "senderRuleDelete",

@@ -82,9 +82,9 @@ OBJECT_INPUTS: dict[str, dict[str, Any]] = {
     "fileDelete": {"ids": ["@File"]},
     "fileShareCreate": {"file": "@File"},
     "fileShareDelete": {"ids": ["@FileShare"]},
-    "filterApply": {"ids": ["@Filter"], "select": {"ids": ["@Message"]}},
-    "filterDelete": {"ids": ["@Filter"]},
-    "filterUpdate": {"ids": ["@Filter"], "set": {"name": "x"}},
+    "filterApply": {"filters": [{"id": "@Filter"}], "select": {"ids": ["@Message"]}},
+    "filterDelete": {"filters": [{"id": "@Filter"}]},
+    "filterUpdate": {"filters": [{"id": "@Filter"}], "set": {"name": "x"}},
     "identityDelete": {"ids": ["@Identity"]},
     "identityUpdate": {"ids": ["@Identity"], "set": {"name": "x"}},
     "mailboxShareSet": {

@@ -41,7 +41,7 @@ QUERIES = {
     "domainAlias": "domainAlias(by: {id: @DomainAlias}) { alias }",
     "domainAliases": 'domainAliases(query: "@mark") { nodes { alias } }',
     "domains": "domains(first: 100) { nodes { id } }",
-    "filter": "filter(id: @Filter) { name }",
+    "filter": "filter(by: {id: @Filter}) { name }",
     "filterTest": "filterTest(user: @user, raw: @raw) { filter { name } }",
     "filters": "filters(filter: {user: @user}) { nodes { name } }",
     "keyValue": 'keyValue(user: @user, key: "@mark") { value }',
