@@ -100,11 +100,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.connectorDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.quarantineDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.domainAliasDelete(input:)": "shares IdsInput with all that delete by id",
-<<<<<<< HEAD
-        "Mutation.filterDelete(input:)": "shares IdsInput with all that delete by id",
-=======
-        "Mutation.mailboxUnsubscribe(input:)": "shares the input of mailboxSubscribe",
->>>>>>> main
         "Mutation.identityDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.fileShareDelete(input:)": "shares IdsInput with all that delete by id",
