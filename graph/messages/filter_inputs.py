@@ -10,11 +10,13 @@ from strawberry import UNSET
 from strawberry.types import get_object_definition
 from strawberry.utils.str_converters import to_camel_case
 
+from graph.messages.references import ThreadRef
 from graph.types import global_ids
 from graph.types.connections import PageArguments
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_references import id_from_ref
 from graph.types.references import (
     MailboxRef,
     UserSelection,
@@ -130,7 +132,7 @@ class MessageFilter(ConditionsInput):
     mailboxes: list[MailboxRef] | None = attribute_field("In one of these.", default=UNSET)
     mailbox_patterns: list[str] | None = attribute_field("Path with * and %.", default=UNSET)
     searchable: bool | None = attribute_field("True = not in Junk or Trash.", default=UNSET)
-    thread: strawberry.ID | None = attribute_field("In this conversation.", default=UNSET)
+    thread: ThreadRef | None = attribute_field("Messages of this thread.", default=UNSET)
     uids: str | None = attribute_field("Uid set, with mailbox.", default=UNSET)
     seqs: str | None = attribute_field("Sequence set, with mailbox.", default=UNSET)
     email_ids: list[str] | None = attribute_field(
@@ -204,9 +206,7 @@ class MessageFilter(ConditionsInput):
             every=all_of,
             some=self._conditions_of_filters(self.or_, info, depth),
             none=self.not_.to_conditions(info, depth + 1) if self.not_ else None,
-            thread_id=global_ids.decode("Thread", self.thread, path="thread")
-            if self.thread
-            else None,
+            thread_id=id_from_ref(self.thread, "thread") if self.thread else None,
             **self._compound_conditions(),
             **values,
             **times,
@@ -318,6 +318,8 @@ def filter_from_json(fields: Mapping[str, Any]) -> MessageFilter:
             values[key] = _mailbox_ref_from_json(value)
         elif name == "mailboxes":
             values[key] = [_mailbox_ref_from_json(item) for item in value]
+        elif name == "thread":
+            values[key] = ThreadRef(id=strawberry.Some(value["id"]))
         elif name == "header":
             values[key] = HeaderMatch(**value)
         elif name == "attachment":

@@ -39,7 +39,7 @@ CHANGE_FIELDS = """{ cursor events { cursor kind at origin
     mailbox { messageCount unseenCount } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on SubmissionChange { submission { id queueId state } }
-  ... on LimitChange { limit level used allowed refused resetsAt }
+  ... on LimitChange { limitKind level used limit refused resetsAt }
   ... on AccountChange { nodeId }
   ... on ResyncChange { reason } } }"""
 SUBSCRIPTION_OF_VIEWER = f"subscription Updates {{ changes {CHANGE_FIELDS} }}"

@@ -170,6 +170,10 @@ VALUE_DESCRIPTIONS = {
         "HEX": "Two digits a byte.",
         "UTF8": "Text as it is.",
     },
+    "DeletedMessageOrder": {
+        "DELETED_ASC": "By time of deletion, the oldest first.",
+        "DELETED_DESC": "By time of deletion, the newest first.",
+    },
     "DeliveryState": {
         "PENDING": "Not tried yet.",
         "DEFERRED": "Refused for now or put off, will be tried again.",
@@ -257,7 +261,6 @@ VALUE_DESCRIPTIONS = {
         "READ_ONLY_LINK": "Link to a read-only copy as of now.",
         "WRITABLE_LINK": "Link that can also be written to.",
     },
-    "OrderDirection": {"ASC": "The oldest first.", "DESC": "The newest first."},
     "PushKind": {
         "PUSHOVER": "Pushover.",
         "WEB_PUSH": "A browser, by the push service it names (RFC 8030).",

@@ -9,6 +9,7 @@ from graph.types import global_ids
 from graph.types.errors import attribute_field
 from graph.types.fields import Info
 from graph.types.input_conditions import ConditionsInput
+from graph.types.object_references import ObjectRef
 from graph.types.scalars import BigInt, EmailAddress
 from mail.mailboxes import paths
 from models.errors import InvalidInput, check_limit, require_found
@@ -50,9 +51,8 @@ class DomainRef:
     name: strawberry.Maybe[str] = attribute_field("Its own name, in Unicode or ASCII form.")
 
 
-@strawberry.input(one_of=True, description="Names one second name of a domain.")
-class DomainAliasRef:
-    id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
+@strawberry.input(one_of=True, description="Names one alias domain.")
+class DomainAliasRef(ObjectRef):
     alias: strawberry.Maybe[str] = attribute_field("The name, in Unicode or ASCII form.")
 
 
@@ -69,8 +69,8 @@ class UserSelection(ConditionsInput):
     patterns: list[str] | None = attribute_field(
         "User names with * and ?.", default=strawberry.UNSET
     )
-    domains: list[str] | None = attribute_field(
-        "Everybody whose main address is there.", default=strawberry.UNSET
+    domains: list[DomainRef] | None = attribute_field(
+        "All users with the main address in one of these domains.", default=strawberry.UNSET
     )
     tags: list[str] | None = attribute_field(
         "Everybody with one of the tags.", default=strawberry.UNSET
@@ -95,7 +95,10 @@ def user_selector_from_selection(
         ),
         usernames=tuple(selection.usernames or ()),
         patterns=tuple(selection.patterns or ()),
-        domains=tuple(selection.domains or ()),
+        domains=tuple(
+            domain_selector_from_ref(ref, path=path, index=nth)
+            for nth, ref in enumerate(selection.domains or ())
+        ),
         tags=tuple(selection.tags or ()),
     )
 

@@ -18,7 +18,7 @@ TEXT_FIELDS = {
     "from": "from", "to": "to", "toonly": "toOnly", "cc": "cc", "bcc": "bcc",
     "recipient": "recipient", "subject": "subject", "text": "text", "body": "body",
     "query": "query", "list": "listId", "messageid": "messageId", "keyword": "keyword",
-    "label": "keyword", "thread": "thread", "uid": "uids", "seq": "seqs",
+    "label": "keyword", "uid": "uids", "seq": "seqs",
 }  # fmt: skip
 FLAG_FIELDS = {
     "seen": "seen", "flagged": "flagged", "answered": "answered", "draft": "draft",
@@ -69,6 +69,7 @@ KNOWN_KEYS = frozenset(
         "has",
         "hasattachment",
         "header",
+        "thread",
         *TEXT_FIELDS,
         *FLAG_FIELDS,
         *NUMBER_FIELDS,
@@ -144,6 +145,10 @@ def _fields_from_part_or_mailbox_key(key: str, text: str) -> FilterFields | None
     if key == "header":
         name, colon, part = text.partition(":")
         return {"header": {"name": name} | ({"contains": part[1:]} if colon else {})}
+    if key == "thread":
+        if not text:
+            raise InvalidValueError("at least one character")
+        return {"thread": {"id": text}}
     if key in ATTACHMENT_FIELDS:
         return {"attachment": {ATTACHMENT_FIELDS[key]: text}}
     if key == "in" and (use := SPECIAL_USES.get(text.lower())):

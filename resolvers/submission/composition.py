@@ -41,7 +41,7 @@ ACCOUNT_COLUMNS = frozenset(  # columns of the sending account
             "tenant_id",
             "username",
             "name",
-            "recipients",
+            "recipients_per_day",
             "allowed_senders",
             "openpgp_public_key",
         ),

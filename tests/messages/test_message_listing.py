@@ -190,7 +190,8 @@ async def test_message_of_another_user_is_null(ada: GraphQLClient, bob: GraphQLC
         key=message_id,
     )
     document = """query ($ref: MessageRef!, $id: ID!, $thread: ID!) {
-        message(by: $ref) { subject } node(id: $id) { id } thread(id: $thread) { subject } }"""
+        message(by: $ref) { subject } node(id: $id) { id }
+        thread(by: {id: $thread}) { subject } }"""
     message_global_id, thread_global_id = (
         global_ids.encode("Message", message_id),
         global_ids.encode("Thread", thread_id),

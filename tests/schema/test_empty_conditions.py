@@ -40,7 +40,7 @@ CONDITION_SUFFIXES = ("Filter", "Selection", "Match")
 # inputs with such a name that are no conditions
 NO_CONDITION_INPUTS = {"FilterQueryInput"}
 # mutations that return all objects, or the names given
-FULL_LIST_MUTATIONS = {"savedSearchSet", "sieveScriptDelete"}
+FULL_LIST_MUTATIONS = {"sieveScriptDelete"}
 
 
 def test_all_filters_and_selections_are_condition_inputs() -> None:

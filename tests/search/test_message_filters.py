@@ -187,7 +187,9 @@ async def test_message_list_is_filtered_by_message_id_and_thread(
     )
     assert await find_subjects(ada_with_messages, messageId=row[0]) == ["Question"]
     assert await find_subjects(ada_with_messages, messageId=row[0][1:]) == []
-    assert await find_subjects(ada_with_messages, thread=global_ids.encode("Thread", row[1])) == [
+    assert await find_subjects(
+        ada_with_messages, thread={"id": global_ids.encode("Thread", row[1])}
+    ) == [
         "Question",
         "Re: Question",
     ]
@@ -197,7 +199,7 @@ async def test_thread_has_counts_and_participants(ada_with_messages: GraphQLClie
     ((thread_id,),) = await select_rows(
         ada_with_messages.environment, "SELECT thread_id FROM messages WHERE subject = 'Question'"
     )
-    document = """query ($id: ID!) { thread(id: $id) { subject messageCount unseenCount
+    document = """query ($id: ID!) { thread(by: {id: $id}) { subject messageCount unseenCount
         lastReceivedAt participants { name address } mailboxes { path }
         messages(first: 1) { totalCount nodes { subject } pageInfo { hasNextPage } } } }"""
     answer = await ada_with_messages(document, id=global_ids.encode("Thread", thread_id))

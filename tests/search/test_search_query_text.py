@@ -103,7 +103,7 @@ QUERY_CASES: list[tuple[str, dict[str, Any]]] = [
     ("KEYWORD $Forwarded UNKEYWORD junk", {"keyword": "$Forwarded", "not": {"keyword": "junk"}}),
     (
         "INTHREAD abc BODY x TEXT y SUBJECT z",
-        {"thread": "abc", "body": "x", "text": "y", "subject": "z"},
+        {"thread": {"id": "abc"}, "body": "x", "text": "y", "subject": "z"},
     ),
     (
         "( FROM ann OR FROM bob ) SMALLER 10",

@@ -199,7 +199,7 @@ async def test_recipient_limit_applies_to_submitted_drafts(
 ) -> None:
     async with environment.database.write_session() as session:
         user_update = update(User).where(col(User.id) == ada.user.id)
-        await (await session.connection()).execute(user_update.values(recipients=2))
+        await (await session.connection()).execute(user_update.values(recipients_per_day=2))
     over_limit = await create_draft(ada, to=[{"address": f"{n}@example.net"} for n in range(3)])
     assert [code for code, _ in error_codes_and_paths(await submit_draft(ada, over_limit))] == [
         "RATE_LIMITED"

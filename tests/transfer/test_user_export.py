@@ -93,11 +93,11 @@ async def test_import_restores_labels_and_ends_snoozing(
         updatedCount errors { message } } }"""
     payload = await ada(document, input={**selection, "set": {"snoozedUntil": snoozed_until}})
     assert payload["messageUpdate"] == {"updatedCount": 1, "errors": []}
-    set_label = """mutation ($input: LabelSetInput!) { labelSet(input: $input) {
+    create_label = """mutation ($input: LabelCreateInput!) { labelCreate(input: $input) {
         errors { message } } }"""
     for keyword, color in (("work", "#1e90ff"), ("home", None)):
         arguments = {"keyword": keyword, "name": f"At {keyword}", "color": color}
-        assert (await ada(set_label, input=arguments))["labelSet"] == {"errors": []}
+        assert (await ada(create_label, input=arguments))["labelCreate"] == {"errors": []}
     user_document = """{ viewer { user { labels { keyword name color }
         messages { nodes { subject snoozedUntil mailbox { path } } } } } }"""
     before = (await ada(user_document))["viewer"]["user"]

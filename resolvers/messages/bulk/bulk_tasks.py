@@ -82,7 +82,7 @@ async def _require_quota(ctx: Context, user_id: int, byte_count: int) -> None:
     parameters = {"user": user_id, "platform": ctx.environment.options.users_default_quota}
     for row in await ctx.read(SELECT_QUOTA, parameters):
         if row.allowed and row.used + byte_count > row.allowed:
-            raise OverQuota(used=row.used, allowed=row.allowed)
+            raise OverQuota(used=row.used, limit=row.allowed)
 
 
 def _task_order(

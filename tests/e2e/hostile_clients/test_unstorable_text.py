@@ -12,7 +12,7 @@ from tests.support.servers.merganser_server import PASSWORD, HttpClient, Mergans
 FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variable
     "node": ("ID", "node(id: $it) { id }"),
     "nodes": ("ID", "nodes(ids: [$it]) { id }"),
-    "thread": ("ID", "thread(id: $it) { id }"),
+    "thread": ("ID", "thread(by: {id: $it}) { id }"),
     "task": ("ID", "task(id: $it) { id }"),
     "emailId": ("String", "message(by: {emailId: $it}) { id }"),
     "queueId": ("String", "submission(by: {queueId: $it}) { id }"),
@@ -26,7 +26,10 @@ FIELDS_BY_NAME = {  # fields with the text as $it, after the type of the variabl
         "viewer { user { addresses(query: $it) { nodes { id } totalCount } } }",
     ),
     "users": ("String", "users(filter: {query: $it}) { nodes { id } totalCount }"),
-    "users of domain": ("String", "users(filter: {domain: $it}) { nodes { id } totalCount }"),
+    "users of domain": (
+        "String",
+        "users(filter: {domain: {name: $it}}) { nodes { id } totalCount }",
+    ),
     "tasks": ("String", "tasks(filter: {kind: $it}) { nodes { id } totalCount }"),
     "keyValue": ("String", "keyValue(key: $it) { value }"),
     "keyValue of a store": ("String", 'keyValue(key: "a", store: $it) { value }'),

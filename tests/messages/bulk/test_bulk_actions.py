@@ -502,7 +502,7 @@ async def test_undo_over_quota_can_be_retried(
         async with environment.write_session() as session:
             await session.exec(update(User).values(quota=quota))
         undone = await undo_mutation(ada_with_mail, answer)
-        errors = [(e["code"], e["used"], e["allowed"]) for e in undone["errors"]]
+        errors = [(e["code"], e["used"], e["limit"]) for e in undone["errors"]]
         assert errors == expected
     assert len(await list_message_ids(ada_with_mail)) == 3
 

@@ -129,7 +129,7 @@ async def test_copy_over_quota_copies_nothing(
         await set_quota(environment, ada_with_mail.user, used_bytes + free_bytes)
         arguments = {"select": {"all": True}, "to": {"path": "Keep"}}
         answer = await run_message_mutation(client, "messageCopy", **arguments)
-        assert [(e["code"], e["used"], e["allowed"]) for e in answer["errors"]] == [
+        assert [(e["code"], e["used"], e["limit"]) for e in answer["errors"]] == [
             ("QUOTA_EXCEEDED", used_bytes, used_bytes + free_bytes)
         ]
         assert (answer["copiedCount"], answer["task"]) == (0, None)

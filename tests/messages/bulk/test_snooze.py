@@ -117,7 +117,9 @@ async def test_thread_order_is_unchanged_after_snooze(
     await snooze(ada)
     clock.tick(days=2)
     await snooze_worker.return_due_messages(ada.environment)
-    document = "query ($id: ID!) { thread(id: $id) { messages(first: 1) { nodes { subject } } } }"
+    document = (
+        "query ($id: ID!) { thread(by: {id: $id}) { messages(first: 1) { nodes { subject } } } }"
+    )
     messages = (await ada(document, id=global_ids.encode("Thread", thread_id)))["thread"][
         "messages"
     ]["nodes"]
@@ -226,9 +228,10 @@ async def test_deleted_snoozed_message_is_restored_to_inbox(ada_with_mail: Graph
         ada_with_mail, "messageDelete", select={"mailbox": {"specialUse": "SNOOZED"}}
     )
     await ada_with_mail(
-        """mutation ($ids: [ID!]!) { deletedMessageRestore(input: {ids: $ids}) {
+        """mutation ($refs: [DeletedMessageRef!]!) {
+             deletedMessageRestore(input: {deletedMessages: $refs}) {
              errors { code } } }""",
-        ids=await load_deleted_ids(ada_with_mail),
+        refs=[{"id": object_id} for object_id in await load_deleted_ids(ada_with_mail)],
     )
     assert (await load_mailbox_path_by_subject(ada_with_mail))["a"] == "INBOX"
 

@@ -5,7 +5,7 @@ from typing import Any
 from tests.conftest import GraphQLClient
 
 ERRORS = """errors { __typename code path index ... on ValidationError { constraint }
-  ... on StaleError { currentModseq } ... on QuotaExceededError { used allowed } }"""
+  ... on StaleError { currentModseq } ... on QuotaExceededError { used limit } }"""
 TASK_FIELDS = "task { id kind state done total result error startedAt finishedAt }"
 UNDO_FIELDS = "undo { token expiresAt }"
 MESSAGE_UPDATE = f"""

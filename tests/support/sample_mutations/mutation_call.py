@@ -8,7 +8,6 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput"}
 MUTATIONS_BY_IDS = {
-    "addressDelete",
     "apiKeyDelete",
     "appPasswordDelete",
     "legalHoldEnd",
@@ -17,7 +16,6 @@ MUTATIONS_BY_IDS = {
     "connectorRunCancel",
     "connectorDelete",
     "dkimKeyActivate",
-    "domainAliasDelete",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
