@@ -382,7 +382,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
         raise InvalidInput(text, constraint="max", path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
-        (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="id")
+        (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="webhook")
         values = {
             "secret": environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
             "old_secret": row.secret if overlap else None,
