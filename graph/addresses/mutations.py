@@ -8,7 +8,7 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.addresses.types import Address
-from graph.autoreply.mutations import AutoreplyInput
+from graph.autoreply.mutations import AutoreplyPatch
 from graph.types import global_ids
 from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info
@@ -68,7 +68,7 @@ class AddressCreateInput(Options):
     )
     expires_at: datetime | None = attribute_field("When it ends.", default=UNSET)
     tags: list[str] | None = attribute_field("Labels.", default=UNSET)
-    autoreply: AutoreplyInput | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
+    autoreply: AutoreplyPatch | None = attribute_field(AUTOREPLY_DESCRIPTION, default=UNSET)
     public_comment: str | None = attribute_field("Shown to users.", default=UNSET)
     private_comment: str | None = attribute_field("For administrators.", default=UNSET)
     metadata: JSON | None = attribute_field("Free data of the application.", default=UNSET)
@@ -104,7 +104,7 @@ class AddressPatch:
     tags: strawberry.Maybe[list[str] | None] = attribute_field(
         "Labels, in place of those there are."
     )
-    autoreply: strawberry.Maybe[AutoreplyInput | None] = attribute_field(
+    autoreply: strawberry.Maybe[AutoreplyPatch | None] = attribute_field(
         f"{AUTOREPLY_DESCRIPTION} Null forgets it."
     )
     public_comment: strawberry.Maybe[str | None] = attribute_field("Shown to users.")

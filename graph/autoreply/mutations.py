@@ -20,32 +20,46 @@ from resolvers.autoreply.validation import SETTABLE_COLUMNS
 from resolvers.users import loaders as user_loaders
 
 
-@strawberry.input(description="What is answered; absent = unchanged, null = the default.")
-class AutoreplyInput(RestrictionsInput):
+@strawberry.input(
+    description="Changes to an autoreply. An absent field stays unchanged, null sets the default."
+)
+class AutoreplyPatch(RestrictionsInput):
     restriction_fields = frozenset({"addresses"})
-    enabled: strawberry.Maybe[bool] = attribute_field("Switch. Another absence begins with it.")
+    enabled: strawberry.Maybe[bool] = attribute_field(
+        "Turns the autoreply on or off. After turning it on, each sender gets a reply again."
+    )
     name: strawberry.Maybe[str | None] = attribute_field(
-        "In From, at most 128 characters; null = that of the account or address."
+        "Display name in From, at most 128 characters. Null uses the name of the user or address."
     )
     subject: strawberry.Maybe[str | None] = attribute_field(
-        "At most 2 KiB; empty = that of the original."
+        "Subject, at most 2 KiB. Null uses `Auto: Re:` and the original subject."
     )
-    text: strawberry.Maybe[str | None] = attribute_field("Plain text, at most 128 KiB.")
-    html: strawberry.Maybe[str | None] = attribute_field("HTML, at most 128 KiB.")
+    text: strawberry.Maybe[str | None] = attribute_field(
+        "Plain text, at most 128 KiB. Null removes it."
+    )
+    html: strawberry.Maybe[str | None] = attribute_field("HTML, at most 128 KiB. Null removes it.")
     internal_subject: strawberry.Maybe[str | None] = attribute_field(
-        "To senders of the own domain, at most 2 KiB."
+        "Subject for senders of the same domain, at most 2 KiB. Null uses `subject`."
     )
     internal_text: strawberry.Maybe[str | None] = attribute_field(
-        "Plain text to them, at most 128 KiB."
+        "Plain text for senders of the same domain, at most 128 KiB."
     )
-    internal_html: strawberry.Maybe[str | None] = attribute_field("HTML to them, at most 128 KiB.")
-    starts_at: strawberry.Maybe[datetime | None] = attribute_field("Null = at once.")
-    ends_at: strawberry.Maybe[datetime | None] = attribute_field("Null = no end.")
+    internal_html: strawberry.Maybe[str | None] = attribute_field(
+        "HTML for senders of the same domain, at most 128 KiB."
+    )
+    starts_at: strawberry.Maybe[datetime | None] = attribute_field(
+        "Start of the replies. Null starts at once."
+    )
+    ends_at: strawberry.Maybe[datetime | None] = attribute_field(
+        "End of the replies. Null has no end."
+    )
     addresses: strawberry.Maybe[list[EmailAddress] | None] = attribute_field(
-        "Only mail to these is answered, at most 50 of the account; null = to any."
+        "Addresses of the user to which mail is answered, at most 50. Null answers mail to any "
+        "address."
     )
     interval: strawberry.Maybe[Duration | None] = attribute_field(
-        "One answer per sender in that time, PT1H to P366D; for answers from now on."
+        "Minimum time between two replies to one sender, PT1H to P366D. Null uses the setting "
+        "`autoreply.interval`."
     )
 
     def to_column_values(self) -> dict[str, object]:
@@ -56,26 +70,30 @@ class AutoreplyInput(RestrictionsInput):
 
 @strawberry.input(description="Input of autoreplySet.")
 class AutoreplySetInput(Options):
-    users: UserSelection | None = attribute_field("Whose; nothing = the viewer's.", default=UNSET)
-    set: AutoreplyInput = attribute_field("What to change.")
+    users: UserSelection | None = attribute_field(
+        "Users to change. Default: the signed-in user.", default=UNSET
+    )
+    set: AutoreplyPatch = attribute_field("Changes to the autoreplies.")
 
 
-@strawberry.input(description="Names accounts.")
-class UsersInput(Options):
-    users: UserSelection = attribute_field("Which.")
+@strawberry.input(description="Input of autoreplyDelete.")
+class AutoreplyDeleteInput(Options):
+    users: UserSelection = attribute_field("Users whose autoreply is deleted.")
 
 
-@strawberry.type(description="Answer of autoreplySet.")
+@strawberry.type(description="Payload of autoreplySet.")
 class AutoreplySetPayload(UserSelectionPayload):
-    autoreplies: list[Autoreply] = attribute_field("What is answered now.", default_factory=list)
-    users: list[User] = attribute_field("The accounts, in the same order.", default_factory=list)
+    autoreplies: list[Autoreply] = attribute_field(
+        "Autoreplies after the change.", default_factory=list
+    )
+    users: list[User] = attribute_field("Users in the same order.", default_factory=list)
 
 
 @strawberry.type
 class AutoreplyMutation:
     @mutation(
-        "Sets or changes what is answered while somebody is away. Where words or times differ, "
-        "or it is switched on, all senders are answered once more.",
+        "Creates or changes the autoreplies of users. If texts or times change, or an autoreply is "
+        "turned on, each sender gets a reply again.",
         scope=Scope.SETTINGS,
     )
     async def autoreply_set(self, info: Info, input: AutoreplySetInput) -> AutoreplySetPayload:
@@ -90,8 +108,8 @@ class AutoreplyMutation:
             users=[User.from_row(row) for row in rows if row],
         )
 
-    @mutation("Forgets text and times: nothing is answered.", scope=Scope.SETTINGS)
-    async def autoreply_delete(self, info: Info, input: UsersInput) -> UsersPayload:
+    @mutation("Deletes the autoreplies of users with their texts and times.", scope=Scope.SETTINGS)
+    async def autoreply_delete(self, info: Info, input: AutoreplyDeleteInput) -> UsersPayload:
         ctx = info.context
         keys = await autoreplies.delete_autoreplies(ctx, user_selector_from_selection(input.users))
         rows = await ctx.load_many(user_loaders.load_visible_users_by_id, keys)

@@ -27,33 +27,41 @@ from resolvers.autoreply.validation import RULE_COLUMNS_WITHOUT_ADDRESSES
 RULE_FIELDS = {
     name: DerivedField(("rule",), attrgetter(name)) for name in RULE_COLUMNS_WITHOUT_ADDRESSES
 }
-SENDER_ARGUMENT = strawberry.argument(description="Who writes; of a message, absent = who sent it.")
+TEXT_FIELDS = {
+    name: DerivedField(("rule",), lambda rule, name=name: getattr(rule, name) or None)
+    for name in ("subject", "text", "html")
+}
+SENDER_ARGUMENT = strawberry.argument(
+    description="Sender to reply to. Default: the sender of `message`."
+)
 SUBJECT_ARGUMENT = strawberry.argument(
-    description="Of what is answered; absent = that of the message."
+    description="Original subject. Default: the subject of `message`."
 )
 TO_ARGUMENT = strawberry.argument(
-    description="Address of the account, or one that an address takes; absent = of the message, or "
-    "main."
+    description="Recipient address of the user. Default: the recipient of `message`, else the main "
+    "address."
 )
-MESSAGE_ARGUMENT = strawberry.argument(
-    description="A message that came: why is it answered, or not?"
-)
+MESSAGE_ARGUMENT = strawberry.argument(description="Stored message to preview the reply for.")
 
 
-@strawberry.type(description="What a sender would be answered.")
+@strawberry.type(description="Preview of an autoreply to one sender.")
 class AutoreplyPreview:
     suppressed_because: NoReplyReason | None = attribute_field(
-        "Why nothing would be sent, null = it would."
+        "Reason why no reply would be sent. Null if a reply would be sent."
     )
     internal: bool = attribute_field(
-        "The sender's domain is that of the account or address, or an alias of it."
+        "Whether the sender is in the domain of the user or address, or in an alias of it."
     )
-    from_: EmailAddress | None = attribute_field("From.", name="from")
-    from_name: str | None = attribute_field("Name in From.")
-    to: EmailAddress | None = attribute_field("To; null = to nobody.")
-    subject: str = attribute_field("Subject.")
-    text: str = attribute_field("Plain text, made of the HTML where there is none.")
-    html: str = attribute_field("HTML, empty = none.")
+    from_: EmailAddress | None = attribute_field("Address in From.", name="from")
+    from_name: str | None = attribute_field("Display name in From.")
+    to: EmailAddress | None = attribute_field(
+        "Address in To. Null if there is no sender to reply to."
+    )
+    subject: str = attribute_field("Subject of the reply.")
+    text: str | None = attribute_field(
+        "Plain text. It is made from the HTML if only that is set. Null if there is no text."
+    )
+    html: str | None = attribute_field("HTML. Null if there is none.")
 
     @classmethod
     def from_preview(cls, reply_preview: AutoreplyPreviewResult) -> "AutoreplyPreview":
@@ -65,45 +73,54 @@ class AutoreplyPreview:
             from_name=reply_preview.name,
             to=EmailAddress(reply_preview.to) if reply_preview.to else None,
             subject=reply_preview.subject,
-            text=reply_preview.text,
-            html=reply_preview.html,
+            text=reply_preview.text or None,
+            html=reply_preview.html or None,
         )
 
 
-@strawberry.type(description="Vacation answer of a user, or answer of an address that forwards.")
+@strawberry.type(description="Automatic reply of a user, or of a forwarding address.")
 class Autoreply(NodeView):
-    enabled: bool = attribute_field("Switch.")
-    name: str | None = attribute_field("In From; null = that of the account or address.")
-    subject: str = attribute_field('Empty = "Auto: Re:" and that of the original.')
-    text: str = attribute_field("Plain text.")
-    html: str = attribute_field("HTML.")
+    enabled: bool = attribute_field("Whether the autoreply is turned on.")
+    name: str | None = attribute_field(
+        "Display name in From. Null uses the name of the user or address."
+    )
+    subject: str | None = attribute_field(
+        "Subject. Null uses `Auto: Re:` and the original subject."
+    )
+    text: str | None = attribute_field("Plain text. Null if there is none.")
+    html: str | None = attribute_field("HTML. Null if there is none.")
     internal_subject: str | None = attribute_field(
-        "To senders of the own domain; null = as to all."
+        "Subject for senders of the same domain. Null uses `subject`."
     )
     internal_text: str | None = attribute_field(
-        "To senders of the own domain; null with internalHtml = as to all."
+        "Plain text for senders of the same domain. If this and `internalHtml` are null, they get "
+        "the same reply as others."
     )
     internal_html: str | None = attribute_field(
-        "HTML to those senders; null with internalText = as to all."
+        "HTML for senders of the same domain. If this and `internalText` are null, they get the "
+        "same reply as others."
     )
-    starts_at: datetime | None = attribute_field("Null = at once.")
-    ends_at: datetime | None = attribute_field("Null = no end.")
+    starts_at: datetime | None = attribute_field("Start of the replies. Null starts at once.")
+    ends_at: datetime | None = attribute_field("End of the replies. Null has no end.")
     addresses: list[EmailAddress] = attribute_field(
-        "Only mail to these is answered; empty = to any."
+        "Addresses to which mail is answered. Empty if mail to any address is answered."
     )
     interval: Duration = attribute_field(
-        "One answer per sender in that time; default autoreply.interval."
+        "Minimum time between two replies to one sender. Default: the setting `autoreply.interval`."
     )
-    active_now: bool = attribute_field("Enabled and within the time.")
-    created_at: datetime | None = attribute_field("First set, null = never.")
+    active_now: bool = attribute_field(
+        "Whether the autoreply is turned on and the current time is in its period."
+    )
+    created_at: datetime | None = attribute_field("Time of creation. Null if it was never set.")
 
     load_batch = staticmethod(autoreplies.load_autoreplies_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Autoreply"),
         **RULE_FIELDS,
+        **TEXT_FIELDS,
     }
 
-    @field("What would be answered to somebody, without sending it.", "id", cost=5)
+    @field("Previews the reply to one sender without sending it.", "id", cost=5)
     async def preview(
         self,
         info: Info,

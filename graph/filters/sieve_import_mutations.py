@@ -16,19 +16,22 @@ from resolvers.filters import sieve_import
 
 @strawberry.input(description="Input of filterImport.")
 class FilterImportInput(Options):
-    user: UserRef | None = attribute_field("Whose; default: the viewer's.", default=UNSET)
-    content: str = attribute_field("A script in Sieve, at most 64 KiB.")
+    user: UserRef | None = attribute_field(
+        "Owner of the filters. Default: the signed-in user.", default=UNSET
+    )
+    content: str = attribute_field("Sieve script (RFC 5228), at most 64 KiB.")
     replace: bool = attribute_field(
-        "In the place of all filters there are, not behind them.", default=False
+        "Deletes all existing filters first. Default: adds the new filters after them.",
+        default=False,
     )
 
 
 @strawberry.type
 class FilterImportMutation:
     @mutation(
-        "Makes filters of a script in Sieve, all or none. What no filter can say is an error with "
-        "its place, where filters do something else a warning FILTER_DIFFERS. Of others a "
-        "DOMAIN_ADMIN needs FILTERS.",
+        "Creates filters from a Sieve script, all or none. A command without an equivalent is an "
+        "error with its position. A filter that behaves differently gets the warning "
+        "FILTER_DIFFERS. For another user, a DOMAIN_ADMIN needs the permission FILTERS.",
         scope=Scope.SETTINGS,
     )
     async def filter_import(self, info: Info, input: FilterImportInput) -> FiltersPayload:

@@ -10,6 +10,7 @@ from strawberry import UNSET
 from graph.types.connections import Connection, connection_of_page, page_request
 from graph.types.errors import attribute_field
 from graph.types.fields import Info, query
+from graph.types.object_references import ObjectRef
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MessageRef,
@@ -25,26 +26,30 @@ from models.users.roles import Scope
 from resolvers.filters import sieve_scripts
 from resolvers.filters.sieve_scripts import ScriptCheck, SieveScriptListing
 
-CONTENT_ARGUMENT = strawberry.argument(description="The script.")
-USER_ARGUMENT = strawberry.argument(description="Whose; default: the viewer's.")
+CONTENT_ARGUMENT = strawberry.argument(description="Sieve script (RFC 5228) to compile.")
+USER_ARGUMENT = strawberry.argument(description="User to test for. Default: the signed-in user.")
 MESSAGE_ARGUMENT = strawberry.argument(
-    description="One of the account: what would be done with it?"
+    description="Stored message of the user to run the script on. Default: only compile."
 )
 
 
-@strawberry.type(description="Script of a user.")
+@strawberry.type(description="Sieve script of a user (RFC 5228).")
 class SieveScript(NodeView):
-    name: str = attribute_field("1 to 128 characters; capital letters count.")
-    content: str = attribute_field("The script.")
-    active: bool = attribute_field("The one that runs when mail comes.")
-    size: ByteSize = attribute_field("Bytes.")
-    updated_at: datetime = attribute_field("Last change.")
-    requires: list[str] = attribute_field("Extensions used.")
-    last_error: str | None = attribute_field(
-        "What it failed with last since it is as it is: nothing of it was done, and the message "
-        "was kept; or what of it could not be done."
+    name: str = attribute_field("Name of 1 to 128 characters, case-sensitive.")
+    content: str = attribute_field("Text of the script.")
+    active: bool = attribute_field(
+        "Whether the script runs on received messages. At most one script of a user is active."
     )
-    last_error_at: datetime | None = attribute_field("When; the same again is told once an hour.")
+    size: ByteSize = attribute_field("Size in bytes.")
+    updated_at: datetime = attribute_field("Time of the last change.")
+    requires: list[str] = attribute_field("Sieve extensions that the script uses.")
+    last_error: str | None = attribute_field(
+        "Last error of this version of the script. After an error the message is kept in INBOX, or "
+        "the failed action is skipped. Null if there was none."
+    )
+    last_error_at: datetime | None = attribute_field(
+        "Time of the last error. A repeated error is recorded once an hour."
+    )
 
     load_batch = staticmethod(sieve_scripts.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("SieveScript")}
@@ -75,36 +80,43 @@ async def load_script_by_name(info: Info, user_id: int, name: str) -> SieveScrip
     )
 
 
-@strawberry.type(description="A mistake in a script.")
+@strawberry.input(one_of=True, description="Names one Sieve script.")
+class SieveScriptRef(ObjectRef):
+    name: strawberry.Maybe[str] = attribute_field("Name of the script, case-sensitive.")
+
+
+@strawberry.type(description="Error in a script.")
 class SieveProblem:
-    line: int = attribute_field("Line, from 1.")
-    column: int = attribute_field("Column, from 1.")
-    message: str = attribute_field("What is wrong.")
+    line: int = attribute_field("Line number, from 1.")
+    column: int = attribute_field("Column number, from 1.")
+    message: str = attribute_field("Text of the error.")
 
 
-@strawberry.type(description="What a command or a test of a script did.")
+@strawberry.type(description="Step of a script: a command or a test with its result.")
 class SieveStep:
-    line: int = attribute_field("Line, from 1.")
-    column: int = attribute_field("Column, from 1.")
-    script: str | None = attribute_field("Name of the included script, null = the script itself.")
-    text: str = attribute_field("The command or test, and what it did or found.")
-
-
-@strawberry.type(description="Result of compiling, and of a dry run.")
-class SieveCheck:
-    valid: bool = attribute_field("It compiles.")
-    line: int | None = attribute_field(
-        "Line of the first mistake, or of where the run failed; from 1."
+    line: int = attribute_field("Line number, from 1.")
+    column: int = attribute_field("Column number, from 1.")
+    script: str | None = attribute_field(
+        "Name of the included script. Null for the tested script itself."
     )
-    column: int | None = attribute_field("Column of it, from 1.")
-    message: str | None = attribute_field("What is wrong, null = nothing.")
-    problems: list[SieveProblem] = attribute_field("All mistakes, at most 20.")
-    requires: list[str] = attribute_field("Extensions used.")
-    actions: list[str] = attribute_field("What would be done with the message, in order.")
-    trace: list[SieveStep] = attribute_field("What each command and test did with the message.")
+    text: str = attribute_field("Command or test with its effect or result.")
+
+
+@strawberry.type(description="Result of compiling a script and of its dry run.")
+class SieveTestResult:
+    valid: bool = attribute_field("Whether the script compiles.")
+    line: int | None = attribute_field(
+        "Line of the first error of the compilation or the run, from 1."
+    )
+    column: int | None = attribute_field("Column of the first error, from 1.")
+    message: str | None = attribute_field("Text of the first error. Null if there is none.")
+    problems: list[SieveProblem] = attribute_field("All errors, at most 20.")
+    requires: list[str] = attribute_field("Sieve extensions that the script uses.")
+    actions: list[str] = attribute_field("Actions on the message in their order.")
+    trace: list[SieveStep] = attribute_field("Steps of the run on the message.")
 
     @classmethod
-    def from_result(cls, result: ScriptCheck) -> "SieveCheck":
+    def from_result(cls, result: ScriptCheck) -> "SieveTestResult":
         """Return the GraphQL object of a check's result."""
         first_problem = result.problems[0] if result.problems else None
         return cls(
@@ -130,20 +142,20 @@ class SieveCheck:
 @strawberry.type
 class SieveQuery:
     @query(
-        "Compiles a script, and runs it dry against a message; nothing is done or remembered.",
+        "Compiles a script and runs it on a message without any effect.",
         scope=Scope.READ,
     )
-    async def sieve_check(
+    async def sieve_test(
         self,
         info: Info,
         content: Annotated[str, CONTENT_ARGUMENT],
         user: Annotated[UserRef | None, USER_ARGUMENT] = UNSET,
         message: Annotated[MessageRef | None, MESSAGE_ARGUMENT] = UNSET,
-    ) -> SieveCheck:
+    ) -> SieveTestResult:
         owner = require_found(await load_user_or_viewer(info, user or None), path=["user"])
         key = await find_unchecked_message_id(info, message, path="message") if message else None
         if message and key is None:
             raise NotFound("", path=["message"])
-        return SieveCheck.from_result(
+        return SieveTestResult.from_result(
             await sieve_scripts.compile_and_dry_run_script(info.context, content, owner.id, key)
         )

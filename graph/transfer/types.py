@@ -18,7 +18,12 @@ from graph.types.errors import MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field
 from graph.types.mutations import mutation
 from graph.types.object_views import DerivedField
-from graph.types.references import UserRef, load_named_user_id
+from graph.types.references import (
+    MailboxRef,
+    UserRef,
+    load_named_user_id,
+    mailbox_selector_from_ref,
+)
 from graph.types.row_mapping import NodeView, global_id_field, lazy_view_factory, link
 from graph.types.scalars import URL, ByteSize
 from mail.archives.archive_writer import ExportFormat
@@ -35,26 +40,28 @@ if TYPE_CHECKING:
     from graph.users.types import User
 
 
-@strawberry.type(description="Account as a file.", directives=[Auth(scope=Scope.MAIL_READ)])
+@strawberry.type(
+    description="Export of a user as a file.", directives=[Auth(scope=Scope.MAIL_READ)]
+)
 class UserExport(NodeView):
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
         lazy_view_factory("graph.users.types", "User"),
-        description="Whose.",
+        description="Exported user.",
     )
     state: TaskState = link(
-        "id", exports.load_export_states, lambda state: state, description="How far it is."
+        "id", exports.load_export_states, lambda state: state, description="State of the export."
     )
-    format: ExportFormat = attribute_field("How it is written.")
-    created_at: datetime = attribute_field("Asked for.")
-    expires_at: datetime | None = attribute_field("Removed then.")
-    size: ByteSize | None = attribute_field("Bytes; null until it is whole.")
+    format: ExportFormat = attribute_field("Format of the file.")
+    created_at: datetime = attribute_field("Time of the request.")
+    expires_at: datetime | None = attribute_field("Time when the file is deleted.")
+    size: ByteSize | None = attribute_field("Size in bytes. Null until the file is complete.")
     task: Task | None = link(
         "task_id",
         tasks.load_visible_tasks_by_id,
         Task.from_row_or_none,
-        description="What makes it; null when that is long ago.",
+        description="Task that writes the file. Null if the task was deleted.",
     )
 
     load_batch = staticmethod(exports.load_visible_exports_by_id)
@@ -63,7 +70,7 @@ class UserExport(NodeView):
         "format": DerivedField(("format",), ExportFormat),
     }
 
-    @field("Download; null until it is whole.", "user_id", "finished_at")
+    @field("Signed download URL. Null until the file is complete.", "user_id", "finished_at")
     def url(self, info: Info) -> URL | None:
         if self.row.finished_at is None:
             return None
@@ -74,54 +81,63 @@ class UserExport(NodeView):
 @strawberry.input(description="Input of userExport.")
 class UserExportInput(Options):
     user: UserRef | None = attribute_field(
-        "Whose: the viewer's, where it is not given.", default=UNSET
+        "User to export. Default: the signed-in user.", default=UNSET
     )
-    format: ExportFormat = attribute_field("How it is written.", default=ExportFormat.EML_ZIP)
-    filter: MessageFilter | None = attribute_field("Which messages. Default: all.", default=UNSET)
+    format: ExportFormat = attribute_field("Format of the file.", default=ExportFormat.EML_ZIP)
+    filter: MessageFilter | None = attribute_field(
+        "Exports only matching messages. Default: all messages.", default=UNSET
+    )
     include_settings: bool = attribute_field(
-        "Settings, key-values and annotations too, as far as the credential shows settings; never "
-        "a password of the user.",
+        "Exports settings, key-value entries and annotations too, if the credential may read "
+        "settings. Passwords of the user are never exported.",
         default=True,
     )
     passphrase: str | None = attribute_field(
-        "Locks the passwords of connectors, which are left out without it; 12 to 1024 characters. "
-        "Needs the scope SETTINGS. Never returned, and kept only until the file is whole.",
+        "Encrypts the passwords of connectors, which are left out without it. 12 to 1024 "
+        "characters. Needs the scope SETTINGS. It is never returned and deleted when the file is "
+        "complete.",
         default=UNSET,
     )
 
 
-@strawberry.type(description="An export that was begun.")
+@strawberry.type(description="Payload of userExport.")
 class UserExportPayload(MutationPayload):
-    export: UserExport | None = attribute_field("Its record.", default=None)
+    user_export: UserExport | None = attribute_field("Queued export.", default=None)
 
 
 @strawberry.input(description="Input of userImport.")
 class UserImportInput(Options):
     user: UserRef | None = attribute_field(
-        "Whose: the viewer's, where it is not given.", default=UNSET
+        "User to export. Default: the signed-in user.", default=UNSET
     )
     archive: FileContent | None = attribute_field(
-        "Made by userExport, or by other programs: mbox, a ZIP of .eml, a tar of a Maildir.",
+        "File of userExport, an mbox, a ZIP of .eml files or a tar of a Maildir.",
         default=UNSET,
     )
-    encoding: ContentEncoding = attribute_field("Of archive.text.", default=ContentEncoding.UTF8)
+    encoding: ContentEncoding = attribute_field(
+        "Encoding of `archive.text`.", default=ContentEncoding.UTF8
+    )
     path: str | None = attribute_field(
-        "File on the server, below the folder that is set for this, instead of archive; for ROOT.",
+        "Path of an archive on the server, below the configured import folder, instead of "
+        "`archive`. Needs the role ROOT.",
         default=UNSET,
     )
-    mailbox: str | None = attribute_field(
-        "Path of one folder for all mail. Default: folders as the archive has them.",
+    mailbox: MailboxRef | None = attribute_field(
+        "Mailbox for all messages. A mailbox named by its path is created if it does not exist. "
+        "Default: the mailboxes of the archive.",
         default=UNSET,
     )
     skip_known: bool = attribute_field(
-        "Leave out what a folder has already, byte for byte.", default=True
+        "Skips messages that the mailbox already contains byte for byte.", default=True
     )
     include_settings: bool = attribute_field(
-        "Settings, key-values and annotations too, which needs the scope SETTINGS.", default=True
+        "Imports settings, key-value entries and annotations too. Needs the scope SETTINGS.",
+        default=True,
     )
     passphrase: str | None = attribute_field(
-        "The one of the export, for the passwords of connectors; without it they come switched "
-        "off. Needs the scope SETTINGS. Never returned, and kept only until the task ends.",
+        "Passphrase of the export, for the passwords of connectors. Without it connectors are "
+        "imported inactive. Needs the scope SETTINGS. It is never returned and deleted when the "
+        "task ends.",
         default=UNSET,
     )
 
@@ -141,7 +157,7 @@ class UserImportInput(Options):
             upload,
             content,
             self.path or None,
-            self.mailbox or None,
+            mailbox_selector_from_ref(self.mailbox) if self.mailbox else None,
             skips_known=self.skip_known,
             with_settings=self.include_settings,
             passphrase=None if self.passphrase is UNSET else self.passphrase,
@@ -150,7 +166,7 @@ class UserImportInput(Options):
 
 @strawberry.type
 class ExportMutation:
-    @mutation("Whole account in one file, made by a task.", scope=Scope.MAIL)
+    @mutation("Exports a user to one file with a task.", scope=Scope.MAIL)
     async def user_export(self, info: Info, input: UserExportInput) -> UserExportPayload:
         ctx = info.context
         owner = await load_named_user_id(info, input.user or None)
@@ -164,11 +180,11 @@ class ExportMutation:
         row = await ctx.load(
             exports.load_visible_exports_by_id, await exports.create_export(ctx, new)
         )
-        return UserExportPayload(export=UserExport.from_row_or_none(row))
+        return UserExportPayload(user_export=UserExport.from_row_or_none(row))
 
     @mutation(
-        "And back, by a task: on any server of this kind. Its result says how many messages were "
-        "stored, known already or refused, and why.",
+        "Imports an archive into a user with a task. The result of the task contains the numbers "
+        "of stored, skipped and refused messages, with reasons.",
         scope=Scope.MAIL,
     )
     async def user_import(self, info: Info, input: UserImportInput) -> TaskPayload:

@@ -219,7 +219,12 @@ def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> 
 
 def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
-        raise InvalidInput("there is no store of this name", constraint="unknown", path=["store"])
+        raise InvalidInput(
+            "there is no store of this name",
+            constraint="unknown",
+            path=["store"],
+            allowed_values=ctx.environment.options.key_value_stores,
+        )
 
 
 def _check_key_limits(ctx: Context, key: str) -> None:
@@ -288,7 +293,7 @@ async def increment_value(
     ctx: Context,
     namespace: KeyValueNamespace,
     key: str,
-    difference: int,
+    delta: int,
     *,
     create_missing: bool = False,
 ) -> KeyValueEntry:
@@ -303,10 +308,10 @@ async def increment_value(
         if stored is None and not create_missing:
             raise NotFound(key, path=["key"])
         # the stream is locked, so no other transaction changes the same number
-        number = (_parse_whole_number(stored.value) if stored else 0) + difference
+        number = (_parse_whole_number(stored.value) if stored else 0) + delta
         if abs(number) >= quantities.INTEGER_LIMIT:
             constraint = "max" if number > 0 else "min"
-            raise InvalidInput("it would pass 2^53", constraint=constraint, path=["difference"])
+            raise InvalidInput("it would pass 2^53", constraint=constraint, path=["delta"])
         expires_at = stored.expires_at if stored else None
         entry = _new_entry(ctx, namespace, key, stored, value=str(number), expires_at=expires_at)
         return await _store_entry(ctx, session, "keyValueIncrement", entry, stored)

@@ -44,6 +44,28 @@ _REFUSED_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/]
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptSelector:
+    """Selects a script by its ID, or the script with a name of each account."""
+
+    name: str | None = None
+    id: int | None = None
+
+    @property
+    def stored_name(self) -> str | None:
+        """The name in its stored form (NFC)."""
+        return None if self.name is None else unicodedata.normalize("NFC", self.name)
+
+    def find(self, scripts_by_name: Mapping[str, ColumnRow]) -> ColumnRow | None:
+        """Return the selected one of these scripts; None if it is not among them."""
+        if self.id is None:
+            return scripts_by_name.get(self.stored_name or "")
+        return next((row for row in scripts_by_name.values() if row.id == self.id), None)
+
+    def __str__(self) -> str:
+        return str(self.id) if self.name is None else self.name[:MAX_NAME_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredScripts:
     """The IDs of the stored scripts, and the names of scripts they include that don't exist."""
 
@@ -149,20 +171,21 @@ def not_compiled_error(error: SieveError) -> MultipleErrors:
     )
 
 
-async def activate_script(ctx: Context, users: UserSelector, name: str) -> list[int]:
+async def activate_script(ctx: Context, users: UserSelector, selector: ScriptSelector) -> list[int]:
     """Activate this script of each account.
 
     Returns the script IDs. Raises NotFound or Forbidden.
     """
-    name = unicodedata.normalize("NFC", name)
+    script_ids: list[int] = []
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptActivate") as changes:
         now = ctx.environment.now()
         for user in changes.scripts_by_user:
-            row = changes.require_script(user, name)
-            changes.deactivate_scripts(user, except_name=name)
+            row = changes.require_script(user, selector)
+            changes.deactivate_scripts(user, except_name=row.name)
             if not row.active:
                 changes.set_values(row, active=True, updated_at=now)
-    return changes.script_ids_by_name(name)
+            script_ids.append(row.id)
+    return script_ids
 
 
 async def deactivate_scripts(ctx: Context, users: UserSelector) -> list[int]:
@@ -174,40 +197,47 @@ async def deactivate_scripts(ctx: Context, users: UserSelector) -> list[int]:
 
 
 async def delete_scripts(
-    ctx: Context, users: UserSelector, names: Sequence[str], *, deletes_active: bool
-) -> list[str]:
-    """Delete these scripts of each account. Returns the names.
+    ctx: Context,
+    users: UserSelector,
+    selectors: Sequence[ScriptSelector],
+    *,
+    deletes_active: bool,
+) -> list[int]:
+    """Delete the selected scripts. A name selects the script of each account. Returns the IDs.
 
-    Raises NotFound if an account lacks one, and Conflict if one is active, unless `deletes_active`.
+    Raises NotFound if a script does not exist, and Conflict if one is active, unless
+    `deletes_active`.
     """
-    script_names = list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
-    if not 0 < len(script_names) <= MAX_SCRIPTS:
-        text = f"1 to {MAX_SCRIPTS} names"
-        raise InvalidInput(text, constraint="range", path=["names"])
+    if not 0 < len(selectors) <= MAX_SCRIPTS:
+        text = f"1 to {MAX_SCRIPTS} scripts"
+        raise InvalidInput(text, constraint="range", path=["sieveScripts"])
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptDelete") as changes:
-        for user in changes.scripts_by_user:
-            for nth, name in enumerate(script_names):
-                row = changes.require_script(user, name, input_field="names", index=nth)
+        selected: dict[int, ColumnRow] = {}
+        for nth, selector in enumerate(selectors):
+            for row in changes.require_scripts(selector, ["sieveScripts", str(nth)]):
                 if row.active and not deletes_active:
-                    text = "it is the one that runs: deactivate it, or say ignoreActive"
-                    raise Conflict(text, path=["names"], index=nth)
-                changes.deleted_rows.append(row)
-    return script_names
+                    text = "the script is active: deactivate it, or set ignoreActive"
+                    raise Conflict(text, path=["sieveScripts", str(nth)])
+                selected[row.id] = row
+        changes.deleted_rows.extend(selected.values())
+    return list(selected)
 
 
-async def rename_script(ctx: Context, users: UserSelector, name: str, new_name: str) -> list[int]:
+async def rename_script(
+    ctx: Context, users: UserSelector, selector: ScriptSelector, new_name: str
+) -> list[int]:
     """Rename a script of each account.
 
     Returns the script IDs. Raises NotFound, InvalidInput, or Conflict if the name is in use.
     """
-    name, new_name = unicodedata.normalize("NFC", name), validate_name(new_name, "newName")
+    new_name = validate_name(new_name, "newName")
     async with _lock_scripts_and_store_changes(ctx, users, "sieveScriptRename") as changes:
         now = ctx.environment.now()
         for user, rows in changes.scripts_by_user.items():
-            row = changes.require_script(user, name)
-            if new_name != name and new_name in rows:
+            row = changes.require_script(user, selector)
+            if new_name != row.name and new_name in rows:
                 raise Conflict("there is a script of this name", path=["newName"])
-            if new_name != name:
+            if new_name != row.name:
                 changes.set_values(row, name=new_name, updated_at=now)
     return changes.script_ids_by_name(new_name)
 
@@ -222,13 +252,24 @@ class _ScriptChanges:
         self.deleted_rows: list[ColumnRow] = []
 
     def require_script(
-        self, user_id: int, name: str, *, input_field: str = "name", index: int | None = None
+        self, user_id: int, selector: ScriptSelector, path: Sequence[str] = ("sieveScript",)
     ) -> ColumnRow:
-        """Return the script with this name. Raises NotFound."""
-        row = self.scripts_by_user[user_id].get(name)
+        """Return the selected script of a user. Raises NotFound."""
+        row = selector.find(self.scripts_by_user[user_id])
         if row is None:
-            raise NotFound(name[:MAX_NAME_LENGTH], path=[input_field], index=index)
+            part = "id" if selector.name is None else "name"
+            raise NotFound(str(selector), path=[*path, part])
         return row
+
+    def require_scripts(self, selector: ScriptSelector, path: Sequence[str]) -> list[ColumnRow]:
+        """Return the script with this ID, or with this name of each user. Raises NotFound."""
+        if selector.name is not None:
+            return [self.require_script(user, selector, path) for user in self.scripts_by_user]
+        found = [selector.find(scripts) for scripts in self.scripts_by_user.values()]
+        rows = [row for row in found if row]
+        if not rows:
+            raise NotFound(str(selector), path=[*path, "id"])
+        return rows
 
     def add_script(self, user_id: int, row: Mapping[str, Any]) -> None:
         """Add a new script."""

@@ -43,6 +43,8 @@ from resolvers.context import Context, GuardRule
 from resolvers.files import uploads
 from resolvers.files.stored_files import blob_rows_of_uncompressed_object, read_tenant_id
 from resolvers.files.uploads import ReceivedFile
+from resolvers.mailboxes import loaders as mailbox_loaders
+from resolvers.mailboxes.loaders import MailboxSelector
 from resolvers.messages.content_access import require_readable_account
 from resolvers.transfer import import_mailboxes, import_writer, passphrases
 from resolvers.transfer.exports import require_few_running_tasks
@@ -64,7 +66,8 @@ class NewImport:
     upload_id: int | None = None
     content: bytes | None = None
     path: str | None = None
-    mailbox: str | None = None  # one for all mail; None: the mailboxes of the archive
+    # one for all messages; None: the mailboxes of the archive
+    mailbox: MailboxSelector | None = None
     skips_known: bool = True
     with_settings: bool = True
     passphrase: str | None = field(default=None, repr=False)  # decrypts passwords in the archive
@@ -88,11 +91,7 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     user_id = require_user_id(ctx) if new_import.user_id is None else new_import.user_id
     require_readable_account(ctx, user_id)
     user = await load_managed_user(ctx, user_id)
-    target_path = (
-        paths.validate_path(new_import.mailbox, input_path=["mailbox"])
-        if new_import.mailbox
-        else None
-    )
+    target_path = await _target_path(ctx, user.id, new_import.mailbox)
     order = {
         "archive": None,
         "path": new_import.path,
@@ -116,6 +115,21 @@ async def queue_import(ctx: Context, new_import: NewImport) -> Task:
     )
     archive = StoredImportArchive(stored_blobs, received, new_import.upload_id)
     return await _insert_import_task(ctx, user, order, archive)
+
+
+async def _target_path(ctx: Context, user_id: int, mailbox: MailboxSelector | None) -> str | None:
+    """Return the path of the mailbox for all messages; None if there is none.
+
+    A mailbox that is named by its path need not exist. Raises NotFound or InvalidInput.
+    """
+    if mailbox is None:
+        return None
+    if mailbox.path is not None:
+        return paths.validate_path(mailbox.path, input_path=["mailbox"])
+    (row,) = await mailbox_loaders.load_by_selectors(ctx, [(user_id, mailbox)])
+    if row is None or row.user_id != user_id:
+        raise NotFound(str(mailbox), path=["mailbox"])
+    return str(row.path)
 
 
 async def _receive_archive(ctx: Context, new_import: NewImport) -> tuple[ReceivedFile, str]:

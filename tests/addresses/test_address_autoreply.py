@@ -73,7 +73,7 @@ async def test_autoreply_is_created_updated_and_removed(root: GraphQLClient) -> 
 async def test_address_without_autoreply_has_an_empty_one(root: GraphQLClient) -> None:
     await create_address(root, AUTOREPLY_ADDRESS, forwardTo=["dave@far.example"])
     result = await load_autoreply(root)
-    assert (result["enabled"], result["text"], result["createdAt"]) == (False, "", None)
+    assert (result["enabled"], result["text"], result["createdAt"]) == (False, None, None)
     assert await load_autoreply(root, "ada@example.org") is None
 
 

@@ -36,6 +36,7 @@ REFERENCES: dict[tuple[str, str], Any] = {
     ("MessageSelection", "mailbox"): {"path": "USER-box"},
     ("LabelRef", "keyword"): "USER-label",
     ("SavedSearchRef", "name"): "USER-search",
+    ("SieveScriptRef", "name"): "USER-script",
     ("UserRef", "address"): "USER@DOMAIN",
     ("UserRef", "username"): "USER",
     ("UserSelection", "patterns"): ["USER*"],
@@ -48,6 +49,8 @@ UNKNOWN_BEFORE = {  # members that name an object by a value that the database a
     ("MessageRef", "emailId"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
     ("DeletedMessageRef", "id"), ("LabelRef", "id"), ("SavedSearchRef", "id"), ("ThreadRef", "id"),
+    ("ConnectorRef", "id"), ("ConnectorRunRef", "id"), ("FilterRef", "id"),
+    ("SieveScriptRef", "id"), ("WebhookRef", "id"),
 }  # fmt: skip
 NO_NAMES = {  # members that narrow a selection
     ("MessageSelection", "all"), ("MessageSelection", "filter"), ("MessageSelection", "uids"),
@@ -64,9 +67,6 @@ TEXTS: dict[tuple[str, str], Any] = {
     ("KeyValueIncrementInput", "key"): "USER-key",
     ("RateLimitFilter", "domains"): ["DOMAIN"],
     ("RecipientRewriteCreateInput", "to"): "USER@DOMAIN",
-    ("SieveScriptActivateInput", "name"): "USER-script",
-    ("SieveScriptDeleteInput", "names"): ["USER-script"],
-    ("SieveScriptRenameInput", "name"): "USER-script",
 }
 # Additional input of some fields, without which they are refused before they read the reference.
 EXTRA_INPUT: dict[str, dict[str, Any]] = {

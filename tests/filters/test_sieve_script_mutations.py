@@ -10,7 +10,6 @@ from resolvers.filters.sieve_script_mutations import MAX_SCRIPTS
 from tests.conftest import GraphQLClient, deliver_to, make_api_key, make_client
 from tests.support.accounts.domain_admins import make_domain_admin
 from tests.support.accounts.user_operations import execute_mutation
-from tests.support.operations.error_positions import field_path, item_index
 from tests.support.operations.sieve_operations import SIEVE_SCRIPTS_FIELDS, put_sieve_script
 from tests.support.stores.counter_check import select_rows
 
@@ -21,7 +20,7 @@ SCRIPT_QUERY = (
     "query ($name: String!) { viewer { user { sieveScript(name: $name) { name content size } } } }"
 )
 SIEVE_CHECK = """query ($content: String!, $message: MessageRef, $user: UserRef) {
-  sieveCheck(content: $content, message: $message, user: $user) {
+  sieveTest(content: $content, message: $message, user: $user) {
     valid line column message requires actions problems { line column message }
     trace { line column script text } } }"""
 COMPILE_ERRORS = "errors { __typename code message path ... on SieveCompileError { line column } }"
@@ -34,7 +33,7 @@ async def load_active_flags(client: GraphQLClient) -> dict[str, bool]:
 
 async def test_script_is_stored_read_and_replaced(ada: GraphQLClient) -> None:
     text = 'require ["fileinto", "copy"];\nfileinto :copy "Grüße";\n'
-    scripts = (await put_sieve_script(ada, text))["scripts"]
+    scripts = (await put_sieve_script(ada, text))["sieveScripts"]
     (script,) = scripts
     script_id = script.pop("id")
     assert script == {
@@ -45,7 +44,7 @@ async def test_script_is_stored_read_and_replaced(ada: GraphQLClient) -> None:
         "requires": ["copy", "fileinto"],
         "lastError": None,
     }
-    (replaced,) = (await put_sieve_script(ada, "discard;", activate=False))["scripts"]
+    (replaced,) = (await put_sieve_script(ada, "discard;", activate=False))["sieveScripts"]
     assert (replaced["id"], replaced["content"], replaced["active"]) == (
         script_id,
         "discard;",
@@ -65,22 +64,28 @@ async def test_at_most_one_script_is_active(ada: GraphQLClient) -> None:
     for name in "abc":
         await put_sieve_script(ada, "keep;", name=name)
     assert await load_active_flags(ada) == {"a": False, "b": False, "c": True}
-    answer = await execute_mutation(ada, "sieveScriptActivate", SIEVE_SCRIPTS_FIELDS, name="a")
-    assert [item["name"] for item in answer["scripts"]] == ["a"]
+    answer = await execute_mutation(
+        ada, "sieveScriptActivate", SIEVE_SCRIPTS_FIELDS, sieveScript={"name": "a"}
+    )
+    assert [item["name"] for item in answer["sieveScripts"]] == ["a"]
     assert await load_active_flags(ada) == {"a": True, "b": False, "c": False}
     answer = await execute_mutation(ada, "sieveScriptDeactivate", "users { username }")
     assert (answer["users"], await load_active_flags(ada)) == (
         [{"username": "ada"}],
         {"a": False, "b": False, "c": False},
     )
-    answer = await execute_mutation(ada, "sieveScriptActivate", SIEVE_SCRIPTS_FIELDS, name="d")
-    assert [(item["code"], item["path"]) for item in answer["errors"]] == [("NOT_FOUND", ["name"])]
+    answer = await execute_mutation(
+        ada, "sieveScriptActivate", SIEVE_SCRIPTS_FIELDS, sieveScript={"name": "d"}
+    )
+    assert [(item["code"], item["path"]) for item in answer["errors"]] == [
+        ("NOT_FOUND", ["sieveScript", "name"])
+    ]
 
 
 async def test_uncompilable_script_reports_every_position(ada: GraphQLClient) -> None:
     text = 'fileinto "x";\nkeep;\nredirect "ada";\n'
     document = f"""mutation ($input: SieveScriptSetInput!) {{
-      sieveScriptSet(input: $input) {{ scripts {{ id }} {COMPILE_ERRORS} }} }}"""
+      sieveScriptSet(input: $input) {{ sieveScripts {{ id }} {COMPILE_ERRORS} }} }}"""
     answer = (await ada(document, input={"name": "a", "content": text}))["sieveScriptSet"]
     assert [(item["code"], item["line"], item["column"]) for item in answer["errors"]] == [
         ("SIEVE_COMPILE", 1, 1),
@@ -99,7 +104,7 @@ async def test_invalid_script_name_is_refused(ada: GraphQLClient, name: str) -> 
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [("VALIDATION", ["name"])]
     await put_sieve_script(ada, "keep;")
     answer = await execute_mutation(
-        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, name="main", newName=name
+        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, sieveScript={"name": "main"}, newName=name
     )
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [
         ("VALIDATION", ["newName"])
@@ -135,32 +140,42 @@ async def test_script_is_renamed(ada: GraphQLClient) -> None:
     await put_sieve_script(ada, "keep;", name="a")
     await put_sieve_script(ada, "keep;", name="b", activate=False)
     answer = await execute_mutation(
-        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, name="a", newName="b"
+        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, sieveScript={"name": "a"}, newName="b"
     )
     assert [(item["code"], item["path"]) for item in answer["errors"]] == [
         ("CONFLICT", ["newName"])
     ]
     answer = await execute_mutation(
-        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, name="a", newName="Ab"
+        ada, "sieveScriptRename", SIEVE_SCRIPTS_FIELDS, sieveScript={"name": "a"}, newName="Ab"
     )
-    assert [(item["name"], item["active"]) for item in answer["scripts"]] == [("Ab", True)]
+    assert [(item["name"], item["active"]) for item in answer["sieveScripts"]] == [("Ab", True)]
     assert await load_active_flags(ada) == {"Ab": True, "b": False}
 
 
 async def test_active_script_is_deleted_only_with_ignore_active(ada: GraphQLClient) -> None:
     await put_sieve_script(ada, "keep;", name="a")
     await put_sieve_script(ada, "keep;", name="b", activate=False)
-    answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "a"])
-    assert [
-        (error["code"], field_path(error), item_index(error)) for error in answer["errors"]
-    ] == [("CONFLICT", ["names"], 1)]
-    answer = await execute_mutation(ada, "sieveScriptDelete", "deletedNames", names=["b", "c"])
-    assert [(error["code"], item_index(error)) for error in answer["errors"]] == [("NOT_FOUND", 1)]
+    answer = await execute_mutation(
+        ada, "sieveScriptDelete", "deletedIds", sieveScripts=[{"name": "b"}, {"name": "a"}]
+    )
+    assert [(error["code"], error["path"]) for error in answer["errors"]] == [
+        ("CONFLICT", ["sieveScripts", "1"])
+    ]
+    answer = await execute_mutation(
+        ada, "sieveScriptDelete", "deletedIds", sieveScripts=[{"name": "b"}, {"name": "c"}]
+    )
+    assert [(error["code"], error["path"]) for error in answer["errors"]] == [
+        ("NOT_FOUND", ["sieveScripts", "1", "name"])
+    ]
     assert await load_active_flags(ada) == {"a": True, "b": False}
     answer = await execute_mutation(
-        ada, "sieveScriptDelete", "deletedNames", names=["b", "a", "b"], ignoreActive=True
+        ada,
+        "sieveScriptDelete",
+        "deletedIds",
+        sieveScripts=[{"name": "b"}, {"name": "a"}, {"name": "b"}],
+        ignoreActive=True,
     )
-    assert (answer["deletedNames"], await load_active_flags(ada)) == (["b", "a"], {})
+    assert (len(answer["deletedIds"]), await load_active_flags(ada)) == (2, {})
 
 
 async def test_scripts_are_paged_by_name(ada: GraphQLClient) -> None:
@@ -216,16 +231,14 @@ async def test_new_redirect_targets_are_logged(ada: GraphQLClient, bob: GraphQLC
 
 
 async def test_sieve_check_reports_all_problems(ada: GraphQLClient) -> None:
-    check = (await ada(SIEVE_CHECK, content='fileinto "x";\nstop;\nredirect "ada";'))["sieveCheck"]
+    check = (await ada(SIEVE_CHECK, content='fileinto "x";\nstop;\nredirect "ada";'))["sieveTest"]
     assert (check["valid"], check["line"], check["column"]) == (False, 1, 1)
     assert [(problem["line"], problem["column"]) for problem in check["problems"]] == [
         (1, 1),
         (3, 1),
     ]
     assert (check["actions"], check["trace"], check["requires"]) == ([], [], [])
-    valid_check = (await ada(SIEVE_CHECK, content='require "vacation"; vacation "x";'))[
-        "sieveCheck"
-    ]
+    valid_check = (await ada(SIEVE_CHECK, content='require "vacation"; vacation "x";'))["sieveTest"]
     assert (valid_check["valid"], valid_check["message"], valid_check["requires"]) == (
         True,
         None,
@@ -245,7 +258,7 @@ async def test_sieve_check_runs_script_on_message(ada: GraphQLClient) -> None:
         'if envelope "from" "carol@example.com" { fileinto :copy :create "C \\"x\\""; }\n'
         'redirect "dave@example.com";'
     )
-    check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveCheck"]
+    check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveTest"]
     assert (check["valid"], check["message"]) == (True, None)
     assert check["actions"] == [
         'fileinto :flags "\\\\Seen" :create "C \\"x\\""',
@@ -266,14 +279,14 @@ async def test_sieve_check_reports_position_of_failure(ada: GraphQLClient) -> No
     inserted = await deliver_to(ada, "Hello")
     message = {"id": global_ids.encode("Message", inserted.message_id)}
     text = 'require ["include", "fileinto"];\nfileinto "x";\ninclude "gone";'
-    check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveCheck"]
+    check = (await ada(SIEVE_CHECK, content=text, message=message))["sieveTest"]
     assert (check["valid"], check["line"], check["column"]) == (True, 3, 1)
     assert (check["message"], check["actions"]) == ('there is no script "gone" that compiles', [])
     assert check["trace"][0]["text"] == "fileinto: x"
 
 
 async def test_script_of_another_user_is_not_found(ada: GraphQLClient, bob: GraphQLClient) -> None:
-    (script,) = (await put_sieve_script(ada, "keep;"))["scripts"]
+    (script,) = (await put_sieve_script(ada, "keep;"))["sieveScripts"]
     inserted = await deliver_to(ada, "Hello")
     ada_selection = {"ids": [global_ids.encode("User", ada.user.id)]}
     document = "query ($id: ID!) { user(by: {id: $id}) { sieveScripts { nodes { name } } } }"
@@ -286,10 +299,10 @@ async def test_script_of_another_user_is_not_found(ada: GraphQLClient, bob: Grap
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
     for name, arguments in (
         ("sieveScriptSet", {"name": "main", "content": "discard;"}),
-        ("sieveScriptActivate", {"name": "main"}),
+        ("sieveScriptActivate", {"sieveScript": {"name": "main"}}),
         ("sieveScriptDeactivate", {}),
-        ("sieveScriptDelete", {"names": ["main"], "ignoreActive": True}),
-        ("sieveScriptRename", {"name": "main", "newName": "x"}),
+        ("sieveScriptDelete", {"sieveScripts": [{"name": "main"}], "ignoreActive": True}),
+        ("sieveScriptRename", {"sieveScript": {"name": "main"}, "newName": "x"}),
     ):
         refused = await execute_mutation(
             bob, name, "errors { code }", users=ada_selection, **arguments
@@ -325,7 +338,31 @@ async def test_sieve_scope_key_accesses_only_scripts(ada: GraphQLClient, http: A
         ada.environment, "sieve", user_id=ada.user.id, role=Role.USER, scopes=[Scope.SIEVE]
     )
     client = GraphQLClient(http, ada.environment, ada.user, secret)
-    (script,) = (await put_sieve_script(client, "keep;"))["scripts"]
+    (script,) = (await put_sieve_script(client, "keep;"))["sieveScripts"]
     assert script["content"] == "keep;"
     refused = await client.execute(SCRIPTS_QUERY)
     assert "FORBIDDEN" in str(refused["errors"])
+
+
+async def test_scripts_are_named_by_id(ada: GraphQLClient, bob: GraphQLClient) -> None:
+    (script,) = (await put_sieve_script(ada, "keep;", activate=False))["sieveScripts"]
+    ref = {"id": script["id"]}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("sieveScriptActivate", {"sieveScript": ref}),
+        ("sieveScriptRename", {"sieveScript": ref, "newName": "renamed"}),
+        ("sieveScriptDelete", {"sieveScripts": [ref], "ignoreActive": True}),
+    ]
+    for name, arguments in calls:
+        refused = await execute_mutation(bob, name, "replayed", **arguments)
+        field_path = (
+            ["sieveScripts", "0", "id"] if name.endswith("Delete") else ["sieveScript", "id"]
+        )
+        assert [(error["code"], error["path"]) for error in refused["errors"]] == [
+            ("NOT_FOUND", field_path)
+        ]
+    for name, arguments in calls[:2]:
+        answer = await execute_mutation(ada, name, SIEVE_SCRIPTS_FIELDS, **arguments)
+        assert [item["id"] for item in answer["sieveScripts"]] == [script["id"]]
+    assert await load_active_flags(ada) == {"renamed": True}
+    answer = await execute_mutation(ada, calls[2][0], "deletedIds", **calls[2][1])
+    assert (answer["deletedIds"], await load_active_flags(ada)) == ([script["id"]], {})

@@ -61,7 +61,7 @@ async def download_paths(
     message_id = (await deliver_to(ada, message_with_object("Kept"))).message_id
     deleted_id = (await deliver_to(ada, message_with_object("Gone"))).message_id
     legal_hold = await start_legal_hold(admin_client, ada)
-    export = (await execute_mutation(ada, "userExport", EXPORT_FIELDS))["export"]["id"]
+    export = (await execute_mutation(ada, "userExport", EXPORT_FIELDS))["userExport"]["id"]
     while await tasks.run_next_task(ada.environment):
         pass
     await run_message_mutation(ada, "messageDelete", select=inbox_selection("2"))

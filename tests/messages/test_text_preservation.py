@@ -107,8 +107,8 @@ async def test_autoreply_and_script_texts_are_unchanged(ada: GraphQLClient) -> N
         )
         assert answer["autoreplies"] == [{"text": text, "html": html_page(text)}]
         script = {"name": "main", "content": f"keep; # {text}"}
-        answer = await execute_mutation(ada, "sieveScriptSet", "scripts { content }", **script)
-        assert answer["scripts"] == [{"content": script["content"]}]
+        answer = await execute_mutation(ada, "sieveScriptSet", "sieveScripts { content }", **script)
+        assert answer["sieveScripts"] == [{"content": script["content"]}]
 
 
 @pytest.mark.parametrize("text", ["Hi", "Hi\n", "Hi\r\n\r\n"])

@@ -224,7 +224,7 @@ async def test_mbox_export_restores_every_byte(
 ) -> None:
     await fill_account(ada, clock)
     export = await export_account(ada, format="MBOX", filter={"mailbox": {"path": "INBOX"}})
-    task = await import_account(bob, export["content"], mailbox="From Ada")
+    task = await import_account(bob, export["content"], mailbox={"path": "From Ada"})
     assert task["result"]["stored"] == len(HOSTILE_MESSAGES)
     messages = (await load_account_state(bob))["mail"]
     assert sorted(raw for path, raw, *_ in messages if path == "From Ada") == sorted(
@@ -365,7 +365,7 @@ async def test_root_can_export_and_the_access_is_logged(
         "SELECT sum(count) FROM auth_events WHERE user_id = :u AND action = 'read mail'"
     )
     before = await select_rows(environment, statement_text, u=ada.user.id)
-    path = (await load_export(root, payload["export"]["id"]))["url"].partition("?")[0]
+    path = (await load_export(root, payload["userExport"]["id"]))["url"].partition("?")[0]
     response = await root.http.get(path, headers=root.headers)
     assert response.status_code == 200
     ((after,),) = await select_rows(environment, statement_text, u=ada.user.id)
@@ -432,10 +432,10 @@ async def test_expired_export_is_deleted_with_its_blobs(
 async def test_export_can_be_cancelled(ada: GraphQLClient, environment: Environment) -> None:
     await deliver_to(ada)
     payload = await execute_mutation(ada, "userExport", EXPORT_FIELDS)
-    arguments = {"ids": [payload["export"]["task"]["id"]]}
+    arguments = {"tasks": [{"id": payload["userExport"]["task"]["id"]}]}
     assert (await execute_mutation(ada, "taskCancel", "tasks { state }", **arguments))[
         "errors"
     ] == []
     assert not await tasks.run_next_task(environment)
-    export = await load_export(ada, payload["export"]["id"])
+    export = await load_export(ada, payload["userExport"]["id"])
     assert (export["state"], export["url"], export["size"]) == ("CANCELLED", None, None)

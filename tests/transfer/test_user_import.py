@@ -73,7 +73,7 @@ async def test_crashed_export_and_import_continue_without_loss(
     await crash_task(ada.environment, "exported", step_number)
     await deregister_as_dead(ada.environment)
     assert await tasks.run_next_task(ada.environment)
-    export = await load_export(ada, payload["export"]["id"])
+    export = await load_export(ada, payload["userExport"]["id"])
     content = (await ada.http.get(export["url"])).content
     archive = {"text": base64.b64encode(content).decode()}
     arguments = {"archive": archive, "encoding": "BASE64", "skipKnown": step_number % 2 == 1}
@@ -100,7 +100,7 @@ async def test_cancelled_import_keeps_stored_messages(
         bob, "userImport", TASK_FIELDS, archive=archive, encoding="BASE64"
     )
     await crash_task(ada.environment, "imported", 3)
-    arguments = {"ids": [payload["task"]["id"]]}
+    arguments = {"tasks": [{"id": payload["task"]["id"]}]}
     assert (await execute_mutation(bob, "taskCancel", "tasks { state }", **arguments))[
         "errors"
     ] == []
@@ -169,7 +169,7 @@ async def test_invalid_archive_is_refused_at_once(
         ({"archive": {"text": "x: y\n\nz"}, "path": "a"}, ["archive"]),
         ({"archive": {"upload": global_ids.encode("Upload", 7)}}, ["archive"]),
         ({"archive": {"text": "?"}, "encoding": "BASE64"}, ["archive"]),
-        ({"archive": {"text": "x: y\n\nz"}, "mailbox": "a//b"}, ["mailbox"]),
+        ({"archive": {"text": "x: y\n\nz"}, "mailbox": {"path": "a//b"}}, ["mailbox"]),
     ],
 )
 async def test_invalid_import_is_refused(

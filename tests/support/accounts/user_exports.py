@@ -27,7 +27,7 @@ from tests.support.accounts.user_operations import execute_mutation, load_user_r
 from tests.support.stores.counter_check import select_rows
 
 EXPORT_FIELDS = (
-    "export { id state format size expiresAt url user { username } task { id done total } }"
+    "userExport { id state format size expiresAt url user { username } task { id done total } }"
 )
 TASK_FIELDS = "task { id kind state }"
 FULL_EXPORT_FORMATS = ("EML_ZIP", "MAILDIR_TAR", "JSON")
@@ -121,7 +121,7 @@ async def fill_account(client: GraphQLClient, clock: ManualClock) -> None:
     await execute_mutation(client, "autoreplySet", "users { username }", set=autoreply)
     for name, active in (("lists", False), ("main", True)):
         script = {"name": name, "content": f"# {name}, Grüße\nkeep;\n", "activate": active}
-        await execute_mutation(client, "sieveScriptSet", "scripts { name }", **script)
+        await execute_mutation(client, "sieveScriptSet", "sieveScripts { name }", **script)
     value = NewKeyValue("dark", timedelta(days=5))
     await key_values.set_value(
         client_context(client), KeyValueNamespace(client.user.id), "ui/theme", value
@@ -181,10 +181,10 @@ async def export_account(client: GraphQLClient, **options: Any) -> Any:
     """Export an account, and return the export node with the downloaded `content`."""
     payload = await execute_mutation(client, "userExport", EXPORT_FIELDS, **options)
     assert payload["errors"] == []
-    assert payload["export"]["url"] is None
+    assert payload["userExport"]["url"] is None
     while await tasks.run_next_task(client.environment):
         pass
-    export_id = payload["export"]["id"]
+    export_id = payload["userExport"]["id"]
     export = await load_export(client, export_id)
     download = await client.http.get(export["url"])
     assert (download.status_code, len(download.content)) == (200, export["size"])
@@ -193,7 +193,7 @@ async def export_account(client: GraphQLClient, **options: Any) -> Any:
 
 async def load_export(client: GraphQLClient, export_id: str) -> Any:
     document = f"""query ($id: ID!) {{ node(id: $id) {{ ... on UserExport {{
-      {EXPORT_FIELDS[len("export {") :]} }} }}"""
+      {EXPORT_FIELDS[len("userExport {") :]} }} }}"""
     return (await client(document, id=export_id))["node"]
 
 
@@ -215,7 +215,7 @@ async def import_account(client: GraphQLClient, content: bytes, **options: Any) 
 
 
 async def load_task(client: GraphQLClient, task_id: str) -> Any:
-    document = "query ($id: ID!) { task(id: $id) { kind state done total result error } }"
+    document = "query ($id: ID!) { task(by: {id: $id}) { kind state done total result error } }"
     return (await client(document, id=task_id))["task"]
 
 

@@ -7,7 +7,7 @@ from tests.conftest import GraphQLClient
 from tests.support.accounts.user_operations import execute_mutation
 from tests.support.stores.counter_check import select_rows
 
-SIEVE_SCRIPTS_FIELDS = "scripts { id name content active size requires lastError }"
+SIEVE_SCRIPTS_FIELDS = "sieveScripts { id name content active size requires lastError }"
 SIEVE_PUT_PAYLOAD = f"{SIEVE_SCRIPTS_FIELDS} warnings {{ code message }}"
 
 

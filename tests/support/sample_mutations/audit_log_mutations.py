@@ -217,7 +217,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "User", prepare=_call_on_account_of_ada("userImport", archive={"text": MBOX})
     ),
     "userImpersonate": AuditLogExpectation("User", after=("until",)),
-    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expires")),
+    "legalHoldCreate": AuditLogExpectation("LegalHold", after=("user", "expiresAt")),
     "legalHoldEnd": AuditLogExpectation("LegalHold", before=("user",)),
     "autoreplyDelete": AuditLogExpectation(
         "User", before=("enabled",), prepare=_delete_autoreply_of_ada
@@ -364,7 +364,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "keyValueIncrement": AuditLogExpectation(
         "KeyValueEntry",
         after=("store", "key"),
-        prepare=_call_on_shared_entry("keyValueIncrement", difference=1),
+        prepare=_call_on_shared_entry("keyValueIncrement", delta=1),
     ),
     "keyValueSet": AuditLogExpectation(
         "KeyValueEntry",
@@ -439,7 +439,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "SieveScript",
         before=("name", "active"),
         after=("name", "active"),
-        prepare=_call_on_script_of_ada("sieveScriptActivate", name="a"),
+        prepare=_call_on_script_of_ada("sieveScriptActivate", sieveScript={"name": "a"}),
     ),
     "sieveScriptDeactivate": AuditLogExpectation(
         "SieveScript", after=("active",), prepare=_call_on_script_of_ada("sieveScriptDeactivate")
@@ -447,7 +447,9 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "sieveScriptDelete": AuditLogExpectation(
         "SieveScript",
         before=("name", "size"),
-        prepare=_call_on_script_of_ada("sieveScriptDelete", names=["a"], ignoreActive=True),
+        prepare=_call_on_script_of_ada(
+            "sieveScriptDelete", sieveScripts=[{"name": "a"}], ignoreActive=True
+        ),
     ),
     "sieveScriptSet": AuditLogExpectation(
         "SieveScript",
@@ -458,7 +460,7 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
         "SieveScript",
         before=("name",),
         after=("name",),
-        prepare=_call_on_script_of_ada("sieveScriptRename", name="a", newName="b"),
+        prepare=_call_on_script_of_ada("sieveScriptRename", sieveScript={"name": "a"}, newName="b"),
     ),
     "forwardingHostCreate": AuditLogExpectation(
         "ForwardingHost", after=("host", "source", "filterSpam")

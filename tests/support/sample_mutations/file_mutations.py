@@ -32,7 +32,7 @@ async def file_share_delete(ada: GraphQLClient, root: GraphQLClient) -> Mutation
 
 @register_call
 async def user_export(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("userExport", {"format": "JSON"}, "export { format state }")
+    return MutationCall("userExport", {"format": "JSON"}, "userExport { format state }")
 
 
 @register_call

@@ -6,20 +6,12 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-INPUT_TYPES = {"autoreplyDelete": "UsersInput"}
+INPUT_TYPES: dict[str, str] = {}
 MUTATIONS_BY_IDS = {
-    "apiKeyDelete",
-    "appPasswordDelete",
-    "legalHoldEnd",
-    "bccRuleDelete",
-    "certificateRenew",
     "dkimKeyActivate",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
-    "quarantineDelete",
-    "senderRuleDelete",
-    "recipientRewriteDelete",
 }
 PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 

@@ -3,7 +3,7 @@
 from tests.conftest import GraphQLClient
 from tests.support.sample_mutations.mutation_call import MutationCall, register_call
 
-SCRIPTS_SELECTION = "scripts { id name content active size requires lastError }"
+SCRIPTS_SELECTION = "sieveScripts { id name content active size requires lastError }"
 SCRIPT_CONTENT = 'require "fileinto";\nfileinto "Trash";\n'
 
 
@@ -20,7 +20,9 @@ async def sieve_script_set(_ada: GraphQLClient, _root: GraphQLClient) -> Mutatio
 async def sieve_script_activate(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await _put_script(ada, activate=True)
     await _put_script(ada, name="other")
-    return MutationCall("sieveScriptActivate", {"name": "other"}, SCRIPTS_SELECTION)
+    return MutationCall(
+        "sieveScriptActivate", {"sieveScript": {"name": "other"}}, SCRIPTS_SELECTION
+    )
 
 
 @register_call
@@ -33,7 +35,9 @@ async def sieve_script_deactivate(ada: GraphQLClient, _root: GraphQLClient) -> M
 async def sieve_script_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await _put_script(ada, activate=True)
     return MutationCall(
-        "sieveScriptDelete", {"names": ["main"], "ignoreActive": True}, "deletedNames"
+        "sieveScriptDelete",
+        {"sieveScripts": [{"name": "main"}], "ignoreActive": True},
+        "deletedIds",
     )
 
 
@@ -41,7 +45,9 @@ async def sieve_script_delete(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 async def sieve_script_rename(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     await _put_script(ada)
     return MutationCall(
-        "sieveScriptRename", {"name": "main", "newName": "other"}, SCRIPTS_SELECTION
+        "sieveScriptRename",
+        {"sieveScript": {"name": "main"}, "newName": "other"},
+        SCRIPTS_SELECTION,
     )
 
 

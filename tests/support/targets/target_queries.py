@@ -22,11 +22,11 @@ QUERIES = {
     "address": "address(by: {id: @Address}) { address }",
     "addressTrace": "addressTrace(address: @temporary) { stage output record { id } }",
     "addresses": "addresses(filter: {user: @user}) { nodes { address } }",
-    "auditLog": "auditLog(targetId: @User) { nodes { reason } }",
+    "auditLog": "auditLog(filter: {targetId: @User}) { nodes { reason } }",
     "apiKeys": "apiKeys(first: 100) { nodes { name } }",
-    "legalHold": "legalHold(id: @LegalHold) { username }",
-    "legalHolds": "legalHolds(user: @user) { nodes { username } }",
-    "authLog": "authLog(user: @user) { nodes { detail } }",
+    "legalHold": "legalHold(by: {id: @LegalHold}) { username }",
+    "legalHolds": "legalHolds(filter: {user: @user}) { nodes { username } }",
+    "authLog": "authLog(filter: {user: @user}) { nodes { detail } }",
     "bccRules": "bccRules(first: 100) { nodes { bccTo } }",
     "changes": "changes(user: @user, after: @cursor, first: 100) { events { user { id } "
     "... on MailboxChange { mailboxId path } } }",
@@ -34,18 +34,19 @@ QUERIES = {
     "... on MailboxChange { mailboxId path } } }",
     "connectorRun": "connectorRun(by: {id: @ConnectorRun}) { error }",
     "connectors": "connectors(filter: {users: @users}) { nodes { name } }",
-    "deletedUser": "deletedUser(by: {id: @deleted}) { user username }",
+    "deletedUser": "deletedUser(by: {id: @deleted}) { userId username }",
+    "deletedUsers": "deletedUsers(filter: {query: @gone}) { nodes { userId } }",
     "dkimKey": "dkimKey(by: {id: @DkimKey}) { id }",
     "dkimKeys": "dkimKeys(first: 100) { nodes { id } }",
     "domain": "domain(by: {id: @Domain}) { id }",
     "domainAlias": "domainAlias(by: {id: @DomainAlias}) { alias }",
-    "domainAliases": 'domainAliases(query: "@mark") { nodes { alias } }',
+    "domainAliases": 'domainAliases(filter: {query: "@mark"}) { nodes { alias } }',
     "domains": "domains(first: 100) { nodes { id } }",
     "filter": "filter(by: {id: @Filter}) { name }",
     "filterTest": "filterTest(user: @user, raw: @raw) { filter { name } }",
     "filters": "filters(filter: {user: @user}) { nodes { name } }",
-    "keyValue": 'keyValue(user: @user, key: "@mark") { value }',
-    "keyValues": "keyValues(user: @user) { nodes { value } }",
+    "keyValue": 'keyValue(by: {name: {user: @user, key: "@mark"}}) { value }',
+    "keyValues": "keyValues(filter: {user: @user}) { nodes { value } }",
     "mailbox": 'mailbox(user: @user, by: {path: "@mark"}) { path }',
     "mailbox id": "mailbox(by: {id: @Mailbox}) { path }",
     "mailboxes": "mailboxes(users: @users) { nodes { path } }",
@@ -66,10 +67,10 @@ QUERIES = {
     "searchLookup": 'searchLookup(users: @users, filter: {query: "@mark"}) '
     "{ nodes { message { id } } }",
     "senderRules": "senderRules(filter: {user: @user}) { nodes { pattern } }",
-    "sieveCheck": 'sieveCheck(user: @user, content: "keep;", message: {id: @Message}) '
+    "sieveTest": 'sieveTest(user: @user, content: "keep;", message: {id: @Message}) '
     "{ actions trace { __typename } }",
     "submission": "submission(by: {id: @Submission}) { queueId }",
-    "task": "task(id: @Task) { id }",
+    "task": "task(by: {id: @Task}) { id }",
     "tasks": "tasks(first: 100) { nodes { id } }",
     "thread": "thread(by: {id: @Thread}) { id }",
     "user": "user(by: @user) { RECORD }",
@@ -90,7 +91,7 @@ SUBSCRIPTIONS = {
     "queueEntryChanged": "queueEntryChanged(filter: {users: @users}) { queueId }",
     "savedSearch": "savedSearch(id: @SavedSearch) { name }",
     "submissionProgress": "submissionProgress(id: @Submission) { queueId }",
-    "taskProgress": "taskProgress(id: @Task) { id }",
+    "taskProgress": "taskProgress(task: {id: @Task}) { id }",
     "notifications": "notifications(after: @cursor) { message { id } }",
     "userChanges": "userChanges(filter: {domain: {name: @domain}}, after: @domainCursor) "
     "{ events { ... on AccountChange { nodeId } } }",
@@ -116,7 +117,7 @@ FIELD_ARGUMENTS = {
 }
 # Their results contain neither an id nor the marker of the target.
 FIELDS_WITHOUT_EVIDENCE = {
-    "Query.sieveCheck", "User.address", "User.serviceSettings", "User.limits",
+    "Query.sieveTest", "User.address", "User.serviceSettings", "User.limits",
     "User.mailboxTotals", "User.maxNewQuota", "User.passwordPolicy", "User.recoveryCodesLeft",
     "User.sharedMailboxes", "User.spam", "User.storageFormat", "User.twoFactors",
 }  # fmt: skip
