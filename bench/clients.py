@@ -55,17 +55,17 @@ _ROW = (
 )
 DOCUMENTS = {
     "page with threads": f"""query ($inbox: ID!) {{ mailbox(by: {{id: $inbox}}) {{
-  id total unseen messages(first: 50) {{ nodes {{ {_ROW} thread {{ id }} }}
+  id messageCount unseenCount messages(first: 50) {{ nodes {{ {_ROW} thread {{ id }} }}
     pageInfo {{ endCursor hasNextPage }} }} }} }}""",
     "folders with parents": """{ user { mailboxes {
-  id path specialUse total unseen parent { id } } } }""",
+  id path specialUse messageCount unseenCount parent { id } } } }""",
     "lists of different length": f"""query ($inbox: ID!, $sent: ID!, $project: ID!) {{
   inbox: mailbox(by: {{id: $inbox}}) {{ messages(first: 50) {{ nodes {{ {_ROW} }} }} }}
   sent: mailbox(by: {{id: $sent}}) {{ messages(first: 10) {{ nodes {{ id subject date }} }} }}
   project: mailbox(by: {{id: $project}}) {{
     messages(first: 25) {{ nodes {{ id subject seen size }} }} }} }}""",
     "start": f"""query ($inbox: ID!, $sent: ID!) {{
-  user {{ mailboxes {{ id path total unseen parent {{ id }} }} labels {{ name }} }}
+  user {{ mailboxes {{ id path messageCount unseenCount parent {{ id }} }} labels {{ name }} }}
   inbox: mailbox(by: {{id: $inbox}}) {{
     messages(first: 50) {{ nodes {{ {_ROW} thread {{ id }} }} }} }}
   sent: mailbox(by: {{id: $sent}}) {{

@@ -39,7 +39,7 @@ SNAPSHOT_QUERY = """query ($after: String) { viewer { user { id cursor
   messages(first: 250, after: $after) { pageInfo { hasNextPage endCursor }
     nodes { id uid modseq flags mailbox { id } } } } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
-COUNTERS_SUBSCRIPTION = "subscription { mailboxCounters { id total unseen } }"
+COUNTERS_SUBSCRIPTION = "subscription { mailboxCounters { id messageCount unseenCount } }"
 RESPONSE_TIMEOUT = 20.0  # seconds for a response, and for the first part of a stream
 HEARTBEAT_TIMEOUT = 40.0  # seconds between two parts of a stream
 SMALL_RECEIVE_BUFFER = (socketlib.SOL_SOCKET, socketlib.SO_RCVBUF, 4096)  # bytes

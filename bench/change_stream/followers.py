@@ -124,7 +124,7 @@ class CounterWatcher:
     name: str
     endpoint: AccountEndpoint
     random: Random
-    counters: dict[str, tuple[int, int]] = field(default_factory=dict)  # total, unseen
+    counters: dict[str, tuple[int, int]] = field(default_factory=dict)  # messages, unseen
     problems: list[str] = field(default_factory=list)
     stays_connected: bool = False
 
@@ -135,7 +135,7 @@ class CounterWatcher:
                 async with aclosing(subscribe(self.endpoint, COUNTERS_SUBSCRIPTION)) as coming:
                     async for data in coming:
                         for one in data["mailboxCounters"]:
-                            self.counters[one["id"]] = (one["total"], one["unseen"])
+                            self.counters[one["id"]] = (one["messageCount"], one["unseenCount"])
                         if not self.stays_connected and self.random.random() < LEAVE_CHANCE:
                             break
             except (*RETRYABLE_ERRORS, ConnectionEnded):

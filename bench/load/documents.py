@@ -16,8 +16,10 @@ NODE_FIELDS = (
     "nodes { id subject from { name address } to { name address } date flags size preview "
     "attachmentCount }"
 )
-MAILBOX_FIELDS = f"id path total unseen messages(first: 50, after: $after) {{ {NODE_FIELDS} }}"
-MAILBOX_LIST_FIELDS = "mailboxes { id path specialUse total unseen size }"
+MAILBOX_FIELDS = (
+    f"id path messageCount unseenCount messages(first: 50, after: $after) {{ {NODE_FIELDS} }}"
+)
+MAILBOX_LIST_FIELDS = "mailboxes { id path specialUse messageCount unseenCount size }"
 FULL_MESSAGE_FIELDS = (
     "id subject from { name address } to { name address } cc { name address } date receivedAt "
     "flags size text html headers { key value } "

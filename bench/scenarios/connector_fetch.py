@@ -54,7 +54,7 @@ RUN_MUTATION = """mutation ($input: ConnectorStartInput!) {
 RUN_QUERY = """query ($id: ID!) {
   connectorRun(by: {id: $id}) {
     state error seenCount importedCount skippedCount startedAt finishedAt log } }"""
-PAGE_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) { total messages(first: 50) {
+PAGE_QUERY = """{ viewer { user { mailbox(by: {path: "INBOX"}) { messageCount messages(first: 50) {
   nodes { id subject from { name address } receivedAt seen flagged size preview } } } } } }"""
 
 

@@ -61,7 +61,7 @@ PAGE_QUERY = """query ($box: ID!, $after: String) { viewer { user { mailbox(by: 
   messages(first: 50, after: $after) {
     nodes { id subject from { name address } receivedAt seen flagged size preview }
     pageInfo { endCursor hasNextPage } } } } } }"""
-MAILBOXES_QUERY = "{ viewer { user { mailboxes { id path total unseen size } } } }"
+MAILBOXES_QUERY = "{ viewer { user { mailboxes { id path messageCount unseenCount size } } } }"
 FLAG_MUTATION = """mutation ($input: MessageUpdateInput!) {
   messageUpdate(input: $input) { updatedCount errors { message } } }"""
 MOVE_MUTATION = """mutation ($input: MessageMoveInput!) {

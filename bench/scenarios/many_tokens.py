@@ -46,7 +46,7 @@ ROUNDS = 4  # requests of each user
 RUN_TIMEOUT = 600.0  # seconds
 DOCUMENTS = {  # by name
     "viewer": "{ viewer { role user { id username } } }",
-    "mailboxes": "{ mailboxes { nodes { id path unseen } } }",
+    "mailboxes": "{ mailboxes { nodes { id path unseenCount } } }",
 }
 
 

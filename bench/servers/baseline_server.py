@@ -78,8 +78,8 @@ class BaselineDatabase:
         box = {
             "id": global_id("box", key),
             "path": path,
-            "total": total,
-            "unseen": unseen,
+            "messageCount": total,
+            "unseenCount": unseen,
             "messages": {"nodes": [_message_node(row) for row in rows]},
         }
         return {"mailbox": box}
@@ -172,8 +172,8 @@ def _mailbox_node(mailbox_row: Sequence[Any]) -> dict[str, Any]:
         "id": global_id("box", key),
         "path": path,
         "specialUse": use,
-        "total": total,
-        "unseen": unseen,
+        "messageCount": total,
+        "unseenCount": unseen,
         "size": size,
     }
 

@@ -185,7 +185,7 @@ export class Replica {
     if (!folder.myRights.includes('READ')) return this.#file.dropFolder(folder.id);
     const known = this.#file.pathOf(folder.id) !== null;
     this.#file.putFolder(folder);
-    if (known || !folder.total) return;
+    if (known || !folder.messageCount) return;
     let after: string | null | undefined;
     do {
       const variables = { mailbox: folder.id, after };

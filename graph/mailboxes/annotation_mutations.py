@@ -34,7 +34,9 @@ class MailboxAnnotationDeleteInput(Options):
 
 @strawberry.type(description="Answer of mailboxAnnotationSet.")
 class MailboxAnnotationSetPayload(MutationPayload):
-    entries: list[Annotation] = attribute_field("As they are now.", default_factory=list)
+    annotations: list[Annotation] = attribute_field(
+        "The annotation of each mailbox, after the mutation.", default_factory=list
+    )
 
 
 @strawberry.type(description="Answer of mailboxAnnotationDelete.")
@@ -53,8 +55,9 @@ class MailboxAnnotationsMutation:
         entries_set = await annotations.set_annotation(
             info.context, mailbox_selector_from_ref(input.mailbox), entry, user_selector
         )
-        entries = [Annotation(key=key, value=value) for key, value in entries_set]
-        return MailboxAnnotationSetPayload(entries=entries)
+        return MailboxAnnotationSetPayload(
+            annotations=[Annotation(key=key, value=value) for key, value in entries_set]
+        )
 
     @mutation("One annotation, of a folder of each account.", scope=Scope.MAIL)
     async def mailbox_annotation_delete(

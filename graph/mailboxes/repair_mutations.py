@@ -36,8 +36,8 @@ class RepairResult:
 
 @strawberry.type(description="Answer of mailboxRepair.")
 class MailboxRepairPayload(MutationPayload):
-    repaired: list[RepairResult] = attribute_field(
-        "The folders with which something was wrong.", default_factory=list
+    repair_results: list[RepairResult] = attribute_field(
+        "The mailboxes with a finding.", default_factory=list
     )
     task: Task | None = attribute_field("Background work, null when done at once.", default=None)
 
@@ -64,4 +64,4 @@ class MailboxRepairMutation:
             )
             for repaired in result.repaired
         ]
-        return MailboxRepairPayload(repaired=results, task=Task.from_row_or_none(result.task))
+        return MailboxRepairPayload(repair_results=results, task=Task.from_row_or_none(result.task))

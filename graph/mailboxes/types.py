@@ -76,7 +76,9 @@ PARENT_LINK = Link(
 
 @strawberry.type(description="Folder.", directives=[Auth(scope=Scope.MAIL_READ)])
 class Mailbox(NodeView):
-    guid: str = attribute_field("128-bit id as 32 hex digits.")
+    object_id: str = attribute_field(
+        "MAILBOXID (RFC 8474): 32 hexadecimal digits that stay when the mailbox is renamed."
+    )
     user: Annotated["User", strawberry.lazy("graph.users.types")] | None = link(
         "user_id",
         user_loaders.load_visible_users_by_id,
@@ -93,7 +95,6 @@ class Mailbox(NodeView):
     path: str = attribute_field("Full path, slashes.")
     path_utf7: str = attribute_field("Path in IMAP's modified UTF-7.")
     special_use: SpecialUse | None = attribute_field("Role of the folder.")
-    modify_index: BigInt = attribute_field("Counts every change.")
     modseq: BigInt = attribute_field("Highest modification sequence of its messages.")
     uid_validity: BigInt = attribute_field("IMAP.")
     uid_next: BigInt = attribute_field("Next uid.")
@@ -103,9 +104,9 @@ class Mailbox(NodeView):
         "What arrives here is encrypted to the key of its owner."
     )
     retention: Duration | None = attribute_field("Life of messages added here.")
-    total: int = attribute_field("Messages.")
-    unseen: int = attribute_field("Unread.")
-    size: ByteSize = attribute_field("Bytes.")
+    message_count: BigInt = attribute_field("Number of messages in the mailbox.")
+    unseen_count: BigInt = attribute_field("Number of messages without the flag \\Seen.")
+    size: ByteSize = attribute_field("Size of all messages in the mailbox, in bytes.")
     parent: Optional["Mailbox"] = row_link(
         replace(
             PARENT_LINK,
@@ -124,6 +125,8 @@ class Mailbox(NodeView):
     load_batch = staticmethod(mailbox_loaders.load_visible_by_ids)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
         "id": global_id_field("Mailbox"),
+        "message_count": DerivedField(("total",), BigInt),
+        "unseen_count": DerivedField(("unseen",), BigInt),
         "name": DerivedField(("path",), lambda path: path.rpartition("/")[2]),
         "path_utf7": DerivedField(("path",), paths.modified_utf7),
         "retention": DerivedField(
@@ -186,11 +189,11 @@ class Mailbox(NodeView):
         )
 
 
-@strawberry.type(description="Sums over folders.")
+@strawberry.type(description="Sums of the counters of several mailboxes.")
 class MailboxTotals:
-    total: BigInt = attribute_field("Messages.")
-    unseen: BigInt = attribute_field("Unread.")
-    size: ByteSize = attribute_field("Bytes.")
+    message_count: BigInt = attribute_field("Number of messages in the mailboxes.")
+    unseen_count: BigInt = attribute_field("Number of messages without the flag \\Seen.")
+    size: ByteSize = attribute_field("Size of all messages, in bytes.")
 
 
 @strawberry.input(description="Input of mailboxCreate.")
@@ -212,8 +215,10 @@ class MailboxCreateInput(Options):
     encrypt_messages: bool = attribute_field(
         "Encrypt what arrives in them to the key of the account, which it needs.", default=False
     )
-    guid: str | None = attribute_field(
-        "32 hex digits; only with one path and one user.", default=UNSET
+    object_id: str | None = attribute_field(
+        "MAILBOXID of the new mailbox: 32 hexadecimal digits. Allowed with one path and one user. "
+        "Default: a random one.",
+        default=UNSET,
     )
     special_use: SpecialUse | None = attribute_field(
         "Role of the folder, with one path.", default=UNSET
@@ -225,7 +230,9 @@ class MailboxRenameInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     mailbox: MailboxRef = attribute_field("The folder.")
     new_path: str = attribute_field("Children move along.")
-    subscriptions: bool = attribute_field("Subscriptions follow.", default=True)
+    rename_subscriptions: bool = attribute_field(
+        "Whether subscriptions to the old path become subscriptions to the new one.", default=True
+    )
 
 
 @strawberry.input(description="Input of mailboxDelete.")
@@ -276,7 +283,7 @@ class MailboxMutation:
             is_subscribed=input.subscribe,
             encrypt_messages=input.encrypt_messages,
             special_use=input.special_use or None,
-            guid=input.guid if isinstance(input.guid, str) else None,
+            object_id=input.object_id if isinstance(input.object_id, str) else None,
         )
         user_selector = user_selector_from_selection(input.users or None)
         if input.parent:
@@ -293,7 +300,7 @@ class MailboxMutation:
     @mutation("Move or rename, with all that is below.", scope=Scope.MAIL)
     async def mailbox_rename(self, info: Info, input: MailboxRenameInput) -> MailboxesPayload:
         request = MailboxRename(
-            mailbox_selector_from_ref(input.mailbox), input.new_path, input.subscriptions
+            mailbox_selector_from_ref(input.mailbox), input.new_path, input.rename_subscriptions
         )
         user_selector = user_selector_from_selection(input.users or None)
         return mailboxes_payload(await rename.rename_mailbox(info.context, request, user_selector))

@@ -23,7 +23,9 @@ from resolvers.mailboxes.uid_state import MailboxUidState
 class MailboxStateSetInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
     mailbox: MailboxRef = attribute_field("The folder.")
-    guid: str | None = attribute_field("32 hex digits, of one user's folder.", default=UNSET)
+    object_id: str | None = attribute_field(
+        "New MAILBOXID: 32 hexadecimal digits. Allowed with the mailbox of one user.", default=UNSET
+    )
     uid_validity: BigInt | None = attribute_field(
         "Above all that the user's folders have had.", default=UNSET
     )
@@ -38,7 +40,7 @@ class MailboxStateMutation:
     @mutation("Counters for migration, never lowered.", role=Role.ADMIN, scope=Scope.FULL)
     async def mailbox_state_set(self, info: Info, input: MailboxStateSetInput) -> MailboxesPayload:
         state = MailboxUidState(
-            input.guid if isinstance(input.guid, str) else None,
+            input.object_id if isinstance(input.object_id, str) else None,
             input.uid_validity if isinstance(input.uid_validity, int) else None,
             input.min_next_uid if isinstance(input.min_next_uid, int) else None,
             input.min_highest_modseq if isinstance(input.min_highest_modseq, int) else None,

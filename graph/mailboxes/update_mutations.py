@@ -56,10 +56,21 @@ class MailboxUpdateInput(Options):
     )
 
 
-@strawberry.input(description="Input of mailboxSubscribe and mailboxUnsubscribe.")
+MAILBOXES_TO_SUBSCRIBE = (
+    "The mailboxes of each user. A reference by path can name a mailbox that doesn't exist."
+)
+
+
+@strawberry.input(description="Input of mailboxSubscribe.")
 class MailboxSubscribeInput(Options):
     users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
-    paths: list[str] = attribute_field("Full paths; there need not be a folder.")
+    mailboxes: list[MailboxRef] = attribute_field(MAILBOXES_TO_SUBSCRIBE)
+
+
+@strawberry.input(description="Input of mailboxUnsubscribe.")
+class MailboxUnsubscribeInput(Options):
+    users: UserSelection | None = attribute_field(USERS_DESCRIPTION, default=UNSET)
+    mailboxes: list[MailboxRef] = attribute_field(MAILBOXES_TO_SUBSCRIBE)
 
 
 @strawberry.type
@@ -82,23 +93,27 @@ class MailboxUpdateMutation:
         payload_with_task.task = Task.from_row_or_none(result.task)
         return payload_with_task
 
-    @mutation("The paths need not exist.", scope=Scope.MAIL)
+    @mutation("Subscribes users to mailboxes, as IMAP SUBSCRIBE does.", scope=Scope.MAIL)
     async def mailbox_subscribe(self, info: Info, input: MailboxSubscribeInput) -> MailboxesPayload:
         return await _set_subscription(info, input, is_subscribed=True)
 
-    @mutation("The paths need not exist.", scope=Scope.MAIL)
+    @mutation("Unsubscribes users from mailboxes, as IMAP UNSUBSCRIBE does.", scope=Scope.MAIL)
     async def mailbox_unsubscribe(
-        self, info: Info, input: MailboxSubscribeInput
+        self, info: Info, input: MailboxUnsubscribeInput
     ) -> MailboxesPayload:
         return await _set_subscription(info, input, is_subscribed=False)
 
 
 async def _set_subscription(
-    info: Info, input: MailboxSubscribeInput, *, is_subscribed: bool
+    info: Info, input: MailboxSubscribeInput | MailboxUnsubscribeInput, *, is_subscribed: bool
 ) -> MailboxesPayload:
-    """Subscribe to the paths of the input, or unsubscribe from them."""
+    """Subscribe to the mailboxes of the input, or unsubscribe from them."""
+    selectors = [
+        mailbox_selector_from_ref(ref, path="mailboxes", index=index)
+        for index, ref in enumerate(input.mailboxes)
+    ]
     user_selector = user_selector_from_selection(input.users or None)
     rows = await subscription_mutations.set_subscribed(
-        info.context, input.paths, user_selector, is_subscribed=is_subscribed
+        info.context, selectors, user_selector, is_subscribed=is_subscribed
     )
     return mailboxes_payload(rows)

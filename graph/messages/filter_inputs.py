@@ -355,7 +355,7 @@ def _mailbox_ref_from_json(value: Mapping[str, Any]) -> MailboxRef:
         id=wrapped.get("id"),
         path=wrapped.get("path"),
         special_use=strawberry.Some(SpecialUse(special_use.value)) if special_use else None,
-        guid=wrapped.get("guid"),
+        object_id=wrapped.get("objectId"),
     )
 
 

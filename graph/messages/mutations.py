@@ -186,7 +186,7 @@ class MessageCopyPayload(MutationPayload):
 @strawberry.type(description="Answer of messageDelete and messageDeduplicate.")
 class MessageDeletePayload(MutationPayload):
     deleted_count: BigInt = attribute_field("How many are gone.", default=BigInt(0))
-    deleted_mailboxes: list[strawberry.ID] = attribute_field(
+    deleted_mailbox_ids: list[strawberry.ID] = attribute_field(
         "Folders that are gone; what a task deletes is told by the change stream.",
         default_factory=list,
     )
@@ -249,7 +249,7 @@ def _delete_payload(result: BulkOutcome) -> MessageDeletePayload:
     """Return the payload of a deletion."""
     return MessageDeletePayload(
         deleted_count=BigInt(len(result.rows)),
-        deleted_mailboxes=[
+        deleted_mailbox_ids=[
             strawberry.ID(global_ids.encode("Mailbox", key)) for key in result.deleted_mailbox_ids
         ],
         task=_task_of_result(result),

@@ -9,15 +9,18 @@ from strawberry import UNSET
 from strawberry.scalars import JSON
 
 from graph.mailboxes.types import Mailbox
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.notifications.references import PushChannelDeleteInput, PushChannelTestInput
+from graph.types import global_ids
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Info, field, query
 from graph.types.input_conditions import RestrictionsInput
 from graph.types.mutations import mutation
+from graph.types.object_references import ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     MailboxRef,
     UserSelection,
-    ids_from_global_ids,
     mailbox_selector_from_ref,
     user_selector_from_selection,
 )
@@ -152,10 +155,12 @@ class PushChannelSetInput(Options, RestrictionsInput):
         return PushChannelChange(self.kind, values, target, folders)
 
 
-@strawberry.type(description="Push channels, as they are now.")
+@strawberry.type(description="Push channels after the mutation.")
 class PushChannelsPayload(MutationPayload):
-    channels: list[PushChannel] = attribute_field(
-        "In the order of accounts, or ids.", default_factory=list
+    push_channels: list[PushChannel] = attribute_field(
+        "The push channels: of pushChannelSet in the order of the users, of pushChannelTest in the "
+        "order of the references.",
+        default_factory=list,
     )
 
 
@@ -186,21 +191,28 @@ class PushMutation:
         )
         return await _load_payload(info, keys)
 
-    @mutation("Pushes a sample; what came of it is in lastError and lastPushAt.", **WRITE_GUARD)
-    async def push_channel_test(self, info: Info, input: IdsInput) -> PushChannelsPayload:
-        keys = ids_from_global_ids(info, "PushChannel", input.ids)
-        await push_channels.request_test(info.context, keys)
+    @mutation(
+        "Sends a sample notification to push channels, also to inactive ones. `lastPushAt` and "
+        "`lastError` show the result.",
+        **WRITE_GUARD,
+    )
+    async def push_channel_test(
+        self, info: Info, input: PushChannelTestInput
+    ) -> PushChannelsPayload:
+        keys = ids_from_refs(info, input.push_channels, "pushChannels")
+        with error_paths_below("pushChannels"):
+            await push_channels.request_test(info.context, keys)
         return await _load_payload(info, keys)
 
-    @mutation("Removes channels, all or none.", **WRITE_GUARD)
-    async def push_channel_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await push_channels.delete_channels(
-            info.context, ids_from_global_ids(info, "PushChannel", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation("Deletes push channels: all of them or none.", **WRITE_GUARD)
+    async def push_channel_delete(self, info: Info, input: PushChannelDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.push_channels, "pushChannels")
+        with error_paths_below("pushChannels"):
+            await push_channels.delete_channels(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("PushChannel", key) for key in keys])
 
 
 async def _load_payload(info: Info, channel_ids: list[int]) -> PushChannelsPayload:
     """Load channels and return the payload with them."""
     rows = await info.context.load_many(push_channels.load_visible_channels_by_id, channel_ids)
-    return PushChannelsPayload(channels=[PushChannel.from_row(row) for row in rows if row])
+    return PushChannelsPayload(push_channels=[PushChannel.from_row(row) for row in rows if row])

@@ -12,16 +12,18 @@ from graph.admin.tasks import Task
 from graph.auth.types import SECRET_METADATA
 from graph.domains.types import Domain
 from graph.messages.deleted_messages import TaskPayload
+from graph.notifications.references import WebhookDeleteInput, WebhookRef, WebhookTestInput
 from graph.types import global_ids
 from graph.types.connections import Connection, connection_of_page, page_request
-from graph.types.errors import DeletePayload, IdsInput, MutationPayload, Options, attribute_field
+from graph.types.error_paths import error_paths_below
+from graph.types.errors import DeletePayload, MutationPayload, Options, attribute_field
 from graph.types.fields import Auth, Info, field, query
 from graph.types.mutations import mutation
+from graph.types.object_references import id_from_ref, ids_from_refs
 from graph.types.object_views import DerivedField
 from graph.types.references import (
     DomainRef,
     UserRef,
-    ids_from_global_ids,
     load_domain_ids,
     load_named_user_id,
 )
@@ -157,11 +159,19 @@ class Webhook(NodeView):
     load_batch = staticmethod(webhooks.load_visible_webhooks_by_id)
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {"id": global_id_field("Webhook")}
 
-    @field("What waits, and the last thousand that were taken, or given up; newest first.")
+    @field(
+        "Deliveries of this webhook, the newest first: all pending ones, and the last 1,000 that "
+        "were delivered or failed."
+    )
     async def deliveries(
-        self, info: Info, first: int | None = UNSET, after: str | None = UNSET
+        self,
+        info: Info,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+        last: int | None = UNSET,
+        before: str | None = UNSET,
     ) -> Connection[WebhookDelivery]:
-        requested_page = page_request(DELIVERY_ORDERING, first, after, None, None)
+        requested_page = page_request(DELIVERY_ORDERING, first, after, last, before)
         page_key = DeliveryPageKey(
             self.row.id, requested_page, selected_columns(info, WebhookDelivery)
         )
@@ -189,19 +199,24 @@ class WebhookCreateInput(Options):
     active: bool = attribute_field("In force.", default=True)
 
 
-@strawberry.input(description="Input of webhookUpdate; absent = unchanged.")
-class WebhookUpdateInput(Options):
-    ids: list[strawberry.ID] = attribute_field("Global ids.")
+@strawberry.input(description="Changes of webhooks. An absent field leaves the value unchanged.")
+class WebhookPatch:
     types: strawberry.Maybe[list[str]] = attribute_field('Event types; "user.*" prefix, "*" all.')
-    url: strawberry.Maybe[URL] = attribute_field("Where to.")
+    url: strawberry.Maybe[URL] = attribute_field("URL that receives the events by POST.")
     active: strawberry.Maybe[bool] = attribute_field(
-        "In force; what happens while it is not is not posted."
+        "Whether events are delivered. Events of an inactive time are never delivered."
     )
+
+
+@strawberry.input(description="Input of webhookUpdate.")
+class WebhookUpdateInput(Options):
+    webhooks: list[WebhookRef] = attribute_field("The webhooks to change.")
+    set: WebhookPatch = attribute_field("The new values.")
 
 
 @strawberry.input(description="Input of webhookSecretRotate.")
 class WebhookSecretRotateInput(Options):
-    id: strawberry.ID = attribute_field("The webhook.")
+    webhook: WebhookRef = attribute_field("The webhook.")
     overlap: Duration = attribute_field(
         "The secret before signs along for so long, at most P7D.", default=DEFAULT_SECRET_OVERLAP
     )
@@ -209,7 +224,7 @@ class WebhookSecretRotateInput(Options):
 
 @strawberry.input(description="Input of webhookReplay.")
 class WebhookReplayInput(Options):
-    webhook: strawberry.ID = attribute_field("The webhook.")
+    webhook: WebhookRef = attribute_field("The webhook.")
     after: Cursor = attribute_field(
         "What came behind this position, of the accounts and domains it tells of."
     )
@@ -223,9 +238,11 @@ class WebhookSecretPayload(MutationPayload):
     )
 
 
-@strawberry.type(description="Webhooks, as they are now.")
+@strawberry.type(description="Webhooks after the mutation.")
 class WebhooksPayload(MutationPayload):
-    webhooks: list[Webhook] = attribute_field("In the order of ids.", default_factory=list)
+    webhooks: list[Webhook] = attribute_field(
+        "The webhooks, in the order of the references.", default_factory=list
+    )
 
 
 @strawberry.type
@@ -293,37 +310,43 @@ class WebhookMutation:
 
     @mutation("Changes webhooks, all or none, and forgets their failures.", **WRITE_GUARD)
     async def webhook_update(self, info: Info, input: WebhookUpdateInput) -> WebhooksPayload:
-        keys = ids_from_global_ids(info, "Webhook", input.ids)
-        fields = {"types": input.types, "url": input.url, "active": input.active}
+        keys, patch = ids_from_refs(info, input.webhooks, "webhooks"), input.set
+        fields = {"types": patch.types, "url": patch.url, "active": patch.active}
         values = {name: change.value for name, change in fields.items() if change is not None}
-        await webhooks.update_webhooks(info.context, keys, values)
+        with error_paths_below("webhooks"):
+            await webhooks.update_webhooks(info.context, keys, values)
         return await _load_payload(info, keys)
 
     @mutation("Gives a webhook another secret; the one before is good for a while.", **WRITE_GUARD)
     async def webhook_secret_rotate(
         self, info: Info, input: WebhookSecretRotateInput
     ) -> WebhookSecretPayload:
-        (key,) = ids_from_global_ids(info, "Webhook", [input.id])
+        key = id_from_ref(input.webhook, "webhook")
         secret = await webhooks.rotate_secret(info.context, key, input.overlap)
         (row,) = await info.context.load_many(webhooks.load_visible_webhooks_by_id, [key])
         return WebhookSecretPayload(webhook=Webhook.from_row_or_none(row), secret=secret)
 
-    @mutation("Removes webhooks with their logs, all or none.", **WRITE_GUARD)
-    async def webhook_delete(self, info: Info, input: IdsInput) -> DeletePayload:
-        await webhooks.delete_webhooks(
-            info.context, ids_from_global_ids(info, "Webhook", input.ids)
-        )
-        return DeletePayload(deleted_ids=input.ids)
+    @mutation("Deletes webhooks with their deliveries: all of them or none.", **WRITE_GUARD)
+    async def webhook_delete(self, info: Info, input: WebhookDeleteInput) -> DeletePayload:
+        keys = ids_from_refs(info, input.webhooks, "webhooks")
+        with error_paths_below("webhooks"):
+            await webhooks.delete_webhooks(info.context, keys)
+        return DeletePayload(deleted_ids=[global_ids.encode("Webhook", key) for key in keys])
 
-    @mutation("Posts a ping event, once; what came of it is in deliveries.", **WRITE_GUARD)
-    async def webhook_test(self, info: Info, input: IdsInput) -> WebhooksPayload:
-        keys = ids_from_global_ids(info, "Webhook", input.ids)
-        await webhooks.queue_test_events(info.context, keys)
+    @mutation(
+        "Delivers a test event to webhooks, once and without retries. `Webhook.deliveries` shows "
+        "the result.",
+        **WRITE_GUARD,
+    )
+    async def webhook_test(self, info: Info, input: WebhookTestInput) -> WebhooksPayload:
+        keys = ids_from_refs(info, input.webhooks, "webhooks")
+        with error_paths_below("webhooks"):
+            await webhooks.queue_test_events(info.context, keys)
         return await _load_payload(info, keys)
 
     @mutation("Posts once more what came after a journal position.", **WRITE_GUARD)
     async def webhook_replay(self, info: Info, input: WebhookReplayInput) -> TaskPayload:
-        (key,) = ids_from_global_ids(info, "Webhook", [input.webhook])
+        key = id_from_ref(input.webhook, "webhook")
         task = await webhooks.start_replay(info.context, key, input.after)
         return TaskPayload(task=Task.from_row(task))
 

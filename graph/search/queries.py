@@ -97,7 +97,8 @@ def _mailbox_ref_json(mailbox_ref: MailboxRef) -> dict[str, Any]:
     special_use = maybe_value(mailbox_ref.special_use)
     if special_use:
         return {"specialUse": special_use.value}
-    values = {name: maybe_value(getattr(mailbox_ref, name)) for name in ("path", "id", "guid")}
+    values = {name: maybe_value(getattr(mailbox_ref, name)) for name in ("path", "id")}
+    values["objectId"] = maybe_value(mailbox_ref.object_id)
     return {name: value for name, value in values.items() if value is not None}
 
 

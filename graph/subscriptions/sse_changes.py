@@ -35,7 +35,8 @@ from resolvers.users import loaders as user_loaders
 
 RULE = GuardRule(role=Role.USER, scope=Scopes.MAIL_READ)
 CHANGE_FIELDS = """{ cursor events { cursor kind at origin
-  ... on MailboxChange { folder: mailboxId path oldPath modseq mailbox { total unseen } }
+  ... on MailboxChange { folder: mailboxId path oldPath modseq
+    mailbox { messageCount unseenCount } }
   ... on MessageChange { messageId mailboxId uid fromMailboxId fromUid flags modseq }
   ... on SubmissionChange { submission { id queueId state } }
   ... on LimitChange { limitKind level used limit refused resetsAt }

@@ -117,7 +117,7 @@ class MailboxRef:
     id: strawberry.Maybe[strawberry.ID] = attribute_field("Global id.")
     path: strawberry.Maybe[str] = attribute_field("Unicode, slashes.")
     special_use: strawberry.Maybe[SpecialUse] = attribute_field("Role of the folder.")
-    guid: strawberry.Maybe[str] = attribute_field("32 hex digits.")
+    object_id: strawberry.Maybe[str] = attribute_field("MAILBOXID: `Mailbox.objectId`.")
 
 
 @strawberry.input(description="Folder and uid.")
@@ -246,7 +246,7 @@ def mailbox_selector_from_ref(
     path_ = maybe_value(ref.path)
     path_ = path_ if path_ is None else paths.canonical_path(path_)
     return MailboxSelector(
-        path=path_, special_use=maybe_value(ref.special_use), guid=maybe_value(ref.guid)
+        path=path_, special_use=maybe_value(ref.special_use), object_id=maybe_value(ref.object_id)
     )
 
 

@@ -434,7 +434,9 @@ class User(NodeView):
         conditions = MailboxFilter(_path_patterns(patterns), include_hidden=True)
         sums = await mailbox_listing.sum_counters(info.context, self.row.id, conditions)
         return MailboxTotals(
-            total=BigInt(sums.total), unseen=BigInt(sums.unseen), size=ByteSize(sums.size)
+            message_count=BigInt(sums.total),
+            unseen_count=BigInt(sums.unseen),
+            size=ByteSize(sums.size),
         )
 
     @field("Paths subscribed to without a folder, sorted.", scope=Scope.MAIL_READ)

@@ -68,7 +68,7 @@ def _new_rows_with_reserved_uid_validity(
             "id": transaction.environment.new_id(),
             "user_id": user_id,
             "path": path,
-            "guid": transaction.environment.random_bytes(16).hex(),
+            "object_id": transaction.environment.random_bytes(16).hex(),
             "special_use": None,
             "uid_validity": last - count + 1 + nth,
             "uid_next": 1,

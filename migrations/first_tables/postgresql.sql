@@ -1027,7 +1027,7 @@ CREATE TABLE mailboxes (
     id BIGINT NOT NULL,
     user_id BIGINT NOT NULL,
     path VARCHAR NOT NULL,
-    guid VARCHAR NOT NULL,
+    object_id VARCHAR NOT NULL,
     special_use VARCHAR(32),
     uid_validity BIGINT NOT NULL,
     uid_next BIGINT NOT NULL,

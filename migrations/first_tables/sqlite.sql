@@ -1027,7 +1027,7 @@ CREATE TABLE mailboxes (
     id INTEGER NOT NULL,
     user_id INTEGER NOT NULL,
     path VARCHAR NOT NULL,
-    guid VARCHAR NOT NULL,
+    object_id VARCHAR NOT NULL,
     special_use VARCHAR(32),
     uid_validity INTEGER NOT NULL,
     uid_next INTEGER NOT NULL,

@@ -55,7 +55,7 @@ class Mailbox(UserOwnedRow, table=True):
     )
 
     path: str
-    guid: str  # 32 hex digits
+    object_id: str  # 32 hex digits
     special_use: SpecialUse | None = enum_column(SpecialUse, default=None, nullable=True)
     uid_validity: Int64  # increases for each user, also if a path is used again
     uid_next: Int64 = 1  # RFC 9051, section 2.3.1.1

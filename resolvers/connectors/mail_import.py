@@ -226,7 +226,7 @@ async def _load_parent_paths_by_user(
         if parent_mailbox.special_use is not None
         else "id"
         if parent_mailbox.id
-        else "guid"
+        else "object_id"
     )
     statement = select(col(Mailbox.user_id), col(Mailbox.path)).where(
         col(Mailbox.user_id).in_(user_ids),

@@ -35,8 +35,8 @@ from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_
 from resolvers.pagination import MAX_SEPARATE_PAGES, read_by_keys
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
-SELECTOR_FIELDS = ("id", "path", "special_use", "guid")  # each of them identifies a mailbox
-GUID_PATTERN = re.compile("[0-9a-f]{32}")
+SELECTOR_FIELDS = ("id", "path", "special_use", "object_id")  # each of them identifies a mailbox
+OBJECT_ID_PATTERN = re.compile("[0-9a-f]{32}")
 MAX_RETENTION = timedelta(days=36_500)  # the longest retention of messages
 
 
@@ -47,11 +47,11 @@ class MailboxSelector:
     id: int | None = None
     path: str | None = None
     special_use: SpecialUse | None = None
-    guid: str | None = None
+    object_id: str | None = None
 
     def __str__(self) -> str:
         """Return the name that people know; "" if the mailbox is selected by ID."""
-        return self.path or self.special_use or self.guid or ""
+        return self.path or self.special_use or self.object_id or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class NewMailboxes:
     retention: timedelta | None = None  # None: that of the user; zero: unlimited
     is_subscribed: bool = True
     special_use: SpecialUse | None = None
-    guid: str | None = None  # only for one mailbox of one account
+    object_id: str | None = None  # only for one mailbox of one account
     encrypt_messages: bool = False  # new messages, with the user's OpenPGP key
 
 
@@ -307,7 +307,7 @@ def build_mailbox_with_next_uid_validity(
         id=key,
         user_id=user.id,
         path=path,
-        guid=ctx.environment.random_bytes(16).hex(),
+        object_id=ctx.environment.random_bytes(16).hex(),
         special_use=special_use,
         uid_validity=user.uid_validity,
         retention=user.retention,
@@ -393,7 +393,7 @@ async def create_with_parents_in_transaction(
         by_path = {mailbox.path: mailbox for mailbox in mailboxes}
         found += [by_path[path] for path in paths]
     for mailbox in found:
-        mailbox.guid = new_mailboxes.guid or mailbox.guid
+        mailbox.object_id = new_mailboxes.object_id or mailbox.object_id
         mailbox.hidden, mailbox.subscribed = new_mailboxes.is_hidden, new_mailboxes.is_subscribed
         mailbox.encrypt_messages = new_mailboxes.encrypt_messages
         if new_mailboxes.retention is not None:
@@ -443,17 +443,23 @@ def _validate_new_mailboxes(new_mailboxes: NewMailboxes, user_ids: Sequence[int]
         raise InvalidInput("name at least one path", constraint="required", path=["paths"])
     if new_mailboxes.special_use and len(new_mailboxes.paths) > 1:
         raise InvalidInput("one folder has the role", constraint="exclusive", path=["specialUse"])
-    if new_mailboxes.guid is not None and (len(new_mailboxes.paths) > 1 or len(user_ids) > 1):
-        raise InvalidInput("one folder has the guid", constraint="exclusive", path=["guid"])
-    if new_mailboxes.guid is not None and not GUID_PATTERN.fullmatch(new_mailboxes.guid):
-        raise InvalidInput("a guid has 32 hex digits", constraint="pattern", path=["guid"])
+    if new_mailboxes.object_id is not None and (len(new_mailboxes.paths) > 1 or len(user_ids) > 1):
+        raise InvalidInput(
+            "one folder has the object ID", constraint="exclusive", path=["objectId"]
+        )
+    if new_mailboxes.object_id is not None and not OBJECT_ID_PATTERN.fullmatch(
+        new_mailboxes.object_id
+    ):
+        raise InvalidInput(
+            "an object ID has 32 hex digits", constraint="pattern", path=["objectId"]
+        )
 
 
 async def _load_existing_by_user(
     session: AsyncSession, user_ids: Sequence[int]
 ) -> Mapping[int, Sequence[ColumnRow]]:
     """Load the values of the users' mailboxes that must be unique."""
-    names = ("user_id", "path", "guid", "special_use")
+    names = ("user_id", "path", "object_id", "special_use")
     statement = select(*select_columns(Mailbox, names)).where(col(Mailbox.user_id).in_(user_ids))
     found: defaultdict[int, list[ColumnRow]] = defaultdict(list)
     for row in (await (await session.connection()).execute(statement)).all():
@@ -509,10 +515,12 @@ def _build_with_parents(
     ):
         text = locked.prefix_username_unless_viewer(user.id, "another folder has this role")
         raise Conflict(text, path=["specialUse"])
-    if new_mailboxes.guid and any(row.guid == new_mailboxes.guid for row in existing):
+    if new_mailboxes.object_id and any(
+        row.object_id == new_mailboxes.object_id for row in existing
+    ):
         raise Conflict(
-            locked.prefix_username_unless_viewer(user.id, "another folder has this guid"),
-            path=["guid"],
+            locked.prefix_username_unless_viewer(user.id, "another folder has this object ID"),
+            path=["objectId"],
         )
     missing = missing_paths_with_parents(new_paths, paths)
     require_mailbox_capacity(locked, user.id, len(existing), len(missing), path_in_input="paths")

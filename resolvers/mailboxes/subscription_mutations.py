@@ -1,49 +1,64 @@
 """Subscribing to paths, which need not have a mailbox yet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import bindparam, select, update
 from sqlmodel import col
 
 from mail.mailboxes.paths import canonical_path, validate_path
-from models.errors import LimitReached, check_count_from_one_to_limit
+from models.errors import LimitReached, NotFound, check_count_from_one_to_limit
 from models.events.journal import ChangeKind
 from models.mailboxes.tables import Mailbox
 from models.store.columns import ColumnRow, core_table, select_columns
 from models.store.prepared_statements import integer_parameter
 from resolvers.context import Context
 from resolvers.mailboxes import subscriptions
-from resolvers.mailboxes.loaders import load_visible_by_ids
+from resolvers.mailboxes.loaders import (
+    MailboxSelector,
+    load_by_selectors,
+    load_visible_by_ids,
+)
 from resolvers.mailboxes.owners import LockedAccounts, lock_mail_owners_and_log_change
 from resolvers.users.selection import VIEWER_ONLY, UserSelector
 
 
 async def set_subscribed(
-    ctx: Context, paths: Sequence[str], users: UserSelector = VIEWER_ONLY, *, is_subscribed: bool
+    ctx: Context,
+    selectors: Sequence[MailboxSelector],
+    users: UserSelector = VIEWER_ONLY,
+    *,
+    is_subscribed: bool,
 ) -> list[ColumnRow]:
-    """Subscribe accounts to paths, or unsubscribe them. Returns the mailboxes at these paths.
+    """Subscribe accounts to mailboxes, or unsubscribe them. Returns the mailboxes that exist.
 
-    Raises InvalidInput or LimitReached.
+    A selector by path needs no mailbox. Raises InvalidInput, LimitReached, and NotFound if an
+    account has no mailbox of another selector.
     """
-    max_paths = ctx.environment.options.bulk_max_items
+    max_count = ctx.environment.options.bulk_max_items
     check_count_from_one_to_limit(
-        len(paths), max_paths, f"name 1 to {max_paths} paths", path=["paths"]
+        len(selectors), max_count, f"name 1 to {max_count} folders", path=["mailboxes"]
     )
     if is_subscribed:
-        validated_paths = {
-            validate_path(p, input_path=["paths"], index=nth) for nth, p in enumerate(paths)
-        }
-    else:
-        validated_paths = set(map(canonical_path, paths))
+        selectors = [
+            selector
+            if selector.path is None
+            else MailboxSelector(
+                path=validate_path(selector.path, input_path=["mailboxes", str(nth), "path"])
+            )
+            for nth, selector in enumerate(selectors)
+        ]
     name = "mailboxSubscribe" if is_subscribed else "mailboxUnsubscribe"
     async with lock_mail_owners_and_log_change(ctx, users, name) as locked_owners:
+        paths = await _paths_by_user(locked_owners, selectors)
         columns = select_columns(Mailbox, ("id", "user_id", "path", "subscribed"))
         statement = select(*columns).where(
-            col(Mailbox.user_id).in_(locked_owners.user_ids), col(Mailbox.path).in_(validated_paths)
+            col(Mailbox.user_id).in_(locked_owners.user_ids),
+            col(Mailbox.path).in_(set().union(*paths.values())),
         )
-        rows = (await (await locked_owners.session.connection()).execute(statement)).all()
+        found = (await (await locked_owners.session.connection()).execute(statement)).all()
+        rows = [row for row in found if row.path in paths[row.user_id]]
         touched = await _write_folderless_subscriptions(
-            locked_owners, rows, validated_paths, is_subscribed=is_subscribed
+            locked_owners, rows, paths, is_subscribed=is_subscribed
         )
         await _toggle_subscribed_and_record(
             locked_owners, [row for row in rows if row.subscribed is not is_subscribed], touched
@@ -52,8 +67,33 @@ async def set_subscribed(
     return [row for row in await ctx.load_many(load_visible_by_ids, keys) if row]
 
 
+async def _paths_by_user(
+    locked: LockedAccounts, selectors: Sequence[MailboxSelector]
+) -> dict[int, set[str]]:
+    """Return the paths that the selectors name in each account.
+
+    Raises NotFound if an account has no mailbox of a selector that has no path.
+    """
+    named = [(nth, one) for nth, one in enumerate(selectors) if one.path is None]
+    keys = [(user, one) for user in locked.user_ids for _, one in named]
+    rows = await locked.ctx.load_many(load_by_selectors, keys)
+    given_paths = {canonical_path(one.path) for one in selectors if one.path is not None}
+    paths = {user: set(given_paths) for user in locked.user_ids}
+    positions = [nth for _ in locked.user_ids for nth, _ in named]
+    for (user, selector), nth, row in zip(keys, positions, rows, strict=True):
+        if row is None:
+            text = locked.prefix_username_unless_viewer(user, str(selector))
+            raise NotFound(text, path=["mailboxes", str(nth)])
+        paths[user].add(row.path)
+    return paths
+
+
 async def _write_folderless_subscriptions(
-    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], paths: set[str], *, is_subscribed: bool
+    locked: LockedAccounts,
+    mailboxes: Sequence[ColumnRow],
+    paths_by_user: Mapping[int, set[str]],
+    *,
+    is_subscribed: bool,
 ) -> list[int]:
     """Write the subscriptions to paths without a mailbox. Returns the users with a change."""
     before = await subscriptions.load_folderless_subscriptions(locked.session, locked.user_ids)
@@ -61,13 +101,13 @@ async def _write_folderless_subscriptions(
     limit = locked.ctx.environment.options.mailboxes_max_per_user
     for user in locked.user_ids:
         existing_paths = {row.path for row in mailboxes if row.user_id == user}
-        had = before.get(user, set())
+        had, paths = before.get(user, set()), paths_by_user[user]
         after[user] = had | (paths - existing_paths) if is_subscribed else had - paths
         if len(after[user]) > max(limit, len(had)):
             text = locked.prefix_username_unless_viewer(
                 user, "too many subscriptions without folders"
             )
-            raise LimitReached(text, limit=limit, used=len(had), path=["paths"])
+            raise LimitReached(text, limit=limit, used=len(had), path=["mailboxes"])
     return await subscriptions.write_changed_folderless_subscriptions(locked.session, before, after)
 
 

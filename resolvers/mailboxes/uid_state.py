@@ -1,4 +1,4 @@
-"""UIDVALIDITY, next UID, MODSEQ and GUID of mailboxes, as another server had them.
+"""UIDVALIDITY, next UID, MODSEQ and object ID of mailboxes, as another server had them.
 
 They never decrease.
 """
@@ -20,7 +20,7 @@ from models.users.roles import Role, Scope
 from models.users.tables import User
 from resolvers.context import Context, GuardRule
 from resolvers.mailboxes.loaders import (
-    GUID_PATTERN,
+    OBJECT_ID_PATTERN,
     MailboxSelector,
     load_visible_by_ids,
     require_mailbox_of_each,
@@ -38,7 +38,7 @@ MAX_MODSEQ = 2**52  # leaves numbers for later changes; a BigInt ends at 2^53
 class MailboxUidState:
     """New values of a mailbox. The last two are minimum values."""
 
-    guid: str | None = None
+    object_id: str | None = None
     uid_validity: int | None = None
     min_next_uid: int | None = None
     min_highest_modseq: int | None = None
@@ -52,15 +52,15 @@ async def set_uid_state(
 ) -> list[ColumnRow]:
     """Set the UID state of this mailbox of each account. Returns the mailboxes.
 
-    Raises InvalidInput if a value would decrease, Conflict if a UIDVALIDITY or GUID may be in use,
-    and NotFound.
+    Raises InvalidInput if a value would decrease, Conflict if a UIDVALIDITY or object ID may be in
+    use, and NotFound.
     """
     ctx.viewer.require(OPERATOR_RULE)
     _validate_state(new_state)
     async with lock_mail_owners_and_log_change(ctx, users, "mailboxStateSet") as locked_owners:
         mailboxes = await require_mailbox_of_each(locked_owners, selector)
-        if new_state.guid is not None:
-            await _require_unused_guid(locked_owners, mailboxes, new_state.guid)
+        if new_state.object_id is not None:
+            await _require_unused_object_id(locked_owners, mailboxes, new_state.object_id)
         values = [
             await _changed_columns(locked_owners, mailbox, new_state) for mailbox in mailboxes
         ]
@@ -89,23 +89,27 @@ def _validate_state(state: MailboxUidState) -> None:
     ):
         if given_values[name] is not None and not 1 <= given_values[name] <= limit:
             raise InvalidInput(f"from 1 to {limit}", constraint="range", path=[path])
-    if state.guid is not None and not GUID_PATTERN.fullmatch(state.guid):
-        raise InvalidInput("a guid has 32 hex digits", constraint="pattern", path=["guid"])
+    if state.object_id is not None and not OBJECT_ID_PATTERN.fullmatch(state.object_id):
+        raise InvalidInput(
+            "an object ID has 32 hex digits", constraint="pattern", path=["objectId"]
+        )
 
 
-async def _require_unused_guid(
-    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], guid: str
+async def _require_unused_object_id(
+    locked: LockedAccounts, mailboxes: Sequence[ColumnRow], object_id: str
 ) -> None:
-    """Raise InvalidInput for several mailboxes, and Conflict if another mailbox has the GUID."""
+    """Raise InvalidInput for several mailboxes, Conflict if the object ID is in use."""
     if len(mailboxes) > 1:
-        raise InvalidInput("one folder has the guid", constraint="exclusive", path=["guid"])
-    used_guids = select(col(Mailbox.id)).where(
+        raise InvalidInput(
+            "one folder has the object ID", constraint="exclusive", path=["objectId"]
+        )
+    used_object_ids = select(col(Mailbox.id)).where(
         col(Mailbox.user_id).in_(locked.user_ids),
-        col(Mailbox.guid) == guid,
+        col(Mailbox.object_id) == object_id,
         col(Mailbox.id).not_in([mailbox.id for mailbox in mailboxes]),
     )
-    if (await (await locked.session.connection()).execute(used_guids)).first():
-        raise Conflict("another folder has this guid", path=["guid"])
+    if (await (await locked.session.connection()).execute(used_object_ids)).first():
+        raise Conflict("another folder has this object ID", path=["objectId"])
 
 
 async def _changed_columns(
@@ -113,7 +117,7 @@ async def _changed_columns(
 ) -> dict[str, Any]:
     """Return the new column values of a mailbox, or {} if none changes."""
     new_values = {
-        "guid": state.guid or mailbox.guid,
+        "object_id": state.object_id or mailbox.object_id,
         "uid_validity": state.uid_validity or mailbox.uid_validity,
         "uid_next": max(mailbox.uid_next, state.min_next_uid or 0),
         "modseq": max(mailbox.modseq, state.min_highest_modseq or 0),
@@ -176,7 +180,7 @@ async def _write_states(
         update(table)
         .where(table.c.id == integer_parameter("key"))
         .values(
-            guid=bindparam("its_guid"),
+            object_id=bindparam("its_object_id"),
             uid_validity=integer_parameter("its_uid_validity"),
             uid_next=integer_parameter("its_uid_next"),
             modseq=integer_parameter("its_modseq"),

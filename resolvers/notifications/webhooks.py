@@ -225,7 +225,7 @@ def _check_types_and_url(ctx: Context, types: Sequence[str] | None, url: str | N
         for index, one in enumerate(types):
             if not is_known_pattern(one):
                 text = "there is no such type: webhookTypes has them"
-                raise InvalidInput(text, constraint="unknown", path=["types"], index=index)
+                raise InvalidInput(text, constraint="unknown", path=["types", str(index)])
     if url is not None:
         parse_target(url, allow_private=ctx.environment.options.webhooks_allow_private_networks)
 
@@ -382,7 +382,7 @@ async def rotate_secret(ctx: Context, webhook_id: int, overlap: timedelta) -> st
         raise InvalidInput(text, constraint="max", path=["overlap"])
     environment, secret = ctx.environment, generate_secret(ctx.environment)
     async with ctx.write_session(PLATFORM) as session:
-        (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="id")
+        (row,) = await _lock_webhooks(ctx, session, [webhook_id], path="webhook")
         values = {
             "secret": environment.secret_box.encrypt(secret, secret_purpose(webhook_id)),
             "old_secret": row.secret if overlap else None,

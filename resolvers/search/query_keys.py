@@ -51,7 +51,7 @@ SPECIAL_USES = {use.lower(): use for use in SpecialUse} | {
 BOOLEANS = {"yes": True, "true": True, "no": False, "false": False}
 ATTACHMENT_FIELDS = {"filename": "filename", "filetype": "contentType"}
 MAILBOX_FIELDS = {
-    "in": "path", "mailbox": "path", "folder": "path", "mailboxid": "id", "mailboxguid": "guid",
+    "in": "path", "mailbox": "path", "folder": "path", "mailboxid": "id", "mailboxguid": "objectId",
 }  # fmt: skip
 UNSUPPORTED_WORDS = {
     "NEW": "\\Recent", "OLD": "\\Recent", "RECENT": "\\Recent", "MAILBOX-GUID": "the guid here",

@@ -117,7 +117,9 @@ def _term_from_mailbox(mailbox: Mapping[str, str]) -> str:
         return f"in:{SpecialUse(mailbox['specialUse']).lower()}"
     if "path" in mailbox:
         return f"mailbox:{_quoted_if_needed(mailbox['path'])}"
-    return f"mailboxguid:{mailbox['guid']}" if "guid" in mailbox else f"mailboxid:{mailbox['id']}"
+    if "objectId" in mailbox:
+        return f"mailboxguid:{mailbox['objectId']}"
+    return f"mailboxid:{mailbox['id']}"
 
 
 def _term_from_thread(thread: Mapping[str, str]) -> str:

@@ -220,7 +220,8 @@ async def test_new_mailbox_share_is_seen_within_a_second(
     async with sign_in_environment.environment.write_session() as session:
         now = sign_in_environment.clock()
         mailbox = Mailbox(
-            id=sign_in_environment.environment.new_id(), user_id=owner_id, path="INBOX", guid="g",
+            id=sign_in_environment.environment.new_id(), user_id=owner_id, path="INBOX",
+            object_id="g",
             uid_validity=1, created_at=now,
         )  # fmt: skip
         session.add(mailbox)

@@ -497,7 +497,7 @@ async def test_rapid_subscribe_and_complete_leaves_no_tasks(
     mailbox_id, task_count = await create_team_mailbox(ada), len(asyncio.all_tasks())
     user_subscriptions = [
         (ada, MAILBOX_SUBSCRIPTION, {"id": mailbox_id}),
-        (ada, "subscription { mailboxCounters { total } }", {}),
+        (ada, "subscription { mailboxCounters { messageCount } }", {}),
     ]
     admin_subscriptions = [
         (admin_client, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
@@ -531,7 +531,7 @@ async def test_idle_subscriptions_execute_no_statement(
         await open_subscription(live_server, "follow", client, query, **variables)
         for client, query, variables in (
             (ada, MAILBOX_SUBSCRIPTION, {"id": mailbox_id}),
-            (ada, "subscription { mailboxCounters { total } }", {}),
+            (ada, "subscription { mailboxCounters { messageCount } }", {}),
             (ada, "subscription { submissionProgress { state } }", {}),
             (admin_client, USER_SUBSCRIPTION, {"user": {"username": "ada"}}),
             (admin_client, USERS_SUBSCRIPTION, {}),

@@ -31,7 +31,7 @@ CHANGES_QUERY = """query ($after: Cursor!, $first: Int, $kinds: [ChangeKind!], $
     ... on AccountChange { nodeId node { __typename } }
     ... on ResyncChange { reason } } } }"""
 CURSOR_QUERY = "{ viewer { user { cursor } } }"
-STATE_QUERY = """{ viewer { user { mailboxes { id path total unseen }
+STATE_QUERY = """{ viewer { user { mailboxes { id path messageCount unseenCount }
   messages(first: 200) { nodes { id seen mailbox { id } } } cursor } } }"""
 
 

@@ -21,7 +21,8 @@ from tests.support.operations.send_operations import send_outgoing_message
 from tests.support.servers.live_server import LiveServer, SubscriptionFollower, wait_until
 
 COUNTERS_SUBSCRIPTION = (
-    "subscription ($user: UserRef) { mailboxCounters(user: $user) { path total unseen } }"
+    "subscription ($user: UserRef) { mailboxCounters(user: $user) { path messageCount "
+    "unseenCount } }"
 )
 TASK_SUBSCRIPTION = "subscription ($id: ID!) { taskProgress(task: {id: $id}) { state done total } }"
 SUBMISSION_SUBSCRIPTION = "subscription ($id: ID) { submissionProgress(id: $id) { id state } }"
@@ -31,7 +32,7 @@ EACH_TRANSPORT = pytest.mark.parametrize("transport", ["follow", "stream"])
 def latest_counters(follower: SubscriptionFollower) -> dict[str, tuple[int, int]]:
     """Return total and unseen by path, merged from all results."""
     return {
-        mailbox["path"]: (mailbox["total"], mailbox["unseen"])
+        mailbox["path"]: (mailbox["messageCount"], mailbox["unseenCount"])
         for result in follower.results
         for mailbox in result
     }
@@ -51,7 +52,7 @@ async def test_counters_of_all_mailboxes_come_first_then_changed_ones(
     assert latest_counters(follower)["INBOX"] == (1, 1)
     await deliver_to(ada, "New")
     await wait_until(lambda: len(follower.payloads) == 2)
-    assert follower.results[1] == [{"path": "INBOX", "total": 2, "unseen": 2}]
+    assert follower.results[1] == [{"path": "INBOX", "messageCount": 2, "unseenCount": 2}]
     select = {"mailbox": {"path": "INBOX"}}
     await run_mailbox_mutation(
         ada, "messageUpdate", "updatedCount", select=select, set={"flagged": True}

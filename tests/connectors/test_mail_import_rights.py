@@ -72,7 +72,7 @@ async def test_import_for_many_users_has_one_run_each(
             "New/INBOX": ["All"],
             "Sent/INBOX": TEN_SUBJECTS,
         }
-    for parent in ({"id": "x"}, {"guid": "0" * 32}):
+    for parent in ({"id": "x"}, {"objectId": "0" * 32}):
         payload = await start_import(
             admin_client,
             {"upload": await upload_content(admin_client, mbox_file([raw_message("x")]))},
@@ -263,7 +263,7 @@ async def test_invalid_import_is_refused_before_it_is_queued(
         (invalid_source, {}, ("VALIDATION", ["source", "upload"])),
         (valid_source, {"users": {"ids": [user_global_id(7)]}},
          ("NOT_FOUND", ["users", "ids", "0"])),
-        (valid_source, {"parentMailbox": {"guid": "0" * 32}}, ("NOT_FOUND", ["parentMailbox"])),
+        (valid_source, {"parentMailbox": {"objectId": "0" * 32}}, ("NOT_FOUND", ["parentMailbox"])),
         (valid_source, {"filter": {"uids": "1", "mailbox": {"path": "a"}}},
          ("VALIDATION", ["filter", "uids"])),
         (valid_source, {"filter": {"not": {"or": [{"seen": True}, {"snoozed": True}]}}},

@@ -68,7 +68,6 @@ TEXTS: dict[tuple[str, str], Any] = {
     ("DkimKeySetInput", "domains"): ["DOMAIN"],
     ("KeyValueDeleteInput", "key"): "USER-key",
     ("KeyValueIncrementInput", "key"): "USER-key",
-    ("MailboxSubscribeInput", "paths"): ["USER-box"],
     ("RateLimitFilter", "domains"): ["DOMAIN"],
     ("RecipientRewriteCreateInput", "to"): "USER@DOMAIN",
 }

@@ -50,7 +50,7 @@ CONNECTIONS = {
     "Query.deletedUsers": ("deletedUsers { %s }", "deleted_users", "addresses"),
     "Query.domainAliases": ("domainAliases { %s }", "domain_aliases", "created_at"),
     "Query.domains": ("domains { %s }", "domains", "description"),
-    "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "guid"),
+    "Query.mailboxes": ("mailboxes(users: {usernames: [\"ada\"]}) { %s }", "mailboxes", "objectId"),
     "Query.filters": ("filters { %s }", "filters", "public_metadata"),
     "Query.keyValues": ("keyValues { %s }", "key_values", "value"),
     "Query.messages": ("messages { %s }", "messages", "preview"),
@@ -70,7 +70,7 @@ CONNECTIONS = {
     "User.identities": ("viewer { user { identities { %s } } }", "addresses", "public_metadata"),
     "User.messages": ("viewer { user { messages { %s } } }", "messages", "preview"),
     "User.quarantine": ("viewer { user { quarantine { %s } } }", "quarantine_items", "symbols"),
-    "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "guid"),
+    "User.sharedMailboxes": ("viewer { user { sharedMailboxes { %s } } }", "mailboxes", "objectId"),
     "User.temporaryAddresses": ("viewer { user { temporaryAddresses { %s } } }", "addresses",
                                 "shown"),
     "User.sieveScripts": ("viewer { user { sieveScripts { %s } } }", "sieve_scripts", "content"),
@@ -177,7 +177,8 @@ async def test_many_parents_need_as_many_statements_as_one(
     assert len(set(statement_counts)) == 1
 
 
-MAILBOXES_QUERY = """{ viewer { user { mailboxes { path total unseen size parent { path }
+MAILBOXES_QUERY = """{ viewer { user { mailboxes { path
+  messageCount unseenCount size parent { path }
   messages(first: 2) { totalCount nodes { subject mailbox { path } thread { subject } } } } } } }"""
 
 

@@ -33,7 +33,7 @@ query ($prefix: String, $prepend: Boolean! = false, $key: String! = "/private/co
 async def set_annotation(client: GraphQLClient, key: str, value: str, **extra: Any) -> Any:
     arguments = {"mailbox": {"path": "INBOX"}, "key": key, "value": value, **extra}
     return await run_mailbox_mutation(
-        client, "mailboxAnnotationSet", "entries { key value }", **arguments
+        client, "mailboxAnnotationSet", "annotations { key value }", **arguments
     )
 
 
@@ -50,7 +50,7 @@ async def load_annotations(client: GraphQLClient, **arguments: Any) -> dict[str,
 async def test_annotations_are_set_read_and_unset(ada: GraphQLClient, bob: GraphQLClient) -> None:
     last = await load_stream_position(ada.environment, ada.user.id)
     answer = await set_annotation(ada, "/Private/Comment", "Für mich")
-    assert answer["entries"] == [{"key": "/private/comment", "value": "Für mich"}]
+    assert answer["annotations"] == [{"key": "/private/comment", "value": "Für mich"}]
     await set_annotation(ada, "/private/comment", "anders")
     await set_annotation(ada, "/private/comment", "anders")
     await set_annotation(ada, "/shared/vendor/x y/z", "")
@@ -106,7 +106,7 @@ async def test_annotations_are_deleted_with_their_mailbox(ada: GraphQLClient) ->
 
 async def set_state(root: GraphQLClient, *names: str, path: str = "INBOX", **state: Any) -> Any:
     arguments = {"users": {"usernames": list(names or ["ada"])}, "mailbox": {"path": path}, **state}
-    selection = "mailboxes { guid uidValidity uidNext modseq modifyIndex }"
+    selection = "mailboxes { objectId uidValidity uidNext modseq }"
     return await run_mailbox_mutation(root, "mailboxStateSet", selection, **arguments)
 
 
@@ -115,11 +115,15 @@ async def test_mailbox_state_numbers_only_increase(
 ) -> None:
     await deliver_to(ada)
     before = await ada.load_mailbox()
-    guid, validity = "0123456789abcdef" * 2, before.uid_validity + 1000
+    object_id, validity = "0123456789abcdef" * 2, before.uid_validity + 1000
     higher_numbers = {"uidValidity": validity, "minNextUid": 5000, "minHighestModseq": 1_000_000}
-    (mailbox,) = (await set_state(root, guid=guid, **higher_numbers))["mailboxes"]
-    assert (mailbox["guid"], mailbox["uidValidity"], mailbox["uidNext"]) == (guid, validity, 5000)
-    assert (mailbox["modseq"], mailbox["modifyIndex"]) == (1_000_000, 1_000_000)
+    (mailbox,) = (await set_state(root, objectId=object_id, **higher_numbers))["mailboxes"]
+    assert (mailbox["objectId"], mailbox["uidValidity"], mailbox["uidNext"]) == (
+        object_id,
+        validity,
+        5000,
+    )
+    assert mailbox["modseq"] == 1_000_000
     (mailbox,) = (await set_state(root, minNextUid=2, minHighestModseq=3))["mailboxes"]
     assert (mailbox["uidNext"], mailbox["modseq"]) == (5000, 1_000_000)
     await deliver_to(ada, "another")
@@ -138,8 +142,8 @@ async def test_mailbox_state_numbers_only_increase(
         ({"uidValidity": 0}, "VALIDATION", ["uidValidity"]),
         ({"minNextUid": 2**32}, "VALIDATION", ["minNextUid"]),
         ({"minHighestModseq": -1}, "VALIDATION", ["minHighestModseq"]),
-        ({"guid": "x" * 32}, "VALIDATION", ["guid"]),
-        ({"guid": "A" * 32}, "VALIDATION", ["guid"]),
+        ({"objectId": "x" * 32}, "VALIDATION", ["objectId"]),
+        ({"objectId": "A" * 32}, "VALIDATION", ["objectId"]),
         ({}, "VALIDATION", []),
         ({"path": "Nowhere", "minNextUid": 7}, "NOT_FOUND", ["mailbox"]),
     ],
@@ -160,18 +164,18 @@ async def test_duplicate_uid_validity_or_guid_is_refused(
     used_uid_validity = (await ada.load_mailbox("A")).uid_validity
     (error,) = (await set_state(root, uidValidity=used_uid_validity))["errors"]
     assert (error["code"], error["path"]) == ("CONFLICT", ["uidValidity"])
-    guid = (await ada.load_mailbox("A")).guid
-    (error,) = (await set_state(root, guid=guid))["errors"]
-    assert (error["code"], error["path"]) == ("CONFLICT", ["guid"])
-    (error,) = (await set_state(root, "ada", "bob", guid="0" * 32))["errors"]
-    assert (error["code"], error["path"]) == ("VALIDATION", ["guid"])
-    mailboxes, errors = await create_mailboxes(ada, "B", guid="f" * 32)
+    object_id = (await ada.load_mailbox("A")).object_id
+    (error,) = (await set_state(root, objectId=object_id))["errors"]
+    assert (error["code"], error["path"]) == ("CONFLICT", ["objectId"])
+    (error,) = (await set_state(root, "ada", "bob", objectId="0" * 32))["errors"]
+    assert (error["code"], error["path"]) == ("VALIDATION", ["objectId"])
+    mailboxes, errors = await create_mailboxes(ada, "B", objectId="f" * 32)
     assert (len(mailboxes), errors) == (1, [])
-    document = "query ($guid: String!) { mailbox(by: {guid: $guid}) { path } }"
-    assert await ada(document, guid="f" * 32) == {"mailbox": {"path": "B"}}
-    assert await bob(document, guid="f" * 32) == {"mailbox": None}
-    _, (error,) = await create_mailboxes(ada, "C", guid="f" * 32)
-    assert (error["code"], error["path"]) == ("CONFLICT", ["guid"])
+    document = "query ($objectId: String!) { mailbox(by: {objectId: $objectId}) { path } }"
+    assert await ada(document, objectId="f" * 32) == {"mailbox": {"path": "B"}}
+    assert await bob(document, objectId="f" * 32) == {"mailbox": None}
+    _, (error,) = await create_mailboxes(ada, "C", objectId="f" * 32)
+    assert (error["code"], error["path"]) == ("CONFLICT", ["objectId"])
 
 
 async def test_raised_modseq_drops_older_journal_entries(

@@ -154,14 +154,14 @@ async def test_mailbox_totals_count_all_or_masked_mailboxes(ada: GraphQLClient) 
     await append_unread_messages(ada, "A", "one", "two")
     await append_unread_messages(ada, "Sent", "three")
     document = """query ($patterns: [String!]) {
-        user { mailboxTotals(patterns: $patterns) { total unseen size } messageCount
+        user { mailboxTotals(patterns: $patterns) { messageCount unseenCount size } messageCount
                limits { quota { used } } } }"""
     user = (await ada(document))["user"]
     totals = user["mailboxTotals"]
-    assert (totals["total"], totals["unseen"]) == (3, 3)
+    assert (totals["messageCount"], totals["unseenCount"]) == (3, 3)
     assert (user["messageCount"], user["limits"]["quota"]["used"]) == (3, totals["size"])
     totals = (await ada(document, patterns=["A"]))["user"]["mailboxTotals"]
-    assert (totals["total"], totals["unseen"]) == (2, 2)
+    assert (totals["messageCount"], totals["unseenCount"]) == (2, 2)
 
 
 async def test_mailboxes_of_several_users_are_paged(
@@ -199,7 +199,7 @@ async def test_mailbox_list_statement_count_is_independent_of_users(
     ada: GraphQLClient, root: GraphQLClient, environment: Environment, statements: list[str]
 ) -> None:
     document = """query ($names: [String!]) { users(filter: {patterns: $names}, first: 30) { nodes {
-        mailboxTotals { total } subscribedPaths
+        mailboxTotals { messageCount } subscribedPaths
         all: mailboxes { path } some: mailboxes(patterns: ["S*"]) { path annotations { key value } }
         special: mailboxes(specialUse: true) { annotation(key: "/private/x") { value } } } } }"""
 
@@ -218,7 +218,7 @@ async def test_mailbox_list_statement_count_is_independent_of_users(
 LIST_QUERY = """query ($patterns: [String!]) { viewer { user { mailboxes(patterns: $patterns) {
   id path %s } } } }"""
 PARENT_FIELDS = (
-    "parentId parent { __typename id path unseen parent { path parentId parent { id } } }"
+    "parentId parent { __typename id path unseenCount parent { path parentId parent { id } } }"
 )
 
 

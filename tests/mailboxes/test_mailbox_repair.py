@@ -27,7 +27,9 @@ from tests.support.stores.counter_check import (
     select_rows,
 )
 
-PAYLOAD_FIELDS = "repaired { mailbox { path total uidNext } findings fixed } task { id kind total }"
+PAYLOAD_FIELDS = (
+    "repairResults { mailbox { path messageCount uidNext } findings fixed } task { id kind total }"
+)
 UPDATE_INBOX = "UPDATE mailboxes SET {} WHERE path = 'INBOX' AND user_id = {{user}}"
 UPDATE_MESSAGE = "UPDATE messages SET {} WHERE subject = 'two' AND user_id = {{user}}"
 DAMAGE_CASES = [  # SQL that does the damage, start of each finding, whether repair fixes it
@@ -65,7 +67,9 @@ async def repair(client: GraphQLClient, *patterns: str, **arguments: Any) -> Any
 
 def finding_subjects(answer: Any) -> list[str]:
     findings = [
-        finding for mailbox_result in answer["repaired"] for finding in mailbox_result["findings"]
+        finding
+        for mailbox_result in answer["repairResults"]
+        for finding in mailbox_result["findings"]
     ]
     return [finding.partition(": ")[2].partition(" is ")[0] for finding in findings]
 
@@ -78,21 +82,24 @@ async def test_damage_is_found_and_repaired_if_possible(
     for client in (ada, bob):
         await deliver_to(client, "one")
         await deliver_to(client, "two")
-    assert await repair(root) == {"repaired": [], "task": None, "errors": []}
+    assert await repair(root) == {"repairResults": [], "task": None, "errors": []}
     await execute_sql(ada.environment, statement.format(user=ada.user.id))
     answer = await repair(root)
-    assert (finding_subjects(answer), [repaired["fixed"] for repaired in answer["repaired"]]) == (
+    assert (
+        finding_subjects(answer),
+        [repaired["fixed"] for repaired in answer["repairResults"]],
+    ) == (
         expected,
         [fixed],
     )
-    (repaired,) = answer["repaired"]
+    (repaired,) = answer["repairResults"]
     if fixed:
-        assert (repaired["mailbox"]["total"], repaired["mailbox"]["uidNext"]) == (2, 3)
-        assert (await repair(root))["repaired"] == []
+        assert (repaired["mailbox"]["messageCount"], repaired["mailbox"]["uidNext"]) == (2, 3)
+        assert (await repair(root))["repairResults"] == []
         assert (await check_consistency(ada.environment)).findings == []
     else:
         assert finding_subjects(await repair(root)) == expected
-    assert (await repair(root, users={"usernames": ["bob"]}))["repaired"] == []
+    assert (await repair(root, users={"usernames": ["bob"]}))["repairResults"] == []
 
 
 async def test_lost_object_is_found_if_blobs_are_checked(
@@ -105,8 +112,8 @@ async def test_lost_object_is_found_if_blobs_are_checked(
     await deliver_to(ada, raw)
     (object_path,) = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
     object_path.unlink()
-    assert (await repair(root, checkBlobs=False))["repaired"] == []
-    (repaired,) = (await repair(root))["repaired"]
+    assert (await repair(root, checkBlobs=False))["repairResults"] == []
+    (repaired,) = (await repair(root))["repairResults"]
     assert repaired["fixed"] is False
     assert "message of uid 1: whole is" in repaired["findings"][0]
 
@@ -120,7 +127,7 @@ async def test_missing_reference_row_is_restored(
     sql = "DELETE FROM message_blobs WHERE blob_id NOT IN (SELECT blob_id FROM messages)"
     before = await select_rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id")
     await execute_sql(environment, sql)
-    (repaired,) = (await repair(root))["repaired"]
+    (repaired,) = (await repair(root))["repairResults"]
     assert (repaired["fixed"], len(repaired["findings"])) == (True, 1)
     assert await select_rows(environment, "SELECT * FROM message_blobs ORDER BY blob_id") == before
 
@@ -146,8 +153,8 @@ async def test_repair_checks_only_mailboxes_matching_patterns(
 ) -> None:
     await create_mailboxes(ada, "A/B", "C")
     await execute_sql(ada.environment, "UPDATE mailboxes SET total = 77 WHERE path IN ('A/B', 'C')")
-    assert (await repair(root, "A", "%/X"))["repaired"] == []
-    (repaired,) = (await repair(root, "A/*"))["repaired"]
+    assert (await repair(root, "A", "%/X"))["repairResults"] == []
+    (repaired,) = (await repair(root, "A/*"))["repairResults"]
     assert (repaired["mailbox"]["path"], repaired["fixed"]) == ("A/B", True)
     assert (await ada.load_mailbox("C")).total == 77
     (error,) = (await repair(root, *["x"] * 21))["errors"]

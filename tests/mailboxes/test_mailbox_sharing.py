@@ -44,7 +44,7 @@ query ($box: ID!, $message: ID!, $thread: ID!, $text: String!) {
 """
 MAILBOX_QUERY = """
 query ($box: ID!, $text: String!) { mailbox(by: {id: $box}) {
-  path myRights user { username } owner { username name address } total
+  path myRights user { username } owner { username name address } messageCount
   shares { user { username } grantee { username } rights } parent { path }
   messages { totalCount nodes { subject text mailbox { path } thread { subject messageCount
     mailboxes { path } participants { address } messages { nodes { subject } } } } }
@@ -141,7 +141,7 @@ async def test_read_right_shows_only_the_shared_mailbox(
         "myRights": ["LOOKUP", "READ"],
         "user": None,
         "owner": {"username": "ada", "name": None, "address": "ada@example.org"},
-        "total": 1,
+        "messageCount": 1,
         "shares": [
             {
                 "user": {"username": "bob"},
@@ -429,7 +429,7 @@ async def test_private_annotations_are_hidden_from_grantee(
     for key in ("/private/comment", "/shared/comment"):
         arguments = {"mailbox": {"path": "Team"}, "key": key, "value": key}
         await run_mailbox_mutation(
-            ada, "mailboxAnnotationSet", "keys: entries { key }", **arguments
+            ada, "mailboxAnnotationSet", "keys: annotations { key }", **arguments
         )
     await share_mailbox(ada, bob, *ShareRight)
     document = """query ($b: ID!) { mailbox(by: {id: $b}) { annotations(prependPrefix: true) { key }

@@ -49,6 +49,11 @@ async def update_by_path(
     return await run_mailbox_mutation(client, "mailboxUpdate", selection, **arguments)
 
 
+def refs(*paths: str) -> list[dict[str, str]]:
+    """Return references to mailboxes by path."""
+    return [{"path": path} for path in paths]
+
+
 async def load_subscriptions(client: GraphQLClient) -> tuple[list[str], list[str]]:
     """Load the paths of subscribed mailboxes, and the subscribed paths without a mailbox."""
     document = "{ user { mailboxes(subscribed: true, showHidden: true) { path } subscribedPaths } }"
@@ -108,15 +113,19 @@ async def test_concurrent_renames_leave_a_consistent_tree(ada: GraphQLClient) ->
 
 async def test_subscriptions_follow_rename_by_default(ada: GraphQLClient) -> None:
     await create_mailboxes(ada, "A/B", "A/C")
-    await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["A/C"])
-    await run_mailbox_mutation(ada, "mailboxSubscribe", paths=["A/Gone", "X/C"])
+    await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=refs("A/C"))
+    await run_mailbox_mutation(ada, "mailboxSubscribe", mailboxes=refs("A/Gone", "X/C"))
     await rename_mailbox(ada, "A", "X")
     subscribed_paths, paths_without_mailbox = await load_subscriptions(ada)
     assert (subscribed_paths, paths_without_mailbox) == (
         [*DEFAULT_MAILBOXES, "X", "X/B", "X/C"],
         ["X/Gone"],
     )
-    rename_only: dict[str, Any] = {"mailbox": {"path": "X"}, "newPath": "Y", "subscriptions": False}
+    rename_only: dict[str, Any] = {
+        "mailbox": {"path": "X"},
+        "newPath": "Y",
+        "renameSubscriptions": False,
+    }
     assert (await run_mailbox_mutation(ada, "mailboxRename", **rename_only))["errors"] == []
     subscribed_paths, paths_without_mailbox = await load_subscriptions(ada)
     assert (subscribed_paths, paths_without_mailbox) == (
@@ -132,7 +141,7 @@ async def test_path_is_subscribed_before_its_mailbox_exists(
 ) -> None:
     last = await load_stream_position(ada.environment, ada.user.id)
     answer = await run_mailbox_mutation(
-        ada, "mailboxSubscribe", paths=["Later/On", "/inbox/", "Sent"]
+        ada, "mailboxSubscribe", mailboxes=refs("Later/On", "/inbox/", "Sent")
     )
     assert [mailbox["path"] for mailbox in answer["mailboxes"]] == ["INBOX", "Sent"]
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, ["Later/On"])
@@ -140,7 +149,7 @@ async def test_path_is_subscribed_before_its_mailbox_exists(
     assert await load_journal_entries(ada.environment, ada.user.id, last) == [
         (ChangeKind.USER_CHANGED, [ada.user.id])
     ]
-    await run_mailbox_mutation(ada, "mailboxUnsubscribe", paths=["Sent", "Nowhere"])
+    await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=refs("Sent", "Nowhere"))
     mailboxes, _ = await create_mailboxes(ada, "Later/On", subscribe=False)
     assert mailboxes[0]["subscribed"] is True
     assert (await load_subscriptions(ada))[1] == []
@@ -155,32 +164,55 @@ async def test_mailbox_delete_can_keep_subscription(ada: GraphQLClient) -> None:
     assert (await load_subscriptions(ada))[0] == ["INBOX", "B", *DEFAULT_MAILBOXES[1:]]
 
 
+async def test_subscription_by_id_role_and_object_id(
+    ada: GraphQLClient, bob: GraphQLClient, root: GraphQLClient
+) -> None:
+    (mailbox,), _ = await create_mailboxes(ada, "A", subscribe=False)
+    object_id = (await ada.load_mailbox("A")).object_id
+    names = [{"specialUse": "SENT"}, {"objectId": object_id}]
+    payload = await run_mailbox_mutation(ada, "mailboxUnsubscribe", mailboxes=names)
+    assert [one["path"] for one in payload["mailboxes"]] == ["A", "Sent"]
+    subscribed = [path for path in DEFAULT_MAILBOXES if path != "Sent"]
+    assert await load_subscriptions(ada) == (subscribed, [])
+    by_id = [{"path": "Later"}, {"id": mailbox["id"]}]
+    payload = await run_mailbox_mutation(bob, "mailboxSubscribe", mailboxes=by_id)
+    (error,) = payload["errors"]
+    assert (error["code"], error["path"]) == ("NOT_FOUND", ["mailboxes", "1"])
+    assert await load_subscriptions(bob) == (DEFAULT_MAILBOXES, [])
+    both: dict[str, Any] = {"users": {"usernames": ["ada", "bob"]}}
+    for reference in ({"specialUse": "SENT"}, {"path": "Sent"}):
+        payload = await run_mailbox_mutation(
+            root, "mailboxSubscribe", mailboxes=[reference], **both
+        )
+        assert [one["path"] for one in payload["mailboxes"]] == ["Sent", "Sent"]
+    assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
+
+
 @pytest.mark.parametrize(
     ("paths", "path"),
     [
-        ([], ["paths"]),
-        (["A//B"], ["paths", "0"]),
-        (["x" * 513], ["paths", "0"]),
-        (["A", "Tr\N{CYRILLIC SMALL LETTER A}sh"], ["paths", "1"]),
+        ([], ["mailboxes"]),
+        (["A//B"], ["mailboxes", "0", "path"]),
+        (["x" * 513], ["mailboxes", "0", "path"]),
+        (["A", "Tr\N{CYRILLIC SMALL LETTER A}sh"], ["mailboxes", "1", "path"]),
     ],
 )
 async def test_invalid_path_is_not_subscribed(
     ada: GraphQLClient, paths: list[str], path: list[str]
 ) -> None:
-    (error,) = (await run_mailbox_mutation(ada, "mailboxSubscribe", paths=paths))["errors"]
+    payload = await run_mailbox_mutation(ada, "mailboxSubscribe", mailboxes=refs(*paths))
+    (error,) = payload["errors"]
     assert (error["code"], error["path"]) == ("VALIDATION", path)
     assert await load_subscriptions(ada) == (DEFAULT_MAILBOXES, [])
 
 
 async def test_subscriptions_over_limit_are_refused(ada: GraphQLClient) -> None:
-    ctx, subscription_paths = (
-        context_with_options(ada, mailboxes_max_per_user=10),
-        [f"A{n}" for n in range(11)],
-    )
+    ctx = context_with_options(ada, mailboxes_max_per_user=10)
+    selectors = [MailboxSelector(path=f"A{n}") for n in range(11)]
     with pytest.raises(LimitReached) as raised:
-        await subscription_mutations.set_subscribed(ctx, subscription_paths, is_subscribed=True)
-    assert (raised.value.limit, raised.value.path) == (10, ["paths"])
-    await subscription_mutations.set_subscribed(ctx, subscription_paths[:10], is_subscribed=True)
+        await subscription_mutations.set_subscribed(ctx, selectors, is_subscribed=True)
+    assert (raised.value.limit, raised.value.path) == (10, ["mailboxes"])
+    await subscription_mutations.set_subscribed(ctx, selectors[:10], is_subscribed=True)
     assert len((await load_subscriptions(ada))[1]) == 10
 
 
@@ -247,7 +279,7 @@ async def load_expiry_times(environment: Environment) -> list[Any]:
     return [
         expires_at
         for (expires_at,) in await select_rows(
-            environment, "SELECT expires FROM messages ORDER BY id"
+            environment, "SELECT expires_at FROM messages ORDER BY id"
         )
     ]
 
@@ -325,7 +357,7 @@ async def test_admin_changes_mailboxes_of_several_users(
             "Team",
             "Team/News",
         ]
-    await run_mailbox_mutation(root, "mailboxSubscribe", paths=["Later"], **users)
+    await run_mailbox_mutation(root, "mailboxSubscribe", mailboxes=refs("Later"), **users)
     moved = await run_mailbox_mutation(
         root, "mailboxRename", mailbox={"path": "Team"}, newPath="All", **users
     )
@@ -386,7 +418,7 @@ async def test_mailbox_statement_count_is_independent_of_users(
     [
         ("mailboxCreate", {"paths": ["A"]}),
         ("mailboxRename", {"mailbox": {"path": "Sent"}, "newPath": "A"}),
-        ("mailboxSubscribe", {"paths": ["A"]}),
+        ("mailboxSubscribe", {"mailboxes": refs("A")}),
         ("mailboxAnnotationSet", {"mailbox": {"path": "Sent"}, "key": "/private/x", "value": "x"}),
     ],
 )

@@ -136,8 +136,8 @@ async def test_change_of_shared_messages_has_no_undo_token(
         bob, "messageUpdate", "updatedCount undo { token }", **arguments
     )
     assert answer == {"updatedCount": 1, "undo": None, "errors": []}
-    document = "query ($b: ID!) { mailbox(by: {id: $b}) { unseen } }"
-    assert (await ada(document, b=mailbox_id))["mailbox"]["unseen"] == 0
+    document = "query ($b: ID!) { mailbox(by: {id: $b}) { unseenCount } }"
+    assert (await ada(document, b=mailbox_id))["mailbox"]["unseenCount"] == 0
 
 
 async def test_mark_as_seen_needs_seen_right(ada: GraphQLClient, bob: GraphQLClient) -> None:

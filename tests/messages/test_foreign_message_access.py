@@ -20,7 +20,7 @@ from tests.support.accounts.domain_admins import make_domain_admin
 METADATA_QUERY = """
 query ($name: String!) {
   user(by: {username: $name}) {
-    mailboxes { path total }
+    mailboxes { path messageCount }
     messages { totalCount nodes { id size flags receivedAt from { address } mailbox { path } } }
   }
 }"""
@@ -84,7 +84,7 @@ async def test_admin_sees_mailboxes_and_message_metadata(
         for _ in range(2):
             user = (await client(METADATA_QUERY, name="ada"))["user"]
             inbox = next(mailbox for mailbox in user["mailboxes"] if mailbox["path"] == "INBOX")
-            assert inbox["total"] == 1
+            assert inbox["messageCount"] == 1
             (node,) = user["messages"]["nodes"]
             assert node["id"] == message_id
             assert node["from"]["address"] == "carol@example.com"

@@ -37,10 +37,12 @@ from tests.support.operations.push_receivers import (
 from tests.support.servers.webhook_receiver import WebhookReceiver, run_webhook_receiver
 from tests.support.stores.store_snapshot import snapshot_rows
 
-DELETE_MUTATION = """mutation ($ids: [ID!]!) { pushChannelDelete(input: {ids: $ids}) {
+DELETE_MUTATION = """mutation ($refs: [PushChannelRef!]!) {
+  pushChannelDelete(input: {pushChannels: $refs}) {
   deletedIds errors { code } } }"""
-TEST_MUTATION = """mutation ($ids: [ID!]!) { pushChannelTest(input: {ids: $ids}) {
-  channels { id } errors { code } } }"""
+TEST_MUTATION = """mutation ($refs: [PushChannelRef!]!) {
+  pushChannelTest(input: {pushChannels: $refs}) {
+  pushChannels { id } errors { code } } }"""
 PUBLIC_KEY_QUERY = "{ vapidPublicKey }"
 
 
@@ -288,10 +290,10 @@ async def test_test_push_is_sent_by_inactive_channel(
     channel_id = await create_push_channel(
         ada, **http_channel_input(receiver, active=False, title="Ping")
     )
-    assert (await bob(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == [
+    assert (await bob(TEST_MUTATION, refs=[{"id": channel_id}]))["pushChannelTest"]["errors"] == [
         {"code": "NOT_FOUND"}
     ]
-    assert (await ada(TEST_MUTATION, ids=[channel_id]))["pushChannelTest"]["errors"] == []
+    assert (await ada(TEST_MUTATION, refs=[{"id": channel_id}]))["pushChannelTest"]["errors"] == []
     await push_until_idle(make_push_worker(ada.environment))
     await push_until_idle(make_push_worker(ada.environment))
     (request,) = receiver.requests
@@ -370,7 +372,7 @@ async def test_channel_of_a_kind_is_unique_and_partially_updated(
     payload = await run_push_channel_set(
         ada, key="k2", text=None, highPriorityOnly=True, senders=None
     )
-    (updated_channel,) = payload["channels"]
+    (updated_channel,) = payload["pushChannels"]
     assert updated_channel["id"] == channel_id
     assert (
         updated_channel["text"],
@@ -413,9 +415,9 @@ async def test_channel_is_hidden_from_other_users(
     node_query = "query ($id: ID!) { node(id: $id) { ... on PushChannel { kind } } }"
     assert (await ada(node_query, id=channel_id))["node"] == {"kind": "HTTP"}
     assert (await bob(node_query, id=channel_id))["node"] is None
-    assert (await bob(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["errors"] == [
-        {"code": "NOT_FOUND"}
-    ]
+    assert (await bob(DELETE_MUTATION, refs=[{"id": channel_id}]))["pushChannelDelete"][
+        "errors"
+    ] == [{"code": "NOT_FOUND"}]
     payload = await run_push_channel_set(
         bob, **http_channel_input(receiver, users={"usernames": ["ada"]})
     )
@@ -433,9 +435,9 @@ async def test_channel_is_hidden_from_other_users(
     await deliver_to_mailbox(bob, "His")
     await push_until_idle(make_push_worker(ada.environment))
     assert [request.headers["title"] for request in receiver.requests] == ["Bob's"]
-    assert (await ada(DELETE_MUTATION, ids=[channel_id]))["pushChannelDelete"]["deletedIds"] == [
-        channel_id
-    ]
+    assert (await ada(DELETE_MUTATION, refs=[{"id": channel_id}]))["pushChannelDelete"][
+        "deletedIds"
+    ] == [channel_id]
     assert (await ada(node_query, id=channel_id))["node"] is None
 
 
@@ -448,7 +450,7 @@ async def test_admin_sets_channels_of_users_and_security_log_has_it(
             receiver, users={"domains": [{"name": "example.org"}]}, title="{TO_ADDRESS}"
         ),
     )
-    assert [shown_channel["user"]["username"] for shown_channel in payload["channels"]] == [
+    assert [shown_channel["user"]["username"] for shown_channel in payload["pushChannels"]] == [
         "ada",
         "bob",
     ]

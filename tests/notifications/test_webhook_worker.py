@@ -384,7 +384,9 @@ async def test_deleting_webhook_deletes_its_deliveries(
     webhook_id, _ = await create_webhook(root, receiver.url, "message.received")
     await deliver_to(ada)
     await create_deliveries_if_webhooks_active(ada.environment)
-    deletion = "mutation ($id: ID!) { webhookDelete(input: {ids: [$id]}) { deletedIds } }"
+    deletion = (
+        "mutation ($id: ID!) { webhookDelete(input: {webhooks: [{id: $id}]}) { deletedIds } }"
+    )
     assert (await root(deletion, id=webhook_id))["webhookDelete"]["deletedIds"] == [webhook_id]
     for table in (WebhookDelivery, WebhookLane):
         ((row_count,),) = await ada.environment.database.read(

@@ -95,7 +95,9 @@ async def test_events_before_activation_are_not_posted(
             await deliver_to(ada, "Meanwhile")
             await post_until_idle(make_webhook_worker(ada.environment))
             clock.tick(seconds=1)
-        payload = await root(update, input={"ids": [webhook_id], "active": active})
+        payload = await root(
+            update, input={"webhooks": [{"id": webhook_id}], "set": {"active": active}}
+        )
         assert payload["webhookUpdate"] == {"webhooks": [{"active": active}], "errors": []}
     await deliver_to(ada, "Again")
     await post_until_idle(make_webhook_worker(ada.environment))
@@ -166,7 +168,8 @@ async def test_entries_deleted_unread_are_reported_as_missed(
         }
         log = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
         assert missed in [node["body"] for node in log if node["type"] == "changes.missed"]
-        data = await root(REPLAY_MUTATION, input={"webhook": webhook_id, "after": missed["cursor"]})
+        replay = {"webhook": {"id": webhook_id}, "after": missed["cursor"]}
+        data = await root(REPLAY_MUTATION, input=replay)
         assert data["webhookReplay"]["errors"] == []
 
 
@@ -272,7 +275,7 @@ async def test_old_secret_also_signs_during_overlap(
 ) -> None:
     webhook_id, old_secret = await create_webhook(root, receiver.url, "message.*")
     rotate = """mutation ($id: ID!, $overlap: Duration!) { webhookSecretRotate(
-      input: {id: $id, overlap: $overlap}) { secret errors { code } } }"""
+      input: {webhook: {id: $id}, overlap: $overlap}) { secret errors { code } } }"""
     new_secret = (await root(rotate, id=webhook_id, overlap="PT1H"))["webhookSecretRotate"][
         "secret"
     ]
@@ -318,7 +321,7 @@ async def test_ping_is_posted_to_inactive_webhook(
 ) -> None:
     webhook_id, secret = await create_webhook(root, receiver.url, "user.*", active=False)
     await deliver_to(ada, "Hello")
-    test_mutation = """mutation ($id: ID!) { webhookTest(input: {ids: [$id]}) {
+    test_mutation = """mutation ($id: ID!) { webhookTest(input: {webhooks: [{id: $id}]}) {
       webhooks { id } errors { code } } }"""
     payload = (await root(test_mutation, id=webhook_id))["webhookTest"]
     assert payload == {"webhooks": [{"id": webhook_id}], "errors": []}
@@ -341,7 +344,7 @@ async def test_events_after_cursor_are_replayed(
     await post_until_idle(make_webhook_worker(environment))
     first_body = receiver.requests[0].body
     replay_mutation = """mutation ($id: ID!, $after: Cursor!) { webhookReplay(
-      input: {webhook: $id, after: $after}) { task { kind total }
+      input: {webhook: {id: $id}, after: $after}) { task { kind total }
       errors { message path ... on ValidationError { constraint } } } }"""
     payload = (await root(replay_mutation, id=webhook_id, after=first_body["cursor"]))[
         "webhookReplay"
@@ -454,10 +457,11 @@ async def test_domain_admin_manages_only_webhooks_of_own_domain(
         user_webhook["webhook"]["id"],
     ]
     for name in ("Delete", "Test", "Update"):
-        extra_field = "active: false" if name == "Update" else ""
-        text = "mutation ($id: ID!) { done: webhook%s(input: {ids: [$id] %s}) { errors { code } } }"
+        extra_field = "set: {active: false}" if name == "Update" else ""
+        text = """mutation ($id: ID!) { done: webhook%s(input: {webhooks: [{id: $id}] %s}) {
+          errors { code path } } }"""
         result = (await domain_admin(text % (name, extra_field), id=platform_webhook_id))["done"]
-        assert result["errors"] == [{"code": "NOT_FOUND"}]
+        assert result["errors"] == [{"code": "NOT_FOUND", "path": ["webhooks", "0"]}]
     assert (await load_webhook_log(domain_admin, platform_webhook_id)) is None
     assert (
         await load_webhook_log(ada, domain_webhook["webhook"]["id"])
@@ -483,8 +487,40 @@ async def test_webhook_fields_cannot_be_set_to_null(root: GraphQLClient) -> None
     text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
       errors { code } } }"""
     for name in ("types", "url", "active"):
-        response = await root.execute(text, input={"ids": [webhook_id], name: None})
+        input_fields = {"webhooks": [{"id": webhook_id}], "set": {name: None}}
+        response = await root.execute(text, input=input_fields)
         assert [e["extensions"]["code"] for e in response["errors"]] == ["BAD_USER_INPUT"]
+
+
+async def test_webhook_update_error_names_field_of_patch(root: GraphQLClient) -> None:
+    webhook_id, _ = await create_webhook(root, "https://hooks.example.com/", "user.*")
+    text = """mutation ($input: WebhookUpdateInput!) { webhookUpdate(input: $input) {
+      errors { code path } } }"""
+    input_fields = {"webhooks": [{"id": webhook_id}], "set": {"url": "http://10.0.0.1/"}}
+    payload = (await root(text, input=input_fields))["webhookUpdate"]
+    assert payload["errors"] == [{"code": "VALIDATION", "path": ["set", "url"]}]
+    malformed = {"webhooks": [{"id": webhook_id}, {"id": "usr_1"}], "set": {"active": False}}
+    payload = (await root(text, input=malformed))["webhookUpdate"]
+    assert payload["errors"] == [{"code": "VALIDATION", "path": ["webhooks", "1", "id"]}]
+
+
+async def test_deliveries_are_read_backwards(
+    ada: GraphQLClient, root: GraphQLClient, environment: Environment, receiver: WebhookReceiver
+) -> None:
+    webhook_id, _ = await create_webhook(root, receiver.url, "message.*", user=user_ref(ada))
+    for subject in ("One", "Two", "Three"):
+        await deliver_to(ada, subject)
+    await post_until_idle(make_webhook_worker(environment))
+    text = """query ($id: ID!, $last: Int, $before: String) { node(id: $id) { ... on Webhook {
+      deliveries(last: $last, before: $before) { nodes { id }
+        pageInfo { hasPreviousPage startCursor } } } } }"""
+    newest_first = (await load_webhook_log(root, webhook_id))["deliveries"]["nodes"]
+    oldest = (await root(text, id=webhook_id, last=1))["node"]["deliveries"]
+    assert [node["id"] for node in oldest["nodes"]] == [newest_first[2]["id"]]
+    cursor = oldest["pageInfo"]["startCursor"]
+    rest = (await root(text, id=webhook_id, last=5, before=cursor))["node"]["deliveries"]
+    assert [node["id"] for node in rest["nodes"]] == [node["id"] for node in newest_first[:2]]
+    assert rest["pageInfo"]["hasPreviousPage"] is False
 
 
 def test_every_change_kind_has_an_event_type() -> None:

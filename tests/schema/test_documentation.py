@@ -238,7 +238,8 @@ async def test_webhook_receiver_example_accepts_only_valid_signatures(
         assert (entry["status"], entry["error"]) == (204, None)
         assert process.stdout
         assert await process.stdout.readline() == b"message.received\n"
-        rotate = """mutation ($id: ID!) { webhookSecretRotate(input: {id: $id, overlap: "PT0S"}) {
+        rotate = """mutation ($id: ID!) { webhookSecretRotate(
+          input: {webhook: {id: $id}, overlap: "PT0S"}) {
           errors { code } } }"""
         assert (await root(rotate, id=webhook_id))["webhookSecretRotate"]["errors"] == []
         await deliver_to(ada, "Signed with another")

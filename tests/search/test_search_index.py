@@ -33,7 +33,7 @@ EXPAND_QUERY = """query ($filter: MessageFilter!, $users: UserSelection) {
   searchExpand(filter: $filter, users: $users) { original expanded terms native } }"""
 LOOKUP = """query ($filter: MessageFilter!, $users: UserSelection, $first: Int, $after: String) {
   searchLookup(filter: $filter, users: $users, first: $first, after: $after) {
-    nodes { score definite message { id mailbox { guid } uid } } totalCount
+    nodes { score definite message { id mailbox { objectId } uid } } totalCount
     pageInfo { endCursor hasNextPage } } }"""
 ADA = {"usernames": ["ada"]}
 ALL_USERS = {"all": True}

@@ -99,7 +99,7 @@ async def test_each_change_is_an_event_with_its_cursor(
     assert (created["kind"], created["path"], created["mailbox"]) == (
         "MAILBOX_CREATED",
         "Box",
-        {"total": 0, "unseen": 0},
+        {"messageCount": 0, "unseenCount": 0},
     )
     assert created["mailboxId"] == global_ids.encode("Mailbox", (await ada.load_mailbox("Box")).id)
     assert (added["kind"], added["messageId"]) == (

@@ -132,9 +132,11 @@ async def run_shell_line(line: str, env: dict[str, str]) -> str:
 
 
 async def message_counts(installation: DemoInstallation, api_key: str) -> dict[str, int]:
-    result = await installation.query(api_key, "{ viewer { user { mailboxes { path total } } } }")
+    result = await installation.query(
+        api_key, "{ viewer { user { mailboxes { path messageCount } } } }"
+    )
     return {
-        mailbox["path"]: mailbox["total"]
+        mailbox["path"]: mailbox["messageCount"]
         for mailbox in result["data"]["viewer"]["user"]["mailboxes"]
     }
 

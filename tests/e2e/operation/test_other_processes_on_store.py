@@ -33,7 +33,7 @@ mutation ($username: String!, $password: String!) {
 }
 """
 ACCOUNT_QUERY = """
-{ viewer { user { cursor messageCount mailboxes { id path total uidNext modseq }
+{ viewer { user { cursor messageCount mailboxes { id path messageCount uidNext modseq }
   messages { nodes { id subject uid flags text } } submissions { nodes { id state } } } } }
 """
 

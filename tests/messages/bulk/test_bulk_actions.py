@@ -260,7 +260,10 @@ async def test_moved_messages_get_new_uids_in_order(ada_with_mail: GraphQLClient
     assert answer["movedCount"] == 2
     assert [(item["oldUid"], item["newUid"]) for item in answer["moved"]] == [(1, 1), (3, 2)]
     message = answer["moved"][0]["message"]
-    assert (message["id"], message["mailbox"]) == (a, {"path": "Brief", "total": 2, "unseen": 2})
+    assert (message["id"], message["mailbox"]) == (
+        a,
+        {"path": "Brief", "messageCount": 2, "unseenCount": 2},
+    )
     assert message["expiresAt"] == "2030-01-02T00:00:03Z"
     ((kind, changed_ids),) = await load_journal_entries(
         ada_with_mail.environment, ada_with_mail.user.id, last
@@ -286,7 +289,7 @@ async def test_message_move_sets_flags_and_expiry(ada_with_mail: GraphQLClient) 
     )
     message = answer["moved"][0]["message"]
     assert (message["flags"], message["expiresAt"]) == (["\\Seen", "x"], "2031-01-01T00:00:00Z")
-    assert message["mailbox"] == {"path": "Brief", "total": 1, "unseen": 0}
+    assert message["mailbox"] == {"path": "Brief", "messageCount": 1, "unseenCount": 0}
 
 
 async def test_concurrent_moves_leave_all_messages_in_one_mailbox(

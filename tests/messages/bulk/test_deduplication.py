@@ -82,7 +82,7 @@ async def test_deduplicate_keeps_oldest_message_of_each_mailbox(
     answer = await run_message_mutation(
         user_with_duplicates, "messageDeduplicate", select=ALL_MESSAGES
     )
-    assert (answer["errors"], answer["deletedCount"], answer["deletedMailboxes"]) == ([], 2, [])
+    assert (answer["errors"], answer["deletedCount"], answer["deletedMailboxIds"]) == ([], 2, [])
     kinds = [
         kind
         for kind, _ in await load_journal_entries(
@@ -192,7 +192,7 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
         select = {"mailbox": {"path": path}}
         arguments = {"select": select, "permanent": permanent, "deleteEmptyMailbox": True}
         answer = await run_message_mutation(user_with_duplicates, "messageDelete", **arguments)
-        assert (answer["errors"], answer["deletedMailboxes"]) == ([], deleted_mailboxes)
+        assert (answer["errors"], answer["deletedMailboxIds"]) == ([], deleted_mailboxes)
     assert await load_mailbox_paths(user_with_duplicates) == [
         path for path in before if path != "Keep"
     ]
@@ -203,7 +203,7 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
     answer = await run_message_mutation(
         user_with_duplicates, "messageDelete", **arguments, deleteEmptyMailbox=True
     )
-    assert len(answer["deletedMailboxes"]) == 1
+    assert len(answer["deletedMailboxIds"]) == 1
     assert await load_mailbox_paths(user_with_duplicates) == [
         path for path in before if path not in ("Keep", "A/B/C")
     ]
@@ -218,7 +218,7 @@ async def test_delete_empty_mailbox_removes_emptied_mailbox(
     assert (
         len(
             (await run_message_mutation(user_with_duplicates, "messageDelete", **empty))[
-                "deletedMailboxes"
+                "deletedMailboxIds"
             ]
         )
         == 1
@@ -246,7 +246,7 @@ async def test_delete_empty_mailbox_keeps_mailbox_with_messages(
     answer = await run_message_mutation(
         user_with_duplicates, "messageDelete", select=select, deleteEmptyMailbox=True
     )
-    assert (answer["deletedCount"], answer["deletedMailboxes"]) == (1, [])
+    assert (answer["deletedCount"], answer["deletedMailboxIds"]) == (1, [])
     assert "Keep" in await load_mailbox_paths(user_with_duplicates)
 
 

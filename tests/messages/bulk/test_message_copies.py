@@ -57,7 +57,7 @@ async def test_copy_has_same_content_but_new_id_and_uid(ada_with_mail: GraphQLCl
     assert [(item["oldUid"], item["newUid"]) for item in answer["copied"]] == [(1, 1), (3, 2)]
     copy = answer["copied"][1]["message"]
     assert copy["id"] not in (a, c)
-    assert copy["mailbox"] == {"path": "Brief", "total": 2, "unseen": 1}
+    assert copy["mailbox"] == {"path": "Brief", "messageCount": 2, "unseenCount": 1}
     assert (copy["flags"], copy["expiresAt"]) == (["\\Seen", "x"], "2030-01-02T00:00:03Z")
     ((kind, added_ids),) = await load_journal_entries(
         ada_with_mail.environment, ada_with_mail.user.id, last

@@ -29,7 +29,8 @@ from tests.support.stores.counter_check import (
 )
 
 SNOOZED_UNTIL = "2030-01-02T09:00:00Z"
-MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) { total unseen
+MAILBOX_QUERY = """query ($by: MailboxRef!) { viewer { user { mailbox(by: $by) {
+  messageCount unseenCount
   messages { nodes { id subject seen receivedAt savedAt snoozedUntil uid expiresAt } } } } } }"""
 pytestmark = pytest.mark.usefixtures("verify_consistency")
 
@@ -64,7 +65,7 @@ async def test_snoozed_message_returns_unread_as_newest(
     assert [(node["subject"], node["seen"], node["snoozedUntil"]) for node in snoozed] == [
         ("b", True, SNOOZED_UNTIL), ("a", True, SNOOZED_UNTIL),
     ]  # fmt: skip
-    assert (snoozed_mailbox["total"], snoozed_mailbox["unseen"]) == (2, 0)
+    assert (snoozed_mailbox["messageCount"], snoozed_mailbox["unseenCount"]) == (2, 0)
 
     clock.tick(hours=32, minutes=59)
     assert await snooze_worker.return_due_messages(ada_with_mail.environment) == 0
@@ -163,7 +164,7 @@ async def test_clearing_snoozed_until_returns_message_to_its_place(
     after = await load_mailbox(ada_with_mail)
     assert [n["subject"] for n in after["messages"]["nodes"]] == ["c", "b", "a"]
     assert [n["snoozedUntil"] for n in after["messages"]["nodes"]] == [None] * 3
-    assert after["unseen"] == before["unseen"] - 1
+    assert after["unseenCount"] == before["unseenCount"] - 1
     last = await load_stream_position(ada_with_mail.environment, ada_with_mail.user.id)
     # the message is not snoozed any more
     await run_message_mutation(ada_with_mail, "messageUpdate", select=select, set=set_)

@@ -80,7 +80,7 @@ async def make_stored_account(environment: Environment, domain: Domain, name: st
                     id=mailbox_id,
                     user_id=user_id,
                     path=path,
-                    guid=f"{mailbox_id:032x}",
+                    object_id=f"{mailbox_id:032x}",
                     special_use=special_use,
                     uid_validity=mailbox_id % 2**31,
                     created_at=now,

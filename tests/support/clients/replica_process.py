@@ -15,7 +15,7 @@ from tests.support.servers.merganser_server import HttpClient
 
 TIMEOUT = 60.0  # seconds
 REPLICA_SCRIPT = npm_programs.EXAMPLES / "replica" / "main.ts"
-MAILBOX_FIELDS = "id path specialUse uidValidity total unseen owner { username }"
+MAILBOX_FIELDS = "id path specialUse uidValidity messageCount unseenCount owner { username }"
 MAILBOXES_QUERY = f"""{{ viewer {{ user {{ mailboxes(showHidden: true) {{ {MAILBOX_FIELDS} }}
   sharedMailboxes(first: 250) {{ nodes {{ {MAILBOX_FIELDS} }} }} }} }} }}"""
 MESSAGES_QUERY = """query ($box: ID!, $after: String) { mailbox(by: {id: $box}) {
@@ -38,7 +38,10 @@ async def load_server_state(client: HttpClient) -> ReplicaState:
     for mailbox in [*user["mailboxes"], *user["sharedMailboxes"]["nodes"]]:
         state.folders[mailbox["id"]] = (
             mailbox["owner"]["username"],
-            *(mailbox[name] for name in ("path", "specialUse", "uidValidity", "total", "unseen")),
+            *(
+                mailbox[name]
+                for name in ("path", "specialUse", "uidValidity", "messageCount", "unseenCount")
+            ),
         )
         after, has_next_page = None, True
         while has_next_page:

@@ -16,18 +16,20 @@ mutation ($input: MessageUpdateInput!) {{ messageUpdate(input: $input) {{
 MESSAGE_MOVE = f"""
 mutation ($input: MessageMoveInput!) {{ messageMove(input: $input) {{
   movedCount
-  moved {{ oldUid newUid message {{ id flags expiresAt mailbox {{ path total unseen }} }} }}
+  moved {{ oldUid newUid message {{ id flags expiresAt
+    mailbox {{ path messageCount unseenCount }} }} }}
   {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_COPY = f"""
 mutation ($input: MessageCopyInput!) {{ messageCopy(input: $input) {{
   copiedCount
-  copied {{ oldUid newUid message {{ id uid flags expiresAt mailbox {{ path total unseen }} }} }}
+  copied {{ oldUid newUid message {{ id uid flags expiresAt
+    mailbox {{ path messageCount unseenCount }} }} }}
   {TASK_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_DELETE = f"""
 mutation ($input: MessageDeleteInput!) {{ messageDelete(input: $input) {{
-  deletedCount deletedMailboxes {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
+  deletedCount deletedMailboxIds {TASK_FIELDS} {UNDO_FIELDS} {ERRORS} }} }}
 """
 MESSAGE_DEDUPLICATE = MESSAGE_DELETE.replace("messageDelete", "messageDeduplicate").replace(
     "MessageDeleteInput", "MessageDeduplicateInput"

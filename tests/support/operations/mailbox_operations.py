@@ -47,8 +47,7 @@ async def run_mailbox_mutation(
     client: GraphQLClient, name: str, selection: str = "mailboxes { path }", **input_fields: Any
 ) -> Any:
     """Run a mutation of mailboxes and return its payload."""
-    input_type = {"mailboxUnsubscribe": "mailboxSubscribe"}.get(name, name)
-    input_type = input_type[0].upper() + input_type[1:] + "Input"
+    input_type = name[0].upper() + name[1:] + "Input"
     payload = f"{{ {selection} {MUTATION_ERRORS} }}"
     document = f"mutation ($input: {input_type}!) {{ {name}(input: $input) {payload} }}"
     return (await client(document, input=input_fields))[name]

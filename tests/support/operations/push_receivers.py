@@ -20,7 +20,7 @@ from resolvers.notifications.push_worker import PushWorker, start_pushes
 from tests.conftest import GraphQLClient, raw_message
 from tests.support.servers.webhook_receiver import ReceivedRequest, WebhookReceiver
 
-PUSH_CHANNELS_PAYLOAD = """channels { id kind active title text senders sendersRegex
+PUSH_CHANNELS_PAYLOAD = """pushChannels { id kind active title text senders sendersRegex
   highPriorityOnly passPriority mailboxes { path } lastError lastPushAt user { username } }"""
 PUSH_CHANNEL_SET = f"""mutation ($input: PushChannelSetInput!) {{ pushChannelSet(input: $input) {{
   {PUSH_CHANNELS_PAYLOAD}
@@ -58,7 +58,7 @@ async def create_push_channel(client: GraphQLClient, **fields: Any) -> str:
     """Create a push channel and return its id."""
     payload = await run_push_channel_set(client, **fields)
     assert payload["errors"] == []
-    channel_id: str = payload["channels"][0]["id"]
+    channel_id: str = payload["pushChannels"][0]["id"]
     return channel_id
 
 

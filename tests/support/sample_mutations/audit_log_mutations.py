@@ -305,10 +305,10 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     ),
     "mailboxStateSet": AuditLogExpectation("User"),
     "mailboxSubscribe": AuditLogExpectation(
-        "User", prepare=_call_on_ada("mailboxSubscribe", paths=["A"])
+        "User", prepare=_call_on_ada("mailboxSubscribe", mailboxes=[{"path": "A"}])
     ),
     "mailboxUnsubscribe": AuditLogExpectation(
-        "User", prepare=_call_on_ada("mailboxUnsubscribe", paths=["Sent"])
+        "User", prepare=_call_on_ada("mailboxUnsubscribe", mailboxes=[{"path": "Sent"}])
     ),
     "mailboxUpdate": AuditLogExpectation("User", prepare=_update_mailbox_of_ada),
     "messageCopy": AuditLogExpectation(

@@ -185,19 +185,19 @@ async def webhook_create(_ada: GraphQLClient, _root: GraphQLClient) -> MutationC
 
 @register_call
 async def webhook_delete(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_webhook(root)]}
+    input_fields = {"webhooks": [{"id": await _create_webhook(root)}]}
     return MutationCall("webhookDelete", input_fields, "deletedIds", journaled=False, by_root=True)
 
 
 @register_call
 async def webhook_replay(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"webhook": await _create_webhook(root), "after": "1.0.0"}
+    input_fields = {"webhook": {"id": await _create_webhook(root)}, "after": "1.0.0"}
     return MutationCall("webhookReplay", input_fields, "task { kind }", by_root=True)
 
 
 @register_call
 async def webhook_secret_rotate(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"id": await _create_webhook(root)}
+    input_fields = {"webhook": {"id": await _create_webhook(root)}}
     return MutationCall(
         "webhookSecretRotate", input_fields, "webhook { id }", journaled=False, by_root=True
     )
@@ -205,7 +205,7 @@ async def webhook_secret_rotate(_ada: GraphQLClient, root: GraphQLClient) -> Mut
 
 @register_call
 async def webhook_test(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_webhook(root)]}
+    input_fields = {"webhooks": [{"id": await _create_webhook(root)}]}
     return MutationCall(
         "webhookTest", input_fields, "webhooks { id }", journaled=False, by_root=True
     )
@@ -213,7 +213,10 @@ async def webhook_test(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall
 
 @register_call
 async def webhook_update(_ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_webhook(root)], "active": False}
+    input_fields = {
+        "webhooks": [{"id": await _create_webhook(root)}],
+        "set": {"active": False},
+    }
     return MutationCall(
         "webhookUpdate", input_fields, "webhooks { active }", journaled=False, by_root=True
     )

@@ -59,18 +59,22 @@ async def mailbox_update(ada: GraphQLClient, root: GraphQLClient) -> MutationCal
 @register_call
 async def mailbox_subscribe(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await (await mailbox_unsubscribe(ada, root))(ada)
-    return MutationCall("mailboxSubscribe", {"paths": ["Sent"]}, "mailboxes { path subscribed }")
+    return MutationCall(
+        "mailboxSubscribe", {"mailboxes": [{"path": "Sent"}]}, "mailboxes { path subscribed }"
+    )
 
 
 @register_call
 async def mailbox_unsubscribe(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    return MutationCall("mailboxUnsubscribe", {"paths": ["Sent"]}, "mailboxes { path subscribed }")
+    return MutationCall(
+        "mailboxUnsubscribe", {"mailboxes": [{"path": "Sent"}]}, "mailboxes { path subscribed }"
+    )
 
 
 @register_call
 async def mailbox_annotation_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"mailbox": {"path": "INBOX"}, "key": "/private/comment", "value": "x"}
-    return MutationCall("mailboxAnnotationSet", input_fields, "entries { key value }")
+    return MutationCall("mailboxAnnotationSet", input_fields, "annotations { key value }")
 
 
 @register_call
@@ -94,16 +98,16 @@ async def mailbox_state_set(_ada: GraphQLClient, _root: GraphQLClient) -> Mutati
         "mailbox": {"path": "INBOX"},
         "minNextUid": 1000,
     }
-    input_fields |= {"guid": "0123456789abcdef" * 2, "minHighestModseq": 1000}
+    input_fields |= {"objectId": "0123456789abcdef" * 2, "minHighestModseq": 1000}
     return MutationCall(
-        "mailboxStateSet", input_fields, "mailboxes { guid uidNext modseq }", by_root=True
+        "mailboxStateSet", input_fields, "mailboxes { objectId uidNext modseq }", by_root=True
     )
 
 
 @register_call
 async def mailbox_repair(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"users": {"usernames": ["ada"]}, "mailboxPatterns": ["*"]}
-    payload = "repaired { findings fixed }"
+    payload = "repairResults { findings fixed }"
     return MutationCall("mailboxRepair", input_fields, payload, journaled=False, by_root=True)
 
 

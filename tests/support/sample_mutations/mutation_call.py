@@ -6,16 +6,12 @@ from typing import Any
 
 from tests.conftest import GraphQLClient
 
-INPUT_TYPES = {"mailboxUnsubscribe": "MailboxSubscribeInput"}
+INPUT_TYPES: dict[str, str] = {}
 MUTATIONS_BY_IDS = {
     "dkimKeyActivate",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
-    "pushChannelDelete",
-    "pushChannelTest",
-    "webhookDelete",
-    "webhookTest",
 }
 PAYLOAD_FIELDS = "errors { __typename code message path } replayed journalCursor"
 

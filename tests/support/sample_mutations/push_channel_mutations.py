@@ -8,7 +8,7 @@ from tests.support.sample_mutations.mutation_call import MutationCall, register_
 async def push_channel_delete(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     return MutationCall(
         "pushChannelDelete",
-        {"ids": [await _create_push_channel(ada)]},
+        {"pushChannels": [{"id": await _create_push_channel(ada)}]},
         "deletedIds",
         nudges_clients=True,
     )
@@ -18,14 +18,14 @@ async def push_channel_delete(ada: GraphQLClient, _root: GraphQLClient) -> Mutat
 async def push_channel_set(_ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
     input_fields = {"kind": "HTTP", "endpoint": "https://ntfy.example.net/ada"}
     return MutationCall(
-        "pushChannelSet", input_fields, "channels { kind active title }", nudges_clients=True
+        "pushChannelSet", input_fields, "pushChannels { kind active title }", nudges_clients=True
     )
 
 
 @register_call
 async def push_channel_test(ada: GraphQLClient, _root: GraphQLClient) -> MutationCall:
-    input_fields = {"ids": [await _create_push_channel(ada)]}
-    return MutationCall("pushChannelTest", input_fields, "channels { id }", journaled=False)
+    input_fields = {"pushChannels": [{"id": await _create_push_channel(ada)}]}
+    return MutationCall("pushChannelTest", input_fields, "pushChannels { id }", journaled=False)
 
 
 async def _create_push_channel(ada: GraphQLClient) -> str:
