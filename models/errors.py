@@ -72,15 +72,25 @@ class RequestError(Exception):
 
 
 class InvalidInput(RequestError):
-    """The input breaks the rule `constraint`, such as "id", "cursor", "page" or "pattern"."""
+    """The input breaks the rule `constraint`, such as "id", "cursor", "page" or "pattern".
+
+    If only certain values are valid, `allowed_values` has them.
+    """
 
     code = ErrorCode.VALIDATION
 
     def __init__(
-        self, message: str, *, constraint: str, path: Sequence[str] = (), index: int | None = None
+        self,
+        message: str,
+        *,
+        constraint: str,
+        path: Sequence[str] = (),
+        index: int | None = None,
+        allowed_values: Iterable[object] | None = None,
     ) -> None:
         super().__init__(message, path=path, index=index)
         self.constraint = constraint
+        self.allowed_values = None if allowed_values is None else [*map(str, allowed_values)]
 
 
 class MultipleErrors(RequestError):

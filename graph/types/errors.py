@@ -42,6 +42,9 @@ class MutationError:
 @strawberry.type(description="Input breaks a rule.")
 class ValidationError(MutationError, of=errors.InvalidInput):
     constraint: str = attribute_field("Name of the rule, such as id, pattern, max.")
+    allowed_values: list[str] | None = attribute_field(
+        "The values that are valid, if the rule is a list of values. Otherwise null."
+    )
 
 
 @strawberry.type(description="A referenced thing does not exist or is not visible.")

@@ -219,7 +219,12 @@ def _check_list_conditions(ctx: Context, conditions: KeyValueListConditions) -> 
 
 def _require_known_store(ctx: Context, namespace: KeyValueNamespace) -> None:
     if namespace.store not in ctx.environment.options.key_value_stores:
-        raise InvalidInput("there is no store of this name", constraint="unknown", path=["store"])
+        raise InvalidInput(
+            "there is no store of this name",
+            constraint="unknown",
+            path=["store"],
+            allowed_values=ctx.environment.options.key_value_stores,
+        )
 
 
 def _check_key_limits(ctx: Context, key: str) -> None:

@@ -151,7 +151,10 @@ def validator_of_choices(*choices: str) -> Callable[[str], str]:
     def validate_choice(value: str) -> str:
         if value not in choices:
             raise InvalidInput(
-                f"one of {', '.join(choices)}", constraint="pattern", path=VALUE_PATH
+                f"one of {', '.join(choices)}",
+                constraint="pattern",
+                path=VALUE_PATH,
+                allowed_values=choices,
             )
         return value
 

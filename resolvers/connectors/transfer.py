@@ -238,7 +238,9 @@ def _enum_member(enum_class: type[StrEnum], value: str, field_name: str) -> StrE
         return enum_class(value)
     except ValueError:
         text = f"one of {', '.join(enum_class)}"
-        raise InvalidInput(text, constraint="unknown", path=[field_name]) from None
+        raise InvalidInput(
+            text, constraint="unknown", path=[field_name], allowed_values=enum_class
+        ) from None
 
 
 def _check_text_fields(

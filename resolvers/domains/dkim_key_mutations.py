@@ -228,7 +228,9 @@ def require_rsa_size(bits: int) -> None:
     """Raise InvalidInput if this number of bits is not allowed for an RSA key."""
     if bits not in RSA_SIZES:
         message = f"one of {', '.join(map(str, RSA_SIZES))}"
-        raise InvalidInput(message, constraint="keySize", path=["keySize"])
+        raise InvalidInput(
+            message, constraint="keySize", path=["keySize"], allowed_values=RSA_SIZES
+        )
 
 
 async def _parse_private_key(pem: str) -> DkimPrivateKey:

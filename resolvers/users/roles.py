@@ -70,7 +70,12 @@ async def set_roles(ctx: Context, selection: UserSelector, change: RoleChange) -
     if change == RoleChange():
         raise InvalidInput("change at least one thing", constraint="required", path=["role"])
     if role is Role.PUBLIC:
-        raise InvalidInput("PUBLIC is who has no account", constraint="enum", path=["role"])
+        raise InvalidInput(
+            "an account needs another role than PUBLIC",
+            constraint="enum",
+            path=["role"],
+            allowed_values=[role for role in Role if role is not Role.PUBLIC],
+        )
     if role and not ctx.viewer.role.includes(role):
         raise Forbidden(f"to make a {role} needs that role", requires=role, path=["role"])
     await require_administered_domains(ctx, change.domain_ids or ())

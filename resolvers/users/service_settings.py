@@ -84,7 +84,10 @@ async def load_service_settings(
     if service is not None and service not in SERVICES:
         service_names = ", ".join(SERVICES)
         raise InvalidInput(
-            f"a service is one of {service_names}", constraint="enum", path=["service"]
+            f"a service is one of {service_names}",
+            constraint="enum",
+            path=["service"],
+            allowed_values=SERVICES,
         )
     address = await ctx.load(address_loaders.load_visible_main_addresses_by_user, user.id)
     displayed = address.shown if address else None

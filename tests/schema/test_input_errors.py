@@ -310,3 +310,28 @@ def test_other_errors_are_raised_immediately() -> None:
     with pytest.raises(Conflict), problems.collecting():
         raise Conflict("taken", path=["name"])
     problems.raise_collected()
+
+
+@pytest.mark.parametrize(
+    ("mutation", "mutation_input", "path", "allowed"),
+    [
+        ("userCreate", {"address": "e@example.org", "role": "PUBLIC"}, ["role"],
+         ["USER", "DOMAIN_ADMIN", "ADMIN", "ROOT"]),
+        ("settingSet", {"key": "dmarc.onFailure", "value": "x"}, ["value"],
+         ["ignore", "junk", "reject"]),
+        ("userCreate", {"address": "e@example.org", "spamLevel": 101}, ["spamLevel"], None),
+    ],
+)  # fmt: skip
+async def test_error_of_closed_value_names_allowed_values(
+    root: GraphQLClient,
+    mutation: str,
+    mutation_input: dict[str, Any],
+    path: list[str],
+    allowed: list[str] | None,
+) -> None:
+    kind = mutation[0].upper() + mutation[1:] + "Input"
+    document = f"""mutation ($input: {kind}!) {{ {mutation}(input: $input) {{
+      errors {{ path ... on ValidationError {{ allowedValues }} }} }} }}"""
+    errors = (await root(document, input=mutation_input))[mutation]["errors"]
+    (error,) = [error for error in errors if error["path"] == path]
+    assert sorted(error["allowedValues"] or ["-"]) == sorted(allowed or ["-"])

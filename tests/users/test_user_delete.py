@@ -34,6 +34,7 @@ from tests.conftest import (
     make_user,
     raw_message,
 )
+from tests.support.accounts.user_operations import make_admin_of_domain, try_create_user
 from tests.support.stores.counter_check import (
     assert_store_consistent,
     load_journal_entries,
@@ -58,7 +59,7 @@ mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
 """
 DELETED_USER_QUERY = """
 query ($by: UserRef!) { deletedUser(by: $by) {
-  user username storageUsed tags deletedAt purgeAt recoverableAddresses } }
+  userId username storageUsed tags deletedAt purgeAt recoverableAddresses } }
 """
 LATER = "2030-02-01T00:00:00Z"
 PASSWORD = "correct horse"  # noqa: S105 - a password of tests
@@ -276,7 +277,7 @@ async def test_restore_with_taken_name_or_full_domain_is_refused(
     _, (error,) = await restore_user(root, id=global_ids.encode("User", ada.user.id))
     assert (error["code"], error["message"]) == ("CONFLICT", "the user name is taken")
     await delete_users(root, other_user.id, purgeAt=LATER)
-    assert (await load_deleted_user(root, username="ada"))["user"] == global_ids.encode(
+    assert (await load_deleted_user(root, username="ada"))["userId"] == global_ids.encode(
         "User", other_user.id
     )
     await make_user(environment, "bert")
@@ -472,3 +473,51 @@ async def test_delete_of_many_users_runs_constant_statements(
         return len(statements)
 
     assert await count_statements(all_ids[:1]) == await count_statements(all_ids[1:])
+
+
+DELETED_USERS_QUERY = """
+query ($filter: DeletedUserFilter, $first: Int, $after: String) {
+  deletedUsers(filter: $filter, first: $first, after: $after) {
+    nodes { id userId username storageUsed tags purgeAt recoverableAddresses } totalCount
+    pageInfo { endCursor hasNextPage } } }
+"""
+
+
+async def test_deleted_users_are_listed_for_those_who_can_restore_them(
+    root: GraphQLClient, ada: GraphQLClient, bob: GraphQLClient, statements: list[str]
+) -> None:
+    async def list_deleted(client: GraphQLClient, **conditions: Any) -> list[str]:
+        page = await client(DELETED_USERS_QUERY, **conditions)
+        return [node["username"] for node in page["deletedUsers"]["nodes"]]
+
+    domain_admin = await make_admin_of_domain(root)
+    assert await list_deleted(root) == []
+    await delete_users(root, ada.user.id, purgeAt=LATER)
+    await root(DELETED_USERS_QUERY)
+    del statements[:]
+    await root(DELETED_USERS_QUERY)
+    count_for_one = len(statements)
+    await delete_users(root, bob.user.id, purgeAt=LATER)
+    await try_create_user(root, username="zoe", address="zoe@elsewhere.example")
+    await root.execute(
+        """mutation { userDelete(input: {users: {usernames: ["zoe"]},
+        purgeAt: "2031-01-01T00:00:00Z"}) { errors { code } } }"""
+    )
+    del statements[:]
+    page = (await root(DELETED_USERS_QUERY))["deletedUsers"]
+    assert len(statements) == count_for_one
+    assert {node["username"] for node in page["nodes"]} == {"ada", "bob", "zoe"}
+    assert page["totalCount"] == 3
+    assert ["ada@example.org"] in [node["recoverableAddresses"] for node in page["nodes"]]
+    by_domain = {"filter": {"domain": {"name": "elsewhere.example"}}}
+    assert await list_deleted(root, **by_domain) == ["zoe"]
+    assert await list_deleted(root, filter={"query": "AD"}) == ["ada"]
+    assert await list_deleted(root, filter={"deletedSince": "2031-01-01T00:00:00Z"}) == []
+    assert set(await list_deleted(domain_admin)) == {"ada", "bob"}
+    first_page = (await root(DELETED_USERS_QUERY, first=2))["deletedUsers"]
+    after = first_page["pageInfo"]["endCursor"]
+    rest = (await root(DELETED_USERS_QUERY, first=2, after=after))["deletedUsers"]
+    assert len({node["id"] for node in first_page["nodes"] + rest["nodes"]}) == 3
+    eve = await make_client(root.environment, root.http, "eve")
+    response = await eve.execute(DELETED_USERS_QUERY)
+    assert response["errors"][0]["extensions"]["code"] == "FORBIDDEN"

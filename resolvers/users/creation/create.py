@@ -263,7 +263,12 @@ def _main_address(ctx: Context, new_user: NewUser) -> str | None:
 def _check_role(new_user: NewUser, problems: ErrorCollector) -> None:
     with problems.collecting():
         if new_user.role is Role.PUBLIC:
-            raise InvalidInput("PUBLIC is who has no account", constraint="enum", path=["role"])
+            raise InvalidInput(
+                "an account needs another role than PUBLIC",
+                constraint="enum",
+                path=["role"],
+                allowed_values=[role for role in Role if role is not Role.PUBLIC],
+            )
     with problems.collecting():
         check_domain_admin_fields(new_user.role, new_user.administers, new_user.admin_permissions)
 
