@@ -81,9 +81,12 @@ class KeyValueEntryFilter(ConditionsInput):
     user: UserRef | None = attribute_field(
         "Owner of the entries. Default: the signed-in user.", default=UNSET
     )
-    store: str = attribute_field("Name of the store.", default=DEFAULT_STORE)
-    shared: bool = attribute_field(
-        "Selects the entries that everybody who is signed in can read.", default=False
+    store: str | None = attribute_field(
+        f"Name of the store. Default: `{DEFAULT_STORE}`.", default=UNSET
+    )
+    shared: bool | None = attribute_field(
+        "Selects the entries that everybody who is signed in can read. Default: false.",
+        default=UNSET,
     )
     prefix: str | None = attribute_field(
         "Start of the keys. A prefix that ends with a slash is a level. Default: the first level.",
@@ -92,8 +95,12 @@ class KeyValueEntryFilter(ConditionsInput):
     exact_key: str | None = attribute_field(
         "Selects only the entry with this key. It can't be combined with `prefix`.", default=UNSET
     )
-    recursive: bool = attribute_field("Includes the levels below.", default=False)
-    keys_only: bool = attribute_field("Returns keys without values.", default=False)
+    recursive: bool | None = attribute_field(
+        "Includes the levels below. Default: false.", default=UNSET
+    )
+    keys_only: bool | None = attribute_field(
+        "Returns keys without values. Default: false.", default=UNSET
+    )
 
     async def resolve_conditions(self, info: Info) -> KeyValueListConditions:
         """Convert the filter to conditions of the resolvers.
@@ -105,10 +112,10 @@ class KeyValueEntryFilter(ConditionsInput):
             text = "give either prefix or exactKey"
             raise InvalidInput(text, constraint="exclusive", path=["filter", "exactKey"])
         namespace = await _resolve_query_namespace(
-            info, self.user, self.store, is_shared=self.shared
+            info, self.user, self.store or DEFAULT_STORE, is_shared=bool(self.shared)
         )
         start = (self.exact_key if has_exact_key else self.prefix) or ""
-        return KeyValueListConditions(namespace, start, has_exact_key, self.recursive)
+        return KeyValueListConditions(namespace, start, has_exact_key, bool(self.recursive))
 
 
 @strawberry.input
