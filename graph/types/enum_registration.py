@@ -17,7 +17,7 @@ from models.addresses.rewrites import BccDirection
 from models.addresses.tables import AddressKind
 from models.admin.legal_holds import CopyOrigin
 from models.admin.tasks import TaskState
-from models.connectors import ConnectorProtocol, ConnectorSecurity
+from models.connectors import AuthMechanism, ConnectorProtocol, ConnectorSecurity
 from models.domains.dkim_keys import DkimAlgorithm, DkimKeyState
 from models.events.journal import ChangeKind
 from models.files.blobs import StorageTier
@@ -81,11 +81,13 @@ strawberry.enum(LimitKind, description="What is limited.")
 strawberry.enum(LimitSource, description="Who has set a limit.")
 strawberry.enum(LogComponent, description="A part of the server that decides about mail.")
 strawberry.enum(
-    OptionName, name="ConnectorOptionName", description="What is rarely needed of connectors."
+    OptionName, name="ConnectorOptionName", description="Name of a custom option of a connector."
 )
 strawberry.enum(WebhookDeliveryState, description="How far a post has come.")
 strawberry.enum(
-    ConnectorProtocol, name="ConnectorProtocol", description="What the server elsewhere speaks."
+    ConnectorProtocol,
+    name="ConnectorProtocol",
+    description="Protocol of the source of a connector.",
 )
 strawberry.enum(ProtocolScope, description="A protocol of mail programs.")
 strawberry.enum(PushKind, description="By which service a user is told.")
@@ -97,8 +99,11 @@ strawberry.enum(
 )
 strawberry.enum(ReferenceAction, description="What is done with the message referred to.")
 strawberry.enum(ResyncReason, description="Why a stream cannot go on from a cursor.")
+strawberry.enum(AuthMechanism, description="SASL mechanism for signing in on a remote server.")
 strawberry.enum(
-    ConnectorSecurity, name="ConnectorSecurity", description="How the connection is encrypted."
+    ConnectorSecurity,
+    name="ConnectorSecurity",
+    description="Encryption of the connection to a remote server.",
 )
 strawberry.enum(SenderAction, description="What becomes of a sender's mail.")
 strawberry.enum(ShareRight, description="What somebody may do in another's folder (RFC 4314).")

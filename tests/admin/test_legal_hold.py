@@ -218,7 +218,7 @@ async def test_copies_outlive_message_archive_and_account(
     await housekeeping.run_round(environment)
     assert await select_rows(environment, "SELECT count(*) FROM messages") == [(1,)]
     assert (
-        await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
+        await execute_mutation(root, "userPurge", "purgedIds", users={"ids": [user_global_id(ada)]})
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass
@@ -248,7 +248,7 @@ async def test_purged_messages_are_copied_before_the_task_runs(
             text("UPDATE tasks SET not_before = '2034-01-01 00:00:00+00:00'")
         )
     assert (
-        await execute_mutation(root, "userPurge", "purged", users={"ids": [user_global_id(ada)]})
+        await execute_mutation(root, "userPurge", "purgedIds", users={"ids": [user_global_id(ada)]})
     )["errors"] == []
     while await tasks.run_next_task(environment):
         pass

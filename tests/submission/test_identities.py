@@ -396,7 +396,7 @@ async def test_identity_is_deleted_and_restored_with_its_user(
     user_restore = (
         """mutation ($r: UserRestoreInput!) { userRestore(input: $r) { errors { code } } }"""
     )
-    assert (await root(user_restore, r={"by": {"id": user_global_id(ada)}}))["userRestore"][
+    assert (await root(user_restore, r={"user": {"id": user_global_id(ada)}}))["userRestore"][
         "errors"
     ] == []
     assert (await root(IDENTITY_NODE_QUERY, id=identity["id"]))["node"] == identity

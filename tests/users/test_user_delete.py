@@ -48,7 +48,7 @@ mutation ($input: UserDeleteInput!) { userDelete(input: $input) {
 """
 USER_PURGE = """
 mutation ($input: UserPurgeInput!) { userPurge(input: $input) {
-  purged task { id } errors { code path } } }
+  purgedIds task { id } errors { code path } } }
 """
 USER_RESTORE = """
 mutation ($input: UserRestoreInput!) { userRestore(input: $input) {
@@ -72,7 +72,7 @@ async def delete_users(client: GraphQLClient, user: Any, **extra: Any) -> tuple[
 
 
 async def restore_user(client: GraphQLClient, **by: Any) -> tuple[Any, list[Any]]:
-    payload = (await client(USER_RESTORE, input={"by": by}))["userRestore"]
+    payload = (await client(USER_RESTORE, input={"user": by}))["userRestore"]
     return payload, payload["errors"]
 
 
@@ -373,7 +373,7 @@ async def test_purge_does_not_wait_for_purge_at(
     delete_payload, _ = await delete_users(root, ada.user.id, purgeAt=LATER)
     selection = {"ids": [global_ids.encode("User", client.user.id) for client in (ada, bob)]}
     purge_payload = (await root(USER_PURGE, input={"users": selection}))["userPurge"]
-    assert (purge_payload["purged"], purge_payload["errors"]) == (selection["ids"], [])
+    assert (purge_payload["purgedIds"], purge_payload["errors"]) == (selection["ids"], [])
     assert purge_payload["task"] == {"id": delete_payload["task"]["id"]}
     assert await tasks.run_next_task(environment)
     assert await tasks.run_next_task(environment)

@@ -23,7 +23,7 @@ ERRORS = """errors { __typename code message path ... on ValidationError { const
 DOMAIN_FIELDS = """id name description active tags maxAddresses maxUsers defaultUserQuota
   defaultUserQuotaInherited
   maxUserQuota maxNewUserQuota defaultNewUserQuota quota quotaAllocated addressCount addressesLeft
-  userCount usersLeft storage { bytes messages } backupMx relayAllRecipients relayUnknownOnly
+  userCount usersLeft storage { size messageCount } backupMx relayAllRecipients relayUnknownOnly
   globalAddressList"""
 DOMAIN_CREATE = f"""mutation ($input: DomainCreateInput!) {{
   domainCreate(input: $input) {{ domain {{ {DOMAIN_FIELDS} }} {ERRORS} }} }}"""

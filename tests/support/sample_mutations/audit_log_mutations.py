@@ -176,7 +176,7 @@ async def _delete_ada(ada: GraphQLClient, root: GraphQLClient) -> None:
 
 async def _restore_ada(ada: GraphQLClient, root: GraphQLClient) -> MutationCall:
     await _delete_ada(ada, root)
-    input_fields = {"by": {"id": global_ids.encode("User", ada.user.id)}}
+    input_fields = {"user": {"id": global_ids.encode("User", ada.user.id)}}
     return MutationCall("userRestore", input_fields, by_root=True)
 
 
@@ -346,8 +346,8 @@ AUDIT_LOG_EXPECTATIONS: dict[str, AuditLogExpectation] = {
     "connectorDelete": AuditLogExpectation(
         "Connector", before=("name", "host"), prepare=_call_on_object_of_ada("connectorDelete")
     ),
-    "connectorRun": AuditLogExpectation(
-        "Connector", after=("name", "trial"), prepare=_call_on_object_of_ada("connectorRun")
+    "connectorStart": AuditLogExpectation(
+        "Connector", after=("name", "dryRun"), prepare=_call_on_object_of_ada("connectorStart")
     ),
     "connectorUpdate": AuditLogExpectation(
         "Connector",
