@@ -8,20 +8,12 @@ from tests.conftest import GraphQLClient
 
 INPUT_TYPES = {"autoreplyDelete": "UsersInput", "mailboxUnsubscribe": "MailboxSubscribeInput"}
 MUTATIONS_BY_IDS = {
-    "apiKeyDelete",
-    "appPasswordDelete",
-    "legalHoldEnd",
-    "bccRuleDelete",
-    "certificateRenew",
     "dkimKeyActivate",
     "fileDelete",
     "fileShareDelete",
     "identityDelete",
     "pushChannelDelete",
     "pushChannelTest",
-    "quarantineDelete",
-    "senderRuleDelete",
-    "recipientRewriteDelete",
     "webhookDelete",
     "webhookTest",
 }
