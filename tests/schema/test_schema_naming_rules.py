@@ -86,7 +86,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "Mutation.webauthnRegister": ESTABLISHED_NAME,
     },
     "find_wrong_mutation_shape": {
-        "Mutation.autoreplyDelete(input:)": ESTABLISHED_NAME,
         "Mutation.dkimKeyActivate(input:)": "shares IdsInput with all that is done by id",
         "Mutation.webhookDelete(input:)": "shares IdsInput with all that delete by id",
         "Mutation.webhookTest(input:)": "shares IdsInput with all that delete by id",
@@ -153,19 +152,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by rule: the exceptions with their 
         "QuarantineFilter.virus": ESTABLISHED_NAME,
         "QueueDeleteInput.notifySender": ESTABLISHED_NAME,
         "QuarantineItem.virus": ESTABLISHED_NAME,
-        "
-<<<<<<< /tmp/tmp9s44q7b1
-Query.keyValues(noValue:)": ESTABLISHED_NAME,
-        "Query.keyValues(recurse:)": ESTABLISHED_NAME,
-        "SearchIndexBuildInput
-||||||| /tmp/tmp_1tibe3q
-Query.keyValues(noValue:)": ESTABLISHED_NAME,
-        "Query.keyValues(recurse:)": ESTABLISHED_NAME,
-        "SearchHit
-=======
-SearchHit
->>>>>>> /tmp/tmppgmtbri0
-.background": "asks for a task",
+        "SearchIndexBuildInput.background": "asks for a task",
         "SessionTerminateInput.revokeTokens": ESTABLISHED_NAME,
         "User.encryptMessages": ESTABLISHED_NAME,
         "RelayHost.tls": ESTABLISHED_NAME,
@@ -208,21 +195,7 @@ SearchHit
     },
     "find_wrong_connections": {
         "Query.mailboxes": FORWARD_LIST,
-        "
-<<<<<<< /tmp/tmp9s44q7b1
-LegalHold.accessLog": FORWARD_LIST,
-        "LegalHold.messages": ESTABLISHED_NAME,
-        "Query.legalHolds": FORWARD_LIST,
-        "SearchDiagnostics
-||||||| /tmp/tmp_1tibe3q
-LegalHold.accessLog": FORWARD_LIST,
-        "LegalHold.messages": ESTABLISHED_NAME,
-        "Query.legalHolds": FORWARD_LIST,
-        "Query
-=======
-Query
->>>>>>> /tmp/tmppgmtbri0
-.hits": FORWARD_LIST,
+        "SearchDiagnostics.hits": FORWARD_LIST,
         "Webhook.deliveries": FORWARD_LIST,
         "User.addresses": FORWARD_LIST,
         "User.filters": FORWARD_LIST,
