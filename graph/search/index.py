@@ -60,11 +60,6 @@ class SearchToken:
     position: int = attribute_field("Place among the words of the text, the first is 1.")
 
 
-@strawberry.type(description="A text, divided into words.")
-class SearchTokens:
-    tokens: list[SearchToken] = attribute_field("The words, in order.")
-
-
 @strawberry.type(description="A search as the text index is asked for it.")
 class SearchExpansion:
     original: JSON = attribute_field("The filter.")
@@ -85,11 +80,79 @@ class SearchHit(View):
         description="The message; null if it was deleted since.",
     )
     score: float = attribute_field("By the store; higher is better, within one answer.")
-    definite: bool = attribute_field("False = the message itself must be looked at for the rest.")
+    exact: bool = attribute_field(
+        "True if the filter consists of words only, so that the index alone decides. False: the "
+        "other conditions were not checked."
+    )
 
     derived_fields: ClassVar[Mapping[str, DerivedField]] = {
-        "definite": DerivedField(("is_exact",), bool)
+        "exact": DerivedField(("is_exact",), bool)
     }
+
+
+UsersArgument = Annotated[
+    UserSelection | None,
+    strawberry.argument(description="Accounts that are searched. Default: the signed-in user."),
+]
+
+
+@strawberry.type(description="How the text index splits texts and answers searches.")
+class SearchDiagnostics:
+    @field("Words of a text as the text index has them, in order.")
+    def tokens(
+        self,
+        text: Annotated[str, strawberry.argument(description="At most 16,384 characters.")],
+    ) -> list[SearchToken]:
+        tokens = index_inspection.split_text_into_words(text)
+        return [SearchToken(text=token, position=index) for index, token in enumerate(tokens, 1)]
+
+    @field("The query that the text index gets for a filter.")
+    async def expansion(
+        self, info: Info, filter: MessageFilter, users: UsersArgument = UNSET
+    ) -> SearchExpansion:
+        ctx = info.context
+        user_ids = await search_scope.load_searched_user_ids(
+            ctx, user_selector_from_selection(users or None)
+        )
+        expression = index_inspection.index_expression_of_conditions(filter.to_conditions(info))
+        return SearchExpansion(
+            original=JSON(json_from_filter(filter, ctx.environment.now())),
+            expanded=JSON(index_inspection.expression_as_json(expression) if expression else {}),
+            terms=index_inspection.distinct_words_in_expression(expression) if expression else [],
+            native=index_inspection.index_query_for_users(ctx, user_ids, expression)
+            if expression
+            else None,
+        )
+
+    @field(
+        "Messages that the text index alone finds, the newest first. Messages that wait to be "
+        "indexed are missing, and conditions other than words are not checked."
+    )
+    async def hits(
+        self,
+        info: Info,
+        filter: MessageFilter,
+        users: UsersArgument = UNSET,
+        first: int | None = UNSET,
+        after: str | None = UNSET,
+    ) -> Connection[SearchHit]:
+        ctx = info.context
+        user_ids = await search_scope.load_searched_user_ids(
+            ctx, user_selector_from_selection(users or None)
+        )
+        list_ordering = ordering_name("key-", (user_ids, filter))
+        request = IndexLookup(
+            tuple(user_ids),
+            filter.to_conditions(info),
+            page_request(list_ordering, first, after, None, None),
+        )
+        return await connection_of_page(
+            info,
+            SearchHit,
+            await index_inspection.read_index_hit_page(ctx, request),
+            lambda hit: Cursor(list_ordering, hit.id, hit.id),
+            lambda: index_inspection.count_index_hits(ctx, request),
+        )
 
 
 @strawberry.input(description="Input of searchIndexBuild.")
@@ -101,7 +164,9 @@ class SearchIndexBuildInput(Options):
     max_recent: int | None = attribute_field(
         "Leaves out folders in which more messages wait to be indexed.", default=UNSET
     )
-    queue: bool = attribute_field("By a task in any case.", default=False)
+    background: bool = attribute_field(
+        "Always starts a task. Default: a task only for many messages.", default=False
+    )
 
 
 @strawberry.input(description="Input of searchIndexRebuild.")
@@ -129,66 +194,9 @@ class SearchIndexQuery:
         engine = ENGINE_NAMES[info.context.environment.database.dialect]
         return SearchIndexStatus(enabled=True, engine=engine)
 
-    @query("A text divided into words as the text index has them.", **READ_GUARD)
-    async def search_tokenize(
-        self,
-        text: Annotated[str, strawberry.argument(description="At most 16,384 characters.")],
-    ) -> SearchTokens:
-        tokens = index_inspection.split_text_into_words(text)
-        return SearchTokens(
-            tokens=[
-                SearchToken(text=token, position=index) for index, token in enumerate(tokens, 1)
-            ]
-        )
-
-    @query("A filter as the text index is asked for it.", **READ_GUARD)
-    async def search_expand(
-        self, info: Info, filter: MessageFilter, users: UserSelection | None = UNSET
-    ) -> SearchExpansion:
-        ctx = info.context
-        user_ids = await search_scope.load_searched_user_ids(
-            ctx, user_selector_from_selection(users or None)
-        )
-        expression = index_inspection.index_expression_of_conditions(filter.to_conditions(info))
-        return SearchExpansion(
-            original=JSON(json_from_filter(filter, ctx.environment.now())),
-            expanded=JSON(index_inspection.expression_as_json(expression) if expression else {}),
-            terms=index_inspection.distinct_words_in_expression(expression) if expression else [],
-            native=index_inspection.index_query_for_users(ctx, user_ids, expression)
-            if expression
-            else None,
-        )
-
-    @query(
-        "What the text index alone finds, the newest key first: what waits to be indexed is not "
-        "in it, and other conditions than words are not looked at.",
-        **READ_GUARD,
-    )
-    async def search_lookup(
-        self,
-        info: Info,
-        filter: MessageFilter,
-        users: UserSelection | None = UNSET,
-        first: int | None = UNSET,
-        after: str | None = UNSET,
-    ) -> Connection[SearchHit]:
-        ctx = info.context
-        user_ids = await search_scope.load_searched_user_ids(
-            ctx, user_selector_from_selection(users or None)
-        )
-        list_ordering = ordering_name("key-", (user_ids, filter))
-        request = IndexLookup(
-            tuple(user_ids),
-            filter.to_conditions(info),
-            page_request(list_ordering, first, after, None, None),
-        )
-        return await connection_of_page(
-            info,
-            SearchHit,
-            await index_inspection.read_index_hit_page(ctx, request),
-            lambda hit: Cursor(list_ordering, hit.id, hit.id),
-            lambda: index_inspection.count_index_hits(ctx, request),
-        )
+    @query("Shows how the text index splits texts and answers searches.", **READ_GUARD)
+    def search_diagnostics(self) -> SearchDiagnostics:
+        return SearchDiagnostics()
 
 
 @strawberry.type
@@ -198,7 +206,9 @@ class SearchIndexMutation:
         self, info: Info, input: SearchIndexBuildInput
     ) -> SearchIndexPayload:
         max_recent = None if input.max_recent is UNSET else input.max_recent
-        request = IndexBuildRequest(input.mailbox_patterns, max_recent, always_queue=input.queue)
+        request = IndexBuildRequest(
+            input.mailbox_patterns, max_recent, always_queue=input.background
+        )
         result = await index_tasks.index_or_queue_unindexed_messages(
             info.context, request, user_selector_from_selection(input.users or None)
         )

@@ -89,7 +89,7 @@ LISTS_OF_ADMINS = {
 }  # fmt: skip
 # Lists whose rows have no `id`: see tests/search/test_search_index.py and
 # tests/search/test_message_trace_search.py.
-LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "Query.searchLookup"}
+LISTS_WITHOUT_ID = {"Query.messageTraceEvents", "SearchDiagnostics.hits"}
 
 
 def test_every_connection_of_the_schema_is_tested() -> None:

@@ -30,11 +30,12 @@ from tests.support.stores.counter_check import assert_store_consistent, select_r
 STATUS_QUERY = "{ searchIndexStatus { enabled engine documents size pending lastOptimizedAt } }"
 PAYLOAD_FIELDS = "indexedCount task { id kind total }"
 EXPAND_QUERY = """query ($filter: MessageFilter!, $users: UserSelection) {
-  searchExpand(filter: $filter, users: $users) { original expanded terms native } }"""
+  searchDiagnostics {
+    expansion(filter: $filter, users: $users) { original expanded terms native } } }"""
 LOOKUP = """query ($filter: MessageFilter!, $users: UserSelection, $first: Int, $after: String) {
-  searchLookup(filter: $filter, users: $users, first: $first, after: $after) {
-    nodes { score definite message { id mailbox { objectId } uid } } totalCount
-    pageInfo { endCursor hasNextPage } } }"""
+  searchDiagnostics { hits(filter: $filter, users: $users, first: $first, after: $after) {
+    nodes { score exact message { id mailbox { objectId } uid } } totalCount
+    pageInfo { endCursor hasNextPage } } } }"""
 ADA = {"usernames": ["ada"]}
 ALL_USERS = {"all": True}
 
@@ -135,7 +136,12 @@ async def test_index_build_runs_at_once_or_as_task(
     assert answer["indexedCount"] == 3
     assert (await load_status(root))["pending"] == 1
     queued = await run_mailbox_mutation(
-        root, "searchIndexBuild", PAYLOAD_FIELDS, users=ALL_USERS, mailboxPatterns=["*"], queue=True
+        root,
+        "searchIndexBuild",
+        PAYLOAD_FIELDS,
+        users=ALL_USERS,
+        mailboxPatterns=["*"],
+        background=True,
     )
     assert (queued["indexedCount"], queued["task"]["total"]) == (None, 1)
     assert await run_tasks(environment) == [("SEARCH_INDEX_BUILD", "SUCCEEDED", 1, 1)]
@@ -308,18 +314,20 @@ async def test_deleted_messages_are_removed_from_index(
 
 
 async def test_text_is_split_into_tokens(root: GraphQLClient) -> None:
-    document = "query ($text: String!) { searchTokenize(text: $text) { tokens { text position } } }"
-    tokens = (await root(document, text="Grüße, O'Reilly! 北京大"))["searchTokenize"]["tokens"]
+    document = (
+        "query ($text: String!) { searchDiagnostics { tokens(text: $text) { text position } } }"
+    )
+    tokens = (await root(document, text="Grüße, O'Reilly! 北京大"))["searchDiagnostics"]["tokens"]
     assert [token["text"] for token in tokens] == ["grusse", "o", "reilly", "北京", "京大", "大"]
     assert [token["position"] for token in tokens] == [1, 2, 3, 4, 5, 6]
-    assert (await root(document, text=""))["searchTokenize"]["tokens"] == []
+    assert (await root(document, text=""))["searchDiagnostics"]["tokens"] == []
     refused = await root.execute(document, text="x" * (index_inspection.MAX_TEXT_LENGTH + 1))
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
 
 
 async def test_search_expand_shows_index_query(ada: GraphQLClient, root: GraphQLClient) -> None:
     filter_ = {"and": [{"query": '"the Dück" pon* -swan'}, {"seen": False}]}
-    result = (await root(EXPAND_QUERY, filter=filter_, users=ADA))["searchExpand"]
+    result = (await root(EXPAND_QUERY, filter=filter_, users=ADA))["searchDiagnostics"]["expansion"]
     assert result["original"] == filter_
     assert result["expanded"] == {
         "and": [
@@ -331,26 +339,28 @@ async def test_search_expand_shows_index_query(ada: GraphQLClient, root: GraphQL
     assert result["terms"] == ["the", "duck", "pon*", "swan"]
     assert text_index.user_token(ada.user.id) in result["native"]
     either = {"or": [{"query": "a"}, {"query": "b"}]}
-    result = (await root(EXPAND_QUERY, filter=either, users=ADA))["searchExpand"]
+    result = (await root(EXPAND_QUERY, filter=either, users=ADA))["searchDiagnostics"]["expansion"]
     assert result["expanded"] == {"or": [{"words": ["a"]}, {"words": ["b"]}]}
-    result = (await root(EXPAND_QUERY, filter={"subject": "x"}, users=ADA))["searchExpand"]
+    result = (await root(EXPAND_QUERY, filter={"subject": "x"}, users=ADA))["searchDiagnostics"][
+        "expansion"
+    ]
     assert (result["expanded"], result["terms"], result["native"]) == ({}, [], None)
 
 
 async def test_search_lookup_reads_only_the_index(
     ada_with_messages: GraphQLClient, root: GraphQLClient, environment: Environment
 ) -> None:
-    empty = (await root(LOOKUP, filter={"query": "duck"}, users=ADA))["searchLookup"]
+    empty = (await root(LOOKUP, filter={"query": "duck"}, users=ADA))["searchDiagnostics"]["hits"]
     assert (empty["nodes"], empty["totalCount"]) == ([], 0)  # nothing is indexed yet
     await index_all(environment)
     variables = {"filter": {"query": "duck", "seen": False}, "users": ADA}
-    first_page = (await root(LOOKUP, first=2, **variables))["searchLookup"]
+    first_page = (await root(LOOKUP, first=2, **variables))["searchDiagnostics"]["hits"]
     assert (first_page["totalCount"], first_page["pageInfo"]["hasNextPage"]) == (3, True)
     assert [hit["message"]["uid"] for hit in first_page["nodes"]] == [3, 2]
-    assert all(hit["score"] > 0 and not hit["definite"] for hit in first_page["nodes"])
+    assert all(hit["score"] > 0 and not hit["exact"] for hit in first_page["nodes"])
     second_page = (
         await root(LOOKUP, first=2, after=first_page["pageInfo"]["endCursor"], **variables)
-    )["searchLookup"]
+    )["searchDiagnostics"]["hits"]
     assert [hit["message"]["uid"] for hit in second_page["nodes"]] == [1]
     assert not second_page["pageInfo"]["hasNextPage"]
     deleted_ids = [first_page["nodes"][0]["message"]["id"]]
@@ -359,11 +369,13 @@ async def test_search_lookup_reads_only_the_index(
             ada_with_messages, "messageDelete", "deletedCount", select={"ids": deleted_ids}
         )
     )["errors"] == []
-    all_users_page = (await root(LOOKUP, filter={"query": "duck"}, users=ALL_USERS))["searchLookup"]
+    all_users_page = (await root(LOOKUP, filter={"query": "duck"}, users=ALL_USERS))[
+        "searchDiagnostics"
+    ]["hits"]
     assert [hit["message"] and hit["message"]["uid"] for hit in all_users_page["nodes"]] == [
         1, None, 2, 1,
     ]  # fmt: skip
-    assert all(hit["definite"] for hit in all_users_page["nodes"])
+    assert all(hit["exact"] for hit in all_users_page["nodes"])
     refused = await root.execute(LOOKUP, filter={"query": "-duck"}, users=ADA)
     assert refused["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
     other_query = await root.execute(
@@ -387,7 +399,7 @@ async def test_lookup_statement_count_is_independent_of_hits(
         del statements[:]
         result = await root(LOOKUP, filter={"query": "duck"}, users=ADA)
         counts.append(len(statements))
-    assert result["searchLookup"]["totalCount"] == 20
+    assert result["searchDiagnostics"]["hits"]["totalCount"] == 20
     assert counts[0] == counts[1]
 
 
@@ -396,7 +408,7 @@ async def test_index_inspection_is_forbidden_for_non_admins(
 ) -> None:
     await index_all(environment)
     domain_admin = await make_client(environment, http, "boss", role=Role.DOMAIN_ADMIN)
-    tokenize = '{ searchTokenize(text: "a") { tokens { text } } }'
+    tokenize = '{ searchDiagnostics { tokens(text: "a") { text } } }'
     for client in (bob, domain_admin):
         queries: tuple[tuple[str, dict[str, Any]], ...] = (
             (STATUS_QUERY, {}),

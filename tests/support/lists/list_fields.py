@@ -22,6 +22,7 @@ VIEWER_SELECTION = "viewer { user { %s } }"
 # By type: the selections that contain a list of the type, with %s for the list.
 PARENT_SELECTIONS = {
     "Query": ["%s"],
+    "SearchDiagnostics": ["searchDiagnostics { %s }"],
     "User": [*USER_SELECTIONS, VIEWER_SELECTION],
     "Domain": [
         f'domain(by: {{name: "{name}"}}) {{ %s }}' for name in ("example.org", "d0.example")
@@ -74,7 +75,7 @@ ARGUMENT_VALUES = {
         '{sender: "carol@example.com"}',
         '{recipient: "example.org", since: "2029-01-01T00:00:00Z"}',
     ),
-    "Query.searchLookup.filter": ('{query: "word1"}', '{query: "answer"}'),
+    "SearchDiagnostics.hits.filter": ('{query: "word1"}', '{query: "answer"}'),
     "String": ('"a"', '"1"', '"user"', '"letter"', '"t1"', '"example"', '"store"'),
     "UserRef": ('{username: "ada"}', '{username: "bob"}'),
 }
@@ -139,7 +140,9 @@ def required_arguments(
 ) -> dict[str, str]:
     """Random literals for the required arguments."""
     names = [n for n, a in list_field.field.args.items() if is_required_argument(a)]
-    names += ["users"] if list_field.name == "searchLookup" else []  # an administrator has no mail
+    names += (
+        ["users"] if list_field.key == "SearchDiagnostics.hits" else []
+    )  # an administrator has no mail
     return {name: _literal(schema, list_field, name, random) for name in names}
 
 

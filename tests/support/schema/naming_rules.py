@@ -151,11 +151,9 @@ def find_repeated_type_name(schema: GraphQLSchema) -> Iterator[str]:
 
 
 SEARCH_FIELDS = {
-    "searchExpand",
+    "searchDiagnostics",
     "searchIndexStatus",
-    "searchLookup",
     "searchParse",
-    "searchTokenize",
 }  # "search" is a noun in these
 
 

@@ -63,9 +63,10 @@ QUERIES = {
     "queue": "queue(filter: {users: @users}) { nodes { queueId } }",
     "rateLimitHolds": "rateLimitHolds(users: @users) { nodes { id } }",
     "rateLimits": "rateLimits(filter: {users: @users}) { nodes { id } }",
-    "searchExpand": 'searchExpand(users: @users, filter: {query: "@mark"}) { terms }',
-    "searchLookup": 'searchLookup(users: @users, filter: {query: "@mark"}) '
-    "{ nodes { message { id } } }",
+    "searchDiagnostics": 'searchDiagnostics { expansion(users: @users, filter: {query: "@mark"}) '
+    "{ terms } }",
+    "searchDiagnostics hits": 'searchDiagnostics { hits(users: @users, filter: {query: "@mark"}) '
+    "{ nodes { message { id } } } }",
     "senderRules": "senderRules(filter: {user: @user}) { nodes { pattern } }",
     "sieveTest": 'sieveTest(user: @user, content: "keep;", message: {id: @Message}) '
     "{ actions trace { __typename } }",

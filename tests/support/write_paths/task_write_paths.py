@@ -143,7 +143,7 @@ async def recalculate_quota(stage: WritePathContext) -> WriteAction:
 
 @register_write_path("SEARCH_INDEX_BUILD")
 async def build_search_index(stage: WritePathContext) -> WriteAction:
-    input_fields = {"users": {"all": True}, "mailboxPatterns": ["*"], "queue": True}
+    input_fields = {"users": {"all": True}, "mailboxPatterns": ["*"], "background": True}
     assert (await MutationCall("searchIndexBuild", input_fields)(stage.root))["errors"] == []
     return lambda: _run_tasks(stage.environment)
 
