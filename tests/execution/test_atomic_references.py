@@ -45,6 +45,8 @@ UNKNOWN_BEFORE = {  # members that name an object by a value that the database a
     ("AddressRef", "id"), ("CertificateRef", "id"), ("DkimKeyRef", "id"), ("DomainAliasRef", "id"),
     ("DomainRef", "id"), ("MailboxRef", "id"), ("MailboxRef", "guid"), ("MessageRef", "id"),
     ("MessageRef", "guid"), ("MessageSelection", "ids"), ("SubmissionRef", "id"),
+    ("FileRef", "id"), ("FileShareRef", "id"), ("IdentityRef", "id"), ("QueueEntryRef", "id"),
+    ("QueueEntryRef", "queueId"),
     ("SubmissionRef", "queueId"), ("UserRef", "id"), ("UserSelection", "ids"),
 }  # fmt: skip
 NO_NAMES = {  # members that narrow a selection
